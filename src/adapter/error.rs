@@ -1,0 +1,63 @@
+//! What can be wrong with an adapter.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::json_object::ConfigError;
+use crate::weights::{WeightsError, WriteTensorError};
+
+/// An adapter that can't be loaded, or doesn't fit the base.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "each variant is its message")]
+pub enum AdapterError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+
+    #[error(transparent)]
+    Write(#[from] WriteTensorError),
+
+    #[error(
+        "`{}` is a pickle, which can run code when it's read: convert it to \
+         `adapter_model.safetensors` (`save_pretrained` of a current PEFT writes that)",
+        path.display()
+    )]
+    Pickle { path: PathBuf },
+
+    #[error("tensor `{key}` is missing in `{}`", path.display())]
+    Missing { key: String, path: PathBuf },
+
+    #[error(
+        "tensor `{key}` in `{}` has shape {actual:?}, expected {expected:?}; was the adapter made \
+         for this base model?{made_for}",
+        path.display()
+    )]
+    Shape {
+        key: String,
+        path: PathBuf,
+        actual: Vec<usize>,
+        expected: Vec<usize>,
+        made_for: String,
+    },
+
+    #[error(
+        "`{}` has tensors that nothing in this model uses, {count} in all, the first is \
+         `{first}`: {advice}",
+        path.display()
+    )]
+    Unused {
+        path: PathBuf,
+        count: usize,
+        first: String,
+        advice: String,
+    },
+
+    #[error("`{}`: {message}", path.display())]
+    Targets { path: PathBuf, message: String },
+
+    #[error("cannot make a fresh adapter from `{}`: {message}", path.display())]
+    Fresh { path: PathBuf, message: String },
+}

@@ -1,0 +1,92 @@
+//! Prompt tuning: `num_virtual_tokens` trained rows in front of the token embeddings.
+//!
+//! | tensor | shape |
+//! |---|---|
+//! | `prompt_embeddings` | `[num_virtual_tokens, embedding_dim]` |
+//!
+//! Positions count from the first virtual token. Fresh rows are `N(0, 1)` (`RANDOM`), rows of random
+//! tokens (`SAMPLE_VOCAB`), or those of a text, repeated or cut (`TEXT`).
+//!
+//! Sources: Lester et al., arXiv:2104.08691; PEFT, `tuners/prompt_tuning/`.
+
+use rand::rngs::StdRng;
+use rand::seq::index;
+
+use super::{AdapterError, AdapterTensors, BoundTensor, Effects, Init, Prompt};
+use crate::graph::PROMPT_INPUT;
+use crate::json_object::JsonObject;
+use crate::model::BaseModel;
+
+/// Reads the adapter.
+pub fn load(
+    config: &JsonObject,
+    base: &BaseModel,
+    tensors: &mut AdapterTensors,
+) -> Result<Effects, AdapterError> {
+    let count = config.size("num_virtual_tokens")?;
+    let width = base.spec.embed_tokens.embedding_dim;
+    if let Some(token_dim) = config.optional_size("token_dim")?
+        && token_dim != width
+    {
+        let expected = format!("{width}, the width of this model's embedding");
+        return Err(config.wrong("token_dim", &expected).into());
+    }
+    if config.optional_size("num_transformer_submodules")?.unwrap_or(1) != 1 {
+        return Err(config.wrong("num_transformer_submodules", "1, for a decoder").into());
+    }
+    let shape = vec![count, width];
+    let values = tensors.take_or(PROMPT_INPUT, &shape, |rng| fresh(config, base, count, rng))?;
+    Ok(Effects {
+        prompt: Some(Prompt::Virtual(BoundTensor {
+            name: PROMPT_INPUT.to_owned(),
+            shape,
+            values,
+        })),
+        ..Default::default()
+    })
+}
+
+fn fresh(
+    config: &JsonObject,
+    base: &BaseModel,
+    count: usize,
+    rng: &mut StdRng,
+) -> Result<Vec<f32>, AdapterError> {
+    let table = &base.spec.embed_tokens;
+    let ids: Vec<usize> = match config.optional_text("prompt_tuning_init")? {
+        None | Some("RANDOM") => return Ok(Init::Normal(1.0).draw(count * table.embedding_dim, rng)),
+        Some("SAMPLE_VOCAB") => {
+            let distinct = count.min(table.num_embeddings);
+            let drawn = index::sample(rng, table.num_embeddings, distinct).into_vec();
+            drawn.into_iter().cycle().take(count).collect()
+        }
+        Some("TEXT") => text_ids(config, base)?.into_iter().cycle().take(count).collect(),
+        Some(_) => {
+            let expected = "one of RANDOM, SAMPLE_VOCAB, TEXT";
+            return Err(config.wrong("prompt_tuning_init", expected).into());
+        }
+    };
+    let rows = base.tensor(&format!("{}.weight", table.source))?.to_f32()?;
+    Ok(ids
+        .into_iter()
+        .flat_map(|id| rows[id * table.embedding_dim..][..table.embedding_dim].to_vec())
+        .collect())
+}
+
+fn text_ids(config: &JsonObject, base: &BaseModel) -> Result<Vec<usize>, AdapterError> {
+    let text = config
+        .optional_text("prompt_tuning_init_text")?
+        .ok_or_else(|| config.missing("prompt_tuning_init_text", "the text for `TEXT`"))?;
+    let failed = |message: String| AdapterError::Fresh {
+        path: config.path().to_owned(),
+        message,
+    };
+    let ids = base
+        .tokenizer()
+        .and_then(|tokenizer| tokenizer.encode(text))
+        .map_err(|error| failed(format!("`prompt_tuning_init` `TEXT` needs a tokenizer: {error}")))?;
+    if ids.is_empty() {
+        return Err(failed("`prompt_tuning_init_text` has no tokens".to_owned()));
+    }
+    Ok(ids.into_iter().map(|id| id as usize).collect())
+}

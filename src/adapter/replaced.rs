@@ -1,0 +1,165 @@
+//! Parameters that an adapter replaces: biases, whole modules, norms.
+//!
+//! - `bias: all | lora_only`: the file holds new biases, not deltas; `<module>.base_layer.bias` for a
+//!   targeted module, `<module>.bias` for others.
+//! - `modules_to_save`: copies of whole modules, under the modules' own names.
+//!
+//! Source: PEFT, `utils/save_and_load.py`.
+
+use super::{AdapterError, AdapterTensors, Effects};
+use crate::arch::{Module, ModuleKind};
+use crate::json_object::{ConfigError, JsonObject};
+
+/// A parameter of the base that an adapter replaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replacement {
+    /// The adapter's key, without PEFT's prefix.
+    pub key: String,
+    /// The key as the checkpoint has it, which names the unmerged graph's input.
+    pub input: String,
+    /// Shape.
+    pub shape: Vec<usize>,
+    /// Where the values are.
+    pub origin: Origin,
+    /// Whether PEFT counts it as trained.
+    pub trainable: bool,
+    /// Whether PEFT keeps it beside the original (then it adds to the total), or in its place.
+    pub is_copy: bool,
+}
+
+/// Where a replacement's values are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// In the adapter's file.
+    Adapter,
+    /// A fresh adapter's copies are the base's own tensors, of this name.
+    Base(String),
+}
+
+impl Replacement {
+    /// Number of elements.
+    #[expect(clippy::len_without_is_empty, reason = "no parameter is empty")]
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// Adds the replacement of `module`'s parameter `name` by the tensor `key`.
+pub fn replace(
+    effects: &mut Effects,
+    tensors: &mut AdapterTensors,
+    module: &Module,
+    (name, shape): (&str, &[usize]),
+    key: String,
+    is_copy: bool,
+) -> Result<(), AdapterError> {
+    tensors.claim(&key, shape)?;
+    let origin = if tensors.is_fresh() {
+        Origin::Base(format!("{}.{name}", module.source))
+    } else {
+        Origin::Adapter
+    };
+    let replacement = Replacement {
+        input: tensors.full_key(&key),
+        key,
+        shape: shape.to_owned(),
+        origin,
+        trainable: true,
+        is_copy,
+    };
+    let path = format!("{}.{name}", module.path);
+    effects.replaced.insert(path, replacement);
+    Ok(())
+}
+
+/// Adds the replaced biases of `bias`; `own` is the method's own value beside `none` and `all`
+/// (`lora_only`).
+pub fn replace_biases(
+    effects: &mut Effects,
+    tensors: &mut AdapterTensors,
+    config: &JsonObject,
+    own: &str,
+    modules: &[Module],
+    targets: &[Module],
+) -> Result<(), AdapterError> {
+    let all = match config.optional_text("bias")? {
+        None | Some("none") => return Ok(()),
+        Some("all") => true,
+        Some(value) if value == own => false,
+        Some(_) => return Err(wrong_bias(config, own).into()),
+    };
+    for module in modules {
+        let targeted = targets.iter().any(|target| target.path == module.path);
+        if !all && !targeted {
+            continue;
+        }
+        // A module that's replaced as a whole brings its bias along.
+        if effects.replaced.contains_key(&format!("{}.bias", module.path)) {
+            continue;
+        }
+        for (name, shape) in module.parameters() {
+            if name == "bias" {
+                let infix = if targeted { ".base_layer" } else { "" };
+                let key = format!("{}{infix}.bias", module.path);
+                replace(effects, tensors, module, (name, &shape), key, false)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn wrong_bias(config: &JsonObject, own: &str) -> ConfigError {
+    config.wrong("bias", &format!("one of `none`, `all`, `{own}`"))
+}
+
+/// Adds the modules of `modules_to_save`, whole.
+pub fn replace_modules(
+    effects: &mut Effects,
+    tensors: &mut AdapterTensors,
+    saved: &[Module],
+) -> Result<(), AdapterError> {
+    for module in saved {
+        for (name, shape) in module.parameters() {
+            let key = format!("{}.{name}", module.path);
+            replace(effects, tensors, module, (name, &shape), key, true)?;
+        }
+    }
+    Ok(())
+}
+
+/// Targeted embeddings and heads are saved with their own weight (`<module>.base_layer.weight`). PEFT
+/// loads it in place of the base's; where it's the same to the bit it needs no place of its own.
+pub fn replace_base_layer(
+    effects: &mut Effects,
+    tensors: &mut AdapterTensors,
+    base: &crate::model::BaseModel,
+    module: &Module,
+) -> Result<(), AdapterError> {
+    let key = format!("{}.base_layer.weight", module.path);
+    if !tensors.has(&key) {
+        return Ok(());
+    }
+    let (ModuleKind::Linear { .. } | ModuleKind::Embedding { .. }) = module.kind else {
+        return Ok(());
+    };
+    let (name, shape) = module.parameters().swap_remove(0);
+    if let Some(actual) = tensors.shape(&key)
+        && actual != shape
+        && actual.len() == 2
+    {
+        return Err(tensors.layout(format!(
+            "tensor `{key}` has shape {actual:?}, the base's has {shape:?}: adapters with a resized \
+             vocabulary are not supported, resize the base first"
+        )));
+    }
+    tensors.claim(&key, &shape)?;
+    let own = base.tensor(&format!("{}.{name}", module.source))?.to_f32()?;
+    if tensors.read(&key)? == own {
+        return Ok(());
+    }
+    replace(effects, tensors, module, (name, &shape), key, false)?;
+    if let Some(replacement) = effects.replaced.get_mut(&format!("{}.weight", module.path)) {
+        replacement.trainable = false;
+    }
+    Ok(())
+}

@@ -1,0 +1,292 @@
+//! An adapter's tensors: read from its file, or, where there's only a configuration, drawn fresh from
+//! the distributions that PEFT initialises them with.
+//!
+//! A method asks for each tensor once, with its shape and its initial values, and never needs to know
+//! which of the two it gets. What a file holds beyond what was asked for is an error: an adapter that's
+//! only partly used would be measured under a wrong name.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use ndarray::{Array1, Array2};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand_distr::{Distribution, StandardNormal, Uniform};
+
+use super::AdapterError;
+use crate::json_object::JsonObject;
+use crate::weights::{SafetensorsFile, WeightsError};
+
+/// What PEFT's wrapper puts in front of every module's path.
+const PREFIX: &str = "base_model.model.";
+
+/// How a fresh tensor is drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Init {
+    /// All 0.
+    Zeros,
+    /// Normal, with mean 0 and this standard deviation.
+    Normal(f32),
+    /// Uniform in ± this bound.
+    Uniform(f32),
+}
+
+impl Init {
+    /// PyTorch's `kaiming_uniform_(a=sqrt(5))`, the default of `nn.Linear`: `±1/sqrt(fan_in)`.
+    pub fn linear_default(fan_in: usize) -> Self {
+        Self::Uniform(1.0 / (fan_in as f32).sqrt())
+    }
+
+    /// Draws `count` values.
+    pub fn draw(self, count: usize, rng: &mut StdRng) -> Vec<f32> {
+        match self {
+            Self::Zeros => vec![0.0; count],
+            Self::Normal(deviation) => (0..count)
+                .map(|_| {
+                    let value: f32 = StandardNormal.sample(rng);
+                    value * deviation
+                })
+                .collect(),
+            Self::Uniform(bound) => {
+                let range = Uniform::new_inclusive(-bound, bound)
+                    .expect("a bound made from a size is positive and finite");
+                (0..count).map(|_| range.sample(rng)).collect()
+            }
+        }
+    }
+}
+
+/// The tensors of one adapter.
+#[derive(Debug)]
+pub struct AdapterTensors {
+    source: Source,
+    used: BTreeSet<String>,
+    /// For messages: the base that the adapter says it was made for.
+    made_for: String,
+}
+
+#[derive(Debug)]
+enum Source {
+    File(SafetensorsFile),
+    Fresh { config: PathBuf, rng: Box<StdRng> },
+}
+
+impl AdapterTensors {
+    /// Opens `folder/adapter_model.safetensors`, or prepares to draw a fresh adapter with `seed`.
+    ///
+    /// # Errors
+    /// If the file is malformed, or there's only a pickled `adapter_model.bin`.
+    pub fn open(folder: &Path, config: &JsonObject, seed: u64) -> Result<Self, AdapterError> {
+        let path = folder.join("adapter_model.safetensors");
+        let pickle = folder.join("adapter_model.bin");
+        let source = if path.exists() {
+            Source::File(SafetensorsFile::open(&path)?)
+        } else if pickle.exists() {
+            return Err(AdapterError::Pickle { path: pickle });
+        } else {
+            Source::Fresh {
+                config: config.path().to_owned(),
+                rng: Box::new(StdRng::seed_from_u64(seed)),
+            }
+        };
+        let made_for = match config.optional_text("base_model_name_or_path")? {
+            Some(base) if !base.is_empty() => format!(" (it says `{base}`)"),
+            _ => String::new(),
+        };
+        Ok(Self {
+            source,
+            used: BTreeSet::new(),
+            made_for,
+        })
+    }
+
+    /// Whether the adapter is drawn fresh.
+    pub fn is_fresh(&self) -> bool {
+        matches!(self.source, Source::Fresh { .. })
+    }
+
+    /// The file that the tensors, or the configuration of a fresh adapter, come from.
+    pub fn path(&self) -> &Path {
+        match &self.source {
+            Source::File(file) => file.path(),
+            Source::Fresh { config, .. } => config,
+        }
+    }
+
+    /// The key as the checkpoint has it. PEFT writes [`PREFIX`] before every module's path; adapters
+    /// injected straight into a Transformers model lack it.
+    pub fn full_key(&self, key: &str) -> String {
+        match &self.source {
+            Source::File(file) if file.get(key).is_some() => key.to_owned(),
+            _ => format!("{PREFIX}{key}"),
+        }
+    }
+
+    /// Whether the file has `key`. A fresh adapter has no optional tensors.
+    pub fn has(&self, key: &str) -> bool {
+        match &self.source {
+            Source::File(file) => file.get(&self.full_key(key)).is_some(),
+            Source::Fresh { .. } => false,
+        }
+    }
+
+    /// Takes the tensor `key`, or draws it from `init`.
+    ///
+    /// # Errors
+    /// If the file lacks it, or it has another shape.
+    pub fn take(
+        &mut self,
+        key: &str,
+        shape: &[usize],
+        init: Init,
+    ) -> Result<Vec<f32>, AdapterError> {
+        let count = shape.iter().product();
+        self.take_or(key, shape, |rng| Ok(init.draw(count, rng)))
+    }
+
+    /// Takes the tensor `key`, or makes it with `fresh`.
+    ///
+    /// # Errors
+    /// If the file lacks it, or it has another shape.
+    pub fn take_or(
+        &mut self,
+        key: &str,
+        shape: &[usize],
+        fresh: impl FnOnce(&mut StdRng) -> Result<Vec<f32>, AdapterError>,
+    ) -> Result<Vec<f32>, AdapterError> {
+        if let Source::Fresh { rng, .. } = &mut self.source {
+            return fresh(rng);
+        }
+        self.claim(key, shape)?;
+        self.read(key)
+    }
+
+    /// Like [`take`](Self::take), as a matrix.
+    ///
+    /// # Errors
+    /// If the file lacks it, or it has another shape.
+    pub fn matrix(
+        &mut self,
+        key: &str,
+        shape: [usize; 2],
+        init: Init,
+    ) -> Result<Array2<f32>, AdapterError> {
+        let values = self.take(key, &shape, init)?;
+        Ok(Array2::from_shape_vec(shape, values).expect("`take` gives as many values as asked for"))
+    }
+
+    /// Like [`take`](Self::take), as a vector.
+    ///
+    /// # Errors
+    /// If the file lacks it, or it has another length.
+    pub fn vector(
+        &mut self,
+        key: &str,
+        length: usize,
+        init: Init,
+    ) -> Result<Array1<f32>, AdapterError> {
+        Ok(self.take(key, &[length], init)?.into())
+    }
+
+    /// Marks `key` as used and checks its shape, without reading it.
+    ///
+    /// # Errors
+    /// If the file lacks it, or it has another shape.
+    pub fn claim(&mut self, key: &str, expected: &[usize]) -> Result<(), AdapterError> {
+        let full = self.full_key(key);
+        let Source::File(file) = &self.source else {
+            return Ok(());
+        };
+        let tensor = file.get(&full).ok_or_else(|| AdapterError::Missing {
+            key: full.clone(),
+            path: file.path().to_owned(),
+        })?;
+        if tensor.shape != expected {
+            return Err(AdapterError::Shape {
+                path: file.path().to_owned(),
+                actual: tensor.shape.to_owned(),
+                expected: expected.to_owned(),
+                made_for: self.made_for.clone(),
+                key: full,
+            });
+        }
+        self.used.insert(full);
+        Ok(())
+    }
+
+    /// Reads the tensor `key` of the file, widened.
+    ///
+    /// # Errors
+    /// If the adapter is fresh or lacks it, or its dtype isn't a float type.
+    pub fn read(&self, key: &str) -> Result<Vec<f32>, AdapterError> {
+        let full = self.full_key(key);
+        let missing = || AdapterError::Missing {
+            key: full.clone(),
+            path: self.path().to_owned(),
+        };
+        let Source::File(file) = &self.source else {
+            return Err(missing());
+        };
+        Ok(file.get(&full).ok_or_else(missing)?.to_f32()?)
+    }
+
+    /// The shape of `key` in the file, if it has it.
+    pub fn shape(&self, key: &str) -> Option<Vec<usize>> {
+        match &self.source {
+            Source::File(file) => Some(file.get(&self.full_key(key))?.shape.to_owned()),
+            Source::Fresh { .. } => None,
+        }
+    }
+
+    /// Bytes of the tensors in the file; `None` for a fresh adapter.
+    pub fn stored_bytes(&self) -> Option<u64> {
+        match &self.source {
+            Source::File(file) => Some(
+                file.names()
+                    .iter()
+                    .filter_map(|name| file.get(name).map(|t| t.bytes.len() as u64))
+                    .sum(),
+            ),
+            Source::Fresh { .. } => None,
+        }
+    }
+
+    /// The no-op guard: every tensor of the file must have been asked for.
+    ///
+    /// # Errors
+    /// If one was not.
+    pub fn finish(&self) -> Result<(), AdapterError> {
+        let Source::File(file) = &self.source else {
+            return Ok(());
+        };
+        let unused: Vec<String> = file
+            .names()
+            .into_iter()
+            .filter(|name| !self.used.contains(name))
+            .collect();
+        let Some(first) = unused.iter().min() else {
+            return Ok(());
+        };
+        Err(AdapterError::Unused {
+            path: file.path().to_owned(),
+            count: unused.len(),
+            first: first.clone(),
+            advice: format!(
+                "does `adapter_config.json` target these modules, and was the adapter made for this \
+                 base model?{}",
+                self.made_for
+            ),
+        })
+    }
+}
+
+/// An error for a shape that no tensor of the base fits.
+impl AdapterTensors {
+    /// The error for a weight that can't be used as it is.
+    pub fn layout(&self, message: String) -> AdapterError {
+        AdapterError::Weights(WeightsError::Layout {
+            path: self.path().to_owned(),
+            message,
+        })
+    }
+}

@@ -1,0 +1,85 @@
+//! What can be wrong with the benchmark's parameters.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::json_check::did_you_mean;
+
+/// Why the parameters can't be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("cannot read benchmark parameters {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+
+    /// The file isn't JSON.
+    #[error("{file} is not valid JSON")]
+    Json {
+        /// The file.
+        file: String,
+        /// The cause, with line and column.
+        source: serde_json::Error,
+    },
+
+    /// The file's top level isn't an object.
+    #[error("{file} holds {found}, expected an object of benchmark parameters")]
+    NotAnObject {
+        /// The file.
+        file: String,
+        /// The JSON type found.
+        found: &'static str,
+    },
+
+    /// A key that isn't known, and isn't a comment.
+    #[error(
+        "unknown key `{key}` in {file}{}; allowed: {allowed}",
+        did_you_mean(suggestion)
+    )]
+    UnknownKey {
+        /// The file.
+        file: String,
+        /// The key, with the keys above it (`category_generation_params.shrot`).
+        key: String,
+        /// The nearest allowed key, if one is near.
+        suggestion: Option<String>,
+        /// All allowed keys at this place.
+        allowed: String,
+    },
+
+    /// A value of the wrong type or out of range.
+    #[error("`{key}` in {file} is {found}, expected {expected}")]
+    Value {
+        /// The file.
+        file: String,
+        /// The key, with the keys above it.
+        key: String,
+        /// The value found, as JSON.
+        found: String,
+        /// What is allowed.
+        expected: String,
+    },
+
+    /// The defaults lack a key.
+    #[error("{file} has no key `{key}`")]
+    Missing {
+        /// The file.
+        file: String,
+        /// The key.
+        key: &'static str,
+    },
+
+    /// An option that isn't implemented is switched on.
+    #[error("`{key}` in {file} is `true`, but quantized loading is not supported yet")]
+    Unsupported {
+        /// The file.
+        file: String,
+        /// The option.
+        key: &'static str,
+    },
+}

@@ -1,0 +1,197 @@
+//! One file of parameters, checked key by key.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::ConfigError;
+use crate::json_check::{json_type, nearest, quoted, without_comments};
+use crate::prompts::Category;
+use crate::weights::Dtype;
+
+const KEYS: [&str; 9] = [
+    "model_id",
+    "dtype",
+    "seed",
+    "max_new_tokens",
+    "num_inference_runs",
+    "num_prompt_samples",
+    "use_4bit",
+    "use_8bit",
+    "category_generation_params",
+];
+
+const DTYPES: [&str; 3] = ["float32", "float16", "bfloat16"];
+const NEW_TOKENS: RangeInclusive<u64> = 1..=100_000;
+const INFERENCE_RUNS: RangeInclusive<u64> = 1..=1_000;
+const PROMPT_SAMPLES: RangeInclusive<u64> = 1..=100;
+
+/// One file's content: every key may be absent.
+#[derive(Debug, Default)]
+pub(super) struct Params {
+    pub file: String,
+    pub model_id: Option<String>,
+    pub dtype: Option<Dtype>,
+    pub seed: Option<u64>,
+    pub max_new_tokens: Option<usize>,
+    pub num_inference_runs: Option<usize>,
+    pub num_prompt_samples: Option<usize>,
+    pub categories: BTreeMap<Category, usize>,
+}
+
+impl Params {
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&path.display().to_string(), &text)
+    }
+
+    pub fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
+        let value: Value = serde_json::from_str(text).map_err(|source| ConfigError::Json {
+            file: file.to_owned(),
+            source,
+        })?;
+        let Value::Object(object) = &value else {
+            return Err(ConfigError::NotAnObject {
+                file: file.to_owned(),
+                found: json_type(&value),
+            });
+        };
+        let mut params = Self {
+            file: file.to_owned(),
+            ..Self::default()
+        };
+        for (key, value) in without_comments(object) {
+            params.set(&Entry { file, key, value })?;
+        }
+        Ok(params)
+    }
+
+    fn set(&mut self, entry: &Entry<'_>) -> Result<(), ConfigError> {
+        match entry.key {
+            "model_id" => self.model_id = Some(entry.text()?),
+            "dtype" => self.dtype = Some(entry.dtype()?),
+            "seed" => self.seed = Some(entry.integer(0..=u64::MAX)?),
+            "max_new_tokens" => self.max_new_tokens = Some(entry.count(NEW_TOKENS)?),
+            "num_inference_runs" => self.num_inference_runs = Some(entry.count(INFERENCE_RUNS)?),
+            "num_prompt_samples" => self.num_prompt_samples = Some(entry.count(PROMPT_SAMPLES)?),
+            "use_4bit" => entry.must_be_off("use_4bit")?,
+            "use_8bit" => entry.must_be_off("use_8bit")?,
+            "category_generation_params" => self.categories = entry.categories()?,
+            _ => return Err(entry.unknown(&KEYS)),
+        }
+        Ok(())
+    }
+}
+
+/// A key of a file with its value; `key` holds the keys above it, joined by dots.
+struct Entry<'a> {
+    file: &'a str,
+    key: &'a str,
+    value: &'a Value,
+}
+
+impl Entry<'_> {
+    fn text(&self) -> Result<String, ConfigError> {
+        match self.value.as_str() {
+            Some(text) if !text.trim().is_empty() => Ok(text.to_owned()),
+            _ => Err(self.wrong("a string that is not empty")),
+        }
+    }
+
+    fn dtype(&self) -> Result<Dtype, ConfigError> {
+        self.value
+            .as_str()
+            .filter(|name| DTYPES.contains(name))
+            .and_then(|name| name.parse().ok())
+            .ok_or_else(|| self.wrong(&format!("one of {}", quoted(&DTYPES))))
+    }
+
+    fn integer(&self, range: RangeInclusive<u64>) -> Result<u64, ConfigError> {
+        self.value
+            .as_u64()
+            .filter(|number| range.contains(number))
+            .ok_or_else(|| {
+                let (low, high) = (range.start(), range.end());
+                self.wrong(&format!("an integer from {low} to {high}"))
+            })
+    }
+
+    fn count(&self, range: RangeInclusive<u64>) -> Result<usize, ConfigError> {
+        let number = self.integer(range)?;
+        Ok(usize::try_from(number).expect("the ranges of counts end far below 2³²"))
+    }
+
+    fn must_be_off(&self, key: &'static str) -> Result<(), ConfigError> {
+        match self.value {
+            Value::Bool(false) => Ok(()),
+            Value::Bool(true) => Err(ConfigError::Unsupported {
+                file: self.file.to_owned(),
+                key,
+            }),
+            _ => Err(self.wrong("`false`")),
+        }
+    }
+
+    fn categories(&self) -> Result<BTreeMap<Category, usize>, ConfigError> {
+        let mut categories = BTreeMap::new();
+        for (name, value) in self.object("an object of categories")? {
+            let entry = self.child(name);
+            let entry = Entry {
+                key: &entry,
+                value,
+                ..*self
+            };
+            let category = Category::from_name(name)
+                .ok_or_else(|| entry.unknown(&Category::ALL.map(Category::name)))?;
+            for (name, value) in entry.object("an object with `max_new_tokens`")? {
+                let parameter = entry.child(name);
+                let parameter = Entry {
+                    key: &parameter,
+                    value,
+                    ..entry
+                };
+                if name != "max_new_tokens" {
+                    return Err(parameter.unknown(&["max_new_tokens"]));
+                }
+                categories.insert(category, parameter.count(NEW_TOKENS)?);
+            }
+        }
+        Ok(categories)
+    }
+
+    fn object(&self, expected: &str) -> Result<impl Iterator<Item = (&str, &Value)>, ConfigError> {
+        match self.value {
+            Value::Object(object) => Ok(without_comments(object)),
+            _ => Err(self.wrong(expected)),
+        }
+    }
+
+    fn child(&self, name: &str) -> String {
+        format!("{}.{name}", self.key)
+    }
+
+    fn wrong(&self, expected: &str) -> ConfigError {
+        ConfigError::Value {
+            file: self.file.to_owned(),
+            key: self.key.to_owned(),
+            found: format!("`{}`", self.value),
+            expected: expected.to_owned(),
+        }
+    }
+
+    fn unknown(&self, allowed: &[&str]) -> ConfigError {
+        let name = self.key.rsplit('.').next().unwrap_or(self.key);
+        ConfigError::UnknownKey {
+            file: self.file.to_owned(),
+            key: self.key.to_owned(),
+            suggestion: nearest(name, allowed),
+            allowed: quoted(allowed),
+        }
+    }
+}

@@ -1,0 +1,179 @@
+use super::*;
+use std::fs;
+
+fn with_overrides(text: &str) -> Result<BenchmarkConfig, ConfigError> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("benchmark_params.json");
+    fs::write(&path, text).unwrap();
+    BenchmarkConfig::load(Source::Embedded, Some(&path))
+}
+
+fn message(text: &str) -> String {
+    let message = with_overrides(text).unwrap_err().to_string();
+    assert!(message.contains("benchmark_params.json"), "{message}");
+    message
+}
+
+#[test]
+fn the_embedded_defaults_are_valid_and_complete() {
+    let config = BenchmarkConfig::load(Source::Embedded, None).unwrap();
+    assert_eq!(config.model_id, "synthetic/llama-135m");
+    assert_eq!(config.dtype.to_string(), "float32");
+    assert_eq!(config.seed, 42);
+    assert_eq!(config.num_inference_runs, 5);
+    let new_tokens = Category::ALL.map(|category| config.max_new_tokens_for(category));
+    assert_eq!(new_tokens, [20, 30, 40]);
+}
+
+#[test]
+fn an_override_of_max_new_tokens_alone_applies_to_every_category() {
+    let config = with_overrides(r#"{"max_new_tokens": 7}"#).unwrap();
+    let new_tokens = Category::ALL.map(|category| config.max_new_tokens_for(category));
+    assert_eq!(new_tokens, [7, 7, 7]);
+    let json = config.to_json();
+    assert_eq!(
+        json["category_generation_params"]["long"]["max_new_tokens"],
+        7
+    );
+}
+
+#[test]
+fn category_values_of_the_override_win_over_its_max_new_tokens() {
+    let config = with_overrides(
+        r#"{"category_generation_params": {"long": {"max_new_tokens": 9}}, "max_new_tokens": 7}"#,
+    )
+    .unwrap();
+    let new_tokens = Category::ALL.map(|category| config.max_new_tokens_for(category));
+    assert_eq!(new_tokens, [7, 7, 9]);
+}
+
+#[test]
+fn a_nested_override_leaves_the_other_categories_alone() {
+    let config =
+        with_overrides(r#"{"category_generation_params": {"medium": {"max_new_tokens": 9}}}"#)
+            .unwrap();
+    let new_tokens = Category::ALL.map(|category| config.max_new_tokens_for(category));
+    assert_eq!(new_tokens, [20, 9, 40]);
+}
+
+#[test]
+fn keys_that_start_with_an_underscore_are_comments_at_every_level() {
+    let config = with_overrides(
+        r#"{"_why": 1, "seed": 3, "category_generation_params": {"_a": 0, "short": {"_b": []}}}"#,
+    )
+    .unwrap();
+    assert_eq!(config.seed, 3);
+    assert_eq!(config.max_new_tokens_for(Category::Short), 20);
+}
+
+#[test]
+fn a_misspelt_key_is_an_error_that_suggests_the_right_one() {
+    let message = message(r#"{"num_inference_run": 2}"#);
+    assert!(
+        message.contains("unknown key `num_inference_run`"),
+        "{message}"
+    );
+    assert!(
+        message.contains("did you mean `num_inference_runs`?"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_key_that_resembles_nothing_lists_what_is_allowed() {
+    let message = message(r#"{"zzz": 2}"#);
+    assert!(!message.contains("did you mean"), "{message}");
+    assert!(
+        message.contains("`category_generation_params`"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_misspelt_category_is_an_error_that_names_the_whole_path() {
+    let message = message(r#"{"category_generation_params": {"shrot": {"max_new_tokens": 2}}}"#);
+    assert!(
+        message.contains("`category_generation_params.shrot`"),
+        "{message}"
+    );
+    assert!(message.contains("did you mean `short`?"), "{message}");
+}
+
+#[test]
+fn values_out_of_range_or_of_a_wrong_type_are_errors_that_tell_the_range() {
+    for (text, part) in [
+        (
+            r#"{"num_inference_runs": 0}"#,
+            "is `0`, expected an integer from 1 to 1000",
+        ),
+        (r#"{"num_prompt_samples": 101}"#, "an integer from 1 to 100"),
+        (
+            r#"{"max_new_tokens": 100001}"#,
+            "an integer from 1 to 100000",
+        ),
+        (r#"{"max_new_tokens": 20.5}"#, "is `20.5`"),
+        (
+            r#"{"seed": -1}"#,
+            "an integer from 0 to 18446744073709551615",
+        ),
+        (r#"{"seed": "42"}"#, r#"is `"42"`"#),
+        (
+            r#"{"dtype": "float64"}"#,
+            "`float32`, `float16`, `bfloat16`",
+        ),
+        (r#"{"model_id": ""}"#, "not empty"),
+        (r#"{"use_4bit": 0}"#, "`use_4bit`"),
+        (
+            r#"{"category_generation_params": {"long": 5}}"#,
+            "`max_new_tokens`",
+        ),
+        (
+            r#"{"category_generation_params": {"long": {"top_p": 5}}}"#,
+            "long.top_p",
+        ),
+    ] {
+        let message = message(text);
+        assert!(message.contains(part), "{text}: {message}");
+    }
+}
+
+#[test]
+fn quantized_loading_is_refused_by_name() {
+    for key in ["use_4bit", "use_8bit"] {
+        let message = message(&format!(r#"{{"{key}": true}}"#));
+        assert!(
+            message.contains(key) && message.contains("not supported yet"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn a_defaults_file_without_a_required_key_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("other.json");
+    fs::write(&path, r#"{"model_id": "a/b", "dtype": "float16"}"#).unwrap();
+    let message = BenchmarkConfig::load(Source::File(&path), None)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("other.json has no key `seed`"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_file_that_is_not_an_object_is_an_error() {
+    assert!(message("[1]").contains("an array"));
+    assert!(message("{").contains("not valid JSON"));
+}
+
+#[test]
+fn the_resolved_configuration_is_itself_a_valid_file_of_defaults() {
+    let config = with_overrides(r#"{"max_new_tokens": 7, "dtype": "bfloat16"}"#).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("resolved.json");
+    fs::write(&path, config.to_json().to_string()).unwrap();
+    let again = BenchmarkConfig::load(Source::File(&path), None).unwrap();
+    assert_eq!(again.to_json(), config.to_json());
+}

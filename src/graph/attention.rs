@@ -1,0 +1,151 @@
+//! Self-attention with a cache, as one `GroupQueryAttention` node.
+//!
+//! With `past` and `present` bound to the same buffer the cache is updated in place.
+
+use super::builder::{Attr, Dim, GraphBuilder, Value};
+use super::decoder::Export;
+use super::linear::linear;
+use super::positions::{Lengths, RotaryTables};
+use crate::arch::Attention;
+
+/// How queries and keys are turned by their positions.
+#[derive(Debug)]
+pub enum Rotation {
+    /// Not at all: positions were added to the embedding.
+    None,
+    /// Inside the attention node.
+    Inside(RotaryTables),
+    /// By nodes of their own, for heads that the attention node doesn't turn; with positions
+    /// `[1, sequence]`.
+    Before(RotaryTables, Value),
+}
+
+/// Widths that `GroupQueryAttention` takes are multiples of this; other heads are filled with zeros,
+/// which change no score and no sum.
+const HEAD_MULTIPLE: usize = 8;
+
+/// The node turns heads whose width is a multiple of this.
+pub const ROTARY_MULTIPLE: usize = 16;
+
+/// The width of a head in the cache.
+pub fn cache_head_dim(attention: &Attention) -> usize {
+    attention.head_dim.next_multiple_of(HEAD_MULTIPLE)
+}
+
+/// Adds layer `index`'s attention and its cache inputs and outputs.
+///
+/// ```text
+/// x ─ q_proj ─────────────────────┐
+/// x ─ k_proj ─────────────────────┤
+/// x ─ v_proj ─────────────────────┼─ GroupQueryAttention ─┬─ o_proj ─
+/// past_key_values.{i}.key, .value ┘                       └─ present.{i}.key, .value
+/// ```
+///
+/// - `x` and the value returned: `[batch, sequence, hidden_size]`
+/// - cache: `[batch, num_key_value_heads, past, head_dim]`
+pub fn attention(
+    graph: &mut GraphBuilder,
+    export: &Export,
+    index: usize,
+    attention: &Attention,
+    rotation: &Rotation,
+    lengths: &Lengths,
+    x: &Value,
+) -> Value {
+    let path = &export.spec.layers[index].path;
+    let heads = attention.num_attention_heads;
+    let kv_heads = attention.num_key_value_heads;
+
+    let mut query = linear(graph, export, &attention.q_proj, x);
+    let mut key = linear(graph, export, &attention.k_proj, x);
+    let mut value = linear(graph, export, &attention.v_proj, x);
+    if let Rotation::Before(tables, positions) = rotation {
+        let mut turn = |x: &Value, path: &str, heads: usize| {
+            graph.contrib(
+                "RotaryEmbedding",
+                &format!("/{path}/RotaryEmbedding"),
+                &[x, positions, &tables.cos, &tables.sin],
+                &[("num_heads", Attr::Int(heads as i64))],
+            )
+        };
+        query = turn(&query, &attention.q_proj.path, heads);
+        key = turn(&key, &attention.k_proj.path, kv_heads);
+    }
+    let width = cache_head_dim(attention);
+    if width != attention.head_dim {
+        let mut widen = |x: &Value, path: &str, heads| {
+            resize_heads(graph, path, x, heads, attention.head_dim, width)
+        };
+        query = widen(&query, &attention.q_proj.path, heads);
+        key = widen(&key, &attention.k_proj.path, kv_heads);
+        value = widen(&value, &attention.v_proj.path, kv_heads);
+    }
+
+    let cache = |length: &str| {
+        [
+            Dim::symbol("batch"),
+            kv_heads.into(),
+            Dim::symbol(length),
+            width.into(),
+        ]
+    };
+    let past_key = graph.input(&format!("past_key_values.{index}.key"), &cache("past"));
+    let past_value = graph.input(&format!("past_key_values.{index}.value"), &cache("past"));
+    let mut inputs = vec![
+        &query,
+        &key,
+        &value,
+        &past_key,
+        &past_value,
+        &lengths.last_index,
+        &lengths.total_i32,
+    ];
+    let mut attrs = vec![
+        ("num_heads", Attr::Int(heads as i64)),
+        ("kv_num_heads", Attr::Int(kv_heads as i64)),
+        ("scale", Attr::Float(attention.scale as f32)),
+    ];
+    if let Rotation::Inside(tables) = rotation {
+        inputs.extend([&tables.cos, &tables.sin]);
+        attrs.push(("do_rotary", Attr::Int(1)));
+    }
+    let name = format!("/{path}/self_attn/GroupQueryAttention");
+    let present = ["key", "value"].map(|kind| format!("present.{index}.{kind}"));
+    let outputs = [name.as_str(), present[0].as_str(), present[1].as_str()];
+    let made = graph.contrib_outputs("GroupQueryAttention", &name, &inputs, &outputs, &attrs);
+    graph.output(&made[1], &cache("present"));
+    graph.output(&made[2], &cache("present"));
+
+    let mut context = made[0].clone();
+    if width != attention.head_dim {
+        let path = &attention.o_proj.path;
+        context = resize_heads(graph, path, &context, heads, width, attention.head_dim);
+    }
+    linear(graph, export, &attention.o_proj, &context)
+}
+
+/// Widens every head of `[batch, sequence, heads * from]` with zeros, or cuts it, to
+/// `[batch, sequence, heads * to]`.
+fn resize_heads(
+    graph: &mut GraphBuilder,
+    path: &str,
+    x: &Value,
+    heads: usize,
+    from: usize,
+    to: usize,
+) -> Value {
+    let shape = [0, 0, heads as i64, from as i64];
+    let split = graph.reshape(&format!("/{path}/split_heads"), x, &shape);
+    let name = format!("/{path}/resize_heads");
+    let resized = if to > from {
+        let added = (to - from) as i64;
+        let pads = graph.constant_i64(&format!("{name}/pads"), &[0, 0, 0, 0, 0, 0, 0, added], false);
+        graph.op("Pad", &name, &[&split, &pads], &[])
+    } else {
+        let start = graph.constant_i64("zero", &[0], false);
+        let end = graph.constant_i64(&format!("{name}/end"), &[to as i64], false);
+        let axis = graph.constant_i64("last_axis", &[3], false);
+        graph.op("Slice", &name, &[&split, &start, &end, &axis], &[])
+    };
+    graph.reshape(&format!("/{path}/join_heads"), &resized, &[0, 0, (heads * to) as i64])
+}

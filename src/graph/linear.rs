@@ -1,0 +1,85 @@
+//! Linear layers and the token embedding, with an adapter's nodes beside them.
+
+use super::builder::{GraphBuilder, Value};
+use super::decoder::Export;
+use crate::arch::{Embedding, Linear};
+
+/// A linear layer that an adapter's nodes are built around.
+#[derive(Debug)]
+pub struct LinearSite<'a> {
+    /// The module's path; adapter nodes are named below it.
+    pub path: &'a str,
+    /// The layer's input, `[batch, sequence, in_features]`.
+    pub x: &'a Value,
+    /// The base's product `W x`, without the bias: `[batch, sequence, out_features]`.
+    pub product: &'a Value,
+    /// The base's bias, `[out_features]`.
+    pub bias: Option<&'a Value>,
+}
+
+/// An embedding that an adapter's nodes are built around.
+#[derive(Debug)]
+pub struct EmbeddingSite<'a> {
+    /// The module's path; adapter nodes are named below it.
+    pub path: &'a str,
+    /// Token ids, `[batch, sequence]`.
+    pub ids: &'a Value,
+    /// The base's rows, `[batch, sequence, embedding_dim]`.
+    pub rows: &'a Value,
+}
+
+/// Adds `W x + b` for `x` of `[batch, sequence, in_features]`, with the adapter of that module.
+pub fn linear(graph: &mut GraphBuilder, export: &Export, layer: &Linear, x: &Value) -> Value {
+    let path = &layer.path;
+    let weight = graph.parameter(&format!("{path}.weight"));
+    let bias = graph.find_parameter(&format!("{path}.bias"));
+    let product = graph.matmul_transposed(&format!("/{path}/MatMul"), x, &weight);
+    if let Some(adapter) = export.module_adapter(path) {
+        return adapter.linear(
+            graph,
+            &LinearSite {
+                path,
+                x,
+                product: &product,
+                bias: bias.as_ref(),
+            },
+        );
+    }
+    add_bias(graph, path, &product, bias.as_ref())
+}
+
+/// Adds the bias, where there is one.
+pub fn add_bias(
+    graph: &mut GraphBuilder,
+    path: &str,
+    product: &Value,
+    bias: Option<&Value>,
+) -> Value {
+    match bias {
+        Some(bias) => graph.add(&format!("/{path}/Add"), product, bias),
+        None => product.clone(),
+    }
+}
+
+/// Adds the rows of `ids` (`[batch, sequence]`), with the adapter of that module.
+pub fn embedding(
+    graph: &mut GraphBuilder,
+    export: &Export,
+    table: &Embedding,
+    ids: &Value,
+) -> Value {
+    let path = &table.path;
+    let weight = graph.parameter(&format!("{path}.weight"));
+    let rows = graph.gather(&format!("/{path}/Gather"), &weight, ids, 0);
+    match export.module_adapter(path) {
+        Some(adapter) => adapter.embedding(
+            graph,
+            &EmbeddingSite {
+                path,
+                ids,
+                rows: &rows,
+            },
+        ),
+        None => rows,
+    }
+}

@@ -1,0 +1,47 @@
+//! The multilayer perceptron of a layer.
+
+use super::builder::{Attr, GraphBuilder, Value};
+use super::decoder::Export;
+use super::linear::linear;
+use crate::arch::{Activation, Mlp};
+
+/// Adds the perceptron of the layer at `path`.
+///
+/// - `x` and the value returned: `[batch, sequence, hidden_size]`
+/// - between the projections: `[batch, sequence, intermediate_size]`
+pub fn mlp(graph: &mut GraphBuilder, export: &Export, path: &str, mlp: &Mlp, x: &Value) -> Value {
+    match mlp {
+        Mlp::Gated {
+            gate_proj,
+            up_proj,
+            down_proj,
+            activation,
+        } => {
+            let gate = linear(graph, export, gate_proj, x);
+            let activated = activate(graph, &format!("/{path}/mlp/act_fn"), *activation, &gate);
+            let up = linear(graph, export, up_proj, x);
+            let product = graph.mul(&format!("/{path}/mlp/Mul"), &activated, &up);
+            linear(graph, export, down_proj, &product)
+        }
+        Mlp::Plain {
+            fc1,
+            fc2,
+            activation,
+        } => {
+            let inner = linear(graph, export, fc1, x);
+            let name = format!("/{path}/activation_fn");
+            let activated = activate(graph, &name, *activation, &inner);
+            linear(graph, export, fc2, &activated)
+        }
+    }
+}
+
+fn activate(graph: &mut GraphBuilder, name: &str, activation: Activation, x: &Value) -> Value {
+    match activation {
+        // `QuickGelu` is `x * sigmoid(alpha * x)`.
+        Activation::Silu => graph.contrib("QuickGelu", name, &[x], &[("alpha", Attr::Float(1.0))]),
+        Activation::Relu => graph.op("Relu", name, &[x], &[]),
+        Activation::Gelu => graph.contrib("Gelu", name, &[x], &[]),
+        Activation::GeluTanh => graph.contrib("FastGelu", name, &[x], &[]),
+    }
+}

@@ -1,0 +1,20 @@
+//! ONNX graphs, built block by block.
+//!
+//! The graph's inputs and outputs are named as Optimum and onnxruntime-genai name them; see
+//! [`decoder`](decoder::build) for the list. Node names repeat the checkpoint's path, so that a node in
+//! a profile leads to its weight.
+
+mod attention;
+mod builder;
+mod decoder;
+mod linear;
+mod mlp;
+mod norm;
+mod parameters;
+mod positions;
+pub mod proto;
+
+pub use builder::{Attr, Dim, GraphBuilder, Value};
+pub use decoder::{Export, PROMPT_INPUT, ROTARY_LENGTH, build, cache_head_dim};
+pub use linear::{EmbeddingSite, LinearSite};
+pub use parameters::{Parameter, Parameters, find_base_tensor};

@@ -1,0 +1,85 @@
+//! Where each parameter of a model comes from: the base's files, a merge's overlay, or an input.
+
+use std::collections::BTreeMap;
+
+use crate::arch::DecoderSpec;
+use crate::weights::{TensorLocation, TensorStore, WeightsError};
+
+/// The origin of one parameter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Parameter {
+    /// Bytes in a safetensors file.
+    Stored(TensorLocation),
+    /// An input of the graph.
+    Input {
+        /// The input's name.
+        name: String,
+        /// Its shape.
+        shape: Vec<usize>,
+    },
+}
+
+/// All parameters of a model, by their place in it (`model.layers.0.self_attn.q_proj.weight`).
+#[derive(Debug, Clone, Default)]
+pub struct Parameters(BTreeMap<String, Parameter>);
+
+impl Parameters {
+    /// Finds every parameter that `spec` asks for in the base's checkpoint and checks its shape.
+    ///
+    /// # Errors
+    /// If a tensor is missing, or has another shape or an unsupported dtype.
+    pub fn of_base(spec: &DecoderSpec, base: &TensorStore) -> Result<Self, WeightsError> {
+        let mut all = BTreeMap::new();
+        for module in spec.modules() {
+            for (name, shape) in module.parameters() {
+                let source = format!("{}.{name}", module.source);
+                let tensor = find_base_tensor(spec, base, &source)?;
+                tensor.expect_shape(&shape)?;
+                let stored = Parameter::Stored(tensor.location()?);
+                all.insert(format!("{}.{name}", module.path), stored);
+            }
+        }
+        Ok(Self(all))
+    }
+
+    /// The origin of `name`, if the model has such a parameter.
+    pub fn get(&self, name: &str) -> Option<&Parameter> {
+        self.0.get(name)
+    }
+
+    /// All of them, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Parameter)> {
+        self.0.iter().map(|(name, origin)| (name.as_str(), origin))
+    }
+
+    /// The same, to change them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&str, &mut Parameter)> {
+        self.0.iter_mut().map(|(name, origin)| (name.as_str(), origin))
+    }
+
+    /// Gives `name` another origin, or adds it.
+    pub fn set(&mut self, name: &str, origin: Parameter) {
+        self.0.insert(name.to_owned(), origin);
+    }
+}
+
+/// The base's tensor `source`. Checkpoints that were saved from the model without its head lack the
+/// first part of every name (`model.`).
+///
+/// # Errors
+/// If the base has it under neither name.
+pub fn find_base_tensor<'a>(
+    spec: &DecoderSpec,
+    base: &'a TensorStore,
+    source: &str,
+) -> Result<crate::weights::TensorView<'a>, WeightsError> {
+    if let Some(tensor) = base.find(source) {
+        return Ok(tensor);
+    }
+    if let Some(short) = source.strip_prefix(spec.base_prefix)
+        && let Some(tensor) = base.find(short)
+    {
+        return Ok(tensor);
+    }
+    base.get(source)
+}

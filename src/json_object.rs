@@ -1,0 +1,249 @@
+//! Configurations that other programs wrote (`config.json`, `adapter_config.json`), read key by key.
+//!
+//! What's needed is taken, what's unknown is skipped. A key of the wrong type or out
+//! of range is an error that names the file, the key, and what was expected.
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use serde_json::Value;
+use thiserror::Error;
+
+/// A configuration that can't be used.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "each variant is its message")]
+pub enum ConfigError {
+    #[error("cannot read `{}`", path.display())]
+    Read { path: PathBuf, source: io::Error },
+
+    #[error("cannot parse `{}`", path.display())]
+    Parse {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+
+    #[error("`{}`: key `{key}` is {found}, expected {expected}", path.display())]
+    Value {
+        path: PathBuf,
+        key: String,
+        found: String,
+        expected: String,
+    },
+
+    #[error("`{}`: key `{key}` is missing, expected {expected}", path.display())]
+    Missing {
+        path: PathBuf,
+        key: String,
+        expected: String,
+    },
+
+    #[error("`{}`: {key} `{found}` is not supported; supported: {supported}", path.display())]
+    Unsupported {
+        path: PathBuf,
+        key: &'static str,
+        found: String,
+        supported: String,
+    },
+
+    #[error("`{}`: option `{key}` is not supported: {reason}", path.display())]
+    Option {
+        path: PathBuf,
+        key: String,
+        reason: String,
+    },
+}
+
+/// A JSON object with the path that error messages name.
+#[derive(Debug, Clone)]
+pub struct JsonObject {
+    path: PathBuf,
+    json: Value,
+    /// Prefix of keys in messages, for nested objects: `rope_scaling.`
+    scope: String,
+}
+
+/// No model has a dimension beyond this; a larger number is a broken file, and would overflow.
+const LARGEST: u64 = 1 << 30;
+
+impl JsonObject {
+    /// Reads the file `path`.
+    ///
+    /// # Errors
+    /// If it can't be read, or isn't a JSON object.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let path = path.to_owned();
+        let text = fs::read(&path).map_err(|source| ConfigError::Read {
+            path: path.clone(),
+            source,
+        })?;
+        let json: Value = serde_json::from_slice(&text).map_err(|source| ConfigError::Parse {
+            path: path.clone(),
+            source,
+        })?;
+        let config = Self {
+            path,
+            json,
+            scope: String::new(),
+        };
+        if config.json.is_object() {
+            Ok(config)
+        } else {
+            Err(config.wrong("", "a JSON object"))
+        }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The whole object.
+    pub fn json(&self) -> &Value {
+        &self.json
+    }
+
+    /// The value of `key`; `None` where it's absent or null.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.json.get(key).filter(|value| !value.is_null())
+    }
+
+    /// The error for a `key` whose value isn't `expected`.
+    pub fn wrong(&self, key: &str, expected: &str) -> ConfigError {
+        let value = self.json.get(key).unwrap_or(&self.json);
+        ConfigError::Value {
+            path: self.path.clone(),
+            key: format!("{}{key}", self.scope),
+            found: shortened(value),
+            expected: expected.to_owned(),
+        }
+    }
+
+    /// The error for an absent `key`.
+    pub fn missing(&self, key: &str, expected: &str) -> ConfigError {
+        ConfigError::Missing {
+            path: self.path.clone(),
+            key: format!("{}{key}", self.scope),
+            expected: expected.to_owned(),
+        }
+    }
+
+    /// The error for an option that changes the arithmetic and isn't implemented.
+    pub fn refused(&self, key: &str, reason: &str) -> ConfigError {
+        ConfigError::Option {
+            path: self.path.clone(),
+            key: format!("{}{key}", self.scope),
+            reason: reason.to_owned(),
+        }
+    }
+
+    /// A positive whole number.
+    ///
+    /// # Errors
+    /// If `key` is absent, or is something else.
+    pub fn size(&self, key: &str) -> Result<usize, ConfigError> {
+        self.optional_size(key)?
+            .ok_or_else(|| self.missing(key, "a positive integer"))
+    }
+
+    /// A positive whole number, if `key` is there.
+    ///
+    /// # Errors
+    /// If it is something else.
+    pub fn optional_size(&self, key: &str) -> Result<Option<usize>, ConfigError> {
+        let Some(value) = self.get(key) else {
+            return Ok(None);
+        };
+        match value.as_u64() {
+            Some(number @ 1..=LARGEST) => Ok(Some(number as usize)),
+            _ => Err(self.wrong(key, "a positive integer (at most 2^30)")),
+        }
+    }
+
+    /// A finite number, if `key` is there.
+    ///
+    /// # Errors
+    /// If it is something else.
+    pub fn optional_number(&self, key: &str) -> Result<Option<f64>, ConfigError> {
+        let Some(value) = self.get(key) else {
+            return Ok(None);
+        };
+        value
+            .as_f64()
+            .map(Some)
+            .ok_or_else(|| self.wrong(key, "a number"))
+    }
+
+    /// A number that must be there.
+    ///
+    /// # Errors
+    /// If `key` is absent, or is something else.
+    pub fn number(&self, key: &str) -> Result<f64, ConfigError> {
+        self.optional_number(key)?
+            .ok_or_else(|| self.missing(key, "a number"))
+    }
+
+    /// `true` or `false`, else `default` where `key` is absent.
+    ///
+    /// # Errors
+    /// If it is something else.
+    pub fn flag(&self, key: &str, default: bool) -> Result<bool, ConfigError> {
+        match self.get(key) {
+            None => Ok(default),
+            Some(value) => value
+                .as_bool()
+                .ok_or_else(|| self.wrong(key, "`true` or `false`")),
+        }
+    }
+
+    /// A string, if `key` is there.
+    ///
+    /// # Errors
+    /// If it is something else.
+    pub fn optional_text(&self, key: &str) -> Result<Option<&str>, ConfigError> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(value) => value
+                .as_str()
+                .map(Some)
+                .ok_or_else(|| self.wrong(key, "a string")),
+        }
+    }
+
+    /// A list of strings, if `key` is there.
+    ///
+    /// # Errors
+    /// If it is something else.
+    pub fn optional_texts(&self, key: &str) -> Result<Option<Vec<String>>, ConfigError> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(value) => serde_json::from_value(value.clone())
+                .map(Some)
+                .map_err(|_| self.wrong(key, "a list of strings")),
+        }
+    }
+
+    /// A nested object, if `key` is there.
+    ///
+    /// # Errors
+    /// If it is something else.
+    pub fn optional_object(&self, key: &str) -> Result<Option<Self>, ConfigError> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(value @ Value::Object(_)) => Ok(Some(Self {
+                path: self.path.clone(),
+                json: value.clone(),
+                scope: format!("{}{key}.", self.scope),
+            })),
+            Some(_) => Err(self.wrong(key, "an object")),
+        }
+    }
+}
+
+fn shortened(value: &Value) -> String {
+    const LONGEST: usize = 80;
+    let text = value.to_string();
+    match text.char_indices().nth(LONGEST) {
+        None => format!("`{text}`"),
+        Some((end, _)) => format!("`{}…`", &text[..end]),
+    }
+}

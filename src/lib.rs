@@ -1,0 +1,26 @@
+//! Merge PEFT adapters, export ONNX graphs and measure what an adapter costs at inference.
+//!
+//! ```text
+//! experiments/<method>/<name>/   adapter_config.json [adapter_model.safetensors] [benchmark_params.json]
+//! base model                     hub id, local folder, or synthetic/<shape>
+//!     ▼ merge      overlay.safetensors: the touched tensors and no others
+//!     ▼ export     model.onnx: its weights are references into safetensors files
+//!     ▼ measure    one worker process a variant, interleaved; time, memory
+//! results/<method>--<name>.json
+//! ```
+
+pub mod adapter;
+pub mod arch;
+pub mod cache_dir;
+pub mod config;
+pub mod experiment;
+pub mod graph;
+mod json_check;
+pub mod json_object;
+pub mod measure;
+pub mod model;
+pub mod prepare;
+pub mod prompts;
+pub mod runtime;
+pub mod system;
+pub mod weights;

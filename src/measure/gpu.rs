@@ -1,0 +1,248 @@
+//! How much memory this process holds on an NVIDIA GPU, by NVML.
+//!
+//! NVML comes with the driver and is loaded at run time; a machine without it has no [`GpuProbe`], which is no error.
+//!
+//! NVML lists the processes on a device with the memory of each. In a container it may list none of them, or under
+//! process ids that aren't the container's. Then all that can be told is by how much the whole device's used memory
+//! grew, which is right as long as nobody else uses the device: the result names the method.
+//!
+//! CUDA and NVML don't count devices alike: `CUDA_VISIBLE_DEVICES` hides and reorders them for CUDA alone. It's
+//! followed here. CUDA's own order, fastest first unless `CUDA_DEVICE_ORDER=PCI_BUS_ID`, differs from NVML's only
+//! where a machine has GPUs of different kinds.
+//!
+//! Source: NVML API reference, `nvmlDeviceGetComputeRunningProcesses`, `nvmlDeviceGetMemoryInfo`.
+
+use std::env;
+
+use nvml_wrapper::{Device, Nvml, enums::device::UsedGpuMemory, error::NvmlError};
+use serde::{Deserialize, Serialize};
+
+/// How a process' memory on the GPU was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GpuMemoryMethod {
+    /// NVML's figure for this process, its CUDA context included.
+    #[serde(rename = "nvml-process")]
+    Process,
+    /// The device's used memory, less what was used when the probe was made.
+    #[serde(rename = "nvml-device-difference")]
+    DeviceDifference,
+}
+
+/// One reading of this process' memory on the GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GpuReading {
+    /// `None` while NVML hasn't listed this process.
+    process_bytes: Option<u64>,
+    device_difference_bytes: u64,
+}
+
+impl GpuReading {
+    /// The memory in bytes, by the better [`method`](Self::method).
+    pub fn bytes(self) -> u64 {
+        self.process_bytes.unwrap_or(self.device_difference_bytes)
+    }
+
+    /// How [`bytes`](Self::bytes) was found.
+    pub fn method(self) -> GpuMemoryMethod {
+        match self.process_bytes {
+            Some(_) => GpuMemoryMethod::Process,
+            None => GpuMemoryMethod::DeviceDifference,
+        }
+    }
+
+    /// The larger of both, each figure by itself.
+    pub(super) fn max(self, other: Self) -> Self {
+        Self {
+            process_bytes: self.process_bytes.max(other.process_bytes),
+            device_difference_bytes: self
+                .device_difference_bytes
+                .max(other.device_difference_bytes),
+        }
+    }
+}
+
+/// Reads this process' memory on one GPU.
+#[derive(Debug)]
+pub struct GpuProbe {
+    nvml: Nvml,
+    index: u32,
+    history: History,
+}
+
+impl GpuProbe {
+    /// A probe of CUDA's device number `device`, as ONNX Runtime counts them too.
+    ///
+    /// Make it before the session: what's used on the device now is taken off where the process ids are hidden.
+    /// `None` where there is no NVML, no such device, or one that doesn't tell its memory.
+    pub fn new(device: u32) -> Option<Self> {
+        let nvml = load_nvml()?;
+        let index = *visible_devices(&nvml).get(usize::try_from(device).ok()?)?;
+        let used_at_start = nvml.device_by_index(index).ok()?.memory_info().ok()?.used;
+        Some(Self {
+            nvml,
+            index,
+            history: History {
+                used_at_start,
+                listed_before: false,
+            },
+        })
+    }
+
+    /// The memory now; `None` if the device has stopped answering.
+    pub fn read(&mut self) -> Option<GpuReading> {
+        let device = self.nvml.device_by_index(self.index).ok()?;
+        let used = device.memory_info().ok()?.used;
+        let listed = listed_bytes(&device, std::process::id()).ok().flatten();
+        Some(self.history.reading(listed, used))
+    }
+}
+
+/// NVML, or `None` on a machine without the driver.
+pub(crate) fn load_nvml() -> Option<Nvml> {
+    Nvml::init().ok()
+}
+
+/// What NVML lists for process `pid`: `None` if it doesn't list it, or without a size, as on Windows.
+fn listed_bytes(device: &Device, pid: u32) -> Result<Option<u64>, NvmlError> {
+    let mut sum = None;
+    for process in device.running_compute_processes()? {
+        // With MIG a process is listed once for each instance.
+        if process.pid == pid
+            && let UsedGpuMemory::Used(bytes) = process.used_gpu_memory
+        {
+            sum = Some(sum.unwrap_or(0) + bytes);
+        }
+    }
+    Ok(sum)
+}
+
+/// What earlier readings decide about the next.
+#[derive(Debug)]
+struct History {
+    used_at_start: u64,
+    listed_before: bool,
+}
+
+impl History {
+    /// Before its first CUDA call a process isn't listed, and neither is one with a hidden id. One that has been
+    /// listed is not hidden, so if it is not listed any more, it has let go of everything.
+    fn reading(&mut self, listed: Option<u64>, used: u64) -> GpuReading {
+        self.listed_before |= listed.is_some();
+        GpuReading {
+            process_bytes: listed.or(self.listed_before.then_some(0)),
+            device_difference_bytes: used.saturating_sub(self.used_at_start),
+        }
+    }
+}
+
+/// NVML's indices of the devices that CUDA shows this process; CUDA's device `n` is at place `n`.
+pub(crate) fn visible_devices(nvml: &Nvml) -> Vec<u32> {
+    let uuids: Vec<String> = (0..nvml.device_count().unwrap_or(0))
+        .map(|index| {
+            nvml.device_by_index(index)
+                .and_then(|device| device.uuid())
+                .unwrap_or_default()
+        })
+        .collect();
+    let visible = env::var("CUDA_VISIBLE_DEVICES").ok();
+    visible_indices(visible.as_deref(), &uuids)
+}
+
+/// `visible` is a list of indices and of UUIDs, which may be shortened; CUDA ignores everything from the first entry on
+/// that it doesn't know. A `MIG-` entry, a part of a device, is such a one here: NVML counts those apart.
+fn visible_indices(visible: Option<&str>, uuids: &[String]) -> Vec<u32> {
+    let all = 0..uuids.len() as u32;
+    let Some(visible) = visible else {
+        return all.collect();
+    };
+    visible
+        .split(',')
+        .map(str::trim)
+        .map_while(|entry| match entry.parse::<u32>() {
+            Ok(index) => all.contains(&index).then_some(index),
+            Err(_) if entry.starts_with("GPU-") => all
+                .clone()
+                .find(|&index| uuids[index as usize].starts_with(entry)),
+            Err(_) => None,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn history() -> History {
+        History {
+            used_at_start: 1_000,
+            listed_before: false,
+        }
+    }
+
+    #[test]
+    fn a_listed_process_has_its_own_figure_whatever_else_uses_the_device() {
+        let reading = history().reading(Some(300), 9_000);
+        assert_eq!(
+            (reading.bytes(), reading.method()),
+            (300, GpuMemoryMethod::Process)
+        );
+    }
+
+    #[test]
+    fn a_hidden_process_has_the_growth_of_the_device() {
+        let mut history = history();
+        let reading = history.reading(None, 1_700);
+        assert_eq!(
+            (reading.bytes(), reading.method()),
+            (700, GpuMemoryMethod::DeviceDifference)
+        );
+        assert_eq!(history.reading(None, 400).bytes(), 0);
+    }
+
+    #[test]
+    fn a_process_that_was_listed_and_is_not_any_more_holds_nothing() {
+        let mut history = history();
+        history.reading(Some(300), 1_300);
+        let reading = history.reading(None, 5_000);
+        assert_eq!(
+            (reading.bytes(), reading.method()),
+            (0, GpuMemoryMethod::Process)
+        );
+    }
+
+    #[test]
+    fn the_peak_of_readings_is_by_process_once_one_of_them_is() {
+        let mut history = history();
+        let before = history.reading(None, 9_000);
+        let after = history.reading(Some(300), 1_300);
+        let peak = before.max(after);
+        assert_eq!(
+            (peak.bytes(), peak.method()),
+            (300, GpuMemoryMethod::Process)
+        );
+    }
+
+    #[test]
+    fn the_method_is_named_in_json() {
+        let names = [GpuMemoryMethod::Process, GpuMemoryMethod::DeviceDifference]
+            .map(|method| serde_json::to_value(method).unwrap());
+        assert_eq!(names, ["nvml-process", "nvml-device-difference"]);
+    }
+
+    #[test]
+    fn visible_devices_are_counted_as_cuda_does() {
+        let uuids = ["GPU-aa11", "GPU-bb22", "GPU-cc33"].map(String::from);
+        let indices = |visible| visible_indices(visible, &uuids);
+        assert_eq!(indices(None), [0, 1, 2]);
+        assert_eq!(indices(Some("2,0")), [2, 0]);
+        assert_eq!(indices(Some("GPU-bb, 0")), [1, 0]);
+        assert_eq!(indices(Some("1,7,0")), [1]);
+        assert_eq!(indices(Some("-1")), [0_u32; 0]);
+        assert_eq!(indices(Some("")), [0_u32; 0]);
+    }
+
+    #[test]
+    fn a_device_that_does_not_exist_has_no_probe() {
+        assert!(GpuProbe::new(u32::MAX).is_none());
+    }
+}

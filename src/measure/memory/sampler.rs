@@ -1,0 +1,337 @@
+//! The peaks of memory between the stages of a run.
+//!
+//! A thread takes a reading every so often, and the kernel's high-water mark catches what falls between two
+//! readings. The mark is set back at the start of each stage where the system allows it. Where it doesn't, the mark
+//! counts for a stage only if it rose during it.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{MemoryError, ProcessMemory, reset_peak};
+use crate::measure::gpu::{GpuMemoryMethod, GpuProbe, GpuReading};
+
+/// How the peak of the resident size was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PeakMethod {
+    /// By the kernel's high-water mark: exact.
+    HighWaterMark,
+    /// The largest reading: a peak shorter than the interval may be missed.
+    Samples,
+}
+
+/// Memory at the end of one stage, and its peaks since the stage before it ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageMemory {
+    /// What the process did in this stage, or had done at its end: `session_loaded`, `short`.
+    pub stage: String,
+    /// The reading at its end.
+    pub ram: ProcessMemory,
+    /// The largest resident size during the stage.
+    pub peak_rss_bytes: u64,
+    /// How `peak_rss_bytes` was found.
+    pub peak_rss_method: PeakMethod,
+    /// The largest anonymous memory among the readings; the kernel keeps no mark of it. Linux only.
+    pub peak_anonymous_bytes: Option<u64>,
+    /// What ONNX Runtime's allocator had handed out on the accelerator at the stage's end. The sampler can't know it
+    /// and leaves `None`; whoever owns the session fills it in.
+    pub accelerator_allocated_bytes: Option<u64>,
+    /// What the process held on the accelerator at the stage's end, its CUDA context included; `None` without a probe.
+    pub accelerator_reserved_bytes: Option<u64>,
+    /// The largest `accelerator_reserved_bytes` among the readings of the stage.
+    pub peak_accelerator_bytes: Option<u64>,
+    /// How the accelerator's figures were found.
+    pub accelerator_method: Option<GpuMemoryMethod>,
+}
+
+/// All stages, and the peaks from the sampler's start to its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryRecord {
+    /// The stages in the order in which they ended.
+    pub stages: Vec<StageMemory>,
+    /// The largest resident size of any stage.
+    pub peak_rss_bytes: u64,
+    /// The largest anonymous memory of any stage.
+    pub peak_anonymous_bytes: Option<u64>,
+    /// The largest accelerator memory of any stage.
+    pub peak_accelerator_bytes: Option<u64>,
+}
+
+impl MemoryRecord {
+    /// The record of these stages alone, such as those that generate: loading may well need more than generation.
+    pub fn of_stages(stages: Vec<StageMemory>) -> Self {
+        Self {
+            peak_rss_bytes: stages.iter().map(|s| s.peak_rss_bytes).max().unwrap_or(0),
+            peak_anonymous_bytes: stages.iter().filter_map(|s| s.peak_anonymous_bytes).max(),
+            peak_accelerator_bytes: stages.iter().filter_map(|s| s.peak_accelerator_bytes).max(),
+            stages,
+        }
+    }
+}
+
+/// Watches this process' memory from a thread of its own.
+///
+/// There should be one in a process: each sets the kernel's high-water mark back at its stages.
+#[derive(Debug)]
+pub struct MemorySampler {
+    shared: Arc<Mutex<Watch>>,
+    stages: Vec<StageMemory>,
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl MemorySampler {
+    /// Begins to take a reading every `interval`, of this process and, with a probe, of its accelerator.
+    ///
+    /// The first stage begins here.
+    ///
+    /// # Errors
+    /// If the system doesn't tell this process' memory, or the thread can't be started.
+    pub fn start(interval: Duration, gpu: Option<GpuProbe>) -> Result<Self, MemoryError> {
+        let shared = Arc::new(Mutex::new(Watch::begin(gpu)?));
+        let (stop, stopped) = mpsc::channel();
+        let watch = Arc::clone(&shared);
+        let thread = thread::Builder::new()
+            .name("memory-sampler".to_string())
+            .spawn(move || {
+                while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+                    lock(&watch).sample();
+                }
+            })
+            .map_err(MemoryError::Thread)?;
+        Ok(Self {
+            shared,
+            stages: Vec::new(),
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+
+    /// Ends a stage, names it, and begins the next.
+    ///
+    /// What's returned is the stage as it is kept for [`finish`](Self::finish), to be filled in or cloned.
+    ///
+    /// # Errors
+    /// If the system doesn't tell this process' memory.
+    pub fn stage(&mut self, name: &str) -> Result<&mut StageMemory, MemoryError> {
+        let stage = lock(&self.shared).end_stage(name)?;
+        self.stages.push(stage);
+        Ok(self.stages.last_mut().expect("it was pushed just now"))
+    }
+
+    /// Stops the thread, and returns every stage. What happened since the last one is left out.
+    pub fn finish(mut self) -> MemoryRecord {
+        self.stop_thread();
+        MemoryRecord::of_stages(std::mem::take(&mut self.stages))
+    }
+
+    fn stop_thread(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            // It can't be joined only if it panicked, and then it has stopped too.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for MemorySampler {
+    fn drop(&mut self) {
+        self.stop_thread();
+    }
+}
+
+/// The readings of the present stage. Each is taken under the lock, so none is counted for the next stage.
+#[derive(Debug)]
+struct Watch {
+    gpu: Option<GpuProbe>,
+    gpu_peak: Option<GpuReading>,
+    rss: u64,
+    anonymous: Option<u64>,
+    /// What the high-water mark must exceed for it to be of this stage.
+    mark_before: Option<u64>,
+}
+
+fn lock(watch: &Mutex<Watch>) -> std::sync::MutexGuard<'_, Watch> {
+    // A panic can't leave it half-changed: its fields are independent maxima.
+    watch.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Watch {
+    fn begin(gpu: Option<GpuProbe>) -> Result<Self, MemoryError> {
+        let mut watch = Self {
+            gpu,
+            gpu_peak: None,
+            rss: 0,
+            anonymous: None,
+            mark_before: None,
+        };
+        let ram = ProcessMemory::read()?;
+        watch.begin_stage(&ram);
+        watch.note(&ram);
+        Ok(watch)
+    }
+
+    fn begin_stage(&mut self, ram: &ProcessMemory) {
+        self.mark_before = if reset_peak() {
+            None
+        } else {
+            ram.peak_rss_bytes
+        };
+        self.gpu_peak = None;
+        self.rss = 0;
+        self.anonymous = None;
+    }
+
+    /// A reading that fails is skipped: the stage's end takes one that must not.
+    fn sample(&mut self) {
+        if let Ok(ram) = ProcessMemory::read() {
+            self.note(&ram);
+        }
+        self.note_gpu();
+    }
+
+    fn note(&mut self, ram: &ProcessMemory) {
+        self.rss = self.rss.max(ram.rss_bytes);
+        self.anonymous = self.anonymous.max(ram.anonymous_bytes);
+    }
+
+    fn note_gpu(&mut self) -> Option<GpuReading> {
+        let reading = self.gpu.as_mut()?.read()?;
+        self.gpu_peak = Some(match self.gpu_peak {
+            Some(peak) => peak.max(reading),
+            None => reading,
+        });
+        Some(reading)
+    }
+
+    fn end_stage(&mut self, name: &str) -> Result<StageMemory, MemoryError> {
+        let ram = ProcessMemory::read()?;
+        self.note(&ram);
+        let gpu = self.note_gpu();
+        let (peak_rss_bytes, peak_rss_method) =
+            stage_peak(self.rss, ram.peak_rss_bytes, self.mark_before);
+
+        let stage = StageMemory {
+            stage: name.to_string(),
+            ram,
+            peak_rss_bytes,
+            peak_rss_method,
+            peak_anonymous_bytes: self.anonymous,
+            accelerator_allocated_bytes: None,
+            accelerator_reserved_bytes: gpu.map(GpuReading::bytes),
+            peak_accelerator_bytes: self.gpu_peak.map(GpuReading::bytes),
+            accelerator_method: self.gpu_peak.map(GpuReading::method),
+        };
+        self.begin_stage(&ram);
+        self.note(&ram);
+        Ok(stage)
+    }
+}
+
+/// The peak of a stage from its largest sample and the high-water mark at its end.
+///
+/// `mark_before` is the mark at the stage's beginning where it couldn't be set back then. A mark that hasn't risen
+/// above it tells of an earlier stage.
+fn stage_peak(sampled: u64, mark: Option<u64>, mark_before: Option<u64>) -> (u64, PeakMethod) {
+    match mark {
+        Some(mark) if mark_before.is_none_or(|before| mark > before) => {
+            (sampled.max(mark), PeakMethod::HighWaterMark)
+        }
+        _ => (sampled, PeakMethod::Samples),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::memory::tests::{MIB, alone, touched};
+
+    /// Longer than any test: only the readings at the stages are left.
+    const NEVER: Duration = Duration::from_secs(3_600);
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_peak_between_two_samples_belongs_to_its_stage_and_not_to_the_next() {
+        alone(
+            module_path!(),
+            "a_peak_between_two_samples_belongs_to_its_stage_and_not_to_the_next",
+            || {
+                let mut sampler = MemorySampler::start(NEVER, None).unwrap();
+                let start = sampler.stage("start").unwrap().clone();
+                drop(touched(96 * MIB));
+                let spike = sampler.stage("spike").unwrap().clone();
+                let quiet = sampler.stage("quiet").unwrap().clone();
+
+                assert_eq!(spike.peak_rss_method, PeakMethod::HighWaterMark);
+                assert!(spike.peak_rss_bytes >= start.ram.rss_bytes + 90 * MIB);
+                assert!(spike.ram.rss_bytes < start.ram.rss_bytes + 20 * MIB);
+                assert!(quiet.peak_rss_bytes < start.ram.rss_bytes + 20 * MIB);
+
+                let record = sampler.finish();
+                assert_eq!(record.stages, [start, spike.clone(), quiet]);
+                assert_eq!(record.peak_rss_bytes, spike.peak_rss_bytes);
+            },
+        );
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_thread_sees_the_anonymous_peak_that_the_kernel_does_not_mark() {
+        alone(
+            module_path!(),
+            "the_thread_sees_the_anonymous_peak_that_the_kernel_does_not_mark",
+            || {
+                let mut sampler = MemorySampler::start(Duration::from_millis(1), None).unwrap();
+                let start = sampler.stage("start").unwrap().ram.anonymous_bytes.unwrap();
+                let block = touched(96 * MIB);
+                // Held until the thread has seen it, however busy the machine is.
+                while lock(&sampler.shared).anonymous.unwrap() < start + 90 * MIB {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                drop(block);
+                let stage = sampler.stage("spike").unwrap();
+                assert!(stage.peak_anonymous_bytes.unwrap() >= start + 90 * MIB);
+                assert!(stage.ram.anonymous_bytes.unwrap() < start + 20 * MIB);
+            },
+        );
+    }
+
+    #[test]
+    fn a_mark_that_could_not_be_set_back_counts_only_if_it_rose() {
+        use PeakMethod::{HighWaterMark, Samples};
+        assert_eq!(stage_peak(50, Some(80), None), (80, HighWaterMark));
+        assert_eq!(stage_peak(50, Some(80), Some(70)), (80, HighWaterMark));
+        assert_eq!(stage_peak(50, Some(80), Some(80)), (50, Samples));
+        assert_eq!(stage_peak(50, None, None), (50, Samples));
+        assert_eq!(stage_peak(81, Some(80), None), (81, HighWaterMark));
+    }
+
+    #[test]
+    fn finishing_does_not_wait_for_the_interval() {
+        // With an interval of an hour, this test ends only if the thread is woken.
+        let record = MemorySampler::start(NEVER, None).unwrap().finish();
+        assert_eq!(record, MemoryRecord::of_stages(Vec::new()));
+    }
+
+    #[test]
+    fn a_stage_keeps_what_its_owner_fills_in_and_survives_json() {
+        let mut sampler = MemorySampler::start(NEVER, None).unwrap();
+        let stage = sampler.stage("session_loaded").unwrap();
+        assert_eq!(stage.accelerator_method, None);
+        stage.accelerator_allocated_bytes = Some(42);
+
+        let record = sampler.finish();
+        assert_eq!(record.stages[0].stage, "session_loaded");
+        assert_eq!(record.stages[0].accelerator_allocated_bytes, Some(42));
+        let json = serde_json::to_string(&record).unwrap();
+        assert_eq!(serde_json::from_str::<MemoryRecord>(&json).unwrap(), record);
+    }
+}

@@ -1,0 +1,54 @@
+//! How a base model is named.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use super::ModelError;
+use super::hub::HubId;
+
+/// A base model's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModelId {
+    /// A folder in Hugging Face layout.
+    Local(PathBuf),
+    /// `org/name[@revision]`
+    Hub(HubId),
+    /// `synthetic/<shape>`
+    Synthetic(String),
+}
+
+impl ModelId {
+    /// Reads a name. What exists as a folder is one; what can only be a path is never asked of the hub.
+    ///
+    /// # Errors
+    /// If it's none of the three.
+    pub fn parse(text: &str) -> Result<Self, ModelError> {
+        if let Some(shape) = text.strip_prefix("synthetic/") {
+            return Ok(Self::Synthetic(shape.to_owned()));
+        }
+        let path = PathBuf::from(text);
+        if path.is_dir() {
+            return Ok(Self::Local(path));
+        }
+        let only_a_path = text.starts_with(['/', '.', '~']) || text.matches('/').count() != 1;
+        if only_a_path {
+            return Err(ModelError::Id(text.to_owned()));
+        }
+        Ok(Self::Hub(HubId::parse(text)?))
+    }
+
+    /// Whether weights are random numbers.
+    pub fn is_synthetic(&self) -> bool {
+        matches!(self, Self::Synthetic(_))
+    }
+}
+
+impl fmt::Display for ModelId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local(path) => write!(f, "{}", path.display()),
+            Self::Synthetic(shape) => write!(f, "synthetic/{shape}"),
+            Self::Hub(id) => write!(f, "{id}"),
+        }
+    }
+}

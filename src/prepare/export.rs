@@ -1,0 +1,248 @@
+//! Writes the folder of one variant: graph, tensors of the adapter, manifest.
+
+use std::fs;
+use std::path::Path;
+
+use prost::Message;
+
+use super::manifest::write_file;
+use super::merge::{OVERLAY, merge};
+use super::{AdapterSummary, Manifest, Preparation, PrepareError, PromptKind, Variant};
+use crate::adapter::{Adapter, BoundTensor, Prompt};
+use crate::experiment::Experiment;
+use crate::graph::{Export, Parameter, Parameters, build, cache_head_dim};
+use crate::weights::{SafetensorsWriter, TensorPlan};
+
+/// The graph's file.
+pub const GRAPH: &str = "model.onnx";
+/// The tensors that are bound to the inputs of an unmerged graph.
+pub const ADAPTER: &str = "adapter.safetensors";
+
+/// Prepares `variant` in `folder`. It's made in a temporary folder beside it and renamed, so that an
+/// earlier one is whole until then.
+pub fn export(
+    preparation: &Preparation,
+    experiment: Option<&Experiment>,
+    adapter: Option<&Adapter>,
+    variant: Variant,
+    folder: &Path,
+    fingerprint: String,
+) -> Result<Manifest, PrepareError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| PrepareError::Write { path, source }
+    };
+    let parent = folder.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(parent).map_err(failed(parent))?;
+    // Weights are referred to relative to the folder's final place.
+    let parent = fs::canonicalize(parent).map_err(failed(parent))?;
+    let target = parent.join(variant.name());
+    let partial = tempfile::Builder::new()
+        .prefix(".partial-")
+        .tempdir_in(&parent)
+        .map_err(failed(&parent))?;
+    let made = partial.path();
+
+    let mut bound = Vec::new();
+    let parameters = match (variant, adapter) {
+        (Variant::Merged, Some(adapter)) => {
+            let parameters = merge(preparation.base, adapter, preparation.precision.dtype, made)?;
+            moved(parameters, &made.join(OVERLAY), &target.join(OVERLAY))
+        }
+        (Variant::Unmerged, Some(adapter)) => {
+            bound = bound_tensors(preparation, adapter)?;
+            write_bound(preparation, &bound, &made.join(ADAPTER))?;
+            unmerged_parameters(preparation, adapter)?
+        }
+        _ => Parameters::of_base(&preparation.base.spec, &preparation.base.store)?,
+    };
+    let parameters = absolute(parameters);
+
+    let spec = adapter.map_or(&preparation.base.spec, |adapter| &adapter.spec);
+    let export = Export {
+        spec,
+        adapter: adapter.filter(|_| variant == Variant::Unmerged),
+    };
+    let precision = preparation.precision;
+    let model = build(&export, &parameters, precision.dtype, precision.compute, &target);
+    let path = made.join(GRAPH);
+    write_file(&path, &model.encode_to_vec()).map_err(failed(&folder.join(GRAPH)))?;
+
+    let manifest = manifest(preparation, experiment, adapter, variant, &bound, fingerprint)?;
+    let path = folder.join(Manifest::FILE);
+    manifest.write(made).map_err(failed(&path))?;
+    replace_folder(made, &target).map_err(failed(folder))?;
+    Ok(manifest)
+}
+
+/// Puts the folder `made` in the place of `target`.
+fn replace_folder(made: &Path, target: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(made, fs::Permissions::from_mode(0o755))?;
+    if target.exists() {
+        let old = made.with_extension("old");
+        fs::rename(target, &old)?;
+        fs::rename(made, target)?;
+        return fs::remove_dir_all(old);
+    }
+    fs::rename(made, target)
+}
+
+/// The same parameters, with references into `from` pointing to `to`.
+fn moved(mut parameters: Parameters, from: &Path, to: &Path) -> Parameters {
+    for (_, parameter) in parameters.iter_mut() {
+        if let Parameter::Stored(location) = parameter
+            && location.path == from
+        {
+            location.path = to.to_owned();
+        }
+    }
+    parameters
+}
+
+/// The same parameters, with every path absolute.
+fn absolute(mut parameters: Parameters) -> Parameters {
+    for (_, parameter) in parameters.iter_mut() {
+        if let Parameter::Stored(location) = parameter
+            && let Ok(path) = std::path::absolute(&location.path)
+        {
+            location.path = path;
+        }
+    }
+    parameters
+}
+
+/// The base's parameters, but for those that the adapter replaces, which are inputs.
+fn unmerged_parameters(
+    preparation: &Preparation,
+    adapter: &Adapter,
+) -> Result<Parameters, PrepareError> {
+    let mut parameters = Parameters::of_base(&adapter.spec, &preparation.base.store)?;
+    for (name, replacement) in adapter.replaced() {
+        parameters.set(
+            name,
+            Parameter::Input {
+                name: replacement.input.clone(),
+                shape: replacement.shape.clone(),
+            },
+        );
+    }
+    Ok(parameters)
+}
+
+/// Everything that the unmerged graph, or the cache, is given.
+fn bound_tensors(
+    preparation: &Preparation,
+    adapter: &Adapter,
+) -> Result<Vec<BoundTensor>, PrepareError> {
+    let base = preparation.base;
+    let modules = adapter.spec.modules();
+    let mut all: Vec<BoundTensor> = Vec::new();
+    for (path, module_adapter) in adapter.modules() {
+        let module = modules
+            .iter()
+            .find(|module| module.path == path)
+            .expect("adapters are made for modules of the model");
+        let weight = || Ok(base.matrix(&format!("{}.weight", module.source))?);
+        for tensor in module_adapter.bound_tensors(&weight)? {
+            if !all.iter().any(|other| other.name == tensor.name) {
+                all.push(tensor);
+            }
+        }
+    }
+    for replacement in adapter.replaced().values() {
+        all.push(BoundTensor {
+            name: replacement.input.clone(),
+            shape: replacement.shape.clone(),
+            values: adapter.replacement_values(base, replacement)?,
+        });
+    }
+    if let Some(Prompt::Virtual(tensor) | Prompt::Prefix(tensor)) = adapter.prompt() {
+        all.push(tensor.clone());
+    }
+    Ok(all)
+}
+
+fn write_bound(
+    preparation: &Preparation,
+    bound: &[BoundTensor],
+    path: &Path,
+) -> Result<(), PrepareError> {
+    let plans: Vec<TensorPlan> = bound
+        .iter()
+        .map(|tensor| TensorPlan {
+            name: tensor.name.clone(),
+            dtype: preparation.precision.compute,
+            shape: tensor.shape.clone(),
+        })
+        .collect();
+    let writer = SafetensorsWriter::create(path, &plans)?;
+    for tensor in bound {
+        let written = writer.write(&tensor.name, &tensor.values);
+        written.map_err(crate::adapter::AdapterError::from)?;
+    }
+    Ok(writer.finish()?)
+}
+
+fn manifest(
+    preparation: &Preparation,
+    experiment: Option<&Experiment>,
+    adapter: Option<&Adapter>,
+    variant: Variant,
+    bound: &[BoundTensor],
+    fingerprint: String,
+) -> Result<Manifest, PrepareError> {
+    let base = preparation.base;
+    let spec = adapter.map_or(&base.spec, |adapter| &adapter.spec);
+    let size = base.size()?;
+    let adapter = match (experiment, adapter) {
+        (Some(experiment), Some(adapter)) => Some(AdapterSummary {
+            experiment: experiment.file_stem(),
+            folder: absolute_path(&experiment.folder),
+            peft_type: adapter.peft_type.clone(),
+            config: adapter.config.json().clone(),
+            fresh: adapter.tensors.is_fresh(),
+            trainable_params: adapter.trainable_params(),
+            total_params: size.parameters + adapter.added_params(),
+            stored_bytes: adapter
+                .tensors
+                .stored_bytes()
+                .unwrap_or(4 * adapter.trainable_params() as u64),
+            inputs: bound.iter().map(|tensor| tensor.name.clone()).collect(),
+            prompt: adapter.prompt().map(|prompt| match prompt {
+                Prompt::Virtual(_) => PromptKind::VirtualTokens(prompt.num_virtual_tokens()),
+                Prompt::Prefix(_) => PromptKind::Prefix(prompt.num_virtual_tokens()),
+            }),
+        }),
+        _ => None,
+    };
+    Ok(Manifest {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        fingerprint,
+        variant,
+        model_id: base.id.to_string(),
+        model_folder: absolute_path(&base.folder),
+        synthetic: base.id.is_synthetic(),
+        dtype: preparation.precision.dtype,
+        compute: preparation.precision.compute,
+        vocab_size: spec.vocab_size,
+        max_position_embeddings: spec.max_position_embeddings,
+        embedding_dim: spec.embed_tokens.embedding_dim,
+        cache: spec
+            .layers
+            .iter()
+            .map(|layer| {
+                let attention = &layer.attention;
+                (attention.num_key_value_heads, cache_head_dim(attention))
+            })
+            .collect(),
+        head_dim: spec.layers[0].attention.head_dim,
+        base_params: size.parameters,
+        base_bytes: size.stored_bytes,
+        adapter,
+    })
+}
+
+fn absolute_path(path: &Path) -> std::path::PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}

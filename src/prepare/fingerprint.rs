@@ -1,0 +1,75 @@
+//! What a prepared folder depends on, and what it's called.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+use std::time::UNIX_EPOCH;
+
+use sha2::{Digest, Sha256};
+
+use super::{Preparation, Variant};
+use crate::experiment::Experiment;
+use crate::model::ModelId;
+
+/// Goes up when graphs or merges change, so that folders made before are made again.
+const REVISION: u32 = 1;
+
+/// A hash of everything that the folder of `variant` is made from. Of large files, path, size and
+/// modification time stand for the content.
+pub fn fingerprint(
+    preparation: &Preparation,
+    experiment: Option<&Experiment>,
+    variant: Variant,
+) -> String {
+    let mut text = format!(
+        "{} {REVISION} {variant} {:?} {}\n",
+        env!("CARGO_PKG_VERSION"),
+        preparation.precision,
+        preparation.base.config.json(),
+    );
+    for file in preparation.base.store.files() {
+        describe(&mut text, file);
+    }
+    if let Some(experiment) = experiment {
+        let _ = writeln!(text, "{} {}", experiment.file_stem(), preparation.seed);
+        for name in ["adapter_config.json", "adapter_model.safetensors"] {
+            describe(&mut text, &experiment.folder.join(name));
+        }
+    }
+    hex(&Sha256::digest(text.as_bytes()))
+}
+
+/// A line that changes when the file does.
+fn describe(text: &mut String, file: &Path) {
+    let path = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+    let metadata = fs::metadata(&path).ok();
+    let size = metadata.as_ref().map(fs::Metadata::len);
+    let modified = metadata
+        .and_then(|metadata| metadata.modified().ok())
+        .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    let _ = writeln!(text, "{} {size:?} {modified:?}", path.display());
+}
+
+/// A folder name for a model: readable, and different for different models.
+pub fn slug(id: &ModelId) -> String {
+    let readable = |text: &str| -> String {
+        let keep = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        text.chars().map(|c| if keep(c) { c } else { '-' }).collect()
+    };
+    match id {
+        ModelId::Local(path) => {
+            let full = fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+            let name = full.file_name().map_or("model".into(), |name| name.to_string_lossy());
+            let hash = hex(&Sha256::digest(full.as_os_str().as_encoded_bytes()));
+            format!("{}-{}", readable(&name), &hash[..8])
+        }
+        ModelId::Hub(_) | ModelId::Synthetic(_) => readable(&id.to_string().replace('/', "--")),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

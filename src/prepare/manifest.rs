@@ -1,0 +1,151 @@
+//! `manifest.json`: what a prepared folder holds, and what it was made from.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::Variant;
+use crate::weights::Dtype;
+
+/// A manifest that can't be read.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "each variant is its message")]
+pub enum ManifestError {
+    #[error("cannot read `{}`", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("cannot parse `{}`", path.display())]
+    Parse {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+}
+
+/// What a prepared folder holds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Manifest {
+    /// This program's version.
+    pub version: String,
+    /// Of everything that the folder was made from.
+    pub fingerprint: String,
+    /// Which variant it is.
+    pub variant: Variant,
+    /// The base model, as it was named.
+    pub model_id: String,
+    /// The base model's folder.
+    pub model_folder: PathBuf,
+    /// Whether the base's weights are random numbers.
+    pub synthetic: bool,
+    /// The dtype that weights were rounded to.
+    pub dtype: Dtype,
+    /// The dtype of the graph's arithmetic.
+    pub compute: Dtype,
+    /// Rows of the head.
+    pub vocab_size: usize,
+    /// Positions that the model was made for.
+    pub max_position_embeddings: usize,
+    /// Width of the token embedding.
+    pub embedding_dim: usize,
+    /// The cache of each layer: heads, width of a head in the graph.
+    pub cache: Vec<(usize, usize)>,
+    /// Width of a head in the checkpoint; the graph's may be wider.
+    pub head_dim: usize,
+    /// Distinct parameters of the base.
+    pub base_params: usize,
+    /// Bytes of the base's tensors as stored.
+    pub base_bytes: u64,
+    /// The adapter, in variants that have one.
+    pub adapter: Option<AdapterSummary>,
+}
+
+/// An adapter, in a manifest.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AdapterSummary {
+    /// The experiment: `<method>--<name>`.
+    pub experiment: String,
+    /// Its folder.
+    pub folder: PathBuf,
+    /// `peft_type`
+    pub peft_type: String,
+    /// `adapter_config.json`
+    pub config: serde_json::Value,
+    /// Whether its values were drawn fresh.
+    pub fresh: bool,
+    /// Trainable parameters, as PEFT counts them.
+    pub trainable_params: usize,
+    /// Of base and adapter together.
+    pub total_params: usize,
+    /// Bytes of its tensors as stored; for a fresh one in float32.
+    pub stored_bytes: u64,
+    /// Inputs of the unmerged graph, in `adapter.safetensors`.
+    pub inputs: Vec<String>,
+    /// What goes in front of the prompt.
+    pub prompt: Option<PromptKind>,
+}
+
+/// What prompt learning puts in front of the prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PromptKind {
+    /// Rows in front of the embeddings.
+    VirtualTokens(usize),
+    /// Rows of the cache.
+    Prefix(usize),
+}
+
+impl PromptKind {
+    /// Tokens that it adds to the sequence.
+    pub fn num_virtual_tokens(self) -> usize {
+        match self {
+            Self::VirtualTokens(count) | Self::Prefix(count) => count,
+        }
+    }
+}
+
+impl Manifest {
+    /// The file's name.
+    pub const FILE: &str = "manifest.json";
+
+    /// Reads the manifest of `folder`.
+    ///
+    /// # Errors
+    /// If it's missing, or isn't this program's.
+    pub fn read(folder: &Path) -> Result<Self, ManifestError> {
+        let path = folder.join(Self::FILE);
+        let text = fs::read(&path).map_err(|source| ManifestError::Read {
+            path: path.clone(),
+            source,
+        })?;
+        serde_json::from_slice(&text).map_err(|source| ManifestError::Parse { path, source })
+    }
+
+    /// Writes it into `folder`.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn write(&self, folder: &Path) -> io::Result<()> {
+        let text = serde_json::to_vec_pretty(self)?;
+        write_file(&folder.join(Self::FILE), &text)
+    }
+
+    /// Tokens in front of the prompt.
+    pub fn num_virtual_tokens(&self) -> usize {
+        let prompt = self.adapter.as_ref().and_then(|adapter| adapter.prompt);
+        prompt.map_or(0, PromptKind::num_virtual_tokens)
+    }
+}
+
+/// Writes a whole file under a temporary name beside it, then renames.
+pub fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new()
+        .prefix(".partial-")
+        .permissions(fs::Permissions::from_mode(0o644))
+        .tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}

@@ -1,0 +1,164 @@
+//! From a base model and an adapter to folders that can be run: merge, export, and a manifest.
+//!
+//! ```text
+//! exported_models/<model>--<dtype>/
+//!     base/                          model.onnx, manifest.json
+//!     <method>--<name>/merged/       model.onnx, overlay.safetensors, manifest.json
+//!     <method>--<name>/unmerged/     model.onnx, adapter.safetensors, manifest.json
+//! ```
+//!
+//! The manifest is written last, so a folder without one is incomplete, and holds a fingerprint of
+//! everything that the folder was made from.
+
+mod checkpoint;
+mod export;
+mod fingerprint;
+mod manifest;
+mod merge;
+mod variant;
+
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+pub use checkpoint::write_checkpoint;
+pub use manifest::{AdapterSummary, Manifest, ManifestError, PromptKind};
+pub use variant::Variant;
+
+use crate::adapter::{Adapter, AdapterError};
+use crate::experiment::Experiment;
+use crate::model::BaseModel;
+use crate::weights::{Dtype, WeightsError};
+
+/// What can go wrong while a variant is prepared.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "each variant is its message")]
+pub enum PrepareError {
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    #[error("cannot write `{}`", path.display())]
+    Write {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("cannot copy `{}`", path.display())]
+    Copy {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("there is no `merged` variant: {reason}")]
+    NotMergeable { reason: String },
+    #[error("`{}` exists and was not written by this program; choose another folder", path.display())]
+    Occupied { path: PathBuf },
+}
+
+/// What weights are rounded to, and what the graph computes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Precision {
+    /// The dtype that was asked for.
+    pub dtype: Dtype,
+    /// The dtype of the arithmetic. ONNX Runtime's CPU provider computes in float32.
+    pub compute: Dtype,
+}
+
+impl Precision {
+    /// The precision of `dtype` on a CPU or a GPU.
+    pub fn new(dtype: Dtype, cuda: bool) -> Self {
+        let compute = if cuda { dtype } else { Dtype::Float32 };
+        Self { dtype, compute }
+    }
+
+    fn label(self) -> String {
+        if self.dtype == self.compute {
+            self.dtype.to_string()
+        } else {
+            format!("{}-as-{}", self.dtype, self.compute)
+        }
+    }
+}
+
+/// Where and how variants are prepared.
+#[derive(Debug)]
+pub struct Preparation<'a> {
+    /// The base model.
+    pub base: &'a BaseModel,
+    /// Its precision.
+    pub precision: Precision,
+    /// `exported_models`
+    pub export_dir: &'a Path,
+    /// Draws fresh adapters.
+    pub seed: u64,
+}
+
+/// A variant that's ready to run.
+#[derive(Debug, Clone)]
+pub struct PreparedVariant {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// What it is.
+    pub manifest: Manifest,
+    /// Whether it was there already, unchanged.
+    pub up_to_date: bool,
+}
+
+impl Preparation<'_> {
+    fn model_folder(&self) -> PathBuf {
+        let slug = fingerprint::slug(&self.base.id);
+        self.export_dir.join(format!("{slug}--{}", self.precision.label()))
+    }
+
+    /// The folder of a variant of `experiment`.
+    pub fn folder(&self, experiment: Option<&Experiment>, variant: Variant) -> PathBuf {
+        match experiment {
+            Some(experiment) if variant != Variant::Base => self
+                .model_folder()
+                .join(experiment.file_stem())
+                .join(variant.name()),
+            _ => self.model_folder().join(Variant::Base.name()),
+        }
+    }
+
+    /// Prepares `variants` of `experiment` (the base alone without one). The adapter is loaded once,
+    /// and only if something has to be made.
+    ///
+    /// # Errors
+    /// If the adapter can't be loaded or merged, or a file can't be written. What was there stays.
+    pub fn prepare(
+        &self,
+        experiment: Option<&Experiment>,
+        variants: &[Variant],
+    ) -> Result<Vec<PreparedVariant>, PrepareError> {
+        let mut adapter: Option<Adapter> = None;
+        let mut prepared = Vec::new();
+        for &variant in variants {
+            let experiment = experiment.filter(|_| variant != Variant::Base);
+            let folder = self.folder(experiment, variant);
+            let fingerprint = fingerprint::fingerprint(self, experiment, variant);
+            if let Ok(manifest) = Manifest::read(&folder)
+                && manifest.fingerprint == fingerprint
+            {
+                prepared.push(PreparedVariant {
+                    folder,
+                    manifest,
+                    up_to_date: true,
+                });
+                continue;
+            }
+            if let (Some(experiment), None) = (experiment, &adapter) {
+                adapter = Some(Adapter::load(&experiment.folder, self.base, self.seed)?);
+            }
+            let used = adapter.as_ref().filter(|_| variant != Variant::Base);
+            let manifest = export::export(self, experiment, used, variant, &folder, fingerprint)?;
+            prepared.push(PreparedVariant {
+                folder,
+                manifest,
+                up_to_date: false,
+            });
+        }
+        Ok(prepared)
+    }
+}

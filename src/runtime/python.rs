@@ -1,0 +1,169 @@
+//! Python as a place where libraries lie: its interpreters and its site-packages folders.
+//!
+//! No package is ever imported: a broken one would fail, and `import onnxruntime` takes a second.
+
+use std::env::consts::EXE_SUFFIX;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Prints the folders that `import` would look in, one a line.
+const PRINT_SEARCH_PATH: &str = "import sys; print('\\n'.join(sys.path))";
+
+/// The Python of this process' surroundings.
+#[derive(Clone, Debug, Default)]
+pub struct Python {
+    /// The roots of the active environments: `VIRTUAL_ENV`, then `CONDA_PREFIX`.
+    pub environments: Vec<PathBuf>,
+    /// The interpreters to try, in order.
+    pub interpreters: Vec<PathBuf>,
+}
+
+impl Python {
+    /// Reads `VIRTUAL_ENV`, `CONDA_PREFIX` and `PATH`.
+    pub fn from_environment() -> Python {
+        let environments = ["VIRTUAL_ENV", "CONDA_PREFIX"]
+            .into_iter()
+            .filter_map(std::env::var_os)
+            .filter(|root| !root.is_empty())
+            .map(PathBuf::from)
+            .collect();
+        Python::new(environments, &std::env::var_os("PATH").unwrap_or_default())
+    }
+
+    /// The active environments at `environments`, and every `python3` and `python` of theirs and of
+    /// `search_path`, which is written as `PATH` is.
+    ///
+    /// There is more than one interpreter because the first often has no pip: environments made by
+    /// uv have none.
+    pub fn new(environments: Vec<PathBuf>, search_path: &OsStr) -> Python {
+        let own = environments.iter().map(|root| root.join("bin"));
+        let mut interpreters = Vec::new();
+        for folder in own.chain(std::env::split_paths(search_path)) {
+            for name in ["python3", "python"] {
+                let path = folder.join(format!("{name}{EXE_SUFFIX}"));
+                if path.is_file() && !interpreters.contains(&path) {
+                    interpreters.push(path);
+                }
+            }
+        }
+        Python {
+            environments,
+            interpreters,
+        }
+    }
+
+    /// The site-packages folders of the active environments; without one, the folders that the first
+    /// interpreter that runs would import from.
+    pub fn site_packages(&self) -> Vec<PathBuf> {
+        if self.environments.is_empty() {
+            return self
+                .interpreters
+                .iter()
+                .find_map(|python| search_path_of(python))
+                .unwrap_or_default();
+        }
+        self.environments
+            .iter()
+            .flat_map(|root| site_packages_below(root))
+            .collect()
+    }
+}
+
+/// `lib/python3.X/site-packages` of an environment, in the order of their names.
+fn site_packages_below(root: &Path) -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = ["lib", "lib64"]
+        .iter()
+        .filter_map(|lib| root.join(lib).read_dir().ok())
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("python"))
+        .map(|entry| entry.path().join("site-packages"))
+        .filter(|folder| folder.is_dir())
+        .collect();
+    folders.sort();
+    folders
+}
+
+fn search_path_of(python: &Path) -> Option<Vec<PathBuf>> {
+    let output = Command::new(python)
+        .args(["-c", PRINT_SEARCH_PATH])
+        .output()
+        .ok()
+        .filter(|output| output.status.success())?;
+    let folders = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .map(PathBuf::from)
+        .filter(|folder| folder.is_dir())
+        .collect();
+    Some(folders)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Writes an executable shell script.
+    ///
+    /// A child does the writing: a file that this process holds open for writing can't be executed,
+    /// and a child that another test starts meanwhile would hold it open too.
+    #[cfg(unix)]
+    pub(crate) fn script(path: &Path, body: &str) {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let status = Command::new("sh")
+            .args([
+                "-c",
+                r##"printf '#!/bin/sh\n%s\n' "$2" > "$1" && chmod 755 "$1""##,
+                "sh",
+            ])
+            .arg(path)
+            .arg(body)
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+
+    #[test]
+    fn the_environments_own_interpreter_comes_before_those_on_the_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let (env, bin) = (folder.path().join("env"), folder.path().join("bin"));
+        for path in [env.join("bin/python"), bin.join("python3")] {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        let search_path = std::env::join_paths([&bin, &env.join("bin")]).unwrap();
+        assert_eq!(
+            Python::new(vec![env.clone()], &search_path).interpreters,
+            [env.join("bin/python"), bin.join("python3")]
+        );
+    }
+
+    #[test]
+    fn an_active_environment_is_searched_without_running_python() {
+        let folder = tempfile::tempdir().unwrap();
+        let site = folder.path().join("lib/python3.13/site-packages");
+        std::fs::create_dir_all(&site).unwrap();
+        let python = Python {
+            environments: vec![folder.path().into()],
+            interpreters: vec![],
+        };
+        assert_eq!(python.site_packages(), [site]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn an_interpreter_that_fails_is_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let (broken, works) = (folder.path().join("a"), folder.path().join("b"));
+        script(&broken, "exit 3");
+        script(
+            &works,
+            &format!("echo; echo /no/such; echo '{}'", folder.path().display()),
+        );
+        let python = Python {
+            environments: vec![],
+            interpreters: vec![broken, works],
+        };
+        assert_eq!(python.site_packages(), [folder.path()]);
+    }
+}

@@ -1,0 +1,116 @@
+//! How many cores there are to use.
+
+use std::{num::NonZeroUsize, thread};
+
+/// Logical processors that this process may use: its affinity mask, and on Linux its cgroup's CPU quota, rounded down,
+/// but at least 1.
+pub fn usable_cores() -> usize {
+    thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+/// Physical cores that this process may use, at least 1: the default number of threads.
+///
+/// A core counts if at least one of its hardware threads is in the affinity mask; a CPU quota caps the count. Where the
+/// system doesn't tell which threads share a core, every usable logical processor counts as one.
+pub fn physical_cores() -> usize {
+    let usable = usable_cores();
+    distinct_cores().unwrap_or(usable).clamp(1, usable)
+}
+
+#[cfg(target_os = "linux")]
+fn distinct_cores() -> Option<usize> {
+    linux::distinct_cores(
+        &std::fs::read_to_string("/proc/self/status").ok()?,
+        std::path::Path::new("/sys/devices/system/cpu"),
+    )
+}
+
+#[cfg(not(target_os = "linux"))]
+fn distinct_cores() -> Option<usize> {
+    sysinfo::System::physical_core_count().ok()
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::{collections::BTreeSet, fs, path::Path};
+
+    /// The cores behind the logical processors of `Cpus_allowed_list` in `status`, by the topology in `cpu_folder`;
+    /// `None` if either is absent.
+    pub(super) fn distinct_cores(status: &str, cpu_folder: &Path) -> Option<usize> {
+        let allowed = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+        let cores = parse_list(allowed.trim())?
+            .into_iter()
+            .map(|cpu| {
+                let siblings = format!("cpu{cpu}/topology/thread_siblings_list");
+                fs::read_to_string(cpu_folder.join(siblings)).ok()
+            })
+            .collect::<Option<BTreeSet<String>>>()?;
+        Some(cores.len())
+    }
+
+    /// The numbers in a list like `0-3,8,10-11`.
+    pub(super) fn parse_list(list: &str) -> Option<Vec<u32>> {
+        let mut numbers = Vec::new();
+        for part in list.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            numbers.extend(first.parse::<u32>().ok()?..=last.parse::<u32>().ok()?);
+        }
+        Some(numbers)
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        /// Two cores with two threads each, numbered as most machines do: 0 and 2 share one, 1 and 3 the other.
+        fn topology() -> tempfile::TempDir {
+            let folder = tempfile::tempdir().unwrap();
+            for cpu in 0..4 {
+                let topology = folder.path().join(format!("cpu{cpu}/topology"));
+                fs::create_dir_all(&topology).unwrap();
+                let siblings = format!("{},{}\n", cpu % 2, cpu % 2 + 2);
+                fs::write(topology.join("thread_siblings_list"), siblings).unwrap();
+            }
+            folder
+        }
+
+        #[test]
+        fn hardware_threads_of_one_core_count_once() {
+            let folder = topology();
+            let cores =
+                |list| distinct_cores(&format!("Cpus_allowed_list:\t{list}\n"), folder.path());
+            assert_eq!(cores("0-3"), Some(2));
+            assert_eq!(cores("0,2"), Some(1));
+            assert_eq!(cores("0-1"), Some(2));
+            assert_eq!(cores("3"), Some(1));
+        }
+
+        #[test]
+        fn an_unknown_topology_is_not_guessed() {
+            let folder = topology();
+            assert_eq!(
+                distinct_cores("Cpus_allowed_list:\t0-4\n", folder.path()),
+                None
+            );
+            assert_eq!(distinct_cores("Threads:\t1\n", folder.path()), None);
+        }
+
+        #[test]
+        fn lists_have_ranges_and_single_numbers() {
+            assert_eq!(parse_list("0-2,5,7-8"), Some(vec![0, 1, 2, 5, 7, 8]));
+            assert_eq!(parse_list("many"), None);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_at_least_one_core_and_no_more_than_are_usable() {
+        assert!((1..=usable_cores()).contains(&physical_cores()));
+    }
+}

@@ -1,0 +1,77 @@
+//! The accelerators, for the result's `run_info.hardware`.
+//!
+//! NVIDIA's by NVML, which comes with the driver; a machine without it has none that this program can name.
+
+use nvml_wrapper::{cuda_driver_version_major, cuda_driver_version_minor};
+use serde::{Deserialize, Serialize};
+
+use crate::measure::gpu::{load_nvml, visible_devices};
+
+/// The accelerators that CUDA shows this process. `None` is what doesn't exist or isn't told.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hardware {
+    /// How many there are, `CUDA_VISIBLE_DEVICES` observed.
+    pub num_accelerators: usize,
+    /// The name of the one in use.
+    pub accelerator_type: Option<String>,
+    /// The newest CUDA version that the driver supports, as `12.8`; not that of the libraries in use.
+    pub cuda_version: Option<String>,
+    /// The driver's version.
+    pub driver_version: Option<String>,
+    /// Whole memory of the one in use, in MiB.
+    pub accelerator_memory_mb: Option<u64>,
+}
+
+impl Hardware {
+    /// Asks NVML for the accelerators, and for the name and memory of CUDA's device number `device`.
+    pub fn collect(device: u32) -> Self {
+        let Some(nvml) = load_nvml() else {
+            return Self::default();
+        };
+        let visible = visible_devices(&nvml);
+        let in_use = visible
+            .get(device as usize)
+            .and_then(|&index| nvml.device_by_index(index).ok());
+        Self {
+            num_accelerators: visible.len(),
+            accelerator_type: in_use.as_ref().and_then(|device| device.name().ok()),
+            cuda_version: nvml.sys_cuda_driver_version().ok().map(cuda_version),
+            driver_version: nvml.sys_driver_version().ok(),
+            accelerator_memory_mb: in_use
+                .and_then(|device| device.memory_info().ok())
+                .map(|memory| memory.total >> 20),
+        }
+    }
+}
+
+/// `12080` is 12.8.
+fn cuda_version(version: i32) -> String {
+    let major = cuda_driver_version_major(version);
+    let minor = cuda_driver_version_minor(version);
+    format!("{major}.{minor}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_does_not_exist_has_no_name_and_no_memory() {
+        let hardware = Hardware::collect(u32::MAX);
+        assert_eq!(hardware.accelerator_type, None);
+        assert_eq!(hardware.accelerator_memory_mb, None);
+    }
+
+    #[test]
+    fn cuda_versions_are_written_as_major_and_minor() {
+        assert_eq!(cuda_version(12_080), "12.8");
+        assert_eq!(cuda_version(13_000), "13.0");
+    }
+
+    #[test]
+    fn it_survives_json() {
+        let hardware = Hardware::collect(0);
+        let json = serde_json::to_string(&hardware).unwrap();
+        assert_eq!(serde_json::from_str::<Hardware>(&json).unwrap(), hardware);
+    }
+}

@@ -1,0 +1,112 @@
+//! Between stored bytes and `f32`. Every value is widened exactly and rounded once, to nearest even.
+
+use half::{bf16, f16};
+use thiserror::Error;
+
+use super::Dtype;
+
+/// A value that is a NaN or an infinity, or that became one when it was rounded.
+#[derive(Debug, Error, PartialEq)]
+#[error("element {index} is {value} after rounding to {dtype}")]
+pub struct NonFinite {
+    /// Position in row-major order.
+    pub index: usize,
+    /// The value before rounding.
+    pub value: f32,
+    /// The dtype that it was rounded to.
+    pub dtype: Dtype,
+}
+
+/// Widens little-endian `bytes` of `dtype` to `f32`. A trailing incomplete element is ignored;
+/// callers pass whole tensors, whose length the file's header has been checked against.
+pub fn widen(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
+    match dtype {
+        Dtype::Float32 => bytes
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect(),
+        Dtype::Float16 => bytes
+            .chunks_exact(2)
+            .map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32())
+            .collect(),
+        Dtype::BFloat16 => bytes
+            .chunks_exact(2)
+            .map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32())
+            .collect(),
+    }
+}
+
+/// Rounds one value to `dtype` and widens it again.
+pub fn round_to(value: f32, dtype: Dtype) -> f32 {
+    match dtype {
+        Dtype::Float32 => value,
+        Dtype::Float16 => f16::from_f32(value).to_f32(),
+        Dtype::BFloat16 => bf16::from_f32(value).to_f32(),
+    }
+}
+
+/// Appends `values`, rounded to `dtype`, to `out` as little-endian bytes.
+///
+/// # Errors
+/// If a value isn't finite, or overflows `dtype`; `first` is added to the index that is reported.
+pub fn encode(
+    values: &[f32],
+    dtype: Dtype,
+    first: usize,
+    out: &mut Vec<u8>,
+) -> Result<(), NonFinite> {
+    out.reserve(values.len() * dtype.size());
+    for (index, &value) in values.iter().enumerate() {
+        let finite = match dtype {
+            Dtype::Float32 => {
+                out.extend_from_slice(&value.to_le_bytes());
+                value.is_finite()
+            }
+            Dtype::Float16 => {
+                let rounded = f16::from_f32(value);
+                out.extend_from_slice(&rounded.to_le_bytes());
+                rounded.is_finite()
+            }
+            Dtype::BFloat16 => {
+                let rounded = bf16::from_f32(value);
+                out.extend_from_slice(&rounded.to_le_bytes());
+                rounded.is_finite()
+            }
+        };
+        if !finite {
+            return Err(NonFinite {
+                index: first + index,
+                value,
+                dtype,
+            });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_is_to_nearest_even_and_widening_is_exact() {
+        let mut bytes = Vec::new();
+        // 1 + 2^-8 lies halfway between two bfloat16 values; the even one is 1.
+        encode(
+            &[1.0 + 1.0 / 256.0, 1.5],
+            Dtype::BFloat16,
+            0,
+            &mut bytes,
+        )
+        .unwrap();
+        assert_eq!(widen(&bytes, Dtype::BFloat16), [1.0, 1.5]);
+    }
+
+    #[test]
+    fn a_value_that_overflows_float16_is_an_error_with_its_index() {
+        let mut bytes = Vec::new();
+        let error = encode(&[1.0, 70_000.0], Dtype::Float16, 10, &mut bytes).unwrap_err();
+        assert_eq!(error.index, 11);
+        assert!(encode(&[f32::NAN], Dtype::Float32, 0, &mut bytes).is_err());
+    }
+}

@@ -1,0 +1,66 @@
+//! What can be wrong with a file of tensors.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// A safetensors file that can't be read, written, or used as asked.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "each variant is its message")]
+pub enum WeightsError {
+    #[error("cannot read `{}`", path.display())]
+    Read { path: PathBuf, source: io::Error },
+
+    #[error("cannot write `{}`", path.display())]
+    Write { path: PathBuf, source: io::Error },
+
+    #[error("`{}` is not a valid safetensors file", path.display())]
+    Header {
+        path: PathBuf,
+        source: safetensors::SafeTensorError,
+    },
+
+    #[error(
+        "`{}` is truncated or corrupt: its header describes {expected} bytes, the file has {actual}",
+        path.display()
+    )]
+    Length {
+        path: PathBuf,
+        expected: u64,
+        actual: u64,
+    },
+
+    #[error("cannot parse `{}`", path.display())]
+    Index {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+
+    #[error("`{}`: {message}", path.display())]
+    Layout { path: PathBuf, message: String },
+
+    #[error("tensor `{name}` is missing in `{}`", path.display())]
+    Missing { name: String, path: PathBuf },
+
+    #[error(
+        "tensor `{name}` in `{}` has shape {actual:?}, expected {expected:?}",
+        path.display()
+    )]
+    Shape {
+        name: String,
+        path: PathBuf,
+        actual: Vec<usize>,
+        expected: Vec<usize>,
+    },
+
+    #[error(
+        "tensor `{name}` in `{}` has dtype {actual:?}; supported: F32, F16, BF16",
+        path.display()
+    )]
+    Dtype {
+        name: String,
+        path: PathBuf,
+        actual: safetensors::Dtype,
+    },
+}

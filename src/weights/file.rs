@@ -1,0 +1,169 @@
+//! One safetensors file, mapped and checked.
+//!
+//! Format: <https://huggingface.co/docs/safetensors>. Header checks (overlaps, offsets out of range,
+//! sizes that don't fit their shapes) are the `safetensors` crate's; the file's length is checked here.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use safetensors::SafeTensors;
+use safetensors::tensor::Metadata;
+
+use super::{Dtype, WeightsError, widen};
+
+/// A mapped safetensors file whose header has been checked against its length.
+#[derive(Debug)]
+pub struct SafetensorsFile {
+    path: PathBuf,
+    map: Mmap,
+    metadata: Metadata,
+    /// Where the tensors' bytes begin: behind the length field and the header.
+    data_start: usize,
+}
+
+/// Where a tensor's bytes are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorLocation {
+    /// The file.
+    pub path: PathBuf,
+    /// First byte, from the beginning of the file.
+    pub offset: u64,
+    /// Length in bytes.
+    pub length: u64,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Row-major shape.
+    pub shape: Vec<usize>,
+}
+
+/// One tensor of a mapped file.
+#[derive(Debug, Clone)]
+pub struct TensorView<'a> {
+    /// The name in the file.
+    pub name: &'a str,
+    /// Where it is.
+    pub path: &'a Path,
+    /// Element type as the header has it.
+    pub stored: safetensors::Dtype,
+    /// Row-major shape.
+    pub shape: &'a [usize],
+    /// Little-endian elements.
+    pub bytes: &'a [u8],
+    offset: u64,
+}
+
+impl SafetensorsFile {
+    /// Maps `path` and checks its header.
+    ///
+    /// # Errors
+    /// If the file can't be read, isn't safetensors, or is shorter or longer than its header says.
+    pub fn open(path: &Path) -> Result<Self, WeightsError> {
+        let read = |source| WeightsError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let file = File::open(path).map_err(read)?;
+        // SAFETY: the map is only read. A file that another process truncates while it's mapped
+        // raises SIGBUS; the programs that write such files rename them into place.
+        #[expect(unsafe_code, reason = "mapping a file has no safe form")]
+        let map = unsafe { Mmap::map(&file) }.map_err(read)?;
+        let (header_length, metadata) =
+            SafeTensors::read_metadata(&map).map_err(|source| WeightsError::Header {
+                path: path.to_owned(),
+                source,
+            })?;
+        let data_start = header_length + 8;
+        let expected = data_start + metadata.data_len();
+        if expected != map.len() {
+            return Err(WeightsError::Length {
+                path: path.to_owned(),
+                expected: expected as u64,
+                actual: map.len() as u64,
+            });
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            map,
+            metadata,
+            data_start,
+        })
+    }
+
+    /// The file's path, as it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Names of all tensors, in the file's order.
+    pub fn names(&self) -> Vec<String> {
+        self.metadata.offset_keys()
+    }
+
+    /// The tensor `name`, if the file has it.
+    pub fn get<'a>(&'a self, name: &'a str) -> Option<TensorView<'a>> {
+        let info = self.metadata.info(name)?;
+        let (start, end) = info.data_offsets;
+        let (start, end) = (self.data_start + start, self.data_start + end);
+        Some(TensorView {
+            name,
+            path: &self.path,
+            stored: info.dtype,
+            shape: &info.shape,
+            bytes: &self.map[start..end],
+            offset: start as u64,
+        })
+    }
+}
+
+impl TensorView<'_> {
+    /// The element type, if it is one of the three float types.
+    ///
+    /// # Errors
+    /// For integers, float64, and other types.
+    pub fn dtype(&self) -> Result<Dtype, WeightsError> {
+        Dtype::from_safetensors(self.stored).ok_or_else(|| WeightsError::Dtype {
+            name: self.name.to_owned(),
+            path: self.path.to_owned(),
+            actual: self.stored,
+        })
+    }
+
+    /// Checks the shape.
+    ///
+    /// # Errors
+    /// If it is another one.
+    pub fn expect_shape(&self, expected: &[usize]) -> Result<(), WeightsError> {
+        if self.shape == expected {
+            return Ok(());
+        }
+        Err(WeightsError::Shape {
+            name: self.name.to_owned(),
+            path: self.path.to_owned(),
+            actual: self.shape.to_owned(),
+            expected: expected.to_owned(),
+        })
+    }
+
+    /// All elements, widened.
+    ///
+    /// # Errors
+    /// If the element type is not a supported float type.
+    pub fn to_f32(&self) -> Result<Vec<f32>, WeightsError> {
+        Ok(widen(self.bytes, self.dtype()?))
+    }
+
+    /// Where the bytes are in the file.
+    ///
+    /// # Errors
+    /// If the element type is not a supported float type.
+    pub fn location(&self) -> Result<TensorLocation, WeightsError> {
+        Ok(TensorLocation {
+            path: self.path.to_owned(),
+            offset: self.offset,
+            length: self.bytes.len() as u64,
+            dtype: self.dtype()?,
+            shape: self.shape.to_owned(),
+        })
+    }
+}

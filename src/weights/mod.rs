@@ -1,0 +1,15 @@
+//! Tensors in and out: safetensors files read in place, and written one tensor after the other.
+
+mod convert;
+mod dtype;
+mod error;
+mod file;
+mod store;
+mod writer;
+
+pub use convert::{NonFinite, encode, round_to, widen};
+pub use dtype::{Dtype, UnknownDtype};
+pub use error::WeightsError;
+pub use file::{SafetensorsFile, TensorLocation, TensorView};
+pub use store::TensorStore;
+pub use writer::{SafetensorsWriter, TensorPlan, WriteTensorError};

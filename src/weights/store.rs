@@ -1,0 +1,146 @@
+//! A checkpoint's tensors by name, whether in one file or in shards with an index.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::{SafetensorsFile, TensorView, WeightsError};
+
+/// All tensors of one checkpoint.
+#[derive(Debug)]
+pub struct TensorStore {
+    files: Vec<SafetensorsFile>,
+    /// Tensor name to the file that has it.
+    names: BTreeMap<String, usize>,
+    /// What error messages call the checkpoint.
+    path: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct ShardIndex {
+    weight_map: BTreeMap<String, String>,
+}
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+impl TensorStore {
+    /// Opens the checkpoint in `folder`: `model.safetensors`, or the shards of
+    /// `model.safetensors.index.json`.
+    ///
+    /// # Errors
+    /// If neither is there, or a file is missing, truncated or malformed.
+    pub fn open_folder(folder: &Path) -> Result<Self, WeightsError> {
+        if folder.join(SINGLE).exists() {
+            return Self::open_file(&folder.join(SINGLE));
+        }
+        if folder.join(INDEX).exists() {
+            return Self::open_shards(folder);
+        }
+        Err(WeightsError::Layout {
+            path: folder.to_owned(),
+            message: format!(
+                "no weights found, expected `{SINGLE}` or `{INDEX}` (pickled `pytorch_model.bin` \
+                 files are not read: convert them to safetensors)"
+            ),
+        })
+    }
+
+    /// Opens one safetensors file.
+    ///
+    /// # Errors
+    /// If it is missing, truncated or malformed.
+    pub fn open_file(path: &Path) -> Result<Self, WeightsError> {
+        let file = SafetensorsFile::open(path)?;
+        let names = file.names().into_iter().map(|name| (name, 0)).collect();
+        Ok(Self {
+            files: vec![file],
+            names,
+            path: path.to_owned(),
+        })
+    }
+
+    fn open_shards(folder: &Path) -> Result<Self, WeightsError> {
+        let path = folder.join(INDEX);
+        let text = fs::read(&path).map_err(|source| WeightsError::Read {
+            path: path.clone(),
+            source,
+        })?;
+        let index: ShardIndex =
+            serde_json::from_slice(&text).map_err(|source| WeightsError::Index {
+                path: path.clone(),
+                source,
+            })?;
+        let mut files = Vec::new();
+        let mut shards = BTreeMap::new();
+        let mut names = BTreeMap::new();
+        for (name, shard) in index.weight_map {
+            let number = match shards.get(&shard) {
+                Some(&number) => number,
+                None => {
+                    let plain = Path::new(&shard)
+                        .components()
+                        .all(|part| matches!(part, Component::Normal(_)));
+                    if !plain || shard.is_empty() {
+                        return Err(WeightsError::Layout {
+                            path,
+                            message: format!(
+                                "shard `{shard}` is not a file name inside the checkpoint's folder"
+                            ),
+                        });
+                    }
+                    files.push(SafetensorsFile::open(&folder.join(&shard))?);
+                    shards.insert(shard, files.len() - 1);
+                    files.len() - 1
+                }
+            };
+            if files[number].get(&name).is_none() {
+                return Err(WeightsError::Missing {
+                    name,
+                    path: files[number].path().to_owned(),
+                });
+            }
+            names.insert(name, number);
+        }
+        Ok(Self { files, names, path })
+    }
+
+    /// The file or index that the checkpoint was opened from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Paths of all files that hold tensors.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(SafetensorsFile::path)
+    }
+
+    /// All tensor names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.keys().map(String::as_str)
+    }
+
+    /// Whether there is a tensor `name`.
+    pub fn contains(&self, name: &str) -> bool {
+        self.names.contains_key(name)
+    }
+
+    /// The tensor `name`, if there.
+    pub fn find(&self, name: &str) -> Option<TensorView<'_>> {
+        let (name, &number) = self.names.get_key_value(name)?;
+        self.files[number].get(name)
+    }
+
+    /// The tensor `name`.
+    ///
+    /// # Errors
+    /// If the checkpoint has none.
+    pub fn get(&self, name: &str) -> Result<TensorView<'_>, WeightsError> {
+        self.find(name).ok_or_else(|| WeightsError::Missing {
+            name: name.to_owned(),
+            path: self.path.clone(),
+        })
+    }
+}

@@ -1,0 +1,258 @@
+//! Writes a safetensors file whose tensors come one after the other, in any order, from any thread.
+//!
+//! The header is written first, so every tensor's place is known; the file has a temporary name
+//! until it's complete. Writing is by `pwrite`, never through a map: a full disk is then an error
+//! and not a SIGBUS.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use tempfile::NamedTempFile;
+
+use super::{Dtype, NonFinite, WeightsError, encode};
+
+/// A tensor that will be written: its name, dtype and shape.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorPlan {
+    /// Name in the file.
+    pub name: String,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Row-major shape.
+    pub shape: Vec<usize>,
+}
+
+impl TensorPlan {
+    fn bytes(&self) -> u64 {
+        self.shape.iter().map(|&d| d as u64).product::<u64>() * self.dtype.size() as u64
+    }
+}
+
+/// A safetensors file that's being written. Dropped before [`finish`](Self::finish), it leaves
+/// nothing behind.
+#[derive(Debug)]
+pub struct SafetensorsWriter {
+    path: PathBuf,
+    file: NamedTempFile,
+    tensors: BTreeMap<String, (TensorPlan, u64)>,
+}
+
+/// Why a tensor could not be written.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each variant is its message")]
+pub enum WriteTensorError {
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    #[error("tensor `{name}` for `{}` is not finite", path.display())]
+    NonFinite {
+        name: String,
+        path: PathBuf,
+        source: NonFinite,
+    },
+}
+
+/// Elements that are converted at a time, which bounds the memory beside the tensor itself.
+const CHUNK: usize = 1 << 18;
+
+impl SafetensorsWriter {
+    /// Writes the header for `plans` to a temporary file beside `path`.
+    ///
+    /// # Errors
+    /// If the file can't be created or written.
+    pub fn create(path: &Path, plans: &[TensorPlan]) -> Result<Self, WeightsError> {
+        let failed = |source| WeightsError::Write {
+            path: path.to_owned(),
+            source,
+        };
+        let mut header = serde_json::Map::new();
+        header.insert("__metadata__".to_owned(), json!({ "format": "pt" }));
+        let mut offset = 0_u64;
+        let mut tensors = BTreeMap::new();
+        for plan in plans {
+            let end = offset + plan.bytes();
+            header.insert(
+                plan.name.clone(),
+                json!({
+                    "dtype": format!("{:?}", plan.dtype.to_safetensors()),
+                    "shape": plan.shape,
+                    "data_offsets": [offset, end],
+                }),
+            );
+            tensors.insert(plan.name.clone(), (plan.clone(), offset));
+            offset = end;
+        }
+        let mut text = serde_json::Value::Object(header).to_string().into_bytes();
+        text.resize(text.len().next_multiple_of(8), b' ');
+        let data_start = 8 + text.len() as u64;
+        for (_, start) in tensors.values_mut() {
+            *start += data_start;
+        }
+
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let mut file = tempfile::Builder::new()
+            .prefix(".partial-")
+            .tempfile_in(folder)
+            .map_err(failed)?;
+        file.write_all(&(text.len() as u64).to_le_bytes())
+            .and_then(|()| file.write_all(&text))
+            .and_then(|()| file.as_file().set_len(data_start + offset))
+            .map_err(failed)?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            tensors,
+        })
+    }
+
+    fn place(&self, name: &str, elements: usize) -> (Dtype, u64) {
+        let (plan, start) = &self.tensors[name];
+        assert_eq!(
+            plan.shape.iter().product::<usize>(),
+            elements,
+            "tensor `{name}` has another size than was planned"
+        );
+        (plan.dtype, *start)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), WeightsError> {
+        let file: &File = self.file.as_file();
+        file.write_all_at(bytes, offset)
+            .map_err(|source| WeightsError::Write {
+                path: self.path.clone(),
+                source,
+            })
+    }
+
+    /// Writes the planned tensor `name`, rounded once to its planned dtype.
+    ///
+    /// # Errors
+    /// If a value isn't finite in that dtype, or writing fails.
+    ///
+    /// # Panics
+    /// If `name` was not planned, or with another number of elements.
+    pub fn write(&self, name: &str, values: &[f32]) -> Result<(), WriteTensorError> {
+        let (dtype, start) = self.place(name, values.len());
+        let mut bytes = Vec::new();
+        for (number, chunk) in values.chunks(CHUNK).enumerate() {
+            bytes.clear();
+            let first = number * CHUNK;
+            encode(chunk, dtype, first, &mut bytes).map_err(|source| {
+                WriteTensorError::NonFinite {
+                    name: name.to_owned(),
+                    path: self.path.clone(),
+                    source,
+                }
+            })?;
+            self.write_at(&bytes, start + (first * dtype.size()) as u64)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the planned tensor `name` from bytes that have its planned dtype already.
+    ///
+    /// # Errors
+    /// If writing fails.
+    ///
+    /// # Panics
+    /// If `name` was not planned, or with another size.
+    pub fn write_bytes(&self, name: &str, bytes: &[u8]) -> Result<(), WeightsError> {
+        let (plan, start) = &self.tensors[name];
+        assert_eq!(plan.bytes(), bytes.len() as u64, "tensor `{name}`");
+        self.write_at(bytes, *start)
+    }
+
+    /// Gives the file its name. Data isn't forced to the disk first: on local file systems a full
+    /// disk has been reported by the write itself, and what's written can be made again.
+    ///
+    /// # Errors
+    /// If the file can't be renamed.
+    pub fn finish(self) -> Result<(), WeightsError> {
+        let path = self.path;
+        let failed = |source| WeightsError::Write {
+            path: path.clone(),
+            source,
+        };
+        set_default_permissions(self.file.as_file()).map_err(failed)?;
+        self.file
+            .persist(&path)
+            .map_err(|error| failed(error.error))?;
+        Ok(())
+    }
+}
+
+/// Temporary files are private; what they become is an ordinary file.
+fn set_default_permissions(file: &File) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    file.set_permissions(std::fs::Permissions::from_mode(0o644))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::SafetensorsFile;
+
+    fn plan(name: &str, shape: &[usize], dtype: Dtype) -> TensorPlan {
+        TensorPlan {
+            name: name.to_owned(),
+            dtype,
+            shape: shape.to_owned(),
+        }
+    }
+
+    #[test]
+    fn what_is_written_in_any_order_is_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.safetensors");
+        let plans = [
+            plan("a", &[2, 2], Dtype::Float32),
+            plan("b", &[3], Dtype::BFloat16),
+        ];
+        let writer = SafetensorsWriter::create(&path, &plans).unwrap();
+        writer.write("b", &[1.0, 2.0, 3.0]).unwrap();
+        writer.write("a", &[4.0, 5.0, 6.0, 7.0]).unwrap();
+        assert!(!path.exists());
+        writer.finish().unwrap();
+        let file = SafetensorsFile::open(&path).unwrap();
+        assert_eq!(file.get("a").unwrap().to_f32().unwrap(), [4., 5., 6., 7.]);
+        assert_eq!(file.get("b").unwrap().to_f32().unwrap(), [1., 2., 3.]);
+        assert_eq!(file.get("a").unwrap().shape, [2, 2]);
+    }
+
+    #[test]
+    fn a_writer_that_is_dropped_leaves_the_earlier_file_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.safetensors");
+        std::fs::write(&path, b"earlier").unwrap();
+        let writer =
+            SafetensorsWriter::create(&path, &[plan("a", &[1], Dtype::Float16)]).unwrap();
+        assert!(writer.write("a", &[1e9]).is_err());
+        drop(writer);
+        assert_eq!(std::fs::read(&path).unwrap(), b"earlier");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_is_cut_or_has_overlapping_offsets_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.safetensors");
+        let writer =
+            SafetensorsWriter::create(&path, &[plan("a", &[8], Dtype::Float32)]).unwrap();
+        writer.write("a", &[0.5; 8]).unwrap();
+        writer.finish().unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() - 3]).unwrap();
+        assert!(SafetensorsFile::open(&path).is_err());
+
+        let header = br#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#;
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend_from_slice(header);
+        bytes.extend_from_slice(&[0; 12]);
+        std::fs::write(&path, &bytes).unwrap();
+        let error = SafetensorsFile::open(&path).unwrap_err();
+        assert!(error.to_string().contains("t.safetensors"), "{error}");
+    }
+}
