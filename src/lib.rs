@@ -13,6 +13,7 @@ pub mod adapter;
 pub mod arch;
 pub mod cache_dir;
 pub mod config;
+pub mod engine;
 pub mod experiment;
 pub mod graph;
 mod json_check;

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 pub use checkpoint::write_checkpoint;
+pub use export::{ADAPTER, GRAPH};
 pub use manifest::{AdapterSummary, Manifest, ManifestError, PromptKind};
 pub use variant::Variant;
 

@@ -1,0 +1,99 @@
+//! Keys and values: one buffer of the maximum length for each, bound as `past` and as `present`, so that
+//! attention updates it in place.
+
+use ort::session::IoBinding;
+use ort::memory::Allocator;
+use ort::value::DynTensor;
+
+use super::bindings::{element_type, fill};
+use super::{EngineError, EngineOptions, Provider};
+use crate::graph::PROMPT_INPUT;
+use crate::prepare::{ADAPTER, PreparedVariant, PromptKind};
+use crate::weights::{SafetensorsFile, WeightsError};
+
+/// Allocates and binds the cache; a trained prefix is written into its first rows.
+pub fn bind(
+    binding: &mut IoBinding,
+    host: &Allocator,
+    device: &Allocator,
+    variant: &PreparedVariant,
+    options: &EngineOptions,
+) -> Result<Vec<DynTensor>, EngineError> {
+    let manifest = &variant.manifest;
+    let failed = EngineError::runtime(&variant.folder.display().to_string());
+    let prefix = Prefix::read(variant)?;
+    let element = element_type(manifest.compute);
+    let mut cache = Vec::new();
+    for (layer, &(heads, width)) in manifest.cache.iter().enumerate() {
+        for (half, kind) in ["key", "value"].into_iter().enumerate() {
+            let shape = [1, heads, options.max_length, width];
+            let mut tensor = DynTensor::new(device, element, shape).map_err(&failed)?;
+            if let Some(prefix) = &prefix {
+                let size = manifest.compute.size();
+                let write = |target: &mut DynTensor| {
+                    prefix.write(target, 2 * layer + half, shape, manifest.head_dim, size);
+                };
+                if let Provider::Cuda(_) = options.provider {
+                    let mut staged = DynTensor::new(host, element, shape).map_err(&failed)?;
+                    write(&mut staged);
+                    staged.copy_into(&mut tensor).map_err(&failed)?;
+                } else {
+                    write(&mut tensor);
+                }
+            }
+            let past = format!("past_key_values.{layer}.{kind}");
+            let present = format!("present.{layer}.{kind}");
+            binding.bind_input(past, &tensor).map_err(&failed)?;
+            binding.bind_output(present, &mut tensor).map_err(&failed)?;
+            cache.push(tensor);
+        }
+    }
+    Ok(cache)
+}
+
+/// Rows of a trained prefix, `[rows, 2 * layers, heads, head_dim]`.
+struct Prefix {
+    rows: usize,
+    bytes: Vec<u8>,
+}
+
+impl Prefix {
+    fn read(variant: &PreparedVariant) -> Result<Option<Self>, WeightsError> {
+        let adapter = variant.manifest.adapter.as_ref();
+        let Some(PromptKind::Prefix(rows)) = adapter.and_then(|adapter| adapter.prompt) else {
+            return Ok(None);
+        };
+        let path = variant.folder.join(ADAPTER);
+        let file = SafetensorsFile::open(&path)?;
+        let tensor = file.get(PROMPT_INPUT).ok_or_else(|| WeightsError::Missing {
+            name: PROMPT_INPUT.to_owned(),
+            path: path.clone(),
+        })?;
+        Ok(Some(Self {
+            rows,
+            bytes: tensor.bytes.to_vec(),
+        }))
+    }
+
+    /// Writes entry `entry` into `target`, `[1, heads, max_length, width]`; heads that are wider than
+    /// `head_dim` are filled with zeros.
+    fn write(
+        &self,
+        target: &mut DynTensor,
+        entry: usize,
+        [_, heads, max_length, width]: [usize; 4],
+        head_dim: usize,
+        size: usize,
+    ) {
+        let row_bytes = self.bytes.len() / self.rows;
+        let head_bytes = head_dim * size;
+        let mut widened = vec![0; width * size];
+        for row in 0..self.rows {
+            for head in 0..heads {
+                let start = row * row_bytes + (entry * heads + head) * head_bytes;
+                widened[..head_bytes].copy_from_slice(&self.bytes[start..][..head_bytes]);
+                fill(target, (head * max_length + row) * width * size, &widened);
+            }
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! What can go wrong while a variant runs.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::weights::WeightsError;
+
+/// A variant that can't be run.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "each variant is its message")]
+pub enum EngineError {
+    #[error("cannot read `{}`", path.display())]
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("`{}` is not a graph that this program wrote", path.display())]
+    Graph {
+        path: PathBuf,
+        source: prost::DecodeError,
+    },
+    #[error(
+        "`{}` is shorter than `{}` expects: was the base model changed? prepare the experiment again",
+        weights.display(),
+        graph.display()
+    )]
+    Weights { graph: PathBuf, weights: PathBuf },
+    #[error(transparent)]
+    Adapter(#[from] WeightsError),
+    #[error("ONNX Runtime cannot be loaded from `{}`: {message}", path.display())]
+    Load { path: PathBuf, message: String },
+    #[error("ONNX Runtime cannot use CUDA device {device}: {message}")]
+    Cuda { device: u32, message: String },
+    #[error("ONNX Runtime cannot run `{name}`: {message}")]
+    Run { name: String, message: String },
+    #[error("token id {id} is not in the vocabulary (0 to {})", vocab_size - 1)]
+    TokenId { id: u32, vocab_size: usize },
+    #[error("the prompt has no tokens")]
+    EmptyPrompt,
+    #[error(
+        "prompt and new tokens need {needed} positions, but the model has {max_position_embeddings}"
+    )]
+    Positions {
+        needed: usize,
+        max_position_embeddings: usize,
+    },
+    #[error("{needed} positions are needed, and the cache was made for {reserved}")]
+    TooLong { needed: usize, reserved: usize },
+}
+
+impl EngineError {
+    /// Turns an error of ONNX Runtime into one that names the variant.
+    pub fn runtime(name: &str) -> impl Fn(ort::Error) -> Self + use<> {
+        let name = name.to_owned();
+        move |error| Self::Run {
+            name: name.clone(),
+            message: error.message().to_owned(),
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! ONNX Runtime itself: loading the library, opening sessions, running them.
+
+use std::ffi::CStr;
+
+use ort::AsPointer;
+use ort::environment::Environment;
+use ort::ep::CUDA;
+use ort::session::IoBinding;
+use ort::logging::LogLevel;
+use ort::session::Session;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+
+use super::model_file::ROOT;
+use super::{EngineError, EngineOptions, Provider, WeightsMode};
+use crate::runtime::cuda_libraries;
+use crate::runtime::library::Library;
+
+/// A loaded ONNX Runtime.
+#[derive(Debug)]
+pub struct OnnxRuntime {
+    environment: Environment,
+}
+
+impl OnnxRuntime {
+    /// Loads `library`. A process has one ONNX Runtime: the first that's loaded.
+    ///
+    /// # Errors
+    /// If it can't be loaded, or speaks an older interface.
+    pub fn load(library: &Library) -> Result<Self, EngineError> {
+        let failed = |message: String| EngineError::Load {
+            path: library.path.clone(),
+            message,
+        };
+        let builder = ort::init_from(&library.path).map_err(|error| failed(error.to_string()))?;
+        let environment = builder
+            .with_telemetry(false)
+            .build()
+            .map_err(|error| failed(error.message().to_owned()))?;
+        Ok(Self { environment })
+    }
+
+    /// Opens a session on the graph `bytes`.
+    pub(super) fn open_session(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        options: &EngineOptions,
+    ) -> Result<Session, EngineError> {
+        let builder = self.configure(options).map_err(|error| match options.provider {
+            Provider::Cuda(device) => EngineError::Cuda {
+                device,
+                message: explain_cuda(&error),
+            },
+            Provider::Cpu => EngineError::Run {
+                name: name.to_owned(),
+                message: error,
+            },
+        });
+        builder?
+            .commit_from_memory(bytes)
+            .map_err(EngineError::runtime(name))
+    }
+
+    fn configure(&self, options: &EngineOptions) -> Result<SessionBuilder, String> {
+        let text = |error: ort::Error<SessionBuilder>| error.message().to_owned();
+        let prepacking = options.weights == WeightsMode::Resident;
+        let mut builder = Session::builder(&self.environment)
+            .map_err(|error| error.message().to_owned())?
+            .with_log_level(LogLevel::Error)
+            .and_then(|b| b.with_intra_threads(options.threads))
+            .and_then(|b| b.with_optimization_level(GraphOptimizationLevel::Level3))
+            .and_then(|b| b.with_prepacking(prepacking))
+            // Input lengths change from step to step, and a memory pattern is made for each of them.
+            .and_then(|b| b.with_memory_pattern(false))
+            .and_then(|b| {
+                b.with_config_entry("session.model_external_initializers_file_folder_path", ROOT)
+            })
+            .map_err(text)?;
+        if let Provider::Cuda(device) = options.provider {
+            cuda_libraries::preload(&[]);
+            let cuda = CUDA::default().with_device_id(device as i32);
+            // Without this, `ort` falls back to the CPU without a word.
+            let cuda = cuda.build().error_on_failure();
+            builder = builder.with_execution_providers([cuda]).map_err(text)?;
+        }
+        Ok(builder)
+    }
+}
+
+/// Adds what's missing on this machine to ONNX Runtime's message.
+fn explain_cuda(message: &str) -> String {
+    match cuda_libraries::preload(&[]).advice() {
+        Some(advice) => format!("{message}; {advice}"),
+        None => message.to_owned(),
+    }
+}
+
+/// Runs the graph on what's bound. `ort`'s own call wraps every output in a new value, at each step two
+/// for every layer, which nothing here looks at.
+#[expect(unsafe_code, reason = "the safe call collects all outputs")]
+pub(super) fn run_bound(session: &Session, binding: &IoBinding) -> Result<(), String> {
+    let api = ort::api();
+    // SAFETY: both handles are alive; null run options are allowed; a status that isn't null is an
+    // error, whose message is copied before it's released.
+    unsafe {
+        let run = api.RunWithBinding;
+        let status = run(session.ptr().cast_mut(), std::ptr::null(), binding.ptr());
+        if status.0.is_null() {
+            return Ok(());
+        }
+        let message = (api.GetErrorMessage)(status.0);
+        let text = CStr::from_ptr(message).to_string_lossy().into_owned();
+        (api.ReleaseStatus)(status.0);
+        Err(text)
+    }
+}

@@ -1,0 +1,76 @@
+//! How a session is opened.
+
+use std::fmt;
+
+use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::Session;
+use serde::{Deserialize, Serialize};
+
+/// Where the graph runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Provider {
+    /// The processor.
+    Cpu,
+    /// The NVIDIA GPU of this number.
+    Cuda(u32),
+}
+
+impl fmt::Display for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(device) => write!(f, "cuda:{device}"),
+        }
+    }
+}
+
+/// How weights are held in memory on a CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightsMode {
+    /// Mapped from their files: starts at once, and variants share the page cache.
+    Mapped,
+    /// Copied into the layout that ONNX Runtime's kernels like best.
+    Resident,
+}
+
+impl fmt::Display for WeightsMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Mapped => "mapped",
+            Self::Resident => "resident",
+        })
+    }
+}
+
+/// How a session is opened.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EngineOptions {
+    /// Where the graph runs.
+    pub provider: Provider,
+    /// Threads of the CPU provider.
+    pub threads: usize,
+    /// How weights are held.
+    pub weights: WeightsMode,
+    /// Rows of the cache: virtual tokens, prompt and new tokens together.
+    pub max_length: usize,
+    /// Whether every step's logits are brought to the host.
+    pub logits_on_host: bool,
+}
+
+impl EngineOptions {
+    /// The GPU's allocator; `None` on a CPU.
+    pub(super) fn device_allocator(&self, session: &Session) -> ort::Result<Option<Allocator>> {
+        let Provider::Cuda(device) = self.provider else {
+            return Ok(None);
+        };
+        let info = MemoryInfo::new(
+            AllocationDevice::CUDA,
+            device as i32,
+            AllocatorType::Device,
+            MemoryType::Default,
+        )?;
+        Allocator::new(session, info).map(Some)
+    }
+}
