@@ -12,6 +12,7 @@
 pub mod adapter;
 pub mod arch;
 pub mod cache_dir;
+pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod experiment;

@@ -1,1 +1,7 @@
-fn main(){}
+//! Parse, run, print the error, exit code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    peft_bench::cli::run()
+}

@@ -39,6 +39,25 @@ impl OnnxRuntime {
         Ok(Self { environment })
     }
 
+    /// The execution providers that this build of ONNX Runtime has.
+    #[expect(unsafe_code, reason = "the safe interface asks about one provider at a time")]
+    pub fn providers(&self) -> Vec<String> {
+        let api = ort::api();
+        let mut names = std::ptr::null_mut();
+        let mut count = 0;
+        // SAFETY: on success `names` holds `count` strings, which are copied and then released.
+        unsafe {
+            if !(api.GetAvailableProviders)(&mut names, &mut count).0.is_null() {
+                return Vec::new();
+            }
+            let list = (0..count as usize)
+                .map(|index| CStr::from_ptr(*names.add(index)).to_string_lossy().into_owned())
+                .collect();
+            let _ = (api.ReleaseAvailableProviders)(names, count);
+            list
+        }
+    }
+
     /// Opens a session on the graph `bytes`.
     pub(super) fn open_session(
         &self,

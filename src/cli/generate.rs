@@ -1,0 +1,200 @@
+//! `peft-bench generate`
+
+use std::io::{Write, stdout};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde_json::json;
+
+use super::options::CommonOptions;
+use super::prepare::VariantChoice;
+use super::progress::message;
+use super::setup;
+use super::target::Target;
+use crate::engine::{DecoderEngine, EngineError};
+use crate::measure::timings::Engine;
+use crate::model::TextTokenizer;
+use crate::prepare::{Manifest, Preparation, PreparedVariant, Variant};
+use crate::weights::{Dtype, SafetensorsWriter, TensorPlan};
+
+/// `generate`
+#[derive(Debug, Args)]
+pub struct Generate {
+    /// Experiment, prepared folder, or folder of a Hugging Face checkpoint.
+    target: PathBuf,
+
+    /// Variant to run [default: unmerged for an experiment, base for a checkpoint].
+    #[arg(long, value_name = "VARIANT")]
+    variant: Option<VariantChoice>,
+
+    /// Text to go on from.
+    #[arg(long, required_unless_present = "prompt_ids", conflicts_with = "prompt_ids")]
+    prompt: Option<String>,
+
+    /// Token ids to go on from, such as `1,2,3`.
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    prompt_ids: Option<Vec<u32>>,
+
+    /// Tokens to generate. End-of-text doesn't stop it.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = positive)]
+    max_new_tokens: usize,
+
+    /// Print `{"prompt_ids", "token_ids", "text"}` alone on stdout.
+    #[arg(long)]
+    json: bool,
+
+    /// Write the logits that each token was picked from, `logits` f32 `[N, vocab_size]`.
+    #[arg(long, value_name = "FILE")]
+    logits: Option<PathBuf>,
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number @ 1..) => Ok(number),
+        _ => Err("expected a number of at least 1".to_owned()),
+    }
+}
+
+impl Generate {
+    /// Runs the command.
+    pub fn run(&self, common: &CommonOptions) -> Result<()> {
+        let provider = setup::provider(common)?;
+        let variant = self.prepared(common, provider)?;
+        let manifest = &variant.manifest;
+        let tokenizer = TextTokenizer::open(&manifest.model_folder);
+        let prompt_ids = match (&self.prompt, &self.prompt_ids) {
+            (Some(text), _) => tokenizer.as_ref().map_err(|e| anyhow::anyhow!("{e}"))?.encode(text)?,
+            (None, Some(ids)) => ids.clone(),
+            (None, None) => unreachable!("clap asks for one of them"),
+        };
+        let needed = manifest.num_virtual_tokens() + prompt_ids.len() + self.max_new_tokens;
+        if needed > manifest.max_position_embeddings {
+            return Err(EngineError::Positions {
+                needed,
+                max_position_embeddings: manifest.max_position_embeddings,
+            }
+            .into());
+        }
+        let mut options = setup::engine_options(common, provider, needed);
+        options.logits_on_host = self.logits.is_some();
+        let runtime = setup::onnx_runtime(common, provider)?;
+        let mut engine = DecoderEngine::open(&runtime, &variant, &options)?;
+
+        let mut token_ids = Vec::with_capacity(self.max_new_tokens);
+        let mut logits = Vec::new();
+        let mut token = engine.prefill(&prompt_ids)?;
+        loop {
+            token_ids.push(token);
+            if self.logits.is_some() {
+                logits.extend(engine.logits());
+            }
+            if token_ids.len() == self.max_new_tokens {
+                break;
+            }
+            token = engine.decode(token)?;
+        }
+        if let Some(path) = &self.logits {
+            write_logits(path, &logits, manifest.vocab_size)?;
+        }
+        let text = match &tokenizer {
+            Ok(tokenizer) => Some(tokenizer.decode(&token_ids)?),
+            Err(_) => None,
+        };
+        self.print(&prompt_ids, &token_ids, text)
+    }
+
+    fn print(&self, prompt_ids: &[u32], token_ids: &[u32], text: Option<String>) -> Result<()> {
+        let line = if self.json {
+            json!({ "prompt_ids": prompt_ids, "token_ids": token_ids, "text": text }).to_string()
+        } else {
+            text.unwrap_or_else(|| format!("{token_ids:?}"))
+        };
+        writeln!(stdout(), "{line}").context("cannot write to stdout")
+    }
+
+    /// Finds or prepares the variant.
+    fn prepared(
+        &self,
+        common: &CommonOptions,
+        provider: crate::engine::Provider,
+    ) -> Result<PreparedVariant> {
+        let asked: Option<Variant> = self.variant.map(Into::into);
+        let target = Target::find(&self.target)?;
+        let (experiment, variant, model) = match target {
+            Target::Prepared(folder) => return open_prepared(&folder, asked),
+            Target::Experiment(experiment) => {
+                (Some(experiment), asked.unwrap_or(Variant::Unmerged), None)
+            }
+            Target::Checkpoint(id) => {
+                if asked.is_some_and(|variant| variant != Variant::Base) {
+                    bail!(
+                        "`{}` is a checkpoint without an adapter; it has only the variant `base`",
+                        self.target.display()
+                    );
+                }
+                if common.model.is_some() {
+                    bail!("`--model` goes with an experiment, and `{id}` is a model itself");
+                }
+                (None, Variant::Base, Some(id))
+            }
+        };
+        let mut config = setup::config(common, experiment.as_ref())?;
+        if let Some(id) = &model {
+            config.model_id = id.to_string();
+        }
+        let base = setup::base_model(common, &config)?;
+        let preparation = Preparation {
+            base: &base,
+            precision: setup::precision(&config, provider),
+            export_dir: &common.export_dir,
+            seed: config.seed,
+        };
+        let mut prepared = preparation.prepare(experiment.as_ref(), &[variant])?;
+        let variant = prepared.remove(0);
+        if common.verbose && !variant.up_to_date {
+            message(&format!("prepared {}", variant.folder.display()));
+        }
+        Ok(variant)
+    }
+}
+
+/// Opens a variant of a prepared folder.
+pub fn open_prepared(folder: &Path, asked: Option<Variant>) -> Result<PreparedVariant> {
+    let mut folder = folder.to_owned();
+    if !folder.join(Manifest::FILE).is_file() {
+        let variant = asked.unwrap_or(Variant::Unmerged);
+        let below = folder.join(variant.name());
+        // The base is prepared once, beside the experiments.
+        let beside = folder.parent().unwrap_or(&folder).join(variant.name());
+        folder = if variant == Variant::Base && !below.is_dir() {
+            beside
+        } else {
+            below
+        };
+    }
+    let manifest = Manifest::read(&folder)?;
+    if let Some(asked) = asked
+        && asked != manifest.variant
+    {
+        let (folder, found) = (folder.display(), manifest.variant);
+        bail!("`{folder}` holds the variant `{found}`, not `{asked}`");
+    }
+    Ok(PreparedVariant {
+        folder,
+        manifest,
+        up_to_date: true,
+    })
+}
+
+fn write_logits(path: &Path, logits: &[f32], vocab_size: usize) -> Result<()> {
+    let plan = TensorPlan {
+        name: "logits".to_owned(),
+        dtype: Dtype::Float32,
+        shape: vec![logits.len() / vocab_size, vocab_size],
+    };
+    let writer = SafetensorsWriter::create(path, &[plan])?;
+    writer.write("logits", logits)?;
+    writer.finish()?;
+    Ok(())
+}

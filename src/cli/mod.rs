@@ -1,0 +1,67 @@
+//! The command line: clap's types, and what each command prints.
+//!
+//! Results go to stdout, prose to stderr. Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted.
+
+mod generate;
+mod options;
+mod prepare;
+mod progress;
+mod runtime;
+mod setup;
+mod target;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use options::CommonOptions;
+
+/// What does this PEFT adapter cost at inference? Merges adapters, exports ONNX graphs, and measures
+/// generation time and memory against the base model.
+#[derive(Debug, Parser)]
+#[command(name = "peft-bench", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    #[command(flatten)]
+    common: CommonOptions,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Merge and export an experiment's variants into `exported_models/`.
+    Prepare(prepare::Prepare),
+    /// Generate greedily, to look at a variant's output or to compare it.
+    Generate(generate::Generate),
+    /// Show which ONNX Runtime is used, or fetch one.
+    Runtime(runtime::Runtime),
+}
+
+/// Runs the command line of this process.
+pub fn run() -> ExitCode {
+    ignore_file_size_signal();
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Prepare(command) => command.run(&cli.common),
+        Command::Generate(command) => command.run(&cli.common),
+        Command::Runtime(command) => command.run(&cli.common),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            progress::message(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A file that grows beyond the user's limit (`ulimit -f`) shall be an error of the write, with the
+/// file's name, and not the end of the process.
+#[expect(unsafe_code, reason = "signal dispositions have no safe interface")]
+fn ignore_file_size_signal() {
+    // SAFETY: `SIG_IGN` installs no handler; it is done before any thread exists.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+}

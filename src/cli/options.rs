@@ -1,0 +1,86 @@
+//! Options that most commands share.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use crate::engine::WeightsMode;
+use crate::weights::Dtype;
+
+/// Options that most commands share.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Common options")]
+pub struct CommonOptions {
+    /// Base model: a folder, a hub id (`org/name[@revision]`), or `synthetic/<shape>`.
+    #[arg(long, global = true, value_name = "ID_OR_PATH")]
+    pub model: Option<String>,
+
+    /// Dtype that weights are rounded to: float32, float16, bfloat16.
+    #[arg(long, global = true, value_name = "DTYPE")]
+    pub dtype: Option<Dtype>,
+
+    /// Where to run. `auto` takes CUDA where a GPU and a CUDA build of ONNX Runtime are there.
+    #[arg(long, global = true, value_name = "PROVIDER", default_value = "auto")]
+    pub ep: ExecutionProvider,
+
+    /// Number of the GPU.
+    #[arg(long, global = true, value_name = "N", default_value_t = 0)]
+    pub device: u32,
+
+    /// Threads of the CPU provider [default: physical cores].
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+
+    /// How the CPU provider holds weights: mapped from their files, or copied into its own layout.
+    #[arg(long, global = true, value_name = "MODE", default_value = "mapped")]
+    pub weights: WeightsChoice,
+
+    /// Ask nothing of the network.
+    #[arg(long, global = true)]
+    pub offline: bool,
+
+    /// Parameters in place of `default_benchmark_params.json`.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Folder of result files.
+    #[arg(long, global = true, value_name = "DIR", default_value = "results")]
+    pub output: PathBuf,
+
+    /// Folder of exported models.
+    #[arg(long, global = true, value_name = "DIR", default_value = "exported_models")]
+    pub export_dir: PathBuf,
+
+    /// Say more about what is done.
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+}
+
+/// `--ep`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExecutionProvider {
+    /// The processor.
+    Cpu,
+    /// An NVIDIA GPU; an error where there's none.
+    Cuda,
+    /// A GPU where there is one, else the processor.
+    Auto,
+}
+
+/// `--weights`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WeightsChoice {
+    /// Mapped from their files.
+    Mapped,
+    /// Copied into ONNX Runtime's own layout.
+    Resident,
+}
+
+impl From<WeightsChoice> for WeightsMode {
+    fn from(choice: WeightsChoice) -> Self {
+        match choice {
+            WeightsChoice::Mapped => Self::Mapped,
+            WeightsChoice::Resident => Self::Resident,
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! From options and configuration to what the library takes.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use super::options::{CommonOptions, ExecutionProvider};
+use super::progress::{ByteProgress, message};
+use crate::config::{BenchmarkConfig, Source};
+use crate::engine::{EngineOptions, OnnxRuntime, Provider};
+use crate::experiment::Experiment;
+use crate::model::{BaseModel, ModelId};
+use crate::prepare::Precision;
+use crate::runtime::install::locate_or_install;
+use crate::runtime::library::Library;
+use crate::runtime::locate::locate;
+use crate::system::{Hardware, physical_cores};
+
+/// The file of defaults, in the working folder.
+const DEFAULTS: &str = "default_benchmark_params.json";
+
+/// Reads the parameters: the defaults, an experiment's overrides, then the command line's options.
+pub fn config(common: &CommonOptions, experiment: Option<&Experiment>) -> Result<BenchmarkConfig> {
+    let here = Path::new(DEFAULTS);
+    let defaults = match &common.config {
+        Some(file) => Source::File(file),
+        None if here.is_file() => Source::File(here),
+        None => Source::Embedded,
+    };
+    let overrides = experiment.map(|experiment| experiment.folder.join("benchmark_params.json"));
+    let overrides = overrides.filter(|path| path.is_file());
+    let mut config = BenchmarkConfig::load(defaults, overrides.as_deref())?;
+    if let Some(model) = &common.model {
+        config.model_id.clone_from(model);
+    }
+    if let Some(dtype) = common.dtype {
+        config.dtype = dtype;
+    }
+    Ok(config)
+}
+
+/// Opens the base model, showing progress where it's fetched or made.
+pub fn base_model(common: &CommonOptions, config: &BenchmarkConfig) -> Result<BaseModel> {
+    let id = ModelId::parse(&config.model_id)?;
+    let progress = ByteProgress::default();
+    let model = BaseModel::open(&id, config.dtype, common.offline, &|label, done, total| {
+        progress.report(label, done, total);
+    });
+    progress.finish();
+    model.with_context(|| format!("cannot open base model `{id}`"))
+}
+
+/// Where to run.
+pub fn provider(common: &CommonOptions) -> Result<Provider> {
+    let gpus = || Hardware::collect(common.device).num_accelerators;
+    match common.ep {
+        ExecutionProvider::Cpu => Ok(Provider::Cpu),
+        ExecutionProvider::Cuda if gpus() == 0 => bail!(
+            "`--ep cuda` was asked for, but this machine has no NVIDIA GPU (NVML finds none); \
+             use `--ep cpu`"
+        ),
+        ExecutionProvider::Cuda => Ok(Provider::Cuda(common.device)),
+        ExecutionProvider::Auto if gpus() == 0 => Ok(Provider::Cpu),
+        ExecutionProvider::Auto => {
+            if locate(true)?.is_some() {
+                return Ok(Provider::Cuda(common.device));
+            }
+            message(
+                "note: there is a GPU, but no CUDA build of ONNX Runtime, so this runs on the CPU; \
+                 `peft-bench runtime install --cuda` fetches one",
+            );
+            Ok(Provider::Cpu)
+        }
+    }
+}
+
+/// The precision that follows from dtype and provider.
+pub fn precision(config: &BenchmarkConfig, provider: Provider) -> Precision {
+    Precision::new(config.dtype, matches!(provider, Provider::Cuda(_)))
+}
+
+/// Threads of the CPU provider.
+pub fn threads(common: &CommonOptions) -> usize {
+    common.threads.map_or_else(physical_cores, usize::from)
+}
+
+/// How sessions are opened, for a cache of `max_length` rows.
+pub fn engine_options(
+    common: &CommonOptions,
+    provider: Provider,
+    max_length: usize,
+) -> EngineOptions {
+    EngineOptions {
+        provider,
+        threads: threads(common),
+        weights: common.weights.into(),
+        max_length,
+        logits_on_host: false,
+    }
+}
+
+/// Finds ONNX Runtime, or fetches it.
+pub fn library(common: &CommonOptions, provider: Provider) -> Result<Library> {
+    let cuda = matches!(provider, Provider::Cuda(_));
+    if common.offline {
+        let Some(library) = locate(cuda)? else {
+            bail!(
+                "ONNX Runtime is not on this machine, and `--offline` forbids to fetch it; run \
+                 `peft-bench runtime install`, or name a library in `ORT_DYLIB_PATH`"
+            );
+        };
+        return Ok(library);
+    }
+    let progress = ByteProgress::default();
+    let library = locate_or_install(cuda, &|event| progress.install(event));
+    progress.finish();
+    Ok(library?)
+}
+
+/// Finds or fetches ONNX Runtime, and loads it.
+pub fn onnx_runtime(common: &CommonOptions, provider: Provider) -> Result<OnnxRuntime> {
+    Ok(OnnxRuntime::load(&library(common, provider)?)?)
+}
