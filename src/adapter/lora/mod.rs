@@ -63,6 +63,12 @@ pub fn load(
         effects.keeps_tie |= tie(&mut saved, &modules, &spec);
     }
     replace_modules(&mut effects, tensors, &saved)?;
+    if effects.keeps_tie
+        && let Some(head) = effects.replaced.get_mut(&format!("{}.weight", spec.lm_head.path))
+    {
+        // The pair's one copy is counted at the embedding.
+        head.trainable = false;
+    }
     replace_biases(&mut effects, tensors, config, "lora_only", &modules, &selected)?;
     for module in &selected {
         replace_base_layer(&mut effects, tensors, base, module)?;
