@@ -23,6 +23,8 @@ pub mod measure;
 pub mod model;
 pub mod prepare;
 pub mod prompts;
+pub mod results;
 pub mod runtime;
 pub mod system;
+pub mod verify;
 pub mod weights;

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::json_check::{did_you_mean, json_type, nearest, quoted, without_comments};
@@ -16,7 +17,8 @@ const EMBEDDED: &str = include_str!("../prompts/prompts.json");
 const EMBEDDED_NAME: &str = "prompts.json (built in)";
 
 /// A category of prompts, by length.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Category {
     /// One or two sentences.
     Short,

@@ -2,18 +2,26 @@
 //!
 //! Results go to stdout, prose to stderr. Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted.
 
+mod base;
+mod benchmark;
 mod generate;
+mod interrupt;
+mod measure;
+mod measure_progress;
 mod options;
 mod prepare;
 mod progress;
 mod runtime;
 mod setup;
+mod table;
 mod target;
+mod verify;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use benchmark::Outcome;
 use options::CommonOptions;
 
 /// What does this PEFT adapter cost at inference? Merges adapters, exports ONNX graphs, and measures
@@ -32,28 +40,48 @@ struct Cli {
 enum Command {
     /// Merge and export an experiment's variants into `exported_models/`.
     Prepare(prepare::Prepare),
+    /// Measure experiments against their base model, write the results, print the tables.
+    Measure(measure::Measure),
+    /// Measure the base model by itself, and keep the result for `measure --cached-base`.
+    Base(base::Base),
+    /// Check that merged and unmerged agree, and that the adapter changes something.
+    Verify(verify::Verify),
     /// Generate greedily, to look at a variant's output or to compare it.
     Generate(generate::Generate),
     /// Show which ONNX Runtime is used, or fetch one.
     Runtime(runtime::Runtime),
+    /// Run one variant for a measurement, as its parent asks on stdin.
+    #[command(hide = true)]
+    Worker,
 }
 
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
     ignore_file_size_signal();
     let cli = Cli::parse();
+    let done = |()| Outcome::Done;
     let result = match cli.command {
-        Command::Prepare(command) => command.run(&cli.common),
-        Command::Generate(command) => command.run(&cli.common),
-        Command::Runtime(command) => command.run(&cli.common),
+        Command::Prepare(command) => command.run(&cli.common).map(done),
+        Command::Measure(command) => command.run(&cli.common),
+        Command::Base(command) => command.run(&cli.common),
+        Command::Verify(command) => command.run(&cli.common).map(done),
+        Command::Generate(command) => command.run(&cli.common).map(done),
+        Command::Runtime(command) => command.run(&cli.common).map(done),
+        Command::Worker => worker().map(done),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Interrupted) => ExitCode::from(interrupt::EXIT_CODE),
         Err(error) => {
             progress::message(&format!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
+}
+
+fn worker() -> anyhow::Result<()> {
+    let (input, output) = (std::io::stdin().lock(), std::io::stdout().lock());
+    Ok(crate::measure::worker::serve(input, output)?)
 }
 
 /// A file that grows beyond the user's limit (`ulimit -f`) shall be an error of the write, with the

@@ -1,7 +1,21 @@
-//! Measuring.
+//! Measuring: variants of a model take turns, each in a worker process of its own.
+//!
+//! ```text
+//! session    who runs when; a record of every generation
+//!   client   the parent's side of a worker        protocol   what they say to each other
+//!   worker   the worker's side
+//!     timings   the loop that generates           memory, gpu   sampled while it runs
+//! stats      overheads with their intervals
+//! ```
+
+pub mod client;
 pub mod gpu;
 pub mod memory;
+pub mod protocol;
 pub(crate) mod random;
+pub mod record;
 pub mod schedule;
+pub mod session;
 pub mod stats;
 pub mod timings;
+pub mod worker;

@@ -19,11 +19,12 @@ mod variant;
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use checkpoint::write_checkpoint;
 pub use export::{ADAPTER, GRAPH};
-pub use manifest::{AdapterSummary, Manifest, ManifestError, PromptKind};
+pub use manifest::{AdapterSummary, Manifest, ManifestError, PromptKind, write_file};
 pub use variant::Variant;
 
 use crate::adapter::{Adapter, AdapterError};
@@ -96,7 +97,7 @@ pub struct Preparation<'a> {
 }
 
 /// A variant that's ready to run.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PreparedVariant {
     /// Its folder.
     pub folder: PathBuf,

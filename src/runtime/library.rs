@@ -3,6 +3,7 @@
 use std::ffi::{CStr, c_char, c_void};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// The two libraries that ONNX Runtime loads for CUDA; it looks for them in its own folder.
@@ -12,7 +13,7 @@ const CUDA_PROVIDER: [&str; 2] = [
 ];
 
 /// Where a library was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Source {
     /// The environment variable `ORT_DYLIB_PATH`.
     Environment,
@@ -25,7 +26,7 @@ pub enum Source {
 }
 
 /// An ONNX Runtime library that can be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Library {
     /// The shared library, as an absolute path.
     pub path: PathBuf,

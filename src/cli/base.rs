@@ -1,0 +1,50 @@
+//! `peft-bench base`
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+
+use super::benchmark::{Benchmark, Outcome};
+use super::interrupt;
+use super::options::CommonOptions;
+use super::setup;
+use crate::prepare::{Preparation, Variant};
+
+/// `base`
+#[derive(Debug, Args)]
+pub struct Base {
+    /// Prompts in place of `prompts/prompts.json`.
+    #[arg(long, value_name = "FILE")]
+    prompts: Option<PathBuf>,
+
+    /// Measure again, even if nothing has changed since the last time.
+    #[arg(long)]
+    force: bool,
+}
+
+impl Base {
+    /// Runs the command.
+    pub fn run(&self, common: &CommonOptions) -> Result<Outcome> {
+        let interrupt = interrupt::install()?;
+        let config = setup::config(common, None)?;
+        let provider = setup::provider(common)?;
+        let mut benchmark =
+            Benchmark::new(common, provider, "base", self.prompts.as_deref(), &interrupt);
+        benchmark.base_only = true;
+        benchmark.cached_base = !self.force;
+        let prepared = setup::base_model(common, &config).and_then(|base| {
+            let preparation = Preparation {
+                base: &base,
+                precision: setup::precision(&config, provider),
+                export_dir: &common.export_dir,
+                seed: config.seed,
+            };
+            Ok(preparation.prepare(None, &[Variant::Base])?)
+        });
+        match prepared {
+            Ok(prepared) => benchmark.measure(&config, prepared),
+            Err(error) => Err(benchmark.failed(&config, error)),
+        }
+    }
+}

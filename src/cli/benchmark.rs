@@ -1,0 +1,310 @@
+//! Measuring prepared variants, with progress, a table, and a result file. Commands share it.
+
+use std::collections::BTreeMap;
+use std::io::{Write, stdout};
+use std::path::Path;
+use std::time::{Instant, SystemTime};
+
+use anyhow::{Context, Result, anyhow};
+
+use super::measure_progress::MeasureProgress;
+use super::options::CommonOptions;
+use super::progress::message;
+use super::setup;
+use super::table;
+use crate::config::BenchmarkConfig;
+use crate::engine::{EngineError, Provider};
+use crate::measure::client::{Interrupt, WorkerError};
+use crate::measure::record::{PromptPlan, VariantRecord};
+use crate::measure::session::MeasurePlan;
+use crate::model::TextTokenizer;
+use crate::prepare::{Manifest, PreparedVariant, Variant};
+use crate::prompts::{Category, Prompts};
+use crate::results::{self, BaseCache, CacheKey, ResultDocument, RunInfo, Status};
+use crate::runtime::library::Library;
+use crate::system::{Hardware, SystemInfo};
+
+/// How a command ended, if not by an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// What was asked for was done.
+    Done,
+    /// Ctrl-C.
+    Interrupted,
+}
+
+/// The prompts' file, in the working folder.
+const PROMPTS: &str = "prompts/prompts.json";
+
+/// One measurement and its result file.
+pub struct Benchmark<'a> {
+    common: &'a CommonOptions,
+    provider: Provider,
+    stem: &'a str,
+    prompts: Option<&'a Path>,
+    interrupt: &'a Interrupt,
+    hardware: Hardware,
+    system: SystemInfo,
+    started: Instant,
+    timestamp: String,
+    /// Variants that don't exist, with the reason.
+    pub absent: BTreeMap<Variant, String>,
+    /// Take the base from the cache.
+    pub cached_base: bool,
+    /// The base is all there is: an earlier measurement of it will do, unless it's to be made anew.
+    pub base_only: bool,
+}
+
+/// What was measured.
+struct Measured {
+    records: Vec<VariantRecord>,
+    status: Status,
+    error: Option<String>,
+    base_is_cached: bool,
+    library: Library,
+    manifests: BTreeMap<Variant, Manifest>,
+}
+
+impl<'a> Benchmark<'a> {
+    /// A measurement whose result is `stem`.
+    pub fn new(
+        common: &'a CommonOptions,
+        provider: Provider,
+        stem: &'a str,
+        prompts: Option<&'a Path>,
+        interrupt: &'a Interrupt,
+    ) -> Self {
+        Self {
+            common,
+            provider,
+            stem,
+            prompts,
+            interrupt,
+            hardware: Hardware::collect(common.device),
+            system: SystemInfo::collect(),
+            started: Instant::now(),
+            timestamp: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+            absent: BTreeMap::new(),
+            cached_base: false,
+            base_only: false,
+        }
+    }
+
+    /// Measures `variants`, writes the result, prints the table.
+    pub fn measure(
+        &self,
+        config: &BenchmarkConfig,
+        variants: Vec<PreparedVariant>,
+    ) -> Result<Outcome> {
+        let measured = match self.run(config, variants) {
+            Ok(measured) => measured,
+            Err(error) => return Err(self.failed(config, error)),
+        };
+        let path = self.write(config, &measured)?;
+        if measured.status == Status::Cancelled {
+            message(&format!("interrupted; what was measured is in {}", path.display()));
+            return Ok(Outcome::Interrupted);
+        }
+        let shown = table::render(&measured.records, &self.absent, !measured.base_is_cached, config.seed);
+        let header = self.header(config, &measured);
+        let text = format!("{header}\n\n{shown}\nresult  {}\n", path.display());
+        stdout().write_all(text.as_bytes()).context("cannot write to stdout")?;
+        match measured.error {
+            None => Ok(Outcome::Done),
+            Some(error) => Err(anyhow!("{error} (see {})", path.display())),
+        }
+    }
+
+    /// Records an error that came before anything was measured.
+    pub fn failed(&self, config: &BenchmarkConfig, error: anyhow::Error) -> anyhow::Error {
+        let options = setup::engine_options(self.common, self.provider, 0);
+        let info = self.info(config, &options, Status::Failed, Some(format!("{error:#}")));
+        let document = ResultDocument::new(&info, &[]);
+        match results::write(&self.common.output, self.stem, Status::Failed, &document) {
+            Ok(_) => error,
+            Err(second) => error.context(format!("{second}")),
+        }
+    }
+
+    fn run(&self, config: &BenchmarkConfig, variants: Vec<PreparedVariant>) -> Result<Measured> {
+        let prompts = self.plan_prompts(config, &variants)?;
+        let library = setup::library(self.common, self.provider)?;
+        let options = setup::engine_options(self.common, self.provider, 0);
+        let mut plan = MeasurePlan {
+            program: std::env::current_exe().context("cannot find this program's own file")?,
+            library: library.clone(),
+            variants: variants
+                .into_iter()
+                .map(|prepared| (prepared.manifest.variant, prepared))
+                .collect(),
+            prompts,
+            runs: config.num_inference_runs,
+            options,
+            seed: config.seed,
+        };
+        let manifests = plan.variants.iter();
+        let manifests = manifests.map(|(variant, p)| (*variant, p.manifest.clone())).collect();
+
+        let cache = BaseCache::new(&self.common.output);
+        let key = self.base_key(&plan);
+        let mut cached = None;
+        if self.cached_base {
+            cached = key.as_ref().and_then(|key| cache.get(key));
+            match &cached {
+                Some(_) => plan.variants.retain(|(variant, _)| *variant != Variant::Base),
+                None => message("note: no earlier measurement of this base fits; it is measured now"),
+            }
+        }
+        if self.base_only && cached.is_some() {
+            message("note: this base was measured before, with everything the same");
+        }
+
+        let (records, outcome) = if plan.variants.is_empty() {
+            (Vec::new(), Ok(()))
+        } else {
+            let progress = MeasureProgress::default();
+            plan.run(self.interrupt, &|step| progress.report(step))
+        };
+        let base_is_cached = cached.is_some();
+        let records: Vec<VariantRecord> = cached.into_iter().chain(records).collect();
+        let (status, error) = judge(&records, outcome);
+        if let (Some(key), Status::Success, false) = (&key, status, base_is_cached)
+            && let Some(base) = records.iter().find(|r| r.variant == Variant::Base)
+        {
+            cache.put(key, base).context("cannot write the base's measurement")?;
+        }
+        Ok(Measured {
+            records,
+            status,
+            error,
+            base_is_cached,
+            library,
+            manifests,
+        })
+    }
+
+    fn base_key(&self, plan: &MeasurePlan) -> Option<CacheKey> {
+        let (_, base) = plan.variants.iter().find(|(variant, _)| *variant == Variant::Base)?;
+        Some(CacheKey::new(
+            &base.manifest,
+            &plan.prompts,
+            plan.runs,
+            &plan.options,
+            &plan.library,
+            &self.hardware,
+            &self.system,
+        ))
+    }
+
+    /// Tokenizes the prompts, and checks that every variant has room for them.
+    fn plan_prompts(
+        &self,
+        config: &BenchmarkConfig,
+        variants: &[PreparedVariant],
+    ) -> Result<Vec<PromptPlan>> {
+        let here = Path::new(PROMPTS);
+        let file = self.prompts.or_else(|| here.is_file().then_some(here));
+        let prompts = Prompts::load(file)?;
+        let first = variants.first().context("there is nothing to measure")?;
+        let tokenizer = TextTokenizer::open(&first.manifest.model_folder)?;
+        let mut plans = Vec::new();
+        for category in Category::ALL {
+            let texts = prompts.select(category, config.num_prompt_samples)?;
+            for (index, text) in texts.iter().enumerate() {
+                plans.push(PromptPlan {
+                    category,
+                    index,
+                    prompt_ids: tokenizer.encode(text)?,
+                    new_tokens: config.max_new_tokens_for(category),
+                });
+            }
+        }
+        for variant in variants {
+            let manifest = &variant.manifest;
+            for plan in &plans {
+                let needed =
+                    manifest.num_virtual_tokens() + plan.prompt_ids.len() + plan.new_tokens;
+                if needed > manifest.max_position_embeddings {
+                    let error = EngineError::Positions {
+                        needed,
+                        max_position_embeddings: manifest.max_position_embeddings,
+                    };
+                    let (category, number) = (plan.category, plan.index + 1);
+                    return Err(anyhow!(error).context(format!(
+                        "prompt {number} of category `{category}` is too long for this model"
+                    )));
+                }
+            }
+        }
+        Ok(plans)
+    }
+
+    fn write(&self, config: &BenchmarkConfig, measured: &Measured) -> Result<std::path::PathBuf> {
+        let options = setup::engine_options(self.common, self.provider, 0);
+        let mut info = self.info(config, &options, measured.status, measured.error.clone());
+        info.library = Some(&measured.library);
+        info.base_is_cached = measured.base_is_cached;
+        info.manifests = measured.manifests.clone();
+        let document = ResultDocument::new(&info, &measured.records);
+        Ok(results::write(&self.common.output, self.stem, measured.status, &document)?)
+    }
+
+    fn info<'b>(
+        &'b self,
+        config: &BenchmarkConfig,
+        options: &'b crate::engine::EngineOptions,
+        status: Status,
+        error: Option<String>,
+    ) -> RunInfo<'b> {
+        RunInfo {
+            timestamp: self.timestamp.clone(),
+            duration: self.started.elapsed().as_secs_f64(),
+            status,
+            error,
+            benchmark_config: config.to_json(),
+            hardware: &self.hardware,
+            system: &self.system,
+            library: None,
+            options,
+            manifests: BTreeMap::new(),
+            absent: self.absent.clone(),
+            base_is_cached: false,
+            seed: config.seed,
+        }
+    }
+
+    fn header(&self, config: &BenchmarkConfig, measured: &Measured) -> String {
+        let place = match (self.provider, &self.hardware.accelerator_type) {
+            (Provider::Cuda(_), Some(name)) => format!("{} ({name})", self.provider),
+            (Provider::Cuda(_), None) => self.provider.to_string(),
+            (Provider::Cpu, _) => {
+                let options = setup::engine_options(self.common, self.provider, 0);
+                format!("cpu, {} threads, {} weights", options.threads, options.weights)
+            }
+        };
+        let manifest = measured.manifests.values().next();
+        let compute = match manifest {
+            Some(m) if m.compute != m.dtype => format!(" (computed in {})", m.compute),
+            _ => String::new(),
+        };
+        format!(
+            "{} on {}, {}{compute}, {place}, ONNX Runtime {}",
+            self.stem, config.model_id, config.dtype, measured.library.version
+        )
+    }
+}
+
+/// How the measurement ended, and why not well.
+fn judge(
+    records: &[VariantRecord],
+    outcome: Result<(), WorkerError>,
+) -> (Status, Option<String>) {
+    match outcome {
+        Err(WorkerError::Interrupted) => (Status::Cancelled, Some("interrupted".to_owned())),
+        Err(error) => (Status::Failed, Some(error.to_string())),
+        Ok(()) => match records.iter().find_map(|record| record.error.clone()) {
+            Some(error) => (Status::Failed, Some(error)),
+            None => (Status::Success, None),
+        },
+    }
+}

@@ -1,0 +1,76 @@
+//! Progress of a measurement: a bar with the time left on a terminal, a line a category elsewhere.
+
+use std::cell::RefCell;
+use std::io::{IsTerminal, stderr};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::progress::message;
+use crate::measure::session::Step;
+use crate::prompts::Category;
+
+/// Progress of a measurement.
+#[derive(Debug, Default)]
+pub struct MeasureProgress {
+    state: RefCell<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    bar: Option<ProgressBar>,
+    told: Option<Category>,
+}
+
+impl MeasureProgress {
+    /// Shows a step.
+    pub fn report(&self, step: Step) {
+        let mut state = self.state.borrow_mut();
+        match step {
+            Step::Opening(variant) if stderr().is_terminal() => {
+                state.bar(0).set_message(format!("opening {variant}"));
+            }
+            Step::Opening(_) => {}
+            Step::Generating {
+                done,
+                total,
+                category,
+            } if stderr().is_terminal() => {
+                let bar = state.bar(total as u64);
+                bar.set_message(format!("{category} prompts"));
+                bar.set_position(done as u64);
+            }
+            Step::Generating {
+                done,
+                total,
+                category,
+            } => {
+                if state.told != Some(category) {
+                    message(&format!("measuring {category} prompts ({done}/{total} generations done)"));
+                    state.told = Some(category);
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    fn bar(&mut self, total: u64) -> &ProgressBar {
+        let bar = self.bar.get_or_insert_with(|| {
+            let template = "{msg:20} {wide_bar} {pos}/{len} generations, {eta} left";
+            let style = ProgressStyle::with_template(template);
+            ProgressBar::new(total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        });
+        if total > 0 {
+            bar.set_length(total);
+        }
+        bar
+    }
+}
+
+impl Drop for MeasureProgress {
+    fn drop(&mut self) {
+        if let Some(bar) = self.state.borrow_mut().bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}

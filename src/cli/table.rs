@@ -1,0 +1,130 @@
+//! The table at the end of a measurement.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use crate::measure::record::VariantRecord;
+use crate::measure::stats::Overhead;
+use crate::prepare::Variant;
+use crate::prompts::Category;
+use crate::results::{overhead, summarize};
+
+const HEADER: [&str; 8] = [
+    "prompts", "variant", "first token", "a token", "total", "overhead", "95 % interval", "peak memory",
+];
+
+/// Category × variant: medians, overheads against the base, and peak memory while generating.
+pub fn render(
+    records: &[VariantRecord],
+    absent: &BTreeMap<Variant, String>,
+    paired: bool,
+    seed: u64,
+) -> String {
+    let base = records.iter().find(|record| record.variant == Variant::Base);
+    let mut rows = vec![HEADER.map(str::to_owned)];
+    for category in Category::ALL {
+        for record in records {
+            let Some(metrics) = summarize(record.runs_of(category)) else {
+                continue;
+            };
+            let over = base
+                .filter(|base| base.variant != record.variant)
+                .and_then(|base| overhead(base, record, &[category], paired, seed));
+            let stage = record.stages.iter().find(|stage| stage.stage == category.name());
+            rows.push([
+                category.to_string(),
+                record.variant.to_string(),
+                milliseconds(Some(metrics.time_to_first_token)),
+                milliseconds(metrics.decode_time_per_token),
+                milliseconds(Some(metrics.inference_time)),
+                over.as_ref().map_or_else(|| "–".to_owned(), |o| format!("{:+.1} %", o.pct)),
+                over.as_ref().map_or_else(|| "–".to_owned(), interval),
+                stage.map_or_else(|| "–".to_owned(), |stage| {
+                    mebibytes(stage.peak_accelerator_bytes.unwrap_or(stage.peak_rss_bytes))
+                }),
+            ]);
+        }
+    }
+    let mut text = aligned(&rows);
+    overall(&mut text, records, base, paired, seed);
+    for (variant, reason) in absent {
+        let _ = writeln!(text, "{variant}  not available: {reason}");
+    }
+    for record in records {
+        if let Some(error) = &record.error {
+            let _ = writeln!(text, "{}  failed: {error}", record.variant);
+        }
+    }
+    text
+}
+
+/// A sentence for each adapter variant.
+fn overall(
+    text: &mut String,
+    records: &[VariantRecord],
+    base: Option<&VariantRecord>,
+    paired: bool,
+    seed: u64,
+) {
+    let Some(base) = base else {
+        return;
+    };
+    let measured: Vec<Category> = Category::ALL
+        .into_iter()
+        .filter(|category| base.runs_of(*category).next().is_some())
+        .collect();
+    text.push('\n');
+    for record in records.iter().filter(|record| record.variant != Variant::Base) {
+        if let Some(over) = overhead(base, record, &measured, paired, seed) {
+            let verdict = match (over.detected, over.interval_pct) {
+                (true, _) => "",
+                (false, Some(_)) => " — no difference detected",
+                (false, None) => " — too few runs to tell",
+            };
+            let _ = writeln!(
+                text,
+                "{:<9} {:+.1} % over all prompts, {}{verdict}",
+                record.variant,
+                over.pct,
+                interval(&over)
+            );
+        }
+    }
+}
+
+fn interval(over: &Overhead) -> String {
+    match over.interval_pct {
+        Some([low, high]) => format!("{low:+.1} … {high:+.1} %"),
+        None => "–".to_owned(),
+    }
+}
+
+fn milliseconds(seconds: Option<f64>) -> String {
+    match seconds {
+        None => "–".to_owned(),
+        Some(seconds) if seconds < 0.1 => format!("{:.2} ms", seconds * 1e3),
+        Some(seconds) => format!("{:.0} ms", seconds * 1e3),
+    }
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.0} MiB", bytes as f64 / 1_048_576.0)
+}
+
+/// Columns as wide as their widest cell: names to the left, numbers to the right.
+fn aligned(rows: &[[String; 8]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let mut text = String::new();
+    for row in rows {
+        let cells: Vec<String> = row
+            .iter()
+            .enumerate()
+            .map(|(column, cell)| match column {
+                0 | 1 => format!("{cell:<width$}", width = width(column)),
+                _ => format!("{cell:>width$}", width = width(column)),
+            })
+            .collect();
+        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
+    }
+    text
+}

@@ -1,0 +1,226 @@
+//! The parent's side of a worker process.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use thiserror::Error;
+
+use super::memory::StageMemory;
+use super::protocol::{OpenRequest, Opened, Request, Response};
+use super::timings::GenerationTimings;
+
+/// A worker that failed.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "each variant is its message")]
+pub enum WorkerError {
+    #[error("cannot start a worker process (`{}`)", program.display())]
+    Start {
+        program: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("the worker process of `{variant}` {how}")]
+    Died { variant: String, how: String },
+    #[error("`{variant}`: {message}")]
+    Failed { variant: String, message: String },
+    #[error("the worker process of `{variant}` answered what was not asked")]
+    Protocol { variant: String },
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// Stops a measurement from another thread: all its workers are killed, and nothing new is started.
+#[derive(Debug, Clone, Default)]
+pub struct Interrupt {
+    raised: Arc<AtomicBool>,
+    workers: Arc<Mutex<Vec<u32>>>,
+}
+
+impl Interrupt {
+    /// Stops the measurement. Returns whether it was stopped before.
+    #[expect(unsafe_code, reason = "the standard library kills only through the `Child` itself")]
+    pub fn raise(&self) -> bool {
+        let before = self.raised.swap(true, Ordering::SeqCst);
+        let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        for &id in workers.iter() {
+            // SAFETY: the list holds children that weren't waited for, whose ids are not reused.
+            unsafe {
+                libc::kill(id as i32, libc::SIGKILL);
+            }
+        }
+        before
+    }
+
+    /// Whether the measurement was stopped.
+    pub fn is_raised(&self) -> bool {
+        self.raised.load(Ordering::SeqCst)
+    }
+
+    fn add(&self, id: u32) {
+        self.workers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(id);
+    }
+
+    /// Waits for a child, and takes it from the list first, so that its id is never killed later.
+    fn wait(&self, child: &mut Child) -> std::io::Result<ExitStatus> {
+        let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        workers.retain(|&id| id != child.id());
+        child.wait()
+    }
+}
+
+/// A running worker process.
+#[derive(Debug)]
+pub struct WorkerClient {
+    variant: String,
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+    interrupt: Interrupt,
+}
+
+impl WorkerClient {
+    /// Starts `program worker` for the variant of this name.
+    ///
+    /// # Errors
+    /// If it can't be started.
+    #[expect(unsafe_code, reason = "a hook between fork and exec has no safe form")]
+    pub fn start(
+        program: PathBuf,
+        variant: &str,
+        interrupt: &Interrupt,
+    ) -> Result<Self, WorkerError> {
+        let mut command = Command::new(&program);
+        command
+            .arg("worker")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            // Ctrl-C in a terminal reaches the parent alone, which ends its workers in order.
+            .process_group(0);
+        // SAFETY: between fork and exec only `prctl` is called, which is async-signal-safe.
+        #[cfg(target_os = "linux")]
+        unsafe {
+            command.pre_exec(|| {
+                // A parent that's killed takes its workers along.
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                Ok(())
+            });
+        }
+        let mut child = command
+            .spawn()
+            .map_err(|source| WorkerError::Start { program, source })?;
+        interrupt.add(child.id());
+        let input = child.stdin.take();
+        let output = child.stdout.take().expect("stdout was asked for");
+        Ok(Self {
+            variant: variant.to_owned(),
+            child,
+            input,
+            output: BufReader::new(output),
+            interrupt: interrupt.clone(),
+        })
+    }
+
+    /// Opens a session.
+    ///
+    /// # Errors
+    /// If the worker fails or dies.
+    pub fn open(&mut self, request: OpenRequest) -> Result<Opened, WorkerError> {
+        match self.ask(&Request::Open(Box::new(request)))? {
+            Response::Opened(opened) => Ok(opened),
+            _ => Err(self.protocol()),
+        }
+    }
+
+    /// Generates `new_tokens` tokens.
+    ///
+    /// # Errors
+    /// If the worker fails or dies.
+    pub fn generate(
+        &mut self,
+        prompt_ids: &[u32],
+        new_tokens: usize,
+    ) -> Result<(Vec<u32>, GenerationTimings), WorkerError> {
+        let request = Request::Generate {
+            prompt_ids: prompt_ids.to_vec(),
+            new_tokens,
+        };
+        match self.ask(&request)? {
+            Response::Generated { token_ids, timings } => Ok((token_ids, timings)),
+            _ => Err(self.protocol()),
+        }
+    }
+
+    /// Ends a stage of memory sampling.
+    ///
+    /// # Errors
+    /// If the worker fails or dies.
+    pub fn stage(&mut self, name: &str) -> Result<StageMemory, WorkerError> {
+        match self.ask(&Request::Stage(name.to_owned()))? {
+            Response::Stage(stage) => Ok(stage),
+            _ => Err(self.protocol()),
+        }
+    }
+
+    fn protocol(&self) -> WorkerError {
+        WorkerError::Protocol {
+            variant: self.variant.clone(),
+        }
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<Response, WorkerError> {
+        let answer = self.exchange(request);
+        if self.interrupt.is_raised() {
+            return Err(WorkerError::Interrupted);
+        }
+        match answer {
+            Some(Response::Failed(message)) => Err(WorkerError::Failed {
+                variant: self.variant.clone(),
+                message,
+            }),
+            Some(response) => Ok(response),
+            None => Err(self.died()),
+        }
+    }
+
+    fn exchange(&mut self, request: &Request) -> Option<Response> {
+        let mut line = serde_json::to_vec(request).ok()?;
+        line.push(b'\n');
+        self.input.as_mut()?.write_all(&line).ok()?;
+        let mut answer = String::new();
+        self.output.read_line(&mut answer).ok()?;
+        serde_json::from_str(&answer).ok()
+    }
+
+    fn died(&mut self) -> WorkerError {
+        self.input = None;
+        let how = match self.interrupt.wait(&mut self.child) {
+            Ok(status) => match status.signal() {
+                Some(libc::SIGKILL) => {
+                    "was killed (signal 9: out of memory, or by somebody)".to_owned()
+                }
+                Some(signal) => format!("was ended by signal {signal}"),
+                None => format!("ended early ({status})"),
+            },
+            Err(error) => format!("is gone ({error})"),
+        };
+        WorkerError::Died {
+            variant: self.variant.clone(),
+            how,
+        }
+    }
+}
+
+impl Drop for WorkerClient {
+    fn drop(&mut self) {
+        // A worker ends with its input. One that hangs is killed, since `wait` would hang with it.
+        self.input = None;
+        let _ = self.child.kill();
+        let _ = self.interrupt.wait(&mut self.child);
+    }
+}

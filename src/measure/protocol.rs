@@ -1,0 +1,65 @@
+//! What the parent and a worker say to each other: a line of JSON each, on the worker's stdin and stdout.
+
+use serde::{Deserialize, Serialize};
+
+use super::memory::StageMemory;
+use super::timings::GenerationTimings;
+use crate::engine::EngineOptions;
+use crate::prepare::PreparedVariant;
+use crate::runtime::library::Library;
+
+/// What the parent asks for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Load ONNX Runtime and open a session.
+    Open(Box<OpenRequest>),
+    /// Generate greedily.
+    Generate {
+        /// Token ids of the prompt.
+        prompt_ids: Vec<u32>,
+        /// Tokens to generate.
+        new_tokens: usize,
+    },
+    /// End a stage of memory sampling.
+    Stage(String),
+}
+
+/// How to open a session.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OpenRequest {
+    /// ONNX Runtime.
+    pub library: Library,
+    /// The variant.
+    pub variant: PreparedVariant,
+    /// How to open it.
+    pub options: EngineOptions,
+}
+
+/// What a worker answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Response {
+    /// The session is open.
+    Opened(Opened),
+    /// The tokens, and how long they took.
+    Generated {
+        /// Greedy tokens, as many as asked for.
+        token_ids: Vec<u32>,
+        /// How long they took.
+        timings: GenerationTimings,
+    },
+    /// The stage's memory.
+    Stage(StageMemory),
+    /// It failed; the worker ends.
+    Failed(String),
+}
+
+/// A session that was opened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Opened {
+    /// From the loaded library to the session with its cache, in seconds.
+    pub session_seconds: f64,
+    /// Memory before anything was loaded, and with the session open.
+    pub stages: Vec<StageMemory>,
+}

@@ -1,0 +1,64 @@
+//! What was measured, raw: every statistic in a result is computed from these.
+
+use serde::{Deserialize, Serialize};
+
+use super::memory::{MemoryRecord, StageMemory};
+use super::timings::GenerationTimings;
+use crate::prepare::Variant;
+use crate::prompts::Category;
+
+/// A prompt that's measured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromptPlan {
+    /// Its category.
+    pub category: Category,
+    /// Its number within the category.
+    pub index: usize,
+    /// Its token ids.
+    pub prompt_ids: Vec<u32>,
+    /// Tokens to generate.
+    pub new_tokens: usize,
+}
+
+/// One generation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// Category of the prompt.
+    pub category: Category,
+    /// Number of the prompt within the category.
+    pub prompt: usize,
+    /// Number of the run; pairs with the same run of the base.
+    pub run: usize,
+    /// How long it took.
+    pub timings: GenerationTimings,
+}
+
+/// Everything that was measured of one variant.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VariantRecord {
+    /// Which variant.
+    pub variant: Variant,
+    /// From the loaded library to the session with its cache, in seconds.
+    pub session_seconds: f64,
+    /// Generations before those that count.
+    pub warmup_runs: usize,
+    /// Generations in the order they were made.
+    pub runs: Vec<RunRecord>,
+    /// Memory of each stage.
+    pub stages: Vec<StageMemory>,
+    /// Why it ended early.
+    pub error: Option<String>,
+}
+
+impl VariantRecord {
+    /// The peaks over all stages in which tokens were generated.
+    pub fn generation_memory(&self) -> MemoryRecord {
+        let during = |stage: &&StageMemory| Category::from_name(&stage.stage).is_some();
+        MemoryRecord::of_stages(self.stages.iter().filter(during).cloned().collect())
+    }
+
+    /// The runs of a category.
+    pub fn runs_of(&self, category: Category) -> impl Iterator<Item = &RunRecord> {
+        self.runs.iter().filter(move |run| run.category == category)
+    }
+}

@@ -1,0 +1,94 @@
+//! The worker process: one variant, in a process of its own, so that its memory is its own.
+
+use std::error::Error;
+use std::io::{BufRead, Write};
+use std::time::{Duration, Instant};
+
+use super::gpu::GpuProbe;
+use super::memory::MemorySampler;
+use super::protocol::{OpenRequest, Opened, Request, Response};
+use super::timings::{SystemClock, time_generation};
+use crate::engine::{DecoderEngine, OnnxRuntime, Provider};
+
+/// Time between two samples of memory. The kernel's high-water mark catches what falls between.
+const SAMPLING: Duration = Duration::from_millis(10);
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// Answers requests until `input` ends.
+///
+/// # Errors
+/// If `output` is closed. What goes wrong with the variant is answered.
+pub fn serve(input: impl BufRead, mut output: impl Write) -> std::io::Result<()> {
+    let mut worker = Worker::default();
+    for line in input.lines() {
+        let answer = worker.answer(&line?);
+        let failed = answer.is_err();
+        let response = answer.unwrap_or_else(|error| Response::Failed(chain(error.as_ref())));
+        serde_json::to_writer(&mut output, &response)?;
+        output.write_all(b"\n")?;
+        output.flush()?;
+        if failed {
+            break;
+        }
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Worker {
+    engine: Option<DecoderEngine>,
+    sampler: Option<MemorySampler>,
+}
+
+impl Worker {
+    fn answer(&mut self, line: &str) -> Result<Response, Failure> {
+        match serde_json::from_str(line)? {
+            Request::Open(request) => self.open(*request),
+            Request::Generate {
+                prompt_ids,
+                new_tokens,
+            } => {
+                let engine = self.engine.as_mut().ok_or("no session is open")?;
+                let clock = SystemClock::new();
+                let (token_ids, timings) =
+                    time_generation(engine, &clock, &prompt_ids, new_tokens)?;
+                Ok(Response::Generated { token_ids, timings })
+            }
+            Request::Stage(name) => {
+                let sampler = self.sampler.as_mut().ok_or("no session is open")?;
+                Ok(Response::Stage(sampler.stage(&name)?.clone()))
+            }
+        }
+    }
+
+    fn open(&mut self, request: OpenRequest) -> Result<Response, Failure> {
+        let gpu = match request.options.provider {
+            Provider::Cuda(device) => GpuProbe::new(device),
+            Provider::Cpu => None,
+        };
+        let mut sampler = MemorySampler::start(SAMPLING, gpu)?;
+        let mut stages = vec![sampler.stage("start")?.clone()];
+        let runtime = OnnxRuntime::load(&request.library)?;
+        let start = Instant::now();
+        self.engine = Some(DecoderEngine::open(&runtime, &request.variant, &request.options)?);
+        let session_seconds = start.elapsed().as_secs_f64();
+        stages.push(sampler.stage("session_loaded")?.clone());
+        self.sampler = Some(sampler);
+        Ok(Response::Opened(Opened {
+            session_seconds,
+            stages,
+        }))
+    }
+}
+
+/// An error and its causes, in one line.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

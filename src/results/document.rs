@@ -1,0 +1,247 @@
+//! The JSON of a result.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::Status;
+use super::metrics::{overhead, samples, summarize};
+use crate::engine::EngineOptions;
+use crate::measure::memory::StageMemory;
+use crate::measure::record::VariantRecord;
+use crate::prepare::{Manifest, Variant};
+use crate::prompts::Category;
+use crate::runtime::library::Library;
+use crate::system::{Hardware, SystemInfo};
+
+/// Figures that end in `_mb` count 2^20 bytes, as PEFT's suite does.
+const MB: f64 = 1_048_576.0;
+
+/// A result.
+#[derive(Debug, Clone, Serialize)]
+pub struct ResultDocument {
+    run_info: Value,
+    generation_info: Value,
+    meta_info: Value,
+}
+
+/// What a result says beside the measurements.
+#[derive(Debug)]
+pub struct RunInfo<'a> {
+    /// RFC 3339, UTC, when the run began.
+    pub timestamp: String,
+    /// Of the whole run, seconds.
+    pub duration: f64,
+    /// How it ended.
+    pub status: Status,
+    /// Why it didn't succeed.
+    pub error: Option<String>,
+    /// The resolved parameters.
+    pub benchmark_config: Value,
+    /// Accelerators.
+    pub hardware: &'a Hardware,
+    /// The machine.
+    pub system: &'a SystemInfo,
+    /// ONNX Runtime.
+    pub library: Option<&'a Library>,
+    /// How sessions were opened.
+    pub options: &'a EngineOptions,
+    /// Manifests of the variants that were measured.
+    pub manifests: BTreeMap<Variant, Manifest>,
+    /// Variants that don't exist, with the reason.
+    pub absent: BTreeMap<Variant, String>,
+    /// Whether the base was measured in this run, interleaved, or taken from the cache.
+    pub base_is_cached: bool,
+    /// Draws the bootstrap.
+    pub seed: u64,
+}
+
+impl ResultDocument {
+    /// Puts a result together.
+    pub fn new(info: &RunInfo, records: &[VariantRecord]) -> Self {
+        Self {
+            run_info: run_info(info),
+            generation_info: generation_info(info, records),
+            meta_info: meta_info(info),
+        }
+    }
+}
+
+fn run_info(info: &RunInfo) -> Value {
+    let adapter = info.manifests.values().find_map(|manifest| manifest.adapter.as_ref());
+    json!({
+        "timestamp": info.timestamp,
+        "duration": info.duration,
+        "status": info.status,
+        "hardware": info.hardware,
+        "error": info.error,
+        "peft_config": adapter.map(|adapter| &adapter.config),
+        "benchmark_config": info.benchmark_config,
+        "session": info.options_json(),
+    })
+}
+
+impl RunInfo<'_> {
+    fn options_json(&self) -> Value {
+        json!({
+            "provider": self.options.provider.to_string(),
+            "threads": self.options.threads,
+            "weights": self.options.weights,
+            "base": if self.base_is_cached { "cached" } else { "interleaved" },
+        })
+    }
+}
+
+fn generation_info(info: &RunInfo, records: &[VariantRecord]) -> Value {
+    let find = |variant| records.iter().find(|record| record.variant == variant);
+    let base = find(Variant::Base);
+    let mut variants = Map::new();
+    for record in records {
+        variants.insert(record.variant.name().to_owned(), variant(info, base, record));
+    }
+    for (variant, reason) in &info.absent {
+        variants.insert(variant.name().to_owned(), json!({ "absent": reason }));
+    }
+    // PEFT's suite measures the adapter unmerged.
+    let shown = [Variant::Unmerged, Variant::Merged, Variant::Base].into_iter().find_map(find);
+    let mut all = match shown {
+        Some(record) => compatible(info, base, record),
+        None => Map::new(),
+    };
+    all.insert("variants".to_owned(), Value::Object(variants));
+    Value::Object(all)
+}
+
+/// The keys of PEFT's suite.
+fn compatible(
+    info: &RunInfo,
+    base: Option<&VariantRecord>,
+    record: &VariantRecord,
+) -> Map<String, Value> {
+    let mut all = Map::new();
+    all.insert("memory".to_owned(), memory(record));
+    let mut categories = Map::new();
+    for category in Category::ALL {
+        if let Some(metrics) = metrics(info, base, record, &[category]) {
+            let samples = samples(record, category);
+            let entry = json!({ "metrics": metrics, "samples": samples });
+            categories.insert(category.name().to_owned(), entry);
+        }
+    }
+    all.insert("by_category".to_owned(), Value::Object(categories));
+    let overall = metrics(info, base, record, &measured(record));
+    all.insert("overall".to_owned(), json!(overall));
+    all
+}
+
+fn variant(info: &RunInfo, base: Option<&VariantRecord>, record: &VariantRecord) -> Value {
+    let mut all = compatible(info, base, record);
+    let compared = base.filter(|base| base.variant != record.variant);
+    if let Some(base) = compared {
+        let over = |categories: &[Category]| {
+            overhead(base, record, categories, !info.base_is_cached, info.seed)
+        };
+        let by_category: Map<String, Value> = measured(record)
+            .into_iter()
+            .map(|category| (category.name().to_owned(), json!(over(&[category]))))
+            .collect();
+        all.insert(
+            "overhead_pct".to_owned(),
+            json!({ "overall": over(&measured(record)), "by_category": by_category }),
+        );
+    }
+    all.insert("session_seconds".to_owned(), json!(record.session_seconds));
+    all.insert("warmup_runs".to_owned(), json!(record.warmup_runs));
+    all.insert("error".to_owned(), json!(record.error));
+    Value::Object(all)
+}
+
+fn measured(record: &VariantRecord) -> Vec<Category> {
+    let has_runs = |category: &Category| record.runs_of(*category).next().is_some();
+    Category::ALL.into_iter().filter(has_runs).collect()
+}
+
+fn metrics(
+    info: &RunInfo,
+    base: Option<&VariantRecord>,
+    record: &VariantRecord,
+    categories: &[Category],
+) -> Option<Value> {
+    let of = |record: &VariantRecord| {
+        let runs = record.runs.iter().filter(|run| categories.contains(&run.category));
+        summarize(runs)
+    };
+    let mut metrics = json!(of(record)?);
+    if let (Some(base), Some(keys)) = (base, metrics.as_object_mut()) {
+        let base_time = of(base).map(|metrics| metrics.inference_time);
+        keys.insert("base_inference_time".to_owned(), json!(base_time));
+        if base.variant != record.variant {
+            let over = overhead(base, record, categories, !info.base_is_cached, info.seed);
+            let pct = over.map(|over| over.pct);
+            keys.insert("inference_overhead_pct".to_owned(), json!(pct));
+        }
+    }
+    Some(metrics)
+}
+
+fn memory(record: &VariantRecord) -> Value {
+    let mb = |bytes: u64| bytes as f64 / MB;
+    let peak = record.generation_memory();
+    let logs: Vec<Value> = record.stages.iter().map(stage).collect();
+    json!({
+        "peak_accelerator_memory_mb": peak.peak_accelerator_bytes.map(mb),
+        "peak_ram_memory_mb": mb(peak.peak_rss_bytes),
+        "peak_anonymous_memory_mb": peak.peak_anonymous_bytes.map(mb),
+        "memory_logs": logs,
+    })
+}
+
+fn stage(stage: &StageMemory) -> Value {
+    let mb = |bytes: u64| bytes as f64 / MB;
+    json!({
+        "stage": stage.stage,
+        "ram_mb": mb(stage.ram.rss_bytes),
+        "accelerator_allocated_mb": stage.accelerator_allocated_bytes.map(mb),
+        "accelerator_reserved_mb": stage.accelerator_reserved_bytes.map(mb),
+        "anonymous_mb": stage.ram.anonymous_bytes.map(mb),
+        "file_backed_mb": stage.ram.file_backed_bytes.map(mb),
+        "peak_ram_mb": mb(stage.peak_rss_bytes),
+        "peak_ram_method": stage.peak_rss_method,
+        "peak_anonymous_mb": stage.peak_anonymous_bytes.map(mb),
+        "peak_accelerator_mb": stage.peak_accelerator_bytes.map(mb),
+        "accelerator_method": stage.accelerator_method,
+    })
+}
+
+fn meta_info(info: &RunInfo) -> Value {
+    let Some(manifest) = info.manifests.values().next() else {
+        return json!({ "system_info": info.system });
+    };
+    let adapter = info.manifests.values().find_map(|manifest| manifest.adapter.as_ref());
+    let base_params = manifest.base_params;
+    let trainable = adapter.map_or(0, |adapter| adapter.trainable_params);
+    let total = adapter.map_or(base_params, |adapter| adapter.total_params);
+    json!({
+        "model_id": manifest.model_id,
+        "weights": if manifest.synthetic { "synthetic" } else { "trained" },
+        "adapter": adapter.map(|adapter| if adapter.fresh { "fresh" } else { "trained" }),
+        "dtype": manifest.dtype,
+        "compute_dtype": manifest.compute,
+        "parameters": {
+            "base_params": base_params,
+            "trainable_params": trainable,
+            "total_params": total,
+            "param_ratio": trainable as f64 / total as f64,
+        },
+        "model_size": {
+            "base_model_size_mb": manifest.base_bytes as f64 / MB,
+            "adapter_size_mb": adapter.map_or(0.0, |adapter| adapter.stored_bytes as f64 / MB),
+        },
+        "package_info": {
+            "peft-bench-version": env!("CARGO_PKG_VERSION"),
+            "onnxruntime-version": info.library.map(|library| &library.version),
+        },
+        "system_info": info.system,
+    })
+}

@@ -1,0 +1,188 @@
+//! From records to figures. Everything is a median over runs, in seconds; overheads come from pairs.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::measure::record::{RunRecord, VariantRecord};
+use crate::measure::stats::{
+    Overhead, Pair, UnpairedSamples, find_outliers, median, paired_overhead, unpaired_overhead,
+};
+use crate::prompts::Category;
+
+/// Figures of one variant in one category, or over all of them.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CategoryMetrics {
+    /// Median of a generation's whole time, seconds.
+    pub inference_time: f64,
+    /// Median of the time from the prompt to the first new token, seconds.
+    pub time_to_first_token: f64,
+    /// The same as `time_to_first_token`: prefill gives the first token.
+    pub prefill_time: f64,
+    /// Median of all decode steps, seconds; absent where one token is generated.
+    pub decode_time_per_token: Option<f64>,
+    /// Median of `inference_time / generated_tokens`, seconds.
+    pub time_per_token: f64,
+    /// Tokens of one generation; of several prompts, their mean.
+    pub generated_tokens: f64,
+    /// Generations that the medians are over.
+    pub runs: usize,
+}
+
+/// Figures over `runs`; `None` without any.
+pub fn summarize<'a>(runs: impl Iterator<Item = &'a RunRecord>) -> Option<CategoryMetrics> {
+    let runs: Vec<&RunRecord> = runs.collect();
+    let of = |figure: fn(&RunRecord) -> f64| -> Option<f64> {
+        median(&runs.iter().map(|run| figure(run)).collect::<Vec<f64>>())
+    };
+    let prefill = of(|run| run.timings.time_to_first_token.as_secs_f64())?;
+    let steps: Vec<f64> = runs
+        .iter()
+        .flat_map(|run| &run.timings.decode_steps)
+        .map(std::time::Duration::as_secs_f64)
+        .collect();
+    let tokens: usize = runs.iter().map(|run| run.timings.new_tokens()).sum();
+    Some(CategoryMetrics {
+        inference_time: of(|run| run.timings.total().as_secs_f64())?,
+        time_to_first_token: prefill,
+        prefill_time: prefill,
+        decode_time_per_token: median(&steps),
+        time_per_token: of(|run| run.timings.time_per_token())?,
+        generated_tokens: tokens as f64 / runs.len() as f64,
+        runs: runs.len(),
+    })
+}
+
+/// What `variant` costs over `base`, in percent of the whole time of a generation. Categories are
+/// strata. Runs are paired unless the base's were taken from an earlier measurement.
+pub fn overhead(
+    base: &VariantRecord,
+    variant: &VariantRecord,
+    categories: &[Category],
+    paired: bool,
+    seed: u64,
+) -> Option<Overhead> {
+    let total = |run: &RunRecord| run.timings.total().as_secs_f64();
+    if !paired {
+        let samples = |record: &VariantRecord, category| -> Vec<f64> {
+            record.runs_of(category).map(total).collect()
+        };
+        let strata: Vec<UnpairedSamples> = categories
+            .iter()
+            .map(|&category| UnpairedSamples {
+                base: samples(base, category),
+                variant: samples(variant, category),
+            })
+            .collect();
+        return unpaired_overhead(&strata, seed).ok();
+    }
+    let strata: Vec<Vec<Pair>> = categories
+        .iter()
+        .map(|&category| {
+            let same = |a: &RunRecord, b: &RunRecord| (a.prompt, a.run) == (b.prompt, b.run);
+            variant
+                .runs_of(category)
+                .filter_map(|run| {
+                    let partner = base.runs_of(category).find(|other| same(run, other))?;
+                    Some(Pair {
+                        base: total(partner),
+                        variant: total(run),
+                    })
+                })
+                .collect()
+        })
+        .collect();
+    paired_overhead(&strata, seed).ok()
+}
+
+/// One entry a prompt, with every run.
+pub fn samples(record: &VariantRecord, category: Category) -> Vec<Value> {
+    let mut prompts: Vec<usize> = record.runs_of(category).map(|run| run.prompt).collect();
+    prompts.dedup();
+    prompts
+        .into_iter()
+        .filter_map(|prompt| {
+            let runs = || record.runs_of(category).filter(|run| run.prompt == prompt);
+            let metrics = summarize(runs())?;
+            let totals: Vec<f64> = runs().map(|run| run.timings.total().as_secs_f64()).collect();
+            Some(json!({
+                "prompt": prompt,
+                "inference_time": metrics.inference_time,
+                "generated_tokens": metrics.generated_tokens,
+                "time_per_token": metrics.time_per_token,
+                "outliers": find_outliers(&totals),
+                "individual_runs": runs().map(individual_run).collect::<Vec<Value>>(),
+            }))
+        })
+        .collect()
+}
+
+fn individual_run(run: &RunRecord) -> Value {
+    let timings = &run.timings;
+    json!({
+        "inference_time": timings.total().as_secs_f64(),
+        "generated_tokens": timings.new_tokens(),
+        "time_per_token": timings.time_per_token(),
+        "time_to_first_token": timings.time_to_first_token.as_secs_f64(),
+        "decode_steps": timings.decode_steps.iter().map(|step| step.as_secs_f64()).collect::<Vec<f64>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::timings::GenerationTimings;
+    use crate::prepare::Variant;
+    use std::time::Duration;
+
+    fn record(variant: Variant, factor: u32) -> VariantRecord {
+        let runs = (0..5)
+            .map(|run| RunRecord {
+                category: Category::Short,
+                prompt: 0,
+                run,
+                timings: GenerationTimings {
+                    time_to_first_token: Duration::from_millis(40 + u64::from(run as u32)) * factor,
+                    decode_steps: vec![Duration::from_millis(5) * factor; 3],
+                },
+            })
+            .collect();
+        VariantRecord {
+            variant,
+            session_seconds: 0.0,
+            warmup_runs: 1,
+            runs,
+            stages: Vec::new(),
+            error: None,
+        }
+    }
+
+    #[test]
+    fn figures_are_medians_over_the_runs() {
+        let record = record(Variant::Base, 1);
+        let metrics = summarize(record.runs.iter()).unwrap();
+        assert!((metrics.time_to_first_token - 0.042).abs() < 1e-9);
+        assert!((metrics.inference_time - 0.057).abs() < 1e-9);
+        assert_eq!(metrics.decode_time_per_token, Some(0.005));
+        assert!((metrics.time_per_token - 0.057 / 4.0).abs() < 1e-9);
+        assert!(summarize([].iter()).is_none());
+    }
+
+    #[test]
+    fn a_variant_that_takes_twice_as_long_costs_100_percent() {
+        let (base, slow) = (record(Variant::Base, 1), record(Variant::Unmerged, 2));
+        for paired in [true, false] {
+            let found = overhead(&base, &slow, &[Category::Short], paired, 1).unwrap();
+            assert!((found.pct - 100.0).abs() < 1e-6, "{found:?}");
+            assert_eq!(found.paired, paired);
+            assert!(found.detected);
+        }
+    }
+
+    #[test]
+    fn every_run_is_kept() {
+        let samples = samples(&record(Variant::Base, 1), Category::Short);
+        assert_eq!(samples.len(), 1);
+        assert_eq!(samples[0]["individual_runs"].as_array().unwrap().len(), 5);
+        assert_eq!(samples[0]["individual_runs"][0]["decode_steps"].as_array().unwrap().len(), 3);
+    }
+}

@@ -1,0 +1,216 @@
+//! What the tests of the built program share: running it, and making small experiments from the fixtures.
+
+#![allow(dead_code, reason = "each file of tests uses a part of it")]
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{Read, Seek};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use peft_bench::weights::{Dtype, SafetensorsFile, SafetensorsWriter, TensorPlan, TensorStore};
+use serde_json::Value;
+
+/// The built program.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_peft-bench");
+
+/// A run takes well under a second; one that takes this long hangs.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// `None` where a signal ended it.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// The program with `args`, to be given more.
+pub fn program<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.args(args);
+    command
+}
+
+/// Runs `command` to its end.
+pub fn run(command: &mut Command) -> Outcome {
+    let [mut stdout, mut stderr] = [tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap()];
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(stdout.try_clone().unwrap())
+        .stderr(stderr.try_clone().unwrap())
+        .spawn()
+        .unwrap();
+    let started = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if started.elapsed() > PATIENCE {
+            child.kill().unwrap();
+            panic!("{command:?} did not end within {PATIENCE:?}");
+        }
+        sleep(Duration::from_millis(2));
+    };
+    Outcome {
+        code: status.code(),
+        stdout: text(&mut stdout),
+        stderr: text(&mut stderr),
+    }
+}
+
+fn text(file: &mut File) -> String {
+    let mut bytes = Vec::new();
+    file.rewind().unwrap();
+    file.read_to_end(&mut bytes).unwrap();
+    String::from_utf8(bytes).unwrap()
+}
+
+/// `tests/fixtures/<part>/…`
+fn fixture(parts: &[&str]) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    parts.iter().fold(root, |path, part| path.join(part))
+}
+
+/// The folder of a base model.
+pub fn model(name: &str) -> PathBuf {
+    fixture(&["models", name])
+}
+
+/// The folder of a case, an experiment for the base `model`.
+pub fn case(model: &str, name: &str) -> PathBuf {
+    fixture(&["cases", model, name])
+}
+
+/// Names of what is in `folder`, sorted.
+pub fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
+    let mut names: Vec<String> = entries
+        .map(|entry| name(entry).into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// All files below `folder`, sorted.
+pub fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    if folder.is_dir() {
+        for name in names(folder) {
+            let path = folder.join(name);
+            match path.is_dir() {
+                true => files.extend(files_below(&path)),
+                false => files.push(path),
+            }
+        }
+    }
+    files
+}
+
+/// Copies the files of `from` into a new folder `to`.
+pub fn copy_folder(from: &Path, to: &Path) -> PathBuf {
+    fs::create_dir_all(to).unwrap();
+    for name in names(from) {
+        fs::copy(from.join(&name), to.join(&name)).unwrap();
+    }
+    to.to_owned()
+}
+
+/// Reads a file of JSON.
+pub fn read_json(path: &Path) -> Value {
+    let text = fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_slice(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Changes the value of `key` in a file that holds an object.
+pub fn set_key(path: &Path, key: &str, value: Value) {
+    let mut json = read_json(path);
+    json[key] = value;
+    fs::write(path, json.to_string()).unwrap();
+}
+
+/// Takes `key` out of a file that holds an object.
+pub fn remove_key(path: &Path, key: &str) {
+    let mut json = read_json(path);
+    json.as_object_mut().unwrap().remove(key).unwrap();
+    fs::write(path, json.to_string()).unwrap();
+}
+
+/// A tensor's shape and its values in float32.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tensor {
+    pub shape: Vec<usize>,
+    pub values: Vec<f32>,
+}
+
+/// Tensors by name.
+pub type Tensors = BTreeMap<String, Tensor>;
+
+/// Reads a file of tensors.
+pub fn read_tensors(path: &Path) -> Tensors {
+    let file = SafetensorsFile::open(path).unwrap_or_else(|e| panic!("{e:#}"));
+    let tensor = |name: &str| {
+        let view = file.get(name).unwrap();
+        Tensor {
+            shape: view.shape.to_vec(),
+            values: view.to_f32().unwrap(),
+        }
+    };
+    let names = file.names();
+    names
+        .iter()
+        .map(|name| (name.clone(), tensor(name)))
+        .collect()
+}
+
+/// Reads a checkpoint's tensors, from one file or from shards.
+pub fn read_checkpoint(folder: &Path) -> Tensors {
+    let store = TensorStore::open_folder(folder).unwrap();
+    store.files().flat_map(read_tensors).collect()
+}
+
+/// Writes a file of tensors, rounded to `dtype`.
+pub fn write_tensors(path: &Path, tensors: &Tensors, dtype: Dtype) {
+    let plans: Vec<TensorPlan> = tensors
+        .iter()
+        .map(|(name, tensor)| TensorPlan {
+            name: name.clone(),
+            dtype,
+            shape: tensor.shape.clone(),
+        })
+        .collect();
+    let writer = SafetensorsWriter::create(path, &plans).unwrap();
+    for (name, tensor) in tensors {
+        writer.write(name, &tensor.values).unwrap();
+    }
+    writer.finish().unwrap();
+}
+
+/// Changes the tensors of a float32 file.
+pub fn edit_tensors(path: &Path, change: impl FnOnce(&mut Tensors)) {
+    let mut tensors = read_tensors(path);
+    change(&mut tensors);
+    write_tensors(path, &tensors, Dtype::Float32);
+}
+
+/// The largest difference of `actual` and `expected`, as a part of the largest expected magnitude. A NaN
+/// in either, or another length, is infinitely far off.
+pub fn relative_difference(actual: &[f32], expected: &[f32]) -> f32 {
+    let finite = |values: &[f32]| values.iter().all(|value| value.is_finite());
+    if actual.len() != expected.len() || !finite(actual) || !finite(expected) {
+        return f32::INFINITY;
+    }
+    let differences = actual.iter().zip(expected).map(|(a, b)| (a - b).abs());
+    let scale = expected
+        .iter()
+        .fold(0.0_f32, |most, value| most.max(value.abs()));
+    differences.fold(0.0_f32, f32::max) / scale
+}
+
+/// What the project promises of its arithmetic, for [`relative_difference`].
+pub const TOLERANCE: f32 = 1e-4;

@@ -1,0 +1,594 @@
+//! The built program against `transformers` and `peft`: every case of `tests/fixtures/cases`, its logits,
+//! tokens and parameter counts; and what must leave logits as they are.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::*;
+use peft_bench::weights::Dtype;
+use serde::Deserialize;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// `case.json`
+#[derive(Debug, Deserialize)]
+struct Case {
+    prompt_ids: Vec<u32>,
+    max_new_tokens: usize,
+    token_ids: Vec<u32>,
+    #[serde(default)]
+    merged: bool,
+    trainable_params: Option<u64>,
+    total_params: Option<u64>,
+}
+
+impl Case {
+    fn read(folder: &Path) -> Self {
+        serde_json::from_value(read_json(&folder.join("case.json"))).unwrap()
+    }
+
+    /// `generate` of its prompt, without a target's own options.
+    fn generate(&self, target: &Path, variant: &str, export_dir: &Path) -> Command {
+        let mut command = program(["generate", "--ep", "cpu", "--threads", "1", "--json"]);
+        command.arg(target).args([
+            "--variant",
+            variant,
+            "--prompt-ids",
+            &join(&self.prompt_ids),
+        ]);
+        command.args(["--max-new-tokens", &self.max_new_tokens.to_string()]);
+        command.arg("--export-dir").arg(export_dir);
+        command
+    }
+}
+
+fn join(ids: &[u32]) -> String {
+    let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
+    ids.join(",")
+}
+
+/// What `generate --json --logits` gives.
+#[derive(Debug, PartialEq)]
+struct Generated {
+    prompt_ids: Vec<u32>,
+    token_ids: Vec<u32>,
+    text: Option<String>,
+    logits: Tensor,
+}
+
+/// Runs a `generate` command; its error message where it fails.
+fn try_generate(command: &mut Command) -> Result<Generated, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("logits.safetensors");
+    let outcome = run(command.arg("--logits").arg(&path));
+    if outcome.code != Some(0) {
+        return Err(format!(
+            "exit code {:?}: {}",
+            outcome.code,
+            outcome.stderr.trim()
+        ));
+    }
+    #[derive(Deserialize)]
+    struct Printed {
+        prompt_ids: Vec<u32>,
+        token_ids: Vec<u32>,
+        text: Option<String>,
+    }
+    let printed: Printed = serde_json::from_str(&outcome.stdout)
+        .map_err(|error| format!("stdout is `{}`: {error}", outcome.stdout))?;
+    Ok(Generated {
+        prompt_ids: printed.prompt_ids,
+        token_ids: printed.token_ids,
+        text: printed.text,
+        logits: read_tensors(&path)
+            .remove("logits")
+            .ok_or("no tensor `logits`")?,
+    })
+}
+
+#[track_caller]
+fn generate(command: &mut Command) -> Generated {
+    try_generate(command).unwrap_or_else(|message| panic!("{command:?}: {message}"))
+}
+
+/// Compares a run with what the reference gave.
+fn check_variant(
+    case: &Case,
+    folder: &Path,
+    variant: &str,
+    command: &mut Command,
+) -> Result<(), String> {
+    let generated = try_generate(command)?;
+    let expected = read_tensors(&folder.join("expected.safetensors"));
+    let expected = expected
+        .get(variant)
+        .ok_or("the case expects no such variant")?;
+    if generated.logits.shape != expected.shape {
+        return Err(format!(
+            "shape {:?}, not {:?}",
+            generated.logits.shape, expected.shape
+        ));
+    }
+    let difference = relative_difference(&generated.logits.values, &expected.values);
+    if difference > TOLERANCE {
+        return Err(format!("logits are off by {difference:e} of the largest"));
+    }
+    if generated.token_ids != case.token_ids {
+        return Err(format!(
+            "tokens {:?}, not {:?}",
+            generated.token_ids, case.token_ids
+        ));
+    }
+    if generated.prompt_ids != case.prompt_ids {
+        return Err(format!(
+            "prompt {:?}, not {:?}",
+            generated.prompt_ids, case.prompt_ids
+        ));
+    }
+    Ok(())
+}
+
+fn check_refusal(command: &mut Command) -> Result<(), String> {
+    let outcome = run(command);
+    let why = outcome.stderr.contains("`merged`") && outcome.stderr.contains("can't be merged");
+    match outcome.code {
+        Some(1) if why && outcome.stdout.is_empty() => Ok(()),
+        _ => Err(format!(
+            "expected a refusal that says why, found {outcome:?}"
+        )),
+    }
+}
+
+/// `<export_dir>/<model>/<experiment>`, the one that was prepared there.
+fn prepared_folder(export_dir: &Path) -> PathBuf {
+    let models = names(export_dir);
+    assert_eq!(models.len(), 1, "{models:?}");
+    let folder = export_dir.join(&models[0]);
+    let experiments: Vec<_> = names(&folder)
+        .into_iter()
+        .filter(|name| name != "base")
+        .collect();
+    assert_eq!(experiments.len(), 1, "{experiments:?}");
+    folder.join(&experiments[0])
+}
+
+fn check_counts(case: &Case, export_dir: &Path, variant: &str) -> Result<(), String> {
+    let manifest = read_json(
+        &prepared_folder(export_dir)
+            .join(variant)
+            .join("manifest.json"),
+    );
+    let count = |key: &str| manifest["adapter"][key].as_u64();
+    for (key, expected) in [
+        ("trainable_params", case.trainable_params),
+        ("total_params", case.total_params),
+    ] {
+        if expected.is_none() || count(key) != expected {
+            return Err(format!("`{key}` is {:?}, not {expected:?}", count(key)));
+        }
+    }
+    Ok(())
+}
+
+/// Runs every case of a model; one message for all that fail.
+fn check_model(name: &str) {
+    let mut failures = Vec::new();
+    let cases = names(&case(name, ""));
+    assert!(cases.len() > 1, "{cases:?}");
+    for case_name in &cases {
+        let folder = case(name, case_name);
+        let case = Case::read(&folder);
+        let export_dir = tempfile::tempdir().unwrap();
+        let mut note = |variant: &str, result: Result<(), String>| {
+            if let Err(message) = result {
+                failures.push(format!("{name}/{case_name} {variant}: {message}"));
+            }
+        };
+        if case_name == "base" {
+            let mut command = case.generate(&model(name), "base", export_dir.path());
+            note("base", check_variant(&case, &folder, "base", &mut command));
+            continue;
+        }
+        for variant in ["unmerged", "merged"] {
+            let mut command = case.generate(&folder, variant, export_dir.path());
+            command.arg("--model").arg(model(name));
+            if variant == "merged" && !case.merged {
+                note(variant, check_refusal(&mut command));
+                continue;
+            }
+            let checked = check_variant(&case, &folder, variant, &mut command);
+            let checked = checked.and_then(|()| check_counts(&case, export_dir.path(), variant));
+            note(variant, checked);
+        }
+    }
+    assert!(
+        failures.is_empty(),
+        "{} failed:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+}
+
+macro_rules! models {
+    ($($test:ident: $folder:literal,)*) => {
+        $(
+            #[test]
+            fn $test() {
+                check_model($folder);
+            }
+        )*
+
+        #[test]
+        fn every_model_is_tested() {
+            assert_eq!(names(&case("", "")), [$($folder),*]);
+        }
+    };
+}
+
+models! {
+    llama_with_biases_is_as_the_reference: "llama-bias",
+    llama_with_grouped_queries_is_as_the_reference: "llama-gqa",
+    llama_with_linear_scaling_in_shards_is_as_the_reference: "llama-linear",
+    llama_with_llama3_scaling_is_as_the_reference: "llama-rope3",
+    llama_with_a_tied_head_is_as_the_reference: "llama-tied",
+    opt_without_key_prefix_is_as_the_reference: "opt-bare",
+    opt_without_biases_is_as_the_reference: "opt-nobias",
+    opt_without_final_norm_is_as_the_reference: "opt-nonorm",
+    opt_with_norms_behind_is_as_the_reference: "opt-post",
+    opt_with_norms_before_is_as_the_reference: "opt-pre",
+}
+
+/// A case, run where nothing else is.
+struct Bench {
+    case: Case,
+    folder: PathBuf,
+    model: PathBuf,
+    exported: TempDir,
+}
+
+impl Bench {
+    fn new(model_name: &str, case_name: &str) -> Self {
+        let folder = case(model_name, case_name);
+        Self {
+            case: Case::read(&folder),
+            folder,
+            model: model(model_name),
+            exported: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// `generate` of a variant, with more options.
+    #[track_caller]
+    fn generate(&self, variant: &str, options: &[&str]) -> Generated {
+        let mut command = self
+            .case
+            .generate(&self.folder, variant, self.exported.path());
+        generate(command.arg("--model").arg(&self.model).args(options))
+    }
+
+    /// `generate` of a prepared folder.
+    #[track_caller]
+    fn generate_prepared(&self, folder: &Path, variant: &str) -> Generated {
+        let elsewhere = tempfile::tempdir().unwrap();
+        let generated = generate(&mut self.case.generate(folder, variant, elsewhere.path()));
+        assert!(
+            names(elsewhere.path()).is_empty(),
+            "nothing is prepared again"
+        );
+        generated
+    }
+
+    /// Runs `prepare`; gives what it says.
+    #[track_caller]
+    fn prepare(&self) -> String {
+        let mut command = program(["prepare", "--ep", "cpu"]);
+        command.arg(&self.folder).arg("--model").arg(&self.model);
+        let outcome = run(command.arg("--export-dir").arg(self.exported.path()));
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        outcome.stderr
+    }
+
+    /// A copy of a model with all tensors rounded to `dtype`, and stored so.
+    fn rounded_model(&self, tensors: &Tensors, dtype: Dtype) -> TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        fs::copy(
+            self.model.join("config.json"),
+            folder.path().join("config.json"),
+        )
+        .unwrap();
+        write_tensors(&folder.path().join("model.safetensors"), tensors, dtype);
+        folder
+    }
+}
+
+#[track_caller]
+fn assert_close(actual: &Generated, expected: &Generated) {
+    let difference = relative_difference(&actual.logits.values, &expected.logits.values);
+    assert!(difference <= TOLERANCE, "off by {difference:e}");
+    assert_eq!(actual.token_ids, expected.token_ids);
+}
+
+#[track_caller]
+fn assert_apart(actual: &Generated, expected: &Generated) {
+    let first =
+        |generated: &Generated| generated.logits.values[..generated.logits.shape[1]].to_vec();
+    let difference = relative_difference(&first(actual), &first(expected));
+    assert!(difference > TOLERANCE, "off by {difference:e} only");
+}
+
+/// Weights in half precision are rounded, whatever the arithmetic: were the casts that do it on a CPU
+/// optimised away, the logits would be those of the unrounded checkpoint.
+fn check_rounding(model_name: &str, dtype: Dtype) {
+    let bench = Bench::new(model_name, "lora");
+    let options = ["--dtype", dtype.name()];
+    let tensors = read_checkpoint(&bench.model);
+    let rounded = bench.rounded_model(&tensors, dtype);
+
+    let mut command = bench
+        .case
+        .generate(rounded.path(), "base", bench.exported.path());
+    let expected = generate(&mut command);
+    for weights in ["mapped", "resident"] {
+        let actual = bench.generate("base", &["--dtype", dtype.name(), "--weights", weights]);
+        assert_close(&actual, &expected);
+        assert_apart(&actual, &bench.generate("base", &[]));
+    }
+
+    let mut command = bench
+        .case
+        .generate(&bench.folder, "unmerged", bench.exported.path());
+    let expected = generate(command.arg("--model").arg(rounded.path()));
+    let actual = bench.generate("unmerged", &options);
+    assert_close(&actual, &expected);
+    assert_apart(&actual, &bench.generate("unmerged", &[]));
+
+    // Merged in float32, and rounded once.
+    let exact = Bench::new(model_name, "lora");
+    exact.prepare();
+    let overlay = prepared_folder(exact.exported.path()).join("merged/overlay.safetensors");
+    let mut merged = tensors;
+    merged.extend(read_tensors(&overlay));
+    let merged = bench.rounded_model(&merged, dtype);
+    let mut command = bench
+        .case
+        .generate(merged.path(), "base", bench.exported.path());
+    let expected = generate(&mut command);
+    let actual = bench.generate("merged", &options);
+    assert_close(&actual, &expected);
+    assert_apart(&actual, &bench.generate("merged", &[]));
+}
+
+#[test]
+fn float16_rounds_the_weights_on_a_cpu() {
+    for model in ["llama-gqa", "opt-pre"] {
+        check_rounding(model, Dtype::Float16);
+    }
+}
+
+#[test]
+fn bfloat16_rounds_the_weights_on_a_cpu() {
+    for model in ["llama-tied", "opt-post"] {
+        check_rounding(model, Dtype::BFloat16);
+    }
+}
+
+#[test]
+fn resident_weights_give_the_same_logits_as_mapped_ones() {
+    for (model, case) in [
+        ("llama-gqa", "dora-embed"),
+        ("opt-post", "lora"),
+        ("llama-linear", "lora"),
+    ] {
+        let bench = Bench::new(model, case);
+        for variant in ["base", "unmerged", "merged"] {
+            let mapped = bench.generate(variant, &["--weights", "mapped"]);
+            let resident = bench.generate(variant, &["--weights", "resident"]);
+            assert_close(&resident, &mapped);
+        }
+    }
+}
+
+#[test]
+fn several_threads_give_the_same_logits() {
+    let bench = Bench::new("llama-gqa", "lora");
+    let one = bench.generate("unmerged", &[]);
+    let mut command = program(["generate", "--ep", "cpu", "--threads", "3", "--json"]);
+    command.arg(&bench.folder).arg("--model").arg(&bench.model);
+    command.args([
+        "--prompt-ids",
+        &join(&bench.case.prompt_ids),
+        "--max-new-tokens",
+        "8",
+    ]);
+    let three = generate(command.arg("--export-dir").arg(bench.exported.path()));
+    assert_close(&three, &one);
+}
+
+#[test]
+fn a_text_is_encoded_and_what_follows_is_decoded() {
+    let bench = Bench::new("llama-gqa", "lora");
+    let prompt = "The adapter changes the answer.";
+    let tokenizer = tokenizers::Tokenizer::from_file(bench.model.join("tokenizer.json")).unwrap();
+    let ids = tokenizer.encode(prompt, true).unwrap().get_ids().to_vec();
+    assert!(ids.len() > 5 && ids[0] == 1, "{ids:?}");
+
+    let base = |options: &[&str]| {
+        let mut command = program(["generate", "--ep", "cpu", "--json", "--max-new-tokens", "9"]);
+        command.arg(&bench.model).args(options);
+        generate(command.arg("--export-dir").arg(bench.exported.path()))
+    };
+    let from_text = base(&["--prompt", prompt]);
+    let from_ids = base(&["--prompt-ids", &join(&ids)]);
+    assert_eq!(from_text, from_ids);
+    assert_eq!(from_text.prompt_ids, ids);
+    let text = tokenizer.decode(&from_text.token_ids, true).unwrap();
+    assert_eq!(from_text.text, Some(text.clone()));
+
+    let mut command = program(["generate", "--ep", "cpu", "--max-new-tokens", "9"]);
+    command.arg(&bench.model).args(["--prompt", prompt]);
+    let plain = run(command.arg("--export-dir").arg(bench.exported.path()));
+    assert_eq!(plain.stdout, format!("{text}\n"));
+}
+
+#[test]
+fn without_a_tokenizer_ids_are_generated_and_a_text_is_refused() {
+    let bench = Bench::new("llama-bias", "lora");
+    assert_eq!(bench.generate("base", &[]).text, None);
+    let mut command = program(["generate", "--ep", "cpu", "--prompt", "hello"]);
+    command.arg(&bench.model);
+    let outcome = run(command.arg("--export-dir").arg(bench.exported.path()));
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert!(outcome.stderr.contains("tokenizer.json"), "{outcome:?}");
+}
+
+#[test]
+fn a_prepared_folder_runs_without_the_experiment() {
+    let bench = Bench::new("llama-gqa", "lora-patterns");
+    bench.prepare();
+    let prepared = prepared_folder(bench.exported.path());
+    let expected = read_tensors(&bench.folder.join("expected.safetensors"));
+    for variant in ["unmerged", "merged"] {
+        for folder in [prepared.clone(), prepared.join(variant)] {
+            let generated = bench.generate_prepared(&folder, variant);
+            let difference =
+                relative_difference(&generated.logits.values, &expected[variant].values);
+            assert!(difference <= TOLERANCE, "{variant}: off by {difference:e}");
+        }
+    }
+    let base = bench.generate_prepared(&prepared, "base");
+    assert_eq!(base, bench.generate("base", &[]));
+    assert_apart(&base, &bench.generate("unmerged", &[]));
+
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut command = bench
+        .case
+        .generate(&prepared.join("merged"), "unmerged", elsewhere.path());
+    let message = try_generate(&mut command).unwrap_err();
+    assert!(
+        message.contains("holds the variant `merged`, not `unmerged`"),
+        "{message}"
+    );
+}
+
+/// Each file below `folder` with its time of modification and its inode, by its path.
+fn stamps(folder: &Path) -> Vec<(PathBuf, std::time::SystemTime, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let stamp = |path: PathBuf| {
+        let metadata = fs::metadata(&path).unwrap();
+        (path, metadata.modified().unwrap(), metadata.ino())
+    };
+    files_below(folder).into_iter().map(stamp).collect()
+}
+
+#[test]
+fn what_is_up_to_date_is_not_touched() {
+    let bench = Bench::new("llama-tied", "lora");
+    let first = bench.prepare();
+    assert!(!first.contains("up to date"), "{first}");
+    let before = stamps(bench.exported.path());
+    let second = bench.prepare();
+    assert_eq!(second.matches("up to date").count(), 3, "{second}");
+    bench.generate("merged", &[]);
+    assert_eq!(stamps(bench.exported.path()), before);
+    assert_eq!(before.len(), 2 + 3 + 3, "{before:?}");
+}
+
+#[test]
+fn a_changed_adapter_is_prepared_again() {
+    let mut bench = Bench::new("llama-gqa", "lora");
+    let copy = tempfile::tempdir().unwrap();
+    bench.folder = copy_folder(&bench.folder, &copy.path().join("changed"));
+    bench.prepare();
+    let variants = ["unmerged", "merged"];
+    let before = variants.map(|variant| bench.generate(variant, &[]));
+
+    edit_tensors(&bench.folder.join("adapter_model.safetensors"), |tensors| {
+        for (name, tensor) in tensors {
+            if name.contains("lora_B") {
+                tensor.values.iter_mut().for_each(|value| *value *= -1.5);
+            }
+        }
+    });
+    let said = bench.prepare();
+    let up_to_date: Vec<&str> = said
+        .lines()
+        .filter(|line| line.contains("up to date"))
+        .collect();
+    assert_eq!(up_to_date.len(), 1, "{said}");
+    assert!(up_to_date[0].starts_with("base"), "{said}");
+    let [unmerged, merged] = variants.map(|variant| bench.generate(variant, &[]));
+    assert_apart(&unmerged, &before[0]);
+    assert_apart(&merged, &before[1]);
+    assert_close(&merged, &unmerged);
+
+    set_key(
+        &bench.folder.join("adapter_config.json"),
+        "lora_alpha",
+        1.into(),
+    );
+    assert_apart(&bench.generate("merged", &[]), &merged);
+}
+
+#[test]
+fn a_changed_base_is_prepared_again() {
+    let mut bench = Bench::new("llama-gqa", "lora");
+    let copy = tempfile::tempdir().unwrap();
+    bench.model = copy_folder(&bench.model, &copy.path().join("changed"));
+    let variants = ["base", "unmerged", "merged"];
+    let before = variants.map(|variant| bench.generate(variant, &[]));
+    edit_tensors(&bench.model.join("model.safetensors"), |tensors| {
+        let weight = tensors
+            .get_mut("model.layers.1.mlp.down_proj.weight")
+            .unwrap();
+        weight.values.iter_mut().for_each(|value| *value *= 0.5);
+    });
+    for (variant, before) in variants.into_iter().zip(before) {
+        assert_apart(&bench.generate(variant, &[]), &before);
+    }
+    set_key(
+        &bench.model.join("config.json"),
+        "rms_norm_eps",
+        Value::from(0.5),
+    );
+    let said = bench.prepare();
+    assert!(!said.contains("up to date"), "{said}");
+}
+
+#[test]
+fn paths_mean_the_same_from_any_working_directory() {
+    let bench = Bench::new("llama-linear", "lora");
+    let expected = bench.generate("merged", &[]);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut command = bench
+        .case
+        .generate(&bench.folder, "merged", bench.exported.path());
+    command
+        .arg("--model")
+        .arg(&bench.model)
+        .current_dir(elsewhere.path());
+    assert_eq!(generate(&mut command), expected);
+
+    // Relative to the working directory, and then run from another one.
+    let here = elsewhere.path();
+    copy_folder(&bench.model, &here.join("a/base"));
+    copy_folder(&bench.folder, &here.join("b/lora"));
+    let (experiment, exported) = (Path::new("../b/lora"), Path::new("../c/exported"));
+    let mut command = bench.case.generate(experiment, "merged", exported);
+    command
+        .args(["--model", "base"])
+        .current_dir(here.join("a"));
+    assert_eq!(generate(&mut command), expected);
+    let prepared = prepared_folder(&here.join("c/exported"));
+    let other = Case::read(&bench.folder);
+    let mut command = other.generate(&prepared, "merged", Path::new("unused"));
+    assert_eq!(generate(command.current_dir("/")), expected);
+
+    let mut command = bench.case.generate(Path::new("base"), "base", exported);
+    let relative = generate(command.current_dir(here.join("a")));
+    assert_eq!(relative, bench.generate("base", &[]));
+    let mut command = bench.case.generate(Path::new("."), "base", exported);
+    assert_eq!(generate(command.current_dir(here.join("a/base"))), relative);
+}
