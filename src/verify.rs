@@ -58,7 +58,11 @@ impl Trace {
             largest = largest.max(a.abs());
             // A NaN must not pass: `max` would drop it.
             let step = (a - b).abs();
-            difference = if step.is_nan() { f32::INFINITY } else { difference.max(step) };
+            difference = if step.is_nan() {
+                f32::INFINITY
+            } else {
+                difference.max(step)
+            };
         }
         difference / largest.max(f32::MIN_POSITIVE)
     }
@@ -75,7 +79,9 @@ impl Trace {
             best
         };
         let steps = self.tokens.iter().zip(other);
-        steps.filter(|(token, row)| **token as usize == argmax(row)).count()
+        steps
+            .filter(|(token, row)| **token as usize == argmax(row))
+            .count()
     }
 }
 

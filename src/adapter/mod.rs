@@ -211,7 +211,10 @@ impl Adapter {
 
     /// Trainable parameters, as PEFT's `get_nb_trainable_parameters` counts them.
     pub fn trainable_params(&self) -> usize {
-        let modules: usize = self.modules().map(|(_, module)| module.trainable_params()).sum();
+        let modules: usize = self
+            .modules()
+            .map(|(_, module)| module.trainable_params())
+            .sum();
         let replaced = self.effects.replaced.values();
         let replaced: usize = replaced.filter(|r| r.trainable).map(Replacement::len).sum();
         let prompt = match &self.effects.prompt {

@@ -33,8 +33,14 @@ pub fn load(
     // A configuration that PEFT has saved holds the sizes of keys and values.
     expect(config, "token_dim", token_dim)?;
     expect(config, "num_attention_heads", attention.num_key_value_heads)?;
-    if config.optional_size("num_transformer_submodules")?.unwrap_or(1) != 1 {
-        return Err(config.wrong("num_transformer_submodules", "1, for a decoder").into());
+    if config
+        .optional_size("num_transformer_submodules")?
+        .unwrap_or(1)
+        != 1
+    {
+        return Err(config
+            .wrong("num_transformer_submodules", "1, for a decoder")
+            .into());
     }
 
     let width = layers * 2 * token_dim;
@@ -90,7 +96,11 @@ fn projected([count, token_dim, hidden, width]: [usize; 4], rng: &mut StdRng) ->
     let first = matrix(hidden, token_dim, Init::linear_default(token_dim));
     let first_bias = matrix(1, hidden, Init::linear_default(token_dim));
     let second = matrix(width, hidden, Init::linear_default(hidden));
-    let second_bias: Array1<f32> = matrix(1, width, Init::linear_default(hidden)).row(0).to_owned();
+    let second_bias: Array1<f32> = matrix(1, width, Init::linear_default(hidden))
+        .row(0)
+        .to_owned();
     let inner = (embedded.dot(&first.t()) + &first_bias.row(0)).mapv(f32::tanh);
-    (inner.dot(&second.t()) + &second_bias).into_iter().collect()
+    (inner.dot(&second.t()) + &second_bias)
+        .into_iter()
+        .collect()
 }

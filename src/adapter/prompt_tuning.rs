@@ -31,8 +31,14 @@ pub fn load(
         let expected = format!("{width}, the width of this model's embedding");
         return Err(config.wrong("token_dim", &expected).into());
     }
-    if config.optional_size("num_transformer_submodules")?.unwrap_or(1) != 1 {
-        return Err(config.wrong("num_transformer_submodules", "1, for a decoder").into());
+    if config
+        .optional_size("num_transformer_submodules")?
+        .unwrap_or(1)
+        != 1
+    {
+        return Err(config
+            .wrong("num_transformer_submodules", "1, for a decoder")
+            .into());
     }
     let shape = vec![count, width];
     let values = tensors.take_or(PROMPT_INPUT, &shape, |rng| fresh(config, base, count, rng))?;
@@ -54,13 +60,19 @@ fn fresh(
 ) -> Result<Vec<f32>, AdapterError> {
     let table = &base.spec.embed_tokens;
     let ids: Vec<usize> = match config.optional_text("prompt_tuning_init")? {
-        None | Some("RANDOM") => return Ok(Init::Normal(1.0).draw(count * table.embedding_dim, rng)),
+        None | Some("RANDOM") => {
+            return Ok(Init::Normal(1.0).draw(count * table.embedding_dim, rng));
+        }
         Some("SAMPLE_VOCAB") => {
             let distinct = count.min(table.num_embeddings);
             let drawn = index::sample(rng, table.num_embeddings, distinct).into_vec();
             drawn.into_iter().cycle().take(count).collect()
         }
-        Some("TEXT") => text_ids(config, base)?.into_iter().cycle().take(count).collect(),
+        Some("TEXT") => text_ids(config, base)?
+            .into_iter()
+            .cycle()
+            .take(count)
+            .collect(),
         Some(_) => {
             let expected = "one of RANDOM, SAMPLE_VOCAB, TEXT";
             return Err(config.wrong("prompt_tuning_init", expected).into());
@@ -84,7 +96,11 @@ fn text_ids(config: &JsonObject, base: &BaseModel) -> Result<Vec<usize>, Adapter
     let ids = base
         .tokenizer()
         .and_then(|tokenizer| tokenizer.encode(text))
-        .map_err(|error| failed(format!("`prompt_tuning_init` `TEXT` needs a tokenizer: {error}")))?;
+        .map_err(|error| {
+            failed(format!(
+                "`prompt_tuning_init` `TEXT` needs a tokenizer: {error}"
+            ))
+        })?;
     if ids.is_empty() {
         return Err(failed("`prompt_tuning_init_text` has no tokens".to_owned()));
     }

@@ -94,7 +94,10 @@ pub fn replace_biases(
             continue;
         }
         // A module that's replaced as a whole brings its bias along.
-        if effects.replaced.contains_key(&format!("{}.bias", module.path)) {
+        if effects
+            .replaced
+            .contains_key(&format!("{}.bias", module.path))
+        {
             continue;
         }
         for (name, shape) in module.parameters() {
@@ -153,7 +156,9 @@ pub fn replace_base_layer(
         )));
     }
     tensors.claim(&key, &shape)?;
-    let own = base.tensor(&format!("{}.{name}", module.source))?.to_f32()?;
+    let own = base
+        .tensor(&format!("{}.{name}", module.source))?
+        .to_f32()?;
     if tensors.read(&key)? == own {
         return Ok(());
     }

@@ -16,7 +16,11 @@ pub fn replicate(config: &JsonObject, spec: &DecoderSpec) -> Result<DecoderSpec,
     let count = spec.layers.len();
     let ranges: Option<Vec<[usize; 2]>> = serde_json::from_value(value.clone()).ok();
     let ranges = ranges
-        .filter(|ranges| ranges.iter().all(|&[start, end]| start < end && end <= count))
+        .filter(|ranges| {
+            ranges
+                .iter()
+                .all(|&[start, end]| start < end && end <= count)
+        })
         .filter(|ranges| !ranges.is_empty())
         .ok_or_else(|| {
             let expected = format!("a list of ranges `[start, end]` within 0..{count}");

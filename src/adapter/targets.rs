@@ -29,7 +29,9 @@ impl NamePattern {
             Some(Value::String(text)) => whole(config, key, text).map(|r| Some(Self::Whole(r))),
             Some(_) => config
                 .optional_texts(key)
-                .map_err(|_| config.wrong(key, "a string (regular expression) or a list of strings"))
+                .map_err(|_| {
+                    config.wrong(key, "a string (regular expression) or a list of strings")
+                })
                 .map(|names| names.map(Self::Names)),
         }
     }
@@ -39,7 +41,10 @@ impl NamePattern {
         match self {
             Self::Whole(regex) => is_match(regex, path),
             Self::Names(names) => names.iter().any(|name| {
-                path == name || path.strip_suffix(name.as_str()).is_some_and(|p| p.ends_with('.'))
+                path == name
+                    || path
+                        .strip_suffix(name.as_str())
+                        .is_some_and(|p| p.ends_with('.'))
             }),
         }
     }
@@ -148,8 +153,10 @@ impl Targets {
                     Value::Array(list) => list.clone(),
                     single => vec![single.clone()],
                 };
-                let list: Option<Vec<usize>> =
-                    list.iter().map(|v| v.as_u64().map(|n| n as usize)).collect();
+                let list: Option<Vec<usize>> = list
+                    .iter()
+                    .map(|v| v.as_u64().map(|n| n as usize))
+                    .collect();
                 let expected = "a layer's index or a list of them";
                 Some(list.ok_or_else(|| config.wrong("layers_to_transform", expected))?)
             }
@@ -172,7 +179,9 @@ impl Targets {
             exclude: NamePattern::read(config, "exclude_modules")?,
             layers,
             layers_pattern,
-            modules_to_save: config.optional_texts("modules_to_save")?.unwrap_or_default(),
+            modules_to_save: config
+                .optional_texts("modules_to_save")?
+                .unwrap_or_default(),
         })
     }
 
@@ -182,7 +191,10 @@ impl Targets {
     /// If `layers_pattern` is no regular expression.
     pub fn contains(&self, config: &JsonObject, module: &Module) -> Result<bool, ConfigError> {
         let path = module.path.as_str();
-        if self.exclude.as_ref().is_some_and(|exclude| exclude.matches(path))
+        if self
+            .exclude
+            .as_ref()
+            .is_some_and(|exclude| exclude.matches(path))
             || self.is_inside_saved(path)
         {
             return Ok(false);
@@ -228,7 +240,10 @@ impl Targets {
         }
         for pattern in patterns {
             let regex = Regex::new(&pattern).map_err(|error| {
-                config.refused("layers_pattern", &format!("not a regular expression: {error}"))
+                config.refused(
+                    "layers_pattern",
+                    &format!("not a regular expression: {error}"),
+                )
             })?;
             if let Ok(Some(found)) = regex.captures(path) {
                 let index = found.get(1).and_then(|digits| digits.as_str().parse().ok());
@@ -254,7 +269,9 @@ impl Targets {
             }
         }
         if selected.is_empty() && !matches!(self.include, Include::Nothing) {
-            let asked = config.get("target_modules").map_or_else(String::new, Value::to_string);
+            let asked = config
+                .get("target_modules")
+                .map_or_else(String::new, Value::to_string);
             return Err(AdapterError::Targets {
                 path: config.path().to_owned(),
                 message: format!(
@@ -395,11 +412,17 @@ mod tests {
 
     #[test]
     fn a_string_must_match_the_whole_path() {
-        assert_eq!(selected(r#"{"target_modules": ".*\\.(?!1\\.)\\d\\..*v_proj"}"#).len(), 2);
+        assert_eq!(
+            selected(r#"{"target_modules": ".*\\.(?!1\\.)\\d\\..*v_proj"}"#).len(),
+            2
+        );
         let config = config(r#"{"target_modules": "v_proj"}"#);
         let targets = Targets::read(&config, "llama", None).unwrap();
         let error = targets.select(&config, &modules()).unwrap_err().to_string();
-        assert!(error.contains("matches no module") && error.contains("up_proj"), "{error}");
+        assert!(
+            error.contains("matches no module") && error.contains("up_proj"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -413,7 +436,10 @@ mod tests {
                        "layers_to_transform": [2]}"#;
         assert_eq!(
             selected(json),
-            ["model.layers.0.self_attn.q_proj", "model.layers.2.self_attn.v_proj"]
+            [
+                "model.layers.0.self_attn.q_proj",
+                "model.layers.2.self_attn.v_proj"
+            ]
         );
         let json = r#"{"target_modules": ["v_proj"], "layers_to_transform": 1,
                        "layers_pattern": ["blocks", "layers"]}"#;
@@ -430,7 +456,8 @@ mod tests {
 
     #[test]
     fn patterns_take_the_first_key_that_matches() {
-        let config = config(r#"{"rank_pattern": {"0.self_attn.q_proj": 3, "q_proj": 5, "_proj": 9}}"#);
+        let config =
+            config(r#"{"rank_pattern": {"0.self_attn.q_proj": 3, "q_proj": 5, "_proj": 9}}"#);
         let ranks = ValuePattern::read(&config, "rank_pattern").unwrap();
         assert_eq!(ranks.get("model.layers.0.self_attn.q_proj"), Some(3.0));
         assert_eq!(ranks.get("model.layers.1.self_attn.q_proj"), Some(5.0));

@@ -172,7 +172,10 @@ impl AdapterTensors {
         init: Init,
     ) -> Result<Array2<f32>, AdapterError> {
         let values = self.take(key, &shape, init)?;
-        Ok(Array2::from_shape_vec(shape, values).expect("`take` gives as many values as asked for"))
+        Ok(
+            Array2::from_shape_vec(shape, values)
+                .expect("`take` gives as many values as asked for"),
+        )
     }
 
     /// Like [`take`](Self::take), as a vector.

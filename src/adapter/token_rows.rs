@@ -59,7 +59,12 @@ impl ModuleAdapter for TokenRows {
         let name = format!("/{}/token_adapter", site.path);
         let logits = graph.matmul_transposed(&format!("{name}/MatMul"), site.x, &rows);
         let shape = graph.op("Shape", &format!("{name}/shape"), &[&logits], &[]);
-        let places = graph.op("Expand", &format!("{name}/places"), &[&indices, &shape], &[]);
+        let places = graph.op(
+            "Expand",
+            &format!("{name}/places"),
+            &[&indices, &shape],
+            &[],
+        );
         let product = graph.op(
             "ScatterElements",
             &format!("{name}/ScatterElements"),
@@ -83,9 +88,19 @@ impl ModuleAdapter for TokenRows {
         let which = graph.op("ArgMax", &format!("{name}/ArgMax"), &[&equal], &attrs);
         let replaced = graph.gather(&format!("{name}/Gather"), &rows, &which, 0);
         let axis = graph.constant_i64("last", &[-1], false);
-        let hit = graph.op("ReduceMax", &format!("{name}/ReduceMax"), &[&equal, &axis], &[]);
+        let hit = graph.op(
+            "ReduceMax",
+            &format!("{name}/ReduceMax"),
+            &[&equal, &axis],
+            &[],
+        );
         let hit = graph.cast(&format!("{name}/hit"), &hit, element::BOOL);
-        graph.op("Where", &format!("{name}/Where"), &[&hit, &replaced, site.rows], &[])
+        graph.op(
+            "Where",
+            &format!("{name}/Where"),
+            &[&hit, &replaced, site.rows],
+            &[],
+        )
     }
 
     fn trainable_params(&self) -> usize {

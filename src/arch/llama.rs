@@ -8,8 +8,8 @@
 //! Source: `modeling_llama.py`, Hugging Face Transformers.
 
 use super::{
-    Activation, Attention, DecoderSpec, Embedding, Layer, Linear, Mlp,
-    Norm, NormKind, NormPlacement, Positions, rope,
+    Activation, Attention, DecoderSpec, Embedding, Layer, Linear, Mlp, Norm, NormKind,
+    NormPlacement, Positions, rope,
 };
 use crate::json_object::{ConfigError, JsonObject};
 
@@ -69,7 +69,12 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
         .map(|index| {
             let path = format!("model.layers.{index}");
             let attention = |name: &str, out, input| {
-                linear(format!("{path}.self_attn.{name}"), out, input, attention_bias)
+                linear(
+                    format!("{path}.self_attn.{name}"),
+                    out,
+                    input,
+                    attention_bias,
+                )
             };
             let mlp =
                 |name: &str, out, input| linear(format!("{path}.mlp.{name}"), out, input, mlp_bias);
@@ -119,7 +124,12 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
         project_out: None,
         lm_head: Linear {
             path: "lm_head".to_owned(),
-            source: if tied { "model.embed_tokens" } else { "lm_head" }.to_owned(),
+            source: if tied {
+                "model.embed_tokens"
+            } else {
+                "lm_head"
+            }
+            .to_owned(),
             in_features: hidden_size,
             out_features: vocab_size,
             bias: false,

@@ -11,8 +11,8 @@
 //! Source: `modeling_opt.py`, Hugging Face Transformers.
 
 use super::{
-    Activation, Attention, DecoderSpec, Embedding, Layer, Linear, Mlp,
-    Norm, NormKind, NormPlacement, Positions,
+    Activation, Attention, DecoderSpec, Embedding, Layer, Linear, Mlp, Norm, NormKind,
+    NormPlacement, Positions,
 };
 use crate::json_object::{ConfigError, JsonObject};
 
@@ -75,7 +75,12 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
         .map(|index| {
             let path = format!("model.decoder.layers.{index}");
             let attention = |name: &str| {
-                linear(format!("{path}.self_attn.{name}"), hidden_size, hidden_size, bias)
+                linear(
+                    format!("{path}.self_attn.{name}"),
+                    hidden_size,
+                    hidden_size,
+                    bias,
+                )
             };
             Layer {
                 attention: Attention {
@@ -117,7 +122,12 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
             offset: POSITION_OFFSET,
         },
         project_in: projected.then(|| {
-            linear("model.decoder.project_in".to_owned(), hidden_size, embedding_dim, false)
+            linear(
+                "model.decoder.project_in".to_owned(),
+                hidden_size,
+                embedding_dim,
+                false,
+            )
         }),
         layers,
         norm_placement: if before {
@@ -127,11 +137,21 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
         },
         final_norm: final_norm.then(|| norm("model.decoder.final_layer_norm".to_owned())),
         project_out: projected.then(|| {
-            linear("model.decoder.project_out".to_owned(), embedding_dim, hidden_size, false)
+            linear(
+                "model.decoder.project_out".to_owned(),
+                embedding_dim,
+                hidden_size,
+                false,
+            )
         }),
         lm_head: Linear {
             path: "lm_head".to_owned(),
-            source: if tied { "model.decoder.embed_tokens" } else { "lm_head" }.to_owned(),
+            source: if tied {
+                "model.decoder.embed_tokens"
+            } else {
+                "lm_head"
+            }
+            .to_owned(),
             in_features: embedding_dim,
             out_features: vocab_size,
             bias: false,

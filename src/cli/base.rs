@@ -29,8 +29,13 @@ impl Base {
         let interrupt = interrupt::install()?;
         let config = setup::config(common, None)?;
         let provider = setup::provider(common)?;
-        let mut benchmark =
-            Benchmark::new(common, provider, "base", self.prompts.as_deref(), &interrupt);
+        let mut benchmark = Benchmark::new(
+            common,
+            provider,
+            "base",
+            self.prompts.as_deref(),
+            &interrupt,
+        );
         benchmark.base_only = true;
         benchmark.cached_base = !self.force;
         let prepared = setup::base_model(common, &config).and_then(|base| {

@@ -102,13 +102,23 @@ impl<'a> Benchmark<'a> {
         };
         let path = self.write(config, &measured)?;
         if measured.status == Status::Cancelled {
-            message(&format!("interrupted; what was measured is in {}", path.display()));
+            message(&format!(
+                "interrupted; what was measured is in {}",
+                path.display()
+            ));
             return Ok(Outcome::Interrupted);
         }
-        let shown = table::render(&measured.records, &self.absent, !measured.base_is_cached, config.seed);
+        let shown = table::render(
+            &measured.records,
+            &self.absent,
+            !measured.base_is_cached,
+            config.seed,
+        );
         let header = self.header(config, &measured);
         let text = format!("{header}\n\n{shown}\nresult  {}\n", path.display());
-        stdout().write_all(text.as_bytes()).context("cannot write to stdout")?;
+        stdout()
+            .write_all(text.as_bytes())
+            .context("cannot write to stdout")?;
         match measured.error {
             None => Ok(Outcome::Done),
             Some(error) => Err(anyhow!("{error} (see {})", path.display())),
@@ -143,7 +153,9 @@ impl<'a> Benchmark<'a> {
             seed: config.seed,
         };
         let manifests = plan.variants.iter();
-        let manifests = manifests.map(|(variant, p)| (*variant, p.manifest.clone())).collect();
+        let manifests = manifests
+            .map(|(variant, p)| (*variant, p.manifest.clone()))
+            .collect();
 
         let cache = BaseCache::new(&self.common.output);
         let key = self.base_key(&plan);
@@ -151,8 +163,12 @@ impl<'a> Benchmark<'a> {
         if self.cached_base {
             cached = key.as_ref().and_then(|key| cache.get(key));
             match &cached {
-                Some(_) => plan.variants.retain(|(variant, _)| *variant != Variant::Base),
-                None => message("note: no earlier measurement of this base fits; it is measured now"),
+                Some(_) => plan
+                    .variants
+                    .retain(|(variant, _)| *variant != Variant::Base),
+                None => {
+                    message("note: no earlier measurement of this base fits; it is measured now")
+                }
             }
         }
         if self.base_only && cached.is_some() {
@@ -171,7 +187,9 @@ impl<'a> Benchmark<'a> {
         if let (Some(key), Status::Success, false) = (&key, status, base_is_cached)
             && let Some(base) = records.iter().find(|r| r.variant == Variant::Base)
         {
-            cache.put(key, base).context("cannot write the base's measurement")?;
+            cache
+                .put(key, base)
+                .context("cannot write the base's measurement")?;
         }
         Ok(Measured {
             records,
@@ -184,7 +202,10 @@ impl<'a> Benchmark<'a> {
     }
 
     fn base_key(&self, plan: &MeasurePlan) -> Option<CacheKey> {
-        let (_, base) = plan.variants.iter().find(|(variant, _)| *variant == Variant::Base)?;
+        let (_, base) = plan
+            .variants
+            .iter()
+            .find(|(variant, _)| *variant == Variant::Base)?;
         Some(CacheKey::new(
             &base.manifest,
             &plan.prompts,
@@ -246,7 +267,12 @@ impl<'a> Benchmark<'a> {
         info.base_is_cached = measured.base_is_cached;
         info.manifests = measured.manifests.clone();
         let document = ResultDocument::new(&info, &measured.records);
-        Ok(results::write(&self.common.output, self.stem, measured.status, &document)?)
+        Ok(results::write(
+            &self.common.output,
+            self.stem,
+            measured.status,
+            &document,
+        )?)
     }
 
     fn info<'b>(
@@ -279,7 +305,10 @@ impl<'a> Benchmark<'a> {
             (Provider::Cuda(_), None) => self.provider.to_string(),
             (Provider::Cpu, _) => {
                 let options = setup::engine_options(self.common, self.provider, 0);
-                format!("cpu, {} threads, {} weights", options.threads, options.weights)
+                format!(
+                    "cpu, {} threads, {} weights",
+                    options.threads, options.weights
+                )
             }
         };
         let manifest = measured.manifests.values().next();
@@ -295,10 +324,7 @@ impl<'a> Benchmark<'a> {
 }
 
 /// How the measurement ended, and why not well.
-fn judge(
-    records: &[VariantRecord],
-    outcome: Result<(), WorkerError>,
-) -> (Status, Option<String>) {
+fn judge(records: &[VariantRecord], outcome: Result<(), WorkerError>) -> (Status, Option<String>) {
     match outcome {
         Err(WorkerError::Interrupted) => (Status::Cancelled, Some("interrupted".to_owned())),
         Err(error) => (Status::Failed, Some(error.to_string())),

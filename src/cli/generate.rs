@@ -29,7 +29,11 @@ pub struct Generate {
     variant: Option<VariantChoice>,
 
     /// Text to go on from.
-    #[arg(long, required_unless_present = "prompt_ids", conflicts_with = "prompt_ids")]
+    #[arg(
+        long,
+        required_unless_present = "prompt_ids",
+        conflicts_with = "prompt_ids"
+    )]
     prompt: Option<String>,
 
     /// Token ids to go on from, such as `1,2,3`.
@@ -64,7 +68,10 @@ impl Generate {
         let manifest = &variant.manifest;
         let tokenizer = TextTokenizer::open(&manifest.model_folder);
         let prompt_ids = match (&self.prompt, &self.prompt_ids) {
-            (Some(text), _) => tokenizer.as_ref().map_err(|e| anyhow::anyhow!("{e}"))?.encode(text)?,
+            (Some(text), _) => tokenizer
+                .as_ref()
+                .map_err(|e| anyhow::anyhow!("{e}"))?
+                .encode(text)?,
             (None, Some(ids)) => ids.clone(),
             (None, None) => unreachable!("clap asks for one of them"),
         };

@@ -64,7 +64,12 @@ impl Measure {
         if failures.is_empty() {
             return Ok(Outcome::Done);
         }
-        bail!("{} of {} failed: {}", failures.len(), self.targets.len(), failures.join(", "))
+        bail!(
+            "{} of {} failed: {}",
+            failures.len(),
+            self.targets.len(),
+            failures.join(", ")
+        )
     }
 
     fn target(
@@ -102,13 +107,17 @@ impl Measure {
 fn stem(found: &Target, target: &Path) -> String {
     let name = |path: &Path| {
         let full = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let name = full.file_name().map(|name| name.to_string_lossy().into_owned());
+        let name = full
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned());
         name.unwrap_or_else(|| "model".to_owned())
     };
     match found {
         Target::Experiment(experiment) => experiment.file_stem(),
         Target::Prepared(folder) => {
-            let manifest = open_prepared(folder, None).ok().map(|variant| variant.manifest);
+            let manifest = open_prepared(folder, None)
+                .ok()
+                .map(|variant| variant.manifest);
             let adapter = manifest.and_then(|manifest| manifest.adapter);
             adapter.map_or_else(|| format!("prepared--{}", name(target)), |a| a.experiment)
         }
@@ -123,9 +132,7 @@ fn prepare(
     config: BenchmarkConfig,
 ) -> Result<Prepared> {
     match found {
-        Target::Experiment(experiment) => {
-            prepare_experiment(common, provider, experiment, config)
-        }
+        Target::Experiment(experiment) => prepare_experiment(common, provider, experiment, config),
         Target::Prepared(folder) => prepared_folder(provider, folder, config),
         Target::Checkpoint(id) => prepare_checkpoint(common, provider, id, config),
     }
@@ -168,11 +175,11 @@ fn prepared_folder(
     mut config: BenchmarkConfig,
 ) -> Result<Prepared> {
     let all = [Variant::Base, Variant::Merged, Variant::Unmerged];
-    let single = open_prepared(folder, None).ok().map(|variant| variant.manifest.variant);
+    let single = open_prepared(folder, None)
+        .ok()
+        .map(|variant| variant.manifest.variant);
     let holder = match single {
-        Some(variant) if folder.ends_with(variant.name()) => {
-            folder.parent().unwrap_or(folder)
-        }
+        Some(variant) if folder.ends_with(variant.name()) => folder.parent().unwrap_or(folder),
         _ => folder,
     };
     let variants: Vec<PreparedVariant> = all

@@ -45,7 +45,9 @@ impl MeasureProgress {
                 category,
             } => {
                 if state.told != Some(category) {
-                    message(&format!("measuring {category} prompts ({done}/{total} generations done)"));
+                    message(&format!(
+                        "measuring {category} prompts ({done}/{total} generations done)"
+                    ));
                     state.told = Some(category);
                 }
             }
@@ -58,7 +60,8 @@ impl State {
         let bar = self.bar.get_or_insert_with(|| {
             let template = "{msg:20} {wide_bar} {pos}/{len} generations, {eta} left";
             let style = ProgressStyle::with_template(template);
-            ProgressBar::new(total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+            ProgressBar::new(total)
+                .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
         if total > 0 {
             bar.set_length(total);

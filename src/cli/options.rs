@@ -48,7 +48,12 @@ pub struct CommonOptions {
     pub output: PathBuf,
 
     /// Folder of exported models.
-    #[arg(long, global = true, value_name = "DIR", default_value = "exported_models")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        default_value = "exported_models"
+    )]
     pub export_dir: PathBuf,
 
     /// Say more about what is done.

@@ -84,7 +84,11 @@ impl Prepare {
 
 fn report(prepared: &[PreparedVariant]) {
     for variant in prepared {
-        let state = if variant.up_to_date { " (up to date)" } else { "" };
+        let state = if variant.up_to_date {
+            " (up to date)"
+        } else {
+            ""
+        };
         let (name, folder) = (variant.manifest.variant, variant.folder.display());
         message(&format!("{name:<9} {folder}{state}"));
     }

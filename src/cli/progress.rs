@@ -30,9 +30,12 @@ impl ByteProgress {
             if !stderr().is_terminal() {
                 message(&format!("{label} ({:.0} MiB)", total as f64 / 1_048_576.0));
             }
-            let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {eta}");
+            let style =
+                ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {eta}");
             let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-            let bar = ProgressBar::new(total).with_style(style).with_message(label.to_owned());
+            let bar = ProgressBar::new(total)
+                .with_style(style)
+                .with_message(label.to_owned());
             *current = Some((label.to_owned(), bar));
         }
         if let Some((_, bar)) = current.as_ref() {
@@ -45,7 +48,9 @@ impl ByteProgress {
     pub fn install(&self, event: InstallEvent) {
         match event {
             InstallEvent::PassedOver { reason } => message(&format!("note: {reason}")),
-            InstallEvent::Waiting => message("waiting for another process that fetches ONNX Runtime"),
+            InstallEvent::Waiting => {
+                message("waiting for another process that fetches ONNX Runtime")
+            }
             InstallEvent::Downloading { bytes, total_bytes } => {
                 self.report("downloading ONNX Runtime", bytes, total_bytes);
             }

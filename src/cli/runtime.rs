@@ -40,7 +40,9 @@ impl Runtime {
         }
         match locate(false)? {
             Some(library) => show(&library),
-            None => line("none found; `peft-bench runtime install` fetches one, and so does the first run"),
+            None => line(
+                "none found; `peft-bench runtime install` fetches one, and so does the first run",
+            ),
         }
     }
 }

@@ -10,7 +10,14 @@ use crate::prompts::Category;
 use crate::results::{overhead, summarize};
 
 const HEADER: [&str; 8] = [
-    "prompts", "variant", "first token", "a token", "total", "overhead", "95 % interval", "peak memory",
+    "prompts",
+    "variant",
+    "first token",
+    "a token",
+    "total",
+    "overhead",
+    "95 % interval",
+    "peak memory",
 ];
 
 /// Category × variant: medians, overheads against the base, and peak memory while generating.
@@ -20,7 +27,9 @@ pub fn render(
     paired: bool,
     seed: u64,
 ) -> String {
-    let base = records.iter().find(|record| record.variant == Variant::Base);
+    let base = records
+        .iter()
+        .find(|record| record.variant == Variant::Base);
     let mut rows = vec![HEADER.map(str::to_owned)];
     for category in Category::ALL {
         for record in records {
@@ -30,18 +39,23 @@ pub fn render(
             let over = base
                 .filter(|base| base.variant != record.variant)
                 .and_then(|base| overhead(base, record, &[category], paired, seed));
-            let stage = record.stages.iter().find(|stage| stage.stage == category.name());
+            let stage = record
+                .stages
+                .iter()
+                .find(|stage| stage.stage == category.name());
             rows.push([
                 category.to_string(),
                 record.variant.to_string(),
                 milliseconds(Some(metrics.time_to_first_token)),
                 milliseconds(metrics.decode_time_per_token),
                 milliseconds(Some(metrics.inference_time)),
-                over.as_ref().map_or_else(|| "–".to_owned(), |o| format!("{:+.1} %", o.pct)),
+                over.as_ref()
+                    .map_or_else(|| "–".to_owned(), |o| format!("{:+.1} %", o.pct)),
                 over.as_ref().map_or_else(|| "–".to_owned(), interval),
-                stage.map_or_else(|| "–".to_owned(), |stage| {
-                    mebibytes(stage.peak_accelerator_bytes.unwrap_or(stage.peak_rss_bytes))
-                }),
+                stage.map_or_else(
+                    || "–".to_owned(),
+                    |stage| mebibytes(stage.peak_accelerator_bytes.unwrap_or(stage.peak_rss_bytes)),
+                ),
             ]);
         }
     }
@@ -74,7 +88,10 @@ fn overall(
         .filter(|category| base.runs_of(*category).next().is_some())
         .collect();
     text.push('\n');
-    for record in records.iter().filter(|record| record.variant != Variant::Base) {
+    for record in records
+        .iter()
+        .filter(|record| record.variant != Variant::Base)
+    {
         if let Some(over) = overhead(base, record, &measured, paired, seed) {
             let verdict = match (over.detected, over.interval_pct) {
                 (true, _) => "",
@@ -113,7 +130,12 @@ fn mebibytes(bytes: u64) -> String {
 
 /// Columns as wide as their widest cell: names to the left, numbers to the right.
 fn aligned(rows: &[[String; 8]]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter()
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     let mut text = String::new();
     for row in rows {
         let cells: Vec<String> = row

@@ -52,7 +52,10 @@ impl Verify {
 
         let manifest = &some[1].manifest;
         let vocab_size = manifest.vocab_size;
-        let prompt_ids = self.prompt_ids.clone().unwrap_or_else(|| spread(vocab_size));
+        let prompt_ids = self
+            .prompt_ids
+            .clone()
+            .unwrap_or_else(|| spread(vocab_size));
         let count = usize::from(self.max_new_tokens);
         let length = manifest.num_virtual_tokens() + prompt_ids.len() + count;
         let mut options = setup::engine_options(common, provider, length);
@@ -65,15 +68,25 @@ impl Verify {
         let effect = unmerged.difference(&base_logits);
         line(&format!(
             "adapter    {} tensors used, logits differ from the base's by {effect:.2e} of the largest",
-            manifest.adapter.as_ref().map_or(0, |adapter| adapter.inputs.len())
+            manifest
+                .adapter
+                .as_ref()
+                .map_or(0, |adapter| adapter.inputs.len())
         ))?;
-        let fresh = manifest.adapter.as_ref().is_some_and(|adapter| adapter.fresh);
+        let fresh = manifest
+            .adapter
+            .as_ref()
+            .is_some_and(|adapter| adapter.fresh);
         match merged {
             Err(reason) => line(&format!("merged     not available: {reason}"))?,
-            Ok(merged) => self.compare(&mut open(&merged)?, &prompt_ids, &unmerged, manifest.dtype)?,
+            Ok(merged) => {
+                self.compare(&mut open(&merged)?, &prompt_ids, &unmerged, manifest.dtype)?
+            }
         }
         if effect == 0.0 && fresh {
-            line("note       a fresh adapter of this method is the identity, so it changes nothing yet")?;
+            line(
+                "note       a fresh adapter of this method is the identity, so it changes nothing yet",
+            )?;
         } else if effect == 0.0 {
             bail!("the adapter changes nothing: its logits are the base's");
         }
@@ -113,7 +126,9 @@ fn open(
 /// Token ids far from each other.
 fn spread(vocab_size: usize) -> Vec<u32> {
     const COUNT: usize = 24;
-    (0..COUNT).map(|i| ((i * 7919 + 13) % vocab_size) as u32).collect()
+    (0..COUNT)
+        .map(|i| ((i * 7919 + 13) % vocab_size) as u32)
+        .collect()
 }
 
 fn line(text: &str) -> Result<()> {

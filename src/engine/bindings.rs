@@ -3,8 +3,8 @@
 //! Everything is copied into memory that ONNX Runtime allocates. `ort` would clone a tensor over
 //! borrowed memory when it's bound, and in this release that clone deadlocks.
 
-use ort::session::IoBinding;
 use ort::memory::Allocator;
+use ort::session::IoBinding;
 use ort::value::{DefiniteTensorValueTypeMarker, DynTensor, Tensor, TensorElementType, Value};
 
 use super::EngineError;
@@ -22,15 +22,24 @@ pub fn element_type(dtype: Dtype) -> TensorElementType {
 }
 
 /// The first `length` bytes of a tensor on the host.
-#[expect(unsafe_code, reason = "`ort` gives typed slices only for types known at compile time")]
-pub fn bytes_of<T: DefiniteTensorValueTypeMarker + ?Sized>(tensor: &Value<T>, length: usize) -> &[u8] {
+#[expect(
+    unsafe_code,
+    reason = "`ort` gives typed slices only for types known at compile time"
+)]
+pub fn bytes_of<T: DefiniteTensorValueTypeMarker + ?Sized>(
+    tensor: &Value<T>,
+    length: usize,
+) -> &[u8] {
     assert!(tensor.memory_info().is_cpu_accessible());
     // SAFETY: callers give the length of the tensor that they made, which is on the host.
     unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast(), length) }
 }
 
 /// Copies `bytes` to the beginning of a tensor on the host.
-#[expect(unsafe_code, reason = "`ort` gives typed slices only for types known at compile time")]
+#[expect(
+    unsafe_code,
+    reason = "`ort` gives typed slices only for types known at compile time"
+)]
 pub fn fill(tensor: &mut DynTensor, offset: usize, bytes: &[u8]) {
     assert!(tensor.memory_info().is_cpu_accessible());
     // SAFETY: callers stay within the tensor that they made, which is on the host.
@@ -80,7 +89,9 @@ pub fn bind_adapter(
         if name == PROMPT_INPUT {
             prompt = Some(tensor);
         } else {
-            binding.bind_input(name.as_str(), &tensor).map_err(&failed)?;
+            binding
+                .bind_input(name.as_str(), &tensor)
+                .map_err(&failed)?;
         }
     }
     Ok(prompt)

@@ -1,8 +1,8 @@
 //! Keys and values: one buffer of the maximum length for each, bound as `past` and as `present`, so that
 //! attention updates it in place.
 
-use ort::session::IoBinding;
 use ort::memory::Allocator;
+use ort::session::IoBinding;
 use ort::value::DynTensor;
 
 use super::bindings::{element_type, fill};
@@ -65,10 +65,12 @@ impl Prefix {
         };
         let path = variant.folder.join(ADAPTER);
         let file = SafetensorsFile::open(&path)?;
-        let tensor = file.get(PROMPT_INPUT).ok_or_else(|| WeightsError::Missing {
-            name: PROMPT_INPUT.to_owned(),
-            path: path.clone(),
-        })?;
+        let tensor = file
+            .get(PROMPT_INPUT)
+            .ok_or_else(|| WeightsError::Missing {
+                name: PROMPT_INPUT.to_owned(),
+                path: path.clone(),
+            })?;
         Ok(Some(Self {
             rows,
             bytes: tensor.bytes.to_vec(),

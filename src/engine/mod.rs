@@ -72,9 +72,13 @@ impl DecoderEngine {
         let logits_allocator = if options.logits_on_host { host } else { device };
         let shape = [1, 1, manifest.vocab_size];
         let mut logits = DynTensor::new(logits_allocator, compute, shape).map_err(&failed)?;
-        binding.bind_output("logits", &mut logits).map_err(&failed)?;
+        binding
+            .bind_output("logits", &mut logits)
+            .map_err(&failed)?;
         let mut next_token = Tensor::<i64>::new(host, [1_usize, 1]).map_err(&failed)?;
-        binding.bind_output("next_token", &mut next_token).map_err(&failed)?;
+        binding
+            .bind_output("next_token", &mut next_token)
+            .map_err(&failed)?;
         let prompt = bindings::bind_adapter(&mut binding, host, variant)?;
 
         let prompt_kind = manifest.adapter.as_ref().and_then(|adapter| adapter.prompt);
@@ -108,7 +112,10 @@ impl DecoderEngine {
     pub fn logits(&self) -> Vec<f32> {
         assert!(self.logits_on_host, "logits are on the device");
         let count = self.vocab_size;
-        widen(bytes_of(&self.logits, count * self.compute.size()), self.compute)
+        widen(
+            bytes_of(&self.logits, count * self.compute.size()),
+            self.compute,
+        )
     }
 
     fn run(&mut self, ids: &[u32], added: usize) -> Result<u32, EngineError> {
@@ -130,13 +137,18 @@ impl DecoderEngine {
         let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
         let input = new_tensor(host, &[1, ids.len()], &ids).map_err(&failed)?;
         let mask = new_tensor(host, &[1, total], &vec![1_i64; total]).map_err(&failed)?;
-        self.binding.bind_input("input_ids", &input).map_err(&failed)?;
-        self.binding.bind_input("attention_mask", &mask).map_err(&failed)?;
-        onnx_runtime::run_bound(&self.session, &self.binding)
-            .map_err(|message| EngineError::Run {
+        self.binding
+            .bind_input("input_ids", &input)
+            .map_err(&failed)?;
+        self.binding
+            .bind_input("attention_mask", &mask)
+            .map_err(&failed)?;
+        onnx_runtime::run_bound(&self.session, &self.binding).map_err(|message| {
+            EngineError::Run {
                 name: self.name.clone(),
                 message,
-            })?;
+            }
+        })?;
         self.length = total;
         let next = bytes_of(&self.next_token, 8);
         let next = i64::from_le_bytes(next.try_into().expect("an int64 has 8 bytes"));

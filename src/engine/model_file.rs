@@ -32,16 +32,25 @@ pub fn read(folder: &Path, max_length: usize) -> Result<Vec<u8>, EngineError> {
     })?;
     let folder = fs::canonicalize(folder).map_err(unreadable(folder))?;
     let mut files: HashMap<String, (PathBuf, u64)> = HashMap::new();
-    for tensor in model.graph.iter_mut().flat_map(|graph| &mut graph.initializer) {
+    for tensor in model
+        .graph
+        .iter_mut()
+        .flat_map(|graph| &mut graph.initializer)
+    {
         if tensor.name == ROTARY_LENGTH {
             tensor.raw_data = (max_length as i64).to_le_bytes().to_vec();
         }
         let number = |key: &str, tensor: &crate::graph::proto::Tensor| -> u64 {
             let entry = tensor.external_data.iter().find(|entry| entry.key == key);
-            entry.and_then(|entry| entry.value.parse().ok()).unwrap_or(0)
+            entry
+                .and_then(|entry| entry.value.parse().ok())
+                .unwrap_or(0)
         };
         let end = number("offset", tensor).saturating_add(number("length", tensor));
-        let location = tensor.external_data.iter_mut().find(|entry| entry.key == "location");
+        let location = tensor
+            .external_data
+            .iter_mut()
+            .find(|entry| entry.key == "location");
         let Some(location) = location else {
             continue;
         };

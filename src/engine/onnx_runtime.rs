@@ -5,8 +5,8 @@ use std::ffi::CStr;
 use ort::AsPointer;
 use ort::environment::Environment;
 use ort::ep::CUDA;
-use ort::session::IoBinding;
 use ort::logging::LogLevel;
+use ort::session::IoBinding;
 use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
@@ -40,18 +40,28 @@ impl OnnxRuntime {
     }
 
     /// The execution providers that this build of ONNX Runtime has.
-    #[expect(unsafe_code, reason = "the safe interface asks about one provider at a time")]
+    #[expect(
+        unsafe_code,
+        reason = "the safe interface asks about one provider at a time"
+    )]
     pub fn providers(&self) -> Vec<String> {
         let api = ort::api();
         let mut names = std::ptr::null_mut();
         let mut count = 0;
         // SAFETY: on success `names` holds `count` strings, which are copied and then released.
         unsafe {
-            if !(api.GetAvailableProviders)(&mut names, &mut count).0.is_null() {
+            if !(api.GetAvailableProviders)(&mut names, &mut count)
+                .0
+                .is_null()
+            {
                 return Vec::new();
             }
             let list = (0..count as usize)
-                .map(|index| CStr::from_ptr(*names.add(index)).to_string_lossy().into_owned())
+                .map(|index| {
+                    CStr::from_ptr(*names.add(index))
+                        .to_string_lossy()
+                        .into_owned()
+                })
                 .collect();
             let _ = (api.ReleaseAvailableProviders)(names, count);
             list
@@ -65,16 +75,18 @@ impl OnnxRuntime {
         bytes: &[u8],
         options: &EngineOptions,
     ) -> Result<Session, EngineError> {
-        let builder = self.configure(options).map_err(|error| match options.provider {
-            Provider::Cuda(device) => EngineError::Cuda {
-                device,
-                message: explain_cuda(&error),
-            },
-            Provider::Cpu => EngineError::Run {
-                name: name.to_owned(),
-                message: error,
-            },
-        });
+        let builder = self
+            .configure(options)
+            .map_err(|error| match options.provider {
+                Provider::Cuda(device) => EngineError::Cuda {
+                    device,
+                    message: explain_cuda(&error),
+                },
+                Provider::Cpu => EngineError::Run {
+                    name: name.to_owned(),
+                    message: error,
+                },
+            });
         builder?
             .commit_from_memory(bytes)
             .map_err(EngineError::runtime(name))

@@ -139,7 +139,11 @@ fn resize_heads(
     let name = format!("/{path}/resize_heads");
     let resized = if to > from {
         let added = (to - from) as i64;
-        let pads = graph.constant_i64(&format!("{name}/pads"), &[0, 0, 0, 0, 0, 0, 0, added], false);
+        let pads = graph.constant_i64(
+            &format!("{name}/pads"),
+            &[0, 0, 0, 0, 0, 0, 0, added],
+            false,
+        );
         graph.op("Pad", &name, &[&split, &pads], &[])
     } else {
         let start = graph.constant_i64("zero", &[0], false);
@@ -147,5 +151,9 @@ fn resize_heads(
         let axis = graph.constant_i64("last_axis", &[3], false);
         graph.op("Slice", &name, &[&split, &start, &end, &axis], &[])
     };
-    graph.reshape(&format!("/{path}/join_heads"), &resized, &[0, 0, (heads * to) as i64])
+    graph.reshape(
+        &format!("/{path}/join_heads"),
+        &resized,
+        &[0, 0, (heads * to) as i64],
+    )
 }

@@ -310,7 +310,10 @@ impl<'a> GraphBuilder<'a> {
             output: outputs.iter().map(|&name| name.to_owned()).collect(),
             name: name.to_owned(),
             op_type: op.to_owned(),
-            attribute: attrs.iter().map(|(name, attr)| attribute(name, attr)).collect(),
+            attribute: attrs
+                .iter()
+                .map(|(name, attr)| attribute(name, attr))
+                .collect(),
             domain: domain.to_owned(),
         });
     }
@@ -337,12 +340,22 @@ impl<'a> GraphBuilder<'a> {
 
     /// Slices of `data` along `axis`, by `indices`.
     pub fn gather(&mut self, name: &str, data: &Value, indices: &Value, axis: i64) -> Value {
-        self.op("Gather", name, &[data, indices], &[("axis", Attr::Int(axis))])
+        self.op(
+            "Gather",
+            name,
+            &[data, indices],
+            &[("axis", Attr::Int(axis))],
+        )
     }
 
     /// `x` with its axes in another order.
     pub fn transpose(&mut self, name: &str, x: &Value, order: &[i64]) -> Value {
-        self.op("Transpose", name, &[x], &[("perm", Attr::Ints(order.to_vec()))])
+        self.op(
+            "Transpose",
+            name,
+            &[x],
+            &[("perm", Attr::Ints(order.to_vec()))],
+        )
     }
 
     /// `x` as another element type.

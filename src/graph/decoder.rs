@@ -108,7 +108,10 @@ pub fn build(
 /// Puts the virtual tokens in front of every row. When decoding, the input has no rows.
 fn prepend_prompt(graph: &mut GraphBuilder, spec: &DecoderSpec, hidden: &Value) -> Value {
     let width = spec.embed_tokens.embedding_dim;
-    let prompt = graph.input(PROMPT_INPUT, &[Dim::symbol("num_virtual_tokens"), width.into()]);
+    let prompt = graph.input(
+        PROMPT_INPUT,
+        &[Dim::symbol("num_virtual_tokens"), width.into()],
+    );
     let name = "/prompt_embeddings";
     let attrs = [("start", Attr::Int(0)), ("end", Attr::Int(1))];
     let batch = graph.op("Shape", &format!("{name}/batch"), &[hidden], &attrs);
@@ -148,8 +151,15 @@ fn norms_before(
                 normed
             }
         };
-        let attended =
-            attention(graph, export, index, &layer.attention, rotation, lengths, &normed);
+        let attended = attention(
+            graph,
+            export,
+            index,
+            &layer.attention,
+            rotation,
+            lengths,
+            &normed,
+        );
         let (sum, normed) = add_norm(graph, &layer.mlp_norm, &residual, &attended);
         residual = sum;
         update = Some(mlp(graph, export, &layer.path, &layer.mlp, &normed));
@@ -178,7 +188,15 @@ fn norms_after(
 ) -> Value {
     let mut x = embedded;
     for (index, layer) in export.spec.layers.iter().enumerate() {
-        let attended = attention(graph, export, index, &layer.attention, rotation, lengths, &x);
+        let attended = attention(
+            graph,
+            export,
+            index,
+            &layer.attention,
+            rotation,
+            lengths,
+            &x,
+        );
         x = add_norm(graph, &layer.attention_norm, &x, &attended).1;
         let update = mlp(graph, export, &layer.path, &layer.mlp, &x);
         x = add_norm(graph, &layer.mlp_norm, &x, &update).1;

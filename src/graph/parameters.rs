@@ -54,7 +54,9 @@ impl Parameters {
 
     /// The same, to change them.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (&str, &mut Parameter)> {
-        self.0.iter_mut().map(|(name, origin)| (name.as_str(), origin))
+        self.0
+            .iter_mut()
+            .map(|(name, origin)| (name.as_str(), origin))
     }
 
     /// Gives `name` another origin, or adds it.

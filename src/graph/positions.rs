@@ -112,5 +112,10 @@ pub fn learned_rows(
     let start = graph.add(&format!("/{path}/start"), &lengths.past, &offset);
     let end = graph.add(&format!("/{path}/end"), &lengths.total, &offset);
     let axis = graph.constant_i64("zero", &[0], false);
-    graph.op("Slice", &format!("/{path}/Slice"), &[&table, &start, &end, &axis], &[])
+    graph.op(
+        "Slice",
+        &format!("/{path}/Slice"),
+        &[&table, &start, &end, &axis],
+        &[],
+    )
 }

@@ -41,7 +41,10 @@ pub struct Interrupt {
 
 impl Interrupt {
     /// Stops the measurement. Returns whether it was stopped before.
-    #[expect(unsafe_code, reason = "the standard library kills only through the `Child` itself")]
+    #[expect(
+        unsafe_code,
+        reason = "the standard library kills only through the `Child` itself"
+    )]
     pub fn raise(&self) -> bool {
         let before = self.raised.swap(true, Ordering::SeqCst);
         let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);

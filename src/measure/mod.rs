@@ -8,6 +8,7 @@
 //! stats      overheads with their intervals
 //! ```
 
+pub mod bandwidth;
 pub mod client;
 pub mod gpu;
 pub mod memory;

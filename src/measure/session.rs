@@ -104,12 +104,19 @@ impl MeasurePlan {
             settle(contestant, opened)?;
         }
 
-        let orders = balanced_order(contestants.len(), self.prompts.len() * (self.runs + 1), self.seed);
+        let orders = balanced_order(
+            contestants.len(),
+            self.prompts.len() * (self.runs + 1),
+            self.seed,
+        );
         let mut orders = orders.into_iter();
         let total = self.prompts.len() * (self.runs + 1) * contestants.len();
         let mut done = 0;
         for category in Category::ALL {
-            let prompts = self.prompts.iter().filter(|prompt| prompt.category == category);
+            let prompts = self
+                .prompts
+                .iter()
+                .filter(|prompt| prompt.category == category);
             let mut measured = false;
             for prompt in prompts {
                 // The first round of each prompt warms up.
@@ -168,7 +175,11 @@ impl MeasurePlan {
         contestant.record.session_seconds = opened.session_seconds;
         contestant.record.stages = opened.stages;
         contestant.worker = Some(worker);
-        if let Some(shortest) = self.prompts.iter().min_by_key(|prompt| prompt.prompt_ids.len()) {
+        if let Some(shortest) = self
+            .prompts
+            .iter()
+            .min_by_key(|prompt| prompt.prompt_ids.len())
+        {
             generate(contestant, shortest, None)?;
             end_stage(contestant, "warmed_up")?;
         }

@@ -71,7 +71,11 @@ impl Worker {
         let mut stages = vec![sampler.stage("start")?.clone()];
         let runtime = OnnxRuntime::load(&request.library)?;
         let start = Instant::now();
-        self.engine = Some(DecoderEngine::open(&runtime, &request.variant, &request.options)?);
+        self.engine = Some(DecoderEngine::open(
+            &runtime,
+            &request.variant,
+            &request.options,
+        )?);
         let session_seconds = start.elapsed().as_secs_f64();
         stages.push(sampler.stage("session_loaded")?.clone());
         self.sampler = Some(sampler);

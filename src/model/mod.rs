@@ -24,7 +24,9 @@ use crate::weights::{Dtype, TensorStore, TensorView, WeightsError};
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant is its message")]
 pub enum ModelError {
-    #[error("`{0}` is neither a folder, nor a hub id (`org/name[@revision]`), nor `synthetic/<shape>`")]
+    #[error(
+        "`{0}` is neither a folder, nor a hub id (`org/name[@revision]`), nor `synthetic/<shape>`"
+    )]
     Id(String),
     #[error(transparent)]
     Hub(#[from] hub::HubError),
@@ -77,7 +79,11 @@ impl BaseModel {
                 let mut settings = hub::HubSettings::from_env();
                 settings.offline |= offline;
                 hub::fetch(hub_id, &settings, &|report: hub::DownloadProgress| {
-                    progress(&format!("downloading {}", report.file), report.done_bytes, report.total_bytes);
+                    progress(
+                        &format!("downloading {}", report.file),
+                        report.done_bytes,
+                        report.total_bytes,
+                    );
                 })?
             }
         };
@@ -120,7 +126,10 @@ impl BaseModel {
         let &[rows, columns] = tensor.shape else {
             return Err(WeightsError::Layout {
                 path: tensor.path.to_owned(),
-                message: format!("tensor `{source}` has shape {:?}, expected a matrix", tensor.shape),
+                message: format!(
+                    "tensor `{source}` has shape {:?}, expected a matrix",
+                    tensor.shape
+                ),
             });
         };
         let values = tensor.to_f32()?;

@@ -64,11 +64,24 @@ pub fn export(
         adapter: adapter.filter(|_| variant == Variant::Unmerged),
     };
     let precision = preparation.precision;
-    let model = build(&export, &parameters, precision.dtype, precision.compute, &target);
+    let model = build(
+        &export,
+        &parameters,
+        precision.dtype,
+        precision.compute,
+        &target,
+    );
     let path = made.join(GRAPH);
     write_file(&path, &model.encode_to_vec()).map_err(failed(&folder.join(GRAPH)))?;
 
-    let manifest = manifest(preparation, experiment, adapter, variant, &bound, fingerprint)?;
+    let manifest = manifest(
+        preparation,
+        experiment,
+        adapter,
+        variant,
+        &bound,
+        fingerprint,
+    )?;
     let path = folder.join(Manifest::FILE);
     manifest.write(made).map_err(failed(&path))?;
     replace_folder(made, &target).map_err(failed(folder))?;

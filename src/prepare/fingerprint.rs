@@ -54,12 +54,16 @@ fn describe(text: &mut String, file: &Path) {
 pub fn slug(id: &ModelId) -> String {
     let readable = |text: &str| -> String {
         let keep = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        text.chars().map(|c| if keep(c) { c } else { '-' }).collect()
+        text.chars()
+            .map(|c| if keep(c) { c } else { '-' })
+            .collect()
     };
     match id {
         ModelId::Local(path) => {
             let full = fs::canonicalize(path).unwrap_or_else(|_| path.clone());
-            let name = full.file_name().map_or("model".into(), |name| name.to_string_lossy());
+            let name = full
+                .file_name()
+                .map_or("model".into(), |name| name.to_string_lossy());
             let hash = hex(&Sha256::digest(full.as_os_str().as_encoded_bytes()));
             format!("{}-{}", readable(&name), &hash[..8])
         }

@@ -9,23 +9,126 @@ use ndarray::{Array1, Array2};
 use rayon::prelude::*;
 
 use super::PrepareError;
-use crate::adapter::{Adapter, AdapterError, ModuleWeights};
+use crate::adapter::{Adapter, AdapterError, ModuleAdapter, ModuleWeights, Replacement};
 use crate::arch::{Module, ModuleKind};
 use crate::graph::{Parameter, Parameters};
 use crate::model::BaseModel;
-use crate::weights::{Dtype, SafetensorsFile, SafetensorsWriter, TensorPlan, WeightsError};
+use crate::weights::{
+    Dtype, SafetensorsFile, SafetensorsWriter, TensorPlan, WeightsError, WriteTensorError,
+};
 
-/// Something that changes: a module with its adapter, or one replaced parameter.
-enum Task<'a> {
+/// Something that merging changes.
+#[derive(Debug)]
+pub enum Change<'a> {
+    /// A module with its adapter.
     Module {
+        /// The module.
         module: &'a Module,
-        bias: bool,
-        elements: usize,
+        /// Its adapter.
+        adapter: &'a dyn ModuleAdapter,
     },
+    /// One replaced parameter.
     Parameter {
+        /// Its name.
         name: &'a str,
-        elements: usize,
+        /// What it's replaced by.
+        replacement: &'a Replacement,
     },
+}
+
+/// Takes a merged parameter's name and its values, in row-major order.
+pub type Take<'a> = &'a dyn Fn(&str, &[f32]) -> Result<(), WriteTensorError>;
+
+impl Change<'_> {
+    /// Names and shapes of the parameters that change.
+    pub fn parameters(&self) -> Vec<(String, Vec<usize>)> {
+        match self {
+            Self::Module { module, adapter } => {
+                let shape = module.parameters().swap_remove(0).1;
+                let rows = shape[0];
+                let mut all = vec![(format!("{}.weight", module.path), shape)];
+                if adapter.merges_bias() {
+                    all.push((format!("{}.bias", module.path), vec![rows]));
+                }
+                all
+            }
+            Self::Parameter { name, replacement } => {
+                vec![((*name).to_owned(), replacement.shape.clone())]
+            }
+        }
+    }
+
+    /// Works out the parameters that change, and hands each to `take`.
+    ///
+    /// # Errors
+    /// If tensors can't be read or used, or `take` fails.
+    pub fn apply(&self, base: &BaseModel, all: &Adapter, take: Take) -> Result<(), AdapterError> {
+        match self {
+            Self::Module { module, adapter } => {
+                let merged = merged_module(base, all, module, *adapter)?;
+                let weight = merged.weight.as_standard_layout();
+                let values = weight.as_slice().expect("standard layout is contiguous");
+                take(&format!("{}.weight", module.path), values)?;
+                if let (true, Some(bias)) = (adapter.merges_bias(), &merged.bias) {
+                    take(&format!("{}.bias", module.path), &bias.to_vec())?;
+                }
+                Ok(())
+            }
+            Self::Parameter { name, replacement } => {
+                Ok(take(name, &all.replacement_values(base, replacement)?)?)
+            }
+        }
+    }
+}
+
+/// Whether the head of a tied model shares the merged embedding.
+pub fn head_follows(adapter: &Adapter) -> bool {
+    adapter.spec.tied() && adapter.keeps_tie()
+}
+
+/// Everything that merging `adapter` changes in `modules`, its architecture's. The largest come first,
+/// so that no thread is left with one at the end.
+///
+/// # Errors
+/// If the adapter can't be merged.
+pub fn changes<'a>(
+    adapter: &'a Adapter,
+    modules: &'a [Module],
+) -> Result<Vec<Change<'a>>, PrepareError> {
+    if let Some(reason) = adapter.merge_refusal() {
+        return Err(PrepareError::NotMergeable { reason });
+    }
+    let head_follows = head_follows(adapter);
+    let skipped = |path: &str| head_follows && path == adapter.spec.lm_head.path;
+
+    let adapted = modules.iter().filter(|module| !skipped(&module.path));
+    let mut all: Vec<Change> = adapted
+        .filter_map(|module| {
+            let adapter = adapter.module(&module.path)?;
+            Some(Change::Module { module, adapter })
+        })
+        .collect();
+    let merged: Vec<String> = all
+        .iter()
+        .flat_map(Change::parameters)
+        .map(|(name, _)| name)
+        .collect();
+    for (name, replacement) in adapter.replaced() {
+        let module = name.rsplit_once('.').map_or("", |(module, _)| module);
+        if !merged.contains(name) && !skipped(module) {
+            all.push(Change::Parameter { name, replacement });
+        }
+    }
+    all.sort_by_cached_key(|change| {
+        let elements = change
+            .parameters()
+            .swap_remove(0)
+            .1
+            .iter()
+            .product::<usize>();
+        std::cmp::Reverse(elements)
+    });
+    Ok(all)
 }
 
 /// The name of the merged tensors' file.
@@ -41,76 +144,34 @@ pub fn merge(
     dtype: Dtype,
     folder: &Path,
 ) -> Result<Parameters, PrepareError> {
-    if let Some(reason) = adapter.merge_refusal() {
-        return Err(PrepareError::NotMergeable { reason });
-    }
     let spec = &adapter.spec;
     let modules = spec.modules();
-    let head_follows = spec.tied() && adapter.keeps_tie();
-    let skipped = |path: &str| head_follows && path == spec.lm_head.path;
-
-    let mut plans = Vec::new();
-    let mut tasks = Vec::new();
-    for module in &modules {
-        let Some(changes) = adapter.module(&module.path).filter(|_| !skipped(&module.path)) else {
-            continue;
-        };
-        let shape = module.parameters().swap_remove(0).1;
-        let rows = shape[0];
-        let bias = changes.merges_bias();
-        let elements = shape.iter().product();
-        plans.push(plan(&format!("{}.weight", module.path), dtype, shape));
-        if bias {
-            plans.push(plan(&format!("{}.bias", module.path), dtype, vec![rows]));
-        }
-        tasks.push(Task::Module {
-            module,
-            bias,
-            elements,
-        });
-    }
-    for (name, replacement) in adapter.replaced() {
-        let module = name.rsplit_once('.').map_or("", |(module, _)| module);
-        let planned = plans.iter().any(|plan| plan.name == *name);
-        if planned || skipped(module) {
-            continue;
-        }
-        plans.push(plan(name, dtype, replacement.shape.clone()));
-        tasks.push(Task::Parameter {
-            name,
-            elements: replacement.len(),
-        });
-    }
-    // The largest first, so that no thread is left with one at the end.
-    tasks.sort_by_key(|task| match task {
-        Task::Module { elements, .. } | Task::Parameter { elements, .. } => {
-            std::cmp::Reverse(*elements)
-        }
-    });
-
+    let changes = changes(adapter, &modules)?;
+    let plans: Vec<TensorPlan> = changes
+        .iter()
+        .flat_map(Change::parameters)
+        .map(|(name, shape)| TensorPlan { name, dtype, shape })
+        .collect();
+    // Before anything is merged, since this checks the shapes of the base's tensors.
+    let mut parameters = Parameters::of_base(spec, &base.store)?;
     let path = folder.join(OVERLAY);
     let writer = SafetensorsWriter::create(&path, &plans)?;
-    tasks.par_iter().try_for_each(|task| match task {
-        Task::Module { module, bias, .. } => merge_module(base, adapter, &writer, module, *bias),
-        Task::Parameter { name, .. } => {
-            let replacement = &adapter.replaced()[*name];
-            let values = adapter.replacement_values(base, replacement)?;
-            writer.write(name, &values)?;
-            Ok(())
-        }
+    changes.par_iter().try_for_each(|change| {
+        change.apply(base, adapter, &|name, values| writer.write(name, values))
     })?;
     writer.finish()?;
 
-    let mut parameters = Parameters::of_base(spec, &base.store)?;
     let overlay = SafetensorsFile::open(&path)?;
     for plan in &plans {
-        let tensor = overlay.get(&plan.name).ok_or_else(|| WeightsError::Missing {
-            name: plan.name.clone(),
-            path: path.clone(),
-        })?;
+        let tensor = overlay
+            .get(&plan.name)
+            .ok_or_else(|| WeightsError::Missing {
+                name: plan.name.clone(),
+                path: path.clone(),
+            })?;
         parameters.set(&plan.name, Parameter::Stored(tensor.location()?));
     }
-    if head_follows {
+    if head_follows(adapter) {
         let embedding = format!("{}.weight", spec.embed_tokens.path);
         if let Some(location) = parameters.get(&embedding).cloned() {
             parameters.set(&format!("{}.weight", spec.lm_head.path), location);
@@ -119,49 +180,30 @@ pub fn merge(
     Ok(parameters)
 }
 
-fn plan(name: &str, dtype: Dtype, shape: Vec<usize>) -> TensorPlan {
-    TensorPlan {
-        name: name.to_owned(),
-        dtype,
-        shape,
-    }
-}
-
-fn merge_module(
+/// The module's parameters with its adapter folded in. Shapes of the base's tensors have been checked.
+fn merged_module(
     base: &BaseModel,
     adapter: &Adapter,
-    writer: &SafetensorsWriter,
     module: &Module,
-    bias: bool,
-) -> Result<(), AdapterError> {
-    let weight = format!("{}.weight", module.path);
-    let values = match adapter.replaced().get(&weight) {
+    own: &dyn ModuleAdapter,
+) -> Result<ModuleWeights, AdapterError> {
+    let values = match adapter.replaced().get(&format!("{}.weight", module.path)) {
         Some(replacement) => adapter.replacement_values(base, replacement)?,
-        None => base.tensor(&format!("{}.weight", module.source))?.to_f32()?,
+        None => base
+            .tensor(&format!("{}.weight", module.source))?
+            .to_f32()?,
     };
     let shape = module.parameters().swap_remove(0).1;
-    let matrix = Array2::from_shape_vec((shape[0], shape[1]), values)
-        .expect("shapes were checked when the model was opened");
     let mut weights = ModuleWeights {
-        weight: matrix,
-        bias: match bias {
+        weight: Array2::from_shape_vec((shape[0], shape[1]), values)
+            .expect("callers have checked the shapes of the base's tensors"),
+        bias: match own.merges_bias() {
             true => read_bias(base, adapter, module)?,
             false => None,
         },
     };
-    adapter
-        .module(&module.path)
-        .expect("a task is made for adapted modules")
-        .merge_into(&mut weights)?;
-    let merged = weights.weight.as_standard_layout();
-    writer.write(
-        &weight,
-        merged.as_slice().expect("standard layout is contiguous"),
-    )?;
-    if let (true, Some(merged)) = (bias, &weights.bias) {
-        writer.write(&format!("{}.bias", module.path), &merged.to_vec())?;
-    }
-    Ok(())
+    own.merge_into(&mut weights)?;
+    Ok(weights)
 }
 
 /// The bias that the adapter starts from: a replaced one, or the base's, if it has one.
@@ -181,4 +223,3 @@ fn read_bias(
         _ => Ok(None),
     }
 }
-

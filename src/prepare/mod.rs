@@ -110,7 +110,8 @@ pub struct PreparedVariant {
 impl Preparation<'_> {
     fn model_folder(&self) -> PathBuf {
         let slug = fingerprint::slug(&self.base.id);
-        self.export_dir.join(format!("{slug}--{}", self.precision.label()))
+        self.export_dir
+            .join(format!("{slug}--{}", self.precision.label()))
     }
 
     /// The folder of a variant of `experiment`.

@@ -69,7 +69,10 @@ impl ResultDocument {
 }
 
 fn run_info(info: &RunInfo) -> Value {
-    let adapter = info.manifests.values().find_map(|manifest| manifest.adapter.as_ref());
+    let adapter = info
+        .manifests
+        .values()
+        .find_map(|manifest| manifest.adapter.as_ref());
     json!({
         "timestamp": info.timestamp,
         "duration": info.duration,
@@ -98,13 +101,18 @@ fn generation_info(info: &RunInfo, records: &[VariantRecord]) -> Value {
     let base = find(Variant::Base);
     let mut variants = Map::new();
     for record in records {
-        variants.insert(record.variant.name().to_owned(), variant(info, base, record));
+        variants.insert(
+            record.variant.name().to_owned(),
+            variant(info, base, record),
+        );
     }
     for (variant, reason) in &info.absent {
         variants.insert(variant.name().to_owned(), json!({ "absent": reason }));
     }
     // PEFT's suite measures the adapter unmerged.
-    let shown = [Variant::Unmerged, Variant::Merged, Variant::Base].into_iter().find_map(find);
+    let shown = [Variant::Unmerged, Variant::Merged, Variant::Base]
+        .into_iter()
+        .find_map(find);
     let mut all = match shown {
         Some(record) => compatible(info, base, record),
         None => Map::new(),
@@ -169,7 +177,10 @@ fn metrics(
     categories: &[Category],
 ) -> Option<Value> {
     let of = |record: &VariantRecord| {
-        let runs = record.runs.iter().filter(|run| categories.contains(&run.category));
+        let runs = record
+            .runs
+            .iter()
+            .filter(|run| categories.contains(&run.category));
         summarize(runs)
     };
     let mut metrics = json!(of(record)?);
@@ -218,7 +229,10 @@ fn meta_info(info: &RunInfo) -> Value {
     let Some(manifest) = info.manifests.values().next() else {
         return json!({ "system_info": info.system });
     };
-    let adapter = info.manifests.values().find_map(|manifest| manifest.adapter.as_ref());
+    let adapter = info
+        .manifests
+        .values()
+        .find_map(|manifest| manifest.adapter.as_ref());
     let base_params = manifest.base_params;
     let trainable = adapter.map_or(0, |adapter| adapter.trainable_params);
     let total = adapter.map_or(base_params, |adapter| adapter.total_params);

@@ -103,7 +103,9 @@ pub fn samples(record: &VariantRecord, category: Category) -> Vec<Value> {
         .filter_map(|prompt| {
             let runs = || record.runs_of(category).filter(|run| run.prompt == prompt);
             let metrics = summarize(runs())?;
-            let totals: Vec<f64> = runs().map(|run| run.timings.total().as_secs_f64()).collect();
+            let totals: Vec<f64> = runs()
+                .map(|run| run.timings.total().as_secs_f64())
+                .collect();
             Some(json!({
                 "prompt": prompt,
                 "inference_time": metrics.inference_time,
@@ -183,6 +185,12 @@ mod tests {
         let samples = samples(&record(Variant::Base, 1), Category::Short);
         assert_eq!(samples.len(), 1);
         assert_eq!(samples[0]["individual_runs"].as_array().unwrap().len(), 5);
-        assert_eq!(samples[0]["individual_runs"][0]["decode_steps"].as_array().unwrap().len(), 3);
+        assert_eq!(
+            samples[0]["individual_runs"][0]["decode_steps"]
+                .as_array()
+                .unwrap()
+                .len(),
+            3
+        );
     }
 }

@@ -92,13 +92,7 @@ mod tests {
     fn rounding_is_to_nearest_even_and_widening_is_exact() {
         let mut bytes = Vec::new();
         // 1 + 2^-8 lies halfway between two bfloat16 values; the even one is 1.
-        encode(
-            &[1.0 + 1.0 / 256.0, 1.5],
-            Dtype::BFloat16,
-            0,
-            &mut bytes,
-        )
-        .unwrap();
+        encode(&[1.0 + 1.0 / 256.0, 1.5], Dtype::BFloat16, 0, &mut bytes).unwrap();
         assert_eq!(widen(&bytes, Dtype::BFloat16), [1.0, 1.5]);
     }
 

@@ -227,8 +227,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.safetensors");
         std::fs::write(&path, b"earlier").unwrap();
-        let writer =
-            SafetensorsWriter::create(&path, &[plan("a", &[1], Dtype::Float16)]).unwrap();
+        let writer = SafetensorsWriter::create(&path, &[plan("a", &[1], Dtype::Float16)]).unwrap();
         assert!(writer.write("a", &[1e9]).is_err());
         drop(writer);
         assert_eq!(std::fs::read(&path).unwrap(), b"earlier");
@@ -239,8 +238,7 @@ mod tests {
     fn a_file_that_is_cut_or_has_overlapping_offsets_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.safetensors");
-        let writer =
-            SafetensorsWriter::create(&path, &[plan("a", &[8], Dtype::Float32)]).unwrap();
+        let writer = SafetensorsWriter::create(&path, &[plan("a", &[8], Dtype::Float32)]).unwrap();
         writer.write("a", &[0.5; 8]).unwrap();
         writer.finish().unwrap();
         let whole = std::fs::read(&path).unwrap();

@@ -168,9 +168,8 @@ fn orthogonal(
         });
     }
     let half = r / 2;
-    let mut draw = |rows: usize, columns: usize| {
-        tensors.matrix("fresh", [rows, columns], Init::Normal(1.0))
-    };
+    let mut draw =
+        |rows: usize, columns: usize| tensors.matrix("fresh", [rows, columns], Init::Normal(1.0));
     let q = orthonormal_rows(draw(r, r)?);
     let x = draw(in_features, half)?;
     let y = draw(half, out_features)?;

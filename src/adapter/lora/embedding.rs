@@ -66,7 +66,11 @@ impl ModuleAdapter for LoraEmbedding {
         };
         let scaled = self.b.iter().map(|value| value * self.scaling).collect();
         let mut all = vec![
-            tensor(&self.inputs[0], self.a.shape(), self.a.iter().copied().collect()),
+            tensor(
+                &self.inputs[0],
+                self.a.shape(),
+                self.a.iter().copied().collect(),
+            ),
             tensor(&self.inputs[1], self.b.shape(), scaled),
         ];
         if self.magnitude.is_some() {
@@ -78,7 +82,10 @@ impl ModuleAdapter for LoraEmbedding {
     }
 
     fn linear(&self, _graph: &mut GraphBuilder, site: &LinearSite) -> Value {
-        unreachable!("`{}` is a linear layer, and this adapter is an embedding's", site.path)
+        unreachable!(
+            "`{}` is a linear layer, and this adapter is an embedding's",
+            site.path
+        )
     }
 
     /// ```text
@@ -92,7 +99,11 @@ impl ModuleAdapter for LoraEmbedding {
         let a = graph.input(&self.inputs[0], &[rank.clone(), rows.into()]);
         let b = graph.input(&self.inputs[1], &[width.into(), rank]);
         let columns = graph.gather(&format!("/{path}/lora_embedding_A/Gather"), &a, site.ids, 1);
-        let inner = graph.transpose(&format!("/{path}/lora_embedding_A/Transpose"), &columns, &[1, 2, 0]);
+        let inner = graph.transpose(
+            &format!("/{path}/lora_embedding_A/Transpose"),
+            &columns,
+            &[1, 2, 0],
+        );
         let name = format!("/{path}/lora_embedding_B/MatMul");
         let delta = graph.matmul_transposed(&name, &inner, &b);
         let output = graph.add(&format!("/{path}/lora/Add"), site.rows, &delta);
@@ -100,7 +111,11 @@ impl ModuleAdapter for LoraEmbedding {
             return output;
         }
         let gains = graph.input(&self.inputs[2], &[width.into()]);
-        graph.mul(&format!("/{path}/lora_magnitude_vector/Mul"), &output, &gains)
+        graph.mul(
+            &format!("/{path}/lora_magnitude_vector/Mul"),
+            &output,
+            &gains,
+        )
     }
 
     fn trainable_params(&self) -> usize {

@@ -90,11 +90,23 @@ impl ModuleAdapter for LoraLinear {
         };
         let scaled = |value: &f32| value * self.scaling;
         let mut all = vec![
-            tensor(&self.inputs[0], self.a.shape(), self.a.iter().copied().collect()),
-            tensor(&self.inputs[1], self.b.shape(), self.b.iter().map(scaled).collect()),
+            tensor(
+                &self.inputs[0],
+                self.a.shape(),
+                self.a.iter().copied().collect(),
+            ),
+            tensor(
+                &self.inputs[1],
+                self.b.shape(),
+                self.b.iter().map(scaled).collect(),
+            ),
         ];
         if let Some(bias) = &self.bias {
-            all.push(tensor(&self.inputs[2], bias.shape(), bias.iter().map(scaled).collect()));
+            all.push(tensor(
+                &self.inputs[2],
+                bias.shape(),
+                bias.iter().map(scaled).collect(),
+            ));
         }
         if self.magnitude.is_some() {
             let gains = self.gains(&self.updated(weight()?));
@@ -119,7 +131,11 @@ impl ModuleAdapter for LoraLinear {
         let mut output = graph.add(&format!("/{path}/lora/Add"), site.product, &delta);
         if self.magnitude.is_some() {
             let gains = graph.input(&self.inputs[3], &[out.into()]);
-            output = graph.mul(&format!("/{path}/lora_magnitude_vector/Mul"), &output, &gains);
+            output = graph.mul(
+                &format!("/{path}/lora_magnitude_vector/Mul"),
+                &output,
+                &gains,
+            );
         }
         match site.bias {
             Some(bias) => graph.add(&format!("/{path}/Add"), &output, bias),
@@ -128,7 +144,10 @@ impl ModuleAdapter for LoraLinear {
     }
 
     fn embedding(&self, _graph: &mut GraphBuilder, site: &EmbeddingSite) -> Value {
-        unreachable!("`{}` is an embedding, and this adapter is a linear layer's", site.path)
+        unreachable!(
+            "`{}` is an embedding, and this adapter is a linear layer's",
+            site.path
+        )
     }
 
     fn trainable_params(&self) -> usize {
@@ -165,7 +184,9 @@ mod tests {
     fn with_dora_each_row_has_the_trained_norm_and_the_bias_stays() {
         let mut module = weight_only(array![[1.5, 1.0], [3.0, 4.0]]);
         module.bias = Some(array![7.0, 8.0]);
-        adapter(Some(array![10.0, 2.5])).merge_into(&mut module).unwrap();
+        adapter(Some(array![10.0, 2.5]))
+            .merge_into(&mut module)
+            .unwrap();
         assert_eq!(module.weight.row(1), array![1.5, 2.0]);
         assert!((row_norms(&module.weight)[0] - 10.0).abs() < 1e-5);
         assert_eq!(module.bias, Some(array![7.0, 8.0]));

@@ -64,12 +64,21 @@ pub fn load(
     }
     replace_modules(&mut effects, tensors, &saved)?;
     if effects.keeps_tie
-        && let Some(head) = effects.replaced.get_mut(&format!("{}.weight", spec.lm_head.path))
+        && let Some(head) = effects
+            .replaced
+            .get_mut(&format!("{}.weight", spec.lm_head.path))
     {
         // The pair's one copy is counted at the embedding.
         head.trainable = false;
     }
-    replace_biases(&mut effects, tensors, config, "lora_only", &modules, &selected)?;
+    replace_biases(
+        &mut effects,
+        tensors,
+        config,
+        "lora_only",
+        &modules,
+        &selected,
+    )?;
     for module in &selected {
         replace_base_layer(&mut effects, tensors, base, module)?;
         let adapter = module_adapter(config, &lora, base, tensors, module)?;
@@ -109,9 +118,16 @@ fn module_adapter(
             out_features,
             ..
         } => {
-            let keys = ["lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_magnitude_vector"]
-                .map(|name| format!("{path}.{name}"));
-            let (a, b) = lora.init.linear(tensors, [&keys[0], &keys[1]], r, in_features, out_features)?;
+            let keys = [
+                "lora_A.weight",
+                "lora_B.weight",
+                "lora_B.bias",
+                "lora_magnitude_vector",
+            ]
+            .map(|name| format!("{path}.{name}"));
+            let (a, b) =
+                lora.init
+                    .linear(tensors, [&keys[0], &keys[1]], r, in_features, out_features)?;
             let bias = match lora.lora_bias {
                 true => Some(tensors.vector(&keys[2], out_features, lora.init.bias(r))?),
                 false => None,
@@ -136,8 +152,12 @@ fn module_adapter(
             num_embeddings,
             embedding_dim,
         } if *path == base.spec.embed_tokens.path => {
-            let keys = ["lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector"]
-                .map(|name| format!("{path}.{name}"));
+            let keys = [
+                "lora_embedding_A",
+                "lora_embedding_B",
+                "lora_magnitude_vector",
+            ]
+            .map(|name| format!("{path}.{name}"));
             let [init_a, init_b] = lora.init.embedding();
             let mut adapter = LoraEmbedding {
                 inputs: keys.each_ref().map(|key| tensors.full_key(key)),
@@ -179,7 +199,11 @@ fn magnitude(
     };
     // Releases before 0.12 wrote it as a module's weight.
     let older = format!("{key}.weight");
-    let key = if tensors.has(&older) { older.as_str() } else { key };
+    let key = if tensors.has(&older) {
+        older.as_str()
+    } else {
+        key
+    };
     let values = tensors.take_or(key, &[length], |_| {
         let weight = base.matrix(&format!("{}.weight", module.source))?;
         Ok(norms(weight).to_vec())
@@ -196,7 +220,12 @@ fn token_rows(
     effects: &mut Effects,
 ) -> Result<(), AdapterError> {
     const KEY: &str = "trainable_token_indices";
-    let wrong = || config.wrong(KEY, "a list of token ids, or an object from a module to such a list");
+    let wrong = || {
+        config.wrong(
+            KEY,
+            "a list of token ids, or an object from a module to such a list",
+        )
+    };
     let Some(value) = config.get(KEY) else {
         return Ok(());
     };
@@ -242,7 +271,10 @@ fn token_rows(
         };
         let values = tensors.take_or(&key, &shape, |_| {
             let weight = base.matrix(&format!("{source}.weight"))?;
-            Ok(indices.iter().flat_map(|&index| weight.row(index).to_vec()).collect())
+            Ok(indices
+                .iter()
+                .flat_map(|&index| weight.row(index).to_vec())
+                .collect())
         })?;
         let rows = Array2::from_shape_vec(shape, values)
             .expect("`take_or` gives as many values as asked for");
@@ -254,9 +286,13 @@ fn token_rows(
         };
         if spec.tied() && *path == pair[0] {
             effects.keeps_tie = true;
-            effects.modules.insert(pair[1].clone(), Box::new(adapter(false)));
+            effects
+                .modules
+                .insert(pair[1].clone(), Box::new(adapter(false)));
         }
-        effects.modules.insert(path.clone(), Box::new(adapter(true)));
+        effects
+            .modules
+            .insert(path.clone(), Box::new(adapter(true)));
     }
     Ok(())
 }

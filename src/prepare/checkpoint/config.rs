@@ -1,0 +1,83 @@
+//! `config.json` of a checkpoint: the base's, but for what the merge changed.
+
+use serde_json::{Value, json};
+
+use super::layout::Layout;
+use crate::arch::DecoderSpec;
+use crate::model::BaseModel;
+use crate::weights::Dtype;
+
+/// The names that releases of Transformers have given the weights' dtype, the newer one first.
+const DTYPE_KEYS: [&str; 2] = ["dtype", "torch_dtype"];
+
+/// The key of `config.json` that gives the linear layer at `path` a bias, and others with it.
+///
+/// Sources: `modeling_llama.py`, `modeling_opt.py`, Hugging Face Transformers.
+pub fn bias_key(spec: &DecoderSpec, path: &str) -> Option<&'static str> {
+    let inside = |layer: &str| {
+        path.strip_prefix(layer)
+            .is_some_and(|rest| rest.starts_with('.'))
+    };
+    let layer = spec.layers.iter().find(|layer| inside(&layer.path))?;
+    let in_mlp = layer.mlp.linears().iter().any(|linear| linear.path == path);
+    match spec.model_type.as_str() {
+        "llama" if in_mlp => Some("mlp_bias"),
+        "llama" => Some("attention_bias"),
+        "opt" => Some("enable_bias"),
+        _ => None,
+    }
+}
+
+/// The file's text.
+pub fn text(base: &BaseModel, spec: &DecoderSpec, layout: &Layout, dtype: Option<Dtype>) -> String {
+    let mut config = base.config.json().clone();
+    if spec.layers.len() != base.spec.layers.len() {
+        config["num_hidden_layers"] = json!(spec.layers.len());
+    }
+    if layout.tied != base.spec.tied() {
+        config["tie_word_embeddings"] = json!(layout.tied);
+    }
+    for &key in &layout.bias_keys {
+        config[key] = json!(true);
+    }
+    if let Some(dtype) = dtype {
+        set_dtype(&mut config, dtype);
+    }
+    format!("{config:#}\n")
+}
+
+/// Updates the keys that are there. Where none is, the older one is added: all releases read it.
+fn set_dtype(config: &mut Value, dtype: Dtype) {
+    let present = DTYPE_KEYS.iter().filter(|key| config.get(key).is_some());
+    let mut keys: Vec<&str> = present.copied().collect();
+    if keys.is_empty() {
+        keys.push("torch_dtype");
+    }
+    for key in keys {
+        config[key] = json!(dtype);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_dtype_keeps_the_keys_that_the_base_has() {
+        for (mut before, after) in [
+            (json!({"dtype": "float16"}), json!({"dtype": "float32"})),
+            (
+                json!({"torch_dtype": null}),
+                json!({"torch_dtype": "float32"}),
+            ),
+            (json!({"a": 1}), json!({"a": 1, "torch_dtype": "float32"})),
+            (
+                json!({"torch_dtype": "bfloat16", "dtype": "bfloat16"}),
+                json!({"torch_dtype": "float32", "dtype": "float32"}),
+            ),
+        ] {
+            set_dtype(&mut before, Dtype::Float32);
+            assert_eq!(before, after);
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Which tensors a checkpoint has, and where the values of each come from.
+
+use std::collections::BTreeSet;
+
+use super::config::bias_key;
+use crate::adapter::{Adapter, AdapterError};
+use crate::arch::{Module, ModuleKind};
+use crate::model::BaseModel;
+use crate::prepare::PrepareError;
+use crate::prepare::merge::{Change, head_follows};
+use crate::weights::{Dtype, TensorPlan, TensorView};
+
+/// The tensors of a checkpoint.
+#[derive(Debug)]
+pub struct Layout<'a> {
+    /// In the order of the model's modules.
+    pub tensors: Vec<Tensor<'a>>,
+    /// Whether the head shares the embedding's tensor; then it has none of its own.
+    pub tied: bool,
+    /// Keys of `config.json` that give modules the biases that the adapter adds.
+    pub bias_keys: BTreeSet<&'static str>,
+    /// Tensors of the base that nothing uses.
+    pub dropped: Vec<String>,
+}
+
+/// One tensor.
+#[derive(Debug)]
+pub struct Tensor<'a> {
+    /// Name, dtype and shape.
+    pub plan: TensorPlan,
+    /// Its values.
+    pub values: Values<'a>,
+}
+
+/// Where values come from.
+#[derive(Debug)]
+pub enum Values<'a> {
+    /// The merge.
+    Merged,
+    /// The base.
+    Stored(TensorView<'a>),
+    /// A bias that Transformers asks for because another module has one.
+    Zeros,
+}
+
+impl Tensor<'_> {
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.plan.shape.iter().product()
+    }
+}
+
+impl<'a> Layout<'a> {
+    /// Lays out `modules`, the architecture of `adapter` if there is one, after `changes`.
+    ///
+    /// # Errors
+    /// If a tensor of the base is missing or has another shape, or the adapter adds a bias that
+    /// Transformers has no place for.
+    pub fn new(
+        base: &'a BaseModel,
+        adapter: Option<&Adapter>,
+        modules: &[Module],
+        changes: &[Change],
+        dtype: Option<Dtype>,
+    ) -> Result<Self, PrepareError> {
+        let spec = adapter.map_or(&base.spec, |adapter| &adapter.spec);
+        let changed: BTreeSet<String> = changes
+            .iter()
+            .flat_map(Change::parameters)
+            .map(|(name, _)| name)
+            .collect();
+        let tied = spec.tied() && {
+            let apart = [&spec.embed_tokens.path, &spec.lm_head.path]
+                .iter()
+                .any(|path| changed.contains(&format!("{path}.weight")));
+            !apart || adapter.is_some_and(head_follows)
+        };
+
+        let mut bias_keys = BTreeSet::new();
+        for module in modules.iter().filter(|module| lacks_bias(module)) {
+            if !changed.contains(&format!("{}.bias", module.path)) {
+                continue;
+            }
+            match (bias_key(spec, &module.path), adapter) {
+                (Some(key), _) => bias_keys.insert(key),
+                (None, Some(adapter)) => return Err(no_place(adapter, module)),
+                (None, None) => unreachable!("only an adapter adds a bias"),
+            };
+        }
+
+        let mut tensors = Vec::new();
+        let mut used = BTreeSet::new();
+        for module in modules {
+            if tied && module.path == spec.lm_head.path {
+                continue;
+            }
+            let mut own_dtype = Dtype::Float32;
+            for (name, shape) in module.parameters() {
+                let stored = base.tensor(&format!("{}.{name}", module.source))?;
+                stored.expect_shape(&shape)?;
+                used.insert(stored.name);
+                own_dtype = dtype.unwrap_or(stored.dtype()?);
+                let name = format!("{}.{name}", module.path);
+                let values = match changed.contains(&name) {
+                    true => Values::Merged,
+                    false => Values::Stored(stored),
+                };
+                tensors.push(tensor(name, own_dtype, shape, values));
+            }
+            let key = bias_key(spec, &module.path).filter(|_| lacks_bias(module));
+            if key.is_some_and(|key| bias_keys.contains(key)) {
+                let name = format!("{}.bias", module.path);
+                let rows = module.parameters().swap_remove(0).1[0];
+                let values = match changed.contains(&name) {
+                    true => Values::Merged,
+                    false => Values::Zeros,
+                };
+                tensors.push(tensor(name, own_dtype, vec![rows], values));
+            }
+        }
+        let dropped = base.store.names().filter(|name| !used.contains(name));
+        Ok(Self {
+            tensors,
+            tied,
+            bias_keys,
+            dropped: dropped.map(str::to_owned).collect(),
+        })
+    }
+}
+
+fn tensor(name: String, dtype: Dtype, shape: Vec<usize>, values: Values) -> Tensor {
+    Tensor {
+        plan: TensorPlan { name, dtype, shape },
+        values,
+    }
+}
+
+/// Whether it's a linear layer without a bias in the base.
+fn lacks_bias(module: &Module) -> bool {
+    matches!(module.kind, ModuleKind::Linear { bias: false, .. })
+}
+
+fn no_place(adapter: &Adapter, module: &Module) -> PrepareError {
+    let reason = format!(
+        "it adds a bias to `{}`, which Transformers' `{}` models have no place for",
+        module.path, adapter.spec.model_type
+    );
+    AdapterError::from(adapter.config.refused("lora_bias", &reason)).into()
+}

@@ -1,0 +1,150 @@
+//! A whole merged model in Hugging Face layout, as `from_pretrained` of Transformers reads it.
+//!
+//! ```text
+//! <folder>/  config.json, model.safetensors (or shards and their index), peft-bench.json,
+//!            and the base's tokenizer and generation files
+//! ```
+//!
+//! Merged tensors are rounded once from float32. All others are copied byte for byte, or converted a
+//! chunk at a time, so memory is bounded by threads × the largest touched tensor.
+
+mod config;
+mod layout;
+mod shards;
+mod target;
+#[cfg(test)]
+mod tests;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use self::layout::{Layout, Values};
+use self::shards::Shards;
+use self::target::Target;
+use super::PrepareError;
+use super::export::replace_folder;
+use super::manifest::write_file;
+use super::merge::changes;
+use crate::adapter::{Adapter, AdapterError};
+use crate::model::BaseModel;
+use crate::weights::Dtype;
+
+/// Bytes of tensors that one file holds at most, unless it holds a single larger one. Transformers
+/// writes shards of the same size.
+const SHARD_BYTES: u64 = 5_000_000_000;
+
+/// Files of the base that are copied where it has them.
+const COPIED: [&str; 9] = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "chat_template.jinja",
+];
+
+/// What was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointSummary {
+    /// The folder, absolute.
+    pub folder: PathBuf,
+    /// Number of safetensors files.
+    pub shards: usize,
+    /// Number of tensors.
+    pub tensors: usize,
+    /// How many of them the adapter changed or added.
+    pub merged: usize,
+    /// Bytes of all tensors.
+    pub tensor_bytes: u64,
+    /// Whether the head shares the embedding's tensor.
+    pub tied: bool,
+    /// Tensors of the base that its architecture doesn't use, which were left out.
+    pub dropped: Vec<String>,
+}
+
+/// Writes `base`, with `adapter` folded in, to `folder`. Each tensor keeps the dtype that the base
+/// stores it in, unless `dtype` is given. A folder that this function has written before is replaced,
+/// once the new one is complete.
+///
+/// # Errors
+/// If the adapter can't be merged, or needs a bias that Transformers has no place for; if a converted
+/// or merged value isn't finite; if `folder` holds anything else; if a file can't be written.
+pub fn write_checkpoint(
+    base: &BaseModel,
+    adapter: Option<&Adapter>,
+    dtype: Option<Dtype>,
+    folder: &Path,
+) -> Result<CheckpointSummary, PrepareError> {
+    write_sharded(base, adapter, dtype, folder, SHARD_BYTES)
+}
+
+/// The same with at most `shard_bytes` in a file.
+fn write_sharded(
+    base: &BaseModel,
+    adapter: Option<&Adapter>,
+    dtype: Option<Dtype>,
+    folder: &Path,
+    shard_bytes: u64,
+) -> Result<CheckpointSummary, PrepareError> {
+    let spec = adapter.map_or(&base.spec, |adapter| &adapter.spec);
+    let modules = spec.modules();
+    let changes = match adapter {
+        Some(adapter) => changes(adapter, &modules)?,
+        None => Vec::new(),
+    };
+    let layout = Layout::new(base, adapter, &modules, &changes, dtype)?;
+
+    let target = Target::new(folder, base, adapter)?;
+    let partial = tempfile::Builder::new()
+        .prefix(".partial-")
+        .tempdir_in(target.parent())
+        .map_err(target.failed(""))?;
+    let made = partial.path();
+
+    let shards = Shards::create(&layout.tensors, shard_bytes, made, target.path())?;
+    if let Some(adapter) = adapter {
+        changes.par_iter().try_for_each(|change| {
+            change.apply(base, adapter, &|name, values| shards.write(name, values))
+        })?;
+    }
+    layout
+        .tensors
+        .par_iter()
+        .try_for_each(|tensor| match &tensor.values {
+            Values::Merged => Ok(()),
+            Values::Stored(stored) => shards.copy(&tensor.plan, stored),
+            Values::Zeros => shards.write(&tensor.plan.name, &vec![0.0; tensor.elements()]),
+        })
+        .map_err(AdapterError::from)?;
+    let written = shards.finish()?;
+
+    let write = |name: &str, text: String| {
+        write_file(&made.join(name), text.as_bytes()).map_err(target.failed(name))
+    };
+    write("config.json", config::text(base, spec, &layout, dtype))?;
+    for name in COPIED {
+        let from = base.folder.join(name);
+        if from.is_file() {
+            fs::copy(&from, made.join(name))
+                .map_err(|source| PrepareError::Copy { path: from, source })?;
+        }
+    }
+    write(target::MARKER, target::marker(base, adapter))?;
+    replace_folder(made, target.path()).map_err(target.failed(""))?;
+
+    let merged = |tensor: &&layout::Tensor| matches!(tensor.values, Values::Merged);
+    Ok(CheckpointSummary {
+        folder: target.path().to_owned(),
+        shards: written.files,
+        tensors: layout.tensors.len(),
+        merged: layout.tensors.iter().filter(merged).count(),
+        tensor_bytes: written.tensor_bytes,
+        tied: layout.tied,
+        dropped: layout.dropped,
+    })
+}

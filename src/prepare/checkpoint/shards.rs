@@ -1,0 +1,183 @@
+//! Tensors spread over safetensors files, with an index where there is more than one.
+//!
+//! Names and index are those of `save_pretrained`, Hugging Face Transformers.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::layout::Tensor;
+use crate::prepare::PrepareError;
+use crate::prepare::manifest::write_file;
+use crate::weights::{SafetensorsWriter, TensorPlan, TensorView, WeightsError, WriteTensorError};
+
+/// The files of a checkpoint while they're being written.
+#[derive(Debug)]
+pub struct Shards {
+    writers: Vec<(String, SafetensorsWriter)>,
+    /// Tensor name to its file.
+    places: BTreeMap<String, usize>,
+    tensor_bytes: u64,
+    made: PathBuf,
+    target: PathBuf,
+}
+
+/// What was written.
+#[derive(Debug, Clone, Copy)]
+pub struct Written {
+    /// Number of safetensors files.
+    pub files: usize,
+    /// Bytes of all tensors.
+    pub tensor_bytes: u64,
+}
+
+const INDEX: &str = "model.safetensors.index.json";
+
+impl Shards {
+    /// Creates the files for `tensors` in the folder `made`, which errors call `target`. A file has at
+    /// most `limit` bytes of tensors, or a single tensor.
+    ///
+    /// # Errors
+    /// If a file can't be created.
+    pub fn create(
+        tensors: &[Tensor],
+        limit: u64,
+        made: &Path,
+        target: &Path,
+    ) -> Result<Self, PrepareError> {
+        let groups = split(tensors, limit);
+        let mut shards = Self {
+            writers: Vec::new(),
+            places: BTreeMap::new(),
+            tensor_bytes: tensors.iter().map(|tensor| bytes(&tensor.plan)).sum(),
+            made: made.to_owned(),
+            target: target.to_owned(),
+        };
+        for (number, plans) in groups.iter().enumerate() {
+            let name = match groups.len() {
+                1 => "model.safetensors".to_owned(),
+                count => format!("model-{:05}-of-{count:05}.safetensors", number + 1),
+            };
+            let writer = SafetensorsWriter::create(&made.join(&name), plans);
+            let writer = writer.map_err(|error| shards.renamed(error))?;
+            shards.writers.push((name, writer));
+            let places = plans.iter().map(|plan| (plan.name.clone(), number));
+            shards.places.extend(places);
+        }
+        Ok(shards)
+    }
+
+    /// Writes the tensor `name`, rounded once to its dtype.
+    ///
+    /// # Errors
+    /// If a value isn't finite in that dtype, or writing fails.
+    pub fn write(&self, name: &str, values: &[f32]) -> Result<(), WriteTensorError> {
+        let written = self.writer(name).write(name, values);
+        written.map_err(|error| self.renamed_tensor(error))
+    }
+
+    /// Writes `stored` as `plan`: byte for byte, or converted where it has another dtype.
+    ///
+    /// # Errors
+    /// If a converted value isn't finite, or writing fails.
+    pub fn copy(&self, plan: &TensorPlan, stored: &TensorView) -> Result<(), WriteTensorError> {
+        let writer = self.writer(&plan.name);
+        let copied = if stored.dtype()? == plan.dtype {
+            let written = writer.write_bytes(&plan.name, stored.bytes);
+            written.map_err(WriteTensorError::from)
+        } else {
+            writer.write_converted(&plan.name, stored)
+        };
+        copied.map_err(|error| self.renamed_tensor(error))
+    }
+
+    /// Gives all files their names, and writes the index if there is more than one.
+    ///
+    /// # Errors
+    /// If that fails.
+    pub fn finish(mut self) -> Result<Written, PrepareError> {
+        let written = Written {
+            files: self.writers.len(),
+            tensor_bytes: self.tensor_bytes,
+        };
+        let mut names = Vec::new();
+        for (name, writer) in std::mem::take(&mut self.writers) {
+            writer.finish().map_err(|error| self.renamed(error))?;
+            names.push(name);
+        }
+        if names.len() > 1 {
+            let places = self.places.iter();
+            let map: BTreeMap<&String, &String> = places
+                .map(|(tensor, &file)| (tensor, &names[file]))
+                .collect();
+            let index = json!({
+                "metadata": { "total_size": self.tensor_bytes },
+                "weight_map": map,
+            });
+            write_file(&self.made.join(INDEX), format!("{index:#}\n").as_bytes()).map_err(
+                |source| PrepareError::Write {
+                    path: self.target.join(INDEX),
+                    source,
+                },
+            )?;
+        }
+        Ok(written)
+    }
+
+    fn writer(&self, name: &str) -> &SafetensorsWriter {
+        &self.writers[self.places[name]].1
+    }
+
+    /// The error with the file's final path: the temporary one is gone when it's read.
+    fn renamed(&self, error: WeightsError) -> WeightsError {
+        match error {
+            WeightsError::Write { path, source } => WeightsError::Write {
+                path: self.final_path(&path),
+                source,
+            },
+            other => other,
+        }
+    }
+
+    fn renamed_tensor(&self, error: WriteTensorError) -> WriteTensorError {
+        match error {
+            WriteTensorError::Weights(error) => self.renamed(error).into(),
+            WriteTensorError::NonFinite { name, path, source } => WriteTensorError::NonFinite {
+                name,
+                path: self.final_path(&path),
+                source,
+            },
+        }
+    }
+
+    fn final_path(&self, path: &Path) -> PathBuf {
+        match path.strip_prefix(&self.made) {
+            Ok(name) => self.target.join(name),
+            Err(_) => path.to_owned(),
+        }
+    }
+}
+
+/// The tensors of each file, in order.
+fn split(tensors: &[Tensor], limit: u64) -> Vec<Vec<TensorPlan>> {
+    let mut groups: Vec<Vec<TensorPlan>> = vec![Vec::new()];
+    let mut size = 0;
+    for Tensor { plan, .. } in tensors {
+        if size > 0 && size + bytes(plan) > limit {
+            groups.push(Vec::new());
+            size = 0;
+        }
+        size += bytes(plan);
+        groups
+            .last_mut()
+            .expect("there is at least one group")
+            .push(plan.clone());
+    }
+    groups
+}
+
+fn bytes(plan: &TensorPlan) -> u64 {
+    let elements = plan.shape.iter().map(|&size| size as u64).product::<u64>();
+    elements * plan.dtype.size() as u64
+}
