@@ -99,7 +99,7 @@ fn projected([count, token_dim, hidden, width]: [usize; 4], rng: &mut StdRng) ->
     let second_bias: Array1<f32> = matrix(1, width, Init::linear_default(hidden))
         .row(0)
         .to_owned();
-    let inner = (embedded.dot(&first.t()) + &first_bias.row(0)).mapv(f32::tanh);
+    let inner = (embedded.dot(&first.t()) + first_bias.row(0)).mapv(f32::tanh);
     (inner.dot(&second.t()) + &second_bias)
         .into_iter()
         .collect()

@@ -9,7 +9,8 @@ use super::options::CommonOptions;
 use super::progress::message;
 use super::setup;
 use super::target::Target;
-use crate::prepare::{Preparation, PrepareError, PreparedVariant, Variant};
+use crate::adapter::Adapter;
+use crate::prepare::{Preparation, PrepareError, PreparedVariant, Variant, write_checkpoint};
 
 /// `prepare`
 #[derive(Debug, Args)]
@@ -20,6 +21,20 @@ pub struct Prepare {
     /// Variants to prepare [default: all that the method has].
     #[arg(long = "variant", value_name = "VARIANT")]
     variants: Vec<VariantChoice>,
+
+    /// What to write: ONNX graphs, a complete merged Hugging Face checkpoint (in the base's own dtype
+    /// unless `--dtype` says otherwise), or both.
+    #[arg(long = "format", value_name = "FORMAT", default_value = "onnx")]
+    formats: Vec<Format>,
+}
+
+/// `--format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Graphs whose weights are references into safetensors files.
+    Onnx,
+    /// A merged checkpoint that `transformers` loads.
+    Hf,
 }
 
 /// `--variant`
@@ -61,6 +76,20 @@ impl Prepare {
             export_dir: &common.export_dir,
             seed: config.seed,
         };
+        if self.formats.contains(&Format::Hf) {
+            let adapter = Adapter::load(&experiment.folder, &base, config.seed)?;
+            let folder = preparation.checkpoint_folder(&experiment, common.dtype);
+            let written = write_checkpoint(&base, Some(&adapter), common.dtype, &folder)?;
+            message(&format!(
+                "checkpoint {} ({} of {} tensors merged)",
+                written.folder.display(),
+                written.merged,
+                written.tensors
+            ));
+        }
+        if !self.formats.contains(&Format::Onnx) {
+            return Ok(());
+        }
         if self.variants.is_empty() {
             let all = [Variant::Base, Variant::Unmerged];
             report(&preparation.prepare(Some(&experiment), &all)?);

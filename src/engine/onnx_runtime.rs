@@ -95,18 +95,17 @@ impl OnnxRuntime {
     fn configure(&self, options: &EngineOptions) -> Result<SessionBuilder, String> {
         let text = |error: ort::Error<SessionBuilder>| error.message().to_owned();
         let prepacking = options.weights == WeightsMode::Resident;
-        let mut builder = Session::builder(&self.environment)
-            .map_err(|error| error.message().to_owned())?
-            .with_log_level(LogLevel::Error)
-            .and_then(|b| b.with_intra_threads(options.threads))
-            .and_then(|b| b.with_optimization_level(GraphOptimizationLevel::Level3))
-            .and_then(|b| b.with_prepacking(prepacking))
-            // Input lengths change from step to step, and a memory pattern is made for each of them.
-            .and_then(|b| b.with_memory_pattern(false))
-            .and_then(|b| {
-                b.with_config_entry("session.model_external_initializers_file_folder_path", ROOT)
-            })
-            .map_err(text)?;
+        let key = "session.model_external_initializers_file_folder_path";
+        let mut builder =
+            Session::builder(&self.environment).map_err(|error| error.message().to_owned())?;
+        builder = builder.with_log_level(LogLevel::Error).map_err(text)?;
+        builder = builder.with_intra_threads(options.threads).map_err(text)?;
+        let level = GraphOptimizationLevel::Level3;
+        builder = builder.with_optimization_level(level).map_err(text)?;
+        builder = builder.with_prepacking(prepacking).map_err(text)?;
+        // Input lengths change from step to step, and a memory pattern is made for each of them.
+        builder = builder.with_memory_pattern(false).map_err(text)?;
+        builder = builder.with_config_entry(key, ROOT).map_err(text)?;
         if let Provider::Cuda(device) = options.provider {
             cuda_libraries::preload(&[]);
             let cuda = CUDA::default().with_device_id(device as i32);

@@ -7,6 +7,7 @@ use prost::Message;
 
 use super::manifest::write_file;
 use super::merge::{OVERLAY, merge};
+use super::partial;
 use super::{AdapterSummary, Manifest, Preparation, PrepareError, PromptKind, Variant};
 use crate::adapter::{Adapter, BoundTensor, Prompt};
 use crate::experiment::Experiment;
@@ -37,10 +38,7 @@ pub fn export(
     // Weights are referred to relative to the folder's final place.
     let parent = fs::canonicalize(parent).map_err(failed(parent))?;
     let target = parent.join(variant.name());
-    let partial = tempfile::Builder::new()
-        .prefix(".partial-")
-        .tempdir_in(&parent)
-        .map_err(failed(&parent))?;
+    let partial = partial::create(&parent).map_err(failed(&parent))?;
     let made = partial.path();
 
     let mut bound = Vec::new();
@@ -89,7 +87,7 @@ pub fn export(
 }
 
 /// Puts the folder `made` in the place of `target`.
-fn replace_folder(made: &Path, target: &Path) -> std::io::Result<()> {
+pub fn replace_folder(made: &Path, target: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(made, fs::Permissions::from_mode(0o755))?;
     if target.exists() {

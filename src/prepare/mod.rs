@@ -5,6 +5,7 @@
 //!     base/                          model.onnx, manifest.json
 //!     <method>--<name>/merged/       model.onnx, overlay.safetensors, manifest.json
 //!     <method>--<name>/unmerged/     model.onnx, adapter.safetensors, manifest.json
+//!     <method>--<name>/checkpoint/   a merged Hugging Face checkpoint
 //! ```
 //!
 //! The manifest is written last, so a folder without one is incomplete, and holds a fingerprint of
@@ -15,6 +16,7 @@ mod export;
 mod fingerprint;
 mod manifest;
 mod merge;
+mod partial;
 mod variant;
 
 use std::path::{Path, PathBuf};
@@ -22,7 +24,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use checkpoint::write_checkpoint;
+pub use checkpoint::{CheckpointSummary, write_checkpoint};
 pub use export::{ADAPTER, GRAPH};
 pub use manifest::{AdapterSummary, Manifest, ManifestError, PromptKind, write_file};
 pub use variant::Variant;
@@ -123,6 +125,16 @@ impl Preparation<'_> {
                 .join(variant.name()),
             _ => self.model_folder().join(Variant::Base.name()),
         }
+    }
+
+    /// The folder of a merged Hugging Face checkpoint; it's in the base's own dtype without `dtype`.
+    pub fn checkpoint_folder(&self, experiment: &Experiment, dtype: Option<Dtype>) -> PathBuf {
+        let name = match dtype {
+            Some(dtype) => format!("checkpoint-{dtype}"),
+            None => "checkpoint".to_owned(),
+        };
+        let folder = self.model_folder().join(experiment.file_stem());
+        folder.join(name)
     }
 
     /// Prepares `variants` of `experiment` (the base alone without one). The adapter is loaded once,

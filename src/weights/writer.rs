@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use tempfile::NamedTempFile;
 
-use super::{Dtype, NonFinite, WeightsError, encode};
+use super::{Dtype, NonFinite, TensorView, WeightsError, encode, widen};
 
 /// A tensor that will be written: its name, dtype and shape.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,18 +138,45 @@ impl SafetensorsWriter {
         let (dtype, start) = self.place(name, values.len());
         let mut bytes = Vec::new();
         for (number, chunk) in values.chunks(CHUNK).enumerate() {
-            bytes.clear();
-            let first = number * CHUNK;
-            encode(chunk, dtype, first, &mut bytes).map_err(|source| {
-                WriteTensorError::NonFinite {
-                    name: name.to_owned(),
-                    path: self.path.clone(),
-                    source,
-                }
-            })?;
-            self.write_at(&bytes, start + (first * dtype.size()) as u64)?;
+            self.write_chunk(name, dtype, start, (number * CHUNK, chunk), &mut bytes)?;
         }
         Ok(())
+    }
+
+    /// Writes the planned tensor `name` from `tensor`, whose dtype may be another one, a chunk at a time.
+    ///
+    /// # Errors
+    /// If `tensor` has no float type, a value isn't finite in the planned dtype, or writing fails.
+    ///
+    /// # Panics
+    /// If `name` was not planned, or with another number of elements.
+    pub fn write_converted(&self, name: &str, tensor: &TensorView) -> Result<(), WriteTensorError> {
+        let from = tensor.dtype()?;
+        let (dtype, start) = self.place(name, tensor.bytes.len() / from.size());
+        let mut bytes = Vec::new();
+        for (number, chunk) in tensor.bytes.chunks(CHUNK * from.size()).enumerate() {
+            let values = widen(chunk, from);
+            self.write_chunk(name, dtype, start, (number * CHUNK, &values), &mut bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Writes elements of a tensor that begins at `start`, the first of them its element `first`.
+    fn write_chunk(
+        &self,
+        name: &str,
+        dtype: Dtype,
+        start: u64,
+        (first, values): (usize, &[f32]),
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), WriteTensorError> {
+        bytes.clear();
+        encode(values, dtype, first, bytes).map_err(|source| WriteTensorError::NonFinite {
+            name: name.to_owned(),
+            path: self.path.clone(),
+            source,
+        })?;
+        Ok(self.write_at(bytes, start + (first * dtype.size()) as u64)?)
     }
 
     /// Writes the planned tensor `name` from bytes that have its planned dtype already.
@@ -220,6 +247,42 @@ mod tests {
         assert_eq!(file.get("a").unwrap().to_f32().unwrap(), [4., 5., 6., 7.]);
         assert_eq!(file.get("b").unwrap().to_f32().unwrap(), [1., 2., 3.]);
         assert_eq!(file.get("a").unwrap().shape, [2, 2]);
+    }
+
+    #[test]
+    fn a_tensor_longer_than_a_chunk_is_converted_and_an_overflow_has_its_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let from = folder.path().join("from.safetensors");
+        let length = CHUNK + 3;
+        let mut values: Vec<f32> = (0..length).map(|index| (index % 1000) as f32).collect();
+        values[CHUNK + 1] = 1e6;
+        let writer =
+            SafetensorsWriter::create(&from, &[plan("a", &[length], Dtype::Float32)]).unwrap();
+        writer.write("a", &values).unwrap();
+        writer.finish().unwrap();
+        let file = SafetensorsFile::open(&from).unwrap();
+        let tensor = file.get("a").unwrap();
+
+        let to = folder.path().join("to.safetensors");
+        let create =
+            |dtype| SafetensorsWriter::create(&to, &[plan("a", &[length], dtype)]).unwrap();
+        let writer = create(Dtype::BFloat16);
+        writer.write_converted("a", &tensor).unwrap();
+        writer.finish().unwrap();
+        let rounded: Vec<f32> = values
+            .iter()
+            .map(|&value| crate::weights::round_to(value, Dtype::BFloat16))
+            .collect();
+        let converted = SafetensorsFile::open(&to).unwrap();
+        assert_eq!(converted.get("a").unwrap().to_f32().unwrap(), rounded);
+
+        let error = create(Dtype::Float16)
+            .write_converted("a", &tensor)
+            .unwrap_err();
+        let WriteTensorError::NonFinite { source, .. } = error else {
+            panic!("{error}");
+        };
+        assert_eq!(source.index, CHUNK + 1);
     }
 
     #[test]

@@ -161,7 +161,7 @@ fn orthogonal(
     in_features: usize,
     out_features: usize,
 ) -> Result<(Array2<f32>, Array2<f32>), AdapterError> {
-    if r % 2 != 0 {
+    if !r.is_multiple_of(2) {
         return Err(AdapterError::Fresh {
             path: tensors.path().to_owned(),
             message: format!("`init_lora_weights` `orthogonal` needs an even rank, not {r}"),

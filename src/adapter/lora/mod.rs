@@ -257,6 +257,14 @@ fn token_rows(
             let expected = format!("token ids below {} (found {index})", spec.vocab_size);
             return Err(config.wrong(KEY, &expected).into());
         }
+        let head = format!("{}.weight", pair[1]);
+        if spec.tied() && *path == pair[0] && lists_head(effects, &pair[1], &head) {
+            let reason = format!(
+                "`{}` is tied to the embedding and is changed as well",
+                pair[1]
+            );
+            return Err(config.refused(KEY, &reason).into());
+        }
         if effects.modules.contains_key(path) {
             let reason = format!("`{path}` is targeted by `target_modules` as well");
             return Err(config.refused(KEY, &reason).into());
@@ -295,6 +303,11 @@ fn token_rows(
             .insert(path.clone(), Box::new(adapter(true)));
     }
     Ok(())
+}
+
+/// Whether the head has a change of its own.
+fn lists_head(effects: &Effects, path: &str, weight: &str) -> bool {
+    effects.modules.contains_key(path) || effects.replaced.contains_key(weight)
 }
 
 /// A module with its weight alone.

@@ -27,6 +27,7 @@ use super::PrepareError;
 use super::export::replace_folder;
 use super::manifest::write_file;
 use super::merge::changes;
+use super::partial;
 use crate::adapter::{Adapter, AdapterError};
 use crate::model::BaseModel;
 use crate::weights::Dtype;
@@ -100,10 +101,7 @@ fn write_sharded(
     let layout = Layout::new(base, adapter, &modules, &changes, dtype)?;
 
     let target = Target::new(folder, base, adapter)?;
-    let partial = tempfile::Builder::new()
-        .prefix(".partial-")
-        .tempdir_in(target.parent())
-        .map_err(target.failed(""))?;
+    let partial = partial::create(target.parent()).map_err(target.failed(""))?;
     let made = partial.path();
 
     let shards = Shards::create(&layout.tensors, shard_bytes, made, target.path())?;
