@@ -1,0 +1,411 @@
+//! `measure`, `base` and `verify` through the built program: results, and what ends a run early.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use common::{Outcome, case, model, names, program, run};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A working folder with short prompts and few runs, for the fixture model that has a tokenizer.
+struct Workplace {
+    folder: TempDir,
+}
+
+impl Workplace {
+    fn new(runs: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let prompts = json!({
+            "short": ["a b"], "medium": ["the cat sat"], "long": ["one two three four five"],
+        });
+        let config = json!({
+            "model_id": model("llama-gqa"),
+            "dtype": "float32",
+            "seed": 1,
+            "max_new_tokens": 4,
+            "num_inference_runs": runs,
+            "num_prompt_samples": 1,
+        });
+        let write = |name: &str, value: &Value| {
+            fs::write(folder.path().join(name), value.to_string()).unwrap();
+        };
+        write("prompts.json", &prompts);
+        write("config.json", &config);
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = program(arguments);
+        command.current_dir(self.folder.path()).args([
+            "--config",
+            "config.json",
+            "--ep",
+            "cpu",
+            "--threads",
+            "1",
+        ]);
+        command
+    }
+
+    fn measure(&self, target: &Path, more: &[&str]) -> Outcome {
+        let target = target.to_str().unwrap();
+        let mut arguments = vec!["measure", target, "--prompts", "prompts.json"];
+        arguments.extend(more);
+        run(&mut self.command(&arguments))
+    }
+
+    fn result(&self, name: &str) -> Value {
+        serde_json::from_slice(&fs::read(self.path("results").join(name)).unwrap()).unwrap()
+    }
+
+    /// Starts a measurement that would take very long, and waits until its workers run.
+    fn start_long(&self) -> (std::process::Child, Vec<i32>) {
+        let target = case("llama-gqa", "lora");
+        let arguments = [
+            "measure",
+            target.to_str().unwrap(),
+            "--prompts",
+            "prompts.json",
+        ];
+        let child = self
+            .command(&arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let started = Instant::now();
+        loop {
+            let workers = workers_of(child.id());
+            if workers.len() == 3 {
+                // Until the last of them has its session, its death would be one while opening.
+                sleep(Duration::from_millis(500));
+                return (child, workers);
+            }
+            assert!(started.elapsed() < Duration::from_secs(60), "no workers");
+            sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// Process ids of the children of `parent`, in the order they were started.
+fn workers_of(parent: u32) -> Vec<i32> {
+    let mut found: Vec<i32> = names(Path::new("/proc"))
+        .iter()
+        .filter_map(|name| name.parse().ok())
+        .filter(|id: &i32| {
+            let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+            let fields = stat.rsplit(')').next().unwrap_or_default();
+            fields.split_whitespace().nth(1) == Some(parent.to_string().as_str())
+        })
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+fn kill(id: i32, signal: &str) {
+    let status = Command::new("kill")
+        .args([signal, &id.to_string()])
+        .status();
+    assert!(status.unwrap().success());
+}
+
+fn ended(mut child: std::process::Child) -> (Option<i32>, String) {
+    let started = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        assert!(started.elapsed() < Duration::from_secs(60), "it goes on");
+        sleep(Duration::from_millis(5));
+    }
+    let output = child.wait_with_output().unwrap();
+    (
+        output.status.code(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
+}
+
+#[test]
+fn a_result_has_the_sections_of_pefts_suite_and_its_own() {
+    let place = Workplace::new(6);
+    let outcome = place.measure(&case("llama-gqa", "lora"), &[]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    assert!(outcome.stdout.contains("unmerged") && outcome.stdout.contains("overhead"));
+
+    let result = place.result("lora--lora.json");
+    assert_eq!(result["run_info"]["status"], "success");
+    assert_eq!(result["run_info"]["peft_config"]["peft_type"], "LORA");
+    assert_eq!(
+        result["run_info"]["benchmark_config"]["num_inference_runs"],
+        6
+    );
+    let info = &result["generation_info"];
+    let metrics = &info["by_category"]["long"]["metrics"];
+    for key in [
+        "inference_time",
+        "base_inference_time",
+        "time_per_token",
+        "time_to_first_token",
+    ] {
+        assert!(metrics[key].as_f64().unwrap() > 0.0, "{key}: {metrics}");
+    }
+    assert!(metrics["inference_overhead_pct"].is_f64());
+    assert_eq!(metrics["generated_tokens"], 4.0);
+    let runs = &info["by_category"]["short"]["samples"][0]["individual_runs"];
+    assert_eq!(runs.as_array().unwrap().len(), 6);
+    assert_eq!(runs[0]["decode_steps"].as_array().unwrap().len(), 3);
+    let sum: f64 = runs[0]["decode_steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(Value::as_f64)
+        .sum();
+    let total = sum + runs[0]["time_to_first_token"].as_f64().unwrap();
+    assert!((total - runs[0]["inference_time"].as_f64().unwrap()).abs() < 1e-9);
+
+    // What PEFT's suite measures is the unmerged adapter.
+    assert_eq!(
+        info["by_category"],
+        info["variants"]["unmerged"]["by_category"]
+    );
+    for variant in ["base", "merged", "unmerged"] {
+        let memory = &info["variants"][variant]["memory"];
+        assert!(memory["peak_ram_memory_mb"].as_f64().unwrap() > 1.0);
+        let logs = memory["memory_logs"].as_array().unwrap();
+        let stages: Vec<&str> = logs
+            .iter()
+            .filter_map(|log| log["stage"].as_str())
+            .collect();
+        let expected = "start session_loaded warmed_up short medium long benchmark_complete";
+        assert_eq!(stages.join(" "), expected);
+    }
+    let overhead = &info["variants"]["merged"]["overhead_pct"]["overall"];
+    assert_eq!(overhead["pairs"], 18);
+    assert_eq!(overhead["interval_pct"].as_array().unwrap().len(), 2);
+    assert!(info["variants"]["base"]["overhead_pct"].is_null());
+
+    let counts: Value =
+        serde_json::from_slice(&fs::read(case("llama-gqa", "lora").join("case.json")).unwrap())
+            .unwrap();
+    let parameters = &result["meta_info"]["parameters"];
+    assert_eq!(parameters["trainable_params"], counts["trainable_params"]);
+    assert_eq!(parameters["total_params"], counts["total_params"]);
+    assert_eq!(result["meta_info"]["weights"], "trained");
+}
+
+#[test]
+fn a_method_without_a_merged_variant_says_why() {
+    let place = Workplace::new(1);
+    let outcome = place.measure(&case("llama-gqa", "prompt-tuning"), &[]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    let result = place.result("prompt_tuning--prompt-tuning.json");
+    let merged = &result["generation_info"]["variants"]["merged"];
+    assert!(
+        merged["absent"]
+            .as_str()
+            .unwrap()
+            .contains("virtual tokens")
+    );
+}
+
+#[test]
+fn ctrl_c_ends_as_cancelled_and_the_next_run_works() {
+    let place = Workplace::new(1000);
+    let (child, workers) = place.start_long();
+    kill(child.id() as i32, "-INT");
+    let (code, stderr) = ended(child);
+    assert_eq!(code, Some(130), "{stderr}");
+    let result = place.result("failed/lora--lora.json");
+    assert_eq!(result["run_info"]["status"], "cancelled");
+    assert!(!place.path("results/lora--lora.json").exists());
+    for worker in workers {
+        assert!(
+            !Path::new(&format!("/proc/{worker}/cmdline")).exists(),
+            "a worker is left"
+        );
+    }
+
+    let config = place.path("config.json");
+    let shorter = fs::read_to_string(&config).unwrap().replace("1000", "2");
+    fs::write(&config, shorter).unwrap();
+    let outcome = place.measure(&case("llama-gqa", "lora"), &[]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_killed_worker_fails_the_run_and_leaves_the_earlier_result() {
+    let place = Workplace::new(1000);
+    fs::create_dir(place.path("results")).unwrap();
+    fs::write(place.path("results/lora--lora.json"), "earlier").unwrap();
+    let (child, workers) = place.start_long();
+    kill(workers[0], "-KILL");
+    let (code, stderr) = ended(child);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(
+        stderr.contains("signal 9") && stderr.contains("base"),
+        "{stderr}"
+    );
+    let result = place.result("failed/lora--lora.json");
+    assert_eq!(result["run_info"]["status"], "failed");
+    assert!(
+        result["run_info"]["error"]
+            .as_str()
+            .unwrap()
+            .contains("signal 9")
+    );
+    assert_eq!(
+        fs::read_to_string(place.path("results/lora--lora.json")).unwrap(),
+        "earlier"
+    );
+}
+
+#[test]
+fn a_killed_parent_takes_its_workers_along() {
+    let place = Workplace::new(1000);
+    let (child, workers) = place.start_long();
+    kill(child.id() as i32, "-KILL");
+    ended(child);
+    let started = Instant::now();
+    let alive = |id: &&i32| Path::new(&format!("/proc/{id}/cmdline")).exists();
+    while workers.iter().any(|id| alive(&id)) {
+        assert!(
+            started.elapsed() < Duration::from_secs(20),
+            "a worker is left"
+        );
+        sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_base_is_measured_once_until_something_changes() {
+    let place = Workplace::new(2);
+    let base = |more: &[&str]| {
+        let mut arguments = vec!["base", "--prompts", "prompts.json"];
+        arguments.extend(more);
+        let outcome = run(&mut place.command(&arguments));
+        assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+        outcome.stderr.contains("was measured before")
+    };
+    assert!(!base(&[]));
+    assert!(base(&[]));
+    assert!(!base(&["--force"]));
+    assert!(!base(&["--weights", "resident"]));
+    assert_eq!(names(&place.path("results/base")).len(), 2);
+
+    let outcome = place.measure(&case("llama-gqa", "lora"), &["--cached-base"]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    let result = place.result("lora--lora.json");
+    assert_eq!(result["run_info"]["session"]["base"], "cached");
+    let overhead = &result["generation_info"]["variants"]["unmerged"]["overhead_pct"]["overall"];
+    assert_eq!(overhead["paired"], false);
+
+    let outcome = place.measure(
+        &case("llama-gqa", "lora"),
+        &["--cached-base", "--weights", "resident"],
+    );
+    assert!(
+        !outcome.stderr.contains("no earlier measurement"),
+        "{}",
+        outcome.stderr
+    );
+    let config = place.path("config.json");
+    let changed = fs::read_to_string(&config)
+        .unwrap()
+        .replace("\"max_new_tokens\":4", "\"max_new_tokens\":5");
+    fs::write(&config, changed).unwrap();
+    let outcome = place.measure(&case("llama-gqa", "lora"), &["--cached-base"]);
+    assert!(
+        outcome.stderr.contains("no earlier measurement"),
+        "{}",
+        outcome.stderr
+    );
+}
+
+#[test]
+fn prepared_folders_and_merged_checkpoints_are_measured_too() {
+    let place = Workplace::new(1);
+    let target = case("llama-gqa", "lora");
+    let target = target.to_str().unwrap();
+    let outcome =
+        run(&mut place.command(&["prepare", target, "--format", "onnx", "--format", "hf"]));
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    let exported = place.path("exported_models");
+    let experiment = exported.join(&names(&exported)[0]).join("lora--lora");
+
+    let outcome = place.measure(&experiment, &[]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    let result = place.result("lora--lora.json");
+    let variants = result["generation_info"]["variants"].as_object().unwrap();
+    assert!(variants.contains_key("merged") && variants.contains_key("unmerged"));
+    assert!(variants.contains_key("base"));
+
+    let checkpoint = experiment.join("checkpoint");
+    let base = model("llama-gqa");
+    let outcome = place.measure(&checkpoint, &["--model", base.to_str().unwrap()]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    let result = place.result("checkpoint--checkpoint.json");
+    let variants = result["generation_info"]["variants"].as_object().unwrap();
+    assert!(variants["merged"]["overhead_pct"]["overall"]["pct"].is_f64());
+    let outcome = place.measure(&checkpoint, &[]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_prompt_that_is_too_long_is_an_error_in_a_failed_result() {
+    let place = Workplace::new(1);
+    let prompts = json!({
+        "short": ["a b"], "medium": ["the cat"], "long": ["abcdefgh ".repeat(200)],
+    });
+    fs::write(place.path("prompts.json"), prompts.to_string()).unwrap();
+    let outcome = place.measure(&case("llama-gqa", "lora"), &[]);
+    assert_eq!(outcome.code, Some(1), "{}", outcome.stdout);
+    assert!(
+        outcome.stderr.contains("positions") && outcome.stderr.contains("`long`"),
+        "{}",
+        outcome.stderr
+    );
+    let result = place.result("failed/lora--lora.json");
+    assert_eq!(result["run_info"]["status"], "failed");
+}
+
+#[test]
+fn verify_compares_merged_with_unmerged() {
+    let place = Workplace::new(1);
+    let verify = |model_name: &str, name: &str| {
+        let (target, base) = (case(model_name, name), model(model_name));
+        let arguments = [
+            "verify",
+            target.to_str().unwrap(),
+            "--model",
+            base.to_str().unwrap(),
+        ];
+        run(&mut place.command(&arguments))
+    };
+    for (model_name, name) in [
+        ("llama-gqa", "lora"),
+        ("opt-pre", "dora"),
+        ("llama-tied", "lora-embed"),
+    ] {
+        let outcome = verify(model_name, name);
+        assert_eq!(outcome.code, Some(0), "{name}: {}", outcome.stderr);
+        assert!(
+            outcome.stdout.contains("16 of 16 tokens are the same"),
+            "{}",
+            outcome.stdout
+        );
+    }
+    let outcome = verify("llama-gqa", "prefix-tuning");
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    assert!(
+        outcome.stdout.contains("not available"),
+        "{}",
+        outcome.stdout
+    );
+}
