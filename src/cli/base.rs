@@ -9,7 +9,7 @@ use super::benchmark::{Benchmark, Outcome};
 use super::interrupt;
 use super::options::CommonOptions;
 use super::setup;
-use crate::prepare::{Preparation, Variant};
+use crate::prepare::Variant;
 
 /// `base`
 #[derive(Debug, Args)]
@@ -28,7 +28,7 @@ impl Base {
     pub fn run(&self, common: &CommonOptions) -> Result<Outcome> {
         let interrupt = interrupt::install()?;
         let config = setup::config(common, None)?;
-        let provider = setup::provider(common)?;
+        let provider = setup::provider(common, config.dtype)?;
         let mut benchmark = Benchmark::new(
             common,
             provider,
@@ -39,12 +39,7 @@ impl Base {
         benchmark.base_only = true;
         benchmark.cached_base = !self.force;
         let prepared = setup::base_model(common, &config).and_then(|base| {
-            let preparation = Preparation {
-                base: &base,
-                precision: setup::precision(&config, provider),
-                export_dir: &common.export_dir,
-                seed: config.seed,
-            };
+            let preparation = setup::preparation(common, &config, provider, &base);
             Ok(preparation.prepare(None, &[Variant::Base])?)
         });
         match prepared {

@@ -12,10 +12,10 @@ use super::prepare::VariantChoice;
 use super::progress::message;
 use super::setup;
 use super::target::Target;
-use crate::engine::{DecoderEngine, EngineError};
+use crate::engine::{DecoderEngine, EngineError, Provider};
 use crate::measure::timings::Engine;
 use crate::model::TextTokenizer;
-use crate::prepare::{Manifest, Preparation, PreparedVariant, Variant};
+use crate::prepare::{Manifest, PreparedVariant, Variant};
 use crate::weights::{Dtype, SafetensorsWriter, TensorPlan};
 
 /// `generate`
@@ -63,8 +63,7 @@ fn positive(text: &str) -> Result<usize, String> {
 impl Generate {
     /// Runs the command.
     pub fn run(&self, common: &CommonOptions) -> Result<()> {
-        let provider = setup::provider(common)?;
-        let variant = self.prepared(common, provider)?;
+        let (variant, provider) = self.prepared(common)?;
         let manifest = &variant.manifest;
         let tokenizer = TextTokenizer::open(&manifest.model_folder);
         let prompt_ids = match (&self.prompt, &self.prompt_ids) {
@@ -120,16 +119,16 @@ impl Generate {
         writeln!(stdout(), "{line}").context("cannot write to stdout")
     }
 
-    /// Finds or prepares the variant.
-    fn prepared(
-        &self,
-        common: &CommonOptions,
-        provider: crate::engine::Provider,
-    ) -> Result<PreparedVariant> {
+    /// Finds or prepares the variant; says where to run it.
+    fn prepared(&self, common: &CommonOptions) -> Result<(PreparedVariant, Provider)> {
         let asked: Option<Variant> = self.variant.map(Into::into);
         let target = Target::find(&self.target)?;
         let (experiment, variant, model) = match target {
-            Target::Prepared(folder) => return open_prepared(&folder, asked),
+            Target::Prepared(folder) => {
+                let variant = open_prepared(&folder, asked)?;
+                let provider = setup::provider(common, variant.manifest.dtype)?;
+                return Ok((variant, provider));
+            }
             Target::Experiment(experiment) => {
                 (Some(experiment), asked.unwrap_or(Variant::Unmerged), None)
             }
@@ -150,19 +149,15 @@ impl Generate {
         if let Some(id) = &model {
             config.model_id = id.to_string();
         }
+        let provider = setup::provider(common, config.dtype)?;
         let base = setup::base_model(common, &config)?;
-        let preparation = Preparation {
-            base: &base,
-            precision: setup::precision(&config, provider),
-            export_dir: &common.export_dir,
-            seed: config.seed,
-        };
+        let preparation = setup::preparation(common, &config, provider, &base);
         let mut prepared = preparation.prepare(experiment.as_ref(), &[variant])?;
         let variant = prepared.remove(0);
         if common.verbose && !variant.up_to_date {
             message(&format!("prepared {}", variant.folder.display()));
         }
-        Ok(variant)
+        Ok((variant, provider))
     }
 }
 

@@ -18,7 +18,7 @@ use crate::engine::Provider;
 use crate::experiment::Experiment;
 use crate::measure::client::Interrupt;
 use crate::model::ModelId;
-use crate::prepare::{Preparation, PrepareError, PreparedVariant, Variant};
+use crate::prepare::{PrepareError, PreparedVariant, Variant};
 
 /// `measure`
 #[derive(Debug, Args)]
@@ -78,7 +78,6 @@ impl Measure {
         target: &Path,
         interrupt: &Interrupt,
     ) -> Result<Outcome> {
-        let provider = setup::provider(common)?;
         let found = Target::find(target)?;
         let experiment = match &found {
             Target::Experiment(experiment) => Some(experiment),
@@ -90,6 +89,12 @@ impl Measure {
         {
             config.model_id = id.to_string();
         }
+        if let Target::Prepared(folder) = &found
+            && let Ok(variant) = open_prepared(folder, None)
+        {
+            config = config_with(&variant, &config);
+        }
+        let provider = setup::provider(common, config.dtype)?;
         let stem = stem(&found, target);
         let mut benchmark =
             Benchmark::new(common, provider, &stem, self.prompts.as_deref(), interrupt);
@@ -145,12 +150,7 @@ fn prepare_experiment(
     config: BenchmarkConfig,
 ) -> Result<Prepared> {
     let base = setup::base_model(common, &config)?;
-    let preparation = Preparation {
-        base: &base,
-        precision: setup::precision(&config, provider),
-        export_dir: &common.export_dir,
-        seed: config.seed,
-    };
+    let preparation = setup::preparation(common, &config, provider, &base);
     let mut variants =
         preparation.prepare(Some(experiment), &[Variant::Base, Variant::Unmerged])?;
     let mut absent = BTreeMap::new();
@@ -189,7 +189,7 @@ fn prepared_folder(
     let Some(first) = variants.first() else {
         bail!("`{}` holds no variant", folder.display());
     };
-    let expected = setup::precision(&config_with(first, &config), provider);
+    let expected = setup::precision(first.manifest.dtype, provider);
     if first.manifest.compute != expected.compute {
         bail!(
             "`{}` was prepared to compute in {} and {provider} takes {}; prepare it again with this \
@@ -229,12 +229,7 @@ fn prepare_checkpoint(
             ..config.clone()
         };
         let base = setup::base_model(common, &config)?;
-        let preparation = Preparation {
-            base: &base,
-            precision: setup::precision(&config, provider),
-            export_dir: &common.export_dir,
-            seed: config.seed,
-        };
+        let preparation = setup::preparation(common, &config, provider, &base);
         let mut prepared = preparation.prepare(None, &[Variant::Base])?.remove(0);
         prepared.manifest.variant = variant;
         variants.push(prepared);

@@ -10,7 +10,7 @@ use super::progress::message;
 use super::setup;
 use super::target::Target;
 use crate::adapter::Adapter;
-use crate::prepare::{Preparation, PrepareError, PreparedVariant, Variant, write_checkpoint};
+use crate::prepare::{PrepareError, PreparedVariant, Variant, write_checkpoint};
 
 /// `prepare`
 #[derive(Debug, Args)]
@@ -68,14 +68,9 @@ impl Prepare {
             );
         };
         let config = setup::config(common, Some(&experiment))?;
-        let provider = setup::provider(common)?;
+        let provider = setup::provider(common, config.dtype)?;
         let base = setup::base_model(common, &config)?;
-        let preparation = Preparation {
-            base: &base,
-            precision: setup::precision(&config, provider),
-            export_dir: &common.export_dir,
-            seed: config.seed,
-        };
+        let preparation = setup::preparation(common, &config, provider, &base);
         if self.formats.contains(&Format::Hf) {
             let adapter = Adapter::load(&experiment.folder, &base, config.seed)?;
             let folder = preparation.checkpoint_folder(&experiment, common.dtype);

@@ -9,12 +9,14 @@ use super::progress::{ByteProgress, message};
 use crate::config::{BenchmarkConfig, Source};
 use crate::engine::{EngineOptions, OnnxRuntime, Provider};
 use crate::experiment::Experiment;
+use crate::json_object::JsonObject;
 use crate::model::{BaseModel, ModelId};
-use crate::prepare::Precision;
+use crate::prepare::{Precision, Preparation};
 use crate::runtime::install::locate_or_install;
 use crate::runtime::library::Library;
 use crate::runtime::locate::locate;
 use crate::system::{Hardware, physical_cores};
+use crate::weights::Dtype;
 
 /// The file of defaults, in the working folder.
 const DEFAULTS: &str = "default_benchmark_params.json";
@@ -33,10 +35,37 @@ pub fn config(common: &CommonOptions, experiment: Option<&Experiment>) -> Result
     if let Some(model) = &common.model {
         config.model_id.clone_from(model);
     }
+    if let Some(experiment) = experiment {
+        note_other_base(experiment, &config)?;
+    }
     if let Some(dtype) = common.dtype {
         config.dtype = dtype;
     }
     Ok(config)
+}
+
+/// Says so where an adapter names another base model than the one it's used with. Names differ for good
+/// reasons too (a local copy, a synthetic stand-in), so it's no error; shapes that don't fit are.
+fn note_other_base(experiment: &Experiment, config: &BenchmarkConfig) -> Result<()> {
+    let adapter = JsonObject::read(&experiment.folder.join("adapter_config.json"))?;
+    let last = |name: &str| {
+        let name = name
+            .trim_end_matches('/')
+            .rsplit('/')
+            .next()
+            .unwrap_or(name);
+        name.split('@').next().unwrap_or(name).to_lowercase()
+    };
+    match adapter.optional_text("base_model_name_or_path")? {
+        Some(named) if !named.is_empty() && last(named) != last(&config.model_id) => {
+            message(&format!(
+                "note: the adapter was made for `{named}` and is used with `{}`",
+                config.model_id
+            ))
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 /// Opens the base model, showing progress where it's fetched or made.
@@ -47,11 +76,17 @@ pub fn base_model(common: &CommonOptions, config: &BenchmarkConfig) -> Result<Ba
         progress.report(label, done, total);
     });
     progress.finish();
-    model.with_context(|| format!("cannot open base model `{id}`"))
+    let model = model.with_context(|| format!("cannot open base model `{id}`"))?;
+    if common.verbose {
+        message(&format!("base model {id} in {}", model.folder.display()));
+    }
+    Ok(model)
 }
 
-/// Where to run.
-pub fn provider(common: &CommonOptions) -> Result<Provider> {
+/// Where to run weights of `dtype`.
+pub fn provider(common: &CommonOptions, dtype: Dtype) -> Result<Provider> {
+    /// ONNX Runtime's CUDA provider has attention over a cache in 16 bits only.
+    const FLOAT32: &str = "on a GPU, `--dtype float16` or `bfloat16` is needed";
     let gpus = || Hardware::collect(common.device).num_accelerators;
     match common.ep {
         ExecutionProvider::Cpu => Ok(Provider::Cpu),
@@ -59,8 +94,17 @@ pub fn provider(common: &CommonOptions) -> Result<Provider> {
             "`--ep cuda` was asked for, but this machine has no NVIDIA GPU (NVML finds none); \
              use `--ep cpu`"
         ),
+        ExecutionProvider::Cuda if dtype == Dtype::Float32 => {
+            bail!("`--ep cuda` can't run float32: {FLOAT32}")
+        }
         ExecutionProvider::Cuda => Ok(Provider::Cuda(common.device)),
         ExecutionProvider::Auto if gpus() == 0 => Ok(Provider::Cpu),
+        ExecutionProvider::Auto if dtype == Dtype::Float32 => {
+            message(&format!(
+                "note: there is a GPU, but this runs on the CPU: {FLOAT32}"
+            ));
+            Ok(Provider::Cpu)
+        }
         ExecutionProvider::Auto => {
             if locate(true)?.is_some() {
                 return Ok(Provider::Cuda(common.device));
@@ -75,8 +119,23 @@ pub fn provider(common: &CommonOptions) -> Result<Provider> {
 }
 
 /// The precision that follows from dtype and provider.
-pub fn precision(config: &BenchmarkConfig, provider: Provider) -> Precision {
-    Precision::new(config.dtype, matches!(provider, Provider::Cuda(_)))
+pub fn precision(dtype: Dtype, provider: Provider) -> Precision {
+    Precision::new(dtype, matches!(provider, Provider::Cuda(_)))
+}
+
+/// Where variants of `base` are prepared, and how.
+pub fn preparation<'a>(
+    common: &'a CommonOptions,
+    config: &BenchmarkConfig,
+    provider: Provider,
+    base: &'a BaseModel,
+) -> Preparation<'a> {
+    Preparation {
+        base,
+        precision: precision(config.dtype, provider),
+        export_dir: &common.export_dir,
+        seed: config.seed,
+    }
 }
 
 /// Threads of the CPU provider.
@@ -114,7 +173,15 @@ pub fn library(common: &CommonOptions, provider: Provider) -> Result<Library> {
     let progress = ByteProgress::default();
     let library = locate_or_install(cuda, &|event| progress.install(event));
     progress.finish();
-    Ok(library?)
+    let library = library?;
+    if common.verbose {
+        let path = library.path.display();
+        message(&format!(
+            "ONNX Runtime {} from {path}, on {provider}",
+            library.version
+        ));
+    }
+    Ok(library)
 }
 
 /// Finds or fetches ONNX Runtime, and loads it.

@@ -10,7 +10,7 @@ use super::options::CommonOptions;
 use super::setup;
 use super::target::Target;
 use crate::engine::{DecoderEngine, EngineOptions, OnnxRuntime};
-use crate::prepare::{Preparation, PrepareError, PreparedVariant, Variant};
+use crate::prepare::{PrepareError, PreparedVariant, Variant};
 use crate::verify::{Trace, follow, tolerance, trace};
 
 /// `verify`
@@ -35,14 +35,9 @@ impl Verify {
             bail!("`{}` is not an experiment", self.experiment.display());
         };
         let config = setup::config(common, Some(&experiment))?;
-        let provider = setup::provider(common)?;
+        let provider = setup::provider(common, config.dtype)?;
         let base = setup::base_model(common, &config)?;
-        let preparation = Preparation {
-            base: &base,
-            precision: setup::precision(&config, provider),
-            export_dir: &common.export_dir,
-            seed: config.seed,
-        };
+        let preparation = setup::preparation(common, &config, provider, &base);
         let some = preparation.prepare(Some(&experiment), &[Variant::Base, Variant::Unmerged])?;
         let merged = match preparation.prepare(Some(&experiment), &[Variant::Merged]) {
             Ok(mut prepared) => Ok(prepared.remove(0)),
