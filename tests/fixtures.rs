@@ -592,3 +592,34 @@ fn paths_mean_the_same_from_any_working_directory() {
     let mut command = bench.case.generate(Path::new("."), "base", exported);
     assert_eq!(generate(command.current_dir(here.join("a/base"))), relative);
 }
+
+#[test]
+fn several_can_prepare_the_same_at_once() {
+    let bench = Bench::new("llama-gqa", "lora");
+    for alpha in 1..9 {
+        let copy = tempfile::tempdir().unwrap();
+        let experiment = copy_folder(&bench.folder, &copy.path().join("lora"));
+        set_key(
+            &experiment.join("adapter_config.json"),
+            "lora_alpha",
+            alpha.into(),
+        );
+        let started: Vec<_> = (0..8)
+            .map(|_| {
+                let mut command = program(["prepare", "--ep", "cpu"]);
+                command.arg(&experiment).arg("--model").arg(&bench.model);
+                command.arg("--export-dir").arg(bench.exported.path());
+                std::thread::spawn(move || run(&mut command))
+            })
+            .collect();
+        for thread in started {
+            let outcome = thread.join().unwrap();
+            assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        }
+        let prepared = prepared_folder(bench.exported.path());
+        assert_eq!(names(&prepared), ["merged", "unmerged"]);
+        assert_eq!(names(prepared.parent().unwrap()), ["base", "lora--lora"]);
+        let unmerged = bench.generate_prepared(&prepared, "unmerged");
+        assert_close(&bench.generate_prepared(&prepared, "merged"), &unmerged);
+    }
+}

@@ -3,7 +3,7 @@
 //! With `past` and `present` bound to the same buffer the cache is updated in place.
 
 use super::builder::{Attr, Dim, GraphBuilder, Value};
-use super::decoder::Export;
+use super::export::Export;
 use super::linear::linear;
 use super::positions::{Lengths, RotaryTables};
 use crate::arch::Attention;

@@ -16,40 +16,18 @@
 
 use super::attention::{Rotation, attention};
 use super::builder::{Attr, Dim, GraphBuilder, Value};
+use super::export::{Export, PROMPT_INPUT};
 use super::linear::{embedding, linear};
 use super::mlp::mlp;
 use super::norm::{add_norm, norm};
 use super::positions::{Lengths, learned_rows, lengths, position_ids, rotary_tables};
 use super::proto;
 use super::{Parameters, attention as attention_block};
-use crate::adapter::{Adapter, ModuleAdapter};
+use crate::adapter::Adapter;
 use crate::arch::{DecoderSpec, NormPlacement, Positions};
 use crate::weights::Dtype;
 
 pub use attention_block::cache_head_dim;
-
-/// The constant that holds the length of the rotary tables. Whoever loads the graph may set it to the
-/// positions that are needed, at least one more than the last.
-pub const ROTARY_LENGTH: &str = "rotary.max_positions";
-
-/// The input of prompt-learning methods.
-pub const PROMPT_INPUT: &str = "prompt_embeddings";
-
-/// What is exported.
-#[derive(Debug, Clone, Copy)]
-pub struct Export<'a> {
-    /// The architecture.
-    pub spec: &'a DecoderSpec,
-    /// The adapter that stays beside the weights, in the unmerged variant.
-    pub adapter: Option<&'a Adapter>,
-}
-
-impl<'a> Export<'a> {
-    /// The adapter of the module at `path`, if it has one.
-    pub fn module_adapter(&self, path: &str) -> Option<&'a dyn ModuleAdapter> {
-        self.adapter?.module(path)
-    }
-}
 
 /// Builds the graph for a `model.onnx` in `folder`: `parameters` says where each weight is, weights are
 /// rounded to `storage`, arithmetic is in `compute`.

@@ -1,7 +1,7 @@
 //! Linear layers and the token embedding, with an adapter's nodes beside them.
 
 use super::builder::{GraphBuilder, Value};
-use super::decoder::Export;
+use super::export::Export;
 use crate::arch::{Embedding, Linear};
 
 /// A linear layer that an adapter's nodes are built around.

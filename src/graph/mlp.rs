@@ -1,7 +1,7 @@
 //! The multilayer perceptron of a layer.
 
 use super::builder::{Attr, GraphBuilder, Value};
-use super::decoder::Export;
+use super::export::Export;
 use super::linear::linear;
 use crate::arch::{Activation, Mlp};
 

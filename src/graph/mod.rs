@@ -7,6 +7,7 @@
 mod attention;
 mod builder;
 mod decoder;
+mod export;
 mod linear;
 mod mlp;
 mod norm;
@@ -15,6 +16,7 @@ mod positions;
 pub mod proto;
 
 pub use builder::{Attr, Dim, GraphBuilder, Value};
-pub use decoder::{Export, PROMPT_INPUT, ROTARY_LENGTH, build, cache_head_dim};
+pub use decoder::{build, cache_head_dim};
+pub use export::{Export, PROMPT_INPUT, ROTARY_LENGTH};
 pub use linear::{EmbeddingSite, LinearSite};
 pub use parameters::{Parameter, Parameters, find_base_tensor};

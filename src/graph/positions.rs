@@ -1,7 +1,7 @@
 //! Where tokens are: lengths from the attention mask, rotary tables, learned rows.
 
 use super::builder::{Attr, GraphBuilder, Value};
-use super::decoder::ROTARY_LENGTH;
+use super::export::ROTARY_LENGTH;
 use super::proto::element;
 use crate::arch::RotarySpec;
 

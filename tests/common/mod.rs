@@ -29,6 +29,18 @@ pub struct Outcome {
     pub stderr: String,
 }
 
+impl Outcome {
+    /// The error's text, the last of the lines on stderr; notes may come before it.
+    pub fn error(&self) -> Option<&str> {
+        let (last, notes) = {
+            let mut lines: Vec<&str> = self.stderr.lines().collect();
+            (lines.pop()?, lines)
+        };
+        let alone = notes.iter().all(|line| line.starts_with("note: "));
+        last.strip_prefix("error: ").filter(|_| alone)
+    }
+}
+
 /// The program with `args`, to be given more.
 pub fn program<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(PROGRAM);
@@ -97,19 +109,24 @@ pub fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// All files below `folder`, sorted.
-pub fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
+/// All files and folders below `folder`.
+pub fn all_below(folder: &Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
     if folder.is_dir() {
         for name in names(folder) {
             let path = folder.join(name);
-            match path.is_dir() {
-                true => files.extend(files_below(&path)),
-                false => files.push(path),
-            }
+            all.push(path.clone());
+            all.extend(all_below(&path));
         }
     }
-    files
+    all
+}
+
+/// All files below `folder`.
+pub fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut all = all_below(folder);
+    all.retain(|path| path.is_file());
+    all
 }
 
 /// Copies the files of `from` into a new folder `to`.

@@ -1,0 +1,27 @@
+//! What is exported, and the names in a graph that its readers rely on.
+
+use crate::adapter::{Adapter, ModuleAdapter};
+use crate::arch::DecoderSpec;
+
+/// The constant that holds the length of the rotary tables. Whoever loads the graph may set it to the
+/// positions that are needed, at least one more than the last.
+pub const ROTARY_LENGTH: &str = "rotary.max_positions";
+
+/// The input of prompt-learning methods.
+pub const PROMPT_INPUT: &str = "prompt_embeddings";
+
+/// What is exported.
+#[derive(Debug, Clone, Copy)]
+pub struct Export<'a> {
+    /// The architecture.
+    pub spec: &'a DecoderSpec,
+    /// The adapter that stays beside the weights, in the unmerged variant.
+    pub adapter: Option<&'a Adapter>,
+}
+
+impl<'a> Export<'a> {
+    /// The adapter of the module at `path`, if it has one.
+    pub fn module_adapter(&self, path: &str) -> Option<&'a dyn ModuleAdapter> {
+        self.adapter?.module(path)
+    }
+}
