@@ -63,7 +63,7 @@ pub struct JsonObject {
 }
 
 /// No model has a dimension beyond this; a larger number is a broken file, and would overflow.
-const LARGEST: u64 = 1 << 30;
+const LARGEST: usize = 1 << 30;
 
 impl JsonObject {
     /// Reads the file `path`.
@@ -150,13 +150,35 @@ impl JsonObject {
     /// # Errors
     /// If it is something else.
     pub fn optional_size(&self, key: &str) -> Result<Option<usize>, ConfigError> {
+        self.optional_size_up_to(key, LARGEST)
+    }
+
+    /// A positive whole number of at most `largest`, if `key` is there: for sizes that are allocated
+    /// before any tensor's shape has confirmed them.
+    ///
+    /// # Errors
+    /// If it is something else.
+    pub fn optional_size_up_to(
+        &self,
+        key: &str,
+        largest: usize,
+    ) -> Result<Option<usize>, ConfigError> {
         let Some(value) = self.get(key) else {
             return Ok(None);
         };
         match value.as_u64() {
-            Some(number @ 1..=LARGEST) => Ok(Some(number as usize)),
-            _ => Err(self.wrong(key, "a positive integer (at most 2^30)")),
+            Some(number) if (1..=largest as u64).contains(&number) => Ok(Some(number as usize)),
+            _ => Err(self.wrong(key, &format!("a positive integer (at most {largest})"))),
         }
+    }
+
+    /// A positive whole number of at most `largest`.
+    ///
+    /// # Errors
+    /// If `key` is absent, or is something else.
+    pub fn size_up_to(&self, key: &str, largest: usize) -> Result<usize, ConfigError> {
+        self.optional_size_up_to(key, largest)?
+            .ok_or_else(|| self.missing(key, "a positive integer"))
     }
 
     /// A finite number, if `key` is there.

@@ -56,13 +56,12 @@ impl Trace {
         let (mut largest, mut difference) = (0.0_f32, 0.0_f32);
         for (a, b) in pairs {
             largest = largest.max(a.abs());
-            // A NaN must not pass: `max` would drop it.
+            // A NaN must not pass: `max` would drop it, and so would a quotient of two infinities.
             let step = (a - b).abs();
-            difference = if step.is_nan() {
-                f32::INFINITY
-            } else {
-                difference.max(step)
-            };
+            if !step.is_finite() {
+                return f32::INFINITY;
+            }
+            difference = difference.max(step);
         }
         difference / largest.max(f32::MIN_POSITIVE)
     }
@@ -117,5 +116,7 @@ mod tests {
     fn a_nan_is_a_difference() {
         let trace = trace_of(vec![vec![1.0, 4.0]]);
         assert_eq!(trace.difference(&[vec![f32::NAN, 4.0]]), f32::INFINITY);
+        let trace = trace_of(vec![vec![f32::INFINITY, 4.0]]);
+        assert_eq!(trace.difference(&trace.logits), f32::INFINITY);
     }
 }

@@ -68,6 +68,7 @@ impl Workplace {
     }
 
     /// Starts a measurement that would take very long, and waits until its workers run.
+    #[expect(clippy::zombie_processes, reason = "the caller waits for it")]
     fn start_long(&self) -> (std::process::Child, Vec<i32>) {
         let target = case("llama-gqa", "lora");
         let arguments = [

@@ -19,13 +19,16 @@ use crate::graph::PROMPT_INPUT;
 use crate::json_object::{ConfigError, JsonObject};
 use crate::model::BaseModel;
 
+/// No encoder is wider; a fresh one is drawn.
+const WIDEST_ENCODER: usize = 1 << 16;
+
 /// Reads the adapter.
 pub fn load(
     config: &JsonObject,
     base: &BaseModel,
     tensors: &mut AdapterTensors,
 ) -> Result<Effects, AdapterError> {
-    let count = config.size("num_virtual_tokens")?;
+    let count = config.size_up_to("num_virtual_tokens", base.spec.max_position_embeddings)?;
     let layers = base.spec.layers.len();
     let attention = &base.spec.layers[0].attention;
     let token_dim = attention.num_key_value_heads * attention.head_dim;
@@ -47,7 +50,7 @@ pub fn load(
     let shape = vec![count, width];
     let projection = config.flag("prefix_projection", false)?;
     let hidden = config
-        .optional_size("encoder_hidden_size")?
+        .optional_size_up_to("encoder_hidden_size", WIDEST_ENCODER)?
         .unwrap_or(token_dim);
     let zero = match config.optional_text("init_weights")? {
         None => false,

@@ -23,7 +23,7 @@ pub fn load(
     base: &BaseModel,
     tensors: &mut AdapterTensors,
 ) -> Result<Effects, AdapterError> {
-    let count = config.size("num_virtual_tokens")?;
+    let count = config.size_up_to("num_virtual_tokens", base.spec.max_position_embeddings)?;
     let width = base.spec.embed_tokens.embedding_dim;
     if let Some(token_dim) = config.optional_size("token_dim")?
         && token_dim != width
@@ -103,6 +103,13 @@ fn text_ids(config: &JsonObject, base: &BaseModel) -> Result<Vec<usize>, Adapter
         })?;
     if ids.is_empty() {
         return Err(failed("`prompt_tuning_init_text` has no tokens".to_owned()));
+    }
+    let rows = base.spec.embed_tokens.num_embeddings;
+    if let Some(id) = ids.iter().find(|id| **id as usize >= rows) {
+        return Err(failed(format!(
+            "the tokenizer gives `prompt_tuning_init_text` the token id {id}, and the embedding has \
+             {rows} rows"
+        )));
     }
     Ok(ids.into_iter().map(|id| id as usize).collect())
 }

@@ -36,16 +36,14 @@ impl NamePattern {
         }
     }
 
-    /// Whether `path` is meant.
-    pub fn matches(&self, path: &str) -> bool {
+    /// Whether `path` is meant by this value of `key`.
+    ///
+    /// # Errors
+    /// If a regular expression can't be matched.
+    pub fn matches(&self, config: &JsonObject, key: &str, path: &str) -> Result<bool, ConfigError> {
         match self {
-            Self::Whole(regex) => is_match(regex, path),
-            Self::Names(names) => names.iter().any(|name| {
-                path == name
-                    || path
-                        .strip_suffix(name.as_str())
-                        .is_some_and(|p| p.ends_with('.'))
-            }),
+            Self::Whole(regex) => is_match(config, key, regex, path),
+            Self::Names(names) => Ok(names.iter().any(|name| ends_with_name(path, name))),
         }
     }
 }
@@ -56,22 +54,46 @@ pub fn whole(config: &JsonObject, key: &str, pattern: &str) -> Result<Regex, Con
         .map_err(|error| config.refused(key, &format!("not a regular expression: {error}")))
 }
 
-/// A pattern that runs into the engine's backtracking limit counts as no match; the targets that are
-/// then missing are reported.
-fn is_match(regex: &Regex, text: &str) -> bool {
-    regex.is_match(text).unwrap_or(false)
+/// Whether `path` is `name`, or ends with a dot and `name`.
+fn ends_with_name(path: &str, name: &str) -> bool {
+    path == name || path.strip_suffix(name).is_some_and(|p| p.ends_with('.'))
+}
+
+/// A pattern that runs into the engine's backtracking limit is refused: taken for no match, it would
+/// leave modules out without a word.
+fn is_match(
+    config: &JsonObject,
+    key: &str,
+    regex: &Regex,
+    path: &str,
+) -> Result<bool, ConfigError> {
+    regex.is_match(path).map_err(|error| {
+        config.refused(
+            key,
+            &format!("the regular expression fails on `{path}`: {error}"),
+        )
+    })
 }
 
 /// `rank_pattern`, `alpha_pattern`: the first key, in file order, that matches the path or ends it.
 #[derive(Debug, Clone, Default)]
-pub struct ValuePattern(Vec<(Regex, f64)>);
+pub struct ValuePattern {
+    key: String,
+    values: Vec<(Regex, f64)>,
+}
 
 impl ValuePattern {
-    /// Reads the object `key`, if it's there.
+    /// Reads the object `key`, if it's there. Its values are positive and `allowed`, which `expected` puts
+    /// in words.
     ///
     /// # Errors
-    /// If it isn't an object of positive numbers, or a key is no regular expression.
-    pub fn read(config: &JsonObject, key: &str) -> Result<Self, ConfigError> {
+    /// If it isn't an object of such numbers, or a key is no regular expression.
+    pub fn read(
+        config: &JsonObject,
+        key: &str,
+        expected: &str,
+        allowed: impl Fn(f64) -> bool,
+    ) -> Result<Self, ConfigError> {
         let Some(object) = config.optional_object(key)? else {
             return Ok(Self::default());
         };
@@ -80,17 +102,27 @@ impl ValuePattern {
             let regex = whole(config, key, &format!(r"(?:.*\.)?(?:{pattern})"))?;
             let value = value
                 .as_f64()
-                .filter(|value| *value > 0.0)
-                .ok_or_else(|| object.wrong(pattern, "a positive number"))?;
+                .filter(|value| *value > 0.0 && allowed(*value))
+                .ok_or_else(|| object.wrong(pattern, expected))?;
             all.push((regex, value));
         }
-        Ok(Self(all))
+        Ok(Self {
+            key: key.to_owned(),
+            values: all,
+        })
     }
 
     /// The value for `path`, if a key matches.
-    pub fn get(&self, path: &str) -> Option<f64> {
-        let (_, value) = self.0.iter().find(|(regex, _)| is_match(regex, path))?;
-        Some(*value)
+    ///
+    /// # Errors
+    /// If a regular expression can't be matched.
+    pub fn get(&self, config: &JsonObject, path: &str) -> Result<Option<f64>, ConfigError> {
+        for (regex, value) in &self.values {
+            if is_match(config, &self.key, regex, path)? {
+                return Ok(Some(*value));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -191,11 +223,11 @@ impl Targets {
     /// If `layers_pattern` is no regular expression.
     pub fn contains(&self, config: &JsonObject, module: &Module) -> Result<bool, ConfigError> {
         let path = module.path.as_str();
-        if self
-            .exclude
-            .as_ref()
-            .is_some_and(|exclude| exclude.matches(path))
-            || self.is_inside_saved(path)
+        if self.is_inside_saved(path) {
+            return Ok(false);
+        }
+        if let Some(exclude) = &self.exclude
+            && exclude.matches(config, "exclude_modules", path)?
         {
             return Ok(false);
         }
@@ -205,12 +237,15 @@ impl Targets {
                 let linear = matches!(module.kind, ModuleKind::Linear { .. });
                 Ok(linear && path != "lm_head")
             }
-            Include::Pattern(NamePattern::Whole(regex)) => Ok(is_match(regex, path)),
-            Include::Pattern(pattern @ NamePattern::Names(names)) => {
+            Include::Pattern(NamePattern::Whole(regex)) => {
+                is_match(config, "target_modules", regex, path)
+            }
+            Include::Pattern(NamePattern::Names(names)) => {
                 if names.iter().any(|name| name == path) {
                     return Ok(true);
                 }
-                Ok(pattern.matches(path) && self.layer_is_meant(config, path)?)
+                let named = names.iter().any(|name| ends_with_name(path, name));
+                Ok(named && self.layer_is_meant(config, path)?)
             }
         }
     }
@@ -245,7 +280,11 @@ impl Targets {
                     &format!("not a regular expression: {error}"),
                 )
             })?;
-            if let Ok(Some(found)) = regex.captures(path) {
+            let found = regex.captures(path).map_err(|error| {
+                let reason = format!("the regular expression fails on `{path}`: {error}");
+                config.refused("layers_pattern", &reason)
+            })?;
+            if let Some(found) = found {
                 let index = found.get(1).and_then(|digits| digits.as_str().parse().ok());
                 return Ok(index.is_some_and(|index: usize| layers.contains(&index)));
             }
@@ -262,6 +301,7 @@ impl Targets {
         config: &JsonObject,
         modules: &[Module],
     ) -> Result<Vec<Module>, AdapterError> {
+        self.check_every_layer(config, modules)?;
         let mut selected = Vec::new();
         for module in modules {
             if self.contains(config, module)? {
@@ -284,6 +324,24 @@ impl Targets {
         Ok(selected)
     }
 
+    /// A layer that the model doesn't have; PEFT passes it over without a word.
+    fn check_every_layer(
+        &self,
+        config: &JsonObject,
+        modules: &[Module],
+    ) -> Result<(), ConfigError> {
+        let number = |module: &Module| module.path.split('.').find_map(|part| part.parse().ok());
+        let last: Option<usize> = modules.iter().filter_map(number).max();
+        let (Some(layers), Some(last)) = (&self.layers, last) else {
+            return Ok(());
+        };
+        if layers.iter().any(|layer| *layer > last) {
+            let expected = format!("indices of this model's layers, 0 to {last}");
+            return Err(config.wrong("layers_to_transform", &expected));
+        }
+        Ok(())
+    }
+
     /// A name in a list that no module ends with is a misspelling; PEFT skips it without a word.
     fn check_every_name(
         &self,
@@ -294,9 +352,10 @@ impl Targets {
             return Ok(());
         };
         for name in names {
-            let alone = NamePattern::Names(vec![name.clone()]);
             if config.get("target_modules").is_some()
-                && !modules.iter().any(|module| alone.matches(&module.path))
+                && !modules
+                    .iter()
+                    .any(|module| ends_with_name(&module.path, name))
             {
                 return Err(AdapterError::Targets {
                     path: config.path().to_owned(),
@@ -458,9 +517,10 @@ mod tests {
     fn patterns_take_the_first_key_that_matches() {
         let config =
             config(r#"{"rank_pattern": {"0.self_attn.q_proj": 3, "q_proj": 5, "_proj": 9}}"#);
-        let ranks = ValuePattern::read(&config, "rank_pattern").unwrap();
-        assert_eq!(ranks.get("model.layers.0.self_attn.q_proj"), Some(3.0));
-        assert_eq!(ranks.get("model.layers.1.self_attn.q_proj"), Some(5.0));
-        assert_eq!(ranks.get("model.layers.1.self_attn.v_proj"), None);
+        let ranks = ValuePattern::read(&config, "rank_pattern", "a rank", |_| true).unwrap();
+        let rank = |path: &str| ranks.get(&config, path).unwrap();
+        assert_eq!(rank("model.layers.0.self_attn.q_proj"), Some(3.0));
+        assert_eq!(rank("model.layers.1.self_attn.q_proj"), Some(5.0));
+        assert_eq!(rank("model.layers.1.self_attn.v_proj"), None);
     }
 }

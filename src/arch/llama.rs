@@ -8,10 +8,13 @@
 //! Source: `modeling_llama.py`, Hugging Face Transformers.
 
 use super::{
-    Activation, Attention, DecoderSpec, Embedding, Layer, Linear, Mlp, Norm, NormKind,
+    Activation, Attention, DecoderSpec, Embedding, Layer, Linear, MOST_LAYERS, Mlp, Norm, NormKind,
     NormPlacement, Positions, rope,
 };
 use crate::json_object::{ConfigError, JsonObject};
+
+/// No model has wider heads; the frequencies are made before the weights are looked at.
+const WIDEST_HEAD: usize = 1 << 16;
 
 /// Reads the architecture from `config.json`.
 pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
@@ -38,10 +41,14 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
             ));
         }
     };
-    if head_dim % 2 != 0 {
-        return Err(config.wrong("head_dim", "an even number, for rotary positions"));
+    if head_dim % 2 != 0 || head_dim > WIDEST_HEAD {
+        let expected = format!("an even number, for rotary positions (at most {WIDEST_HEAD})");
+        return Err(config.wrong("head_dim", &expected));
     }
     let epsilon = config.optional_number("rms_norm_eps")?.unwrap_or(1e-6);
+    if epsilon < 0.0 {
+        return Err(config.wrong("rms_norm_eps", "a number of at least 0"));
+    }
     let attention_bias = config.flag("attention_bias", false)?;
     let mlp_bias = config.flag("mlp_bias", false)?;
     let tied = config.flag("tie_word_embeddings", false)?;
@@ -65,7 +72,7 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
         kind: NormKind::Rms,
         epsilon,
     };
-    let layers = (0..config.size("num_hidden_layers")?)
+    let layers = (0..config.size_up_to("num_hidden_layers", MOST_LAYERS)?)
         .map(|index| {
             let path = format!("model.layers.{index}");
             let attention = |name: &str, out, input| {

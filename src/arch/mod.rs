@@ -15,6 +15,9 @@ pub use spec::{
 
 use crate::json_object::{ConfigError, JsonObject};
 
+/// No model has more layers; each is described before the weights are looked at.
+const MOST_LAYERS: usize = 1 << 12;
+
 /// Values of `model_type` that are supported.
 pub const MODEL_TYPES: [&str; 2] = ["llama", "opt"];
 

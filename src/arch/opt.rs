@@ -11,7 +11,7 @@
 //! Source: `modeling_opt.py`, Hugging Face Transformers.
 
 use super::{
-    Activation, Attention, DecoderSpec, Embedding, Layer, Linear, Mlp, Norm, NormKind,
+    Activation, Attention, DecoderSpec, Embedding, Layer, Linear, MOST_LAYERS, Mlp, Norm, NormKind,
     NormPlacement, Positions,
 };
 use crate::json_object::{ConfigError, JsonObject};
@@ -71,7 +71,7 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
         num_embeddings,
         embedding_dim,
     };
-    let layers = (0..config.size("num_hidden_layers")?)
+    let layers = (0..config.size_up_to("num_hidden_layers", MOST_LAYERS)?)
         .map(|index| {
             let path = format!("model.decoder.layers.{index}");
             let attention = |name: &str| {

@@ -64,6 +64,14 @@ pub fn rotary(config: &JsonObject, head_dim: usize) -> Result<RotarySpec, Config
             Some(_) => return Err(scaling.wrong(key, TYPES)),
         }
     }
+    if !inv_freq.iter().all(|frequency| frequency.is_finite()) {
+        let key = if nested.is_some() {
+            "rope_parameters"
+        } else {
+            "rope_theta"
+        };
+        return Err(config.wrong(key, "numbers that give finite frequencies in float32"));
+    }
     Ok(RotarySpec { inv_freq })
 }
 

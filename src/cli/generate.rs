@@ -74,7 +74,8 @@ impl Generate {
             (None, Some(ids)) => ids.clone(),
             (None, None) => unreachable!("clap asks for one of them"),
         };
-        let needed = manifest.num_virtual_tokens() + prompt_ids.len() + self.max_new_tokens;
+        let given = manifest.num_virtual_tokens() + prompt_ids.len();
+        let needed = given.saturating_add(self.max_new_tokens);
         if needed > manifest.max_position_embeddings {
             return Err(EngineError::Positions {
                 needed,
@@ -83,7 +84,7 @@ impl Generate {
             .into());
         }
         let mut options = setup::engine_options(common, provider, needed);
-        options.logits_on_host = self.logits.is_some();
+        options.logits_on_host = true;
         let runtime = setup::onnx_runtime(common, provider)?;
         let mut engine = DecoderEngine::open(&runtime, &variant, &options)?;
 
@@ -92,8 +93,17 @@ impl Generate {
         let mut token = engine.prefill(&prompt_ids)?;
         loop {
             token_ids.push(token);
+            let row = engine.logits();
+            if !row.iter().all(|logit| logit.is_finite()) {
+                bail!(
+                    "the logits of `{}` are not finite: a weight is a NaN or an infinity, or sums \
+                     overflow in {}",
+                    variant.folder.display(),
+                    manifest.dtype
+                );
+            }
             if self.logits.is_some() {
-                logits.extend(engine.logits());
+                logits.extend(row);
             }
             if token_ids.len() == self.max_new_tokens {
                 break;
@@ -126,6 +136,7 @@ impl Generate {
         let (experiment, variant, model) = match target {
             Target::Prepared(folder) => {
                 let variant = open_prepared(&folder, asked)?;
+                settled(common, &variant.manifest)?;
                 let provider = setup::provider(common, variant.manifest.dtype)?;
                 return Ok((variant, provider));
             }
@@ -159,6 +170,25 @@ impl Generate {
         }
         Ok((variant, provider))
     }
+}
+
+/// Refuses options that a prepared folder has settled otherwise.
+fn settled(common: &CommonOptions, manifest: &Manifest) -> Result<()> {
+    if common.model.is_some() {
+        bail!(
+            "`--model` goes with an experiment; this folder was prepared for `{}`",
+            manifest.model_id
+        );
+    }
+    if let Some(dtype) = common.dtype
+        && dtype != manifest.dtype
+    {
+        bail!(
+            "`--dtype {dtype}` can't be had: this folder was prepared in {}",
+            manifest.dtype
+        );
+    }
+    Ok(())
 }
 
 /// Opens a variant of a prepared folder.

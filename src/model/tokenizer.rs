@@ -1,7 +1,9 @@
 //! A base model's tokenizer, `tokenizer.json`.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
 use thiserror::Error;
 use tokenizers::Tokenizer;
 
@@ -23,6 +25,20 @@ pub enum TokenizerError {
     },
 }
 
+/// The part of `tokenizer.json` whose reader panics where it isn't JSON.
+#[derive(Deserialize)]
+struct Panicking {
+    #[serde(rename = "decoder")]
+    _decoder: Option<serde_json::Value>,
+}
+
+/// Reads the file, which has been seen to be JSON before `tokenizers` sees it.
+fn read(path: &Path) -> Result<Tokenizer, tokenizers::Error> {
+    let bytes = fs::read(path)?;
+    serde_json::from_slice::<Panicking>(&bytes)?;
+    Tokenizer::from_bytes(&bytes)
+}
+
 /// Text to token ids and back.
 #[derive(Debug)]
 pub struct TextTokenizer {
@@ -42,7 +58,7 @@ impl TextTokenizer {
                 folder: folder.to_owned(),
             });
         }
-        match Tokenizer::from_file(&path) {
+        match read(&path) {
             Ok(tokenizer) => Ok(Self { path, tokenizer }),
             Err(source) => Err(TokenizerError::Tokenizer { path, source }),
         }

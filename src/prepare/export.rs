@@ -1,9 +1,11 @@
 //! Writes the folder of one variant: graph, tensors of the adapter, manifest.
 
-use std::fs;
 use std::path::Path;
+use std::{fs, io};
 
 use prost::Message;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 
 use super::manifest::write_file;
 use super::merge::{OVERLAY, merge};
@@ -18,6 +20,15 @@ use crate::weights::{SafetensorsWriter, TensorPlan};
 pub const GRAPH: &str = "model.onnx";
 /// The tensors that are bound to the inputs of an unmerged graph.
 pub const ADAPTER: &str = "adapter.safetensors";
+
+/// The files of a variant's folder, beside its manifest.
+pub fn files(manifest: &Manifest) -> Vec<&'static str> {
+    match manifest.variant {
+        Variant::Base => vec![GRAPH],
+        Variant::Merged => vec![GRAPH, OVERLAY],
+        Variant::Unmerged => vec![GRAPH, ADAPTER],
+    }
+}
 
 /// Prepares `variant` in `folder`. It's made in a temporary folder beside it and renamed, so that an
 /// earlier one is whole until then.
@@ -86,17 +97,25 @@ pub fn export(
     Ok(manifest)
 }
 
-/// Puts the folder `made` in the place of `target`.
-pub fn replace_folder(made: &Path, target: &Path) -> std::io::Result<()> {
+/// Puts the folder `made` in the place of `target`. What was there, or what another process has put there
+/// meanwhile, takes the place of `made`, and is removed with it.
+pub fn replace_folder(made: &Path, target: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(made, fs::Permissions::from_mode(0o755))?;
-    if target.exists() {
-        let old = made.with_extension("old");
-        fs::rename(target, &old)?;
-        fs::rename(made, target)?;
-        return fs::remove_dir_all(old);
+    match fs::rename(made, target) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+        done => return done,
     }
-    fs::rename(made, target)
+    match renameat_with(CWD, made, CWD, target, RenameFlags::EXCHANGE) {
+        // Not every file system can exchange.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            let old = made.with_extension("old");
+            fs::rename(target, &old)?;
+            fs::rename(made, target)?;
+            fs::remove_dir_all(old)
+        }
+        done => Ok(done?),
+    }
 }
 
 /// The same parameters, with references into `from` pointing to `to`.

@@ -155,6 +155,9 @@ impl Preparation<'_> {
             let fingerprint = fingerprint::fingerprint(self, experiment, variant);
             if let Ok(manifest) = Manifest::read(&folder)
                 && manifest.fingerprint == fingerprint
+                && export::files(&manifest)
+                    .iter()
+                    .all(|file| folder.join(file).is_file())
             {
                 prepared.push(PreparedVariant {
                     folder,

@@ -38,6 +38,9 @@ pub enum LoraInit {
     Orthogonal,
 }
 
+/// No adapter has a larger rank; fresh matrices are drawn with it.
+const LARGEST_RANK: usize = 1 << 16;
+
 /// Options whose arithmetic isn't implemented.
 const REFUSED: [&str; 8] = [
     "alora_invocation_tokens",
@@ -60,13 +63,20 @@ impl LoraConfig {
                 return Err(config.refused(key, "this variant of LoRA is not implemented"));
             }
         }
+        let finite = |alpha: f64| (alpha as f32).is_finite();
+        let rank = |r: f64| r.fract() == 0.0 && r <= LARGEST_RANK as f64;
+        let ranks = format!("a positive integer (at most {LARGEST_RANK})");
+        let alphas = "a positive number that float32 holds";
         let lora_alpha = config.optional_number("lora_alpha")?.unwrap_or(8.0);
+        if !finite(lora_alpha) {
+            return Err(config.wrong("lora_alpha", "a number that float32 holds"));
+        }
         Ok(Self {
-            r: config.optional_size("r")?.unwrap_or(8),
+            r: config.optional_size_up_to("r", LARGEST_RANK)?.unwrap_or(8),
             lora_alpha,
             use_rslora: config.flag("use_rslora", false)?,
-            rank_pattern: ValuePattern::read(config, "rank_pattern")?,
-            alpha_pattern: ValuePattern::read(config, "alpha_pattern")?,
+            rank_pattern: ValuePattern::read(config, "rank_pattern", &ranks, rank)?,
+            alpha_pattern: ValuePattern::read(config, "alpha_pattern", alphas, finite)?,
             lora_bias: config.flag("lora_bias", false)?,
             use_dora: config.flag("use_dora", false)?,
             ensure_weight_tying: config.flag("ensure_weight_tying", false)?,
@@ -75,15 +85,24 @@ impl LoraConfig {
     }
 
     /// Rank and scaling of the module at `path`.
-    pub fn rank_and_scaling(&self, path: &str) -> (usize, f32) {
-        let r = self.rank_pattern.get(path).map_or(self.r, |r| r as usize);
-        let alpha = self.alpha_pattern.get(path).unwrap_or(self.lora_alpha);
+    ///
+    /// # Errors
+    /// If a pattern can't be matched.
+    pub fn rank_and_scaling(
+        &self,
+        config: &JsonObject,
+        path: &str,
+    ) -> Result<(usize, f32), ConfigError> {
+        let r = self.rank_pattern.get(config, path)?;
+        let r = r.map_or(self.r, |r| r as usize);
+        let alpha = self.alpha_pattern.get(config, path)?;
+        let alpha = alpha.unwrap_or(self.lora_alpha);
         let divisor = if self.use_rslora {
             (r as f64).sqrt()
         } else {
             r as f64
         };
-        (r, (alpha / divisor) as f32)
+        Ok((r, (alpha / divisor) as f32))
     }
 }
 

@@ -21,6 +21,8 @@ mod config;
 mod embedding;
 mod linear;
 
+use std::collections::BTreeSet;
+
 use ndarray::{Array1, Array2};
 
 use self::config::LoraConfig;
@@ -111,7 +113,7 @@ fn module_adapter(
     module: &Module,
 ) -> Result<Box<dyn ModuleAdapter>, AdapterError> {
     let path = &module.path;
-    let (r, scaling) = lora.rank_and_scaling(path);
+    let (r, scaling) = lora.rank_and_scaling(config, path)?;
     match module.kind {
         ModuleKind::Linear {
             in_features,
@@ -264,6 +266,12 @@ fn token_rows(
                 pair[1]
             );
             return Err(config.refused(KEY, &reason).into());
+        }
+        let distinct: BTreeSet<&usize> = indices.iter().collect();
+        if indices.is_empty() || distinct.len() < indices.len() {
+            return Err(config
+                .wrong(KEY, "at least one token id, and none twice")
+                .into());
         }
         if effects.modules.contains_key(path) {
             let reason = format!("`{path}` is targeted by `target_modules` as well");
