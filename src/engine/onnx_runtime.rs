@@ -106,6 +106,9 @@ impl OnnxRuntime {
         // Input lengths change from step to step, and a memory pattern is made for each of them.
         builder = builder.with_memory_pattern(false).map_err(text)?;
         builder = builder.with_config_entry(key, ROOT).map_err(text)?;
+        // Threads that wait for the next step by spinning take the cores of whoever's turn it is.
+        let key = "session.force_spinning_stop";
+        builder = builder.with_config_entry(key, "1").map_err(text)?;
         if let Provider::Cuda(device) = options.provider {
             cuda_libraries::preload(&[]);
             let cuda = CUDA::default().with_device_id(device as i32);
