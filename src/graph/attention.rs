@@ -41,7 +41,7 @@ pub fn cache_head_dim(attention: &Attention) -> usize {
 /// past_key_values.{i}.key, .value ┘                       └─ present.{i}.key, .value
 /// ```
 ///
-/// - `x` and the value returned: `[batch, sequence, hidden_size]`
+/// - `x` and the value returned: `[batch, sequence, hidden_size]`; of the last layer, the last position
 /// - cache: `[batch, num_key_value_heads, past, head_dim]`
 pub fn attention(
     graph: &mut GraphBuilder,
@@ -117,6 +117,10 @@ pub fn attention(
     graph.output(&made[2], &cache("present"));
 
     let mut context = made[0].clone();
+    if export.is_last_layer(index) {
+        let name = format!("/{path}/self_attn/last");
+        context = graph.last_position(&name, &context);
+    }
     if width != attention.head_dim {
         let path = &attention.o_proj.path;
         context = resize_heads(graph, path, &context, heads, width, attention.head_dim);

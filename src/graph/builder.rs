@@ -348,6 +348,12 @@ impl<'a> GraphBuilder<'a> {
         )
     }
 
+    /// The last position of `[batch, sequence, n]`, as `[batch, 1, n]`.
+    pub fn last_position(&mut self, name: &str, x: &Value) -> Value {
+        let last = self.constant_i64("last", &[-1], false);
+        self.gather(name, x, &last, 1)
+    }
+
     /// `x` with its axes in another order.
     pub fn transpose(&mut self, name: &str, x: &Value, order: &[i64]) -> Value {
         self.op(

@@ -109,7 +109,8 @@ fn prepend_prompt(graph: &mut GraphBuilder, spec: &DecoderSpec, hidden: &Value) 
     )
 }
 
-/// `x + attention(norm(x))`, `x + mlp(norm(x))`; then the final norm of the last position.
+/// `x + attention(norm(x))`, `x + mlp(norm(x))`, then the final norm. Behind the last layer's attention
+/// only the last position matters, so only that goes on.
 fn norms_before(
     graph: &mut GraphBuilder,
     export: &Export,
@@ -138,25 +139,22 @@ fn norms_before(
             lengths,
             &normed,
         );
+        if export.is_last_layer(index) {
+            residual = graph.last_position("/residual/last", &residual);
+        }
         let (sum, normed) = add_norm(graph, &layer.mlp_norm, &residual, &attended);
         residual = sum;
         update = Some(mlp(graph, export, &layer.path, &layer.mlp, &normed));
     }
-    let residual = last_position(graph, "/residual/last", &residual);
-    let Some(update) = update else {
-        return match &spec.final_norm {
-            Some(final_norm) => norm(graph, final_norm, &residual),
-            None => residual,
-        };
-    };
-    let update = last_position(graph, "/update/last", &update);
+    let update = update.expect("a decoder has at least one layer");
     match &spec.final_norm {
         Some(final_norm) => add_norm(graph, final_norm, &residual, &update).1,
         None => graph.add("/last/Add", &residual, &update),
     }
 }
 
-/// `norm(x + attention(x))`, `norm(x + mlp(x))`; then the last position.
+/// `norm(x + attention(x))`, `norm(x + mlp(x))`; behind the last layer's attention for the last position
+/// only.
 fn norms_after(
     graph: &mut GraphBuilder,
     export: &Export,
@@ -175,21 +173,17 @@ fn norms_after(
             lengths,
             &x,
         );
+        if export.is_last_layer(index) {
+            x = graph.last_position("/hidden/last", &x);
+        }
         x = add_norm(graph, &layer.attention_norm, &x, &attended).1;
         let update = mlp(graph, export, &layer.path, &layer.mlp, &x);
         x = add_norm(graph, &layer.mlp_norm, &x, &update).1;
     }
-    let last = last_position(graph, "/hidden/last", &x);
     match &export.spec.final_norm {
-        Some(final_norm) => norm(graph, final_norm, &last),
-        None => last,
+        Some(final_norm) => norm(graph, final_norm, &x),
+        None => x,
     }
-}
-
-/// `[batch, sequence, n]` to `[batch, 1, n]`
-fn last_position(graph: &mut GraphBuilder, name: &str, x: &Value) -> Value {
-    let last = graph.constant_i64("last", &[-1], false);
-    graph.gather(name, x, &last, 1)
 }
 
 /// Adds `logits` and `next_token` of `hidden`, `[batch, 1, embedding_dim]`.

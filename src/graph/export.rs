@@ -20,6 +20,11 @@ pub struct Export<'a> {
 }
 
 impl<'a> Export<'a> {
+    /// Whether `index` is the last layer, whose output only the last position needs.
+    pub fn is_last_layer(&self, index: usize) -> bool {
+        index + 1 == self.spec.layers.len()
+    }
+
     /// The adapter of the module at `path`, if it has one.
     pub fn module_adapter(&self, path: &str) -> Option<&'a dyn ModuleAdapter> {
         self.adapter?.module(path)
