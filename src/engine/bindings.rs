@@ -4,13 +4,9 @@
 //! borrowed memory when it's bound, and in this release that clone deadlocks.
 
 use ort::memory::Allocator;
-use ort::session::IoBinding;
 use ort::value::{DefiniteTensorValueTypeMarker, DynTensor, Tensor, TensorElementType, Value};
 
-use super::EngineError;
-use crate::graph::PROMPT_INPUT;
-use crate::prepare::{ADAPTER, PreparedVariant, PromptKind};
-use crate::weights::{Dtype, SafetensorsFile, WeightsError};
+use crate::weights::Dtype;
 
 /// ONNX Runtime's name of a dtype.
 pub fn element_type(dtype: Dtype) -> TensorElementType {
@@ -58,41 +54,4 @@ pub fn new_tensor(
     let mut tensor = Tensor::<i64>::new(allocator, shape)?;
     tensor.extract_tensor_mut().1.copy_from_slice(values);
     Ok(tensor)
-}
-
-/// Binds the adapter's tensors, once: on a GPU, binding copies them there. Returns the virtual tokens,
-/// which are bound for prefill only.
-pub fn bind_adapter(
-    binding: &mut IoBinding,
-    host: &Allocator,
-    variant: &PreparedVariant,
-) -> Result<Option<DynTensor>, EngineError> {
-    let manifest = &variant.manifest;
-    let Some(adapter) = &manifest.adapter else {
-        return Ok(None);
-    };
-    if adapter.inputs.is_empty() || matches!(adapter.prompt, Some(PromptKind::Prefix(_))) {
-        return Ok(None);
-    }
-    let path = variant.folder.join(ADAPTER);
-    let file = SafetensorsFile::open(&path)?;
-    let failed = EngineError::runtime(&variant.folder.display().to_string());
-    let mut prompt = None;
-    for name in &adapter.inputs {
-        let view = file.get(name).ok_or_else(|| WeightsError::Missing {
-            name: name.clone(),
-            path: path.clone(),
-        })?;
-        let element = element_type(view.dtype()?);
-        let mut tensor = DynTensor::new(host, element, view.shape).map_err(&failed)?;
-        fill(&mut tensor, 0, view.bytes);
-        if name == PROMPT_INPUT {
-            prompt = Some(tensor);
-        } else {
-            binding
-                .bind_input(name.as_str(), &tensor)
-                .map_err(&failed)?;
-        }
-    }
-    Ok(prompt)
 }

@@ -34,6 +34,12 @@ pub enum EngineError {
     Cuda { device: u32, message: String },
     #[error("ONNX Runtime cannot run `{name}`: {message}")]
     Run { name: String, message: String },
+    #[error("the adapter of `{name}` can't take the place of that of `{other}`: {reason}")]
+    Swap {
+        name: String,
+        other: String,
+        reason: String,
+    },
     #[error("token id {id} is not in the vocabulary (0 to {})", vocab_size - 1)]
     TokenId { id: u32, vocab_size: usize },
     #[error("the prompt has no tokens")]

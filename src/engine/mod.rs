@@ -1,6 +1,7 @@
 //! Runs a prepared variant on ONNX Runtime: prefill, then one token a step, over a cache that's updated
 //! in place.
 
+mod adapter;
 mod bindings;
 mod cache;
 mod error;
@@ -8,11 +9,13 @@ mod model_file;
 mod onnx_runtime;
 mod options;
 
-use ort::AsPointer;
+use std::rc::Rc;
+
 use ort::session::IoBinding;
 use ort::session::Session;
 use ort::value::{DynTensor, Tensor};
 
+pub use adapter::ResidentAdapter;
 pub use error::EngineError;
 pub use onnx_runtime::OnnxRuntime;
 pub use options::{EngineOptions, Provider, WeightsMode};
@@ -32,7 +35,7 @@ pub struct DecoderEngine {
     _cache: Vec<DynTensor>,
     logits: DynTensor,
     next_token: Tensor<i64>,
-    prompt: Option<DynTensor>,
+    adapter: Rc<ResidentAdapter>,
     session: Session,
     name: String,
     compute: Dtype,
@@ -79,7 +82,8 @@ impl DecoderEngine {
         binding
             .bind_output("next_token", &mut next_token)
             .map_err(&failed)?;
-        let prompt = bindings::bind_adapter(&mut binding, host, variant)?;
+        let adapter = ResidentAdapter::read(host, variant)?;
+        adapter.bind(&mut binding)?;
 
         let prompt_kind = manifest.adapter.as_ref().and_then(|adapter| adapter.prompt);
         let (prefix, virtual_tokens) = match prompt_kind {
@@ -92,7 +96,7 @@ impl DecoderEngine {
             _cache: cache,
             logits,
             next_token,
-            prompt,
+            adapter: Rc::new(adapter),
             session,
             name,
             compute: manifest.compute,
@@ -159,14 +163,14 @@ impl DecoderEngine {
     }
 
     fn bind_prompt(&mut self, rows: bool) -> Result<(), EngineError> {
-        let Some(prompt) = &self.prompt else {
+        let Some(prompt) = &self.adapter.prompt else {
             return Ok(());
         };
         let failed = EngineError::runtime(&self.name);
         if rows {
             return self
                 .binding
-                .bind_input(crate::graph::PROMPT_INPUT, prompt)
+                .bind_input(crate::graph::PROMPT_INPUT, prompt.as_ref())
                 .map_err(&failed);
         }
         let width = prompt.shape()[1];
@@ -177,9 +181,26 @@ impl DecoderEngine {
             .map_err(&failed)
     }
 
-    /// The session's handle, for statistics that the safe interface lacks.
-    pub fn session_ptr(&self) -> *const ort::sys::OrtSession {
-        self.session.ptr()
+    /// Reads another adapter for this session, to be bound by [`swap_adapter`](Self::swap_adapter).
+    ///
+    /// # Errors
+    /// If its file can't be read, or it was made for another graph.
+    pub fn load_adapter(&self, variant: &PreparedVariant) -> Result<ResidentAdapter, EngineError> {
+        let adapter = ResidentAdapter::read(self.session.allocator(), variant)?;
+        adapter.check_inputs(&self.adapter)?;
+        Ok(adapter)
+    }
+
+    /// Binds an adapter in place of the present one. The next prefill runs with it.
+    ///
+    /// # Errors
+    /// If ONNX Runtime refuses a tensor.
+    pub fn swap_adapter(&mut self, adapter: &Rc<ResidentAdapter>) -> Result<(), EngineError> {
+        adapter.bind(&mut self.binding)?;
+        self.adapter = Rc::clone(adapter);
+        let prompt = self.adapter.prompt.as_ref();
+        self.virtual_tokens = prompt.map_or(0, |prompt| prompt.shape()[0] as usize);
+        Ok(())
     }
 }
 

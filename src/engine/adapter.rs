@@ -1,0 +1,107 @@
+//! Adapters in memory, ready to be bound to a session: at its opening, and later in place of one another.
+//!
+//! Ranks are symbolic dimensions of the graph, so an adapter of another rank or other values is bound to
+//! the same session, without a new export.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use ort::memory::Allocator;
+use ort::session::IoBinding;
+use ort::value::DynTensor;
+
+use super::EngineError;
+use super::bindings::{element_type, fill};
+use crate::graph::PROMPT_INPUT;
+use crate::prepare::{ADAPTER, PreparedVariant, PromptKind};
+use crate::weights::{SafetensorsFile, WeightsError};
+
+/// An adapter's tensors in memory that ONNX Runtime allocated.
+#[derive(Debug)]
+pub struct ResidentAdapter {
+    name: String,
+    tensors: Vec<(String, DynTensor)>,
+    /// Virtual tokens, which are bound for prefill only.
+    pub(super) prompt: Option<Rc<DynTensor>>,
+    /// Rows of the cache that a generation starts with; they are no inputs of the graph.
+    prefix: usize,
+}
+
+impl ResidentAdapter {
+    /// Reads the tensors of `variant`, none for one without an adapter.
+    pub(super) fn read(host: &Allocator, variant: &PreparedVariant) -> Result<Self, EngineError> {
+        let name = variant.folder.display().to_string();
+        let mut resident = Self {
+            name: name.clone(),
+            tensors: Vec::new(),
+            prompt: None,
+            prefix: 0,
+        };
+        let Some(adapter) = &variant.manifest.adapter else {
+            return Ok(resident);
+        };
+        if let Some(PromptKind::Prefix(rows)) = adapter.prompt {
+            resident.prefix = rows;
+            return Ok(resident);
+        }
+        if adapter.inputs.is_empty() {
+            return Ok(resident);
+        }
+        let path = variant.folder.join(ADAPTER);
+        let file = SafetensorsFile::open(&path)?;
+        let failed = EngineError::runtime(&name);
+        for input in &adapter.inputs {
+            let view = file.get(input).ok_or_else(|| WeightsError::Missing {
+                name: input.clone(),
+                path: path.clone(),
+            })?;
+            let element = element_type(view.dtype()?);
+            let mut tensor = DynTensor::new(host, element, view.shape).map_err(&failed)?;
+            fill(&mut tensor, 0, view.bytes);
+            if input == PROMPT_INPUT {
+                resident.prompt = Some(Rc::new(tensor));
+            } else {
+                resident.tensors.push((input.clone(), tensor));
+            }
+        }
+        Ok(resident)
+    }
+
+    /// Binds the tensors, but for virtual tokens. On a GPU, binding copies them there.
+    pub(super) fn bind(&self, binding: &mut IoBinding) -> Result<(), EngineError> {
+        let failed = EngineError::runtime(&self.name);
+        for (input, tensor) in &self.tensors {
+            binding
+                .bind_input(input.as_str(), tensor)
+                .map_err(&failed)?;
+        }
+        Ok(())
+    }
+
+    /// Whether it fits the session that `other` is bound to.
+    ///
+    /// # Errors
+    /// If they have different inputs, or rows of the cache, which belong to one session.
+    pub(super) fn check_inputs(&self, other: &Self) -> Result<(), EngineError> {
+        let inputs = |adapter: &Self| -> BTreeSet<String> {
+            let names = adapter.tensors.iter().map(|(name, _)| name.clone());
+            let prompt = adapter.prompt.iter().map(|_| PROMPT_INPUT.to_owned());
+            names.chain(prompt).collect()
+        };
+        let (mine, others) = (inputs(self), inputs(other));
+        let problem = if self.prefix + other.prefix > 0 {
+            Some("a prefix is part of the cache and can't be swapped".to_owned())
+        } else {
+            let different = mine.symmetric_difference(&others).next();
+            different.map(|name| format!("only one of them has the input `{name}`"))
+        };
+        match problem {
+            None => Ok(()),
+            Some(reason) => Err(EngineError::Swap {
+                name: self.name.clone(),
+                other: other.name.clone(),
+                reason,
+            }),
+        }
+    }
+}
