@@ -151,6 +151,7 @@ impl Contestant {
             provider: Provider::Cpu,
             threads,
             weights,
+            batch_size: 1,
             max_length: PROMPT + ROUNDS + 1,
             logits_on_host: false,
         };

@@ -153,6 +153,7 @@ pub fn engine_options(
         provider,
         threads: threads(common),
         weights: common.weights.into(),
+        batch_size: 1,
         max_length,
         logits_on_host: false,
     }

@@ -26,7 +26,7 @@ pub fn bind(
     let mut cache = Vec::new();
     for (layer, &(heads, width)) in manifest.cache.iter().enumerate() {
         for (half, kind) in ["key", "value"].into_iter().enumerate() {
-            let shape = [1, heads, options.max_length, width];
+            let shape = [options.batch_size, heads, options.max_length, width];
             let mut tensor = DynTensor::new(device, element, shape).map_err(&failed)?;
             if let Some(prefix) = &prefix {
                 let size = manifest.compute.size();
@@ -77,13 +77,13 @@ impl Prefix {
         }))
     }
 
-    /// Writes entry `entry` into `target`, `[1, heads, max_length, width]`; heads that are wider than
+    /// Writes entry `entry` into every sequence of `target`, `[batch, heads, max_length, width]`; heads that are wider than
     /// `head_dim` are filled with zeros.
     fn write(
         &self,
         target: &mut DynTensor,
         entry: usize,
-        [_, heads, max_length, width]: [usize; 4],
+        [batch, heads, max_length, width]: [usize; 4],
         head_dim: usize,
         size: usize,
     ) {
@@ -94,7 +94,10 @@ impl Prefix {
             for head in 0..heads {
                 let start = row * row_bytes + (entry * heads + head) * head_bytes;
                 widened[..head_bytes].copy_from_slice(&self.bytes[start..][..head_bytes]);
-                fill(target, (head * max_length + row) * width * size, &widened);
+                for sequence in 0..batch {
+                    let place = (sequence * heads + head) * max_length + row;
+                    fill(target, place * width * size, &widened);
+                }
             }
         }
     }

@@ -34,6 +34,11 @@ pub enum EngineError {
     Cuda { device: u32, message: String },
     #[error("ONNX Runtime cannot run `{name}`: {message}")]
     Run { name: String, message: String },
+    #[error(
+        "a prefix (prefix tuning) can't be run with a batch of {batch_size}: ONNX Runtime's attention \
+         takes a prompt behind a filled cache for one sequence only"
+    )]
+    PrefixBatch { batch_size: usize },
     #[error("the adapter of `{name}` can't take the place of that of `{other}`: {reason}")]
     Swap {
         name: String,

@@ -46,6 +46,7 @@ pub struct DecoderEngine {
     /// Rows of the cache in use.
     length: usize,
     max_length: usize,
+    batch_size: usize,
     logits_on_host: bool,
 }
 
@@ -61,6 +62,10 @@ impl DecoderEngine {
     ) -> Result<Self, EngineError> {
         let manifest = &variant.manifest;
         let name = variant.folder.display().to_string();
+        let prompt_kind = manifest.adapter.as_ref().and_then(|adapter| adapter.prompt);
+        if let (Some(PromptKind::Prefix(_)), batch_size @ 2..) = (prompt_kind, options.batch_size) {
+            return Err(EngineError::PrefixBatch { batch_size });
+        }
         let bytes = model_file::read(&variant.folder, options.max_length)?;
         let session = runtime.open_session(&name, &bytes, options)?;
         let failed = EngineError::runtime(&name);
@@ -73,19 +78,18 @@ impl DecoderEngine {
 
         let cache = cache::bind(&mut binding, host, device, variant, options)?;
         let logits_allocator = if options.logits_on_host { host } else { device };
-        let shape = [1, 1, manifest.vocab_size];
+        let shape = [options.batch_size, 1, manifest.vocab_size];
         let mut logits = DynTensor::new(logits_allocator, compute, shape).map_err(&failed)?;
         binding
             .bind_output("logits", &mut logits)
             .map_err(&failed)?;
-        let mut next_token = Tensor::<i64>::new(host, [1_usize, 1]).map_err(&failed)?;
+        let mut next_token = Tensor::<i64>::new(host, [options.batch_size, 1]).map_err(&failed)?;
         binding
             .bind_output("next_token", &mut next_token)
             .map_err(&failed)?;
         let adapter = ResidentAdapter::read(host, variant)?;
         adapter.bind(&mut binding)?;
 
-        let prompt_kind = manifest.adapter.as_ref().and_then(|adapter| adapter.prompt);
         let (prefix, virtual_tokens) = match prompt_kind {
             Some(PromptKind::Prefix(count)) => (count, 0),
             Some(PromptKind::VirtualTokens(count)) => (0, count),
@@ -105,11 +109,12 @@ impl DecoderEngine {
             virtual_tokens,
             length: prefix,
             max_length: options.max_length,
+            batch_size: options.batch_size,
             logits_on_host: options.logits_on_host,
         })
     }
 
-    /// The logits that the last token was picked from, `[vocab_size]`.
+    /// The logits that the last token was picked from, `[vocab_size]`, of the batch's first sequence.
     ///
     /// # Panics
     /// If the engine was opened without `logits_on_host`.
@@ -120,6 +125,11 @@ impl DecoderEngine {
             bytes_of(&self.logits, count * self.compute.size()),
             self.compute,
         )
+    }
+
+    /// The last token of every sequence of the batch.
+    pub fn next_tokens(&self) -> &[i64] {
+        self.next_token.extract_tensor().1
     }
 
     fn run(&mut self, ids: &[u32], added: usize) -> Result<u32, EngineError> {
@@ -139,8 +149,12 @@ impl DecoderEngine {
         let failed = EngineError::runtime(&self.name);
         let host = self.session.allocator();
         let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-        let input = new_tensor(host, &[1, ids.len()], &ids).map_err(&failed)?;
-        let mask = new_tensor(host, &[1, total], &vec![1_i64; total]).map_err(&failed)?;
+        // Every sequence of the batch is given the same tokens, and so makes the same ones.
+        let batch = self.batch_size;
+        let shape = [batch, ids.len()];
+        let input = new_tensor(host, &shape, &ids.repeat(batch)).map_err(&failed)?;
+        let ones = vec![1_i64; batch * total];
+        let mask = new_tensor(host, &[batch, total], &ones).map_err(&failed)?;
         self.binding
             .bind_input("input_ids", &input)
             .map_err(&failed)?;
@@ -154,8 +168,7 @@ impl DecoderEngine {
             }
         })?;
         self.length = total;
-        let next = bytes_of(&self.next_token, 8);
-        let next = i64::from_le_bytes(next.try_into().expect("an int64 has 8 bytes"));
+        let next = self.next_tokens()[0];
         u32::try_from(next).map_err(|_| EngineError::Run {
             name: self.name.clone(),
             message: format!("`next_token` is {next}"),

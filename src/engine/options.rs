@@ -53,6 +53,8 @@ pub struct EngineOptions {
     pub threads: usize,
     /// How weights are held.
     pub weights: WeightsMode,
+    /// Sequences that are generated at once, all from the same prompt.
+    pub batch_size: usize,
     /// Rows of the cache: virtual tokens, prompt and new tokens together.
     pub max_length: usize,
     /// Whether every step's logits are brought to the host.

@@ -15,9 +15,8 @@ pub enum Rotation {
     None,
     /// Inside the attention node.
     Inside(RotaryTables),
-    /// By nodes of their own, for heads that the attention node doesn't turn; with positions
-    /// `[1, sequence]`.
-    Before(RotaryTables, Value),
+    /// By nodes of their own, for heads that the attention node doesn't turn.
+    Before(RotaryTables),
 }
 
 /// Widths that `GroupQueryAttention` takes are multiples of this; other heads are filled with zeros,
@@ -59,12 +58,13 @@ pub fn attention(
     let mut query = linear(graph, export, &attention.q_proj, x);
     let mut key = linear(graph, export, &attention.k_proj, x);
     let mut value = linear(graph, export, &attention.v_proj, x);
-    if let Rotation::Before(tables, positions) = rotation {
+    if let Rotation::Before(tables) = rotation {
         let mut turn = |x: &Value, path: &str, heads: usize| {
             graph.contrib(
                 "RotaryEmbedding",
                 &format!("/{path}/RotaryEmbedding"),
-                &[x, positions, &tables.cos, &tables.sin],
+                // One position counts for the first token; the others follow it.
+                &[x, &lengths.past, &tables.cos, &tables.sin],
                 &[("num_heads", Attr::Int(heads as i64))],
             )
         };

@@ -20,7 +20,7 @@ use super::export::{Export, PROMPT_INPUT};
 use super::linear::{embedding, linear};
 use super::mlp::mlp;
 use super::norm::{add_norm, norm};
-use super::positions::{Lengths, learned_rows, lengths, position_ids, rotary_tables};
+use super::positions::{Lengths, learned_rows, lengths, rotary_tables};
 use super::proto;
 use super::{Parameters, attention as attention_block};
 use crate::adapter::Adapter;
@@ -66,8 +66,7 @@ pub fn build(
             if 2 * rotary.inv_freq.len() % attention_block::ROTARY_MULTIPLE == 0 {
                 Rotation::Inside(tables)
             } else {
-                let positions = position_ids(graph, &lengths);
-                Rotation::Before(tables, positions)
+                Rotation::Before(tables)
             }
         }
     };

@@ -88,17 +88,6 @@ pub fn rotary_tables(
     }
 }
 
-/// Adds positions of the new tokens, i64 `[1, sequence]`.
-pub fn position_ids(graph: &mut GraphBuilder, lengths: &Lengths) -> Value {
-    let scalar = graph.constant_i64("empty", &[], false);
-    let step = graph.constant_i64("one.scalar", &[1], true);
-    let mut as_scalar = |name: &str, x: &Value| graph.op("Reshape", name, &[x, &scalar], &[]);
-    let past = as_scalar("/position_ids/past", &lengths.past);
-    let total = as_scalar("/position_ids/total", &lengths.total);
-    let range = graph.op("Range", "/position_ids/Range", &[&past, &total, &step], &[]);
-    graph.reshape("/position_ids", &range, &[1, -1])
-}
-
 /// Adds the rows of the new tokens' positions from the learned table `path`:
 /// `[sequence, hidden_size]`.
 pub fn learned_rows(

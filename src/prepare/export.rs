@@ -1,6 +1,7 @@
 //! Writes the folder of one variant: graph, tensors of the adapter, manifest.
 
 use std::path::Path;
+use std::time::Instant;
 use std::{fs, io};
 
 use prost::Message;
@@ -40,6 +41,7 @@ pub fn export(
     folder: &Path,
     fingerprint: String,
 ) -> Result<Manifest, PrepareError> {
+    let start = Instant::now();
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source| PrepareError::Write { path, source }
@@ -83,7 +85,7 @@ pub fn export(
     let path = made.join(GRAPH);
     write_file(&path, &model.encode_to_vec()).map_err(failed(&folder.join(GRAPH)))?;
 
-    let manifest = manifest(
+    let mut manifest = manifest(
         preparation,
         experiment,
         adapter,
@@ -91,6 +93,7 @@ pub fn export(
         &bound,
         fingerprint,
     )?;
+    manifest.prepare_seconds = start.elapsed().as_secs_f64();
     let path = folder.join(Manifest::FILE);
     manifest.write(made).map_err(failed(&path))?;
     replace_folder(made, &target).map_err(failed(folder))?;
@@ -249,6 +252,7 @@ fn manifest(
     Ok(Manifest {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         fingerprint,
+        prepare_seconds: 0.0,
         variant,
         model_id: base.id.to_string(),
         model_folder: absolute_path(&base.folder),

@@ -30,6 +30,8 @@ pub struct Manifest {
     pub version: String,
     /// Of everything that the folder was made from.
     pub fingerprint: String,
+    /// What making it took, in seconds: merging and exporting, without loading the adapter.
+    pub prepare_seconds: f64,
     /// Which variant it is.
     pub variant: Variant,
     /// The base model, as it was named.

@@ -1,0 +1,177 @@
+//! The engine through the library: batches, and adapters that take each other's place.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::LazyLock;
+
+use common::{case, copy_folder, edit_tensors, model, set_key};
+use peft_bench::engine::{DecoderEngine, EngineOptions, OnnxRuntime, Provider, WeightsMode};
+use peft_bench::experiment::Experiment;
+use peft_bench::measure::timings::Engine;
+use peft_bench::model::BaseModel;
+use peft_bench::prepare::{Precision, Preparation, PreparedVariant, Variant};
+use peft_bench::runtime::install::locate_or_install;
+use peft_bench::verify::{follow, trace};
+use peft_bench::weights::Dtype;
+
+const PROMPT: [u32; 6] = [3, 1, 4, 1, 5, 9];
+
+/// A process loads ONNX Runtime once.
+static RUNTIME: LazyLock<OnnxRuntime> =
+    LazyLock::new(|| OnnxRuntime::load(&locate_or_install(false, &|_| {}).unwrap()).unwrap());
+
+fn prepare(model_name: &str, experiment: &Path, export_dir: &Path) -> PreparedVariant {
+    let base = BaseModel::open_folder(&model(model_name)).unwrap();
+    let preparation = Preparation {
+        base: &base,
+        precision: Precision::new(Dtype::Float32, false),
+        export_dir,
+        seed: 0,
+    };
+    let experiment = Experiment::find(experiment).unwrap();
+    let mut prepared = preparation
+        .prepare(Some(&experiment), &[Variant::Unmerged])
+        .unwrap();
+    prepared.remove(0)
+}
+
+fn options() -> EngineOptions {
+    EngineOptions {
+        provider: Provider::Cpu,
+        threads: 1,
+        weights: WeightsMode::Mapped,
+        batch_size: 1,
+        max_length: 40,
+        logits_on_host: true,
+    }
+}
+
+fn open(variant: &PreparedVariant, batch_size: usize) -> DecoderEngine {
+    let options = EngineOptions {
+        batch_size,
+        ..options()
+    };
+    DecoderEngine::open(&RUNTIME, variant, &options).unwrap()
+}
+
+#[test]
+fn every_sequence_of_a_batch_is_computed_as_one_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    for (model_name, name) in [
+        ("llama-gqa", "lora"),
+        ("llama-gqa", "prompt-tuning"),
+        ("llama-bias", "lora"),
+        ("opt-post", "lora-embed"),
+        ("llama-tied", "lora-tokens"),
+    ] {
+        let variant = prepare(model_name, &case(model_name, name), folder.path());
+        let alone = trace(&mut open(&variant, 1), &PROMPT, 5).unwrap();
+        let mut batch = open(&variant, 3);
+        let together = follow(&mut batch, &PROMPT, &alone.tokens).unwrap();
+        let difference = alone.difference(&together);
+        assert!(difference < 1e-5, "{model_name}/{name}: {difference}");
+        assert_eq!(batch.next_tokens().len(), 3);
+        let first = batch.next_tokens()[0];
+        assert!(
+            batch.next_tokens().iter().all(|&token| token == first),
+            "{model_name}/{name}"
+        );
+    }
+}
+
+/// The adapter with its first `rank` rows of `A` and columns of `B`.
+fn narrowed(experiment: &Path, rank: usize, to: &Path) -> PathBuf {
+    let to = copy_folder(experiment, to);
+    set_key(&to.join("adapter_config.json"), "r", rank.into());
+    edit_tensors(&to.join("adapter_model.safetensors"), |tensors| {
+        for (name, tensor) in tensors {
+            let [rows, columns] = tensor.shape[..] else {
+                panic!("`{name}` is no matrix")
+            };
+            let kept = match name.contains("lora_A") {
+                true => [rank, columns],
+                false => [rows, rank],
+            };
+            let row = |r: usize| tensor.values[r * columns..][..kept[1]].to_vec();
+            tensor.values = (0..kept[0]).flat_map(row).collect();
+            tensor.shape = kept.to_vec();
+        }
+    });
+    to
+}
+
+#[test]
+fn an_adapter_of_another_rank_takes_the_place_of_the_first_in_the_same_session() {
+    let folder = tempfile::tempdir().unwrap();
+    let wide = prepare("llama-gqa", &case("llama-gqa", "lora"), folder.path());
+    let narrow = narrowed(&case("llama-gqa", "lora"), 2, &folder.path().join("narrow"));
+    let narrow = prepare("llama-gqa", &narrow, folder.path());
+    let expected_wide = trace(&mut open(&wide, 1), &PROMPT, 5).unwrap();
+    let expected_narrow = trace(&mut open(&narrow, 1), &PROMPT, 5).unwrap();
+    assert!(expected_wide.difference(&expected_narrow.logits) > 1e-2);
+
+    let mut engine = open(&wide, 1);
+    let [first, second] = [&wide, &narrow].map(|v| Rc::new(engine.load_adapter(v).unwrap()));
+    for (adapter, expected) in [
+        (&second, &expected_narrow),
+        (&first, &expected_wide),
+        (&second, &expected_narrow),
+    ] {
+        engine.swap_adapter(adapter).unwrap();
+        let found = follow(&mut engine, &PROMPT, &expected.tokens).unwrap();
+        assert!(expected.difference(&found) < 1e-6);
+    }
+}
+
+#[test]
+fn virtual_tokens_of_another_number_are_swapped_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = prepare(
+        "llama-gqa",
+        &case("llama-gqa", "prompt-tuning"),
+        folder.path(),
+    );
+    let short = folder.path().join("short");
+    std::fs::create_dir_all(&short).unwrap();
+    let config = "adapter_config.json";
+    std::fs::copy(
+        case("llama-gqa", "prompt-tuning").join(config),
+        short.join(config),
+    )
+    .unwrap();
+    set_key(&short.join(config), "num_virtual_tokens", 2.into());
+    let short = prepare("llama-gqa", &short, folder.path());
+
+    let expected = trace(&mut open(&short, 1), &PROMPT, 4).unwrap();
+    let mut engine = open(&long, 1);
+    engine.prefill(&PROMPT).unwrap();
+    let adapter = Rc::new(engine.load_adapter(&short).unwrap());
+    engine.swap_adapter(&adapter).unwrap();
+    let found = follow(&mut engine, &PROMPT, &expected.tokens).unwrap();
+    assert!(expected.difference(&found) < 1e-6);
+}
+
+#[test]
+fn a_prefix_with_a_batch_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let prefix = case("llama-bias", "prefix-tuning");
+    let variant = prepare("llama-bias", &prefix, folder.path());
+    let options = EngineOptions {
+        batch_size: 2,
+        ..options()
+    };
+    let error = DecoderEngine::open(&RUNTIME, &variant, &options).unwrap_err();
+    assert!(error.to_string().contains("batch of 2"), "{error}");
+}
+
+#[test]
+fn an_adapter_of_other_modules_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let narrow = prepare("llama-gqa", &case("llama-gqa", "lora"), folder.path());
+    let engine = open(&narrow, 1);
+    let other = prepare("llama-gqa", &case("llama-gqa", "dora"), folder.path());
+    let error = engine.load_adapter(&other).unwrap_err().to_string();
+    assert!(error.contains("only one of them has the input"), "{error}");
+}
