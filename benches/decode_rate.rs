@@ -58,7 +58,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let variant = preparation.prepare(None, &[Variant::Base])?.remove(0);
     let prepared = start.elapsed();
 
-    let bytes = bytes_per_token(&base)?;
+    let bytes = variant.manifest.reads.bytes(PROMPT as f64) as u64;
     println!(
         "{model}, float32, {threads} threads, {:.0} MiB a token",
         bytes as f64 / 1_048_576.0
@@ -176,22 +176,6 @@ impl Contestant {
         self.steps.push(start.elapsed().as_secs_f64());
         Ok(())
     }
-}
-
-/// Bytes of the distinct tensors that a decode step reads whole: all but an embedding that isn't the
-/// head's too.
-fn bytes_per_token(base: &BaseModel) -> Result<u64, Box<dyn Error>> {
-    let mut bytes = 0;
-    for module in base.spec.modules() {
-        if module.path == base.spec.embed_tokens.path {
-            continue;
-        }
-        for (name, _) in module.parameters() {
-            let source = format!("{}.{name}", module.source);
-            bytes += base.tensor(&source)?.bytes.len() as u64;
-        }
-    }
-    Ok(bytes)
 }
 
 fn maps(base: &BaseModel) -> Result<Vec<Mmap>, Box<dyn Error>> {

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::manifest::write_file;
 use super::merge::{OVERLAY, merge};
 use super::partial;
+use super::reads::decode_reads;
 use super::{AdapterSummary, Manifest, Preparation, PrepareError, PromptKind, Variant};
 use crate::adapter::{Adapter, BoundTensor, Prompt};
 use crate::experiment::Experiment;
@@ -228,7 +229,7 @@ fn manifest(
     let base = preparation.base;
     let spec = adapter.map_or(&base.spec, |adapter| &adapter.spec);
     let size = base.size()?;
-    let adapter = match (experiment, adapter) {
+    let summary = match (experiment, adapter) {
         (Some(experiment), Some(adapter)) => Some(AdapterSummary {
             experiment: experiment.file_stem(),
             folder: absolute_path(&experiment.folder),
@@ -273,7 +274,8 @@ fn manifest(
         head_dim: spec.layers[0].attention.head_dim,
         base_params: size.parameters,
         base_bytes: size.stored_bytes,
-        adapter,
+        reads: decode_reads(spec, adapter, bound, variant, preparation.precision.compute),
+        adapter: summary,
     })
 }
 

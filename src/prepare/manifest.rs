@@ -58,8 +58,30 @@ pub struct Manifest {
     pub base_params: usize,
     /// Bytes of the base's tensors as stored.
     pub base_bytes: u64,
+    /// What a decode step must read.
+    pub reads: DecodeReads,
     /// The adapter, in variants that have one.
     pub adapter: Option<AdapterSummary>,
+}
+
+/// Bytes that a decode step must read, in the dtype of the arithmetic: the floor of its time is these
+/// over the memory's bandwidth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecodeReads {
+    /// Weights, but for the rows of an embedding that one token doesn't need.
+    pub weight_bytes: u64,
+    /// The adapter's tensors, with the same exception.
+    pub adapter_bytes: u64,
+    /// Keys and values, for each cached position.
+    pub cache_bytes_per_position: u64,
+}
+
+impl DecodeReads {
+    /// Bytes of a step behind `positions` cached ones.
+    pub fn bytes(&self, positions: f64) -> f64 {
+        let fixed = self.weight_bytes + self.adapter_bytes;
+        fixed as f64 + positions * self.cache_bytes_per_position as f64
+    }
 }
 
 /// An adapter, in a manifest.

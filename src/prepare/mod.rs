@@ -17,6 +17,7 @@ mod fingerprint;
 mod manifest;
 mod merge;
 mod partial;
+mod reads;
 mod variant;
 
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ use thiserror::Error;
 
 pub use checkpoint::{CheckpointSummary, write_checkpoint};
 pub use export::{ADAPTER, GRAPH};
-pub use manifest::{AdapterSummary, Manifest, ManifestError, PromptKind, write_file};
+pub use manifest::{AdapterSummary, DecodeReads, Manifest, ManifestError, PromptKind, write_file};
 pub use variant::Variant;
 
 use crate::adapter::{Adapter, AdapterError};

@@ -1,0 +1,123 @@
+//! What a decode step must read from memory.
+
+use super::{DecodeReads, Variant};
+use crate::adapter::{Adapter, BoundTensor};
+use crate::arch::{DecoderSpec, ModuleKind};
+use crate::graph::{PROMPT_INPUT, cache_head_dim};
+use crate::weights::Dtype;
+
+/// Counts the bytes of one step. Of an embedding a single row is read, unless it's the head as well;
+/// replicated layers are read once for each replica.
+pub fn decode_reads(
+    spec: &DecoderSpec,
+    adapter: Option<&Adapter>,
+    bound: &[BoundTensor],
+    variant: Variant,
+    compute: Dtype,
+) -> DecodeReads {
+    let elements = |shape: &[usize]| shape.iter().product::<usize>() as u64;
+    let size = compute.size() as u64;
+    let mut weights = 0;
+    for module in spec.modules() {
+        if let ModuleKind::Embedding { embedding_dim, .. } = module.kind {
+            weights += embedding_dim as u64;
+            continue;
+        }
+        weights += module
+            .parameters()
+            .iter()
+            .map(|(_, shape)| elements(shape))
+            .sum::<u64>();
+    }
+    let embedding = &spec.embed_tokens.path;
+    let rows = spec.embed_tokens.num_embeddings;
+    let replaces = |name: &str| {
+        adapter.is_some_and(|adapter| adapter.replaced().values().any(|r| r.input == name))
+    };
+    let read = |tensor: &&BoundTensor| {
+        // What takes a weight's place is counted there. Virtual tokens are read in prefill, tables of the
+        // embedding by single rows or columns.
+        tensor.name != PROMPT_INPUT
+            && !replaces(&tensor.name)
+            && !(tensor.name.contains(embedding) && tensor.shape.contains(&rows))
+    };
+    let adapter: u64 = match variant {
+        Variant::Unmerged => bound
+            .iter()
+            .filter(read)
+            .map(|tensor| elements(&tensor.shape))
+            .sum(),
+        Variant::Base | Variant::Merged => 0,
+    };
+    let cache: usize = spec
+        .layers
+        .iter()
+        .map(|layer| 2 * layer.attention.num_key_value_heads * cache_head_dim(&layer.attention))
+        .sum();
+    DecodeReads {
+        weight_bytes: weights * size,
+        adapter_bytes: adapter * size,
+        cache_bytes_per_position: cache as u64 * size,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::BaseModel;
+
+    fn reads(model: &str, case: &str) -> DecodeReads {
+        let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        let base = BaseModel::open_folder(&fixtures.join("models").join(model)).unwrap();
+        let folder = fixtures.join("cases").join(model).join(case);
+        let adapter = Adapter::load(&folder, &base, 0).unwrap();
+        let weight = |path: &str| {
+            let module = adapter
+                .spec
+                .modules()
+                .into_iter()
+                .find(|m| m.path == path)
+                .unwrap();
+            Ok(base.matrix(&format!("{}.weight", module.source))?)
+        };
+        let mut bound = Vec::new();
+        for (path, module) in adapter.modules() {
+            bound.extend(module.bound_tensors(&|| weight(path)).unwrap());
+        }
+        for replacement in adapter.replaced().values() {
+            bound.push(BoundTensor {
+                name: replacement.input.clone(),
+                shape: replacement.shape.clone(),
+                values: Vec::new(),
+            });
+        }
+        let (spec, variant) = (&adapter.spec, Variant::Unmerged);
+        decode_reads(spec, Some(&adapter), &bound, variant, Dtype::Float32)
+    }
+
+    #[test]
+    fn an_untied_embedding_is_read_by_one_row() {
+        // 2 layers: q 64x64, k and v 32x64, o 64x64, three of 96x64, two norms; a norm, a head, a row.
+        let layer = 64 * 64 * 2 + 32 * 64 * 2 + 3 * 96 * 64 + 2 * 64;
+        let base = BaseModel::open_folder(
+            &std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("tests/fixtures/models/llama-gqa"),
+        );
+        let vocab = base.unwrap().spec.vocab_size;
+        let expected = 4 * (2 * layer + 64 + vocab * 64 + 64);
+        let reads = reads("llama-gqa", "lora");
+        assert_eq!(reads.weight_bytes, expected as u64);
+        // r = 4 on q and v of both layers.
+        assert_eq!(reads.adapter_bytes, 4 * 2 * 4 * (64 + 64 + 64 + 32));
+        assert_eq!(reads.cache_bytes_per_position, 4 * 2 * 2 * 2 * 16);
+        assert_eq!(
+            reads.bytes(10.0),
+            (reads.weight_bytes + reads.adapter_bytes) as f64 + 5120.0
+        );
+    }
+
+    #[test]
+    fn what_takes_a_weights_place_adds_nothing() {
+        assert_eq!(reads("llama-gqa", "ln-tuning").adapter_bytes, 0);
+    }
+}
