@@ -7,7 +7,7 @@ mod hardware;
 use serde::{Deserialize, Serialize};
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
-pub use cpu::{physical_cores, usable_cores};
+pub use cpu::{allowed_cores, physical_cores, usable_cores};
 pub use hardware::Hardware;
 
 /// The machine, for the result's `meta_info.system_info`. The first five keys are named as in PEFT's suite.

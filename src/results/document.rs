@@ -13,7 +13,7 @@ use crate::measure::record::VariantRecord;
 use crate::prepare::{Manifest, Variant};
 use crate::prompts::Category;
 use crate::runtime::library::Library;
-use crate::system::{Hardware, SystemInfo};
+use crate::system::{Hardware, SystemInfo, allowed_cores};
 
 /// Figures that end in `_mb` count 2^20 bytes, as PEFT's suite does.
 const MB: f64 = 1_048_576.0;
@@ -90,6 +90,7 @@ impl RunInfo<'_> {
         json!({
             "provider": self.options.provider.to_string(),
             "threads": self.options.threads,
+            "allowed_cores": allowed_cores(),
             "weights": self.options.weights,
             "base": if self.base_is_cached { "cached" } else { "interleaved" },
         })
@@ -159,6 +160,8 @@ fn variant(info: &RunInfo, base: Option<&VariantRecord>, record: &VariantRecord)
             json!({ "overall": over(&measured(record)), "by_category": by_category }),
         );
     }
+    let provider = info.options.provider.to_string();
+    all.insert("provider".to_owned(), json!(provider));
     all.insert("session_seconds".to_owned(), json!(record.session_seconds));
     all.insert("warmup_runs".to_owned(), json!(record.warmup_runs));
     all.insert("error".to_owned(), json!(record.error));
@@ -254,7 +257,9 @@ fn meta_info(info: &RunInfo) -> Value {
         },
         "package_info": {
             "peft-bench-version": env!("CARGO_PKG_VERSION"),
+            "peft-bench-git-revision": option_env!("PEFT_BENCH_GIT_REVISION"),
             "onnxruntime-version": info.library.map(|library| &library.version),
+            "onnxruntime-path": info.library.map(|library| &library.path),
         },
         "system_info": info.system,
     })

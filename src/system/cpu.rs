@@ -17,6 +17,14 @@ pub fn physical_cores() -> usize {
     distinct_cores().unwrap_or(usable).clamp(1, usable)
 }
 
+/// The logical processors in this process' affinity mask, by number; `None` where the system doesn't tell them.
+pub fn allowed_cores() -> Option<Vec<u32>> {
+    #[cfg(target_os = "linux")]
+    return linux::allowed_cores(&std::fs::read_to_string("/proc/self/status").ok()?);
+    #[cfg(not(target_os = "linux"))]
+    None
+}
+
 #[cfg(target_os = "linux")]
 fn distinct_cores() -> Option<usize> {
     linux::distinct_cores(
@@ -34,13 +42,17 @@ fn distinct_cores() -> Option<usize> {
 mod linux {
     use std::{collections::BTreeSet, fs, path::Path};
 
+    /// The numbers in `Cpus_allowed_list` of `status`.
+    pub(super) fn allowed_cores(status: &str) -> Option<Vec<u32>> {
+        let mut lines = status.lines();
+        let allowed = lines.find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+        parse_list(allowed.trim())
+    }
+
     /// The cores behind the logical processors of `Cpus_allowed_list` in `status`, by the topology in `cpu_folder`;
     /// `None` if either is absent.
     pub(super) fn distinct_cores(status: &str, cpu_folder: &Path) -> Option<usize> {
-        let allowed = status
-            .lines()
-            .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
-        let cores = parse_list(allowed.trim())?
+        let cores = allowed_cores(status)?
             .into_iter()
             .map(|cpu| {
                 let siblings = format!("cpu{cpu}/topology/thread_siblings_list");
@@ -95,6 +107,13 @@ mod linux {
                 None
             );
             assert_eq!(distinct_cores("Threads:\t1\n", folder.path()), None);
+        }
+
+        #[test]
+        fn the_affinity_mask_is_read_from_the_status() {
+            let status = "Threads:\t1\nCpus_allowed_list:\t1-2,6\n";
+            assert_eq!(allowed_cores(status), Some(vec![1, 2, 6]));
+            assert_eq!(allowed_cores("Threads:\t1\n"), None);
         }
 
         #[test]
