@@ -1,8 +1,26 @@
 //! Parity: do two variants of a model compute the same?
+//!
+//! The unmerged variant generates greedily, and the others are given its tokens, so that a single different choice
+//! doesn't set all that follows apart. One engine is open at a time.
 
-use crate::engine::{DecoderEngine, EngineError};
+use serde::{Deserialize, Serialize};
+
+use crate::engine::DecoderEngine;
 use crate::measure::timings::Engine;
-use crate::weights::Dtype;
+use crate::prepare::{ADAPTER, PreparedVariant, Variant};
+use crate::weights::{Dtype, SafetensorsFile};
+
+/// An engine that shows the logits of its last token.
+pub trait LogitEngine: Engine {
+    /// The logits that the last token was picked from, `[vocab_size]`.
+    fn logits(&self) -> Vec<f32>;
+}
+
+impl LogitEngine for DecoderEngine {
+    fn logits(&self) -> Vec<f32> {
+        Self::logits(self)
+    }
+}
 
 /// Tokens, and the logits that each was picked from.
 #[derive(Debug, Clone)]
@@ -17,11 +35,11 @@ pub struct Trace {
 ///
 /// # Errors
 /// If the engine fails.
-pub fn trace(
-    engine: &mut DecoderEngine,
+pub fn trace<E: LogitEngine>(
+    engine: &mut E,
     prompt_ids: &[u32],
     count: usize,
-) -> Result<Trace, EngineError> {
+) -> Result<Trace, E::Error> {
     let mut tokens = vec![engine.prefill(prompt_ids)?];
     let mut logits = vec![engine.logits()];
     while tokens.len() < count {
@@ -35,11 +53,11 @@ pub fn trace(
 ///
 /// # Errors
 /// If the engine fails.
-pub fn follow(
-    engine: &mut DecoderEngine,
+pub fn follow<E: LogitEngine>(
+    engine: &mut E,
     prompt_ids: &[u32],
     tokens: &[u32],
-) -> Result<Vec<Vec<f32>>, EngineError> {
+) -> Result<Vec<Vec<f32>>, E::Error> {
     engine.prefill(prompt_ids)?;
     let mut logits = vec![engine.logits()];
     for &token in &tokens[..tokens.len().saturating_sub(1)] {
@@ -94,9 +112,320 @@ pub fn tolerance(dtype: Dtype) -> f32 {
     }
 }
 
+/// What the variants of a model were found to compute.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Parity {
+    /// `max |Δlogit| / max |logit|` of merged against unmerged; absent without both, or where it isn't finite.
+    pub merged_vs_unmerged: Option<f32>,
+    /// The most that `merged_vs_unmerged` may be.
+    pub allowed: f32,
+    /// Steps in which merged picks the token that unmerged picked.
+    pub same_tokens: Option<usize>,
+    /// Steps that were compared.
+    pub of: usize,
+    /// The same difference of the adapter (unmerged, or merged where that's all there is) against the base.
+    pub adapter_vs_base: Option<f32>,
+    /// Tensors that the unmerged variant is given; every one is an input of its graph, or ends in its cache.
+    pub adapter_tensors: Option<usize>,
+    /// Nothing was found wrong.
+    pub passed: bool,
+    /// What was found wrong.
+    pub failures: Vec<String>,
+    /// What is remarkable, and not wrong.
+    pub note: Option<String>,
+}
+
+/// What's known of the adapter before its variants are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Expected {
+    dtype: Dtype,
+    /// There is a manifest that describes the adapter; a checkpoint that others merged has none.
+    known: bool,
+    fresh: bool,
+    /// Tensors in the file of the unmerged variant, and in its manifest.
+    tensors: Option<(usize, usize)>,
+}
+
+/// Compares the variants on one prompt for `count` tokens. `open` opens one engine after another, each with its
+/// logits on the host.
+///
+/// # Errors
+/// If an engine can't be opened or fails.
+pub fn check<E: LogitEngine>(
+    variants: &[PreparedVariant],
+    prompt_ids: &[u32],
+    count: usize,
+    open: impl Fn(&PreparedVariant) -> Result<E, E::Error>,
+) -> Result<Option<Parity>, E::Error> {
+    let find = |variant| {
+        let mut all = variants.iter();
+        all.find(|prepared| prepared.manifest.variant == variant)
+    };
+    let order = [Variant::Unmerged, Variant::Merged, Variant::Base];
+    let mut present = order
+        .into_iter()
+        .filter_map(|variant| Some((variant, find(variant)?)));
+    let Some((leader, first)) = present.next() else {
+        return Ok(None);
+    };
+    let lead = trace(&mut open(first)?, prompt_ids, count)?;
+    let mut followers = Vec::new();
+    for (variant, prepared) in present {
+        let logits = follow(&mut open(prepared)?, prompt_ids, &lead.tokens)?;
+        followers.push((variant, logits));
+    }
+    let adapter = first.manifest.adapter.as_ref();
+    let expected = Expected {
+        dtype: first.manifest.dtype,
+        known: adapter.is_some(),
+        fresh: adapter.is_some_and(|adapter| adapter.fresh),
+        tensors: find(Variant::Unmerged).and_then(count_tensors),
+    };
+    Ok(Some(judge(leader, &lead, &followers, expected)))
+}
+
+/// Tensors in the unmerged variant's file, and in its manifest.
+fn count_tensors(unmerged: &PreparedVariant) -> Option<(usize, usize)> {
+    let adapter = unmerged.manifest.adapter.as_ref()?;
+    let file = SafetensorsFile::open(&unmerged.folder.join(ADAPTER));
+    let found = file.map_or(0, |file| file.names().len());
+    Some((found, adapter.inputs.len()))
+}
+
+/// Decides what the logits say. `lead` is of the variant `leader`, and the others followed its tokens.
+fn judge(
+    leader: Variant,
+    lead: &Trace,
+    followers: &[(Variant, Vec<Vec<f32>>)],
+    expected: Expected,
+) -> Parity {
+    let of = |variant| {
+        let mut all = followers.iter();
+        all.find(|(other, _)| *other == variant)
+            .map(|(_, logits)| logits)
+    };
+    let allowed = tolerance(expected.dtype);
+    let mut failures = Vec::new();
+    let mut note = None;
+
+    let all = std::iter::once((leader, &lead.logits));
+    for (variant, logits) in all.chain(followers.iter().map(|(name, logits)| (*name, logits))) {
+        if !logits.iter().flatten().all(|value| value.is_finite()) {
+            failures.push(format!("logits of `{variant}` are not finite"));
+        }
+    }
+    let merged = of(Variant::Merged);
+    let merged_vs_unmerged = merged.map(|merged| lead.difference(merged));
+    if let Some(difference) = merged_vs_unmerged
+        && difference > allowed
+    {
+        failures.push(format!(
+            "merged and unmerged disagree: their logits differ by {difference:.1e} of the largest, \
+             {allowed:.0e} is allowed in {}",
+            expected.dtype
+        ));
+    }
+    let adapter_vs_base = of(Variant::Base).map(|base| lead.difference(base));
+    if adapter_vs_base == Some(0.0) {
+        if expected.fresh {
+            note = Some(
+                "a fresh adapter of this method is the identity, so it changes nothing yet"
+                    .to_owned(),
+            );
+        } else if expected.known {
+            failures.push("the adapter changes nothing: its logits are the base's".to_owned());
+        } else {
+            note = Some("the checkpoint computes what the base computes".to_owned());
+        }
+    }
+    if let Some((found, listed)) = expected.tensors
+        && found != listed
+    {
+        failures.push(format!(
+            "`{ADAPTER}` has {found} tensors, its manifest lists {listed}"
+        ));
+    }
+    let finite = |difference: Option<f32>| difference.filter(|value| value.is_finite());
+    Parity {
+        merged_vs_unmerged: finite(merged_vs_unmerged),
+        allowed,
+        same_tokens: merged.map(|merged| lead.agreeing_tokens(merged)),
+        of: lead.tokens.len(),
+        adapter_vs_base: finite(adapter_vs_base),
+        adapter_tensors: expected.tensors.map(|(found, _)| found),
+        passed: failures.is_empty(),
+        failures,
+        note,
+    }
+}
+
+impl Parity {
+    /// The record of a check that couldn't be made.
+    pub fn impossible(reason: String) -> Self {
+        Self {
+            merged_vs_unmerged: None,
+            allowed: 0.0,
+            same_tokens: None,
+            of: 0,
+            adapter_vs_base: None,
+            adapter_tensors: None,
+            passed: false,
+            failures: vec![format!("it could not be checked: {reason}")],
+            note: None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const TRAINED: Expected = Expected {
+        dtype: Dtype::Float32,
+        known: true,
+        fresh: false,
+        tensors: Some((4, 4)),
+    };
+
+    fn logits(value: f32) -> Vec<Vec<f32>> {
+        vec![vec![value, 4.0], vec![0.0, 2.0]]
+    }
+
+    fn compare(merged: f32, base: f32, expected: Expected) -> Parity {
+        let followers = [
+            (Variant::Merged, logits(merged)),
+            (Variant::Base, logits(base)),
+        ];
+        judge(
+            Variant::Unmerged,
+            &trace_of(logits(1.0)),
+            &followers,
+            expected,
+        )
+    }
+
+    #[test]
+    fn variants_that_agree_and_differ_from_the_base_pass() {
+        let parity = compare(1.0001, 1.5, TRAINED);
+        assert!(parity.passed && parity.failures.is_empty() && parity.note.is_none());
+        assert_eq!((parity.adapter_vs_base, parity.of), (Some(0.125), 2));
+        assert_eq!(parity.adapter_tensors, Some(4));
+    }
+
+    #[test]
+    fn a_merge_that_went_wrong_fails() {
+        let parity = compare(1.01, 1.5, TRAINED);
+        assert!(!parity.passed && parity.failures[0].contains("disagree"));
+        let half = Expected {
+            dtype: Dtype::Float16,
+            ..TRAINED
+        };
+        assert!(compare(1.01, 1.5, half).passed);
+    }
+
+    #[test]
+    fn a_trained_adapter_that_changes_nothing_fails_and_a_fresh_one_is_noted() {
+        let parity = compare(1.0, 1.0, TRAINED);
+        assert!(!parity.passed && parity.failures[0].contains("changes nothing"));
+        for (known, fresh) in [(true, true), (false, false)] {
+            let parity = compare(
+                1.0,
+                1.0,
+                Expected {
+                    known,
+                    fresh,
+                    ..TRAINED
+                },
+            );
+            assert!(parity.passed && parity.note.is_some());
+        }
+    }
+
+    #[test]
+    fn logits_that_are_not_finite_fail_and_name_the_variant() {
+        let parity = compare(1.0, f32::NAN, TRAINED);
+        assert!(!parity.passed && parity.failures[0].contains("`base`"));
+        assert_eq!(parity.adapter_vs_base, None);
+        let alone = judge(Variant::Base, &trace_of(logits(f32::NAN)), &[], TRAINED);
+        assert!(!alone.passed);
+    }
+
+    #[test]
+    fn a_tensor_too_many_or_too_few_fails() {
+        let fewer = Expected {
+            tensors: Some((3, 4)),
+            ..TRAINED
+        };
+        assert!(!compare(1.0, 1.5, fewer).passed);
+    }
+
+    /// Says its variant's number as every logit, and counts how many engines are open.
+    struct Scripted {
+        value: f32,
+        open: std::rc::Rc<std::cell::Cell<usize>>,
+    }
+
+    impl Engine for Scripted {
+        type Error = String;
+        fn prefill(&mut self, _: &[u32]) -> Result<u32, String> {
+            Ok(1)
+        }
+        fn decode(&mut self, _: u32) -> Result<u32, String> {
+            Ok(1)
+        }
+    }
+
+    impl LogitEngine for Scripted {
+        fn logits(&self) -> Vec<f32> {
+            vec![self.value, 4.0]
+        }
+    }
+
+    impl Drop for Scripted {
+        fn drop(&mut self) {
+            self.open.set(self.open.get() - 1);
+        }
+    }
+
+    fn prepared(variant: Variant) -> PreparedVariant {
+        let manifest = serde_json::json!({
+            "version": "0", "fingerprint": "0", "variant": variant, "model_id": "m",
+            "model_folder": "m", "synthetic": true, "dtype": "float32", "compute": "float32",
+            "vocab_size": 2, "max_position_embeddings": 9, "embedding_dim": 2, "cache": [],
+            "head_dim": 1, "base_params": 1, "base_bytes": 4, "adapter": null,
+        });
+        PreparedVariant {
+            folder: "nowhere".into(),
+            manifest: serde_json::from_value(manifest).unwrap(),
+            up_to_date: true,
+        }
+    }
+
+    #[test]
+    fn one_engine_is_open_at_a_time() {
+        let count = std::rc::Rc::new(std::cell::Cell::new(0));
+        let open = |variant: &PreparedVariant| {
+            assert_eq!(count.get(), 0, "another engine is open");
+            count.set(1);
+            Ok(Scripted {
+                value: if variant.manifest.variant == Variant::Base {
+                    2.0
+                } else {
+                    1.0
+                },
+                open: count.clone(),
+            })
+        };
+        let all = [Variant::Base, Variant::Unmerged, Variant::Merged].map(prepared);
+        let parity = check(&all, &[1, 2], 8, open).unwrap().unwrap();
+        assert!(parity.passed);
+        assert_eq!((parity.same_tokens, parity.of), (Some(8), 8));
+        assert_eq!(parity.merged_vs_unmerged, Some(0.0));
+        assert_eq!(parity.adapter_vs_base, Some(0.25));
+        let base = check(&all[..1], &[1, 2], 3, open).unwrap().unwrap();
+        assert!(base.passed && base.merged_vs_unmerged.is_none());
+        assert_eq!(check(&[], &[1], 3, open), Ok(None));
+    }
 
     fn trace_of(logits: Vec<Vec<f32>>) -> Trace {
         Trace {

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use common::{Outcome, case, model, names, program, run};
+use common::{Outcome, case, edit_tensors, model, names, program, run};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -187,6 +187,25 @@ fn a_result_has_the_sections_of_pefts_suite_and_its_own() {
         let expected = "start session_loaded warmed_up short medium long benchmark_complete";
         assert_eq!(stages.join(" "), expected);
     }
+    let parity = &info["parity"];
+    assert_eq!(parity["passed"], true, "{parity}");
+    assert_eq!(
+        (&parity["same_tokens"], &parity["of"]),
+        (&json!(8), &json!(8))
+    );
+    assert!(parity["merged_vs_unmerged"].as_f64().unwrap() < 1e-4);
+    assert!(parity["adapter_vs_base"].as_f64().unwrap() > 1e-4);
+    assert!(parity["adapter_tensors"].as_u64().unwrap() > 0);
+    assert_eq!(info["timings_valid"], true);
+    let session = &result["run_info"]["session"];
+    assert!(!session["allowed_cores"].as_array().unwrap().is_empty());
+    let packages = &result["meta_info"]["package_info"];
+    assert!(packages["onnxruntime-path"].is_string());
+    if let Some(revision) = packages["peft-bench-git-revision"].as_str() {
+        let hash = revision.trim_end_matches("-dirty");
+        assert!(hash.len() >= 40 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    }
+
     let overhead = &info["variants"]["merged"]["overhead_pct"]["overall"];
     assert_eq!(overhead["pairs"], 18);
     assert_eq!(overhead["interval_pct"].as_array().unwrap().len(), 2);
@@ -356,6 +375,65 @@ fn prepared_folders_and_merged_checkpoints_are_measured_too() {
     assert!(variants["merged"]["overhead_pct"]["overall"]["pct"].is_f64());
     let outcome = place.measure(&checkpoint, &[]);
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+}
+
+/// A prepared folder whose files are then changed by the caller.
+fn prepared_experiment(place: &Workplace) -> PathBuf {
+    let target = case("llama-gqa", "lora");
+    let outcome = run(&mut place.command(&["prepare", target.to_str().unwrap()]));
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    let exported = place.path("exported_models");
+    exported.join(&names(&exported)[0]).join("lora--lora")
+}
+
+#[test]
+fn variants_that_disagree_fail_the_run_and_are_measured_all_the_same() {
+    let place = Workplace::new(1);
+    let experiment = prepared_experiment(&place);
+    edit_tensors(&experiment.join("merged/overlay.safetensors"), |tensors| {
+        let tensor = tensors.values_mut().next().unwrap();
+        tensor.values.iter_mut().for_each(|value| *value += 0.05);
+    });
+    let outcome = place.measure(&experiment, &[]);
+    assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("disagree"), "{}", outcome.stderr);
+    assert!(
+        outcome.stdout.contains("parity    FAILED"),
+        "{}",
+        outcome.stdout
+    );
+    assert!(!place.path("results/lora--lora.json").exists());
+    let result = place.result("failed/lora--lora.json");
+    assert_eq!(result["run_info"]["status"], "failed");
+    let info = &result["generation_info"];
+    assert_eq!(info["parity"]["passed"], false);
+    assert_eq!(info["timings_valid"], false);
+    let merged = &info["variants"]["merged"]["overhead_pct"]["overall"];
+    assert!(merged["pct"].is_f64(), "it is measured nonetheless");
+}
+
+#[test]
+fn an_adapter_that_changes_nothing_fails_the_run() {
+    let place = Workplace::new(1);
+    let experiment = prepared_experiment(&place);
+    fs::remove_dir_all(experiment.join("merged")).unwrap();
+    edit_tensors(
+        &experiment.join("unmerged/adapter.safetensors"),
+        |tensors| {
+            for tensor in tensors.values_mut() {
+                tensor.values.fill(0.0);
+            }
+        },
+    );
+    let outcome = place.measure(&experiment, &[]);
+    assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
+    assert!(
+        outcome.stderr.contains("parity check failed"),
+        "{}",
+        outcome.stderr
+    );
+    let result = place.result("failed/lora--lora.json");
+    assert_eq!(result["generation_info"]["parity"]["passed"], false);
 }
 
 #[test]

@@ -16,13 +16,14 @@ use crate::config::BenchmarkConfig;
 use crate::engine::{EngineError, Provider};
 use crate::measure::client::{Interrupt, WorkerError};
 use crate::measure::record::{PromptPlan, VariantRecord};
-use crate::measure::session::MeasurePlan;
+use crate::measure::session::{MeasurePlan, Step};
 use crate::model::TextTokenizer;
 use crate::prepare::{Manifest, PreparedVariant, Variant};
 use crate::prompts::{Category, Prompts};
 use crate::results::{self, BaseCache, CacheKey, ResultDocument, RunInfo, Status};
 use crate::runtime::library::Library;
 use crate::system::{Hardware, SystemInfo};
+use crate::verify::Parity;
 
 /// How a command ended, if not by an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +59,7 @@ pub struct Benchmark<'a> {
 /// What was measured.
 struct Measured {
     records: Vec<VariantRecord>,
+    parity: Option<Parity>,
     status: Status,
     error: Option<String>,
     base_is_cached: bool,
@@ -115,7 +117,11 @@ impl<'a> Benchmark<'a> {
             config.seed,
         );
         let header = self.header(config, &measured);
-        let text = format!("{header}\n\n{shown}\nresult  {}\n", path.display());
+        let parity = measured
+            .parity
+            .as_ref()
+            .map_or(String::new(), table::parity);
+        let text = format!("{header}\n\n{shown}{parity}\nresult  {}\n", path.display());
         stdout()
             .write_all(text.as_bytes())
             .context("cannot write to stdout")?;
@@ -157,6 +163,11 @@ impl<'a> Benchmark<'a> {
             .map(|(variant, p)| (*variant, p.manifest.clone()))
             .collect();
 
+        let parity = {
+            let progress = MeasureProgress::default();
+            progress.report(Step::Comparing);
+            plan.parity(self.interrupt)
+        };
         let cache = BaseCache::new(&self.common.output);
         let key = self.base_key(&plan);
         let mut cached = None;
@@ -175,15 +186,19 @@ impl<'a> Benchmark<'a> {
             message("note: this base was measured before, with everything the same");
         }
 
-        let (records, outcome) = if plan.variants.is_empty() {
-            (Vec::new(), Ok(()))
-        } else {
-            let progress = MeasureProgress::default();
-            plan.run(self.interrupt, &|step| progress.report(step))
+        let progress = MeasureProgress::default();
+        let (parity, (records, outcome)) = match parity {
+            Err(interrupted) => (None, (Vec::new(), Err(interrupted))),
+            Ok(parity) if plan.variants.is_empty() => (parity, (Vec::new(), Ok(()))),
+            Ok(parity) => {
+                let measured = plan.run(self.interrupt, &|step| progress.report(step));
+                (parity, measured)
+            }
         };
+        drop(progress);
         let base_is_cached = cached.is_some();
         let records: Vec<VariantRecord> = cached.into_iter().chain(records).collect();
-        let (status, error) = judge(&records, outcome);
+        let (status, error) = judge(&records, parity.as_ref(), outcome);
         if let (Some(key), Status::Success, false) = (&key, status, base_is_cached)
             && let Some(base) = records.iter().find(|r| r.variant == Variant::Base)
         {
@@ -193,6 +208,7 @@ impl<'a> Benchmark<'a> {
         }
         Ok(Measured {
             records,
+            parity,
             status,
             error,
             base_is_cached,
@@ -266,6 +282,7 @@ impl<'a> Benchmark<'a> {
         info.library = Some(&measured.library);
         info.base_is_cached = measured.base_is_cached;
         info.manifests = measured.manifests.clone();
+        info.parity = measured.parity.as_ref();
         let document = ResultDocument::new(&info, &measured.records);
         Ok(results::write(
             &self.common.output,
@@ -293,6 +310,7 @@ impl<'a> Benchmark<'a> {
             library: None,
             options,
             manifests: BTreeMap::new(),
+            parity: None,
             absent: self.absent.clone(),
             base_is_cached: false,
             seed: config.seed,
@@ -324,11 +342,21 @@ impl<'a> Benchmark<'a> {
 }
 
 /// How the measurement ended, and why not well.
-fn judge(records: &[VariantRecord], outcome: Result<(), WorkerError>) -> (Status, Option<String>) {
+fn judge(
+    records: &[VariantRecord],
+    parity: Option<&Parity>,
+    outcome: Result<(), WorkerError>,
+) -> (Status, Option<String>) {
+    let wrong = parity.filter(|parity| !parity.passed);
+    let wrong = wrong.map(|parity| format!("parity check failed: {}", parity.failures.join("; ")));
     match outcome {
         Err(WorkerError::Interrupted) => (Status::Cancelled, Some("interrupted".to_owned())),
         Err(error) => (Status::Failed, Some(error.to_string())),
-        Ok(()) => match records.iter().find_map(|record| record.error.clone()) {
+        Ok(()) => match records
+            .iter()
+            .find_map(|record| record.error.clone())
+            .or(wrong)
+        {
             Some(error) => (Status::Failed, Some(error)),
             None => (Status::Success, None),
         },

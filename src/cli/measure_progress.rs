@@ -26,6 +26,10 @@ impl MeasureProgress {
     pub fn report(&self, step: Step) {
         let mut state = self.state.borrow_mut();
         match step {
+            Step::Comparing if stderr().is_terminal() => {
+                state.bar(0).set_message("comparing variants");
+            }
+            Step::Comparing => {}
             Step::Opening(variant) if stderr().is_terminal() => {
                 state.bar(0).set_message(format!("opening {variant}"));
             }

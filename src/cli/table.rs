@@ -8,6 +8,7 @@ use crate::measure::stats::Overhead;
 use crate::prepare::Variant;
 use crate::prompts::Category;
 use crate::results::{overhead, summarize};
+use crate::verify::Parity;
 
 const HEADER: [&str; 8] = [
     "prompts",
@@ -70,6 +71,29 @@ pub fn render(
         }
     }
     text
+}
+
+/// A sentence about what the variants compute; empty where there was nothing to compare.
+pub fn parity(parity: &Parity) -> String {
+    if !parity.passed {
+        return format!(
+            "parity    FAILED, so these times are not of the same model: {}\n",
+            parity.failures.join("; ")
+        );
+    }
+    let mut parts = Vec::new();
+    if let (Some(difference), Some(same)) = (parity.merged_vs_unmerged, parity.same_tokens) {
+        parts.push(format!(
+            "merged and unmerged differ by {difference:.1e} of the largest logit ({:.0e} allowed), {same} of {} \
+             tokens are the same",
+            parity.allowed, parity.of
+        ));
+    }
+    parts.extend(parity.note.clone());
+    if parts.is_empty() {
+        return String::new();
+    }
+    format!("parity    {}\n", parts.join("; "))
 }
 
 /// A sentence for each adapter variant.

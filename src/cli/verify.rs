@@ -9,9 +9,9 @@ use clap::Args;
 use super::options::CommonOptions;
 use super::setup;
 use super::target::Target;
-use crate::engine::{DecoderEngine, EngineOptions, OnnxRuntime};
+use crate::engine::DecoderEngine;
 use crate::prepare::{PrepareError, PreparedVariant, Variant};
-use crate::verify::{Trace, follow, tolerance, trace};
+use crate::verify::check;
 
 /// `verify`
 #[derive(Debug, Args)]
@@ -56,66 +56,41 @@ impl Verify {
         let mut options = setup::engine_options(common, provider, length);
         options.logits_on_host = true;
         let runtime = setup::onnx_runtime(common, provider)?;
-        let open = |variant: &PreparedVariant| open(&runtime, variant, &options);
+        let dtype = manifest.dtype;
+        let inputs = manifest.adapter.as_ref().map_or(0, |a| a.inputs.len());
+        let (merged, reason) = match merged {
+            Ok(merged) => (Some(merged), None),
+            Err(reason) => (None, Some(reason)),
+        };
+        let variants: Vec<PreparedVariant> = some.into_iter().chain(merged).collect();
+        let open = |variant: &PreparedVariant| DecoderEngine::open(&runtime, variant, &options);
+        let parity = check(&variants, &prompt_ids, count, open)?;
+        let parity = parity.context("there is no variant to compare")?;
 
-        let unmerged = trace(&mut open(&some[1])?, &prompt_ids, count)?;
-        let base_logits = follow(&mut open(&some[0])?, &prompt_ids, &unmerged.tokens)?;
-        let effect = unmerged.difference(&base_logits);
+        let difference = |found: Option<f32>| found.unwrap_or(f32::INFINITY);
         line(&format!(
-            "adapter    {} tensors used, logits differ from the base's by {effect:.2e} of the largest",
-            manifest
-                .adapter
-                .as_ref()
-                .map_or(0, |adapter| adapter.inputs.len())
+            "adapter    {inputs} tensors used, logits differ from the base's by {:.2e} of the largest",
+            difference(parity.adapter_vs_base)
         ))?;
-        let fresh = manifest
-            .adapter
-            .as_ref()
-            .is_some_and(|adapter| adapter.fresh);
-        match merged {
-            Err(reason) => line(&format!("merged     not available: {reason}"))?,
-            Ok(merged) => {
-                self.compare(&mut open(&merged)?, &prompt_ids, &unmerged, manifest.dtype)?
-            }
+        match reason {
+            Some(reason) => line(&format!("merged     not available: {reason}"))?,
+            None => line(&format!(
+                "parity     merged and unmerged logits differ by {:.2e} of the largest ({:.0e} allowed in \
+                 {dtype}), {} of {} tokens are the same",
+                difference(parity.merged_vs_unmerged),
+                parity.allowed,
+                parity.same_tokens.unwrap_or(0),
+                parity.of
+            ))?,
         }
-        if effect == 0.0 && fresh {
-            line(
-                "note       a fresh adapter of this method is the identity, so it changes nothing yet",
-            )?;
-        } else if effect == 0.0 {
-            bail!("the adapter changes nothing: its logits are the base's");
+        if let Some(note) = &parity.note {
+            line(&format!("note       {note}"))?;
+        }
+        if !parity.passed {
+            bail!("{}", parity.failures.join("; "));
         }
         Ok(())
     }
-
-    fn compare(
-        &self,
-        engine: &mut DecoderEngine,
-        prompt_ids: &[u32],
-        unmerged: &Trace,
-        dtype: crate::weights::Dtype,
-    ) -> Result<()> {
-        let merged = follow(engine, prompt_ids, &unmerged.tokens)?;
-        let difference = unmerged.difference(&merged);
-        let same = unmerged.agreeing_tokens(&merged);
-        let (count, allowed) = (unmerged.tokens.len(), tolerance(dtype));
-        line(&format!(
-            "parity     merged and unmerged logits differ by {difference:.2e} of the largest \
-             ({allowed:.0e} allowed in {dtype}), {same} of {count} tokens are the same"
-        ))?;
-        if difference > allowed {
-            bail!("merged and unmerged disagree");
-        }
-        Ok(())
-    }
-}
-
-fn open(
-    runtime: &OnnxRuntime,
-    variant: &PreparedVariant,
-    options: &EngineOptions,
-) -> Result<DecoderEngine> {
-    Ok(DecoderEngine::open(runtime, variant, options)?)
 }
 
 /// Token ids far from each other.

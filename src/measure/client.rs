@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use thiserror::Error;
 
 use super::memory::StageMemory;
-use super::protocol::{OpenRequest, Opened, Request, Response};
+use super::protocol::{OpenRequest, Opened, ParityRequest, Request, Response};
 use super::timings::GenerationTimings;
+use crate::verify::Parity;
 
 /// A worker that failed.
 #[derive(Debug, Error)]
@@ -166,6 +167,17 @@ impl WorkerClient {
     pub fn stage(&mut self, name: &str) -> Result<StageMemory, WorkerError> {
         match self.ask(&Request::Stage(name.to_owned()))? {
             Response::Stage(stage) => Ok(stage),
+            _ => Err(self.protocol()),
+        }
+    }
+
+    /// Compares variants with each other.
+    ///
+    /// # Errors
+    /// If the worker fails or dies.
+    pub fn parity(&mut self, request: ParityRequest) -> Result<Option<Parity>, WorkerError> {
+        match self.ask(&Request::Parity(Box::new(request)))? {
+            Response::Parity(parity) => Ok(parity),
             _ => Err(self.protocol()),
         }
     }

@@ -7,6 +7,7 @@ use super::timings::GenerationTimings;
 use crate::engine::EngineOptions;
 use crate::prepare::PreparedVariant;
 use crate::runtime::library::Library;
+use crate::verify::Parity;
 
 /// What the parent asks for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -23,6 +24,23 @@ pub enum Request {
     },
     /// End a stage of memory sampling.
     Stage(String),
+    /// Compare variants with each other, in a worker that measures nothing.
+    Parity(Box<ParityRequest>),
+}
+
+/// How to compare variants.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ParityRequest {
+    /// ONNX Runtime.
+    pub library: Library,
+    /// The variants.
+    pub variants: Vec<PreparedVariant>,
+    /// How to open them.
+    pub options: EngineOptions,
+    /// Token ids of the prompt.
+    pub prompt_ids: Vec<u32>,
+    /// Tokens to compare.
+    pub new_tokens: usize,
 }
 
 /// How to open a session.
@@ -51,6 +69,8 @@ pub enum Response {
     },
     /// The stage's memory.
     Stage(StageMemory),
+    /// What the variants compute; absent where there are none.
+    Parity(Option<Parity>),
     /// It failed; the worker ends.
     Failed(String),
 }

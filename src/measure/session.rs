@@ -6,13 +6,14 @@
 use std::path::PathBuf;
 
 use super::client::{Interrupt, WorkerClient, WorkerError};
-use super::protocol::OpenRequest;
+use super::protocol::{OpenRequest, ParityRequest};
 use super::record::{PromptPlan, RunRecord, VariantRecord};
 use super::schedule::balanced_order;
 use crate::engine::EngineOptions;
 use crate::prepare::{PreparedVariant, Variant};
 use crate::prompts::Category;
 use crate::runtime::library::Library;
+use crate::verify::Parity;
 
 /// What is measured, and how.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub struct MeasurePlan {
 /// What's told while measuring.
 #[derive(Debug, Clone, Copy)]
 pub enum Step<'a> {
+    /// What the variants compute is compared.
+    Comparing,
     /// A session is opened.
     Opening(&'a str),
     /// So many of so many generations are done; the one at hand.
@@ -63,7 +66,48 @@ impl Contestant {
     }
 }
 
+/// Tokens that the variants are compared on.
+const PARITY_TOKENS: usize = 8;
+
 impl MeasurePlan {
+    /// Compares what the variants compute, on the shortest prompt, in a process of its own: those that are measured
+    /// afterwards begin with nothing of it in their memory.
+    ///
+    /// # Errors
+    /// If it's interrupted. Whatever else goes wrong is a check that isn't passed.
+    pub fn parity(&self, interrupt: &Interrupt) -> Result<Option<Parity>, WorkerError> {
+        let Some(prompt) = self.shortest_prompt() else {
+            return Ok(None);
+        };
+        let variants: Vec<PreparedVariant> = self.variants.iter().map(|(_, p)| p.clone()).collect();
+        let room = |prepared: &PreparedVariant| {
+            let manifest = &prepared.manifest;
+            let used = manifest.num_virtual_tokens() + prompt.prompt_ids.len();
+            manifest.max_position_embeddings.saturating_sub(used)
+        };
+        let room = variants.iter().map(room).min().unwrap_or(0);
+        let checked = WorkerClient::start(self.program.clone(), "parity check", interrupt)
+            .and_then(|mut worker| {
+                worker.parity(ParityRequest {
+                    library: self.library.clone(),
+                    variants,
+                    options: self.options.clone(),
+                    prompt_ids: prompt.prompt_ids.clone(),
+                    new_tokens: PARITY_TOKENS.min(room).max(1),
+                })
+            });
+        match checked {
+            Err(WorkerError::Interrupted) => Err(WorkerError::Interrupted),
+            Err(error) => Ok(Some(Parity::impossible(error.to_string()))),
+            Ok(parity) => Ok(parity),
+        }
+    }
+
+    fn shortest_prompt(&self) -> Option<&PromptPlan> {
+        let prompts = self.prompts.iter();
+        prompts.min_by_key(|prompt| prompt.prompt_ids.len())
+    }
+
     /// Runs the measurement. A variant whose worker fails has its error in its record, and the others go
     /// on; without the base nothing can be compared, so its failure ends them all.
     ///
@@ -175,11 +219,7 @@ impl MeasurePlan {
         contestant.record.session_seconds = opened.session_seconds;
         contestant.record.stages = opened.stages;
         contestant.worker = Some(worker);
-        if let Some(shortest) = self
-            .prompts
-            .iter()
-            .min_by_key(|prompt| prompt.prompt_ids.len())
-        {
+        if let Some(shortest) = self.shortest_prompt() {
             generate(contestant, shortest, None)?;
             end_stage(contestant, "warmed_up")?;
         }

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use super::gpu::GpuProbe;
 use super::memory::MemorySampler;
-use super::protocol::{OpenRequest, Opened, Request, Response};
+use super::protocol::{OpenRequest, Opened, ParityRequest, Request, Response};
 use super::timings::{SystemClock, time_generation};
 use crate::engine::{DecoderEngine, OnnxRuntime, Provider};
+use crate::verify;
 
 /// Time between two samples of memory. The kernel's high-water mark catches what falls between.
 const SAMPLING: Duration = Duration::from_millis(10);
@@ -59,6 +60,7 @@ impl Worker {
                 let sampler = self.sampler.as_mut().ok_or("no session is open")?;
                 Ok(Response::Stage(sampler.stage(&name)?.clone()))
             }
+            Request::Parity(request) => parity(*request),
         }
     }
 
@@ -84,6 +86,19 @@ impl Worker {
             stages,
         }))
     }
+}
+
+fn parity(request: ParityRequest) -> Result<Response, Failure> {
+    let runtime = OnnxRuntime::load(&request.library)?;
+    let (prompt_ids, count) = (&request.prompt_ids, request.new_tokens);
+    let parity = verify::check(&request.variants, prompt_ids, count, |variant| {
+        let mut options = request.options.clone();
+        let length = variant.manifest.num_virtual_tokens() + prompt_ids.len() + count;
+        options.max_length = length;
+        options.logits_on_host = true;
+        DecoderEngine::open(&runtime, variant, &options)
+    })?;
+    Ok(Response::Parity(parity))
 }
 
 /// An error and its causes, in one line.

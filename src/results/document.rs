@@ -14,6 +14,7 @@ use crate::prepare::{Manifest, Variant};
 use crate::prompts::Category;
 use crate::runtime::library::Library;
 use crate::system::{Hardware, SystemInfo, allowed_cores};
+use crate::verify::Parity;
 
 /// Figures that end in `_mb` count 2^20 bytes, as PEFT's suite does.
 const MB: f64 = 1_048_576.0;
@@ -49,6 +50,8 @@ pub struct RunInfo<'a> {
     pub options: &'a EngineOptions,
     /// Manifests of the variants that were measured.
     pub manifests: BTreeMap<Variant, Manifest>,
+    /// What the variants compute; absent where nothing was compared.
+    pub parity: Option<&'a Parity>,
     /// Variants that don't exist, with the reason.
     pub absent: BTreeMap<Variant, String>,
     /// Whether the base was measured in this run, interleaved, or taken from the cache.
@@ -119,6 +122,9 @@ fn generation_info(info: &RunInfo, records: &[VariantRecord]) -> Value {
         None => Map::new(),
     };
     all.insert("variants".to_owned(), Value::Object(variants));
+    all.insert("parity".to_owned(), json!(info.parity));
+    let valid = info.parity.is_some_and(|parity| parity.passed);
+    all.insert("timings_valid".to_owned(), json!(valid));
     Value::Object(all)
 }
 
