@@ -377,6 +377,46 @@ fn prepared_folders_and_merged_checkpoints_are_measured_too() {
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
 }
 
+#[test]
+fn rounds_go_on_until_the_time_is_over_and_the_base_is_measured_against_itself() {
+    let place = Workplace::new(2);
+    let more = [
+        "--target-precision",
+        "0.000001%",
+        "--max-time",
+        "300ms",
+        "--aa",
+    ];
+    let outcome = place.measure(&case("llama-gqa", "lora"), &more);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    assert!(
+        outcome.stdout.contains("the base against itself"),
+        "{}",
+        outcome.stdout
+    );
+    assert!(
+        outcome.stdout.contains("the time was over"),
+        "{}",
+        outcome.stdout
+    );
+    let result = place.result("lora--lora.json");
+    let precision = &result["run_info"]["target_precision"];
+    assert_eq!(precision["met"], false);
+    let runs = precision["runs"].as_u64().unwrap();
+    assert!(runs >= 2);
+    let info = &result["generation_info"];
+    let again = &info["variants"]["base-again"];
+    let measured = &again["by_category"]["short"]["samples"][0]["individual_runs"];
+    assert_eq!(measured.as_array().unwrap().len() as u64, runs);
+    assert!(info["aa"]["smallest_detectable_pct"].as_f64().unwrap() > 0.0);
+    assert!(info["aa"]["contains_zero"].is_boolean());
+    let logs = again["memory"]["memory_logs"].as_array().unwrap();
+    assert_eq!(logs.len(), 7, "stages that come round again are one each");
+
+    let outcome = place.measure(&case("llama-gqa", "lora"), &["--target-precision", "0"]);
+    assert_eq!(outcome.code, Some(2));
+}
+
 /// A prepared folder whose files are then changed by the caller.
 fn prepared_experiment(place: &Workplace) -> PathBuf {
     let target = case("llama-gqa", "lora");

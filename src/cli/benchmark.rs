@@ -16,7 +16,8 @@ use crate::config::BenchmarkConfig;
 use crate::engine::{EngineError, Provider};
 use crate::measure::client::{Interrupt, WorkerError};
 use crate::measure::record::{PromptPlan, VariantRecord};
-use crate::measure::session::{MeasurePlan, Step};
+use crate::measure::session::{MeasurePlan, Measurement, Precision, Step, Target};
+use crate::measure::subject::Subject;
 use crate::model::TextTokenizer;
 use crate::prepare::{Manifest, PreparedVariant, Variant};
 use crate::prompts::{Category, Prompts};
@@ -50,6 +51,10 @@ pub struct Benchmark<'a> {
     timestamp: String,
     /// Variants that don't exist, with the reason.
     pub absent: BTreeMap<Variant, String>,
+    /// Go on until overheads are known so well.
+    pub target: Option<Target>,
+    /// Measure the base against itself as well.
+    pub aa: bool,
     /// Take the base from the cache.
     pub cached_base: bool,
     /// The base is all there is: an earlier measurement of it will do, unless it's to be made anew.
@@ -60,6 +65,7 @@ pub struct Benchmark<'a> {
 struct Measured {
     records: Vec<VariantRecord>,
     parity: Option<Parity>,
+    precision: Option<Precision>,
     status: Status,
     error: Option<String>,
     base_is_cached: bool,
@@ -87,6 +93,8 @@ impl<'a> Benchmark<'a> {
             started: Instant::now(),
             timestamp: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             absent: BTreeMap::new(),
+            target: None,
+            aa: false,
             cached_base: false,
             base_only: false,
         }
@@ -121,7 +129,12 @@ impl<'a> Benchmark<'a> {
             .parity
             .as_ref()
             .map_or(String::new(), table::parity);
-        let text = format!("{header}\n\n{shown}{parity}\nresult  {}\n", path.display());
+        let precision = measured.precision.as_ref();
+        let precision = precision.map_or(String::new(), table::precision);
+        let text = format!(
+            "{header}\n\n{shown}{parity}{precision}\nresult  {}\n",
+            path.display()
+        );
         stdout()
             .write_all(text.as_bytes())
             .context("cannot write to stdout")?;
@@ -151,16 +164,23 @@ impl<'a> Benchmark<'a> {
             library: library.clone(),
             variants: variants
                 .into_iter()
-                .map(|prepared| (prepared.manifest.variant, prepared))
+                .map(|prepared| (Subject::from(prepared.manifest.variant), prepared))
                 .collect(),
             prompts,
             runs: config.num_inference_runs,
             options,
             seed: config.seed,
+            target: self.target,
         };
+        if self.aa
+            && let Some((_, base)) = plan.variants.iter().find(|(s, _)| *s == Subject::Base)
+        {
+            let again = (Subject::BaseAgain, base.clone());
+            plan.variants.push(again);
+        }
         let manifests = plan.variants.iter();
         let manifests = manifests
-            .map(|(variant, p)| (*variant, p.manifest.clone()))
+            .map(|(_, p)| (p.manifest.variant, p.manifest.clone()))
             .collect();
 
         let parity = {
@@ -176,7 +196,7 @@ impl<'a> Benchmark<'a> {
             match &cached {
                 Some(_) => plan
                     .variants
-                    .retain(|(variant, _)| *variant != Variant::Base),
+                    .retain(|(variant, _)| *variant != Subject::Base),
                 None => {
                     message("note: no earlier measurement of this base fits; it is measured now")
                 }
@@ -187,20 +207,26 @@ impl<'a> Benchmark<'a> {
         }
 
         let progress = MeasureProgress::default();
-        let (parity, (records, outcome)) = match parity {
-            Err(interrupted) => (None, (Vec::new(), Err(interrupted))),
-            Ok(parity) if plan.variants.is_empty() => (parity, (Vec::new(), Ok(()))),
+        let (parity, measurement) = match parity {
+            Err(interrupted) => (None, nothing(Err(interrupted))),
+            Ok(parity) if plan.variants.is_empty() => (parity, nothing(Ok(()))),
             Ok(parity) => {
                 let measured = plan.run(self.interrupt, &|step| progress.report(step));
                 (parity, measured)
             }
         };
+        let Measurement {
+            records,
+            precision,
+            outcome,
+        } = measurement;
         drop(progress);
         let base_is_cached = cached.is_some();
         let records: Vec<VariantRecord> = cached.into_iter().chain(records).collect();
         let (status, error) = judge(&records, parity.as_ref(), outcome);
-        if let (Some(key), Status::Success, false) = (&key, status, base_is_cached)
-            && let Some(base) = records.iter().find(|r| r.variant == Variant::Base)
+        if let (Some(key), Status::Success, false) =
+            (&key, status, base_is_cached || self.target.is_some())
+            && let Some(base) = records.iter().find(|r| r.variant == Subject::Base)
         {
             cache
                 .put(key, base)
@@ -209,6 +235,7 @@ impl<'a> Benchmark<'a> {
         Ok(Measured {
             records,
             parity,
+            precision,
             status,
             error,
             base_is_cached,
@@ -221,7 +248,7 @@ impl<'a> Benchmark<'a> {
         let (_, base) = plan
             .variants
             .iter()
-            .find(|(variant, _)| *variant == Variant::Base)?;
+            .find(|(variant, _)| *variant == Subject::Base)?;
         Some(CacheKey::new(
             &base.manifest,
             &plan.prompts,
@@ -282,6 +309,7 @@ impl<'a> Benchmark<'a> {
         info.library = Some(&measured.library);
         info.base_is_cached = measured.base_is_cached;
         info.manifests = measured.manifests.clone();
+        info.precision = measured.precision;
         info.parity = measured.parity.as_ref();
         let document = ResultDocument::new(&info, &measured.records);
         Ok(results::write(
@@ -313,6 +341,7 @@ impl<'a> Benchmark<'a> {
             parity: None,
             absent: self.absent.clone(),
             base_is_cached: false,
+            precision: None,
             seed: config.seed,
         }
     }
@@ -338,6 +367,14 @@ impl<'a> Benchmark<'a> {
             "{} on {}, {}{compute}, {place}, ONNX Runtime {}",
             self.stem, config.model_id, config.dtype, measured.library.version
         )
+    }
+}
+
+fn nothing(outcome: Result<(), WorkerError>) -> Measurement {
+    Measurement {
+        records: Vec::new(),
+        precision: None,
+        outcome,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
@@ -17,6 +18,7 @@ use crate::config::BenchmarkConfig;
 use crate::engine::Provider;
 use crate::experiment::Experiment;
 use crate::measure::client::Interrupt;
+use crate::measure::session;
 use crate::model::ModelId;
 use crate::prepare::{PrepareError, PreparedVariant, Variant};
 
@@ -35,6 +37,34 @@ pub struct Measure {
     /// time; overheads are then not paired, and so less certain.
     #[arg(long)]
     cached_base: bool,
+
+    /// Go on until every overall overhead is known to within so many percentage points (half of its 95 %
+    /// interval); `num_inference_runs` is then the least.
+    #[arg(long, value_name = "PCT", value_parser = percentage, conflicts_with = "cached_base")]
+    target_precision: Option<f64>,
+
+    /// Begin no further round for `--target-precision` after so much time, such as `90s` or `10m`.
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = humantime::parse_duration,
+        default_value = "5m",
+        requires = "target_precision"
+    )]
+    max_time: Duration,
+
+    /// Measure the base against itself as well: the smallest overhead that this machine can tell from none.
+    #[arg(long, conflicts_with = "cached_base")]
+    aa: bool,
+}
+
+/// `2%` or `2`.
+fn percentage(text: &str) -> Result<f64, String> {
+    let number = text.trim_end_matches('%').trim_end();
+    match number.parse() {
+        Ok(value) if f64::is_finite(value) && value > 0.0 => Ok(value),
+        _ => Err("expected a percentage above zero, such as `2%`".to_owned()),
+    }
 }
 
 /// What a target comes to: variants and parameters.
@@ -99,6 +129,11 @@ impl Measure {
         let mut benchmark =
             Benchmark::new(common, provider, &stem, self.prompts.as_deref(), interrupt);
         benchmark.cached_base = self.cached_base;
+        benchmark.aa = self.aa;
+        benchmark.target = self.target_precision.map(|half_width_pct| session::Target {
+            half_width_pct,
+            max_time: self.max_time,
+        });
         // What fails before anything is measured is recorded as well.
         let prepared = match prepare(common, provider, &found, config.clone()) {
             Ok(prepared) => prepared,

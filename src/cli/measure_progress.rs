@@ -19,6 +19,10 @@ pub struct MeasureProgress {
 struct State {
     bar: Option<ProgressBar>,
     told: Option<Category>,
+    /// The number of runs at which the precision is told next.
+    next_told: usize,
+    /// The categories come round once more, which isn't told.
+    repeating: bool,
 }
 
 impl MeasureProgress {
@@ -30,6 +34,20 @@ impl MeasureProgress {
                 state.bar(0).set_message("comparing variants");
             }
             Step::Comparing => {}
+            Step::Precision {
+                half_width_pct,
+                target_pct,
+                runs,
+            } => {
+                let text = format!("±{half_width_pct:.1} % of ±{target_pct} %");
+                if stderr().is_terminal() {
+                    state.bar(0).set_prefix(text);
+                } else if runs >= state.next_told {
+                    message(&format!("{text} after {runs} runs of each prompt"));
+                    state.next_told = runs + runs.div_ceil(4);
+                }
+                state.repeating = true;
+            }
             Step::Opening(variant) if stderr().is_terminal() => {
                 state.bar(0).set_message(format!("opening {variant}"));
             }
@@ -48,7 +66,7 @@ impl MeasureProgress {
                 total,
                 category,
             } => {
-                if state.told != Some(category) {
+                if !state.repeating && state.told != Some(category) {
                     message(&format!(
                         "measuring {category} prompts ({done}/{total} generations done)"
                     ));
@@ -62,7 +80,7 @@ impl MeasureProgress {
 impl State {
     fn bar(&mut self, total: u64) -> &ProgressBar {
         let bar = self.bar.get_or_insert_with(|| {
-            let template = "{msg:20} {wide_bar} {pos}/{len} generations, {eta} left";
+            let template = "{msg:20} {prefix} {wide_bar} {pos}/{len} generations, {eta} left";
             let style = ProgressStyle::with_template(template);
             ProgressBar::new(total)
                 .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))

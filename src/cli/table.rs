@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use crate::measure::comparison::{half_width, overhead};
 use crate::measure::record::VariantRecord;
+use crate::measure::session::Precision;
 use crate::measure::stats::Overhead;
+use crate::measure::subject::Subject;
 use crate::prepare::Variant;
 use crate::prompts::Category;
-use crate::results::{overhead, summarize};
+use crate::results::summarize;
 use crate::verify::Parity;
 
 const HEADER: [&str; 8] = [
@@ -30,7 +33,7 @@ pub fn render(
 ) -> String {
     let base = records
         .iter()
-        .find(|record| record.variant == Variant::Base);
+        .find(|record| record.variant == Subject::Base);
     let mut rows = vec![HEADER.map(str::to_owned)];
     for category in Category::ALL {
         for record in records {
@@ -112,10 +115,13 @@ fn overall(
         .filter(|category| base.runs_of(*category).next().is_some())
         .collect();
     text.push('\n');
-    for record in records
+    let again = records
         .iter()
-        .filter(|record| record.variant != Variant::Base)
-    {
+        .find(|record| record.variant == Subject::BaseAgain);
+    let again = again.and_then(|record| overhead(base, record, &measured, paired, seed));
+    let others =
+        |record: &&VariantRecord| !matches!(record.variant, Subject::Base | Subject::BaseAgain);
+    for record in records.iter().filter(others) {
         if let Some(over) = overhead(base, record, &measured, paired, seed) {
             let verdict = match (over.detected, over.interval_pct) {
                 (true, _) => "",
@@ -129,8 +135,54 @@ fn overall(
                 over.pct,
                 interval(&over)
             );
+            let noise = again.as_ref().and_then(half_width);
+            if let Some(noise) = noise.filter(|noise| *noise > over.pct.abs()) {
+                let _ = writeln!(
+                    text,
+                    "          warning: that is less than the {noise:.1} points by which the base differs from itself"
+                );
+            }
         }
     }
+    if let Some(again) = &again {
+        let _ = writeln!(text, "{}", aa(again));
+    }
+}
+
+/// What the base against itself says about the machine.
+fn aa(again: &Overhead) -> String {
+    let Some([low, high]) = again.interval_pct else {
+        return "a/a       too few runs to tell how far the base differs from itself".to_owned();
+    };
+    let verdict = if low <= 0.0 && high >= 0.0 {
+        "contains zero, as it should"
+    } else {
+        "warning: does not contain zero; something favours one of two equal processes"
+    };
+    let smallest = (high - low) / 2.0;
+    format!(
+        "a/a       the base against itself: {}, {verdict}; on this machine now, overheads below about {smallest:.1} % \
+         can't be told from none",
+        interval(again)
+    )
+}
+
+/// Whether the precision that was asked for was reached.
+pub fn precision(precision: &Precision) -> String {
+    let runs = precision.runs;
+    let Some(half_width) = precision.half_width_pct else {
+        return "precision  there is no interval to judge by\n".to_owned();
+    };
+    let target = precision.target_pct;
+    if precision.met {
+        return format!(
+            "precision ±{half_width:.1} % after {runs} runs of each prompt (±{target} % asked for)\n"
+        );
+    }
+    format!(
+        "precision warning: the time was over at ±{half_width:.1} %, after {runs} runs of each prompt \
+         (±{target} % asked for)\n"
+    )
 }
 
 fn interval(over: &Overhead) -> String {

@@ -33,6 +33,38 @@ pub enum WorkerError {
     Interrupted,
 }
 
+/// A process that runs one variant, or compares several. [`WorkerClient`] is the real one; the measurement is tested
+/// with scripted ones.
+pub trait VariantProcess {
+    /// Opens a session.
+    ///
+    /// # Errors
+    /// If the process fails or dies.
+    fn open(&mut self, request: OpenRequest) -> Result<Opened, WorkerError>;
+
+    /// Generates `new_tokens` tokens.
+    ///
+    /// # Errors
+    /// If the process fails or dies.
+    fn generate(
+        &mut self,
+        prompt_ids: &[u32],
+        new_tokens: usize,
+    ) -> Result<(Vec<u32>, GenerationTimings), WorkerError>;
+
+    /// Ends a stage of memory sampling.
+    ///
+    /// # Errors
+    /// If the process fails or dies.
+    fn stage(&mut self, name: &str) -> Result<StageMemory, WorkerError>;
+
+    /// Compares variants with each other.
+    ///
+    /// # Errors
+    /// If the process fails or dies.
+    fn parity(&mut self, request: ParityRequest) -> Result<Option<Parity>, WorkerError>;
+}
+
 /// Stops a measurement from another thread: all its workers are killed, and nothing new is started.
 #[derive(Debug, Clone, Default)]
 pub struct Interrupt {
@@ -130,58 +162,6 @@ impl WorkerClient {
         })
     }
 
-    /// Opens a session.
-    ///
-    /// # Errors
-    /// If the worker fails or dies.
-    pub fn open(&mut self, request: OpenRequest) -> Result<Opened, WorkerError> {
-        match self.ask(&Request::Open(Box::new(request)))? {
-            Response::Opened(opened) => Ok(opened),
-            _ => Err(self.protocol()),
-        }
-    }
-
-    /// Generates `new_tokens` tokens.
-    ///
-    /// # Errors
-    /// If the worker fails or dies.
-    pub fn generate(
-        &mut self,
-        prompt_ids: &[u32],
-        new_tokens: usize,
-    ) -> Result<(Vec<u32>, GenerationTimings), WorkerError> {
-        let request = Request::Generate {
-            prompt_ids: prompt_ids.to_vec(),
-            new_tokens,
-        };
-        match self.ask(&request)? {
-            Response::Generated { token_ids, timings } => Ok((token_ids, timings)),
-            _ => Err(self.protocol()),
-        }
-    }
-
-    /// Ends a stage of memory sampling.
-    ///
-    /// # Errors
-    /// If the worker fails or dies.
-    pub fn stage(&mut self, name: &str) -> Result<StageMemory, WorkerError> {
-        match self.ask(&Request::Stage(name.to_owned()))? {
-            Response::Stage(stage) => Ok(stage),
-            _ => Err(self.protocol()),
-        }
-    }
-
-    /// Compares variants with each other.
-    ///
-    /// # Errors
-    /// If the worker fails or dies.
-    pub fn parity(&mut self, request: ParityRequest) -> Result<Option<Parity>, WorkerError> {
-        match self.ask(&Request::Parity(Box::new(request)))? {
-            Response::Parity(parity) => Ok(parity),
-            _ => Err(self.protocol()),
-        }
-    }
-
     fn protocol(&self) -> WorkerError {
         WorkerError::Protocol {
             variant: self.variant.clone(),
@@ -227,6 +207,44 @@ impl WorkerClient {
         WorkerError::Died {
             variant: self.variant.clone(),
             how,
+        }
+    }
+}
+
+impl VariantProcess for WorkerClient {
+    fn open(&mut self, request: OpenRequest) -> Result<Opened, WorkerError> {
+        match self.ask(&Request::Open(Box::new(request)))? {
+            Response::Opened(opened) => Ok(opened),
+            _ => Err(self.protocol()),
+        }
+    }
+
+    fn generate(
+        &mut self,
+        prompt_ids: &[u32],
+        new_tokens: usize,
+    ) -> Result<(Vec<u32>, GenerationTimings), WorkerError> {
+        let request = Request::Generate {
+            prompt_ids: prompt_ids.to_vec(),
+            new_tokens,
+        };
+        match self.ask(&request)? {
+            Response::Generated { token_ids, timings } => Ok((token_ids, timings)),
+            _ => Err(self.protocol()),
+        }
+    }
+
+    fn stage(&mut self, name: &str) -> Result<StageMemory, WorkerError> {
+        match self.ask(&Request::Stage(name.to_owned()))? {
+            Response::Stage(stage) => Ok(stage),
+            _ => Err(self.protocol()),
+        }
+    }
+
+    fn parity(&mut self, request: ParityRequest) -> Result<Option<Parity>, WorkerError> {
+        match self.ask(&Request::Parity(Box::new(request)))? {
+            Response::Parity(parity) => Ok(parity),
+            _ => Err(self.protocol()),
         }
     }
 }

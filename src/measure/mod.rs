@@ -1,15 +1,16 @@
 //! Measuring: variants of a model take turns, each in a worker process of its own.
 //!
 //! ```text
-//! session    who runs when; a record of every generation
+//! session    who runs when, and when it's enough; a record of every generation
 //!   client   the parent's side of a worker        protocol   what they say to each other
 //!   worker   the worker's side
 //!     timings   the loop that generates           memory, gpu   sampled while it runs
-//! stats      overheads with their intervals
+//! comparison  pairs of runs       stats   overheads with their intervals
 //! ```
 
 pub mod bandwidth;
 pub mod client;
+pub mod comparison;
 pub mod gpu;
 pub mod memory;
 pub mod protocol;
@@ -18,5 +19,6 @@ pub mod record;
 pub mod schedule;
 pub mod session;
 pub mod stats;
+pub mod subject;
 pub mod timings;
 pub mod worker;

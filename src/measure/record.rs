@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::memory::{MemoryRecord, StageMemory};
+use super::subject::Subject;
 use super::timings::GenerationTimings;
-use crate::prepare::Variant;
 use crate::prompts::Category;
 
 /// A prompt that's measured.
@@ -36,8 +36,8 @@ pub struct RunRecord {
 /// Everything that was measured of one variant.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VariantRecord {
-    /// Which variant.
-    pub variant: Variant,
+    /// Which variant, or what stands beside them.
+    pub variant: Subject,
     /// From the loaded library to the session with its cache, in seconds.
     pub session_seconds: f64,
     /// Generations before those that count.
@@ -51,6 +51,34 @@ pub struct VariantRecord {
 }
 
 impl VariantRecord {
+    /// A record of nothing yet.
+    pub fn new(variant: Subject) -> Self {
+        Self {
+            variant,
+            session_seconds: 0.0,
+            warmup_runs: 0,
+            runs: Vec::new(),
+            stages: Vec::new(),
+            error: None,
+        }
+    }
+
+    /// Adds the memory of a stage. A stage of the same name goes on: its peaks are the higher ones of both.
+    pub fn add_stage(&mut self, mut stage: StageMemory) {
+        let Some(earlier) = self.stages.iter_mut().find(|s| s.stage == stage.stage) else {
+            self.stages.push(stage);
+            return;
+        };
+        if stage.peak_rss_bytes < earlier.peak_rss_bytes {
+            stage.peak_rss_bytes = earlier.peak_rss_bytes;
+            stage.peak_rss_method = earlier.peak_rss_method;
+        }
+        stage.peak_anonymous_bytes = stage.peak_anonymous_bytes.max(earlier.peak_anonymous_bytes);
+        let accelerator = earlier.peak_accelerator_bytes;
+        stage.peak_accelerator_bytes = stage.peak_accelerator_bytes.max(accelerator);
+        *earlier = stage;
+    }
+
     /// The peaks over all stages in which tokens were generated.
     pub fn generation_memory(&self) -> MemoryRecord {
         let during = |stage: &&StageMemory| Category::from_name(&stage.stage).is_some();

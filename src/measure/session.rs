@@ -4,13 +4,19 @@
 //! neighbouring runs.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use super::client::{Interrupt, WorkerClient, WorkerError};
+use serde::Serialize;
+
+use super::client::{Interrupt, VariantProcess, WorkerClient, WorkerError};
+use super::comparison::{half_width, measured, overhead};
 use super::protocol::{OpenRequest, ParityRequest};
 use super::record::{PromptPlan, RunRecord, VariantRecord};
-use super::schedule::balanced_order;
+use super::schedule::{balanced_order, balanced_period};
+use super::subject::Subject;
+use super::timings::{Clock, SystemClock};
 use crate::engine::EngineOptions;
-use crate::prepare::{PreparedVariant, Variant};
+use crate::prepare::PreparedVariant;
 use crate::prompts::Category;
 use crate::runtime::library::Library;
 use crate::verify::Parity;
@@ -23,15 +29,50 @@ pub struct MeasurePlan {
     /// ONNX Runtime.
     pub library: Library,
     /// Variants, the base first where it's among them.
-    pub variants: Vec<(Variant, PreparedVariant)>,
+    pub variants: Vec<(Subject, PreparedVariant)>,
     /// Prompts, by category.
     pub prompts: Vec<PromptPlan>,
-    /// Measured generations of each prompt.
+    /// Measured generations of each prompt; with a target, at least so many.
     pub runs: usize,
     /// How sessions are opened; the cache is sized for each variant.
     pub options: EngineOptions,
-    /// Chooses the order of the variants.
+    /// Chooses the order of the variants, and draws the bootstrap.
     pub seed: u64,
+    /// Go on until the overheads are known so well.
+    pub target: Option<Target>,
+}
+
+/// How well overheads shall be known.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Target {
+    /// The most that half of an overhead's interval may be, in percentage points.
+    pub half_width_pct: f64,
+    /// Begin no further round after so much time.
+    pub max_time: Duration,
+}
+
+/// What came of a [`Target`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Precision {
+    /// The most that half of an interval was allowed to be, in percentage points.
+    pub target_pct: f64,
+    /// Half of the widest overall interval at the end; absent where there's none.
+    pub half_width_pct: Option<f64>,
+    /// The target was met.
+    pub met: bool,
+    /// Measured generations of each prompt.
+    pub runs: usize,
+}
+
+/// Everything that was measured.
+#[derive(Debug)]
+pub struct Measurement {
+    /// One a subject, as far as it came.
+    pub records: Vec<VariantRecord>,
+    /// What came of the target, where there was one and it came so far.
+    pub precision: Option<Precision>,
+    /// What ended it early.
+    pub outcome: Result<(), WorkerError>,
 }
 
 /// What's told while measuring.
@@ -50,20 +91,15 @@ pub enum Step<'a> {
         /// The prompt's category.
         category: Category,
     },
-}
-
-/// A variant with its worker, while it lives.
-struct Contestant {
-    record: VariantRecord,
-    worker: Option<WorkerClient>,
-}
-
-impl Contestant {
-    /// Ends the variant, not the run.
-    fn fail(&mut self, error: &WorkerError) {
-        self.record.error = Some(error.to_string());
-        self.worker = None;
-    }
+    /// The target isn't met yet, after so many measured generations of each prompt.
+    Precision {
+        /// Half of the widest overall interval, in percentage points; infinite where there's none yet.
+        half_width_pct: f64,
+        /// What it shall be.
+        target_pct: f64,
+        /// Measured generations of each prompt.
+        runs: usize,
+    },
 }
 
 /// Tokens that the variants are compared on.
@@ -76,6 +112,14 @@ impl MeasurePlan {
     /// # Errors
     /// If it's interrupted. Whatever else goes wrong is a check that isn't passed.
     pub fn parity(&self, interrupt: &Interrupt) -> Result<Option<Parity>, WorkerError> {
+        let start = |name: &str| WorkerClient::start(self.program.clone(), name, interrupt);
+        self.parity_in(&start)
+    }
+
+    fn parity_in<P: VariantProcess>(
+        &self,
+        start: &dyn Fn(&str) -> Result<P, WorkerError>,
+    ) -> Result<Option<Parity>, WorkerError> {
         let Some(prompt) = self.shortest_prompt() else {
             return Ok(None);
         };
@@ -86,16 +130,15 @@ impl MeasurePlan {
             manifest.max_position_embeddings.saturating_sub(used)
         };
         let room = variants.iter().map(room).min().unwrap_or(0);
-        let checked = WorkerClient::start(self.program.clone(), "parity check", interrupt)
-            .and_then(|mut worker| {
-                worker.parity(ParityRequest {
-                    library: self.library.clone(),
-                    variants,
-                    options: self.options.clone(),
-                    prompt_ids: prompt.prompt_ids.clone(),
-                    new_tokens: PARITY_TOKENS.min(room).max(1),
-                })
-            });
+        let checked = start("parity check").and_then(|mut worker| {
+            worker.parity(ParityRequest {
+                library: self.library.clone(),
+                variants,
+                options: self.options.clone(),
+                prompt_ids: prompt.prompt_ids.clone(),
+                new_tokens: PARITY_TOKENS.min(room).max(1),
+            })
+        });
         match checked {
             Err(WorkerError::Interrupted) => Err(WorkerError::Interrupted),
             Err(error) => Ok(Some(Parity::impossible(error.to_string()))),
@@ -110,160 +153,241 @@ impl MeasurePlan {
 
     /// Runs the measurement. A variant whose worker fails has its error in its record, and the others go
     /// on; without the base nothing can be compared, so its failure ends them all.
-    ///
-    /// # Errors
-    /// If it's interrupted. What was measured until then is in the records.
-    pub fn run(
-        &self,
-        interrupt: &Interrupt,
-        progress: &dyn Fn(Step),
-    ) -> (Vec<VariantRecord>, Result<(), WorkerError>) {
-        let mut contestants: Vec<Contestant> = Vec::new();
-        let outcome = self.contest(&mut contestants, interrupt, progress);
-        let records = contestants.into_iter().map(|contestant| contestant.record);
-        (records.collect(), outcome)
+    pub fn run(&self, interrupt: &Interrupt, progress: &dyn Fn(Step)) -> Measurement {
+        let start = |name: &str| WorkerClient::start(self.program.clone(), name, interrupt);
+        Contest {
+            plan: self,
+            start: &start,
+            clock: &SystemClock::new(),
+            progress,
+            contestants: Vec::new(),
+            done: 0,
+            total: 0,
+        }
+        .run()
     }
 
-    fn contest(
-        &self,
-        contestants: &mut Vec<Contestant>,
-        interrupt: &Interrupt,
-        progress: &dyn Fn(Step),
-    ) -> Result<(), WorkerError> {
-        for (variant, prepared) in &self.variants {
-            progress(Step::Opening(variant.name()));
-            contestants.push(Contestant {
-                record: VariantRecord {
-                    variant: *variant,
-                    session_seconds: 0.0,
-                    warmup_runs: 0,
-                    runs: Vec::new(),
-                    stages: Vec::new(),
-                    error: None,
-                },
-                worker: None,
+    fn measured_prompts(&self) -> impl Iterator<Item = Category> {
+        let has_prompts = |category: &Category| {
+            self.prompts
+                .iter()
+                .any(|prompt| prompt.category == *category)
+        };
+        Category::ALL.into_iter().filter(has_prompts)
+    }
+}
+
+/// A subject with its process, while it lives.
+struct Contestant<P> {
+    record: VariantRecord,
+    process: Option<P>,
+}
+
+/// A measurement under way.
+struct Contest<'a, P> {
+    plan: &'a MeasurePlan,
+    start: &'a dyn Fn(&str) -> Result<P, WorkerError>,
+    clock: &'a dyn Clock,
+    progress: &'a dyn Fn(Step),
+    contestants: Vec<Contestant<P>>,
+    /// Generations that are done, and in all.
+    done: usize,
+    total: usize,
+}
+
+impl<P: VariantProcess> Contest<'_, P> {
+    fn run(mut self) -> Measurement {
+        let mut precision = None;
+        let outcome = self.measure(&mut precision);
+        let records = self.contestants.into_iter().map(|one| one.record);
+        Measurement {
+            records: records.collect(),
+            precision,
+            outcome,
+        }
+    }
+
+    fn measure(&mut self, precision: &mut Option<Precision>) -> Result<(), WorkerError> {
+        let started = self.clock.now();
+        for (subject, prepared) in &self.plan.variants {
+            (self.progress)(Step::Opening(subject.name()));
+            self.contestants.push(Contestant {
+                record: VariantRecord::new(*subject),
+                process: None,
             });
-            let contestant = contestants.last_mut().expect("one was pushed just now");
-            let opened = self.open(contestant, prepared, interrupt);
-            settle(contestant, opened)?;
+            let index = self.contestants.len() - 1;
+            let opened = self.open(index, prepared);
+            self.settle(index, opened)?;
         }
 
-        let orders = balanced_order(
-            contestants.len(),
-            self.prompts.len() * (self.runs + 1),
-            self.seed,
-        );
-        let mut orders = orders.into_iter();
-        let total = self.prompts.len() * (self.runs + 1) * contestants.len();
-        let mut done = 0;
-        for category in Category::ALL {
-            let prompts = self
-                .prompts
-                .iter()
-                .filter(|prompt| prompt.category == category);
-            let mut measured = false;
-            for prompt in prompts {
-                // The first round of each prompt warms up.
-                for round in 0..=self.runs {
-                    let order = orders.next().expect("an order was drawn for every round");
-                    for index in order {
-                        progress(Step::Generating {
-                            done,
-                            total,
+        let count = self.contestants.len();
+        let mut orders = balanced_order(count, balanced_period(count), self.plan.seed)
+            .into_iter()
+            .cycle();
+        self.total = self.plan.prompts.len() * (self.plan.runs + 1) * count;
+        // The first round of each prompt warms up.
+        let rounds: Vec<Option<usize>> = std::iter::once(None)
+            .chain((0..self.plan.runs).map(Some))
+            .collect();
+        self.pass(&mut orders, &rounds)?;
+        if let Some(target) = self.plan.target {
+            self.reach(target, started, &mut orders, precision)?;
+        }
+        self.end_stage("benchmark_complete")
+    }
+
+    /// Adds rounds, each a run of every prompt, until the target is met or its time is over.
+    fn reach(
+        &mut self,
+        target: Target,
+        started: Duration,
+        orders: &mut dyn Iterator<Item = Vec<usize>>,
+        precision: &mut Option<Precision>,
+    ) -> Result<(), WorkerError> {
+        let mut runs = self.plan.runs;
+        loop {
+            let widest = self.widest_interval();
+            let met = widest.is_some_and(|width| width <= target.half_width_pct);
+            *precision = Some(Precision {
+                target_pct: target.half_width_pct,
+                half_width_pct: widest.filter(|width| width.is_finite()),
+                met,
+                runs,
+            });
+            let Some(half_width_pct) = widest.filter(|_| !met) else {
+                return Ok(());
+            };
+            (self.progress)(Step::Precision {
+                half_width_pct,
+                target_pct: target.half_width_pct,
+                runs,
+            });
+            if self.clock.now().saturating_sub(started) >= target.max_time {
+                return Ok(());
+            }
+            self.total = self.done + self.plan.prompts.len() * self.contestants.len();
+            self.pass(orders, &[Some(runs)])?;
+            runs += 1;
+        }
+    }
+
+    /// Half of the widest overall interval; infinite where one has none yet, `None` where nothing is compared.
+    fn widest_interval(&self) -> Option<f64> {
+        let live = || self.contestants.iter().filter(|one| one.process.is_some());
+        let base = &live()
+            .find(|one| one.record.variant == Subject::Base)?
+            .record;
+        live()
+            .map(|one| &one.record)
+            .filter(|record| record.variant != Subject::Base)
+            .map(|record| {
+                let over = overhead(base, record, &measured(base), true, self.plan.seed);
+                over.as_ref().and_then(half_width).unwrap_or(f64::INFINITY)
+            })
+            .max_by(f64::total_cmp)
+    }
+
+    /// Every prompt in turn, each with all `rounds`; a round without a number warms up.
+    fn pass(
+        &mut self,
+        orders: &mut dyn Iterator<Item = Vec<usize>>,
+        rounds: &[Option<usize>],
+    ) -> Result<(), WorkerError> {
+        let plan = self.plan;
+        for category in plan.measured_prompts() {
+            let prompts = plan.prompts.iter();
+            for prompt in prompts.filter(|prompt| prompt.category == category) {
+                for run in rounds {
+                    for index in orders.next().unwrap_or_default() {
+                        (self.progress)(Step::Generating {
+                            done: self.done,
+                            total: self.total,
                             category,
                         });
-                        let contestant = &mut contestants[index];
-                        let run = round.checked_sub(1);
-                        let generated = generate(contestant, prompt, run);
-                        settle(contestant, generated)?;
-                        done += 1;
+                        let generated = self.contestants[index].generate(prompt, *run);
+                        self.settle(index, generated)?;
+                        self.done += 1;
                     }
                 }
-                measured = true;
             }
-            if measured {
-                for contestant in contestants.iter_mut() {
-                    let stage = end_stage(contestant, category.name());
-                    settle(contestant, stage)?;
-                }
-            }
-        }
-        for contestant in contestants.iter_mut() {
-            let stage = end_stage(contestant, "benchmark_complete");
-            settle(contestant, stage)?;
+            self.end_stage(category.name())?;
         }
         Ok(())
     }
 
-    fn open(
-        &self,
-        contestant: &mut Contestant,
-        prepared: &PreparedVariant,
-        interrupt: &Interrupt,
-    ) -> Result<(), WorkerError> {
-        let longest = self
-            .prompts
-            .iter()
-            .map(|prompt| prompt.prompt_ids.len() + prompt.new_tokens)
-            .max()
-            .unwrap_or(0);
-        let mut options = self.options.clone();
+    fn end_stage(&mut self, name: &str) -> Result<(), WorkerError> {
+        for index in 0..self.contestants.len() {
+            let ended = self.contestants[index].end_stage(name);
+            self.settle(index, ended)?;
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, index: usize, prepared: &PreparedVariant) -> Result<(), WorkerError> {
+        let plan = self.plan;
+        let length = |prompt: &PromptPlan| prompt.prompt_ids.len() + prompt.new_tokens;
+        let longest = plan.prompts.iter().map(length).max().unwrap_or(0);
+        let mut options = plan.options.clone();
         options.max_length = prepared.manifest.num_virtual_tokens() + longest;
-        let name = contestant.record.variant.name();
-        let mut worker = WorkerClient::start(self.program.clone(), name, interrupt)?;
-        let opened = worker.open(OpenRequest {
-            library: self.library.clone(),
+        let contestant = &mut self.contestants[index];
+        let mut process = (self.start)(contestant.record.variant.name())?;
+        let opened = process.open(OpenRequest {
+            library: plan.library.clone(),
             variant: prepared.clone(),
             options,
         })?;
         contestant.record.session_seconds = opened.session_seconds;
         contestant.record.stages = opened.stages;
-        contestant.worker = Some(worker);
-        if let Some(shortest) = self.shortest_prompt() {
-            generate(contestant, shortest, None)?;
-            end_stage(contestant, "warmed_up")?;
+        contestant.process = Some(process);
+        if let Some(shortest) = plan.shortest_prompt() {
+            contestant.generate(shortest, None)?;
+            contestant.end_stage("warmed_up")?;
+        }
+        Ok(())
+    }
+
+    /// Decides what an error ends: an interruption or the base's failure everything, others the variant.
+    fn settle(&mut self, index: usize, result: Result<(), WorkerError>) -> Result<(), WorkerError> {
+        let Err(error) = result else {
+            return Ok(());
+        };
+        let contestant = &mut self.contestants[index];
+        contestant.record.error = Some(error.to_string());
+        contestant.process = None;
+        let base = contestant.record.variant == Subject::Base;
+        if base || matches!(error, WorkerError::Interrupted) {
+            return Err(error);
         }
         Ok(())
     }
 }
 
-/// Generates once; `run` is absent for a warm-up.
-fn generate(
-    contestant: &mut Contestant,
-    prompt: &PromptPlan,
-    run: Option<usize>,
-) -> Result<(), WorkerError> {
-    let Some(worker) = &mut contestant.worker else {
-        return Ok(());
-    };
-    let (_, timings) = worker.generate(&prompt.prompt_ids, prompt.new_tokens)?;
-    match run {
-        None => contestant.record.warmup_runs += 1,
-        Some(run) => contestant.record.runs.push(RunRecord {
-            category: prompt.category,
-            prompt: prompt.index,
-            run,
-            timings,
-        }),
+impl<P: VariantProcess> Contestant<P> {
+    /// Generates once; `run` is absent for a warm-up.
+    fn generate(&mut self, prompt: &PromptPlan, run: Option<usize>) -> Result<(), WorkerError> {
+        let Some(process) = &mut self.process else {
+            return Ok(());
+        };
+        let (_, timings) = process.generate(&prompt.prompt_ids, prompt.new_tokens)?;
+        match run {
+            None => self.record.warmup_runs += 1,
+            Some(run) => self.record.runs.push(RunRecord {
+                category: prompt.category,
+                prompt: prompt.index,
+                run,
+                timings,
+            }),
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn end_stage(&mut self, name: &str) -> Result<(), WorkerError> {
+        if let Some(process) = &mut self.process {
+            self.record.add_stage(process.stage(name)?);
+        }
+        Ok(())
+    }
 }
 
-fn end_stage(contestant: &mut Contestant, name: &str) -> Result<(), WorkerError> {
-    if let Some(worker) = &mut contestant.worker {
-        contestant.record.stages.push(worker.stage(name)?);
-    }
-    Ok(())
-}
-
-/// Decides what an error ends: an interruption or the base's failure everything, others the variant.
-fn settle(contestant: &mut Contestant, result: Result<(), WorkerError>) -> Result<(), WorkerError> {
-    let Err(error) = result else {
-        return Ok(());
-    };
-    contestant.fail(&error);
-    if matches!(error, WorkerError::Interrupted) || contestant.record.variant == Variant::Base {
-        return Err(error);
-    }
-    Ok(())
-}
+#[cfg(test)]
+mod tests;

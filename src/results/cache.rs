@@ -109,16 +109,13 @@ impl BaseCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prepare::Variant;
+    use crate::measure::subject::Subject;
 
     fn record() -> VariantRecord {
         VariantRecord {
-            variant: Variant::Base,
             session_seconds: 0.5,
             warmup_runs: 1,
-            runs: Vec::new(),
-            stages: Vec::new(),
-            error: None,
+            ..VariantRecord::new(Subject::Base)
         }
     }
 

@@ -6,10 +6,13 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::Status;
-use super::metrics::{overhead, samples, summarize};
+use super::metrics::{samples, summarize};
 use crate::engine::EngineOptions;
+use crate::measure::comparison::{half_width, measured, overhead};
 use crate::measure::memory::StageMemory;
 use crate::measure::record::VariantRecord;
+use crate::measure::session::Precision;
+use crate::measure::subject::Subject;
 use crate::prepare::{Manifest, Variant};
 use crate::prompts::Category;
 use crate::runtime::library::Library;
@@ -56,6 +59,8 @@ pub struct RunInfo<'a> {
     pub absent: BTreeMap<Variant, String>,
     /// Whether the base was measured in this run, interleaved, or taken from the cache.
     pub base_is_cached: bool,
+    /// The precision that was asked for, and what came of it.
+    pub precision: Option<Precision>,
     /// Draws the bootstrap.
     pub seed: u64,
 }
@@ -85,6 +90,7 @@ fn run_info(info: &RunInfo) -> Value {
         "peft_config": adapter.map(|adapter| &adapter.config),
         "benchmark_config": info.benchmark_config,
         "session": info.options_json(),
+        "target_precision": info.precision,
     })
 }
 
@@ -101,8 +107,8 @@ impl RunInfo<'_> {
 }
 
 fn generation_info(info: &RunInfo, records: &[VariantRecord]) -> Value {
-    let find = |variant| records.iter().find(|record| record.variant == variant);
-    let base = find(Variant::Base);
+    let find = |variant: Subject| records.iter().find(|record| record.variant == variant);
+    let base = find(Subject::Base);
     let mut variants = Map::new();
     for record in records {
         variants.insert(
@@ -114,7 +120,7 @@ fn generation_info(info: &RunInfo, records: &[VariantRecord]) -> Value {
         variants.insert(variant.name().to_owned(), json!({ "absent": reason }));
     }
     // PEFT's suite measures the adapter unmerged.
-    let shown = [Variant::Unmerged, Variant::Merged, Variant::Base]
+    let shown = [Subject::Unmerged, Subject::Merged, Subject::Base]
         .into_iter()
         .find_map(find);
     let mut all = match shown {
@@ -123,9 +129,25 @@ fn generation_info(info: &RunInfo, records: &[VariantRecord]) -> Value {
     };
     all.insert("variants".to_owned(), Value::Object(variants));
     all.insert("parity".to_owned(), json!(info.parity));
+    all.insert(
+        "aa".to_owned(),
+        json!(find(Subject::BaseAgain).and_then(|again| aa(info, base?, again))),
+    );
     let valid = info.parity.is_some_and(|parity| parity.passed);
     all.insert("timings_valid".to_owned(), json!(valid));
     Value::Object(all)
+}
+
+/// The base against itself: what the machine alone makes of no difference.
+fn aa(info: &RunInfo, base: &VariantRecord, again: &VariantRecord) -> Option<Value> {
+    let over = overhead(base, again, &measured(again), true, info.seed)?;
+    let [low, high] = over.interval_pct?;
+    Some(json!({
+        "interval_pct": over.interval_pct,
+        "contains_zero": low <= 0.0 && high >= 0.0,
+        "smallest_detectable_pct": half_width(&over),
+        "pairs": over.pairs,
+    }))
 }
 
 /// The keys of PEFT's suite.
@@ -172,11 +194,6 @@ fn variant(info: &RunInfo, base: Option<&VariantRecord>, record: &VariantRecord)
     all.insert("warmup_runs".to_owned(), json!(record.warmup_runs));
     all.insert("error".to_owned(), json!(record.error));
     Value::Object(all)
-}
-
-fn measured(record: &VariantRecord) -> Vec<Category> {
-    let has_runs = |category: &Category| record.runs_of(*category).next().is_some();
-    Category::ALL.into_iter().filter(has_runs).collect()
 }
 
 fn metrics(

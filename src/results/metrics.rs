@@ -4,9 +4,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::measure::record::{RunRecord, VariantRecord};
-use crate::measure::stats::{
-    Overhead, Pair, UnpairedSamples, find_outliers, median, paired_overhead, unpaired_overhead,
-};
+use crate::measure::stats::{find_outliers, median};
 use crate::prompts::Category;
 
 /// Figures of one variant in one category, or over all of them.
@@ -52,51 +50,11 @@ pub fn summarize<'a>(runs: impl Iterator<Item = &'a RunRecord>) -> Option<Catego
     })
 }
 
-/// What `variant` costs over `base`, in percent of the whole time of a generation. Categories are
-/// strata. Runs are paired unless the base's were taken from an earlier measurement.
-pub fn overhead(
-    base: &VariantRecord,
-    variant: &VariantRecord,
-    categories: &[Category],
-    paired: bool,
-    seed: u64,
-) -> Option<Overhead> {
-    let total = |run: &RunRecord| run.timings.total().as_secs_f64();
-    if !paired {
-        let samples = |record: &VariantRecord, category| -> Vec<f64> {
-            record.runs_of(category).map(total).collect()
-        };
-        let strata: Vec<UnpairedSamples> = categories
-            .iter()
-            .map(|&category| UnpairedSamples {
-                base: samples(base, category),
-                variant: samples(variant, category),
-            })
-            .collect();
-        return unpaired_overhead(&strata, seed).ok();
-    }
-    let strata: Vec<Vec<Pair>> = categories
-        .iter()
-        .map(|&category| {
-            let same = |a: &RunRecord, b: &RunRecord| (a.prompt, a.run) == (b.prompt, b.run);
-            variant
-                .runs_of(category)
-                .filter_map(|run| {
-                    let partner = base.runs_of(category).find(|other| same(run, other))?;
-                    Some(Pair {
-                        base: total(partner),
-                        variant: total(run),
-                    })
-                })
-                .collect()
-        })
-        .collect();
-    paired_overhead(&strata, seed).ok()
-}
-
 /// One entry a prompt, with every run.
 pub fn samples(record: &VariantRecord, category: Category) -> Vec<Value> {
     let mut prompts: Vec<usize> = record.runs_of(category).map(|run| run.prompt).collect();
+    // Rounds for a target's sake come back to every prompt.
+    prompts.sort_unstable();
     prompts.dedup();
     prompts
         .into_iter()
@@ -132,11 +90,11 @@ fn individual_run(run: &RunRecord) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::subject::Subject;
     use crate::measure::timings::GenerationTimings;
-    use crate::prepare::Variant;
     use std::time::Duration;
 
-    fn record(variant: Variant, factor: u32) -> VariantRecord {
+    fn record(variant: Subject, factor: u32) -> VariantRecord {
         let runs = (0..5)
             .map(|run| RunRecord {
                 category: Category::Short,
@@ -149,18 +107,15 @@ mod tests {
             })
             .collect();
         VariantRecord {
-            variant,
-            session_seconds: 0.0,
             warmup_runs: 1,
             runs,
-            stages: Vec::new(),
-            error: None,
+            ..VariantRecord::new(variant)
         }
     }
 
     #[test]
     fn figures_are_medians_over_the_runs() {
-        let record = record(Variant::Base, 1);
+        let record = record(Subject::Base, 1);
         let metrics = summarize(record.runs.iter()).unwrap();
         assert!((metrics.time_to_first_token - 0.042).abs() < 1e-9);
         assert!((metrics.inference_time - 0.057).abs() < 1e-9);
@@ -170,19 +125,8 @@ mod tests {
     }
 
     #[test]
-    fn a_variant_that_takes_twice_as_long_costs_100_percent() {
-        let (base, slow) = (record(Variant::Base, 1), record(Variant::Unmerged, 2));
-        for paired in [true, false] {
-            let found = overhead(&base, &slow, &[Category::Short], paired, 1).unwrap();
-            assert!((found.pct - 100.0).abs() < 1e-6, "{found:?}");
-            assert_eq!(found.paired, paired);
-            assert!(found.detected);
-        }
-    }
-
-    #[test]
     fn every_run_is_kept() {
-        let samples = samples(&record(Variant::Base, 1), Category::Short);
+        let samples = samples(&record(Subject::Base, 1), Category::Short);
         assert_eq!(samples.len(), 1);
         assert_eq!(samples[0]["individual_runs"].as_array().unwrap().len(), 5);
         assert_eq!(

@@ -1,0 +1,309 @@
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use super::*;
+use crate::measure::memory::{PeakMethod, ProcessMemory, StageMemory};
+use crate::measure::protocol::Opened;
+use crate::measure::random::SplitMix64;
+use crate::measure::timings::GenerationTimings;
+use crate::prepare::Variant;
+use crate::runtime::library::Library;
+
+#[derive(Clone, Default)]
+struct ScriptedClock(Rc<Cell<Duration>>);
+
+impl Clock for ScriptedClock {
+    fn now(&self) -> Duration {
+        self.0.get()
+    }
+}
+
+/// A machine on which a generation of the base takes 100 ms, of another 120 ms, give or take `noise_ms`.
+#[derive(Clone)]
+struct Machine {
+    clock: ScriptedClock,
+    noise_ms: usize,
+    random: Rc<RefCell<SplitMix64>>,
+    /// Who generated what, in order.
+    log: Rc<RefCell<Vec<String>>>,
+    /// Who dies at which of its generations.
+    dies: Option<(&'static str, usize)>,
+}
+
+impl Machine {
+    fn new(noise_ms: usize) -> Self {
+        Self {
+            clock: ScriptedClock::default(),
+            noise_ms,
+            random: Rc::new(RefCell::new(SplitMix64::new(5))),
+            log: Rc::default(),
+            dies: None,
+        }
+    }
+
+    fn measure(&self, plan: &MeasurePlan) -> Measurement {
+        let start = |name: &str| {
+            Ok(Process {
+                name: name.to_owned(),
+                machine: self.clone(),
+                generated: 0,
+            })
+        };
+        let contest = Contest {
+            plan,
+            start: &start,
+            clock: &self.clock,
+            progress: &|_| {},
+            contestants: Vec::new(),
+            done: 0,
+            total: 0,
+        };
+        contest.run()
+    }
+}
+
+struct Process {
+    name: String,
+    machine: Machine,
+    generated: usize,
+}
+
+impl Process {
+    fn died(&self) -> WorkerError {
+        WorkerError::Died {
+            variant: self.name.clone(),
+            how: "died".to_owned(),
+        }
+    }
+}
+
+impl VariantProcess for Process {
+    fn open(&mut self, _: OpenRequest) -> Result<Opened, WorkerError> {
+        Ok(Opened {
+            session_seconds: 0.5,
+            stages: Vec::new(),
+        })
+    }
+
+    fn generate(
+        &mut self,
+        prompt_ids: &[u32],
+        new_tokens: usize,
+    ) -> Result<(Vec<u32>, GenerationTimings), WorkerError> {
+        self.generated += 1;
+        if let Some((name, count)) = self.machine.dies
+            && (name, count) == (self.name.as_str(), self.generated)
+        {
+            return Err(self.died());
+        }
+        let machine = &self.machine;
+        let mean = if self.name.starts_with("base") {
+            100
+        } else {
+            120
+        };
+        let noise = machine.random.borrow_mut().below(2 * machine.noise_ms + 1);
+        let time = Duration::from_millis((mean + noise - machine.noise_ms) as u64);
+        machine.clock.0.set(machine.clock.0.get() + time);
+        let line = format!("{} {}", self.name, prompt_ids.len());
+        machine.log.borrow_mut().push(line);
+        let timings = GenerationTimings {
+            time_to_first_token: time,
+            decode_steps: vec![Duration::ZERO; new_tokens - 1],
+        };
+        Ok((vec![1; new_tokens], timings))
+    }
+
+    fn stage(&mut self, name: &str) -> Result<StageMemory, WorkerError> {
+        let rss_bytes = 1000 - self.generated as u64;
+        Ok(StageMemory {
+            stage: name.to_owned(),
+            ram: ProcessMemory {
+                rss_bytes,
+                anonymous_bytes: None,
+                file_backed_bytes: None,
+                peak_rss_bytes: None,
+            },
+            peak_rss_bytes: rss_bytes,
+            peak_rss_method: PeakMethod::Samples,
+            peak_anonymous_bytes: None,
+            accelerator_allocated_bytes: None,
+            accelerator_reserved_bytes: None,
+            peak_accelerator_bytes: None,
+            accelerator_method: None,
+        })
+    }
+
+    fn parity(&mut self, request: ParityRequest) -> Result<Option<Parity>, WorkerError> {
+        assert_eq!(self.name, "parity check");
+        if self.machine.dies.is_some() {
+            return Err(self.died());
+        }
+        let mut parity = Parity::impossible(String::new());
+        (parity.of, parity.passed) = (request.new_tokens, true);
+        Ok(Some(parity))
+    }
+}
+
+fn prepared(variant: Variant) -> PreparedVariant {
+    let manifest = serde_json::json!({
+        "version": "0", "fingerprint": "0", "variant": variant, "model_id": "m",
+        "model_folder": "m", "synthetic": true, "dtype": "float32", "compute": "float32",
+        "vocab_size": 2, "max_position_embeddings": 9, "embedding_dim": 2, "cache": [],
+        "head_dim": 1, "base_params": 1, "base_bytes": 4, "adapter": null,
+    });
+    PreparedVariant {
+        folder: "nowhere".into(),
+        manifest: serde_json::from_value(manifest).unwrap(),
+        up_to_date: true,
+    }
+}
+
+fn plan(runs: usize, target: Option<(f64, u64)>) -> MeasurePlan {
+    let prompt = |category, length| PromptPlan {
+        category,
+        index: 0,
+        prompt_ids: vec![1; length],
+        new_tokens: 2,
+    };
+    let variants = [Variant::Base, Variant::Unmerged, Variant::Merged];
+    MeasurePlan {
+        program: PathBuf::new(),
+        library: library(),
+        variants: variants
+            .map(|variant| (variant.into(), prepared(variant)))
+            .to_vec(),
+        prompts: vec![prompt(Category::Short, 3), prompt(Category::Long, 7)],
+        runs,
+        options: options(),
+        seed: 3,
+        target: target.map(|(half_width_pct, seconds)| Target {
+            half_width_pct,
+            max_time: Duration::from_secs(seconds),
+        }),
+    }
+}
+
+fn options() -> EngineOptions {
+    serde_json::from_value(serde_json::json!({
+        "provider": "cpu", "threads": 1, "weights": "mapped", "max_length": 0, "logits_on_host": false,
+    }))
+    .unwrap()
+}
+
+fn runs_of(measurement: &Measurement) -> Vec<usize> {
+    let records = measurement.records.iter();
+    records.map(|record| record.runs.len()).collect()
+}
+
+#[test]
+fn every_round_of_every_prompt_has_every_variant_once() {
+    let machine = Machine::new(0);
+    let measurement = machine.measure(&plan(4, None));
+    assert!(measurement.outcome.is_ok() && measurement.precision.is_none());
+    assert_eq!(runs_of(&measurement), [8, 8, 8]);
+    let log = machine.log.borrow();
+    // Each warms up on the shortest prompt when it's opened.
+    assert_eq!(log[..3], ["base 3", "unmerged 3", "merged 3"]);
+    for (index, round) in log[3..].chunks(3).enumerate() {
+        let length = if index < 5 { 3 } else { 7 };
+        let mut round = round.to_vec();
+        round.sort();
+        let expected = ["base", "merged", "unmerged"].map(|name| format!("{name} {length}"));
+        assert_eq!(round, expected);
+    }
+}
+
+#[test]
+fn a_target_that_is_met_at_once_adds_nothing() {
+    let measurement = Machine::new(0).measure(&plan(5, Some((2.0, 600))));
+    let precision = measurement.precision.unwrap();
+    assert!(precision.met && precision.runs == 5);
+    assert!(precision.half_width_pct.unwrap() < 1e-9);
+    assert_eq!(runs_of(&measurement), [10, 10, 10]);
+}
+
+#[test]
+fn rounds_are_added_until_the_interval_is_narrow_enough() {
+    let machine = Machine::new(10);
+    let coarse = machine.measure(&plan(5, Some((f64::MAX, 6000))));
+    let fine = machine.measure(&plan(5, Some((2.0, 6000))));
+    let before = coarse.precision.unwrap();
+    let after = fine.precision.unwrap();
+    assert!(before.half_width_pct.unwrap() > 2.0 && before.runs == 5);
+    assert!(after.met && after.half_width_pct.unwrap() <= 2.0);
+    assert!(after.runs > 5);
+    assert_eq!(runs_of(&fine), [2 * after.runs; 3]);
+    let numbers: Vec<usize> = fine.records[1]
+        .runs_of(Category::Long)
+        .map(|run| run.run)
+        .collect();
+    assert_eq!(numbers, (0..after.runs).collect::<Vec<_>>());
+    // Categories that come round again stay one stage, with the highest peak.
+    let stages: Vec<&str> = fine.records[0]
+        .stages
+        .iter()
+        .map(|stage| stage.stage.as_str())
+        .collect();
+    assert_eq!(stages, ["warmed_up", "short", "long", "benchmark_complete"]);
+    assert!(fine.records[0].stages[1].peak_rss_bytes > fine.records[0].stages[1].ram.rss_bytes);
+}
+
+#[test]
+fn the_time_ends_it_where_the_target_is_out_of_reach() {
+    let machine = Machine::new(20);
+    let measurement = machine.measure(&plan(2, Some((1e-6, 8))));
+    let precision = measurement.precision.unwrap();
+    assert!(!precision.met && precision.runs > 2);
+    let elapsed = machine.clock.now();
+    // The last round begins before the time is over.
+    assert!((8.0..9.0).contains(&elapsed.as_secs_f64()), "{elapsed:?}");
+}
+
+#[test]
+fn a_variant_that_dies_ends_itself_and_the_base_ends_all() {
+    let mut machine = Machine::new(0);
+    machine.dies = Some(("merged", 4));
+    let measurement = machine.measure(&plan(5, Some((2.0, 600))));
+    assert!(measurement.outcome.is_ok() && measurement.precision.unwrap().met);
+    // The first two of its four generations warm up.
+    assert_eq!(runs_of(&measurement), [10, 10, 1]);
+    assert!(measurement.records[2].error.is_some());
+
+    machine.dies = Some(("base", 4));
+    let measurement = machine.measure(&plan(5, None));
+    assert!(measurement.outcome.is_err());
+    assert_eq!(measurement.records[0].runs.len(), 1);
+}
+
+#[test]
+fn parity_is_asked_of_a_process_of_its_own_within_the_models_positions() {
+    let machine = Machine::new(0);
+    let start = |machine: Machine| {
+        move |name: &str| {
+            Ok(Process {
+                name: name.to_owned(),
+                machine: machine.clone(),
+                generated: 0,
+            })
+        }
+    };
+    let parity = plan(1, None)
+        .parity_in(&start(machine.clone()))
+        .unwrap()
+        .unwrap();
+    // 9 positions, less the 3 of the shortest prompt.
+    assert_eq!(parity.of, 6);
+
+    let mut dying = machine;
+    dying.dies = Some(("any", 0));
+    let parity = plan(1, None).parity_in(&start(dying)).unwrap().unwrap();
+    assert!(!parity.passed && parity.failures[0].contains("could not be checked"));
+}
+
+fn library() -> Library {
+    serde_json::from_value(serde_json::json!({
+        "path": "none", "version": "0", "source": "Cache", "has_cuda": false,
+    }))
+    .unwrap()
+}
