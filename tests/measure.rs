@@ -199,6 +199,10 @@ fn a_result_has_the_sections_of_pefts_suite_and_its_own() {
     assert_eq!(info["timings_valid"], true);
     let session = &result["run_info"]["session"];
     assert!(!session["allowed_cores"].as_array().unwrap().is_empty());
+    let interference = &result["run_info"]["interference"];
+    let share = interference["other_processes_share"].as_f64().unwrap();
+    assert!((0.0..=1.0).contains(&share), "{interference}");
+    assert!(interference["disturbed"].is_boolean());
     let packages = &result["meta_info"]["package_info"];
     assert!(packages["onnxruntime-path"].is_string());
     if let Some(revision) = packages["peft-bench-git-revision"].as_str() {

@@ -15,6 +15,8 @@ use super::table;
 use crate::config::BenchmarkConfig;
 use crate::engine::{EngineError, Provider};
 use crate::measure::client::{Interrupt, WorkerError};
+use crate::measure::energy::{EnergyMethod, SystemMeter};
+use crate::measure::interference::{Interference, InterferenceWatch};
 use crate::measure::record::{PromptPlan, VariantRecord};
 use crate::measure::session::{MeasurePlan, Measurement, Precision, Step, Target};
 use crate::measure::subject::Subject;
@@ -66,6 +68,8 @@ struct Measured {
     records: Vec<VariantRecord>,
     parity: Option<Parity>,
     precision: Option<Precision>,
+    interference: Option<Interference>,
+    energy_method: Option<EnergyMethod>,
     status: Status,
     error: Option<String>,
     base_is_cached: bool,
@@ -131,8 +135,9 @@ impl<'a> Benchmark<'a> {
             .map_or(String::new(), table::parity);
         let precision = measured.precision.as_ref();
         let precision = precision.map_or(String::new(), table::precision);
+        let doubts = table::doubts(&measured.records, measured.interference.as_ref());
         let text = format!(
-            "{header}\n\n{shown}{parity}{precision}\nresult  {}\n",
+            "{header}\n\n{shown}{parity}{precision}{doubts}\nresult  {}\n",
             path.display()
         );
         stdout()
@@ -206,12 +211,14 @@ impl<'a> Benchmark<'a> {
             message("note: this base was measured before, with everything the same");
         }
 
+        let watch = InterferenceWatch::start();
+        let meter = SystemMeter::new(self.provider);
         let progress = MeasureProgress::default();
         let (parity, measurement) = match parity {
             Err(interrupted) => (None, nothing(Err(interrupted))),
             Ok(parity) if plan.variants.is_empty() => (parity, nothing(Ok(()))),
             Ok(parity) => {
-                let measured = plan.run(self.interrupt, &|step| progress.report(step));
+                let measured = plan.run(self.interrupt, &meter, &|step| progress.report(step));
                 (parity, measured)
             }
         };
@@ -236,6 +243,8 @@ impl<'a> Benchmark<'a> {
             records,
             parity,
             precision,
+            interference: watch.and_then(|watch| watch.finish()),
+            energy_method: meter.method(),
             status,
             error,
             base_is_cached,
@@ -310,6 +319,8 @@ impl<'a> Benchmark<'a> {
         info.base_is_cached = measured.base_is_cached;
         info.manifests = measured.manifests.clone();
         info.precision = measured.precision;
+        info.interference = measured.interference;
+        info.energy_method = measured.energy_method;
         info.parity = measured.parity.as_ref();
         let document = ResultDocument::new(&info, &measured.records);
         Ok(results::write(
@@ -342,6 +353,8 @@ impl<'a> Benchmark<'a> {
             absent: self.absent.clone(),
             base_is_cached: false,
             precision: None,
+            interference: None,
+            energy_method: None,
             seed: config.seed,
         }
     }

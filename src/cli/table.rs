@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::measure::comparison::{half_width, overhead};
+use crate::measure::interference::Interference;
 use crate::measure::record::VariantRecord;
 use crate::measure::session::Precision;
 use crate::measure::stats::Overhead;
 use crate::measure::subject::Subject;
 use crate::prepare::Variant;
 use crate::prompts::Category;
-use crate::results::summarize;
+use crate::results::{count_outliers, summarize};
 use crate::verify::Parity;
 
 const HEADER: [&str; 8] = [
@@ -147,6 +148,39 @@ fn overall(
     if let Some(again) = &again {
         let _ = writeln!(text, "{}", aa(again));
     }
+}
+
+/// Reasons to distrust the figures, a line each: a busy machine, runs far from the others, cold first runs.
+pub fn doubts(records: &[VariantRecord], interference: Option<&Interference>) -> String {
+    let mut text = String::new();
+    if let Some(found) = interference.filter(|found| found.disturbed) {
+        let _ = writeln!(
+            text,
+            "warning: others took {:.0} % of the cores' time while this ran ({:.0} points of it went to other virtual machines)",
+            (found.other_processes_share + found.steal_share) * 100.0,
+            found.steal_share * 100.0
+        );
+    }
+    for record in records {
+        let (outliers, slow_first) = count_outliers(record);
+        if outliers > 0 {
+            let _ = writeln!(
+                text,
+                "warning: {} of {} runs of `{}` are far from the others of their prompt",
+                outliers,
+                record.runs.len(),
+                record.variant
+            );
+        }
+        if slow_first > 0 {
+            let _ = writeln!(
+                text,
+                "warning: the first run of {slow_first} prompts was slow with `{}`; warming up may have been too short",
+                record.variant
+            );
+        }
+    }
+    text
 }
 
 /// What the base against itself says about the machine.

@@ -75,6 +75,7 @@ mod tests {
                     time_to_first_token: Duration::from_millis(40 + u64::from(run as u32)) * factor,
                     decode_steps: vec![Duration::from_millis(5) * factor; 3],
                 },
+                energy_joules: None,
             })
             .collect();
         VariantRecord {

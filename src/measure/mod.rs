@@ -5,13 +5,16 @@
 //!   client   the parent's side of a worker        protocol   what they say to each other
 //!   worker   the worker's side
 //!     timings   the loop that generates           memory, gpu   sampled while it runs
+//! energy, interference   what it took, and what else kept the cores busy
 //! comparison  pairs of runs       stats   overheads with their intervals
 //! ```
 
 pub mod bandwidth;
 pub mod client;
 pub mod comparison;
+pub mod energy;
 pub mod gpu;
+pub mod interference;
 pub mod memory;
 pub mod protocol;
 pub(crate) mod random;

@@ -31,6 +31,9 @@ pub struct RunRecord {
     pub run: usize,
     /// How long it took.
     pub timings: GenerationTimings,
+    /// What it took, where the machine tells it: of the whole processor, or the whole GPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy_joules: Option<f64>,
 }
 
 /// Everything that was measured of one variant.

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::client::{Interrupt, VariantProcess, WorkerClient, WorkerError};
 use super::comparison::{half_width, measured, overhead};
+use super::energy::EnergyMeter;
 use super::protocol::{OpenRequest, ParityRequest};
 use super::record::{PromptPlan, RunRecord, VariantRecord};
 use super::schedule::{balanced_order, balanced_period};
@@ -153,12 +154,18 @@ impl MeasurePlan {
 
     /// Runs the measurement. A variant whose worker fails has its error in its record, and the others go
     /// on; without the base nothing can be compared, so its failure ends them all.
-    pub fn run(&self, interrupt: &Interrupt, progress: &dyn Fn(Step)) -> Measurement {
+    pub fn run(
+        &self,
+        interrupt: &Interrupt,
+        meter: &dyn EnergyMeter,
+        progress: &dyn Fn(Step),
+    ) -> Measurement {
         let start = |name: &str| WorkerClient::start(self.program.clone(), name, interrupt);
         Contest {
             plan: self,
             start: &start,
             clock: &SystemClock::new(),
+            meter,
             progress,
             contestants: Vec::new(),
             done: 0,
@@ -188,6 +195,7 @@ struct Contest<'a, P> {
     plan: &'a MeasurePlan,
     start: &'a dyn Fn(&str) -> Result<P, WorkerError>,
     clock: &'a dyn Clock,
+    meter: &'a dyn EnergyMeter,
     progress: &'a dyn Fn(Step),
     contestants: Vec<Contestant<P>>,
     /// Generations that are done, and in all.
@@ -304,7 +312,7 @@ impl<P: VariantProcess> Contest<'_, P> {
                             total: self.total,
                             category,
                         });
-                        let generated = self.contestants[index].generate(prompt, *run);
+                        let generated = self.contestants[index].generate(prompt, *run, self.meter);
                         self.settle(index, generated)?;
                         self.done += 1;
                     }
@@ -340,7 +348,7 @@ impl<P: VariantProcess> Contest<'_, P> {
         contestant.record.stages = opened.stages;
         contestant.process = Some(process);
         if let Some(shortest) = plan.shortest_prompt() {
-            contestant.generate(shortest, None)?;
+            contestant.generate(shortest, None, self.meter)?;
             contestant.end_stage("warmed_up")?;
         }
         Ok(())
@@ -364,11 +372,18 @@ impl<P: VariantProcess> Contest<'_, P> {
 
 impl<P: VariantProcess> Contestant<P> {
     /// Generates once; `run` is absent for a warm-up.
-    fn generate(&mut self, prompt: &PromptPlan, run: Option<usize>) -> Result<(), WorkerError> {
+    fn generate(
+        &mut self,
+        prompt: &PromptPlan,
+        run: Option<usize>,
+        meter: &dyn EnergyMeter,
+    ) -> Result<(), WorkerError> {
         let Some(process) = &mut self.process else {
             return Ok(());
         };
+        let before = meter.read();
         let (_, timings) = process.generate(&prompt.prompt_ids, prompt.new_tokens)?;
+        let energy = || meter.joules(&before?, &meter.read()?);
         match run {
             None => self.record.warmup_runs += 1,
             Some(run) => self.record.runs.push(RunRecord {
@@ -376,6 +391,7 @@ impl<P: VariantProcess> Contestant<P> {
                 prompt: prompt.index,
                 run,
                 timings,
+                energy_joules: energy(),
             }),
         }
         Ok(())

@@ -9,6 +9,8 @@ use super::Status;
 use super::metrics::{samples, summarize};
 use crate::engine::EngineOptions;
 use crate::measure::comparison::{half_width, measured, overhead};
+use crate::measure::energy::EnergyMethod;
+use crate::measure::interference::Interference;
 use crate::measure::memory::StageMemory;
 use crate::measure::record::VariantRecord;
 use crate::measure::session::Precision;
@@ -61,6 +63,10 @@ pub struct RunInfo<'a> {
     pub base_is_cached: bool,
     /// The precision that was asked for, and what came of it.
     pub precision: Option<Precision>,
+    /// What else kept the cores busy.
+    pub interference: Option<Interference>,
+    /// Where energy was read.
+    pub energy_method: Option<EnergyMethod>,
     /// Draws the bootstrap.
     pub seed: u64,
 }
@@ -91,6 +97,8 @@ fn run_info(info: &RunInfo) -> Value {
         "benchmark_config": info.benchmark_config,
         "session": info.options_json(),
         "target_precision": info.precision,
+        "interference": info.interference,
+        "energy_method": info.energy_method,
     })
 }
 

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::measure::comparison::measured;
 use crate::measure::record::{RunRecord, VariantRecord};
 use crate::measure::stats::{find_outliers, median};
 use crate::prompts::Category;
@@ -22,6 +23,9 @@ pub struct CategoryMetrics {
     pub time_per_token: f64,
     /// Tokens of one generation; of several prompts, their mean.
     pub generated_tokens: f64,
+    /// Energy of all generations over their tokens, joules; absent where the machine doesn't tell it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub energy_per_token_joules: Option<f64>,
     /// Generations that the medians are over.
     pub runs: usize,
 }
@@ -39,6 +43,7 @@ pub fn summarize<'a>(runs: impl Iterator<Item = &'a RunRecord>) -> Option<Catego
         .map(std::time::Duration::as_secs_f64)
         .collect();
     let tokens: usize = runs.iter().map(|run| run.timings.new_tokens()).sum();
+    let energy: Option<f64> = runs.iter().map(|run| run.energy_joules).sum();
     Some(CategoryMetrics {
         inference_time: of(|run| run.timings.total().as_secs_f64())?,
         time_to_first_token: prefill,
@@ -46,8 +51,27 @@ pub fn summarize<'a>(runs: impl Iterator<Item = &'a RunRecord>) -> Option<Catego
         decode_time_per_token: median(&steps),
         time_per_token: of(|run| run.timings.time_per_token())?,
         generated_tokens: tokens as f64 / runs.len() as f64,
+        energy_per_token_joules: energy.map(|joules| joules / tokens as f64),
         runs: runs.len(),
     })
+}
+
+/// Suspicious runs of a variant: those far from the others of their prompt, and prompts whose first was slow.
+pub fn count_outliers(record: &VariantRecord) -> (usize, usize) {
+    let mut counts = (0, 0);
+    for category in measured(record) {
+        let mut prompts: Vec<usize> = record.runs_of(category).map(|run| run.prompt).collect();
+        prompts.sort_unstable();
+        prompts.dedup();
+        for prompt in prompts {
+            let runs = record.runs_of(category).filter(|run| run.prompt == prompt);
+            let totals: Vec<f64> = runs.map(|run| run.timings.total().as_secs_f64()).collect();
+            let found = find_outliers(&totals);
+            counts.0 += found.indices.len();
+            counts.1 += usize::from(found.slow_first_run);
+        }
+    }
+    counts
 }
 
 /// One entry a prompt, with every run.
@@ -104,6 +128,7 @@ mod tests {
                     time_to_first_token: Duration::from_millis(40 + u64::from(run as u32)) * factor,
                     decode_steps: vec![Duration::from_millis(5) * factor; 3],
                 },
+                energy_joules: None,
             })
             .collect();
         VariantRecord {
@@ -122,6 +147,30 @@ mod tests {
         assert_eq!(metrics.decode_time_per_token, Some(0.005));
         assert!((metrics.time_per_token - 0.057 / 4.0).abs() < 1e-9);
         assert!(summarize([].iter()).is_none());
+    }
+
+    #[test]
+    fn energy_is_of_all_tokens_and_absent_if_a_run_has_none() {
+        let mut record = record(Subject::Base, 1);
+        for run in &mut record.runs {
+            run.energy_joules = Some(8.0);
+        }
+        let energy =
+            |record: &VariantRecord| summarize(record.runs.iter())?.energy_per_token_joules;
+        assert_eq!(energy(&record), Some(2.0));
+        record.runs[2].energy_joules = None;
+        assert_eq!(energy(&record), None);
+    }
+
+    #[test]
+    fn a_stalled_run_and_a_slow_first_one_are_counted() {
+        let mut record = record(Subject::Base, 1);
+        assert_eq!(count_outliers(&record), (0, 0));
+        record.runs[0].timings.time_to_first_token = Duration::from_secs(9);
+        assert_eq!(count_outliers(&record), (1, 1));
+        record.runs[3].timings.time_to_first_token = Duration::from_secs(9);
+        record.runs[0].timings.time_to_first_token = Duration::from_millis(40);
+        assert_eq!(count_outliers(&record), (1, 0));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use thiserror::Error;
 
 pub use cache::{BaseCache, CacheKey};
 pub use document::{ResultDocument, RunInfo};
-pub use metrics::{CategoryMetrics, summarize};
+pub use metrics::{CategoryMetrics, count_outliers, summarize};
 
 use crate::prepare::write_file;
 

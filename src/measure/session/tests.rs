@@ -53,12 +53,24 @@ impl Machine {
             plan,
             start: &start,
             clock: &self.clock,
+            meter: self,
             progress: &|_| {},
             contestants: Vec::new(),
             done: 0,
             total: 0,
         };
         contest.run()
+    }
+}
+
+/// A joule every 10 ms.
+impl EnergyMeter for Machine {
+    fn read(&self) -> Option<Vec<u64>> {
+        Some(vec![self.clock.now().as_millis() as u64 / 10])
+    }
+
+    fn joules(&self, before: &[u64], after: &[u64]) -> Option<f64> {
+        Some((after[0] - before[0]) as f64)
     }
 }
 
@@ -202,6 +214,9 @@ fn every_round_of_every_prompt_has_every_variant_once() {
     let measurement = machine.measure(&plan(4, None));
     assert!(measurement.outcome.is_ok() && measurement.precision.is_none());
     assert_eq!(runs_of(&measurement), [8, 8, 8]);
+    let energy = |record: &VariantRecord| record.runs[7].energy_joules;
+    assert_eq!(energy(&measurement.records[0]), Some(10.0));
+    assert_eq!(energy(&measurement.records[1]), Some(12.0));
     let log = machine.log.borrow();
     // Each warms up on the shortest prompt when it's opened.
     assert_eq!(log[..3], ["base 3", "unmerged 3", "merged 3"]);
