@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use common::{Outcome, case, edit_tensors, model, names, program, run};
+use common::{Outcome, case, edit_tensors, model, names, program, read_tensors, run};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -419,6 +419,58 @@ fn rounds_go_on_until_the_time_is_over_and_the_base_is_measured_against_itself()
 
     let outcome = place.measure(&case("llama-gqa", "lora"), &["--target-precision", "0"]);
     assert_eq!(outcome.code, Some(2));
+}
+
+#[test]
+fn an_adapter_of_zeros_is_the_base_in_the_unmerged_graph() {
+    let place = Workplace::new(1);
+    for name in ["lora", "dora"] {
+        let outcome = place.measure(&case("llama-gqa", name), &["--empty"]);
+        assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+        let result = place.result(&format!("lora--{name}.json"));
+        let empty = &result["generation_info"]["variants"]["unmerged-empty"];
+        assert!(empty["overhead_pct"]["overall"]["pct"].is_f64(), "{empty}");
+
+        let exported = place.path("exported_models");
+        let experiment = exported
+            .join(&names(&exported)[0])
+            .join(format!("lora--{name}"));
+        let (full, zeros) = (
+            read_tensors(&experiment.join("unmerged/adapter.safetensors")),
+            read_tensors(&experiment.join("unmerged-empty/adapter.safetensors")),
+        );
+        assert_eq!(full.len(), zeros.len());
+        for (tensor, zero) in &zeros {
+            assert_eq!(zero.shape, full[tensor].shape);
+            let expected = if tensor.contains("magnitude") {
+                1.0
+            } else {
+                0.0
+            };
+            assert!(zero.values.iter().all(|value| *value == expected));
+        }
+        assert_eq!(
+            name == "dora",
+            zeros.keys().any(|key| key.contains("magnitude"))
+        );
+        let tokens = |folder: &Path, variant: &str| {
+            let folder = folder.to_str().unwrap();
+            let mut command = place.command(&["generate", folder, "--variant", variant]);
+            command.args(["--prompt-ids", "5,9,2", "--max-new-tokens", "8", "--json"]);
+            let outcome = run(&mut command);
+            assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+            serde_json::from_str::<Value>(&outcome.stdout).unwrap()["token_ids"].clone()
+        };
+        let of_zeros = tokens(&experiment.join("unmerged-empty"), "unmerged");
+        assert_eq!(of_zeros, tokens(&experiment, "base"));
+    }
+    let outcome = place.measure(&case("llama-gqa", "prompt-tuning"), &["--empty"]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    assert!(
+        outcome.stderr.contains("no `unmerged-empty`"),
+        "{}",
+        outcome.stderr
+    );
 }
 
 /// A prepared folder whose files are then changed by the caller.

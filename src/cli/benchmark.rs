@@ -21,7 +21,7 @@ use crate::measure::record::{PromptPlan, VariantRecord};
 use crate::measure::session::{MeasurePlan, Measurement, Precision, Step, Target};
 use crate::measure::subject::Subject;
 use crate::model::TextTokenizer;
-use crate::prepare::{Manifest, PreparedVariant, Variant};
+use crate::prepare::{Manifest, PreparedVariant, Variant, empty_variant};
 use crate::prompts::{Category, Prompts};
 use crate::results::{self, BaseCache, CacheKey, ResultDocument, RunInfo, Status};
 use crate::runtime::library::Library;
@@ -55,6 +55,8 @@ pub struct Benchmark<'a> {
     pub absent: BTreeMap<Variant, String>,
     /// Go on until overheads are known so well.
     pub target: Option<Target>,
+    /// Measure the unmerged graph with an adapter of zeros as well.
+    pub empty: bool,
     /// Measure the base against itself as well.
     pub aa: bool,
     /// Take the base from the cache.
@@ -98,6 +100,7 @@ impl<'a> Benchmark<'a> {
             timestamp: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             absent: BTreeMap::new(),
             target: None,
+            empty: false,
             aa: false,
             cached_base: false,
             base_only: false,
@@ -177,6 +180,17 @@ impl<'a> Benchmark<'a> {
             seed: config.seed,
             target: self.target,
         };
+        if self.empty {
+            let mut all = plan.variants.iter();
+            let unmerged = all.find(|(subject, _)| *subject == Subject::Unmerged);
+            let empty = unmerged
+                .map(|(_, unmerged)| empty_variant(unmerged))
+                .transpose()?;
+            match empty.flatten() {
+                Some(empty) => plan.variants.push((Subject::UnmergedEmpty, empty)),
+                None => message("note: there is no `unmerged-empty` of this adapter"),
+            }
+        }
         if self.aa
             && let Some((_, base)) = plan.variants.iter().find(|(s, _)| *s == Subject::Base)
         {

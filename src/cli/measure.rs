@@ -56,6 +56,10 @@ pub struct Measure {
     /// Measure the base against itself as well: the smallest overhead that this machine can tell from none.
     #[arg(long, conflicts_with = "cached_base")]
     aa: bool,
+
+    /// Measure the unmerged graph with an adapter of zeros as well: what the graph's shape alone costs.
+    #[arg(long)]
+    empty: bool,
 }
 
 /// `2%` or `2`.
@@ -130,6 +134,7 @@ impl Measure {
             Benchmark::new(common, provider, &stem, self.prompts.as_deref(), interrupt);
         benchmark.cached_base = self.cached_base;
         benchmark.aa = self.aa;
+        benchmark.empty = self.empty;
         benchmark.target = self.target_precision.map(|half_width_pct| session::Target {
             half_width_pct,
             max_time: self.max_time,

@@ -131,7 +131,7 @@ fn overall(
             };
             let _ = writeln!(
                 text,
-                "{:<9} {:+.1} % over all prompts, {}{verdict}",
+                "{:<14} {:+.1} % over all prompts, {}{verdict}",
                 record.variant,
                 over.pct,
                 interval(&over)

@@ -124,7 +124,11 @@ impl MeasurePlan {
         let Some(prompt) = self.shortest_prompt() else {
             return Ok(None);
         };
-        let variants: Vec<PreparedVariant> = self.variants.iter().map(|(_, p)| p.clone()).collect();
+        let plain = self
+            .variants
+            .iter()
+            .filter(|(subject, _)| !matches!(subject, Subject::BaseAgain | Subject::UnmergedEmpty));
+        let variants: Vec<PreparedVariant> = plain.map(|(_, prepared)| prepared.clone()).collect();
         let room = |prepared: &PreparedVariant| {
             let manifest = &prepared.manifest;
             let used = manifest.num_virtual_tokens() + prompt.prompt_ids.len();

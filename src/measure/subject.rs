@@ -18,6 +18,8 @@ pub enum Subject {
     Unmerged,
     /// The base once more: what it costs against the base is the machine's own scatter.
     BaseAgain,
+    /// The unmerged graph with an adapter of zeros: what its shape alone costs.
+    UnmergedEmpty,
 }
 
 impl Subject {
@@ -28,6 +30,7 @@ impl Subject {
             Self::Merged => "merged",
             Self::Unmerged => "unmerged",
             Self::BaseAgain => "base-again",
+            Self::UnmergedEmpty => "unmerged-empty",
         }
     }
 }

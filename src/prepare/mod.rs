@@ -5,6 +5,7 @@
 //!     base/                          model.onnx, manifest.json
 //!     <method>--<name>/merged/       model.onnx, overlay.safetensors, manifest.json
 //!     <method>--<name>/unmerged/     model.onnx, adapter.safetensors, manifest.json
+//!     <method>--<name>/unmerged-empty/   the same with zeros, on demand
 //!     <method>--<name>/checkpoint/   a merged Hugging Face checkpoint
 //! ```
 //!
@@ -12,6 +13,7 @@
 //! everything that the folder was made from.
 
 mod checkpoint;
+mod empty;
 mod export;
 mod fingerprint;
 mod manifest;
@@ -26,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use checkpoint::{CheckpointSummary, write_checkpoint};
+pub use empty::empty_variant;
 pub use export::{ADAPTER, GRAPH};
 pub use manifest::{AdapterSummary, DecodeReads, Manifest, ManifestError, PromptKind, write_file};
 pub use variant::Variant;

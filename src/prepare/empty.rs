@@ -1,0 +1,90 @@
+//! The unmerged variant with an adapter that does nothing: the same graph and shapes, and zeros in every tensor.
+//!
+//! What it costs against the base is the price of the graph's shape, whatever the adapter has learnt. DoRA's gains
+//! are factors, so they are ones.
+
+use std::fs;
+use std::path::Path;
+
+use super::export::replace_folder;
+use super::{ADAPTER, GRAPH, Manifest, PrepareError, PreparedVariant, partial};
+use crate::weights::{SafetensorsFile, SafetensorsWriter, TensorPlan};
+
+/// The folder's name, beside `unmerged`.
+const FOLDER: &str = "unmerged-empty";
+
+/// Prepares the empty variant beside `unmerged`. `None` where there's none: what prompt learning adds is tokens, which
+/// are there whatever their values.
+///
+/// # Errors
+/// If a file can't be read or written.
+pub fn empty_variant(unmerged: &PreparedVariant) -> Result<Option<PreparedVariant>, PrepareError> {
+    let adapter = unmerged.manifest.adapter.as_ref();
+    if adapter.is_none_or(|adapter| adapter.prompt.is_some()) {
+        return Ok(None);
+    }
+    let folder = unmerged.folder.with_file_name(FOLDER);
+    let mut manifest = unmerged.manifest.clone();
+    manifest.fingerprint.push_str("-empty");
+    let complete = [GRAPH, ADAPTER]
+        .iter()
+        .all(|file| folder.join(file).is_file());
+    let up_to_date = complete
+        && Manifest::read(&folder).is_ok_and(|found| found.fingerprint == manifest.fingerprint);
+    if !up_to_date {
+        write(unmerged, &manifest, &folder)?;
+    }
+    Ok(Some(PreparedVariant {
+        folder,
+        manifest,
+        up_to_date,
+    }))
+}
+
+fn write(
+    unmerged: &PreparedVariant,
+    manifest: &Manifest,
+    folder: &Path,
+) -> Result<(), PrepareError> {
+    let failed = |source| PrepareError::Write {
+        path: folder.to_owned(),
+        source,
+    };
+    let partial = partial::create(folder.parent().unwrap_or(Path::new("."))).map_err(failed)?;
+    let made = partial.path();
+    // The graph refers to weights relative to its folder, and this one is beside the other.
+    let graph = unmerged.folder.join(GRAPH);
+    fs::copy(&graph, made.join(GRAPH)).map_err(|source| PrepareError::Copy {
+        path: graph.clone(),
+        source,
+    })?;
+
+    let source = SafetensorsFile::open(&unmerged.folder.join(ADAPTER))?;
+    let names = source.names();
+    let mut plans = Vec::with_capacity(names.len());
+    for name in &names {
+        let view = source
+            .get(name)
+            .expect("the file has the names that it lists");
+        plans.push(TensorPlan {
+            name: name.clone(),
+            dtype: view.dtype()?,
+            shape: view.shape.to_vec(),
+        });
+    }
+    let writer = SafetensorsWriter::create(&made.join(ADAPTER), &plans)?;
+    for plan in &plans {
+        let value = if plan.name.contains("magnitude") {
+            1.0
+        } else {
+            0.0
+        };
+        let count = plan.shape.iter().product();
+        writer
+            .write(&plan.name, &vec![value; count])
+            .map_err(crate::adapter::AdapterError::from)?;
+    }
+    writer.finish()?;
+    manifest.write(made).map_err(failed)?;
+    replace_folder(made, folder).map_err(failed)
+}
