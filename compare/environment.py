@@ -1,0 +1,42 @@
+"""The Python environment of the peers: `compare/.venv`, made on first use from `requirements.txt`."""
+
+import json
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+PACKAGES = ["torch", "transformers", "peft", "onnxruntime", "onnxruntime-genai", "numpy"]
+
+
+def make() -> Path:
+    """The environment's Python. What's there and was made from the same requirements is used again."""
+    folder = HERE / ".venv"
+    python = folder / "bin" / "python"
+    requirements = HERE / "requirements.txt"
+    made_from = folder / "requirements.txt"
+    if not (made_from.is_file() and made_from.read_text() == requirements.read_text()):
+        print(f"making {folder} (torch is large)", file=sys.stderr)
+        venv.create(folder, with_pip=True, clear=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", requirements], check=True)
+        made_from.write_text(requirements.read_text())
+    return python
+
+
+def versions(python: Path) -> dict[str, str | None]:
+    """The versions of the packages that matter; `None` for one that isn't installed."""
+    script = (
+        "import importlib.metadata as m, json, platform, sys\n"
+        "found = {d.metadata['Name'].lower().replace('_', '-'): d.version for d in m.distributions()}\n"
+        "print(json.dumps({'python': platform.python_version()} | {n: found.get(n) for n in sys.argv[1:]}))"
+    )
+    command = [python, "-c", script, *PACKAGES]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def onnxruntime_library(python: Path) -> Path:
+    """The `libonnxruntime` that genai uses, so that peft-bench runs on the very same file."""
+    script = "import importlib.util as u; print(u.find_spec('onnxruntime').submodule_search_locations[0])"
+    package = subprocess.run([python, "-c", script], check=True, capture_output=True, text=True).stdout.strip()
+    return next((Path(package) / "capi").glob("libonnxruntime.so.*"))

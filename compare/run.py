@@ -1,0 +1,231 @@
+#!/usr/bin/env python3
+"""Compares peft-bench with transformers and onnxruntime-genai: see README.md beside this file.
+
+Every contestant has a process of its own; they take turns, round by round, in an order that changes with the round.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import environment
+import report
+from contestants import PEERS, VARIANTS, Contestant, Setting
+from process import Peer, PeerError
+from rounds import orders
+
+ROOT = Path(__file__).resolve().parent.parent
+PAUSE = 0.05
+"""Seconds between two turns, for threads that wait by spinning to give up."""
+
+
+def main() -> None:
+    arguments = parse()
+    binary = arguments.binary.resolve()
+    if not binary.is_file():
+        sys.exit(f"error: {binary} is absent; build it with `cargo build --release`")
+    python = arguments.python or environment.make()
+    raw = {
+        "command": shlex.join(["python3", *sys.argv]),
+        "machine": machine(),
+        "versions": {"peft-bench": report.program_version(binary)} | environment.versions(python),
+        "threads": arguments.threads,
+        "omp_wait_policy": arguments.omp_wait_policy,
+        "new_tokens": arguments.new_tokens,
+        "rounds": arguments.rounds,
+        "models": [],
+    }
+    for model in arguments.model:
+        with tempfile.TemporaryDirectory(prefix="compare-", dir=arguments.work_dir) as work:
+            max_length = max(arguments.prompt_tokens) + arguments.new_tokens
+            setting = Setting(
+                binary=binary,
+                python=python,
+                model=model,
+                threads=arguments.threads,
+                max_length=max_length,
+                work=Path(work).resolve(),
+                omp_wait_policy=arguments.omp_wait_policy,
+            )
+            raw["models"].append(compare(setting, arguments))
+        # After each model, so that an interrupted run leaves what it has.
+        if arguments.json:
+            arguments.json.write_text(json.dumps(raw, indent=1))
+        text = report.markdown(raw)
+        if arguments.output:
+            arguments.output.write_text(text)
+    if not arguments.output:
+        print(text, end="")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", action="append", help="as in `peft-bench --model`; can be repeated")
+    parser.add_argument("--peers", nargs="+", choices=list(PEERS)[1:], default=list(PEERS)[1:])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
+    parser.add_argument("--prompt-tokens", nargs="+", type=positive, default=[64, 512], metavar="N")
+    parser.add_argument("--new-tokens", type=positive, default=32, metavar="N")
+    parser.add_argument("--rounds", type=positive, default=20, metavar="N")
+    parser.add_argument("--starts", type=positive, default=3, metavar="N", help="how often each process is started")
+    parser.add_argument("--threads", type=positive, default=physical_cores(), metavar="N")
+    parser.add_argument(
+        "--omp-wait-policy",
+        choices=["passive", "active", "default"],
+        default="passive",
+        help="how torch's threads wait: see README.md",
+    )
+    parser.add_argument("--binary", type=Path, default=ROOT / "target" / "release" / "peft-bench")
+    parser.add_argument("--python", type=Path, help="an environment's Python in place of compare/.venv")
+    parser.add_argument("--work-dir", type=Path, help="folder for exports (some GB, removed at the end)")
+    parser.add_argument("--output", type=Path, help="the report, in place of stdout")
+    parser.add_argument("--json", type=Path, help="every single time, too")
+    arguments = parser.parse_args()
+    if arguments.new_tokens < 2:
+        parser.error("--new-tokens must be at least 2: the first one is the prefill")
+    arguments.model = arguments.model or ["synthetic/llama-135m", "synthetic/llama-336m"]
+    return arguments
+
+
+def compare(setting: Setting, arguments: argparse.Namespace) -> dict:
+    """All contestants on one model."""
+    log(f"{setting.model}: preparing")
+    ready, absent = [], {}
+    for name in ["peft-bench", *arguments.peers]:
+        try:
+            ready += PEERS[name](setting)
+        except PeerError as error:
+            if name == "peft-bench":
+                sys.exit(f"error: {setting.model}: {error}")
+            absent[name] = str(error)
+    ready = [contestant for contestant in ready if contestant.variant in arguments.variants]
+    vocab_size = setting.model_config["vocab_size"]
+    prompts = {tokens: fixed_prompt(tokens, vocab_size) for tokens in arguments.prompt_tokens}
+    with ExitStack() as stack:
+        opened = []
+        for contestant in ready:
+            log(f"{setting.model}: starting {contestant.label}")
+            try:
+                peer = start(contestant, arguments.starts)
+                stack.callback(peer.close)
+                outputs = {tokens: peer.generate(ids, arguments.new_tokens) for tokens, ids in prompts.items()}
+                opened.append((contestant, peer, outputs, idle_cpu(peer)))
+            except PeerError as error:
+                if contestant.name.startswith("peft-bench"):
+                    sys.exit(f"error: {setting.model}: {contestant.label}: {error}")
+                absent[contestant.label] = str(error)
+        runs, lost = take_turns(setting.model, opened, prompts, arguments)
+        absent |= lost
+        measured = [
+            result(contestant, peer, outputs, idle, runs[contestant.label])
+            for contestant, peer, outputs, idle in opened
+            if contestant.label not in lost
+        ]
+    return {"model": setting.model, "contestants": measured, "absent": absent}
+
+
+def start(contestant: Contestant, times: int) -> Peer:
+    """Starts it as often, and leaves the last one open."""
+    for number in range(times):
+        peer = contestant.open()
+        contestant.starts.append(
+            {
+                "start_seconds": peer.start_seconds,
+                "session_seconds": peer.session_seconds,
+                "memory": peer.memory_after_start,
+            }
+        )
+        if number + 1 < times:
+            peer.close()
+    return peer
+
+
+def idle_cpu(peer: Peer) -> float:
+    """Seconds of CPU that it takes in the second after a generation: what it would take from whoever is next."""
+    before = peer.cpu_seconds()
+    time.sleep(1)
+    return peer.cpu_seconds() - before
+
+
+def take_turns(
+    model: str, opened: list, prompts: dict[int, list[int]], arguments: argparse.Namespace
+) -> tuple[dict, dict[str, str]]:
+    """The times of each contestant, `{label: {prompt tokens: [a round's timings]}}`, and who was lost, and why."""
+    lost = {}
+    runs = {contestant.label: {tokens: [] for tokens in prompts} for contestant, *_ in opened}
+    for number, order in enumerate(orders(len(opened), arguments.rounds), start=1):
+        log(f"{model}: round {number} of {arguments.rounds}")
+        for tokens, prompt_ids in prompts.items():
+            for index in order:
+                contestant, peer, outputs, _ = opened[index]
+                if contestant.label in lost:
+                    continue
+                time.sleep(PAUSE)
+                try:
+                    generated = peer.generate(prompt_ids, arguments.new_tokens)
+                except PeerError as error:
+                    log(f"{model}: lost {contestant.label}: {error}")
+                    lost[contestant.label] = f"lost in round {number}: {error}"
+                    continue
+                same = generated["token_ids"] == outputs[tokens]["token_ids"]
+                runs[contestant.label][tokens].append(generated["timings"] | {"same_tokens_as_warm_up": same})
+    return runs, lost
+
+
+def result(contestant: Contestant, peer: Peer, outputs: dict, idle: float, runs: dict) -> dict:
+    return {
+        "name": contestant.name,
+        "variant": contestant.variant,
+        "prepare_seconds": contestant.prepare_seconds,
+        "written_bytes": contestant.written_bytes,
+        "starts": contestant.starts,
+        "memory_at_the_end": peer.memory(),
+        "idle_cpu_seconds": idle,
+        "prompts": [
+            {"prompt_tokens": tokens, "token_ids": outputs[tokens]["token_ids"], "runs": timings}
+            for tokens, timings in runs.items()
+        ],
+    }
+
+
+def fixed_prompt(tokens: int, vocab_size: int) -> list[int]:
+    """The same ids for everyone: spread over the vocabulary, without the special ones at its start."""
+    return [3 + position * 7919 % (vocab_size - 3) for position in range(tokens)]
+
+
+def machine() -> dict:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    cpu = names[0] if names else platform.processor()
+    return {"cpu": cpu, "logical_cpus": os.cpu_count(), "system": platform.platform()}
+
+
+def physical_cores() -> int:
+    """As peft-bench counts them: hyper-threads share a core."""
+    cores = set()
+    for core in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology"):
+        cores.add(((core / "physical_package_id").read_text(), (core / "core_id").read_text()))
+    return len(cores) or 1
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"`{text}` is not positive")
+    return value
+
+
+def log(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    if sys.platform != "linux":
+        sys.exit("error: memory and CPU times are read from /proc, so this runs on Linux only")
+    main()

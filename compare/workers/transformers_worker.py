@@ -1,0 +1,32 @@
+"""transformers and PEFT on torch: the model's own forward with its KV cache, without `generate()`'s bookkeeping."""
+
+import torch
+from peft import PeftModel
+from protocol import serve
+from transformers import AutoModelForCausalLM
+
+
+def open_model(options: dict):
+    torch.set_num_threads(options["threads"])
+    model = AutoModelForCausalLM.from_pretrained(options["model"], dtype=torch.float32)
+    if options["adapter"]:
+        model = PeftModel.from_pretrained(model, options["adapter"])
+        if options["merge"]:
+            model = model.merge_and_unload()
+    model.eval()
+
+    def generate(prompt_ids: list[int], new_tokens: int):
+        # Entered at each step: a generator that held it open would leave it on between two turns.
+        inputs, cache = torch.tensor([prompt_ids]), None
+        for _ in range(new_tokens):
+            with torch.inference_mode():
+                output = model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                inputs = output.logits[:, -1].argmax(dim=-1, keepdim=True)
+            cache = output.past_key_values
+            yield inputs.item()
+
+    return generate
+
+
+if __name__ == "__main__":
+    serve(open_model)
