@@ -162,7 +162,9 @@ fn prepared(variant: Variant) -> PreparedVariant {
         "version": "0", "fingerprint": "0", "variant": variant, "model_id": "m",
         "model_folder": "m", "synthetic": true, "dtype": "float32", "compute": "float32",
         "vocab_size": 2, "max_position_embeddings": 9, "embedding_dim": 2, "cache": [],
-        "head_dim": 1, "base_params": 1, "base_bytes": 4, "adapter": null,
+        "head_dim": 1, "base_params": 1, "base_bytes": 4,
+        "prepare_seconds": 0.0,
+        "reads": { "weight_bytes": 1, "adapter_bytes": 0, "cache_bytes_per_position": 0 }, "adapter": null,
     });
     PreparedVariant {
         folder: "nowhere".into(),
@@ -198,7 +200,7 @@ fn plan(runs: usize, target: Option<(f64, u64)>) -> MeasurePlan {
 
 fn options() -> EngineOptions {
     serde_json::from_value(serde_json::json!({
-        "provider": "cpu", "threads": 1, "weights": "mapped", "max_length": 0, "logits_on_host": false,
+        "provider": "cpu", "threads": 1, "weights": "mapped", "batch_size": 1, "max_length": 0, "logits_on_host": false,
     }))
     .unwrap()
 }
