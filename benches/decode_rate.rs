@@ -29,6 +29,8 @@ use peft_bench::system::physical_cores;
 use peft_bench::weights::Dtype;
 
 const ROUNDS: usize = 40;
+/// Consecutive steps, or sums, of a turn: a generation's steps follow each other too.
+const TURN: usize = 3;
 const PROMPT: usize = 64;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -88,14 +90,17 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut floor = Vec::new();
     for round in 0..ROUNDS {
-        floor.push(timed_sum(values, threads).0.as_secs_f64());
+        let sums: Vec<f64> = (0..TURN)
+            .map(|_| timed_sum(values, threads).0.as_secs_f64())
+            .collect();
+        floor.push(median(&sums).ok_or("no sums")?);
         // The order alternates, so that neither always follows the sum.
         let mut order: Vec<&mut Contestant> = engines.iter_mut().collect();
         if round % 2 == 1 {
             order.reverse();
         }
         for contestant in order {
-            contestant.step()?;
+            contestant.turn()?;
         }
     }
     let floor_median = median(&floor).ok_or("no rounds")?;
@@ -152,7 +157,7 @@ impl Contestant {
             threads,
             weights,
             batch_size: 1,
-            max_length: PROMPT + ROUNDS + 1,
+            max_length: PROMPT + ROUNDS * TURN + 1,
             logits_on_host: false,
         };
         let mut engine = DecoderEngine::open(runtime, variant, &options)?;
@@ -170,10 +175,14 @@ impl Contestant {
         })
     }
 
-    fn step(&mut self) -> Result<(), Box<dyn Error>> {
-        let start = Instant::now();
-        self.token = self.engine.decode(self.token)?;
-        self.steps.push(start.elapsed().as_secs_f64());
+    fn turn(&mut self) -> Result<(), Box<dyn Error>> {
+        let mut times = Vec::new();
+        for _ in 0..TURN {
+            let start = Instant::now();
+            self.token = self.engine.decode(self.token)?;
+            times.push(start.elapsed().as_secs_f64());
+        }
+        self.steps.push(median(&times).ok_or("no steps")?);
         Ok(())
     }
 }
