@@ -387,22 +387,6 @@ mod tests {
         }
     }
 
-    fn prepared(variant: Variant) -> PreparedVariant {
-        let manifest = serde_json::json!({
-            "version": "0", "fingerprint": "0", "variant": variant, "model_id": "m",
-            "model_folder": "m", "synthetic": true, "dtype": "float32", "compute": "float32",
-            "vocab_size": 2, "max_position_embeddings": 9, "embedding_dim": 2, "cache": [],
-            "head_dim": 1, "base_params": 1, "base_bytes": 4,
-        "prepare_seconds": 0.0,
-        "reads": { "weight_bytes": 1, "adapter_bytes": 0, "cache_bytes_per_position": 0 }, "adapter": null,
-        });
-        PreparedVariant {
-            folder: "nowhere".into(),
-            manifest: serde_json::from_value(manifest).unwrap(),
-            up_to_date: true,
-        }
-    }
-
     #[test]
     fn one_engine_is_open_at_a_time() {
         let count = std::rc::Rc::new(std::cell::Cell::new(0));
@@ -418,7 +402,7 @@ mod tests {
                 open: count.clone(),
             })
         };
-        let all = [Variant::Base, Variant::Unmerged, Variant::Merged].map(prepared);
+        let all = [Variant::Base, Variant::Unmerged, Variant::Merged].map(crate::prepare::stand_in);
         let parity = check(&all, &[1, 2], 8, open).unwrap().unwrap();
         assert!(parity.passed);
         assert_eq!((parity.same_tokens, parity.of), (Some(8), 8));

@@ -36,6 +36,12 @@ pub fn load(
         None | Some("CAUSAL_LM") => {}
         Some(_) => return Err(config.wrong("task_type", "`CAUSAL_LM`").into()),
     }
+    // Prompt methods say how many stacks get the prompt: an encoder and a decoder would be 2.
+    let submodules = config.optional_size("num_transformer_submodules")?;
+    if submodules.unwrap_or(1) != 1 {
+        let expected = "1, for a decoder";
+        return Err(config.wrong("num_transformer_submodules", expected).into());
+    }
     let unchanged = |effects: Effects| (base.spec.clone(), effects);
     match peft_type(config)? {
         "LORA" => lora::load(config, base, tensors),

@@ -36,15 +36,6 @@ pub fn load(
     // A configuration that PEFT has saved holds the sizes of keys and values.
     expect(config, "token_dim", token_dim)?;
     expect(config, "num_attention_heads", attention.num_key_value_heads)?;
-    if config
-        .optional_size("num_transformer_submodules")?
-        .unwrap_or(1)
-        != 1
-    {
-        return Err(config
-            .wrong("num_transformer_submodules", "1, for a decoder")
-            .into());
-    }
 
     let width = layers * 2 * token_dim;
     let shape = vec![count, width];

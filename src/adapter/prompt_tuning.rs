@@ -31,15 +31,6 @@ pub fn load(
         let expected = format!("{width}, the width of this model's embedding");
         return Err(config.wrong("token_dim", &expected).into());
     }
-    if config
-        .optional_size("num_transformer_submodules")?
-        .unwrap_or(1)
-        != 1
-    {
-        return Err(config
-            .wrong("num_transformer_submodules", "1, for a decoder")
-            .into());
-    }
     let shape = vec![count, width];
     let values = tensors.take_or(PROMPT_INPUT, &shape, |rng| fresh(config, base, count, rng))?;
     Ok(Effects {

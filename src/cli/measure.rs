@@ -20,7 +20,7 @@ use crate::experiment::Experiment;
 use crate::measure::client::Interrupt;
 use crate::measure::session;
 use crate::model::ModelId;
-use crate::prepare::{PrepareError, PreparedVariant, Variant};
+use crate::prepare::{PreparedVariant, Variant};
 
 /// `measure`
 #[derive(Debug, Args)]
@@ -191,20 +191,12 @@ fn prepare_experiment(
 ) -> Result<Prepared> {
     let base = setup::base_model(common, &config)?;
     let preparation = setup::preparation(common, &config, provider, &base);
-    let mut variants =
-        preparation.prepare(Some(experiment), &[Variant::Base, Variant::Unmerged])?;
-    let mut absent = BTreeMap::new();
-    match preparation.prepare(Some(experiment), &[Variant::Merged]) {
-        Ok(merged) => variants.extend(merged),
-        Err(PrepareError::NotMergeable { reason }) => {
-            absent.insert(Variant::Merged, reason);
-        }
-        Err(error) => return Err(error.into()),
-    }
+    let (variants, refusal) = preparation.prepare_all(experiment)?;
+    let absent = refusal.map(|reason| (Variant::Merged, reason));
     Ok(Prepared {
         config,
         variants,
-        absent,
+        absent: absent.into_iter().collect(),
     })
 }
 

@@ -10,7 +10,7 @@ use super::progress::message;
 use super::setup;
 use super::target::Target;
 use crate::adapter::Adapter;
-use crate::prepare::{PrepareError, PreparedVariant, Variant, write_checkpoint};
+use crate::prepare::{PreparedVariant, Variant, write_checkpoint};
 
 /// `prepare`
 #[derive(Debug, Args)]
@@ -86,19 +86,12 @@ impl Prepare {
             return Ok(());
         }
         if self.variants.is_empty() {
-            let all = [Variant::Base, Variant::Unmerged];
-            report(&preparation.prepare(Some(&experiment), &all)?);
-            return match preparation.prepare(Some(&experiment), &[Variant::Merged]) {
-                Ok(prepared) => {
-                    report(&prepared);
-                    Ok(())
-                }
-                Err(PrepareError::NotMergeable { reason }) => {
-                    message(&format!("merged    not available: {reason}"));
-                    Ok(())
-                }
-                Err(error) => Err(error.into()),
-            };
+            let (prepared, refusal) = preparation.prepare_all(&experiment)?;
+            report(&prepared);
+            if let Some(reason) = refusal {
+                message(&format!("merged    not available: {reason}"));
+            }
+            return Ok(());
         }
         let variants: Vec<Variant> = self.variants.iter().map(|&choice| choice.into()).collect();
         report(&preparation.prepare(Some(&experiment), &variants)?);

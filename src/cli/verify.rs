@@ -10,7 +10,7 @@ use super::options::CommonOptions;
 use super::setup;
 use super::target::Target;
 use crate::engine::DecoderEngine;
-use crate::prepare::{PrepareError, PreparedVariant, Variant};
+use crate::prepare::PreparedVariant;
 use crate::verify::check;
 
 /// `verify`
@@ -38,14 +38,9 @@ impl Verify {
         let provider = setup::provider(common, config.dtype)?;
         let base = setup::base_model(common, &config)?;
         let preparation = setup::preparation(common, &config, provider, &base);
-        let some = preparation.prepare(Some(&experiment), &[Variant::Base, Variant::Unmerged])?;
-        let merged = match preparation.prepare(Some(&experiment), &[Variant::Merged]) {
-            Ok(mut prepared) => Ok(prepared.remove(0)),
-            Err(PrepareError::NotMergeable { reason }) => Err(reason),
-            Err(error) => return Err(error.into()),
-        };
+        let (variants, reason) = preparation.prepare_all(&experiment)?;
 
-        let manifest = &some[1].manifest;
+        let manifest = &variants[1].manifest;
         let vocab_size = manifest.vocab_size;
         let prompt_ids = self
             .prompt_ids
@@ -58,11 +53,6 @@ impl Verify {
         let runtime = setup::onnx_runtime(common, provider)?;
         let dtype = manifest.dtype;
         let inputs = manifest.adapter.as_ref().map_or(0, |a| a.inputs.len());
-        let (merged, reason) = match merged {
-            Ok(merged) => (Some(merged), None),
-            Err(reason) => (None, Some(reason)),
-        };
-        let variants: Vec<PreparedVariant> = some.into_iter().chain(merged).collect();
         let open = |variant: &PreparedVariant| DecoderEngine::open(&runtime, variant, &options);
         let parity = check(&variants, &prompt_ids, count, open)?;
         let parity = parity.context("there is no variant to compare")?;

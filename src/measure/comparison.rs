@@ -61,29 +61,8 @@ pub fn half_width(overhead: &Overhead) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::record::scripted as record;
     use crate::measure::subject::Subject;
-    use crate::measure::timings::GenerationTimings;
-    use std::time::Duration;
-
-    fn record(variant: Subject, factor: u32) -> VariantRecord {
-        let runs = (0..5)
-            .map(|run| RunRecord {
-                category: Category::Short,
-                prompt: 0,
-                run,
-                timings: GenerationTimings {
-                    time_to_first_token: Duration::from_millis(40 + u64::from(run as u32)) * factor,
-                    decode_steps: vec![Duration::from_millis(5) * factor; 3],
-                },
-                energy_joules: None,
-            })
-            .collect();
-        VariantRecord {
-            warmup_runs: 1,
-            runs,
-            ..VariantRecord::new(variant)
-        }
-    }
 
     #[test]
     fn a_variant_that_takes_twice_as_long_costs_100_percent() {

@@ -93,3 +93,26 @@ impl VariantRecord {
         self.runs.iter().filter(move |run| run.category == category)
     }
 }
+
+/// Five runs of the short prompt, all `factor` times as long as 40 to 44 ms and three steps of 5 ms.
+#[cfg(test)]
+pub(crate) fn scripted(variant: Subject, factor: u32) -> VariantRecord {
+    let runs = (0..5)
+        .map(|run| RunRecord {
+            category: Category::Short,
+            prompt: 0,
+            run,
+            timings: GenerationTimings {
+                time_to_first_token: std::time::Duration::from_millis(40 + u64::from(run as u32))
+                    * factor,
+                decode_steps: vec![std::time::Duration::from_millis(5) * factor; 3],
+            },
+            energy_joules: None,
+        })
+        .collect();
+    VariantRecord {
+        warmup_runs: 1,
+        runs,
+        ..VariantRecord::new(variant)
+    }
+}

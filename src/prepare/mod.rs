@@ -151,7 +151,35 @@ impl Preparation<'_> {
         experiment: Option<&Experiment>,
         variants: &[Variant],
     ) -> Result<Vec<PreparedVariant>, PrepareError> {
-        let mut adapter: Option<Adapter> = None;
+        self.prepare_with(&mut None, experiment, variants)
+    }
+
+    /// Prepares every variant that the method of `experiment` has; the adapter is loaded once. For a
+    /// method that can't be merged, the reason takes the merged variant's place.
+    ///
+    /// # Errors
+    /// As [`prepare`](Self::prepare).
+    pub fn prepare_all(
+        &self,
+        experiment: &Experiment,
+    ) -> Result<(Vec<PreparedVariant>, Option<String>), PrepareError> {
+        let mut adapter = None;
+        let always = [Variant::Base, Variant::Unmerged];
+        let mut prepared = self.prepare_with(&mut adapter, Some(experiment), &always)?;
+        match self.prepare_with(&mut adapter, Some(experiment), &[Variant::Merged]) {
+            Ok(merged) => prepared.extend(merged),
+            Err(PrepareError::NotMergeable { reason }) => return Ok((prepared, Some(reason))),
+            Err(error) => return Err(error),
+        }
+        Ok((prepared, None))
+    }
+
+    fn prepare_with(
+        &self,
+        adapter: &mut Option<Adapter>,
+        experiment: Option<&Experiment>,
+        variants: &[Variant],
+    ) -> Result<Vec<PreparedVariant>, PrepareError> {
         let mut prepared = Vec::new();
         for &variant in variants {
             let experiment = experiment.filter(|_| variant != Variant::Base);
@@ -170,8 +198,8 @@ impl Preparation<'_> {
                 });
                 continue;
             }
-            if let (Some(experiment), None) = (experiment, &adapter) {
-                adapter = Some(Adapter::load(&experiment.folder, self.base, self.seed)?);
+            if let (Some(experiment), None) = (experiment, &*adapter) {
+                *adapter = Some(Adapter::load(&experiment.folder, self.base, self.seed)?);
             }
             let used = adapter.as_ref().filter(|_| variant != Variant::Base);
             let manifest = export::export(self, experiment, used, variant, &folder, fingerprint)?;
@@ -182,5 +210,23 @@ impl Preparation<'_> {
             });
         }
         Ok(prepared)
+    }
+}
+
+/// A variant that stands for one, in tests that read none of its files.
+#[cfg(test)]
+pub(crate) fn stand_in(variant: Variant) -> PreparedVariant {
+    let manifest = serde_json::json!({
+        "version": "0", "fingerprint": "0", "variant": variant, "model_id": "m",
+        "model_folder": "m", "synthetic": true, "dtype": "float32", "compute": "float32",
+        "vocab_size": 2, "max_position_embeddings": 9, "embedding_dim": 2, "cache": [],
+        "head_dim": 1, "base_params": 1, "base_bytes": 4,
+        "prepare_seconds": 0.0,
+        "reads": { "weight_bytes": 1, "adapter_bytes": 0, "cache_bytes_per_position": 0 }, "adapter": null,
+    });
+    PreparedVariant {
+        folder: "nowhere".into(),
+        manifest: serde_json::from_value(manifest).unwrap(),
+        up_to_date: true,
     }
 }

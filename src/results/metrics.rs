@@ -114,29 +114,9 @@ fn individual_run(run: &RunRecord) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::record::scripted as record;
     use crate::measure::subject::Subject;
-    use crate::measure::timings::GenerationTimings;
     use std::time::Duration;
-
-    fn record(variant: Subject, factor: u32) -> VariantRecord {
-        let runs = (0..5)
-            .map(|run| RunRecord {
-                category: Category::Short,
-                prompt: 0,
-                run,
-                timings: GenerationTimings {
-                    time_to_first_token: Duration::from_millis(40 + u64::from(run as u32)) * factor,
-                    decode_steps: vec![Duration::from_millis(5) * factor; 3],
-                },
-                energy_joules: None,
-            })
-            .collect();
-        VariantRecord {
-            warmup_runs: 1,
-            runs,
-            ..VariantRecord::new(variant)
-        }
-    }
 
     #[test]
     fn figures_are_medians_over_the_runs() {

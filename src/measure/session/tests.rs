@@ -6,7 +6,7 @@ use crate::measure::memory::{PeakMethod, ProcessMemory, StageMemory};
 use crate::measure::protocol::Opened;
 use crate::measure::random::SplitMix64;
 use crate::measure::timings::GenerationTimings;
-use crate::prepare::Variant;
+use crate::prepare::{Variant, stand_in};
 use crate::runtime::library::Library;
 
 #[derive(Clone, Default)]
@@ -157,22 +157,6 @@ impl VariantProcess for Process {
     }
 }
 
-fn prepared(variant: Variant) -> PreparedVariant {
-    let manifest = serde_json::json!({
-        "version": "0", "fingerprint": "0", "variant": variant, "model_id": "m",
-        "model_folder": "m", "synthetic": true, "dtype": "float32", "compute": "float32",
-        "vocab_size": 2, "max_position_embeddings": 9, "embedding_dim": 2, "cache": [],
-        "head_dim": 1, "base_params": 1, "base_bytes": 4,
-        "prepare_seconds": 0.0,
-        "reads": { "weight_bytes": 1, "adapter_bytes": 0, "cache_bytes_per_position": 0 }, "adapter": null,
-    });
-    PreparedVariant {
-        folder: "nowhere".into(),
-        manifest: serde_json::from_value(manifest).unwrap(),
-        up_to_date: true,
-    }
-}
-
 fn plan(runs: usize, target: Option<(f64, u64)>) -> MeasurePlan {
     let prompt = |category, length| PromptPlan {
         category,
@@ -185,7 +169,7 @@ fn plan(runs: usize, target: Option<(f64, u64)>) -> MeasurePlan {
         program: PathBuf::new(),
         library: library(),
         variants: variants
-            .map(|variant| (variant.into(), prepared(variant)))
+            .map(|variant| (variant.into(), stand_in(variant)))
             .to_vec(),
         prompts: vec![prompt(Category::Short, 3), prompt(Category::Long, 7)],
         runs,
