@@ -158,6 +158,15 @@ fn a_result_has_the_sections_of_pefts_suite_and_its_own() {
         assert!(metrics[key].as_f64().unwrap() > 0.0, "{key}: {metrics}");
     }
     assert!(metrics["inference_overhead_pct"].is_f64());
+    let roofline = &metrics["roofline"];
+    // 4 bytes of each weight but the embedding's other rows, and of the adapter and the cache.
+    assert!(roofline["bytes_per_step"].as_f64().unwrap() > 100_000.0);
+    let share = |key: &str| roofline[key].as_f64().unwrap();
+    let floor = share("bytes_per_step") / share("memory_bytes_per_second");
+    let step = metrics["decode_time_per_token"].as_f64().unwrap();
+    // Medians of single runs' shares, so only about the share of the medians.
+    let ratio = share("decode_pct") / (100.0 * floor / step);
+    assert!((0.2..5.0).contains(&ratio), "{metrics}");
     assert_eq!(metrics["generated_tokens"], 4.0);
     let runs = &info["by_category"]["short"]["samples"][0]["individual_runs"];
     assert_eq!(runs.as_array().unwrap().len(), 6);

@@ -1,15 +1,19 @@
 //! `peft-bench base`
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
 
-use super::benchmark::{Benchmark, Outcome};
+use super::benchmark::{Benchmark, Job, Outcome};
 use super::interrupt;
 use super::options::CommonOptions;
 use super::setup;
 use crate::prepare::Variant;
+
+/// The result's name.
+const STEM: &str = "base";
 
 /// `base`
 #[derive(Debug, Args)]
@@ -29,13 +33,7 @@ impl Base {
         let interrupt = interrupt::install()?;
         let config = setup::config(common, None)?;
         let provider = setup::provider(common, config.dtype)?;
-        let mut benchmark = Benchmark::new(
-            common,
-            provider,
-            "base",
-            self.prompts.as_deref(),
-            &interrupt,
-        );
+        let mut benchmark = Benchmark::new(common, provider, self.prompts.as_deref(), &interrupt);
         benchmark.base_only = true;
         benchmark.cached_base = !self.force;
         let prepared = setup::base_model(common, &config).and_then(|base| {
@@ -43,8 +41,15 @@ impl Base {
             Ok(preparation.prepare(None, &[Variant::Base])?)
         });
         match prepared {
-            Ok(prepared) => benchmark.measure(&config, prepared),
-            Err(error) => Err(benchmark.failed(&config, error)),
+            Ok(variants) => benchmark.measure(
+                &config,
+                vec![Job {
+                    stem: STEM.to_owned(),
+                    variants,
+                    absent: BTreeMap::new(),
+                }],
+            ),
+            Err(error) => Err(benchmark.failed(&config, [STEM].into_iter(), error)),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
 
-use super::benchmark::{Benchmark, Outcome};
+use super::benchmark::{Benchmark, Job, Outcome};
 use super::generate::open_prepared;
 use super::interrupt;
 use super::options::CommonOptions;
@@ -130,8 +130,7 @@ impl Measure {
         }
         let provider = setup::provider(common, config.dtype)?;
         let stem = stem(&found, target);
-        let mut benchmark =
-            Benchmark::new(common, provider, &stem, self.prompts.as_deref(), interrupt);
+        let mut benchmark = Benchmark::new(common, provider, self.prompts.as_deref(), interrupt);
         benchmark.cached_base = self.cached_base;
         benchmark.aa = self.aa;
         benchmark.empty = self.empty;
@@ -142,10 +141,16 @@ impl Measure {
         // What fails before anything is measured is recorded as well.
         let prepared = match prepare(common, provider, &found, config.clone()) {
             Ok(prepared) => prepared,
-            Err(error) => return Err(benchmark.failed(&config, error)),
+            Err(error) => {
+                return Err(benchmark.failed(&config, [stem.as_str()].into_iter(), error));
+            }
         };
-        benchmark.absent = prepared.absent;
-        benchmark.measure(&prepared.config, prepared.variants)
+        let job = Job {
+            stem,
+            variants: prepared.variants,
+            absent: prepared.absent,
+        };
+        benchmark.measure(&prepared.config, vec![job])
     }
 }
 

@@ -1,58 +1,58 @@
 //! The table at the end of a measurement.
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{Display, Write};
 
-use crate::measure::comparison::{half_width, overhead};
+use crate::measure::comparison::{half_width, measured, overhead};
+use crate::measure::group::Group;
 use crate::measure::interference::Interference;
 use crate::measure::record::VariantRecord;
 use crate::measure::session::Precision;
 use crate::measure::stats::Overhead;
 use crate::measure::subject::Subject;
 use crate::prepare::Variant;
-use crate::prompts::Category;
 use crate::results::{count_outliers, summarize};
 use crate::verify::Parity;
 
-const HEADER: [&str; 8] = [
+const HEADER: [&str; 9] = [
     "prompts",
     "variant",
     "first token",
     "a token",
+    "roofline",
     "total",
     "overhead",
     "95 % interval",
     "peak memory",
 ];
 
-/// Category × variant: medians, overheads against the base, and peak memory while generating.
-pub fn render(
-    records: &[VariantRecord],
-    absent: &BTreeMap<Variant, String>,
-    paired: bool,
-    seed: u64,
-) -> String {
+/// Group × variant: medians, overheads against the base, and peak memory while generating.
+pub fn render(records: &[VariantRecord], paired: bool, seed: u64) -> String {
     let base = records
         .iter()
         .find(|record| record.variant == Subject::Base);
     let mut rows = vec![HEADER.map(str::to_owned)];
-    for category in Category::ALL {
+    let groups: BTreeSet<Group> = records.iter().flat_map(measured).collect();
+    for group in groups {
         for record in records {
-            let Some(metrics) = summarize(record.runs_of(category)) else {
+            let Some(metrics) = summarize(record, &[group]) else {
                 continue;
             };
             let over = base
                 .filter(|base| base.variant != record.variant)
-                .and_then(|base| overhead(base, record, &[category], paired, seed));
+                .and_then(|base| overhead(base, record, &[group], paired, seed));
             let stage = record
                 .stages
                 .iter()
-                .find(|stage| stage.stage == category.name());
+                .find(|stage| stage.stage == group.to_string());
             rows.push([
-                category.to_string(),
-                record.variant.to_string(),
+                group.to_string(),
+                record.label(),
                 milliseconds(Some(metrics.time_to_first_token)),
                 milliseconds(metrics.decode_time_per_token),
+                metrics
+                    .roofline
+                    .map_or_else(|| "–".to_owned(), |of| format!("{:.0} %", of.decode_pct)),
                 milliseconds(Some(metrics.inference_time)),
                 over.as_ref()
                     .map_or_else(|| "–".to_owned(), |o| format!("{:+.1} %", o.pct)),
@@ -66,22 +66,39 @@ pub fn render(
     }
     let mut text = aligned(&rows);
     overall(&mut text, records, base, paired, seed);
-    for (variant, reason) in absent {
-        let _ = writeln!(text, "{variant}  not available: {reason}");
-    }
     for record in records {
         if let Some(error) = &record.error {
-            let _ = writeln!(text, "{}  failed: {error}", record.variant);
+            let _ = writeln!(text, "{}  failed: {error}", record.label());
         }
     }
     text
 }
 
-/// A sentence about what the variants compute; empty where there was nothing to compare.
-pub fn parity(parity: &Parity) -> String {
+/// A line for each variant that doesn't exist; `title` names the experiment, where there are several.
+pub fn absent(title: &str, absent: &BTreeMap<Variant, String>) -> String {
+    let lines = absent
+        .iter()
+        .map(|(variant, reason)| format!("{}  not available: {reason}\n", named(title, variant)));
+    lines.collect()
+}
+
+fn named(title: &str, name: impl Display) -> String {
+    match title {
+        "" => name.to_string(),
+        title => format!("{title} {name}"),
+    }
+}
+
+/// A sentence about what the variants compute; empty where there was nothing to compare. `title` names the experiment,
+/// where there are several.
+pub fn parity(title: &str, parity: Option<&Parity>) -> String {
+    let Some(parity) = parity else {
+        return String::new();
+    };
+    let name = format!("{:<9}", named(title, "parity"));
     if !parity.passed {
         return format!(
-            "parity    FAILED, so these times are not of the same model: {}\n",
+            "{name} FAILED, so these times are not of the same model: {}\n",
             parity.failures.join("; ")
         );
     }
@@ -97,7 +114,7 @@ pub fn parity(parity: &Parity) -> String {
     if parts.is_empty() {
         return String::new();
     }
-    format!("parity    {}\n", parts.join("; "))
+    format!("{name} {}\n", parts.join("; "))
 }
 
 /// A sentence for each adapter variant.
@@ -111,10 +128,7 @@ fn overall(
     let Some(base) = base else {
         return;
     };
-    let measured: Vec<Category> = Category::ALL
-        .into_iter()
-        .filter(|category| base.runs_of(*category).next().is_some())
-        .collect();
+    let measured = measured(base);
     text.push('\n');
     let again = records
         .iter()
@@ -132,7 +146,7 @@ fn overall(
             let _ = writeln!(
                 text,
                 "{:<14} {:+.1} % over all prompts, {}{verdict}",
-                record.variant,
+                record.label(),
                 over.pct,
                 interval(&over)
             );
@@ -169,14 +183,14 @@ pub fn doubts(records: &[VariantRecord], interference: Option<&Interference>) ->
                 "warning: {} of {} runs of `{}` are far from the others of their prompt",
                 outliers,
                 record.runs.len(),
-                record.variant
+                record.label()
             );
         }
         if slow_first > 0 {
             let _ = writeln!(
                 text,
                 "warning: the first run of {slow_first} prompts was slow with `{}`; warming up may have been too short",
-                record.variant
+                record.label()
             );
         }
     }
@@ -229,6 +243,7 @@ fn interval(over: &Overhead) -> String {
 fn milliseconds(seconds: Option<f64>) -> String {
     match seconds {
         None => "–".to_owned(),
+        Some(seconds) if seconds < 1e-3 => format!("{:.0} µs", seconds * 1e6),
         Some(seconds) if seconds < 0.1 => format!("{:.2} ms", seconds * 1e3),
         Some(seconds) => format!("{:.0} ms", seconds * 1e3),
     }
@@ -239,7 +254,7 @@ fn mebibytes(bytes: u64) -> String {
 }
 
 /// Columns as wide as their widest cell: names to the left, numbers to the right.
-fn aligned(rows: &[[String; 8]]) -> String {
+fn aligned(rows: &[[String; HEADER.len()]]) -> String {
     let width = |column: usize| {
         rows.iter()
             .map(|row| row[column].chars().count())

@@ -10,13 +10,13 @@ use super::metrics::{samples, summarize};
 use crate::engine::EngineOptions;
 use crate::measure::comparison::{half_width, measured, overhead};
 use crate::measure::energy::EnergyMethod;
+use crate::measure::group::Group;
 use crate::measure::interference::Interference;
 use crate::measure::memory::StageMemory;
 use crate::measure::record::VariantRecord;
 use crate::measure::session::Precision;
 use crate::measure::subject::Subject;
 use crate::prepare::{Manifest, Variant};
-use crate::prompts::Category;
 use crate::runtime::library::Library;
 use crate::system::{Hardware, SystemInfo, allowed_cores};
 use crate::verify::Parity;
@@ -167,11 +167,11 @@ fn compatible(
     let mut all = Map::new();
     all.insert("memory".to_owned(), memory(record));
     let mut categories = Map::new();
-    for category in Category::ALL {
-        if let Some(metrics) = metrics(info, base, record, &[category]) {
-            let samples = samples(record, category);
+    for group in measured(record) {
+        if let Some(metrics) = metrics(info, base, record, &[group]) {
+            let samples = samples(record, group);
             let entry = json!({ "metrics": metrics, "samples": samples });
-            categories.insert(category.name().to_owned(), entry);
+            categories.insert(group.to_string(), entry);
         }
     }
     all.insert("by_category".to_owned(), Value::Object(categories));
@@ -184,12 +184,11 @@ fn variant(info: &RunInfo, base: Option<&VariantRecord>, record: &VariantRecord)
     let mut all = compatible(info, base, record);
     let compared = base.filter(|base| base.variant != record.variant);
     if let Some(base) = compared {
-        let over = |categories: &[Category]| {
-            overhead(base, record, categories, !info.base_is_cached, info.seed)
-        };
+        let over =
+            |groups: &[Group]| overhead(base, record, groups, !info.base_is_cached, info.seed);
         let by_category: Map<String, Value> = measured(record)
             .into_iter()
-            .map(|category| (category.name().to_owned(), json!(over(&[category]))))
+            .map(|group| (group.to_string(), json!(over(&[group]))))
             .collect();
         all.insert(
             "overhead_pct".to_owned(),
@@ -208,21 +207,15 @@ fn metrics(
     info: &RunInfo,
     base: Option<&VariantRecord>,
     record: &VariantRecord,
-    categories: &[Category],
+    groups: &[Group],
 ) -> Option<Value> {
-    let of = |record: &VariantRecord| {
-        let runs = record
-            .runs
-            .iter()
-            .filter(|run| categories.contains(&run.category));
-        summarize(runs)
-    };
+    let of = |record: &VariantRecord| summarize(record, groups);
     let mut metrics = json!(of(record)?);
     if let (Some(base), Some(keys)) = (base, metrics.as_object_mut()) {
         let base_time = of(base).map(|metrics| metrics.inference_time);
         keys.insert("base_inference_time".to_owned(), json!(base_time));
         if base.variant != record.variant {
-            let over = overhead(base, record, categories, !info.base_is_cached, info.seed);
+            let over = overhead(base, record, groups, !info.base_is_cached, info.seed);
             let pct = over.map(|over| over.pct);
             keys.insert("inference_overhead_pct".to_owned(), json!(pct));
         }

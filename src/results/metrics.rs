@@ -4,9 +4,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::measure::comparison::measured;
+use crate::measure::group::Group;
 use crate::measure::record::{RunRecord, VariantRecord};
+use crate::measure::roofline::{Roofline, roofline};
 use crate::measure::stats::{find_outliers, median};
-use crate::prompts::Category;
 
 /// Figures of one variant in one category, or over all of them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -28,11 +29,23 @@ pub struct CategoryMetrics {
     pub energy_per_token_joules: Option<f64>,
     /// Generations that the medians are over.
     pub runs: usize,
+    /// Decode steps against the rate of memory; absent where that can't be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub roofline: Option<Roofline>,
 }
 
-/// Figures over `runs`; `None` without any.
-pub fn summarize<'a>(runs: impl Iterator<Item = &'a RunRecord>) -> Option<CategoryMetrics> {
-    let runs: Vec<&RunRecord> = runs.collect();
+/// Figures over the runs of `groups`; `None` without any.
+pub fn summarize(record: &VariantRecord, groups: &[Group]) -> Option<CategoryMetrics> {
+    let runs = record.runs.iter();
+    let runs = runs.filter(|run| groups.contains(&run.group)).collect();
+    Some(CategoryMetrics {
+        roofline: roofline(record, groups),
+        ..summarize_runs(runs)?
+    })
+}
+
+/// Figures over `runs`, but for those that need more than the runs; `None` without any.
+fn summarize_runs(runs: Vec<&RunRecord>) -> Option<CategoryMetrics> {
     let of = |figure: fn(&RunRecord) -> f64| -> Option<f64> {
         median(&runs.iter().map(|run| figure(run)).collect::<Vec<f64>>())
     };
@@ -53,18 +66,19 @@ pub fn summarize<'a>(runs: impl Iterator<Item = &'a RunRecord>) -> Option<Catego
         generated_tokens: tokens as f64 / runs.len() as f64,
         energy_per_token_joules: energy.map(|joules| joules / tokens as f64),
         runs: runs.len(),
+        roofline: None,
     })
 }
 
 /// Suspicious runs of a variant: those far from the others of their prompt, and prompts whose first was slow.
 pub fn count_outliers(record: &VariantRecord) -> (usize, usize) {
     let mut counts = (0, 0);
-    for category in measured(record) {
-        let mut prompts: Vec<usize> = record.runs_of(category).map(|run| run.prompt).collect();
+    for group in measured(record) {
+        let mut prompts: Vec<usize> = record.runs_of(group).map(|run| run.prompt).collect();
         prompts.sort_unstable();
         prompts.dedup();
         for prompt in prompts {
-            let runs = record.runs_of(category).filter(|run| run.prompt == prompt);
+            let runs = record.runs_of(group).filter(|run| run.prompt == prompt);
             let totals: Vec<f64> = runs.map(|run| run.timings.total().as_secs_f64()).collect();
             let found = find_outliers(&totals);
             counts.0 += found.indices.len();
@@ -75,21 +89,22 @@ pub fn count_outliers(record: &VariantRecord) -> (usize, usize) {
 }
 
 /// One entry a prompt, with every run.
-pub fn samples(record: &VariantRecord, category: Category) -> Vec<Value> {
-    let mut prompts: Vec<usize> = record.runs_of(category).map(|run| run.prompt).collect();
+pub fn samples(record: &VariantRecord, group: Group) -> Vec<Value> {
+    let mut prompts: Vec<usize> = record.runs_of(group).map(|run| run.prompt).collect();
     // Rounds for a target's sake come back to every prompt.
     prompts.sort_unstable();
     prompts.dedup();
     prompts
         .into_iter()
         .filter_map(|prompt| {
-            let runs = || record.runs_of(category).filter(|run| run.prompt == prompt);
-            let metrics = summarize(runs())?;
+            let runs = || record.runs_of(group).filter(|run| run.prompt == prompt);
+            let metrics = summarize_runs(runs().collect())?;
             let totals: Vec<f64> = runs()
                 .map(|run| run.timings.total().as_secs_f64())
                 .collect();
             Some(json!({
                 "prompt": prompt,
+                "prompt_tokens": runs().next().map(|run| run.prompt_tokens),
                 "inference_time": metrics.inference_time,
                 "generated_tokens": metrics.generated_tokens,
                 "time_per_token": metrics.time_per_token,
@@ -107,6 +122,7 @@ fn individual_run(run: &RunRecord) -> Value {
         "generated_tokens": timings.new_tokens(),
         "time_per_token": timings.time_per_token(),
         "time_to_first_token": timings.time_to_first_token.as_secs_f64(),
+        "memory_bytes_per_second": run.memory_rate,
         "decode_steps": timings.decode_steps.iter().map(|step| step.as_secs_f64()).collect::<Vec<f64>>(),
     })
 }
@@ -121,12 +137,12 @@ mod tests {
     #[test]
     fn figures_are_medians_over_the_runs() {
         let record = record(Subject::Base, 1);
-        let metrics = summarize(record.runs.iter()).unwrap();
+        let metrics = summarize(&record, &measured(&record)).unwrap();
         assert!((metrics.time_to_first_token - 0.042).abs() < 1e-9);
         assert!((metrics.inference_time - 0.057).abs() < 1e-9);
         assert_eq!(metrics.decode_time_per_token, Some(0.005));
         assert!((metrics.time_per_token - 0.057 / 4.0).abs() < 1e-9);
-        assert!(summarize([].iter()).is_none());
+        assert!(summarize(&record, &[Group::Context(1)]).is_none());
     }
 
     #[test]
@@ -136,7 +152,7 @@ mod tests {
             run.energy_joules = Some(8.0);
         }
         let energy =
-            |record: &VariantRecord| summarize(record.runs.iter())?.energy_per_token_joules;
+            |record: &VariantRecord| summarize(record, &measured(record))?.energy_per_token_joules;
         assert_eq!(energy(&record), Some(2.0));
         record.runs[2].energy_joules = None;
         assert_eq!(energy(&record), None);
@@ -155,7 +171,10 @@ mod tests {
 
     #[test]
     fn every_run_is_kept() {
-        let samples = samples(&record(Subject::Base, 1), Category::Short);
+        let samples = samples(
+            &record(Subject::Base, 1),
+            Group::Category(crate::prompts::Category::Short),
+        );
         assert_eq!(samples.len(), 1);
         assert_eq!(samples[0]["individual_runs"].as_array().unwrap().len(), 5);
         assert_eq!(
