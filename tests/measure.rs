@@ -196,6 +196,18 @@ fn a_result_has_the_sections_of_pefts_suite_and_its_own() {
         let expected = "start session_loaded warmed_up short medium long benchmark_complete";
         assert_eq!(stages.join(" "), expected);
     }
+    let variants = &info["variants"];
+    let ready = |variant: &str| {
+        let second = |key: &str| variants[variant][key].as_f64().unwrap();
+        second("prepare_seconds") + second("session_seconds")
+    };
+    let extra = info["break_even"]["extra_seconds"].as_f64().unwrap();
+    assert!((extra - (ready("merged") - ready("unmerged"))).abs() < 1e-9);
+    let groups = info["break_even"]["groups"].as_array().unwrap();
+    let names: Vec<&Value> = groups.iter().map(|group| &group["group"]).collect();
+    assert_eq!(names, ["short", "medium", "long"]);
+    assert!(groups[0]["verdict"].is_string() && groups[0]["saving_per_token"].is_f64());
+    assert!(outcome.stdout.contains("break-even"), "{}", outcome.stdout);
     let parity = &info["parity"];
     assert_eq!(parity["passed"], true, "{parity}");
     assert_eq!(

@@ -16,6 +16,7 @@ use super::table;
 use crate::config::BenchmarkConfig;
 use crate::engine::{EngineOptions, Provider};
 use crate::measure::bandwidth::WeightsReader;
+use crate::measure::break_even::break_even;
 use crate::measure::client::{Interrupt, WorkerError};
 use crate::measure::energy::{EnergyMethod, SystemMeter};
 use crate::measure::interference::{Interference, InterferenceWatch};
@@ -172,6 +173,14 @@ impl<'a> Benchmark<'a> {
         for (job, parity) in jobs.iter().zip(&measured.parities) {
             let title = if jobs.len() > 1 { &job.stem } else { "" };
             text.push_str(&table::absent(title, &job.absent));
+            let records = measured.records_of(job);
+            let find = |subject| records.iter().find(|one| one.variant == subject);
+            if let Some((unmerged, merged)) = find(Subject::Unmerged).zip(find(Subject::Merged)) {
+                let found = break_even(unmerged, merged, config.seed);
+                text.push_str(
+                    &found.map_or(String::new(), |found| table::break_even(title, &found)),
+                );
+            }
             text.push_str(&table::parity(title, parity.as_ref()));
         }
         let precision = measured.precision.as_ref();

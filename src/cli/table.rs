@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Display, Write};
 
+use crate::measure::break_even::{BreakEven, GroupBreakEven, Verdict};
 use crate::measure::comparison::{half_width, measured, overhead};
 use crate::measure::group::Group;
 use crate::measure::interference::Interference;
@@ -215,6 +216,59 @@ fn aa(again: &Overhead) -> String {
     )
 }
 
+/// When merging has paid for itself: a line for all groups, or one for each where they differ. `title` names the
+/// experiment, where there are several.
+pub fn break_even(title: &str, found: &BreakEven) -> String {
+    let name = named(title, "break-even");
+    let extra = found.extra_seconds;
+    let verdict = |group: &GroupBreakEven| match group.verdict {
+        Verdict::AtOnce => "paid at once".to_owned(),
+        Verdict::Never => "never paid back, since merged is slower".to_owned(),
+        Verdict::NotDetected => "no saving detected".to_owned(),
+        Verdict::After { tokens, interval } => {
+            let [low, high] = interval.map(rounded);
+            format!(
+                "paid back after {} tokens ({low} … {high})",
+                rounded(tokens)
+            )
+        }
+    };
+    let mut verdicts: Vec<(String, Vec<String>)> = Vec::new();
+    for group in &found.groups {
+        let text = verdict(group);
+        match verdicts.last_mut() {
+            Some((last, groups)) if *last == text => groups.push(group.group.to_string()),
+            _ => verdicts.push((text, vec![group.group.to_string()])),
+        }
+    }
+    let cost = match extra > 0.0 {
+        true => format!("merging and loading take {extra:.2} s more than unmerged"),
+        false => format!("merged is ready {:.2} s before unmerged", -extra),
+    };
+    if let [(text, _)] = verdicts.as_slice() {
+        return format!("{name:<9} {cost}: {text}\n");
+    }
+    let mut lines = format!("{name:<9} {cost}\n");
+    for (text, groups) in verdicts {
+        let _ = writeln!(lines, "          {}: {text}", groups.join(", "));
+    }
+    lines
+}
+
+/// Two significant digits, with spaces between thousands.
+fn rounded(count: f64) -> String {
+    let digits = 10_f64.powf(count.max(1.0).log10().floor() - 1.0).max(1.0);
+    let text = format!("{:.0}", (count / digits).round() * digits);
+    let mut spaced = String::new();
+    for (index, digit) in text.char_indices() {
+        if index > 0 && (text.len() - index) % 3 == 0 {
+            spaced.push('\u{202f}');
+        }
+        spaced.push(digit);
+    }
+    spaced
+}
+
 /// Whether the precision that was asked for was reached.
 pub fn precision(precision: &Precision) -> String {
     let runs = precision.runs;
@@ -274,4 +328,45 @@ fn aligned(rows: &[[String; HEADER.len()]]) -> String {
         let _ = writeln!(text, "{}", cells.join("  ").trim_end());
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prompts::Category;
+
+    fn found(verdicts: [Verdict; 3]) -> BreakEven {
+        let groups = Category::ALL.into_iter().zip(verdicts);
+        BreakEven {
+            extra_seconds: 0.5,
+            groups: groups
+                .map(|(category, verdict)| GroupBreakEven {
+                    group: Group::Category(category),
+                    saving_per_token: 0.0,
+                    saving_interval: None,
+                    verdict,
+                })
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn groups_that_agree_on_the_break_even_share_a_line() {
+        let text = break_even("", &found([Verdict::NotDetected; 3]));
+        assert_eq!(text.lines().count(), 1);
+        assert!(text.ends_with("0.50 s more than unmerged: no saving detected\n"));
+
+        let after = Verdict::After {
+            tokens: 12_345.6,
+            interval: [987.0, 1e6],
+        };
+        let text = break_even("", &found([Verdict::Never, Verdict::Never, after]));
+        assert!(text.contains("short, medium: never"), "{text}");
+        assert!(
+            text.contains(
+                "long: paid back after 12\u{202f}000 tokens (990 … 1\u{202f}000\u{202f}000)"
+            ),
+            "{text}"
+        );
+    }
 }

@@ -7,10 +7,12 @@
 //!     timings   the loop that generates           memory, gpu   sampled while it runs
 //! energy, interference   what it took, and what else kept the cores busy
 //! bandwidth, roofline    how fast memory is read, and how near a decode step comes to that
+//! break_even  when merging has paid
 //! comparison  pairs of runs       stats   overheads with their intervals
 //! ```
 
 pub mod bandwidth;
+pub mod break_even;
 pub mod client;
 pub mod comparison;
 pub mod energy;

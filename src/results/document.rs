@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::Status;
 use super::metrics::{samples, summarize};
 use crate::engine::EngineOptions;
+use crate::measure::break_even::break_even;
 use crate::measure::comparison::{half_width, measured, overhead};
 use crate::measure::energy::EnergyMethod;
 use crate::measure::group::Group;
@@ -141,6 +142,9 @@ fn generation_info(info: &RunInfo, records: &[VariantRecord]) -> Value {
         "aa".to_owned(),
         json!(find(Subject::BaseAgain).and_then(|again| aa(info, base?, again))),
     );
+    let merging = find(Subject::Unmerged).zip(find(Subject::Merged));
+    let merging = merging.and_then(|(unmerged, merged)| break_even(unmerged, merged, info.seed));
+    all.insert("break_even".to_owned(), json!(merging));
     let valid = info.parity.is_some_and(|parity| parity.passed);
     all.insert("timings_valid".to_owned(), json!(valid));
     Value::Object(all)
@@ -197,6 +201,7 @@ fn variant(info: &RunInfo, base: Option<&VariantRecord>, record: &VariantRecord)
     }
     let provider = info.options.provider.to_string();
     all.insert("provider".to_owned(), json!(provider));
+    all.insert("prepare_seconds".to_owned(), json!(record.prepare_seconds));
     all.insert("session_seconds".to_owned(), json!(record.session_seconds));
     all.insert("warmup_runs".to_owned(), json!(record.warmup_runs));
     all.insert("error".to_owned(), json!(record.error));
