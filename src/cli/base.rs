@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::benchmark::{Benchmark, Job, Outcome};
 use super::interrupt;
-use super::options::CommonOptions;
+use super::options::{BatchOptions, CommonOptions};
 use super::setup;
 use crate::prepare::Variant;
 
@@ -22,6 +22,9 @@ pub struct Base {
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
 
+    #[command(flatten)]
+    batch: BatchOptions,
+
     /// Measure again, even if nothing has changed since the last time.
     #[arg(long)]
     force: bool,
@@ -31,7 +34,8 @@ impl Base {
     /// Runs the command.
     pub fn run(&self, common: &CommonOptions) -> Result<Outcome> {
         let interrupt = interrupt::install()?;
-        let config = setup::config(common, None)?;
+        let mut config = setup::config(common, None)?;
+        self.batch.apply(&mut config);
         let provider = setup::provider(common, config.dtype)?;
         let mut benchmark = Benchmark::new(common, provider, self.prompts.as_deref(), &interrupt);
         benchmark.base_only = true;

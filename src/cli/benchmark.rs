@@ -14,16 +14,17 @@ use super::prompt_plans::{PromptSource, check_room};
 use super::setup;
 use super::table;
 use crate::config::BenchmarkConfig;
-use crate::engine::{EngineOptions, Provider};
+use crate::engine::{EngineError, EngineOptions, Provider};
 use crate::measure::bandwidth::WeightsReader;
 use crate::measure::break_even::break_even;
 use crate::measure::client::{Interrupt, WorkerError};
 use crate::measure::energy::{EnergyMethod, SystemMeter};
 use crate::measure::interference::{Interference, InterferenceWatch};
-use crate::measure::record::VariantRecord;
+use crate::measure::record::{PromptPlan, VariantRecord};
 use crate::measure::session::{Entrant, MeasurePlan, Measurement, Meters, Precision, Step, Target};
 use crate::measure::subject::Subject;
-use crate::prepare::{Manifest, PreparedVariant, Variant, empty_variant};
+use crate::measure::sweep::SweepRun;
+use crate::prepare::{Manifest, PreparedVariant, PromptKind, Variant, empty_variant};
 use crate::results::{self, BaseCache, CacheKey, ResultDocument, RunInfo, Status};
 use crate::runtime::library::Library;
 use crate::system::{Hardware, SystemInfo};
@@ -66,6 +67,8 @@ pub struct Benchmark<'a> {
     pub aa: bool,
     /// Take the base from the cache.
     pub cached_base: bool,
+    /// Prompts of so many tokens are measured as well.
+    pub contexts: &'a [usize],
     /// The base is all there is: an earlier measurement of it will do, unless it's to be made anew.
     pub base_only: bool,
 }
@@ -73,6 +76,7 @@ pub struct Benchmark<'a> {
 /// What was measured.
 struct Measured {
     records: Vec<VariantRecord>,
+    sweep: Vec<SweepRun>,
     /// One a job.
     parities: Vec<Option<Parity>>,
     precision: Option<Precision>,
@@ -104,6 +108,7 @@ impl<'a> Benchmark<'a> {
             empty: false,
             aa: false,
             cached_base: false,
+            contexts: &[],
             base_only: false,
         }
     }
@@ -147,9 +152,9 @@ impl<'a> Benchmark<'a> {
         stems: impl Iterator<Item = &'s str>,
         error: anyhow::Error,
     ) -> anyhow::Error {
-        let options = setup::engine_options(self.common, self.provider, 0);
+        let options = self.options(config);
         let info = self.info(config, &options, Status::Failed, Some(format!("{error:#}")));
-        let document = ResultDocument::new(&info, &[]);
+        let document = ResultDocument::new(&info, &[], &[]);
         for stem in stems {
             let output = &self.common.output;
             if let Err(second) = results::write(output, stem, Status::Failed, &document) {
@@ -170,10 +175,13 @@ impl<'a> Benchmark<'a> {
         let mut text = format!("{}\n\n", self.header(config, jobs, measured));
         let paired = !measured.base_is_cached;
         text.push_str(&table::render(&measured.records, paired, config.seed));
+        if !measured.sweep.is_empty() {
+            text.push_str(&table::sweep(&measured.sweep, config.seed));
+        }
         for (job, parity) in jobs.iter().zip(&measured.parities) {
             let title = if jobs.len() > 1 { &job.stem } else { "" };
             text.push_str(&table::absent(title, &job.absent));
-            let records = measured.records_of(job);
+            let records = records_of(&measured.records, job);
             let find = |subject| records.iter().find(|one| one.variant == subject);
             if let Some((unmerged, merged)) = find(Subject::Unmerged).zip(find(Subject::Merged)) {
                 let found = break_even(unmerged, merged, config.seed);
@@ -199,10 +207,15 @@ impl<'a> Benchmark<'a> {
     fn run(&self, config: &BenchmarkConfig, jobs: &mut [Job]) -> Result<Measured> {
         let first = jobs.iter().flat_map(|job| &job.variants).next();
         let first = first.context("there is nothing to measure")?;
-        let prompts = PromptSource::open(self.prompts, first)?.categories(config)?;
-        check_room(&prompts, jobs.iter().flat_map(|job| &job.variants))?;
+        let source = PromptSource::open(self.prompts, first)?;
+        let prompts = source.categories(config)?;
+        let contexts = source.contexts(config, self.contexts)?;
+        for prompts in [&prompts, &contexts] {
+            check_room(prompts, jobs.iter().flat_map(|job| &job.variants))?;
+        }
+        check_batches(config, jobs)?;
         let library = setup::library(self.common, self.provider)?;
-        let options = setup::engine_options(self.common, self.provider, 0);
+        let options = self.options(config);
         let mut plan = MeasurePlan {
             program: std::env::current_exe().context("cannot find this program's own file")?,
             library: library.clone(),
@@ -224,6 +237,7 @@ impl<'a> Benchmark<'a> {
                 .map(|job| plan.parity(several.then_some(job.stem.as_str()), self.interrupt))
                 .collect::<Result<Vec<Option<Parity>>, WorkerError>>()
         };
+        let sweep = self.sweep_plans(config, &plan, contexts);
         let cache = BaseCache::new(&self.common.output);
         let key = self.base_key(&plan);
         let mut cached = None;
@@ -263,7 +277,6 @@ impl<'a> Benchmark<'a> {
             precision,
             outcome,
         } = measurement;
-        drop(progress);
         let base_is_cached = cached.is_some();
         let records: Vec<VariantRecord> = cached.into_iter().chain(records).collect();
         let base = records.iter().find(|r| r.variant == Subject::Base);
@@ -276,8 +289,14 @@ impl<'a> Benchmark<'a> {
                 .put(key, base)
                 .context("cannot write the base's measurement")?;
         }
+        drop(progress);
+        let (sweep, outcome) = match outcome {
+            Ok(()) => self.sweep(sweep, meters, &records, !base_is_cached),
+            Err(error) => (Vec::new(), Err(error)),
+        };
         Ok(Measured {
             records,
+            sweep,
             parities,
             precision,
             interference: watch.and_then(|watch| watch.finish()),
@@ -286,6 +305,69 @@ impl<'a> Benchmark<'a> {
             base_is_cached,
             library,
         })
+    }
+
+    /// One plan a batch size, where there are several or prompts of given lengths.
+    fn sweep_plans(
+        &self,
+        config: &BenchmarkConfig,
+        main: &MeasurePlan,
+        contexts: Vec<PromptPlan>,
+    ) -> Vec<MeasurePlan> {
+        if contexts.is_empty() && config.batch_sizes.len() == 1 {
+            return Vec::new();
+        }
+        let plan = |&batch_size: &usize| {
+            let mut plan = main.clone();
+            plan.options.batch_size = batch_size;
+            plan.target = None;
+            if !contexts.is_empty() {
+                plan.prompts.clone_from(&contexts);
+            }
+            plan
+        };
+        config.batch_sizes.iter().map(plan).collect()
+    }
+
+    /// Measures what `plans` has that the main measurement, whose records are `main`, hasn't.
+    fn sweep(
+        &self,
+        plans: Vec<MeasurePlan>,
+        meters: Meters,
+        main: &[VariantRecord],
+        paired: bool,
+    ) -> (Vec<SweepRun>, Result<(), WorkerError>) {
+        let mut runs = Vec::new();
+        for (index, plan) in plans.into_iter().enumerate() {
+            let batch_size = plan.options.batch_size;
+            if index == 0 && self.contexts.is_empty() {
+                let records = main.to_vec();
+                runs.push(SweepRun {
+                    batch_size,
+                    records,
+                    paired,
+                });
+                continue;
+            }
+            message(&format!("batches of {batch_size}"));
+            let progress = MeasureProgress::default();
+            let found = plan.run(self.interrupt, meters, &|step| progress.report(step));
+            runs.push(SweepRun {
+                batch_size,
+                records: found.records,
+                paired: true,
+            });
+            if found.outcome.is_err() {
+                return (runs, found.outcome);
+            }
+        }
+        (runs, Ok(()))
+    }
+
+    fn options(&self, config: &BenchmarkConfig) -> EngineOptions {
+        let mut options = setup::engine_options(self.common, self.provider, 0);
+        options.batch_size = config.batch_sizes[0];
+        options
     }
 
     /// Who takes part: one base, and what each job has beside it.
@@ -364,7 +446,7 @@ impl<'a> Benchmark<'a> {
         status: Status,
         error: Option<String>,
     ) -> Result<PathBuf> {
-        let options = setup::engine_options(self.common, self.provider, 0);
+        let options = self.options(config);
         let mut info = self.info(config, &options, status, error);
         info.library = Some(&measured.library);
         info.base_is_cached = measured.base_is_cached;
@@ -374,7 +456,12 @@ impl<'a> Benchmark<'a> {
         info.interference = measured.interference;
         info.energy_method = measured.energy_method;
         info.parity = measured.parities[index].as_ref();
-        let document = ResultDocument::new(&info, &measured.records_of(job));
+        let sweep = measured.sweep.iter().map(|run| SweepRun {
+            records: records_of(&run.records, job),
+            ..run.clone()
+        });
+        let sweep: Vec<SweepRun> = sweep.collect();
+        let document = ResultDocument::new(&info, &records_of(&measured.records, job), &sweep);
         let output = &self.common.output;
         Ok(results::write(output, &job.stem, status, &document)?)
     }
@@ -425,12 +512,16 @@ impl<'a> Benchmark<'a> {
             Some(m) if m.compute != m.dtype => format!(" (computed in {})", m.compute),
             _ => String::new(),
         };
+        let batch = match config.batch_sizes[0] {
+            1 => String::new(),
+            size => format!(", batches of {size}"),
+        };
         let name = match jobs {
             [job] => job.stem.clone(),
             several => format!("{} experiments", several.len()),
         };
         format!(
-            "{name} on {}, {}{compute}, {place}, ONNX Runtime {}",
+            "{name} on {}, {}{compute}, {place}{batch}, ONNX Runtime {}",
             config.model_id, config.dtype, measured.library.version
         )
     }
@@ -443,16 +534,27 @@ impl Job {
     }
 }
 
-impl Measured {
-    /// The records of a job, the base's among them.
-    fn records_of(&self, job: &Job) -> Vec<VariantRecord> {
-        let own = |record: &&VariantRecord| {
-            let experiment = record.experiment.as_ref();
-            experiment.is_none_or(|experiment| *experiment == job.stem)
-        };
-        self.records.iter().filter(own).cloned().collect()
-    }
+/// The records of a job, the base's among them.
+fn records_of(records: &[VariantRecord], job: &Job) -> Vec<VariantRecord> {
+    let own = |record: &&VariantRecord| {
+        let experiment = record.experiment.as_ref();
+        experiment.is_none_or(|experiment| *experiment == job.stem)
+    };
+    records.iter().filter(own).cloned().collect()
+}
 
+/// Checks that every variant runs with every batch size.
+fn check_batches(config: &BenchmarkConfig, jobs: &[Job]) -> Result<()> {
+    let variants = jobs.iter().flat_map(|job| &job.variants);
+    let mut adapters = variants.filter_map(|variant| variant.manifest.adapter.as_ref());
+    let prefix = adapters.any(|adapter| matches!(adapter.prompt, Some(PromptKind::Prefix(_))));
+    match config.batch_sizes.iter().find(|size| **size > 1) {
+        Some(&batch_size) if prefix => Err(EngineError::PrefixBatch { batch_size }.into()),
+        _ => Ok(()),
+    }
+}
+
+impl Measured {
     /// How a job's measurement ended, and why not well.
     fn judge(&self, index: usize, job: &Job) -> (Status, Option<String>) {
         let parity = self.parities[index].as_ref();
@@ -463,8 +565,15 @@ impl Measured {
             Err(WorkerError::Interrupted) => (Status::Cancelled, Some("interrupted".to_owned())),
             Err(error) => (Status::Failed, Some(error.to_string())),
             Ok(()) => {
-                let mut records = self.records_of(job).into_iter();
-                match records.find_map(|record| record.error).or(wrong) {
+                let main = records_of(&self.records, job).into_iter();
+                let main = main.filter_map(|record| record.error);
+                let mut errors = main.chain(self.sweep.iter().flat_map(|run| {
+                    let size = run.batch_size;
+                    let records = records_of(&run.records, job).into_iter();
+                    let errors = records.filter_map(|record| record.error);
+                    errors.map(move |error| format!("with batches of {size}: {error}"))
+                }));
+                match errors.next().or(wrong) {
                     Some(error) => (Status::Failed, Some(error)),
                     None => (Status::Success, None),
                 }

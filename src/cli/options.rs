@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::config::BenchmarkConfig;
 use crate::engine::WeightsMode;
 use crate::weights::Dtype;
 
@@ -88,4 +89,38 @@ impl From<WeightsChoice> for WeightsMode {
             WeightsChoice::Resident => Self::Resident,
         }
     }
+}
+
+/// `--batch-size`
+#[derive(Debug, Clone, Args)]
+pub struct BatchOptions {
+    /// Sequences to generate at once, in place of `batch_size` of the parameters. With several, such as `1,4,8`, the
+    /// first is that of the main figures, and all are in the result's `sweep`.
+    #[arg(
+        long = "batch-size",
+        value_name = "N,…",
+        value_delimiter = ',',
+        value_parser = clap::value_parser!(u16).range(1..=1024)
+    )]
+    sizes: Vec<u16>,
+}
+
+impl BatchOptions {
+    /// Puts them in the place of the parameters'.
+    pub fn apply(&self, config: &mut BenchmarkConfig) {
+        if !self.sizes.is_empty() {
+            config.batch_sizes = distinct(self.sizes.iter().map(|size| usize::from(*size)));
+        }
+    }
+}
+
+/// Every number once, where it came first.
+pub fn distinct(numbers: impl Iterator<Item = usize>) -> Vec<usize> {
+    let mut found = Vec::new();
+    for number in numbers {
+        if !found.contains(&number) {
+            found.push(number);
+        }
+    }
+    found
 }

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 
 use crate::config::BenchmarkConfig;
 use crate::engine::EngineError;
 use crate::measure::group::Group;
 use crate::measure::record::PromptPlan;
+use crate::measure::sweep::synthesised;
 use crate::model::TextTokenizer;
 use crate::prepare::PreparedVariant;
 use crate::prompts::{Category, Prompts};
@@ -48,6 +49,24 @@ impl PromptSource {
             }
         }
         Ok(plans)
+    }
+
+    /// Prompts of exactly so many tokens, for each of `contexts`, made of the prompts of all categories.
+    pub fn contexts(
+        &self,
+        config: &BenchmarkConfig,
+        contexts: &[usize],
+    ) -> Result<Vec<PromptPlan>> {
+        let texts = self.prompts.texts();
+        let texts = texts
+            .map(|text| self.tokenizer.encode(text))
+            .collect::<Result<Vec<Vec<u32>>, _>>()?;
+        if texts.iter().all(Vec::is_empty) {
+            bail!("the prompts have no tokens to make longer ones of");
+        }
+        let samples = config.num_prompt_samples;
+        let of = |&count| synthesised(&texts, count, samples, config.max_new_tokens);
+        Ok(contexts.iter().flat_map(of).collect())
     }
 }
 

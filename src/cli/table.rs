@@ -11,28 +11,28 @@ use crate::measure::record::VariantRecord;
 use crate::measure::session::Precision;
 use crate::measure::stats::Overhead;
 use crate::measure::subject::Subject;
+use crate::measure::sweep::SweepRun;
 use crate::prepare::Variant;
 use crate::results::{count_outliers, summarize};
 use crate::verify::Parity;
 
-const HEADER: [&str; 9] = [
-    "prompts",
-    "variant",
-    "first token",
-    "a token",
-    "roofline",
-    "total",
-    "overhead",
-    "95 % interval",
-    "peak memory",
-];
-
 /// Group × variant: medians, overheads against the base, and peak memory while generating.
 pub fn render(records: &[VariantRecord], paired: bool, seed: u64) -> String {
-    let base = records
-        .iter()
-        .find(|record| record.variant == Subject::Base);
-    let mut rows = vec![HEADER.map(str::to_owned)];
+    let base = base_of(records);
+    let batch = records.first().map_or(1, |record| record.batch_size);
+    let step = if batch == 1 { "a token" } else { "a step" };
+    let header = [
+        "prompts",
+        "variant",
+        "first token",
+        step,
+        "roofline",
+        "total",
+        "overhead",
+        "95 % interval",
+        "peak memory",
+    ];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
     let groups: BTreeSet<Group> = records.iter().flat_map(measured).collect();
     for group in groups {
         for record in records {
@@ -42,30 +42,22 @@ pub fn render(records: &[VariantRecord], paired: bool, seed: u64) -> String {
             let over = base
                 .filter(|base| base.variant != record.variant)
                 .and_then(|base| overhead(base, record, &[group], paired, seed));
-            let stage = record
-                .stages
-                .iter()
-                .find(|stage| stage.stage == group.to_string());
-            rows.push([
+            rows.push(vec![
                 group.to_string(),
                 record.label(),
                 milliseconds(Some(metrics.time_to_first_token)),
                 milliseconds(metrics.decode_time_per_token),
                 metrics
                     .roofline
-                    .map_or_else(|| "–".to_owned(), |of| format!("{:.0} %", of.decode_pct)),
+                    .map_or_else(none, |of| format!("{:.0} %", of.decode_pct)),
                 milliseconds(Some(metrics.inference_time)),
-                over.as_ref()
-                    .map_or_else(|| "–".to_owned(), |o| format!("{:+.1} %", o.pct)),
-                over.as_ref().map_or_else(|| "–".to_owned(), interval),
-                stage.map_or_else(
-                    || "–".to_owned(),
-                    |stage| mebibytes(stage.peak_accelerator_bytes.unwrap_or(stage.peak_rss_bytes)),
-                ),
+                over.as_ref().map_or_else(none, percent),
+                over.as_ref().map_or_else(none, interval),
+                peak(record, group),
             ]);
         }
     }
-    let mut text = aligned(&rows);
+    let mut text = aligned(&rows, 2);
     overall(&mut text, records, base, paired, seed);
     for record in records {
         if let Some(error) = &record.error {
@@ -73,6 +65,80 @@ pub fn render(records: &[VariantRecord], paired: bool, seed: u64) -> String {
         }
     }
     text
+}
+
+/// Batch size × group × variant.
+pub fn sweep(runs: &[SweepRun], seed: u64) -> String {
+    let header = [
+        "batch",
+        "prompts",
+        "variant",
+        "first token",
+        "a step",
+        "a token",
+        "overhead",
+        "95 % interval",
+        "peak memory",
+    ];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    for run in runs {
+        let base = base_of(&run.records);
+        let groups: BTreeSet<Group> = run.records.iter().flat_map(measured).collect();
+        for group in groups {
+            for record in &run.records {
+                let Some(metrics) = summarize(record, &[group]) else {
+                    continue;
+                };
+                let over = base
+                    .filter(|base| base.variant != record.variant)
+                    .and_then(|base| overhead(base, record, &[group], run.paired, seed));
+                rows.push(vec![
+                    run.batch_size.to_string(),
+                    group.to_string(),
+                    record.label(),
+                    milliseconds(Some(metrics.time_to_first_token)),
+                    milliseconds(metrics.decode_time_per_token),
+                    milliseconds(metrics.decode_time_per_batch_token),
+                    over.as_ref().map_or_else(none, percent),
+                    over.as_ref().map_or_else(none, interval),
+                    peak(record, group),
+                ]);
+            }
+        }
+    }
+    let mut text = format!("\n{}", aligned(&rows, 3));
+    for run in runs {
+        for record in &run.records {
+            if let Some(error) = &record.error {
+                let (size, label) = (run.batch_size, record.label());
+                let _ = writeln!(text, "{label}  failed with batches of {size}: {error}");
+            }
+        }
+    }
+    text.push_str("(a step makes a token of every sequence of the batch; a token is a step over the batch's size)\n\n");
+    text
+}
+
+fn base_of(records: &[VariantRecord]) -> Option<&VariantRecord> {
+    let mut records = records.iter();
+    records.find(|record| record.variant == Subject::Base)
+}
+
+fn none() -> String {
+    "–".to_owned()
+}
+
+fn percent(over: &Overhead) -> String {
+    format!("{:+.1} %", over.pct)
+}
+
+/// The peak while generating from prompts of `group`.
+fn peak(record: &VariantRecord, group: Group) -> String {
+    let name = group.to_string();
+    let stage = record.stages.iter().find(|stage| stage.stage == name);
+    stage.map_or_else(none, |stage| {
+        mebibytes(stage.peak_accelerator_bytes.unwrap_or(stage.peak_rss_bytes))
+    })
 }
 
 /// A line for each variant that doesn't exist; `title` names the experiment, where there are several.
@@ -241,9 +307,10 @@ pub fn break_even(title: &str, found: &BreakEven) -> String {
             _ => verdicts.push((text, vec![group.group.to_string()])),
         }
     }
-    let cost = match extra > 0.0 {
-        true => format!("merging and loading take {extra:.2} s more than unmerged"),
-        false => format!("merged is ready {:.2} s before unmerged", -extra),
+    let cost = match extra {
+        more if more >= 0.005 => format!("merging and loading take {more:.2} s more than unmerged"),
+        less if less <= -0.005 => format!("merged is ready {:.2} s before unmerged", -less),
+        _ => "merged is ready as soon as unmerged".to_owned(),
     };
     if let [(text, _)] = verdicts.as_slice() {
         return format!("{name:<9} {cost}: {text}\n");
@@ -290,13 +357,13 @@ pub fn precision(precision: &Precision) -> String {
 fn interval(over: &Overhead) -> String {
     match over.interval_pct {
         Some([low, high]) => format!("{low:+.1} … {high:+.1} %"),
-        None => "–".to_owned(),
+        None => none(),
     }
 }
 
 fn milliseconds(seconds: Option<f64>) -> String {
     match seconds {
-        None => "–".to_owned(),
+        None => none(),
         Some(seconds) if seconds < 1e-3 => format!("{:.0} µs", seconds * 1e6),
         Some(seconds) if seconds < 0.1 => format!("{:.2} ms", seconds * 1e3),
         Some(seconds) => format!("{:.0} ms", seconds * 1e3),
@@ -307,8 +374,8 @@ fn mebibytes(bytes: u64) -> String {
     format!("{:.0} MiB", bytes as f64 / 1_048_576.0)
 }
 
-/// Columns as wide as their widest cell: names to the left, numbers to the right.
-fn aligned(rows: &[[String; HEADER.len()]]) -> String {
+/// Columns as wide as their widest cell: the first ones, of names, to the left, and numbers to the right.
+fn aligned(rows: &[Vec<String>], names: usize) -> String {
     let width = |column: usize| {
         rows.iter()
             .map(|row| row[column].chars().count())
@@ -320,9 +387,9 @@ fn aligned(rows: &[[String; HEADER.len()]]) -> String {
         let cells: Vec<String> = row
             .iter()
             .enumerate()
-            .map(|(column, cell)| match column {
-                0 | 1 => format!("{cell:<width$}", width = width(column)),
-                _ => format!("{cell:>width$}", width = width(column)),
+            .map(|(column, cell)| match column < names {
+                true => format!("{cell:<width$}", width = width(column)),
+                false => format!("{cell:>width$}", width = width(column)),
             })
             .collect();
         let _ = writeln!(text, "{}", cells.join("  ").trim_end());

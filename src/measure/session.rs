@@ -25,7 +25,7 @@ use crate::runtime::library::Library;
 use crate::verify::Parity;
 
 /// What is measured, and how.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct MeasurePlan {
     /// This program, which is started as the workers.
     pub program: PathBuf,

@@ -1,6 +1,6 @@
 //! The JSON of a result.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -17,6 +17,7 @@ use crate::measure::memory::StageMemory;
 use crate::measure::record::VariantRecord;
 use crate::measure::session::Precision;
 use crate::measure::subject::Subject;
+use crate::measure::sweep::SweepRun;
 use crate::prepare::{Manifest, Variant};
 use crate::runtime::library::Library;
 use crate::system::{Hardware, SystemInfo, allowed_cores};
@@ -74,10 +75,15 @@ pub struct RunInfo<'a> {
 
 impl ResultDocument {
     /// Puts a result together.
-    pub fn new(info: &RunInfo, records: &[VariantRecord]) -> Self {
+    pub fn new(info: &RunInfo, records: &[VariantRecord], sweep: &[SweepRun]) -> Self {
+        let mut generation_info = generation_info(info, records);
+        if !sweep.is_empty() {
+            let entries = sweep.iter().flat_map(|run| sweep_entries(info, run));
+            generation_info["sweep"] = entries.collect();
+        }
         Self {
             run_info: run_info(info),
-            generation_info: generation_info(info, records),
+            generation_info,
             meta_info: meta_info(info),
         }
     }
@@ -108,6 +114,7 @@ impl RunInfo<'_> {
         json!({
             "provider": self.options.provider.to_string(),
             "threads": self.options.threads,
+            "batch_size": self.options.batch_size,
             "allowed_cores": allowed_cores(),
             "weights": self.options.weights,
             "base": if self.base_is_cached { "cached" } else { "interleaved" },
@@ -148,6 +155,37 @@ fn generation_info(info: &RunInfo, records: &[VariantRecord]) -> Value {
     let valid = info.parity.is_some_and(|parity| parity.passed);
     all.insert("timings_valid".to_owned(), json!(valid));
     Value::Object(all)
+}
+
+/// One entry a group of prompts: every variant's figures, and its overhead.
+fn sweep_entries(info: &RunInfo, run: &SweepRun) -> Vec<Value> {
+    let mut records = run.records.iter();
+    let base = records.find(|record| record.variant == Subject::Base);
+    let groups: BTreeSet<Group> = run.records.iter().flat_map(measured).collect();
+    let entry = |group: Group| {
+        let mut variants = Map::new();
+        for record in &run.records {
+            let mut entry = json!({ "metrics": summarize(record, &[group]) });
+            if let Some(base) = base.filter(|base| base.variant != record.variant) {
+                let over = overhead(base, record, &[group], run.paired, info.seed);
+                entry["overhead_pct"] = json!(over);
+            }
+            let name = group.to_string();
+            let mut stages = record.stages.iter();
+            let memory = stages.find(|of| of.stage == name).map(stage);
+            entry["memory"] = json!(memory);
+            entry["error"] = json!(record.error);
+            variants.insert(record.variant.name().to_owned(), entry);
+        }
+        let mut runs = run.records.iter().flat_map(|record| record.runs_of(group));
+        json!({
+            "batch_size": run.batch_size,
+            "prompts": group,
+            "prompt_tokens": runs.next().map(|run| run.prompt_tokens),
+            "variants": variants,
+        })
+    };
+    groups.into_iter().map(entry).collect()
 }
 
 /// The base against itself: what the machine alone makes of no difference.

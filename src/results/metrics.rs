@@ -18,13 +18,18 @@ pub struct CategoryMetrics {
     pub time_to_first_token: f64,
     /// The same as `time_to_first_token`: prefill gives the first token.
     pub prefill_time: f64,
-    /// Median of all decode steps, seconds; absent where one token is generated.
+    /// Median of all decode steps, seconds; absent where one token is generated. A step makes one token of **every**
+    /// sequence of the batch.
     pub decode_time_per_token: Option<f64>,
+    /// The same over the batch's size: what each of the batch's tokens takes.
+    pub decode_time_per_batch_token: Option<f64>,
+    /// Sequences that are generated at once.
+    pub batch_size: usize,
     /// Median of `inference_time / generated_tokens`, seconds.
     pub time_per_token: f64,
-    /// Tokens of one generation; of several prompts, their mean.
+    /// Tokens of one sequence; of several prompts, their mean.
     pub generated_tokens: f64,
-    /// Energy of all generations over their tokens, joules; absent where the machine doesn't tell it.
+    /// Energy of all generations over the tokens of all their sequences, joules; absent where the machine doesn't tell it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub energy_per_token_joules: Option<f64>,
     /// Generations that the medians are over.
@@ -40,12 +45,12 @@ pub fn summarize(record: &VariantRecord, groups: &[Group]) -> Option<CategoryMet
     let runs = runs.filter(|run| groups.contains(&run.group)).collect();
     Some(CategoryMetrics {
         roofline: roofline(record, groups),
-        ..summarize_runs(runs)?
+        ..summarize_runs(runs, record.batch_size)?
     })
 }
 
 /// Figures over `runs`, but for those that need more than the runs; `None` without any.
-fn summarize_runs(runs: Vec<&RunRecord>) -> Option<CategoryMetrics> {
+fn summarize_runs(runs: Vec<&RunRecord>, batch_size: usize) -> Option<CategoryMetrics> {
     let of = |figure: fn(&RunRecord) -> f64| -> Option<f64> {
         median(&runs.iter().map(|run| figure(run)).collect::<Vec<f64>>())
     };
@@ -62,9 +67,11 @@ fn summarize_runs(runs: Vec<&RunRecord>) -> Option<CategoryMetrics> {
         time_to_first_token: prefill,
         prefill_time: prefill,
         decode_time_per_token: median(&steps),
+        decode_time_per_batch_token: median(&steps).map(|step| step / batch_size as f64),
+        batch_size,
         time_per_token: of(|run| run.timings.time_per_token())?,
         generated_tokens: tokens as f64 / runs.len() as f64,
-        energy_per_token_joules: energy.map(|joules| joules / tokens as f64),
+        energy_per_token_joules: energy.map(|joules| joules / (tokens * batch_size) as f64),
         runs: runs.len(),
         roofline: None,
     })
@@ -98,7 +105,7 @@ pub fn samples(record: &VariantRecord, group: Group) -> Vec<Value> {
         .into_iter()
         .filter_map(|prompt| {
             let runs = || record.runs_of(group).filter(|run| run.prompt == prompt);
-            let metrics = summarize_runs(runs().collect())?;
+            let metrics = summarize_runs(runs().collect(), record.batch_size)?;
             let totals: Vec<f64> = runs()
                 .map(|run| run.timings.total().as_secs_f64())
                 .collect();
@@ -154,6 +161,11 @@ mod tests {
         let energy =
             |record: &VariantRecord| summarize(record, &measured(record))?.energy_per_token_joules;
         assert_eq!(energy(&record), Some(2.0));
+        record.batch_size = 4;
+        assert_eq!(energy(&record), Some(0.5));
+        let metrics = summarize(&record, &measured(&record)).unwrap();
+        assert_eq!(metrics.decode_time_per_token, Some(0.005));
+        assert_eq!(metrics.decode_time_per_batch_token, Some(0.005 / 4.0));
         record.runs[2].energy_joules = None;
         assert_eq!(energy(&record), None);
     }
