@@ -2,7 +2,10 @@
 
 use super::tuner::Loading;
 use super::{AdapterError, AdapterTensors, Effects};
-use super::{ln_tuning, lora, prefix_tuning, prompt_tuning};
+use super::{
+    adalora, boft, gralora, hra, ia3, ln_tuning, loha, lokr, lora, miss, oft, prefix_tuning,
+    prompt_tuning, road,
+};
 use crate::json_object::{ConfigError, JsonObject};
 use crate::model::BaseModel;
 
@@ -50,6 +53,41 @@ impl Class {
 /// All methods, in the order of their names.
 pub const METHODS: &[Method] = &[
     Method {
+        peft_type: "ADALORA",
+        class: Class::Weight,
+        variants: "pruned ranks",
+        refused: "",
+        load: adalora::load,
+    },
+    Method {
+        peft_type: "BOFT",
+        class: Class::Weight,
+        variants: "",
+        refused: "",
+        load: boft::load,
+    },
+    Method {
+        peft_type: "GRALORA",
+        class: Class::Weight,
+        variants: "hybrid_r",
+        refused: "",
+        load: gralora::load,
+    },
+    Method {
+        peft_type: "HRA",
+        class: Class::Weight,
+        variants: "apply_GS",
+        refused: "",
+        load: hra::load,
+    },
+    Method {
+        peft_type: "IA3",
+        class: Class::Weight,
+        variants: "feedforward_modules",
+        refused: "",
+        load: ia3::load,
+    },
+    Method {
         peft_type: "LN_TUNING",
         class: Class::Parameter,
         variants: "",
@@ -57,11 +95,39 @@ pub const METHODS: &[Method] = &[
         load: ln_tuning::load,
     },
     Method {
+        peft_type: "LOHA",
+        class: Class::Weight,
+        variants: "",
+        refused: "",
+        load: loha::load,
+    },
+    Method {
+        peft_type: "LOKR",
+        class: Class::Weight,
+        variants: "decompose_both, decompose_factor",
+        refused: "",
+        load: lokr::load,
+    },
+    Method {
         peft_type: "LORA",
         class: Class::Weight,
         variants: "rsLoRA, DoRA, lora_bias, trainable_token_indices, layer_replication",
         refused: "",
         load: lora::load,
+    },
+    Method {
+        peft_type: "MISS",
+        class: Class::Weight,
+        variants: "mini, bat",
+        refused: "",
+        load: miss::load,
+    },
+    Method {
+        peft_type: "OFT",
+        class: Class::Weight,
+        variants: "exact and Cayley-Neumann, coft, block_share, embeddings",
+        refused: "",
+        load: oft::load,
     },
     Method {
         peft_type: "PREFIX_TUNING",
@@ -77,17 +143,32 @@ pub const METHODS: &[Method] = &[
         refused: "",
         load: prompt_tuning::load,
     },
+    Method {
+        peft_type: "ROAD",
+        class: Class::Weight,
+        variants: "road_1, road_2, road_4",
+        refused: "",
+        load: road::load,
+    },
 ];
+
+/// The `peft_type` of each of [`METHODS`].
+pub const PEFT_TYPES: [&str; METHODS.len()] = {
+    let mut names = [""; METHODS.len()];
+    let mut index = 0;
+    while index < names.len() {
+        names[index] = METHODS[index].peft_type;
+        index += 1;
+    }
+    names
+};
 
 /// The method of an `adapter_config.json`.
 ///
 /// # Errors
 /// If its `peft_type` is absent or not supported.
 pub fn method(config: &JsonObject) -> Result<&'static Method, ConfigError> {
-    let supported = || {
-        let names: Vec<&str> = METHODS.iter().map(|method| method.peft_type).collect();
-        names.join(", ")
-    };
+    let supported = || PEFT_TYPES.join(", ");
     let found = config
         .optional_text("peft_type")?
         .ok_or_else(|| config.missing("peft_type", &format!("one of {}", supported())))?;

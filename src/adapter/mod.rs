@@ -4,17 +4,28 @@
 //! them ([`Adapter`]): modules whose arithmetic changes ([`ModuleAdapter`]), parameters that are
 //! replaced, tokens or cache rows in front of the prompt. Merging and exporting know only that.
 
+mod adalora;
+mod boft;
 mod error;
 pub mod form;
+mod gralora;
+mod hra;
+mod ia3;
 mod inputs;
+mod linalg;
 mod ln_tuning;
+mod loha;
+mod lokr;
 mod lora;
 mod method;
+mod miss;
+mod oft;
 mod options;
 mod prefix_tuning;
 mod prompt_tuning;
 mod replaced;
 mod replication;
+mod road;
 mod targets;
 mod tensors;
 mod token_rows;
@@ -28,7 +39,7 @@ use ndarray::{Array1, Array2};
 
 pub use error::AdapterError;
 pub use inputs::{GraphInput, TakeTensor};
-pub use method::{Class, METHODS, Method, peft_type};
+pub use method::{Class, METHODS, Method, PEFT_TYPES, peft_type};
 pub use replaced::{Origin, Replacement};
 pub use tensors::{AdapterTensors, Init};
 
