@@ -14,7 +14,7 @@ use super::prompt_plans::{PromptSource, check_room};
 use super::setup;
 use super::table;
 use crate::config::BenchmarkConfig;
-use crate::engine::{EngineError, EngineOptions, Provider};
+use crate::engine::{DecoderEngine, EngineError, EngineOptions, Provider, WeightsMode};
 use crate::measure::bandwidth::WeightsReader;
 use crate::measure::break_even::break_even;
 use crate::measure::client::{Interrupt, WorkerError};
@@ -226,6 +226,14 @@ impl<'a> Benchmark<'a> {
             seed: config.seed,
             target: self.target,
         };
+        for entrant in &plan.entrants {
+            DecoderEngine::make_ready(&entrant.prepared, &plan.options, &|bytes| {
+                message(&format!(
+                    "laying out weights for decoding: {} MiB, once",
+                    bytes.div_ceil(1 << 20)
+                ));
+            })?;
+        }
         let reader = self.weights_reader(&plan);
         let no_rate = ();
 
@@ -365,7 +373,7 @@ impl<'a> Benchmark<'a> {
     }
 
     fn options(&self, config: &BenchmarkConfig) -> EngineOptions {
-        let mut options = setup::engine_options(self.common, self.provider, 0);
+        let mut options = setup::engine_options(self.common, self.provider, 0, WeightsMode::Mapped);
         options.batch_size = config.batch_sizes[0];
         options
     }
@@ -499,7 +507,8 @@ impl<'a> Benchmark<'a> {
             (Provider::Cuda(_), Some(name)) => format!("{} ({name})", self.provider),
             (Provider::Cuda(_), None) => self.provider.to_string(),
             (Provider::Cpu, _) => {
-                let options = setup::engine_options(self.common, self.provider, 0);
+                let options =
+                    setup::engine_options(self.common, self.provider, 0, WeightsMode::Mapped);
                 format!(
                     "cpu, {} threads, {} weights",
                     options.threads, options.weights

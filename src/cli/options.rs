@@ -32,9 +32,9 @@ pub struct CommonOptions {
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 
-    /// How the CPU provider holds weights: mapped from their files, or copied into its own layout.
-    #[arg(long, global = true, value_name = "MODE", default_value = "mapped")]
-    pub weights: WeightsChoice,
+    /// How the CPU provider holds weights [default: mapped to measure, in-place to generate and verify].
+    #[arg(long, global = true, value_name = "MODE")]
+    pub weights: Option<WeightsChoice>,
 
     /// Ask nothing of the network.
     #[arg(long, global = true)]
@@ -76,9 +76,11 @@ pub enum ExecutionProvider {
 /// `--weights`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum WeightsChoice {
-    /// Mapped from their files.
+    /// Mapped: the checkpoint, and a copy that's laid out for decoding, made once in the base's prepared folder.
     Mapped,
-    /// Copied into ONNX Runtime's own layout.
+    /// Mapped: the checkpoint alone. Nothing is written; decoding is slower.
+    InPlace,
+    /// Copied into ONNX Runtime's own layout when a session starts, as a server would.
     Resident,
 }
 
@@ -86,6 +88,7 @@ impl From<WeightsChoice> for WeightsMode {
     fn from(choice: WeightsChoice) -> Self {
         match choice {
             WeightsChoice::Mapped => Self::Mapped,
+            WeightsChoice::InPlace => Self::InPlace,
             WeightsChoice::Resident => Self::Resident,
         }
     }
