@@ -14,7 +14,7 @@ use super::prompt_plans::{PromptSource, check_room};
 use super::setup;
 use super::table;
 use crate::config::BenchmarkConfig;
-use crate::engine::{DecoderEngine, EngineError, EngineOptions, Provider, WeightsMode};
+use crate::engine::{EngineError, EngineOptions, Provider, WeightsMode};
 use crate::measure::bandwidth::WeightsReader;
 use crate::measure::break_even::break_even;
 use crate::measure::client::{Interrupt, WorkerError};
@@ -227,12 +227,7 @@ impl<'a> Benchmark<'a> {
             target: self.target,
         };
         for entrant in &plan.entrants {
-            DecoderEngine::make_ready(&entrant.prepared, &plan.options, &|bytes| {
-                message(&format!(
-                    "laying out weights for decoding: {} MiB, once",
-                    bytes.div_ceil(1 << 20)
-                ));
-            })?;
+            setup::lay_out(&entrant.prepared, &plan.options)?;
         }
         let reader = self.weights_reader(&plan);
         let no_rate = ();
