@@ -555,6 +555,46 @@ fn batches_and_contexts_that_cannot_be_run_are_refused_before_anything_is_measur
 }
 
 #[test]
+fn adapters_take_turns_in_one_session_and_a_prefix_cannot() {
+    let place = Workplace::new(3);
+    for name in ["dora", "prompt-tuning"] {
+        let outcome = place.measure(&case("llama-gqa", name), &["--swap=3"]);
+        assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+        assert!(outcome.stdout.contains("3 adapters"), "{}", outcome.stdout);
+        let stem = if name == "dora" {
+            "lora--dora"
+        } else {
+            "prompt_tuning--prompt-tuning"
+        };
+        let swap = &place.result(&format!("{stem}.json"))["generation_info"]["swap"];
+        assert_eq!(swap["metrics"]["adapters"], 3);
+        assert_eq!(swap["loads"].as_array().unwrap().len(), 3);
+        // Three rounds of three.
+        assert_eq!(swap["swaps"].as_array().unwrap().len(), 9);
+        assert_eq!(swap["metrics"]["first_token_overhead"]["pairs"], 9);
+        for key in [
+            "load_seconds",
+            "swap_seconds",
+            "first_token_after",
+            "first_token_without",
+        ] {
+            assert!(
+                swap["metrics"][key].as_f64().unwrap() > 0.0,
+                "{key}: {swap}"
+            );
+        }
+        assert!(swap["metrics"]["adapter_bytes"].as_u64().unwrap() > 500);
+    }
+    let outcome = place.measure(&case("llama-gqa", "prefix-tuning"), &["--swap"]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    let result = place.result("prefix_tuning--prefix-tuning.json");
+    let reason = &result["generation_info"]["swap"]["absent"];
+    assert!(reason.as_str().unwrap().contains("cache"), "{reason}");
+    let outcome = place.measure(&case("llama-gqa", "lora"), &["--swap=1"]);
+    assert_eq!(outcome.code, Some(2));
+}
+
+#[test]
 fn an_adapter_of_zeros_is_the_base_in_the_unmerged_graph() {
     let place = Workplace::new(1);
     for name in ["lora", "dora"] {

@@ -23,8 +23,11 @@ use crate::measure::interference::{Interference, InterferenceWatch};
 use crate::measure::record::{PromptPlan, VariantRecord};
 use crate::measure::session::{Entrant, MeasurePlan, Measurement, Meters, Precision, Step, Target};
 use crate::measure::subject::Subject;
+use crate::measure::swap::SwapResult;
 use crate::measure::sweep::SweepRun;
-use crate::prepare::{Manifest, PreparedVariant, PromptKind, Variant, empty_variant};
+use crate::prepare::{
+    Manifest, PreparedVariant, PromptKind, Variant, empty_variant, not_swappable, other_adapters,
+};
 use crate::results::{self, BaseCache, CacheKey, ResultDocument, RunInfo, Status};
 use crate::runtime::library::Library;
 use crate::system::{Hardware, SystemInfo};
@@ -67,6 +70,8 @@ pub struct Benchmark<'a> {
     pub aa: bool,
     /// Take the base from the cache.
     pub cached_base: bool,
+    /// Let so many adapters take turns as well.
+    pub swap: Option<usize>,
     /// Prompts of so many tokens are measured as well.
     pub contexts: &'a [usize],
     /// The base is all there is: an earlier measurement of it will do, unless it's to be made anew.
@@ -77,6 +82,8 @@ pub struct Benchmark<'a> {
 struct Measured {
     records: Vec<VariantRecord>,
     sweep: Vec<SweepRun>,
+    /// One a job, where swaps were asked for.
+    swaps: Vec<Option<SwapResult>>,
     /// One a job.
     parities: Vec<Option<Parity>>,
     precision: Option<Precision>,
@@ -109,6 +116,7 @@ impl<'a> Benchmark<'a> {
             aa: false,
             cached_base: false,
             contexts: &[],
+            swap: None,
             base_only: false,
         }
     }
@@ -178,7 +186,8 @@ impl<'a> Benchmark<'a> {
         if !measured.sweep.is_empty() {
             text.push_str(&table::sweep(&measured.sweep, config.seed));
         }
-        for (job, parity) in jobs.iter().zip(&measured.parities) {
+        for (index, job) in jobs.iter().enumerate() {
+            let parity = &measured.parities[index];
             let title = if jobs.len() > 1 { &job.stem } else { "" };
             text.push_str(&table::absent(title, &job.absent));
             let records = records_of(&measured.records, job);
@@ -188,6 +197,9 @@ impl<'a> Benchmark<'a> {
                 text.push_str(
                     &found.map_or(String::new(), |found| table::break_even(title, &found)),
                 );
+            }
+            if let Some(swap) = &measured.swaps[index] {
+                text.push_str(&table::swap(title, swap, config.seed));
             }
             text.push_str(&table::parity(title, parity.as_ref()));
         }
@@ -302,9 +314,17 @@ impl<'a> Benchmark<'a> {
             Ok(()) => self.sweep(sweep, meters, &records, !base_is_cached),
             Err(error) => (Vec::new(), Err(error)),
         };
+        let (swaps, outcome) = match (self.swap, outcome) {
+            (Some(count), Ok(())) => match self.swaps(jobs, &plan, count)? {
+                Ok(swaps) => (swaps, Ok(())),
+                Err(interrupted) => (vec![None; jobs.len()], Err(interrupted)),
+            },
+            (_, outcome) => (vec![None; jobs.len()], outcome),
+        };
         Ok(Measured {
             records,
             sweep,
+            swaps,
             parities,
             precision,
             interference: watch.and_then(|watch| watch.finish()),
@@ -370,6 +390,37 @@ impl<'a> Benchmark<'a> {
             }
         }
         (runs, Ok(()))
+    }
+
+    /// Lets `count` adapters of each job take turns.
+    fn swaps(
+        &self,
+        jobs: &[Job],
+        plan: &MeasurePlan,
+        count: usize,
+    ) -> Result<Result<Vec<Option<SwapResult>>, WorkerError>> {
+        let mut all = Vec::new();
+        for job in jobs {
+            let mut variants = job.variants.iter();
+            let unmerged = variants.find(|one| one.manifest.variant == Variant::Unmerged);
+            let Some(unmerged) = unmerged else {
+                let reason = "there is no unmerged variant".to_owned();
+                all.push(Some(SwapResult::Absent(reason)));
+                continue;
+            };
+            if let Some(reason) = not_swappable(unmerged) {
+                all.push(Some(SwapResult::Absent(reason.to_owned())));
+                continue;
+            }
+            message(&format!("swapping {count} adapters"));
+            let folder = tempfile::tempdir().context("cannot make a folder for other adapters")?;
+            let others = other_adapters(unmerged, count - 1, plan.seed, folder.path())?;
+            match plan.swaps(unmerged, others, self.interrupt) {
+                Ok(result) => all.push(Some(result)),
+                Err(interrupted) => return Ok(Err(interrupted)),
+            }
+        }
+        Ok(Ok(all))
     }
 
     fn options(&self, config: &BenchmarkConfig) -> EngineOptions {
@@ -469,6 +520,7 @@ impl<'a> Benchmark<'a> {
             ..run.clone()
         });
         let sweep: Vec<SweepRun> = sweep.collect();
+        info.swap = measured.swaps[index].as_ref();
         let document = ResultDocument::new(&info, &records_of(&measured.records, job), &sweep);
         let output = &self.common.output;
         Ok(results::write(output, &job.stem, status, &document)?)
@@ -498,6 +550,7 @@ impl<'a> Benchmark<'a> {
             precision: None,
             interference: None,
             energy_method: None,
+            swap: None,
             seed: config.seed,
         }
     }
@@ -582,7 +635,11 @@ impl Measured {
                     let errors = records.filter_map(|record| record.error);
                     errors.map(move |error| format!("with batches of {size}: {error}"))
                 }));
-                match errors.next().or(wrong) {
+                let swap = match &self.swaps[index] {
+                    Some(SwapResult::Failed(error)) => Some(format!("swapping: {error}")),
+                    _ => None,
+                };
+                match errors.next().or(swap).or(wrong) {
                     Some(error) => (Status::Failed, Some(error)),
                     None => (Status::Success, None),
                 }

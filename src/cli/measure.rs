@@ -66,6 +66,18 @@ pub struct Measure {
     )]
     sweep: Vec<u32>,
 
+    /// Measure swapping as well: so many adapters in memory [default: 4] take turns in one open session, this one and
+    /// others of its shape with drawn values.
+    #[arg(
+        long,
+        value_name = "N",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "4",
+        value_parser = clap::value_parser!(u16).range(2..=256)
+    )]
+    swap: Option<u16>,
+
     /// Measure the base against itself as well: the smallest overhead that this machine can tell from none.
     #[arg(long, conflicts_with = "cached_base")]
     aa: bool,
@@ -147,6 +159,7 @@ impl Measure {
         let mut benchmark = Benchmark::new(common, provider, self.prompts.as_deref(), interrupt);
         benchmark.cached_base = self.cached_base;
         let contexts = distinct(self.sweep.iter().map(|count| *count as usize));
+        benchmark.swap = self.swap.map(usize::from);
         benchmark.contexts = &contexts;
         benchmark.aa = self.aa;
         benchmark.empty = self.empty;

@@ -11,6 +11,7 @@ use crate::measure::record::VariantRecord;
 use crate::measure::session::Precision;
 use crate::measure::stats::Overhead;
 use crate::measure::subject::Subject;
+use crate::measure::swap::SwapResult;
 use crate::measure::sweep::SweepRun;
 use crate::prepare::Variant;
 use crate::results::{count_outliers, summarize};
@@ -280,6 +281,43 @@ fn aa(again: &Overhead) -> String {
          can't be told from none",
         interval(again)
     )
+}
+
+/// What swapping adapters takes. `title` names the experiment, where there are several.
+pub fn swap(title: &str, result: &SwapResult, seed: u64) -> String {
+    let name = format!("{:<9}", named(title, "swap"));
+    let times = match result {
+        SwapResult::Absent(reason) => return format!("{name} not available: {reason}\n"),
+        SwapResult::Failed(error) => return format!("{name} failed: {error}\n"),
+        SwapResult::Measured(times) => times,
+    };
+    let Some(found) = times.metrics(seed) else {
+        return String::new();
+    };
+    let over = found.first_token_overhead.as_ref();
+    let verdict = match over.is_some_and(|over| over.detected) {
+        true => "",
+        false => " — no difference detected",
+    };
+    format!(
+        "{name} {} adapters of {} take turns: reading one takes {}, binding it {}\n          first token {} after a \
+         swap, {} without: {}, {}{verdict}\n",
+        found.adapters,
+        size(found.adapter_bytes),
+        milliseconds(Some(found.load_seconds)),
+        milliseconds(Some(found.swap_seconds)),
+        milliseconds(Some(found.first_token_after)),
+        milliseconds(Some(found.first_token_without)),
+        over.map_or_else(none, percent),
+        over.map_or_else(none, interval),
+    )
+}
+
+fn size(bytes: u64) -> String {
+    match bytes >= 1 << 20 {
+        true => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+        false => format!("{:.1} KiB", bytes as f64 / 1024.0),
+    }
 }
 
 /// When merging has paid for itself: a line for all groups, or one for each where they differ. `title` names the

@@ -23,6 +23,7 @@ pub use onnx_runtime::OnnxRuntime;
 pub use options::{EngineOptions, Provider, WeightsMode};
 
 use crate::graph::proto::Model;
+use crate::measure::swap::SwapEngine;
 use crate::measure::timings::Engine;
 use crate::prepare::{PreparedVariant, PromptKind};
 use crate::weights::{Dtype, widen};
@@ -327,5 +328,13 @@ fn panels(
     match options.wants_panels() {
         true => Ok(PanelFiles::make_ready(model, folder, begin)?),
         false => Ok(PanelFiles::default()),
+    }
+}
+
+impl SwapEngine for DecoderEngine {
+    type Adapter = Rc<ResidentAdapter>;
+
+    fn swap(&mut self, adapter: &Rc<ResidentAdapter>) -> Result<(), EngineError> {
+        self.swap_adapter(adapter)
     }
 }

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use thiserror::Error;
 
 use super::memory::StageMemory;
-use super::protocol::{OpenRequest, Opened, ParityRequest, Request, Response};
+use super::protocol::{OpenRequest, Opened, ParityRequest, Request, Response, SwapRequest};
+use super::swap::SwapTimes;
 use super::timings::GenerationTimings;
 use crate::verify::Parity;
 
@@ -63,6 +64,12 @@ pub trait VariantProcess {
     /// # Errors
     /// If the process fails or dies.
     fn parity(&mut self, request: ParityRequest) -> Result<Option<Parity>, WorkerError>;
+
+    /// Lets adapters take turns.
+    ///
+    /// # Errors
+    /// If the process fails or dies.
+    fn swap(&mut self, request: SwapRequest) -> Result<SwapTimes, WorkerError>;
 }
 
 /// Stops a measurement from another thread: all its workers are killed, and nothing new is started.
@@ -244,6 +251,13 @@ impl VariantProcess for WorkerClient {
     fn parity(&mut self, request: ParityRequest) -> Result<Option<Parity>, WorkerError> {
         match self.ask(&Request::Parity(Box::new(request)))? {
             Response::Parity(parity) => Ok(parity),
+            _ => Err(self.protocol()),
+        }
+    }
+
+    fn swap(&mut self, request: SwapRequest) -> Result<SwapTimes, WorkerError> {
+        match self.ask(&Request::Swap(Box::new(request)))? {
+            Response::Swapped(times) => Ok(times),
             _ => Err(self.protocol()),
         }
     }

@@ -7,6 +7,7 @@
 //!     timings   the loop that generates           memory, gpu   sampled while it runs
 //! energy, interference   what it took, and what else kept the cores busy
 //! bandwidth, roofline    how fast memory is read, and how near a decode step comes to that
+//! swap        adapters in place of one another
 //! sweep       batch sizes and context lengths
 //! break_even  when merging has paid
 //! comparison  pairs of runs       stats   overheads with their intervals
@@ -29,6 +30,7 @@ pub mod schedule;
 pub mod session;
 pub mod stats;
 pub mod subject;
+pub mod swap;
 pub mod sweep;
 pub mod timings;
 pub mod worker;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::memory::StageMemory;
+use super::swap::SwapTimes;
 use super::timings::GenerationTimings;
 use crate::engine::EngineOptions;
 use crate::prepare::PreparedVariant;
@@ -26,6 +27,21 @@ pub enum Request {
     Stage(String),
     /// Compare variants with each other, in a worker that measures nothing.
     Parity(Box<ParityRequest>),
+    /// Let adapters take turns, in a worker that measures nothing else.
+    Swap(Box<SwapRequest>),
+}
+
+/// How to let adapters take turns.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SwapRequest {
+    /// The session, with its own adapter as the first.
+    pub open: OpenRequest,
+    /// The other adapters.
+    pub others: Vec<PreparedVariant>,
+    /// Token ids of the prompt.
+    pub prompt_ids: Vec<u32>,
+    /// How often each takes its turn.
+    pub rounds: usize,
 }
 
 /// How to compare variants.
@@ -71,6 +87,8 @@ pub enum Response {
     Stage(StageMemory),
     /// What the variants compute; absent where there are none.
     Parity(Option<Parity>),
+    /// What swaps took.
+    Swapped(SwapTimes),
     /// It failed; the worker ends.
     Failed(String),
 }

@@ -2,12 +2,14 @@
 
 use std::error::Error;
 use std::io::{BufRead, Write};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::gpu::GpuProbe;
 use super::memory::MemorySampler;
-use super::protocol::{OpenRequest, Opened, ParityRequest, Request, Response};
-use super::timings::{SystemClock, time_generation};
+use super::protocol::{OpenRequest, Opened, ParityRequest, Request, Response, SwapRequest};
+use super::swap::{SwapTimes, time_swaps};
+use super::timings::{Clock, SystemClock, time_generation};
 use crate::engine::{DecoderEngine, OnnxRuntime, Provider};
 use crate::verify;
 
@@ -61,6 +63,7 @@ impl Worker {
                 Ok(Response::Stage(sampler.stage(&name)?.clone()))
             }
             Request::Parity(request) => parity(*request),
+            Request::Swap(request) => swap(*request),
         }
     }
 
@@ -99,6 +102,31 @@ fn parity(request: ParityRequest) -> Result<Response, Failure> {
         DecoderEngine::open(&runtime, variant, &options)
     })?;
     Ok(Response::Parity(parity))
+}
+
+fn swap(request: SwapRequest) -> Result<Response, Failure> {
+    let OpenRequest {
+        library,
+        variant,
+        options,
+    } = &request.open;
+    let runtime = OnnxRuntime::load(library)?;
+    let mut engine = DecoderEngine::open(&runtime, variant, options)?;
+    let clock = SystemClock::new();
+    let (mut load, mut adapters) = (Vec::new(), Vec::new());
+    for adapter in std::iter::once(variant).chain(&request.others) {
+        let start = clock.now();
+        adapters.push(Rc::new(engine.load_adapter(adapter)?));
+        load.push(clock.now().saturating_sub(start).as_secs_f64());
+    }
+    let prompt_ids = &request.prompt_ids;
+    let swaps = time_swaps(&mut engine, &clock, &adapters, prompt_ids, request.rounds)?;
+    Ok(Response::Swapped(SwapTimes {
+        load,
+        adapter_bytes: adapters.first().map_or(0, |adapter| adapter.bytes()),
+        prompt_tokens: prompt_ids.len(),
+        swaps,
+    }))
 }
 
 /// An error and its causes, in one line.

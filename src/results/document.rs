@@ -17,6 +17,7 @@ use crate::measure::memory::StageMemory;
 use crate::measure::record::VariantRecord;
 use crate::measure::session::Precision;
 use crate::measure::subject::Subject;
+use crate::measure::swap::SwapResult;
 use crate::measure::sweep::SweepRun;
 use crate::prepare::{Manifest, Variant};
 use crate::runtime::library::Library;
@@ -69,6 +70,8 @@ pub struct RunInfo<'a> {
     pub interference: Option<Interference>,
     /// Where energy was read.
     pub energy_method: Option<EnergyMethod>,
+    /// What came of swapping adapters, where it was asked for.
+    pub swap: Option<&'a SwapResult>,
     /// Draws the bootstrap.
     pub seed: u64,
 }
@@ -152,6 +155,9 @@ fn generation_info(info: &RunInfo, records: &[VariantRecord]) -> Value {
     let merging = find(Subject::Unmerged).zip(find(Subject::Merged));
     let merging = merging.and_then(|(unmerged, merged)| break_even(unmerged, merged, info.seed));
     all.insert("break_even".to_owned(), json!(merging));
+    if let Some(result) = info.swap {
+        all.insert("swap".to_owned(), swap(result, info.seed));
+    }
     let valid = info.parity.is_some_and(|parity| parity.passed);
     all.insert("timings_valid".to_owned(), json!(valid));
     Value::Object(all)
@@ -186,6 +192,22 @@ fn sweep_entries(info: &RunInfo, run: &SweepRun) -> Vec<Value> {
         })
     };
     groups.into_iter().map(entry).collect()
+}
+
+fn swap(result: &SwapResult, seed: u64) -> Value {
+    match result {
+        SwapResult::Absent(reason) => json!({ "absent": reason }),
+        SwapResult::Failed(error) => json!({ "error": error }),
+        SwapResult::Measured(times) => {
+            let metrics = times.metrics(seed);
+            json!({
+                "metrics": metrics,
+                "prompt_tokens": times.prompt_tokens,
+                "loads": times.load,
+                "swaps": times.swaps,
+            })
+        }
+    }
 }
 
 /// The base against itself: what the machine alone makes of no difference.

@@ -5,6 +5,7 @@ use super::*;
 use crate::measure::memory::{PeakMethod, ProcessMemory, StageMemory};
 use crate::measure::protocol::Opened;
 use crate::measure::random::SplitMix64;
+use crate::measure::swap::SwapTimes;
 use crate::measure::timings::GenerationTimings;
 use crate::prepare::{Variant, stand_in};
 use crate::prompts::Category;
@@ -167,6 +168,38 @@ impl VariantProcess for Process {
         (parity.of, parity.passed) = (request.new_tokens, true);
         Ok(Some(parity))
     }
+
+    fn swap(&mut self, request: SwapRequest) -> Result<SwapTimes, WorkerError> {
+        assert_eq!(self.name, "swap");
+        Ok(SwapTimes {
+            load: vec![
+                request.rounds as f64,
+                request.open.options.max_length as f64,
+            ],
+            adapter_bytes: 0,
+            prompt_tokens: request.prompt_ids.len(),
+            swaps: Vec::new(),
+        })
+    }
+}
+
+#[test]
+fn swaps_are_asked_for_with_the_shortest_prompt_and_room_for_virtual_tokens() {
+    let plan = plan(4, None);
+    let machine = Machine::new(0);
+    let start = |name: &str| {
+        Ok(Process {
+            name: name.to_owned(),
+            machine: machine.clone(),
+            generated: 0,
+        })
+    };
+    let unmerged = &plan.entrants[1].prepared;
+    let SwapResult::Measured(times) = plan.swaps_in(unmerged, Vec::new(), &start).unwrap() else {
+        panic!("nothing was measured")
+    };
+    // The process answers with what it was asked for.
+    assert_eq!((times.prompt_tokens, times.load), (3, vec![4.0, 4.0]));
 }
 
 fn plan(runs: usize, target: Option<(f64, u64)>) -> MeasurePlan {
