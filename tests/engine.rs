@@ -45,6 +45,7 @@ fn options() -> EngineOptions {
         batch_size: 1,
         max_length: 40,
         logits_on_host: true,
+        profile: None,
     }
 }
 

@@ -208,6 +208,26 @@ fn a_result_has_the_sections_of_pefts_suite_and_its_own() {
     assert_eq!(names, ["short", "medium", "long"]);
     assert!(groups[0]["verdict"].is_string() && groups[0]["saving_per_token"].is_f64());
     assert!(outcome.stdout.contains("break-even"), "{}", outcome.stdout);
+    let nodes = |variant: &str| {
+        let executed = &variants[variant]["executed"]["step"];
+        assert_eq!(executed["memory_copies"], 0);
+        let providers = executed["nodes"].as_object().unwrap();
+        assert_eq!(providers.len(), 1, "all on the processor: {executed}");
+        let operators = executed["operators"]["CPUExecutionProvider"]
+            .as_object()
+            .unwrap();
+        let sum: u64 = operators.values().filter_map(Value::as_u64).sum();
+        assert_eq!(providers["CPUExecutionProvider"].as_u64(), Some(sum));
+        assert_eq!(operators["GroupQueryAttention"], 2, "{executed}");
+        sum
+    };
+    let prompt = &variants["base"]["executed"]["prompt"]["nodes"];
+    assert!(
+        prompt["CPUExecutionProvider"].as_u64() > Some(10),
+        "{prompt}"
+    );
+    assert_eq!(nodes("base"), nodes("merged"));
+    assert!(nodes("unmerged") > nodes("base"), "the adapter has nodes");
     let parity = &info["parity"];
     assert_eq!(parity["passed"], true, "{parity}");
     assert_eq!(

@@ -20,6 +20,7 @@ use crate::measure::break_even::break_even;
 use crate::measure::client::{Interrupt, WorkerError};
 use crate::measure::energy::{EnergyMethod, SystemMeter};
 use crate::measure::interference::{Interference, InterferenceWatch};
+use crate::measure::protocol::Comparison;
 use crate::measure::record::{PromptPlan, VariantRecord};
 use crate::measure::session::{Entrant, MeasurePlan, Measurement, Meters, Precision, Step, Target};
 use crate::measure::subject::Subject;
@@ -31,7 +32,6 @@ use crate::prepare::{
 use crate::results::{self, BaseCache, CacheKey, ResultDocument, RunInfo, Status};
 use crate::runtime::library::Library;
 use crate::system::{Hardware, SystemInfo};
-use crate::verify::Parity;
 
 /// How a command ended, if not by an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +85,7 @@ struct Measured {
     /// One a job, where swaps were asked for.
     swaps: Vec<Option<SwapResult>>,
     /// One a job.
-    parities: Vec<Option<Parity>>,
+    comparisons: Vec<Comparison>,
     precision: Option<Precision>,
     interference: Option<Interference>,
     energy_method: Option<EnergyMethod>,
@@ -187,7 +187,7 @@ impl<'a> Benchmark<'a> {
             text.push_str(&table::sweep(&measured.sweep, config.seed));
         }
         for (index, job) in jobs.iter().enumerate() {
-            let parity = &measured.parities[index];
+            let parity = &measured.comparisons[index].parity;
             let title = if jobs.len() > 1 { &job.stem } else { "" };
             text.push_str(&table::absent(title, &job.absent));
             let records = records_of(&measured.records, job);
@@ -249,13 +249,13 @@ impl<'a> Benchmark<'a> {
         let reader = self.weights_reader(&plan);
         let no_rate = ();
 
-        let parities = {
+        let comparisons = {
             let progress = MeasureProgress::default();
             progress.report(Step::Comparing);
             let several = jobs.len() > 1;
             jobs.iter()
                 .map(|job| plan.parity(several.then_some(job.stem.as_str()), self.interrupt))
-                .collect::<Result<Vec<Option<Parity>>, WorkerError>>()
+                .collect::<Result<Vec<Comparison>, WorkerError>>()
         };
         let sweep = self.sweep_plans(config, &plan, contexts);
         let cache = BaseCache::new(&self.common.output);
@@ -284,12 +284,15 @@ impl<'a> Benchmark<'a> {
             },
         };
         let progress = MeasureProgress::default();
-        let (parities, measurement) = match parities {
-            Err(interrupted) => (vec![None; jobs.len()], nothing(Err(interrupted))),
-            Ok(parities) if plan.entrants.is_empty() => (parities, nothing(Ok(()))),
-            Ok(parities) => {
+        let (comparisons, measurement) = match comparisons {
+            Err(interrupted) => (
+                vec![Comparison::default(); jobs.len()],
+                nothing(Err(interrupted)),
+            ),
+            Ok(comparisons) if plan.entrants.is_empty() => (comparisons, nothing(Ok(()))),
+            Ok(comparisons) => {
                 let measured = plan.run(self.interrupt, meters, &|step| progress.report(step));
-                (parities, measured)
+                (comparisons, measured)
             }
         };
         let Measurement {
@@ -300,7 +303,8 @@ impl<'a> Benchmark<'a> {
         let base_is_cached = cached.is_some();
         let records: Vec<VariantRecord> = cached.into_iter().chain(records).collect();
         let base = records.iter().find(|r| r.variant == Subject::Base);
-        let parity = parities.iter().flatten().all(|parity| parity.passed);
+        let parities = comparisons.iter().filter_map(|one| one.parity.as_ref());
+        let parity = parities.into_iter().all(|parity| parity.passed);
         let good = outcome.is_ok() && parity && self.target.is_none() && !base_is_cached;
         if let (Some(key), Some(base), true) = (&key, base, good)
             && base.error.is_none()
@@ -325,7 +329,7 @@ impl<'a> Benchmark<'a> {
             records,
             sweep,
             swaps,
-            parities,
+            comparisons,
             precision,
             interference: watch.and_then(|watch| watch.finish()),
             energy_method: meter.method(),
@@ -514,7 +518,8 @@ impl<'a> Benchmark<'a> {
         info.precision = measured.precision;
         info.interference = measured.interference;
         info.energy_method = measured.energy_method;
-        info.parity = measured.parities[index].as_ref();
+        info.parity = measured.comparisons[index].parity.as_ref();
+        info.graphs = Some(&measured.comparisons[index].graphs);
         let sweep = measured.sweep.iter().map(|run| SweepRun {
             records: records_of(&run.records, job),
             ..run.clone()
@@ -545,6 +550,7 @@ impl<'a> Benchmark<'a> {
             options,
             manifests: BTreeMap::new(),
             parity: None,
+            graphs: None,
             absent: BTreeMap::new(),
             base_is_cached: false,
             precision: None,
@@ -619,7 +625,7 @@ fn check_batches(config: &BenchmarkConfig, jobs: &[Job]) -> Result<()> {
 impl Measured {
     /// How a job's measurement ended, and why not well.
     fn judge(&self, index: usize, job: &Job) -> (Status, Option<String>) {
-        let parity = self.parities[index].as_ref();
+        let parity = self.comparisons[index].parity.as_ref();
         let wrong = parity.filter(|parity| !parity.passed);
         let wrong =
             wrong.map(|parity| format!("parity check failed: {}", parity.failures.join("; ")));

@@ -20,7 +20,7 @@ pub use adapter::ResidentAdapter;
 pub use error::EngineError;
 pub use layout::{PACKED_CHUNK, PROMPT_CHUNK};
 pub use onnx_runtime::OnnxRuntime;
-pub use options::{EngineOptions, Provider, WeightsMode};
+pub use options::{CUDA_GRAPH, EngineOptions, Provider, TF32, WeightsMode};
 
 use crate::graph::proto::Model;
 use crate::measure::swap::SwapEngine;
@@ -106,11 +106,13 @@ impl DecoderEngine {
         let panels = panels(&model, &variant.folder, options, &|_| {})?;
         let layouts = layouts(model, options, &panels)?;
         let packs = options.weights == WeightsMode::Resident;
-        let step = runtime.open_session(&name, &layouts.step, options, packs)?;
+        let step =
+            runtime.open_session(&name, &layouts.step, &options.for_session("step"), packs)?;
         let mut step = BoundSession::new(step).map_err(&failed)?;
         let mut prompt = match &layouts.prompt {
             Some(model) => {
-                let session = runtime.open_session(&name, model, options, false)?;
+                let options = options.for_session("prompt");
+                let session = runtime.open_session(&name, model, &options, false)?;
                 Some(BoundSession::new(session).map_err(&failed)?)
             }
             None => None,

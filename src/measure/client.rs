@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use thiserror::Error;
 
 use super::memory::StageMemory;
-use super::protocol::{OpenRequest, Opened, ParityRequest, Request, Response, SwapRequest};
+use super::protocol::{
+    Comparison, OpenRequest, Opened, ParityRequest, Request, Response, SwapRequest,
+};
 use super::swap::SwapTimes;
 use super::timings::GenerationTimings;
-use crate::verify::Parity;
 
 /// A worker that failed.
 #[derive(Debug, Error)]
@@ -63,7 +64,7 @@ pub trait VariantProcess {
     ///
     /// # Errors
     /// If the process fails or dies.
-    fn parity(&mut self, request: ParityRequest) -> Result<Option<Parity>, WorkerError>;
+    fn parity(&mut self, request: ParityRequest) -> Result<Comparison, WorkerError>;
 
     /// Lets adapters take turns.
     ///
@@ -248,9 +249,9 @@ impl VariantProcess for WorkerClient {
         }
     }
 
-    fn parity(&mut self, request: ParityRequest) -> Result<Option<Parity>, WorkerError> {
+    fn parity(&mut self, request: ParityRequest) -> Result<Comparison, WorkerError> {
         match self.ask(&Request::Parity(Box::new(request)))? {
-            Response::Parity(parity) => Ok(parity),
+            Response::Compared(comparison) => Ok(comparison),
             _ => Err(self.protocol()),
         }
     }

@@ -8,6 +8,7 @@
 //! energy, interference   what it took, and what else kept the cores busy
 //! bandwidth, roofline    how fast memory is read, and how near a decode step comes to that
 //! swap        adapters in place of one another
+//! executed    which nodes ran where
 //! sweep       batch sizes and context lengths
 //! break_even  when merging has paid
 //! comparison  pairs of runs       stats   overheads with their intervals
@@ -18,6 +19,7 @@ pub mod break_even;
 pub mod client;
 pub mod comparison;
 pub mod energy;
+pub mod executed;
 pub mod gpu;
 pub mod group;
 pub mod interference;

@@ -14,7 +14,7 @@ use super::client::{Interrupt, VariantProcess, WorkerClient, WorkerError};
 use super::comparison::{half_width, measured, overhead};
 use super::energy::EnergyMeter;
 use super::group::Group;
-use super::protocol::{OpenRequest, ParityRequest, SwapRequest};
+use super::protocol::{Comparison, OpenRequest, ParityRequest, SwapRequest};
 use super::record::{PromptPlan, RunRecord, VariantRecord, label};
 use super::schedule::{balanced_order, balanced_period};
 use super::subject::Subject;
@@ -146,7 +146,7 @@ impl MeasurePlan {
         &self,
         experiment: Option<&str>,
         interrupt: &Interrupt,
-    ) -> Result<Option<Parity>, WorkerError> {
+    ) -> Result<Comparison, WorkerError> {
         let start = |name: &str| WorkerClient::start(self.program.clone(), name, interrupt);
         self.parity_in(experiment, &start)
     }
@@ -155,9 +155,9 @@ impl MeasurePlan {
         &self,
         experiment: Option<&str>,
         start: &dyn Fn(&str) -> Result<P, WorkerError>,
-    ) -> Result<Option<Parity>, WorkerError> {
+    ) -> Result<Comparison, WorkerError> {
         let Some(prompt) = self.shortest_prompt() else {
-            return Ok(None);
+            return Ok(Comparison::default());
         };
         let plain = self
             .entrants
@@ -182,8 +182,11 @@ impl MeasurePlan {
         });
         match checked {
             Err(WorkerError::Interrupted) => Err(WorkerError::Interrupted),
-            Err(error) => Ok(Some(Parity::impossible(error.to_string()))),
-            Ok(parity) => Ok(parity),
+            Err(error) => Ok(Comparison {
+                parity: Some(Parity::impossible(error.to_string())),
+                ..Comparison::default()
+            }),
+            Ok(comparison) => Ok(comparison),
         }
     }
 

@@ -5,12 +5,16 @@ use std::io::{BufRead, Write};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use super::executed::ExecutedGraph;
 use super::gpu::GpuProbe;
 use super::memory::MemorySampler;
-use super::protocol::{OpenRequest, Opened, ParityRequest, Request, Response, SwapRequest};
+use super::protocol::{
+    Comparison, OpenRequest, Opened, ParityRequest, Request, Response, SwapRequest,
+};
 use super::swap::{SwapTimes, time_swaps};
 use super::timings::{Clock, SystemClock, time_generation};
 use crate::engine::{DecoderEngine, OnnxRuntime, Provider};
+use crate::prepare::Variant;
 use crate::verify;
 
 /// Time between two samples of memory. The kernel's high-water mark catches what falls between.
@@ -94,14 +98,28 @@ impl Worker {
 fn parity(request: ParityRequest) -> Result<Response, Failure> {
     let runtime = OnnxRuntime::load(&request.library)?;
     let (prompt_ids, count) = (&request.prompt_ids, request.new_tokens);
+    // Without a folder there are no profiles, and all else is as it is.
+    let profiles = tempfile::tempdir().ok();
+    let folder = |variant: Variant| {
+        let folder = profiles.as_ref()?.path().join(variant.name());
+        std::fs::create_dir_all(&folder).ok()?;
+        Some(folder)
+    };
     let parity = verify::check(&request.variants, prompt_ids, count, |variant| {
         let mut options = request.options.clone();
+        options.profile = folder(variant.manifest.variant);
         let length = variant.manifest.num_virtual_tokens() + prompt_ids.len() + count;
         options.max_length = length;
         options.logits_on_host = true;
         DecoderEngine::open(&runtime, variant, &options)
     })?;
-    Ok(Response::Parity(parity))
+    let variants = request.variants.iter().map(|one| one.manifest.variant);
+    let graphs = variants
+        .filter_map(|variant| Some((variant, ExecutedGraph::read_sessions(&folder(variant)?))));
+    Ok(Response::Compared(Comparison {
+        parity,
+        graphs: graphs.collect(),
+    }))
 }
 
 fn swap(request: SwapRequest) -> Result<Response, Failure> {

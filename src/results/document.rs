@@ -7,10 +7,11 @@ use serde_json::{Map, Value, json};
 
 use super::Status;
 use super::metrics::{samples, summarize};
-use crate::engine::EngineOptions;
+use crate::engine::{CUDA_GRAPH, EngineOptions, Provider, TF32};
 use crate::measure::break_even::break_even;
 use crate::measure::comparison::{half_width, measured, overhead};
 use crate::measure::energy::EnergyMethod;
+use crate::measure::executed::ExecutedGraph;
 use crate::measure::group::Group;
 use crate::measure::interference::Interference;
 use crate::measure::memory::StageMemory;
@@ -60,6 +61,8 @@ pub struct RunInfo<'a> {
     pub manifests: BTreeMap<Variant, Manifest>,
     /// What the variants compute; absent where nothing was compared.
     pub parity: Option<&'a Parity>,
+    /// The nodes that ran, by variant and session.
+    pub graphs: Option<&'a BTreeMap<Variant, BTreeMap<String, ExecutedGraph>>>,
     /// Variants that don't exist, with the reason.
     pub absent: BTreeMap<Variant, String>,
     /// Whether the base was measured in this run, interleaved, or taken from the cache.
@@ -114,10 +117,13 @@ fn run_info(info: &RunInfo) -> Value {
 
 impl RunInfo<'_> {
     fn options_json(&self) -> Value {
+        let cuda = matches!(self.options.provider, Provider::Cuda(_));
         json!({
             "provider": self.options.provider.to_string(),
             "threads": self.options.threads,
             "batch_size": self.options.batch_size,
+            "cuda_graph": cuda.then_some(CUDA_GRAPH),
+            "tf32": cuda.then_some(TF32),
             "allowed_cores": allowed_cores(),
             "weights": self.options.weights,
             "base": if self.base_is_cached { "cached" } else { "interleaved" },
@@ -261,6 +267,10 @@ fn variant(info: &RunInfo, base: Option<&VariantRecord>, record: &VariantRecord)
     }
     let provider = info.options.provider.to_string();
     all.insert("provider".to_owned(), json!(provider));
+    let graph = info
+        .graphs
+        .and_then(|graphs| graphs.get(&record.variant.into()));
+    all.insert("executed".to_owned(), json!(graph));
     all.insert("prepare_seconds".to_owned(), json!(record.prepare_seconds));
     all.insert("session_seconds".to_owned(), json!(record.session_seconds));
     all.insert("warmup_runs".to_owned(), json!(record.warmup_runs));

@@ -159,14 +159,17 @@ impl VariantProcess for Process {
         })
     }
 
-    fn parity(&mut self, request: ParityRequest) -> Result<Option<Parity>, WorkerError> {
+    fn parity(&mut self, request: ParityRequest) -> Result<Comparison, WorkerError> {
         assert_eq!(self.name, "parity check");
         if self.machine.dies.is_some() {
             return Err(self.died());
         }
         let mut parity = Parity::impossible(String::new());
         (parity.of, parity.passed) = (request.new_tokens, true);
-        Ok(Some(parity))
+        Ok(Comparison {
+            parity: Some(parity),
+            ..Comparison::default()
+        })
     }
 
     fn swap(&mut self, request: SwapRequest) -> Result<SwapTimes, WorkerError> {
@@ -356,6 +359,7 @@ fn parity_is_asked_of_a_process_of_its_own_within_the_models_positions() {
     let parity = plan(1, None)
         .parity_in(None, &start(machine.clone()))
         .unwrap()
+        .parity
         .unwrap();
     // 9 positions, less the 3 of the shortest prompt.
     assert_eq!(parity.of, 6);
@@ -365,6 +369,7 @@ fn parity_is_asked_of_a_process_of_its_own_within_the_models_positions() {
     let parity = plan(1, None)
         .parity_in(None, &start(dying))
         .unwrap()
+        .parity
         .unwrap();
     assert!(!parity.passed && parity.failures[0].contains("could not be checked"));
 }
