@@ -63,6 +63,15 @@ impl Workplace {
         run(&mut self.command(&arguments))
     }
 
+    fn measure_all(&self, targets: &[&Path], more: &[&str]) -> Outcome {
+        let targets = targets.iter().map(|target| target.to_str().unwrap());
+        let mut arguments = vec!["measure"];
+        arguments.extend(targets);
+        arguments.extend(["--prompts", "prompts.json"]);
+        arguments.extend(more);
+        run(&mut self.command(&arguments))
+    }
+
     fn result(&self, name: &str) -> Value {
         serde_json::from_slice(&fs::read(self.path("results").join(name)).unwrap()).unwrap()
     }
@@ -612,6 +621,94 @@ fn adapters_take_turns_in_one_session_and_a_prefix_cannot() {
     assert!(reason.as_str().unwrap().contains("cache"), "{reason}");
     let outcome = place.measure(&case("llama-gqa", "lora"), &["--swap=1"]);
     assert_eq!(outcome.code, Some(2));
+}
+
+#[test]
+fn experiments_with_the_same_parameters_are_measured_against_one_base() {
+    let place = Workplace::new(5);
+    let [lora, dora, prompt] =
+        ["lora", "dora", "prompt-tuning"].map(|name| case("llama-gqa", name));
+    let other = place.path("other");
+    common::copy_folder(&lora, &other);
+    fs::write(
+        other.join("benchmark_params.json"),
+        r#"{"num_inference_runs": 1}"#,
+    )
+    .unwrap();
+    let missing = place.path("missing");
+    let targets = [&lora, &dora, &missing, &prompt, &other].map(PathBuf::as_path);
+    let outcome = place.measure_all(&targets, &["--sweep", "16"]);
+    // The others are measured all the same.
+    assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
+    assert!(
+        outcome.stderr.contains("no experiment folder"),
+        "{}",
+        outcome.stderr
+    );
+    assert!(
+        outcome.stdout.contains("3 experiments on"),
+        "{}",
+        outcome.stdout
+    );
+    assert!(
+        outcome.stdout.contains("lora--other on"),
+        "{}",
+        outcome.stdout
+    );
+    for line in outcome.stdout.lines().filter(|line| line.ends_with("MiB")) {
+        assert!(line.chars().count() <= 100, "{line}");
+    }
+
+    let result = |stem: &str| place.result(&format!("{stem}.json"))["generation_info"].clone();
+    let [lora, dora, prompt] =
+        ["lora--lora", "lora--dora", "prompt_tuning--prompt-tuning"].map(result);
+    let base = &lora["variants"]["base"];
+    for other in [&dora, &prompt] {
+        assert_eq!(&other["variants"]["base"], base, "it is one and the same");
+    }
+    assert_ne!(lora["by_category"], dora["by_category"]);
+    assert_ne!(lora["parity"], dora["parity"]);
+    for info in [&lora, &dora] {
+        assert_eq!(
+            info["variants"]["merged"]["overhead_pct"]["overall"]["pairs"],
+            15
+        );
+        assert_eq!(
+            info["variants"]["unmerged"]["overhead_pct"]["overall"]["paired"],
+            true
+        );
+        assert_eq!(info["sweep"][0]["variants"].as_object().unwrap().len(), 3);
+        assert!(info["break_even"]["groups"].is_array());
+    }
+    assert!(prompt["variants"]["merged"]["absent"].is_string());
+    assert_eq!(prompt["variants"].as_object().unwrap().len(), 3);
+    let alone = &result("lora--other")["variants"]["base"];
+    assert_ne!(alone, base);
+    assert_eq!(alone["by_category"]["short"]["metrics"]["runs"], 1);
+}
+
+#[test]
+fn an_experiment_that_fails_leaves_those_beside_it_alone() {
+    let place = Workplace::new(1);
+    let (good, bad) = (case("llama-gqa", "lora"), place.path("bad"));
+    common::copy_folder(&good, &bad);
+    edit_tensors(&bad.join("adapter_model.safetensors"), |tensors| {
+        for tensor in tensors.values_mut() {
+            tensor.values.fill(0.0);
+        }
+    });
+    let outcome = place.measure_all(&[&good, &bad], &[]);
+    assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("lora--bad"), "{}", outcome.stderr);
+    assert_eq!(
+        place.result("lora--lora.json")["run_info"]["status"],
+        "success"
+    );
+    assert_eq!(
+        place.result("failed/lora--bad.json")["run_info"]["status"],
+        "failed"
+    );
+    assert!(!place.path("results/lora--bad.json").exists());
 }
 
 #[test]

@@ -46,6 +46,8 @@ pub enum Outcome {
 pub struct Job {
     /// The result's name: `<method>--<name>`.
     pub stem: String,
+    /// What it's called in the table, where several are measured together.
+    pub label: String,
     /// The base among them.
     pub variants: Vec<PreparedVariant>,
     /// Variants that don't exist, with the reason.
@@ -188,7 +190,7 @@ impl<'a> Benchmark<'a> {
         }
         for (index, job) in jobs.iter().enumerate() {
             let parity = &measured.comparisons[index].parity;
-            let title = if jobs.len() > 1 { &job.stem } else { "" };
+            let title = if jobs.len() > 1 { &job.label } else { "" };
             text.push_str(&table::absent(title, &job.absent));
             let records = records_of(&measured.records, job);
             let find = |subject| records.iter().find(|one| one.variant == subject);
@@ -198,6 +200,7 @@ impl<'a> Benchmark<'a> {
                     &found.map_or(String::new(), |found| table::break_even(title, &found)),
                 );
             }
+            text.push_str(&table::executed(title, &measured.comparisons[index].graphs));
             if let Some(swap) = &measured.swaps[index] {
                 text.push_str(&table::swap(title, swap, config.seed));
             }
@@ -254,7 +257,7 @@ impl<'a> Benchmark<'a> {
             progress.report(Step::Comparing);
             let several = jobs.len() > 1;
             jobs.iter()
-                .map(|job| plan.parity(several.then_some(job.stem.as_str()), self.interrupt))
+                .map(|job| plan.parity(several.then_some(job.label.as_str()), self.interrupt))
                 .collect::<Result<Vec<Comparison>, WorkerError>>()
         };
         let sweep = self.sweep_plans(config, &plan, contexts);
@@ -449,7 +452,7 @@ impl<'a> Benchmark<'a> {
             add(Subject::Base, None, base);
         }
         for job in jobs {
-            let experiment = || (jobs.len() > 1).then(|| job.stem.clone());
+            let experiment = || (jobs.len() > 1).then(|| job.label.clone());
             for prepared in &job.variants {
                 if prepared.manifest.variant != Variant::Base {
                     add(prepared.manifest.variant.into(), experiment(), prepared);
@@ -606,7 +609,7 @@ impl Job {
 fn records_of(records: &[VariantRecord], job: &Job) -> Vec<VariantRecord> {
     let own = |record: &&VariantRecord| {
         let experiment = record.experiment.as_ref();
-        experiment.is_none_or(|experiment| *experiment == job.stem)
+        experiment.is_none_or(|experiment| *experiment == job.label)
     };
     records.iter().filter(own).cloned().collect()
 }

@@ -5,6 +5,7 @@ use std::fmt::{Display, Write};
 
 use crate::measure::break_even::{BreakEven, GroupBreakEven, Verdict};
 use crate::measure::comparison::{half_width, measured, overhead};
+use crate::measure::executed::ExecutedGraph;
 use crate::measure::group::Group;
 use crate::measure::interference::Interference;
 use crate::measure::record::VariantRecord;
@@ -20,6 +21,8 @@ use crate::verify::Parity;
 /// Group × variant: medians, overheads against the base, and peak memory while generating.
 pub fn render(records: &[VariantRecord], paired: bool, seed: u64) -> String {
     let base = base_of(records);
+    // Several experiments have longer names, and some columns are left to the result files.
+    let several = records.iter().any(|record| record.experiment.is_some());
     let batch = records.first().map_or(1, |record| record.batch_size);
     let step = if batch == 1 { "a token" } else { "a step" };
     let header = [
@@ -56,6 +59,13 @@ pub fn render(records: &[VariantRecord], paired: bool, seed: u64) -> String {
                 over.as_ref().map_or_else(none, interval),
                 peak(record, group),
             ]);
+        }
+    }
+    if several {
+        for row in &mut rows {
+            // The total time, and the part of the roofline.
+            row.remove(5);
+            row.remove(4);
         }
     }
     let mut text = aligned(&rows, 2);
@@ -107,6 +117,16 @@ pub fn sweep(runs: &[SweepRun], seed: u64) -> String {
             }
         }
     }
+    let records = runs.iter().flat_map(|run| &run.records);
+    if records
+        .into_iter()
+        .any(|record| record.experiment.is_some())
+    {
+        for row in &mut rows {
+            // The peak memory.
+            row.pop();
+        }
+    }
     let mut text = format!("\n{}", aligned(&rows, 3));
     for run in runs {
         for record in &run.records {
@@ -148,6 +168,31 @@ pub fn absent(title: &str, absent: &BTreeMap<Variant, String>) -> String {
         .iter()
         .map(|(variant, reason)| format!("{}  not available: {reason}\n", named(title, variant)));
     lines.collect()
+}
+
+/// Where nodes ran, if not all on one provider and without copies: a line for each session of a variant. `title` names
+/// the experiment, where there are several.
+pub fn executed(
+    title: &str,
+    graphs: &BTreeMap<Variant, BTreeMap<String, ExecutedGraph>>,
+) -> String {
+    let mut text = String::new();
+    for (variant, sessions) in graphs {
+        let divided = |graph: &ExecutedGraph| graph.nodes.len() > 1 || graph.memory_copies > 0;
+        for (session, graph) in sessions.iter().filter(|(_, graph)| divided(graph)) {
+            let nodes = graph.nodes.iter();
+            let nodes: Vec<String> = nodes
+                .map(|(of, count)| format!("{count} on {of}"))
+                .collect();
+            let (name, copies) = (named(title, variant), graph.memory_copies);
+            let _ = writeln!(
+                text,
+                "{name}  the nodes of its {session} ran {}; {copies} of them copy between host and device",
+                nodes.join(", ")
+            );
+        }
+    }
+    text
 }
 
 fn named(title: &str, name: impl Display) -> String {
@@ -204,6 +249,9 @@ fn overall(
     let again = again.and_then(|record| overhead(base, record, &measured, paired, seed));
     let others =
         |record: &&VariantRecord| !matches!(record.variant, Subject::Base | Subject::BaseAgain);
+    let names = records.iter().filter(others).map(VariantRecord::label);
+    let width = names.map(|name| name.chars().count()).max();
+    let width = width.unwrap_or(0).max(14);
     for record in records.iter().filter(others) {
         if let Some(over) = overhead(base, record, &measured, paired, seed) {
             let verdict = match (over.detected, over.interval_pct) {
@@ -213,7 +261,7 @@ fn overall(
             };
             let _ = writeln!(
                 text,
-                "{:<14} {:+.1} % over all prompts, {}{verdict}",
+                "{:<width$} {:+.1} % over all prompts, {}{verdict}",
                 record.label(),
                 over.pct,
                 interval(&over)
@@ -402,6 +450,7 @@ fn interval(over: &Overhead) -> String {
 fn milliseconds(seconds: Option<f64>) -> String {
     match seconds {
         None => none(),
+        Some(seconds) if seconds < 1e-6 => "under 1 µs".to_owned(),
         Some(seconds) if seconds < 1e-3 => format!("{:.0} µs", seconds * 1e6),
         Some(seconds) if seconds < 0.1 => format!("{:.2} ms", seconds * 1e3),
         Some(seconds) => format!("{:.0} ms", seconds * 1e3),
@@ -453,6 +502,28 @@ mod tests {
                 })
                 .collect(),
         }
+    }
+
+    #[test]
+    fn where_nodes_ran_is_told_if_it_is_not_all_in_one_place() {
+        let graph = |nodes: &[(&str, usize)], memory_copies| ExecutedGraph {
+            nodes: nodes
+                .iter()
+                .map(|(name, count)| ((*name).to_owned(), *count))
+                .collect(),
+            memory_copies,
+            ..ExecutedGraph::default()
+        };
+        let graphs = BTreeMap::from([
+            (Variant::Base, graph(&[("CPU", 9)], 0)),
+            (Variant::Unmerged, graph(&[("CPU", 1), ("CUDA", 8)], 2)),
+        ]);
+        let step = |(variant, graph)| (variant, BTreeMap::from([("step".to_owned(), graph)]));
+        let graphs = graphs.into_iter().map(step).collect();
+        assert_eq!(
+            executed("", &graphs),
+            "unmerged  the nodes of its step ran 1 on CPU, 8 on CUDA; 2 of them copy between host and device\n"
+        );
     }
 
     #[test]
