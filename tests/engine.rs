@@ -298,3 +298,14 @@ fn adapters_of_drawn_values_are_others_and_compute_what_a_session_of_their_own_d
         seen.push(swapped);
     }
 }
+
+#[test]
+fn the_arena_tells_what_it_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let variant = prepare("llama-gqa", &case("llama-gqa", "lora"), folder.path());
+    let mut engine = open(&variant, 1);
+    engine.prefill(&PROMPT).unwrap();
+    let found = engine.arena_bytes().unwrap();
+    assert!(found.in_use <= found.max_in_use && found.max_in_use <= found.reserved);
+    assert!(found.max_in_use > 0);
+}

@@ -204,6 +204,11 @@ fn a_result_has_the_sections_of_pefts_suite_and_its_own() {
             .collect();
         let expected = "start session_loaded warmed_up short medium long benchmark_complete";
         assert_eq!(stages.join(" "), expected);
+        // What a generation allocates comes from the arena.
+        let arena = |index: usize| logs[index]["arena"]["max_in_use_mb"].as_f64();
+        assert_eq!(arena(0), None, "nothing is loaded");
+        assert!(arena(5).unwrap() > arena(1).unwrap(), "{memory}");
+        assert!(logs[5]["arena"]["reserved_mb"].as_f64() >= arena(5));
     }
     let variants = &info["variants"];
     let ready = |variant: &str| {

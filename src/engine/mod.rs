@@ -2,6 +2,7 @@
 //! in place.
 
 mod adapter;
+mod allocator;
 mod bindings;
 mod bound;
 mod cache;
@@ -14,9 +15,11 @@ mod options;
 use std::path::Path;
 use std::rc::Rc;
 
+use ort::memory::Allocator;
 use ort::value::{DynTensor, Tensor};
 
 pub use adapter::ResidentAdapter;
+pub use allocator::ArenaBytes;
 pub use error::EngineError;
 pub use layout::{PACKED_CHUNK, PROMPT_CHUNK};
 pub use onnx_runtime::OnnxRuntime;
@@ -42,6 +45,8 @@ pub struct DecoderEngine {
     logits: DynTensor,
     next_token: Tensor<i64>,
     adapter: Rc<ResidentAdapter>,
+    /// The sessions' arenas, of which only statistics are wanted.
+    arenas: Vec<Allocator>,
     /// For runs of several tokens, where they have a session of their own.
     prompt: Option<BoundSession>,
     step: BoundSession,
@@ -137,6 +142,10 @@ impl DecoderEngine {
             cache::bind(&mut cache, bound, &name)?;
         }
 
+        let sessions = prompt.iter().chain([&step]);
+        let arenas = sessions
+            .filter_map(|bound| options.arena(&bound.session))
+            .collect();
         let (prefix, virtual_tokens) = match prompt_kind {
             Some(PromptKind::Prefix(count)) => (count, 0),
             Some(PromptKind::VirtualTokens(count)) => (0, count),
@@ -147,6 +156,7 @@ impl DecoderEngine {
             logits,
             next_token,
             adapter: Rc::new(adapter),
+            arenas,
             prompt,
             step,
             chunks,
@@ -178,6 +188,14 @@ impl DecoderEngine {
     /// The last token of every sequence of the batch.
     pub fn next_tokens(&self) -> &[i64] {
         self.next_token.extract_tensor().1
+    }
+
+    /// What the arenas of ONNX Runtime's sessions hold together, on the GPU where they run there; `None` where they keep
+    /// no statistics.
+    pub fn arena_bytes(&self) -> Option<ArenaBytes> {
+        let found: Option<Vec<ArenaBytes>> =
+            self.arenas.iter().map(allocator::arena_bytes).collect();
+        found?.into_iter().reduce(ArenaBytes::plus)
     }
 
     /// Runs `ids` behind `before` virtual tokens, and brings the next token back.

@@ -106,4 +106,16 @@ impl EngineOptions {
         )?;
         Allocator::new(session, info).map(Some)
     }
+
+    /// The session's arena where it runs; `None` if it has none.
+    pub(super) fn arena(&self, session: &Session) -> Option<Allocator> {
+        let (device, number, kind) = match self.provider {
+            Provider::Cuda(device) => {
+                (AllocationDevice::CUDA, device as i32, AllocatorType::Device)
+            }
+            Provider::Cpu => (AllocationDevice::CPU, 0, AllocatorType::Arena),
+        };
+        let info = MemoryInfo::new(device, number, kind, MemoryType::Default);
+        Allocator::new(session, info.ok()?).ok()
+    }
 }

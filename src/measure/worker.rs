@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::executed::ExecutedGraph;
 use super::gpu::GpuProbe;
-use super::memory::MemorySampler;
+use super::memory::{MemorySampler, StageMemory};
 use super::protocol::{
     Comparison, OpenRequest, Opened, ParityRequest, Request, Response, SwapRequest,
 };
@@ -46,6 +46,7 @@ pub fn serve(input: impl BufRead, mut output: impl Write) -> std::io::Result<()>
 struct Worker {
     engine: Option<DecoderEngine>,
     sampler: Option<MemorySampler>,
+    cuda: bool,
 }
 
 impl Worker {
@@ -64,7 +65,11 @@ impl Worker {
             }
             Request::Stage(name) => {
                 let sampler = self.sampler.as_mut().ok_or("no session is open")?;
-                Ok(Response::Stage(sampler.stage(&name)?.clone()))
+                let stage = sampler.stage(&name)?;
+                if let Some(engine) = &self.engine {
+                    note_arena(stage, engine, self.cuda);
+                }
+                Ok(Response::Stage(stage.clone()))
             }
             Request::Parity(request) => parity(*request),
             Request::Swap(request) => swap(*request),
@@ -86,12 +91,25 @@ impl Worker {
             &request.options,
         )?);
         let session_seconds = start.elapsed().as_secs_f64();
-        stages.push(sampler.stage("session_loaded")?.clone());
+        let loaded = sampler.stage("session_loaded")?;
+        self.cuda = matches!(request.options.provider, Provider::Cuda(_));
+        if let Some(engine) = &self.engine {
+            note_arena(loaded, engine, self.cuda);
+        }
+        stages.push(loaded.clone());
         self.sampler = Some(sampler);
         Ok(Response::Opened(Opened {
             session_seconds,
             stages,
         }))
+    }
+}
+
+/// Adds what ONNX Runtime's arena holds.
+fn note_arena(stage: &mut StageMemory, engine: &DecoderEngine, cuda: bool) {
+    stage.arena = engine.arena_bytes();
+    if cuda {
+        stage.accelerator_allocated_bytes = stage.arena.map(|arena| arena.in_use);
     }
 }
 

@@ -317,6 +317,11 @@ fn stage(stage: &StageMemory) -> Value {
         "ram_mb": mb(stage.ram.rss_bytes),
         "accelerator_allocated_mb": stage.accelerator_allocated_bytes.map(mb),
         "accelerator_reserved_mb": stage.accelerator_reserved_bytes.map(mb),
+        "arena": stage.arena.map(|arena| json!({
+            "in_use_mb": mb(arena.in_use),
+            "max_in_use_mb": mb(arena.max_in_use),
+            "reserved_mb": mb(arena.reserved),
+        })),
         "anonymous_mb": stage.ram.anonymous_bytes.map(mb),
         "file_backed_mb": stage.ram.file_backed_bytes.map(mb),
         "peak_ram_mb": mb(stage.peak_rss_bytes),

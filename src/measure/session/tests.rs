@@ -153,6 +153,7 @@ impl VariantProcess for Process {
             peak_rss_method: PeakMethod::Samples,
             peak_anonymous_bytes: None,
             accelerator_allocated_bytes: None,
+            arena: None,
             accelerator_reserved_bytes: None,
             peak_accelerator_bytes: None,
             accelerator_method: None,
