@@ -241,13 +241,9 @@ impl<'a> Benchmark<'a> {
             seed: config.seed,
             target: self.target,
         };
-        for entrant in &plan.entrants {
-            DecoderEngine::make_ready(&entrant.prepared, &plan.options, &|bytes| {
-                message(&format!(
-                    "laying out weights for decoding: {} MiB, once",
-                    bytes.div_ceil(1 << 20)
-                ));
-            })?;
+        let sweep = self.sweep_plans(config, &plan, contexts);
+        for plan in std::iter::once(&plan).chain(&sweep) {
+            make_ready(plan)?;
         }
         let reader = self.weights_reader(&plan);
         let no_rate = ();
@@ -260,7 +256,6 @@ impl<'a> Benchmark<'a> {
                 .map(|job| plan.parity(several.then_some(job.label.as_str()), self.interrupt))
                 .collect::<Result<Vec<Comparison>, WorkerError>>()
         };
-        let sweep = self.sweep_plans(config, &plan, contexts);
         let cache = BaseCache::new(&self.common.output);
         let key = self.base_key(&plan);
         let mut cached = None;
@@ -612,6 +607,19 @@ fn records_of(records: &[VariantRecord], job: &Job) -> Vec<VariantRecord> {
         experiment.is_none_or(|experiment| *experiment == job.label)
     };
     records.iter().filter(own).cloned().collect()
+}
+
+/// Makes what sessions need beside the variants' folders, so that none takes longer to open because it's the first.
+fn make_ready(plan: &MeasurePlan) -> Result<()> {
+    for entrant in &plan.entrants {
+        DecoderEngine::make_ready(&entrant.prepared, &plan.options, &|bytes| {
+            message(&format!(
+                "laying out weights for decoding: {} MiB, once",
+                bytes.div_ceil(1 << 20)
+            ));
+        })?;
+    }
+    Ok(())
 }
 
 /// Checks that every variant runs with every batch size.
