@@ -157,6 +157,7 @@ pub fn engine_options(
         batch_size: 1,
         max_length,
         logits_on_host: false,
+        profile: None,
     }
 }
 
