@@ -3,8 +3,8 @@
 use super::tuner::Loading;
 use super::{AdapterError, AdapterTensors, Effects};
 use super::{
-    adalora, boft, gralora, hra, ia3, ln_tuning, loha, lokr, lora, miss, oft, prefix_tuning,
-    prompt_tuning, road,
+    adalora, beft, boft, c3a, deft, delora, glora, gralora, hira, hra, ia3, ln_tuning, loha, lokr,
+    lora, miss, oft, peanut, poly, prefix_tuning, prompt_tuning, road, trainable_tokens, vblora,
 };
 use crate::json_object::{ConfigError, JsonObject};
 use crate::model::BaseModel;
@@ -60,6 +60,13 @@ pub const METHODS: &[Method] = &[
         load: adalora::load,
     },
     Method {
+        peft_type: "BEFT",
+        class: Class::Parameter,
+        variants: "",
+        refused: "",
+        load: beft::load,
+    },
+    Method {
         peft_type: "BOFT",
         class: Class::Weight,
         variants: "",
@@ -67,11 +74,46 @@ pub const METHODS: &[Method] = &[
         load: boft::load,
     },
     Method {
+        peft_type: "C3A",
+        class: Class::Weight,
+        variants: "block_size_pattern",
+        refused: "",
+        load: c3a::load,
+    },
+    Method {
+        peft_type: "DEFT",
+        class: Class::Weight,
+        variants: "relu, qr, para",
+        refused: "",
+        load: deft::load,
+    },
+    Method {
+        peft_type: "DELORA",
+        class: Class::Weight,
+        variants: "",
+        refused: "",
+        load: delora::load,
+    },
+    Method {
+        peft_type: "GLORA",
+        class: Class::Weight,
+        variants: "lora, vector, constant, none",
+        refused: "",
+        load: glora::load,
+    },
+    Method {
         peft_type: "GRALORA",
         class: Class::Weight,
         variants: "hybrid_r",
         refused: "",
         load: gralora::load,
+    },
+    Method {
+        peft_type: "HIRA",
+        class: Class::Weight,
+        variants: "embeddings",
+        refused: "",
+        load: hira::load,
     },
     Method {
         peft_type: "HRA",
@@ -130,6 +172,20 @@ pub const METHODS: &[Method] = &[
         load: oft::load,
     },
     Method {
+        peft_type: "PEANUT",
+        class: Class::Weight,
+        variants: "depth, act_fn",
+        refused: "",
+        load: peanut::load,
+    },
+    Method {
+        peft_type: "POLY",
+        class: Class::Weight,
+        variants: "one fixed task",
+        refused: "",
+        load: poly::load,
+    },
+    Method {
         peft_type: "PREFIX_TUNING",
         class: Class::Beside,
         variants: "prefix_projection",
@@ -149,6 +205,20 @@ pub const METHODS: &[Method] = &[
         variants: "road_1, road_2, road_4",
         refused: "",
         load: road::load,
+    },
+    Method {
+        peft_type: "TRAINABLE_TOKENS",
+        class: Class::Parameter,
+        variants: "",
+        refused: "",
+        load: trainable_tokens::load,
+    },
+    Method {
+        peft_type: "VBLORA",
+        class: Class::Weight,
+        variants: "save_only_topk_weights",
+        refused: "",
+        load: vblora::load,
     },
 ];
 

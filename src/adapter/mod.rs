@@ -5,10 +5,17 @@
 //! replaced, tokens or cache rows in front of the prompt. Merging and exporting know only that.
 
 mod adalora;
+mod beft;
 mod boft;
+mod c3a;
+mod deft;
+mod delora;
+mod dense;
 mod error;
 pub mod form;
+mod glora;
 mod gralora;
+mod hira;
 mod hra;
 mod ia3;
 mod inputs;
@@ -21,6 +28,8 @@ mod method;
 mod miss;
 mod oft;
 mod options;
+mod peanut;
+mod poly;
 mod prefix_tuning;
 mod prompt_tuning;
 mod replaced;
@@ -29,7 +38,9 @@ mod road;
 mod targets;
 mod tensors;
 mod token_rows;
+mod trainable_tokens;
 mod tuner;
+mod vblora;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;

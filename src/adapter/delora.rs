@@ -1,0 +1,129 @@
+//! DeLoRA: `W' = W + (B diag(lambda / (r |A_k| |B_k|)) A) ∘ w_norm`, columns scaled by `w_norm`.
+//!
+//! | tensor | shape |
+//! |---|---|
+//! | `delora_A` | `[r, in_features]` |
+//! | `delora_B` | `[out_features, r]` |
+//! | `delora_lambda` | `[1]` |
+//! | `delora_w_norm` | `[in_features]`, norms of the base's columns, not trained |
+//!
+//! `|A_k|` are norms of rows, `|B_k|` of columns, at least `1e-4` each. `rank_pattern` and `lambda_pattern`
+//! change a fresh adapter by module. Sums are taken in float32.
+//!
+//! Sources: Bini et al., arXiv:2503.18225; PEFT, `tuners/delora/`.
+
+use ndarray::{Array1, Array2, Axis};
+
+use super::form::{Form, LinearForm, Part, Role, elements};
+use super::lora::column_norms;
+use super::options::{Factor, Rank};
+use super::targets::QUERY_VALUE;
+use super::tuner::{Loading, Tuner};
+use super::{AdapterError, Effects, Init, ModuleAdapter};
+
+/// The tensors of one layer.
+#[derive(Debug)]
+struct DeLora {
+    /// `[r, in_features]`
+    a: Array2<f32>,
+    /// `[out_features, r]`
+    b: Array2<f32>,
+    lambda: f32,
+    /// `[in_features]`
+    w_norm: Array1<f32>,
+}
+
+/// Reads the adapter.
+pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+    let (config, base) = (loading.config, loading.base);
+    let ranks = Rank::read(config, 8)?;
+    let lambdas = Factor::read(config, "delora_lambda", 15.0, "lambda_pattern")?;
+    let identity = config.flag("init_weights", true)?;
+    Tuner::open(loading, QUERY_VALUE, Some("delora_only"))?.adapt(|tensors, layer| {
+        let r = ranks.of(config, layer.path())?;
+        let (rows, columns) = (layer.out_features, layer.in_features);
+        let lambda = Init::Constant(lambdas.of(config, layer.path())? as f32);
+        let second = match identity {
+            true => Init::Zeros,
+            false => Init::linear_default(r),
+        };
+        let init = Init::linear_default(columns);
+        let w_norm = tensors.take_or(&layer.key("delora_w_norm"), &[columns], |_| {
+            let weight = base.matrix(&format!("{}.weight", layer.module.source))?;
+            Ok(column_norms(&weight).to_vec())
+        })?;
+        Ok(DeLora {
+            a: tensors.matrix(&layer.key("delora_A"), [r, columns], init)?,
+            b: tensors.matrix(&layer.key("delora_B"), [rows, r], second)?,
+            lambda: tensors.take(&layer.key("delora_lambda"), &[1], lambda)?[0],
+            w_norm: w_norm.into(),
+        })
+    })
+}
+
+impl DeLora {
+    /// `lambda / (r |A_k| |B_k|)` for each `k`.
+    fn factors(&self) -> Vec<f32> {
+        const LEAST: f32 = 1e-4;
+        let scaled = self.lambda / self.a.nrows() as f32;
+        let pairs = self.a.axis_iter(Axis(0)).zip(self.b.axis_iter(Axis(1)));
+        pairs
+            .map(|(row, column)| {
+                let row = row.dot(&row).sqrt().max(LEAST);
+                scaled / (row * column.dot(&column).sqrt().max(LEAST))
+            })
+            .collect()
+    }
+}
+
+impl ModuleAdapter for DeLora {
+    fn form(&self) -> Form<'_> {
+        Form::Linear(LinearForm::low_rank(
+            Part::derived("A", self.a.shape(), Role::Term, |_| {
+                Ok(elements(&(&self.a * &self.w_norm)))
+            }),
+            Part::derived("B", self.b.shape(), Role::Term, |_| {
+                Ok(elements(&(&self.b * &Array1::from(self.factors()))))
+            }),
+        ))
+    }
+
+    fn trainable_params(&self) -> usize {
+        self.a.len() + self.b.len() + 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapter::ModuleWeights;
+    use ndarray::array;
+
+    #[test]
+    fn directions_are_normalised_and_columns_scaled() {
+        let adapter = DeLora {
+            a: array![[3.0, 4.0]],
+            b: array![[0.0], [2.0]],
+            lambda: 10.0,
+            w_norm: array![1.0, 0.5],
+        };
+        let mut module = ModuleWeights {
+            weight: Array2::zeros((2, 2)),
+            bias: None,
+        };
+        adapter.merge_into(&mut module).unwrap();
+        let expected = array![[0.0, 0.0], [6.0, 4.0]];
+        assert!((module.weight - expected).iter().all(|d| d.abs() < 1e-5));
+    }
+
+    #[test]
+    fn a_zero_direction_is_no_division_by_zero() {
+        let adapter = DeLora {
+            a: array![[3.0, 4.0]],
+            b: array![[0.0], [0.0]],
+            lambda: 10.0,
+            w_norm: array![1.0, 1.0],
+        };
+        assert_eq!(adapter.factors(), [10.0 / (5.0 * 1e-4)]);
+    }
+}
