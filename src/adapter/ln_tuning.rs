@@ -9,27 +9,23 @@
 //! Sources: Zhao et al., arXiv:2312.11420; PEFT, `tuners/ln_tuning/`.
 
 use super::replaced::{replace, replace_modules};
-use super::targets::Targets;
-use super::{AdapterError, AdapterTensors, Effects};
-use crate::json_object::JsonObject;
-use crate::model::BaseModel;
+use super::targets::{DefaultTargets, Targets};
+use super::tuner::Loading;
+use super::{AdapterError, Effects};
 
-/// Targets where the configuration gives none, by model type.
-fn default_targets(model_type: &str) -> Option<&'static [&'static str]> {
-    match model_type {
-        "llama" => Some(&["input_layernorm", "post_attention_layernorm", "norm"]),
-        _ => None,
-    }
-}
+const DEFAULT_TARGETS: DefaultTargets = &[(
+    "llama",
+    &["input_layernorm", "post_attention_layernorm", "norm"],
+)];
 
 /// Reads the adapter.
-pub fn load(
-    config: &JsonObject,
-    base: &BaseModel,
-    tensors: &mut AdapterTensors,
-) -> Result<Effects, AdapterError> {
-    let model_type = base.spec.model_type.as_str();
-    let targets = Targets::read(config, model_type, default_targets(model_type))?;
+pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+    let Loading {
+        config,
+        base,
+        tensors,
+    } = loading;
+    let targets = Targets::with_defaults(config, &base.spec.model_type, DEFAULT_TARGETS)?;
     let modules = base.spec.modules();
     let mut effects = Effects::default();
     for module in targets.select(config, &modules)? {

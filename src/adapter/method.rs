@@ -1,29 +1,111 @@
 //! From `peft_type` to the method that implements it.
 
-use super::{AdapterError, AdapterTensors, Effects, ln_tuning, lora, prefix_tuning, prompt_tuning};
-use crate::arch::DecoderSpec;
+use super::tuner::Loading;
+use super::{AdapterError, AdapterTensors, Effects};
+use super::{ln_tuning, lora, prefix_tuning, prompt_tuning};
 use crate::json_object::{ConfigError, JsonObject};
 use crate::model::BaseModel;
 
-/// Values of `peft_type` that are supported.
-pub const PEFT_TYPES: [&str; 4] = ["LORA", "LN_TUNING", "PROMPT_TUNING", "PREFIX_TUNING"];
+/// A method that is implemented.
+#[derive(Debug, Clone, Copy)]
+pub struct Method {
+    /// Its `peft_type`.
+    pub peft_type: &'static str,
+    /// How it meets the base's parameters.
+    pub class: Class,
+    /// Variants of it that are supported, beside the plain one.
+    pub variants: &'static str,
+    /// Options and variants of it that are refused by name, and why.
+    pub refused: &'static str,
+    load: fn(Loading) -> Result<Effects, AdapterError>,
+}
+
+/// How a method meets the base's parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// It can be folded into the weights of the modules that it targets.
+    Weight,
+    /// It replaces other parameters: norms, biases, rows of the embedding.
+    Parameter,
+    /// It adds something that no weight can hold.
+    Beside,
+}
+
+impl Class {
+    /// Whether there's a merged variant.
+    pub fn merges(self) -> bool {
+        self != Self::Beside
+    }
+
+    /// `A`, `B` or `C`.
+    pub fn letter(self) -> char {
+        match self {
+            Self::Weight => 'A',
+            Self::Parameter => 'B',
+            Self::Beside => 'C',
+        }
+    }
+}
+
+/// All methods, in the order of their names.
+pub const METHODS: &[Method] = &[
+    Method {
+        peft_type: "LN_TUNING",
+        class: Class::Parameter,
+        variants: "",
+        refused: "",
+        load: ln_tuning::load,
+    },
+    Method {
+        peft_type: "LORA",
+        class: Class::Weight,
+        variants: "rsLoRA, DoRA, lora_bias, trainable_token_indices, layer_replication",
+        refused: "",
+        load: lora::load,
+    },
+    Method {
+        peft_type: "PREFIX_TUNING",
+        class: Class::Beside,
+        variants: "prefix_projection",
+        refused: "",
+        load: prefix_tuning::load,
+    },
+    Method {
+        peft_type: "PROMPT_TUNING",
+        class: Class::Beside,
+        variants: "",
+        refused: "",
+        load: prompt_tuning::load,
+    },
+];
+
+/// The method of an `adapter_config.json`.
+///
+/// # Errors
+/// If its `peft_type` is absent or not supported.
+pub fn method(config: &JsonObject) -> Result<&'static Method, ConfigError> {
+    let supported = || {
+        let names: Vec<&str> = METHODS.iter().map(|method| method.peft_type).collect();
+        names.join(", ")
+    };
+    let found = config
+        .optional_text("peft_type")?
+        .ok_or_else(|| config.missing("peft_type", &format!("one of {}", supported())))?;
+    let known = METHODS.iter().find(|method| method.peft_type == found);
+    known.ok_or_else(|| ConfigError::Unsupported {
+        path: config.path().to_owned(),
+        key: "peft_type",
+        found: found.to_owned(),
+        supported: supported(),
+    })
+}
 
 /// The `peft_type` of an `adapter_config.json`.
 ///
 /// # Errors
 /// If it's absent or not supported.
 pub fn peft_type(config: &JsonObject) -> Result<&'static str, ConfigError> {
-    let supported = PEFT_TYPES.join(", ");
-    let found = config
-        .optional_text("peft_type")?
-        .ok_or_else(|| config.missing("peft_type", &format!("one of {supported}")))?;
-    let known = PEFT_TYPES.into_iter().find(|&name| name == found);
-    known.ok_or_else(|| ConfigError::Unsupported {
-        path: config.path().to_owned(),
-        key: "peft_type",
-        found: found.to_owned(),
-        supported,
-    })
+    Ok(method(config)?.peft_type)
 }
 
 /// Reads an adapter by its method.
@@ -31,7 +113,7 @@ pub fn load(
     config: &JsonObject,
     base: &BaseModel,
     tensors: &mut AdapterTensors,
-) -> Result<(DecoderSpec, Effects), AdapterError> {
+) -> Result<Effects, AdapterError> {
     match config.optional_text("task_type")? {
         None | Some("CAUSAL_LM") => {}
         Some(_) => return Err(config.wrong("task_type", "`CAUSAL_LM`").into()),
@@ -42,12 +124,9 @@ pub fn load(
         let expected = "1, for a decoder";
         return Err(config.wrong("num_transformer_submodules", expected).into());
     }
-    let unchanged = |effects: Effects| (base.spec.clone(), effects);
-    match peft_type(config)? {
-        "LORA" => lora::load(config, base, tensors),
-        "LN_TUNING" => ln_tuning::load(config, base, tensors).map(unchanged),
-        "PROMPT_TUNING" => prompt_tuning::load(config, base, tensors).map(unchanged),
-        "PREFIX_TUNING" => prefix_tuning::load(config, base, tensors).map(unchanged),
-        other => unreachable!("`{other}` is listed as supported and has no method"),
-    }
+    (method(config)?.load)(Loading {
+        config,
+        base,
+        tensors,
+    })
 }

@@ -5,9 +5,12 @@
 //! replaced, tokens or cache rows in front of the prompt. Merging and exporting know only that.
 
 mod error;
+pub mod form;
+mod inputs;
 mod ln_tuning;
 mod lora;
 mod method;
+mod options;
 mod prefix_tuning;
 mod prompt_tuning;
 mod replaced;
@@ -15,6 +18,7 @@ mod replication;
 mod targets;
 mod tensors;
 mod token_rows;
+mod tuner;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -23,17 +27,18 @@ use std::path::Path;
 use ndarray::{Array1, Array2};
 
 pub use error::AdapterError;
-pub use method::{PEFT_TYPES, peft_type};
+pub use inputs::{GraphInput, TakeTensor};
+pub use method::{Class, METHODS, Method, peft_type};
 pub use replaced::{Origin, Replacement};
 pub use tensors::{AdapterTensors, Init};
 
+use self::form::{Form, Naming};
 use crate::arch::DecoderSpec;
-use crate::graph::{EmbeddingSite, GraphBuilder, LinearSite, Value};
 use crate::json_object::JsonObject;
 use crate::model::BaseModel;
 
 /// A module's parameters, widened to float32, while an adapter is folded into them.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct ModuleWeights {
     /// `[out_features, in_features]`, or `[num_embeddings, embedding_dim]`.
     pub weight: Array2<f32>,
@@ -41,7 +46,7 @@ pub struct ModuleWeights {
     pub bias: Option<Array1<f32>>,
 }
 
-/// A tensor that is bound to an input of the unmerged graph.
+/// Values for an input of the unmerged graph.
 #[derive(Debug, Clone)]
 pub struct BoundTensor {
     /// The input's name.
@@ -52,35 +57,20 @@ pub struct BoundTensor {
     pub values: Vec<f32>,
 }
 
-/// Reads the weight of the module that an adapter belongs to.
-pub type ReadWeight<'a> = &'a dyn Fn() -> Result<Array2<f32>, AdapterError>;
-
 /// How an adapter changes one module.
 pub trait ModuleAdapter: Debug + Send + Sync {
-    /// Folds the adapter into the module.
+    /// What its tensors reduce to. The nodes of the unmerged graph, the tensors bound to them and the
+    /// merge follow from it; values are worked out only when they're asked for.
+    fn form(&self) -> Form<'_>;
+
+    /// Folds the adapter into the module. Only a method that has a shorter way than its form says so
+    /// itself.
     ///
     /// # Errors
     /// If its tensors can't be used with these weights.
-    fn merge_into(&self, module: &mut ModuleWeights) -> Result<(), AdapterError>;
-
-    /// Whether merging changes or adds the module's bias.
-    fn merges_bias(&self) -> bool {
-        false
+    fn merge_into(&self, module: &mut ModuleWeights) -> Result<(), AdapterError> {
+        self.form().merge_into(module)
     }
-
-    /// The tensors that the nodes of [`linear`](Self::linear) or [`embedding`](Self::embedding) take as
-    /// inputs, with whatever can be worked out beforehand folded in.
-    ///
-    /// # Errors
-    /// If the module's weight is needed and can't be read.
-    fn bound_tensors(&self, weight: ReadWeight) -> Result<Vec<BoundTensor>, AdapterError>;
-
-    /// Adds the nodes of a linear layer behind the base's product; returns the layer's output, bias
-    /// included.
-    fn linear(&self, graph: &mut GraphBuilder, site: &LinearSite) -> Value;
-
-    /// Adds the nodes of an embedding behind the base's rows; returns the rows.
-    fn embedding(&self, graph: &mut GraphBuilder, site: &EmbeddingSite) -> Value;
 
     /// Trainable parameters, as PEFT counts them.
     fn trainable_params(&self) -> usize;
@@ -128,6 +118,12 @@ struct Effects {
     keeps_tie: bool,
     /// Trainable parameters that aren't in the tensors above: an encoder that only training needs.
     encoder_params: usize,
+    /// Trainable parameters that several modules share.
+    shared_params: usize,
+    /// Parameters that PEFT adds and doesn't train.
+    frozen_params: usize,
+    /// The architecture, where it isn't the base's.
+    spec: Option<DecoderSpec>,
 }
 
 impl Adapter {
@@ -140,12 +136,13 @@ impl Adapter {
     pub fn load(folder: &Path, base: &BaseModel, seed: u64) -> Result<Self, AdapterError> {
         let config = JsonObject::read(&folder.join("adapter_config.json"))?;
         let mut tensors = AdapterTensors::open(folder, &config, seed)?;
-        let (spec, effects) = method::load(&config, base, &mut tensors)?;
+        let mut effects = method::load(&config, base, &mut tensors)?;
         tensors.finish()?;
+        let spec = effects.spec.take();
         Ok(Self {
             peft_type: peft_type(&config)?.to_owned(),
             config,
-            spec,
+            spec: spec.unwrap_or_else(|| base.spec.clone()),
             tensors,
             effects,
         })
@@ -162,6 +159,25 @@ impl Adapter {
             .modules
             .iter()
             .map(|(path, adapter)| (path.as_str(), adapter.as_ref()))
+    }
+
+    /// How the inputs of the module at `path` are called.
+    pub fn naming(&self, path: &str) -> Naming {
+        let method = self.peft_type.to_lowercase();
+        Naming {
+            path: path.to_owned(),
+            derived: format!("{}{path}.{method}.", tensors::PREFIX),
+        }
+    }
+
+    /// Parameters that are replaced and still used where forms replace some themselves, by name.
+    pub fn used_replacements(&self) -> impl Iterator<Item = (&str, &Replacement)> {
+        self.effects.replaced.iter().filter_map(|(name, found)| {
+            let (path, parameter) = name.rsplit_once('.')?;
+            let own = self.module(path);
+            let used = !own.is_some_and(|own| own.form().replaces(parameter));
+            used.then_some((name.as_str(), found))
+        })
     }
 
     /// Parameters that are replaced, by name.
@@ -221,9 +237,10 @@ impl Adapter {
             Some(Prompt::Virtual(tensor) | Prompt::Prefix(tensor)) => tensor.values.len(),
             None => 0,
         };
+        let shared = self.effects.shared_params;
         match self.effects.encoder_params {
-            0 => modules + replaced + prompt,
-            encoder => modules + replaced + encoder,
+            0 => modules + replaced + shared + prompt,
+            encoder => modules + replaced + shared + encoder,
         }
     }
 
@@ -234,6 +251,6 @@ impl Adapter {
             .filter(|r| r.trainable && !r.is_copy)
             .map(Replacement::len)
             .sum();
-        self.trainable_params() - in_place
+        self.trainable_params() + self.effects.frozen_params - in_place
     }
 }

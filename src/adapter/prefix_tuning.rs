@@ -14,20 +14,21 @@
 use ndarray::{Array1, Array2};
 use rand::rngs::StdRng;
 
-use super::{AdapterError, AdapterTensors, BoundTensor, Effects, Init, Prompt};
+use super::tuner::Loading;
+use super::{AdapterError, BoundTensor, Effects, Init, Prompt};
 use crate::graph::PROMPT_INPUT;
 use crate::json_object::{ConfigError, JsonObject};
-use crate::model::BaseModel;
 
 /// No encoder is wider; a fresh one is drawn.
 const WIDEST_ENCODER: usize = 1 << 16;
 
 /// Reads the adapter.
-pub fn load(
-    config: &JsonObject,
-    base: &BaseModel,
-    tensors: &mut AdapterTensors,
-) -> Result<Effects, AdapterError> {
+pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+    let Loading {
+        config,
+        base,
+        tensors,
+    } = loading;
     let count = config.size_up_to("num_virtual_tokens", base.spec.max_position_embeddings)?;
     let layers = base.spec.layers.len();
     let attention = &base.spec.layers[0].attention;

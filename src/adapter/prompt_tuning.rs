@@ -12,17 +12,19 @@
 use rand::rngs::StdRng;
 use rand::seq::index;
 
-use super::{AdapterError, AdapterTensors, BoundTensor, Effects, Init, Prompt};
+use super::tuner::Loading;
+use super::{AdapterError, BoundTensor, Effects, Init, Prompt};
 use crate::graph::PROMPT_INPUT;
 use crate::json_object::JsonObject;
 use crate::model::BaseModel;
 
 /// Reads the adapter.
-pub fn load(
-    config: &JsonObject,
-    base: &BaseModel,
-    tensors: &mut AdapterTensors,
-) -> Result<Effects, AdapterError> {
+pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+    let Loading {
+        config,
+        base,
+        tensors,
+    } = loading;
     let count = config.size_up_to("num_virtual_tokens", base.spec.max_position_embeddings)?;
     let width = base.spec.embed_tokens.embedding_dim;
     if let Some(token_dim) = config.optional_size("token_dim")?

@@ -126,6 +126,15 @@ impl ValuePattern {
     }
 }
 
+/// The names that a method targets where its configuration gives none, by model type.
+pub type DefaultTargets = &'static [(&'static str, &'static [&'static str])];
+
+/// Queries and values: the defaults of most methods.
+pub const QUERY_VALUE: DefaultTargets = &[
+    ("llama", &["q_proj", "v_proj"]),
+    ("opt", &["q_proj", "v_proj"]),
+];
+
 /// `target_modules`, `exclude_modules`, `layers_to_transform`, `layers_pattern`, `modules_to_save`.
 #[derive(Debug, Clone)]
 pub struct Targets {
@@ -146,6 +155,19 @@ enum Include {
 }
 
 impl Targets {
+    /// Reads the options, with a method's table of defaults.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn with_defaults(
+        config: &JsonObject,
+        model_type: &str,
+        defaults: DefaultTargets,
+    ) -> Result<Self, ConfigError> {
+        let found = defaults.iter().find(|(name, _)| *name == model_type);
+        Self::read(config, model_type, found.map(|(_, names)| *names))
+    }
+
     /// Reads the options; `defaults` are the names for this model type where `target_modules` is null.
     ///
     /// # Errors

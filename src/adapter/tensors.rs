@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use ndarray::{Array1, Array2};
+use ndarray::{Array1, Array2, Array3};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand_distr::{Distribution, StandardNormal, Uniform};
@@ -18,13 +18,15 @@ use crate::json_object::JsonObject;
 use crate::weights::{SafetensorsFile, WeightsError};
 
 /// What PEFT's wrapper puts in front of every module's path.
-const PREFIX: &str = "base_model.model.";
+pub const PREFIX: &str = "base_model.model.";
 
 /// How a fresh tensor is drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Init {
     /// All 0.
     Zeros,
+    /// All the same.
+    Constant(f32),
     /// Normal, with mean 0 and this standard deviation.
     Normal(f32),
     /// Uniform in ± this bound.
@@ -41,6 +43,7 @@ impl Init {
     pub fn draw(self, count: usize, rng: &mut StdRng) -> Vec<f32> {
         match self {
             Self::Zeros => vec![0.0; count],
+            Self::Constant(value) => vec![value; count],
             Self::Normal(deviation) => (0..count)
                 .map(|_| {
                     let value: f32 = StandardNormal.sample(rng);
@@ -189,6 +192,23 @@ impl AdapterTensors {
         init: Init,
     ) -> Result<Array1<f32>, AdapterError> {
         Ok(self.take(key, &[length], init)?.into())
+    }
+
+    /// Like [`take`](Self::take), as an array of three axes.
+    ///
+    /// # Errors
+    /// If the file lacks it, or it has another shape.
+    pub fn cube(
+        &mut self,
+        key: &str,
+        shape: [usize; 3],
+        init: Init,
+    ) -> Result<Array3<f32>, AdapterError> {
+        let values = self.take(key, &shape, init)?;
+        Ok(
+            Array3::from_shape_vec(shape, values)
+                .expect("`take` gives as many values as asked for"),
+        )
     }
 
     /// Marks `key` as used and checks its shape, without reading it.

@@ -7,100 +7,38 @@
 //! Despite its name the tensor holds the rows themselves, not their difference. On a tied model the
 //! head's rows are the same. Source: PEFT, `tuners/trainable_tokens/layer.py`.
 
-use ndarray::{Array2, Axis};
+use std::collections::BTreeSet;
 
-use super::{AdapterError, BoundTensor, ModuleAdapter, ModuleWeights, ReadWeight};
-use crate::graph::proto::element;
-use crate::graph::{Attr, Dim, EmbeddingSite, GraphBuilder, LinearSite, Value};
+use ndarray::Array2;
+
+use super::form::{Form, Part, Role, TokenForm};
+use super::{AdapterError, AdapterTensors, Effects, ModuleAdapter};
+use crate::arch::DecoderSpec;
+use crate::json_object::JsonObject;
+use crate::model::BaseModel;
 
 /// Replaced rows of an embedding, or of a head.
 #[derive(Debug)]
 pub struct TokenRows {
-    /// The unmerged graph's input.
-    pub input: String,
+    /// The tensor's key.
+    pub key: String,
     /// Token ids.
     pub indices: Vec<usize>,
     /// `[indices.len(), embedding_dim]`
     pub rows: Array2<f32>,
     /// A tied head shares the embedding's rows, which are counted once.
     pub counted: bool,
-}
-
-impl TokenRows {
-    /// The rows as an input of the graph, and the token ids as a constant.
-    fn inputs(&self, graph: &mut GraphBuilder) -> (Value, Value) {
-        let width = self.rows.ncols();
-        let rows = graph.shared_input(&self.input, &[self.indices.len().into(), width.into()]);
-        let ids: Vec<i64> = self.indices.iter().map(|&index| index as i64).collect();
-        let indices = graph.constant_i64(&format!("{}.indices", self.input), &ids, false);
-        (rows, indices)
-    }
+    /// Whether they are a head's, which reads all of them in every step.
+    pub head: bool,
 }
 
 impl ModuleAdapter for TokenRows {
-    fn merge_into(&self, module: &mut ModuleWeights) -> Result<(), AdapterError> {
-        for (&index, row) in self.indices.iter().zip(self.rows.axis_iter(Axis(0))) {
-            module.weight.row_mut(index).assign(&row);
-        }
-        Ok(())
-    }
-
-    fn bound_tensors(&self, _weight: ReadWeight) -> Result<Vec<BoundTensor>, AdapterError> {
-        Ok(vec![BoundTensor {
-            name: self.input.clone(),
-            shape: self.rows.shape().to_vec(),
-            values: self.rows.iter().copied().collect(),
-        }])
-    }
-
-    /// A head: the logits of the replaced tokens are written over the base's.
-    fn linear(&self, graph: &mut GraphBuilder, site: &LinearSite) -> Value {
-        let (rows, indices) = self.inputs(graph);
-        let name = format!("/{}/token_adapter", site.path);
-        let logits = graph.matmul_transposed(&format!("{name}/MatMul"), site.x, &rows);
-        let shape = graph.op("Shape", &format!("{name}/shape"), &[&logits], &[]);
-        let places = graph.op(
-            "Expand",
-            &format!("{name}/places"),
-            &[&indices, &shape],
-            &[],
-        );
-        let product = graph.op(
-            "ScatterElements",
-            &format!("{name}/ScatterElements"),
-            &[site.product, &places, &logits],
-            &[("axis", Attr::Int(-1))],
-        );
-        match site.bias {
-            Some(bias) => graph.add(&format!("{name}/Add"), &product, bias),
-            None => product,
-        }
-    }
-
-    /// For each token: is it one of the replaced ones, and which?
-    fn embedding(&self, graph: &mut GraphBuilder, site: &EmbeddingSite) -> Value {
-        let (rows, indices) = self.inputs(graph);
-        let name = format!("/{}/token_adapter", site.path);
-        let ids = graph.reshape(&format!("{name}/ids"), site.ids, &[0, 0, 1]);
-        let equal = graph.op("Equal", &format!("{name}/Equal"), &[&ids, &indices], &[]);
-        let equal = graph.cast(&format!("{name}/Equal/i32"), &equal, element::INT32);
-        let attrs = [("axis", Attr::Int(-1)), ("keepdims", Attr::Int(0))];
-        let which = graph.op("ArgMax", &format!("{name}/ArgMax"), &[&equal], &attrs);
-        let replaced = graph.gather(&format!("{name}/Gather"), &rows, &which, 0);
-        let axis = graph.constant_i64("last", &[-1], false);
-        let hit = graph.op(
-            "ReduceMax",
-            &format!("{name}/ReduceMax"),
-            &[&equal, &axis],
-            &[],
-        );
-        let hit = graph.cast(&format!("{name}/hit"), &hit, element::BOOL);
-        graph.op(
-            "Where",
-            &format!("{name}/Where"),
-            &[&hit, &replaced, site.rows],
-            &[],
-        )
+    fn form(&self) -> Form<'_> {
+        let role = if self.head { Role::Term } else { Role::Table };
+        Form::Tokens(TokenForm {
+            rows: Part::stored(&self.key, &self.rows, role),
+            indices: &self.indices,
+        })
     }
 
     fn trainable_params(&self) -> usize {
@@ -108,7 +46,108 @@ impl ModuleAdapter for TokenRows {
     }
 }
 
-/// A symbolic dimension of an adapter's input, such as a rank, of its own for each module.
-pub fn symbolic(path: &str, name: &str) -> Dim {
-    Dim::Symbol(format!("{path}.{name}"))
+/// Adds the rows of `trainable_token_indices`, a list (for the token embedding) or an object by module.
+pub fn trainable_token_indices(
+    config: &JsonObject,
+    base: &BaseModel,
+    tensors: &mut AdapterTensors,
+    spec: &DecoderSpec,
+    effects: &mut Effects,
+) -> Result<(), AdapterError> {
+    const KEY: &str = "trainable_token_indices";
+    let wrong = || {
+        config.wrong(
+            KEY,
+            "a list of token ids, or an object from a module to such a list",
+        )
+    };
+    let Some(value) = config.get(KEY) else {
+        return Ok(());
+    };
+    let mut lists: Vec<(String, Vec<usize>)> = Vec::new();
+    if value.is_object() {
+        let object = config.optional_object(KEY)?.ok_or_else(wrong)?;
+        for (name, list) in object.json().as_object().into_iter().flatten() {
+            let list = serde_json::from_value(list.clone()).map_err(|_| wrong())?;
+            lists.push((name.clone(), list));
+        }
+    } else {
+        let list = serde_json::from_value(value.clone()).map_err(|_| wrong())?;
+        lists.push((spec.embed_tokens.path.clone(), list));
+    }
+
+    let pair = [spec.embed_tokens.path.clone(), spec.lm_head.path.clone()];
+    for (name, indices) in lists {
+        let path = pair
+            .iter()
+            .find(|path| **path == name || path.ends_with(&format!(".{name}")))
+            .ok_or_else(|| AdapterError::Targets {
+                path: config.path().to_owned(),
+                message: format!(
+                    "`{KEY}` names `{name}`; supported are `{}` and `{}`",
+                    pair[0], pair[1]
+                ),
+            })?;
+        if let Some(index) = indices.iter().find(|index| **index >= spec.vocab_size) {
+            let expected = format!("token ids below {} (found {index})", spec.vocab_size);
+            return Err(config.wrong(KEY, &expected).into());
+        }
+        let head = format!("{}.weight", pair[1]);
+        if spec.tied() && *path == pair[0] && lists_head(effects, &pair[1], &head) {
+            let reason = format!(
+                "`{}` is tied to the embedding and is changed as well",
+                pair[1]
+            );
+            return Err(config.refused(KEY, &reason).into());
+        }
+        let distinct: BTreeSet<&usize> = indices.iter().collect();
+        if indices.is_empty() || distinct.len() < indices.len() {
+            return Err(config
+                .wrong(KEY, "at least one token id, and none twice")
+                .into());
+        }
+        if effects.modules.contains_key(path) {
+            let reason = format!("`{path}` is targeted by `target_modules` as well");
+            return Err(config.refused(KEY, &reason).into());
+        }
+        let key = format!("{path}.token_adapter.trainable_tokens_delta");
+        let width = spec.embed_tokens.embedding_dim;
+        let shape = [indices.len(), width];
+        let source = if *path == pair[0] {
+            &spec.embed_tokens.source
+        } else {
+            &spec.lm_head.source
+        };
+        let values = tensors.take_or(&key, &shape, |_| {
+            let weight = base.matrix(&format!("{source}.weight"))?;
+            Ok(indices
+                .iter()
+                .flat_map(|&index| weight.row(index).to_vec())
+                .collect())
+        })?;
+        let rows = Array2::from_shape_vec(shape, values)
+            .expect("`take_or` gives as many values as asked for");
+        let adapter = |counted, head| TokenRows {
+            key: tensors.full_key(&key),
+            indices: indices.clone(),
+            rows: rows.clone(),
+            counted,
+            head,
+        };
+        if spec.tied() && *path == pair[0] {
+            effects.keeps_tie = true;
+            effects
+                .modules
+                .insert(pair[1].clone(), Box::new(adapter(false, true)));
+        }
+        effects
+            .modules
+            .insert(path.clone(), Box::new(adapter(true, *path == pair[1])));
+    }
+    Ok(())
+}
+
+/// Whether the head has a change of its own.
+fn lists_head(effects: &Effects, path: &str, weight: &str) -> bool {
+    effects.modules.contains_key(path) || effects.replaced.contains_key(weight)
 }

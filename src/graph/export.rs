@@ -1,6 +1,7 @@
 //! What is exported, and the names in a graph that its readers rely on.
 
-use crate::adapter::{Adapter, ModuleAdapter};
+use crate::adapter::Adapter;
+use crate::adapter::form::{Form, Naming};
 use crate::arch::DecoderSpec;
 
 /// The constant that holds the length of the rotary tables. Whoever loads the graph may set it to the
@@ -25,8 +26,9 @@ impl<'a> Export<'a> {
         index + 1 == self.spec.layers.len()
     }
 
-    /// The adapter of the module at `path`, if it has one.
-    pub fn module_adapter(&self, path: &str) -> Option<&'a dyn ModuleAdapter> {
-        self.adapter?.module(path)
+    /// What the adapter does to the module at `path`, if anything, and how its inputs are called.
+    pub fn module_form(&self, path: &str) -> Option<(Form<'a>, Naming)> {
+        let adapter = self.adapter?;
+        Some((adapter.module(path)?.form(), adapter.naming(path)))
     }
 }

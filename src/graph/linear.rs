@@ -11,10 +11,6 @@ pub struct LinearSite<'a> {
     pub path: &'a str,
     /// The layer's input, `[batch, sequence, in_features]`.
     pub x: &'a Value,
-    /// The base's product `W x`, without the bias: `[batch, sequence, out_features]`.
-    pub product: &'a Value,
-    /// The base's bias, `[out_features]`.
-    pub bias: Option<&'a Value>,
 }
 
 /// An embedding that an adapter's nodes are built around.
@@ -31,20 +27,12 @@ pub struct EmbeddingSite<'a> {
 /// Adds `W x + b` for `x` of `[batch, sequence, in_features]`, with the adapter of that module.
 pub fn linear(graph: &mut GraphBuilder, export: &Export, layer: &Linear, x: &Value) -> Value {
     let path = &layer.path;
+    if let Some((form, naming)) = export.module_form(path) {
+        return form.linear(graph, &naming, &LinearSite { path, x });
+    }
     let weight = graph.parameter(&format!("{path}.weight"));
     let bias = graph.find_parameter(&format!("{path}.bias"));
     let product = graph.matmul_transposed(&format!("/{path}/MatMul"), x, &weight);
-    if let Some(adapter) = export.module_adapter(path) {
-        return adapter.linear(
-            graph,
-            &LinearSite {
-                path,
-                x,
-                product: &product,
-                bias: bias.as_ref(),
-            },
-        );
-    }
     add_bias(graph, path, &product, bias.as_ref())
 }
 
@@ -71,15 +59,15 @@ pub fn embedding(
     let path = &table.path;
     let weight = graph.parameter(&format!("{path}.weight"));
     let rows = graph.gather(&format!("/{path}/Gather"), &weight, ids, 0);
-    match export.module_adapter(path) {
-        Some(adapter) => adapter.embedding(
-            graph,
-            &EmbeddingSite {
+    match export.module_form(path) {
+        Some((form, naming)) => {
+            let site = EmbeddingSite {
                 path,
                 ids,
                 rows: &rows,
-            },
-        ),
+            };
+            form.embedding(graph, &naming, &site)
+        }
         None => rows,
     }
 }

@@ -1,7 +1,7 @@
 //! The unmerged variant with an adapter that does nothing: the same graph and shapes, and zeros in every tensor.
 //!
-//! What it costs against the base is the price of the graph's shape, whatever the adapter has learnt. DoRA's gains
-//! are factors, so they are ones.
+//! What it costs against the base is the price of the graph's shape, whatever the adapter has learnt. Factors are
+//! ones. What no constant makes do nothing, a rotation or a replaced weight, stays as it is.
 
 use std::fs;
 use std::path::Path;
@@ -74,14 +74,17 @@ fn write(
     }
     let writer = SafetensorsWriter::create(&made.join(ADAPTER), &plans)?;
     for plan in &plans {
-        let value = if plan.name.contains("magnitude") {
-            1.0
-        } else {
-            0.0
+        let adapter = manifest.adapter.as_ref();
+        let neutral = adapter.and_then(|adapter| adapter.neutral.get(&plan.name));
+        let values = match neutral {
+            Some(&value) => vec![value; plan.shape.iter().product()],
+            None => source
+                .get(&plan.name)
+                .expect("the file has the names that it lists")
+                .to_f32()?,
         };
-        let count = plan.shape.iter().product();
         writer
-            .write(&plan.name, &vec![value; count])
+            .write(&plan.name, &values)
             .map_err(crate::adapter::AdapterError::from)?;
     }
     writer.finish()?;

@@ -13,7 +13,7 @@ use super::merge::{OVERLAY, merge};
 use super::partial;
 use super::reads::decode_reads;
 use super::{AdapterSummary, Manifest, Preparation, PrepareError, PromptKind, Variant};
-use crate::adapter::{Adapter, BoundTensor, Prompt};
+use crate::adapter::{Adapter, GraphInput, Prompt};
 use crate::experiment::Experiment;
 use crate::graph::{Export, Parameter, Parameters, build, cache_head_dim};
 use crate::weights::{SafetensorsWriter, TensorPlan};
@@ -62,9 +62,11 @@ pub fn export(
             moved(parameters, &made.join(OVERLAY), &target.join(OVERLAY))
         }
         (Variant::Unmerged, Some(adapter)) => {
-            bound = bound_tensors(preparation, adapter)?;
-            write_bound(preparation, &bound, &made.join(ADAPTER))?;
-            unmerged_parameters(preparation, adapter)?
+            bound = adapter.inputs();
+            // Before values are worked out, since this checks the shapes of the base's tensors.
+            let parameters = unmerged_parameters(preparation, adapter)?;
+            write_bound(preparation, adapter, &bound, &made.join(ADAPTER))?;
+            parameters
         }
         _ => Parameters::of_base(&preparation.base.spec, &preparation.base.store)?,
     };
@@ -152,7 +154,7 @@ fn unmerged_parameters(
     adapter: &Adapter,
 ) -> Result<Parameters, PrepareError> {
     let mut parameters = Parameters::of_base(&adapter.spec, &preparation.base.store)?;
-    for (name, replacement) in adapter.replaced() {
+    for (name, replacement) in adapter.used_replacements() {
         parameters.set(
             name,
             Parameter::Input {
@@ -164,42 +166,10 @@ fn unmerged_parameters(
     Ok(parameters)
 }
 
-/// Everything that the unmerged graph, or the cache, is given.
-fn bound_tensors(
-    preparation: &Preparation,
-    adapter: &Adapter,
-) -> Result<Vec<BoundTensor>, PrepareError> {
-    let base = preparation.base;
-    let modules = adapter.spec.modules();
-    let mut all: Vec<BoundTensor> = Vec::new();
-    for (path, module_adapter) in adapter.modules() {
-        let module = modules
-            .iter()
-            .find(|module| module.path == path)
-            .expect("adapters are made for modules of the model");
-        let weight = || Ok(base.matrix(&format!("{}.weight", module.source))?);
-        for tensor in module_adapter.bound_tensors(&weight)? {
-            if !all.iter().any(|other| other.name == tensor.name) {
-                all.push(tensor);
-            }
-        }
-    }
-    for replacement in adapter.replaced().values() {
-        all.push(BoundTensor {
-            name: replacement.input.clone(),
-            shape: replacement.shape.clone(),
-            values: adapter.replacement_values(base, replacement)?,
-        });
-    }
-    if let Some(Prompt::Virtual(tensor) | Prompt::Prefix(tensor)) = adapter.prompt() {
-        all.push(tensor.clone());
-    }
-    Ok(all)
-}
-
 fn write_bound(
     preparation: &Preparation,
-    bound: &[BoundTensor],
+    adapter: &Adapter,
+    bound: &[GraphInput],
     path: &Path,
 ) -> Result<(), PrepareError> {
     let plans: Vec<TensorPlan> = bound
@@ -211,10 +181,7 @@ fn write_bound(
         })
         .collect();
     let writer = SafetensorsWriter::create(path, &plans)?;
-    for tensor in bound {
-        let written = writer.write(&tensor.name, &tensor.values);
-        written.map_err(crate::adapter::AdapterError::from)?;
-    }
+    adapter.for_each_input(preparation.base, &|name, values| writer.write(name, values))?;
     Ok(writer.finish()?)
 }
 
@@ -223,7 +190,7 @@ fn manifest(
     experiment: Option<&Experiment>,
     adapter: Option<&Adapter>,
     variant: Variant,
-    bound: &[BoundTensor],
+    bound: &[GraphInput],
     fingerprint: String,
 ) -> Result<Manifest, PrepareError> {
     let base = preparation.base;
@@ -243,6 +210,10 @@ fn manifest(
                 .stored_bytes()
                 .unwrap_or(4 * adapter.trainable_params() as u64),
             inputs: bound.iter().map(|tensor| tensor.name.clone()).collect(),
+            neutral: bound
+                .iter()
+                .filter_map(|tensor| Some((tensor.name.clone(), tensor.role.neutral()?)))
+                .collect(),
             prompt: adapter.prompt().map(|prompt| match prompt {
                 Prompt::Virtual(_) => PromptKind::VirtualTokens(prompt.num_virtual_tokens()),
                 Prompt::Prefix(_) => PromptKind::Prefix(prompt.num_virtual_tokens()),
@@ -274,7 +245,7 @@ fn manifest(
         head_dim: spec.layers[0].attention.head_dim,
         base_params: size.parameters,
         base_bytes: size.stored_bytes,
-        reads: decode_reads(spec, adapter, bound, variant, preparation.precision.compute),
+        reads: decode_reads(spec, bound, variant, preparation.precision.compute),
         adapter: summary,
     })
 }

@@ -1,5 +1,6 @@
 //! `manifest.json`: what a prepared folder holds, and what it was made from.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -105,6 +106,9 @@ pub struct AdapterSummary {
     pub stored_bytes: u64,
     /// Inputs of the unmerged graph, in `adapter.safetensors`.
     pub inputs: Vec<String>,
+    /// For each input that some value makes do nothing, that value.
+    #[serde(default)]
+    pub neutral: BTreeMap<String, f32>,
     /// What goes in front of the prompt.
     pub prompt: Option<PromptKind>,
 }

@@ -5,11 +5,10 @@
 
 use std::path::Path;
 
-use ndarray::{Array1, Array2};
 use rayon::prelude::*;
 
 use super::PrepareError;
-use crate::adapter::{Adapter, AdapterError, ModuleAdapter, ModuleWeights, Replacement};
+use crate::adapter::{Adapter, AdapterError, ModuleAdapter, Replacement};
 use crate::arch::{Module, ModuleKind};
 use crate::graph::{Parameter, Parameters};
 use crate::model::BaseModel;
@@ -47,7 +46,7 @@ impl Change<'_> {
                 let shape = module.parameters().swap_remove(0).1;
                 let rows = shape[0];
                 let mut all = vec![(format!("{}.weight", module.path), shape)];
-                if adapter.merges_bias() {
+                if merges_bias(module, *adapter) {
                     all.push((format!("{}.bias", module.path), vec![rows]));
                 }
                 all
@@ -65,11 +64,12 @@ impl Change<'_> {
     pub fn apply(&self, base: &BaseModel, all: &Adapter, take: Take) -> Result<(), AdapterError> {
         match self {
             Self::Module { module, adapter } => {
-                let merged = merged_module(base, all, module, *adapter)?;
+                let mut merged = all.read_module(base, module)?;
+                adapter.merge_into(&mut merged)?;
                 let weight = merged.weight.as_standard_layout();
                 let values = weight.as_slice().expect("standard layout is contiguous");
                 take(&format!("{}.weight", module.path), values)?;
-                if let (true, Some(bias)) = (adapter.merges_bias(), &merged.bias) {
+                if let (true, Some(bias)) = (merges_bias(module, *adapter), &merged.bias) {
                     take(&format!("{}.bias", module.path), &bias.to_vec())?;
                 }
                 Ok(())
@@ -79,6 +79,11 @@ impl Change<'_> {
             }
         }
     }
+}
+
+fn merges_bias(module: &Module, adapter: &dyn ModuleAdapter) -> bool {
+    let has_bias = matches!(module.kind, ModuleKind::Linear { bias: true, .. });
+    adapter.form().merges_bias(has_bias)
 }
 
 /// Whether the head of a tied model shares the merged embedding.
@@ -178,48 +183,4 @@ pub fn merge(
         }
     }
     Ok(parameters)
-}
-
-/// The module's parameters with its adapter folded in. Shapes of the base's tensors have been checked.
-fn merged_module(
-    base: &BaseModel,
-    adapter: &Adapter,
-    module: &Module,
-    own: &dyn ModuleAdapter,
-) -> Result<ModuleWeights, AdapterError> {
-    let values = match adapter.replaced().get(&format!("{}.weight", module.path)) {
-        Some(replacement) => adapter.replacement_values(base, replacement)?,
-        None => base
-            .tensor(&format!("{}.weight", module.source))?
-            .to_f32()?,
-    };
-    let shape = module.parameters().swap_remove(0).1;
-    let mut weights = ModuleWeights {
-        weight: Array2::from_shape_vec((shape[0], shape[1]), values)
-            .expect("callers have checked the shapes of the base's tensors"),
-        bias: match own.merges_bias() {
-            true => read_bias(base, adapter, module)?,
-            false => None,
-        },
-    };
-    own.merge_into(&mut weights)?;
-    Ok(weights)
-}
-
-/// The bias that the adapter starts from: a replaced one, or the base's, if it has one.
-fn read_bias(
-    base: &BaseModel,
-    adapter: &Adapter,
-    module: &Module,
-) -> Result<Option<Array1<f32>>, AdapterError> {
-    if let Some(replacement) = adapter.replaced().get(&format!("{}.bias", module.path)) {
-        return Ok(Some(adapter.replacement_values(base, replacement)?.into()));
-    }
-    match module.kind {
-        ModuleKind::Linear { bias: true, .. } => {
-            let tensor = base.tensor(&format!("{}.bias", module.source))?;
-            Ok(Some(tensor.to_f32()?.into()))
-        }
-        _ => Ok(None),
-    }
 }

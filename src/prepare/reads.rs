@@ -1,17 +1,16 @@
 //! What a decode step must read from memory.
 
 use super::{DecodeReads, Variant};
-use crate::adapter::{Adapter, BoundTensor};
+use crate::adapter::GraphInput;
 use crate::arch::{DecoderSpec, ModuleKind};
-use crate::graph::{PROMPT_INPUT, cache_head_dim};
+use crate::graph::cache_head_dim;
 use crate::weights::Dtype;
 
 /// Counts the bytes of one step. Of an embedding a single row is read, unless it's the head as well;
 /// replicated layers are read once for each replica.
 pub fn decode_reads(
     spec: &DecoderSpec,
-    adapter: Option<&Adapter>,
-    bound: &[BoundTensor],
+    bound: &[GraphInput],
     variant: Variant,
     compute: Dtype,
 ) -> DecodeReads {
@@ -29,22 +28,10 @@ pub fn decode_reads(
             .map(|(_, shape)| elements(shape))
             .sum::<u64>();
     }
-    let embedding = &spec.embed_tokens.path;
-    let rows = spec.embed_tokens.num_embeddings;
-    let replaces = |name: &str| {
-        adapter.is_some_and(|adapter| adapter.replaced().values().any(|r| r.input == name))
-    };
-    let read = |tensor: &&BoundTensor| {
-        // What takes a weight's place is counted there. Virtual tokens are read in prefill, tables of the
-        // embedding by single rows or columns.
-        tensor.name != PROMPT_INPUT
-            && !replaces(&tensor.name)
-            && !(tensor.name.contains(embedding) && tensor.shape.contains(&rows))
-    };
     let adapter: u64 = match variant {
         Variant::Unmerged => bound
             .iter()
-            .filter(read)
+            .filter(|tensor| tensor.role.adds_reads())
             .map(|tensor| elements(&tensor.shape))
             .sum(),
         Variant::Base | Variant::Merged => 0,
@@ -64,6 +51,7 @@ pub fn decode_reads(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapter::Adapter;
     use crate::model::BaseModel;
 
     fn reads(model: &str, case: &str) -> DecodeReads {
@@ -71,28 +59,8 @@ mod tests {
         let base = BaseModel::open_folder(&fixtures.join("models").join(model)).unwrap();
         let folder = fixtures.join("cases").join(model).join(case);
         let adapter = Adapter::load(&folder, &base, 0).unwrap();
-        let weight = |path: &str| {
-            let module = adapter
-                .spec
-                .modules()
-                .into_iter()
-                .find(|m| m.path == path)
-                .unwrap();
-            Ok(base.matrix(&format!("{}.weight", module.source))?)
-        };
-        let mut bound = Vec::new();
-        for (path, module) in adapter.modules() {
-            bound.extend(module.bound_tensors(&|| weight(path)).unwrap());
-        }
-        for replacement in adapter.replaced().values() {
-            bound.push(BoundTensor {
-                name: replacement.input.clone(),
-                shape: replacement.shape.clone(),
-                values: Vec::new(),
-            });
-        }
-        let (spec, variant) = (&adapter.spec, Variant::Unmerged);
-        decode_reads(spec, Some(&adapter), &bound, variant, Dtype::Float32)
+        let variant = Variant::Unmerged;
+        decode_reads(&adapter.spec, &adapter.inputs(), variant, Dtype::Float32)
     }
 
     #[test]

@@ -2,18 +2,16 @@
 
 use ndarray::Array2;
 
-use crate::adapter::targets::ValuePattern;
+use crate::adapter::options::{Factor, Rank};
 use crate::adapter::{AdapterError, AdapterTensors, Init};
 use crate::json_object::{ConfigError, JsonObject};
 
 /// The options that change inference, but for those of `Targets`.
 #[derive(Debug)]
 pub struct LoraConfig {
-    r: usize,
-    lora_alpha: f64,
+    r: Rank,
+    lora_alpha: Factor,
     use_rslora: bool,
-    rank_pattern: ValuePattern,
-    alpha_pattern: ValuePattern,
     /// Whether `lora_B` has a bias.
     pub lora_bias: bool,
     /// Whether rows are rescaled to a trained magnitude.
@@ -38,9 +36,6 @@ pub enum LoraInit {
     Orthogonal,
 }
 
-/// No adapter has a larger rank; fresh matrices are drawn with it.
-const LARGEST_RANK: usize = 1 << 16;
-
 /// Options whose arithmetic isn't implemented.
 const REFUSED: [&str; 8] = [
     "alora_invocation_tokens",
@@ -63,20 +58,10 @@ impl LoraConfig {
                 return Err(config.refused(key, "this variant of LoRA is not implemented"));
             }
         }
-        let finite = |alpha: f64| (alpha as f32).is_finite();
-        let rank = |r: f64| r.fract() == 0.0 && r <= LARGEST_RANK as f64;
-        let ranks = format!("a positive integer (at most {LARGEST_RANK})");
-        let alphas = "a positive number that float32 holds";
-        let lora_alpha = config.optional_number("lora_alpha")?.unwrap_or(8.0);
-        if !finite(lora_alpha) {
-            return Err(config.wrong("lora_alpha", "a number that float32 holds"));
-        }
         Ok(Self {
-            r: config.optional_size_up_to("r", LARGEST_RANK)?.unwrap_or(8),
-            lora_alpha,
+            r: Rank::read(config, 8)?,
+            lora_alpha: Factor::read(config, "lora_alpha", 8.0, "alpha_pattern")?,
             use_rslora: config.flag("use_rslora", false)?,
-            rank_pattern: ValuePattern::read(config, "rank_pattern", &ranks, rank)?,
-            alpha_pattern: ValuePattern::read(config, "alpha_pattern", alphas, finite)?,
             lora_bias: config.flag("lora_bias", false)?,
             use_dora: config.flag("use_dora", false)?,
             ensure_weight_tying: config.flag("ensure_weight_tying", false)?,
@@ -93,10 +78,8 @@ impl LoraConfig {
         config: &JsonObject,
         path: &str,
     ) -> Result<(usize, f32), ConfigError> {
-        let r = self.rank_pattern.get(config, path)?;
-        let r = r.map_or(self.r, |r| r as usize);
-        let alpha = self.alpha_pattern.get(config, path)?;
-        let alpha = alpha.unwrap_or(self.lora_alpha);
+        let r = self.r.of(config, path)?;
+        let alpha = self.lora_alpha.of(config, path)?;
         let divisor = if self.use_rslora {
             (r as f64).sqrt()
         } else {

@@ -3,18 +3,14 @@
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2, Axis};
 
-use super::weight_only;
-use crate::adapter::token_rows::symbolic;
-use crate::adapter::{AdapterError, BoundTensor, ModuleAdapter, ModuleWeights, ReadWeight};
-use crate::graph::{EmbeddingSite, GraphBuilder, LinearSite, Value};
+use crate::adapter::form::{BaseModule, EmbeddingForm, Form, Part, Role};
+use crate::adapter::{AdapterError, ModuleAdapter, ModuleWeights};
 
 /// The tensors of the embedding.
 #[derive(Debug)]
 pub struct LoraEmbedding {
-    /// Inputs of the unmerged graph: `A`, `B`, magnitude.
-    pub inputs: [String; 3],
-    /// The module.
-    pub path: String,
+    /// Keys of `A`, `B`, magnitude.
+    pub keys: [String; 3],
     /// `[r, num_embeddings]`
     pub a: Array2<f32>,
     /// `[embedding_dim, r]`
@@ -49,73 +45,33 @@ impl LoraEmbedding {
 }
 
 impl ModuleAdapter for LoraEmbedding {
+    fn form(&self) -> Form<'_> {
+        let width = self.b.nrows();
+        let gain = self.magnitude.as_ref().map(|_| {
+            let gains = |module: &BaseModule| {
+                let updated = self.updated(module.weight()?.clone());
+                Ok(self.gains(&updated).expect("there is a magnitude").to_vec())
+            };
+            Part::derived("gain", &[width], Role::Factor, gains).keyed(&self.keys[2])
+        });
+        Form::Embedding(EmbeddingForm {
+            delta: Some((
+                Part::stored(&self.keys[0], &self.a, Role::Table),
+                Part::scaled(&self.keys[1], &self.b, self.scaling, Role::Term),
+            )),
+            gain,
+            ..EmbeddingForm::default()
+        })
+    }
+
+    /// `E + scaling * (B A)ᵀ` is worked out once, where the form would need it for the gains too.
     fn merge_into(&self, module: &mut ModuleWeights) -> Result<(), AdapterError> {
         let mut weight = self.updated(std::mem::take(&mut module.weight));
         if let Some(gains) = self.gains(&weight) {
             weight *= &gains;
         }
-        *module = weight_only(weight);
+        module.weight = weight;
         Ok(())
-    }
-
-    fn bound_tensors(&self, weight: ReadWeight) -> Result<Vec<BoundTensor>, AdapterError> {
-        let tensor = |name: &String, shape: &[usize], values: Vec<f32>| BoundTensor {
-            name: name.clone(),
-            shape: shape.to_vec(),
-            values,
-        };
-        let scaled = self.b.iter().map(|value| value * self.scaling).collect();
-        let mut all = vec![
-            tensor(
-                &self.inputs[0],
-                self.a.shape(),
-                self.a.iter().copied().collect(),
-            ),
-            tensor(&self.inputs[1], self.b.shape(), scaled),
-        ];
-        if self.magnitude.is_some() {
-            let gains = self.gains(&self.updated(weight()?));
-            let gains = gains.expect("there is a magnitude").to_vec();
-            all.push(tensor(&self.inputs[2], &[gains.len()], gains));
-        }
-        Ok(all)
-    }
-
-    fn linear(&self, _graph: &mut GraphBuilder, site: &LinearSite) -> Value {
-        unreachable!(
-            "`{}` is a linear layer, and this adapter is an embedding's",
-            site.path
-        )
-    }
-
-    /// ```text
-    /// ids ─ Gather(A, axis 1) ─ Transpose ─ · Bᵀ ─ + rows
-    ///       [r, batch, sequence] [batch, sequence, r]
-    /// ```
-    fn embedding(&self, graph: &mut GraphBuilder, site: &EmbeddingSite) -> Value {
-        let path = &self.path;
-        let rank = symbolic(path, "r");
-        let (rows, width) = (self.a.ncols(), self.b.nrows());
-        let a = graph.input(&self.inputs[0], &[rank.clone(), rows.into()]);
-        let b = graph.input(&self.inputs[1], &[width.into(), rank]);
-        let columns = graph.gather(&format!("/{path}/lora_embedding_A/Gather"), &a, site.ids, 1);
-        let inner = graph.transpose(
-            &format!("/{path}/lora_embedding_A/Transpose"),
-            &columns,
-            &[1, 2, 0],
-        );
-        let name = format!("/{path}/lora_embedding_B/MatMul");
-        let delta = graph.matmul_transposed(&name, &inner, &b);
-        let output = graph.add(&format!("/{path}/lora/Add"), site.rows, &delta);
-        if self.magnitude.is_none() {
-            return output;
-        }
-        let gains = graph.input(&self.inputs[2], &[width.into()]);
-        graph.mul(
-            &format!("/{path}/lora_magnitude_vector/Mul"),
-            &output,
-            &gains,
-        )
     }
 
     fn trainable_params(&self) -> usize {

@@ -3,18 +3,14 @@
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2, Axis};
 
-use super::weight_only;
-use crate::adapter::token_rows::symbolic;
-use crate::adapter::{AdapterError, BoundTensor, ModuleAdapter, ModuleWeights, ReadWeight};
-use crate::graph::{EmbeddingSite, GraphBuilder, LinearSite, Value};
+use crate::adapter::form::{BaseModule, Form, LinearForm, Part, Role, scale_rows};
+use crate::adapter::{AdapterError, ModuleAdapter, ModuleWeights};
 
 /// The tensors of one linear layer.
 #[derive(Debug)]
 pub struct LoraLinear {
-    /// Inputs of the unmerged graph: `A`, `B`, `B`'s bias, magnitude.
-    pub inputs: [String; 4],
-    /// The module.
-    pub path: String,
+    /// Keys of `A`, `B`, magnitude.
+    pub keys: [String; 3],
     /// `[r, in_features]`
     pub a: Array2<f32>,
     /// `[out_features, r]`
@@ -51,103 +47,57 @@ impl LoraLinear {
 }
 
 impl ModuleAdapter for LoraLinear {
+    fn form(&self) -> Form<'_> {
+        let out = self.b.nrows();
+        let gain = self.magnitude.as_ref().map(|_| {
+            let gains = |module: &BaseModule| {
+                let updated = self.updated(module.weight()?.clone());
+                Ok(self.gains(&updated).expect("there is a magnitude").to_vec())
+            };
+            Part::derived("gain", &[out], Role::Factor, gains).keyed(&self.keys[2])
+        });
+        let bias = self.bias.as_ref().map(|own| {
+            Part::derived("bias", &[out], Role::InPlace, move |module| {
+                let mut bias = own * self.scaling;
+                if self.magnitude.is_some() {
+                    let updated = self.updated(module.weight()?.clone());
+                    bias *= &self.gains(&updated).expect("there is a magnitude");
+                }
+                if let Some(base) = module.bias()? {
+                    bias += base;
+                }
+                Ok(bias.to_vec())
+            })
+        });
+        Form::Linear(LinearForm {
+            gain,
+            bias,
+            ..LinearForm::low_rank(
+                Part::stored(&self.keys[0], &self.a, Role::Term),
+                Part::scaled(&self.keys[1], &self.b, self.scaling, Role::Term),
+            )
+        })
+    }
+
+    /// `W + scaling * B A` is worked out once, where the form would need it for the gains too.
     fn merge_into(&self, module: &mut ModuleWeights) -> Result<(), AdapterError> {
         let weight = std::mem::take(&mut module.weight);
-        let mut weight = self.updated(weight);
-        let gains = self.gains(&weight);
+        module.weight = self.updated(weight);
+        let gains = self.gains(&module.weight);
         if let Some(gains) = &gains {
-            for (mut row, &gain) in weight.axis_iter_mut(Axis(0)).zip(gains) {
-                row *= gain;
-            }
+            scale_rows(&mut module.weight, gains);
         }
-        let bias = module.bias.take();
-        *module = weight_only(weight);
-        module.bias = match &self.bias {
-            None => bias,
-            Some(own) => {
-                let mut added = own * self.scaling;
-                if let Some(gains) = &gains {
-                    added *= gains;
-                }
-                Some(match bias {
-                    Some(bias) => bias + &added,
-                    None => added,
-                })
+        if let Some(own) = &self.bias {
+            let mut added = own * self.scaling;
+            if let Some(gains) = &gains {
+                added *= gains;
             }
-        };
+            module.bias = Some(match module.bias.take() {
+                Some(bias) => bias + &added,
+                None => added,
+            });
+        }
         Ok(())
-    }
-
-    fn merges_bias(&self) -> bool {
-        self.bias.is_some()
-    }
-
-    fn bound_tensors(&self, weight: ReadWeight) -> Result<Vec<BoundTensor>, AdapterError> {
-        let tensor = |name: &String, shape: &[usize], values: Vec<f32>| BoundTensor {
-            name: name.clone(),
-            shape: shape.to_vec(),
-            values,
-        };
-        let scaled = |value: &f32| value * self.scaling;
-        let mut all = vec![
-            tensor(
-                &self.inputs[0],
-                self.a.shape(),
-                self.a.iter().copied().collect(),
-            ),
-            tensor(
-                &self.inputs[1],
-                self.b.shape(),
-                self.b.iter().map(scaled).collect(),
-            ),
-        ];
-        if let Some(bias) = &self.bias {
-            all.push(tensor(
-                &self.inputs[2],
-                bias.shape(),
-                bias.iter().map(scaled).collect(),
-            ));
-        }
-        if self.magnitude.is_some() {
-            let gains = self.gains(&self.updated(weight()?));
-            let gains = gains.expect("there is a magnitude").to_vec();
-            all.push(tensor(&self.inputs[3], &[gains.len()], gains));
-        }
-        Ok(all)
-    }
-
-    fn linear(&self, graph: &mut GraphBuilder, site: &LinearSite) -> Value {
-        let path = &self.path;
-        let rank = symbolic(path, "r");
-        let (out, input) = (self.b.nrows(), self.a.ncols());
-        let a = graph.input(&self.inputs[0], &[rank.clone(), input.into()]);
-        let b = graph.input(&self.inputs[1], &[out.into(), rank]);
-        let inner = graph.matmul_transposed(&format!("/{path}/lora_A/MatMul"), site.x, &a);
-        let mut delta = graph.matmul_transposed(&format!("/{path}/lora_B/MatMul"), &inner, &b);
-        if self.bias.is_some() {
-            let bias = graph.input(&self.inputs[2], &[out.into()]);
-            delta = graph.add(&format!("/{path}/lora_B/Add"), &delta, &bias);
-        }
-        let mut output = graph.add(&format!("/{path}/lora/Add"), site.product, &delta);
-        if self.magnitude.is_some() {
-            let gains = graph.input(&self.inputs[3], &[out.into()]);
-            output = graph.mul(
-                &format!("/{path}/lora_magnitude_vector/Mul"),
-                &output,
-                &gains,
-            );
-        }
-        match site.bias {
-            Some(bias) => graph.add(&format!("/{path}/Add"), &output, bias),
-            None => output,
-        }
-    }
-
-    fn embedding(&self, _graph: &mut GraphBuilder, site: &EmbeddingSite) -> Value {
-        unreachable!(
-            "`{}` is an embedding, and this adapter is a linear layer's",
-            site.path
-        )
     }
 
     fn trainable_params(&self) -> usize {
@@ -163,8 +113,7 @@ mod tests {
 
     fn adapter(magnitude: Option<Array1<f32>>) -> LoraLinear {
         LoraLinear {
-            inputs: ["a", "b", "bias", "m"].map(str::to_owned),
-            path: "x".to_owned(),
+            keys: ["a", "b", "m"].map(str::to_owned),
             a: array![[1.0, 2.0]],
             b: array![[3.0], [0.0]],
             bias: None,
@@ -175,20 +124,48 @@ mod tests {
 
     #[test]
     fn the_weight_gains_the_scaled_product() {
-        let mut module = weight_only(array![[1.0, 1.0], [1.0, 1.0]]);
+        let mut module = ModuleWeights {
+            weight: array![[1.0, 1.0], [1.0, 1.0]],
+            bias: None,
+        };
         adapter(None).merge_into(&mut module).unwrap();
         assert_eq!(module.weight, array![[2.5, 4.0], [1.0, 1.0]]);
     }
 
     #[test]
     fn with_dora_each_row_has_the_trained_norm_and_the_bias_stays() {
-        let mut module = weight_only(array![[1.5, 1.0], [3.0, 4.0]]);
-        module.bias = Some(array![7.0, 8.0]);
+        let mut module = ModuleWeights {
+            weight: array![[1.5, 1.0], [3.0, 4.0]],
+            bias: Some(array![7.0, 8.0]),
+        };
         adapter(Some(array![10.0, 2.5]))
             .merge_into(&mut module)
             .unwrap();
         assert_eq!(module.weight.row(1), array![1.5, 2.0]);
         assert!((row_norms(&module.weight)[0] - 10.0).abs() < 1e-5);
         assert_eq!(module.bias, Some(array![7.0, 8.0]));
+    }
+
+    #[test]
+    fn the_form_merges_to_the_same() {
+        let mut adapter = adapter(Some(array![10.0, 2.5]));
+        adapter.bias = Some(array![1.0, -2.0]);
+        let module = ModuleWeights {
+            weight: array![[1.5, 1.0], [3.0, 4.0]],
+            bias: Some(array![7.0, 8.0]),
+        };
+        let (mut direct, mut formed) = (module.clone(), module);
+        adapter.merge_into(&mut direct).unwrap();
+        adapter.form().merge_into(&mut formed).unwrap();
+        assert!(
+            (direct.weight - formed.weight)
+                .iter()
+                .all(|d| d.abs() < 1e-5)
+        );
+        assert!(
+            (direct.bias.unwrap() - formed.bias.unwrap())
+                .iter()
+                .all(|d| d.abs() < 1e-5)
+        );
     }
 }

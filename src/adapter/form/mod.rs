@@ -1,0 +1,122 @@
+//! Reduced forms: the few shapes that every method's change of a module comes down to.
+//!
+//! A method says which form its tensors reduce to; the nodes of the unmerged graph, the tensors bound to
+//! them, the bytes that a decode step reads, and the merge follow from the form. Of the exact forms that
+//! leave the base's weight in place the one with the fewest bytes is chosen, and of those the one with the
+//! fewest nodes; only where none is smaller than the weight itself is the weight replaced.
+//!
+//! | stage of a linear layer | nodes | tensors |
+//! |---|---|---|
+//! | input scale | `Mul` | `[in]` |
+//! | input rotation | `Reshape`, `Transpose`, `MatMul`, `Transpose`, `Reshape` (and two `Gather`) | `[n, b, b]`, `n b = in` |
+//! | replaced weight | none | `[out, in]` in place of the base's |
+//! | low-rank pair | `MatMul`, `MatMul`, `Add` | `[r, in]`, `[out, r]` |
+//! | Kronecker product | `Reshape`, `MatMul`, `MatMul`, `Reshape`, `Add` | `[p, q]`, `[out/p, in/q]` |
+//! | gain | `Mul` before the bias | `[out]` |
+//! | replaced bias | `Add`, in place of the base's | `[out]` |
+//! | output scale | `Mul` behind the bias | `[out]` |
+//! | rotated pairs of outputs | `Gather`, `Mul`, `Mul`, `Add` | 2 × `[out]` |
+
+mod embedding;
+mod linear;
+mod part;
+
+pub use embedding::{EmbeddingForm, TokenForm};
+pub use linear::{Delta, InputStage, LinearForm, OutputStage, scale_rows};
+pub use part::{BaseModule, Part, PartName, Role, elements};
+
+use super::{AdapterError, ModuleWeights};
+use crate::graph::{EmbeddingSite, GraphBuilder, LinearSite, Value};
+
+/// What an adapter does to one module.
+#[derive(Debug)]
+pub enum Form<'a> {
+    /// A linear layer.
+    Linear(LinearForm<'a>),
+    /// The token embedding.
+    Embedding(EmbeddingForm<'a>),
+    /// Rows of the token embedding, or of the head.
+    Tokens(TokenForm<'a>),
+}
+
+/// How the inputs of a module are called.
+#[derive(Debug, Clone)]
+pub struct Naming {
+    /// The module's path.
+    pub path: String,
+    /// In front of a derived tensor's name: `<prefix><path>.<method>.`
+    pub derived: String,
+}
+
+impl Naming {
+    /// The name of the graph's input for `part`.
+    pub fn input(&self, part: &Part) -> String {
+        match &part.name {
+            PartName::Key(key) => key.clone(),
+            PartName::Derived(name) => format!("{}{name}", self.derived),
+        }
+    }
+}
+
+impl Form<'_> {
+    /// Its tensors.
+    pub fn parts(&self) -> Vec<&Part<'_>> {
+        match self {
+            Self::Linear(form) => form.parts(),
+            Self::Embedding(form) => form.parts(),
+            Self::Tokens(form) => vec![&form.rows],
+        }
+    }
+
+    /// Whether merging changes or adds the bias of a module that has one of its own or not.
+    pub fn merges_bias(&self, has_bias: bool) -> bool {
+        match self {
+            Self::Linear(form) => form.bias.is_some() || (has_bias && form.output.is_some()),
+            Self::Embedding(_) | Self::Tokens(_) => false,
+        }
+    }
+
+    /// Whether `weight` or `bias` of the module is replaced, so that the base's own isn't used.
+    pub fn replaces(&self, parameter: &str) -> bool {
+        match (self, parameter) {
+            (Self::Linear(form), "weight") => form.weight.is_some(),
+            (Self::Linear(form), "bias") => form.bias.is_some(),
+            _ => false,
+        }
+    }
+
+    /// Folds the form into the module.
+    ///
+    /// # Errors
+    /// If values that depend on the module can't be worked out.
+    pub fn merge_into(&self, module: &mut ModuleWeights) -> Result<(), AdapterError> {
+        match self {
+            Self::Linear(form) => form.merge_into(module),
+            Self::Embedding(form) => form.merge_into(module),
+            Self::Tokens(form) => form.merge_into(module),
+        }
+    }
+
+    /// Adds the nodes of a linear layer; returns its output, bias included.
+    pub fn linear(&self, graph: &mut GraphBuilder, naming: &Naming, site: &LinearSite) -> Value {
+        match self {
+            Self::Linear(form) => form.nodes(graph, naming, site),
+            Self::Tokens(form) => form.head_nodes(graph, naming, site),
+            Self::Embedding(_) => unreachable!("`{}` is a linear layer", site.path),
+        }
+    }
+
+    /// Adds the nodes of an embedding; returns its rows.
+    pub fn embedding(
+        &self,
+        graph: &mut GraphBuilder,
+        naming: &Naming,
+        site: &EmbeddingSite,
+    ) -> Value {
+        match self {
+            Self::Embedding(form) => form.nodes(graph, naming, site),
+            Self::Tokens(form) => form.embedding_nodes(graph, naming, site),
+            Self::Linear(_) => unreachable!("`{}` is an embedding", site.path),
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Everything that the unmerged graph, or the cache, is given by an adapter.
+
+use std::collections::BTreeSet;
+
+use rayon::prelude::*;
+
+use super::form::{BaseModule, Role};
+use super::{Adapter, AdapterError, ModuleWeights, Prompt};
+use crate::arch::{Module, ModuleKind};
+use crate::model::BaseModel;
+use crate::weights::WriteTensorError;
+
+/// A tensor that is bound to an input of the unmerged graph.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GraphInput {
+    /// The input's name.
+    pub name: String,
+    /// Row-major shape.
+    pub shape: Vec<usize>,
+    /// What it does in the graph.
+    pub role: Role,
+}
+
+/// Takes a tensor's name and its values, in row-major order.
+pub type TakeTensor<'a> = &'a (dyn Fn(&str, &[f32]) -> Result<(), WriteTensorError> + Sync);
+
+impl Adapter {
+    /// The tensors, each once.
+    pub fn inputs(&self) -> Vec<GraphInput> {
+        let mut all: Vec<GraphInput> = Vec::new();
+        let mut seen = BTreeSet::new();
+        for (path, module) in self.modules() {
+            let naming = self.naming(path);
+            for part in module.form().parts() {
+                let name = naming.input(part);
+                if seen.insert(name.clone()) {
+                    all.push(GraphInput {
+                        name,
+                        shape: part.shape.clone(),
+                        role: part.role,
+                    });
+                }
+            }
+        }
+        for (_, replacement) in self.used_replacements() {
+            all.push(GraphInput {
+                name: replacement.input.clone(),
+                shape: replacement.shape.clone(),
+                role: Role::InPlace,
+            });
+        }
+        if let Some(Prompt::Virtual(tensor) | Prompt::Prefix(tensor)) = self.prompt() {
+            all.push(GraphInput {
+                name: tensor.name.clone(),
+                shape: tensor.shape.clone(),
+                role: Role::Prefill,
+            });
+        }
+        all
+    }
+
+    /// Hands the values of every one of [`inputs`](Self::inputs) to `take`. Each thread holds one module.
+    ///
+    /// # Errors
+    /// If values can't be read or worked out, or `take` fails.
+    pub fn for_each_input(&self, base: &BaseModel, take: TakeTensor) -> Result<(), AdapterError> {
+        let modules = self.spec.modules();
+        let mut seen = BTreeSet::new();
+        let mut work = Vec::new();
+        for (path, adapter) in self.modules() {
+            let naming = self.naming(path);
+            let form = adapter.form();
+            let names = form.parts().into_iter().map(|part| naming.input(part));
+            let wanted: Vec<String> = names.filter(|name| seen.insert(name.clone())).collect();
+            work.push((path, naming, form, wanted));
+        }
+        work.into_par_iter()
+            .try_for_each(|(path, naming, form, wanted)| {
+                let module = modules
+                    .iter()
+                    .find(|module| module.path == path)
+                    .expect("adapters are made for modules of the model");
+                let own = BaseModule::reading(|| self.read_module(base, module));
+                for part in form.parts() {
+                    let name = naming.input(part);
+                    if wanted.contains(&name) {
+                        take(&name, &part.values(&own)?)?;
+                    }
+                }
+                Ok::<(), AdapterError>(())
+            })?;
+        for (_, replacement) in self.used_replacements() {
+            let values = self.replacement_values(base, replacement)?;
+            take(&replacement.input, &values)?;
+        }
+        if let Some(Prompt::Virtual(tensor) | Prompt::Prefix(tensor)) = self.prompt() {
+            take(&tensor.name, &tensor.values)?;
+        }
+        Ok(())
+    }
+
+    /// The module's parameters before its adapter: replaced ones, or the base's. Shapes of the base's
+    /// tensors have been checked.
+    ///
+    /// # Errors
+    /// If they can't be read.
+    pub fn read_module(
+        &self,
+        base: &BaseModel,
+        module: &Module,
+    ) -> Result<ModuleWeights, AdapterError> {
+        let read = |name: &str| match self.replaced().get(&format!("{}.{name}", module.path)) {
+            Some(replacement) => self.replacement_values(base, replacement),
+            None => Ok(base
+                .tensor(&format!("{}.{name}", module.source))?
+                .to_f32()?),
+        };
+        let shape = module.parameters().swap_remove(0).1;
+        let weight = ndarray::Array2::from_shape_vec((shape[0], shape[1]), read("weight")?)
+            .expect("callers have checked the shapes of the base's tensors");
+        let bias = match module.kind {
+            ModuleKind::Linear { bias: true, .. } => Some(read("bias")?.into()),
+            _ => None,
+        };
+        Ok(ModuleWeights { weight, bias })
+    }
+}

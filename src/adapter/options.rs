@@ -1,0 +1,94 @@
+//! Options that several methods have, read the same way in all of them.
+
+use super::targets::ValuePattern;
+use crate::json_object::{ConfigError, JsonObject};
+
+/// No adapter has a larger rank; fresh matrices are drawn with it.
+pub const LARGEST_RANK: usize = 1 << 16;
+
+/// A rank, with exceptions by module (`rank_pattern`).
+#[derive(Debug)]
+pub struct Rank {
+    default: usize,
+    pattern: ValuePattern,
+}
+
+impl Rank {
+    /// Reads `r` and `rank_pattern`.
+    ///
+    /// # Errors
+    /// If one is no rank.
+    pub fn read(config: &JsonObject, default: usize) -> Result<Self, ConfigError> {
+        let whole = |r: f64| r.fract() == 0.0 && r <= LARGEST_RANK as f64;
+        let expected = format!("a positive integer (at most {LARGEST_RANK})");
+        Ok(Self {
+            default: rank(config, "r", default)?,
+            pattern: ValuePattern::read(config, "rank_pattern", &expected, whole)?,
+        })
+    }
+
+    /// The rank of the module at `path`.
+    ///
+    /// # Errors
+    /// If a pattern can't be matched.
+    pub fn of(&self, config: &JsonObject, path: &str) -> Result<usize, ConfigError> {
+        let found = self.pattern.get(config, path)?;
+        Ok(found.map_or(self.default, |r| r as usize))
+    }
+}
+
+/// A factor, with exceptions by module (`alpha_pattern`).
+#[derive(Debug)]
+pub struct Factor {
+    default: f64,
+    pattern: ValuePattern,
+}
+
+impl Factor {
+    /// Reads `key` and the object `pattern`.
+    ///
+    /// # Errors
+    /// If one is no number that float32 holds.
+    pub fn read(
+        config: &JsonObject,
+        key: &str,
+        default: f64,
+        pattern: &str,
+    ) -> Result<Self, ConfigError> {
+        let finite = |value: f64| (value as f32).is_finite();
+        let expected = "a positive number that float32 holds";
+        Ok(Self {
+            default: factor(config, key, default)?,
+            pattern: ValuePattern::read(config, pattern, expected, finite)?,
+        })
+    }
+
+    /// The factor of the module at `path`.
+    ///
+    /// # Errors
+    /// If a pattern can't be matched.
+    pub fn of(&self, config: &JsonObject, path: &str) -> Result<f64, ConfigError> {
+        Ok(self.pattern.get(config, path)?.unwrap_or(self.default))
+    }
+}
+
+/// A rank without exceptions.
+///
+/// # Errors
+/// If it's none.
+pub fn rank(config: &JsonObject, key: &str, default: usize) -> Result<usize, ConfigError> {
+    let found = config.optional_size_up_to(key, LARGEST_RANK)?;
+    Ok(found.unwrap_or(default))
+}
+
+/// A number that float32 holds.
+///
+/// # Errors
+/// If it's none.
+pub fn factor(config: &JsonObject, key: &str, default: f64) -> Result<f64, ConfigError> {
+    let value = config.optional_number(key)?.unwrap_or(default);
+    if !(value as f32).is_finite() {
+        return Err(config.wrong(key, "a number that float32 holds"));
+    }
+    Ok(value)
+}

@@ -1,0 +1,234 @@
+//! What every method that adapts modules shares: the options that select them, the biases and whole
+//! modules that are replaced beside them, and the loop over the selected ones.
+
+use super::replaced::{replace_base_layer, replace_biases, replace_modules};
+use super::targets::{DefaultTargets, Targets};
+use super::{AdapterError, AdapterTensors, Effects, ModuleAdapter};
+use crate::arch::{Module, ModuleKind};
+use crate::json_object::JsonObject;
+use crate::model::BaseModel;
+
+/// What a method's loader is given.
+#[derive(Debug)]
+pub struct Loading<'a> {
+    /// `adapter_config.json`
+    pub config: &'a JsonObject,
+    /// The base model.
+    pub base: &'a BaseModel,
+    /// The adapter's tensors.
+    pub tensors: &'a mut AdapterTensors,
+}
+
+/// A linear layer that is adapted.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    /// The module.
+    pub module: Module,
+    /// Columns of the weight.
+    pub in_features: usize,
+    /// Rows of the weight.
+    pub out_features: usize,
+    /// Whether the base has a bias.
+    pub bias: bool,
+}
+
+impl Layer {
+    /// Its place in the model.
+    pub fn path(&self) -> &str {
+        &self.module.path
+    }
+
+    /// The key of its tensor `name`.
+    pub fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.module.path)
+    }
+
+    /// Elements of the weight.
+    pub fn elements(&self) -> usize {
+        self.in_features * self.out_features
+    }
+}
+
+/// An embedding that is adapted.
+#[derive(Debug, Clone)]
+pub struct Table {
+    /// The module.
+    pub module: Module,
+    /// Rows.
+    pub num_embeddings: usize,
+    /// Width of a row.
+    pub embedding_dim: usize,
+}
+
+impl Table {
+    /// The key of its tensor `name`.
+    pub fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.module.path)
+    }
+}
+
+/// A module that is adapted.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// A linear layer.
+    Linear(Layer),
+    /// The token embedding.
+    Embedding(Table),
+}
+
+/// A method that adapts modules, between its configuration and its tensors.
+#[derive(Debug)]
+pub struct Tuner<'a> {
+    /// `adapter_config.json`
+    pub config: &'a JsonObject,
+    /// The base model.
+    pub base: &'a BaseModel,
+    /// The adapter's tensors.
+    pub tensors: &'a mut AdapterTensors,
+    /// The selected modules, in the order in which PEFT visits them.
+    pub selected: Vec<Module>,
+    effects: Effects,
+}
+
+impl<'a> Tuner<'a> {
+    /// Reads the options that methods share. `defaults` are targets by model type; `own_bias` is the
+    /// method's own value of `bias` (`lora_only`), if it has that option.
+    ///
+    /// # Errors
+    /// If one is wrong, or a replaced parameter is missing or has another shape.
+    pub fn open(
+        loading: Loading<'a>,
+        defaults: DefaultTargets,
+        own_bias: Option<&str>,
+    ) -> Result<Self, AdapterError> {
+        let Loading {
+            config,
+            base,
+            tensors,
+        } = loading;
+        let modules = base.spec.modules();
+        let targets = Targets::with_defaults(config, &base.spec.model_type, defaults)?;
+        let selected = targets.select(config, &modules)?;
+        let mut effects = Effects::default();
+        replace_modules(&mut effects, tensors, &targets.saved(config, &modules)?)?;
+        if let Some(own) = own_bias {
+            replace_biases(&mut effects, tensors, config, own, &modules, &selected)?;
+        }
+        for module in &selected {
+            replace_base_layer(&mut effects, tensors, base, module)?;
+        }
+        Ok(Self {
+            config,
+            base,
+            tensors,
+            selected,
+            effects,
+        })
+    }
+
+    /// The selected modules, which must all be linear layers.
+    ///
+    /// # Errors
+    /// If one isn't.
+    pub fn layers(&self) -> Result<Vec<Layer>, AdapterError> {
+        let selected = self.selected.iter();
+        selected
+            .map(|module| match target(self.base, module) {
+                Some(Target::Linear(layer)) => Ok(layer),
+                _ => Err(not_adaptable(self.config, module, "linear layers")),
+            })
+            .collect()
+    }
+
+    /// Adapts every selected module, all of which must be linear layers.
+    ///
+    /// # Errors
+    /// If one isn't, or `make` fails.
+    pub fn adapt<A: ModuleAdapter + 'static>(
+        mut self,
+        mut make: impl FnMut(&mut AdapterTensors, &Layer) -> Result<A, AdapterError>,
+    ) -> Result<Effects, AdapterError> {
+        for layer in self.layers()? {
+            let adapter = make(self.tensors, &layer)?;
+            self.insert(&layer.module.path, Box::new(adapter));
+        }
+        Ok(self.effects)
+    }
+
+    /// Adapts every selected module: linear layers, and the token embedding.
+    ///
+    /// # Errors
+    /// If one is something else, or `make` fails.
+    pub fn adapt_any(
+        mut self,
+        mut make: impl FnMut(
+            &mut AdapterTensors,
+            &Target,
+        ) -> Result<Box<dyn ModuleAdapter>, AdapterError>,
+    ) -> Result<Effects, AdapterError> {
+        for module in std::mem::take(&mut self.selected) {
+            let allowed = "linear layers and the token embedding";
+            let target = target(self.base, &module)
+                .ok_or_else(|| not_adaptable(self.config, &module, allowed))?;
+            let adapter = make(self.tensors, &target)?;
+            self.insert(&module.path, adapter);
+        }
+        Ok(self.effects)
+    }
+
+    /// Gives the module at `path` its adapter.
+    pub fn insert(&mut self, path: &str, adapter: Box<dyn ModuleAdapter>) {
+        self.effects.modules.insert(path.to_owned(), adapter);
+    }
+
+    /// Counts trainable parameters that modules share.
+    pub fn count_shared(&mut self, trainable: usize) {
+        self.effects.shared_params += trainable;
+    }
+
+    /// Counts parameters that PEFT adds and doesn't train; buffers aren't counted.
+    pub fn count_frozen(&mut self, frozen: usize) {
+        self.effects.frozen_params += frozen;
+    }
+
+    /// What was found.
+    pub fn finish(self) -> Effects {
+        self.effects
+    }
+}
+
+/// The module as a target, if it's one that a method may adapt.
+pub fn target(base: &BaseModel, module: &Module) -> Option<Target> {
+    match module.kind {
+        ModuleKind::Linear {
+            in_features,
+            out_features,
+            bias,
+        } => Some(Target::Linear(Layer {
+            module: module.clone(),
+            in_features,
+            out_features,
+            bias,
+        })),
+        ModuleKind::Embedding {
+            num_embeddings,
+            embedding_dim,
+        } if module.path == base.spec.embed_tokens.path => Some(Target::Embedding(Table {
+            module: module.clone(),
+            num_embeddings,
+            embedding_dim,
+        })),
+        _ => None,
+    }
+}
+
+/// The error for a selected module that the method can't adapt.
+pub fn not_adaptable(config: &JsonObject, module: &Module, allowed: &str) -> AdapterError {
+    AdapterError::Targets {
+        path: config.path().to_owned(),
+        message: format!(
+            "`target_modules` selects `{}`, which this method can't adapt; only {allowed} are supported",
+            module.path
+        ),
+    }
+}
