@@ -2,7 +2,10 @@
 
 use super::tuner::Loading;
 use super::{AdapterError, AdapterTensors, Effects};
-use super::{ln_tuning, lora, prefix_tuning, prompt_tuning};
+use super::{
+    fourierft, ln_tuning, lora, prefix_tuning, prompt_tuning, randlora, shira, supertuning, vera,
+    waveft,
+};
 use crate::json_object::{ConfigError, JsonObject};
 use crate::model::BaseModel;
 
@@ -50,6 +53,13 @@ impl Class {
 /// All methods, in the order of their names.
 pub const METHODS: &[Method] = &[
     Method {
+        peft_type: "FOURIERFT",
+        class: Class::Weight,
+        variants: "",
+        refused: "",
+        load: fourierft::load,
+    },
+    Method {
         peft_type: "LN_TUNING",
         class: Class::Parameter,
         variants: "",
@@ -77,17 +87,67 @@ pub const METHODS: &[Method] = &[
         refused: "",
         load: prompt_tuning::load,
     },
+    Method {
+        peft_type: "PVERA",
+        class: Class::Weight,
+        variants: "save_projection false",
+        refused: "sample_at_inference",
+        load: vera::load_probabilistic,
+    },
+    Method {
+        peft_type: "RANDLORA",
+        class: Class::Weight,
+        variants: "sparse, very_sparse, save_projection false",
+        refused: "",
+        load: randlora::load,
+    },
+    Method {
+        peft_type: "SHIRA",
+        class: Class::Weight,
+        variants: "",
+        refused: "mask_type other than random, for fresh adapters",
+        load: shira::load,
+    },
+    Method {
+        peft_type: "SUPERTUNING",
+        class: Class::Weight,
+        variants: "r, save_precomputed_indices false",
+        refused: "unsaved indices where elements are of the same size",
+        load: supertuning::load,
+    },
+    Method {
+        peft_type: "VERA",
+        class: Class::Weight,
+        variants: "save_projection false",
+        refused: "",
+        load: vera::load,
+    },
+    Method {
+        peft_type: "WAVEFT",
+        class: Class::Weight,
+        variants: "",
+        refused: "wavelets that PEFT has no coefficients for",
+        load: waveft::load,
+    },
 ];
+
+/// The `peft_type` of each of [`METHODS`].
+pub const PEFT_TYPES: [&str; METHODS.len()] = {
+    let mut names = [""; METHODS.len()];
+    let mut index = 0;
+    while index < names.len() {
+        names[index] = METHODS[index].peft_type;
+        index += 1;
+    }
+    names
+};
 
 /// The method of an `adapter_config.json`.
 ///
 /// # Errors
 /// If its `peft_type` is absent or not supported.
 pub fn method(config: &JsonObject) -> Result<&'static Method, ConfigError> {
-    let supported = || {
-        let names: Vec<&str> = METHODS.iter().map(|method| method.peft_type).collect();
-        names.join(", ")
-    };
+    let supported = || PEFT_TYPES.join(", ");
     let found = config
         .optional_text("peft_type")?
         .ok_or_else(|| config.missing("peft_type", &format!("one of {}", supported())))?;

@@ -4,21 +4,29 @@
 //! them ([`Adapter`]): modules whose arithmetic changes ([`ModuleAdapter`]), parameters that are
 //! replaced, tokens or cache rows in front of the prompt. Merging and exporting know only that.
 
+mod dense;
 mod error;
 pub mod form;
+mod fourierft;
 mod inputs;
 mod ln_tuning;
 mod lora;
 mod method;
 mod options;
+mod places;
 mod prefix_tuning;
 mod prompt_tuning;
+mod randlora;
 mod replaced;
 mod replication;
+mod shira;
+mod supertuning;
 mod targets;
 mod tensors;
 mod token_rows;
 mod tuner;
+mod vera;
+mod waveft;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -28,7 +36,7 @@ use ndarray::{Array1, Array2};
 
 pub use error::AdapterError;
 pub use inputs::{GraphInput, TakeTensor};
-pub use method::{Class, METHODS, Method, peft_type};
+pub use method::{Class, METHODS, Method, PEFT_TYPES, peft_type};
 pub use replaced::{Origin, Replacement};
 pub use tensors::{AdapterTensors, Init};
 
