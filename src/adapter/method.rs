@@ -3,8 +3,8 @@
 use super::tuner::Loading;
 use super::{AdapterError, AdapterTensors, Effects};
 use super::{
-    fourierft, ln_tuning, lora, prefix_tuning, prompt_tuning, randlora, shira, supertuning, vera,
-    waveft,
+    adalora, boft, fourierft, gralora, hra, ia3, ln_tuning, loha, lokr, lora, miss, oft,
+    prefix_tuning, prompt_tuning, randlora, road, shira, supertuning, vera, waveft,
 };
 use crate::json_object::{ConfigError, JsonObject};
 use crate::model::BaseModel;
@@ -53,11 +53,46 @@ impl Class {
 /// All methods, in the order of their names.
 pub const METHODS: &[Method] = &[
     Method {
+        peft_type: "ADALORA",
+        class: Class::Weight,
+        variants: "pruned ranks",
+        refused: "",
+        load: adalora::load,
+    },
+    Method {
+        peft_type: "BOFT",
+        class: Class::Weight,
+        variants: "",
+        refused: "",
+        load: boft::load,
+    },
+    Method {
         peft_type: "FOURIERFT",
         class: Class::Weight,
         variants: "",
         refused: "",
         load: fourierft::load,
+    },
+    Method {
+        peft_type: "GRALORA",
+        class: Class::Weight,
+        variants: "hybrid_r",
+        refused: "",
+        load: gralora::load,
+    },
+    Method {
+        peft_type: "HRA",
+        class: Class::Weight,
+        variants: "apply_GS",
+        refused: "",
+        load: hra::load,
+    },
+    Method {
+        peft_type: "IA3",
+        class: Class::Weight,
+        variants: "feedforward_modules",
+        refused: "",
+        load: ia3::load,
     },
     Method {
         peft_type: "LN_TUNING",
@@ -67,11 +102,39 @@ pub const METHODS: &[Method] = &[
         load: ln_tuning::load,
     },
     Method {
+        peft_type: "LOHA",
+        class: Class::Weight,
+        variants: "",
+        refused: "",
+        load: loha::load,
+    },
+    Method {
+        peft_type: "LOKR",
+        class: Class::Weight,
+        variants: "decompose_both, decompose_factor",
+        refused: "",
+        load: lokr::load,
+    },
+    Method {
         peft_type: "LORA",
         class: Class::Weight,
         variants: "rsLoRA, DoRA, lora_bias, trainable_token_indices, layer_replication",
         refused: "",
         load: lora::load,
+    },
+    Method {
+        peft_type: "MISS",
+        class: Class::Weight,
+        variants: "mini, bat",
+        refused: "",
+        load: miss::load,
+    },
+    Method {
+        peft_type: "OFT",
+        class: Class::Weight,
+        variants: "exact and Cayley-Neumann, coft, block_share, embeddings",
+        refused: "",
+        load: oft::load,
     },
     Method {
         peft_type: "PREFIX_TUNING",
@@ -100,6 +163,13 @@ pub const METHODS: &[Method] = &[
         variants: "sparse, very_sparse, save_projection false",
         refused: "",
         load: randlora::load,
+    },
+    Method {
+        peft_type: "ROAD",
+        class: Class::Weight,
+        variants: "road_1, road_2, road_4",
+        refused: "",
+        load: road::load,
     },
     Method {
         peft_type: "SHIRA",

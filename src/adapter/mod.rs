@@ -4,14 +4,24 @@
 //! them ([`Adapter`]): modules whose arithmetic changes ([`ModuleAdapter`]), parameters that are
 //! replaced, tokens or cache rows in front of the prompt. Merging and exporting know only that.
 
+mod adalora;
+mod boft;
 mod dense;
 mod error;
 pub mod form;
 mod fourierft;
+mod gralora;
+mod hra;
+mod ia3;
 mod inputs;
+mod linalg;
 mod ln_tuning;
+mod loha;
+mod lokr;
 mod lora;
 mod method;
+mod miss;
+mod oft;
 mod options;
 mod places;
 mod prefix_tuning;
@@ -19,6 +29,7 @@ mod prompt_tuning;
 mod randlora;
 mod replaced;
 mod replication;
+mod road;
 mod shira;
 mod supertuning;
 mod targets;

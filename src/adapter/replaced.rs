@@ -85,7 +85,8 @@ pub fn replace_biases(
     let all = match config.optional_text("bias")? {
         None | Some("none") => return Ok(()),
         Some("all") => true,
-        Some(value) if value == own => false,
+        // PEFT takes any method's own value in all methods.
+        Some(value) if value.ends_with("_only") => false,
         Some(_) => return Err(wrong_bias(config, own).into()),
     };
     for module in modules {

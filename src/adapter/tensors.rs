@@ -32,6 +32,8 @@ pub enum Init {
     Constant(f32),
     /// Normal, with mean 0 and this standard deviation.
     Normal(f32),
+    /// Normal, with this mean and this standard deviation.
+    Around(f32, f32),
     /// Uniform in ± this bound.
     Uniform(f32),
 }
@@ -47,10 +49,11 @@ impl Init {
         match self {
             Self::Zeros => vec![0.0; count],
             Self::Constant(value) => vec![value; count],
-            Self::Normal(deviation) => (0..count)
+            Self::Normal(deviation) => Self::Around(0.0, deviation).draw(count, rng),
+            Self::Around(mean, deviation) => (0..count)
                 .map(|_| {
                     let value: f32 = StandardNormal.sample(rng);
-                    value * deviation
+                    mean + value * deviation
                 })
                 .collect(),
             Self::Uniform(bound) => {

@@ -5,7 +5,7 @@ use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 
 use super::{BaseModule, Naming, Part};
 use crate::adapter::{AdapterError, ModuleWeights};
-use crate::graph::{Dim, GraphBuilder, LinearSite, Value};
+use crate::graph::{Attr, Dim, GraphBuilder, LinearSite, Value};
 
 /// `y = output(gain ∘ (W input(x) + delta x) + b)`; a stage that's absent does nothing.
 #[derive(Debug, Default)]
@@ -55,6 +55,16 @@ pub enum Delta<'a> {
         outer: Part<'a>,
         /// `[out_features / p, in_features / q]`
         inner: Part<'a>,
+    },
+    /// Inputs whose indices have the same remainder by `r` are summed; column `c` of the weight gains row
+    /// `c mod r` of `block`.
+    Folded {
+        /// `[r, out_features / copies]`
+        block: Part<'a>,
+        /// How often the outputs are repeated.
+        copies: usize,
+        /// Columns of the weight.
+        in_features: usize,
     },
 }
 
@@ -114,6 +124,7 @@ impl<'a> LinearForm<'a> {
         match &self.delta {
             Some(Delta::LowRank { a, b }) => all.extend([a, b]),
             Some(Delta::Kronecker { outer, inner }) => all.extend([outer, inner]),
+            Some(Delta::Folded { block, .. }) => all.push(block),
             None => {}
         }
         all.extend(&self.gain);
@@ -140,11 +151,12 @@ impl<'a> LinearForm<'a> {
         let gain = self.gain.as_ref().map(|part| part.vector(&base));
         let gain = gain.transpose()?;
         let delta = match &self.delta {
-            Some(Delta::LowRank { a, b }) => Some([b.matrix(&base)?, a.matrix(&base)?]),
+            Some(Delta::LowRank { a, b }) => vec![b.matrix(&base)?, a.matrix(&base)?],
             Some(Delta::Kronecker { outer, inner }) => {
-                Some([outer.matrix(&base)?, inner.matrix(&base)?])
+                vec![outer.matrix(&base)?, inner.matrix(&base)?]
             }
-            None => None,
+            Some(Delta::Folded { block, .. }) => vec![block.matrix(&base)?],
+            None => Vec::new(),
         };
         let mut input = Vec::new();
         for stage in &self.input {
@@ -170,12 +182,18 @@ impl<'a> LinearForm<'a> {
                 }
             }
         }
-        match (&self.delta, &delta) {
-            (Some(Delta::LowRank { .. }), Some([b, a])) => {
+        match (&self.delta, delta.as_slice()) {
+            (Some(Delta::LowRank { .. }), [b, a]) => {
                 general_mat_mul(1.0, b, a, 1.0, &mut weight);
             }
-            (Some(Delta::Kronecker { .. }), Some([outer, inner])) => {
+            (Some(Delta::Kronecker { .. }), [outer, inner]) => {
                 add_kronecker(&mut weight, outer, inner);
+            }
+            (Some(Delta::Folded { .. }), [block]) => {
+                let width = block.ncols();
+                for ((row, column), value) in weight.indexed_iter_mut() {
+                    *value += block[[column % block.nrows(), row % width]];
+                }
             }
             _ => {}
         }
@@ -282,6 +300,31 @@ impl Delta<'_> {
                 let right = graph.matmul_transposed(&at("inner/MatMul"), &split, &inner);
                 let both = graph.op("MatMul", &at("outer/MatMul"), &[&outer, &right], &[]);
                 graph.reshape(&at("join"), &both, &[0, 0, out])
+            }
+            Self::Folded {
+                block,
+                copies,
+                in_features,
+            } => {
+                let r = block.shape[0];
+                let value = input(graph, naming, block);
+                let mut x = site.x.clone();
+                let missing = in_features.next_multiple_of(r) - in_features;
+                if missing > 0 {
+                    let pads = [0, 0, 0, 0, 0, missing as i64];
+                    let pads = graph.constant_i64(&at("pads"), &pads, false);
+                    x = graph.op("Pad", &at("Pad"), &[&x, &pads], &[]);
+                }
+                let split = graph.reshape(&at("split"), &x, &[0, 0, -1, r as i64]);
+                let axis = graph.constant_i64("axis_2", &[2], false);
+                let attrs = [("keepdims", Attr::Int(0))];
+                let sums = graph.op("ReduceSum", &at("ReduceSum"), &[&split, &axis], &attrs);
+                let delta = graph.op("MatMul", &at("block/MatMul"), &[&sums, &value], &[]);
+                if *copies == 1 {
+                    return delta;
+                }
+                let repeats = graph.constant_i64(&at("copies"), &[1, 1, *copies as i64], false);
+                graph.op("Tile", &at("Tile"), &[&delta, &repeats], &[])
             }
         }
     }

@@ -12,6 +12,7 @@
 //! | replaced weight | none | `[out, in]` in place of the base's |
 //! | low-rank pair | `MatMul`, `MatMul`, `Add` | `[r, in]`, `[out, r]` |
 //! | Kronecker product | `Reshape`, `MatMul`, `MatMul`, `Reshape`, `Add` | `[p, q]`, `[out/p, in/q]` |
+//! | folded input | (`Pad`,) `Reshape`, `ReduceSum`, `MatMul` (, `Tile`), `Add` | `[r, out]` |
 //! | gain | `Mul` before the bias | `[out]` |
 //! | replaced bias | `Add`, in place of the base's | `[out]` |
 //! | output scale | `Mul` behind the bias | `[out]` |
@@ -22,7 +23,7 @@ mod linear;
 mod part;
 
 pub use embedding::{EmbeddingForm, TokenForm};
-pub use linear::{Delta, InputStage, LinearForm, OutputStage, scale_rows};
+pub use linear::{Delta, InputStage, LinearForm, OutputStage, inverse, scale_rows};
 pub use part::{BaseModule, Part, PartName, Role, elements};
 
 use super::{AdapterError, ModuleWeights};

@@ -1,0 +1,123 @@
+//! AdaLoRA: `W' = W + c * B diag(E) A`, `c = alpha / (init_r + 1e-5)`.
+//!
+//! | tensor | shape |
+//! |---|---|
+//! | `lora_A` | `[r, in_features]` |
+//! | `lora_B` | `[out_features, r]` |
+//! | `lora_E` | `[r, 1]` |
+//!
+//! Training takes ranks away module by module, and the tensors that are left say which rank a module has,
+//! 0 included; the divisor stays `init_r`. `alpha` is `lora_alpha`, or `init_r` where that isn't positive.
+//! Sums are taken in float32.
+//!
+//! Sources: Zhang et al., arXiv:2303.10512; PEFT, `tuners/adalora/`.
+
+use ndarray::{Array1, Array2, Axis};
+
+use super::form::{Form, LinearForm, Part, Role, elements};
+use super::options::{factor, rank};
+use super::targets::DefaultTargets;
+use super::tuner::{Loading, Tuner};
+use super::{AdapterError, Effects, Init, ModuleAdapter};
+
+const DEFAULT_TARGETS: DefaultTargets = &[
+    ("llama", &["q_proj", "v_proj"]),
+    (
+        "opt",
+        &["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
+    ),
+];
+
+/// The tensors of one layer.
+#[derive(Debug)]
+struct AdaLora {
+    /// The key of `A`.
+    key: String,
+    /// `[r, in_features]`
+    a: Array2<f32>,
+    /// `[out_features, r]`
+    b: Array2<f32>,
+    /// `[r]`
+    e: Array1<f32>,
+    scaling: f32,
+}
+
+/// Reads the adapter.
+pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+    let config = loading.config;
+    let init_r = rank(config, "init_r", 12)?;
+    let alpha = factor(config, "lora_alpha", 8.0)?;
+    let alpha = if alpha > 0.0 { alpha } else { init_r as f64 };
+    let scaling = (alpha / (init_r as f64 + 1e-5)) as f32;
+    let identity = config.flag("init_lora_weights", true)?;
+
+    let mut tuner = Tuner::open(loading, DEFAULT_TARGETS, Some("lora_only"))?;
+    // `ranknum`, which PEFT doesn't save.
+    tuner.count_frozen(tuner.selected.len());
+    tuner.adapt(|tensors, layer| {
+        let key = layer.key("lora_A");
+        let r = match tensors.shape(&key).as_deref() {
+            Some(&[r, _]) => r,
+            _ => init_r,
+        };
+        let [deviation, energy] = if identity {
+            [Init::Normal(0.02), Init::Zeros]
+        } else {
+            [Init::Normal(1.0), Init::Normal(1.0)]
+        };
+        Ok(AdaLora {
+            key: tensors.full_key(&key),
+            a: tensors.matrix(&key, [r, layer.in_features], deviation)?,
+            b: tensors.matrix(&layer.key("lora_B"), [layer.out_features, r], deviation)?,
+            e: tensors.take(&layer.key("lora_E"), &[r, 1], energy)?.into(),
+            scaling,
+        })
+    })
+}
+
+impl ModuleAdapter for AdaLora {
+    fn form(&self) -> Form<'_> {
+        if self.e.is_empty() {
+            return Form::Linear(LinearForm::default());
+        }
+        Form::Linear(LinearForm::low_rank(
+            Part::stored(&self.key, &self.a, Role::Term),
+            Part::derived("B", self.b.shape(), Role::Term, |_| {
+                let mut b = self.b.clone();
+                for (mut column, e) in b.axis_iter_mut(Axis(1)).zip(&self.e) {
+                    column *= self.scaling * e;
+                }
+                Ok(elements(&b))
+            }),
+        ))
+    }
+
+    fn trainable_params(&self) -> usize {
+        self.a.len() + self.b.len() + self.e.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapter::ModuleWeights;
+    use ndarray::array;
+
+    #[test]
+    fn singular_values_scale_the_pair() {
+        let adapter = AdaLora {
+            key: "A".to_owned(),
+            a: array![[1.0, 2.0], [1.0, 0.0]],
+            b: array![[1.0, 10.0], [0.0, 1.0]],
+            e: array![2.0, -1.0],
+            scaling: 0.5,
+        };
+        let mut module = ModuleWeights {
+            weight: Array2::zeros((2, 2)),
+            bias: None,
+        };
+        adapter.merge_into(&mut module).unwrap();
+        assert_eq!(module.weight, array![[-4.0, 2.0], [-0.5, 0.0]]);
+        assert_eq!(adapter.trainable_params(), 10);
+    }
+}
