@@ -3,7 +3,7 @@
 //! - A 64-bit draw takes two words, the first one high.
 //! - `rand` keeps the low 24 bits of a word for float32, the low 53 bits of a 64-bit draw for float64.
 //! - `uniform_(low, high)` is one fused `u * (high - low) + low`; for bfloat16 it's computed in float32
-//!   and rounded.
+//!   and rounded, and what rounding takes up to `high` becomes `low`.
 //! - `normal_` has two paths. Below 16 values: Box and Muller's transform in float64, whose second value
 //!   is kept for the next call. From 16 on: float32 uniforms are transformed in place, the first eight
 //!   of each block of 16 with the last eight.
@@ -77,8 +77,12 @@ impl TorchGenerator {
 
     /// `count` values of `uniform_(-bound, bound)` on a bfloat16 tensor.
     pub fn uniform_bf16(&mut self, count: usize, bound: f64) -> Vec<bf16> {
-        let values = self.uniform(count, bound);
-        values.into_iter().map(bf16::from_f32).collect()
+        let excluded = bf16::from_f32(bound as f32);
+        let round = |value: f32| match bf16::from_f32(value) {
+            rounded if rounded == excluded => -excluded,
+            rounded => rounded,
+        };
+        self.uniform(count, bound).into_iter().map(round).collect()
     }
 
     /// `count` values of `normal_(0, deviation)` on a float32 tensor.

@@ -151,18 +151,19 @@ impl Wavelet {
         }
     }
 
-    /// What one axis does with a coefficient at `place` of the `size` elements: the filter, and where its
-    /// first element lands in the weight (it may lie outside).
-    fn along(&self, place: usize, size: usize) -> (&[f32], isize) {
+    /// Where, along one axis, a coefficient at `place` of the weight's `size` lands with the first element
+    /// of its filter (it may lie outside), and whether it's in the second half of the quadrants.
+    fn along(&self, place: usize, size: usize) -> (isize, bool) {
         let padding = self.low.len() - 2;
         let padded = (size + padding).next_multiple_of(2);
         let place = place + (padded - size) / 2;
         let half = padded / 2;
-        let (filter, place) = match place < half {
-            true => (&self.low, place),
-            false => (&self.high, place - half),
-        };
-        (filter, 2 * place as isize - padding as isize)
+        let start = 2 * (place % half) as isize - padding as isize;
+        (start, place >= half)
+    }
+
+    fn filter(&self, high: bool) -> &[f32] {
+        if high { &self.high } else { &self.low }
     }
 }
 
@@ -176,10 +177,12 @@ impl WaveFt {
                 weight[[row, column]] += value;
                 continue;
             };
-            let (row_filter, top) = wavelet.along(row, rows);
-            let (column_filter, left) = wavelet.along(column, columns);
-            for (row, by_row) in (top..).zip(row_filter) {
-                for (column, by_column) in (left..).zip(column_filter) {
+            let (top, lower) = wavelet.along(row, rows);
+            let (left, right) = wavelet.along(column, columns);
+            // Detail of the quadrant on the right is found along the rows, of the lower one along the columns.
+            let (by_rows, by_columns) = (wavelet.filter(right), wavelet.filter(lower));
+            for (row, by_row) in (top..).zip(by_rows) {
+                for (column, by_column) in (left..).zip(by_columns) {
                     // Outside the weight is what the padding cuts off.
                     let inside = [row as usize, column as usize];
                     if let Some(element) = weight.get_mut(inside) {
@@ -227,7 +230,7 @@ mod tests {
         // Row 1 and column 3: horizontal detail of the tile at (1, 1).
         adapter(Some("db1"), [4, 4], 7).add_to(&mut weight);
         let mut expected = Array2::zeros((4, 4));
-        for (row, column, value) in [(2, 2, 3.0), (2, 3, -3.0), (3, 2, 3.0), (3, 3, -3.0)] {
+        for (row, column, value) in [(2, 2, 3.0), (2, 3, 3.0), (3, 2, -3.0), (3, 3, -3.0)] {
             expected[[row, column]] = value;
         }
         let difference: Array2<f32> = weight - expected;
