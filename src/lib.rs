@@ -23,6 +23,7 @@ pub mod measure;
 pub mod model;
 pub mod prepare;
 pub mod prompts;
+pub mod random;
 pub mod results;
 pub mod runtime;
 pub mod system;

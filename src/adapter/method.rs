@@ -3,8 +3,9 @@
 use super::tuner::Loading;
 use super::{AdapterError, AdapterTensors, Effects};
 use super::{
-    adalora, beft, boft, c3a, deft, delora, glora, gralora, hira, hra, ia3, ln_tuning, loha, lokr,
-    lora, miss, oft, peanut, poly, prefix_tuning, prompt_tuning, road, trainable_tokens, vblora,
+    adalora, beft, boft, c3a, deft, delora, fourierft, glora, gralora, hira, hra, ia3, ln_tuning,
+    loha, lokr, lora, miss, oft, peanut, poly, prefix_tuning, prompt_tuning, randlora, road, shira,
+    supertuning, trainable_tokens, vblora, vera, waveft,
 };
 use crate::json_object::{ConfigError, JsonObject};
 use crate::model::BaseModel;
@@ -93,6 +94,13 @@ pub const METHODS: &[Method] = &[
         variants: "",
         refused: "",
         load: delora::load,
+    },
+    Method {
+        peft_type: "FOURIERFT",
+        class: Class::Weight,
+        variants: "",
+        refused: "",
+        load: fourierft::load,
     },
     Method {
         peft_type: "GLORA",
@@ -200,11 +208,39 @@ pub const METHODS: &[Method] = &[
         load: prompt_tuning::load,
     },
     Method {
+        peft_type: "PVERA",
+        class: Class::Weight,
+        variants: "save_projection false",
+        refused: "sample_at_inference",
+        load: vera::load_probabilistic,
+    },
+    Method {
+        peft_type: "RANDLORA",
+        class: Class::Weight,
+        variants: "sparse, very_sparse, save_projection false",
+        refused: "",
+        load: randlora::load,
+    },
+    Method {
         peft_type: "ROAD",
         class: Class::Weight,
         variants: "road_1, road_2, road_4",
         refused: "",
         load: road::load,
+    },
+    Method {
+        peft_type: "SHIRA",
+        class: Class::Weight,
+        variants: "",
+        refused: "mask_type other than random, for fresh adapters",
+        load: shira::load,
+    },
+    Method {
+        peft_type: "SUPERTUNING",
+        class: Class::Weight,
+        variants: "r, save_precomputed_indices false",
+        refused: "unsaved indices where elements are of the same size",
+        load: supertuning::load,
     },
     Method {
         peft_type: "TRAINABLE_TOKENS",
@@ -219,6 +255,20 @@ pub const METHODS: &[Method] = &[
         variants: "save_only_topk_weights",
         refused: "",
         load: vblora::load,
+    },
+    Method {
+        peft_type: "VERA",
+        class: Class::Weight,
+        variants: "save_projection false",
+        refused: "",
+        load: vera::load,
+    },
+    Method {
+        peft_type: "WAVEFT",
+        class: Class::Weight,
+        variants: "",
+        refused: "wavelets that PEFT has no coefficients for",
+        load: waveft::load,
     },
 ];
 
