@@ -10,7 +10,7 @@
 
 use ndarray::Array1;
 
-use super::form::{Form, LinearForm, Part, Role};
+use super::form::{Form, LinearForm, Native, Part, Role};
 use super::targets::DefaultTargets;
 use super::tuner::{Loading, Tuner};
 use super::{AdapterError, Effects, Init, ModuleAdapter};
@@ -45,6 +45,10 @@ impl ModuleAdapter for Beft {
             bias: Some(bias),
             ..LinearForm::default()
         })
+    }
+
+    fn native(&self) -> Native<'_> {
+        Native::Reduced
     }
 
     fn trainable_params(&self) -> usize {

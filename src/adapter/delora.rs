@@ -14,21 +14,28 @@
 
 use ndarray::{Array1, Array2, Axis};
 
-use super::form::{Form, LinearForm, Part, Role, elements};
+use super::form::{Form, LinearForm, Native, NativeForm, NativeSite, Part, Role, elements};
 use super::lora::column_norms;
 use super::options::{Factor, Rank};
 use super::targets::QUERY_VALUE;
 use super::tuner::{Loading, Tuner};
 use super::{AdapterError, Effects, Init, ModuleAdapter};
+use crate::graph::Value;
+
+/// Norms are at least this.
+const LEAST: f32 = 1e-4;
 
 /// The tensors of one layer.
 #[derive(Debug)]
 struct DeLora {
+    /// `A`, `B`, lambda, norms
+    keys: [String; 4],
     /// `[r, in_features]`
     a: Array2<f32>,
     /// `[out_features, r]`
     b: Array2<f32>,
-    lambda: f32,
+    /// `[1]`
+    lambda: Array1<f32>,
     /// `[in_features]`
     w_norm: Array1<f32>,
 }
@@ -52,10 +59,12 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
             let weight = base.matrix(&format!("{}.weight", layer.module.source))?;
             Ok(column_norms(&weight).to_vec())
         })?;
+        let names = ["delora_A", "delora_B", "delora_lambda", "delora_w_norm"];
         Ok(DeLora {
+            keys: names.map(|name| tensors.full_key(&layer.key(name))),
             a: tensors.matrix(&layer.key("delora_A"), [r, columns], init)?,
             b: tensors.matrix(&layer.key("delora_B"), [rows, r], second)?,
-            lambda: tensors.take(&layer.key("delora_lambda"), &[1], lambda)?[0],
+            lambda: tensors.vector(&layer.key("delora_lambda"), 1, lambda)?,
             w_norm: w_norm.into(),
         })
     })
@@ -64,8 +73,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
 impl DeLora {
     /// `lambda / (r |A_k| |B_k|)` for each `k`.
     fn factors(&self) -> Vec<f32> {
-        const LEAST: f32 = 1e-4;
-        let scaled = self.lambda / self.a.nrows() as f32;
+        let scaled = self.lambda[0] / self.a.nrows() as f32;
         let pairs = self.a.axis_iter(Axis(0)).zip(self.b.axis_iter(Axis(1)));
         pairs
             .map(|(row, column)| {
@@ -88,6 +96,38 @@ impl ModuleAdapter for DeLora {
         ))
     }
 
+    /// The norms of `A` and `B` are taken at every step.
+    fn native(&self) -> Native<'_> {
+        let part = |index: usize| &self.keys[index];
+        let parts = vec![
+            Part::stored(part(0), &self.a, Role::Term),
+            Part::stored(part(1), &self.b, Role::Term),
+            Part::stored(part(2), &self.lambda, Role::Factor),
+            Part::stored(part(3), &self.w_norm, Role::Factor),
+        ];
+        let r = self.a.nrows() as f32;
+        Native::Own(NativeForm::new(parts, move |site| {
+            let [a, b, lambda, w_norm] = [0, 1, 2, 3].map(|index| site.parts[index].clone());
+            let least = site.scalar("least", LEAST);
+            let norm = |site: &mut NativeSite, name: &str, x: &Value, axis: i64| {
+                let norm = site.norms(name, x, axis, false);
+                site.op("Max", &format!("{name}/Max"), &[&norm, &least])
+            };
+            let rows = norm(site, "A/norms", &a, 1);
+            let columns = norm(site, "B/norms", &b, 0);
+            let norms = site.op("Mul", "norms", &[&rows, &columns]);
+            let divisor = site.scalar("r", r);
+            let scaled = site.op("Div", "lambda_by_r", &[&lambda, &divisor]);
+            let factors = site.op("Div", "factors", &[&scaled, &norms]);
+            let x = site.x.clone();
+            let x = site.op("Mul", "x", &[&x, &w_norm]);
+            let inner = site.matmul_transposed("A/MatMul", &x, &a);
+            let inner = site.op("Mul", "inner", &[&inner, &factors]);
+            let delta = site.matmul_transposed("B/MatMul", &inner, &b);
+            site.base_plus(&delta)
+        }))
+    }
+
     fn trainable_params(&self) -> usize {
         self.a.len() + self.b.len() + 1
     }
@@ -102,9 +142,10 @@ mod tests {
     #[test]
     fn directions_are_normalised_and_columns_scaled() {
         let adapter = DeLora {
+            keys: Default::default(),
             a: array![[3.0, 4.0]],
             b: array![[0.0], [2.0]],
-            lambda: 10.0,
+            lambda: array![10.0],
             w_norm: array![1.0, 0.5],
         };
         let mut module = ModuleWeights {
@@ -119,9 +160,10 @@ mod tests {
     #[test]
     fn a_zero_direction_is_no_division_by_zero() {
         let adapter = DeLora {
+            keys: Default::default(),
             a: array![[3.0, 4.0]],
             b: array![[0.0], [0.0]],
-            lambda: 10.0,
+            lambda: array![10.0],
             w_norm: array![1.0, 1.0],
         };
         assert_eq!(adapter.factors(), [10.0 / (5.0 * 1e-4)]);

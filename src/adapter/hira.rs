@@ -17,7 +17,7 @@
 use ndarray::{Array2, Axis, s};
 
 use super::dense::changed_weight;
-use super::form::{EmbeddingForm, Form, Part, Role};
+use super::form::{EmbeddingForm, Form, Native, NativeForm, Part, Role};
 use super::options::rank;
 use super::targets::QUERY_VALUE;
 use super::tuner::{Loading, Target, Tuner};
@@ -123,6 +123,26 @@ impl ModuleAdapter for Hira {
     fn merge_into(&self, module: &mut ModuleWeights) -> Result<(), AdapterError> {
         self.change(&mut module.weight);
         Ok(())
+    }
+
+    /// `W x + b + (W ∘ B A) x`
+    fn native(&self) -> Native<'_> {
+        if self.embedding {
+            return Native::Reduced;
+        }
+        let parts = vec![
+            Part::stored(&self.keys[0], &self.a, Role::Term),
+            Part::stored(&self.keys[1], &self.b, Role::Term),
+        ];
+        Native::Own(NativeForm::new(parts, |site| {
+            let (a, b) = (site.parts[0].clone(), site.parts[1].clone());
+            let product = site.op("MatMul", "product", &[&b, &a]);
+            let weight = site.weight();
+            let change = site.op("Mul", "change", &[&weight, &product]);
+            let x = site.x.clone();
+            let delta = site.matmul_transposed("delta", &x, &change);
+            site.base_plus(&delta)
+        }))
     }
 
     fn trainable_params(&self) -> usize {

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use ndarray::Array2;
 
-use super::form::{Form, Part, Role, TokenForm};
+use super::form::{Form, Native, Part, Role, TokenForm};
 use super::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::arch::DecoderSpec;
 use crate::json_object::JsonObject;
@@ -40,6 +40,10 @@ impl ModuleAdapter for TokenRows {
             rows: Part::stored(&self.key, &self.rows, role),
             indices: &self.indices,
         })
+    }
+
+    fn native(&self) -> Native<'_> {
+        Native::Reduced
     }
 
     fn trainable_params(&self) -> usize {
