@@ -33,6 +33,10 @@ use crate::graph::{EmbeddingSite, GraphBuilder, LinearSite, Value};
 
 /// What an adapter does to one module.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "few live at a time, and most are linear layers"
+)]
 pub enum Form<'a> {
     /// A linear layer.
     Linear(LinearForm<'a>),
