@@ -3,8 +3,9 @@
 use super::tuner::Loading;
 use super::{AdapterError, AdapterTensors, Effects};
 use super::{
-    adalora, boft, fourierft, gralora, hra, ia3, ln_tuning, loha, lokr, lora, miss, oft,
-    prefix_tuning, prompt_tuning, randlora, road, shira, supertuning, vera, waveft,
+    adalora, boft, fourierft, frod, gralora, hra, ia3, ln_tuning, loha, lokr, lora, miss, oft, osf,
+    prefix_tuning, prompt_tuning, psoft, randlora, road, shira, supertuning, tinylora, unilora,
+    vera, waveft,
 };
 use crate::json_object::{ConfigError, JsonObject};
 use crate::model::BaseModel;
@@ -74,6 +75,13 @@ pub const METHODS: &[Method] = &[
         load: fourierft::load,
     },
     Method {
+        peft_type: "FROD",
+        class: Class::Weight,
+        variants: "",
+        refused: "save_projection false, but for fresh adapters",
+        load: frod::load,
+    },
+    Method {
         peft_type: "GRALORA",
         class: Class::Weight,
         variants: "hybrid_r",
@@ -137,6 +145,13 @@ pub const METHODS: &[Method] = &[
         load: oft::load,
     },
     Method {
+        peft_type: "OSF",
+        class: Class::Weight,
+        variants: "effective_rank, rank_pattern",
+        refused: "",
+        load: osf::load,
+    },
+    Method {
         peft_type: "PREFIX_TUNING",
         class: Class::Beside,
         variants: "prefix_projection",
@@ -149,6 +164,13 @@ pub const METHODS: &[Method] = &[
         variants: "",
         refused: "",
         load: prompt_tuning::load,
+    },
+    Method {
+        peft_type: "PSOFT",
+        class: Class::Weight,
+        variants: "diagonal rotations, and fresh ones",
+        refused: "rotations that mix singular vectors, psoft_svd lowrank",
+        load: psoft::load,
     },
     Method {
         peft_type: "PVERA",
@@ -184,6 +206,20 @@ pub const METHODS: &[Method] = &[
         variants: "r, save_precomputed_indices false",
         refused: "unsaved indices where elements are of the same size",
         load: supertuning::load,
+    },
+    Method {
+        peft_type: "TINYLORA",
+        class: Class::Weight,
+        variants: "weight_tying, save_projection false",
+        refused: "",
+        load: tinylora::load,
+    },
+    Method {
+        peft_type: "UNILORA",
+        class: Class::Weight,
+        variants: "save_indices",
+        refused: "",
+        load: unilora::load,
     },
     Method {
         peft_type: "VERA",

@@ -6,10 +6,12 @@
 
 mod adalora;
 mod boft;
+mod components;
 mod dense;
 mod error;
 pub mod form;
 mod fourierft;
+mod frod;
 mod gralora;
 mod hra;
 mod ia3;
@@ -23,9 +25,11 @@ mod method;
 mod miss;
 mod oft;
 mod options;
+mod osf;
 mod places;
 mod prefix_tuning;
 mod prompt_tuning;
+mod psoft;
 mod randlora;
 mod replaced;
 mod replication;
@@ -34,8 +38,10 @@ mod shira;
 mod supertuning;
 mod targets;
 mod tensors;
+mod tinylora;
 mod token_rows;
 mod tuner;
+mod unilora;
 mod vera;
 mod waveft;
 
