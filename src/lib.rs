@@ -14,6 +14,7 @@ pub mod arch;
 pub mod cache_dir;
 pub mod cli;
 pub mod config;
+pub mod decomposition;
 pub mod engine;
 pub mod experiment;
 pub mod graph;

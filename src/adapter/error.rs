@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::decomposition::DecompositionError;
 use crate::json_object::ConfigError;
 use crate::weights::{WeightsError, WriteTensorError};
 
@@ -65,4 +66,10 @@ pub enum AdapterError {
 
     #[error("cannot make a fresh adapter from `{}`: {message}", path.display())]
     Fresh { path: PathBuf, message: String },
+
+    #[error("cannot decompose the weight of `{module}`")]
+    Decomposition {
+        module: String,
+        source: DecompositionError,
+    },
 }

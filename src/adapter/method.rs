@@ -3,9 +3,9 @@
 use super::tuner::Loading;
 use super::{AdapterError, AdapterTensors, Effects};
 use super::{
-    adalora, beft, boft, c3a, deft, delora, fourierft, glora, gralora, hira, hra, ia3, ln_tuning,
-    loha, lokr, lora, miss, oft, peanut, poly, prefix_tuning, prompt_tuning, randlora, road, shira,
-    supertuning, trainable_tokens, vblora, vera, waveft,
+    adalora, beft, boft, c3a, deft, delora, fourierft, frod, glora, gralora, hira, hra, ia3,
+    ln_tuning, loha, lokr, lora, miss, oft, osf, peanut, poly, prefix_tuning, prompt_tuning, psoft,
+    randlora, road, shira, supertuning, tinylora, trainable_tokens, unilora, vblora, vera, waveft,
 };
 use crate::json_object::{ConfigError, JsonObject};
 use crate::model::BaseModel;
@@ -103,6 +103,13 @@ pub const METHODS: &[Method] = &[
         load: fourierft::load,
     },
     Method {
+        peft_type: "FROD",
+        class: Class::Weight,
+        variants: "",
+        refused: "save_projection false, but for fresh adapters",
+        load: frod::load,
+    },
+    Method {
         peft_type: "GLORA",
         class: Class::Weight,
         variants: "lora, vector, constant, none",
@@ -180,6 +187,13 @@ pub const METHODS: &[Method] = &[
         load: oft::load,
     },
     Method {
+        peft_type: "OSF",
+        class: Class::Weight,
+        variants: "effective_rank, rank_pattern",
+        refused: "",
+        load: osf::load,
+    },
+    Method {
         peft_type: "PEANUT",
         class: Class::Weight,
         variants: "depth, act_fn",
@@ -206,6 +220,13 @@ pub const METHODS: &[Method] = &[
         variants: "",
         refused: "",
         load: prompt_tuning::load,
+    },
+    Method {
+        peft_type: "PSOFT",
+        class: Class::Weight,
+        variants: "diagonal rotations, and fresh ones",
+        refused: "rotations that mix singular vectors, psoft_svd lowrank",
+        load: psoft::load,
     },
     Method {
         peft_type: "PVERA",
@@ -243,11 +264,25 @@ pub const METHODS: &[Method] = &[
         load: supertuning::load,
     },
     Method {
+        peft_type: "TINYLORA",
+        class: Class::Weight,
+        variants: "weight_tying, save_projection false",
+        refused: "",
+        load: tinylora::load,
+    },
+    Method {
         peft_type: "TRAINABLE_TOKENS",
         class: Class::Parameter,
         variants: "",
         refused: "",
         load: trainable_tokens::load,
+    },
+    Method {
+        peft_type: "UNILORA",
+        class: Class::Weight,
+        variants: "save_indices",
+        refused: "",
+        load: unilora::load,
     },
     Method {
         peft_type: "VBLORA",

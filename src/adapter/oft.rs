@@ -171,7 +171,7 @@ impl Oft {
 }
 
 /// `I + 2 (S + … + S^(t-2)) + S^(t-1)`; for 3 terms what 4 give, as PEFT has it.
-fn neumann(s: &Array2<f64>, terms: usize) -> Array2<f64> {
+pub fn neumann(s: &Array2<f64>, terms: usize) -> Array2<f64> {
     let mut sum = Array2::eye(s.nrows());
     if terms < 2 {
         return sum;

@@ -16,7 +16,8 @@ use super::TorchGenerator;
 /// From here on a permutation is long: a 32-bit word would favour some places by more than 1 in 20.
 const LONG: u64 = u32::MAX as u64 / 20;
 
-/// Draws a permutation of `0..n` and returns its first `count` numbers.
+/// Draws a permutation of `0..n` and returns its first `count` numbers. The generator is left as the
+/// whole permutation leaves it.
 ///
 /// # Panics
 /// If `count` exceeds `n`.
@@ -46,6 +47,9 @@ fn shuffled(generator: &mut TorchGenerator, n: u64, count: usize) -> Vec<u64> {
         } else {
             first.push(moved.insert(other, here).unwrap_or(other));
         }
+    }
+    for _ in count as u64..n.saturating_sub(1) {
+        generator.next_u32();
     }
     first
 }
@@ -100,6 +104,18 @@ mod tests {
                 .into_iter()
                 .filter(is_long),
         );
+    }
+
+    #[test]
+    fn one_permutation_follows_another_as_in_pytorch() {
+        for case in Recorded::read().cases("randperm_calls") {
+            let mut generator = TorchGenerator::new(case["seed"].as_u64().unwrap());
+            for call in case["calls"].as_array().unwrap() {
+                let expected = as_u64s(&call["first"]);
+                let n = call["n"].as_u64().unwrap();
+                assert_eq!(first_of(&mut generator, n, expected.len()), expected);
+            }
+        }
     }
 
     #[test]
