@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::*;
+use peft_bench::adapter::AdapterForm;
 use peft_bench::config::{BenchmarkConfig, Source};
 use peft_bench::experiment::Experiment;
 use peft_bench::model::{BaseModel, TextTokenizer};
@@ -74,7 +75,7 @@ fn damage(
         let (version, bytes, result) = receiver
             .recv_timeout(PATIENCE)
             .unwrap_or_else(|_| panic!("version {expected} takes too long"));
-        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(reach + 100)]);
+        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(reach.saturating_add(100))]);
         match result {
             Err(()) => panic!("version {version} panics:\n{text}"),
             Ok(Ok(())) => accepted += 1,
@@ -111,6 +112,7 @@ impl Copies {
             precision: Precision::new(Dtype::Float32, false),
             export_dir: &export_dir,
             seed: 1,
+            adapter_form: AdapterForm::Reduced,
         };
         for variant in [Variant::Base, Variant::Unmerged, Variant::Merged] {
             let prepared = preparation.prepare(Some(&experiment), &[variant]);

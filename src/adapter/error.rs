@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::decomposition::DecompositionError;
 use crate::json_object::ConfigError;
 use crate::weights::{WeightsError, WriteTensorError};
 
@@ -58,6 +59,17 @@ pub enum AdapterError {
     #[error("`{}`: {message}", path.display())]
     Targets { path: PathBuf, message: String },
 
+    #[error(
+        "`--adapter-form native` is not implemented for {peft_type} on `{path}`; `reduced` computes the same"
+    )]
+    Form { path: String, peft_type: String },
+
     #[error("cannot make a fresh adapter from `{}`: {message}", path.display())]
     Fresh { path: PathBuf, message: String },
+
+    #[error("cannot decompose the weight of `{module}`")]
+    Decomposition {
+        module: String,
+        source: DecompositionError,
+    },
 }

@@ -3,8 +3,9 @@
 use super::tuner::Loading;
 use super::{AdapterError, AdapterTensors, Effects};
 use super::{
-    adalora, boft, gralora, hra, ia3, ln_tuning, loha, lokr, lora, miss, oft, prefix_tuning,
-    prompt_tuning, road,
+    adalora, beft, boft, c3a, deft, delora, fourierft, frod, glora, gralora, hira, hra, ia3,
+    ln_tuning, loha, lokr, lora, miss, oft, osf, peanut, poly, prefix_tuning, prompt_tuning, psoft,
+    randlora, road, shira, supertuning, tinylora, trainable_tokens, unilora, vblora, vera, waveft,
 };
 use crate::json_object::{ConfigError, JsonObject};
 use crate::model::BaseModel;
@@ -60,6 +61,13 @@ pub const METHODS: &[Method] = &[
         load: adalora::load,
     },
     Method {
+        peft_type: "BEFT",
+        class: Class::Parameter,
+        variants: "",
+        refused: "",
+        load: beft::load,
+    },
+    Method {
         peft_type: "BOFT",
         class: Class::Weight,
         variants: "",
@@ -67,11 +75,60 @@ pub const METHODS: &[Method] = &[
         load: boft::load,
     },
     Method {
+        peft_type: "C3A",
+        class: Class::Weight,
+        variants: "block_size_pattern",
+        refused: "",
+        load: c3a::load,
+    },
+    Method {
+        peft_type: "DEFT",
+        class: Class::Weight,
+        variants: "relu, qr, para",
+        refused: "",
+        load: deft::load,
+    },
+    Method {
+        peft_type: "DELORA",
+        class: Class::Weight,
+        variants: "",
+        refused: "",
+        load: delora::load,
+    },
+    Method {
+        peft_type: "FOURIERFT",
+        class: Class::Weight,
+        variants: "",
+        refused: "",
+        load: fourierft::load,
+    },
+    Method {
+        peft_type: "FROD",
+        class: Class::Weight,
+        variants: "",
+        refused: "save_projection false, but for fresh adapters",
+        load: frod::load,
+    },
+    Method {
+        peft_type: "GLORA",
+        class: Class::Weight,
+        variants: "lora, vector, constant, none",
+        refused: "",
+        load: glora::load,
+    },
+    Method {
         peft_type: "GRALORA",
         class: Class::Weight,
         variants: "hybrid_r",
         refused: "",
         load: gralora::load,
+    },
+    Method {
+        peft_type: "HIRA",
+        class: Class::Weight,
+        variants: "embeddings",
+        refused: "",
+        load: hira::load,
     },
     Method {
         peft_type: "HRA",
@@ -130,6 +187,27 @@ pub const METHODS: &[Method] = &[
         load: oft::load,
     },
     Method {
+        peft_type: "OSF",
+        class: Class::Weight,
+        variants: "effective_rank, rank_pattern",
+        refused: "",
+        load: osf::load,
+    },
+    Method {
+        peft_type: "PEANUT",
+        class: Class::Weight,
+        variants: "depth, act_fn",
+        refused: "",
+        load: peanut::load,
+    },
+    Method {
+        peft_type: "POLY",
+        class: Class::Weight,
+        variants: "one fixed task",
+        refused: "",
+        load: poly::load,
+    },
+    Method {
         peft_type: "PREFIX_TUNING",
         class: Class::Beside,
         variants: "prefix_projection",
@@ -144,11 +222,88 @@ pub const METHODS: &[Method] = &[
         load: prompt_tuning::load,
     },
     Method {
+        peft_type: "PSOFT",
+        class: Class::Weight,
+        variants: "diagonal rotations, and fresh ones",
+        refused: "rotations that mix singular vectors, psoft_svd lowrank",
+        load: psoft::load,
+    },
+    Method {
+        peft_type: "PVERA",
+        class: Class::Weight,
+        variants: "save_projection false",
+        refused: "sample_at_inference",
+        load: vera::load_probabilistic,
+    },
+    Method {
+        peft_type: "RANDLORA",
+        class: Class::Weight,
+        variants: "sparse, very_sparse, save_projection false",
+        refused: "",
+        load: randlora::load,
+    },
+    Method {
         peft_type: "ROAD",
         class: Class::Weight,
         variants: "road_1, road_2, road_4",
         refused: "",
         load: road::load,
+    },
+    Method {
+        peft_type: "SHIRA",
+        class: Class::Weight,
+        variants: "",
+        refused: "mask_type other than random, for fresh adapters",
+        load: shira::load,
+    },
+    Method {
+        peft_type: "SUPERTUNING",
+        class: Class::Weight,
+        variants: "r, save_precomputed_indices false",
+        refused: "unsaved indices where elements are of the same size",
+        load: supertuning::load,
+    },
+    Method {
+        peft_type: "TINYLORA",
+        class: Class::Weight,
+        variants: "weight_tying, save_projection false",
+        refused: "",
+        load: tinylora::load,
+    },
+    Method {
+        peft_type: "TRAINABLE_TOKENS",
+        class: Class::Parameter,
+        variants: "",
+        refused: "",
+        load: trainable_tokens::load,
+    },
+    Method {
+        peft_type: "UNILORA",
+        class: Class::Weight,
+        variants: "save_indices",
+        refused: "",
+        load: unilora::load,
+    },
+    Method {
+        peft_type: "VBLORA",
+        class: Class::Weight,
+        variants: "save_only_topk_weights",
+        refused: "",
+        load: vblora::load,
+    },
+    Method {
+        peft_type: "VERA",
+        class: Class::Weight,
+        variants: "save_projection false",
+        refused: "",
+        load: vera::load,
+    },
+    Method {
+        peft_type: "WAVEFT",
+        class: Class::Weight,
+        variants: "",
+        refused: "wavelets that PEFT has no coefficients for",
+        load: waveft::load,
     },
 ];
 

@@ -92,3 +92,16 @@ pub fn factor(config: &JsonObject, key: &str, default: f64) -> Result<f64, Confi
     }
     Ok(value)
 }
+
+/// A seed of PyTorch's generator; a negative one counts from 2^64, as there.
+///
+/// # Errors
+/// If it's no whole number.
+pub fn seed(config: &JsonObject, key: &str, default: u64) -> Result<u64, ConfigError> {
+    let Some(value) = config.get(key) else {
+        return Ok(default);
+    };
+    let negative = value.as_i64().map(|seed| seed as u64);
+    let found = value.as_u64().or(negative);
+    found.ok_or_else(|| config.wrong(key, "a whole number"))
+}

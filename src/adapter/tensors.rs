@@ -20,6 +20,9 @@ use crate::weights::{SafetensorsFile, WeightsError};
 /// What PEFT's wrapper puts in front of every module's path.
 pub const PREFIX: &str = "base_model.model.";
 
+/// In front of tensors that all modules share.
+pub const SHARED: &str = "base_model.";
+
 /// How a fresh tensor is drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Init {
@@ -124,6 +127,8 @@ impl AdapterTensors {
     pub fn full_key(&self, key: &str) -> String {
         match &self.source {
             Source::File(file) if file.get(key).is_some() => key.to_owned(),
+            // What all modules share hangs on the wrapper itself.
+            _ if key.starts_with(SHARED) => key.to_owned(),
             _ => format!("{PREFIX}{key}"),
         }
     }
@@ -212,6 +217,40 @@ impl AdapterTensors {
             Array3::from_shape_vec(shape, values)
                 .expect("`take` gives as many values as asked for"),
         )
+    }
+
+    /// Whether a tensor that PEFT draws from a seed has to be drawn again. `saved`: whether the
+    /// configuration says that it's in the file.
+    pub fn is_redrawn(&self, key: &str, saved: bool) -> bool {
+        self.is_fresh() || (!saved && !self.has(key))
+    }
+
+    /// Takes the tensor `key` of the file, which holds whole numbers in `0..below`.
+    ///
+    /// # Errors
+    /// If the file lacks it, it has another shape, or holds something else.
+    pub fn indices(
+        &mut self,
+        key: &str,
+        shape: &[usize],
+        below: usize,
+    ) -> Result<Vec<usize>, AdapterError> {
+        self.claim(key, shape)?;
+        let full = self.full_key(key);
+        let numbers = match &self.source {
+            Source::File(file) => file.get(&full).map(|tensor| tensor.to_i64()),
+            Source::Fresh { .. } => None,
+        };
+        let numbers = numbers.ok_or_else(|| AdapterError::Missing {
+            key: full.clone(),
+            path: self.path().to_owned(),
+        })??;
+        let index = |number: i64| usize::try_from(number).ok().filter(|index| *index < below);
+        if let Some(wrong) = numbers.iter().find(|number| index(**number).is_none()) {
+            let message = format!("tensor `{full}` holds {wrong}, expected indices below {below}");
+            return Err(self.layout(message));
+        }
+        Ok(numbers.into_iter().filter_map(index).collect())
     }
 
     /// Marks `key` as used and checks its shape, without reading it.

@@ -116,6 +116,12 @@ impl SafetensorsFile {
     }
 }
 
+/// Little-endian numbers of `N` bytes each.
+fn whole_numbers<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> i64) -> Vec<i64> {
+    let (chunks, _) = bytes.as_chunks::<N>();
+    chunks.iter().map(|&chunk| read(chunk)).collect()
+}
+
 impl TensorView<'_> {
     /// The element type, if it is one of the three float types.
     ///
@@ -151,6 +157,31 @@ impl TensorView<'_> {
     /// If the element type is not a supported float type.
     pub fn to_f32(&self) -> Result<Vec<f32>, WeightsError> {
         Ok(widen(self.bytes, self.dtype()?))
+    }
+
+    /// All elements of a tensor of whole numbers. Float types are taken too, if every element is whole:
+    /// PEFT writes indices as float32 on some platforms.
+    ///
+    /// # Errors
+    /// If the element type holds no whole numbers, or an element isn't one.
+    pub fn to_i64(&self) -> Result<Vec<i64>, WeightsError> {
+        use safetensors::Dtype as Stored;
+        let wrong = || WeightsError::Dtype {
+            name: self.name.to_owned(),
+            path: self.path.to_owned(),
+            actual: self.stored,
+        };
+        let whole = |value: f32| (value.fract() == 0.0).then_some(value as i64);
+        match self.stored {
+            Stored::U8 => Ok(self.bytes.iter().map(|&byte| i64::from(byte)).collect()),
+            Stored::I16 => Ok(whole_numbers(self.bytes, |b| i16::from_le_bytes(b).into())),
+            Stored::I32 => Ok(whole_numbers(self.bytes, |b| i32::from_le_bytes(b).into())),
+            Stored::I64 => Ok(whole_numbers(self.bytes, i64::from_le_bytes)),
+            _ => {
+                let values = self.to_f32()?.into_iter();
+                values.map(whole).collect::<Option<_>>().ok_or_else(wrong)
+            }
+        }
     }
 
     /// Where the bytes are in the file.

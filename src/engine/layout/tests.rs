@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::*;
+use crate::adapter::AdapterForm;
 use crate::engine::model_file;
 use crate::experiment::Experiment;
 use crate::model::BaseModel;
@@ -18,6 +19,7 @@ fn prepare(model: &str, case: &str, dtype: Dtype, export_dir: &Path) -> Vec<Prep
         precision: Precision::new(dtype, false),
         export_dir,
         seed: 0,
+        adapter_form: AdapterForm::Reduced,
     };
     let folder = fixtures.join("cases").join(model).join(case);
     let experiment = Experiment::find(&folder).unwrap();

@@ -1,0 +1,208 @@
+//! Decompositions of whole weights, up to some thousands of rows and columns.
+//!
+//! They run on the calling thread alone, so that the same matrix gives the same factors whatever the number
+//! of threads; callers go through modules in parallel. Singular vectors and eigenvectors have no sign of
+//! their own: whoever needs one must not take it from here. A 4096 by 4096 weight takes some ten seconds
+//! and about six times its own memory.
+
+use faer::MatRef;
+use faer::linalg::solvers::Solve;
+use ndarray::{Array1, Array2};
+use thiserror::Error;
+
+/// A matrix that can't be decomposed.
+#[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each variant is its message")]
+pub enum DecompositionError {
+    #[error("the matrix holds a NaN or an infinity")]
+    NotFinite,
+
+    #[error("the decomposition doesn't converge")]
+    NoConvergence,
+
+    #[error("the matrix is singular")]
+    Singular,
+}
+
+/// `W = U diag(S) Vᵀ`, with `k = min(rows, columns)` components, the largest first.
+#[derive(Debug, Clone)]
+pub struct Svd {
+    /// `[rows, k]`, orthonormal columns.
+    pub u: Array2<f32>,
+    /// `[k]`
+    pub s: Array1<f32>,
+    /// `[k, columns]`, orthonormal rows.
+    pub vt: Array2<f32>,
+}
+
+/// The thin singular value decomposition, in float32.
+///
+/// # Errors
+/// If `matrix` isn't finite.
+pub fn svd(matrix: &Array2<f32>) -> Result<Svd, DecompositionError> {
+    let matrix = finite(matrix)?;
+    let svd = view(&matrix).thin_svd();
+    let svd = svd.map_err(|_| DecompositionError::NoConvergence)?;
+    Ok(Svd {
+        u: array(svd.U()),
+        s: svd.S().column_vector().iter().copied().collect(),
+        vt: array(svd.V().transpose()),
+    })
+}
+
+/// `W = Q R` with `k = min(rows, columns)`: orthonormal columns `[rows, k]`, upper triangle `[k, columns]`.
+///
+/// # Errors
+/// If `matrix` isn't finite.
+pub fn qr(matrix: &Array2<f32>) -> Result<(Array2<f32>, Array2<f32>), DecompositionError> {
+    let matrix = finite(matrix)?;
+    let qr = view(&matrix).qr();
+    Ok((array(qr.compute_thin_Q().as_ref()), array(qr.thin_R())))
+}
+
+/// `X` of `A X = B`, `A` square, in float64.
+///
+/// # Errors
+/// If `A` or `B` isn't finite, or `A` is singular.
+pub fn solve(a: &Array2<f64>, b: &Array2<f64>) -> Result<Array2<f64>, DecompositionError> {
+    let (a, b) = (finite(a)?, finite(b)?);
+    let solution = array(view(&a).partial_piv_lu().solve(view(&b)).as_ref());
+    match solution.iter().all(|value| value.is_finite()) {
+        true => Ok(solution),
+        false => Err(DecompositionError::Singular),
+    }
+}
+
+/// Eigenvectors of a symmetric matrix as columns, the smallest eigenvalue first, in float64.
+///
+/// # Errors
+/// If `matrix` isn't finite.
+pub fn symmetric_eigenvectors(matrix: &Array2<f64>) -> Result<Array2<f64>, DecompositionError> {
+    let matrix = finite(matrix)?;
+    let eigen = view(&matrix).self_adjoint_eigen(faer::Side::Lower);
+    let eigen = eigen.map_err(|_| DecompositionError::NoConvergence)?;
+    Ok(array(eigen.U()))
+}
+
+/// The matrix in row-major order, if all its elements are finite.
+fn finite<T: Float>(
+    matrix: &Array2<T>,
+) -> Result<ndarray::CowArray<'_, T, ndarray::Ix2>, DecompositionError> {
+    match matrix.iter().all(|value| value.is_finite()) {
+        true => Ok(matrix.as_standard_layout()),
+        false => Err(DecompositionError::NotFinite),
+    }
+}
+
+trait Float: Copy {
+    fn is_finite(self) -> bool;
+}
+
+impl Float for f32 {
+    fn is_finite(self) -> bool {
+        self.is_finite()
+    }
+}
+
+impl Float for f64 {
+    fn is_finite(self) -> bool {
+        self.is_finite()
+    }
+}
+
+fn view<'a, T>(matrix: &'a ndarray::CowArray<'_, T, ndarray::Ix2>) -> MatRef<'a, T> {
+    let (rows, columns) = matrix.dim();
+    let values = matrix.as_slice().expect("`finite` gives row-major order");
+    MatRef::from_row_major_slice(values, rows, columns)
+}
+
+fn array<T: Copy>(matrix: MatRef<T>) -> Array2<T> {
+    Array2::from_shape_fn((matrix.nrows(), matrix.ncols()), |(row, column)| {
+        matrix[(row, column)]
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapter::Init;
+    use ndarray::array;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    fn random(rows: usize, columns: usize) -> Array2<f32> {
+        let values = Init::Normal(1.0).draw(rows * columns, &mut StdRng::seed_from_u64(5));
+        Array2::from_shape_vec((rows, columns), values).unwrap()
+    }
+
+    fn largest(matrix: &Array2<f32>) -> f32 {
+        matrix
+            .iter()
+            .fold(0.0, |largest, value| largest.max(value.abs()))
+    }
+
+    const SHAPES: [(usize, usize); 4] = [(40, 40), (70, 33), (20, 90), (1, 5)];
+
+    #[test]
+    fn singular_values_and_vectors_make_the_matrix_again() {
+        for (rows, columns) in SHAPES {
+            let matrix = random(rows, columns);
+            let Svd { u, s, vt } = svd(&matrix).unwrap();
+            let k = rows.min(columns);
+            assert_eq!((u.dim(), s.len(), vt.dim()), ((rows, k), k, (k, columns)));
+            assert!(s.windows(2).into_iter().all(|pair| pair[0] >= pair[1]));
+            assert!(largest(&((&u * &s).dot(&vt) - &matrix)) < 2e-5);
+            assert!(largest(&(u.t().dot(&u) - Array2::<f32>::eye(k))) < 1e-5);
+            assert!(largest(&(vt.dot(&vt.t()) - Array2::<f32>::eye(k))) < 1e-5);
+        }
+    }
+
+    #[test]
+    fn q_and_r_make_the_matrix_again() {
+        for (rows, columns) in SHAPES {
+            let matrix = random(rows, columns);
+            let (q, r) = qr(&matrix).unwrap();
+            let k = rows.min(columns);
+            assert_eq!((q.dim(), r.dim()), ((rows, k), (k, columns)));
+            assert!(largest(&(q.dot(&r) - &matrix)) < 2e-5);
+            assert!(largest(&(q.t().dot(&q) - Array2::<f32>::eye(k))) < 1e-5);
+            assert!(
+                r.indexed_iter()
+                    .all(|((i, j), value)| i <= j || *value == 0.0)
+            );
+        }
+    }
+
+    #[test]
+    fn a_system_is_solved_and_a_singular_one_is_refused() {
+        let a = array![[0.0, 2.0], [1.0, 3.0]];
+        let x = array![[1.0, -1.0, 0.5], [2.0, 4.0, 0.25]];
+        let solved = solve(&a, &a.dot(&x)).unwrap();
+        assert!((solved - x).iter().all(|error: &f64| error.abs() < 1e-12));
+        let singular = array![[1.0, 2.0], [2.0, 4.0]];
+        assert_eq!(solve(&singular, &a), Err(DecompositionError::Singular));
+    }
+
+    #[test]
+    fn eigenvectors_come_from_the_smallest_up() {
+        let matrix = array![[2.0, 1.0], [1.0, 2.0]];
+        let vectors = symmetric_eigenvectors(&matrix).unwrap();
+        let values: Array2<f64> = vectors.t().dot(&matrix.dot(&vectors));
+        let expected = array![[1.0, 0.0], [0.0, 3.0]];
+        assert!((values - expected).iter().all(|error| error.abs() < 1e-12));
+    }
+
+    #[test]
+    fn the_same_matrix_gives_the_same_factors() {
+        let matrix = random(60, 50);
+        let (first, second) = (svd(&matrix).unwrap(), svd(&matrix).unwrap());
+        assert_eq!((first.u, first.vt), (second.u, second.vt));
+    }
+
+    #[test]
+    fn what_is_not_finite_is_refused() {
+        let matrix = array![[1.0, f32::NAN], [0.0, 1.0]];
+        assert_eq!(svd(&matrix).unwrap_err(), DecompositionError::NotFinite);
+        assert_eq!(qr(&matrix).unwrap_err(), DecompositionError::NotFinite);
+    }
+}

@@ -1,0 +1,24 @@
+//! The generators of PyTorch and NumPy, number for number.
+//!
+//! Some PEFT methods save a seed instead of a matrix or a list of places: whoever loads the adapter draws
+//! them again. To use such an adapter without Python, the same numbers have to come out here.
+//!
+//! | generator | methods |
+//! |---|---|
+//! | [`TorchGenerator::uniform`] | VERA, PVERA, RANDLORA without saved projection |
+//! | [`TorchGenerator::normal`] | TINYLORA without saved projection |
+//! | [`TorchGenerator::permutation`] | FOURIERFT, WAVEFT, SHIRA, FROD |
+//! | [`NumpyGenerator`] | UNILORA |
+//!
+//! What only has to look random (a fresh adapter's trained tensors) is drawn elsewhere, with `rand`.
+
+mod mt19937;
+mod numpy;
+mod pcg64;
+mod permutation;
+#[cfg(test)]
+mod recorded;
+mod torch;
+
+pub use numpy::NumpyGenerator;
+pub use torch::TorchGenerator;
