@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use memmap2::Mmap;
+use peft_bench::adapter::AdapterForm;
 use peft_bench::cache_dir::cache_dir;
 use peft_bench::engine::{DecoderEngine, EngineOptions, OnnxRuntime, Provider, WeightsMode};
 use peft_bench::measure::bandwidth::timed_sum;
@@ -55,6 +56,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         precision: Precision::new(Dtype::Float32, false),
         export_dir: &export_dir,
         seed: 0,
+        adapter_form: AdapterForm::Reduced,
     };
     let start = Instant::now();
     let variant = preparation.prepare(None, &[Variant::Base])?.remove(0);

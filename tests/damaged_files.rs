@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::*;
+use peft_bench::adapter::AdapterForm;
 use peft_bench::config::{BenchmarkConfig, Source};
 use peft_bench::experiment::Experiment;
 use peft_bench::model::{BaseModel, TextTokenizer};
@@ -111,6 +112,7 @@ impl Copies {
             precision: Precision::new(Dtype::Float32, false),
             export_dir: &export_dir,
             seed: 1,
+            adapter_form: AdapterForm::Reduced,
         };
         for variant in [Variant::Base, Variant::Unmerged, Variant::Merged] {
             let prepared = preparation.prepare(Some(&experiment), &[variant]);

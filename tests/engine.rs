@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::LazyLock;
 
 use common::{case, copy_folder, edit_tensors, model, set_key};
+use peft_bench::adapter::AdapterForm;
 use peft_bench::engine::{DecoderEngine, EngineOptions, OnnxRuntime, Provider, WeightsMode};
 use peft_bench::experiment::Experiment;
 use peft_bench::measure::timings::Engine;
@@ -29,6 +30,7 @@ fn prepare(model_name: &str, experiment: &Path, export_dir: &Path) -> PreparedVa
         precision: Precision::new(Dtype::Float32, false),
         export_dir,
         seed: 0,
+        adapter_form: AdapterForm::Reduced,
     };
     let experiment = Experiment::find(experiment).unwrap();
     let mut prepared = preparation

@@ -278,6 +278,106 @@ fn check_model(name: &str) {
     );
 }
 
+/// Methods whose own computation is implemented.
+const NATIVE: &[&str] = &[
+    "ADALORA", "DELORA", "GRALORA", "HIRA", "HRA", "IA3", "LOHA", "LOKR", "LORA", "MISS", "OFT",
+    "ROAD",
+];
+
+/// What of them has none.
+fn lacks_native(label: &str) -> bool {
+    let parts = [
+        "miss-bat",
+        "dora-embed",
+        "oft-coft",
+        "exact",
+        "oft-embed",
+        "gram-schmidt",
+    ];
+    parts.iter().any(|part| label.contains(part))
+}
+
+#[test]
+fn what_methods_compute_themselves_is_as_the_reference() {
+    let mut failures = Vec::new();
+    let mut checked = BTreeSet::new();
+    for model_name in ["llama-bias", "llama-gqa", "opt-pre"] {
+        for case_name in names(&case(model_name, "")) {
+            let folder = case(model_name, &case_name);
+            if case_name == "base" || !NATIVE.contains(&peft_type(&folder).as_str()) {
+                continue;
+            }
+            let label = format!("{model_name}/{case_name}");
+            if NOT_YET.contains(&label.as_str()) {
+                continue;
+            }
+            let case = Case::read(&folder);
+            let export_dir = tempfile::tempdir().unwrap();
+            let mut command = case.generate(&folder, "unmerged", export_dir.path());
+            command.arg("--model").arg(model(model_name));
+            command.args(["--adapter-form", "native"]);
+            let outcome = check_variant(&case, &folder, "unmerged", &mut command);
+            match outcome {
+                Ok(()) => {
+                    checked.insert(peft_type(&folder));
+                }
+                Err(message) if message.contains("--adapter-form native") => {
+                    if !lacks_native(&label) {
+                        failures.push(format!("{label}: {message}"));
+                    }
+                }
+                Err(message) => failures.push(format!("{label}: {message}")),
+            }
+        }
+    }
+    let failures = failures.join("\n");
+    assert!(failures.is_empty(), "{failures}");
+    assert_eq!(checked.len(), NATIVE.len(), "{checked:?}");
+}
+
+#[test]
+fn a_configuration_alone_gives_an_adapter_that_merges_to_the_same() {
+    let mut failures = Vec::new();
+    for model_name in ["llama-gqa", "opt-pre"] {
+        let mut seen = BTreeSet::new();
+        for case_name in names(&case(model_name, "")) {
+            let folder = case(model_name, &case_name);
+            let label = format!("{model_name}/{case_name}");
+            if case_name == "base" || NOT_YET.contains(&label.as_str()) {
+                continue;
+            }
+            let (peft_type, case) = (peft_type(&folder), Case::read(&folder));
+            // One of each method, and that one with the least options.
+            let supported = PEFT_TYPES.contains(&peft_type.as_str());
+            if !supported || !case.merged || !seen.insert(peft_type) {
+                continue;
+            }
+            let fresh = tempfile::tempdir().unwrap();
+            let config = "adapter_config.json";
+            fs::copy(folder.join(config), fresh.path().join(config)).unwrap();
+            let exported = tempfile::tempdir().unwrap();
+            let run = |variant: &str| {
+                let mut command = case.generate(fresh.path(), variant, exported.path());
+                try_generate(command.arg("--model").arg(model(model_name)))
+            };
+            let counts = run("unmerged").and_then(|unmerged| {
+                let merged = run("merged")?;
+                let difference =
+                    relative_difference(&merged.logits.values, &unmerged.logits.values);
+                match difference <= TOLERANCE {
+                    true => check_counts(&case, exported.path(), "merged"),
+                    false => Err(format!("off by {difference:e}")),
+                }
+            });
+            if let Err(message) = counts {
+                failures.push(format!("{label}: {message}"));
+            }
+        }
+    }
+    let failures = failures.join("\n");
+    assert!(failures.is_empty(), "{failures}");
+}
+
 #[test]
 fn every_supported_method_has_a_case() {
     let folders = names(&case("", "")).into_iter().flat_map(|model| {

@@ -12,9 +12,9 @@
 //!
 //! Sources: Zhang et al., arXiv:2303.10512; PEFT, `tuners/adalora/`.
 
-use ndarray::{Array1, Array2, Axis};
+use ndarray::{Array2, Axis};
 
-use super::form::{Form, LinearForm, Part, Role, elements};
+use super::form::{Form, LinearForm, Native, NativeForm, Part, Role, elements};
 use super::options::{factor, rank};
 use super::targets::DefaultTargets;
 use super::tuner::{Loading, Tuner};
@@ -31,14 +31,14 @@ const DEFAULT_TARGETS: DefaultTargets = &[
 /// The tensors of one layer.
 #[derive(Debug)]
 struct AdaLora {
-    /// The key of `A`.
-    key: String,
+    /// `A`, `B`, `E`
+    keys: [String; 3],
     /// `[r, in_features]`
     a: Array2<f32>,
     /// `[out_features, r]`
     b: Array2<f32>,
-    /// `[r]`
-    e: Array1<f32>,
+    /// `[r, 1]`
+    e: Array2<f32>,
     scaling: f32,
 }
 
@@ -66,10 +66,10 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
             [Init::Normal(1.0), Init::Normal(1.0)]
         };
         Ok(AdaLora {
-            key: tensors.full_key(&key),
+            keys: ["lora_A", "lora_B", "lora_E"].map(|name| tensors.full_key(&layer.key(name))),
             a: tensors.matrix(&key, [r, layer.in_features], deviation)?,
             b: tensors.matrix(&layer.key("lora_B"), [layer.out_features, r], deviation)?,
-            e: tensors.take(&layer.key("lora_E"), &[r, 1], energy)?.into(),
+            e: tensors.matrix(&layer.key("lora_E"), [r, 1], energy)?,
             scaling,
         })
     })
@@ -81,7 +81,7 @@ impl ModuleAdapter for AdaLora {
             return Form::Linear(LinearForm::default());
         }
         Form::Linear(LinearForm::low_rank(
-            Part::stored(&self.key, &self.a, Role::Term),
+            Part::stored(&self.keys[0], &self.a, Role::Term),
             Part::derived("B", self.b.shape(), Role::Term, |_| {
                 let mut b = self.b.clone();
                 for (mut column, e) in b.axis_iter_mut(Axis(1)).zip(&self.e) {
@@ -90,6 +90,29 @@ impl ModuleAdapter for AdaLora {
                 Ok(elements(&b))
             }),
         ))
+    }
+
+    /// `A` is scaled by `E` at every step.
+    fn native(&self) -> Native<'_> {
+        if self.e.is_empty() {
+            return Native::Reduced;
+        }
+        let [key_a, key_b, key_e] = &self.keys;
+        let parts = vec![
+            Part::stored(key_a, &self.a, Role::Term),
+            Part::stored(key_b, &self.b, Role::Term),
+            Part::stored(key_e, &self.e, Role::Term),
+        ];
+        Native::Own(NativeForm::new(parts, |site| {
+            let [a, b, e] = [0, 1, 2].map(|index| site.parts[index].clone());
+            let a = site.op("Mul", "A_E", &[&a, &e]);
+            let x = site.x.clone();
+            let inner = site.matmul_transposed("A/MatMul", &x, &a);
+            let delta = site.matmul_transposed("B/MatMul", &inner, &b);
+            let scaling = site.scalar("scaling", self.scaling);
+            let delta = site.op("Mul", "scaled", &[&delta, &scaling]);
+            site.base_plus(&delta)
+        }))
     }
 
     fn trainable_params(&self) -> usize {
@@ -106,10 +129,10 @@ mod tests {
     #[test]
     fn singular_values_scale_the_pair() {
         let adapter = AdaLora {
-            key: "A".to_owned(),
+            keys: Default::default(),
             a: array![[1.0, 2.0], [1.0, 0.0]],
             b: array![[1.0, 10.0], [0.0, 1.0]],
-            e: array![2.0, -1.0],
+            e: array![[2.0], [-1.0]],
             scaling: 0.5,
         };
         let mut module = ModuleWeights {

@@ -59,6 +59,11 @@ pub enum AdapterError {
     #[error("`{}`: {message}", path.display())]
     Targets { path: PathBuf, message: String },
 
+    #[error(
+        "`--adapter-form native` is not implemented for {peft_type} on `{path}`; `reduced` computes the same"
+    )]
+    Form { path: String, peft_type: String },
+
     #[error("cannot make a fresh adapter from `{}`: {message}", path.display())]
     Fresh { path: PathBuf, message: String },
 

@@ -17,15 +17,20 @@
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, Array3, Axis, concatenate, s};
 
-use super::form::{BaseModule, Form, LinearForm, Part, Role, elements};
+use super::form::{
+    BaseModule, Form, LinearForm, Native, NativeForm, NativeSite, Part, Role, elements,
+};
 use super::options::{factor, rank};
 use super::targets::QUERY_VALUE;
 use super::tuner::{Loading, Tuner};
 use super::{AdapterError, Effects, Init, ModuleAdapter, ModuleWeights};
+use crate::graph::Value;
 
 /// The tensors of one layer.
 #[derive(Debug)]
 struct GraLora {
+    /// `A`, `B`, and the general ones
+    keys: [String; 4],
     /// `[k, in_features / k, r]`
     a: Array3<f32>,
     /// `[k, r, out_features / k]`
@@ -79,7 +84,10 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
                 tensors.matrix(&key_b, [rows, hybrid], second(hybrid))?,
             ));
         }
+        let general_keys = ["A", "B"].map(|name| format!("gralora_{name}_general.weight"));
+        let names = ["gralora_A", "gralora_B", &general_keys[0], &general_keys[1]];
         Ok(GraLora {
+            keys: names.map(|name| tensors.full_key(&layer.key(name))),
             a,
             b,
             general,
@@ -169,6 +177,51 @@ impl ModuleAdapter for GraLora {
         Ok(())
     }
 
+    /// Blockwise products, with the two block axes swapped between them.
+    fn native(&self) -> Native<'_> {
+        let mut parts = vec![
+            Part::stored(&self.keys[0], &self.a, Role::Term),
+            Part::stored(&self.keys[1], &self.b, Role::Term),
+        ];
+        if let Some((a, b)) = &self.general {
+            parts.push(Part::stored(&self.keys[2], a, Role::Term));
+            parts.push(Part::stored(&self.keys[3], b, Role::Term));
+        }
+        let (k, q, inputs, outputs) = self.sizes();
+        let [k, q, inputs, outputs] = [k, q, inputs, outputs].map(|size| size as i64);
+        Native::Own(NativeForm::new(parts, move |site| {
+            let (a, b) = (site.parts[0].clone(), site.parts[1].clone());
+            let reshape = |site: &mut NativeSite, name: &str, x: &Value, shape: &[i64]| {
+                let name = site.name(name);
+                site.graph.reshape(&name, x, shape)
+            };
+            let transpose = |site: &mut NativeSite, name: &str, x: &Value, order: &[i64]| {
+                let name = site.name(name);
+                site.graph.transpose(&name, x, order)
+            };
+            let x = site.x.clone();
+            let blocks = reshape(site, "blocks", &x, &[0, 0, k, inputs]);
+            let blocks = transpose(site, "to_front", &blocks, &[0, 2, 1, 3]);
+            // [batch, n, sequence, r]
+            let inner = site.op("MatMul", "A/MatMul", &[&blocks, &a]);
+            let inner = reshape(site, "shares", &inner, &[0, 0, 0, k, q]);
+            let inner = transpose(site, "exchange", &inner, &[0, 3, 2, 1, 4]);
+            let inner = reshape(site, "gathered", &inner, &[0, 0, 0, k * q]);
+            let outer = site.op("MatMul", "B/MatMul", &[&inner, &b]);
+            let outer = transpose(site, "to_back", &outer, &[0, 2, 1, 3]);
+            let mut delta = reshape(site, "join", &outer, &[0, 0, k * outputs]);
+            if let [_, _, general_a, general_b] = site.parts.as_slice() {
+                let (a, b) = (general_a.clone(), general_b.clone());
+                let inner = site.matmul_transposed("A_general/MatMul", &x, &a);
+                let general = site.matmul_transposed("B_general/MatMul", &inner, &b);
+                delta = site.op("Add", "general", &[&delta, &general]);
+            }
+            let scaling = site.scalar("scaling", self.scaling);
+            let delta = site.op("Mul", "scaled", &[&delta, &scaling]);
+            site.base_plus(&delta)
+        }))
+    }
+
     fn trainable_params(&self) -> usize {
         let general = |(a, b): &(Array2<f32>, Array2<f32>)| a.len() + b.len();
         self.a.len() + self.b.len() + self.general.as_ref().map_or(0, general)
@@ -189,6 +242,7 @@ mod tests {
             Array2::from_shape_fn(shape, |(x, y)| count(from)(x * 10 + y))
         };
         let adapter = GraLora {
+            keys: Default::default(),
             a: fill((2, 3, 4), 0.1),
             b: fill((2, 4, 5), 0.7),
             general: Some((flat((1, 6), 0.2), flat((10, 1), 0.4))),

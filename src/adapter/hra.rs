@@ -12,15 +12,20 @@
 
 use ndarray::{Array2, s};
 
-use super::form::{BaseModule, Form, LinearForm, Part, Role, elements};
+use super::form::{BaseModule, Form, LinearForm, Native, NativeForm, Part, Role, elements};
 use super::options::rank;
 use super::targets::QUERY_VALUE;
 use super::tuner::{Loading, Tuner};
 use super::{AdapterError, Effects, Init, ModuleAdapter};
+use crate::graph::Value;
 
 /// The reflections of one layer.
 #[derive(Debug)]
 struct Hra {
+    key: String,
+    /// As stored, `[in_features, r]`.
+    stored: Array2<f32>,
+    gram_schmidt: bool,
     /// `[in_features, r]`, columns of norm 1.
     u: Array2<f32>,
     /// `[r, r]`
@@ -49,6 +54,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
             .expect("`take_or` gives as many values as asked for");
         let mut hra = Hra::new(&u.mapv(f64::from), gram_schmidt);
         hra.out_features = layer.out_features;
+        hra.key = tensors.full_key(&layer.key("hra_u"));
         Ok(hra)
     })
 }
@@ -79,6 +85,9 @@ impl Hra {
             u: u.mapv(|value| value as f32),
             t: t.mapv(|value| value as f32),
             out_features: 0,
+            key: String::new(),
+            stored: columns.mapv(|value| value as f32),
+            gram_schmidt,
         }
     }
 
@@ -104,6 +113,43 @@ impl ModuleAdapter for Hra {
         };
         let weight = Part::derived("weight", &[rows, columns], Role::InPlace, weight);
         Form::Linear(LinearForm::low_rank_or_weight(a, b, weight))
+    }
+
+    /// The product of the reflections is made at every step, and the weight multiplied by it.
+    fn native(&self) -> Native<'_> {
+        let (columns, r) = self.stored.dim();
+        let parts = vec![Part::stored(&self.key, &self.stored, Role::Term)];
+        if self.gram_schmidt {
+            return Native::Missing;
+        }
+        Native::Own(NativeForm::new(parts, move |site| {
+            let u = site.parts[0].clone();
+            let norms = site.norms("norms", &u, 0, true);
+            let u = site.op("Div", "u", &[&u, &norms]);
+            let two = site.scalar("two", 2.0);
+            let mut h: Option<Value> = None;
+            for k in 0..r {
+                let name = |what: &str| format!("{k}/{what}");
+                let at = site.name(&name("column"));
+                let index = site
+                    .graph
+                    .constant_i64(&format!("{at}/index"), &[k as i64], false);
+                let column = site.graph.gather(&at, &u, &index, 1);
+                let identity = match &h {
+                    Some(h) => h.clone(),
+                    None => site.identity(columns),
+                };
+                let overlap = site.op("MatMul", &name("overlap"), &[&identity, &column]);
+                let double = site.op("Mul", &name("double"), &[&overlap, &two]);
+                let outer = site.matmul_transposed(&name("outer"), &double, &column);
+                h = Some(site.op("Sub", &name("reflected"), &[&identity, &outer]));
+            }
+            let h = h.expect("a rank is positive");
+            let weight = site.weight();
+            let weight = site.op("MatMul", "weight", &[&weight, &h]);
+            let x = site.x.clone();
+            site.linear(&x, &weight)
+        }))
     }
 
     fn trainable_params(&self) -> usize {

@@ -12,7 +12,7 @@
 
 use ndarray::Array1;
 
-use super::form::{Form, InputStage, LinearForm, OutputStage, Part, Role};
+use super::form::{Form, InputStage, LinearForm, Native, OutputStage, Part, Role};
 use super::targets::{DefaultTargets, NamePattern};
 use super::tuner::{Loading, Tuner};
 use super::{AdapterError, Effects, Init, ModuleAdapter};
@@ -105,6 +105,10 @@ impl ModuleAdapter for Ia3 {
             form.output = Some(OutputStage::Scale(scale));
         }
         Form::Linear(form)
+    }
+
+    fn native(&self) -> Native<'_> {
+        Native::Reduced
     }
 
     fn trainable_params(&self) -> usize {

@@ -29,9 +29,10 @@ impl Adapter {
     pub fn inputs(&self) -> Vec<GraphInput> {
         let mut all: Vec<GraphInput> = Vec::new();
         let mut seen = BTreeSet::new();
-        for (path, module) in self.modules() {
+        for (path, _) in self.modules() {
             let naming = self.naming(path);
-            for part in module.form().parts() {
+            let form = self.unmerged_form(path).expect("it's the path of a module");
+            for part in form.parts() {
                 let name = naming.input(part);
                 if seen.insert(name.clone()) {
                     all.push(GraphInput {
@@ -67,9 +68,9 @@ impl Adapter {
         let modules = self.spec.modules();
         let mut seen = BTreeSet::new();
         let mut work = Vec::new();
-        for (path, adapter) in self.modules() {
+        for (path, _) in self.modules() {
             let naming = self.naming(path);
-            let form = adapter.form();
+            let form = self.unmerged_form(path).expect("it's the path of a module");
             let names = form.parts().into_iter().map(|part| naming.input(part));
             let wanted: Vec<String> = names.filter(|name| seen.insert(name.clone())).collect();
             work.push((path, naming, form, wanted));

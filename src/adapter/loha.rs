@@ -13,7 +13,7 @@
 
 use ndarray::{Array2, Axis, s};
 
-use super::form::{BaseModule, Form, LinearForm, Part, Role, elements};
+use super::form::{BaseModule, Form, LinearForm, Native, NativeForm, Part, Role, elements};
 use super::options::{Factor, Rank};
 use super::targets::QUERY_VALUE;
 use super::tuner::{Loading, Tuner};
@@ -22,6 +22,8 @@ use super::{AdapterError, Effects, Init, ModuleAdapter, ModuleWeights};
 /// The tensors of one layer.
 #[derive(Debug)]
 struct LoHa {
+    /// `w1_a`, `w1_b`, `w2_a`, `w2_b`
+    keys: [String; 4],
     /// `w1_a`, `w2_a`: `[out_features, r]`
     a: [Array2<f32>; 2],
     /// `w1_b`, `w2_b`: `[r, in_features]`
@@ -49,7 +51,9 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         let w1_b = take("hada_w1_b", [r, columns], Init::linear_default(columns))?;
         let w2_a = take("hada_w2_a", [rows, r], Init::linear_default(r))?;
         let w2_b = take("hada_w2_b", [r, columns], last)?;
+        let names = ["hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"];
         Ok(LoHa {
+            keys: names.map(|name| tensors.full_key(&layer.key(name))),
             a: [w1_a, w2_a],
             b: [w1_b, w2_b],
             scaling: scaling as f32,
@@ -103,6 +107,29 @@ impl ModuleAdapter for LoHa {
         Ok(())
     }
 
+    /// `x · (alpha / r * (w1_a w1_b) ∘ (w2_a w2_b))ᵀ`
+    fn native(&self) -> Native<'_> {
+        let part = |key, array| Part::stored(key, array, Role::Term);
+        let [a1, b1, a2, b2] = &self.keys;
+        let parts = vec![
+            part(a1, &self.a[0]),
+            part(b1, &self.b[0]),
+            part(a2, &self.a[1]),
+            part(b2, &self.b[1]),
+        ];
+        Native::Own(NativeForm::new(parts, |site| {
+            let [a1, b1, a2, b2] = [0, 1, 2, 3].map(|index| site.parts[index].clone());
+            let first = site.op("MatMul", "w1", &[&a1, &b1]);
+            let second = site.op("MatMul", "w2", &[&a2, &b2]);
+            let product = site.op("Mul", "w1_w2", &[&first, &second]);
+            let scaling = site.scalar("scaling", self.scaling);
+            let weight = site.op("Mul", "scaled", &[&product, &scaling]);
+            let x = site.x.clone();
+            let delta = site.matmul_transposed("delta", &x, &weight);
+            site.base_plus(&delta)
+        }))
+    }
+
     fn trainable_params(&self) -> usize {
         let all = self.a.iter().chain(&self.b);
         all.map(Array2::len).sum()
@@ -117,6 +144,7 @@ mod tests {
 
     fn adapter() -> LoHa {
         LoHa {
+            keys: ["1a", "1b", "2a", "2b"].map(str::to_owned),
             a: [
                 array![[1.0, 2.0], [3.0, 4.0]],
                 array![[1.0, -1.0], [0.0, 2.0]],
@@ -145,6 +173,7 @@ mod tests {
         let adapter = adapter();
         let (rows, columns) = (64, 64);
         let wide = LoHa {
+            keys: adapter.keys,
             a: adapter.a.map(|a| a.select(Axis(0), &vec![1; rows])),
             b: adapter.b.map(|b| b.select(Axis(1), &vec![1; columns])),
             scaling: 0.5,

@@ -13,7 +13,7 @@
 
 use ndarray::Array2;
 
-use super::form::{Delta, Form, LinearForm, Part, Role, elements};
+use super::form::{Delta, Form, LinearForm, Native, NativeForm, NativeSite, Part, Role, elements};
 use super::options::{Factor, Rank};
 use super::targets::QUERY_VALUE;
 use super::tuner::{Layer, Loading, Tuner};
@@ -171,6 +171,33 @@ impl Side {
         }
     }
 
+    /// The tensors as they are stored; factors are named `a` and `b`.
+    fn native_parts(&self, a: &'static str, b: &'static str) -> Vec<Part<'_>> {
+        match self {
+            Self::Whole { key, matrix } => vec![Part::stored(key, matrix, Role::Term)],
+            Self::Factored { a: left, b: right } => {
+                let part = |name, matrix: &'_ Array2<f32>| {
+                    let values = elements(matrix);
+                    Part::derived(
+                        name,
+                        matrix.shape(),
+                        Role::Term,
+                        move |_| Ok(values.clone()),
+                    )
+                };
+                vec![part(a, left), part(b, right)]
+            }
+        }
+    }
+
+    /// Rows and columns.
+    fn dim(&self) -> (usize, usize) {
+        match self {
+            Self::Whole { matrix, .. } => matrix.dim(),
+            Self::Factored { a, b } => (a.nrows(), b.ncols()),
+        }
+    }
+
     fn len(&self) -> usize {
         match self {
             Self::Whole { matrix, .. } => matrix.len(),
@@ -188,6 +215,41 @@ impl ModuleAdapter for LoKr {
             }),
             ..LinearForm::default()
         })
+    }
+
+    /// `x · (alpha / r * (w1 ⊗ w2))ᵀ`, over the whole product.
+    fn native(&self) -> Native<'_> {
+        let mut parts = self.w1.native_parts("w1_a", "w1_b");
+        let first = parts.len();
+        parts.extend(self.w2.native_parts("w2_a", "w2_b"));
+        let [(p, q), (u, v)] = [&self.w1, &self.w2].map(Side::dim);
+        Native::Own(NativeForm::new(parts, move |site| {
+            let side = |site: &mut NativeSite, name: &str, from: usize, to: usize| {
+                let own = site.parts[from..to].to_vec();
+                match own.as_slice() {
+                    [a, b] => site.op("MatMul", name, &[a, b]),
+                    [whole, ..] => whole.clone(),
+                    [] => unreachable!("a side has tensors"),
+                }
+            };
+            let last = site.parts.len();
+            let w1 = side(site, "w1", 0, first);
+            let w2 = side(site, "w2", first, last);
+            let shape = |sizes: [usize; 4]| sizes.map(|size| size as i64);
+            let name = site.name("w1/blocks");
+            let w1 = site.graph.reshape(&name, &w1, &shape([p, 1, q, 1]));
+            let name = site.name("w2/blocks");
+            let w2 = site.graph.reshape(&name, &w2, &shape([1, u, 1, v]));
+            let product = site.op("Mul", "kron/Mul", &[&w1, &w2]);
+            let name = site.name("kron");
+            let sizes = [(p * u) as i64, (q * v) as i64];
+            let product = site.graph.reshape(&name, &product, &sizes);
+            let scaling = site.scalar("scaling", self.scaling);
+            let weight = site.op("Mul", "scaled", &[&product, &scaling]);
+            let x = site.x.clone();
+            let delta = site.matmul_transposed("delta", &x, &weight);
+            site.base_plus(&delta)
+        }))
     }
 
     fn trainable_params(&self) -> usize {

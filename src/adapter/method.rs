@@ -3,9 +3,9 @@
 use super::tuner::Loading;
 use super::{AdapterError, AdapterTensors, Effects};
 use super::{
-    adalora, boft, fourierft, frod, gralora, hra, ia3, ln_tuning, loha, lokr, lora, miss, oft, osf,
-    prefix_tuning, prompt_tuning, psoft, randlora, road, shira, supertuning, tinylora, unilora,
-    vera, waveft,
+    adalora, beft, boft, c3a, deft, delora, fourierft, frod, glora, gralora, hira, hra, ia3,
+    ln_tuning, loha, lokr, lora, miss, oft, osf, peanut, poly, prefix_tuning, prompt_tuning, psoft,
+    randlora, road, shira, supertuning, tinylora, trainable_tokens, unilora, vblora, vera, waveft,
 };
 use crate::json_object::{ConfigError, JsonObject};
 use crate::model::BaseModel;
@@ -61,11 +61,39 @@ pub const METHODS: &[Method] = &[
         load: adalora::load,
     },
     Method {
+        peft_type: "BEFT",
+        class: Class::Parameter,
+        variants: "",
+        refused: "",
+        load: beft::load,
+    },
+    Method {
         peft_type: "BOFT",
         class: Class::Weight,
         variants: "",
         refused: "",
         load: boft::load,
+    },
+    Method {
+        peft_type: "C3A",
+        class: Class::Weight,
+        variants: "block_size_pattern",
+        refused: "",
+        load: c3a::load,
+    },
+    Method {
+        peft_type: "DEFT",
+        class: Class::Weight,
+        variants: "relu, qr, para",
+        refused: "",
+        load: deft::load,
+    },
+    Method {
+        peft_type: "DELORA",
+        class: Class::Weight,
+        variants: "",
+        refused: "",
+        load: delora::load,
     },
     Method {
         peft_type: "FOURIERFT",
@@ -82,11 +110,25 @@ pub const METHODS: &[Method] = &[
         load: frod::load,
     },
     Method {
+        peft_type: "GLORA",
+        class: Class::Weight,
+        variants: "lora, vector, constant, none",
+        refused: "",
+        load: glora::load,
+    },
+    Method {
         peft_type: "GRALORA",
         class: Class::Weight,
         variants: "hybrid_r",
         refused: "",
         load: gralora::load,
+    },
+    Method {
+        peft_type: "HIRA",
+        class: Class::Weight,
+        variants: "embeddings",
+        refused: "",
+        load: hira::load,
     },
     Method {
         peft_type: "HRA",
@@ -152,6 +194,20 @@ pub const METHODS: &[Method] = &[
         load: osf::load,
     },
     Method {
+        peft_type: "PEANUT",
+        class: Class::Weight,
+        variants: "depth, act_fn",
+        refused: "",
+        load: peanut::load,
+    },
+    Method {
+        peft_type: "POLY",
+        class: Class::Weight,
+        variants: "one fixed task",
+        refused: "",
+        load: poly::load,
+    },
+    Method {
         peft_type: "PREFIX_TUNING",
         class: Class::Beside,
         variants: "prefix_projection",
@@ -215,11 +271,25 @@ pub const METHODS: &[Method] = &[
         load: tinylora::load,
     },
     Method {
+        peft_type: "TRAINABLE_TOKENS",
+        class: Class::Parameter,
+        variants: "",
+        refused: "",
+        load: trainable_tokens::load,
+    },
+    Method {
         peft_type: "UNILORA",
         class: Class::Weight,
         variants: "save_indices",
         refused: "",
         load: unilora::load,
+    },
+    Method {
+        peft_type: "VBLORA",
+        class: Class::Weight,
+        variants: "save_only_topk_weights",
+        refused: "",
+        load: vblora::load,
     },
     Method {
         peft_type: "VERA",

@@ -12,7 +12,7 @@
 
 use ndarray::{Array2, Array3, Axis, s};
 
-use super::form::{BaseModule, Delta, Form, LinearForm, Part, Role, elements};
+use super::form::{BaseModule, Delta, Form, LinearForm, Native, Part, Role, elements};
 use super::options::rank;
 use super::targets::QUERY_VALUE;
 use super::tuner::{Loading, Tuner};
@@ -140,6 +140,13 @@ impl ModuleAdapter for Miss {
                 add_affine(&mut module.weight, blocks);
                 Ok(())
             }
+        }
+    }
+
+    fn native(&self) -> Native<'_> {
+        match self.block {
+            Block::Folded { .. } => Native::Reduced,
+            Block::Affine(_) => Native::Missing,
         }
     }
 

@@ -5,14 +5,20 @@
 //! replaced, tokens or cache rows in front of the prompt. Merging and exporting know only that.
 
 mod adalora;
+mod beft;
 mod boft;
+mod c3a;
 mod components;
+mod deft;
+mod delora;
 mod dense;
 mod error;
 pub mod form;
 mod fourierft;
 mod frod;
+mod glora;
 mod gralora;
+mod hira;
 mod hra;
 mod ia3;
 mod inputs;
@@ -26,7 +32,9 @@ mod miss;
 mod oft;
 mod options;
 mod osf;
+mod peanut;
 mod places;
+mod poly;
 mod prefix_tuning;
 mod prompt_tuning;
 mod psoft;
@@ -40,8 +48,10 @@ mod targets;
 mod tensors;
 mod tinylora;
 mod token_rows;
+mod trainable_tokens;
 mod tuner;
 mod unilora;
+mod vblora;
 mod vera;
 mod waveft;
 
@@ -57,7 +67,8 @@ pub use method::{Class, METHODS, Method, PEFT_TYPES, peft_type};
 pub use replaced::{Origin, Replacement};
 pub use tensors::{AdapterTensors, Init};
 
-use self::form::{Form, Naming};
+pub use self::form::AdapterForm;
+use self::form::{Form, Naming, Native};
 use crate::arch::DecoderSpec;
 use crate::json_object::JsonObject;
 use crate::model::BaseModel;
@@ -97,6 +108,11 @@ pub trait ModuleAdapter: Debug + Send + Sync {
         self.form().merge_into(module)
     }
 
+    /// What the method itself computes at every forward.
+    fn native(&self) -> Native<'_> {
+        Native::Missing
+    }
+
     /// Trainable parameters, as PEFT counts them.
     fn trainable_params(&self) -> usize;
 }
@@ -130,6 +146,8 @@ pub struct Adapter {
     pub spec: DecoderSpec,
     /// Its tensors; what isn't in `modules` and `prompt` is read when it's needed.
     pub tensors: AdapterTensors,
+    /// Which nodes it gets where it isn't merged.
+    pub adapter_form: AdapterForm,
     effects: Effects,
 }
 
@@ -169,7 +187,35 @@ impl Adapter {
             config,
             spec: spec.unwrap_or_else(|| base.spec.clone()),
             tensors,
+            adapter_form: AdapterForm::default(),
             effects,
+        })
+    }
+
+    /// The same with other nodes where it isn't merged.
+    ///
+    /// # Errors
+    /// If the method's own computation isn't implemented for one of its modules.
+    pub fn with_form(mut self, form: AdapterForm) -> Result<Self, AdapterError> {
+        self.adapter_form = form;
+        let missing = |(_, module): &(&str, &dyn ModuleAdapter)| {
+            form == AdapterForm::Native && matches!(module.native(), Native::Missing)
+        };
+        if let Some((path, _)) = self.modules().find(missing) {
+            return Err(AdapterError::Form {
+                path: path.to_owned(),
+                peft_type: self.peft_type.clone(),
+            });
+        }
+        Ok(self)
+    }
+
+    /// What the unmerged graph does to the module at `path`, if anything.
+    pub fn unmerged_form(&self, path: &str) -> Option<Form<'_>> {
+        let module = self.module(path)?;
+        Some(match (self.adapter_form, module.native()) {
+            (AdapterForm::Native, Native::Own(own)) => Form::Native(own),
+            _ => module.form(),
         })
     }
 
@@ -199,8 +245,8 @@ impl Adapter {
     pub fn used_replacements(&self) -> impl Iterator<Item = (&str, &Replacement)> {
         self.effects.replaced.iter().filter_map(|(name, found)| {
             let (path, parameter) = name.rsplit_once('.')?;
-            let own = self.module(path);
-            let used = !own.is_some_and(|own| own.form().replaces(parameter));
+            let own = self.unmerged_form(path);
+            let used = !own.is_some_and(|own| own.replaces(parameter));
             used.then_some((name.as_str(), found))
         })
     }

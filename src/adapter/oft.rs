@@ -14,7 +14,10 @@
 
 use ndarray::{Array2, Array3};
 
-use super::form::{EmbeddingForm, Form, InputStage, LinearForm, Part, Role, elements};
+use super::form::{
+    EmbeddingForm, Form, InputStage, LinearForm, Native, NativeForm, Part, Role, elements,
+    rotate_input,
+};
 use super::linalg::{cayley, skew, stack};
 use super::options::{factor, rank};
 use super::targets::QUERY_VALUE;
@@ -44,6 +47,7 @@ enum BlockSize {
 /// The rotations of one module.
 #[derive(Debug)]
 struct Oft {
+    key: String,
     /// `[rows, b (b - 1) / 2]`
     r: Array2<f32>,
     /// Number of blocks, and their size `b`.
@@ -131,6 +135,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         let [count, size] = oft.size.cut(width);
         let rows = if oft.block_share { 1 } else { count };
         Ok(Box::new(Oft {
+            key: tensors.full_key(&key),
             r: tensors.matrix(&key, [rows, size * (size - 1) / 2], oft.init)?,
             blocks: [count, size],
             terms: oft.terms,
@@ -184,6 +189,20 @@ pub fn neumann(s: &Array2<f64>, terms: usize) -> Array2<f64> {
     sum + power.dot(s)
 }
 
+/// For each element of a skew matrix, row by row, where its value is in the upper triangle, and its sign.
+fn skew_places(size: usize) -> (Vec<i64>, Vec<f32>) {
+    let mut order = vec![0; size * size];
+    let mut signs = vec![0.0; size * size];
+    let places = (0..size).flat_map(|row| (row + 1..size).map(move |column| (row, column)));
+    for (index, (row, column)) in places.enumerate() {
+        for (place, sign) in [(row * size + column, 1.0), (column * size + row, -1.0)] {
+            order[place] = index as i64;
+            signs[place] = sign;
+        }
+    }
+    (order, signs)
+}
+
 impl ModuleAdapter for Oft {
     fn form(&self) -> Form<'_> {
         let [count, size] = self.blocks;
@@ -203,6 +222,57 @@ impl ModuleAdapter for Oft {
             }],
             ..LinearForm::default()
         })
+    }
+
+    /// The series is summed at every step.
+    fn native(&self) -> Native<'_> {
+        let (Some(terms), None, false) = (self.terms, self.largest, self.embedding) else {
+            return Native::Missing;
+        };
+        let [_, size] = self.blocks;
+        if terms < 2 || size < 2 {
+            return Native::Missing;
+        }
+        let parts = vec![Part::stored(&self.key, &self.r, Role::Term)];
+        Native::Own(NativeForm::new(parts, move |site| {
+            let vector = site.parts[0].clone();
+            let (order, signs) = skew_places(size);
+            let name = site.name("skew");
+            let order = site
+                .graph
+                .constant_i64(&format!("{name}/order"), &order, false);
+            let signs_name = format!("{name}/signs");
+            let signs = site.graph.constant_f32(&signs_name, &[size * size], &signs);
+            let signs = site.graph.to_compute(&format!("{name}/cast"), &signs);
+            let spread = site
+                .graph
+                .gather(&format!("{name}/spread"), &vector, &order, 1);
+            let signed = site.op("Mul", "skew/signed", &[&spread, &signs]);
+            let side = size as i64;
+            let s = site.graph.reshape(&name, &signed, &[-1, side, side]);
+
+            let two = site.scalar("two", 2.0);
+            let identity = site.identity(size);
+            let double = site.op("Mul", "S/2", &[&s, &two]);
+            let mut sum = site.op("Add", "S/sum", &[&identity, &double]);
+            if terms > 2 {
+                let mut power = site.op("MatMul", "S2", &[&s, &s]);
+                let double = site.op("Mul", "S2/2", &[&power, &two]);
+                sum = site.op("Add", "S2/sum", &[&sum, &double]);
+                for k in 3..terms.saturating_sub(1) {
+                    let name = |what: &str| format!("S{k}{what}");
+                    power = site.op("MatMul", &name(""), &[&power, &s]);
+                    let double = site.op("Mul", &name("/2"), &[&power, &two]);
+                    sum = site.op("Add", &name("/sum"), &[&sum, &double]);
+                }
+                power = site.op("MatMul", "S_last", &[&power, &s]);
+                sum = site.op("Add", "S_last/sum", &[&sum, &power]);
+            }
+            let name = site.name("input_0");
+            let x = rotate_input(site.graph, &name, site.x, &sum, size, None);
+            let weight = site.weight();
+            site.linear(&x, &weight)
+        }))
     }
 
     fn trainable_params(&self) -> usize {
@@ -239,6 +309,7 @@ mod tests {
     #[test]
     fn inputs_turn_block_by_block() {
         let adapter = Oft {
+            key: "R".to_owned(),
             r: array![[1.0]],
             blocks: [2, 2],
             terms: None,
@@ -257,6 +328,7 @@ mod tests {
     #[test]
     fn coft_limits_the_norm() {
         let adapter = Oft {
+            key: "R".to_owned(),
             r: array![[3.0], [0.001]],
             blocks: [2, 2],
             terms: Some(2),

@@ -12,11 +12,12 @@
 
 use ndarray::Array1;
 
-use super::form::{Form, LinearForm, OutputStage, Part, Role};
+use super::form::{Form, LinearForm, Native, NativeForm, NativeSite, OutputStage, Part, Role};
 use super::options::rank;
 use super::targets::QUERY_VALUE;
 use super::tuner::{Loading, Tuner};
 use super::{AdapterError, Effects, Init, ModuleAdapter};
+use crate::graph::{Attr, Value};
 use crate::json_object::{ConfigError, JsonObject};
 
 /// How many angles there are.
@@ -30,6 +31,8 @@ enum Variant {
 /// The rotations of one layer.
 #[derive(Debug)]
 struct Road {
+    /// Angles, scales
+    keys: [String; 2],
     theta: Array1<f32>,
     alpha: Array1<f32>,
     variant: Variant,
@@ -86,7 +89,9 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
             return Err(config.wrong("group_size", &expected).into());
         }
         let count = variant.angles(out_features);
+        let keys = ["road_theta", "road_alpha"].map(|name| layer.key(name));
         Ok(Road {
+            keys: keys.map(|key| tensors.full_key(&key)),
             theta: tensors.vector(&layer.key("road_theta"), count, init_theta)?,
             alpha: tensors.vector(&layer.key("road_alpha"), count, init_alpha)?,
             variant,
@@ -129,6 +134,70 @@ impl ModuleAdapter for Road {
         })
     }
 
+    /// Angles become factors at every step, and halves of groups are swapped.
+    fn native(&self) -> Native<'_> {
+        let parts = vec![
+            Part::stored(&self.keys[0], &self.theta, Role::Term),
+            Part::stored(&self.keys[1], &self.alpha, Role::Factor),
+        ];
+        let (half, out) = ((self.group / 2) as i64, self.out_features as i64);
+        let group = self.group as i64;
+        Native::Own(NativeForm::new(parts, move |site| {
+            let (theta, alpha) = (site.parts[0].clone(), site.parts[1].clone());
+            let reshape = |site: &mut NativeSite, name: &str, x: &Value, shape: &[i64]| {
+                let name = site.name(name);
+                site.graph.reshape(&name, x, shape)
+            };
+            let take = |site: &mut NativeSite, name: &str, x: &Value, index: i64, axis: i64| {
+                let at = site.name(name);
+                let index = site
+                    .graph
+                    .constant_i64(&format!("{at}/index"), &[index], false);
+                site.graph.gather(&at, x, &index, axis)
+            };
+            let concat = |site: &mut NativeSite, name: &str, x: [&Value; 2], axis: i64| {
+                let name = site.name(name);
+                site.graph
+                    .op("Concat", &name, &x, &[("axis", Attr::Int(axis))])
+            };
+            // Which of the two numbers of an output, or of a pair, goes into `c` and into `t`.
+            let spread = |site: &mut NativeSite, name: &str, x: &Value, which: i64| {
+                let spread = match self.variant {
+                    Variant::OneAPair => {
+                        let rows = reshape(site, &format!("{name}/rows"), x, &[-1, 1, half]);
+                        concat(site, &format!("{name}/twice"), [&rows, &rows], 1)
+                    }
+                    Variant::OneAnOutput => x.clone(),
+                    Variant::TwoAnOutput => {
+                        let rows = reshape(site, &format!("{name}/rows"), x, &[-1, 2, group]);
+                        take(site, &format!("{name}/row"), &rows, which, 1)
+                    }
+                };
+                reshape(site, &format!("{name}/flat"), &spread, &[out])
+            };
+            let factor = |site: &mut NativeSite, name: &str, function: &str, which: i64| {
+                let angle = spread(site, &format!("{name}/theta"), &theta, which);
+                let scale = spread(site, &format!("{name}/alpha"), &alpha, which);
+                let turned = site.op(function, &format!("{name}/{function}"), &[&angle]);
+                site.op("Mul", name, &[&scale, &turned])
+            };
+            let own = factor(site, "c", "Cos", 0);
+            let other = factor(site, "t", "Sin", 1);
+
+            let (x, weight) = (site.x.clone(), site.weight());
+            let y = site.linear(&x, &weight);
+            let halves = reshape(site, "halves", &y, &[0, 0, -1, 2, half]);
+            let first = take(site, "first", &halves, 0, 3);
+            let second = take(site, "second", &halves, 1, 3);
+            let second = site.op("Neg", "negative", &[&second]);
+            let turned = concat(site, "turned", [&second, &first], 3);
+            let turned = reshape(site, "turned/flat", &turned, &[0, 0, out]);
+            let turned = site.op("Mul", "other", &[&turned, &other]);
+            let kept = site.op("Mul", "own", &[&y, &own]);
+            site.op("Add", "Add", &[&kept, &turned])
+        }))
+    }
+
     fn trainable_params(&self) -> usize {
         self.theta.len() + self.alpha.len()
     }
@@ -157,6 +226,7 @@ mod tests {
     #[test]
     fn halves_of_a_group_turn_with_their_bias() {
         let adapter = Road {
+            keys: Default::default(),
             theta: array![FRAC_PI_2, 0.0],
             alpha: array![2.0, 3.0],
             variant: Variant::OneAPair,

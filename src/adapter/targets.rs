@@ -94,12 +94,35 @@ impl ValuePattern {
         expected: &str,
         allowed: impl Fn(f64) -> bool,
     ) -> Result<Self, ConfigError> {
+        Self::read_after(r"(?:.*\.)?", config, key, expected, allowed)
+    }
+
+    /// The same for a method whose keys never match the whole path, only what follows a dot.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_below(
+        config: &JsonObject,
+        key: &str,
+        expected: &str,
+        allowed: impl Fn(f64) -> bool,
+    ) -> Result<Self, ConfigError> {
+        Self::read_after(r".*\.", config, key, expected, allowed)
+    }
+
+    fn read_after(
+        before: &str,
+        config: &JsonObject,
+        key: &str,
+        expected: &str,
+        allowed: impl Fn(f64) -> bool,
+    ) -> Result<Self, ConfigError> {
         let Some(object) = config.optional_object(key)? else {
             return Ok(Self::default());
         };
         let mut all = Vec::new();
         for (pattern, value) in object.json().as_object().into_iter().flatten() {
-            let regex = whole(config, key, &format!(r"(?:.*\.)?(?:{pattern})"))?;
+            let regex = whole(config, key, &format!(r"{before}(?:{pattern})"))?;
             let value = value
                 .as_f64()
                 .filter(|value| *value > 0.0 && allowed(*value))

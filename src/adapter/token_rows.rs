@@ -1,4 +1,5 @@
-//! Rows of the embedding that are replaced, token by token: `trainable_token_indices`.
+//! Rows of the embedding that are replaced, token by token: `trainable_token_indices` of LoRA, and a method
+//! of its own.
 //!
 //! | tensor | shape |
 //! |---|---|
@@ -11,8 +12,8 @@ use std::collections::BTreeSet;
 
 use ndarray::Array2;
 
-use super::form::{Form, Part, Role, TokenForm};
-use super::{AdapterError, AdapterTensors, Effects, ModuleAdapter};
+use super::form::{Form, Native, Part, Role, TokenForm};
+use super::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::arch::DecoderSpec;
 use crate::json_object::JsonObject;
 use crate::model::BaseModel;
@@ -39,6 +40,10 @@ impl ModuleAdapter for TokenRows {
             rows: Part::stored(&self.key, &self.rows, role),
             indices: &self.indices,
         })
+    }
+
+    fn native(&self) -> Native<'_> {
+        Native::Reduced
     }
 
     fn trainable_params(&self) -> usize {
@@ -76,10 +81,10 @@ pub fn trainable_token_indices(
         lists.push((spec.embed_tokens.path.clone(), list));
     }
 
-    let pair = [spec.embed_tokens.path.clone(), spec.lm_head.path.clone()];
+    let pair = [&spec.embed_tokens.path, &spec.lm_head.path];
     for (name, indices) in lists {
         let path = pair
-            .iter()
+            .into_iter()
             .find(|path| **path == name || path.ends_with(&format!(".{name}")))
             .ok_or_else(|| AdapterError::Targets {
                 path: config.path().to_owned(),
@@ -88,66 +93,109 @@ pub fn trainable_token_indices(
                     pair[0], pair[1]
                 ),
             })?;
-        if let Some(index) = indices.iter().find(|index| **index >= spec.vocab_size) {
-            let expected = format!("token ids below {} (found {index})", spec.vocab_size);
-            return Err(config.wrong(KEY, &expected).into());
-        }
-        let head = format!("{}.weight", pair[1]);
-        if spec.tied() && *path == pair[0] && lists_head(effects, &pair[1], &head) {
-            let reason = format!(
-                "`{}` is tied to the embedding and is changed as well",
-                pair[1]
-            );
-            return Err(config.refused(KEY, &reason).into());
-        }
-        let distinct: BTreeSet<&usize> = indices.iter().collect();
-        if indices.is_empty() || distinct.len() < indices.len() {
-            return Err(config
-                .wrong(KEY, "at least one token id, and none twice")
-                .into());
-        }
-        if effects.modules.contains_key(path) {
-            let reason = format!("`{path}` is targeted by `target_modules` as well");
-            return Err(config.refused(KEY, &reason).into());
-        }
-        let key = format!("{path}.token_adapter.trainable_tokens_delta");
-        let width = spec.embed_tokens.embedding_dim;
-        let shape = [indices.len(), width];
-        let source = if *path == pair[0] {
-            &spec.embed_tokens.source
-        } else {
-            &spec.lm_head.source
+        let rows = ReplacedRows {
+            option: KEY,
+            infix: ".token_adapter",
+            path,
+            indices: &indices,
+            init: None,
         };
-        let values = tensors.take_or(&key, &shape, |_| {
-            let weight = base.matrix(&format!("{source}.weight"))?;
-            Ok(indices
-                .iter()
-                .flat_map(|&index| weight.row(index).to_vec())
-                .collect())
-        })?;
-        let rows = Array2::from_shape_vec(shape, values)
-            .expect("`take_or` gives as many values as asked for");
-        let adapter = |counted, head| TokenRows {
-            key: tensors.full_key(&key),
-            indices: indices.clone(),
-            rows: rows.clone(),
-            counted,
-            head,
-        };
-        if spec.tied() && *path == pair[0] {
-            effects.keeps_tie = true;
-            effects
-                .modules
-                .insert(pair[1].clone(), Box::new(adapter(false, true)));
-        }
-        effects
-            .modules
-            .insert(path.clone(), Box::new(adapter(true, *path == pair[1])));
+        replace_rows(config, base, tensors, spec, effects, &rows)?;
     }
     Ok(())
 }
 
+/// Rows that are replaced.
+#[derive(Debug)]
+pub struct ReplacedRows<'a> {
+    /// The option that lists them.
+    pub option: &'static str,
+    /// Between the module's path and the tensor's name.
+    pub infix: &'static str,
+    /// The embedding, or the head.
+    pub path: &'a str,
+    /// Token ids.
+    pub indices: &'a [usize],
+    /// How fresh rows start, if not as copies.
+    pub init: Option<Init>,
+}
+
+/// Adds the adapter that replaces `rows`; of a tied embedding, the head's too.
+pub fn replace_rows(
+    config: &JsonObject,
+    base: &BaseModel,
+    tensors: &mut AdapterTensors,
+    spec: &DecoderSpec,
+    effects: &mut Effects,
+    rows: &ReplacedRows,
+) -> Result<(), AdapterError> {
+    let ReplacedRows {
+        option,
+        infix,
+        path,
+        indices,
+        ..
+    } = *rows;
+    let pair = [&spec.embed_tokens.path, &spec.lm_head.path].map(String::clone);
+    if let Some(index) = indices.iter().find(|index| **index >= spec.vocab_size) {
+        let expected = format!("token ids below {} (found {index})", spec.vocab_size);
+        return Err(config.wrong(option, &expected).into());
+    }
+    let tied = spec.tied() && path == pair[0];
+    if tied && changes_head(effects, &pair[1]) {
+        let reason = format!(
+            "`{}` is tied to the embedding and is changed as well",
+            pair[1]
+        );
+        return Err(config.refused(option, &reason).into());
+    }
+    let distinct: BTreeSet<&usize> = indices.iter().collect();
+    if indices.is_empty() || distinct.len() < indices.len() {
+        let expected = "at least one token id, and none twice";
+        return Err(config.wrong(option, expected).into());
+    }
+    if effects.modules.contains_key(path) {
+        let reason = format!("`{path}` is targeted by `target_modules` as well");
+        return Err(config.refused(option, &reason).into());
+    }
+    let key = |path: &str| format!("{path}{infix}.trainable_tokens_delta");
+    let shape = [indices.len(), spec.embed_tokens.embedding_dim];
+    let source = match path == pair[0] {
+        true => &spec.embed_tokens.source,
+        false => &spec.lm_head.source,
+    };
+    let values = tensors.take_or(&key(path), &shape, |rng| {
+        if let Some(init) = rows.init {
+            return Ok(init.draw(shape[0] * shape[1], rng));
+        }
+        let weight = base.matrix(&format!("{source}.weight"))?;
+        let row = |&index: &usize| weight.row(index).to_vec();
+        Ok(indices.iter().flat_map(row).collect())
+    })?;
+    // A tied head's copy is saved too by some methods.
+    if tied && tensors.has(&key(&pair[1])) {
+        tensors.claim(&key(&pair[1]), &shape)?;
+    }
+    let values =
+        Array2::from_shape_vec(shape, values).expect("`take_or` gives as many values as asked for");
+    let adapter = |counted, head| TokenRows {
+        key: tensors.full_key(&key(path)),
+        indices: indices.to_vec(),
+        rows: values.clone(),
+        counted,
+        head,
+    };
+    if tied {
+        effects.keeps_tie = true;
+        let head = Box::new(adapter(false, true));
+        effects.modules.insert(pair[1].clone(), head);
+    }
+    let own = Box::new(adapter(true, path == pair[1]));
+    effects.modules.insert(path.to_owned(), own);
+    Ok(())
+}
+
 /// Whether the head has a change of its own.
-fn lists_head(effects: &Effects, path: &str, weight: &str) -> bool {
-    effects.modules.contains_key(path) || effects.replaced.contains_key(weight)
+fn changes_head(effects: &Effects, path: &str) -> bool {
+    effects.modules.contains_key(path) || effects.replaced.contains_key(&format!("{path}.weight"))
 }

@@ -190,11 +190,6 @@ impl<'a> Tuner<'a> {
     pub fn count_frozen(&mut self, frozen: usize) {
         self.effects.frozen_params += frozen;
     }
-
-    /// What was found.
-    pub fn finish(self) -> Effects {
-        self.effects
-    }
 }
 
 /// The module as a target, if it's one that a method may adapt.

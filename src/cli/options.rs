@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::adapter::AdapterForm;
 use crate::engine::WeightsMode;
 use crate::weights::Dtype;
 
@@ -34,6 +35,11 @@ pub struct CommonOptions {
     /// How the CPU provider holds weights: mapped from their files, or copied into its own layout.
     #[arg(long, global = true, value_name = "MODE", default_value = "mapped")]
     pub weights: WeightsChoice,
+
+    /// How an unmerged adapter is computed: the cheapest form that gives the same, or what the method itself
+    /// computes at every step.
+    #[arg(long, global = true, value_name = "FORM", default_value = "reduced")]
+    pub adapter_form: FormChoice,
 
     /// Ask nothing of the network.
     #[arg(long, global = true)]
@@ -70,6 +76,24 @@ pub enum ExecutionProvider {
     Cuda,
     /// A GPU where there is one, else the processor.
     Auto,
+}
+
+/// `--adapter-form`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FormChoice {
+    /// The cheapest form that computes the same.
+    Reduced,
+    /// What the method itself computes at every step.
+    Native,
+}
+
+impl From<FormChoice> for AdapterForm {
+    fn from(choice: FormChoice) -> Self {
+        match choice {
+            FormChoice::Reduced => Self::Reduced,
+            FormChoice::Native => Self::Native,
+        }
+    }
 }
 
 /// `--weights`

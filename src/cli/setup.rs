@@ -135,6 +135,7 @@ pub fn preparation<'a>(
         precision: precision(config.dtype, provider),
         export_dir: &common.export_dir,
         seed: config.seed,
+        adapter_form: common.adapter_form.into(),
     }
 }
 

@@ -29,6 +29,6 @@ impl<'a> Export<'a> {
     /// What the adapter does to the module at `path`, if anything, and how its inputs are called.
     pub fn module_form(&self, path: &str) -> Option<(Form<'a>, Naming)> {
         let adapter = self.adapter?;
-        Some((adapter.module(path)?.form(), adapter.naming(path)))
+        Some((adapter.unmerged_form(path)?, adapter.naming(path)))
     }
 }

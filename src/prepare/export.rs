@@ -51,7 +51,8 @@ pub fn export(
     fs::create_dir_all(parent).map_err(failed(parent))?;
     // Weights are referred to relative to the folder's final place.
     let parent = fs::canonicalize(parent).map_err(failed(parent))?;
-    let target = parent.join(variant.name());
+    let name = folder.file_name().expect("a variant's folder has a name");
+    let target = parent.join(name);
     let partial = partial::create(&parent).map_err(failed(&parent))?;
     let made = partial.path();
 
@@ -210,6 +211,7 @@ fn manifest(
                 .stored_bytes()
                 .unwrap_or(4 * adapter.trainable_params() as u64),
             inputs: bound.iter().map(|tensor| tensor.name.clone()).collect(),
+            adapter_form: adapter.adapter_form,
             neutral: bound
                 .iter()
                 .filter_map(|tensor| Some((tensor.name.clone(), tensor.role.neutral()?)))

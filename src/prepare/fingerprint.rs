@@ -12,7 +12,7 @@ use crate::experiment::Experiment;
 use crate::model::ModelId;
 
 /// Goes up when graphs or merges change, so that folders made before are made again.
-const REVISION: u32 = 5;
+const REVISION: u32 = 6;
 
 /// A hash of everything that the folder of `variant` is made from. Of large files, path, size and
 /// modification time stand for the content.
@@ -29,6 +29,9 @@ pub fn fingerprint(
     );
     for file in preparation.base.store.files() {
         describe(&mut text, file);
+    }
+    if variant == Variant::Unmerged {
+        let _ = writeln!(text, "{:?}", preparation.adapter_form);
     }
     if let Some(experiment) = experiment {
         let _ = writeln!(text, "{} {}", experiment.file_stem(), preparation.seed);

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::Variant;
+use crate::adapter::AdapterForm;
 use crate::weights::Dtype;
 
 /// A manifest that can't be read.
@@ -106,6 +107,9 @@ pub struct AdapterSummary {
     pub stored_bytes: u64,
     /// Inputs of the unmerged graph, in `adapter.safetensors`.
     pub inputs: Vec<String>,
+    /// Which nodes they are bound to.
+    #[serde(default)]
+    pub adapter_form: AdapterForm,
     /// For each input that some value makes do nothing, that value.
     #[serde(default)]
     pub neutral: BTreeMap<String, f32>,

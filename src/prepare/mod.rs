@@ -5,6 +5,7 @@
 //!     base/                          model.onnx, manifest.json
 //!     <method>--<name>/merged/       model.onnx, overlay.safetensors, manifest.json
 //!     <method>--<name>/unmerged/     model.onnx, adapter.safetensors, manifest.json
+//!     <method>--<name>/unmerged-native/  with the method's own computation, on demand
 //!     <method>--<name>/unmerged-empty/   the same with zeros, on demand
 //!     <method>--<name>/checkpoint/   a merged Hugging Face checkpoint
 //! ```
@@ -33,7 +34,7 @@ pub use export::{ADAPTER, GRAPH};
 pub use manifest::{AdapterSummary, DecodeReads, Manifest, ManifestError, PromptKind, write_file};
 pub use variant::Variant;
 
-use crate::adapter::{Adapter, AdapterError};
+use crate::adapter::{Adapter, AdapterError, AdapterForm};
 use crate::experiment::Experiment;
 use crate::model::BaseModel;
 use crate::weights::{Dtype, WeightsError};
@@ -100,6 +101,8 @@ pub struct Preparation<'a> {
     pub export_dir: &'a Path,
     /// Draws fresh adapters.
     pub seed: u64,
+    /// Which nodes unmerged adapters get.
+    pub adapter_form: AdapterForm,
 }
 
 /// A variant that's ready to run.
@@ -126,8 +129,15 @@ impl Preparation<'_> {
             Some(experiment) if variant != Variant::Base => self
                 .model_folder()
                 .join(experiment.file_stem())
-                .join(variant.name()),
+                .join(self.variant_folder(variant)),
             _ => self.model_folder().join(Variant::Base.name()),
+        }
+    }
+
+    fn variant_folder(&self, variant: Variant) -> String {
+        match (variant, self.adapter_form) {
+            (Variant::Unmerged, AdapterForm::Native) => format!("{variant}-native"),
+            _ => variant.name().to_owned(),
         }
     }
 
@@ -199,7 +209,8 @@ impl Preparation<'_> {
                 continue;
             }
             if let (Some(experiment), None) = (experiment, &*adapter) {
-                *adapter = Some(Adapter::load(&experiment.folder, self.base, self.seed)?);
+                let loaded = Adapter::load(&experiment.folder, self.base, self.seed)?;
+                *adapter = Some(loaded.with_form(self.adapter_form)?);
             }
             let used = adapter.as_ref().filter(|_| variant != Variant::Base);
             let manifest = export::export(self, experiment, used, variant, &folder, fingerprint)?;

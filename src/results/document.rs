@@ -267,6 +267,9 @@ fn meta_info(info: &RunInfo) -> Value {
         .manifests
         .values()
         .find_map(|manifest| manifest.adapter.as_ref());
+    // Only there the adapter has nodes.
+    let mut all = info.manifests.values();
+    let unmerged = all.find(|manifest| manifest.variant == Variant::Unmerged);
     let base_params = manifest.base_params;
     let trainable = adapter.map_or(0, |adapter| adapter.trainable_params);
     let total = adapter.map_or(base_params, |adapter| adapter.total_params);
@@ -274,6 +277,8 @@ fn meta_info(info: &RunInfo) -> Value {
         "model_id": manifest.model_id,
         "weights": if manifest.synthetic { "synthetic" } else { "trained" },
         "adapter": adapter.map(|adapter| if adapter.fresh { "fresh" } else { "trained" }),
+        "adapter_form": unmerged.and_then(|manifest| Some(manifest.adapter.as_ref()?.adapter_form)),
+        "adapter_bytes_per_token": unmerged.map(|manifest| manifest.reads.adapter_bytes),
         "dtype": manifest.dtype,
         "compute_dtype": manifest.compute,
         "parameters": {

@@ -20,10 +20,12 @@
 
 mod embedding;
 mod linear;
+mod native;
 mod part;
 
 pub use embedding::{EmbeddingForm, TokenForm};
-pub use linear::{Delta, InputStage, LinearForm, OutputStage, inverse, scale_rows};
+pub use linear::{Delta, InputStage, LinearForm, OutputStage, inverse, rotate_input, scale_rows};
+pub use native::{Native, NativeForm, NativeSite};
 pub use part::{BaseModule, Part, PartName, Role, elements};
 
 use super::{AdapterError, ModuleWeights};
@@ -31,6 +33,10 @@ use crate::graph::{EmbeddingSite, GraphBuilder, LinearSite, Value};
 
 /// What an adapter does to one module.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "few live at a time, and most are linear layers"
+)]
 pub enum Form<'a> {
     /// A linear layer.
     Linear(LinearForm<'a>),
@@ -38,6 +44,19 @@ pub enum Form<'a> {
     Embedding(EmbeddingForm<'a>),
     /// Rows of the token embedding, or of the head.
     Tokens(TokenForm<'a>),
+    /// A linear layer, as the method itself computes it.
+    Native(NativeForm<'a>),
+}
+
+/// Which nodes an unmerged adapter gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AdapterForm {
+    /// The cheapest form that computes the same.
+    #[default]
+    Reduced,
+    /// What the method itself computes at every step.
+    Native,
 }
 
 /// How the inputs of a module are called.
@@ -66,6 +85,7 @@ impl Form<'_> {
             Self::Linear(form) => form.parts(),
             Self::Embedding(form) => form.parts(),
             Self::Tokens(form) => vec![&form.rows],
+            Self::Native(form) => form.parts.iter().collect(),
         }
     }
 
@@ -73,7 +93,7 @@ impl Form<'_> {
     pub fn merges_bias(&self, has_bias: bool) -> bool {
         match self {
             Self::Linear(form) => form.bias.is_some() || (has_bias && form.output.is_some()),
-            Self::Embedding(_) | Self::Tokens(_) => false,
+            Self::Embedding(_) | Self::Tokens(_) | Self::Native(_) => false,
         }
     }
 
@@ -95,6 +115,7 @@ impl Form<'_> {
             Self::Linear(form) => form.merge_into(module),
             Self::Embedding(form) => form.merge_into(module),
             Self::Tokens(form) => form.merge_into(module),
+            Self::Native(_) => unreachable!("merges take reduced forms"),
         }
     }
 
@@ -103,6 +124,7 @@ impl Form<'_> {
         match self {
             Self::Linear(form) => form.nodes(graph, naming, site),
             Self::Tokens(form) => form.head_nodes(graph, naming, site),
+            Self::Native(form) => form.nodes(graph, naming, site),
             Self::Embedding(_) => unreachable!("`{}` is a linear layer", site.path),
         }
     }
@@ -117,7 +139,9 @@ impl Form<'_> {
         match self {
             Self::Embedding(form) => form.nodes(graph, naming, site),
             Self::Tokens(form) => form.embedding_nodes(graph, naming, site),
-            Self::Linear(_) => unreachable!("`{}` is an embedding", site.path),
+            Self::Linear(_) | Self::Native(_) => {
+                unreachable!("`{}` is an embedding", site.path)
+            }
         }
     }
 }

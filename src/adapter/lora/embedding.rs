@@ -3,7 +3,7 @@
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2, Axis};
 
-use crate::adapter::form::{BaseModule, EmbeddingForm, Form, Part, Role};
+use crate::adapter::form::{BaseModule, EmbeddingForm, Form, Native, Part, Role};
 use crate::adapter::{AdapterError, ModuleAdapter, ModuleWeights};
 
 /// The tensors of the embedding.
@@ -72,6 +72,13 @@ impl ModuleAdapter for LoraEmbedding {
         }
         module.weight = weight;
         Ok(())
+    }
+
+    fn native(&self) -> Native<'_> {
+        match self.magnitude {
+            None => Native::Reduced,
+            Some(_) => Native::Missing,
+        }
     }
 
     fn trainable_params(&self) -> usize {

@@ -3,7 +3,9 @@
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2, Axis};
 
-use crate::adapter::form::{BaseModule, Form, LinearForm, Part, Role, scale_rows};
+use crate::adapter::form::{
+    BaseModule, Form, LinearForm, Native, NativeForm, Part, Role, scale_rows,
+};
 use crate::adapter::{AdapterError, ModuleAdapter, ModuleWeights};
 
 /// The tensors of one linear layer.
@@ -98,6 +100,44 @@ impl ModuleAdapter for LoraLinear {
             });
         }
         Ok(())
+    }
+
+    /// With DoRA the norms of the changed weight are taken at every step.
+    fn native(&self) -> Native<'_> {
+        let Some(magnitude) = &self.magnitude else {
+            return Native::Reduced;
+        };
+        if self.bias.is_some() {
+            return Native::Missing;
+        }
+        let parts = vec![
+            Part::stored(&self.keys[0], &self.a, Role::Term),
+            Part::stored(&self.keys[1], &self.b, Role::Term),
+            Part::stored(&self.keys[2], magnitude, Role::Factor),
+        ];
+        Native::Own(NativeForm::new(parts, |site| {
+            let [a, b, magnitude] = [0, 1, 2].map(|index| site.parts[index].clone());
+            let scaling = site.scalar("scaling", self.scaling);
+            let weight = site.weight();
+            let product = site.op("MatMul", "product", &[&b, &a]);
+            let product = site.op("Mul", "product/scaled", &[&product, &scaling]);
+            let updated = site.op("Add", "updated", &[&weight, &product]);
+            let norms = site.norms("norms", &updated, 1, false);
+            let gains = site.op("Div", "gains", &[&magnitude, &norms]);
+            let one = site.scalar("one", 1.0);
+            let excess = site.op("Sub", "excess", &[&gains, &one]);
+
+            let x = site.x.clone();
+            let base = site.matmul_transposed("base", &x, &weight);
+            let inner = site.matmul_transposed("A/MatMul", &x, &a);
+            let delta = site.matmul_transposed("B/MatMul", &inner, &b);
+            let delta = site.op("Mul", "delta", &[&delta, &gains]);
+            let delta = site.op("Mul", "delta/scaled", &[&delta, &scaling]);
+            let grown = site.op("Mul", "grown", &[&base, &excess]);
+            let y = site.op("Add", "base_grown", &[&base, &grown]);
+            let y = site.op("Add", "Add", &[&y, &delta]);
+            site.biased(&y)
+        }))
     }
 
     fn trainable_params(&self) -> usize {

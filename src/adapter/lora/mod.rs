@@ -25,6 +25,7 @@ use ndarray::{Array1, Array2};
 
 use self::config::LoraConfig;
 use self::embedding::LoraEmbedding;
+pub use self::embedding::column_norms;
 use self::linear::LoraLinear;
 use super::replaced::{replace_base_layer, replace_biases, replace_modules};
 use super::replication::replicate;

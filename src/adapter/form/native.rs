@@ -1,0 +1,152 @@
+//! A method's own computation, as PEFT does it at every forward, instead of a reduced form.
+
+use std::fmt;
+
+use super::{Naming, Part, linear::input};
+use crate::graph::{Attr, GraphBuilder, LinearSite, Value};
+
+/// How a module's own computation relates to its reduced form.
+#[derive(Debug)]
+pub enum Native<'a> {
+    /// The reduced form is it.
+    Reduced,
+    /// It has nodes of its own.
+    Own(NativeForm<'a>),
+    /// It isn't implemented.
+    Missing,
+}
+
+/// Adds nodes: the change of a linear layer, from its input and the values of the parts.
+type Build<'a> = Box<dyn Fn(&mut NativeSite) -> Value + Send + Sync + 'a>;
+
+/// Nodes of a linear layer, and the tensors that they take.
+pub struct NativeForm<'a> {
+    /// The checkpoint's tensors.
+    pub parts: Vec<Part<'a>>,
+    build: Build<'a>,
+}
+
+impl fmt::Debug for NativeForm<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        let mut debug = formatter.debug_struct("NativeForm");
+        debug.field("parts", &self.parts).finish_non_exhaustive()
+    }
+}
+
+/// Where the nodes of a [`NativeForm`] go.
+#[derive(Debug)]
+pub struct NativeSite<'a, 'b, 'g> {
+    /// The graph.
+    pub graph: &'a mut GraphBuilder<'g>,
+    /// The module's path.
+    pub path: &'b str,
+    /// The layer's input, `[batch, sequence, in_features]`.
+    pub x: &'b Value,
+    /// The values of the parts.
+    pub parts: Vec<Value>,
+}
+
+impl<'a> NativeForm<'a> {
+    /// Nodes that `build` adds over `parts`; it returns the layer's output, bias included.
+    pub fn new(
+        parts: Vec<Part<'a>>,
+        build: impl Fn(&mut NativeSite) -> Value + Send + Sync + 'a,
+    ) -> Self {
+        Self {
+            parts,
+            build: Box::new(build),
+        }
+    }
+
+    /// Adds the nodes.
+    pub fn nodes(&self, graph: &mut GraphBuilder, naming: &Naming, site: &LinearSite) -> Value {
+        let parts = self.parts.iter().map(|part| input(graph, naming, part));
+        let parts = parts.collect();
+        (self.build)(&mut NativeSite {
+            graph,
+            path: site.path,
+            x: site.x,
+            parts,
+        })
+    }
+}
+
+impl NativeSite<'_, '_, '_> {
+    /// The name of a node.
+    pub fn name(&self, name: &str) -> String {
+        format!("/{}/adapter/{name}", self.path)
+    }
+
+    /// The base's weight, `[out_features, in_features]`.
+    pub fn weight(&mut self) -> Value {
+        self.graph.parameter(&format!("{}.weight", self.path))
+    }
+
+    /// A standard operator.
+    pub fn op(&mut self, op: &str, name: &str, inputs: &[&Value]) -> Value {
+        let name = self.name(name);
+        self.graph.op(op, &name, inputs, &[])
+    }
+
+    /// `x · wᵀ`
+    pub fn matmul_transposed(&mut self, name: &str, x: &Value, w: &Value) -> Value {
+        let name = self.name(name);
+        self.graph.matmul_transposed(&name, x, w)
+    }
+
+    /// The layer over another weight, with the base's bias.
+    pub fn linear(&mut self, x: &Value, weight: &Value) -> Value {
+        let name = format!("/{}/MatMul", self.path);
+        let product = self.graph.matmul_transposed(&name, x, weight);
+        self.biased(&product)
+    }
+
+    /// `y + b`, with the base's bias where there is one.
+    pub fn biased(&mut self, y: &Value) -> Value {
+        match self.graph.find_parameter(&format!("{}.bias", self.path)) {
+            Some(bias) => self.graph.add(&format!("/{}/Add", self.path), y, &bias),
+            None => y.clone(),
+        }
+    }
+
+    /// The base's layer plus `delta`, of the output's shape.
+    pub fn base_plus(&mut self, delta: &Value) -> Value {
+        let weight = self.weight();
+        let x = self.x.clone();
+        let y = self.linear(&x, &weight);
+        self.op("Add", "Add", &[&y, delta])
+    }
+
+    /// Euclidean norms along `axis`, which is dropped unless it's `kept`.
+    pub fn norms(&mut self, name: &str, x: &Value, axis: i64, kept: bool) -> Value {
+        let name = self.name(name);
+        let axis = self
+            .graph
+            .constant_i64(&format!("axis_{axis}"), &[axis], false);
+        let attrs = [("keepdims", Attr::Int(i64::from(kept)))];
+        self.graph.op("ReduceL2", &name, &[x, &axis], &attrs)
+    }
+
+    /// The identity matrix.
+    pub fn identity(&mut self, size: usize) -> Value {
+        let name = format!("identity_{size}");
+        let shape = self
+            .graph
+            .constant_i64(&format!("{name}/shape"), &[size as i64; 2], false);
+        let at = self.name(&name);
+        let zeros = self
+            .graph
+            .op("ConstantOfShape", &format!("{at}/zeros"), &[&shape], &[]);
+        // ONNX Runtime works it out when the session starts.
+        let identity = self
+            .graph
+            .op("EyeLike", &format!("{at}/eye"), &[&zeros], &[]);
+        self.graph.to_compute(&at, &identity)
+    }
+
+    /// A scalar constant.
+    pub fn scalar(&mut self, name: &str, value: f32) -> Value {
+        let name = self.name(name);
+        self.graph.filled(&name, &[], value)
+    }
+}
