@@ -1,7 +1,7 @@
 //! The benchmark's parameters: `default_benchmark_params.json`, and an experiment's
 //! `benchmark_params.json` that overrides single keys of it.
 //!
-//! The keys are those of PEFT's text generation benchmark. Three rules differ from it:
+//! The keys are those of PEFT's text generation benchmark, and `batch_size`, which may be absent. Three rules differ from it:
 //!
 //! - A key that starts with `_` is a comment; any other unknown key is an error.
 //! - Overrides are merged key by key, nested ones too.
@@ -50,6 +50,8 @@ pub struct BenchmarkConfig {
     pub num_inference_runs: usize,
     /// Prompts taken from each category.
     pub num_prompt_samples: usize,
+    /// Sequences that are generated at once. There is at least one size; the first is that of the main figures.
+    pub batch_sizes: Vec<usize>,
     /// New tokens a generation, by category.
     pub category_max_new_tokens: BTreeMap<Category, usize>,
 }
@@ -100,6 +102,10 @@ impl BenchmarkConfig {
             "max_new_tokens": self.max_new_tokens,
             "num_inference_runs": self.num_inference_runs,
             "num_prompt_samples": self.num_prompt_samples,
+            "batch_size": match self.batch_sizes.as_slice() {
+                [single] => json!(single),
+                several => json!(several),
+            },
             "use_4bit": false,
             "use_8bit": false,
             "category_generation_params": categories,
@@ -138,6 +144,10 @@ impl BenchmarkConfig {
                 file,
                 "num_prompt_samples",
             )?,
+            batch_sizes: overrides
+                .batch_sizes
+                .or(defaults.batch_sizes)
+                .unwrap_or_else(|| vec![1]),
             category_max_new_tokens: categories,
         })
     }

@@ -75,7 +75,7 @@ fn damage(
         let (version, bytes, result) = receiver
             .recv_timeout(PATIENCE)
             .unwrap_or_else(|_| panic!("version {expected} takes too long"));
-        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(reach + 100)]);
+        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(reach.saturating_add(100))]);
         match result {
             Err(()) => panic!("version {version} panics:\n{text}"),
             Ok(Ok(())) => accepted += 1,

@@ -177,3 +177,93 @@ fn an_adapter_of_other_modules_is_refused() {
     let error = engine.load_adapter(&other).unwrap_err().to_string();
     assert!(error.contains("only one of them has the input"), "{error}");
 }
+
+/// A copy of a rotary model with room for long prompts.
+fn with_more_positions(model_name: &str, to: &Path) -> PathBuf {
+    let to = copy_folder(&model(model_name), to);
+    set_key(
+        &to.join("config.json"),
+        "max_position_embeddings",
+        512.into(),
+    );
+    to
+}
+
+#[test]
+fn every_way_of_holding_weights_computes_the_same() {
+    for (model_name, name) in [
+        ("llama-gqa", "lora"),
+        ("llama-gqa", "dora"),
+        ("llama-gqa", "prompt-tuning"),
+        ("llama-bias", "lora-all-linear"),
+        ("llama-bias", "prefix-tuning"),
+        ("llama-tied", "lora-tokens"),
+        ("llama-rope3", "lora"),
+        ("opt-pre", "lora"),
+        ("opt-post", "lora-embed"),
+        ("opt-nonorm", "lora"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let variant = prepare(model_name, &case(model_name, name), folder.path());
+        let mut traces = Vec::new();
+        for weights in [
+            WeightsMode::InPlace,
+            WeightsMode::Mapped,
+            WeightsMode::Resident,
+        ] {
+            let options = EngineOptions {
+                weights,
+                ..options()
+            };
+            let mut engine = DecoderEngine::open(&RUNTIME, &variant, &options).unwrap();
+            traces.push(trace(&mut engine, &PROMPT, 5).unwrap());
+        }
+        for other in &traces[1..] {
+            let difference = traces[0].difference(&other.logits);
+            assert!(difference < 1e-5, "{model_name}/{name}: {difference}");
+            assert_eq!(traces[0].tokens, other.tokens);
+        }
+    }
+}
+
+#[test]
+fn a_long_prompt_in_chunks_is_computed_as_a_whole_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let prompt: Vec<u32> = (0..300).map(|i| 3 + i * 7 % 90).collect();
+    for name in ["lora", "prompt-tuning"] {
+        let model = with_more_positions("llama-gqa", &folder.path().join(name));
+        let base = BaseModel::open_folder(&model).unwrap();
+        let preparation = Preparation {
+            base: &base,
+            precision: Precision::new(Dtype::Float32, false),
+            export_dir: folder.path(),
+            seed: 0,
+            adapter_form: AdapterForm::Reduced,
+        };
+        let experiment = Experiment::find(&case("llama-gqa", name)).unwrap();
+        let variant = preparation
+            .prepare(Some(&experiment), &[Variant::Unmerged])
+            .unwrap()
+            .remove(0);
+        let run = |weights, batch_size| {
+            let options = EngineOptions {
+                weights,
+                batch_size,
+                max_length: 320,
+                ..options()
+            };
+            let mut engine = DecoderEngine::open(&RUNTIME, &variant, &options).unwrap();
+            trace(&mut engine, &prompt, 4).unwrap()
+        };
+        // Batches aren't cut.
+        let whole = run(WeightsMode::InPlace, 2);
+        for weights in [
+            WeightsMode::InPlace,
+            WeightsMode::Mapped,
+            WeightsMode::Resident,
+        ] {
+            let difference = whole.difference(&run(weights, 1).logits);
+            assert!(difference < 1e-5, "{name}, {weights}: {difference}");
+        }
+    }
+}

@@ -158,6 +158,15 @@ fn a_result_has_the_sections_of_pefts_suite_and_its_own() {
         assert!(metrics[key].as_f64().unwrap() > 0.0, "{key}: {metrics}");
     }
     assert!(metrics["inference_overhead_pct"].is_f64());
+    let roofline = &metrics["roofline"];
+    // 4 bytes of each weight but the embedding's other rows, and of the adapter and the cache.
+    assert!(roofline["bytes_per_step"].as_f64().unwrap() > 100_000.0);
+    let share = |key: &str| roofline[key].as_f64().unwrap();
+    let floor = share("bytes_per_step") / share("memory_bytes_per_second");
+    let step = metrics["decode_time_per_token"].as_f64().unwrap();
+    // Medians of single runs' shares, so only about the share of the medians.
+    let ratio = share("decode_pct") / (100.0 * floor / step);
+    assert!((0.2..5.0).contains(&ratio), "{metrics}");
     assert_eq!(metrics["generated_tokens"], 4.0);
     let runs = &info["by_category"]["short"]["samples"][0]["individual_runs"];
     assert_eq!(runs.as_array().unwrap().len(), 6);
@@ -187,6 +196,18 @@ fn a_result_has_the_sections_of_pefts_suite_and_its_own() {
         let expected = "start session_loaded warmed_up short medium long benchmark_complete";
         assert_eq!(stages.join(" "), expected);
     }
+    let variants = &info["variants"];
+    let ready = |variant: &str| {
+        let second = |key: &str| variants[variant][key].as_f64().unwrap();
+        second("prepare_seconds") + second("session_seconds")
+    };
+    let extra = info["break_even"]["extra_seconds"].as_f64().unwrap();
+    assert!((extra - (ready("merged") - ready("unmerged"))).abs() < 1e-9);
+    let groups = info["break_even"]["groups"].as_array().unwrap();
+    let names: Vec<&Value> = groups.iter().map(|group| &group["group"]).collect();
+    assert_eq!(names, ["short", "medium", "long"]);
+    assert!(groups[0]["verdict"].is_string() && groups[0]["saving_per_token"].is_f64());
+    assert!(outcome.stdout.contains("break-even"), "{}", outcome.stdout);
     let parity = &info["parity"];
     assert_eq!(parity["passed"], true, "{parity}");
     assert_eq!(
@@ -419,6 +440,118 @@ fn rounds_go_on_until_the_time_is_over_and_the_base_is_measured_against_itself()
 
     let outcome = place.measure(&case("llama-gqa", "lora"), &["--target-precision", "0"]);
     assert_eq!(outcome.code, Some(2));
+}
+
+#[test]
+fn every_batch_size_is_measured_with_every_context_length() {
+    let place = Workplace::new(5);
+    let more = ["--batch-size", "2,3", "--sweep", "16,64"];
+    let outcome = place.measure(&case("llama-gqa", "lora"), &more);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    assert!(
+        outcome.stdout.contains("batches of 2"),
+        "{}",
+        outcome.stdout
+    );
+    assert!(
+        outcome
+            .stdout
+            .lines()
+            .all(|line| !line.ends_with("MiB") || line.chars().count() <= 100),
+        "{}",
+        outcome.stdout
+    );
+    let result = place.result("lora--lora.json");
+    assert_eq!(
+        result["run_info"]["benchmark_config"]["batch_size"],
+        json!([2, 3])
+    );
+    assert_eq!(result["run_info"]["session"]["batch_size"], 2);
+    let info = &result["generation_info"];
+    assert_eq!(info["by_category"]["short"]["metrics"]["batch_size"], 2);
+    let sweep = info["sweep"].as_array().unwrap();
+    let keys: Vec<(u64, u64)> = sweep
+        .iter()
+        .map(|entry| {
+            let number = |key: &str| entry[key].as_u64().unwrap();
+            (number("batch_size"), number("prompt_tokens"))
+        })
+        .collect();
+    assert_eq!(keys, [(2, 16), (2, 64), (3, 16), (3, 64)]);
+    for entry in sweep {
+        let variants = &entry["variants"];
+        let over = &variants["unmerged"]["overhead_pct"];
+        assert_eq!(over["pairs"], 5, "{entry}");
+        assert!(variants["base"]["overhead_pct"].is_null());
+        assert!(
+            variants["merged"]["memory"]["peak_ram_mb"]
+                .as_f64()
+                .unwrap()
+                > 1.0
+        );
+        let metrics = &variants["unmerged"]["metrics"];
+        let seconds = |key: &str| metrics[key].as_f64().unwrap();
+        let size = entry["batch_size"].as_f64().unwrap();
+        let step = seconds("decode_time_per_batch_token") * size;
+        assert!((step - seconds("decode_time_per_token")).abs() < 1e-12);
+    }
+    // The cache of a step grows with the batch: two layers of keys and values, two heads of 16, float32.
+    let bytes = |index: usize| {
+        let metrics = &sweep[index]["variants"]["base"]["metrics"];
+        metrics["roofline"]["bytes_per_step"].as_f64().unwrap()
+    };
+    assert_eq!(bytes(1) - bytes(0), (2 * 48 * 512) as f64);
+    assert_eq!(bytes(3) - bytes(2), (3 * 48 * 512) as f64);
+}
+
+#[test]
+fn a_list_of_batch_sizes_alone_sweeps_the_categories() {
+    let place = Workplace::new(1);
+    let outcome = place.measure(&case("llama-gqa", "lora"), &["--batch-size", "1,2"]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    let info = &place.result("lora--lora.json")["generation_info"];
+    let sweep = info["sweep"].as_array().unwrap();
+    let key = |entry: &Value| {
+        format!(
+            "{} {}",
+            entry["batch_size"],
+            entry["prompts"].as_str().unwrap()
+        )
+    };
+    let keys: Vec<String> = sweep.iter().map(key).collect();
+    assert_eq!(
+        keys,
+        [
+            "1 short", "1 medium", "1 long", "2 short", "2 medium", "2 long"
+        ]
+    );
+    // The first batch size is measured once.
+    let time = |metrics: &Value| metrics["inference_time"].as_f64().unwrap();
+    assert_eq!(
+        time(&sweep[2]["variants"]["base"]["metrics"]),
+        time(&info["variants"]["base"]["by_category"]["long"]["metrics"])
+    );
+}
+
+#[test]
+fn batches_and_contexts_that_cannot_be_run_are_refused_before_anything_is_measured() {
+    let place = Workplace::new(1);
+    let prefix = place.measure(
+        &case("llama-gqa", "prefix-tuning"),
+        &["--batch-size", "1,4"],
+    );
+    assert_eq!(prefix.code, Some(1));
+    assert!(prefix.stderr.contains("batch of 4"), "{}", prefix.stderr);
+    let long = place.measure(&case("llama-gqa", "lora"), &["--sweep", "16,400"]);
+    assert_eq!(long.code, Some(1));
+    assert!(
+        long.stderr.contains("prompts of 400 tokens"),
+        "{}",
+        long.stderr
+    );
+    assert!(!long.stderr.contains("measuring"), "{}", long.stderr);
+    let zero = place.measure(&case("llama-gqa", "lora"), &["--batch-size", "0"]);
+    assert_eq!(zero.code, Some(2));
 }
 
 #[test]

@@ -1,15 +1,19 @@
 //! `peft-bench base`
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
 
-use super::benchmark::{Benchmark, Outcome};
+use super::benchmark::{Benchmark, Job, Outcome};
 use super::interrupt;
-use super::options::CommonOptions;
+use super::options::{BatchOptions, CommonOptions};
 use super::setup;
 use crate::prepare::Variant;
+
+/// The result's name.
+const STEM: &str = "base";
 
 /// `base`
 #[derive(Debug, Args)]
@@ -17,6 +21,9 @@ pub struct Base {
     /// Prompts in place of `prompts/prompts.json`.
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
+
+    #[command(flatten)]
+    batch: BatchOptions,
 
     /// Measure again, even if nothing has changed since the last time.
     #[arg(long)]
@@ -27,15 +34,10 @@ impl Base {
     /// Runs the command.
     pub fn run(&self, common: &CommonOptions) -> Result<Outcome> {
         let interrupt = interrupt::install()?;
-        let config = setup::config(common, None)?;
+        let mut config = setup::config(common, None)?;
+        self.batch.apply(&mut config);
         let provider = setup::provider(common, config.dtype)?;
-        let mut benchmark = Benchmark::new(
-            common,
-            provider,
-            "base",
-            self.prompts.as_deref(),
-            &interrupt,
-        );
+        let mut benchmark = Benchmark::new(common, provider, self.prompts.as_deref(), &interrupt);
         benchmark.base_only = true;
         benchmark.cached_base = !self.force;
         let prepared = setup::base_model(common, &config).and_then(|base| {
@@ -43,8 +45,15 @@ impl Base {
             Ok(preparation.prepare(None, &[Variant::Base])?)
         });
         match prepared {
-            Ok(prepared) => benchmark.measure(&config, prepared),
-            Err(error) => Err(benchmark.failed(&config, error)),
+            Ok(variants) => benchmark.measure(
+                &config,
+                vec![Job {
+                    stem: STEM.to_owned(),
+                    variants,
+                    absent: BTreeMap::new(),
+                }],
+            ),
+            Err(error) => Err(benchmark.failed(&config, [STEM].into_iter(), error)),
         }
     }
 }

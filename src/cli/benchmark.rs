@@ -2,27 +2,29 @@
 
 use std::collections::BTreeMap;
 use std::io::{Write, stdout};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, bail};
 
 use super::measure_progress::MeasureProgress;
 use super::options::CommonOptions;
 use super::progress::message;
+use super::prompt_plans::{PromptSource, check_room};
 use super::setup;
 use super::table;
 use crate::config::BenchmarkConfig;
-use crate::engine::{EngineError, Provider};
+use crate::engine::{DecoderEngine, EngineError, EngineOptions, Provider, WeightsMode};
+use crate::measure::bandwidth::WeightsReader;
+use crate::measure::break_even::break_even;
 use crate::measure::client::{Interrupt, WorkerError};
 use crate::measure::energy::{EnergyMethod, SystemMeter};
 use crate::measure::interference::{Interference, InterferenceWatch};
 use crate::measure::record::{PromptPlan, VariantRecord};
-use crate::measure::session::{MeasurePlan, Measurement, Precision, Step, Target};
+use crate::measure::session::{Entrant, MeasurePlan, Measurement, Meters, Precision, Step, Target};
 use crate::measure::subject::Subject;
-use crate::model::TextTokenizer;
-use crate::prepare::{Manifest, PreparedVariant, Variant, empty_variant};
-use crate::prompts::{Category, Prompts};
+use crate::measure::sweep::SweepRun;
+use crate::prepare::{Manifest, PreparedVariant, PromptKind, Variant, empty_variant};
 use crate::results::{self, BaseCache, CacheKey, ResultDocument, RunInfo, Status};
 use crate::runtime::library::Library;
 use crate::system::{Hardware, SystemInfo};
@@ -37,22 +39,26 @@ pub enum Outcome {
     Interrupted,
 }
 
-/// The prompts' file, in the working folder.
-const PROMPTS: &str = "prompts/prompts.json";
+/// What has a result of its own: an experiment, mostly.
+pub struct Job {
+    /// The result's name: `<method>--<name>`.
+    pub stem: String,
+    /// The base among them.
+    pub variants: Vec<PreparedVariant>,
+    /// Variants that don't exist, with the reason.
+    pub absent: BTreeMap<Variant, String>,
+}
 
-/// One measurement and its result file.
+/// One measurement, of one base and of one or more experiments, and their result files.
 pub struct Benchmark<'a> {
     common: &'a CommonOptions,
     provider: Provider,
-    stem: &'a str,
     prompts: Option<&'a Path>,
     interrupt: &'a Interrupt,
     hardware: Hardware,
     system: SystemInfo,
     started: Instant,
     timestamp: String,
-    /// Variants that don't exist, with the reason.
-    pub absent: BTreeMap<Variant, String>,
     /// Go on until overheads are known so well.
     pub target: Option<Target>,
     /// Measure the unmerged graph with an adapter of zeros as well.
@@ -61,6 +67,8 @@ pub struct Benchmark<'a> {
     pub aa: bool,
     /// Take the base from the cache.
     pub cached_base: bool,
+    /// Prompts of so many tokens are measured as well.
+    pub contexts: &'a [usize],
     /// The base is all there is: an earlier measurement of it will do, unless it's to be made anew.
     pub base_only: bool,
 }
@@ -68,154 +76,183 @@ pub struct Benchmark<'a> {
 /// What was measured.
 struct Measured {
     records: Vec<VariantRecord>,
-    parity: Option<Parity>,
+    sweep: Vec<SweepRun>,
+    /// One a job.
+    parities: Vec<Option<Parity>>,
     precision: Option<Precision>,
     interference: Option<Interference>,
     energy_method: Option<EnergyMethod>,
-    status: Status,
-    error: Option<String>,
+    outcome: Result<(), WorkerError>,
     base_is_cached: bool,
     library: Library,
-    manifests: BTreeMap<Variant, Manifest>,
 }
 
 impl<'a> Benchmark<'a> {
-    /// A measurement whose result is `stem`.
+    /// A measurement.
     pub fn new(
         common: &'a CommonOptions,
         provider: Provider,
-        stem: &'a str,
         prompts: Option<&'a Path>,
         interrupt: &'a Interrupt,
     ) -> Self {
         Self {
             common,
             provider,
-            stem,
             prompts,
             interrupt,
             hardware: Hardware::collect(common.device),
             system: SystemInfo::collect(),
             started: Instant::now(),
             timestamp: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
-            absent: BTreeMap::new(),
             target: None,
             empty: false,
             aa: false,
             cached_base: false,
+            contexts: &[],
             base_only: false,
         }
     }
 
-    /// Measures `variants`, writes the result, prints the table.
-    pub fn measure(
-        &self,
-        config: &BenchmarkConfig,
-        variants: Vec<PreparedVariant>,
-    ) -> Result<Outcome> {
-        let measured = match self.run(config, variants) {
+    /// Measures the variants of all `jobs` against one base, writes a result for each, prints one table.
+    pub fn measure(&self, config: &BenchmarkConfig, mut jobs: Vec<Job>) -> Result<Outcome> {
+        let measured = match self.run(config, &mut jobs) {
             Ok(measured) => measured,
-            Err(error) => return Err(self.failed(config, error)),
+            Err(error) => {
+                let stems = jobs.iter().map(|job| job.stem.as_str());
+                return Err(self.failed(config, stems, error));
+            }
         };
-        let path = self.write(config, &measured)?;
-        if measured.status == Status::Cancelled {
-            message(&format!(
-                "interrupted; what was measured is in {}",
-                path.display()
-            ));
+        let mut paths = Vec::new();
+        let mut errors = Vec::new();
+        for (index, job) in jobs.iter().enumerate() {
+            let (status, error) = measured.judge(index, job);
+            let path = self.write(config, &measured, index, job, status, error.clone())?;
+            errors.extend(error.map(|error| format!("{error} (see {})", path.display())));
+            paths.push(path.display().to_string());
+        }
+        if let Err(WorkerError::Interrupted) = measured.outcome {
+            let paths = paths.join(", ");
+            message(&format!("interrupted; what was measured is in {paths}"));
             return Ok(Outcome::Interrupted);
         }
-        let shown = table::render(
-            &measured.records,
-            &self.absent,
-            !measured.base_is_cached,
-            config.seed,
-        );
-        let header = self.header(config, &measured);
-        let parity = measured
-            .parity
-            .as_ref()
-            .map_or(String::new(), table::parity);
-        let precision = measured.precision.as_ref();
-        let precision = precision.map_or(String::new(), table::precision);
-        let doubts = table::doubts(&measured.records, measured.interference.as_ref());
-        let text = format!(
-            "{header}\n\n{shown}{parity}{precision}{doubts}\nresult  {}\n",
-            path.display()
-        );
+        let text = self.text(config, &jobs, &measured, &paths);
         stdout()
             .write_all(text.as_bytes())
             .context("cannot write to stdout")?;
-        match measured.error {
-            None => Ok(Outcome::Done),
-            Some(error) => Err(anyhow!("{error} (see {})", path.display())),
+        if errors.is_empty() {
+            return Ok(Outcome::Done);
         }
+        bail!("{}", errors.join("; "))
     }
 
     /// Records an error that came before anything was measured.
-    pub fn failed(&self, config: &BenchmarkConfig, error: anyhow::Error) -> anyhow::Error {
-        let options = setup::engine_options(self.common, self.provider, 0);
+    pub fn failed<'s>(
+        &self,
+        config: &BenchmarkConfig,
+        stems: impl Iterator<Item = &'s str>,
+        error: anyhow::Error,
+    ) -> anyhow::Error {
+        let options = self.options(config);
         let info = self.info(config, &options, Status::Failed, Some(format!("{error:#}")));
-        let document = ResultDocument::new(&info, &[]);
-        match results::write(&self.common.output, self.stem, Status::Failed, &document) {
-            Ok(_) => error,
-            Err(second) => error.context(format!("{second}")),
+        let document = ResultDocument::new(&info, &[], &[]);
+        for stem in stems {
+            let output = &self.common.output;
+            if let Err(second) = results::write(output, stem, Status::Failed, &document) {
+                return error.context(format!("{second}"));
+            }
         }
+        error
     }
 
-    fn run(&self, config: &BenchmarkConfig, variants: Vec<PreparedVariant>) -> Result<Measured> {
-        let prompts = self.plan_prompts(config, &variants)?;
+    /// Everything that's printed: a table, and a line for whatever else there is to say.
+    fn text(
+        &self,
+        config: &BenchmarkConfig,
+        jobs: &[Job],
+        measured: &Measured,
+        paths: &[String],
+    ) -> String {
+        let mut text = format!("{}\n\n", self.header(config, jobs, measured));
+        let paired = !measured.base_is_cached;
+        text.push_str(&table::render(&measured.records, paired, config.seed));
+        if !measured.sweep.is_empty() {
+            text.push_str(&table::sweep(&measured.sweep, config.seed));
+        }
+        for (job, parity) in jobs.iter().zip(&measured.parities) {
+            let title = if jobs.len() > 1 { &job.stem } else { "" };
+            text.push_str(&table::absent(title, &job.absent));
+            let records = records_of(&measured.records, job);
+            let find = |subject| records.iter().find(|one| one.variant == subject);
+            if let Some((unmerged, merged)) = find(Subject::Unmerged).zip(find(Subject::Merged)) {
+                let found = break_even(unmerged, merged, config.seed);
+                text.push_str(
+                    &found.map_or(String::new(), |found| table::break_even(title, &found)),
+                );
+            }
+            text.push_str(&table::parity(title, parity.as_ref()));
+        }
+        let precision = measured.precision.as_ref();
+        text.push_str(&precision.map_or(String::new(), table::precision));
+        text.push_str(&table::doubts(
+            &measured.records,
+            measured.interference.as_ref(),
+        ));
+        text.push('\n');
+        for path in paths {
+            text.push_str(&format!("result  {path}\n"));
+        }
+        text
+    }
+
+    fn run(&self, config: &BenchmarkConfig, jobs: &mut [Job]) -> Result<Measured> {
+        let first = jobs.iter().flat_map(|job| &job.variants).next();
+        let first = first.context("there is nothing to measure")?;
+        let source = PromptSource::open(self.prompts, first)?;
+        let prompts = source.categories(config)?;
+        let contexts = source.contexts(config, self.contexts)?;
+        for prompts in [&prompts, &contexts] {
+            check_room(prompts, jobs.iter().flat_map(|job| &job.variants))?;
+        }
+        check_batches(config, jobs)?;
         let library = setup::library(self.common, self.provider)?;
-        let options = setup::engine_options(self.common, self.provider, 0);
+        let options = self.options(config);
         let mut plan = MeasurePlan {
             program: std::env::current_exe().context("cannot find this program's own file")?,
             library: library.clone(),
-            variants: variants
-                .into_iter()
-                .map(|prepared| (Subject::from(prepared.manifest.variant), prepared))
-                .collect(),
+            entrants: self.entrants(jobs)?,
             prompts,
             runs: config.num_inference_runs,
             options,
             seed: config.seed,
             target: self.target,
         };
-        if self.empty {
-            let mut all = plan.variants.iter();
-            let unmerged = all.find(|(subject, _)| *subject == Subject::Unmerged);
-            let empty = unmerged
-                .map(|(_, unmerged)| empty_variant(unmerged))
-                .transpose()?;
-            match empty.flatten() {
-                Some(empty) => plan.variants.push((Subject::UnmergedEmpty, empty)),
-                None => message("note: there is no `unmerged-empty` of this adapter"),
-            }
+        for entrant in &plan.entrants {
+            DecoderEngine::make_ready(&entrant.prepared, &plan.options, &|bytes| {
+                message(&format!(
+                    "laying out weights for decoding: {} MiB, once",
+                    bytes.div_ceil(1 << 20)
+                ));
+            })?;
         }
-        if self.aa
-            && let Some((_, base)) = plan.variants.iter().find(|(s, _)| *s == Subject::Base)
-        {
-            let again = (Subject::BaseAgain, base.clone());
-            plan.variants.push(again);
-        }
-        let manifests = plan.variants.iter();
-        let manifests = manifests
-            .map(|(_, p)| (p.manifest.variant, p.manifest.clone()))
-            .collect();
+        let reader = self.weights_reader(&plan);
+        let no_rate = ();
 
-        let parity = {
+        let parities = {
             let progress = MeasureProgress::default();
             progress.report(Step::Comparing);
-            plan.parity(self.interrupt)
+            let several = jobs.len() > 1;
+            jobs.iter()
+                .map(|job| plan.parity(several.then_some(job.stem.as_str()), self.interrupt))
+                .collect::<Result<Vec<Option<Parity>>, WorkerError>>()
         };
+        let sweep = self.sweep_plans(config, &plan, contexts);
         let cache = BaseCache::new(&self.common.output);
         let key = self.base_key(&plan);
         let mut cached = None;
         if self.cached_base {
             cached = key.as_ref().and_then(|key| cache.get(key));
             match &cached {
-                Some(_) => plan
-                    .variants
-                    .retain(|(variant, _)| *variant != Subject::Base),
+                Some(_) => plan.entrants.retain(|one| one.subject != Subject::Base),
                 None => {
                     message("note: no earlier measurement of this base fits; it is measured now")
                 }
@@ -227,13 +264,20 @@ impl<'a> Benchmark<'a> {
 
         let watch = InterferenceWatch::start();
         let meter = SystemMeter::new(self.provider);
+        let meters = Meters {
+            energy: &meter,
+            memory: match &reader {
+                Some(reader) => reader,
+                None => &no_rate,
+            },
+        };
         let progress = MeasureProgress::default();
-        let (parity, measurement) = match parity {
-            Err(interrupted) => (None, nothing(Err(interrupted))),
-            Ok(parity) if plan.variants.is_empty() => (parity, nothing(Ok(()))),
-            Ok(parity) => {
-                let measured = plan.run(self.interrupt, &meter, &|step| progress.report(step));
-                (parity, measured)
+        let (parities, measurement) = match parities {
+            Err(interrupted) => (vec![None; jobs.len()], nothing(Err(interrupted))),
+            Ok(parities) if plan.entrants.is_empty() => (parities, nothing(Ok(()))),
+            Ok(parities) => {
+                let measured = plan.run(self.interrupt, meters, &|step| progress.report(step));
+                (parities, measured)
             }
         };
         let Measurement {
@@ -241,39 +285,157 @@ impl<'a> Benchmark<'a> {
             precision,
             outcome,
         } = measurement;
-        drop(progress);
         let base_is_cached = cached.is_some();
         let records: Vec<VariantRecord> = cached.into_iter().chain(records).collect();
-        let (status, error) = judge(&records, parity.as_ref(), outcome);
-        if let (Some(key), Status::Success, false) =
-            (&key, status, base_is_cached || self.target.is_some())
-            && let Some(base) = records.iter().find(|r| r.variant == Subject::Base)
+        let base = records.iter().find(|r| r.variant == Subject::Base);
+        let parity = parities.iter().flatten().all(|parity| parity.passed);
+        let good = outcome.is_ok() && parity && self.target.is_none() && !base_is_cached;
+        if let (Some(key), Some(base), true) = (&key, base, good)
+            && base.error.is_none()
         {
             cache
                 .put(key, base)
                 .context("cannot write the base's measurement")?;
         }
+        drop(progress);
+        let (sweep, outcome) = match outcome {
+            Ok(()) => self.sweep(sweep, meters, &records, !base_is_cached),
+            Err(error) => (Vec::new(), Err(error)),
+        };
         Ok(Measured {
             records,
-            parity,
+            sweep,
+            parities,
             precision,
             interference: watch.and_then(|watch| watch.finish()),
             energy_method: meter.method(),
-            status,
-            error,
+            outcome,
             base_is_cached,
             library,
-            manifests,
         })
     }
 
+    /// One plan a batch size, where there are several or prompts of given lengths.
+    fn sweep_plans(
+        &self,
+        config: &BenchmarkConfig,
+        main: &MeasurePlan,
+        contexts: Vec<PromptPlan>,
+    ) -> Vec<MeasurePlan> {
+        if contexts.is_empty() && config.batch_sizes.len() == 1 {
+            return Vec::new();
+        }
+        let plan = |&batch_size: &usize| {
+            let mut plan = main.clone();
+            plan.options.batch_size = batch_size;
+            plan.target = None;
+            if !contexts.is_empty() {
+                plan.prompts.clone_from(&contexts);
+            }
+            plan
+        };
+        config.batch_sizes.iter().map(plan).collect()
+    }
+
+    /// Measures what `plans` has that the main measurement, whose records are `main`, hasn't.
+    fn sweep(
+        &self,
+        plans: Vec<MeasurePlan>,
+        meters: Meters,
+        main: &[VariantRecord],
+        paired: bool,
+    ) -> (Vec<SweepRun>, Result<(), WorkerError>) {
+        let mut runs = Vec::new();
+        for (index, plan) in plans.into_iter().enumerate() {
+            let batch_size = plan.options.batch_size;
+            if index == 0 && self.contexts.is_empty() {
+                let records = main.to_vec();
+                runs.push(SweepRun {
+                    batch_size,
+                    records,
+                    paired,
+                });
+                continue;
+            }
+            message(&format!("batches of {batch_size}"));
+            let progress = MeasureProgress::default();
+            let found = plan.run(self.interrupt, meters, &|step| progress.report(step));
+            runs.push(SweepRun {
+                batch_size,
+                records: found.records,
+                paired: true,
+            });
+            if found.outcome.is_err() {
+                return (runs, found.outcome);
+            }
+        }
+        (runs, Ok(()))
+    }
+
+    fn options(&self, config: &BenchmarkConfig) -> EngineOptions {
+        let mut options = setup::engine_options(self.common, self.provider, 0, WeightsMode::Mapped);
+        options.batch_size = config.batch_sizes[0];
+        options
+    }
+
+    /// Who takes part: one base, and what each job has beside it.
+    fn entrants(&self, jobs: &[Job]) -> Result<Vec<Entrant>> {
+        let mut entrants = Vec::new();
+        let mut bases = jobs.iter().flat_map(|job| &job.variants);
+        let base = bases.find(|prepared| prepared.manifest.variant == Variant::Base);
+        let mut add = |subject, experiment, prepared: &PreparedVariant| {
+            entrants.push(Entrant {
+                subject,
+                experiment,
+                prepared: prepared.clone(),
+            });
+        };
+        if let Some(base) = base {
+            add(Subject::Base, None, base);
+        }
+        for job in jobs {
+            let experiment = || (jobs.len() > 1).then(|| job.stem.clone());
+            for prepared in &job.variants {
+                if prepared.manifest.variant != Variant::Base {
+                    add(prepared.manifest.variant.into(), experiment(), prepared);
+                }
+            }
+            let mut all = job.variants.iter();
+            let unmerged = all.find(|one| one.manifest.variant == Variant::Unmerged);
+            if self.empty {
+                let empty = unmerged.map(empty_variant).transpose()?;
+                match empty.flatten() {
+                    Some(empty) => add(Subject::UnmergedEmpty, experiment(), &empty),
+                    None => message("note: there is no `unmerged-empty` of this adapter"),
+                }
+            }
+        }
+        if self.aa
+            && let Some(base) = base
+        {
+            add(Subject::BaseAgain, None, base);
+        }
+        Ok(entrants)
+    }
+
+    /// What reads as many bytes as a step of the base, where it runs on the processor.
+    fn weights_reader(&self, plan: &MeasurePlan) -> Option<WeightsReader> {
+        let manifest = &plan.entrants.first()?.prepared.manifest;
+        match self.provider {
+            Provider::Cuda(_) => None,
+            Provider::Cpu => WeightsReader::open(
+                &manifest.model_folder,
+                manifest.reads.weight_bytes,
+                plan.options.threads,
+            ),
+        }
+    }
+
     fn base_key(&self, plan: &MeasurePlan) -> Option<CacheKey> {
-        let (_, base) = plan
-            .variants
-            .iter()
-            .find(|(variant, _)| *variant == Subject::Base)?;
+        let mut entrants = plan.entrants.iter();
+        let base = entrants.find(|one| one.subject == Subject::Base)?;
         Some(CacheKey::new(
-            &base.manifest,
+            &base.prepared.manifest,
             &plan.prompts,
             plan.runs,
             &plan.options,
@@ -283,72 +445,39 @@ impl<'a> Benchmark<'a> {
         ))
     }
 
-    /// Tokenizes the prompts, and checks that every variant has room for them.
-    fn plan_prompts(
+    fn write(
         &self,
         config: &BenchmarkConfig,
-        variants: &[PreparedVariant],
-    ) -> Result<Vec<PromptPlan>> {
-        let here = Path::new(PROMPTS);
-        let file = self.prompts.or_else(|| here.is_file().then_some(here));
-        let prompts = Prompts::load(file)?;
-        let first = variants.first().context("there is nothing to measure")?;
-        let tokenizer = TextTokenizer::open(&first.manifest.model_folder)?;
-        let mut plans = Vec::new();
-        for category in Category::ALL {
-            let texts = prompts.select(category, config.num_prompt_samples)?;
-            for (index, text) in texts.iter().enumerate() {
-                plans.push(PromptPlan {
-                    category,
-                    index,
-                    prompt_ids: tokenizer.encode(text)?,
-                    new_tokens: config.max_new_tokens_for(category),
-                });
-            }
-        }
-        for variant in variants {
-            let manifest = &variant.manifest;
-            for plan in &plans {
-                let needed =
-                    manifest.num_virtual_tokens() + plan.prompt_ids.len() + plan.new_tokens;
-                if needed > manifest.max_position_embeddings {
-                    let error = EngineError::Positions {
-                        needed,
-                        max_position_embeddings: manifest.max_position_embeddings,
-                    };
-                    let (category, number) = (plan.category, plan.index + 1);
-                    return Err(anyhow!(error).context(format!(
-                        "prompt {number} of category `{category}` is too long for this model"
-                    )));
-                }
-            }
-        }
-        Ok(plans)
-    }
-
-    fn write(&self, config: &BenchmarkConfig, measured: &Measured) -> Result<std::path::PathBuf> {
-        let options = setup::engine_options(self.common, self.provider, 0);
-        let mut info = self.info(config, &options, measured.status, measured.error.clone());
+        measured: &Measured,
+        index: usize,
+        job: &Job,
+        status: Status,
+        error: Option<String>,
+    ) -> Result<PathBuf> {
+        let options = self.options(config);
+        let mut info = self.info(config, &options, status, error);
         info.library = Some(&measured.library);
         info.base_is_cached = measured.base_is_cached;
-        info.manifests = measured.manifests.clone();
+        info.manifests = job.manifests();
+        info.absent = job.absent.clone();
         info.precision = measured.precision;
         info.interference = measured.interference;
         info.energy_method = measured.energy_method;
-        info.parity = measured.parity.as_ref();
-        let document = ResultDocument::new(&info, &measured.records);
-        Ok(results::write(
-            &self.common.output,
-            self.stem,
-            measured.status,
-            &document,
-        )?)
+        info.parity = measured.parities[index].as_ref();
+        let sweep = measured.sweep.iter().map(|run| SweepRun {
+            records: records_of(&run.records, job),
+            ..run.clone()
+        });
+        let sweep: Vec<SweepRun> = sweep.collect();
+        let document = ResultDocument::new(&info, &records_of(&measured.records, job), &sweep);
+        let output = &self.common.output;
+        Ok(results::write(output, &job.stem, status, &document)?)
     }
 
     fn info<'b>(
         &'b self,
         config: &BenchmarkConfig,
-        options: &'b crate::engine::EngineOptions,
+        options: &'b EngineOptions,
         status: Status,
         error: Option<String>,
     ) -> RunInfo<'b> {
@@ -364,7 +493,7 @@ impl<'a> Benchmark<'a> {
             options,
             manifests: BTreeMap::new(),
             parity: None,
-            absent: self.absent.clone(),
+            absent: BTreeMap::new(),
             base_is_cached: false,
             precision: None,
             interference: None,
@@ -373,27 +502,92 @@ impl<'a> Benchmark<'a> {
         }
     }
 
-    fn header(&self, config: &BenchmarkConfig, measured: &Measured) -> String {
+    fn header(&self, config: &BenchmarkConfig, jobs: &[Job], measured: &Measured) -> String {
         let place = match (self.provider, &self.hardware.accelerator_type) {
             (Provider::Cuda(_), Some(name)) => format!("{} ({name})", self.provider),
             (Provider::Cuda(_), None) => self.provider.to_string(),
             (Provider::Cpu, _) => {
-                let options = setup::engine_options(self.common, self.provider, 0);
+                let options =
+                    setup::engine_options(self.common, self.provider, 0, WeightsMode::Mapped);
                 format!(
                     "cpu, {} threads, {} weights",
                     options.threads, options.weights
                 )
             }
         };
-        let manifest = measured.manifests.values().next();
+        let variants = jobs.iter().flat_map(|job| &job.variants);
+        let manifest = variants.map(|variant| &variant.manifest).next();
         let compute = match manifest {
             Some(m) if m.compute != m.dtype => format!(" (computed in {})", m.compute),
             _ => String::new(),
         };
+        let batch = match config.batch_sizes[0] {
+            1 => String::new(),
+            size => format!(", batches of {size}"),
+        };
+        let name = match jobs {
+            [job] => job.stem.clone(),
+            several => format!("{} experiments", several.len()),
+        };
         format!(
-            "{} on {}, {}{compute}, {place}, ONNX Runtime {}",
-            self.stem, config.model_id, config.dtype, measured.library.version
+            "{name} on {}, {}{compute}, {place}{batch}, ONNX Runtime {}",
+            config.model_id, config.dtype, measured.library.version
         )
+    }
+}
+
+impl Job {
+    fn manifests(&self) -> BTreeMap<Variant, Manifest> {
+        let variants = self.variants.iter().map(|one| &one.manifest);
+        variants.map(|m| (m.variant, m.clone())).collect()
+    }
+}
+
+/// The records of a job, the base's among them.
+fn records_of(records: &[VariantRecord], job: &Job) -> Vec<VariantRecord> {
+    let own = |record: &&VariantRecord| {
+        let experiment = record.experiment.as_ref();
+        experiment.is_none_or(|experiment| *experiment == job.stem)
+    };
+    records.iter().filter(own).cloned().collect()
+}
+
+/// Checks that every variant runs with every batch size.
+fn check_batches(config: &BenchmarkConfig, jobs: &[Job]) -> Result<()> {
+    let variants = jobs.iter().flat_map(|job| &job.variants);
+    let mut adapters = variants.filter_map(|variant| variant.manifest.adapter.as_ref());
+    let prefix = adapters.any(|adapter| matches!(adapter.prompt, Some(PromptKind::Prefix(_))));
+    match config.batch_sizes.iter().find(|size| **size > 1) {
+        Some(&batch_size) if prefix => Err(EngineError::PrefixBatch { batch_size }.into()),
+        _ => Ok(()),
+    }
+}
+
+impl Measured {
+    /// How a job's measurement ended, and why not well.
+    fn judge(&self, index: usize, job: &Job) -> (Status, Option<String>) {
+        let parity = self.parities[index].as_ref();
+        let wrong = parity.filter(|parity| !parity.passed);
+        let wrong =
+            wrong.map(|parity| format!("parity check failed: {}", parity.failures.join("; ")));
+        match &self.outcome {
+            Err(WorkerError::Interrupted) => (Status::Cancelled, Some("interrupted".to_owned())),
+            Err(error) => (Status::Failed, Some(error.to_string())),
+            Ok(()) => {
+                let main = records_of(&self.records, job).into_iter();
+                let main = main.filter_map(|record| record.error);
+                let mut errors = main.chain(self.sweep.iter().flat_map(|run| {
+                    let size = run.batch_size;
+                    let records = records_of(&run.records, job).into_iter();
+                    let errors = records.filter_map(|record| record.error);
+                    errors.map(move |error| format!("with batches of {size}: {error}"))
+                }));
+                match errors.next().or(wrong) {
+                    Some(error) => (Status::Failed, Some(error)),
+                    None => (Status::Success, None),
+                }
+            }
+        }
     }
 }
 
@@ -402,27 +596,5 @@ fn nothing(outcome: Result<(), WorkerError>) -> Measurement {
         records: Vec::new(),
         precision: None,
         outcome,
-    }
-}
-
-/// How the measurement ended, and why not well.
-fn judge(
-    records: &[VariantRecord],
-    parity: Option<&Parity>,
-    outcome: Result<(), WorkerError>,
-) -> (Status, Option<String>) {
-    let wrong = parity.filter(|parity| !parity.passed);
-    let wrong = wrong.map(|parity| format!("parity check failed: {}", parity.failures.join("; ")));
-    match outcome {
-        Err(WorkerError::Interrupted) => (Status::Cancelled, Some("interrupted".to_owned())),
-        Err(error) => (Status::Failed, Some(error.to_string())),
-        Ok(()) => match records
-            .iter()
-            .find_map(|record| record.error.clone())
-            .or(wrong)
-        {
-            Some(error) => (Status::Failed, Some(error)),
-            None => (Status::Success, None),
-        },
     }
 }

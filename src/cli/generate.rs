@@ -12,7 +12,7 @@ use super::prepare::VariantChoice;
 use super::progress::message;
 use super::setup;
 use super::target::Target;
-use crate::engine::{DecoderEngine, EngineError, Provider};
+use crate::engine::{DecoderEngine, EngineError, Provider, WeightsMode};
 use crate::measure::timings::Engine;
 use crate::model::TextTokenizer;
 use crate::prepare::{Manifest, PreparedVariant, Variant};
@@ -83,7 +83,7 @@ impl Generate {
             }
             .into());
         }
-        let mut options = setup::engine_options(common, provider, needed);
+        let mut options = setup::engine_options(common, provider, needed, WeightsMode::InPlace);
         options.logits_on_host = true;
         let runtime = setup::onnx_runtime(common, provider)?;
         let mut engine = DecoderEngine::open(&runtime, &variant, &options)?;

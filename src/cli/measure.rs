@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
 
-use super::benchmark::{Benchmark, Outcome};
+use super::benchmark::{Benchmark, Job, Outcome};
 use super::generate::open_prepared;
 use super::interrupt;
-use super::options::CommonOptions;
+use super::options::{BatchOptions, CommonOptions, distinct};
 use super::progress::message;
 use super::setup;
 use super::target::Target;
@@ -52,6 +52,19 @@ pub struct Measure {
         requires = "target_precision"
     )]
     max_time: Duration,
+
+    #[command(flatten)]
+    batch: BatchOptions,
+
+    /// Measure prompts of exactly so many tokens as well, such as `64,256,1024`, with every batch size: the result's
+    /// `sweep`. They are made of the prompts' own tokens, and followed by `max_new_tokens` new ones.
+    #[arg(
+        long,
+        value_name = "N,…",
+        value_delimiter = ',',
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    sweep: Vec<u32>,
 
     /// Measure the base against itself as well: the smallest overhead that this machine can tell from none.
     #[arg(long, conflicts_with = "cached_base")]
@@ -128,11 +141,13 @@ impl Measure {
         {
             config = config_with(&variant, &config);
         }
+        self.batch.apply(&mut config);
         let provider = setup::provider(common, config.dtype)?;
         let stem = stem(&found, target);
-        let mut benchmark =
-            Benchmark::new(common, provider, &stem, self.prompts.as_deref(), interrupt);
+        let mut benchmark = Benchmark::new(common, provider, self.prompts.as_deref(), interrupt);
         benchmark.cached_base = self.cached_base;
+        let contexts = distinct(self.sweep.iter().map(|count| *count as usize));
+        benchmark.contexts = &contexts;
         benchmark.aa = self.aa;
         benchmark.empty = self.empty;
         benchmark.target = self.target_precision.map(|half_width_pct| session::Target {
@@ -142,10 +157,16 @@ impl Measure {
         // What fails before anything is measured is recorded as well.
         let prepared = match prepare(common, provider, &found, config.clone()) {
             Ok(prepared) => prepared,
-            Err(error) => return Err(benchmark.failed(&config, error)),
+            Err(error) => {
+                return Err(benchmark.failed(&config, [stem.as_str()].into_iter(), error));
+            }
         };
-        benchmark.absent = prepared.absent;
-        benchmark.measure(&prepared.config, prepared.variants)
+        let job = Job {
+            stem,
+            variants: prepared.variants,
+            absent: prepared.absent,
+        };
+        benchmark.measure(&prepared.config, vec![job])
     }
 }
 

@@ -1,4 +1,4 @@
-//! Progress of a measurement: a bar with the time left on a terminal, a line a category elsewhere.
+//! Progress of a measurement: a bar with the time left on a terminal, a line a group elsewhere.
 
 use std::cell::RefCell;
 use std::io::{IsTerminal, stderr};
@@ -6,8 +6,8 @@ use std::io::{IsTerminal, stderr};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::progress::message;
+use crate::measure::group::Group;
 use crate::measure::session::Step;
-use crate::prompts::Category;
 
 /// Progress of a measurement.
 #[derive(Debug, Default)]
@@ -18,10 +18,10 @@ pub struct MeasureProgress {
 #[derive(Debug, Default)]
 struct State {
     bar: Option<ProgressBar>,
-    told: Option<Category>,
+    told: Option<Group>,
     /// The number of runs at which the precision is told next.
     next_told: usize,
-    /// The categories come round once more, which isn't told.
+    /// The groups come round once more, which isn't told.
     repeating: bool,
 }
 
@@ -52,25 +52,18 @@ impl MeasureProgress {
                 state.bar(0).set_message(format!("opening {variant}"));
             }
             Step::Opening(_) => {}
-            Step::Generating {
-                done,
-                total,
-                category,
-            } if stderr().is_terminal() => {
+            Step::Generating { done, total, group } if stderr().is_terminal() => {
                 let bar = state.bar(total as u64);
-                bar.set_message(format!("{category} prompts"));
+                bar.set_message(group.prompts());
                 bar.set_position(done as u64);
             }
-            Step::Generating {
-                done,
-                total,
-                category,
-            } => {
-                if !state.repeating && state.told != Some(category) {
+            Step::Generating { done, total, group } => {
+                if !state.repeating && state.told != Some(group) {
                     message(&format!(
-                        "measuring {category} prompts ({done}/{total} generations done)"
+                        "measuring {} ({done}/{total} generations done)",
+                        group.prompts()
                     ));
-                    state.told = Some(category);
+                    state.told = Some(group);
                 }
             }
         }

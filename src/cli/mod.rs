@@ -11,6 +11,7 @@ mod measure_progress;
 mod options;
 mod prepare;
 mod progress;
+mod prompt_plans;
 mod runtime;
 mod setup;
 mod table;

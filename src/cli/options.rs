@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use crate::adapter::AdapterForm;
+use crate::config::BenchmarkConfig;
 use crate::engine::WeightsMode;
 use crate::weights::Dtype;
 
@@ -32,9 +33,9 @@ pub struct CommonOptions {
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 
-    /// How the CPU provider holds weights: mapped from their files, or copied into its own layout.
-    #[arg(long, global = true, value_name = "MODE", default_value = "mapped")]
-    pub weights: WeightsChoice,
+    /// How the CPU provider holds weights [default: mapped to measure, in-place to generate and verify].
+    #[arg(long, global = true, value_name = "MODE")]
+    pub weights: Option<WeightsChoice>,
 
     /// How an unmerged adapter is computed: the cheapest form that gives the same, or what the method itself
     /// computes at every step.
@@ -99,9 +100,11 @@ impl From<FormChoice> for AdapterForm {
 /// `--weights`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum WeightsChoice {
-    /// Mapped from their files.
+    /// Mapped: the checkpoint, and a copy that's laid out for decoding, made once in the base's prepared folder.
     Mapped,
-    /// Copied into ONNX Runtime's own layout.
+    /// Mapped: the checkpoint alone. Nothing is written; decoding is slower.
+    InPlace,
+    /// Copied into ONNX Runtime's own layout when a session starts, as a server would.
     Resident,
 }
 
@@ -109,7 +112,42 @@ impl From<WeightsChoice> for WeightsMode {
     fn from(choice: WeightsChoice) -> Self {
         match choice {
             WeightsChoice::Mapped => Self::Mapped,
+            WeightsChoice::InPlace => Self::InPlace,
             WeightsChoice::Resident => Self::Resident,
         }
     }
+}
+
+/// `--batch-size`
+#[derive(Debug, Clone, Args)]
+pub struct BatchOptions {
+    /// Sequences to generate at once, in place of `batch_size` of the parameters. With several, such as `1,4,8`, the
+    /// first is that of the main figures, and all are in the result's `sweep`.
+    #[arg(
+        long = "batch-size",
+        value_name = "N,…",
+        value_delimiter = ',',
+        value_parser = clap::value_parser!(u16).range(1..=1024)
+    )]
+    sizes: Vec<u16>,
+}
+
+impl BatchOptions {
+    /// Puts them in the place of the parameters'.
+    pub fn apply(&self, config: &mut BenchmarkConfig) {
+        if !self.sizes.is_empty() {
+            config.batch_sizes = distinct(self.sizes.iter().map(|size| usize::from(*size)));
+        }
+    }
+}
+
+/// Every number once, where it came first.
+pub fn distinct(numbers: impl Iterator<Item = usize>) -> Vec<usize> {
+    let mut found = Vec::new();
+    for number in numbers {
+        if !found.contains(&number) {
+            found.push(number);
+        }
+    }
+    found
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use super::options::{CommonOptions, ExecutionProvider};
 use super::progress::{ByteProgress, message};
 use crate::config::{BenchmarkConfig, Source};
-use crate::engine::{EngineOptions, OnnxRuntime, Provider};
+use crate::engine::{EngineOptions, OnnxRuntime, Provider, WeightsMode};
 use crate::experiment::Experiment;
 use crate::json_object::JsonObject;
 use crate::model::{BaseModel, ModelId};
@@ -144,16 +144,17 @@ pub fn threads(common: &CommonOptions) -> usize {
     common.threads.map_or_else(physical_cores, usize::from)
 }
 
-/// How sessions are opened, for a cache of `max_length` rows.
+/// How sessions are opened, for a cache of `max_length` rows; `weights` unless the command line says otherwise.
 pub fn engine_options(
     common: &CommonOptions,
     provider: Provider,
     max_length: usize,
+    weights: WeightsMode,
 ) -> EngineOptions {
     EngineOptions {
         provider,
         threads: threads(common),
-        weights: common.weights.into(),
+        weights: common.weights.map_or(weights, Into::into),
         batch_size: 1,
         max_length,
         logits_on_host: false,

@@ -1,87 +1,171 @@
 //! The table at the end of a measurement.
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{Display, Write};
 
-use crate::measure::comparison::{half_width, overhead};
+use crate::measure::break_even::{BreakEven, GroupBreakEven, Verdict};
+use crate::measure::comparison::{half_width, measured, overhead};
+use crate::measure::group::Group;
 use crate::measure::interference::Interference;
 use crate::measure::record::VariantRecord;
 use crate::measure::session::Precision;
 use crate::measure::stats::Overhead;
 use crate::measure::subject::Subject;
+use crate::measure::sweep::SweepRun;
 use crate::prepare::Variant;
-use crate::prompts::Category;
 use crate::results::{count_outliers, summarize};
 use crate::verify::Parity;
 
-const HEADER: [&str; 8] = [
-    "prompts",
-    "variant",
-    "first token",
-    "a token",
-    "total",
-    "overhead",
-    "95 % interval",
-    "peak memory",
-];
-
-/// Category × variant: medians, overheads against the base, and peak memory while generating.
-pub fn render(
-    records: &[VariantRecord],
-    absent: &BTreeMap<Variant, String>,
-    paired: bool,
-    seed: u64,
-) -> String {
-    let base = records
-        .iter()
-        .find(|record| record.variant == Subject::Base);
-    let mut rows = vec![HEADER.map(str::to_owned)];
-    for category in Category::ALL {
+/// Group × variant: medians, overheads against the base, and peak memory while generating.
+pub fn render(records: &[VariantRecord], paired: bool, seed: u64) -> String {
+    let base = base_of(records);
+    let batch = records.first().map_or(1, |record| record.batch_size);
+    let step = if batch == 1 { "a token" } else { "a step" };
+    let header = [
+        "prompts",
+        "variant",
+        "first token",
+        step,
+        "roofline",
+        "total",
+        "overhead",
+        "95 % interval",
+        "peak memory",
+    ];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    let groups: BTreeSet<Group> = records.iter().flat_map(measured).collect();
+    for group in groups {
         for record in records {
-            let Some(metrics) = summarize(record.runs_of(category)) else {
+            let Some(metrics) = summarize(record, &[group]) else {
                 continue;
             };
             let over = base
                 .filter(|base| base.variant != record.variant)
-                .and_then(|base| overhead(base, record, &[category], paired, seed));
-            let stage = record
-                .stages
-                .iter()
-                .find(|stage| stage.stage == category.name());
-            rows.push([
-                category.to_string(),
-                record.variant.to_string(),
+                .and_then(|base| overhead(base, record, &[group], paired, seed));
+            rows.push(vec![
+                group.to_string(),
+                record.label(),
                 milliseconds(Some(metrics.time_to_first_token)),
                 milliseconds(metrics.decode_time_per_token),
+                metrics
+                    .roofline
+                    .map_or_else(none, |of| format!("{:.0} %", of.decode_pct)),
                 milliseconds(Some(metrics.inference_time)),
-                over.as_ref()
-                    .map_or_else(|| "–".to_owned(), |o| format!("{:+.1} %", o.pct)),
-                over.as_ref().map_or_else(|| "–".to_owned(), interval),
-                stage.map_or_else(
-                    || "–".to_owned(),
-                    |stage| mebibytes(stage.peak_accelerator_bytes.unwrap_or(stage.peak_rss_bytes)),
-                ),
+                over.as_ref().map_or_else(none, percent),
+                over.as_ref().map_or_else(none, interval),
+                peak(record, group),
             ]);
         }
     }
-    let mut text = aligned(&rows);
+    let mut text = aligned(&rows, 2);
     overall(&mut text, records, base, paired, seed);
-    for (variant, reason) in absent {
-        let _ = writeln!(text, "{variant}  not available: {reason}");
-    }
     for record in records {
         if let Some(error) = &record.error {
-            let _ = writeln!(text, "{}  failed: {error}", record.variant);
+            let _ = writeln!(text, "{}  failed: {error}", record.label());
         }
     }
     text
 }
 
-/// A sentence about what the variants compute; empty where there was nothing to compare.
-pub fn parity(parity: &Parity) -> String {
+/// Batch size × group × variant.
+pub fn sweep(runs: &[SweepRun], seed: u64) -> String {
+    let header = [
+        "batch",
+        "prompts",
+        "variant",
+        "first token",
+        "a step",
+        "a token",
+        "overhead",
+        "95 % interval",
+        "peak memory",
+    ];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    for run in runs {
+        let base = base_of(&run.records);
+        let groups: BTreeSet<Group> = run.records.iter().flat_map(measured).collect();
+        for group in groups {
+            for record in &run.records {
+                let Some(metrics) = summarize(record, &[group]) else {
+                    continue;
+                };
+                let over = base
+                    .filter(|base| base.variant != record.variant)
+                    .and_then(|base| overhead(base, record, &[group], run.paired, seed));
+                rows.push(vec![
+                    run.batch_size.to_string(),
+                    group.to_string(),
+                    record.label(),
+                    milliseconds(Some(metrics.time_to_first_token)),
+                    milliseconds(metrics.decode_time_per_token),
+                    milliseconds(metrics.decode_time_per_batch_token),
+                    over.as_ref().map_or_else(none, percent),
+                    over.as_ref().map_or_else(none, interval),
+                    peak(record, group),
+                ]);
+            }
+        }
+    }
+    let mut text = format!("\n{}", aligned(&rows, 3));
+    for run in runs {
+        for record in &run.records {
+            if let Some(error) = &record.error {
+                let (size, label) = (run.batch_size, record.label());
+                let _ = writeln!(text, "{label}  failed with batches of {size}: {error}");
+            }
+        }
+    }
+    text.push_str("(a step makes a token of every sequence of the batch; a token is a step over the batch's size)\n\n");
+    text
+}
+
+fn base_of(records: &[VariantRecord]) -> Option<&VariantRecord> {
+    let mut records = records.iter();
+    records.find(|record| record.variant == Subject::Base)
+}
+
+fn none() -> String {
+    "–".to_owned()
+}
+
+fn percent(over: &Overhead) -> String {
+    format!("{:+.1} %", over.pct)
+}
+
+/// The peak while generating from prompts of `group`.
+fn peak(record: &VariantRecord, group: Group) -> String {
+    let name = group.to_string();
+    let stage = record.stages.iter().find(|stage| stage.stage == name);
+    stage.map_or_else(none, |stage| {
+        mebibytes(stage.peak_accelerator_bytes.unwrap_or(stage.peak_rss_bytes))
+    })
+}
+
+/// A line for each variant that doesn't exist; `title` names the experiment, where there are several.
+pub fn absent(title: &str, absent: &BTreeMap<Variant, String>) -> String {
+    let lines = absent
+        .iter()
+        .map(|(variant, reason)| format!("{}  not available: {reason}\n", named(title, variant)));
+    lines.collect()
+}
+
+fn named(title: &str, name: impl Display) -> String {
+    match title {
+        "" => name.to_string(),
+        title => format!("{title} {name}"),
+    }
+}
+
+/// A sentence about what the variants compute; empty where there was nothing to compare. `title` names the experiment,
+/// where there are several.
+pub fn parity(title: &str, parity: Option<&Parity>) -> String {
+    let Some(parity) = parity else {
+        return String::new();
+    };
+    let name = format!("{:<9}", named(title, "parity"));
     if !parity.passed {
         return format!(
-            "parity    FAILED, so these times are not of the same model: {}\n",
+            "{name} FAILED, so these times are not of the same model: {}\n",
             parity.failures.join("; ")
         );
     }
@@ -97,7 +181,7 @@ pub fn parity(parity: &Parity) -> String {
     if parts.is_empty() {
         return String::new();
     }
-    format!("parity    {}\n", parts.join("; "))
+    format!("{name} {}\n", parts.join("; "))
 }
 
 /// A sentence for each adapter variant.
@@ -111,10 +195,7 @@ fn overall(
     let Some(base) = base else {
         return;
     };
-    let measured: Vec<Category> = Category::ALL
-        .into_iter()
-        .filter(|category| base.runs_of(*category).next().is_some())
-        .collect();
+    let measured = measured(base);
     text.push('\n');
     let again = records
         .iter()
@@ -132,7 +213,7 @@ fn overall(
             let _ = writeln!(
                 text,
                 "{:<14} {:+.1} % over all prompts, {}{verdict}",
-                record.variant,
+                record.label(),
                 over.pct,
                 interval(&over)
             );
@@ -169,14 +250,14 @@ pub fn doubts(records: &[VariantRecord], interference: Option<&Interference>) ->
                 "warning: {} of {} runs of `{}` are far from the others of their prompt",
                 outliers,
                 record.runs.len(),
-                record.variant
+                record.label()
             );
         }
         if slow_first > 0 {
             let _ = writeln!(
                 text,
                 "warning: the first run of {slow_first} prompts was slow with `{}`; warming up may have been too short",
-                record.variant
+                record.label()
             );
         }
     }
@@ -201,6 +282,60 @@ fn aa(again: &Overhead) -> String {
     )
 }
 
+/// When merging has paid for itself: a line for all groups, or one for each where they differ. `title` names the
+/// experiment, where there are several.
+pub fn break_even(title: &str, found: &BreakEven) -> String {
+    let name = named(title, "break-even");
+    let extra = found.extra_seconds;
+    let verdict = |group: &GroupBreakEven| match group.verdict {
+        Verdict::AtOnce => "paid at once".to_owned(),
+        Verdict::Never => "never paid back, since merged is slower".to_owned(),
+        Verdict::NotDetected => "no saving detected".to_owned(),
+        Verdict::After { tokens, interval } => {
+            let [low, high] = interval.map(rounded);
+            format!(
+                "paid back after {} tokens ({low} … {high})",
+                rounded(tokens)
+            )
+        }
+    };
+    let mut verdicts: Vec<(String, Vec<String>)> = Vec::new();
+    for group in &found.groups {
+        let text = verdict(group);
+        match verdicts.last_mut() {
+            Some((last, groups)) if *last == text => groups.push(group.group.to_string()),
+            _ => verdicts.push((text, vec![group.group.to_string()])),
+        }
+    }
+    let cost = match extra {
+        more if more >= 0.005 => format!("merging and loading take {more:.2} s more than unmerged"),
+        less if less <= -0.005 => format!("merged is ready {:.2} s before unmerged", -less),
+        _ => "merged is ready as soon as unmerged".to_owned(),
+    };
+    if let [(text, _)] = verdicts.as_slice() {
+        return format!("{name:<9} {cost}: {text}\n");
+    }
+    let mut lines = format!("{name:<9} {cost}\n");
+    for (text, groups) in verdicts {
+        let _ = writeln!(lines, "          {}: {text}", groups.join(", "));
+    }
+    lines
+}
+
+/// Two significant digits, with spaces between thousands.
+fn rounded(count: f64) -> String {
+    let digits = 10_f64.powf(count.max(1.0).log10().floor() - 1.0).max(1.0);
+    let text = format!("{:.0}", (count / digits).round() * digits);
+    let mut spaced = String::new();
+    for (index, digit) in text.char_indices() {
+        if index > 0 && (text.len() - index) % 3 == 0 {
+            spaced.push('\u{202f}');
+        }
+        spaced.push(digit);
+    }
+    spaced
+}
+
 /// Whether the precision that was asked for was reached.
 pub fn precision(precision: &Precision) -> String {
     let runs = precision.runs;
@@ -222,13 +357,14 @@ pub fn precision(precision: &Precision) -> String {
 fn interval(over: &Overhead) -> String {
     match over.interval_pct {
         Some([low, high]) => format!("{low:+.1} … {high:+.1} %"),
-        None => "–".to_owned(),
+        None => none(),
     }
 }
 
 fn milliseconds(seconds: Option<f64>) -> String {
     match seconds {
-        None => "–".to_owned(),
+        None => none(),
+        Some(seconds) if seconds < 1e-3 => format!("{:.0} µs", seconds * 1e6),
         Some(seconds) if seconds < 0.1 => format!("{:.2} ms", seconds * 1e3),
         Some(seconds) => format!("{:.0} ms", seconds * 1e3),
     }
@@ -238,8 +374,8 @@ fn mebibytes(bytes: u64) -> String {
     format!("{:.0} MiB", bytes as f64 / 1_048_576.0)
 }
 
-/// Columns as wide as their widest cell: names to the left, numbers to the right.
-fn aligned(rows: &[[String; 8]]) -> String {
+/// Columns as wide as their widest cell: the first ones, of names, to the left, and numbers to the right.
+fn aligned(rows: &[Vec<String>], names: usize) -> String {
     let width = |column: usize| {
         rows.iter()
             .map(|row| row[column].chars().count())
@@ -251,12 +387,53 @@ fn aligned(rows: &[[String; 8]]) -> String {
         let cells: Vec<String> = row
             .iter()
             .enumerate()
-            .map(|(column, cell)| match column {
-                0 | 1 => format!("{cell:<width$}", width = width(column)),
-                _ => format!("{cell:>width$}", width = width(column)),
+            .map(|(column, cell)| match column < names {
+                true => format!("{cell:<width$}", width = width(column)),
+                false => format!("{cell:>width$}", width = width(column)),
             })
             .collect();
         let _ = writeln!(text, "{}", cells.join("  ").trim_end());
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prompts::Category;
+
+    fn found(verdicts: [Verdict; 3]) -> BreakEven {
+        let groups = Category::ALL.into_iter().zip(verdicts);
+        BreakEven {
+            extra_seconds: 0.5,
+            groups: groups
+                .map(|(category, verdict)| GroupBreakEven {
+                    group: Group::Category(category),
+                    saving_per_token: 0.0,
+                    saving_interval: None,
+                    verdict,
+                })
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn groups_that_agree_on_the_break_even_share_a_line() {
+        let text = break_even("", &found([Verdict::NotDetected; 3]));
+        assert_eq!(text.lines().count(), 1);
+        assert!(text.ends_with("0.50 s more than unmerged: no saving detected\n"));
+
+        let after = Verdict::After {
+            tokens: 12_345.6,
+            interval: [987.0, 1e6],
+        };
+        let text = break_even("", &found([Verdict::Never, Verdict::Never, after]));
+        assert!(text.contains("short, medium: never"), "{text}");
+        assert!(
+            text.contains(
+                "long: paid back after 12\u{202f}000 tokens (990 … 1\u{202f}000\u{202f}000)"
+            ),
+            "{text}"
+        );
+    }
 }

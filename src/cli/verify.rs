@@ -9,7 +9,7 @@ use clap::Args;
 use super::options::CommonOptions;
 use super::setup;
 use super::target::Target;
-use crate::engine::DecoderEngine;
+use crate::engine::{DecoderEngine, WeightsMode};
 use crate::prepare::PreparedVariant;
 use crate::verify::check;
 
@@ -48,7 +48,7 @@ impl Verify {
             .unwrap_or_else(|| spread(vocab_size));
         let count = usize::from(self.max_new_tokens);
         let length = manifest.num_virtual_tokens() + prompt_ids.len() + count;
-        let mut options = setup::engine_options(common, provider, length);
+        let mut options = setup::engine_options(common, provider, length, WeightsMode::InPlace);
         options.logits_on_host = true;
         let runtime = setup::onnx_runtime(common, provider)?;
         let dtype = manifest.dtype;

@@ -12,13 +12,14 @@ use crate::json_check::{json_type, nearest, quoted, without_comments};
 use crate::prompts::Category;
 use crate::weights::Dtype;
 
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 10] = [
     "model_id",
     "dtype",
     "seed",
     "max_new_tokens",
     "num_inference_runs",
     "num_prompt_samples",
+    "batch_size",
     "use_4bit",
     "use_8bit",
     "category_generation_params",
@@ -28,6 +29,7 @@ const DTYPES: [&str; 3] = ["float32", "float16", "bfloat16"];
 const NEW_TOKENS: RangeInclusive<u64> = 1..=100_000;
 const INFERENCE_RUNS: RangeInclusive<u64> = 1..=1_000;
 const PROMPT_SAMPLES: RangeInclusive<u64> = 1..=100;
+const BATCH_SIZE: RangeInclusive<u64> = 1..=1_024;
 
 /// One file's content: every key may be absent.
 #[derive(Debug, Default)]
@@ -39,6 +41,7 @@ pub(super) struct Params {
     pub max_new_tokens: Option<usize>,
     pub num_inference_runs: Option<usize>,
     pub num_prompt_samples: Option<usize>,
+    pub batch_sizes: Option<Vec<usize>>,
     pub categories: BTreeMap<Category, usize>,
 }
 
@@ -80,6 +83,7 @@ impl Params {
             "max_new_tokens" => self.max_new_tokens = Some(entry.count(NEW_TOKENS)?),
             "num_inference_runs" => self.num_inference_runs = Some(entry.count(INFERENCE_RUNS)?),
             "num_prompt_samples" => self.num_prompt_samples = Some(entry.count(PROMPT_SAMPLES)?),
+            "batch_size" => self.batch_sizes = Some(entry.batch_sizes()?),
             "use_4bit" => entry.must_be_off("use_4bit")?,
             "use_8bit" => entry.must_be_off("use_8bit")?,
             "category_generation_params" => self.categories = entry.categories()?,
@@ -125,6 +129,33 @@ impl Entry<'_> {
     fn count(&self, range: RangeInclusive<u64>) -> Result<usize, ConfigError> {
         let number = self.integer(range)?;
         Ok(usize::try_from(number).expect("the ranges of counts end far below 2³²"))
+    }
+
+    /// A size, or a list of them, each once.
+    fn batch_sizes(&self) -> Result<Vec<usize>, ConfigError> {
+        let (low, high) = (BATCH_SIZE.start(), BATCH_SIZE.end());
+        let wrong = || {
+            self.wrong(&format!(
+                "an integer from {low} to {high}, or a list of different ones"
+            ))
+        };
+        let values = match self.value {
+            Value::Array(values) => values.as_slice(),
+            single => std::slice::from_ref(single),
+        };
+        let mut sizes = Vec::new();
+        for value in values {
+            let size = value.as_u64().filter(|size| BATCH_SIZE.contains(size));
+            let size = size.ok_or_else(wrong)? as usize;
+            if sizes.contains(&size) {
+                return Err(wrong());
+            }
+            sizes.push(size);
+        }
+        match sizes.is_empty() {
+            true => Err(wrong()),
+            false => Ok(sizes),
+        }
     }
 
     fn must_be_off(&self, key: &'static str) -> Result<(), ConfigError> {

@@ -177,3 +177,18 @@ fn the_resolved_configuration_is_itself_a_valid_file_of_defaults() {
     let again = BenchmarkConfig::load(Source::File(&path), None).unwrap();
     assert_eq!(again.to_json(), config.to_json());
 }
+
+#[test]
+fn a_batch_size_is_a_number_or_a_list_of_different_ones() {
+    let sizes = |text: &str| with_overrides(text).unwrap().batch_sizes;
+    assert_eq!(sizes("{}"), [1]);
+    assert_eq!(sizes(r#"{"batch_size": 4}"#), [4]);
+    assert_eq!(sizes(r#"{"batch_size": [8, 1]}"#), [8, 1]);
+    let config = with_overrides(r#"{"batch_size": [8, 1]}"#).unwrap();
+    assert_eq!(config.to_json()["batch_size"], serde_json::json!([8, 1]));
+    for wrong in ["0", "1025", "[]", "[1, 1]", "[2, \"4\"]", "1.5"] {
+        let message = message(&format!(r#"{{"batch_size": {wrong}}}"#));
+        assert!(message.contains("`batch_size`"), "{message}");
+        assert!(message.contains("an integer from 1 to 1024"), "{message}");
+    }
+}

@@ -2,18 +2,17 @@
 //! attention updates it in place.
 
 use ort::memory::Allocator;
-use ort::session::IoBinding;
 use ort::value::DynTensor;
 
 use super::bindings::{element_type, fill};
+use super::bound::BoundSession;
 use super::{EngineError, EngineOptions, Provider};
 use crate::graph::PROMPT_INPUT;
 use crate::prepare::{ADAPTER, PreparedVariant, PromptKind};
 use crate::weights::{SafetensorsFile, WeightsError};
 
-/// Allocates and binds the cache; a trained prefix is written into its first rows.
-pub fn bind(
-    binding: &mut IoBinding,
+/// Allocates the cache, key and value of each layer in turn; a trained prefix is written into its first rows.
+pub fn allocate(
     host: &Allocator,
     device: &Allocator,
     variant: &PreparedVariant,
@@ -25,7 +24,7 @@ pub fn bind(
     let element = element_type(manifest.compute);
     let mut cache = Vec::new();
     for (layer, &(heads, width)) in manifest.cache.iter().enumerate() {
-        for (half, kind) in ["key", "value"].into_iter().enumerate() {
+        for half in 0..2 {
             let shape = [options.batch_size, heads, options.max_length, width];
             let mut tensor = DynTensor::new(device, element, shape).map_err(&failed)?;
             if let Some(prefix) = &prefix {
@@ -41,14 +40,28 @@ pub fn bind(
                     write(&mut tensor);
                 }
             }
-            let past = format!("past_key_values.{layer}.{kind}");
-            let present = format!("present.{layer}.{kind}");
-            binding.bind_input(past, &tensor).map_err(&failed)?;
-            binding.bind_output(present, &mut tensor).map_err(&failed)?;
             cache.push(tensor);
         }
     }
     Ok(cache)
+}
+
+/// Binds the cache to a session, as what it reads and as what it writes.
+pub fn bind(
+    cache: &mut [DynTensor],
+    bound: &mut BoundSession,
+    name: &str,
+) -> Result<(), EngineError> {
+    let failed = EngineError::runtime(name);
+    let binding = &mut bound.binding;
+    for (index, tensor) in cache.iter_mut().enumerate() {
+        let (layer, kind) = (index / 2, ["key", "value"][index % 2]);
+        let past = format!("past_key_values.{layer}.{kind}");
+        let present = format!("present.{layer}.{kind}");
+        binding.bind_input(past, &*tensor).map_err(&failed)?;
+        binding.bind_output(present, tensor).map_err(&failed)?;
+    }
+    Ok(())
 }
 
 /// Rows of a trained prefix, `[rows, 2 * layers, heads, head_dim]`.

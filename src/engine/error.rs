@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::layout::pack::PackError;
 use crate::weights::WeightsError;
 
 /// A variant that can't be run.
@@ -28,6 +29,8 @@ pub enum EngineError {
     Weights { graph: PathBuf, weights: PathBuf },
     #[error(transparent)]
     Adapter(#[from] WeightsError),
+    #[error(transparent)]
+    Pack(#[from] PackError),
     #[error("ONNX Runtime cannot be loaded from `{}`: {message}", path.display())]
     Load { path: PathBuf, message: String },
     #[error("ONNX Runtime cannot use CUDA device {device}: {message}")]

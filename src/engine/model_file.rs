@@ -19,7 +19,7 @@ use crate::prepare::GRAPH;
 pub const ROOT: &str = "/";
 
 /// The graph of `folder`, with locations below [`ROOT`] and rotary tables of `max_length` positions.
-pub fn read(folder: &Path, max_length: usize) -> Result<Vec<u8>, EngineError> {
+pub fn read(folder: &Path, max_length: usize) -> Result<Model, EngineError> {
     let path = folder.join(GRAPH);
     let unreadable = |path: &Path| {
         let path = path.to_owned();
@@ -73,5 +73,5 @@ pub fn read(folder: &Path, max_length: usize) -> Result<Vec<u8>, EngineError> {
         let below_root = file.strip_prefix(ROOT).unwrap_or(&file);
         location.value = below_root.to_string_lossy().into_owned();
     }
-    Ok(model.encode_to_vec())
+    Ok(model)
 }

@@ -9,9 +9,11 @@ use ort::logging::LogLevel;
 use ort::session::IoBinding;
 use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use prost::Message;
 
 use super::model_file::ROOT;
-use super::{EngineError, EngineOptions, Provider, WeightsMode};
+use super::{EngineError, EngineOptions, Provider};
+use crate::graph::proto::Model;
 use crate::runtime::cuda_libraries;
 use crate::runtime::library::Library;
 
@@ -68,15 +70,16 @@ impl OnnxRuntime {
         }
     }
 
-    /// Opens a session on the graph `bytes`.
+    /// Opens a session on `model`; `packs` lets ONNX Runtime copy weights into its own layout.
     pub(super) fn open_session(
         &self,
         name: &str,
-        bytes: &[u8],
+        model: &Model,
         options: &EngineOptions,
+        packs: bool,
     ) -> Result<Session, EngineError> {
         let builder = self
-            .configure(options)
+            .configure(options, packs)
             .map_err(|error| match options.provider {
                 Provider::Cuda(device) => EngineError::Cuda {
                     device,
@@ -88,13 +91,12 @@ impl OnnxRuntime {
                 },
             });
         builder?
-            .commit_from_memory(bytes)
+            .commit_from_memory(&model.encode_to_vec())
             .map_err(EngineError::runtime(name))
     }
 
-    fn configure(&self, options: &EngineOptions) -> Result<SessionBuilder, String> {
+    fn configure(&self, options: &EngineOptions, packs: bool) -> Result<SessionBuilder, String> {
         let text = |error: ort::Error<SessionBuilder>| error.message().to_owned();
-        let prepacking = options.weights == WeightsMode::Resident;
         let key = "session.model_external_initializers_file_folder_path";
         let mut builder =
             Session::builder(&self.environment).map_err(|error| error.message().to_owned())?;
@@ -102,7 +104,7 @@ impl OnnxRuntime {
         builder = builder.with_intra_threads(options.threads).map_err(text)?;
         let level = GraphOptimizationLevel::Level3;
         builder = builder.with_optimization_level(level).map_err(text)?;
-        builder = builder.with_prepacking(prepacking).map_err(text)?;
+        builder = builder.with_prepacking(packs).map_err(text)?;
         // Input lengths change from step to step, and a memory pattern is made for each of them.
         builder = builder.with_memory_pattern(false).map_err(text)?;
         builder = builder.with_config_entry(key, ROOT).map_err(text)?;

@@ -25,13 +25,17 @@ impl fmt::Display for Provider {
     }
 }
 
-/// How weights are held in memory on a CPU.
+/// How weights are held in memory on a CPU. See [`layout`](super::layout) for what each comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WeightsMode {
-    /// Mapped from their files: starts at once, and variants share the page cache.
+    /// Mapped from files: the checkpoint for prompts, and a copy that's laid out for decoding, made once. Starts at
+    /// once, and variants share the page cache.
     Mapped,
-    /// Copied into the layout that ONNX Runtime's kernels like best.
+    /// The checkpoint alone, mapped: nothing is written, and decoding is slower.
+    #[serde(rename = "in-place")]
+    InPlace,
+    /// Copied into the layout that ONNX Runtime makes when a session starts.
     Resident,
 }
 
@@ -39,6 +43,7 @@ impl fmt::Display for WeightsMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Mapped => "mapped",
+            Self::InPlace => "in-place",
             Self::Resident => "resident",
         })
     }
@@ -62,6 +67,12 @@ pub struct EngineOptions {
 }
 
 impl EngineOptions {
+    /// Whether decode steps read weights that are laid out for them: for one sequence on a CPU.
+    pub(super) fn wants_panels(&self) -> bool {
+        let one_row = self.provider == Provider::Cpu && self.batch_size == 1;
+        one_row && self.weights == WeightsMode::Mapped
+    }
+
     /// The GPU's allocator; `None` on a CPU.
     pub(super) fn device_allocator(&self, session: &Session) -> ort::Result<Option<Allocator>> {
         let Provider::Cuda(device) = self.provider else {

@@ -54,6 +54,9 @@ pub enum Attr {
     Float(f32),
 }
 
+/// The constant by which the last position is selected: whatever comes behind that has one position.
+pub const LAST_POSITION: &str = "last";
+
 /// The two operator domains.
 const STANDARD: &str = "";
 const MICROSOFT: &str = "com.microsoft";
@@ -350,7 +353,7 @@ impl<'a> GraphBuilder<'a> {
 
     /// The last position of `[batch, sequence, n]`, as `[batch, 1, n]`.
     pub fn last_position(&mut self, name: &str, x: &Value) -> Value {
-        let last = self.constant_i64("last", &[-1], false);
+        let last = self.constant_i64(LAST_POSITION, &[-1], false);
         self.gather(name, x, &last, 1)
     }
 

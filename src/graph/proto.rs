@@ -206,6 +206,17 @@ pub mod element {
     pub const BFLOAT16: i32 = 16;
 }
 
+/// The dtype of an element type, if it's one of the three float types.
+pub fn dtype(element: i32) -> Option<crate::weights::Dtype> {
+    use crate::weights::Dtype;
+    match element {
+        element::FLOAT32 => Some(Dtype::Float32),
+        element::FLOAT16 => Some(Dtype::Float16),
+        element::BFLOAT16 => Some(Dtype::BFloat16),
+        _ => None,
+    }
+}
+
 /// The element type of `dtype`.
 pub fn element_type(dtype: crate::weights::Dtype) -> i32 {
     use crate::weights::Dtype;

@@ -1,17 +1,109 @@
 //! The floor of a decode step: reading as many bytes as the step must read, and doing nothing with them
 //! but add them up.
 
+use std::fs::File;
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use memmap2::Mmap;
+
+use super::stats::median;
+
+/// Tells how fast memory is read now.
+pub trait RateMeter {
+    /// Bytes a second; `None` where it can't be told.
+    fn read(&self) -> Option<f64>;
+}
+
+/// A reading takes the middle one of so many sums: a decode step follows another one too, and not some other work.
+const SUMS: usize = 3;
+/// A reading reads no more than this, so that it stays short however large the model is. It's far beyond any cache.
+const MOST_BYTES: usize = 1 << 30;
+/// A sum reads at least this much, if need be the same bytes again, so that starting its threads weighs nothing.
+const LEAST_BYTES: usize = 32 << 20;
+
+/// Reads a model's weights where they are mapped, with as many threads as the session has.
+///
+/// Weights that fit the processor's caches are read from there, as a decode step does. On a GPU there's no such
+/// meter: its memory can't be read from the host at the rate at which kernels read it.
+#[derive(Debug)]
+pub struct WeightsReader {
+    map: Mmap,
+    bytes: usize,
+    threads: usize,
+}
+
+impl WeightsReader {
+    /// Maps the largest safetensors file of `model_folder`, of which `bytes` are read if it has so many. `None`
+    /// without a file that can be mapped.
+    #[expect(unsafe_code, reason = "mapping a file is unsafe")]
+    pub fn open(model_folder: &Path, bytes: u64, threads: usize) -> Option<Self> {
+        let files = std::fs::read_dir(model_folder).ok()?.flatten();
+        let path = files
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|end| end == "safetensors"))
+            .max_by_key(|path: &PathBuf| std::fs::metadata(path).map_or(0, |found| found.len()))?;
+        let file = File::open(path).ok()?;
+        // SAFETY: a model's files aren't written to while it's measured; the sessions map them as well.
+        let map = unsafe { Mmap::map(&file) }.ok()?;
+        let wanted = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let bytes = wanted.min(MOST_BYTES).min(map.len());
+        let reader = Self {
+            map,
+            bytes,
+            threads,
+        };
+        // The first touch of a page finds it in the page cache, which takes longer than reading it.
+        (bytes > 0).then(|| black_box(timed_sum(reader.values(), threads)))?;
+        Some(reader)
+    }
+
+    #[expect(unsafe_code, reason = "the bytes of a map are seen as numbers")]
+    fn values(&self) -> &[f32] {
+        let start = self.map.len() - self.bytes;
+        // SAFETY: any bits are an `f32`; `align_to` gives the aligned middle.
+        unsafe { self.map[start..].align_to::<f32>().1 }
+    }
+}
+
+impl RateMeter for WeightsReader {
+    fn read(&self) -> Option<f64> {
+        let values = self.values();
+        let bytes = std::mem::size_of_val(values);
+        let passes = LEAST_BYTES.div_ceil(bytes.max(1));
+        let sums: Vec<f64> = (0..SUMS)
+            .map(|_| timed_sums(values, self.threads, passes).0.as_secs_f64())
+            .collect();
+        let seconds = median(&sums)?;
+        (bytes > 0 && seconds > 0.0).then(|| (bytes * passes) as f64 / seconds)
+    }
+}
+
+/// There's no way to tell.
+impl RateMeter for () {
+    fn read(&self) -> Option<f64> {
+        None
+    }
+}
 
 /// Adds all of `values` up on `threads` threads, and says how long that took. The sum is returned so that
 /// it is really computed.
 pub fn timed_sum(values: &[f32], threads: usize) -> (Duration, f32) {
+    timed_sums(values, threads, 1)
+}
+
+/// The same, `passes` times over; each thread goes over its own part again.
+fn timed_sums(values: &[f32], threads: usize, passes: usize) -> (Duration, f32) {
     let start = Instant::now();
     let share = values.len().div_ceil(threads.max(1));
     let total = std::thread::scope(|scope| {
         let workers: Vec<_> = values
             .chunks(share.max(1))
-            .map(|part| scope.spawn(move || sum(part)))
+            .map(|part| {
+                // Not even the compiler may know that every pass has the same sum.
+                scope.spawn(move || (0..passes).map(|_| sum(black_box(part))).sum::<f32>())
+            })
             .collect();
         let sums = workers
             .into_iter()
@@ -71,11 +163,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_rate_of_a_models_weights_is_read_and_absent_without_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(WeightsReader::open(folder.path(), 1 << 20, 2).is_none());
+        std::fs::write(folder.path().join("m.safetensors"), vec![1_u8; 1 << 20]).unwrap();
+        std::fs::write(folder.path().join("other.bin"), vec![1_u8; 2 << 20]).unwrap();
+        let reader = WeightsReader::open(folder.path(), 3 << 20, 2).unwrap();
+        assert_eq!(reader.values().len(), (1 << 20) / 4);
+        let part = WeightsReader::open(folder.path(), 1 << 10, 1).unwrap();
+        assert_eq!(part.values().len(), 256);
+        // Whatever the machine, and however busy: between 10 kB and 100 TB a second.
+        let rate = reader.read().unwrap();
+        assert!((1e4..1e14).contains(&rate), "{rate}");
+    }
+
+    #[test]
     fn every_value_is_added_whatever_the_threads() {
         let values: Vec<f32> = (0..1003).map(|i| (i % 7) as f32).collect();
         let expected: f32 = values.iter().sum();
         for threads in [1, 2, 3, 2000] {
             assert_eq!(timed_sum(&values, threads).1, expected);
+            assert_eq!(timed_sums(&values, threads, 3).1, 3.0 * expected);
         }
         assert_eq!(timed_sum(&[], 2).1, 0.0);
     }

@@ -1,40 +1,42 @@
 //! What one variant costs over another, from their records.
 
+use std::collections::BTreeSet;
+
+use super::group::Group;
 use super::record::{RunRecord, VariantRecord};
 use super::stats::{Overhead, Pair, UnpairedSamples, paired_overhead, unpaired_overhead};
-use crate::prompts::Category;
 
-/// What `variant` costs over `base`, in percent of the whole time of a generation. Categories are
+/// What `variant` costs over `base`, in percent of the whole time of a generation. Groups are
 /// strata. Runs are paired unless the base's were taken from an earlier measurement.
 pub fn overhead(
     base: &VariantRecord,
     variant: &VariantRecord,
-    categories: &[Category],
+    groups: &[Group],
     paired: bool,
     seed: u64,
 ) -> Option<Overhead> {
     let total = |run: &RunRecord| run.timings.total().as_secs_f64();
     if !paired {
-        let samples = |record: &VariantRecord, category| -> Vec<f64> {
-            record.runs_of(category).map(total).collect()
+        let samples = |record: &VariantRecord, group| -> Vec<f64> {
+            record.runs_of(group).map(total).collect()
         };
-        let strata: Vec<UnpairedSamples> = categories
+        let strata: Vec<UnpairedSamples> = groups
             .iter()
-            .map(|&category| UnpairedSamples {
-                base: samples(base, category),
-                variant: samples(variant, category),
+            .map(|&group| UnpairedSamples {
+                base: samples(base, group),
+                variant: samples(variant, group),
             })
             .collect();
         return unpaired_overhead(&strata, seed).ok();
     }
-    let strata: Vec<Vec<Pair>> = categories
+    let strata: Vec<Vec<Pair>> = groups
         .iter()
-        .map(|&category| {
+        .map(|&group| {
             let same = |a: &RunRecord, b: &RunRecord| (a.prompt, a.run) == (b.prompt, b.run);
             variant
-                .runs_of(category)
+                .runs_of(group)
                 .filter_map(|run| {
-                    let partner = base.runs_of(category).find(|other| same(run, other))?;
+                    let partner = base.runs_of(group).find(|other| same(run, other))?;
                     Some(Pair {
                         base: total(partner),
                         variant: total(run),
@@ -46,10 +48,10 @@ pub fn overhead(
     paired_overhead(&strata, seed).ok()
 }
 
-/// The categories of which there are runs.
-pub fn measured(record: &VariantRecord) -> Vec<Category> {
-    let has_runs = |category: &Category| record.runs_of(*category).next().is_some();
-    Category::ALL.into_iter().filter(has_runs).collect()
+/// The groups of which there are runs, in order.
+pub fn measured(record: &VariantRecord) -> Vec<Group> {
+    let groups: BTreeSet<Group> = record.runs.iter().map(|run| run.group).collect();
+    groups.into_iter().collect()
 }
 
 /// Half of an interval's width, in percentage points; `None` without an interval.
@@ -63,12 +65,14 @@ mod tests {
     use super::*;
     use crate::measure::record::scripted as record;
     use crate::measure::subject::Subject;
+    use crate::prompts::Category;
 
     #[test]
     fn a_variant_that_takes_twice_as_long_costs_100_percent() {
         let (base, slow) = (record(Subject::Base, 1), record(Subject::Unmerged, 2));
         for paired in [true, false] {
-            let found = overhead(&base, &slow, &[Category::Short], paired, 1).unwrap();
+            let found =
+                overhead(&base, &slow, &[Group::Category(Category::Short)], paired, 1).unwrap();
             assert!((found.pct - 100.0).abs() < 1e-6, "{found:?}");
             assert_eq!(found.paired, paired);
             assert!(found.detected);

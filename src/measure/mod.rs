@@ -6,22 +6,29 @@
 //!   worker   the worker's side
 //!     timings   the loop that generates           memory, gpu   sampled while it runs
 //! energy, interference   what it took, and what else kept the cores busy
+//! bandwidth, roofline    how fast memory is read, and how near a decode step comes to that
+//! sweep       batch sizes and context lengths
+//! break_even  when merging has paid
 //! comparison  pairs of runs       stats   overheads with their intervals
 //! ```
 
 pub mod bandwidth;
+pub mod break_even;
 pub mod client;
 pub mod comparison;
 pub mod energy;
 pub mod gpu;
+pub mod group;
 pub mod interference;
 pub mod memory;
 pub mod protocol;
 pub(crate) mod random;
 pub mod record;
+pub mod roofline;
 pub mod schedule;
 pub mod session;
 pub mod stats;
 pub mod subject;
+pub mod sweep;
 pub mod timings;
 pub mod worker;

@@ -2,17 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::group::Group;
 use super::memory::{MemoryRecord, StageMemory};
 use super::subject::Subject;
 use super::timings::GenerationTimings;
-use crate::prompts::Category;
+use crate::prepare::{DecodeReads, PreparedVariant};
 
 /// A prompt that's measured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PromptPlan {
-    /// Its category.
-    pub category: Category,
-    /// Its number within the category.
+    /// What it's measured with.
+    pub group: Group,
+    /// Its number within the group.
     pub index: usize,
     /// Its token ids.
     pub prompt_ids: Vec<u32>,
@@ -23,10 +24,12 @@ pub struct PromptPlan {
 /// One generation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
-    /// Category of the prompt.
-    pub category: Category,
-    /// Number of the prompt within the category.
+    /// Group of the prompt.
+    pub group: Group,
+    /// Number of the prompt within the group.
     pub prompt: usize,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
     /// Number of the run; pairs with the same run of the base.
     pub run: usize,
     /// How long it took.
@@ -34,6 +37,9 @@ pub struct RunRecord {
     /// What it took, where the machine tells it: of the whole processor, or the whole GPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub energy_joules: Option<f64>,
+    /// The rate at which memory was read just before this round, in bytes a second; absent where it can't be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_rate: Option<f64>,
 }
 
 /// Everything that was measured of one variant.
@@ -41,6 +47,17 @@ pub struct RunRecord {
 pub struct VariantRecord {
     /// Which variant, or what stands beside them.
     pub variant: Subject,
+    /// Its experiment, where several are measured together; the base belongs to none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub experiment: Option<String>,
+    /// What merging and exporting took, in seconds.
+    pub prepare_seconds: f64,
+    /// What a decode step must read.
+    pub reads: DecodeReads,
+    /// Tokens in front of each prompt.
+    pub virtual_tokens: usize,
+    /// Sequences that are generated at once.
+    pub batch_size: usize,
     /// From the loaded library to the session with its cache, in seconds.
     pub session_seconds: f64,
     /// Generations before those that count.
@@ -55,9 +72,20 @@ pub struct VariantRecord {
 
 impl VariantRecord {
     /// A record of nothing yet.
-    pub fn new(variant: Subject) -> Self {
+    pub fn new(
+        variant: Subject,
+        experiment: Option<String>,
+        prepared: &PreparedVariant,
+        batch_size: usize,
+    ) -> Self {
+        let manifest = &prepared.manifest;
         Self {
             variant,
+            experiment,
+            prepare_seconds: manifest.prepare_seconds,
+            reads: manifest.reads,
+            virtual_tokens: manifest.num_virtual_tokens(),
+            batch_size,
             session_seconds: 0.0,
             warmup_runs: 0,
             runs: Vec::new(),
@@ -84,13 +112,26 @@ impl VariantRecord {
 
     /// The peaks over all stages in which tokens were generated.
     pub fn generation_memory(&self) -> MemoryRecord {
-        let during = |stage: &&StageMemory| Category::from_name(&stage.stage).is_some();
+        let during = |stage: &&StageMemory| Group::from_name(&stage.stage).is_some();
         MemoryRecord::of_stages(self.stages.iter().filter(during).cloned().collect())
     }
 
-    /// The runs of a category.
-    pub fn runs_of(&self, category: Category) -> impl Iterator<Item = &RunRecord> {
-        self.runs.iter().filter(move |run| run.category == category)
+    /// The runs of a group.
+    pub fn runs_of(&self, group: Group) -> impl Iterator<Item = &RunRecord> {
+        self.runs.iter().filter(move |run| run.group == group)
+    }
+
+    /// Its name, with its experiment's where several are measured together.
+    pub fn label(&self) -> String {
+        label(self.experiment.as_deref(), self.variant)
+    }
+}
+
+/// A subject's name, with its experiment's where several are measured together.
+pub fn label(experiment: Option<&str>, subject: Subject) -> String {
+    match experiment {
+        Some(experiment) => format!("{experiment} {subject}"),
+        None => subject.to_string(),
     }
 }
 
@@ -99,8 +140,9 @@ impl VariantRecord {
 pub(crate) fn scripted(variant: Subject, factor: u32) -> VariantRecord {
     let runs = (0..5)
         .map(|run| RunRecord {
-            category: Category::Short,
+            group: Group::Category(crate::prompts::Category::Short),
             prompt: 0,
+            prompt_tokens: 10,
             run,
             timings: GenerationTimings {
                 time_to_first_token: std::time::Duration::from_millis(40 + u64::from(run as u32))
@@ -108,11 +150,13 @@ pub(crate) fn scripted(variant: Subject, factor: u32) -> VariantRecord {
                 decode_steps: vec![std::time::Duration::from_millis(5) * factor; 3],
             },
             energy_joules: None,
+            memory_rate: None,
         })
         .collect();
+    let prepared = crate::prepare::stand_in(crate::prepare::Variant::Base);
     VariantRecord {
         warmup_runs: 1,
         runs,
-        ..VariantRecord::new(variant)
+        ..VariantRecord::new(variant, None, &prepared, 1)
     }
 }

@@ -3,35 +3,37 @@
 //! Whatever the machine drifts, it hits all variants alike, and overheads are taken from pairs of
 //! neighbouring runs.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
 
+use super::bandwidth::RateMeter;
 use super::client::{Interrupt, VariantProcess, WorkerClient, WorkerError};
 use super::comparison::{half_width, measured, overhead};
 use super::energy::EnergyMeter;
+use super::group::Group;
 use super::protocol::{OpenRequest, ParityRequest};
-use super::record::{PromptPlan, RunRecord, VariantRecord};
+use super::record::{PromptPlan, RunRecord, VariantRecord, label};
 use super::schedule::{balanced_order, balanced_period};
 use super::subject::Subject;
 use super::timings::{Clock, SystemClock};
 use crate::engine::EngineOptions;
 use crate::prepare::PreparedVariant;
-use crate::prompts::Category;
 use crate::runtime::library::Library;
 use crate::verify::Parity;
 
 /// What is measured, and how.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct MeasurePlan {
     /// This program, which is started as the workers.
     pub program: PathBuf,
     /// ONNX Runtime.
     pub library: Library,
-    /// Variants, the base first where it's among them.
-    pub variants: Vec<(Subject, PreparedVariant)>,
-    /// Prompts, by category.
+    /// Who takes part, the base first where it's among them.
+    pub entrants: Vec<Entrant>,
+    /// Prompts, by group.
     pub prompts: Vec<PromptPlan>,
     /// Measured generations of each prompt; with a target, at least so many.
     pub runs: usize,
@@ -41,6 +43,33 @@ pub struct MeasurePlan {
     pub seed: u64,
     /// Go on until the overheads are known so well.
     pub target: Option<Target>,
+}
+
+/// One that takes part in a measurement.
+#[derive(Debug, Clone)]
+pub struct Entrant {
+    /// What it is.
+    pub subject: Subject,
+    /// Its experiment, where several are measured together; the base belongs to none.
+    pub experiment: Option<String>,
+    /// What it runs.
+    pub prepared: PreparedVariant,
+}
+
+impl Entrant {
+    /// Its name, with its experiment's where several are measured together.
+    pub fn label(&self) -> String {
+        label(self.experiment.as_deref(), self.subject)
+    }
+}
+
+/// The machine's meters, read while measuring.
+#[derive(Clone, Copy)]
+pub struct Meters<'a> {
+    /// Of energy.
+    pub energy: &'a dyn EnergyMeter,
+    /// Of the rate at which memory is read.
+    pub memory: &'a dyn RateMeter,
 }
 
 /// How well overheads shall be known.
@@ -89,8 +118,8 @@ pub enum Step<'a> {
         done: usize,
         /// Generations in all, warm-up included.
         total: usize,
-        /// The prompt's category.
-        category: Category,
+        /// The prompt's group.
+        group: Group,
     },
     /// The target isn't met yet, after so many measured generations of each prompt.
     Precision {
@@ -107,28 +136,34 @@ pub enum Step<'a> {
 const PARITY_TOKENS: usize = 8;
 
 impl MeasurePlan {
-    /// Compares what the variants compute, on the shortest prompt, in a process of its own: those that are measured
+    /// Compares what the variants of an experiment compute, on the shortest prompt, in a process of its own: those that are measured
     /// afterwards begin with nothing of it in their memory.
     ///
     /// # Errors
     /// If it's interrupted. Whatever else goes wrong is a check that isn't passed.
-    pub fn parity(&self, interrupt: &Interrupt) -> Result<Option<Parity>, WorkerError> {
+    pub fn parity(
+        &self,
+        experiment: Option<&str>,
+        interrupt: &Interrupt,
+    ) -> Result<Option<Parity>, WorkerError> {
         let start = |name: &str| WorkerClient::start(self.program.clone(), name, interrupt);
-        self.parity_in(&start)
+        self.parity_in(experiment, &start)
     }
 
     fn parity_in<P: VariantProcess>(
         &self,
+        experiment: Option<&str>,
         start: &dyn Fn(&str) -> Result<P, WorkerError>,
     ) -> Result<Option<Parity>, WorkerError> {
         let Some(prompt) = self.shortest_prompt() else {
             return Ok(None);
         };
         let plain = self
-            .variants
+            .entrants
             .iter()
-            .filter(|(subject, _)| !matches!(subject, Subject::BaseAgain | Subject::UnmergedEmpty));
-        let variants: Vec<PreparedVariant> = plain.map(|(_, prepared)| prepared.clone()).collect();
+            .filter(|one| one.experiment.is_none() || one.experiment.as_deref() == experiment)
+            .filter(|one| !matches!(one.subject, Subject::BaseAgain | Subject::UnmergedEmpty));
+        let variants: Vec<PreparedVariant> = plain.map(|one| one.prepared.clone()).collect();
         let room = |prepared: &PreparedVariant| {
             let manifest = &prepared.manifest;
             let used = manifest.num_virtual_tokens() + prompt.prompt_ids.len();
@@ -161,7 +196,7 @@ impl MeasurePlan {
     pub fn run(
         &self,
         interrupt: &Interrupt,
-        meter: &dyn EnergyMeter,
+        meters: Meters,
         progress: &dyn Fn(Step),
     ) -> Measurement {
         let start = |name: &str| WorkerClient::start(self.program.clone(), name, interrupt);
@@ -169,7 +204,7 @@ impl MeasurePlan {
             plan: self,
             start: &start,
             clock: &SystemClock::new(),
-            meter,
+            meters,
             progress,
             contestants: Vec::new(),
             done: 0,
@@ -178,13 +213,8 @@ impl MeasurePlan {
         .run()
     }
 
-    fn measured_prompts(&self) -> impl Iterator<Item = Category> {
-        let has_prompts = |category: &Category| {
-            self.prompts
-                .iter()
-                .any(|prompt| prompt.category == *category)
-        };
-        Category::ALL.into_iter().filter(has_prompts)
+    fn groups(&self) -> BTreeSet<Group> {
+        self.prompts.iter().map(|prompt| prompt.group).collect()
     }
 }
 
@@ -199,7 +229,7 @@ struct Contest<'a, P> {
     plan: &'a MeasurePlan,
     start: &'a dyn Fn(&str) -> Result<P, WorkerError>,
     clock: &'a dyn Clock,
-    meter: &'a dyn EnergyMeter,
+    meters: Meters<'a>,
     progress: &'a dyn Fn(Step),
     contestants: Vec<Contestant<P>>,
     /// Generations that are done, and in all.
@@ -221,10 +251,16 @@ impl<P: VariantProcess> Contest<'_, P> {
 
     fn measure(&mut self, precision: &mut Option<Precision>) -> Result<(), WorkerError> {
         let started = self.clock.now();
-        for (subject, prepared) in &self.plan.variants {
-            (self.progress)(Step::Opening(subject.name()));
+        for entrant in &self.plan.entrants {
+            (self.progress)(Step::Opening(&entrant.label()));
+            let Entrant {
+                subject,
+                experiment,
+                prepared,
+            } = entrant;
+            let (experiment, batch_size) = (experiment.clone(), self.plan.options.batch_size);
             self.contestants.push(Contestant {
-                record: VariantRecord::new(*subject),
+                record: VariantRecord::new(*subject, experiment, prepared, batch_size),
                 process: None,
             });
             let index = self.contestants.len() - 1;
@@ -306,23 +342,25 @@ impl<P: VariantProcess> Contest<'_, P> {
         rounds: &[Option<usize>],
     ) -> Result<(), WorkerError> {
         let plan = self.plan;
-        for category in plan.measured_prompts() {
+        for group in plan.groups() {
             let prompts = plan.prompts.iter();
-            for prompt in prompts.filter(|prompt| prompt.category == category) {
+            for prompt in prompts.filter(|prompt| prompt.group == group) {
                 for run in rounds {
+                    let rate = run.and_then(|_| self.meters.memory.read());
                     for index in orders.next().unwrap_or_default() {
                         (self.progress)(Step::Generating {
                             done: self.done,
                             total: self.total,
-                            category,
+                            group,
                         });
-                        let generated = self.contestants[index].generate(prompt, *run, self.meter);
+                        let meter = self.meters.energy;
+                        let generated = self.contestants[index].generate(prompt, *run, meter, rate);
                         self.settle(index, generated)?;
                         self.done += 1;
                     }
                 }
             }
-            self.end_stage(category.name())?;
+            self.end_stage(&group.to_string())?;
         }
         Ok(())
     }
@@ -342,7 +380,7 @@ impl<P: VariantProcess> Contest<'_, P> {
         let mut options = plan.options.clone();
         options.max_length = prepared.manifest.num_virtual_tokens() + longest;
         let contestant = &mut self.contestants[index];
-        let mut process = (self.start)(contestant.record.variant.name())?;
+        let mut process = (self.start)(&contestant.record.label())?;
         let opened = process.open(OpenRequest {
             library: plan.library.clone(),
             variant: prepared.clone(),
@@ -352,7 +390,7 @@ impl<P: VariantProcess> Contest<'_, P> {
         contestant.record.stages = opened.stages;
         contestant.process = Some(process);
         if let Some(shortest) = plan.shortest_prompt() {
-            contestant.generate(shortest, None, self.meter)?;
+            contestant.generate(shortest, None, self.meters.energy, None)?;
             contestant.end_stage("warmed_up")?;
         }
         Ok(())
@@ -381,6 +419,7 @@ impl<P: VariantProcess> Contestant<P> {
         prompt: &PromptPlan,
         run: Option<usize>,
         meter: &dyn EnergyMeter,
+        memory_rate: Option<f64>,
     ) -> Result<(), WorkerError> {
         let Some(process) = &mut self.process else {
             return Ok(());
@@ -391,11 +430,13 @@ impl<P: VariantProcess> Contestant<P> {
         match run {
             None => self.record.warmup_runs += 1,
             Some(run) => self.record.runs.push(RunRecord {
-                category: prompt.category,
+                group: prompt.group,
                 prompt: prompt.index,
+                prompt_tokens: prompt.prompt_ids.len(),
                 run,
                 timings,
                 energy_joules: energy(),
+                memory_rate,
             }),
         }
         Ok(())

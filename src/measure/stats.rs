@@ -4,11 +4,14 @@
 //!
 //! - this file: mean, median, quantiles
 //! - [`Overhead`]: a variant against the base, with a bootstrap interval
+//! - [`Difference`]: the same in seconds
 //! - [`Outliers`]: single runs far from the rest, and a slow first run
 
+mod difference;
 mod outliers;
 mod overhead;
 
+pub use difference::{Difference, paired_difference};
 pub use outliers::{OUTLIER_THRESHOLD, Outliers, find_outliers, modified_z_scores};
 pub use overhead::{
     MIN_SAMPLES_TO_DETECT, Overhead, OverheadError, Pair, UnpairedSamples, paired_overhead,

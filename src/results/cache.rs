@@ -38,6 +38,7 @@ impl CacheKey {
             "runs": runs,
             "provider": options.provider,
             "threads": options.threads,
+            "batch_size": options.batch_size,
             "weights": options.weights,
             "onnxruntime": library.version,
             "onnxruntime_path": library.path,
@@ -110,12 +111,13 @@ impl BaseCache {
 mod tests {
     use super::*;
     use crate::measure::subject::Subject;
+    use crate::prepare::{Variant, stand_in};
 
     fn record() -> VariantRecord {
         VariantRecord {
             session_seconds: 0.5,
             warmup_runs: 1,
-            ..VariantRecord::new(Subject::Base)
+            ..VariantRecord::new(Subject::Base, None, &stand_in(Variant::Base), 1)
         }
     }
 

@@ -1,6 +1,6 @@
 //! The JSON of a result.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -8,15 +8,17 @@ use serde_json::{Map, Value, json};
 use super::Status;
 use super::metrics::{samples, summarize};
 use crate::engine::EngineOptions;
+use crate::measure::break_even::break_even;
 use crate::measure::comparison::{half_width, measured, overhead};
 use crate::measure::energy::EnergyMethod;
+use crate::measure::group::Group;
 use crate::measure::interference::Interference;
 use crate::measure::memory::StageMemory;
 use crate::measure::record::VariantRecord;
 use crate::measure::session::Precision;
 use crate::measure::subject::Subject;
+use crate::measure::sweep::SweepRun;
 use crate::prepare::{Manifest, Variant};
-use crate::prompts::Category;
 use crate::runtime::library::Library;
 use crate::system::{Hardware, SystemInfo, allowed_cores};
 use crate::verify::Parity;
@@ -73,10 +75,15 @@ pub struct RunInfo<'a> {
 
 impl ResultDocument {
     /// Puts a result together.
-    pub fn new(info: &RunInfo, records: &[VariantRecord]) -> Self {
+    pub fn new(info: &RunInfo, records: &[VariantRecord], sweep: &[SweepRun]) -> Self {
+        let mut generation_info = generation_info(info, records);
+        if !sweep.is_empty() {
+            let entries = sweep.iter().flat_map(|run| sweep_entries(info, run));
+            generation_info["sweep"] = entries.collect();
+        }
         Self {
             run_info: run_info(info),
-            generation_info: generation_info(info, records),
+            generation_info,
             meta_info: meta_info(info),
         }
     }
@@ -107,6 +114,7 @@ impl RunInfo<'_> {
         json!({
             "provider": self.options.provider.to_string(),
             "threads": self.options.threads,
+            "batch_size": self.options.batch_size,
             "allowed_cores": allowed_cores(),
             "weights": self.options.weights,
             "base": if self.base_is_cached { "cached" } else { "interleaved" },
@@ -141,9 +149,43 @@ fn generation_info(info: &RunInfo, records: &[VariantRecord]) -> Value {
         "aa".to_owned(),
         json!(find(Subject::BaseAgain).and_then(|again| aa(info, base?, again))),
     );
+    let merging = find(Subject::Unmerged).zip(find(Subject::Merged));
+    let merging = merging.and_then(|(unmerged, merged)| break_even(unmerged, merged, info.seed));
+    all.insert("break_even".to_owned(), json!(merging));
     let valid = info.parity.is_some_and(|parity| parity.passed);
     all.insert("timings_valid".to_owned(), json!(valid));
     Value::Object(all)
+}
+
+/// One entry a group of prompts: every variant's figures, and its overhead.
+fn sweep_entries(info: &RunInfo, run: &SweepRun) -> Vec<Value> {
+    let mut records = run.records.iter();
+    let base = records.find(|record| record.variant == Subject::Base);
+    let groups: BTreeSet<Group> = run.records.iter().flat_map(measured).collect();
+    let entry = |group: Group| {
+        let mut variants = Map::new();
+        for record in &run.records {
+            let mut entry = json!({ "metrics": summarize(record, &[group]) });
+            if let Some(base) = base.filter(|base| base.variant != record.variant) {
+                let over = overhead(base, record, &[group], run.paired, info.seed);
+                entry["overhead_pct"] = json!(over);
+            }
+            let name = group.to_string();
+            let mut stages = record.stages.iter();
+            let memory = stages.find(|of| of.stage == name).map(stage);
+            entry["memory"] = json!(memory);
+            entry["error"] = json!(record.error);
+            variants.insert(record.variant.name().to_owned(), entry);
+        }
+        let mut runs = run.records.iter().flat_map(|record| record.runs_of(group));
+        json!({
+            "batch_size": run.batch_size,
+            "prompts": group,
+            "prompt_tokens": runs.next().map(|run| run.prompt_tokens),
+            "variants": variants,
+        })
+    };
+    groups.into_iter().map(entry).collect()
 }
 
 /// The base against itself: what the machine alone makes of no difference.
@@ -167,11 +209,11 @@ fn compatible(
     let mut all = Map::new();
     all.insert("memory".to_owned(), memory(record));
     let mut categories = Map::new();
-    for category in Category::ALL {
-        if let Some(metrics) = metrics(info, base, record, &[category]) {
-            let samples = samples(record, category);
+    for group in measured(record) {
+        if let Some(metrics) = metrics(info, base, record, &[group]) {
+            let samples = samples(record, group);
             let entry = json!({ "metrics": metrics, "samples": samples });
-            categories.insert(category.name().to_owned(), entry);
+            categories.insert(group.to_string(), entry);
         }
     }
     all.insert("by_category".to_owned(), Value::Object(categories));
@@ -184,12 +226,11 @@ fn variant(info: &RunInfo, base: Option<&VariantRecord>, record: &VariantRecord)
     let mut all = compatible(info, base, record);
     let compared = base.filter(|base| base.variant != record.variant);
     if let Some(base) = compared {
-        let over = |categories: &[Category]| {
-            overhead(base, record, categories, !info.base_is_cached, info.seed)
-        };
+        let over =
+            |groups: &[Group]| overhead(base, record, groups, !info.base_is_cached, info.seed);
         let by_category: Map<String, Value> = measured(record)
             .into_iter()
-            .map(|category| (category.name().to_owned(), json!(over(&[category]))))
+            .map(|group| (group.to_string(), json!(over(&[group]))))
             .collect();
         all.insert(
             "overhead_pct".to_owned(),
@@ -198,6 +239,7 @@ fn variant(info: &RunInfo, base: Option<&VariantRecord>, record: &VariantRecord)
     }
     let provider = info.options.provider.to_string();
     all.insert("provider".to_owned(), json!(provider));
+    all.insert("prepare_seconds".to_owned(), json!(record.prepare_seconds));
     all.insert("session_seconds".to_owned(), json!(record.session_seconds));
     all.insert("warmup_runs".to_owned(), json!(record.warmup_runs));
     all.insert("error".to_owned(), json!(record.error));
@@ -208,21 +250,15 @@ fn metrics(
     info: &RunInfo,
     base: Option<&VariantRecord>,
     record: &VariantRecord,
-    categories: &[Category],
+    groups: &[Group],
 ) -> Option<Value> {
-    let of = |record: &VariantRecord| {
-        let runs = record
-            .runs
-            .iter()
-            .filter(|run| categories.contains(&run.category));
-        summarize(runs)
-    };
+    let of = |record: &VariantRecord| summarize(record, groups);
     let mut metrics = json!(of(record)?);
     if let (Some(base), Some(keys)) = (base, metrics.as_object_mut()) {
         let base_time = of(base).map(|metrics| metrics.inference_time);
         keys.insert("base_inference_time".to_owned(), json!(base_time));
         if base.variant != record.variant {
-            let over = overhead(base, record, categories, !info.base_is_cached, info.seed);
+            let over = overhead(base, record, groups, !info.base_is_cached, info.seed);
             let pct = over.map(|over| over.pct);
             keys.insert("inference_overhead_pct".to_owned(), json!(pct));
         }

@@ -4,9 +4,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::measure::comparison::measured;
+use crate::measure::group::Group;
 use crate::measure::record::{RunRecord, VariantRecord};
+use crate::measure::roofline::{Roofline, roofline};
 use crate::measure::stats::{find_outliers, median};
-use crate::prompts::Category;
 
 /// Figures of one variant in one category, or over all of them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -17,22 +18,39 @@ pub struct CategoryMetrics {
     pub time_to_first_token: f64,
     /// The same as `time_to_first_token`: prefill gives the first token.
     pub prefill_time: f64,
-    /// Median of all decode steps, seconds; absent where one token is generated.
+    /// Median of all decode steps, seconds; absent where one token is generated. A step makes one token of **every**
+    /// sequence of the batch.
     pub decode_time_per_token: Option<f64>,
+    /// The same over the batch's size: what each of the batch's tokens takes.
+    pub decode_time_per_batch_token: Option<f64>,
+    /// Sequences that are generated at once.
+    pub batch_size: usize,
     /// Median of `inference_time / generated_tokens`, seconds.
     pub time_per_token: f64,
-    /// Tokens of one generation; of several prompts, their mean.
+    /// Tokens of one sequence; of several prompts, their mean.
     pub generated_tokens: f64,
-    /// Energy of all generations over their tokens, joules; absent where the machine doesn't tell it.
+    /// Energy of all generations over the tokens of all their sequences, joules; absent where the machine doesn't tell it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub energy_per_token_joules: Option<f64>,
     /// Generations that the medians are over.
     pub runs: usize,
+    /// Decode steps against the rate of memory; absent where that can't be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub roofline: Option<Roofline>,
 }
 
-/// Figures over `runs`; `None` without any.
-pub fn summarize<'a>(runs: impl Iterator<Item = &'a RunRecord>) -> Option<CategoryMetrics> {
-    let runs: Vec<&RunRecord> = runs.collect();
+/// Figures over the runs of `groups`; `None` without any.
+pub fn summarize(record: &VariantRecord, groups: &[Group]) -> Option<CategoryMetrics> {
+    let runs = record.runs.iter();
+    let runs = runs.filter(|run| groups.contains(&run.group)).collect();
+    Some(CategoryMetrics {
+        roofline: roofline(record, groups),
+        ..summarize_runs(runs, record.batch_size)?
+    })
+}
+
+/// Figures over `runs`, but for those that need more than the runs; `None` without any.
+fn summarize_runs(runs: Vec<&RunRecord>, batch_size: usize) -> Option<CategoryMetrics> {
     let of = |figure: fn(&RunRecord) -> f64| -> Option<f64> {
         median(&runs.iter().map(|run| figure(run)).collect::<Vec<f64>>())
     };
@@ -49,22 +67,25 @@ pub fn summarize<'a>(runs: impl Iterator<Item = &'a RunRecord>) -> Option<Catego
         time_to_first_token: prefill,
         prefill_time: prefill,
         decode_time_per_token: median(&steps),
+        decode_time_per_batch_token: median(&steps).map(|step| step / batch_size as f64),
+        batch_size,
         time_per_token: of(|run| run.timings.time_per_token())?,
         generated_tokens: tokens as f64 / runs.len() as f64,
-        energy_per_token_joules: energy.map(|joules| joules / tokens as f64),
+        energy_per_token_joules: energy.map(|joules| joules / (tokens * batch_size) as f64),
         runs: runs.len(),
+        roofline: None,
     })
 }
 
 /// Suspicious runs of a variant: those far from the others of their prompt, and prompts whose first was slow.
 pub fn count_outliers(record: &VariantRecord) -> (usize, usize) {
     let mut counts = (0, 0);
-    for category in measured(record) {
-        let mut prompts: Vec<usize> = record.runs_of(category).map(|run| run.prompt).collect();
+    for group in measured(record) {
+        let mut prompts: Vec<usize> = record.runs_of(group).map(|run| run.prompt).collect();
         prompts.sort_unstable();
         prompts.dedup();
         for prompt in prompts {
-            let runs = record.runs_of(category).filter(|run| run.prompt == prompt);
+            let runs = record.runs_of(group).filter(|run| run.prompt == prompt);
             let totals: Vec<f64> = runs.map(|run| run.timings.total().as_secs_f64()).collect();
             let found = find_outliers(&totals);
             counts.0 += found.indices.len();
@@ -75,21 +96,22 @@ pub fn count_outliers(record: &VariantRecord) -> (usize, usize) {
 }
 
 /// One entry a prompt, with every run.
-pub fn samples(record: &VariantRecord, category: Category) -> Vec<Value> {
-    let mut prompts: Vec<usize> = record.runs_of(category).map(|run| run.prompt).collect();
+pub fn samples(record: &VariantRecord, group: Group) -> Vec<Value> {
+    let mut prompts: Vec<usize> = record.runs_of(group).map(|run| run.prompt).collect();
     // Rounds for a target's sake come back to every prompt.
     prompts.sort_unstable();
     prompts.dedup();
     prompts
         .into_iter()
         .filter_map(|prompt| {
-            let runs = || record.runs_of(category).filter(|run| run.prompt == prompt);
-            let metrics = summarize(runs())?;
+            let runs = || record.runs_of(group).filter(|run| run.prompt == prompt);
+            let metrics = summarize_runs(runs().collect(), record.batch_size)?;
             let totals: Vec<f64> = runs()
                 .map(|run| run.timings.total().as_secs_f64())
                 .collect();
             Some(json!({
                 "prompt": prompt,
+                "prompt_tokens": runs().next().map(|run| run.prompt_tokens),
                 "inference_time": metrics.inference_time,
                 "generated_tokens": metrics.generated_tokens,
                 "time_per_token": metrics.time_per_token,
@@ -107,6 +129,7 @@ fn individual_run(run: &RunRecord) -> Value {
         "generated_tokens": timings.new_tokens(),
         "time_per_token": timings.time_per_token(),
         "time_to_first_token": timings.time_to_first_token.as_secs_f64(),
+        "memory_bytes_per_second": run.memory_rate,
         "decode_steps": timings.decode_steps.iter().map(|step| step.as_secs_f64()).collect::<Vec<f64>>(),
     })
 }
@@ -121,12 +144,12 @@ mod tests {
     #[test]
     fn figures_are_medians_over_the_runs() {
         let record = record(Subject::Base, 1);
-        let metrics = summarize(record.runs.iter()).unwrap();
+        let metrics = summarize(&record, &measured(&record)).unwrap();
         assert!((metrics.time_to_first_token - 0.042).abs() < 1e-9);
         assert!((metrics.inference_time - 0.057).abs() < 1e-9);
         assert_eq!(metrics.decode_time_per_token, Some(0.005));
         assert!((metrics.time_per_token - 0.057 / 4.0).abs() < 1e-9);
-        assert!(summarize([].iter()).is_none());
+        assert!(summarize(&record, &[Group::Context(1)]).is_none());
     }
 
     #[test]
@@ -136,8 +159,13 @@ mod tests {
             run.energy_joules = Some(8.0);
         }
         let energy =
-            |record: &VariantRecord| summarize(record.runs.iter())?.energy_per_token_joules;
+            |record: &VariantRecord| summarize(record, &measured(record))?.energy_per_token_joules;
         assert_eq!(energy(&record), Some(2.0));
+        record.batch_size = 4;
+        assert_eq!(energy(&record), Some(0.5));
+        let metrics = summarize(&record, &measured(&record)).unwrap();
+        assert_eq!(metrics.decode_time_per_token, Some(0.005));
+        assert_eq!(metrics.decode_time_per_batch_token, Some(0.005 / 4.0));
         record.runs[2].energy_joules = None;
         assert_eq!(energy(&record), None);
     }
@@ -155,7 +183,10 @@ mod tests {
 
     #[test]
     fn every_run_is_kept() {
-        let samples = samples(&record(Subject::Base, 1), Category::Short);
+        let samples = samples(
+            &record(Subject::Base, 1),
+            Group::Category(crate::prompts::Category::Short),
+        );
         assert_eq!(samples.len(), 1);
         assert_eq!(samples[0]["individual_runs"].as_array().unwrap().len(), 5);
         assert_eq!(

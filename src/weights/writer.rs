@@ -192,6 +192,20 @@ impl SafetensorsWriter {
         self.write_at(bytes, *start)
     }
 
+    /// Writes bytes of the planned tensor `name`, which have its planned dtype already, from its byte `first` on.
+    ///
+    /// # Errors
+    /// If writing fails.
+    ///
+    /// # Panics
+    /// If `name` was not planned, or is shorter.
+    pub fn write_part(&self, name: &str, first: usize, bytes: &[u8]) -> Result<(), WeightsError> {
+        let (plan, start) = &self.tensors[name];
+        let end = (first + bytes.len()) as u64;
+        assert!(end <= plan.bytes(), "tensor `{name}`");
+        self.write_at(bytes, start + first as u64)
+    }
+
     /// Gives the file its name. Data isn't forced to the disk first: on local file systems a full
     /// disk has been reported by the write itself, and what's written can be made again.
     ///

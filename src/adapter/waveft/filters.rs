@@ -6,6 +6,8 @@
 //!
 //! Sources: Daubechies, "Ten Lectures on Wavelets" (1992); PEFT, `tuners/waveft/wavelet.py`.
 
+use std::f64::consts::FRAC_1_SQRT_2;
+
 /// A family's filter.
 pub fn reconstruction_low_pass(family: &str) -> Option<&'static [f64]> {
     let found = FILTERS.iter().find(|(name, _)| *name == family);
@@ -13,7 +15,7 @@ pub fn reconstruction_low_pass(family: &str) -> Option<&'static [f64]> {
 }
 
 const FILTERS: &[(&str, &[f64])] = &[
-    ("db1", &[0.7071067811865476, 0.7071067811865476]),
+    ("db1", &[FRAC_1_SQRT_2, FRAC_1_SQRT_2]),
     (
         "db2",
         &[

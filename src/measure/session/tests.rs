@@ -7,6 +7,7 @@ use crate::measure::protocol::Opened;
 use crate::measure::random::SplitMix64;
 use crate::measure::timings::GenerationTimings;
 use crate::prepare::{Variant, stand_in};
+use crate::prompts::Category;
 use crate::runtime::library::Library;
 
 #[derive(Clone, Default)]
@@ -53,7 +54,10 @@ impl Machine {
             plan,
             start: &start,
             clock: &self.clock,
-            meter: self,
+            meters: Meters {
+                energy: self,
+                memory: self,
+            },
             progress: &|_| {},
             contestants: Vec::new(),
             done: 0,
@@ -71,6 +75,14 @@ impl EnergyMeter for Machine {
 
     fn joules(&self, before: &[u64], after: &[u64]) -> Option<f64> {
         Some((after[0] - before[0]) as f64)
+    }
+}
+
+/// Ten bytes a second; each reading takes no time.
+impl RateMeter for Machine {
+    fn read(&self) -> Option<f64> {
+        self.log.borrow_mut().push("memory".to_owned());
+        Some(10.0)
     }
 }
 
@@ -159,7 +171,7 @@ impl VariantProcess for Process {
 
 fn plan(runs: usize, target: Option<(f64, u64)>) -> MeasurePlan {
     let prompt = |category, length| PromptPlan {
-        category,
+        group: Group::Category(category),
         index: 0,
         prompt_ids: vec![1; length],
         new_tokens: 2,
@@ -168,8 +180,12 @@ fn plan(runs: usize, target: Option<(f64, u64)>) -> MeasurePlan {
     MeasurePlan {
         program: PathBuf::new(),
         library: library(),
-        variants: variants
-            .map(|variant| (variant.into(), stand_in(variant)))
+        entrants: variants
+            .map(|variant| Entrant {
+                subject: variant.into(),
+                experiment: None,
+                prepared: stand_in(variant),
+            })
             .to_vec(),
         prompts: vec![prompt(Category::Short, 3), prompt(Category::Long, 7)],
         runs,
@@ -204,6 +220,21 @@ fn every_round_of_every_prompt_has_every_variant_once() {
     assert_eq!(energy(&measurement.records[0]), Some(10.0));
     assert_eq!(energy(&measurement.records[1]), Some(12.0));
     let log = machine.log.borrow();
+    let rates = measurement.records.iter().flat_map(|record| &record.runs);
+    assert!(
+        rates
+            .map(|run| run.memory_rate)
+            .all(|rate| rate == Some(10.0))
+    );
+    // Memory is read before every round that counts.
+    let before = log.split(|line| line == "memory").skip(1);
+    let rounds: Vec<usize> = before.map(<[String]>::len).collect();
+    assert_eq!(rounds, [3, 3, 3, 6, 3, 3, 3, 3]);
+    let log: Vec<String> = log
+        .iter()
+        .filter(|line| *line != "memory")
+        .cloned()
+        .collect();
     // Each warms up on the shortest prompt when it's opened.
     assert_eq!(log[..3], ["base 3", "unmerged 3", "merged 3"]);
     for (index, round) in log[3..].chunks(3).enumerate() {
@@ -236,7 +267,7 @@ fn rounds_are_added_until_the_interval_is_narrow_enough() {
     assert!(after.runs > 5);
     assert_eq!(runs_of(&fine), [2 * after.runs; 3]);
     let numbers: Vec<usize> = fine.records[1]
-        .runs_of(Category::Long)
+        .runs_of(Group::Category(Category::Long))
         .map(|run| run.run)
         .collect();
     assert_eq!(numbers, (0..after.runs).collect::<Vec<_>>());
@@ -290,7 +321,7 @@ fn parity_is_asked_of_a_process_of_its_own_within_the_models_positions() {
         }
     };
     let parity = plan(1, None)
-        .parity_in(&start(machine.clone()))
+        .parity_in(None, &start(machine.clone()))
         .unwrap()
         .unwrap();
     // 9 positions, less the 3 of the shortest prompt.
@@ -298,7 +329,10 @@ fn parity_is_asked_of_a_process_of_its_own_within_the_models_positions() {
 
     let mut dying = machine;
     dying.dies = Some(("any", 0));
-    let parity = plan(1, None).parity_in(&start(dying)).unwrap().unwrap();
+    let parity = plan(1, None)
+        .parity_in(None, &start(dying))
+        .unwrap()
+        .unwrap();
     assert!(!parity.passed && parity.failures[0].contains("could not be checked"));
 }
 

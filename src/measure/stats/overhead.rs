@@ -160,7 +160,7 @@ fn overhead(
     let smallest_stratum = sides().flatten().map(Vec::len).min().unwrap_or(0);
     let pairs = sides().map(|side| side.iter().map(Vec::len).sum()).min();
 
-    let interval_pct = (smallest_stratum > 1).then(|| bootstrap_interval(values, base, seed));
+    let interval_pct = (smallest_stratum > 1).then(|| bootstrap(values, base, seed).map(percent));
     let excludes_zero = interval_pct.is_some_and(|[low, high]| low > 0.0 || high < 0.0);
     Ok(Overhead {
         pct: percent(log_ratio(values, base, median_of)),
@@ -171,8 +171,8 @@ fn overhead(
     })
 }
 
-/// The 2.5 % and 97.5 % quantiles, in percent, of the overhead of [`RESAMPLES`] draws.
-fn bootstrap_interval(values: &[Vec<f64>], base: Option<&[Vec<f64>]>, seed: u64) -> [f64; 2] {
+/// The 2.5 % and 97.5 % quantiles of the estimate of [`RESAMPLES`] draws; no stratum may be empty.
+pub(super) fn bootstrap(values: &[Vec<f64>], base: Option<&[Vec<f64>]>, seed: u64) -> [f64; 2] {
     let mut random = SplitMix64::new(seed);
     let mut draw = Vec::new();
     let mut median_of_draw = |samples: &[f64]| {
@@ -180,12 +180,11 @@ fn bootstrap_interval(values: &[Vec<f64>], base: Option<&[Vec<f64>]>, seed: u64)
         draw.extend(samples.iter().map(|_| samples[random.below(samples.len())]));
         median_of(&draw)
     };
-    let mut log_ratios: Vec<f64> = (0..RESAMPLES)
+    let mut estimates: Vec<f64> = (0..RESAMPLES)
         .map(|_| log_ratio(values, base, &mut median_of_draw))
         .collect();
-    log_ratios.sort_unstable_by(f64::total_cmp);
-    [0.025, 0.975]
-        .map(|q| percent(quantile_of_sorted(&log_ratios, q).expect("RESAMPLES is above zero")))
+    estimates.sort_unstable_by(f64::total_cmp);
+    [0.025, 0.975].map(|q| quantile_of_sorted(&estimates, q).expect("RESAMPLES is above zero"))
 }
 
 /// The mean over the strata of their centers, less that of the base where it's apart.

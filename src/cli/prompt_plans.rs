@@ -1,0 +1,100 @@
+//! What is measured: the prompts' token ids, by category, checked against the room that each variant has.
+
+use std::path::Path;
+
+use anyhow::{Result, anyhow, bail};
+
+use crate::config::BenchmarkConfig;
+use crate::engine::EngineError;
+use crate::measure::group::Group;
+use crate::measure::record::PromptPlan;
+use crate::measure::sweep::synthesised;
+use crate::model::TextTokenizer;
+use crate::prepare::PreparedVariant;
+use crate::prompts::{Category, Prompts};
+
+/// The prompts' file, in the working folder.
+const PROMPTS: &str = "prompts/prompts.json";
+
+/// Prompts and their tokenizer.
+pub struct PromptSource {
+    prompts: Prompts,
+    tokenizer: TextTokenizer,
+}
+
+impl PromptSource {
+    /// Reads the prompts of `file`, or of the working folder, or those that are built in; and the tokenizer of
+    /// `variant`.
+    pub fn open(file: Option<&Path>, variant: &PreparedVariant) -> Result<Self> {
+        let here = Path::new(PROMPTS);
+        let file = file.or_else(|| here.is_file().then_some(here));
+        Ok(Self {
+            prompts: Prompts::load(file)?,
+            tokenizer: TextTokenizer::open(&variant.manifest.model_folder)?,
+        })
+    }
+
+    /// The prompts of every category.
+    pub fn categories(&self, config: &BenchmarkConfig) -> Result<Vec<PromptPlan>> {
+        let mut plans = Vec::new();
+        for category in Category::ALL {
+            let texts = self.prompts.select(category, config.num_prompt_samples)?;
+            for (index, text) in texts.iter().enumerate() {
+                plans.push(PromptPlan {
+                    group: Group::Category(category),
+                    index,
+                    prompt_ids: self.tokenizer.encode(text)?,
+                    new_tokens: config.max_new_tokens_for(category),
+                });
+            }
+        }
+        Ok(plans)
+    }
+
+    /// Prompts of exactly so many tokens, for each of `contexts`, made of the prompts of all categories.
+    pub fn contexts(
+        &self,
+        config: &BenchmarkConfig,
+        contexts: &[usize],
+    ) -> Result<Vec<PromptPlan>> {
+        let texts = self.prompts.texts();
+        let texts = texts
+            .map(|text| self.tokenizer.encode(text))
+            .collect::<Result<Vec<Vec<u32>>, _>>()?;
+        if texts.iter().all(Vec::is_empty) {
+            bail!("the prompts have no tokens to make longer ones of");
+        }
+        let samples = config.num_prompt_samples;
+        let of = |&count| synthesised(&texts, count, samples, config.max_new_tokens);
+        Ok(contexts.iter().flat_map(of).collect())
+    }
+}
+
+/// Checks that every variant has room for every prompt.
+pub fn check_room<'a>(
+    plans: &[PromptPlan],
+    variants: impl Iterator<Item = &'a PreparedVariant>,
+) -> Result<()> {
+    for variant in variants {
+        let manifest = &variant.manifest;
+        for plan in plans {
+            let needed = manifest.num_virtual_tokens() + plan.prompt_ids.len() + plan.new_tokens;
+            if needed > manifest.max_position_embeddings {
+                let error = EngineError::Positions {
+                    needed,
+                    max_position_embeddings: manifest.max_position_embeddings,
+                };
+                let number = plan.index + 1;
+                return Err(anyhow!(error).context(match plan.group {
+                    Group::Category(category) => format!(
+                        "prompt {number} of category `{category}` is too long for this model"
+                    ),
+                    Group::Context(count) => {
+                        format!("prompts of {count} tokens are too long for this model")
+                    }
+                }));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,199 @@
+//! Finds a graph's products with weights, and helps to write other nodes in their place.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::graph::LAST_POSITION;
+use crate::graph::proto::{Attribute, Graph, Model, Node, Tensor, element};
+
+/// A weight in a file: `[rows, columns]`, that's `[out_features, in_features]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Weight {
+    /// The initializer's name.
+    pub name: String,
+    /// Path below the root of the file system.
+    pub location: String,
+    /// First byte.
+    pub offset: u64,
+    /// `out_features`
+    pub rows: usize,
+    /// `in_features`
+    pub columns: usize,
+    /// Element types: the file's, and those that it's cast to in turn.
+    pub types: Vec<i32>,
+}
+
+/// The products `x Wᵀ` of a graph, with `W` in a file.
+#[derive(Debug, Default)]
+pub struct Products {
+    /// By the name of the value that the product makes.
+    by_output: HashMap<String, Weight>,
+    /// Those of a single position: behind the selection of the last one.
+    last: HashSet<String>,
+    /// Values that don't depend on inputs: initializers, and casts of them.
+    constants: HashSet<String>,
+}
+
+impl Products {
+    /// Finds them.
+    pub fn of(model: &Model) -> Self {
+        let mut found = Self::default();
+        let Some(graph) = &model.graph else {
+            return found;
+        };
+        let initializers: HashMap<&str, &Tensor> = graph
+            .initializer
+            .iter()
+            .map(|tensor| (tensor.name.as_str(), tensor))
+            .collect();
+        found.constants = initializers.keys().map(|&name| name.to_owned()).collect();
+        let mut casts: HashMap<&str, &Node> = HashMap::new();
+        let mut last = false;
+        for node in &graph.node {
+            let is_constant =
+                |found: &Self| node.input.iter().all(|name| found.constants.contains(name));
+            if node.op_type == "Cast" && is_constant(&found) {
+                casts.insert(&node.output[0], node);
+                found.constants.insert(node.output[0].clone());
+            }
+            last |= node.op_type == "Gather" && node.input.iter().any(|name| name == LAST_POSITION);
+            if let Some(weight) = weight(node, &initializers, &casts) {
+                found.by_output.insert(node.output[0].clone(), weight);
+                if last {
+                    found.last.insert(node.output[0].clone());
+                }
+            }
+        }
+        found
+    }
+
+    /// The weight of the product that `node` makes, if it is one.
+    pub fn weight(&self, node: &Node) -> Option<&Weight> {
+        self.by_output.get(node.output.first()?)
+    }
+
+    /// The weight of the product `value`.
+    pub fn weight_of(&self, value: &str) -> Option<&Weight> {
+        self.by_output.get(value)
+    }
+
+    /// Whether the product `node` is one of a single position, whatever the prompt.
+    pub fn is_last(&self, node: &Node) -> bool {
+        node.output
+            .first()
+            .is_some_and(|name| self.last.contains(name))
+    }
+
+    /// Whether `value` is the same in every run.
+    pub fn is_constant(&self, value: &str) -> bool {
+        self.constants.contains(value)
+    }
+
+    /// Whether a weight isn't stored in the type that's computed with.
+    pub fn any_is_converted(&self) -> bool {
+        self.by_output.values().any(|weight| weight.types.len() > 1)
+    }
+}
+
+fn weight(
+    node: &Node,
+    initializers: &HashMap<&str, &Tensor>,
+    casts: &HashMap<&str, &Node>,
+) -> Option<Weight> {
+    let transposed = |a: &Attribute| a.name == "transB" && a.i == 1;
+    if node.op_type != "FusedMatMul" || node.attribute.len() != 1 || !transposed(&node.attribute[0])
+    {
+        return None;
+    }
+    let mut name = node.input[1].as_str();
+    let mut types = Vec::new();
+    while let Some(cast) = casts.get(name) {
+        types.push(cast.attribute.iter().find(|a| a.name == "to")?.i as i32);
+        name = &cast.input[0];
+    }
+    let tensor = initializers.get(name)?;
+    types.push(tensor.data_type);
+    types.reverse();
+    let entry = |key: &str| {
+        let entry = tensor.external_data.iter().find(|entry| entry.key == key);
+        entry.map(|entry| entry.value.clone())
+    };
+    let [rows, columns] = tensor.dims[..] else {
+        return None;
+    };
+    Some(Weight {
+        name: name.to_owned(),
+        location: entry("location")?,
+        offset: entry("offset")?.parse().ok()?,
+        rows: usize::try_from(rows).ok()?,
+        columns: usize::try_from(columns).ok()?,
+        types,
+    })
+}
+
+/// An attribute with an integer.
+pub fn int(name: &str, i: i64) -> Attribute {
+    Attribute {
+        name: name.to_owned(),
+        i,
+        kind: 2,
+        ..Default::default()
+    }
+}
+
+/// An attribute with integers.
+pub fn ints(name: &str, ints: &[i64]) -> Attribute {
+    Attribute {
+        name: name.to_owned(),
+        ints: ints.to_vec(),
+        kind: 7,
+        ..Default::default()
+    }
+}
+
+/// A node of the standard operators, called as its output.
+pub fn node(op: &str, inputs: &[&str], output: &str, attribute: Vec<Attribute>) -> Node {
+    Node {
+        input: inputs.iter().map(|&name| name.to_owned()).collect(),
+        output: vec![output.to_owned()],
+        name: output.to_owned(),
+        op_type: op.to_owned(),
+        attribute,
+        domain: String::new(),
+    }
+}
+
+/// Adds the constant `name`, a vector of int64, unless it's there; returns its name.
+pub fn shape_constant(graph: &mut Graph, name: &str, values: &[i64]) -> String {
+    if !graph.initializer.iter().any(|tensor| tensor.name == name) {
+        graph.initializer.push(Tensor {
+            dims: vec![values.len() as i64],
+            data_type: element::INT64,
+            name: name.to_owned(),
+            raw_data: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            ..Default::default()
+        });
+    }
+    name.to_owned()
+}
+
+/// Drops initializers, and casts of them, that nothing takes any more.
+pub fn drop_unused(graph: &mut Graph) {
+    loop {
+        let used: HashSet<String> = graph
+            .node
+            .iter()
+            .flat_map(|node| node.input.iter().cloned())
+            .chain(graph.output.iter().map(|output| output.name.clone()))
+            .collect();
+        graph
+            .initializer
+            .retain(|tensor| used.contains(&tensor.name));
+        let before = graph.node.len();
+        graph
+            .node
+            .retain(|node| node.op_type != "Cast" || used.contains(&node.output[0]));
+        if graph.node.len() == before {
+            return;
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Graphs of small models, rewritten for each way of holding weights.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::*;
+use crate::adapter::AdapterForm;
+use crate::engine::model_file;
+use crate::experiment::Experiment;
+use crate::model::BaseModel;
+use crate::prepare::{Precision, Preparation, PreparedVariant, Variant};
+use crate::weights::{Dtype, SafetensorsFile};
+
+fn prepare(model: &str, case: &str, dtype: Dtype, export_dir: &Path) -> Vec<PreparedVariant> {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let base = BaseModel::open_folder(&fixtures.join("models").join(model)).unwrap();
+    let preparation = Preparation {
+        base: &base,
+        precision: Precision::new(dtype, false),
+        export_dir,
+        seed: 0,
+        adapter_form: AdapterForm::Reduced,
+    };
+    let folder = fixtures.join("cases").join(model).join(case);
+    let experiment = Experiment::find(&folder).unwrap();
+    let all = [Variant::Base, Variant::Merged, Variant::Unmerged];
+    preparation.prepare(Some(&experiment), &all).unwrap()
+}
+
+fn options(weights: WeightsMode) -> EngineOptions {
+    EngineOptions {
+        provider: Provider::Cpu,
+        threads: 1,
+        weights,
+        batch_size: 1,
+        max_length: 40,
+        logits_on_host: false,
+    }
+}
+
+fn rewritten(variant: &PreparedVariant, weights: WeightsMode) -> (Layouts, Vec<u64>) {
+    let model = model_file::read(&variant.folder, 40).unwrap();
+    let made = std::cell::RefCell::new(Vec::new());
+    let panels = match weights {
+        WeightsMode::Mapped => {
+            let begin = |bytes| made.borrow_mut().push(bytes);
+            PanelFiles::make_ready(&model, &variant.folder, &begin).unwrap()
+        }
+        _ => PanelFiles::default(),
+    };
+    let layouts = layouts(model, &options(weights), &panels).unwrap();
+    (layouts, made.into_inner())
+}
+
+fn operators(model: &Model) -> BTreeMap<&str, usize> {
+    let mut counts = BTreeMap::new();
+    for node in &model.graph.as_ref().unwrap().node {
+        *counts.entry(node.op_type.as_str()).or_default() += 1;
+    }
+    counts
+}
+
+fn count(model: &Model, operator: &str) -> usize {
+    operators(model).get(operator).copied().unwrap_or(0)
+}
+
+/// 2 layers of 7 products, and the head.
+const PRODUCTS: usize = 15;
+
+#[test]
+fn a_prompt_has_weights_on_the_left_and_one_transposition_for_an_mlp() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = &prepare("llama-gqa", "lora", Dtype::Float32, folder.path())[0];
+    let (layouts, _) = rewritten(base, WeightsMode::InPlace);
+    let prompt = layouts.prompt.unwrap();
+    assert_eq!(count(&prompt, "FusedMatMul"), PRODUCTS);
+    // Queries, keys and values of both layers, and what the first layer's attention and MLP give.
+    assert_eq!(count(&prompt, "Transpose"), 2 * 3 + 2);
+    assert_eq!(count(&layouts.step, "Transpose"), 0);
+    assert!(layouts.step_takes_prompts);
+}
+
+#[test]
+fn biases_and_activations_stay_turned() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = &prepare("opt-pre", "lora", Dtype::Float32, folder.path())[0];
+    let prompt = rewritten(base, WeightsMode::InPlace).0.prompt.unwrap();
+    // A column for the biases of queries, keys, values (2 layers), of the output, fc1 and fc2 (1 layer).
+    let columns = |name: &str| name.ends_with("/column");
+    let nodes = &prompt.graph.as_ref().unwrap().node;
+    let made = nodes.iter().filter(|node| columns(&node.name)).count();
+    assert_eq!(made, 2 * 3 + 3);
+    assert_eq!(count(&prompt, "Transpose"), 2 * 3 + 2);
+}
+
+#[test]
+fn a_decode_step_reads_panels_and_joins_queries_keys_and_values() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = &prepare("llama-gqa", "lora", Dtype::Float32, folder.path())[0];
+    let (layouts, made) = rewritten(base, WeightsMode::Mapped);
+    // The head's 140 rows make no whole panels.
+    assert_eq!(count(&layouts.step, "FusedMatMul"), 1);
+    assert_eq!(count(&layouts.step, "MatMul"), PRODUCTS - 1 - 2 * 2);
+    assert!(!layouts.step_takes_prompts);
+    // In a prompt, the products of the last position alone.
+    let prompt = layouts.prompt.unwrap();
+    assert_eq!(count(&prompt, "MatMul"), 4);
+    assert_eq!(made.len(), 1);
+
+    let (again, made) = rewritten(base, WeightsMode::Mapped);
+    assert_eq!(again.step, layouts.step);
+    assert!(made.is_empty(), "{made:?}");
+}
+
+#[test]
+fn the_merged_variant_runs_the_bases_graph_and_adds_panels_of_what_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let all = prepare("llama-gqa", "lora", Dtype::Float32, folder.path());
+    let (base, first) = rewritten(&all[0], WeightsMode::Mapped);
+    let (merged, own) = rewritten(&all[1], WeightsMode::Mapped);
+    let (unmerged, none) = rewritten(&all[2], WeightsMode::Mapped);
+    assert_eq!(operators(&merged.step), operators(&base.step));
+    // q and v are merged, and k goes with them.
+    assert_eq!((first.len(), own.len(), none.len()), (1, 1, 0));
+    assert!(own[0] < first[0] / 2, "{own:?} {first:?}");
+    // Beside an adapter's nodes queries, keys and values stay apart.
+    assert_eq!(count(&unmerged.step, "MatMul"), PRODUCTS - 1);
+}
+
+#[test]
+fn panels_are_the_weights_transposed_and_rounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = &prepare("llama-gqa", "lora", Dtype::BFloat16, folder.path())[0];
+    rewritten(base, WeightsMode::Mapped);
+    let file = SafetensorsFile::open(&base.folder.join("panels.safetensors")).unwrap();
+    let model = BaseModel::open_folder(&base.manifest.model_folder).unwrap();
+    let name = "model.layers.0.mlp.up_proj.weight";
+    let weight = model.matrix(name).unwrap();
+    let offset = model.tensor(name).unwrap().location().unwrap().offset;
+    let names = file.names();
+    let of = |name: &&String| name.contains(&format!(":{offset}:"));
+    let panels = file.get(names.iter().find(of).unwrap()).unwrap();
+    let rows = panels::PANEL_ROWS;
+    let columns = weight.ncols();
+    assert_eq!(panels.shape, [weight.nrows() / rows, columns, rows]);
+    let values = panels.to_f32().unwrap();
+    for ((row, column), &value) in weight.indexed_iter() {
+        let place = (row / rows * columns + column) * rows + row % rows;
+        let rounded = crate::weights::round_to(value, Dtype::BFloat16);
+        assert_eq!(values[place], rounded, "{row}, {column}");
+    }
+}
+
+#[test]
+fn panels_of_weights_that_have_changed_are_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let all = prepare("llama-gqa", "lora", Dtype::Float32, folder.path());
+    let merged = &all[1];
+    rewritten(&all[0], WeightsMode::Mapped);
+    rewritten(merged, WeightsMode::Mapped);
+    let overlay = merged.folder.join("overlay.safetensors");
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(9);
+    let file = std::fs::File::options()
+        .append(true)
+        .open(&overlay)
+        .unwrap();
+    file.set_modified(later).unwrap();
+    let (_, made) = rewritten(merged, WeightsMode::Mapped);
+    assert_eq!(made.len(), 1);
+    // What was made of the earlier version isn't kept.
+    assert!(rewritten(merged, WeightsMode::Mapped).1.is_empty());
+    let size = std::fs::metadata(merged.folder.join("panels.safetensors")).unwrap();
+    assert!(size.len() < made[0] + 4096, "{} {made:?}", size.len());
+}
+
+#[test]
+fn resident_weights_are_joined_for_onnx_runtime_to_pack() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = &prepare("llama-gqa", "lora", Dtype::Float32, folder.path())[0];
+    let (layouts, _) = rewritten(base, WeightsMode::Resident);
+    assert_eq!(count(&layouts.step, "FusedMatMul"), PRODUCTS - 2 * 2);
+    assert_eq!(count(&layouts.step, "Concat"), 2);
+}
+
+#[test]
+fn weights_of_16_bits_are_widened_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = &prepare("llama-gqa", "lora", Dtype::Float16, folder.path())[0];
+    for weights in [WeightsMode::InPlace, WeightsMode::Resident] {
+        assert!(rewritten(base, weights).0.prompt.is_none(), "{weights}");
+    }
+    let mapped = rewritten(base, WeightsMode::Mapped).0;
+    // To 16 bits and back: norms, the embedding, and the head, which isn't in panels.
+    assert_eq!(count(&mapped.step, "Cast"), 3 + 2 * (5 + 1 + 1));
+}
+
+#[test]
+fn several_sequences_and_gpus_run_the_plain_graph() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = &prepare("llama-gqa", "lora", Dtype::Float32, folder.path())[0];
+    let model = model_file::read(&base.folder, 40).unwrap();
+    let mut batch = options(WeightsMode::Mapped);
+    batch.batch_size = 2;
+    let mut cuda = options(WeightsMode::Mapped);
+    cuda.provider = Provider::Cuda(0);
+    for options in [batch, cuda] {
+        let found = layouts(model.clone(), &options, &PanelFiles::default()).unwrap();
+        assert_eq!(found.step, model);
+        assert!(found.prompt.is_none());
+    }
+}

@@ -1,0 +1,169 @@
+//! After how many tokens merging has paid for itself.
+//!
+//! ```text
+//! extra  = (prepare + open a session) of merged - the same of unmerged
+//! saving = (unmerged's time - merged's time of the same run) / tokens of that run
+//! tokens = extra / saving
+//! ```
+//!
+//! `extra` is taken from what each was measured to take once; the interval is that of the saving.
+
+use serde::Serialize;
+
+use super::comparison::measured;
+use super::group::Group;
+use super::record::VariantRecord;
+use super::stats::{Difference, Pair, paired_difference};
+
+/// What merging costs at first, and when that is paid back.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BreakEven {
+    /// What merged takes longer to prepare and to open a session on, in seconds; negative where it's ready sooner.
+    pub extra_seconds: f64,
+    /// One a group of prompts.
+    pub groups: Vec<GroupBreakEven>,
+}
+
+/// When the merge is paid back on prompts of one group.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GroupBreakEven {
+    /// The prompts.
+    pub group: Group,
+    /// What merged saves on every token (prefill's share in it), in seconds; negative where it's slower.
+    pub saving_per_token: f64,
+    /// The bootstrap 95 % interval of `saving_per_token`; absent with a single run.
+    pub saving_interval: Option<[f64; 2]>,
+    /// What follows.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+}
+
+/// Whether merging pays, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(tag = "verdict", rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Merged is ready no later, and it isn't known to be slower.
+    AtOnce,
+    /// After so many tokens.
+    After {
+        /// `extra / saving`
+        tokens: f64,
+        /// The same at the ends of the saving's interval.
+        interval: [f64; 2],
+    },
+    /// Merged is slower.
+    Never,
+    /// Neither a saving nor a loss was detected, so there's no number.
+    NotDetected,
+}
+
+/// Compares the two variants of one experiment; `None` without a run that both made.
+pub fn break_even(
+    unmerged: &VariantRecord,
+    merged: &VariantRecord,
+    seed: u64,
+) -> Option<BreakEven> {
+    let ready = |record: &VariantRecord| record.prepare_seconds + record.session_seconds;
+    let extra_seconds = ready(merged) - ready(unmerged);
+    let groups: Vec<GroupBreakEven> = measured(unmerged)
+        .into_iter()
+        .filter_map(|group| {
+            let saving = saving(unmerged, merged, group, seed)?;
+            Some(GroupBreakEven {
+                group,
+                saving_per_token: saving.seconds,
+                saving_interval: saving.interval,
+                verdict: verdict(extra_seconds, &saving),
+            })
+        })
+        .collect();
+    (!groups.is_empty()).then_some(BreakEven {
+        extra_seconds,
+        groups,
+    })
+}
+
+/// What merged saves on a token of the whole batch.
+fn saving(
+    unmerged: &VariantRecord,
+    merged: &VariantRecord,
+    group: Group,
+    seed: u64,
+) -> Option<Difference> {
+    let pairs: Vec<Pair> = unmerged
+        .runs_of(group)
+        .filter_map(|run| {
+            let same = |other: &&super::record::RunRecord| {
+                (other.prompt, other.run) == (run.prompt, run.run)
+            };
+            let partner = merged.runs_of(group).find(same)?;
+            let batch = unmerged.batch_size as f64;
+            Some(Pair {
+                base: partner.timings.time_per_token() / batch,
+                variant: run.timings.time_per_token() / batch,
+            })
+        })
+        .collect();
+    paired_difference(&pairs, seed)
+}
+
+fn verdict(extra_seconds: f64, saving: &Difference) -> Verdict {
+    match (saving.interval.filter(|_| saving.detected), extra_seconds) {
+        (Some([_, high]), _) if high < 0.0 => Verdict::Never,
+        (_, extra) if extra <= 0.0 => Verdict::AtOnce,
+        (Some([low, high]), extra) => Verdict::After {
+            tokens: extra / saving.seconds,
+            interval: [extra / high, extra / low],
+        },
+        (None, _) => Verdict::NotDetected,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::record::scripted;
+    use crate::measure::subject::Subject;
+
+    /// The verdict where unmerged and merged take so many times 57 ms, and merged 2 s more at first.
+    fn found(unmerged: u32, merged: u32, extra: f64) -> GroupBreakEven {
+        let unmerged = scripted(Subject::Unmerged, unmerged);
+        let mut merged = scripted(Subject::Merged, merged);
+        merged.prepare_seconds = extra + 0.5;
+        merged.session_seconds = unmerged.session_seconds - 0.5;
+        let found = break_even(&unmerged, &merged, 1).unwrap();
+        assert!((found.extra_seconds - extra).abs() < 1e-9);
+        found.groups[0].clone()
+    }
+
+    #[test]
+    fn the_extra_time_is_divided_by_what_a_token_saves() {
+        let group = found(2, 1, 2.0);
+        // 57 ms for four tokens, give or take what the first token varies.
+        assert!((group.saving_per_token - 0.057 / 4.0).abs() < 1e-9);
+        let Verdict::After { tokens, interval } = group.verdict else {
+            panic!("{group:?}")
+        };
+        assert!((tokens - 2.0 / (0.057 / 4.0)).abs() < 1e-6);
+        assert!(interval[0] <= tokens && tokens <= interval[1]);
+        assert!(interval[0] > 130.0 && interval[1] < 150.0, "{interval:?}");
+    }
+
+    #[test]
+    fn a_loss_is_never_paid_back_and_what_is_not_detected_has_no_number() {
+        assert_eq!(found(1, 2, 2.0).verdict, Verdict::Never);
+        assert_eq!(found(1, 1, 2.0).verdict, Verdict::NotDetected);
+        assert_eq!(found(1, 1, -0.1).verdict, Verdict::AtOnce);
+        assert_eq!(found(1, 2, -0.1).verdict, Verdict::Never);
+        let few = |subject, factor| {
+            let mut record = scripted(subject, factor);
+            record.runs.truncate(3);
+            record
+        };
+        let (unmerged, merged) = (few(Subject::Unmerged, 2), few(Subject::Merged, 1));
+        let mut slow = merged.clone();
+        slow.prepare_seconds = 9.0;
+        let found = break_even(&unmerged, &slow, 1).unwrap();
+        assert_eq!(found.groups[0].verdict, Verdict::NotDetected);
+    }
+}

@@ -1,0 +1,58 @@
+//! By how many seconds one side of each pair took longer, with its interval.
+
+use super::{MIN_SAMPLES_TO_DETECT, Pair, median, overhead};
+
+/// The median difference of pairs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Difference {
+    /// Median of `variant - base`, in seconds.
+    pub seconds: f64,
+    /// Its bootstrap 95 % interval; `None` of a single pair.
+    pub interval: Option<[f64; 2]>,
+    /// The interval excludes 0, and there are [`MIN_SAMPLES_TO_DETECT`] pairs.
+    pub detected: bool,
+}
+
+/// The difference of pairs that were measured side by side; `None` of no pairs. See
+/// [`paired_overhead`](super::paired_overhead) on the interval, which is made in the same way.
+pub fn paired_difference(pairs: &[Pair], seed: u64) -> Option<Difference> {
+    let differences: Vec<f64> = pairs.iter().map(|pair| pair.variant - pair.base).collect();
+    let seconds = median(&differences)?;
+    let interval = (differences.len() > 1)
+        .then(|| overhead::bootstrap(std::slice::from_ref(&differences), None, seed));
+    let excludes_zero = interval.is_some_and(|[low, high]| low > 0.0 || high < 0.0);
+    Some(Difference {
+        seconds,
+        interval,
+        detected: excludes_zero && differences.len() >= MIN_SAMPLES_TO_DETECT,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_difference_is_the_median_and_detected_only_of_enough_pairs() {
+        let pairs: Vec<Pair> = [1.0, 2.0, 9.0, 4.0, 3.0]
+            .map(|base| Pair {
+                base,
+                variant: base + 0.5 + base / 100.0,
+            })
+            .to_vec();
+        let found = paired_difference(&pairs, 1).unwrap();
+        assert!((found.seconds - 0.53).abs() < 1e-9 && found.detected);
+        let [low, high] = found.interval.unwrap();
+        assert!((0.51..0.53).contains(&low) && (0.53..0.6).contains(&high));
+        assert!(!paired_difference(&pairs[..4], 1).unwrap().detected);
+        assert_eq!(paired_difference(&pairs[..1], 1).unwrap().interval, None);
+        assert_eq!(paired_difference(&[], 1), None);
+    }
+
+    #[test]
+    fn a_difference_that_goes_both_ways_is_not_detected() {
+        let pair = |variant| Pair { base: 1.0, variant };
+        let pairs = [0.9, 1.1, 0.95, 1.05, 1.2, 0.8].map(pair);
+        assert!(!paired_difference(&pairs, 1).unwrap().detected);
+    }
+}

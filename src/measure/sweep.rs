@@ -1,0 +1,62 @@
+//! Batch sizes and context lengths beside the main measurement, so that one sees where a variant overtakes another.
+
+use super::record::{PromptPlan, VariantRecord};
+use crate::measure::group::Group;
+
+/// What was measured with one batch size.
+#[derive(Debug, Clone)]
+pub struct SweepRun {
+    /// Sequences that were generated at once.
+    pub batch_size: usize,
+    /// One a subject.
+    pub records: Vec<VariantRecord>,
+    /// Whether the base was measured in turn with the others.
+    pub paired: bool,
+}
+
+/// `samples` prompts of exactly `count` tokens each: the tokens of all `texts`, one behind the other and from the
+/// beginning again. Each prompt starts at another place.
+///
+/// # Panics
+/// If the texts have no tokens.
+pub fn synthesised(
+    texts: &[Vec<u32>],
+    count: usize,
+    samples: usize,
+    new_tokens: usize,
+) -> Vec<PromptPlan> {
+    let all = texts.concat();
+    assert!(!all.is_empty(), "texts without tokens make no prompt");
+    let prompt = |index: usize| PromptPlan {
+        group: Group::Context(count),
+        index,
+        prompt_ids: all
+            .iter()
+            .cycle()
+            .skip(index * all.len() / samples)
+            .take(count)
+            .copied()
+            .collect(),
+        new_tokens,
+    };
+    (0..samples).map(prompt).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prompts_have_exactly_so_many_tokens_and_start_at_different_places() {
+        let texts = [vec![1, 2, 3], vec![4]];
+        let plans = synthesised(&texts, 6, 2, 5);
+        let ids: Vec<&[u32]> = plans
+            .iter()
+            .map(|plan| plan.prompt_ids.as_slice())
+            .collect();
+        assert_eq!(ids, [[1, 2, 3, 4, 1, 2], [3, 4, 1, 2, 3, 4]]);
+        assert!(plans.iter().all(|plan| plan.group == Group::Context(6)));
+        assert_eq!((plans[1].index, plans[1].new_tokens), (1, 5));
+        assert_eq!(synthesised(&texts, 2, 1, 5)[0].prompt_ids, [1, 2]);
+    }
+}
