@@ -8,8 +8,8 @@
 //! Source: `modeling_llama.py`, Hugging Face Transformers.
 
 use super::{
-    Activation, Attention, DecoderSpec, Embedding, Layer, Linear, MOST_LAYERS, Mlp, Norm, NormKind,
-    NormPlacement, Positions, rope,
+    Activation, Attention, Declared, DecoderSpec, Embedding, Layer, Linear, MOST_LAYERS, Mlp, Norm,
+    NormKind, NormPlacement, Positions, rope,
 };
 use crate::json_object::{ConfigError, JsonObject};
 
@@ -91,6 +91,7 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
                     k_proj: attention("k_proj", key_value_heads * head_dim, hidden_size),
                     v_proj: attention("v_proj", key_value_heads * head_dim, hidden_size),
                     o_proj: attention("o_proj", hidden_size, heads * head_dim),
+                    declared: Declared::QueryFirst,
                     num_attention_heads: heads,
                     num_key_value_heads: key_value_heads,
                     head_dim,

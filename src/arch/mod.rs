@@ -9,8 +9,8 @@ mod spec;
 
 pub use rope::RotarySpec;
 pub use spec::{
-    Activation, Attention, DecoderSpec, Embedding, Layer, Linear, Mlp, Module, ModuleKind, Norm,
-    NormKind, NormPlacement, Positions,
+    Activation, Attention, Declared, DecoderSpec, Embedding, Layer, Linear, Mlp, Module,
+    ModuleKind, Norm, NormKind, NormPlacement, Positions,
 };
 
 use crate::json_object::{ConfigError, JsonObject};

@@ -11,8 +11,8 @@
 //! Source: `modeling_opt.py`, Hugging Face Transformers.
 
 use super::{
-    Activation, Attention, DecoderSpec, Embedding, Layer, Linear, MOST_LAYERS, Mlp, Norm, NormKind,
-    NormPlacement, Positions,
+    Activation, Attention, Declared, DecoderSpec, Embedding, Layer, Linear, MOST_LAYERS, Mlp, Norm,
+    NormKind, NormPlacement, Positions,
 };
 use crate::json_object::{ConfigError, JsonObject};
 
@@ -88,6 +88,7 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
                     k_proj: attention("k_proj"),
                     v_proj: attention("v_proj"),
                     o_proj: attention("out_proj"),
+                    declared: Declared::KeyFirst,
                     num_attention_heads: heads,
                     num_key_value_heads: heads,
                     head_dim,

@@ -64,6 +64,8 @@ pub struct Attention {
     pub v_proj: Linear,
     /// `[hidden_size, num_attention_heads * head_dim]`
     pub o_proj: Linear,
+    /// How Transformers orders the four.
+    pub declared: Declared,
     /// Query heads.
     pub num_attention_heads: usize,
     /// Key and value heads.
@@ -72,6 +74,27 @@ pub struct Attention {
     pub head_dim: usize,
     /// Scores are multiplied by this before the softmax.
     pub scale: f64,
+}
+
+/// The order in which Transformers declares an attention's projections. Adapters whose tensors are shared
+/// or drawn module by module go by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Declared {
+    /// Query, key, value, output.
+    QueryFirst,
+    /// Key, value, query, output.
+    KeyFirst,
+}
+
+impl Attention {
+    /// The projections, as Transformers orders them.
+    pub fn linears(&self) -> [&Linear; 4] {
+        let (q, k, v, o) = (&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj);
+        match self.declared {
+            Declared::QueryFirst => [q, k, v, o],
+            Declared::KeyFirst => [k, v, q, o],
+        }
+    }
 }
 
 /// A multilayer perceptron.
@@ -357,7 +380,8 @@ impl DecoderSpec {
         self.lm_head.source == self.embed_tokens.source
     }
 
-    /// All modules with parameters (and norms without any), embedding first, head last.
+    /// All modules with parameters (and norms without any), embedding first, head last. Linear layers are in
+    /// Transformers' order.
     pub fn modules(&self) -> Vec<Module> {
         let mut all = vec![self.embed_tokens.module()];
         if let Positions::Learned { table, .. } = &self.positions {
@@ -366,15 +390,7 @@ impl DecoderSpec {
         all.extend(self.project_out.iter().map(Linear::module));
         all.extend(self.project_in.iter().map(Linear::module));
         for layer in &self.layers {
-            let attention = &layer.attention;
-            for linear in [
-                &attention.q_proj,
-                &attention.k_proj,
-                &attention.v_proj,
-                &attention.o_proj,
-            ] {
-                all.push(linear.module());
-            }
+            all.extend(layer.attention.linears().map(Linear::module));
             all.extend(layer.mlp.linears().into_iter().map(Linear::module));
             all.push(layer.attention_norm.module());
             all.push(layer.mlp_norm.module());
