@@ -146,6 +146,9 @@ pub struct Stored {
     pub blocks_in_a: bool,
 }
 
+/// `A` and `B`.
+type Pair = (Array2<f32>, Array2<f32>);
+
 /// Fresh factors that are made of the weight.
 fn of_weight(
     init: LoraInit,
@@ -153,7 +156,7 @@ fn of_weight(
     tensors: &AdapterTensors,
     layer: &Layer,
     (r, scaling): (usize, f32),
-) -> Result<Option<(Array2<f32>, Array2<f32>)>, AdapterError> {
+) -> Result<Option<Pair>, AdapterError> {
     if !tensors.is_fresh() {
         return Ok(None);
     }
