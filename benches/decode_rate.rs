@@ -161,6 +161,7 @@ impl Contestant {
             batch_size: 1,
             max_length: PROMPT + ROUNDS * TURN + 1,
             logits_on_host: false,
+            profile: None,
         };
         let mut engine = DecoderEngine::open(runtime, variant, &options)?;
         let start = begin.elapsed();

@@ -15,6 +15,8 @@ from process import Peer, PeerError
 
 HERE = Path(__file__).resolve().parent
 VARIANTS = ["base", "merged", "unmerged"]
+WEIGHTS = ["mapped", "in-place", "resident"]
+"""How this program holds weights."""
 
 
 @dataclass
@@ -85,7 +87,7 @@ class Setting:
 
 
 def peft_bench(setting: Setting) -> list[Contestant]:
-    """This program, with mapped and with resident weights. It has to be first: it makes the base model."""
+    """This program, with each way of holding weights. It has to be first: it makes the base model."""
     # A synthetic model is made on first use, and isn't part of the export: once to make it, once for the time.
     no_layers = {"hidden_size": 1, "num_attention_heads": 1, "num_key_value_heads": 1, "num_hidden_layers": 0}
     adapter.write_lora(setting.adapter, no_layers)
@@ -102,37 +104,43 @@ def peft_bench(setting: Setting) -> list[Contestant]:
         seconds = setting.prepare(f"prepare-{variant}", "--variant", variant)
         folder = "base" if variant == "base" else f"*/{variant}"
         (manifest,) = setting.exports.glob(f"*/{folder}/manifest.json")
-        for weights in ["mapped", "resident"]:
-            request = {
-                "library": {
-                    "path": str(library),
-                    "version": library.name.removeprefix("libonnxruntime.so."),
-                    "source": "Environment",
-                    "has_cuda": False,
-                },
-                "variant": {
-                    "folder": str(manifest.parent),
-                    "manifest": json.loads(manifest.read_text()),
-                    "up_to_date": True,
-                },
-                "options": {
-                    "provider": "cpu",
-                    "threads": setting.threads,
-                    "weights": weights,
-                    "batch_size": 1,
-                    "max_length": setting.max_length,
-                    "logits_on_host": False,
-                },
-            }
+        graphs = size(manifest.parent)
+        laid_out = seconds + setting.prepare(f"lay-out-{variant}", "--variant", variant, "--weights", "mapped")
+        for weights in WEIGHTS:
+            request = worker_request(setting, library, manifest, weights)
             log = setting.work / f"peft-bench-{weights}-{variant}.log"
-            command = [str(setting.binary), "worker"]
 
-            def start(command=command, request=request, log=log) -> Peer:
-                return Peer(command, request, setting.env, log, says_ready=False)
+            def start(request=request, log=log) -> Peer:
+                return Peer([str(setting.binary), "worker"], request, setting.env, log, says_ready=False)
 
-            name = f"peft-bench {weights}"
-            contestants.append(Contestant(name, variant, seconds, size(manifest.parent), start))
+            made = (laid_out, size(manifest.parent)) if weights == "mapped" else (seconds, graphs)
+            contestants.append(Contestant(f"peft-bench {weights}", variant, *made, start))
     return sorted(contestants, key=lambda contestant: contestant.name)
+
+
+def worker_request(setting: Setting, library: Path, manifest: Path, weights: str) -> dict:
+    """What this program's own worker is asked to open."""
+    return {
+        "library": {
+            "path": str(library),
+            "version": library.name.removeprefix("libonnxruntime.so."),
+            "source": "Environment",
+            "has_cuda": False,
+        },
+        "variant": {
+            "folder": str(manifest.parent),
+            "manifest": json.loads(manifest.read_text()),
+            "up_to_date": True,
+        },
+        "options": {
+            "provider": "cpu",
+            "threads": setting.threads,
+            "weights": weights,
+            "batch_size": 1,
+            "max_length": setting.max_length,
+            "logits_on_host": False,
+        },
+    }
 
 
 def transformers(setting: Setting) -> list[Contestant]:

@@ -9,7 +9,7 @@ from statistics import median
 import rounds
 
 MIB = 1 << 20
-OURS = ["peft-bench mapped", "peft-bench resident"]
+OURS = ["peft-bench mapped", "peft-bench in-place", "peft-bench resident"]
 REFERENCE = "transformers"
 
 

@@ -12,7 +12,7 @@ use peft_bench::engine::{DecoderEngine, EngineOptions, OnnxRuntime, Provider, We
 use peft_bench::experiment::Experiment;
 use peft_bench::measure::timings::Engine;
 use peft_bench::model::BaseModel;
-use peft_bench::prepare::{Precision, Preparation, PreparedVariant, Variant};
+use peft_bench::prepare::{Precision, Preparation, PreparedVariant, Variant, other_adapters};
 use peft_bench::runtime::install::locate_or_install;
 use peft_bench::verify::{follow, trace};
 use peft_bench::weights::Dtype;
@@ -47,6 +47,7 @@ fn options() -> EngineOptions {
         batch_size: 1,
         max_length: 40,
         logits_on_host: true,
+        profile: None,
     }
 }
 
@@ -266,4 +267,48 @@ fn a_long_prompt_in_chunks_is_computed_as_a_whole_one() {
             assert!(difference < 1e-5, "{name}, {weights}: {difference}");
         }
     }
+}
+
+#[test]
+fn adapters_of_drawn_values_are_others_and_compute_what_a_session_of_their_own_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = prepare("llama-gqa", &case("llama-gqa", "dora"), folder.path());
+    let others = other_adapters(&first, 2, 7, &folder.path().join("others")).unwrap();
+    let mut engine = open(&first, 1);
+    let own = trace(&mut open(&first, 1), &PROMPT, 4).unwrap();
+    let mut seen: Vec<Vec<Vec<f32>>> = vec![own.logits.clone()];
+    for other in &others {
+        let graph = other.folder.join("model.onnx");
+        let adapter = Rc::new(engine.load_adapter(other).unwrap());
+        assert!(!graph.exists(), "a swap needs no graph");
+        engine.swap_adapter(&adapter).unwrap();
+        let swapped = follow(&mut engine, &PROMPT, &own.tokens).unwrap();
+        assert!(swapped.iter().flatten().all(|value| value.is_finite()));
+        // The same values beside the first one's graph.
+        let alone = copy_folder(&first.folder, &first.folder.with_file_name("alone"));
+        std::fs::copy(
+            other.folder.join("adapter.safetensors"),
+            alone.join("adapter.safetensors"),
+        )
+        .unwrap();
+        let alone = PreparedVariant {
+            folder: alone,
+            ..first.clone()
+        };
+        let expected = follow(&mut open(&alone, 1), &PROMPT, &own.tokens).unwrap();
+        assert_eq!(swapped, expected);
+        assert!(!seen.contains(&swapped), "it has other values");
+        seen.push(swapped);
+    }
+}
+
+#[test]
+fn the_arena_tells_what_it_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let variant = prepare("llama-gqa", &case("llama-gqa", "lora"), folder.path());
+    let mut engine = open(&variant, 1);
+    engine.prefill(&PROMPT).unwrap();
+    let found = engine.arena_bytes().unwrap();
+    assert!(found.in_use <= found.max_in_use && found.max_in_use <= found.reserved);
+    assert!(found.max_in_use > 0);
 }

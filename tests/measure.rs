@@ -63,6 +63,15 @@ impl Workplace {
         run(&mut self.command(&arguments))
     }
 
+    fn measure_all(&self, targets: &[&Path], more: &[&str]) -> Outcome {
+        let targets = targets.iter().map(|target| target.to_str().unwrap());
+        let mut arguments = vec!["measure"];
+        arguments.extend(targets);
+        arguments.extend(["--prompts", "prompts.json"]);
+        arguments.extend(more);
+        run(&mut self.command(&arguments))
+    }
+
     fn result(&self, name: &str) -> Value {
         serde_json::from_slice(&fs::read(self.path("results").join(name)).unwrap()).unwrap()
     }
@@ -195,6 +204,11 @@ fn a_result_has_the_sections_of_pefts_suite_and_its_own() {
             .collect();
         let expected = "start session_loaded warmed_up short medium long benchmark_complete";
         assert_eq!(stages.join(" "), expected);
+        // What a generation allocates comes from the arena.
+        let arena = |index: usize| logs[index]["arena"]["max_in_use_mb"].as_f64();
+        assert_eq!(arena(0), None, "nothing is loaded");
+        assert!(arena(5).unwrap() > arena(1).unwrap(), "{memory}");
+        assert!(logs[5]["arena"]["reserved_mb"].as_f64() >= arena(5));
     }
     let variants = &info["variants"];
     let ready = |variant: &str| {
@@ -208,6 +222,26 @@ fn a_result_has_the_sections_of_pefts_suite_and_its_own() {
     assert_eq!(names, ["short", "medium", "long"]);
     assert!(groups[0]["verdict"].is_string() && groups[0]["saving_per_token"].is_f64());
     assert!(outcome.stdout.contains("break-even"), "{}", outcome.stdout);
+    let nodes = |variant: &str| {
+        let executed = &variants[variant]["executed"]["step"];
+        assert_eq!(executed["memory_copies"], 0);
+        let providers = executed["nodes"].as_object().unwrap();
+        assert_eq!(providers.len(), 1, "all on the processor: {executed}");
+        let operators = executed["operators"]["CPUExecutionProvider"]
+            .as_object()
+            .unwrap();
+        let sum: u64 = operators.values().filter_map(Value::as_u64).sum();
+        assert_eq!(providers["CPUExecutionProvider"].as_u64(), Some(sum));
+        assert_eq!(operators["GroupQueryAttention"], 2, "{executed}");
+        sum
+    };
+    let prompt = &variants["base"]["executed"]["prompt"]["nodes"];
+    assert!(
+        prompt["CPUExecutionProvider"].as_u64() > Some(10),
+        "{prompt}"
+    );
+    assert_eq!(nodes("base"), nodes("merged"));
+    assert!(nodes("unmerged") > nodes("base"), "the adapter has nodes");
     let parity = &info["parity"];
     assert_eq!(parity["passed"], true, "{parity}");
     assert_eq!(
@@ -552,6 +586,134 @@ fn batches_and_contexts_that_cannot_be_run_are_refused_before_anything_is_measur
     assert!(!long.stderr.contains("measuring"), "{}", long.stderr);
     let zero = place.measure(&case("llama-gqa", "lora"), &["--batch-size", "0"]);
     assert_eq!(zero.code, Some(2));
+}
+
+#[test]
+fn adapters_take_turns_in_one_session_and_a_prefix_cannot() {
+    let place = Workplace::new(3);
+    for name in ["dora", "prompt-tuning"] {
+        let outcome = place.measure(&case("llama-gqa", name), &["--swap=3"]);
+        assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+        assert!(outcome.stdout.contains("3 adapters"), "{}", outcome.stdout);
+        let stem = if name == "dora" {
+            "lora--dora"
+        } else {
+            "prompt_tuning--prompt-tuning"
+        };
+        let swap = &place.result(&format!("{stem}.json"))["generation_info"]["swap"];
+        assert_eq!(swap["metrics"]["adapters"], 3);
+        assert_eq!(swap["loads"].as_array().unwrap().len(), 3);
+        // Three rounds of three.
+        assert_eq!(swap["swaps"].as_array().unwrap().len(), 9);
+        assert_eq!(swap["metrics"]["first_token_overhead"]["pairs"], 9);
+        for key in [
+            "load_seconds",
+            "swap_seconds",
+            "first_token_after",
+            "first_token_without",
+        ] {
+            assert!(
+                swap["metrics"][key].as_f64().unwrap() > 0.0,
+                "{key}: {swap}"
+            );
+        }
+        assert!(swap["metrics"]["adapter_bytes"].as_u64().unwrap() > 500);
+    }
+    let outcome = place.measure(&case("llama-gqa", "prefix-tuning"), &["--swap"]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    let result = place.result("prefix_tuning--prefix-tuning.json");
+    let reason = &result["generation_info"]["swap"]["absent"];
+    assert!(reason.as_str().unwrap().contains("cache"), "{reason}");
+    let outcome = place.measure(&case("llama-gqa", "lora"), &["--swap=1"]);
+    assert_eq!(outcome.code, Some(2));
+}
+
+#[test]
+fn experiments_with_the_same_parameters_are_measured_against_one_base() {
+    let place = Workplace::new(5);
+    let [lora, dora, prompt] =
+        ["lora", "dora", "prompt-tuning"].map(|name| case("llama-gqa", name));
+    let other = place.path("other");
+    common::copy_folder(&lora, &other);
+    fs::write(
+        other.join("benchmark_params.json"),
+        r#"{"num_inference_runs": 1}"#,
+    )
+    .unwrap();
+    let missing = place.path("missing");
+    let targets = [&lora, &dora, &missing, &prompt, &other].map(PathBuf::as_path);
+    let outcome = place.measure_all(&targets, &["--sweep", "16"]);
+    // The others are measured all the same.
+    assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
+    assert!(
+        outcome.stderr.contains("no experiment folder"),
+        "{}",
+        outcome.stderr
+    );
+    assert!(
+        outcome.stdout.contains("3 experiments on"),
+        "{}",
+        outcome.stdout
+    );
+    assert!(
+        outcome.stdout.contains("lora--other on"),
+        "{}",
+        outcome.stdout
+    );
+    for line in outcome.stdout.lines().filter(|line| line.ends_with("MiB")) {
+        assert!(line.chars().count() <= 100, "{line}");
+    }
+
+    let result = |stem: &str| place.result(&format!("{stem}.json"))["generation_info"].clone();
+    let [lora, dora, prompt] =
+        ["lora--lora", "lora--dora", "prompt_tuning--prompt-tuning"].map(result);
+    let base = &lora["variants"]["base"];
+    for other in [&dora, &prompt] {
+        assert_eq!(&other["variants"]["base"], base, "it is one and the same");
+    }
+    assert_ne!(lora["by_category"], dora["by_category"]);
+    assert_ne!(lora["parity"], dora["parity"]);
+    for info in [&lora, &dora] {
+        assert_eq!(
+            info["variants"]["merged"]["overhead_pct"]["overall"]["pairs"],
+            15
+        );
+        assert_eq!(
+            info["variants"]["unmerged"]["overhead_pct"]["overall"]["paired"],
+            true
+        );
+        assert_eq!(info["sweep"][0]["variants"].as_object().unwrap().len(), 3);
+        assert!(info["break_even"]["groups"].is_array());
+    }
+    assert!(prompt["variants"]["merged"]["absent"].is_string());
+    assert_eq!(prompt["variants"].as_object().unwrap().len(), 3);
+    let alone = &result("lora--other")["variants"]["base"];
+    assert_ne!(alone, base);
+    assert_eq!(alone["by_category"]["short"]["metrics"]["runs"], 1);
+}
+
+#[test]
+fn an_experiment_that_fails_leaves_those_beside_it_alone() {
+    let place = Workplace::new(1);
+    let (good, bad) = (case("llama-gqa", "lora"), place.path("bad"));
+    common::copy_folder(&good, &bad);
+    edit_tensors(&bad.join("adapter_model.safetensors"), |tensors| {
+        for tensor in tensors.values_mut() {
+            tensor.values.fill(0.0);
+        }
+    });
+    let outcome = place.measure_all(&[&good, &bad], &[]);
+    assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("lora--bad"), "{}", outcome.stderr);
+    assert_eq!(
+        place.result("lora--lora.json")["run_info"]["status"],
+        "success"
+    );
+    assert_eq!(
+        place.result("failed/lora--bad.json")["run_info"]["status"],
+        "failed"
+    );
+    assert!(!place.path("results/lora--bad.json").exists());
 }
 
 #[test]

@@ -49,6 +49,7 @@ impl Base {
                 &config,
                 vec![Job {
                     stem: STEM.to_owned(),
+                    label: STEM.to_owned(),
                     variants,
                     absent: BTreeMap::new(),
                 }],

@@ -14,21 +14,24 @@ use super::prompt_plans::{PromptSource, check_room};
 use super::setup;
 use super::table;
 use crate::config::BenchmarkConfig;
-use crate::engine::{DecoderEngine, EngineError, EngineOptions, Provider, WeightsMode};
+use crate::engine::{EngineError, EngineOptions, Provider, WeightsMode};
 use crate::measure::bandwidth::WeightsReader;
 use crate::measure::break_even::break_even;
 use crate::measure::client::{Interrupt, WorkerError};
 use crate::measure::energy::{EnergyMethod, SystemMeter};
 use crate::measure::interference::{Interference, InterferenceWatch};
+use crate::measure::protocol::Comparison;
 use crate::measure::record::{PromptPlan, VariantRecord};
 use crate::measure::session::{Entrant, MeasurePlan, Measurement, Meters, Precision, Step, Target};
 use crate::measure::subject::Subject;
+use crate::measure::swap::SwapResult;
 use crate::measure::sweep::SweepRun;
-use crate::prepare::{Manifest, PreparedVariant, PromptKind, Variant, empty_variant};
+use crate::prepare::{
+    Manifest, PreparedVariant, PromptKind, Variant, empty_variant, not_swappable, other_adapters,
+};
 use crate::results::{self, BaseCache, CacheKey, ResultDocument, RunInfo, Status};
 use crate::runtime::library::Library;
 use crate::system::{Hardware, SystemInfo};
-use crate::verify::Parity;
 
 /// How a command ended, if not by an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +46,8 @@ pub enum Outcome {
 pub struct Job {
     /// The result's name: `<method>--<name>`.
     pub stem: String,
+    /// What it's called in the table, where several are measured together.
+    pub label: String,
     /// The base among them.
     pub variants: Vec<PreparedVariant>,
     /// Variants that don't exist, with the reason.
@@ -67,6 +72,8 @@ pub struct Benchmark<'a> {
     pub aa: bool,
     /// Take the base from the cache.
     pub cached_base: bool,
+    /// Let so many adapters take turns as well.
+    pub swap: Option<usize>,
     /// Prompts of so many tokens are measured as well.
     pub contexts: &'a [usize],
     /// The base is all there is: an earlier measurement of it will do, unless it's to be made anew.
@@ -77,8 +84,10 @@ pub struct Benchmark<'a> {
 struct Measured {
     records: Vec<VariantRecord>,
     sweep: Vec<SweepRun>,
+    /// One a job, where swaps were asked for.
+    swaps: Vec<Option<SwapResult>>,
     /// One a job.
-    parities: Vec<Option<Parity>>,
+    comparisons: Vec<Comparison>,
     precision: Option<Precision>,
     interference: Option<Interference>,
     energy_method: Option<EnergyMethod>,
@@ -109,6 +118,7 @@ impl<'a> Benchmark<'a> {
             aa: false,
             cached_base: false,
             contexts: &[],
+            swap: None,
             base_only: false,
         }
     }
@@ -178,8 +188,9 @@ impl<'a> Benchmark<'a> {
         if !measured.sweep.is_empty() {
             text.push_str(&table::sweep(&measured.sweep, config.seed));
         }
-        for (job, parity) in jobs.iter().zip(&measured.parities) {
-            let title = if jobs.len() > 1 { &job.stem } else { "" };
+        for (index, job) in jobs.iter().enumerate() {
+            let parity = &measured.comparisons[index].parity;
+            let title = if jobs.len() > 1 { &job.label } else { "" };
             text.push_str(&table::absent(title, &job.absent));
             let records = records_of(&measured.records, job);
             let find = |subject| records.iter().find(|one| one.variant == subject);
@@ -188,6 +199,10 @@ impl<'a> Benchmark<'a> {
                 text.push_str(
                     &found.map_or(String::new(), |found| table::break_even(title, &found)),
                 );
+            }
+            text.push_str(&table::executed(title, &measured.comparisons[index].graphs));
+            if let Some(swap) = &measured.swaps[index] {
+                text.push_str(&table::swap(title, swap, config.seed));
             }
             text.push_str(&table::parity(title, parity.as_ref()));
         }
@@ -226,26 +241,21 @@ impl<'a> Benchmark<'a> {
             seed: config.seed,
             target: self.target,
         };
-        for entrant in &plan.entrants {
-            DecoderEngine::make_ready(&entrant.prepared, &plan.options, &|bytes| {
-                message(&format!(
-                    "laying out weights for decoding: {} MiB, once",
-                    bytes.div_ceil(1 << 20)
-                ));
-            })?;
+        let sweep = self.sweep_plans(config, &plan, contexts);
+        for plan in std::iter::once(&plan).chain(&sweep) {
+            make_ready(plan)?;
         }
         let reader = self.weights_reader(&plan);
         let no_rate = ();
 
-        let parities = {
+        let comparisons = {
             let progress = MeasureProgress::default();
             progress.report(Step::Comparing);
             let several = jobs.len() > 1;
             jobs.iter()
-                .map(|job| plan.parity(several.then_some(job.stem.as_str()), self.interrupt))
-                .collect::<Result<Vec<Option<Parity>>, WorkerError>>()
+                .map(|job| plan.parity(several.then_some(job.label.as_str()), self.interrupt))
+                .collect::<Result<Vec<Comparison>, WorkerError>>()
         };
-        let sweep = self.sweep_plans(config, &plan, contexts);
         let cache = BaseCache::new(&self.common.output);
         let key = self.base_key(&plan);
         let mut cached = None;
@@ -272,12 +282,15 @@ impl<'a> Benchmark<'a> {
             },
         };
         let progress = MeasureProgress::default();
-        let (parities, measurement) = match parities {
-            Err(interrupted) => (vec![None; jobs.len()], nothing(Err(interrupted))),
-            Ok(parities) if plan.entrants.is_empty() => (parities, nothing(Ok(()))),
-            Ok(parities) => {
+        let (comparisons, measurement) = match comparisons {
+            Err(interrupted) => (
+                vec![Comparison::default(); jobs.len()],
+                nothing(Err(interrupted)),
+            ),
+            Ok(comparisons) if plan.entrants.is_empty() => (comparisons, nothing(Ok(()))),
+            Ok(comparisons) => {
                 let measured = plan.run(self.interrupt, meters, &|step| progress.report(step));
-                (parities, measured)
+                (comparisons, measured)
             }
         };
         let Measurement {
@@ -288,7 +301,8 @@ impl<'a> Benchmark<'a> {
         let base_is_cached = cached.is_some();
         let records: Vec<VariantRecord> = cached.into_iter().chain(records).collect();
         let base = records.iter().find(|r| r.variant == Subject::Base);
-        let parity = parities.iter().flatten().all(|parity| parity.passed);
+        let parities = comparisons.iter().filter_map(|one| one.parity.as_ref());
+        let parity = parities.into_iter().all(|parity| parity.passed);
         let good = outcome.is_ok() && parity && self.target.is_none() && !base_is_cached;
         if let (Some(key), Some(base), true) = (&key, base, good)
             && base.error.is_none()
@@ -302,10 +316,18 @@ impl<'a> Benchmark<'a> {
             Ok(()) => self.sweep(sweep, meters, &records, !base_is_cached),
             Err(error) => (Vec::new(), Err(error)),
         };
+        let (swaps, outcome) = match (self.swap, outcome) {
+            (Some(count), Ok(())) => match self.swaps(jobs, &plan, count)? {
+                Ok(swaps) => (swaps, Ok(())),
+                Err(interrupted) => (vec![None; jobs.len()], Err(interrupted)),
+            },
+            (_, outcome) => (vec![None; jobs.len()], outcome),
+        };
         Ok(Measured {
             records,
             sweep,
-            parities,
+            swaps,
+            comparisons,
             precision,
             interference: watch.and_then(|watch| watch.finish()),
             energy_method: meter.method(),
@@ -372,6 +394,37 @@ impl<'a> Benchmark<'a> {
         (runs, Ok(()))
     }
 
+    /// Lets `count` adapters of each job take turns.
+    fn swaps(
+        &self,
+        jobs: &[Job],
+        plan: &MeasurePlan,
+        count: usize,
+    ) -> Result<Result<Vec<Option<SwapResult>>, WorkerError>> {
+        let mut all = Vec::new();
+        for job in jobs {
+            let mut variants = job.variants.iter();
+            let unmerged = variants.find(|one| one.manifest.variant == Variant::Unmerged);
+            let Some(unmerged) = unmerged else {
+                let reason = "there is no unmerged variant".to_owned();
+                all.push(Some(SwapResult::Absent(reason)));
+                continue;
+            };
+            if let Some(reason) = not_swappable(unmerged) {
+                all.push(Some(SwapResult::Absent(reason.to_owned())));
+                continue;
+            }
+            message(&format!("swapping {count} adapters"));
+            let folder = tempfile::tempdir().context("cannot make a folder for other adapters")?;
+            let others = other_adapters(unmerged, count - 1, plan.seed, folder.path())?;
+            match plan.swaps(unmerged, others, self.interrupt) {
+                Ok(result) => all.push(Some(result)),
+                Err(interrupted) => return Ok(Err(interrupted)),
+            }
+        }
+        Ok(Ok(all))
+    }
+
     fn options(&self, config: &BenchmarkConfig) -> EngineOptions {
         let mut options = setup::engine_options(self.common, self.provider, 0, WeightsMode::Mapped);
         options.batch_size = config.batch_sizes[0];
@@ -394,7 +447,7 @@ impl<'a> Benchmark<'a> {
             add(Subject::Base, None, base);
         }
         for job in jobs {
-            let experiment = || (jobs.len() > 1).then(|| job.stem.clone());
+            let experiment = || (jobs.len() > 1).then(|| job.label.clone());
             for prepared in &job.variants {
                 if prepared.manifest.variant != Variant::Base {
                     add(prepared.manifest.variant.into(), experiment(), prepared);
@@ -463,12 +516,14 @@ impl<'a> Benchmark<'a> {
         info.precision = measured.precision;
         info.interference = measured.interference;
         info.energy_method = measured.energy_method;
-        info.parity = measured.parities[index].as_ref();
+        info.parity = measured.comparisons[index].parity.as_ref();
+        info.graphs = Some(&measured.comparisons[index].graphs);
         let sweep = measured.sweep.iter().map(|run| SweepRun {
             records: records_of(&run.records, job),
             ..run.clone()
         });
         let sweep: Vec<SweepRun> = sweep.collect();
+        info.swap = measured.swaps[index].as_ref();
         let document = ResultDocument::new(&info, &records_of(&measured.records, job), &sweep);
         let output = &self.common.output;
         Ok(results::write(output, &job.stem, status, &document)?)
@@ -493,11 +548,13 @@ impl<'a> Benchmark<'a> {
             options,
             manifests: BTreeMap::new(),
             parity: None,
+            graphs: None,
             absent: BTreeMap::new(),
             base_is_cached: false,
             precision: None,
             interference: None,
             energy_method: None,
+            swap: None,
             seed: config.seed,
         }
     }
@@ -547,9 +604,17 @@ impl Job {
 fn records_of(records: &[VariantRecord], job: &Job) -> Vec<VariantRecord> {
     let own = |record: &&VariantRecord| {
         let experiment = record.experiment.as_ref();
-        experiment.is_none_or(|experiment| *experiment == job.stem)
+        experiment.is_none_or(|experiment| *experiment == job.label)
     };
     records.iter().filter(own).cloned().collect()
+}
+
+/// Makes what sessions need beside the variants' folders, so that none takes longer to open because it's the first.
+fn make_ready(plan: &MeasurePlan) -> Result<()> {
+    for entrant in &plan.entrants {
+        setup::lay_out(&entrant.prepared, &plan.options)?;
+    }
+    Ok(())
 }
 
 /// Checks that every variant runs with every batch size.
@@ -566,7 +631,7 @@ fn check_batches(config: &BenchmarkConfig, jobs: &[Job]) -> Result<()> {
 impl Measured {
     /// How a job's measurement ended, and why not well.
     fn judge(&self, index: usize, job: &Job) -> (Status, Option<String>) {
-        let parity = self.parities[index].as_ref();
+        let parity = self.comparisons[index].parity.as_ref();
         let wrong = parity.filter(|parity| !parity.passed);
         let wrong =
             wrong.map(|parity| format!("parity check failed: {}", parity.failures.join("; ")));
@@ -582,7 +647,11 @@ impl Measured {
                     let errors = records.filter_map(|record| record.error);
                     errors.map(move |error| format!("with batches of {size}: {error}"))
                 }));
-                match errors.next().or(wrong) {
+                let swap = match &self.swaps[index] {
+                    Some(SwapResult::Failed(error)) => Some(format!("swapping: {error}")),
+                    _ => None,
+                };
+                match errors.next().or(swap).or(wrong) {
                     Some(error) => (Status::Failed, Some(error)),
                     None => (Status::Success, None),
                 }

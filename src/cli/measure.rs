@@ -1,6 +1,6 @@
 //! `peft-bench measure`
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,7 +25,8 @@ use crate::prepare::{PreparedVariant, Variant};
 /// `measure`
 #[derive(Debug, Args)]
 pub struct Measure {
-    /// Experiments; or prepared folders, or folders of merged Hugging Face checkpoints.
+    /// Experiments, which are measured together, in turn and against one base, where their parameters are the same (one
+    /// process at once for each variant of each); or prepared folders, or folders of merged Hugging Face checkpoints.
     #[arg(required = true)]
     targets: Vec<PathBuf>,
 
@@ -66,6 +67,18 @@ pub struct Measure {
     )]
     sweep: Vec<u32>,
 
+    /// Measure swapping as well: so many adapters in memory [default: 4] take turns in one open session, this one and
+    /// others of its shape with drawn values.
+    #[arg(
+        long,
+        value_name = "N",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "4",
+        value_parser = clap::value_parser!(u16).range(2..=256)
+    )]
+    swap: Option<u16>,
+
     /// Measure the base against itself as well: the smallest overhead that this machine can tell from none.
     #[arg(long, conflicts_with = "cached_base")]
     aa: bool,
@@ -93,38 +106,84 @@ struct Prepared {
 }
 
 impl Measure {
-    /// Runs the command: each target is measured, and written, by itself.
+    /// Runs the command. Experiments with the same parameters are measured together; whatever else there is, by itself.
     pub fn run(&self, common: &CommonOptions) -> Result<Outcome> {
         let interrupt = interrupt::install()?;
         let mut failures = Vec::new();
+        let fail = |failures: &mut Vec<String>, name: &str, error: anyhow::Error| {
+            if self.targets.len() == 1 {
+                return Err(error);
+            }
+            message(&format!("error: {name}: {error:#}"));
+            failures.push(name.to_owned());
+            Ok(())
+        };
+        let mut rounds: Vec<Round> = Vec::new();
         for target in &self.targets {
-            match self.target(common, target, &interrupt) {
+            match self.request(common, target) {
+                Ok(request) => match rounds.iter_mut().find(|round| round.takes(&request)) {
+                    Some(round) => round.requests.push(request),
+                    None => rounds.push(Round {
+                        requests: vec![request],
+                    }),
+                },
+                Err(error) => fail(&mut failures, &target.display().to_string(), error)?,
+            }
+        }
+        for round in rounds {
+            let (mut config, mut jobs) = (None, Vec::new());
+            let names = round.labels();
+            for (request, label) in round.requests.into_iter().zip(names) {
+                let name = request.name.clone();
+                match self.prepare(common, request, label, &interrupt) {
+                    Ok((prepared_config, job)) => {
+                        config = Some(prepared_config);
+                        jobs.push(job);
+                    }
+                    Err(error) => fail(&mut failures, &name, error)?,
+                }
+            }
+            let Some(config) = config else {
+                continue;
+            };
+            let contexts = distinct(self.sweep.iter().map(|count| *count as usize));
+            let provider = setup::provider(common, config.dtype)?;
+            let benchmark = self.benchmark(common, provider, &contexts, &interrupt);
+            let stems: Vec<String> = jobs.iter().map(|job| job.stem.clone()).collect();
+            match benchmark.measure(&config, jobs) {
                 Ok(Outcome::Done) => {}
                 Ok(Outcome::Interrupted) => return Ok(Outcome::Interrupted),
-                Err(error) if self.targets.len() == 1 => return Err(error),
-                Err(error) => {
-                    message(&format!("error: {}: {error:#}", target.display()));
-                    failures.push(target.display().to_string());
-                }
+                Err(error) => fail(&mut failures, &stems.join(", "), error)?,
             }
         }
         if failures.is_empty() {
             return Ok(Outcome::Done);
         }
-        bail!(
-            "{} of {} failed: {}",
-            failures.len(),
-            self.targets.len(),
-            failures.join(", ")
-        )
+        bail!("failed: {}", failures.join(", "))
     }
 
-    fn target(
-        &self,
-        common: &CommonOptions,
-        target: &Path,
-        interrupt: &Interrupt,
-    ) -> Result<Outcome> {
+    fn benchmark<'a>(
+        &'a self,
+        common: &'a CommonOptions,
+        provider: Provider,
+        contexts: &'a [usize],
+        interrupt: &'a Interrupt,
+    ) -> Benchmark<'a> {
+        let mut benchmark = Benchmark::new(common, provider, self.prompts.as_deref(), interrupt);
+        benchmark.cached_base = self.cached_base;
+        benchmark.swap = self.swap.map(usize::from);
+        benchmark.contexts = contexts;
+        benchmark.aa = self.aa;
+        benchmark.empty = self.empty;
+        benchmark.target = self.target_precision.map(|half_width_pct| session::Target {
+            half_width_pct,
+            max_time: self.max_time,
+        });
+        benchmark
+    }
+
+    /// Finds a target, and the parameters that it's measured with.
+    fn request(&self, common: &CommonOptions, target: &Path) -> Result<Request> {
         let found = Target::find(target)?;
         let experiment = match &found {
             Target::Experiment(experiment) => Some(experiment),
@@ -142,31 +201,88 @@ impl Measure {
             config = config_with(&variant, &config);
         }
         self.batch.apply(&mut config);
-        let provider = setup::provider(common, config.dtype)?;
-        let stem = stem(&found, target);
-        let mut benchmark = Benchmark::new(common, provider, self.prompts.as_deref(), interrupt);
-        benchmark.cached_base = self.cached_base;
-        let contexts = distinct(self.sweep.iter().map(|count| *count as usize));
-        benchmark.contexts = &contexts;
-        benchmark.aa = self.aa;
-        benchmark.empty = self.empty;
-        benchmark.target = self.target_precision.map(|half_width_pct| session::Target {
-            half_width_pct,
-            max_time: self.max_time,
-        });
-        // What fails before anything is measured is recorded as well.
-        let prepared = match prepare(common, provider, &found, config.clone()) {
-            Ok(prepared) => prepared,
-            Err(error) => {
-                return Err(benchmark.failed(&config, [stem.as_str()].into_iter(), error));
-            }
-        };
-        let job = Job {
+        Ok(Request {
+            name: target.display().to_string(),
+            stem: stem(&found, target),
+            found,
+            config,
+        })
+    }
+
+    /// Prepares a target. What fails here is recorded as well.
+    fn prepare(
+        &self,
+        common: &CommonOptions,
+        request: Request,
+        label: String,
+        interrupt: &Interrupt,
+    ) -> Result<(BenchmarkConfig, Job)> {
+        let Request {
+            found,
             stem,
-            variants: prepared.variants,
-            absent: prepared.absent,
+            config,
+            ..
+        } = request;
+        let provider = setup::provider(common, config.dtype)?;
+        match prepare(common, provider, &found, config.clone()) {
+            Ok(prepared) => Ok((
+                prepared.config,
+                Job {
+                    stem,
+                    label,
+                    variants: prepared.variants,
+                    absent: prepared.absent,
+                },
+            )),
+            Err(error) => {
+                let benchmark = self.benchmark(common, provider, &[], interrupt);
+                Err(benchmark.failed(&config, [stem.as_str()].into_iter(), error))
+            }
+        }
+    }
+}
+
+/// A target that was found.
+struct Request {
+    /// As it was named.
+    name: String,
+    found: Target,
+    stem: String,
+    config: BenchmarkConfig,
+}
+
+/// What is measured together, against one base.
+struct Round {
+    requests: Vec<Request>,
+}
+
+impl Round {
+    /// Whether `request` is an experiment as those are that it has, with the same parameters and a result of its own.
+    fn takes(&self, request: &Request) -> bool {
+        let together = |one: &Request| {
+            let experiments = matches!(
+                (&one.found, &request.found),
+                (Target::Experiment(_), Target::Experiment(_))
+            );
+            experiments && one.config == request.config && one.stem != request.stem
         };
-        benchmark.measure(&prepared.config, vec![job])
+        self.requests.iter().all(together)
+    }
+
+    /// The experiments' own names where these differ, else with their methods.
+    fn labels(&self) -> Vec<String> {
+        let stems: Vec<&str> = self.requests.iter().map(|one| one.stem.as_str()).collect();
+        let short = |stem: &&str| {
+            stem.split_once("--")
+                .map_or(*stem, |(_, name)| name)
+                .to_owned()
+        };
+        let names: Vec<String> = stems.iter().map(short).collect();
+        let distinct: BTreeSet<&String> = names.iter().collect();
+        match distinct.len() == names.len() {
+            true => names,
+            false => stems.into_iter().map(str::to_owned).collect(),
+        }
     }
 }
 

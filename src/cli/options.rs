@@ -33,7 +33,8 @@ pub struct CommonOptions {
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 
-    /// How the CPU provider holds weights [default: mapped to measure, in-place to generate and verify].
+    /// How the CPU provider holds weights [default: mapped to measure, in-place for other commands]. `prepare` makes
+    /// what `mapped` needs only if asked for it.
     #[arg(long, global = true, value_name = "MODE")]
     pub weights: Option<WeightsChoice>,
 

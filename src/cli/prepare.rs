@@ -10,6 +10,7 @@ use super::progress::message;
 use super::setup;
 use super::target::Target;
 use crate::adapter::Adapter;
+use crate::engine::WeightsMode;
 use crate::prepare::{PreparedVariant, Variant, write_checkpoint};
 
 /// `prepare`
@@ -85,16 +86,22 @@ impl Prepare {
         if !self.formats.contains(&Format::Onnx) {
             return Ok(());
         }
-        if self.variants.is_empty() {
-            let (prepared, refusal) = preparation.prepare_all(&experiment)?;
-            report(&prepared);
-            if let Some(reason) = refusal {
-                message(&format!("merged    not available: {reason}"));
-            }
-            return Ok(());
+        let (prepared, refusal) = if self.variants.is_empty() {
+            preparation.prepare_all(&experiment)?
+        } else {
+            let variants: Vec<Variant> =
+                self.variants.iter().map(|&choice| choice.into()).collect();
+            (preparation.prepare(Some(&experiment), &variants)?, None)
+        };
+        report(&prepared);
+        if let Some(reason) = refusal {
+            message(&format!("merged    not available: {reason}"));
         }
-        let variants: Vec<Variant> = self.variants.iter().map(|&choice| choice.into()).collect();
-        report(&preparation.prepare(Some(&experiment), &variants)?);
+        // Unless it's asked for, nothing of the weights' size is written before something is measured.
+        let options = setup::engine_options(common, provider, 1, WeightsMode::InPlace);
+        for variant in &prepared {
+            setup::lay_out(variant, &options)?;
+        }
         Ok(())
     }
 }

@@ -7,11 +7,11 @@ use anyhow::{Context, Result, bail};
 use super::options::{CommonOptions, ExecutionProvider};
 use super::progress::{ByteProgress, message};
 use crate::config::{BenchmarkConfig, Source};
-use crate::engine::{EngineOptions, OnnxRuntime, Provider, WeightsMode};
+use crate::engine::{DecoderEngine, EngineOptions, OnnxRuntime, Provider, WeightsMode};
 use crate::experiment::Experiment;
 use crate::json_object::JsonObject;
 use crate::model::{BaseModel, ModelId};
-use crate::prepare::{Precision, Preparation};
+use crate::prepare::{Precision, Preparation, PreparedVariant};
 use crate::runtime::install::locate_or_install;
 use crate::runtime::library::Library;
 use crate::runtime::locate::locate;
@@ -158,7 +158,19 @@ pub fn engine_options(
         batch_size: 1,
         max_length,
         logits_on_host: false,
+        profile: None,
     }
+}
+
+/// Makes the copy of the weights that decode steps with mapped weights read, where sessions will use one.
+pub fn lay_out(prepared: &PreparedVariant, options: &EngineOptions) -> Result<()> {
+    DecoderEngine::make_ready(prepared, options, &|bytes| {
+        message(&format!(
+            "laying out weights for decoding: {} MiB, once",
+            bytes.div_ceil(1 << 20)
+        ));
+    })?;
+    Ok(())
 }
 
 /// Finds ONNX Runtime, or fetches it.

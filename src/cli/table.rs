@@ -5,12 +5,14 @@ use std::fmt::{Display, Write};
 
 use crate::measure::break_even::{BreakEven, GroupBreakEven, Verdict};
 use crate::measure::comparison::{half_width, measured, overhead};
+use crate::measure::executed::ExecutedGraph;
 use crate::measure::group::Group;
 use crate::measure::interference::Interference;
 use crate::measure::record::VariantRecord;
 use crate::measure::session::Precision;
 use crate::measure::stats::Overhead;
 use crate::measure::subject::Subject;
+use crate::measure::swap::SwapResult;
 use crate::measure::sweep::SweepRun;
 use crate::prepare::Variant;
 use crate::results::{count_outliers, summarize};
@@ -19,6 +21,8 @@ use crate::verify::Parity;
 /// Group × variant: medians, overheads against the base, and peak memory while generating.
 pub fn render(records: &[VariantRecord], paired: bool, seed: u64) -> String {
     let base = base_of(records);
+    // Several experiments have longer names, and some columns are left to the result files.
+    let several = records.iter().any(|record| record.experiment.is_some());
     let batch = records.first().map_or(1, |record| record.batch_size);
     let step = if batch == 1 { "a token" } else { "a step" };
     let header = [
@@ -55,6 +59,13 @@ pub fn render(records: &[VariantRecord], paired: bool, seed: u64) -> String {
                 over.as_ref().map_or_else(none, interval),
                 peak(record, group),
             ]);
+        }
+    }
+    if several {
+        for row in &mut rows {
+            // The total time, and the part of the roofline.
+            row.remove(5);
+            row.remove(4);
         }
     }
     let mut text = aligned(&rows, 2);
@@ -106,6 +117,16 @@ pub fn sweep(runs: &[SweepRun], seed: u64) -> String {
             }
         }
     }
+    let records = runs.iter().flat_map(|run| &run.records);
+    if records
+        .into_iter()
+        .any(|record| record.experiment.is_some())
+    {
+        for row in &mut rows {
+            // The peak memory.
+            row.pop();
+        }
+    }
     let mut text = format!("\n{}", aligned(&rows, 3));
     for run in runs {
         for record in &run.records {
@@ -147,6 +168,31 @@ pub fn absent(title: &str, absent: &BTreeMap<Variant, String>) -> String {
         .iter()
         .map(|(variant, reason)| format!("{}  not available: {reason}\n", named(title, variant)));
     lines.collect()
+}
+
+/// Where nodes ran, if not all on one provider and without copies: a line for each session of a variant. `title` names
+/// the experiment, where there are several.
+pub fn executed(
+    title: &str,
+    graphs: &BTreeMap<Variant, BTreeMap<String, ExecutedGraph>>,
+) -> String {
+    let mut text = String::new();
+    for (variant, sessions) in graphs {
+        let divided = |graph: &ExecutedGraph| graph.nodes.len() > 1 || graph.memory_copies > 0;
+        for (session, graph) in sessions.iter().filter(|(_, graph)| divided(graph)) {
+            let nodes = graph.nodes.iter();
+            let nodes: Vec<String> = nodes
+                .map(|(of, count)| format!("{count} on {of}"))
+                .collect();
+            let (name, copies) = (named(title, variant), graph.memory_copies);
+            let _ = writeln!(
+                text,
+                "{name}  the nodes of its {session} ran {}; {copies} of them copy between host and device",
+                nodes.join(", ")
+            );
+        }
+    }
+    text
 }
 
 fn named(title: &str, name: impl Display) -> String {
@@ -203,6 +249,9 @@ fn overall(
     let again = again.and_then(|record| overhead(base, record, &measured, paired, seed));
     let others =
         |record: &&VariantRecord| !matches!(record.variant, Subject::Base | Subject::BaseAgain);
+    let names = records.iter().filter(others).map(VariantRecord::label);
+    let width = names.map(|name| name.chars().count()).max();
+    let width = width.unwrap_or(0).max(14);
     for record in records.iter().filter(others) {
         if let Some(over) = overhead(base, record, &measured, paired, seed) {
             let verdict = match (over.detected, over.interval_pct) {
@@ -212,7 +261,7 @@ fn overall(
             };
             let _ = writeln!(
                 text,
-                "{:<14} {:+.1} % over all prompts, {}{verdict}",
+                "{:<width$} {:+.1} % over all prompts, {}{verdict}",
                 record.label(),
                 over.pct,
                 interval(&over)
@@ -280,6 +329,43 @@ fn aa(again: &Overhead) -> String {
          can't be told from none",
         interval(again)
     )
+}
+
+/// What swapping adapters takes. `title` names the experiment, where there are several.
+pub fn swap(title: &str, result: &SwapResult, seed: u64) -> String {
+    let name = format!("{:<9}", named(title, "swap"));
+    let times = match result {
+        SwapResult::Absent(reason) => return format!("{name} not available: {reason}\n"),
+        SwapResult::Failed(error) => return format!("{name} failed: {error}\n"),
+        SwapResult::Measured(times) => times,
+    };
+    let Some(found) = times.metrics(seed) else {
+        return String::new();
+    };
+    let over = found.first_token_overhead.as_ref();
+    let verdict = match over.is_some_and(|over| over.detected) {
+        true => "",
+        false => " — no difference detected",
+    };
+    format!(
+        "{name} {} adapters of {} take turns: reading one takes {}, binding it {}\n          first token {} after a \
+         swap, {} without: {}, {}{verdict}\n",
+        found.adapters,
+        size(found.adapter_bytes),
+        milliseconds(Some(found.load_seconds)),
+        milliseconds(Some(found.swap_seconds)),
+        milliseconds(Some(found.first_token_after)),
+        milliseconds(Some(found.first_token_without)),
+        over.map_or_else(none, percent),
+        over.map_or_else(none, interval),
+    )
+}
+
+fn size(bytes: u64) -> String {
+    match bytes >= 1 << 20 {
+        true => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+        false => format!("{:.1} KiB", bytes as f64 / 1024.0),
+    }
 }
 
 /// When merging has paid for itself: a line for all groups, or one for each where they differ. `title` names the
@@ -364,6 +450,7 @@ fn interval(over: &Overhead) -> String {
 fn milliseconds(seconds: Option<f64>) -> String {
     match seconds {
         None => none(),
+        Some(seconds) if seconds < 1e-6 => "under 1 µs".to_owned(),
         Some(seconds) if seconds < 1e-3 => format!("{:.0} µs", seconds * 1e6),
         Some(seconds) if seconds < 0.1 => format!("{:.2} ms", seconds * 1e3),
         Some(seconds) => format!("{:.0} ms", seconds * 1e3),
@@ -415,6 +502,28 @@ mod tests {
                 })
                 .collect(),
         }
+    }
+
+    #[test]
+    fn where_nodes_ran_is_told_if_it_is_not_all_in_one_place() {
+        let graph = |nodes: &[(&str, usize)], memory_copies| ExecutedGraph {
+            nodes: nodes
+                .iter()
+                .map(|(name, count)| ((*name).to_owned(), *count))
+                .collect(),
+            memory_copies,
+            ..ExecutedGraph::default()
+        };
+        let graphs = BTreeMap::from([
+            (Variant::Base, graph(&[("CPU", 9)], 0)),
+            (Variant::Unmerged, graph(&[("CPU", 1), ("CUDA", 8)], 2)),
+        ]);
+        let step = |(variant, graph)| (variant, BTreeMap::from([("step".to_owned(), graph)]));
+        let graphs = graphs.into_iter().map(step).collect();
+        assert_eq!(
+            executed("", &graphs),
+            "unmerged  the nodes of its step ran 1 on CPU, 8 on CUDA; 2 of them copy between host and device\n"
+        );
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::weights::{SafetensorsFile, WeightsError};
 pub struct ResidentAdapter {
     name: String,
     tensors: Vec<(String, DynTensor)>,
+    bytes: u64,
     /// Virtual tokens, which are bound for prefill only.
     pub(super) prompt: Option<Rc<DynTensor>>,
     /// Rows of the cache that a generation starts with; they are no inputs of the graph.
@@ -34,6 +35,7 @@ impl ResidentAdapter {
         let mut resident = Self {
             name: name.clone(),
             tensors: Vec::new(),
+            bytes: 0,
             prompt: None,
             prefix: 0,
         };
@@ -58,6 +60,7 @@ impl ResidentAdapter {
             let element = element_type(view.dtype()?);
             let mut tensor = DynTensor::new(host, element, view.shape).map_err(&failed)?;
             fill(&mut tensor, 0, view.bytes);
+            resident.bytes += view.bytes.len() as u64;
             if input == PROMPT_INPUT {
                 resident.prompt = Some(Rc::new(tensor));
             } else {
@@ -76,6 +79,11 @@ impl ResidentAdapter {
                 .map_err(&failed)?;
         }
         Ok(())
+    }
+
+    /// Bytes of its tensors.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Whether it fits the session that `other` is bound to.

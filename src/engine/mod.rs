@@ -2,6 +2,7 @@
 //! in place.
 
 mod adapter;
+mod allocator;
 mod bindings;
 mod bound;
 mod cache;
@@ -10,26 +11,29 @@ pub mod layout;
 mod model_file;
 mod onnx_runtime;
 mod options;
+mod sessions;
 
 use std::path::Path;
 use std::rc::Rc;
 
+use ort::memory::Allocator;
 use ort::value::{DynTensor, Tensor};
 
 pub use adapter::ResidentAdapter;
+pub use allocator::ArenaBytes;
 pub use error::EngineError;
-pub use layout::{PACKED_CHUNK, PROMPT_CHUNK};
 pub use onnx_runtime::OnnxRuntime;
-pub use options::{EngineOptions, Provider, WeightsMode};
+pub use options::{CUDA_GRAPH, EngineOptions, Provider, TF32, WeightsMode};
 
 use crate::graph::proto::Model;
+use crate::measure::swap::SwapEngine;
 use crate::measure::timings::Engine;
 use crate::prepare::{PreparedVariant, PromptKind};
 use crate::weights::{Dtype, widen};
 use bindings::{bytes_of, element_type};
-use bound::BoundSession;
 use layout::layouts;
 use layout::pack::PanelFiles;
+use sessions::Sessions;
 
 /// Sessions with their cache and bound tensors.
 ///
@@ -41,10 +45,9 @@ pub struct DecoderEngine {
     logits: DynTensor,
     next_token: Tensor<i64>,
     adapter: Rc<ResidentAdapter>,
-    /// For runs of several tokens, where they have a session of their own.
-    prompt: Option<BoundSession>,
-    step: BoundSession,
-    chunks: Chunks,
+    /// The sessions' arenas, of which only statistics are wanted.
+    arenas: Vec<Allocator>,
+    sessions: Sessions,
     name: String,
     compute: Dtype,
     vocab_size: usize,
@@ -56,15 +59,6 @@ pub struct DecoderEngine {
     max_length: usize,
     batch_size: usize,
     logits_on_host: bool,
-}
-
-/// How a prompt is cut.
-#[derive(Debug, Clone, Copy)]
-struct Chunks {
-    /// Tokens, virtual ones included, that the session for prompts takes at once.
-    prompt: usize,
-    /// Tokens that the session for steps takes at once.
-    step: usize,
 }
 
 impl DecoderEngine {
@@ -104,29 +98,21 @@ impl DecoderEngine {
         let model = model_file::read(&variant.folder, options.max_length)?;
         let panels = panels(&model, &variant.folder, options, &|_| {})?;
         let layouts = layouts(model, options, &panels)?;
-        let packs = options.weights == WeightsMode::Resident;
-        let step = runtime.open_session(&name, &layouts.step, options, packs)?;
-        let mut step = BoundSession::new(step).map_err(&failed)?;
-        let mut prompt = match &layouts.prompt {
-            Some(model) => {
-                let session = runtime.open_session(&name, model, options, false)?;
-                Some(BoundSession::new(session).map_err(&failed)?)
-            }
-            None => None,
-        };
-        let chunks = Chunks::of(&layouts, options);
+        let mut sessions = Sessions::open(runtime, &name, &layouts, options)?;
 
         let compute = element_type(manifest.compute);
-        let device = options.device_allocator(&step.session).map_err(&failed)?;
-        let device = device.as_ref().unwrap_or(step.session.allocator());
-        let host = step.session.allocator();
+        let device = options
+            .device_allocator(&sessions.step.session)
+            .map_err(&failed)?;
+        let device = device.as_ref().unwrap_or(sessions.step.session.allocator());
+        let host = sessions.step.session.allocator();
         let logits_allocator = if options.logits_on_host { host } else { device };
         let shape = [options.batch_size, 1, manifest.vocab_size];
         let mut logits = DynTensor::new(logits_allocator, compute, shape).map_err(&failed)?;
         let mut next_token = Tensor::<i64>::new(host, [options.batch_size, 1]).map_err(&failed)?;
         let adapter = ResidentAdapter::read(host, variant)?;
         let mut cache = cache::allocate(host, device, variant, options)?;
-        for bound in prompt.iter_mut().chain([&mut step]) {
+        for bound in sessions.iter_mut() {
             bound
                 .bind_outputs(&mut logits, &mut next_token)
                 .map_err(&failed)?;
@@ -134,6 +120,10 @@ impl DecoderEngine {
             cache::bind(&mut cache, bound, &name)?;
         }
 
+        let arenas = sessions
+            .iter()
+            .filter_map(|bound| options.arena(&bound.session))
+            .collect();
         let (prefix, virtual_tokens) = match prompt_kind {
             Some(PromptKind::Prefix(count)) => (count, 0),
             Some(PromptKind::VirtualTokens(count)) => (0, count),
@@ -144,9 +134,8 @@ impl DecoderEngine {
             logits,
             next_token,
             adapter: Rc::new(adapter),
-            prompt,
-            step,
-            chunks,
+            arenas,
+            sessions,
             name,
             compute: manifest.compute,
             vocab_size: manifest.vocab_size,
@@ -177,14 +166,19 @@ impl DecoderEngine {
         self.next_token.extract_tensor().1
     }
 
+    /// What the arenas of ONNX Runtime's sessions hold together, on the GPU where they run there; `None` where they keep
+    /// no statistics.
+    pub fn arena_bytes(&self) -> Option<ArenaBytes> {
+        let found: Option<Vec<ArenaBytes>> =
+            self.arenas.iter().map(allocator::arena_bytes).collect();
+        found?.into_iter().reduce(ArenaBytes::plus)
+    }
+
     /// Runs `ids` behind `before` virtual tokens, and brings the next token back.
     fn run(&mut self, ids: &[u32], before: usize) -> Result<u32, EngineError> {
         let added = before + ids.len();
         let total = self.length + added;
-        let bound = match &mut self.prompt {
-            Some(prompt) if added > 1 && added <= self.chunks.prompt => prompt,
-            _ => &mut self.step,
-        };
+        let bound = self.sessions.for_tokens(added);
         bound.run(&self.name, ids, self.batch_size, total)?;
         self.length = total;
         let next = self.next_tokens()[0];
@@ -219,10 +213,10 @@ impl DecoderEngine {
         };
         let failed = EngineError::runtime(&self.name);
         let width = prompt.shape()[1];
-        let host = self.step.session.allocator();
+        let host = self.sessions.step.session.allocator();
         let none = DynTensor::new(host, *prompt.data_type(), [0, width]).map_err(&failed)?;
         let value = if rows { prompt.as_ref() } else { &none };
-        for bound in self.prompt.iter_mut().chain([&mut self.step]) {
+        for bound in self.sessions.iter_mut() {
             let binding = &mut bound.binding;
             binding
                 .bind_input(crate::graph::PROMPT_INPUT, value)
@@ -236,7 +230,7 @@ impl DecoderEngine {
     /// # Errors
     /// If its file can't be read, or it was made for another graph.
     pub fn load_adapter(&self, variant: &PreparedVariant) -> Result<ResidentAdapter, EngineError> {
-        let adapter = ResidentAdapter::read(self.step.session.allocator(), variant)?;
+        let adapter = ResidentAdapter::read(self.sessions.step.session.allocator(), variant)?;
         adapter.check_inputs(&self.adapter)?;
         Ok(adapter)
     }
@@ -246,7 +240,7 @@ impl DecoderEngine {
     /// # Errors
     /// If ONNX Runtime refuses a tensor.
     pub fn swap_adapter(&mut self, adapter: &Rc<ResidentAdapter>) -> Result<(), EngineError> {
-        for bound in self.prompt.iter_mut().chain([&mut self.step]) {
+        for bound in self.sessions.iter_mut() {
             adapter.bind(&mut bound.binding)?;
         }
         self.adapter = Rc::clone(adapter);
@@ -270,7 +264,7 @@ impl Engine for DecoderEngine {
         self.bind_prompt(true)?;
         loop {
             // Virtual tokens go with the first chunk, and with one token at least.
-            let size = self.chunks.size(before + rest.len());
+            let size = self.sessions.next_chunk(before + rest.len());
             let (chunk, others) = rest.split_at(size.saturating_sub(before).clamp(1, rest.len()));
             let token = self.run(chunk, before)?;
             if before > 0 {
@@ -290,33 +284,6 @@ impl Engine for DecoderEngine {
     }
 }
 
-impl Chunks {
-    fn of(layouts: &layout::Layouts, options: &EngineOptions) -> Self {
-        let prompt = if layouts.prompt.is_some() {
-            PROMPT_CHUNK
-        } else {
-            0
-        };
-        let step = match (options.provider, options.batch_size) {
-            _ if !layouts.step_takes_prompts => 1,
-            // ONNX Runtime's attention takes a prompt behind a filled cache for one sequence only; and on a GPU more rows
-            // are always better.
-            (Provider::Cuda(_), _) | (_, 2..) => usize::MAX,
-            (Provider::Cpu, _) => PACKED_CHUNK,
-        };
-        Self { prompt, step }
-    }
-
-    /// How many of `left` tokens go next.
-    fn size(self, left: usize) -> usize {
-        if left <= self.prompt {
-            left
-        } else {
-            left.min(self.prompt.max(self.step))
-        }
-    }
-}
-
 /// Makes and opens the panels, where sessions that are opened with `options` use them.
 fn panels(
     model: &Model,
@@ -327,5 +294,13 @@ fn panels(
     match options.wants_panels() {
         true => Ok(PanelFiles::make_ready(model, folder, begin)?),
         false => Ok(PanelFiles::default()),
+    }
+}
+
+impl SwapEngine for DecoderEngine {
+    type Adapter = Rc<ResidentAdapter>;
+
+    fn swap(&mut self, adapter: &Rc<ResidentAdapter>) -> Result<(), EngineError> {
+        self.swap_adapter(adapter)
     }
 }

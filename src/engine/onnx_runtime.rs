@@ -12,7 +12,7 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use prost::Message;
 
 use super::model_file::ROOT;
-use super::{EngineError, EngineOptions, Provider};
+use super::{CUDA_GRAPH, EngineError, EngineOptions, Provider, TF32};
 use crate::graph::proto::Model;
 use crate::runtime::cuda_libraries;
 use crate::runtime::library::Library;
@@ -111,9 +111,17 @@ impl OnnxRuntime {
         // Threads that wait for the next step by spinning take the cores of whoever's turn it is.
         let key = "session.force_spinning_stop";
         builder = builder.with_config_entry(key, "1").map_err(text)?;
+        if let Some(folder) = &options.profile {
+            builder = builder
+                .with_profiling(folder.join("profile"))
+                .map_err(text)?;
+        }
         if let Provider::Cuda(device) = options.provider {
             cuda_libraries::preload(&[]);
-            let cuda = CUDA::default().with_device_id(device as i32);
+            let cuda = CUDA::default()
+                .with_device_id(device as i32)
+                .with_cuda_graph(CUDA_GRAPH)
+                .with_tf32(TF32);
             // Without this, `ort` falls back to the CPU without a word.
             let cuda = cuda.build().error_on_failure();
             builder = builder.with_execution_providers([cuda]).map_err(text)?;

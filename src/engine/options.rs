@@ -1,6 +1,7 @@
 //! How a session is opened.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::Session;
@@ -64,13 +65,32 @@ pub struct EngineOptions {
     pub max_length: usize,
     /// Whether every step's logits are brought to the host.
     pub logits_on_host: bool,
+    /// ONNX Runtime writes profiles of what runs into folders below this one, `prompt` and `step`, when the sessions are
+    /// closed.
+    #[serde(default)]
+    pub profile: Option<PathBuf>,
 }
+
+/// Whether a session on a GPU records its steps as a CUDA graph: lengths change from step to step, so it doesn't.
+pub const CUDA_GRAPH: bool = false;
+
+/// Whether float32 products on a GPU may be rounded to TF32.
+pub const TF32: bool = false;
 
 impl EngineOptions {
     /// Whether decode steps read weights that are laid out for them: for one sequence on a CPU.
     pub(super) fn wants_panels(&self) -> bool {
         let one_row = self.provider == Provider::Cpu && self.batch_size == 1;
         one_row && self.weights == WeightsMode::Mapped
+    }
+
+    /// The same for the session `name`, whose profile goes into a folder of its own. Without that it has none.
+    pub(super) fn for_session(&self, name: &str) -> Self {
+        let own = self.profile.as_ref().map(|folder| folder.join(name));
+        Self {
+            profile: own.filter(|folder| std::fs::create_dir_all(folder).is_ok()),
+            ..self.clone()
+        }
     }
 
     /// The GPU's allocator; `None` on a CPU.
@@ -85,5 +105,17 @@ impl EngineOptions {
             MemoryType::Default,
         )?;
         Allocator::new(session, info).map(Some)
+    }
+
+    /// The session's arena where it runs; `None` if it has none.
+    pub(super) fn arena(&self, session: &Session) -> Option<Allocator> {
+        let (device, number, kind) = match self.provider {
+            Provider::Cuda(device) => {
+                (AllocationDevice::CUDA, device as i32, AllocatorType::Device)
+            }
+            Provider::Cpu => (AllocationDevice::CPU, 0, AllocatorType::Arena),
+        };
+        let info = MemoryInfo::new(device, number, kind, MemoryType::Default);
+        Allocator::new(session, info.ok()?).ok()
     }
 }

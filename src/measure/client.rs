@@ -10,9 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use thiserror::Error;
 
 use super::memory::StageMemory;
-use super::protocol::{OpenRequest, Opened, ParityRequest, Request, Response};
+use super::protocol::{
+    Comparison, OpenRequest, Opened, ParityRequest, Request, Response, SwapRequest,
+};
+use super::swap::SwapTimes;
 use super::timings::GenerationTimings;
-use crate::verify::Parity;
 
 /// A worker that failed.
 #[derive(Debug, Error)]
@@ -62,7 +64,13 @@ pub trait VariantProcess {
     ///
     /// # Errors
     /// If the process fails or dies.
-    fn parity(&mut self, request: ParityRequest) -> Result<Option<Parity>, WorkerError>;
+    fn parity(&mut self, request: ParityRequest) -> Result<Comparison, WorkerError>;
+
+    /// Lets adapters take turns.
+    ///
+    /// # Errors
+    /// If the process fails or dies.
+    fn swap(&mut self, request: SwapRequest) -> Result<SwapTimes, WorkerError>;
 }
 
 /// Stops a measurement from another thread: all its workers are killed, and nothing new is started.
@@ -241,9 +249,16 @@ impl VariantProcess for WorkerClient {
         }
     }
 
-    fn parity(&mut self, request: ParityRequest) -> Result<Option<Parity>, WorkerError> {
+    fn parity(&mut self, request: ParityRequest) -> Result<Comparison, WorkerError> {
         match self.ask(&Request::Parity(Box::new(request)))? {
-            Response::Parity(parity) => Ok(parity),
+            Response::Compared(comparison) => Ok(comparison),
+            _ => Err(self.protocol()),
+        }
+    }
+
+    fn swap(&mut self, request: SwapRequest) -> Result<SwapTimes, WorkerError> {
+        match self.ask(&Request::Swap(Box::new(request)))? {
+            Response::Swapped(times) => Ok(times),
             _ => Err(self.protocol()),
         }
     }

@@ -7,6 +7,8 @@
 //!     timings   the loop that generates           memory, gpu   sampled while it runs
 //! energy, interference   what it took, and what else kept the cores busy
 //! bandwidth, roofline    how fast memory is read, and how near a decode step comes to that
+//! swap        adapters in place of one another
+//! executed    which nodes ran where
 //! sweep       batch sizes and context lengths
 //! break_even  when merging has paid
 //! comparison  pairs of runs       stats   overheads with their intervals
@@ -17,6 +19,7 @@ pub mod break_even;
 pub mod client;
 pub mod comparison;
 pub mod energy;
+pub mod executed;
 pub mod gpu;
 pub mod group;
 pub mod interference;
@@ -29,6 +32,7 @@ pub mod schedule;
 pub mod session;
 pub mod stats;
 pub mod subject;
+pub mod swap;
 pub mod sweep;
 pub mod timings;
 pub mod worker;

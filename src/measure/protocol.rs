@@ -1,11 +1,15 @@
 //! What the parent and a worker say to each other: a line of JSON each, on the worker's stdin and stdout.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+use super::executed::ExecutedGraph;
 use super::memory::StageMemory;
+use super::swap::SwapTimes;
 use super::timings::GenerationTimings;
 use crate::engine::EngineOptions;
-use crate::prepare::PreparedVariant;
+use crate::prepare::{PreparedVariant, Variant};
 use crate::runtime::library::Library;
 use crate::verify::Parity;
 
@@ -26,6 +30,21 @@ pub enum Request {
     Stage(String),
     /// Compare variants with each other, in a worker that measures nothing.
     Parity(Box<ParityRequest>),
+    /// Let adapters take turns, in a worker that measures nothing else.
+    Swap(Box<SwapRequest>),
+}
+
+/// How to let adapters take turns.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SwapRequest {
+    /// The session, with its own adapter as the first.
+    pub open: OpenRequest,
+    /// The other adapters.
+    pub others: Vec<PreparedVariant>,
+    /// Token ids of the prompt.
+    pub prompt_ids: Vec<u32>,
+    /// How often each takes its turn.
+    pub rounds: usize,
 }
 
 /// How to compare variants.
@@ -69,10 +88,21 @@ pub enum Response {
     },
     /// The stage's memory.
     Stage(StageMemory),
-    /// What the variants compute; absent where there are none.
-    Parity(Option<Parity>),
+    /// What the variants compute.
+    Compared(Comparison),
+    /// What swaps took.
+    Swapped(SwapTimes),
     /// It failed; the worker ends.
     Failed(String),
+}
+
+/// What variants compute, and what ran for it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// Whether they agree; absent where there are none.
+    pub parity: Option<Parity>,
+    /// The nodes that ran in each session of a variant, as far as ONNX Runtime tells them.
+    pub graphs: BTreeMap<Variant, BTreeMap<String, ExecutedGraph>>,
 }
 
 /// A session that was opened.

@@ -14,10 +14,11 @@ use super::client::{Interrupt, VariantProcess, WorkerClient, WorkerError};
 use super::comparison::{half_width, measured, overhead};
 use super::energy::EnergyMeter;
 use super::group::Group;
-use super::protocol::{OpenRequest, ParityRequest};
+use super::protocol::{Comparison, OpenRequest, ParityRequest, SwapRequest};
 use super::record::{PromptPlan, RunRecord, VariantRecord, label};
 use super::schedule::{balanced_order, balanced_period};
 use super::subject::Subject;
+use super::swap::SwapResult;
 use super::timings::{Clock, SystemClock};
 use crate::engine::EngineOptions;
 use crate::prepare::PreparedVariant;
@@ -145,7 +146,7 @@ impl MeasurePlan {
         &self,
         experiment: Option<&str>,
         interrupt: &Interrupt,
-    ) -> Result<Option<Parity>, WorkerError> {
+    ) -> Result<Comparison, WorkerError> {
         let start = |name: &str| WorkerClient::start(self.program.clone(), name, interrupt);
         self.parity_in(experiment, &start)
     }
@@ -154,9 +155,9 @@ impl MeasurePlan {
         &self,
         experiment: Option<&str>,
         start: &dyn Fn(&str) -> Result<P, WorkerError>,
-    ) -> Result<Option<Parity>, WorkerError> {
+    ) -> Result<Comparison, WorkerError> {
         let Some(prompt) = self.shortest_prompt() else {
-            return Ok(None);
+            return Ok(Comparison::default());
         };
         let plain = self
             .entrants
@@ -181,8 +182,55 @@ impl MeasurePlan {
         });
         match checked {
             Err(WorkerError::Interrupted) => Err(WorkerError::Interrupted),
-            Err(error) => Ok(Some(Parity::impossible(error.to_string()))),
-            Ok(parity) => Ok(parity),
+            Err(error) => Ok(Comparison {
+                parity: Some(Parity::impossible(error.to_string())),
+                ..Comparison::default()
+            }),
+            Ok(comparison) => Ok(comparison),
+        }
+    }
+
+    /// Lets the adapter of `unmerged` and `others` take turns, in a process of its own, behind the shortest prompt.
+    ///
+    /// # Errors
+    /// If it's interrupted.
+    pub fn swaps(
+        &self,
+        unmerged: &PreparedVariant,
+        others: Vec<PreparedVariant>,
+        interrupt: &Interrupt,
+    ) -> Result<SwapResult, WorkerError> {
+        let start = |name: &str| WorkerClient::start(self.program.clone(), name, interrupt);
+        self.swaps_in(unmerged, others, &start)
+    }
+
+    fn swaps_in<P: VariantProcess>(
+        &self,
+        unmerged: &PreparedVariant,
+        others: Vec<PreparedVariant>,
+        start: &dyn Fn(&str) -> Result<P, WorkerError>,
+    ) -> Result<SwapResult, WorkerError> {
+        let Some(prompt) = self.shortest_prompt() else {
+            return Ok(SwapResult::Absent("there is no prompt".to_owned()));
+        };
+        let mut options = self.options.clone();
+        options.max_length = unmerged.manifest.num_virtual_tokens() + prompt.prompt_ids.len() + 1;
+        let swapped = start("swap").and_then(|mut worker| {
+            worker.swap(SwapRequest {
+                open: OpenRequest {
+                    library: self.library.clone(),
+                    variant: unmerged.clone(),
+                    options,
+                },
+                others,
+                prompt_ids: prompt.prompt_ids.clone(),
+                rounds: self.runs,
+            })
+        });
+        match swapped {
+            Err(WorkerError::Interrupted) => Err(WorkerError::Interrupted),
+            Err(error) => Ok(SwapResult::Failed(error.to_string())),
+            Ok(times) => Ok(SwapResult::Measured(times)),
         }
     }
 

@@ -45,6 +45,17 @@ impl From<Variant> for Subject {
     }
 }
 
+/// The variant that a subject runs.
+impl From<Subject> for Variant {
+    fn from(subject: Subject) -> Self {
+        match subject {
+            Subject::Base | Subject::BaseAgain => Self::Base,
+            Subject::Merged => Self::Merged,
+            Subject::Unmerged | Subject::UnmergedEmpty => Self::Unmerged,
+        }
+    }
+}
+
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())

@@ -2,13 +2,19 @@
 
 use std::error::Error;
 use std::io::{BufRead, Write};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use super::executed::ExecutedGraph;
 use super::gpu::GpuProbe;
-use super::memory::MemorySampler;
-use super::protocol::{OpenRequest, Opened, ParityRequest, Request, Response};
-use super::timings::{SystemClock, time_generation};
+use super::memory::{MemorySampler, StageMemory};
+use super::protocol::{
+    Comparison, OpenRequest, Opened, ParityRequest, Request, Response, SwapRequest,
+};
+use super::swap::{SwapTimes, time_swaps};
+use super::timings::{Clock, SystemClock, time_generation};
 use crate::engine::{DecoderEngine, OnnxRuntime, Provider};
+use crate::prepare::Variant;
 use crate::verify;
 
 /// Time between two samples of memory. The kernel's high-water mark catches what falls between.
@@ -40,6 +46,7 @@ pub fn serve(input: impl BufRead, mut output: impl Write) -> std::io::Result<()>
 struct Worker {
     engine: Option<DecoderEngine>,
     sampler: Option<MemorySampler>,
+    cuda: bool,
 }
 
 impl Worker {
@@ -58,9 +65,14 @@ impl Worker {
             }
             Request::Stage(name) => {
                 let sampler = self.sampler.as_mut().ok_or("no session is open")?;
-                Ok(Response::Stage(sampler.stage(&name)?.clone()))
+                let stage = sampler.stage(&name)?;
+                if let Some(engine) = &self.engine {
+                    note_arena(stage, engine, self.cuda);
+                }
+                Ok(Response::Stage(stage.clone()))
             }
             Request::Parity(request) => parity(*request),
+            Request::Swap(request) => swap(*request),
         }
     }
 
@@ -79,7 +91,12 @@ impl Worker {
             &request.options,
         )?);
         let session_seconds = start.elapsed().as_secs_f64();
-        stages.push(sampler.stage("session_loaded")?.clone());
+        let loaded = sampler.stage("session_loaded")?;
+        self.cuda = matches!(request.options.provider, Provider::Cuda(_));
+        if let Some(engine) = &self.engine {
+            note_arena(loaded, engine, self.cuda);
+        }
+        stages.push(loaded.clone());
         self.sampler = Some(sampler);
         Ok(Response::Opened(Opened {
             session_seconds,
@@ -88,17 +105,64 @@ impl Worker {
     }
 }
 
+/// Adds what ONNX Runtime's arena holds.
+fn note_arena(stage: &mut StageMemory, engine: &DecoderEngine, cuda: bool) {
+    stage.arena = engine.arena_bytes();
+    if cuda {
+        stage.accelerator_allocated_bytes = stage.arena.map(|arena| arena.in_use);
+    }
+}
+
 fn parity(request: ParityRequest) -> Result<Response, Failure> {
     let runtime = OnnxRuntime::load(&request.library)?;
     let (prompt_ids, count) = (&request.prompt_ids, request.new_tokens);
+    // Without a folder there are no profiles, and all else is as it is.
+    let profiles = tempfile::tempdir().ok();
+    let folder = |variant: Variant| {
+        let folder = profiles.as_ref()?.path().join(variant.name());
+        std::fs::create_dir_all(&folder).ok()?;
+        Some(folder)
+    };
     let parity = verify::check(&request.variants, prompt_ids, count, |variant| {
         let mut options = request.options.clone();
+        options.profile = folder(variant.manifest.variant);
         let length = variant.manifest.num_virtual_tokens() + prompt_ids.len() + count;
         options.max_length = length;
         options.logits_on_host = true;
         DecoderEngine::open(&runtime, variant, &options)
     })?;
-    Ok(Response::Parity(parity))
+    let variants = request.variants.iter().map(|one| one.manifest.variant);
+    let graphs = variants
+        .filter_map(|variant| Some((variant, ExecutedGraph::read_sessions(&folder(variant)?))));
+    Ok(Response::Compared(Comparison {
+        parity,
+        graphs: graphs.collect(),
+    }))
+}
+
+fn swap(request: SwapRequest) -> Result<Response, Failure> {
+    let OpenRequest {
+        library,
+        variant,
+        options,
+    } = &request.open;
+    let runtime = OnnxRuntime::load(library)?;
+    let mut engine = DecoderEngine::open(&runtime, variant, options)?;
+    let clock = SystemClock::new();
+    let (mut load, mut adapters) = (Vec::new(), Vec::new());
+    for adapter in std::iter::once(variant).chain(&request.others) {
+        let start = clock.now();
+        adapters.push(Rc::new(engine.load_adapter(adapter)?));
+        load.push(clock.now().saturating_sub(start).as_secs_f64());
+    }
+    let prompt_ids = &request.prompt_ids;
+    let swaps = time_swaps(&mut engine, &clock, &adapters, prompt_ids, request.rounds)?;
+    Ok(Response::Swapped(SwapTimes {
+        load,
+        adapter_bytes: adapters.first().map_or(0, |adapter| adapter.bytes()),
+        prompt_tokens: prompt_ids.len(),
+        swaps,
+    }))
 }
 
 /// An error and its causes, in one line.

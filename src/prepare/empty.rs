@@ -7,8 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use super::export::replace_folder;
-use super::{ADAPTER, GRAPH, Manifest, PrepareError, PreparedVariant, partial};
-use crate::weights::{SafetensorsFile, SafetensorsWriter, TensorPlan};
+use super::{ADAPTER, GRAPH, Manifest, PrepareError, PreparedVariant, partial, values};
 
 /// The folder's name, beside `unmerged`.
 const FOLDER: &str = "unmerged-empty";
@@ -59,35 +58,15 @@ fn write(
         source,
     })?;
 
-    let source = SafetensorsFile::open(&unmerged.folder.join(ADAPTER))?;
-    let names = source.names();
-    let mut plans = Vec::with_capacity(names.len());
-    for name in &names {
-        let view = source
-            .get(name)
-            .expect("the file has the names that it lists");
-        plans.push(TensorPlan {
-            name: name.clone(),
-            dtype: view.dtype()?,
-            shape: view.shape.to_vec(),
-        });
-    }
-    let writer = SafetensorsWriter::create(&made.join(ADAPTER), &plans)?;
-    for plan in &plans {
-        let adapter = manifest.adapter.as_ref();
-        let neutral = adapter.and_then(|adapter| adapter.neutral.get(&plan.name));
-        let values = match neutral {
-            Some(&value) => vec![value; plan.shape.iter().product()],
-            None => source
-                .get(&plan.name)
-                .expect("the file has the names that it lists")
-                .to_f32()?,
-        };
-        writer
-            .write(&plan.name, &values)
-            .map_err(crate::adapter::AdapterError::from)?;
-    }
-    writer.finish()?;
+    let neutral = manifest.adapter.as_ref().map(|adapter| &adapter.neutral);
+    values::write_like(
+        &unmerged.folder.join(ADAPTER),
+        &made.join(ADAPTER),
+        |name, values| match neutral.and_then(|neutral| neutral.get(name)) {
+            Some(&value) => vec![value; values.len()],
+            None => values,
+        },
+    )?;
     manifest.write(made).map_err(failed)?;
     replace_folder(made, folder).map_err(failed)
 }

@@ -19,8 +19,10 @@ mod export;
 mod fingerprint;
 mod manifest;
 mod merge;
+mod others;
 mod partial;
 mod reads;
+mod values;
 mod variant;
 
 use std::path::{Path, PathBuf};
@@ -32,6 +34,7 @@ pub use checkpoint::{CheckpointSummary, write_checkpoint};
 pub use empty::empty_variant;
 pub use export::{ADAPTER, GRAPH};
 pub use manifest::{AdapterSummary, DecodeReads, Manifest, ManifestError, PromptKind, write_file};
+pub use others::{not_swappable, other_adapters};
 pub use variant::Variant;
 
 use crate::adapter::{Adapter, AdapterError, AdapterForm};

@@ -7,16 +7,18 @@ use serde_json::{Map, Value, json};
 
 use super::Status;
 use super::metrics::{samples, summarize};
-use crate::engine::EngineOptions;
+use crate::engine::{CUDA_GRAPH, EngineOptions, Provider, TF32};
 use crate::measure::break_even::break_even;
 use crate::measure::comparison::{half_width, measured, overhead};
 use crate::measure::energy::EnergyMethod;
+use crate::measure::executed::ExecutedGraph;
 use crate::measure::group::Group;
 use crate::measure::interference::Interference;
 use crate::measure::memory::StageMemory;
 use crate::measure::record::VariantRecord;
 use crate::measure::session::Precision;
 use crate::measure::subject::Subject;
+use crate::measure::swap::SwapResult;
 use crate::measure::sweep::SweepRun;
 use crate::prepare::{Manifest, Variant};
 use crate::runtime::library::Library;
@@ -59,6 +61,8 @@ pub struct RunInfo<'a> {
     pub manifests: BTreeMap<Variant, Manifest>,
     /// What the variants compute; absent where nothing was compared.
     pub parity: Option<&'a Parity>,
+    /// The nodes that ran, by variant and session.
+    pub graphs: Option<&'a BTreeMap<Variant, BTreeMap<String, ExecutedGraph>>>,
     /// Variants that don't exist, with the reason.
     pub absent: BTreeMap<Variant, String>,
     /// Whether the base was measured in this run, interleaved, or taken from the cache.
@@ -69,6 +73,8 @@ pub struct RunInfo<'a> {
     pub interference: Option<Interference>,
     /// Where energy was read.
     pub energy_method: Option<EnergyMethod>,
+    /// What came of swapping adapters, where it was asked for.
+    pub swap: Option<&'a SwapResult>,
     /// Draws the bootstrap.
     pub seed: u64,
 }
@@ -111,10 +117,13 @@ fn run_info(info: &RunInfo) -> Value {
 
 impl RunInfo<'_> {
     fn options_json(&self) -> Value {
+        let cuda = matches!(self.options.provider, Provider::Cuda(_));
         json!({
             "provider": self.options.provider.to_string(),
             "threads": self.options.threads,
             "batch_size": self.options.batch_size,
+            "cuda_graph": cuda.then_some(CUDA_GRAPH),
+            "tf32": cuda.then_some(TF32),
             "allowed_cores": allowed_cores(),
             "weights": self.options.weights,
             "base": if self.base_is_cached { "cached" } else { "interleaved" },
@@ -152,6 +161,9 @@ fn generation_info(info: &RunInfo, records: &[VariantRecord]) -> Value {
     let merging = find(Subject::Unmerged).zip(find(Subject::Merged));
     let merging = merging.and_then(|(unmerged, merged)| break_even(unmerged, merged, info.seed));
     all.insert("break_even".to_owned(), json!(merging));
+    if let Some(result) = info.swap {
+        all.insert("swap".to_owned(), swap(result, info.seed));
+    }
     let valid = info.parity.is_some_and(|parity| parity.passed);
     all.insert("timings_valid".to_owned(), json!(valid));
     Value::Object(all)
@@ -186,6 +198,22 @@ fn sweep_entries(info: &RunInfo, run: &SweepRun) -> Vec<Value> {
         })
     };
     groups.into_iter().map(entry).collect()
+}
+
+fn swap(result: &SwapResult, seed: u64) -> Value {
+    match result {
+        SwapResult::Absent(reason) => json!({ "absent": reason }),
+        SwapResult::Failed(error) => json!({ "error": error }),
+        SwapResult::Measured(times) => {
+            let metrics = times.metrics(seed);
+            json!({
+                "metrics": metrics,
+                "prompt_tokens": times.prompt_tokens,
+                "loads": times.load,
+                "swaps": times.swaps,
+            })
+        }
+    }
 }
 
 /// The base against itself: what the machine alone makes of no difference.
@@ -239,6 +267,10 @@ fn variant(info: &RunInfo, base: Option<&VariantRecord>, record: &VariantRecord)
     }
     let provider = info.options.provider.to_string();
     all.insert("provider".to_owned(), json!(provider));
+    let graph = info
+        .graphs
+        .and_then(|graphs| graphs.get(&record.variant.into()));
+    all.insert("executed".to_owned(), json!(graph));
     all.insert("prepare_seconds".to_owned(), json!(record.prepare_seconds));
     all.insert("session_seconds".to_owned(), json!(record.session_seconds));
     all.insert("warmup_runs".to_owned(), json!(record.warmup_runs));
@@ -285,6 +317,11 @@ fn stage(stage: &StageMemory) -> Value {
         "ram_mb": mb(stage.ram.rss_bytes),
         "accelerator_allocated_mb": stage.accelerator_allocated_bytes.map(mb),
         "accelerator_reserved_mb": stage.accelerator_reserved_bytes.map(mb),
+        "arena": stage.arena.map(|arena| json!({
+            "in_use_mb": mb(arena.in_use),
+            "max_in_use_mb": mb(arena.max_in_use),
+            "reserved_mb": mb(arena.reserved),
+        })),
         "anonymous_mb": stage.ram.anonymous_bytes.map(mb),
         "file_backed_mb": stage.ram.file_backed_bytes.map(mb),
         "peak_ram_mb": mb(stage.peak_rss_bytes),

@@ -4,11 +4,11 @@
 //! matrix products on a CPU like other forms better, and which one depends on the number of tokens, so that a prompt
 //! and a decode step are given sessions of their own over the same cache and, through the page cache, the same weights:
 //!
-//! | | prompts | decode steps |
-//! | --- | --- | --- |
-//! | mapped | weights on the left ([`left`]) | panels ([`panels`]), mapped from a file that's made once ([`pack`]) |
-//! | in place | weights on the left | as prepared |
-//! | resident | weights on the left, if short; else as for decode steps | queries, keys and values at once ([`joined`]), packed by ONNX Runtime at the start |
+//! | | prompts, if short | long prompts | decode steps |
+//! | --- | --- | --- | --- |
+//! | mapped | weights on the left ([`left`]) | as prepared | panels ([`panels`]), mapped from a file that's made once ([`pack`]) |
+//! | in place | weights on the left | as prepared | as prepared |
+//! | resident | weights on the left | as for decode steps | queries, keys and values at once ([`joined`]), packed by ONNX Runtime at the start |
 //!
 //! Graphs are rewritten when a session is opened: the prepared folder keeps the plain one, which any ONNX Runtime can
 //! run. No operator of ours is used. `docs/performance.md` has what each form is worth.
@@ -25,25 +25,26 @@ use super::options::{EngineOptions, Provider, WeightsMode};
 use crate::graph::proto::Model;
 use pack::{PackError, PanelFiles};
 
-/// Tokens of a prompt that go through the graph at once. Up to about so many, weights on the left are the fastest form;
-/// and attention over a chunk leaves out what comes after it, which over a whole prompt is computed and thrown away.
-pub const PROMPT_CHUNK: usize = 128;
+/// Tokens up to which a prompt has weights on the left: beyond, copying the tokens costs what it saves.
+pub const SHORT_PROMPT: usize = 128;
 
-/// Tokens at once where ONNX Runtime has packed the weights: products of more rows are faster then.
-pub const PACKED_CHUNK: usize = 256;
+/// Tokens of a longer prompt that go through the graph at once. Attention over a chunk leaves out what comes after it,
+/// which over a whole prompt is computed and thrown away; fewer rows make the products slower.
+pub const CHUNK: usize = 256;
 
 /// The graphs of a variant's sessions.
 #[derive(Debug)]
 pub struct Layouts {
-    /// For decode steps; without `prompt`, for everything.
+    /// For decode steps, and for whatever has no graph of its own.
     pub step: Model,
-    /// For runs of several tokens, at most [`PROMPT_CHUNK`].
-    pub prompt: Option<Model>,
-    /// Whether `step` takes several tokens at once as well.
-    pub step_takes_prompts: bool,
+    /// For runs of several tokens, at most [`SHORT_PROMPT`].
+    pub short: Option<Model>,
+    /// For runs of more tokens than `short` takes.
+    pub long: Option<Model>,
 }
 
-/// Rewrites `model` for a session that's opened with `options`. With mapped weights, `panels` has to be made ready first.
+/// Rewrites `model` for sessions that are opened with `options`. With mapped weights, `panels` has to be made ready
+/// first.
 ///
 /// # Errors
 /// If the panels can't be read.
@@ -52,34 +53,34 @@ pub fn layouts(
     options: &EngineOptions,
     panels: &PanelFiles,
 ) -> Result<Layouts, PackError> {
-    let plain = |model| Layouts {
+    let mut made = Layouts {
         step: model,
-        prompt: None,
-        step_takes_prompts: true,
+        short: None,
+        long: None,
     };
     // Several sequences are several rows, even when decoding.
     if options.provider != Provider::Cpu || options.batch_size > 1 {
-        return Ok(plain(model));
+        return Ok(made);
     }
-    // Weights of 16 bits are widened when a session starts: two sessions would hold them twice.
-    let converted = products::Products::of(&model).any_is_converted();
-    if converted && options.weights != WeightsMode::Mapped {
-        return Ok(plain(model));
-    }
-    let mut prompt = model.clone();
-    left::turn(&mut prompt);
-    let mut step = model;
+    let plain = made.step.clone();
+    let mapped = options.weights == WeightsMode::Mapped;
     match options.weights {
-        WeightsMode::Mapped => {
-            panels::rewrite(&mut step, panels)?;
-            panels::rewrite_last(&mut prompt, panels)?;
-        }
+        WeightsMode::Mapped => panels::rewrite(&mut made.step, panels)?,
         WeightsMode::InPlace => {}
-        WeightsMode::Resident => joined::join(&mut step),
+        WeightsMode::Resident => joined::join(&mut made.step),
     }
-    Ok(Layouts {
-        step,
-        prompt: Some(prompt),
-        step_takes_prompts: options.weights != WeightsMode::Mapped,
-    })
+    // Weights of 16 bits are widened when a session starts: another one would hold them once more.
+    let converted = products::Products::of(&plain).any_is_converted();
+    if !converted {
+        let mut short = plain.clone();
+        left::turn(&mut short);
+        if mapped {
+            panels::rewrite_last(&mut short, panels)?;
+        }
+        made.short = Some(short);
+    }
+    if mapped && (converted || options.max_length > SHORT_PROMPT) {
+        made.long = Some(plain);
+    }
+    Ok(made)
 }

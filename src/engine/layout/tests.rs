@@ -35,6 +35,7 @@ fn options(weights: WeightsMode) -> EngineOptions {
         batch_size: 1,
         max_length: 40,
         logits_on_host: false,
+        profile: None,
     }
 }
 
@@ -72,19 +73,19 @@ fn a_prompt_has_weights_on_the_left_and_one_transposition_for_an_mlp() {
     let folder = tempfile::tempdir().unwrap();
     let base = &prepare("llama-gqa", "lora", Dtype::Float32, folder.path())[0];
     let (layouts, _) = rewritten(base, WeightsMode::InPlace);
-    let prompt = layouts.prompt.unwrap();
+    let prompt = layouts.short.unwrap();
     assert_eq!(count(&prompt, "FusedMatMul"), PRODUCTS);
     // Queries, keys and values of both layers, and what the first layer's attention and MLP give.
     assert_eq!(count(&prompt, "Transpose"), 2 * 3 + 2);
     assert_eq!(count(&layouts.step, "Transpose"), 0);
-    assert!(layouts.step_takes_prompts);
+    assert!(layouts.long.is_none());
 }
 
 #[test]
 fn biases_and_activations_stay_turned() {
     let folder = tempfile::tempdir().unwrap();
     let base = &prepare("opt-pre", "lora", Dtype::Float32, folder.path())[0];
-    let prompt = rewritten(base, WeightsMode::InPlace).0.prompt.unwrap();
+    let prompt = rewritten(base, WeightsMode::InPlace).0.short.unwrap();
     // A column for the biases of queries, keys, values (2 layers), of the output, fc1 and fc2 (1 layer).
     let columns = |name: &str| name.ends_with("/column");
     let nodes = &prompt.graph.as_ref().unwrap().node;
@@ -101,9 +102,10 @@ fn a_decode_step_reads_panels_and_joins_queries_keys_and_values() {
     // The head's 140 rows make no whole panels.
     assert_eq!(count(&layouts.step, "FusedMatMul"), 1);
     assert_eq!(count(&layouts.step, "MatMul"), PRODUCTS - 1 - 2 * 2);
-    assert!(!layouts.step_takes_prompts);
+    // A cache of so few rows takes no long prompt.
+    assert!(layouts.long.is_none());
     // In a prompt, the products of the last position alone.
-    let prompt = layouts.prompt.unwrap();
+    let prompt = layouts.short.unwrap();
     assert_eq!(count(&prompt, "MatMul"), 4);
     assert_eq!(made.len(), 1);
 
@@ -187,9 +189,10 @@ fn weights_of_16_bits_are_widened_once() {
     let folder = tempfile::tempdir().unwrap();
     let base = &prepare("llama-gqa", "lora", Dtype::Float16, folder.path())[0];
     for weights in [WeightsMode::InPlace, WeightsMode::Resident] {
-        assert!(rewritten(base, weights).0.prompt.is_none(), "{weights}");
+        assert!(rewritten(base, weights).0.short.is_none(), "{weights}");
     }
     let mapped = rewritten(base, WeightsMode::Mapped).0;
+    assert!(mapped.short.is_none() && mapped.long.is_some());
     // To 16 bits and back: norms, the embedding, and the head, which isn't in panels.
     assert_eq!(count(&mapped.step, "Cast"), 3 + 2 * (5 + 1 + 1));
 }
@@ -206,6 +209,6 @@ fn several_sequences_and_gpus_run_the_plain_graph() {
     for options in [batch, cuda] {
         let found = layouts(model.clone(), &options, &PanelFiles::default()).unwrap();
         assert_eq!(found.step, model);
-        assert!(found.prompt.is_none());
+        assert!(found.short.is_none() && found.long.is_none());
     }
 }

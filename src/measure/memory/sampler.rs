@@ -16,6 +16,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{MemoryError, ProcessMemory, reset_peak};
+use crate::engine::ArenaBytes;
 use crate::measure::gpu::{GpuMemoryMethod, GpuProbe, GpuReading};
 
 /// How the peak of the resident size was found.
@@ -44,6 +45,9 @@ pub struct StageMemory {
     /// What ONNX Runtime's allocator had handed out on the accelerator at the stage's end. The sampler can't know it
     /// and leaves `None`; whoever owns the session fills it in.
     pub accelerator_allocated_bytes: Option<u64>,
+    /// ONNX Runtime's arena at the stage's end, where the session runs. The sampler leaves `None` here as well.
+    #[serde(default)]
+    pub arena: Option<ArenaBytes>,
     /// What the process held on the accelerator at the stage's end, its CUDA context included; `None` without a probe.
     pub accelerator_reserved_bytes: Option<u64>,
     /// The largest `accelerator_reserved_bytes` among the readings of the stage.
@@ -226,6 +230,7 @@ impl Watch {
             peak_rss_method,
             peak_anonymous_bytes: self.anonymous,
             accelerator_allocated_bytes: None,
+            arena: None,
             accelerator_reserved_bytes: gpu.map(GpuReading::bytes),
             peak_accelerator_bytes: self.gpu_peak.map(GpuReading::bytes),
             accelerator_method: self.gpu_peak.map(GpuReading::method),

@@ -5,6 +5,7 @@ use super::*;
 use crate::measure::memory::{PeakMethod, ProcessMemory, StageMemory};
 use crate::measure::protocol::Opened;
 use crate::measure::random::SplitMix64;
+use crate::measure::swap::SwapTimes;
 use crate::measure::timings::GenerationTimings;
 use crate::prepare::{Variant, stand_in};
 use crate::prompts::Category;
@@ -152,21 +153,57 @@ impl VariantProcess for Process {
             peak_rss_method: PeakMethod::Samples,
             peak_anonymous_bytes: None,
             accelerator_allocated_bytes: None,
+            arena: None,
             accelerator_reserved_bytes: None,
             peak_accelerator_bytes: None,
             accelerator_method: None,
         })
     }
 
-    fn parity(&mut self, request: ParityRequest) -> Result<Option<Parity>, WorkerError> {
+    fn parity(&mut self, request: ParityRequest) -> Result<Comparison, WorkerError> {
         assert_eq!(self.name, "parity check");
         if self.machine.dies.is_some() {
             return Err(self.died());
         }
         let mut parity = Parity::impossible(String::new());
         (parity.of, parity.passed) = (request.new_tokens, true);
-        Ok(Some(parity))
+        Ok(Comparison {
+            parity: Some(parity),
+            ..Comparison::default()
+        })
     }
+
+    fn swap(&mut self, request: SwapRequest) -> Result<SwapTimes, WorkerError> {
+        assert_eq!(self.name, "swap");
+        Ok(SwapTimes {
+            load: vec![
+                request.rounds as f64,
+                request.open.options.max_length as f64,
+            ],
+            adapter_bytes: 0,
+            prompt_tokens: request.prompt_ids.len(),
+            swaps: Vec::new(),
+        })
+    }
+}
+
+#[test]
+fn swaps_are_asked_for_with_the_shortest_prompt_and_room_for_virtual_tokens() {
+    let plan = plan(4, None);
+    let machine = Machine::new(0);
+    let start = |name: &str| {
+        Ok(Process {
+            name: name.to_owned(),
+            machine: machine.clone(),
+            generated: 0,
+        })
+    };
+    let unmerged = &plan.entrants[1].prepared;
+    let SwapResult::Measured(times) = plan.swaps_in(unmerged, Vec::new(), &start).unwrap() else {
+        panic!("nothing was measured")
+    };
+    // The process answers with what it was asked for.
+    assert_eq!((times.prompt_tokens, times.load), (3, vec![4.0, 4.0]));
 }
 
 fn plan(runs: usize, target: Option<(f64, u64)>) -> MeasurePlan {
@@ -323,6 +360,7 @@ fn parity_is_asked_of_a_process_of_its_own_within_the_models_positions() {
     let parity = plan(1, None)
         .parity_in(None, &start(machine.clone()))
         .unwrap()
+        .parity
         .unwrap();
     // 9 positions, less the 3 of the shortest prompt.
     assert_eq!(parity.of, 6);
@@ -332,6 +370,7 @@ fn parity_is_asked_of_a_process_of_its_own_within_the_models_positions() {
     let parity = plan(1, None)
         .parity_in(None, &start(dying))
         .unwrap()
+        .parity
         .unwrap();
     assert!(!parity.passed && parity.failures[0].contains("could not be checked"));
 }

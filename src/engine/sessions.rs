@@ -1,0 +1,75 @@
+//! The sessions of a variant, and which of them runs how many tokens.
+
+use super::bound::BoundSession;
+use super::layout::{CHUNK, Layouts, SHORT_PROMPT};
+use super::{EngineError, EngineOptions, OnnxRuntime, Provider, WeightsMode};
+use crate::graph::proto::Model;
+
+/// One to three sessions over the same weights.
+#[derive(Debug)]
+pub struct Sessions {
+    short: Option<BoundSession>,
+    long: Option<BoundSession>,
+    pub step: BoundSession,
+    /// Tokens that go through a session at once, in a prompt that `short` doesn't take.
+    chunk: usize,
+}
+
+impl Sessions {
+    /// Opens a session on each graph; `name` is the variant's.
+    pub fn open(
+        runtime: &OnnxRuntime,
+        name: &str,
+        layouts: &Layouts,
+        options: &EngineOptions,
+    ) -> Result<Self, EngineError> {
+        let open = |model: &Model, kind: &str, packs: bool| {
+            let options = options.for_session(kind);
+            let session = runtime.open_session(name, model, &options, packs)?;
+            BoundSession::new(session).map_err(EngineError::runtime(name))
+        };
+        let optional = |model: &Option<Model>, kind| {
+            let model = model.as_ref();
+            model.map(|model| open(model, kind, false)).transpose()
+        };
+        let packs = options.weights == WeightsMode::Resident;
+        Ok(Self {
+            short: optional(&layouts.short, "prompt")?,
+            long: optional(&layouts.long, "long-prompt")?,
+            step: open(&layouts.step, "step", packs)?,
+            // ONNX Runtime's attention takes a prompt behind a filled cache for one sequence only; and on a GPU more
+            // rows are always better.
+            chunk: match (options.provider, options.batch_size) {
+                (Provider::Cpu, 1) => CHUNK,
+                _ => usize::MAX,
+            },
+        })
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &BoundSession> {
+        self.short.iter().chain(&self.long).chain([&self.step])
+    }
+
+    /// All of them, to bind something.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut BoundSession> {
+        let Self {
+            short, long, step, ..
+        } = self;
+        short.iter_mut().chain(long).chain([step])
+    }
+
+    /// The one that runs `tokens` at once.
+    pub fn for_tokens(&mut self, tokens: usize) -> &mut BoundSession {
+        match (&mut self.short, &mut self.long) {
+            (Some(short), _) if (2..=SHORT_PROMPT).contains(&tokens) => short,
+            (_, Some(long)) if tokens > 1 => long,
+            _ => &mut self.step,
+        }
+    }
+
+    /// How many of the `left` tokens of a prompt go next.
+    pub fn next_chunk(&self, left: usize) -> usize {
+        left.min(self.chunk)
+    }
+}

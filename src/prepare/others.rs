@@ -1,0 +1,62 @@
+//! Other adapters of the same shape: what takes turns with the first where swapping is measured.
+
+use std::path::Path;
+
+use super::{ADAPTER, PrepareError, PreparedVariant, PromptKind, values};
+use crate::measure::random::SplitMix64;
+
+/// Writes `count` adapters with the tensors of `unmerged` and other values below `folder`. They can take the place of
+/// the one that a session on `unmerged` was opened with; they have no graph of their own.
+///
+/// What's drawn lies near the value that does nothing, zero or one, and where there's none, as of a rotation or of what
+/// takes a weight's place, near the first one's own. The time of a step doesn't depend on it.
+///
+/// # Errors
+/// If a file can't be read or written.
+pub fn other_adapters(
+    unmerged: &PreparedVariant,
+    count: usize,
+    seed: u64,
+    folder: &Path,
+) -> Result<Vec<PreparedVariant>, PrepareError> {
+    let mut random = SplitMix64::new(seed);
+    let neutral = unmerged.manifest.adapter.as_ref();
+    let neutral = neutral.map(|adapter| &adapter.neutral);
+    let mut others = Vec::with_capacity(count);
+    for index in 0..count {
+        let own = folder.join(index.to_string());
+        std::fs::create_dir_all(&own).map_err(|source| PrepareError::Write {
+            path: own.clone(),
+            source,
+        })?;
+        values::write_like(
+            &unmerged.folder.join(ADAPTER),
+            &own.join(ADAPTER),
+            |name, values| {
+                let neutral = neutral.and_then(|neutral| neutral.get(name));
+                let other = |value: f32| {
+                    let drawn = (random.below(4001) as f32 - 2000.0) * 1e-5;
+                    neutral.map_or(value + value * drawn, |neutral| neutral + drawn)
+                };
+                values.into_iter().map(other).collect()
+            },
+        )?;
+        others.push(PreparedVariant {
+            folder: own,
+            ..unmerged.clone()
+        });
+    }
+    Ok(others)
+}
+
+/// Why the adapter of `unmerged` can't be swapped; `None` if it can.
+pub fn not_swappable(unmerged: &PreparedVariant) -> Option<&'static str> {
+    let adapter = unmerged.manifest.adapter.as_ref()?;
+    match adapter.prompt {
+        Some(PromptKind::Prefix(_)) => Some(
+            "a prefix is written into the first rows of a session's cache and is no input of its graph, so another one \
+             needs another cache",
+        ),
+        _ => None,
+    }
+}
