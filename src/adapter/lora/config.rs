@@ -2,6 +2,9 @@
 
 use ndarray::Array2;
 
+use super::blocks::Blocks;
+use super::factors::Stored;
+use super::residual::Removed;
 use crate::adapter::options::{Factor, Rank};
 use crate::adapter::{AdapterError, AdapterTensors, Init};
 use crate::json_object::{ConfigError, JsonObject};
@@ -20,6 +23,16 @@ pub struct LoraConfig {
     pub ensure_weight_tying: bool,
     /// How a fresh adapter starts.
     pub init: LoraInit,
+    /// BD-LoRA: which factors are block-diagonal.
+    pub blocks: Option<Blocks>,
+    /// QALoRA: inputs that share a column of `A`, over GPTQ's weights.
+    pub qalora_group: Option<usize>,
+    /// KaSA: a diagonal between `B` and `A`, and a base without its smallest components.
+    pub kasa: bool,
+    /// VeLoRA, which only training differs in.
+    pub velora: bool,
+    /// MonteCLoRA, which only training differs in: its samples.
+    pub monteclora_samples: Option<usize>,
 }
 
 /// `init_lora_weights`
@@ -34,30 +47,69 @@ pub enum LoraInit {
     /// `orthogonal`: columns of `B` and rows of `A` from disjoint halves of an orthogonal matrix, so
     /// that `B A = 0`.
     Orthogonal,
+    /// `pissa`: from the weight's largest components, which are taken out of the weight.
+    Pissa,
+    /// `olora`: from the weight's QR decomposition, whose part is taken out of the weight.
+    Olora,
+    /// `mica`: `A = 0`, `B` from the left vectors of the weight's smallest components, and never trained.
+    Mica,
 }
 
-/// Options whose arithmetic isn't implemented.
-const REFUSED: [&str; 8] = [
-    "alora_invocation_tokens",
-    "arrow_config",
-    "kasa_config",
-    "monteclora_config",
-    "target_parameters",
-    "use_bdlora",
-    "use_qalora",
-    "velora_config",
+/// Options that are refused, and why.
+const REFUSED: [(&str, &str); 3] = [
+    (
+        "alora_invocation_tokens",
+        "this variant of LoRA is not implemented",
+    ),
+    ("arrow_config", "this variant of LoRA is not implemented"),
+    (
+        "target_parameters",
+        "it adapts stacked experts, and no supported architecture has any",
+    ),
 ];
 
+/// Variants of which PEFT allows one at a time.
+const EXCLUSIVE: [&str; 5] = [
+    "use_dora",
+    "use_bdlora",
+    "velora_config",
+    "monteclora_config",
+    "kasa_config",
+];
+
+/// Whether an option is set to anything.
+fn is_on(config: &JsonObject, key: &str) -> bool {
+    let empty = [serde_json::json!([]), serde_json::json!(false)];
+    config.get(key).is_some_and(|value| !empty.contains(value))
+}
+
 impl LoraConfig {
-    /// Reads the options; `fresh` where there are no trained tensors.
-    pub fn read(config: &JsonObject, fresh: bool) -> Result<Self, ConfigError> {
-        for key in REFUSED {
-            let off = matches!(config.get(key), None | Some(serde_json::Value::Bool(false)))
-                || config.get(key).is_some_and(|v| *v == serde_json::json!([]));
-            if !off {
-                return Err(config.refused(key, "this variant of LoRA is not implemented"));
+    /// Reads the options.
+    ///
+    /// # Errors
+    /// If one is wrong, or isn't implemented.
+    pub fn read(config: &JsonObject) -> Result<Self, ConfigError> {
+        for (key, reason) in REFUSED {
+            if is_on(config, key) {
+                return Err(config.refused(key, reason));
             }
         }
+        let init = init(config)?;
+        let mut variants = EXCLUSIVE.into_iter().filter(|key| is_on(config, key));
+        if let (Some(first), Some(second)) = (variants.next(), variants.next()) {
+            let reason = format!("it can't be had together with `{first}`");
+            return Err(config.refused(second, &reason));
+        }
+        let kasa = is_on(config, "kasa_config");
+        if kasa && matches!(init, LoraInit::Pissa | LoraInit::Olora | LoraInit::Mica) {
+            let reason = "it can't be had together with `init_lora_weights` of another base";
+            return Err(config.refused("kasa_config", reason));
+        }
+        let monteclora_samples = match config.optional_object("monteclora_config")? {
+            Some(object) => Some(object.optional_size("num_samples")?.unwrap_or(8)),
+            None => None,
+        };
+        let group = config.optional_size("qalora_group_size")?.unwrap_or(16);
         Ok(Self {
             r: Rank::read(config, 8)?,
             lora_alpha: Factor::read(config, "lora_alpha", 8.0, "alpha_pattern")?,
@@ -65,7 +117,12 @@ impl LoraConfig {
             lora_bias: config.flag("lora_bias", false)?,
             use_dora: config.flag("use_dora", false)?,
             ensure_weight_tying: config.flag("ensure_weight_tying", false)?,
-            init: init(config, fresh)?,
+            init,
+            blocks: Blocks::read(config)?,
+            qalora_group: config.flag("use_qalora", false)?.then_some(group),
+            kasa,
+            velora: is_on(config, "velora_config"),
+            monteclora_samples,
         })
     }
 
@@ -87,9 +144,19 @@ impl LoraConfig {
         };
         Ok((r, (alpha / divisor) as f32))
     }
+
+    /// What's taken out of a linear layer's weight.
+    pub fn removed(&self, scaling: f32) -> Option<Removed> {
+        match self.init {
+            _ if self.kasa => Some(Removed::Smallest),
+            LoraInit::Pissa => Some(Removed::Largest),
+            LoraInit::Olora => Some(Removed::Orthogonal { scaling }),
+            _ => None,
+        }
+    }
 }
 
-fn init(config: &JsonObject, fresh: bool) -> Result<LoraInit, ConfigError> {
+fn init(config: &JsonObject) -> Result<LoraInit, ConfigError> {
     const KEY: &str = "init_lora_weights";
     match config.get(KEY).cloned() {
         None | Some(serde_json::Value::Bool(true)) => Ok(LoraInit::Default),
@@ -98,13 +165,14 @@ fn init(config: &JsonObject, fresh: bool) -> Result<LoraInit, ConfigError> {
             "gaussian" => Ok(LoraInit::Gaussian),
             "orthogonal" => Ok(LoraInit::Orthogonal),
             "eva" => Ok(LoraInit::Default),
-            // Trained, it's plain LoRA; fresh, `B` comes from the base's singular vectors.
-            "mica" if !fresh => Ok(LoraInit::Default),
+            "pissa" => Ok(LoraInit::Pissa),
+            "olora" => Ok(LoraInit::Olora),
+            "mica" => Ok(LoraInit::Mica),
             other => Err(config.refused(
                 KEY,
                 &format!(
-                    "`{other}` changes the base's weights or needs its decomposition, which is not \
-                     implemented; save the adapter converted to plain LoRA \
+                    "`{other}` belongs to a base that was changed by a random decomposition, by data or by \
+                     quantisation, which can't be made again; save the adapter converted to plain LoRA \
                      (`path_initial_model_for_weight_conversion`)"
                 ),
             )),
@@ -119,21 +187,26 @@ impl LoraInit {
         self,
         tensors: &mut AdapterTensors,
         [key_a, key_b]: [&str; 2],
-        r: usize,
-        in_features: usize,
-        out_features: usize,
+        stored: Stored,
     ) -> Result<(Array2<f32>, Array2<f32>), AdapterError> {
-        let shapes = [[r, in_features], [out_features, r]];
+        let ([r, in_features], [out_features, _]) = (stored.a, stored.b);
         if self == Self::Orthogonal && tensors.is_fresh() {
             return orthogonal(tensors, r, in_features, out_features);
         }
         let [init_a, init_b] = match self {
-            Self::Default | Self::Orthogonal => [Init::linear_default(in_features), Init::Zeros],
+            _ if stored.blocks_in_a => [
+                Init::Uniform((6.0 / in_features as f32).sqrt()),
+                Init::Zeros,
+            ],
             Self::Gaussian => [Init::Normal(1.0 / r as f32), Init::Zeros],
             Self::Random => [Init::linear_default(in_features), Init::linear_default(r)],
+            // Of the last three, fresh factors are made of the weight.
+            Self::Default | Self::Orthogonal | Self::Pissa | Self::Olora | Self::Mica => {
+                [Init::linear_default(in_features), Init::Zeros]
+            }
         };
-        let a = tensors.matrix(key_a, shapes[0], init_a)?;
-        let b = tensors.matrix(key_b, shapes[1], init_b)?;
+        let a = tensors.matrix(key_a, stored.a, init_a)?;
+        let b = tensors.matrix(key_b, stored.b, init_b)?;
         Ok((a, b))
     }
 
@@ -141,7 +214,7 @@ impl LoraInit {
     pub fn bias(self, r: usize) -> Init {
         match self {
             Self::Random => Init::linear_default(r),
-            Self::Default | Self::Gaussian | Self::Orthogonal => Init::Zeros,
+            _ => Init::Zeros,
         }
     }
 
@@ -150,7 +223,7 @@ impl LoraInit {
         match self {
             // `nn.Embedding` and `gaussian` start at random; PEFT zeroes `A` only by default.
             Self::Random => [Init::Normal(1.0), Init::Normal(1.0)],
-            Self::Default | Self::Gaussian | Self::Orthogonal => [Init::Zeros, Init::Normal(1.0)],
+            _ => [Init::Zeros, Init::Normal(1.0)],
         }
     }
 }

@@ -3,8 +3,9 @@
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2, Axis};
 
+use super::residual::Residual;
 use crate::adapter::form::{
-    BaseModule, Form, LinearForm, Native, NativeForm, Part, Role, scale_rows,
+    BaseModule, Form, LinearForm, Native, NativeForm, Part, Role, elements, scale_rows,
 };
 use crate::adapter::{AdapterError, ModuleAdapter, ModuleWeights};
 
@@ -23,6 +24,10 @@ pub struct LoraLinear {
     pub scaling: f32,
     /// DoRA's magnitude, `[out_features]`.
     pub magnitude: Option<Array1<f32>>,
+    /// What's taken out of the base's weight first.
+    pub residual: Option<Residual>,
+    /// Numbers that PEFT trains for `A` and `B`.
+    pub trainable: usize,
 }
 
 /// Euclidean norms of the rows, `[out_features]`.
@@ -36,6 +41,17 @@ pub fn row_norms(weight: &Array2<f32>) -> Array1<f32> {
 }
 
 impl LoraLinear {
+    /// `W`, or what's left of it.
+    ///
+    /// # Errors
+    /// If it has to be decomposed and can't be.
+    pub fn starting(&self, weight: &Array2<f32>) -> Result<Array2<f32>, AdapterError> {
+        match &self.residual {
+            Some(residual) => residual.of(weight),
+            None => Ok(weight.clone()),
+        }
+    }
+
     /// `W + scaling * B A`
     pub fn updated(&self, mut weight: Array2<f32>) -> Array2<f32> {
         general_mat_mul(self.scaling, &self.b, &self.a, 1.0, &mut weight);
@@ -53,7 +69,7 @@ impl ModuleAdapter for LoraLinear {
         let out = self.b.nrows();
         let gain = self.magnitude.as_ref().map(|_| {
             let gains = |module: &BaseModule| {
-                let updated = self.updated(module.weight()?.clone());
+                let updated = self.updated(self.starting(module.weight()?)?);
                 Ok(self.gains(&updated).expect("there is a magnitude").to_vec())
             };
             Part::derived("gain", &[out], Role::Factor, gains).keyed(&self.keys[2])
@@ -62,7 +78,7 @@ impl ModuleAdapter for LoraLinear {
             Part::derived("bias", &[out], Role::InPlace, move |module| {
                 let mut bias = own * self.scaling;
                 if self.magnitude.is_some() {
-                    let updated = self.updated(module.weight()?.clone());
+                    let updated = self.updated(self.starting(module.weight()?)?);
                     bias *= &self.gains(&updated).expect("there is a magnitude");
                 }
                 if let Some(base) = module.bias()? {
@@ -71,7 +87,14 @@ impl ModuleAdapter for LoraLinear {
                 Ok(bias.to_vec())
             })
         });
+        let shape = [out, self.a.ncols()];
+        let weight = self.residual.as_ref().map(|residual| {
+            Part::derived("weight", &shape, Role::InPlace, |module| {
+                Ok(elements(&residual.of(module.weight()?)?))
+            })
+        });
         Form::Linear(LinearForm {
+            weight,
             gain,
             bias,
             ..LinearForm::low_rank(
@@ -84,6 +107,10 @@ impl ModuleAdapter for LoraLinear {
     /// `W + scaling * B A` is worked out once, where the form would need it for the gains too.
     fn merge_into(&self, module: &mut ModuleWeights) -> Result<(), AdapterError> {
         let weight = std::mem::take(&mut module.weight);
+        let weight = match &self.residual {
+            Some(residual) => residual.of(&weight)?,
+            None => weight,
+        };
         module.weight = self.updated(weight);
         let gains = self.gains(&module.weight);
         if let Some(gains) = &gains {
@@ -107,7 +134,7 @@ impl ModuleAdapter for LoraLinear {
         let Some(magnitude) = &self.magnitude else {
             return Native::Reduced;
         };
-        if self.bias.is_some() {
+        if self.bias.is_some() || self.residual.is_some() {
             return Native::Missing;
         }
         let parts = vec![
@@ -142,7 +169,7 @@ impl ModuleAdapter for LoraLinear {
 
     fn trainable_params(&self) -> usize {
         let vector = |v: &Option<Array1<f32>>| v.as_ref().map_or(0, Array1::len);
-        self.a.len() + self.b.len() + vector(&self.bias) + vector(&self.magnitude)
+        self.trainable + vector(&self.bias) + vector(&self.magnitude)
     }
 }
 
@@ -159,6 +186,8 @@ mod tests {
             bias: None,
             scaling: 0.5,
             magnitude,
+            residual: None,
+            trainable: 4,
         }
     }
 

@@ -12,21 +12,30 @@
 //! `alpha_pattern`. Sums are taken in float32. `fan_in_fan_out` says how a layer stores its weight, which
 //! the architecture knows better: PEFT corrects it too.
 //!
+//! Variants change what the pair is added to (PiSSA, OLoRA, KaSA: `residual.rs`) or how it's stored (BD-LoRA,
+//! QALoRA, KaSA, MiCA: `factors.rs`). EVA, VeLoRA, MonteCLoRA, LoRA-FA and Riemannian preconditioning only
+//! differ in training.
+//!
 //! With DoRA, `V = W + scaling * B A` and `W' = diag(m / |V|) V`, `|V|` the norm of each row (of an
 //! embedding: of each column); the bias isn't scaled.
 //!
 //! Sources: Hu et al., arXiv:2106.09685; Liu et al., arXiv:2402.09353 (DoRA); PEFT, `tuners/lora/`.
 
+mod blocks;
 mod config;
 mod embedding;
+mod factors;
 mod linear;
+mod residual;
 
 use ndarray::{Array1, Array2};
 
-use self::config::LoraConfig;
+use self::config::{LoraConfig, LoraInit};
 use self::embedding::LoraEmbedding;
 pub use self::embedding::column_norms;
+use self::factors::factors;
 use self::linear::LoraLinear;
+use self::residual::Residual;
 use super::replaced::{replace_base_layer, replace_biases, replace_modules};
 use super::replication::replicate;
 use super::targets::{QUERY_VALUE, Targets};
@@ -44,7 +53,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         base,
         tensors,
     } = loading;
-    let lora = LoraConfig::read(config, tensors.is_fresh())?;
+    let lora = LoraConfig::read(config)?;
     let spec = replicate(config, &base.spec)?;
     let modules = spec.modules();
     let targets = Targets::with_defaults(config, &spec.model_type, QUERY_VALUE)?;
@@ -75,7 +84,8 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     )?;
     for module in &selected {
         replace_base_layer(&mut effects, tensors, base, module)?;
-        let adapter = module_adapter(config, &lora, base, tensors, module)?;
+        let (adapter, frozen) = module_adapter(config, &lora, base, tensors, module)?;
+        effects.frozen_params += frozen;
         effects.modules.insert(module.path.clone(), adapter);
     }
     trainable_token_indices(config, base, tensors, &spec, &mut effects)?;
@@ -98,22 +108,33 @@ fn tie(selected: &mut Vec<Module>, modules: &[Module], spec: &DecoderSpec) -> bo
     true
 }
 
+/// The adapter of a module, and the numbers of it that PEFT counts and doesn't train.
 fn module_adapter(
     config: &JsonObject,
     lora: &LoraConfig,
     base: &BaseModel,
     tensors: &mut AdapterTensors,
     module: &Module,
-) -> Result<Box<dyn ModuleAdapter>, AdapterError> {
+) -> Result<(Box<dyn ModuleAdapter>, usize), AdapterError> {
     let (r, scaling) = lora.rank_and_scaling(config, &module.path)?;
     match target(base, module) {
         Some(Target::Linear(layer)) => {
-            let adapter = linear_adapter(lora, base, tensors, &layer, r, scaling)?;
-            Ok(Box::new(adapter))
+            let factors = factors(lora, config, base, tensors, &layer, (r, scaling))?;
+            let frozen = factors.frozen;
+            let adapter = linear_adapter(lora, base, tensors, &layer, factors, (r, scaling))?;
+            Ok((Box::new(adapter), frozen))
+        }
+        Some(Target::Embedding(_))
+            if lora.removed(scaling).is_some()
+                || lora.init == LoraInit::Mica
+                || lora.blocks.is_some()
+                || lora.monteclora_samples.is_some() =>
+        {
+            Err(not_adaptable(config, module, "linear layers"))
         }
         Some(Target::Embedding(table)) => {
             let adapter = embedding_adapter(lora, base, tensors, &table, r, scaling)?;
-            Ok(Box::new(adapter))
+            Ok((Box::new(adapter), 0))
         }
         None => Err(not_adaptable(
             config,
@@ -128,10 +149,9 @@ fn linear_adapter(
     base: &BaseModel,
     tensors: &mut AdapterTensors,
     layer: &Layer,
-    r: usize,
-    scaling: f32,
+    factors: factors::Factors,
+    (r, scaling): (usize, f32),
 ) -> Result<LoraLinear, AdapterError> {
-    let (in_features, out_features) = (layer.in_features, layer.out_features);
     let keys = [
         "lora_A.weight",
         "lora_B.weight",
@@ -139,25 +159,37 @@ fn linear_adapter(
         "lora_magnitude_vector",
     ]
     .map(|name| layer.key(name));
-    let (a, b) = lora
-        .init
-        .linear(tensors, [&keys[0], &keys[1]], r, in_features, out_features)?;
     let bias = match lora.lora_bias {
-        true => Some(tensors.vector(&keys[2], out_features, lora.init.bias(r))?),
+        true => Some(tensors.vector(&keys[2], layer.out_features, lora.init.bias(r))?),
         false => None,
+    };
+    let residual = match lora.removed(scaling) {
+        Some(part) => {
+            let weight = base.tensor(&format!("{}.weight", layer.module.source))?;
+            Some(Residual {
+                path: layer.path().to_owned(),
+                r,
+                part,
+                dtype: weight.dtype()?,
+            })
+        }
+        None => None,
     };
     let mut adapter = LoraLinear {
         keys: [&keys[0], &keys[1], &keys[3]].map(|key| tensors.full_key(key)),
-        a,
-        b,
+        a: factors.a,
+        b: factors.b,
         bias,
         scaling,
         magnitude: None,
+        residual,
+        trainable: factors.trainable,
     };
     if lora.use_dora {
         let module = &layer.module;
         adapter.magnitude = Some(magnitude(base, tensors, module, &keys[3], |weight| {
-            linear::row_norms(&adapter.updated(weight))
+            let updated = adapter.updated(adapter.starting(&weight)?);
+            Ok(linear::row_norms(&updated))
         })?);
     }
     Ok(adapter)
@@ -188,7 +220,7 @@ fn embedding_adapter(
     if lora.use_dora {
         let module = &table.module;
         adapter.magnitude = Some(magnitude(base, tensors, module, &keys[2], |weight| {
-            embedding::column_norms(&adapter.updated(weight))
+            Ok(embedding::column_norms(&adapter.updated(weight)))
         })?);
     }
     Ok(adapter)
@@ -200,7 +232,7 @@ fn magnitude(
     tensors: &mut AdapterTensors,
     module: &Module,
     key: &str,
-    norms: impl Fn(Array2<f32>) -> Array1<f32>,
+    norms: impl Fn(Array2<f32>) -> Result<Array1<f32>, AdapterError>,
 ) -> Result<Array1<f32>, AdapterError> {
     let length = match module.kind {
         ModuleKind::Embedding { embedding_dim, .. } => embedding_dim,
@@ -216,7 +248,7 @@ fn magnitude(
     };
     let values = tensors.take_or(key, &[length], |_| {
         let weight = base.matrix(&format!("{}.weight", module.source))?;
-        Ok(norms(weight).to_vec())
+        Ok(norms(weight)?.to_vec())
     })?;
     Ok(values.into())
 }

@@ -1,0 +1,251 @@
+//! `A` and `B` of a linear layer, in whatever shape a variant stores them.
+//!
+//! | variant | stored | used |
+//! |---|---|---|
+//! | BD-LoRA | the blocks of `A` or `B` | block-diagonal |
+//! | QALoRA (over GPTQ) | `A`, `[r, in_features / group]` | each column for a group of inputs: they are averaged, times `in_features / group` |
+//! | KaSA | `A`, `B`, `lora_diag` `[r]` | `B`'s columns times the diagonal |
+//! | MiCA | `A`, `B` | as they are; `B` isn't trained |
+//! | VeLoRA, MonteCLoRA | `A`, `B`, what training needs | `A` and `B` as they are |
+//!
+//! Over weights that aren't GPTQ's, PEFT ignores `use_qalora`: the shape of `A` tells.
+
+use ndarray::{Array1, Array2};
+
+use super::blocks::{Side, block_diagonal};
+use super::config::{LoraConfig, LoraInit};
+use super::residual::{minor, orthogonal, principal};
+use crate::adapter::components::scaled_columns;
+use crate::adapter::tuner::Layer;
+use crate::adapter::{AdapterError, AdapterTensors, Init};
+use crate::json_object::JsonObject;
+use crate::model::BaseModel;
+
+/// The factors of one layer.
+#[derive(Debug)]
+pub struct Factors {
+    /// `[r, in_features]`
+    pub a: Array2<f32>,
+    /// `[out_features, r]`
+    pub b: Array2<f32>,
+    /// Numbers that PEFT trains for them.
+    pub trainable: usize,
+    /// Numbers that PEFT counts and doesn't train.
+    pub frozen: usize,
+}
+
+/// Takes the factors of `layer`.
+///
+/// # Errors
+/// If a tensor is missing or has another shape, or the rank doesn't fit the layer.
+pub fn factors(
+    lora: &LoraConfig,
+    config: &JsonObject,
+    base: &BaseModel,
+    tensors: &mut AdapterTensors,
+    layer: &Layer,
+    (r, scaling): (usize, f32),
+) -> Result<Factors, AdapterError> {
+    check_rank(lora, config, layer, r)?;
+    let keys = [layer.key("lora_A.weight"), layer.key("lora_B.weight")];
+    let sizes = [r, layer.in_features, layer.out_features];
+    let blocks = match &lora.blocks {
+        Some(blocks) => blocks.of(config, layer.path(), sizes)?,
+        None => None,
+    };
+    let group = pooled(lora, tensors, &keys[0], layer, r);
+    let (a, b) = match of_weight(lora.init, base, tensors, layer, (r, scaling))? {
+        Some(factors) => factors,
+        None => lora.init.linear(
+            tensors,
+            keys.each_ref().map(String::as_str),
+            stored(sizes, blocks, group),
+        )?,
+    };
+    let mut factors = Factors {
+        trainable: a.len() + b.len(),
+        frozen: 0,
+        a,
+        b,
+    };
+    if lora.init == LoraInit::Mica {
+        factors.frozen = factors.b.len();
+        factors.trainable = factors.a.len();
+    }
+    match blocks {
+        Some((Side::A, count)) => factors.a = block_diagonal(&factors.a, count),
+        Some((Side::B, count)) => factors.b = block_diagonal(&factors.b, count),
+        None => {}
+    }
+    if let Some(group) = group {
+        factors.a = unpooled(&factors.a, group);
+    }
+    if lora.kasa {
+        let diagonal: Array1<f32> =
+            tensors.vector(&layer.key("lora_diag"), r, Init::Normal(1.0))?;
+        factors.b = scaled_columns(&factors.b, &diagonal);
+        factors.trainable += r;
+    }
+    factors.trainable += training_only(lora, tensors, layer, r)?;
+    Ok(factors)
+}
+
+/// Variants that decompose the weight need a rank that it has.
+fn check_rank(
+    lora: &LoraConfig,
+    config: &JsonObject,
+    layer: &Layer,
+    r: usize,
+) -> Result<(), AdapterError> {
+    let smaller = layer.in_features.min(layer.out_features);
+    let largest = match lora.init {
+        _ if lora.kasa => smaller - 1,
+        LoraInit::Pissa | LoraInit::Olora | LoraInit::Mica => smaller,
+        _ => return Ok(()),
+    };
+    if r <= largest {
+        return Ok(());
+    }
+    let expected = format!("at most {largest}, for `{}` (it gets {r})", layer.path());
+    Err(config.wrong("r", &expected).into())
+}
+
+/// The shapes of `A` and `B` in a file, and what a fresh `A` is drawn for.
+fn stored(
+    [r, in_features, out_features]: [usize; 3],
+    blocks: Option<(Side, usize)>,
+    group: Option<usize>,
+) -> Stored {
+    let mut stored = Stored {
+        a: [r, in_features],
+        b: [out_features, r],
+        blocks_in_a: false,
+    };
+    match blocks {
+        Some((Side::A, count)) => {
+            stored.a[1] /= count;
+            stored.blocks_in_a = true;
+        }
+        Some((Side::B, count)) => stored.b[1] /= count,
+        None => {}
+    }
+    if let Some(group) = group {
+        stored.a[1] /= group;
+    }
+    stored
+}
+
+/// How `A` and `B` are stored.
+#[derive(Debug, Clone, Copy)]
+pub struct Stored {
+    /// `[r, in_features]`, or less.
+    pub a: [usize; 2],
+    /// `[out_features, r]`, or less.
+    pub b: [usize; 2],
+    /// Whether `A` holds blocks, which are drawn from another range.
+    pub blocks_in_a: bool,
+}
+
+/// `A` and `B`.
+type Pair = (Array2<f32>, Array2<f32>);
+
+/// Fresh factors that are made of the weight.
+fn of_weight(
+    init: LoraInit,
+    base: &BaseModel,
+    tensors: &AdapterTensors,
+    layer: &Layer,
+    (r, scaling): (usize, f32),
+) -> Result<Option<Pair>, AdapterError> {
+    if !tensors.is_fresh() {
+        return Ok(None);
+    }
+    let weight = || base.matrix(&format!("{}.weight", layer.module.source));
+    let [a, b] = match init {
+        LoraInit::Pissa => principal(&weight()?, layer.path(), r, scaling)?,
+        LoraInit::Olora => orthogonal(&weight()?, layer.path(), r)?,
+        LoraInit::Mica => [
+            Array2::zeros((r, layer.in_features)),
+            minor(&weight()?, layer.path(), r)?,
+        ],
+        _ => return Ok(None),
+    };
+    Ok(Some((a, b)))
+}
+
+/// QALoRA's group, where the file's `A` is that narrow.
+fn pooled(
+    lora: &LoraConfig,
+    tensors: &AdapterTensors,
+    key: &str,
+    layer: &Layer,
+    r: usize,
+) -> Option<usize> {
+    let group = lora.qalora_group?;
+    let narrow = layer.in_features.is_multiple_of(group)
+        && tensors.shape(key)? == [r, layer.in_features / group];
+    (narrow && group > 1).then_some(group)
+}
+
+/// `A*[:, c] = A[:, c div group] * groups / group`
+fn unpooled(a: &Array2<f32>, group: usize) -> Array2<f32> {
+    let groups = a.ncols();
+    let factor = groups as f32 / group as f32;
+    Array2::from_shape_fn((a.nrows(), groups * group), |(row, column)| {
+        a[[row, column / group]] * factor
+    })
+}
+
+/// Claims the tensors that only training needs; returns how many numbers of them PEFT trains.
+fn training_only(
+    lora: &LoraConfig,
+    tensors: &mut AdapterTensors,
+    layer: &Layer,
+    r: usize,
+) -> Result<usize, AdapterError> {
+    if lora.velora {
+        let key = layer.key("lora_velora_embed");
+        if let Some(shape) = tensors.shape(&key) {
+            tensors.claim(&key, &shape)?;
+        }
+    }
+    let Some(samples) = lora.monteclora_samples else {
+        return Ok(0);
+    };
+    for (name, shape) in [
+        ("expert_weights", vec![samples]),
+        ("expert_weights_prior", vec![samples]),
+        ("gaussian_var_prior", vec![r, r]),
+        ("std_prior", vec![r]),
+    ] {
+        let key = layer.key(&format!("lora_monteclora_sampler.{name}"));
+        if tensors.has(&key) {
+            tensors.claim(&key, &shape)?;
+        }
+    }
+    Ok(r + samples)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::array;
+
+    #[test]
+    fn averaged_inputs_share_a_column() {
+        let wide = unpooled(&array![[1.0, 2.0, 4.0]], 2);
+        assert_eq!(wide, array![[1.5, 1.5, 3.0, 3.0, 6.0, 6.0]]);
+    }
+
+    #[test]
+    fn blocks_and_groups_narrow_what_is_stored() {
+        let shapes = |blocks, group| {
+            let stored = stored([4, 12, 8], blocks, group);
+            (stored.a, stored.b)
+        };
+        assert_eq!(shapes(None, None), ([4, 12], [8, 4]));
+        assert_eq!(shapes(Some((Side::A, 2)), None), ([4, 6], [8, 4]));
+        assert_eq!(shapes(Some((Side::B, 2)), None), ([4, 12], [8, 2]));
+        assert_eq!(shapes(None, Some(3)), ([4, 4], [8, 4]));
+    }
+}
