@@ -1,6 +1,6 @@
 //! How near decoding comes to the rate at which the machine reads memory.
 //!
-//! Decode steps of the base variant, with mapped and with resident weights, take turns with a plain
+//! Decode steps of the base variant, with each way of holding weights, take turns with a plain
 //! vectorised sum over as many bytes as a step must read, with the same threads. Medians of all rounds;
 //! each rate is also given as a part of the sum's, from the rounds' own ratios.
 //!
@@ -79,7 +79,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let maps = maps(&base)?;
     let runtime = OnnxRuntime::load(&locate_or_install(false, &|_| {})?)?;
     let mut engines = Vec::new();
-    for weights in [WeightsMode::Mapped, WeightsMode::Resident] {
+    for weights in [
+        WeightsMode::Mapped,
+        WeightsMode::InPlace,
+        WeightsMode::Resident,
+    ] {
+        DecoderEngine::make_ready(&variant, &options(weights, threads), &|_| {})?;
         engines.push(Contestant::open(&runtime, &variant, weights, threads)?);
     }
     // The sum reads as many bytes as a step, from the same file.
@@ -154,15 +159,7 @@ impl Contestant {
         };
         let before = anonymous()?;
         let begin = Instant::now();
-        let options = EngineOptions {
-            provider: Provider::Cpu,
-            threads,
-            weights,
-            batch_size: 1,
-            max_length: PROMPT + ROUNDS * TURN + 1,
-            logits_on_host: false,
-            profile: None,
-        };
+        let options = options(weights, threads);
         let mut engine = DecoderEngine::open(runtime, variant, &options)?;
         let start = begin.elapsed();
         let anonymous = anonymous()? - before;
@@ -187,6 +184,19 @@ impl Contestant {
         }
         self.steps.push(median(&times).ok_or("no steps")?);
         Ok(())
+    }
+}
+
+/// How sessions are opened.
+fn options(weights: WeightsMode, threads: usize) -> EngineOptions {
+    EngineOptions {
+        provider: Provider::Cpu,
+        threads,
+        weights,
+        batch_size: 1,
+        max_length: PROMPT + ROUNDS * TURN + 1,
+        logits_on_host: false,
+        profile: None,
     }
 }
 

@@ -168,8 +168,9 @@ pub const METHODS: &[Method] = &[
     Method {
         peft_type: "LORA",
         class: Class::Weight,
-        variants: "rsLoRA, DoRA, lora_bias, trainable_token_indices, layer_replication",
-        refused: "",
+        variants: "rsLoRA, DoRA, PiSSA, OLoRA, EVA, MiCA, KaSA, BD-LoRA, QALoRA, VeLoRA, MonteCLoRA, \
+                   `lora_bias`, `trainable_token_indices`, `layer_replication`, LoRA-FA",
+        refused: "aLoRA, Arrow, `target_parameters`; `pissa_niter_k`, CorDA, LoRA-GA, LoftQ unless converted",
         load: lora::load,
     },
     Method {
@@ -317,6 +318,19 @@ pub const PEFT_TYPES: [&str; METHODS.len()] = {
     }
     names
 };
+
+/// The other values of `peft_type` that PEFT has; they are refused by name.
+pub const NOT_IMPLEMENTED: [&str; 9] = [
+    "ADAMSS",
+    "ADAPTION_PROMPT",
+    "CARTRIDGE",
+    "CPT",
+    "LILY",
+    "MULTITASK_PROMPT_TUNING",
+    "P_TUNING",
+    "SHADOW",
+    "XLORA",
+];
 
 /// The method of an `adapter_config.json`.
 ///

@@ -63,7 +63,7 @@ use ndarray::{Array1, Array2};
 
 pub use error::AdapterError;
 pub use inputs::{GraphInput, TakeTensor};
-pub use method::{Class, METHODS, Method, PEFT_TYPES, peft_type};
+pub use method::{Class, METHODS, Method, NOT_IMPLEMENTED, PEFT_TYPES, peft_type};
 pub use replaced::{Origin, Replacement};
 pub use tensors::{AdapterTensors, Init};
 

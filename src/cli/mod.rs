@@ -8,6 +8,7 @@ mod generate;
 mod interrupt;
 mod measure;
 mod measure_progress;
+mod methods;
 mod options;
 mod prepare;
 mod progress;
@@ -49,6 +50,8 @@ enum Command {
     Verify(verify::Verify),
     /// Generate greedily, to look at a variant's output or to compare it.
     Generate(generate::Generate),
+    /// List PEFT's methods: what is supported of each, and what is refused.
+    Methods(methods::Methods),
     /// Show which ONNX Runtime is used, or fetch one.
     Runtime(runtime::Runtime),
     /// Run one variant for a measurement, as its parent asks on stdin.
@@ -67,6 +70,7 @@ pub fn run() -> ExitCode {
         Command::Base(command) => command.run(&cli.common),
         Command::Verify(command) => command.run(&cli.common).map(done),
         Command::Generate(command) => command.run(&cli.common).map(done),
+        Command::Methods(command) => command.run().map(done),
         Command::Runtime(command) => command.run(&cli.common).map(done),
         Command::Worker => worker().map(done),
     };

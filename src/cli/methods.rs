@@ -1,0 +1,112 @@
+//! `peft-bench methods`
+
+use std::io::{Write, stdout};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::adapter::{METHODS, Method, NOT_IMPLEMENTED};
+
+/// `methods`
+#[derive(Debug, Args)]
+pub struct Methods {
+    /// The table of the README.
+    #[arg(long)]
+    markdown: bool,
+}
+
+impl Methods {
+    /// Runs the command.
+    pub fn run(&self) -> Result<()> {
+        let text = if self.markdown { markdown() } else { plain() };
+        stdout()
+            .write_all(text.as_bytes())
+            .context("cannot write to stdout")
+    }
+}
+
+/// One line a method, in columns.
+fn plain() -> String {
+    let width = METHODS.iter().map(|m| m.peft_type.len()).max().unwrap_or(0);
+    let variants = METHODS.iter().map(|m| m.variants.chars().count()).max();
+    let variants = variants.unwrap_or(0).min(44);
+    let mut lines = vec![format!(
+        "{:<width$}  class  merged  {:<variants$}  refused",
+        "method", "beside the plain one"
+    )];
+    for method in METHODS {
+        let Method { peft_type, .. } = method;
+        let merged = if method.class.merges() { "yes" } else { "no" };
+        lines.push(
+            format!(
+                "{peft_type:<width$}  {:<5}  {merged:<6}  {:<variants$}  {}",
+                method.class.letter(),
+                method.variants,
+                method.refused
+            )
+            .trim_end()
+            .to_owned(),
+        );
+    }
+    lines.push(String::new());
+    lines.push(
+        "class A is folded into the weights of its targets, B replaces other parameters, C adds what no weight can hold."
+            .to_owned(),
+    );
+    lines.push(format!("refused so far: {}", NOT_IMPLEMENTED.join(", ")));
+    lines.join("\n") + "\n"
+}
+
+/// The same as a Markdown table.
+fn markdown() -> String {
+    let mut lines = vec![
+        "| `peft_type` | class | merged | beside the plain one | refused |".to_owned(),
+        "| --- | --- | --- | --- | --- |".to_owned(),
+    ];
+    for method in METHODS {
+        let merged = if method.class.merges() { "yes" } else { "no" };
+        lines.push(format!(
+            "| {} | {} | {merged} | {} | {} |",
+            method.peft_type,
+            method.class.letter(),
+            method.variants,
+            method.refused
+        ));
+    }
+    lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readme_has_this_table() {
+        let readme = include_str!("../../README.md");
+        assert!(
+            readme.contains(&markdown()),
+            "put the output of `peft-bench methods --markdown` into README.md"
+        );
+        for name in NOT_IMPLEMENTED {
+            assert!(readme.contains(&format!("`{name}`")), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_method_of_peft_is_listed_once() {
+        let mut names: Vec<&str> = METHODS.iter().map(|method| method.peft_type).collect();
+        names.extend(NOT_IMPLEMENTED);
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), 45);
+    }
+
+    #[test]
+    fn every_method_has_a_line() {
+        let text = plain();
+        for method in METHODS {
+            let starts = |line: &str| line.starts_with(method.peft_type);
+            assert!(text.lines().any(starts), "{}", method.peft_type);
+        }
+    }
+}
