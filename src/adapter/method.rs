@@ -168,8 +168,9 @@ pub const METHODS: &[Method] = &[
     Method {
         peft_type: "LORA",
         class: Class::Weight,
-        variants: "rsLoRA, DoRA, lora_bias, trainable_token_indices, layer_replication",
-        refused: "",
+        variants: "rsLoRA, DoRA, PiSSA, OLoRA, EVA, MiCA, KaSA, BD-LoRA, QALoRA, VeLoRA, MonteCLoRA, lora_bias, \
+                   trainable_token_indices, layer_replication",
+        refused: "target_parameters; unconverted pissa_niter_k, corda, lora_ga, loftq",
         load: lora::load,
     },
     Method {
