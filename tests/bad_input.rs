@@ -369,16 +369,17 @@ fn an_unsupported_method_is_refused_and_the_supported_ones_listed() {
 fn options_that_change_the_arithmetic_and_are_not_implemented_are_refused() {
     for (key, value) in [
         ("use_bdlora", json!(true)),
-        ("use_qalora", json!(true)),
+        (
+            "use_bdlora",
+            json!({"target_modules_bd_a": ["x_proj"], "nblocks": 2}),
+        ),
         ("alora_invocation_tokens", json!([1, 2])),
         ("arrow_config", json!({"top_k": 3})),
         ("target_parameters", json!(["experts.gate_up_proj"])),
-        ("velora_config", json!({})),
-        ("init_lora_weights", json!("pissa")),
         ("init_lora_weights", json!("pissa_niter_4")),
-        ("init_lora_weights", json!("olora")),
         ("init_lora_weights", json!("loftq")),
         ("init_lora_weights", json!("corda")),
+        ("init_lora_weights", json!("lora_ga")),
         ("init_lora_weights", json!(3)),
         ("bias", json!("some")),
         ("task_type", json!("SEQ_CLS")),
@@ -386,6 +387,99 @@ fn options_that_change_the_arithmetic_and_are_not_implemented_are_refused() {
         let trial = Trial::new("llama-gqa", "lora");
         trial.set(key, value);
         trial.adapter_refused(&["adapter_config.json", &format!("`{key}`")]);
+    }
+}
+
+#[test]
+fn variants_of_lora_that_peft_allows_one_at_a_time_are_refused_together() {
+    for (first, key) in [
+        ("use_dora", "kasa_config"),
+        ("velora_config", "monteclora_config"),
+    ] {
+        let trial = Trial::new("llama-gqa", "lora");
+        let value = |key: &str| match key {
+            "use_dora" => json!(true),
+            _ => json!({}),
+        };
+        trial.set(first, value(first)).set(key, value(key));
+        trial.adapter_refused(&["adapter_config.json", &format!("`{key}`"), first]);
+    }
+}
+
+#[test]
+fn options_of_other_methods_are_refused_by_name() {
+    for (case_name, key, value) in [
+        ("fourierft", "scaling", json!(1e300)),
+        ("fourierft", "n_frequency", json!(1_000_000)),
+        ("frod", "sparse_rate", json!(2)),
+        ("osf", "effective_rank", json!(-3)),
+        ("osf", "effective_rank", json!(0.001)),
+        ("psoft-diagonal", "ab_svd_init", json!("other")),
+        ("psoft-diagonal", "psoft_svd", json!("lowrank")),
+        ("psoft-diagonal", "r", json!(1000)),
+        ("pvera", "sample_at_inference", json!(true)),
+        ("shira", "r", json!(1000)),
+        ("supertuning", "sparsity", json!(1.0)),
+        ("supertuning", "sparsity", json!(0.999_999)),
+        ("tinylora", "weight_tying", json!(1.5)),
+        ("unilora", "proj_seed", json!(-1)),
+        ("vera", "projection_prng_key", json!(0.5)),
+        ("waveft", "wavelet_family", json!("coif4")),
+        ("waveft", "n_frequency", json!(1_000_000)),
+    ] {
+        let trial = Trial::new("llama-gqa", case_name);
+        trial.set(key, value);
+        trial.adapter_refused(&["adapter_config.json", &format!("`{key}`")]);
+    }
+}
+
+#[test]
+fn what_a_seed_could_make_again_is_missed_where_it_should_be_saved() {
+    for (case_name, tensor) in [
+        ("vera", "base_model.vera_A"),
+        ("pvera", "base_model.pvera_B"),
+        ("randlora", "base_model.randlora_A"),
+        (
+            "tinylora",
+            "base_model.model.model.layers.0.self_attn.q_proj.tinylora_P",
+        ),
+    ] {
+        let trial = Trial::new("llama-gqa", case_name);
+        edit_tensors(&trial.weights(), |tensors| {
+            assert!(tensors.remove(tensor).is_some());
+        });
+        trial.adapter_refused(&[
+            "adapter_model.safetensors",
+            &format!("`{tensor}`"),
+            "missing",
+        ]);
+    }
+}
+
+#[test]
+fn tensors_of_another_shape_are_refused_whatever_the_method() {
+    let layer = "base_model.model.model.layers.0.self_attn.q_proj";
+    for (case_name, tensor) in [
+        ("vera", format!("{layer}.vera_lambda_b")),
+        ("vera", "base_model.vera_B".to_owned()),
+        ("randlora", format!("{layer}.randlora_gamma")),
+        ("fourierft", format!("{layer}.fourierft_spectrum")),
+        ("waveft", format!("{layer}.waveft_spectrum")),
+        ("tinylora", "base_model.tinylora_v.0".to_owned()),
+        ("unilora", "base_model.unilora_theta_d".to_owned()),
+        ("osf", format!("{layer}.osf_svd_params.U_low")),
+        ("psoft-diagonal", format!("{layer}.psoft_R.vector_a")),
+        ("lora-kasa", format!("{layer}.lora_diag")),
+        ("lora-blocks", format!("{layer}.lora_B.weight")),
+        ("lora-qalora", format!("{layer}.lora_A.weight")),
+    ] {
+        let trial = Trial::new("llama-gqa", case_name);
+        edit_tensors(&trial.weights(), |tensors| {
+            let tensor = tensors.get_mut(&tensor).unwrap();
+            tensor.shape.push(1);
+        });
+        let named = format!("`{tensor}`");
+        trial.adapter_refused(&["adapter_model.safetensors", &named, "expected"]);
     }
 }
 

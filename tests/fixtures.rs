@@ -377,6 +377,53 @@ fn a_configuration_alone_gives_an_adapter_that_merges_to_the_same() {
     assert!(failures.is_empty(), "{failures}");
 }
 
+/// Fresh adapters that PEFT starts so that the base's output stays as it is, with whatever they take out of the
+/// weight or are made of.
+#[test]
+fn what_starts_as_the_base_gives_what_the_base_gives() {
+    for (model_name, case_name) in [
+        ("llama-gqa", "frod"),
+        ("llama-gqa", "lora-blocks"),
+        ("llama-gqa", "lora-mica"),
+        ("llama-gqa", "lora-olora"),
+        ("llama-gqa", "lora-pissa"),
+        ("llama-bias", "dora-pissa"),
+        ("llama-gqa", "osf"),
+        ("llama-gqa", "psoft"),
+        ("llama-gqa", "pvera"),
+        ("llama-gqa", "randlora-unsaved"),
+        ("llama-gqa", "shira"),
+        ("llama-gqa", "supertuning-lora"),
+        ("llama-gqa", "tinylora-embed"),
+        ("llama-gqa", "waveft-db2"),
+        ("opt-pre", "frod"),
+        ("opt-pre", "lora-mica"),
+        ("opt-pre", "lora-olora"),
+        ("opt-pre", "lora-pissa"),
+        ("opt-pre", "psoft-pissa"),
+        ("opt-pre", "tinylora"),
+        ("opt-pre", "vera"),
+    ] {
+        let bench = Bench::new(model_name, case_name);
+        let fresh = tempfile::tempdir().unwrap();
+        let config = "adapter_config.json";
+        fs::copy(bench.folder.join(config), fresh.path().join(config)).unwrap();
+        let run = |variant: &str| {
+            let exported = bench.exported.path();
+            let mut command = bench.case.generate(fresh.path(), variant, exported);
+            generate(command.arg("--model").arg(&bench.model))
+        };
+        let base = run("base");
+        for variant in ["unmerged", "merged"] {
+            let difference = relative_difference(&run(variant).logits.values, &base.logits.values);
+            assert!(
+                difference <= TOLERANCE,
+                "{model_name}/{case_name} {variant}: off by {difference:e}"
+            );
+        }
+    }
+}
+
 #[test]
 fn every_supported_method_has_a_case() {
     let folders = names(&case("", "")).into_iter().flat_map(|model| {

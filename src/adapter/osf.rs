@@ -14,7 +14,7 @@
 //! `rank_pattern` changes it where one of its keys is found in the module's path. A trained adapter's `k`
 //! is its tensors' own. A fresh one is the weight itself.
 //!
-//! Sources: Nayak et al., arXiv:2504.07097; PEFT, `tuners/osf/`.
+//! Source: PEFT, `tuners/osf/`.
 
 use fancy_regex::Regex;
 use ndarray::Array2;

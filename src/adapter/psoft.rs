@@ -14,7 +14,7 @@
 //! them, the result depends on the signs that LAPACK gave where the adapter was trained: such an adapter is
 //! refused. Where `R` is diagonal, every choice of signs gives the same.
 //!
-//! Sources: Wu et al., arXiv:2505.11235; PEFT, `tuners/psoft/`.
+//! Source: PEFT, `tuners/psoft/`.
 
 use ndarray::{Array1, Array2, Axis};
 

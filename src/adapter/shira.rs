@@ -11,7 +11,7 @@
 //! the weight's elements, put in order. `random_seed` is used for every module; where it's null, PyTorch's
 //! generator starts from a constant of its own.
 //!
-//! Sources: Bhardwaj et al., arXiv:2406.13175; PEFT, `tuners/shira/`.
+//! Source: PEFT, `tuners/shira/`.
 
 use ndarray::{Array1, Array2};
 

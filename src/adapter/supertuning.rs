@@ -13,7 +13,7 @@
 //! Without `save_precomputed_indices` the places are found again, in the order of the elements' sizes.
 //! That has one answer only if no two of them are of the same size; else it's an error.
 //!
-//! Source: PEFT, `tuners/supertuning/`.
+//! Sources: arXiv:2607.09287; PEFT, `tuners/supertuning/`.
 
 use std::cmp::Ordering;
 

@@ -14,7 +14,7 @@
 //! `save_projection`, `P` is drawn again, normal with variance `1 / r`, from `projection_seed` plus the
 //! module's number. Sums are taken in float32.
 //!
-//! Sources: Morris et al., arXiv:2602.04118; PEFT, `tuners/tinylora/`.
+//! Sources: arXiv:2602.04118; PEFT, `tuners/tinylora/`.
 
 use std::collections::{BTreeMap, BTreeSet};
 

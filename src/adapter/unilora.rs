@@ -11,7 +11,7 @@
 //! vector equally often, a few chosen ones once more, all shuffled from `proj_seed` (by NumPy), and dealt
 //! to the modules in the model's order, `A` before `B`. The scale is rounded to the base weight's dtype.
 //!
-//! Source: PEFT, `tuners/unilora/`; Li et al., arXiv:2506.00799.
+//! Sources: arXiv:2506.00799; PEFT, `tuners/unilora/`.
 
 use std::sync::Arc;
 

@@ -12,7 +12,7 @@
 //! Without `save_projection` both matrices are drawn again from `projection_prng_key`. Sums are taken in
 //! float32.
 //!
-//! Sources: Kopiczko et al., arXiv:2310.11454; PEFT, `tuners/vera/`, `tuners/pvera/`.
+//! Sources: Kopiczko et al., arXiv:2310.11454 (VeRA); arXiv:2512.07703 (PVeRA); PEFT, `tuners/vera/`, `tuners/pvera/`.
 
 use std::sync::Arc;
 

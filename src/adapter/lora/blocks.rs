@@ -4,7 +4,7 @@
 //! `[r, in_features / nblocks]`, `target_modules_bd_b` where `B` is stored as `[out_features, r / nblocks]`.
 //! Each of the `nblocks` groups of rows meets its own group of columns.
 //!
-//! Sources: Wang et al., arXiv:2510.23346; PEFT, `tuners/lora/variants.py`.
+//! Source: PEFT, `tuners/lora/variants.py`.
 
 use ndarray::{Array2, s};
 

@@ -11,7 +11,7 @@
 //! `row[a] * column[b]` at `(2 p + a, 2 q + b)`, shifted back by the padding. Without `use_idwt` the
 //! coefficients are added where they stand. Sums are taken in float32.
 //!
-//! Sources: Bilican et al., arXiv:2505.12532; PEFT, `tuners/waveft/`; Wolter et al., "ptwt" (2024).
+//! Source: PEFT, `tuners/waveft/`.
 
 mod filters;
 
