@@ -5,13 +5,14 @@
 //! batch of panels: `MatMul` of `x`, `[1, 1, columns]`, gives `[rows / 32, 1, 32]`, which read in order is `y`. It's
 //! never packed when a session starts, so that the file stays mapped.
 //!
-//! Queries, keys and values follow each other in the file, and are one product where nothing comes between.
+//! Queries, keys and values, three products with the same input, follow each other in the file and are one product:
+//! attention takes it as it is, or, where an adapter's nodes or biases come between, cut in three.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::joined::{take_joined, triples};
 use super::pack::{PackError, Panel, PanelFiles};
-use super::products::{Products, Weight, drop_unused, node, shape_constant};
+use super::products::{Products, Weight, drop_unused, int, node, shape_constant};
 use crate::graph::proto::{Entry, Graph, Model, Node, Tensor, element};
 
 /// Rows of a panel.
@@ -28,17 +29,15 @@ pub fn wanted(model: &Model) -> Vec<Vec<Weight>> {
     let Some(graph) = &model.graph else {
         return Vec::new();
     };
-    let triples = triples(graph, &products);
+    let siblings = siblings(graph, &products);
     let mut groups = Vec::new();
     let mut seen: HashSet<(String, u64)> = HashSet::new();
-    let triple = |value: &String| triples.values().find(|t| t.products[0] == *value);
     for node in &graph.node {
         let Some(weight) = products.weight(node) else {
             continue;
         };
-        let group: Vec<Weight> = match triple(&node.output[0]) {
-            Some(triple) => triple
-                .products
+        let group: Vec<Weight> = match siblings.get(&node.output[0]) {
+            Some(outputs) => outputs
                 .iter()
                 .filter_map(|value| products.weight_of(value).cloned())
                 .collect(),
@@ -54,6 +53,26 @@ pub fn wanted(model: &Model) -> Vec<Vec<Weight>> {
         }
     }
     groups
+}
+
+/// Products that have their input with exactly two others, by the first one's output: queries, keys and values.
+fn siblings(graph: &Graph, products: &Products) -> HashMap<String, [String; 3]> {
+    let mut by_input: HashMap<&str, Vec<&String>> = HashMap::new();
+    for node in &graph.node {
+        if products.weight(node).is_some() {
+            let outputs = by_input.entry(&node.input[0]).or_default();
+            outputs.push(&node.output[0]);
+        }
+    }
+    by_input
+        .into_values()
+        .filter_map(|outputs| {
+            let [a, b, c] = outputs[..] else {
+                return None;
+            };
+            Some((a.clone(), [a, b, c].map(String::clone)))
+        })
+        .collect()
 }
 
 /// Rewrites every product of `model`, whose runs have one token.
@@ -81,60 +100,78 @@ fn rewrite_where(
     let Some(graph) = &mut model.graph else {
         return Ok(());
     };
-    let triples = triples(graph, &products);
+    let attention: HashMap<String, String> = triples(graph, &products)
+        .into_iter()
+        .map(|(name, triple)| (triple.products[0].clone(), name))
+        .collect();
+    let siblings = siblings(graph, &products);
     let nodes = std::mem::take(&mut graph.node);
-    let is_chosen = |value: &String| {
-        let maker = nodes.iter().find(|node| node.output.first() == Some(value));
-        maker.is_some_and(|node| chosen(&products, node))
-    };
-    let mut joined: HashSet<&String> = HashSet::new();
-    let mut panels = std::collections::HashMap::new();
-    for (name, triple) in &triples {
-        if !triple.products.iter().all(is_chosen) {
-            continue;
-        }
-        let weights: Vec<&Weight> = triple
-            .products
-            .iter()
-            .filter_map(|value| products.weight_of(value))
-            .collect();
-        if let Some(panel) = files.find_joined(&weights)? {
-            joined.extend(&triple.products);
-            panels.insert(name, panel);
-        }
-    }
+    let chosen: HashSet<&String> = nodes
+        .iter()
+        .filter(|node| products.weight(node).is_some() && chosen(&products, node))
+        .map(|node| &node.output[0])
+        .collect();
+    let mut done: HashSet<&String> = HashSet::new();
+    let mut taken: HashMap<&String, String> = HashMap::new();
     let mut rewritten = Vec::new();
     for node in &nodes {
-        if node
-            .output
-            .first()
-            .is_some_and(|name| joined.contains(name))
-        {
+        if let Some(qkv) = taken.get(&node.name) {
+            let mut node = node.clone();
+            take_joined(&mut node, qkv);
+            rewritten.push(node);
             continue;
         }
-        let mut node = node.clone();
-        if let Some(panel) = panels.get(&node.name) {
-            let qkv = format!("{}/qkv", node.name);
-            add_product(graph, &mut rewritten, &triples[&node.name].x, panel, &qkv);
-            take_joined(&mut node, &qkv);
-        } else if let Some(weight) = products.weight(&node)
-            && chosen(&products, &node)
-            && let Some(panel) = files.find(weight)?
-        {
-            add_product(
-                graph,
-                &mut rewritten,
-                &node.input[0],
-                &panel,
-                &node.output[0],
-            );
+        let output = node.output.first().filter(|name| chosen.contains(name));
+        let Some((output, weight)) = output.zip(products.weight(node)) else {
+            rewritten.push(node.clone());
+            continue;
+        };
+        if done.contains(output) {
             continue;
         }
-        rewritten.push(node);
+        let x = &node.input[0];
+        let group = siblings.get(output);
+        let weights: Vec<&Weight> = group
+            .into_iter()
+            .flatten()
+            .filter_map(|value| products.weight_of(value))
+            .collect();
+        let joined = match group {
+            Some(group) if group.iter().all(|value| chosen.contains(value)) => {
+                files.find_joined(&weights)?.zip(Some(group))
+            }
+            _ => None,
+        };
+        if let Some((panel, group)) = joined {
+            let qkv = format!("{output}/qkv");
+            add_product(graph, &mut rewritten, x, &panel, &qkv);
+            match attention.get(output) {
+                Some(name) => {
+                    taken.insert(name, qkv);
+                }
+                None => rewritten.push(split(graph, &qkv, group, &weights)),
+            }
+            done.extend(group);
+        } else if let Some(panel) = files.find(weight)? {
+            add_product(graph, &mut rewritten, x, &panel, output);
+        } else {
+            rewritten.push(node.clone());
+        }
     }
     graph.node = rewritten;
     drop_unused(graph);
     Ok(())
+}
+
+/// Cuts the joined value `qkv` into the products that it's made of.
+fn split(graph: &mut Graph, qkv: &str, outputs: &[String; 3], weights: &[&Weight]) -> Node {
+    let rows: Vec<i64> = weights.iter().map(|weight| weight.rows as i64).collect();
+    let name = format!("parts.{}.{}.{}", rows[0], rows[1], rows[2]);
+    let parts = shape_constant(graph, &name, &rows);
+    let mut split = node("Split", &[qkv, &parts], &outputs[0], vec![int("axis", -1)]);
+    split.name = format!("{qkv}/Split");
+    split.output = outputs.to_vec();
+    split
 }
 
 fn add_product(graph: &mut Graph, nodes: &mut Vec<Node>, x: &str, panel: &Panel, output: &str) {

@@ -125,8 +125,12 @@ fn the_merged_variant_runs_the_bases_graph_and_adds_panels_of_what_changed() {
     // q and v are merged, and k goes with them.
     assert_eq!((first.len(), own.len(), none.len()), (1, 1, 0));
     assert!(own[0] < first[0] / 2, "{own:?} {first:?}");
-    // Beside an adapter's nodes queries, keys and values stay apart.
-    assert_eq!(count(&unmerged.step, "MatMul"), PRODUCTS - 1);
+    // Where an adapter's nodes come between, the product is cut in three.
+    let adapter = 2 * 2 * 2;
+    let all = count(&unmerged.step, "MatMul") + count(&unmerged.step, "FusedMatMul");
+    assert_eq!(all - adapter, PRODUCTS - 2 * 2);
+    assert_eq!(count(&unmerged.step, "Split"), 2);
+    assert_eq!(count(&base.step, "Split"), 0);
 }
 
 #[test]
@@ -211,4 +215,16 @@ fn several_sequences_and_gpus_run_the_plain_graph() {
         assert_eq!(found.step, model);
         assert!(found.short.is_none() && found.long.is_none());
     }
+}
+
+#[test]
+fn biases_come_behind_the_joined_product() {
+    let folder = tempfile::tempdir().unwrap();
+    let all = prepare("opt-pre", "lora", Dtype::Float32, folder.path());
+    let steps: Vec<Model> = all
+        .iter()
+        .map(|variant| rewritten(variant, WeightsMode::Mapped).0.step)
+        .collect();
+    assert!(steps.iter().all(|step| count(step, "Split") == 2));
+    assert_eq!(operators(&steps[0]), operators(&steps[1]));
 }
