@@ -205,4 +205,14 @@ mod tests {
         assert_eq!(svd(&matrix).unwrap_err(), DecompositionError::NotFinite);
         assert_eq!(qr(&matrix).unwrap_err(), DecompositionError::NotFinite);
     }
+
+    #[test]
+    fn an_inverse_needs_its_pivots() {
+        let matrix = array![[0.0, 2.0, 1.0], [1.0, 0.0, 3.0], [4.0, 1.0, 0.0]];
+        let identity = Array2::<f64>::eye(3);
+        let product = matrix.dot(&solve(&matrix, &identity).unwrap());
+        assert!((product - identity).iter().all(|d| d.abs() < 1e-12));
+        let singular = array![[1.0, 2.0], [2.0, 4.0]];
+        assert!(solve(&singular, &Array2::eye(2)).is_err());
+    }
 }
