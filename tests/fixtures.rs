@@ -51,6 +51,7 @@ struct Case {
     merged: bool,
     trainable_params: Option<u64>,
     total_params: Option<u64>,
+    task_id: Option<u32>,
 }
 
 impl Case {
@@ -69,6 +70,9 @@ impl Case {
         ]);
         command.args(["--max-new-tokens", &self.max_new_tokens.to_string()]);
         command.arg("--export-dir").arg(export_dir);
+        if let Some(task) = self.task_id.filter(|_| variant != "base") {
+            command.args(["--task-id", &task.to_string()]);
+        }
         command
     }
 }

@@ -209,7 +209,7 @@ fn manifest(
             stored_bytes: adapter
                 .tensors
                 .stored_bytes()
-                .unwrap_or(4 * adapter.trainable_params() as u64),
+                .unwrap_or(4 * adapter.saved_params() as u64),
             inputs: bound.iter().map(|tensor| tensor.name.clone()).collect(),
             adapter_form: adapter.adapter_form,
             neutral: bound
@@ -220,6 +220,7 @@ fn manifest(
                 Prompt::Virtual(_) => PromptKind::VirtualTokens(prompt.num_virtual_tokens()),
                 Prompt::Prefix(_) => PromptKind::Prefix(prompt.num_virtual_tokens()),
             }),
+            task: adapter.task(),
         }),
         _ => None,
     };

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::Variant;
-use crate::adapter::AdapterForm;
+use crate::adapter::{AdapterForm, Task};
 use crate::weights::Dtype;
 
 /// A manifest that can't be read.
@@ -115,6 +115,9 @@ pub struct AdapterSummary {
     pub neutral: BTreeMap<String, f32>,
     /// What goes in front of the prompt.
     pub prompt: Option<PromptKind>,
+    /// The task that it was prepared for; `None` where its method has none.
+    #[serde(default)]
+    pub task: Option<Task>,
 }
 
 /// What prompt learning puts in front of the prompt.

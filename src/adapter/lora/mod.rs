@@ -52,6 +52,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         config,
         base,
         tensors,
+        ..
     } = loading;
     let lora = LoraConfig::read(config)?;
     let spec = replicate(config, &base.spec)?;
