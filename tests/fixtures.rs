@@ -470,6 +470,7 @@ macro_rules! models {
 
 models! {
     llama_with_biases_is_as_the_reference: "llama-bias",
+    llama_with_biases_as_wide_as_its_heads_is_as_the_reference: "llama-bias-even",
     llama_with_grouped_queries_is_as_the_reference: "llama-gqa",
     llama_with_linear_scaling_in_shards_is_as_the_reference: "llama-linear",
     llama_with_llama3_scaling_is_as_the_reference: "llama-rope3",

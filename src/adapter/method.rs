@@ -3,10 +3,10 @@
 use super::tuner::Loading;
 use super::{AdapterError, AdapterTensors, Effects};
 use super::{
-    adalora, beft, boft, c3a, cartridge, cpt, deft, delora, fourierft, frod, glora, gralora, hira,
-    hra, ia3, ln_tuning, loha, lokr, lora, miss, multitask_prompt_tuning, oft, osf, p_tuning,
-    peanut, poly, prefix_tuning, prompt_tuning, psoft, randlora, road, shira, supertuning,
-    tinylora, trainable_tokens, unilora, vblora, vera, waveft,
+    adalora, adaption_prompt, beft, boft, c3a, cartridge, cpt, deft, delora, fourierft, frod,
+    glora, gralora, hira, hra, ia3, ln_tuning, loha, lokr, lora, miss, multitask_prompt_tuning,
+    oft, osf, p_tuning, peanut, poly, prefix_tuning, prompt_tuning, psoft, randlora, road, shira,
+    supertuning, tinylora, trainable_tokens, unilora, vblora, vera, waveft,
 };
 use crate::json_object::{ConfigError, JsonObject};
 use crate::model::BaseModel;
@@ -60,6 +60,13 @@ pub const METHODS: &[Method] = &[
         variants: "pruned ranks",
         refused: "",
         load: adalora::load,
+    },
+    Method {
+        peft_type: "ADAPTION_PROMPT",
+        class: Class::Beside,
+        variants: "",
+        refused: "gpt2",
+        load: adaption_prompt::load,
     },
     Method {
         peft_type: "BEFT",
@@ -349,7 +356,7 @@ pub const PEFT_TYPES: [&str; METHODS.len()] = {
 };
 
 /// The other values of `peft_type` that PEFT has; they are refused by name.
-pub const NOT_IMPLEMENTED: [&str; 5] = ["ADAMSS", "ADAPTION_PROMPT", "LILY", "SHADOW", "XLORA"];
+pub const NOT_IMPLEMENTED: [&str; 4] = ["ADAMSS", "LILY", "SHADOW", "XLORA"];
 
 /// The method of an `adapter_config.json`.
 ///

@@ -5,6 +5,7 @@
 //! replaced, tokens or cache rows in front of the prompt. Merging and exporting know only that.
 
 mod adalora;
+mod adaption_prompt;
 mod beft;
 mod boft;
 mod c3a;
@@ -197,6 +198,8 @@ struct Effects {
     spec: Option<DecoderSpec>,
     /// The task that it was loaded for, of methods that have several.
     task: Option<Task>,
+    /// What it does that can't be merged.
+    unmergeable: Option<&'static str>,
 }
 
 impl Adapter {
@@ -321,12 +324,13 @@ impl Adapter {
 
     /// Why it can't be folded into the weights, if so.
     pub fn merge_refusal(&self) -> Option<String> {
-        self.effects.prompt.as_ref().map(|_| {
-            format!(
-                "{} adds virtual tokens, not a change of weights, so it can't be merged",
-                self.peft_type
-            )
-        })
+        let tokens = "adds virtual tokens, not a change of weights";
+        let prompt = self.effects.prompt.as_ref().map(|_| tokens);
+        let reason = prompt.or(self.effects.unmergeable)?;
+        Some(format!(
+            "{} {reason}, so it can't be merged",
+            self.peft_type
+        ))
     }
 
     /// The values of a replaced parameter.

@@ -107,7 +107,9 @@ pub fn token_rows(
     ids: impl IntoIterator<Item = usize>,
 ) -> Result<Vec<f32>, AdapterError> {
     let table = &base.spec.embed_tokens;
-    let rows = base.tensor(&format!("{}.weight", table.source))?.to_f32()?;
+    let rows = base.tensor(&format!("{}.weight", table.source))?;
+    rows.expect_shape(&[table.num_embeddings, table.embedding_dim])?;
+    let rows = rows.to_f32()?;
     let row = |id| rows[id * table.embedding_dim..][..table.embedding_dim].to_vec();
     Ok(ids.into_iter().flat_map(row).collect())
 }
