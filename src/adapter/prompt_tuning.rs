@@ -17,6 +17,7 @@ use super::{AdapterError, BoundTensor, Effects, Init, Prompt, PromptCounts};
 use crate::graph::PROMPT_INPUT;
 use crate::json_object::{ConfigError, JsonObject};
 use crate::model::BaseModel;
+use crate::weights::widen;
 
 /// Reads the adapter.
 pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
@@ -109,8 +110,9 @@ pub fn token_rows(
     let table = &base.spec.embed_tokens;
     let rows = base.tensor(&format!("{}.weight", table.source))?;
     rows.expect_shape(&[table.num_embeddings, table.embedding_dim])?;
-    let rows = rows.to_f32()?;
-    let row = |id| rows[id * table.embedding_dim..][..table.embedding_dim].to_vec();
+    let dtype = rows.dtype()?;
+    let size = table.embedding_dim * dtype.size();
+    let row = |id| widen(&rows.bytes[id * size..][..size], dtype);
     Ok(ids.into_iter().flat_map(row).collect())
 }
 
