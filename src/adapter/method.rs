@@ -65,7 +65,7 @@ pub const METHODS: &[Method] = &[
         peft_type: "ADAPTION_PROMPT",
         class: Class::Beside,
         variants: "",
-        refused: "gpt2",
+        refused: "bases other than llama and mistral",
         load: adaption_prompt::load,
     },
     Method {

@@ -204,7 +204,7 @@ impl Measure {
                 let merged = |_| open_prepared(folder, Some(Variant::Merged));
                 if let Ok(variant) = open_prepared(folder, None).or_else(merged) {
                     self.task.check_prepared(&variant.manifest)?;
-                    config = config_with(&variant, &config);
+                    config = config_with(&[variant], &config);
                 }
             }
             Target::Checkpoint(_) => self.task.check_variants(&[Variant::Base])?,
@@ -378,7 +378,7 @@ fn prepared_folder(
             expected.compute
         );
     }
-    config = config_with(first, &config);
+    config = config_with(&variants, &config);
     Ok(Prepared {
         config,
         variants,
@@ -386,15 +386,13 @@ fn prepared_folder(
     })
 }
 
-fn config_with(variant: &PreparedVariant, config: &BenchmarkConfig) -> BenchmarkConfig {
+/// The parameters that `variants` of a prepared folder, of which there's one at least, were prepared with.
+fn config_with(variants: &[PreparedVariant], config: &BenchmarkConfig) -> BenchmarkConfig {
+    let manifest = &variants[0].manifest;
     BenchmarkConfig {
-        model_id: variant.manifest.model_id.clone(),
-        dtype: variant.manifest.dtype,
-        task_id: variant
-            .manifest
-            .adapter
-            .as_ref()
-            .and_then(|adapter| Some(adapter.task?.id)),
+        model_id: manifest.model_id.clone(),
+        dtype: manifest.dtype,
+        task_id: task_of(variants).map(|task| task.id),
         ..config.clone()
     }
 }
