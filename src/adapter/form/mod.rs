@@ -17,6 +17,8 @@
 //! | replaced bias | `Add`, in place of the base's | `[out]` |
 //! | output scale | `Mul` behind the bias | `[out]` |
 //! | rotated pairs of outputs | `Gather`, `Mul`, `Mul`, `Add` | 2 × `[out]` |
+//!
+//! What no linear layer holds, an adapter adds to an attention as a whole ([`AttentionForm`]).
 
 mod attention;
 mod embedding;
