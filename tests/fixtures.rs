@@ -469,17 +469,36 @@ macro_rules! models {
 }
 
 models! {
+    cohere_is_as_the_reference: "cohere",
+    cohere_with_query_and_key_norms_is_as_the_reference: "cohere-norms",
+    gemma_is_as_the_reference: "gemma",
+    gemma2_is_as_the_reference: "gemma2",
+    gemma3_is_as_the_reference: "gemma3",
+    granite_is_as_the_reference: "granite",
     llama_with_biases_is_as_the_reference: "llama-bias",
     llama_with_biases_as_wide_as_its_heads_is_as_the_reference: "llama-bias-even",
     llama_with_grouped_queries_is_as_the_reference: "llama-gqa",
     llama_with_linear_scaling_in_shards_is_as_the_reference: "llama-linear",
     llama_with_llama3_scaling_is_as_the_reference: "llama-rope3",
     llama_with_a_tied_head_is_as_the_reference: "llama-tied",
+    mistral_is_as_the_reference: "mistral",
+    olmo_is_as_the_reference: "olmo",
+    olmo2_is_as_the_reference: "olmo2",
     opt_without_key_prefix_is_as_the_reference: "opt-bare",
     opt_without_biases_is_as_the_reference: "opt-nobias",
     opt_without_final_norm_is_as_the_reference: "opt-nonorm",
     opt_with_norms_behind_is_as_the_reference: "opt-post",
     opt_with_norms_before_is_as_the_reference: "opt-pre",
+    phi_is_as_the_reference: "phi",
+    phi_with_query_and_key_norms_is_as_the_reference: "phi-norms",
+    phi3_with_longrope_is_as_the_reference: "phi3",
+    phi3_is_as_the_reference: "phi3-plain",
+    qwen2_with_yarn_is_as_the_reference: "qwen2",
+    qwen3_is_as_the_reference: "qwen3",
+    smollm3_is_as_the_reference: "smollm3",
+    stablelm_is_as_the_reference: "stablelm",
+    stablelm_with_parallel_residual_is_as_the_reference: "stablelm-parallel",
+    starcoder2_is_as_the_reference: "starcoder2",
 }
 
 /// A case, run where nothing else is.

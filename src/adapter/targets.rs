@@ -6,8 +6,12 @@ use fancy_regex::Regex;
 use serde_json::Value;
 
 use super::AdapterError;
+pub use super::default_targets::{DefaultTargets, QUERY_VALUE};
 use crate::arch::{Module, ModuleKind};
 use crate::json_object::{ConfigError, JsonObject};
+
+/// Heads, which `all-linear` leaves out.
+const HEADS: [&str; 2] = ["lm_head", "embed_out"];
 
 /// A string (a regular expression) or a list of names.
 #[derive(Debug, Clone)]
@@ -149,15 +153,6 @@ impl ValuePattern {
     }
 }
 
-/// The names that a method targets where its configuration gives none, by model type.
-pub type DefaultTargets = &'static [(&'static str, &'static [&'static str])];
-
-/// Queries and values: the defaults of most methods.
-pub const QUERY_VALUE: DefaultTargets = &[
-    ("llama", &["q_proj", "v_proj"]),
-    ("opt", &["q_proj", "v_proj"]),
-];
-
 /// `target_modules`, `exclude_modules`, `layers_to_transform`, `layers_pattern`, `modules_to_save`.
 #[derive(Debug, Clone)]
 pub struct Targets {
@@ -280,7 +275,7 @@ impl Targets {
             Include::Nothing => Ok(false),
             Include::AllLinear => {
                 let linear = matches!(module.kind, ModuleKind::Linear { .. });
-                Ok(linear && path != "lm_head")
+                Ok(linear && !HEADS.contains(&path))
             }
             Include::Pattern(NamePattern::Whole(regex)) => {
                 is_match(config, "target_modules", regex, path)
@@ -468,6 +463,7 @@ fn examples(modules: &[Module]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::Stored;
 
     fn config(json: &str) -> JsonObject {
         let folder = tempfile::tempdir().unwrap();
@@ -495,6 +491,7 @@ mod tests {
                 in_features: 2,
                 out_features: 2,
                 bias: false,
+                stored: Stored::OutIn,
             },
         }
     }
