@@ -469,11 +469,20 @@ macro_rules! models {
 }
 
 models! {
+    bloom_is_as_the_reference: "bloom",
+    bloom_with_normed_residuals_is_as_the_reference: "bloom-normed",
     cohere_is_as_the_reference: "cohere",
     cohere_with_query_and_key_norms_is_as_the_reference: "cohere-norms",
+    falcon_is_as_the_reference: "falcon",
+    falcon_with_groups_is_as_the_reference: "falcon-groups",
+    falcon_with_heads_is_as_the_reference: "falcon-heads",
     gemma_is_as_the_reference: "gemma",
     gemma2_is_as_the_reference: "gemma2",
     gemma3_is_as_the_reference: "gemma3",
+    gpt_neox_is_as_the_reference: "gpt-neox",
+    gpt_neox_one_after_the_other_is_as_the_reference: "gpt-neox-serial",
+    gpt2_is_as_the_reference: "gpt2",
+    gptj_is_as_the_reference: "gptj",
     granite_is_as_the_reference: "granite",
     llama_with_biases_is_as_the_reference: "llama-bias",
     llama_with_biases_as_wide_as_its_heads_is_as_the_reference: "llama-bias-even",
@@ -482,6 +491,7 @@ models! {
     llama_with_llama3_scaling_is_as_the_reference: "llama-rope3",
     llama_with_a_tied_head_is_as_the_reference: "llama-tied",
     mistral_is_as_the_reference: "mistral",
+    mpt_is_as_the_reference: "mpt",
     olmo_is_as_the_reference: "olmo",
     olmo2_is_as_the_reference: "olmo2",
     opt_without_key_prefix_is_as_the_reference: "opt-bare",

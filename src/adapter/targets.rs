@@ -10,9 +10,6 @@ pub use super::default_targets::{DefaultTargets, QUERY_VALUE};
 use crate::arch::{Module, ModuleKind};
 use crate::json_object::{ConfigError, JsonObject};
 
-/// Heads, which `all-linear` leaves out.
-const HEADS: [&str; 2] = ["lm_head", "embed_out"];
-
 /// A string (a regular expression) or a list of names.
 #[derive(Debug, Clone)]
 pub enum NamePattern {
@@ -275,7 +272,7 @@ impl Targets {
             Include::Nothing => Ok(false),
             Include::AllLinear => {
                 let linear = matches!(module.kind, ModuleKind::Linear { .. });
-                Ok(linear && !HEADS.contains(&path))
+                Ok(linear && path != "lm_head")
             }
             Include::Pattern(NamePattern::Whole(regex)) => {
                 is_match(config, "target_modules", regex, path)

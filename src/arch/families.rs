@@ -1,8 +1,8 @@
 //! The families that are supported.
 
 use super::{
-    DecoderSpec, cohere, gemma, gemma2, gemma3, granite, llama, mistral, olmo, olmo2, opt, phi,
-    phi3, qwen2, qwen3, smollm3, stablelm, starcoder2,
+    DecoderSpec, bloom, cohere, falcon, gemma, gemma2, gemma3, gpt_neox, gpt2, gptj, granite,
+    llama, mistral, mpt, olmo, olmo2, opt, phi, phi3, qwen2, qwen3, smollm3, stablelm, starcoder2,
 };
 use crate::json_object::{ConfigError, JsonObject};
 
@@ -140,6 +140,48 @@ pub const FAMILIES: &[Family] = &[
         special: "learned positions, LayerNorm before or behind the residual, projected embeddings",
         refused: "",
         read: opt::spec,
+    },
+    Family {
+        model_type: "gpt2",
+        name: "GPT-2",
+        special: "weights as `[in, out]`, fused projection, learned positions",
+        refused: "`add_cross_attention`",
+        read: gpt2::spec,
+    },
+    Family {
+        model_type: "gptj",
+        name: "GPT-J",
+        special: "parallel residual, neighbouring pairs of a part of each head turned",
+        refused: "",
+        read: gptj::spec,
+    },
+    Family {
+        model_type: "gpt_neox",
+        name: "GPT-NeoX, Pythia",
+        special: "parallel residual with two norms, fused projection by heads, partly turned heads",
+        refused: "",
+        read: gpt_neox::spec,
+    },
+    Family {
+        model_type: "falcon",
+        name: "Falcon",
+        special: "one key head, or fused projection by groups; parallel residual",
+        refused: "`alibi`",
+        read: falcon::spec,
+    },
+    Family {
+        model_type: "bloom",
+        name: "BLOOM",
+        special: "ALiBi, norm of the embedding, fused projection by heads",
+        refused: "",
+        read: bloom::spec,
+    },
+    Family {
+        model_type: "mpt",
+        name: "MPT",
+        special: "ALiBi, no biases, fused projection, `clip_qkv`",
+        refused: "options that Transformers' MPT passes over",
+        read: mpt::spec,
     },
 ];
 

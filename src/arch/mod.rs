@@ -2,16 +2,23 @@
 //!
 //! A new architecture is a new value; a new operator is a new block in `graph` and a variant here.
 
+mod alibi;
+mod bloom;
 mod change;
 mod cohere;
+mod falcon;
 mod families;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod gpt2;
+mod gpt_neox;
+mod gptj;
 mod granite;
 mod heads;
 mod llama;
 mod mistral;
+mod mpt;
 mod olmo;
 mod olmo2;
 mod opt;

@@ -68,3 +68,9 @@ pub fn must_be_off(config: &JsonObject, key: &str, reason: &str) -> Result<(), C
         false => Ok(()),
     }
 }
+
+/// The first of `keys` that `config` has, or else the first of all: families have renamed their keys.
+pub fn either<'a>(config: &JsonObject, keys: [&'a str; 2]) -> &'a str {
+    let has = |key: &&str| config.get(key).is_some();
+    keys.into_iter().find(has).unwrap_or(keys[0])
+}

@@ -21,6 +21,8 @@ pub struct DecoderSpec {
     pub max_position_embeddings: usize,
     /// The first part of every checkpoint name that some checkpoints leave out (`model.`).
     pub base_prefix: &'static str,
+    /// Modules that checkpoints may have under another name, with that name.
+    pub other_names: &'static [(&'static str, &'static str)],
     /// Token embedding.
     pub embed_tokens: Embedding,
     /// What embeddings are multiplied by.
@@ -690,6 +692,7 @@ impl DecoderSpec {
             vocab_size: embed_tokens.num_embeddings,
             max_position_embeddings,
             base_prefix: "",
+            other_names: &[],
             embed_tokens,
             embedding_scale: None,
             learned_positions: None,

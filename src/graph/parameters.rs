@@ -80,10 +80,10 @@ impl Parameters {
 }
 
 /// The base's tensor `source`. Checkpoints that were saved from the model without its head lack the
-/// first part of every name (`model.`).
+/// first part of every name (`model.`), and some have other names for a module.
 ///
 /// # Errors
-/// If the base has it under neither name.
+/// If the base has it under none of them.
 pub fn find_base_tensor<'a>(
     spec: &DecoderSpec,
     base: &'a TensorStore,
@@ -96,6 +96,13 @@ pub fn find_base_tensor<'a>(
         && let Some(tensor) = base.find(short)
     {
         return Ok(tensor);
+    }
+    for (name, other) in spec.other_names {
+        if let Some(rest) = source.strip_prefix(name)
+            && let Some(tensor) = base.find(&format!("{other}{rest}"))
+        {
+            return Ok(tensor);
+        }
     }
     base.get(source)
 }
