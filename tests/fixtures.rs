@@ -645,6 +645,54 @@ fn bfloat16_rounds_the_weights_on_a_cpu() {
     }
 }
 
+/// Each arrangement of products, laid out as measurements hold it.
+#[test]
+fn every_family_gives_what_the_reference_gives_however_weights_are_held() {
+    let mut failures = Vec::new();
+    for model_name in [
+        "bloom",
+        "cohere",
+        "falcon",
+        "falcon-groups",
+        "gemma2",
+        "gemma3",
+        "gpt-neox",
+        "gpt2",
+        "gptj",
+        "granite",
+        "mistral",
+        "mpt",
+        "olmo2",
+        "phi",
+        "phi3",
+        "qwen3",
+        "stablelm-parallel",
+        "starcoder2",
+    ] {
+        for weights in ["mapped", "resident"] {
+            for (case_name, variant) in [("base", "base"), ("lora", "unmerged")] {
+                let folder = case(model_name, case_name);
+                let case = Case::read(&folder);
+                let exported = tempfile::tempdir().unwrap();
+                let target = match variant {
+                    "base" => model(model_name),
+                    _ => folder.clone(),
+                };
+                let mut command = case.generate(&target, variant, exported.path());
+                command.args(["--weights", weights]);
+                if variant != "base" {
+                    command.arg("--model").arg(model(model_name));
+                }
+                if let Err(message) = check_variant(&case, &folder, variant, &mut command) {
+                    failures.push(format!("{model_name}/{case_name} {weights}: {message}"));
+                }
+            }
+        }
+    }
+    let failures = failures.join("\n");
+    assert!(failures.is_empty(), "{failures}");
+}
+
 #[test]
 fn resident_weights_give_the_same_logits_as_mapped_ones() {
     for (model, case) in [

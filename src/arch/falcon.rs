@@ -120,8 +120,9 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
         .collect();
     let embedding = Embedding::new("transformer.word_embeddings", vocab_size, hidden_size);
     let lm_head = read::head(config, true, &embedding, "lm_head", false)?;
-    let positions = rotary.most_positions(positions);
+    let (positions, positions_end) = rotary.most_positions(positions);
     Ok(DecoderSpec {
+        positions_end,
         base_prefix: "transformer.",
         final_norm: Some(norm("transformer.ln_f".to_owned())),
         ..DecoderSpec::plain(config, positions, embedding, layers, lm_head)?

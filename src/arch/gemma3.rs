@@ -41,8 +41,11 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
         let rotary = if sliding { &local } else { &full };
         layer.attention.position = Position::Rotary(rotary.clone());
     }
-    let positions = spec.max_position_embeddings;
-    spec.max_position_embeddings = local.most_positions(full.most_positions(positions));
+    for rotary in [full, local] {
+        let (positions, end) = rotary.most_positions(spec.max_position_embeddings);
+        spec.max_position_embeddings = positions;
+        spec.positions_end = spec.positions_end.or(end);
+    }
     Ok(spec)
 }
 

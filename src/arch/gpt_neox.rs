@@ -29,7 +29,7 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     let parallel = config.flag("use_parallel_residual", true)?;
     let defaults = RopeDefaults {
         theta: (10_000.0, "rotary_emb_base"),
-        partial: (0.25, "rotary_pct"),
+        partial: Some((0.25, "rotary_pct")),
         ..RopeDefaults::default()
     };
     let rotary = rope::rotary(config, heads.width, &defaults)?;
@@ -79,8 +79,9 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
         .collect();
     let embedding = Embedding::new("gpt_neox.embed_in", vocab_size, hidden_size);
     let lm_head = read::head(config, false, &embedding, "lm_head", false)?;
-    let positions = rotary.most_positions(positions);
+    let (positions, positions_end) = rotary.most_positions(positions);
     Ok(DecoderSpec {
+        positions_end,
         base_prefix: "gpt_neox.",
         other_names: &[("lm_head", "embed_out")],
         final_norm: Some(norm("gpt_neox.final_layer_norm".to_owned())),

@@ -151,8 +151,9 @@ pub fn decoder(config: &JsonObject, differences: &Differences) -> Result<Decoder
 
     let embed_tokens = Embedding::new("model.embed_tokens", vocab_size, hidden_size);
     let lm_head = read::head(config, differences.tied, &embed_tokens, "lm_head", false)?;
-    let positions = rotary.most_positions(max_position_embeddings);
+    let (positions, positions_end) = rotary.most_positions(max_position_embeddings);
     Ok(DecoderSpec {
+        positions_end,
         base_prefix: "model.",
         final_norm: Some(norm("model.norm".to_owned())),
         ..DecoderSpec::plain(config, positions, embed_tokens, layers, lm_head)?

@@ -22,7 +22,7 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
         mlp_bias: Bias::Always,
         activation: ("hidden_act", Activation::GeluTanh),
         rope: RopeDefaults {
-            partial: (0.5, "partial_rotary_factor"),
+            partial: Some((0.5, "partial_rotary_factor")),
             ..RopeDefaults::default()
         },
         ..Differences::default()

@@ -20,6 +20,7 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
         mlp_bias: Bias::Never,
         positions: 4096,
         rope: RopeDefaults {
+            partial: Some((1.0, "partial_rotary_factor")),
             original: Some(4096),
             ..RopeDefaults::default()
         },

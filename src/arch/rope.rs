@@ -30,8 +30,8 @@ pub struct RotarySpec {
     pub factor: f32,
     /// Which elements make a pair.
     pub pairs: Pairs,
-    /// Positions after which other frequencies would be needed.
-    limit: Option<usize>,
+    /// Positions after which other frequencies would be needed, and what happens there.
+    limit: Option<(usize, &'static str)>,
 }
 
 /// Which elements of a head are turned together.
@@ -54,9 +54,12 @@ impl RotarySpec {
         }
     }
 
-    /// How many of a model's `positions` have these frequencies.
-    pub fn most_positions(&self, positions: usize) -> usize {
-        self.limit.map_or(positions, |limit| positions.min(limit))
+    /// How many of a model's `positions` have these frequencies, and why not more, if so.
+    pub fn most_positions(&self, positions: usize) -> (usize, Option<&'static str>) {
+        match self.limit {
+            Some((limit, reason)) if limit <= positions => (limit, Some(reason)),
+            _ => (positions, None),
+        }
     }
 
     /// Elements of a head that are turned.
@@ -70,8 +73,9 @@ impl RotarySpec {
 pub struct RopeDefaults {
     /// The base, and the key of its own that it may have beside `rope_theta`.
     pub theta: (f64, &'static str),
-    /// The part of a head that's turned, and the key that it may have beside `partial_rotary_factor`.
-    pub partial: (f64, &'static str),
+    /// The part of a head that's turned, and the key that it may have beside `partial_rotary_factor`; a family without it
+    /// turns whole heads.
+    pub partial: Option<(f64, &'static str)>,
     /// Which elements are turned together.
     pub pairs: Pairs,
     /// `original_max_position_embeddings` where it's absent; `max_position_embeddings` if none.
@@ -82,12 +86,16 @@ impl Default for RopeDefaults {
     fn default() -> Self {
         Self {
             theta: (10_000.0, "rope_theta"),
-            partial: (1.0, "partial_rotary_factor"),
+            partial: None,
             pairs: Pairs::Halves,
             original: None,
         }
     }
 }
+
+/// Why positions end.
+const DYNAMIC: &str = "beyond them a `dynamic` rotation changes with every token";
+const LONGROPE: &str = "beyond them `longrope` takes `long_factor`, for which every cached key has to be computed anew";
 
 const TYPES: &str = "one of default, linear, dynamic, llama3, yarn, longrope";
 
@@ -124,13 +132,23 @@ pub fn with_parameters(
         })
     };
     let theta = number("rope_theta", defaults.theta)?;
-    let partial = number("partial_rotary_factor", defaults.partial)?;
+    let (default, partial_key) = defaults.partial.unwrap_or((1.0, "partial_rotary_factor"));
+    let partial = number("partial_rotary_factor", (default, partial_key))?;
+    let wrong_partial = |expected: &str| match &parameters {
+        Some(nested) if nested.get("partial_rotary_factor").is_some() => {
+            nested.wrong("partial_rotary_factor", expected)
+        }
+        _ => config.wrong(partial_key, expected),
+    };
+    if defaults.partial.is_none() && partial != 1.0 {
+        return Err(wrong_partial("1: this family turns whole heads"));
+    }
     let dim = (head_dim as f64 * partial) as usize;
     if dim == 0 || dim % 2 != 0 || dim > head_dim {
         let expected = format!("an even part of a head's width ({head_dim}), for rotary positions");
         return Err(match partial == 1.0 {
             true => config.wrong("head_dim", "an even number, for rotary positions"),
-            false => config.wrong(defaults.partial.1, &expected),
+            false => wrong_partial(&expected),
         });
     }
     let mut spec = RotarySpec::plain(theta, dim, defaults.pairs);
@@ -189,7 +207,8 @@ impl Scaling<'_> {
             }
             Some("dynamic") => {
                 self.positive("factor")?;
-                spec.limit = Some(self.config.size("max_position_embeddings")?);
+                let positions = self.config.size("max_position_embeddings")?;
+                spec.limit = Some((positions, DYNAMIC));
                 Ok(())
             }
             Some("llama3") => self.llama3(&mut spec.inv_freq),
@@ -290,7 +309,7 @@ impl Scaling<'_> {
             .zip(short)
             .map(|(power, factor)| 1.0 / (factor * power))
             .collect();
-        spec.limit = Some(original);
+        spec.limit = Some((original, LONGROPE));
         Ok(())
     }
 

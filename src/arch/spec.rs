@@ -19,6 +19,8 @@ pub struct DecoderSpec {
     pub vocab_size: usize,
     /// Positions that the model was made for, or fewer where only those are supported.
     pub max_position_embeddings: usize,
+    /// Why there are no more, where the model was made for more.
+    pub positions_end: Option<&'static str>,
     /// The first part of every checkpoint name that some checkpoints leave out (`model.`).
     pub base_prefix: &'static str,
     /// Modules that checkpoints may have under another name, with that name.
@@ -691,6 +693,7 @@ impl DecoderSpec {
             hidden_size: embed_tokens.embedding_dim,
             vocab_size: embed_tokens.num_embeddings,
             max_position_embeddings,
+            positions_end: None,
             base_prefix: "",
             other_names: &[],
             embed_tokens,

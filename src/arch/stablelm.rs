@@ -24,7 +24,7 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
         key_value_heads: Some(32),
         positions: 4096,
         rope: RopeDefaults {
-            partial: (0.25, "partial_rotary_factor"),
+            partial: Some((0.25, "partial_rotary_factor")),
             ..RopeDefaults::default()
         },
         ..Differences::default()
