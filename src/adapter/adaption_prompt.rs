@@ -18,11 +18,11 @@ use ndarray::{Array1, Array2, Array3};
 use super::form::{AttentionForm, Form, Part, Role, elements};
 use super::tuner::Loading;
 use super::{AdapterError, Effects, Init, ModuleAdapter};
-use crate::arch::{Attention, Linear};
+use crate::arch::{Attention, Linear, Projections};
 use crate::json_object::JsonObject;
 use crate::model::BaseModel;
 
-/// Architectures that PEFT has it for, as far as they are here, and what it calls their attention.
+/// Architectures that PEFT has it for, but for GPT-2, and what it calls their attention.
 const MODEL_TYPES: [&str; 2] = ["llama", "mistral"];
 const ATTENTION: &str = "self_attn";
 
@@ -55,6 +55,10 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     };
     for layer in &spec.layers[spec.layers.len() - adapted..] {
         let attention = &layer.attention;
+        let Projections::Separate { key, value, .. } = &attention.projections else {
+            unreachable!("the families that are let through have projections of their own");
+        };
+        let (k_proj, v_proj) = (key, value);
         let key = |name: &str| format!("{}.{name}", attention.path());
         let shape = [1, length, width];
         let prompt = tensors.take(&key("adaption_prompt"), &shape, Init::Normal(1.0))?;
@@ -62,8 +66,8 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         let prompt = Array2::from_shape_vec((length, width), prompt)
             .expect("`take` gives as many values as asked for");
         let scale = 1.0 / (attention.head_dim as f32).sqrt();
-        let keys = heads(base, attention, &attention.k_proj, &prompt)? * scale;
-        let values = heads(base, attention, &attention.v_proj, &prompt)? * gate;
+        let keys = heads(base, attention, k_proj, &prompt)? * scale;
+        let values = heads(base, attention, v_proj, &prompt)? * gate;
         let adapter = AdaptionPrompt {
             keys: keys.permuted_axes([1, 2, 0]),
             values: values.permuted_axes([1, 0, 2]),

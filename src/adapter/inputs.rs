@@ -117,8 +117,11 @@ impl Adapter {
                 .to_f32()?),
         };
         let shape = module.parameters().swap_remove(0).1;
-        let weight = ndarray::Array2::from_shape_vec((shape[0], shape[1]), read("weight")?)
+        let mut weight = ndarray::Array2::from_shape_vec((shape[0], shape[1]), read("weight")?)
             .expect("callers have checked the shapes of the base's tensors");
+        if module.is_stored_in_out() {
+            weight = weight.t().as_standard_layout().into_owned();
+        }
         let bias = match module.kind {
             ModuleKind::Linear { bias: true, .. } => Some(read("bias")?.into()),
             _ => None,

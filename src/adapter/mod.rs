@@ -12,6 +12,7 @@ mod c3a;
 mod cartridge;
 mod components;
 mod cpt;
+mod default_targets;
 mod deft;
 mod delora;
 mod dense;

@@ -202,6 +202,7 @@ pub fn target(base: &BaseModel, module: &Module) -> Option<Target> {
             in_features,
             out_features,
             bias,
+            ..
         } => Some(Target::Linear(Layer {
             module: module.clone(),
             in_features,

@@ -83,6 +83,7 @@ impl Generate {
             return Err(EngineError::Positions {
                 needed,
                 max_position_embeddings: manifest.max_position_embeddings,
+                end: manifest.positions_end.clone(),
             }
             .into());
         }

@@ -236,6 +236,7 @@ fn manifest(
         compute: preparation.precision.compute,
         vocab_size: spec.vocab_size,
         max_position_embeddings: spec.max_position_embeddings,
+        positions_end: spec.positions_end.map(str::to_owned),
         embedding_dim: spec.embed_tokens.embedding_dim,
         cache: spec
             .layers

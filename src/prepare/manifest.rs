@@ -50,6 +50,9 @@ pub struct Manifest {
     pub vocab_size: usize,
     /// Positions that the model was made for.
     pub max_position_embeddings: usize,
+    /// Why there are no more, where the model was made for more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub positions_end: Option<String>,
     /// Width of the token embedding.
     pub embedding_dim: usize,
     /// The cache of each layer: heads, width of a head in the graph.

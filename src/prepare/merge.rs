@@ -44,7 +44,10 @@ impl Change<'_> {
         match self {
             Self::Module { module, adapter } => {
                 let shape = module.parameters().swap_remove(0).1;
-                let rows = shape[0];
+                let rows = match module.kind {
+                    ModuleKind::Linear { out_features, .. } => out_features,
+                    _ => shape[0],
+                };
                 let mut all = vec![(format!("{}.weight", module.path), shape)];
                 if merges_bias(module, *adapter) {
                     all.push((format!("{}.bias", module.path), vec![rows]));
@@ -66,6 +69,9 @@ impl Change<'_> {
             Self::Module { module, adapter } => {
                 let mut merged = all.read_module(base, module)?;
                 adapter.merge_into(&mut merged)?;
+                if module.is_stored_in_out() {
+                    merged.weight.swap_axes(0, 1);
+                }
                 let weight = merged.weight.as_standard_layout();
                 let values = weight.as_slice().expect("standard layout is contiguous");
                 take(&format!("{}.weight", module.path), values)?;
