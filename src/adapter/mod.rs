@@ -167,6 +167,8 @@ struct Effects {
     frozen_params: usize,
     /// The architecture, where it isn't the base's.
     spec: Option<DecoderSpec>,
+    /// Tokens of the prompt from whose last occurrence on the adapter acts.
+    invocation: Option<Vec<u32>>,
 }
 
 impl Adapter {
@@ -271,14 +273,24 @@ impl Adapter {
         self.effects.keeps_tie
     }
 
+    /// The tokens from whose last occurrence in the prompt on the adapter acts; `None` where it always does.
+    pub fn invocation(&self) -> Option<&[u32]> {
+        self.effects.invocation.as_deref()
+    }
+
     /// Why it can't be folded into the weights, if so.
     pub fn merge_refusal(&self) -> Option<String> {
-        self.effects.prompt.as_ref().map(|_| {
-            format!(
-                "{} adds virtual tokens, not a change of weights, so it can't be merged",
-                self.peft_type
-            )
-        })
+        let reason = if self.effects.prompt.is_some() {
+            "adds virtual tokens, not a change of weights"
+        } else if self.effects.invocation.is_some() {
+            "with `alora_invocation_tokens` acts on some tokens and not on others"
+        } else {
+            return None;
+        };
+        Some(format!(
+            "{} {reason}, so it can't be merged",
+            self.peft_type
+        ))
     }
 
     /// The values of a replaced parameter.

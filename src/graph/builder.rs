@@ -3,7 +3,7 @@
 //! Standard operators are those of opset 21; the contributed ones (`com.microsoft`) are documented in
 //! <https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md>.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use super::parameters::{Parameter, Parameters};
@@ -76,6 +76,10 @@ pub struct GraphBuilder<'a> {
     placed: HashMap<(std::path::PathBuf, u64), Value>,
     /// Constants and shared inputs, by name.
     constants: BTreeMap<String, Value>,
+    /// Values of the last position only.
+    last: HashSet<String>,
+    /// What gates the adapters of all modules, token by token.
+    token_gate: Option<Value>,
     folder: &'a Path,
 }
 
@@ -98,6 +102,8 @@ impl<'a> GraphBuilder<'a> {
             storage,
             placed: HashMap::new(),
             constants: BTreeMap::new(),
+            last: HashSet::new(),
+            token_gate: None,
             folder,
         }
     }
@@ -308,6 +314,11 @@ impl<'a> GraphBuilder<'a> {
         outputs: &[&str],
         attrs: &[(&str, Attr)],
     ) {
+        let is_last = |value: &&Value| value.0 == LAST_POSITION || self.last.contains(&value.0);
+        if inputs.iter().any(is_last) {
+            self.last
+                .extend(outputs.iter().map(|&name| name.to_owned()));
+        }
         self.graph.node.push(proto::Node {
             input: inputs.iter().map(|value| value.0.clone()).collect(),
             output: outputs.iter().map(|&name| name.to_owned()).collect(),
@@ -355,6 +366,27 @@ impl<'a> GraphBuilder<'a> {
     pub fn last_position(&mut self, name: &str, x: &Value) -> Value {
         let last = self.constant_i64(LAST_POSITION, &[-1], false);
         self.gather(name, x, &last, 1)
+    }
+
+    /// Makes `gate`, `[batch, sequence, n]`, what adapters ask for with [`token_gate`](Self::token_gate).
+    pub fn set_token_gate(&mut self, gate: Value) {
+        self.token_gate = Some(gate);
+    }
+
+    /// The gate for the positions of `x`: all of them, or the last alone.
+    ///
+    /// # Panics
+    /// If there's none: a method that has modules with a gate sets it.
+    pub fn token_gate(&mut self, x: &Value) -> Value {
+        let gate = self.token_gate.clone().expect("the decoder has set it");
+        if !self.last.contains(&x.0) {
+            return gate;
+        }
+        let name = format!("{}/last", gate.0);
+        match self.last.contains(&name) {
+            true => Value(name),
+            false => self.last_position(&name, &gate),
+        }
     }
 
     /// `x` with its axes in another order.

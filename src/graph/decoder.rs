@@ -6,6 +6,7 @@
 //! | `attention_mask` | i64 `[batch, total]`, total = cached + virtual + new tokens |
 //! | `past_key_values.{i}.key`, `.value` | `[batch, num_key_value_heads, past, head_dim]` |
 //! | `prompt_embeddings` (prompt learning) | `[num_virtual_tokens, embedding_dim]`; no rows when decoding |
+//! | `active_from` (activated LoRA) | i64 `[batch, 1]`, the first position that the adapter acts on; no adapter: any that's never reached |
 //! | one for every adapter tensor | the checkpoint's own name and shape |
 //!
 //! | output | shape |
@@ -20,7 +21,7 @@ use super::export::{Export, PROMPT_INPUT};
 use super::linear::{embedding, linear};
 use super::mlp::mlp;
 use super::norm::{add_norm, norm};
-use super::positions::{Lengths, learned_rows, lengths, rotary_tables};
+use super::positions::{Lengths, active_mask, learned_rows, lengths, rotary_tables};
 use super::proto;
 use super::{Parameters, attention as attention_block};
 use crate::adapter::Adapter;
@@ -55,6 +56,13 @@ pub fn build(
         hidden = linear(graph, export, project_in, &hidden);
     }
     let lengths = lengths(graph, &attention_mask, &hidden);
+    if export
+        .adapter
+        .is_some_and(|adapter| adapter.invocation().is_some())
+    {
+        let mask = active_mask(graph, &lengths);
+        graph.set_token_gate(mask);
+    }
     let rotation = match &spec.positions {
         Positions::Learned { table, offset } => {
             let rows = learned_rows(graph, &table.path, *offset, &lengths);

@@ -11,6 +11,9 @@ pub const ROTARY_LENGTH: &str = "rotary.max_positions";
 /// The input of prompt-learning methods.
 pub const PROMPT_INPUT: &str = "prompt_embeddings";
 
+/// The input of adapters that act from some position on, i64 `[batch, 1]`.
+pub const ACTIVE_FROM_INPUT: &str = "active_from";
+
 /// What is exported.
 #[derive(Debug, Clone, Copy)]
 pub struct Export<'a> {

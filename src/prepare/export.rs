@@ -220,6 +220,7 @@ fn manifest(
                 Prompt::Virtual(_) => PromptKind::VirtualTokens(prompt.num_virtual_tokens()),
                 Prompt::Prefix(_) => PromptKind::Prefix(prompt.num_virtual_tokens()),
             }),
+            invocation: adapter.invocation().map(<[u32]>::to_vec),
         }),
         _ => None,
     };

@@ -115,6 +115,9 @@ pub struct AdapterSummary {
     pub neutral: BTreeMap<String, f32>,
     /// What goes in front of the prompt.
     pub prompt: Option<PromptKind>,
+    /// Tokens of the prompt from whose last occurrence on it acts; `None` where it always does.
+    #[serde(default)]
+    pub invocation: Option<Vec<u32>>,
 }
 
 /// What prompt learning puts in front of the prompt.

@@ -144,6 +144,11 @@ impl NativeSite<'_, '_, '_> {
         self.graph.to_compute(&at, &identity)
     }
 
+    /// The value `[batch, sequence, n]` that gates the adapters of all modules, for the positions of `x`.
+    pub fn token_gate(&mut self) -> Value {
+        self.graph.token_gate(self.x)
+    }
+
     /// A scalar constant.
     pub fn scalar(&mut self, name: &str, value: f32) -> Value {
         let name = self.name(name);

@@ -2,6 +2,7 @@
 
 use ndarray::Array2;
 
+use super::activated::{self, invocation};
 use super::blocks::Blocks;
 use super::factors::Stored;
 use super::residual::Removed;
@@ -33,6 +34,8 @@ pub struct LoraConfig {
     pub velora: bool,
     /// MonteCLoRA, which only training differs in: its samples.
     pub monteclora_samples: Option<usize>,
+    /// aLoRA: the tokens from whose last occurrence on the adapter acts.
+    pub invocation: Option<Vec<u32>>,
 }
 
 /// `init_lora_weights`
@@ -56,11 +59,7 @@ pub enum LoraInit {
 }
 
 /// Options that are refused, and why.
-const REFUSED: [(&str, &str); 3] = [
-    (
-        "alora_invocation_tokens",
-        "this variant of LoRA is not implemented",
-    ),
+const REFUSED: [(&str, &str); 2] = [
     ("arrow_config", "this variant of LoRA is not implemented"),
     (
         "target_parameters",
@@ -69,8 +68,9 @@ const REFUSED: [(&str, &str); 3] = [
 ];
 
 /// Variants of which PEFT allows one at a time.
-const EXCLUSIVE: [&str; 5] = [
+const EXCLUSIVE: [&str; 6] = [
     "use_dora",
+    activated::KEY,
     "use_bdlora",
     "velora_config",
     "monteclora_config",
@@ -88,7 +88,7 @@ impl LoraConfig {
     ///
     /// # Errors
     /// If one is wrong, or isn't implemented.
-    pub fn read(config: &JsonObject) -> Result<Self, ConfigError> {
+    pub fn read(config: &JsonObject, vocab_size: usize) -> Result<Self, ConfigError> {
         for (key, reason) in REFUSED {
             if is_on(config, key) {
                 return Err(config.refused(key, reason));
@@ -104,6 +104,11 @@ impl LoraConfig {
         if kasa && matches!(init, LoraInit::Pissa | LoraInit::Olora | LoraInit::Mica) {
             let reason = "it can't be had together with `init_lora_weights` of another base";
             return Err(config.refused("kasa_config", reason));
+        }
+        let invocation = invocation(config, vocab_size)?;
+        if invocation.is_some() && init == LoraInit::Mica {
+            let reason = "it can't be had together with `init_lora_weights` `mica`";
+            return Err(config.refused(activated::KEY, reason));
         }
         let monteclora_samples = match config.optional_object("monteclora_config")? {
             Some(object) => Some(object.optional_size("num_samples")?.unwrap_or(8)),
@@ -123,6 +128,7 @@ impl LoraConfig {
             kasa,
             velora: is_on(config, "velora_config"),
             monteclora_samples,
+            invocation,
         })
     }
 

@@ -13,7 +13,7 @@
 //! the architecture knows better: PEFT corrects it too.
 //!
 //! Variants change what the pair is added to (PiSSA, OLoRA, KaSA: `residual.rs`) or how it's stored (BD-LoRA,
-//! QALoRA, KaSA, MiCA: `factors.rs`). EVA, VeLoRA, MonteCLoRA, LoRA-FA and Riemannian preconditioning only
+//! QALoRA, KaSA, MiCA: `factors.rs`), or which tokens it acts on (aLoRA: `activated.rs`). EVA, VeLoRA, MonteCLoRA, LoRA-FA and Riemannian preconditioning only
 //! differ in training.
 //!
 //! With DoRA, `V = W + scaling * B A` and `W' = diag(m / |V|) V`, `|V|` the norm of each row (of an
@@ -21,6 +21,7 @@
 //!
 //! Sources: Hu et al., arXiv:2106.09685; Liu et al., arXiv:2402.09353 (DoRA); PEFT, `tuners/lora/`.
 
+mod activated;
 mod blocks;
 mod config;
 mod embedding;
@@ -30,6 +31,7 @@ mod residual;
 
 use ndarray::{Array1, Array2};
 
+use self::activated::Activated;
 use self::config::{LoraConfig, LoraInit};
 use self::embedding::LoraEmbedding;
 pub use self::embedding::column_norms;
@@ -53,7 +55,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         base,
         tensors,
     } = loading;
-    let lora = LoraConfig::read(config)?;
+    let lora = LoraConfig::read(config, base.spec.vocab_size)?;
     let spec = replicate(config, &base.spec)?;
     let modules = spec.modules();
     let targets = Targets::with_defaults(config, &spec.model_type, QUERY_VALUE)?;
@@ -90,6 +92,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     }
     trainable_token_indices(config, base, tensors, &spec, &mut effects)?;
     effects.spec = Some(spec);
+    effects.invocation = lora.invocation;
     Ok(effects)
 }
 
@@ -122,10 +125,14 @@ fn module_adapter(
             let factors = factors(lora, config, base, tensors, &layer, (r, scaling))?;
             let frozen = factors.frozen;
             let adapter = linear_adapter(lora, base, tensors, &layer, factors, (r, scaling))?;
-            Ok((Box::new(adapter), frozen))
+            Ok(match lora.invocation {
+                Some(_) => (Box::new(Activated(adapter)), frozen),
+                None => (Box::new(adapter), frozen),
+            })
         }
         Some(Target::Embedding(_))
-            if lora.removed(scaling).is_some()
+            if lora.invocation.is_some()
+                || lora.removed(scaling).is_some()
                 || lora.init == LoraInit::Mica
                 || lora.blocks.is_some()
                 || lora.monteclora_samples.is_some() =>
