@@ -15,14 +15,6 @@ use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Cases of supported methods with an option that the program doesn't have so far. One that passes must be taken
-/// off this list; it ends empty.
-const NOT_YET: &[&str] = &[
-    "llama-gqa/lora-arrow",
-    "llama-gqa/lora-arrow-general",
-    "opt-pre/lora-arrow",
-];
-
 /// Cases that no program could give without what PEFT leaves out of the files, and the option that says so.
 const REFUSED: &[(&str, &str)] = &[
     ("llama-bias/frod-unsaved", "save_projection"),
@@ -254,13 +246,7 @@ fn check_model(name: &str) {
     let cases = names(&case(name, ""));
     assert!(cases.len() > 1, "{cases:?}");
     for case_name in &cases {
-        let label = format!("{name}/{case_name}");
-        let found = check_case(name, case_name);
-        if !NOT_YET.contains(&label.as_str()) {
-            failures.extend(found);
-        } else if found.is_empty() {
-            failures.push(format!("{label} passes: take it off `NOT_YET`"));
-        }
+        failures.extend(check_case(name, case_name));
     }
     assert!(
         failures.is_empty(),
@@ -301,9 +287,6 @@ fn what_methods_compute_themselves_is_as_the_reference() {
                 continue;
             }
             let label = format!("{model_name}/{case_name}");
-            if NOT_YET.contains(&label.as_str()) {
-                continue;
-            }
             let case = Case::read(&folder);
             let export_dir = tempfile::tempdir().unwrap();
             let mut command = case.generate(&folder, "unmerged", export_dir.path());
@@ -336,7 +319,7 @@ fn a_configuration_alone_gives_an_adapter_that_merges_to_the_same() {
         for case_name in names(&case(model_name, "")) {
             let folder = case(model_name, &case_name);
             let label = format!("{model_name}/{case_name}");
-            if case_name == "base" || NOT_YET.contains(&label.as_str()) {
+            if case_name == "base" {
                 continue;
             }
             let (peft_type, case) = (peft_type(&folder), Case::read(&folder));
@@ -435,8 +418,8 @@ fn every_supported_method_has_a_case() {
 }
 
 #[test]
-fn what_is_refused_so_far_exists() {
-    for label in NOT_YET.iter().chain(REFUSED.iter().map(|(label, _)| label)) {
+fn what_is_refused_exists() {
+    for (label, _) in REFUSED {
         let (model, name) = label.split_once('/').unwrap();
         assert!(case(model, name).is_dir(), "{label}");
     }

@@ -57,7 +57,7 @@ mod waveft;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ndarray::{Array1, Array2};
 
@@ -135,6 +135,14 @@ impl Prompt {
     }
 }
 
+/// The folders of adapters that the one in `folder` mixes; none where its configuration can't be read, which loading
+/// it reports.
+pub fn expert_folders(folder: &Path) -> Vec<PathBuf> {
+    let config = JsonObject::read(&folder.join("adapter_config.json"));
+    let folders = config.and_then(|config| lora::arrow_folders(&config));
+    folders.unwrap_or_default()
+}
+
 /// What an adapter does to a base model.
 #[derive(Debug)]
 pub struct Adapter {
@@ -169,6 +177,19 @@ struct Effects {
     spec: Option<DecoderSpec>,
     /// Tokens of the prompt from whose last occurrence on the adapter acts.
     invocation: Option<Vec<u32>>,
+    /// Why it can't be merged: what it does that no weight can.
+    unmergeable: Option<&'static str>,
+    /// Bytes of the tensors of adapters that it mixes, and whether one of them was drawn fresh.
+    expert_bytes: u64,
+    has_fresh_experts: bool,
+}
+
+impl Effects {
+    /// Counts the file of an adapter that this one mixes.
+    fn add_expert(&mut self, expert: &lora::Expert) {
+        self.expert_bytes += expert.stored_bytes;
+        self.has_fresh_experts |= expert.fresh;
+    }
 }
 
 impl Adapter {
@@ -282,10 +303,8 @@ impl Adapter {
     pub fn merge_refusal(&self) -> Option<String> {
         let reason = if self.effects.prompt.is_some() {
             "adds virtual tokens, not a change of weights"
-        } else if self.effects.invocation.is_some() {
-            "with `alora_invocation_tokens` acts on some tokens and not on others"
         } else {
-            return None;
+            self.effects.unmergeable?
         };
         Some(format!(
             "{} {reason}, so it can't be merged",
@@ -306,6 +325,17 @@ impl Adapter {
             Origin::Adapter => self.tensors.read(&replacement.key),
             Origin::Base(source) => Ok(base.tensor(source)?.to_f32()?),
         }
+    }
+
+    /// Whether its values, or those of an adapter that it mixes, were drawn fresh.
+    pub fn is_fresh(&self) -> bool {
+        self.tensors.is_fresh() || self.effects.has_fresh_experts
+    }
+
+    /// Bytes of its tensors as stored, with those of adapters that it mixes; for a fresh one in float32.
+    pub fn stored_bytes(&self) -> u64 {
+        let own = self.tensors.stored_bytes();
+        own.unwrap_or(4 * self.trainable_params() as u64) + self.effects.expert_bytes
     }
 
     /// Trainable parameters, as PEFT's `get_nb_trainable_parameters` counts them.

@@ -292,6 +292,19 @@ impl<'a> GraphBuilder<'a> {
         output
     }
 
+    /// Adds a standard operator with several named outputs.
+    pub fn op_outputs(
+        &mut self,
+        op: &str,
+        name: &str,
+        inputs: &[&Value],
+        outputs: &[&str],
+        attrs: &[(&str, Attr)],
+    ) -> Vec<Value> {
+        self.node(STANDARD, op, name, inputs, outputs, attrs);
+        outputs.iter().map(|&name| Value(name.to_owned())).collect()
+    }
+
     /// Adds a contributed operator with several named outputs; an empty name leaves one out.
     pub fn contrib_outputs(
         &mut self,

@@ -203,13 +203,10 @@ fn manifest(
             folder: absolute_path(&experiment.folder),
             peft_type: adapter.peft_type.clone(),
             config: adapter.config.json().clone(),
-            fresh: adapter.tensors.is_fresh(),
+            fresh: adapter.is_fresh(),
             trainable_params: adapter.trainable_params(),
             total_params: size.parameters + adapter.added_params(),
-            stored_bytes: adapter
-                .tensors
-                .stored_bytes()
-                .unwrap_or(4 * adapter.trainable_params() as u64),
+            stored_bytes: adapter.stored_bytes(),
             inputs: bound.iter().map(|tensor| tensor.name.clone()).collect(),
             adapter_form: adapter.adapter_form,
             neutral: bound
