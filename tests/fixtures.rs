@@ -258,7 +258,7 @@ fn check_model(name: &str) {
 
 /// Methods whose own computation is implemented.
 const NATIVE: &[&str] = &[
-    "ADALORA", "DELORA", "GRALORA", "HIRA", "HRA", "IA3", "LOHA", "LOKR", "LORA", "MISS", "OFT",
+    "ADALORA", "DELORA", "GRALORA", "HIRA", "HRA", "IA3", "LILY", "LOHA", "LOKR", "LORA", "MISS", "OFT",
     "ROAD",
 ];
 

@@ -3,7 +3,7 @@
 use super::tuner::Loading;
 use super::{AdapterError, AdapterTensors, Effects};
 use super::{
-    adalora, beft, boft, c3a, deft, delora, fourierft, frod, glora, gralora, hira, hra, ia3,
+    adalora, beft, boft, c3a, deft, delora, fourierft, frod, glora, gralora, hira, hra, ia3, lily,
     ln_tuning, loha, lokr, lora, miss, oft, osf, peanut, poly, prefix_tuning, prompt_tuning, psoft,
     randlora, road, shira, supertuning, tinylora, trainable_tokens, unilora, vblora, vera, waveft,
 };
@@ -143,6 +143,13 @@ pub const METHODS: &[Method] = &[
         variants: "feedforward_modules",
         refused: "",
         load: ia3::load,
+    },
+    Method {
+        peft_type: "LILY",
+        class: Class::Beside,
+        variants: "stride_A",
+        refused: "the head as a target",
+        load: lily::load,
     },
     Method {
         peft_type: "LN_TUNING",
@@ -320,12 +327,11 @@ pub const PEFT_TYPES: [&str; METHODS.len()] = {
 };
 
 /// The other values of `peft_type` that PEFT has; they are refused by name.
-pub const NOT_IMPLEMENTED: [&str; 9] = [
+pub const NOT_IMPLEMENTED: [&str; 8] = [
     "ADAMSS",
     "ADAPTION_PROMPT",
     "CARTRIDGE",
     "CPT",
-    "LILY",
     "MULTITASK_PROMPT_TUNING",
     "P_TUNING",
     "SHADOW",

@@ -22,6 +22,7 @@ mod hira;
 mod hra;
 mod ia3;
 mod inputs;
+mod lily;
 mod linalg;
 mod ln_tuning;
 mod loha;
@@ -177,6 +178,8 @@ struct Effects {
     spec: Option<DecoderSpec>,
     /// Tokens of the prompt from whose last occurrence on the adapter acts.
     invocation: Option<Vec<u32>>,
+    /// What it computes depends on all tokens of a call together.
+    whole_calls: bool,
     /// Why it can't be merged: what it does that no weight can.
     unmergeable: Option<&'static str>,
     /// Bytes of the tensors of adapters that it mixes, and whether one of them was drawn fresh.
@@ -297,6 +300,12 @@ impl Adapter {
     /// The tokens from whose last occurrence in the prompt on the adapter acts; `None` where it always does.
     pub fn invocation(&self) -> Option<&[u32]> {
         self.effects.invocation.as_deref()
+    }
+
+    /// Whether what it computes depends on all tokens of a call together: a prompt can't be split then, and every
+    /// position of the last layer counts.
+    pub fn takes_whole_calls(&self) -> bool {
+        self.effects.whole_calls
     }
 
     /// Why it can't be folded into the weights, if so.

@@ -99,7 +99,9 @@ impl DecoderEngine {
         let model = model_file::read(&variant.folder, options.max_length)?;
         let panels = panels(&model, &variant.folder, options, &|_| {})?;
         let layouts = layouts(model, options, &panels)?;
-        let mut sessions = Sessions::open(runtime, &name, &layouts, options)?;
+        let adapter = manifest.adapter.as_ref();
+        let whole = adapter.is_some_and(|adapter| adapter.whole_calls);
+        let mut sessions = Sessions::open(runtime, &name, &layouts, options, whole)?;
 
         let compute = element_type(manifest.compute);
         let device = options

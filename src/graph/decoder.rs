@@ -86,6 +86,9 @@ pub fn build(
     if let Some(project_out) = &spec.project_out {
         hidden = linear(graph, export, project_out, &hidden);
     }
+    if export.needs_all_positions() {
+        hidden = graph.last_position("/hidden/last", &hidden);
+    }
     head(graph, export, &hidden);
     builder.finish()
 }

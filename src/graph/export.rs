@@ -24,9 +24,14 @@ pub struct Export<'a> {
 }
 
 impl<'a> Export<'a> {
-    /// Whether `index` is the last layer, whose output only the last position needs.
+    /// Whether `index` is the last layer, if only the last position of its output is needed.
     pub fn is_last_layer(&self, index: usize) -> bool {
-        index + 1 == self.spec.layers.len()
+        index + 1 == self.spec.layers.len() && !self.needs_all_positions()
+    }
+
+    /// Whether every position goes through the last layer, and the last one is selected before the head.
+    pub fn needs_all_positions(&self) -> bool {
+        self.adapter.is_some_and(Adapter::takes_whole_calls)
     }
 
     /// What the adapter does to the module at `path`, if anything, and how its inputs are called.

@@ -217,6 +217,7 @@ fn manifest(
                 Prompt::Virtual(_) => PromptKind::VirtualTokens(prompt.num_virtual_tokens()),
                 Prompt::Prefix(_) => PromptKind::Prefix(prompt.num_virtual_tokens()),
             }),
+            whole_calls: adapter.takes_whole_calls(),
             invocation: adapter.invocation().map(<[u32]>::to_vec),
         }),
         _ => None,

@@ -118,6 +118,9 @@ pub struct AdapterSummary {
     /// Tokens of the prompt from whose last occurrence on it acts; `None` where it always does.
     #[serde(default)]
     pub invocation: Option<Vec<u32>>,
+    /// Whether what it computes depends on all tokens of a call together.
+    #[serde(default)]
+    pub whole_calls: bool,
 }
 
 /// What prompt learning puts in front of the prompt.
