@@ -258,8 +258,8 @@ fn check_model(name: &str) {
 
 /// Methods whose own computation is implemented.
 const NATIVE: &[&str] = &[
-    "ADALORA", "DELORA", "GRALORA", "HIRA", "HRA", "IA3", "LILY", "LOHA", "LOKR", "LORA", "MISS", "OFT",
-    "ROAD",
+    "ADALORA", "DELORA", "GRALORA", "HIRA", "HRA", "IA3", "LILY", "LOHA", "LOKR", "LORA", "MISS",
+    "OFT", "ROAD",
 ];
 
 /// What of them has none.

@@ -6,6 +6,7 @@ use super::{
     adalora, beft, boft, c3a, deft, delora, fourierft, frod, glora, gralora, hira, hra, ia3, lily,
     ln_tuning, loha, lokr, lora, miss, oft, osf, peanut, poly, prefix_tuning, prompt_tuning, psoft,
     randlora, road, shira, supertuning, tinylora, trainable_tokens, unilora, vblora, vera, waveft,
+    xlora,
 };
 use crate::json_object::{ConfigError, JsonObject};
 use crate::model::BaseModel;
@@ -313,6 +314,13 @@ pub const METHODS: &[Method] = &[
         refused: "wavelets that PEFT has no coefficients for",
         load: waveft::load,
     },
+    Method {
+        peft_type: "XLORA",
+        class: Class::Beside,
+        variants: "layerwise_scalings, top_k_lora, enable_softmax_topk, scaling_pass_value",
+        refused: "experts with variants of LoRA; scaling_pass_value together with top_k_lora",
+        load: xlora::load,
+    },
 ];
 
 /// The `peft_type` of each of [`METHODS`].
@@ -327,7 +335,7 @@ pub const PEFT_TYPES: [&str; METHODS.len()] = {
 };
 
 /// The other values of `peft_type` that PEFT has; they are refused by name.
-pub const NOT_IMPLEMENTED: [&str; 8] = [
+pub const NOT_IMPLEMENTED: [&str; 7] = [
     "ADAMSS",
     "ADAPTION_PROMPT",
     "CARTRIDGE",
@@ -335,7 +343,6 @@ pub const NOT_IMPLEMENTED: [&str; 8] = [
     "MULTITASK_PROMPT_TUNING",
     "P_TUNING",
     "SHADOW",
-    "XLORA",
 ];
 
 /// The method of an `adapter_config.json`.

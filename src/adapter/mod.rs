@@ -6,6 +6,7 @@
 
 mod adalora;
 mod beft;
+mod beside;
 mod boft;
 mod c3a;
 mod components;
@@ -55,6 +56,7 @@ mod unilora;
 mod vblora;
 mod vera;
 mod waveft;
+mod xlora;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -62,6 +64,7 @@ use std::path::{Path, PathBuf};
 
 use ndarray::{Array1, Array2};
 
+pub use beside::Beside;
 pub use error::AdapterError;
 pub use inputs::{GraphInput, TakeTensor};
 pub use method::{Class, METHODS, Method, NOT_IMPLEMENTED, PEFT_TYPES, peft_type};
@@ -70,7 +73,8 @@ pub use tensors::{AdapterTensors, Init};
 
 pub use self::form::AdapterForm;
 use self::form::{Form, Naming, Native};
-use crate::arch::DecoderSpec;
+pub use self::xlora::Mixture;
+use crate::arch::{DecoderSpec, Layer};
 use crate::json_object::JsonObject;
 use crate::model::BaseModel;
 
@@ -140,7 +144,10 @@ impl Prompt {
 /// it reports.
 pub fn expert_folders(folder: &Path) -> Vec<PathBuf> {
     let config = JsonObject::read(&folder.join("adapter_config.json"));
-    let folders = config.and_then(|config| lora::arrow_folders(&config));
+    let folders = config.and_then(|config| match config.optional_text("peft_type")? {
+        Some("XLORA") => xlora::folders(&config),
+        _ => lora::arrow_folders(&config),
+    });
     folders.unwrap_or_default()
 }
 
@@ -180,6 +187,8 @@ struct Effects {
     invocation: Option<Vec<u32>>,
     /// What it computes depends on all tokens of a call together.
     whole_calls: bool,
+    /// What it adds to the model as a whole.
+    beside: Option<Beside>,
     /// Why it can't be merged: what it does that no weight can.
     unmergeable: Option<&'static str>,
     /// Bytes of the tensors of adapters that it mixes, and whether one of them was drawn fresh.
@@ -300,6 +309,19 @@ impl Adapter {
     /// The tokens from whose last occurrence in the prompt on the adapter acts; `None` where it always does.
     pub fn invocation(&self) -> Option<&[u32]> {
         self.effects.invocation.as_deref()
+    }
+
+    /// What it adds to the model as a whole, beside what it does to modules.
+    pub fn beside(&self) -> Option<&Beside> {
+        self.effects.beside.as_ref()
+    }
+
+    /// Layers of the unmerged graph that have a cache of their own, behind those of the architecture.
+    pub fn more_layers(&self) -> &[Layer] {
+        match &self.effects.beside {
+            Some(Beside::Mixture(_)) => &self.spec.layers,
+            None => &[],
+        }
     }
 
     /// Whether what it computes depends on all tokens of a call together: a prompt can't be split then, and every

@@ -89,8 +89,9 @@ pub fn attention(
             width.into(),
         ]
     };
-    let past_key = graph.input(&format!("past_key_values.{index}.key"), &cache("past"));
-    let past_value = graph.input(&format!("past_key_values.{index}.value"), &cache("past"));
+    let number = export.first_cache + index;
+    let past_key = graph.input(&format!("past_key_values.{number}.key"), &cache("past"));
+    let past_value = graph.input(&format!("past_key_values.{number}.value"), &cache("past"));
     let mut inputs = vec![
         &query,
         &key,
@@ -110,7 +111,7 @@ pub fn attention(
         attrs.push(("do_rotary", Attr::Int(1)));
     }
     let name = format!("/{path}/self_attn/GroupQueryAttention");
-    let present = ["key", "value"].map(|kind| format!("present.{index}.{kind}"));
+    let present = ["key", "value"].map(|kind| format!("present.{number}.{kind}"));
     let outputs = [name.as_str(), present[0].as_str(), present[1].as_str()];
     let made = graph.contrib_outputs("GroupQueryAttention", &name, &inputs, &outputs, &attrs);
     graph.output(&made[1], &cache("present"));

@@ -80,6 +80,8 @@ pub struct GraphBuilder<'a> {
     last: HashSet<String>,
     /// What gates the adapters of all modules, token by token.
     token_gate: Option<Value>,
+    /// In front of the names of nodes, for a pass that isn't the only one.
+    scope: String,
     folder: &'a Path,
 }
 
@@ -104,6 +106,7 @@ impl<'a> GraphBuilder<'a> {
             constants: BTreeMap::new(),
             last: HashSet::new(),
             token_gate: None,
+            scope: String::new(),
             folder,
         }
     }
@@ -272,11 +275,23 @@ impl<'a> GraphBuilder<'a> {
         }
     }
 
+    /// Puts `scope` in front of the names of the nodes that follow, unless they're names of outputs.
+    pub fn set_scope(&mut self, scope: &str) {
+        scope.clone_into(&mut self.scope);
+    }
+
+    /// `name` in the present scope.
+    fn scoped(&self, name: &str) -> String {
+        match name.starts_with('/') {
+            true => format!("{}{name}", self.scope),
+            false => name.to_owned(),
+        }
+    }
+
     /// Adds a standard operator with one output, which is named after the node.
     pub fn op(&mut self, op: &str, name: &str, inputs: &[&Value], attrs: &[(&str, Attr)]) -> Value {
-        let output = Value(name.to_owned());
-        self.node(STANDARD, op, name, inputs, &[name], attrs);
-        output
+        self.node(STANDARD, op, name, inputs, &[name], attrs)
+            .remove(0)
     }
 
     /// Adds a contributed operator with one output, which is named after the node.
@@ -287,9 +302,8 @@ impl<'a> GraphBuilder<'a> {
         inputs: &[&Value],
         attrs: &[(&str, Attr)],
     ) -> Value {
-        let output = Value(name.to_owned());
-        self.node(MICROSOFT, op, name, inputs, &[name], attrs);
-        output
+        self.node(MICROSOFT, op, name, inputs, &[name], attrs)
+            .remove(0)
     }
 
     /// Adds a standard operator with several named outputs.
@@ -301,8 +315,7 @@ impl<'a> GraphBuilder<'a> {
         outputs: &[&str],
         attrs: &[(&str, Attr)],
     ) -> Vec<Value> {
-        self.node(STANDARD, op, name, inputs, outputs, attrs);
-        outputs.iter().map(|&name| Value(name.to_owned())).collect()
+        self.node(STANDARD, op, name, inputs, outputs, attrs)
     }
 
     /// Adds a contributed operator with several named outputs; an empty name leaves one out.
@@ -314,8 +327,7 @@ impl<'a> GraphBuilder<'a> {
         outputs: &[&str],
         attrs: &[(&str, Attr)],
     ) -> Vec<Value> {
-        self.node(MICROSOFT, op, name, inputs, outputs, attrs);
-        outputs.iter().map(|&name| Value(name.to_owned())).collect()
+        self.node(MICROSOFT, op, name, inputs, outputs, attrs)
     }
 
     fn node(
@@ -326,16 +338,16 @@ impl<'a> GraphBuilder<'a> {
         inputs: &[&Value],
         outputs: &[&str],
         attrs: &[(&str, Attr)],
-    ) {
+    ) -> Vec<Value> {
+        let outputs: Vec<String> = outputs.iter().map(|name| self.scoped(name)).collect();
         let is_last = |value: &&Value| value.0 == LAST_POSITION || self.last.contains(&value.0);
         if inputs.iter().any(is_last) {
-            self.last
-                .extend(outputs.iter().map(|&name| name.to_owned()));
+            self.last.extend(outputs.iter().cloned());
         }
         self.graph.node.push(proto::Node {
             input: inputs.iter().map(|value| value.0.clone()).collect(),
-            output: outputs.iter().map(|&name| name.to_owned()).collect(),
-            name: name.to_owned(),
+            output: outputs.clone(),
+            name: self.scoped(name),
             op_type: op.to_owned(),
             attribute: attrs
                 .iter()
@@ -343,6 +355,7 @@ impl<'a> GraphBuilder<'a> {
                 .collect(),
             domain: domain.to_owned(),
         });
+        outputs.into_iter().map(Value).collect()
     }
 
     /// An input that's left out.

@@ -24,7 +24,7 @@ use super::norm::{add_norm, norm};
 use super::positions::{Lengths, active_mask, learned_rows, lengths, rotary_tables};
 use super::proto;
 use super::{Parameters, attention as attention_block};
-use crate::adapter::Adapter;
+use crate::adapter::{Adapter, Beside, Mixture};
 use crate::arch::{DecoderSpec, NormPlacement, Positions};
 use crate::weights::Dtype;
 
@@ -79,18 +79,59 @@ pub fn build(
         }
     };
 
-    let mut hidden = match spec.norm_placement {
-        NormPlacement::BeforeSublayer => norms_before(graph, export, &rotation, &lengths, hidden),
-        NormPlacement::AfterResidual => norms_after(graph, export, &rotation, &lengths, hidden),
-    };
-    if let Some(project_out) = &spec.project_out {
-        hidden = linear(graph, export, project_out, &hidden);
+    if let Some(Beside::Mixture(mixture)) = export.adapter.and_then(Adapter::beside) {
+        let shares = scaling_pass(graph, export, mixture, &rotation, &lengths, &hidden);
+        graph.set_token_gate(shares);
     }
+    let mut hidden = layers(graph, export, &rotation, &lengths, hidden);
     if export.needs_all_positions() {
         hidden = graph.last_position("/hidden/last", &hidden);
     }
     head(graph, export, &hidden);
     builder.finish()
+}
+
+/// Everything between the embedding and the head.
+fn layers(
+    graph: &mut GraphBuilder,
+    export: &Export,
+    rotation: &Rotation,
+    lengths: &Lengths,
+    embedded: Value,
+) -> Value {
+    let hidden = match export.spec.norm_placement {
+        NormPlacement::BeforeSublayer => norms_before(graph, export, rotation, lengths, embedded),
+        NormPlacement::AfterResidual => norms_after(graph, export, rotation, lengths, embedded),
+    };
+    match &export.spec.project_out {
+        Some(project_out) => linear(graph, export, project_out, &hidden),
+        None => hidden,
+    }
+}
+
+/// X-LoRA's first pass, with caches of its own behind those of the second; returns the experts' shares.
+fn scaling_pass(
+    graph: &mut GraphBuilder,
+    export: &Export,
+    mixture: &Mixture,
+    rotation: &Rotation,
+    lengths: &Lengths,
+    embedded: &Value,
+) -> Value {
+    let first = Export {
+        adapter: export.adapter.filter(|_| mixture.scales_first_pass()),
+        first_cache: export.spec.layers.len(),
+        all_positions: true,
+        ..*export
+    };
+    graph.set_scope("/scaling_pass");
+    if mixture.scales_first_pass() {
+        let shares = mixture.first_shares(graph);
+        graph.set_token_gate(shares);
+    }
+    let hidden = layers(graph, &first, rotation, lengths, embedded.clone());
+    graph.set_scope("");
+    mixture.shares(graph, &hidden)
 }
 
 /// Puts the virtual tokens in front of every row. When decoding, the input has no rows.

@@ -21,6 +21,10 @@ pub struct Export<'a> {
     pub spec: &'a DecoderSpec,
     /// The adapter that stays beside the weights, in the unmerged variant.
     pub adapter: Option<&'a Adapter>,
+    /// The number of the first layer's cache.
+    pub first_cache: usize,
+    /// Whether the last layer's output is needed for all positions, whatever the adapter.
+    pub all_positions: bool,
 }
 
 impl<'a> Export<'a> {
@@ -31,7 +35,7 @@ impl<'a> Export<'a> {
 
     /// Whether every position goes through the last layer, and the last one is selected before the head.
     pub fn needs_all_positions(&self) -> bool {
-        self.adapter.is_some_and(Adapter::takes_whole_calls)
+        self.all_positions || self.adapter.is_some_and(Adapter::takes_whole_calls)
     }
 
     /// What the adapter does to the module at `path`, if anything, and how its inputs are called.

@@ -77,6 +77,8 @@ pub fn export(
     let export = Export {
         spec,
         adapter: adapter.filter(|_| variant == Variant::Unmerged),
+        first_cache: 0,
+        all_positions: false,
     };
     let precision = preparation.precision;
     let model = build(
@@ -197,6 +199,8 @@ fn manifest(
     let base = preparation.base;
     let spec = adapter.map_or(&base.spec, |adapter| &adapter.spec);
     let size = base.size()?;
+    let unmerged = adapter.filter(|_| variant == Variant::Unmerged);
+    let more_layers = unmerged.map_or(&[][..], Adapter::more_layers);
     let summary = match (experiment, adapter) {
         (Some(experiment), Some(adapter)) => Some(AdapterSummary {
             experiment: experiment.file_stem(),
@@ -238,6 +242,7 @@ fn manifest(
         cache: spec
             .layers
             .iter()
+            .chain(more_layers)
             .map(|layer| {
                 let attention = &layer.attention;
                 (attention.num_key_value_heads, cache_head_dim(attention))
@@ -246,7 +251,7 @@ fn manifest(
         head_dim: spec.layers[0].attention.head_dim,
         base_params: size.parameters,
         base_bytes: size.stored_bytes,
-        reads: decode_reads(spec, bound, variant, preparation.precision.compute),
+        reads: decode_reads(spec, unmerged, bound, preparation.precision.compute),
         adapter: summary,
     })
 }
