@@ -5,8 +5,8 @@ use super::{AdapterError, AdapterTensors, Effects};
 use super::{
     adalora, beft, boft, c3a, deft, delora, fourierft, frod, glora, gralora, hira, hra, ia3, lily,
     ln_tuning, loha, lokr, lora, miss, oft, osf, peanut, poly, prefix_tuning, prompt_tuning, psoft,
-    randlora, road, shira, supertuning, tinylora, trainable_tokens, unilora, vblora, vera, waveft,
-    xlora,
+    randlora, road, shadow, shira, supertuning, tinylora, trainable_tokens, unilora, vblora, vera,
+    waveft, xlora,
 };
 use crate::json_object::{ConfigError, JsonObject};
 use crate::model::BaseModel;
@@ -259,6 +259,13 @@ pub const METHODS: &[Method] = &[
         load: road::load,
     },
     Method {
+        peft_type: "SHADOW",
+        class: Class::Beside,
+        variants: "",
+        refused: "shadow_model other than mirror",
+        load: shadow::load,
+    },
+    Method {
         peft_type: "SHIRA",
         class: Class::Weight,
         variants: "",
@@ -335,14 +342,13 @@ pub const PEFT_TYPES: [&str; METHODS.len()] = {
 };
 
 /// The other values of `peft_type` that PEFT has; they are refused by name.
-pub const NOT_IMPLEMENTED: [&str; 7] = [
+pub const NOT_IMPLEMENTED: [&str; 6] = [
     "ADAMSS",
     "ADAPTION_PROMPT",
     "CARTRIDGE",
     "CPT",
     "MULTITASK_PROMPT_TUNING",
     "P_TUNING",
-    "SHADOW",
 ];
 
 /// The method of an `adapter_config.json`.

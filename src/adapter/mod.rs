@@ -44,6 +44,7 @@ mod randlora;
 mod replaced;
 mod replication;
 mod road;
+mod shadow;
 mod shira;
 mod supertuning;
 mod targets;
@@ -73,6 +74,7 @@ pub use tensors::{AdapterTensors, Init};
 
 pub use self::form::AdapterForm;
 use self::form::{Form, Naming, Native};
+pub use self::shadow::{BACKBONE, Shadow};
 pub use self::xlora::Mixture;
 use crate::arch::{DecoderSpec, Layer};
 use crate::json_object::JsonObject;
@@ -320,6 +322,7 @@ impl Adapter {
     pub fn more_layers(&self) -> &[Layer] {
         match &self.effects.beside {
             Some(Beside::Mixture(_)) => &self.spec.layers,
+            Some(Beside::Shadow(shadow)) => &shadow.spec.layers,
             None => &[],
         }
     }

@@ -82,6 +82,8 @@ pub struct GraphBuilder<'a> {
     token_gate: Option<Value>,
     /// In front of the names of nodes, for a pass that isn't the only one.
     scope: String,
+    /// In front of the names of parameters, for a network that isn't the base.
+    owner: String,
     folder: &'a Path,
 }
 
@@ -107,6 +109,7 @@ impl<'a> GraphBuilder<'a> {
             last: HashSet::new(),
             token_gate: None,
             scope: String::new(),
+            owner: String::new(),
             folder,
         }
     }
@@ -180,7 +183,7 @@ impl<'a> GraphBuilder<'a> {
     /// dtype isn't the one asked for, or an input of the graph.
     pub fn find_parameter(&mut self, name: &str) -> Option<Value> {
         let parameters = self.parameters;
-        match parameters.get(name)? {
+        match parameters.get(&format!("{}{name}", self.owner))? {
             Parameter::Stored(location) => Some(self.stored(name, location)),
             Parameter::Input { name, shape } => {
                 let dims: Vec<Dim> = shape.iter().map(|&size| size.into()).collect();
@@ -240,6 +243,7 @@ impl<'a> GraphBuilder<'a> {
     }
 
     fn constant(&mut self, name: &str, data_type: i32, dims: &[usize], raw: Vec<u8>) -> Value {
+        let name = &self.scoped(name);
         if let Some(value) = self.constants.get(name) {
             return value.clone();
         }
@@ -275,9 +279,11 @@ impl<'a> GraphBuilder<'a> {
         }
     }
 
-    /// Puts `scope` in front of the names of the nodes that follow, unless they're names of outputs.
-    pub fn set_scope(&mut self, scope: &str) {
+    /// Puts `scope` in front of the names of the nodes that follow, unless they're names of outputs, and `owner` in
+    /// front of the names of parameters.
+    pub fn set_scope(&mut self, scope: &str, owner: &str) {
         scope.clone_into(&mut self.scope);
+        owner.clone_into(&mut self.owner);
     }
 
     /// `name` in the present scope.

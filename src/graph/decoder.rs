@@ -24,7 +24,7 @@ use super::norm::{add_norm, norm};
 use super::positions::{Lengths, active_mask, learned_rows, lengths, rotary_tables};
 use super::proto;
 use super::{Parameters, attention as attention_block};
-use crate::adapter::{Adapter, Beside, Mixture};
+use crate::adapter::{Adapter, BACKBONE, Beside, Mixture, Shadow};
 use crate::arch::{DecoderSpec, NormPlacement, Positions};
 use crate::weights::Dtype;
 
@@ -63,27 +63,23 @@ pub fn build(
         let mask = active_mask(graph, &lengths);
         graph.set_token_gate(mask);
     }
-    let rotation = match &spec.positions {
-        Positions::Learned { table, offset } => {
-            let rows = learned_rows(graph, &table.path, *offset, &lengths);
-            hidden = graph.add("/embeddings/Add", &hidden, &rows);
-            Rotation::None
+    let shadow = match export.adapter.and_then(Adapter::beside) {
+        Some(Beside::Shadow(shadow)) => {
+            let shared = shadow.shares_embeddings.then(|| hidden.clone());
+            Some((
+                &**shadow,
+                shadow_state(graph, export, shadow, &lengths, &input_ids, shared),
+            ))
         }
-        Positions::Rotary(rotary) => {
-            let tables = rotary_tables(graph, rotary, spec.max_position_embeddings);
-            if 2 * rotary.inv_freq.len() % attention_block::ROTARY_MULTIPLE == 0 {
-                Rotation::Inside(tables)
-            } else {
-                Rotation::Before(tables)
-            }
-        }
+        _ => None,
     };
+    let (hidden, rotation) = positioned(graph, spec, &lengths, hidden);
 
     if let Some(Beside::Mixture(mixture)) = export.adapter.and_then(Adapter::beside) {
         let shares = scaling_pass(graph, export, mixture, &rotation, &lengths, &hidden);
         graph.set_token_gate(shares);
     }
-    let mut hidden = layers(graph, export, &rotation, &lengths, hidden);
+    let mut hidden = layers(graph, export, &rotation, &lengths, hidden, shadow);
     if export.needs_all_positions() {
         hidden = graph.last_position("/hidden/last", &hidden);
     }
@@ -91,18 +87,44 @@ pub fn build(
     builder.finish()
 }
 
-/// Everything between the embedding and the head.
+/// Tells positions apart: learned rows are added to the embedding, or the tables of a rotation made.
+fn positioned(
+    graph: &mut GraphBuilder,
+    spec: &DecoderSpec,
+    lengths: &Lengths,
+    hidden: Value,
+) -> (Value, Rotation) {
+    match &spec.positions {
+        Positions::Learned { table, offset } => {
+            let rows = learned_rows(graph, &table.path, *offset, lengths);
+            let hidden = graph.add("/embeddings/Add", &hidden, &rows);
+            (hidden, Rotation::None)
+        }
+        Positions::Rotary(rotary) => {
+            let tables = rotary_tables(graph, rotary, spec.max_position_embeddings);
+            if 2 * rotary.inv_freq.len() % attention_block::ROTARY_MULTIPLE == 0 {
+                (hidden, Rotation::Inside(tables))
+            } else {
+                (hidden, Rotation::Before(tables))
+            }
+        }
+    }
+}
+
+/// Everything between the embedding and the head, with Shadow's state on the way.
 fn layers(
     graph: &mut GraphBuilder,
     export: &Export,
     rotation: &Rotation,
     lengths: &Lengths,
     embedded: Value,
+    shadow: Option<(&Shadow, Value)>,
 ) -> Value {
-    let hidden = match export.spec.norm_placement {
-        NormPlacement::BeforeSublayer => norms_before(graph, export, rotation, lengths, embedded),
-        NormPlacement::AfterResidual => norms_after(graph, export, rotation, lengths, embedded),
+    let run = match export.spec.norm_placement {
+        NormPlacement::BeforeSublayer => norms_before,
+        NormPlacement::AfterResidual => norms_after,
     };
+    let hidden = run(graph, export, rotation, lengths, embedded, shadow);
     match &export.spec.project_out {
         Some(project_out) => linear(graph, export, project_out, &hidden),
         None => hidden,
@@ -124,14 +146,44 @@ fn scaling_pass(
         all_positions: true,
         ..*export
     };
-    graph.set_scope("/scaling_pass");
+    graph.set_scope("/scaling_pass", "");
     if mixture.scales_first_pass() {
         let shares = mixture.first_shares(graph);
         graph.set_token_gate(shares);
     }
-    let hidden = layers(graph, &first, rotation, lengths, embedded.clone());
-    graph.set_scope("");
+    let hidden = layers(graph, &first, rotation, lengths, embedded.clone(), None);
+    graph.set_scope("", "");
     mixture.shares(graph, &hidden)
+}
+
+/// Shadow's backbone, over the base's embeddings or its own; returns the state of the first block.
+fn shadow_state(
+    graph: &mut GraphBuilder,
+    export: &Export,
+    shadow: &Shadow,
+    lengths: &Lengths,
+    input_ids: &Value,
+    shared: Option<Value>,
+) -> Value {
+    let spec = &shadow.spec;
+    let backbone = Export {
+        spec,
+        adapter: None,
+        first_cache: export.spec.layers.len(),
+        all_positions: true,
+    };
+    graph.set_scope("/shadow_backbone", BACKBONE);
+    let mut hidden = match shared {
+        Some(rows) => rows,
+        None => embedding(graph, &backbone, &spec.embed_tokens, input_ids),
+    };
+    if let Some(project_in) = &spec.project_in {
+        hidden = linear(graph, &backbone, project_in, &hidden);
+    }
+    let (hidden, rotation) = positioned(graph, spec, lengths, hidden);
+    let hidden = layers(graph, &backbone, &rotation, lengths, hidden, None);
+    graph.set_scope("", "");
+    shadow.projected(graph, hidden)
 }
 
 /// Puts the virtual tokens in front of every row. When decoding, the input has no rows.
@@ -168,11 +220,19 @@ fn norms_before(
     rotation: &Rotation,
     lengths: &Lengths,
     embedded: Value,
+    mut shadow: Option<(&Shadow, Value)>,
 ) -> Value {
     let spec = export.spec;
     let mut residual = embedded;
     let mut update: Option<Value> = None;
     for (index, layer) in spec.layers.iter().enumerate() {
+        if let Some((shadow, state)) = &mut shadow {
+            if let Some(update) = update.take() {
+                residual = graph.add(&format!("/{}/Add", layer.path), &residual, &update);
+            }
+            let drawn = shadow.enter(graph, index, &residual, state);
+            residual = drawn.unwrap_or(residual);
+        }
         let normed = match &update {
             None => norm(graph, &layer.attention_norm, &residual),
             Some(update) => {
@@ -212,9 +272,13 @@ fn norms_after(
     rotation: &Rotation,
     lengths: &Lengths,
     embedded: Value,
+    mut shadow: Option<(&Shadow, Value)>,
 ) -> Value {
     let mut x = embedded;
     for (index, layer) in export.spec.layers.iter().enumerate() {
+        if let Some((shadow, state)) = &mut shadow {
+            x = shadow.enter(graph, index, &x, state).unwrap_or(x);
+        }
         let attended = attention(
             graph,
             export,

@@ -13,7 +13,7 @@ use super::merge::{OVERLAY, merge};
 use super::partial;
 use super::reads::decode_reads;
 use super::{AdapterSummary, Manifest, Preparation, PrepareError, PromptKind, Variant};
-use crate::adapter::{Adapter, GraphInput, Prompt};
+use crate::adapter::{Adapter, Beside, GraphInput, Prompt};
 use crate::experiment::Experiment;
 use crate::graph::{Export, Parameter, Parameters, build, cache_head_dim};
 use crate::weights::{SafetensorsWriter, TensorPlan};
@@ -165,6 +165,12 @@ fn unmerged_parameters(
                 shape: replacement.shape.clone(),
             },
         );
+    }
+    if let Some(Beside::Shadow(shadow)) = adapter.beside() {
+        for (name, input, shape) in shadow.parameters() {
+            let (input, shape) = (input.to_owned(), shape.to_vec());
+            parameters.set(&name, Parameter::Input { name: input, shape });
+        }
     }
     Ok(parameters)
 }
