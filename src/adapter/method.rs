@@ -3,10 +3,10 @@
 use super::tuner::Loading;
 use super::{AdapterError, AdapterTensors, Effects};
 use super::{
-    adalora, beft, boft, c3a, deft, delora, fourierft, frod, glora, gralora, hira, hra, ia3, lily,
-    ln_tuning, loha, lokr, lora, miss, oft, osf, peanut, poly, prefix_tuning, prompt_tuning, psoft,
-    randlora, road, shadow, shira, supertuning, tinylora, trainable_tokens, unilora, vblora, vera,
-    waveft, xlora,
+    adalora, adamss, beft, boft, c3a, deft, delora, fourierft, frod, glora, gralora, hira, hra,
+    ia3, lily, ln_tuning, loha, lokr, lora, miss, oft, osf, peanut, poly, prefix_tuning,
+    prompt_tuning, psoft, randlora, road, shadow, shira, supertuning, tinylora, trainable_tokens,
+    unilora, vblora, vera, waveft, xlora,
 };
 use crate::json_object::{ConfigError, JsonObject};
 use crate::model::BaseModel;
@@ -60,6 +60,13 @@ pub const METHODS: &[Method] = &[
         variants: "pruned ranks",
         refused: "",
         load: adalora::load,
+    },
+    Method {
+        peft_type: "ADAMSS",
+        class: Class::Weight,
+        variants: "use_dynamic_rank",
+        refused: "clusters that come out otherwise than PEFT's",
+        load: adamss::load,
     },
     Method {
         peft_type: "BEFT",
@@ -342,8 +349,7 @@ pub const PEFT_TYPES: [&str; METHODS.len()] = {
 };
 
 /// The other values of `peft_type` that PEFT has; they are refused by name.
-pub const NOT_IMPLEMENTED: [&str; 6] = [
-    "ADAMSS",
+pub const NOT_IMPLEMENTED: [&str; 5] = [
     "ADAPTION_PROMPT",
     "CARTRIDGE",
     "CPT",

@@ -5,6 +5,7 @@
 //! replaced, tokens or cache rows in front of the prompt. Merging and exporting know only that.
 
 mod adalora;
+mod adamss;
 mod beft;
 mod beside;
 mod boft;
