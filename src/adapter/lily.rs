@@ -199,12 +199,12 @@ impl Lily {
     fn parts(&self) -> Vec<Part<'_>> {
         vec![
             Part::stored(&self.a.key, &self.a.values, Role::Term),
-            Part::stored(&self.b.key, &self.b.values, Role::Term),
+            Part::scaled(&self.b.key, &self.b.values, self.scaling, Role::Term),
             Part::stored(&self.router_key, &self.router, Role::Map),
         ]
     }
 
-    /// `h`, `[batch, sequence, r]`, and `scaling * p`, `[1, 1, num_B]`.
+    /// `h`, `[batch, sequence, r]`, and `p`, `[1, 1, num_B]`.
     fn routed(&self, site: &mut NativeSite) -> (Value, Value) {
         let [a, router] = [0, 2].map(|index| site.parts[index].clone());
         let x = site.x.clone();
@@ -214,9 +214,10 @@ impl Lily {
         let last = [("axis", Attr::Int(-1))];
         let each = site.graph.op("Softmax", &softmax, &[&logits], &last);
         let axes = site.graph.constant_i64("axes_0_1", &[0, 1], false);
-        let mean = site.op("ReduceMean", "router/ReduceMean", &[&each, &axes]);
-        let scaling = site.scalar("scaling", self.scaling);
-        (inner, site.op("Mul", "router/scaled", &[&mean, &scaling]))
+        (
+            inner,
+            site.op("ReduceMean", "router/ReduceMean", &[&each, &axes]),
+        )
     }
 }
 

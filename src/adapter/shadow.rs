@@ -55,7 +55,6 @@ pub struct Shadow {
     /// The first targeted block.
     first: usize,
     blocks: Vec<Block>,
-    alpha: f32,
     /// Numbers of all its tensors, those that take no part too.
     parameters: usize,
 }
@@ -72,6 +71,7 @@ struct Held {
 #[derive(Debug)]
 struct Block {
     down: Held,
+    /// Times `shadow_alpha`.
     up: Held,
     /// Absent behind the last block.
     update: Option<[Network; 2]>,
@@ -185,6 +185,7 @@ impl Shadow {
             Some(_) => rank(config, "update_hidden_size", r)?,
             None => r,
         };
+        let alpha = factor(config, "shadow_alpha", 0.1)? as f32;
         let identity = config.flag("init_weights", true)?;
         let mut blocks = Vec::new();
         for index in targeted.clone() {
@@ -201,7 +202,9 @@ impl Shadow {
                     Init::linear_default(width),
                     Role::Map,
                 )?,
-                up: holding.take(&key("shadow_up.default"), &[width, r], up, Role::Term)?,
+                up: holding
+                    .take(&key("shadow_up.default"), &[width, r], up, Role::Term)?
+                    .times(alpha),
                 update: Some([
                     holding.network(
                         &format!("{path}.shadow_update_transform.default"),
@@ -228,7 +231,6 @@ impl Shadow {
             projection,
             first: targeted.start,
             blocks,
-            alpha: factor(config, "shadow_alpha", 0.1)? as f32,
         })
     }
 
@@ -286,8 +288,6 @@ impl Shadow {
         let (down, up) = (block.down.input(graph), block.up.input(graph));
         let delta = graph.op("Sub", &format!("{name}/discrepancy"), &[h, state], &[]);
         let inner = graph.matmul_transposed(&format!("{name}/down"), &delta, &down);
-        let alpha = graph.filled("/shadow/alpha", &[], self.alpha);
-        let inner = graph.mul(&format!("{name}/alpha"), &inner, &alpha);
         let delta = graph.matmul_transposed(&format!("{name}/up"), &inner, &up);
         Some(graph.add(&format!("{name}/Add"), h, &delta))
     }
@@ -435,6 +435,12 @@ impl Holding<'_> {
 }
 
 impl Held {
+    /// The same times a constant.
+    fn times(mut self, factor: f32) -> Self {
+        self.values *= factor;
+        self
+    }
+
     fn part(&self) -> Part<'_> {
         Part::stored(&self.key, &self.values, self.role)
     }

@@ -46,7 +46,6 @@ pub struct Mixture {
     /// Adapted layers, where each has shares of its own.
     layerwise: Option<usize>,
     softmax: bool,
-    temperature: f32,
     top_k: Option<usize>,
     softmax_top_k: bool,
     /// The share of every expert in the scaling pass.
@@ -175,12 +174,18 @@ impl Mixture {
                 scaling_pass = 1.0 / experts as f32;
             }
         }
+        let softmax = config.flag("enable_softmax", true)?;
+        let mut layers = classifier(config, tensors, width, experts * layerwise.unwrap_or(1))?;
+        if let Some(last) = layers.last_mut().filter(|_| softmax) {
+            // Here rather than in the graph, which is then the same for every temperature.
+            last.weight /= temperature;
+            last.bias /= temperature;
+        }
         Ok(Self {
-            layers: classifier(config, tensors, width, experts * layerwise.unwrap_or(1))?,
+            layers,
             experts,
             layerwise,
-            softmax: config.flag("enable_softmax", true)?,
-            temperature,
+            softmax,
             top_k: top_k.filter(|&count| count < experts),
             softmax_top_k,
             scaling_pass,
@@ -237,8 +242,6 @@ impl Mixture {
         }
         let last = [("axis", Attr::Int(-1))];
         if self.softmax {
-            let temperature = graph.filled("/xlora/temperature", &[], self.temperature);
-            x = graph.op("Div", "/xlora/Div", &[&x, &temperature], &[]);
             x = graph.op("Softmax", "/xlora/Softmax", &[&x], &last);
         }
         if let Some(count) = self.top_k {

@@ -168,6 +168,15 @@ impl Manifest {
         write_file(&folder.join(Self::FILE), &text)
     }
 
+    /// `prompt_ids` and, where the adapter waits for an invocation that isn't in them, that behind them: for whoever
+    /// wants to see the adapter act.
+    pub fn invoking(&self, prompt_ids: &[u32]) -> Vec<u32> {
+        let adapter = self.adapter.as_ref();
+        let wanted = adapter.and_then(|adapter| adapter.invocation.as_deref());
+        let wanted = wanted.filter(|ids| !prompt_ids.windows(ids.len()).any(|place| place == *ids));
+        [prompt_ids, wanted.unwrap_or_default()].concat()
+    }
+
     /// Tokens in front of the prompt.
     pub fn num_virtual_tokens(&self) -> usize {
         let prompt = self.adapter.as_ref().and_then(|adapter| adapter.prompt);

@@ -289,7 +289,7 @@ impl ModuleAdapter for Arrow {
             Part::derived("prototypes", &[count, columns], Role::Map, move |_| {
                 let vectors = self.experts.iter();
                 let vectors = vectors.flat_map(|pair| prototype(pair, self.seed).into_iter());
-                Ok(vectors.collect())
+                Ok(vectors.map(|value| value / self.temperature).collect())
             }),
             Part::derived("A", &[count * r, columns], Role::Term, |_| {
                 Ok(self
@@ -332,14 +332,12 @@ impl ModuleAdapter for Arrow {
 }
 
 impl Arrow {
-    /// The coefficients of the experts, `[batch, sequence, E]`: 0 for all but the `top_k` most similar.
+    /// The coefficients of the experts from `|p_e · x| / router_temperature`, `[batch, sequence, E]`: 0 for all but the `top_k` most similar.
     fn shares(&self, site: &mut NativeSite, similarity: &Value) -> Value {
         let mut scores = similarity.clone();
         if self.top_k < self.experts.len() {
             scores = site.keep_largest("kept", similarity, self.top_k, f32::NEG_INFINITY);
         }
-        let temperature = site.scalar("temperature", self.temperature);
-        let scores = site.op("Div", "scores", &[&scores, &temperature]);
         let name = site.name("shares");
         site.graph
             .op("Softmax", &name, &[&scores], &[("axis", Attr::Int(-1))])
