@@ -10,7 +10,8 @@
 //! `n_k` rows. Row by row `[ΔW | Δb] = B_k A_k newB`. Which rows a cluster has isn't in the file: PEFT works it out from
 //! the base whenever it loads an adapter, and so it's done here (`clusters.rs`). The file tells whether that comes out as
 //! it did: `newB` has to span what the base's decomposition gives, and the clusters have to have as many rows as `B`.
-//! Where they haven't, the adapter is refused, unless there's a single cluster, or every `B` is 0.
+//! Where they haven't, the adapter is refused, unless there's a single cluster, or every `B` is 0. With `q` equal to
+//! `out_features` the points that are clustered are all equally far apart, and PEFT's own clusters depend on rounding.
 //!
 //! Fresh, `newB` holds the right singular vectors of `[W | b]`, `A_k` those of its cluster's rows of the left ones, and
 //! `B` is 0. Sums are taken in float32.
