@@ -135,9 +135,9 @@ fn targeted(config: &JsonObject, base: &BaseModel) -> Result<std::ops::Range<usi
         }
     }
     let is_selected = |path: &&str| selected.iter().any(|module| module.path == **path);
-    let first = paths.iter().position(|path| is_selected(path)).unwrap_or(0);
+    let first = paths.iter().position(&is_selected).unwrap_or(0);
     let range = first..first + selected.len();
-    match paths[range.clone()].iter().all(|path| is_selected(path)) {
+    match paths[range.clone()].iter().all(is_selected) {
         true => Ok(range),
         false => {
             let reason = "the blocks that it selects have gaps between them, and the state can't pass over a block";
