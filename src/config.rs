@@ -1,7 +1,7 @@
 //! The benchmark's parameters: `default_benchmark_params.json`, and an experiment's
 //! `benchmark_params.json` that overrides single keys of it.
 //!
-//! The keys are those of PEFT's text generation benchmark, and `batch_size`, which may be absent. Three rules differ from it:
+//! The keys are those of PEFT's text generation benchmark, and `batch_size` and `task_id`, which may be absent. Three rules differ from it:
 //!
 //! - A key that starts with `_` is a comment; any other unknown key is an error.
 //! - Overrides are merged key by key, nested ones too.
@@ -52,6 +52,8 @@ pub struct BenchmarkConfig {
     pub num_prompt_samples: usize,
     /// Sequences that are generated at once. There is at least one size; the first is that of the main figures.
     pub batch_sizes: Vec<usize>,
+    /// The task of an adapter that has several; `None` for the first, and where there are none.
+    pub task_id: Option<usize>,
     /// New tokens a generation, by category.
     pub category_max_new_tokens: BTreeMap<Category, usize>,
 }
@@ -106,6 +108,7 @@ impl BenchmarkConfig {
                 [single] => json!(single),
                 several => json!(several),
             },
+            "task_id": self.task_id,
             "use_4bit": false,
             "use_8bit": false,
             "category_generation_params": categories,
@@ -148,6 +151,7 @@ impl BenchmarkConfig {
                 .batch_sizes
                 .or(defaults.batch_sizes)
                 .unwrap_or_else(|| vec![1]),
+            task_id: overrides.task_id.or(defaults.task_id),
             category_max_new_tokens: categories,
         })
     }

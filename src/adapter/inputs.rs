@@ -84,11 +84,11 @@ impl Adapter {
         }
         work.into_par_iter()
             .try_for_each(|(path, naming, form, wanted)| {
-                let module = modules
-                    .iter()
-                    .find(|module| module.path == path)
-                    .expect("adapters are made for modules of the model");
-                let own = BaseModule::reading(|| self.read_module(base, module));
+                let module = modules.iter().find(|module| module.path == path);
+                let own = BaseModule::reading(|| {
+                    let module = module.expect("what hangs on no module asks for no parameters");
+                    self.read_module(base, module)
+                });
                 for part in form.parts() {
                     let name = naming.input(part);
                     if wanted.contains(&name) {

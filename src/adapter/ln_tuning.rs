@@ -24,6 +24,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         config,
         base,
         tensors,
+        ..
     } = loading;
     let targets = Targets::with_defaults(config, &base.spec.model_type, DEFAULT_TARGETS)?;
     let modules = base.spec.modules();

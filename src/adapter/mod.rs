@@ -6,14 +6,18 @@
 
 mod adalora;
 mod adamss;
+mod adaption_prompt;
 mod beft;
 mod beside;
 mod boft;
 mod c3a;
+mod cartridge;
 mod components;
+mod cpt;
 mod deft;
 mod delora;
 mod dense;
+mod encoder;
 mod error;
 pub mod form;
 mod fourierft;
@@ -32,9 +36,11 @@ mod lokr;
 mod lora;
 mod method;
 mod miss;
+mod multitask_prompt_tuning;
 mod oft;
 mod options;
 mod osf;
+mod p_tuning;
 mod peanut;
 mod places;
 mod poly;
@@ -49,6 +55,7 @@ mod shadow;
 mod shira;
 mod supertuning;
 mod targets;
+mod task;
 mod tensors;
 mod tinylora;
 mod token_rows;
@@ -69,8 +76,9 @@ use ndarray::{Array1, Array2};
 pub use beside::Beside;
 pub use error::AdapterError;
 pub use inputs::{GraphInput, TakeTensor};
-pub use method::{Class, METHODS, Method, NOT_IMPLEMENTED, PEFT_TYPES, peft_type};
+pub use method::{Class, METHODS, Method, PEFT_TYPES, peft_type};
 pub use replaced::{Origin, Replacement};
+pub use task::Task;
 pub use tensors::{AdapterTensors, Init};
 
 pub use self::form::AdapterForm;
@@ -154,6 +162,27 @@ pub fn expert_folders(folder: &Path) -> Vec<PathBuf> {
     folders.unwrap_or_default()
 }
 
+/// Parameters of prompt learning, as PEFT counts them: those of what makes the prompt in training, of which
+/// a file may hold only the outcome.
+#[derive(Debug, Clone, Copy, Default)]
+struct PromptCounts {
+    trainable: usize,
+    frozen: usize,
+    /// Elements in the adapter's file.
+    saved: usize,
+}
+
+impl PromptCounts {
+    /// Of what's trained and saved as it is.
+    fn plain(elements: usize) -> Self {
+        Self {
+            trainable: elements,
+            frozen: 0,
+            saved: elements,
+        }
+    }
+}
+
 /// What an adapter does to a base model.
 #[derive(Debug)]
 pub struct Adapter {
@@ -178,21 +207,23 @@ struct Effects {
     prompt: Option<Prompt>,
     /// A tied head keeps sharing the embedding's tensor, since both change alike.
     keeps_tie: bool,
-    /// Trainable parameters that aren't in the tensors above: an encoder that only training needs.
-    encoder_params: usize,
+    /// Parameters of what makes the prompt.
+    prompt_counts: PromptCounts,
     /// Trainable parameters that several modules share.
     shared_params: usize,
     /// Parameters that PEFT adds and doesn't train.
     frozen_params: usize,
     /// The architecture, where it isn't the base's.
     spec: Option<DecoderSpec>,
+    /// The task that it was loaded for, of methods that have several.
+    task: Option<Task>,
     /// Tokens of the prompt from whose last occurrence on the adapter acts.
     invocation: Option<Vec<u32>>,
     /// What it computes depends on all tokens of a call together.
     whole_calls: bool,
     /// What it adds to the model as a whole.
     beside: Option<Beside>,
-    /// Why it can't be merged: what it does that no weight can.
+    /// What it does that can't be merged.
     unmergeable: Option<&'static str>,
     /// Bytes of the tensors of adapters that it mixes, and whether one of them was drawn fresh.
     expert_bytes: u64,
@@ -215,9 +246,22 @@ impl Adapter {
     /// If the method isn't supported, an option is, a tensor is missing, has another shape or isn't
     /// used, or a target doesn't exist.
     pub fn load(folder: &Path, base: &BaseModel, seed: u64) -> Result<Self, AdapterError> {
+        Self::load_for_task(folder, base, seed, None)
+    }
+
+    /// The same for one task of a method that has several.
+    ///
+    /// # Errors
+    /// If the method has none, or there's no such task.
+    pub fn load_for_task(
+        folder: &Path,
+        base: &BaseModel,
+        seed: u64,
+        task_id: Option<usize>,
+    ) -> Result<Self, AdapterError> {
         let config = JsonObject::read(&folder.join("adapter_config.json"))?;
         let mut tensors = AdapterTensors::open(folder, &config, seed)?;
-        let mut effects = method::load(&config, base, &mut tensors)?;
+        let mut effects = method::load(&config, base, &mut tensors, task_id)?;
         tensors.finish()?;
         let spec = effects.spec.take();
         Ok(Self {
@@ -299,6 +343,11 @@ impl Adapter {
         self.effects.prompt.as_ref()
     }
 
+    /// The task that it was loaded for; `None` where its method has none.
+    pub fn task(&self) -> Option<Task> {
+        self.effects.task
+    }
+
     /// Whether the graph takes virtual tokens.
     pub fn has_virtual_tokens(&self) -> bool {
         matches!(self.effects.prompt, Some(Prompt::Virtual(_)))
@@ -336,11 +385,9 @@ impl Adapter {
 
     /// Why it can't be folded into the weights, if so.
     pub fn merge_refusal(&self) -> Option<String> {
-        let reason = if self.effects.prompt.is_some() {
-            "adds virtual tokens, not a change of weights"
-        } else {
-            self.effects.unmergeable?
-        };
+        let tokens = "adds virtual tokens, not a change of weights";
+        let prompt = self.effects.prompt.as_ref().map(|_| tokens);
+        let reason = prompt.or(self.effects.unmergeable)?;
         Some(format!(
             "{} {reason}, so it can't be merged",
             self.peft_type
@@ -370,7 +417,7 @@ impl Adapter {
     /// Bytes of its tensors as stored, with those of adapters that it mixes; for a fresh one in float32.
     pub fn stored_bytes(&self) -> u64 {
         let own = self.tensors.stored_bytes();
-        own.unwrap_or(4 * self.trainable_params() as u64) + self.effects.expert_bytes
+        own.unwrap_or(4 * self.saved_params() as u64) + self.effects.expert_bytes
     }
 
     /// Trainable parameters, as PEFT's `get_nb_trainable_parameters` counts them.
@@ -381,15 +428,14 @@ impl Adapter {
             .sum();
         let replaced = self.effects.replaced.values();
         let replaced: usize = replaced.filter(|r| r.trainable).map(Replacement::len).sum();
-        let prompt = match &self.effects.prompt {
-            Some(Prompt::Virtual(tensor) | Prompt::Prefix(tensor)) => tensor.values.len(),
-            None => 0,
-        };
-        let shared = self.effects.shared_params;
-        match self.effects.encoder_params {
-            0 => modules + replaced + shared + prompt,
-            encoder => modules + replaced + shared + encoder,
-        }
+        let prompt = self.effects.prompt_counts.trainable;
+        modules + replaced + self.effects.shared_params + prompt
+    }
+
+    /// Elements that a file of a fresh adapter would hold.
+    pub fn saved_params(&self) -> usize {
+        let prompt = self.effects.prompt_counts;
+        self.trainable_params() - prompt.trainable + prompt.saved
     }
 
     /// Parameters that it adds to the base's: all but those that stand in the base's own place.
@@ -399,6 +445,7 @@ impl Adapter {
             .filter(|r| r.trainable && !r.is_copy)
             .map(Replacement::len)
             .sum();
-        self.trainable_params() + self.effects.frozen_params - in_place
+        let frozen = self.effects.frozen_params + self.effects.prompt_counts.frozen;
+        self.trainable_params() + frozen - in_place
     }
 }

@@ -86,6 +86,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         config,
         base,
         tensors,
+        ..
     } = loading;
     if !matches!(config.optional_text("shadow_model")?, None | Some("mirror")) {
         let reason = "only `mirror`, a backbone of the base's own architecture, is implemented";

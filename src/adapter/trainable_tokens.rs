@@ -23,6 +23,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         config,
         base,
         tensors,
+        ..
     } = loading;
     let wrong = || config.wrong(KEY, "a list of token ids");
     let indices = config.get(KEY).ok_or_else(wrong)?;

@@ -66,6 +66,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         config,
         base,
         tensors,
+        ..
     } = loading;
     let mut effects = Effects::default();
     let mut experts = Vec::new();

@@ -87,6 +87,13 @@ pub enum Declared {
 }
 
 impl Attention {
+    /// Its place in the model: what its projections are below.
+    pub fn path(&self) -> &str {
+        let path = &self.q_proj.path;
+        path.rsplit_once('.')
+            .map_or(path, |(attention, _)| attention)
+    }
+
     /// The projections, as Transformers orders them.
     pub fn linears(&self) -> [&Linear; 4] {
         let (q, k, v, o) = (&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj);

@@ -4,7 +4,7 @@
 
 use super::builder::{Attr, Dim, GraphBuilder, Value};
 use super::export::Export;
-use super::linear::linear;
+use super::linear::{add_bias, linear};
 use super::positions::{Lengths, RotaryTables};
 use crate::arch::Attention;
 
@@ -17,6 +17,22 @@ pub enum Rotation {
     Inside(RotaryTables),
     /// By nodes of their own, for heads that the attention node doesn't turn.
     Before(RotaryTables),
+}
+
+/// An attention that an adapter's nodes are built beside.
+#[derive(Debug)]
+pub struct AttentionSite<'a> {
+    /// The attention's path; adapter nodes are named below it.
+    pub path: &'a str,
+    /// Queries, turned by their positions, of the positions that the output is wanted for: `[batch, sequence,
+    /// num_attention_heads * head_dim]`.
+    pub query: &'a Value,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key and value heads.
+    pub num_key_value_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
 }
 
 /// Widths that `GroupQueryAttention` takes are multiples of this; other heads are filled with zeros,
@@ -40,6 +56,8 @@ pub fn cache_head_dim(attention: &Attention) -> usize {
 /// past_key_values.{i}.key, .value ┘                       └─ present.{i}.key, .value
 /// ```
 ///
+/// What an adapter adds to the heads' outputs comes in before `o_proj`; it takes the queries.
+///
 /// - `x` and the value returned: `[batch, sequence, hidden_size]`; of the last layer, the last position
 /// - cache: `[batch, num_key_value_heads, past, head_dim]`
 pub fn attention(
@@ -59,18 +77,11 @@ pub fn attention(
     let mut key = linear(graph, export, &attention.k_proj, x);
     let mut value = linear(graph, export, &attention.v_proj, x);
     if let Rotation::Before(tables) = rotation {
-        let mut turn = |x: &Value, path: &str, heads: usize| {
-            graph.contrib(
-                "RotaryEmbedding",
-                &format!("/{path}/RotaryEmbedding"),
-                // One position counts for the first token; the others follow it.
-                &[x, &lengths.past, &tables.cos, &tables.sin],
-                &[("num_heads", Attr::Int(heads as i64))],
-            )
-        };
+        let mut turn = |x: &Value, path: &str, heads| turn(graph, tables, lengths, path, x, heads);
         query = turn(&query, &attention.q_proj.path, heads);
         key = turn(&key, &attention.k_proj.path, kv_heads);
     }
+    let beside = beside(graph, export, index, attention, rotation, lengths, &query);
     let width = cache_head_dim(attention);
     if width != attention.head_dim {
         let mut widen = |x: &Value, path: &str, heads| {
@@ -126,7 +137,68 @@ pub fn attention(
         let path = &attention.o_proj.path;
         context = resize_heads(graph, path, &context, heads, width, attention.head_dim);
     }
-    linear(graph, export, &attention.o_proj, &context)
+    let Some(beside) = beside else {
+        return linear(graph, export, &attention.o_proj, &context);
+    };
+    let name = format!("/{}/adapter/Add", attention.path());
+    let context = graph.add(&name, &context, &beside);
+    let output = linear(graph, export, &attention.o_proj, &context);
+    // PEFT projects the two terms one by one, so that a bias counts twice.
+    let bias = graph.find_parameter(&format!("{}.bias", attention.o_proj.path));
+    let path = format!("{}/adapter", attention.o_proj.path);
+    add_bias(graph, &path, &output, bias.as_ref())
+}
+
+/// Turns the heads of `x`, `[batch, sequence, heads * head_dim]`, by their positions.
+fn turn(
+    graph: &mut GraphBuilder,
+    tables: &RotaryTables,
+    lengths: &Lengths,
+    path: &str,
+    x: &Value,
+    heads: usize,
+) -> Value {
+    graph.contrib(
+        "RotaryEmbedding",
+        &format!("/{path}/RotaryEmbedding"),
+        // One position counts for the first token; the others follow it.
+        &[x, &lengths.past, &tables.cos, &tables.sin],
+        &[("num_heads", Attr::Int(heads as i64))],
+    )
+}
+
+/// What an adapter adds to the outputs of the heads, if it does; `query` is turned already unless the attention node
+/// does that.
+fn beside(
+    graph: &mut GraphBuilder,
+    export: &Export,
+    index: usize,
+    attention: &Attention,
+    rotation: &Rotation,
+    lengths: &Lengths,
+    query: &Value,
+) -> Option<Value> {
+    let path = attention.path();
+    let (form, naming) = export.module_form(path)?;
+    let heads = attention.num_attention_heads;
+    let mut query = match rotation {
+        Rotation::Inside(tables) => {
+            let path = format!("{path}/adapter");
+            turn(graph, tables, lengths, &path, query, heads)
+        }
+        Rotation::None | Rotation::Before(_) => query.clone(),
+    };
+    if export.is_last_layer(index) {
+        query = graph.last_position(&format!("/{path}/adapter/last"), &query);
+    }
+    let site = AttentionSite {
+        path,
+        query: &query,
+        num_attention_heads: heads,
+        num_key_value_heads: attention.num_key_value_heads,
+        head_dim: attention.head_dim,
+    };
+    Some(form.attention(graph, &naming, &site))
 }
 
 /// Widens every head of `[batch, sequence, heads * from]` with zeros, or cuts it, to

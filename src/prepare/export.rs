@@ -229,6 +229,7 @@ fn manifest(
             }),
             whole_calls: adapter.takes_whole_calls(),
             invocation: adapter.invocation().map(<[u32]>::to_vec),
+            task: adapter.task(),
         }),
         _ => None,
     };

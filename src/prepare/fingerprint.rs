@@ -36,6 +36,9 @@ pub fn fingerprint(
     }
     if let Some(experiment) = experiment {
         let _ = writeln!(text, "{} {}", experiment.file_stem(), preparation.seed);
+        if let Some(task) = preparation.task_id {
+            let _ = writeln!(text, "task {task}");
+        }
         let experts = expert_folders(&experiment.folder);
         for folder in std::iter::once(&experiment.folder).chain(&experts) {
             for name in ["adapter_config.json", "adapter_model.safetensors"] {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::Variant;
-use crate::adapter::AdapterForm;
+use crate::adapter::{AdapterForm, Task};
 use crate::weights::Dtype;
 
 /// A manifest that can't be read.
@@ -121,6 +121,9 @@ pub struct AdapterSummary {
     /// Whether what it computes depends on all tokens of a call together.
     #[serde(default)]
     pub whole_calls: bool,
+    /// The task that it was prepared for; `None` where its method has none.
+    #[serde(default)]
+    pub task: Option<Task>,
 }
 
 /// What prompt learning puts in front of the prompt.

@@ -37,7 +37,7 @@ pub use manifest::{AdapterSummary, DecodeReads, Manifest, ManifestError, PromptK
 pub use others::{not_swappable, other_adapters};
 pub use variant::Variant;
 
-use crate::adapter::{Adapter, AdapterError, AdapterForm};
+use crate::adapter::{Adapter, AdapterError, AdapterForm, Task};
 use crate::experiment::Experiment;
 use crate::model::BaseModel;
 use crate::weights::{Dtype, WeightsError};
@@ -106,6 +106,8 @@ pub struct Preparation<'a> {
     pub seed: u64,
     /// Which nodes unmerged adapters get.
     pub adapter_form: AdapterForm,
+    /// The task of an adapter that has several.
+    pub task_id: Option<usize>,
 }
 
 /// A variant that's ready to run.
@@ -212,7 +214,8 @@ impl Preparation<'_> {
                 continue;
             }
             if let (Some(experiment), None) = (experiment, &*adapter) {
-                let loaded = Adapter::load(&experiment.folder, self.base, self.seed)?;
+                let (folder, seed) = (&experiment.folder, self.seed);
+                let loaded = Adapter::load_for_task(folder, self.base, seed, self.task_id)?;
                 *adapter = Some(loaded.with_form(self.adapter_form)?);
             }
             let used = adapter.as_ref().filter(|_| variant != Variant::Base);
@@ -225,6 +228,14 @@ impl Preparation<'_> {
         }
         Ok(prepared)
     }
+}
+
+/// The task that `variants` of one experiment were prepared for.
+pub fn task_of(variants: &[PreparedVariant]) -> Option<Task> {
+    let mut adapters = variants
+        .iter()
+        .filter_map(|one| one.manifest.adapter.as_ref());
+    adapters.find_map(|adapter| adapter.task)
 }
 
 /// A variant that stands for one, in tests that read none of its files.

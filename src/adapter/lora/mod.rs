@@ -59,6 +59,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         config,
         base,
         tensors,
+        ..
     } = loading;
     let mut lora = LoraConfig::read(config, base.spec.vocab_size)?;
     let spec = replicate(config, &base.spec)?;

@@ -20,6 +20,7 @@ fn prepare(model: &str, case: &str, dtype: Dtype, export_dir: &Path) -> Vec<Prep
         export_dir,
         seed: 0,
         adapter_form: AdapterForm::Reduced,
+        task_id: None,
     };
     let folder = fixtures.join("cases").join(model).join(case);
     let experiment = Experiment::find(&folder).unwrap();
