@@ -89,8 +89,9 @@ pub fn attention(
             width.into(),
         ]
     };
-    let past_key = graph.input(&format!("past_key_values.{index}.key"), &cache("past"));
-    let past_value = graph.input(&format!("past_key_values.{index}.value"), &cache("past"));
+    let number = export.first_cache + index;
+    let past_key = graph.input(&format!("past_key_values.{number}.key"), &cache("past"));
+    let past_value = graph.input(&format!("past_key_values.{number}.value"), &cache("past"));
     let absent = GraphBuilder::absent();
     let [query, key, value] = match inputs {
         Inputs::Three(three) => three,
@@ -135,7 +136,7 @@ pub fn attention(
         Position::Rotary(_) | Position::None => {}
     }
     let name = format!("/{path}/self_attn/GroupQueryAttention");
-    let present = ["key", "value"].map(|kind| format!("present.{index}.{kind}"));
+    let present = ["key", "value"].map(|kind| format!("present.{number}.{kind}"));
     let outputs = [name.as_str(), present[0].as_str(), present[1].as_str()];
     let made = graph.contrib_outputs("GroupQueryAttention", &name, &inputs, &outputs, &attrs);
     graph.output(&made[1], &cache("present"));

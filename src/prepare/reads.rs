@@ -1,17 +1,17 @@
 //! What a decode step must read from memory.
 
-use super::{DecodeReads, Variant};
-use crate::adapter::GraphInput;
+use super::DecodeReads;
+use crate::adapter::{Adapter, Beside, GraphInput};
 use crate::arch::{DecoderSpec, ModuleKind};
 use crate::graph::cache_head_dim;
 use crate::weights::Dtype;
 
-/// Counts the bytes of one step. Of an embedding a single row is read, unless it's the head as well;
+/// Counts the bytes of one step, with `bound` tensors of an `unmerged` adapter. Of an embedding a single row is read, unless it's the head as well;
 /// replicated layers are read once for each replica.
 pub fn decode_reads(
     spec: &DecoderSpec,
+    unmerged: Option<&Adapter>,
     bound: &[GraphInput],
-    variant: Variant,
     compute: Dtype,
 ) -> DecodeReads {
     let elements = |shape: &[usize]| shape.iter().product::<usize>() as u64;
@@ -28,17 +28,21 @@ pub fn decode_reads(
             .map(|(_, shape)| elements(shape))
             .sum::<u64>();
     }
-    let adapter: u64 = match variant {
-        Variant::Unmerged => bound
-            .iter()
-            .filter(|tensor| tensor.role.adds_reads())
-            .map(|tensor| elements(&tensor.shape))
-            .sum(),
-        Variant::Base | Variant::Merged => 0,
+    let reads = bound.iter().filter(|tensor| tensor.role.adds_reads());
+    let adapter: u64 = match unmerged {
+        Some(_) => reads.map(|tensor| elements(&tensor.shape)).sum(),
+        None => 0,
     };
+    if let Some(Beside::Mixture(_)) = unmerged.and_then(Adapter::beside) {
+        // Another pass, without embedding and head.
+        let head = spec.lm_head.in_features * spec.lm_head.out_features;
+        weights += weights - head as u64 - spec.embed_tokens.embedding_dim as u64;
+    }
+    let more_layers = unmerged.map_or(&[][..], Adapter::more_layers);
     let cache: usize = spec
         .layers
         .iter()
+        .chain(more_layers)
         .map(|layer| 2 * layer.attention.num_key_value_heads * cache_head_dim(&layer.attention))
         .sum();
     DecodeReads {
@@ -51,7 +55,6 @@ pub fn decode_reads(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapter::Adapter;
     use crate::model::BaseModel;
 
     fn reads(model: &str, case: &str) -> DecodeReads {
@@ -59,8 +62,8 @@ mod tests {
         let base = BaseModel::open_folder(&fixtures.join("models").join(model)).unwrap();
         let folder = fixtures.join("cases").join(model).join(case);
         let adapter = Adapter::load(&folder, &base, 0).unwrap();
-        let variant = Variant::Unmerged;
-        decode_reads(&adapter.spec, &adapter.inputs(), variant, Dtype::Float32)
+        let inputs = adapter.inputs();
+        decode_reads(&adapter.spec, Some(&adapter), &inputs, Dtype::Float32)
     }
 
     #[test]
