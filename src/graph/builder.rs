@@ -430,6 +430,18 @@ impl<'a> GraphBuilder<'a> {
         )
     }
 
+    /// Gives `value`, which nothing has taken yet, another name.
+    pub fn renamed(&mut self, value: &Value, name: &str) -> Value {
+        let outputs = self.graph.node.iter_mut().flat_map(|node| &mut node.output);
+        for output in outputs.filter(|output| **output == value.0) {
+            name.clone_into(output);
+        }
+        if self.last.remove(&value.0) {
+            self.last.insert(name.to_owned());
+        }
+        Value(name.to_owned())
+    }
+
     /// The last position of `[batch, sequence, n]`, as `[batch, 1, n]`.
     pub fn last_position(&mut self, name: &str, x: &Value) -> Value {
         let last = self.constant_i64(LAST_POSITION, &[-1], false);

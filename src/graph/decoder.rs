@@ -375,7 +375,8 @@ fn head(graph: &mut GraphBuilder, export: &Export, hidden: &Value) {
         let bent = graph.op("Tanh", "/logits/softcap/Tanh", &[&divided], &[]);
         logits = times(graph, "/logits/softcap", &bent, cap);
     }
-    let logits = graph.op("Identity", "logits", &[&logits], &[]);
+    // An `Identity` would copy them.
+    let logits = graph.renamed(&logits, "logits");
     let vocab = spec.vocab_size;
     graph.output(&logits, &[Dim::symbol("batch"), 1.into(), vocab.into()]);
     let attrs = [("axis", Attr::Int(-1)), ("keepdims", Attr::Int(0))];
