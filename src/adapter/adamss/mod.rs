@@ -21,6 +21,7 @@
 mod clusters;
 
 use ndarray::{Array2, Axis, concatenate, s};
+use rayon::prelude::*;
 
 use self::clusters::{LowRank, clusters, low_rank};
 use super::components::failed;
@@ -63,13 +64,46 @@ struct Cluster {
     rows: Vec<usize>,
 }
 
-/// Reads the adapter.
+/// What a file has for one layer.
+#[derive(Debug)]
+struct Stored {
+    new_b: Array2<f32>,
+    /// `A_k`, `B_k`
+    pairs: Vec<(Array2<f32>, Array2<f32>)>,
+}
+
+/// What's worked out for one layer.
+#[derive(Debug)]
+struct Found {
+    parts: LowRank,
+    /// The rows of each cluster.
+    rows: Vec<Vec<usize>>,
+}
+
+/// Reads the adapter. Decompositions take most of the time; layers go through them in parallel.
 pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
-    let config = loading.config;
-    let options = Options::read(config)?;
+    let options = Options::read(loading.config)?;
     let base = loading.base;
-    Tuner::open(loading, QUERY_VALUE, None)?
-        .adapt(|tensors, layer| AdaMss::read(&options, base, tensors, layer))
+    let tuner = Tuner::open(loading, QUERY_VALUE, None)?;
+    let layers = tuner.layers()?;
+    let mut stored = Vec::new();
+    for layer in &layers {
+        stored.push(match tuner.tensors.is_fresh() {
+            true => None,
+            false => Some(Stored::read(&options, tuner.tensors, layer)?),
+        });
+    }
+    let found = layers.par_iter().zip(&stored).map(|(layer, stored)| {
+        let needed = stored.as_ref().is_none_or(Stored::needs_rows);
+        needed.then(|| options.find(base, layer)).transpose()
+    });
+    let found: Vec<Option<Found>> = found.collect::<Result<_, AdapterError>>()?;
+    let mut all = stored.into_iter().zip(found);
+    tuner.adapt(|tensors, layer| match all.next() {
+        Some((Some(stored), found)) => stored.adapter(tensors, layer, found),
+        Some((None, Some(found))) => options.fresh(tensors, layer, found),
+        _ => unreachable!("there's one for each layer, and a fresh one is worked out"),
+    })
 }
 
 impl Options {
@@ -98,79 +132,39 @@ impl Options {
     }
 }
 
-impl AdaMss {
-    fn read(
-        options: &Options,
-        base: &BaseModel,
-        tensors: &mut AdapterTensors,
-        layer: &Layer,
-    ) -> Result<Self, AdapterError> {
+impl Options {
+    /// Rows of `newB`.
+    fn q(&self, layer: &Layer) -> usize {
         let columns = layer.in_features + usize::from(layer.bias);
-        let q = options.r.min(layer.out_features).min(columns);
-        let count = options.num_subspaces.min(layer.out_features);
-        if tensors.is_fresh() {
-            return Self::fresh(options, base, tensors, layer, q, count);
-        }
-        let new_b = tensors.matrix(&layer.key("adamss_newB"), [q, columns], Init::Zeros)?;
-        let mut pairs = Vec::new();
-        for k in 0..count {
-            let keys = ["A", "B"].map(|name| layer.key(&format!("adamss_{name}.{k}")));
-            // Ranks and rows are the cluster's own.
-            let own = tensors
-                .shape(&keys[0])
-                .and_then(|shape| shape.first().copied());
-            let rank = own.unwrap_or(options.subspace_rank);
-            let rows = tensors
-                .shape(&keys[1])
-                .and_then(|shape| shape.first().copied());
-            let rows = rows.unwrap_or(layer.out_features);
-            let a = tensors.matrix(&keys[0], [rank, q], Init::Zeros)?;
-            let b = tensors.matrix(&keys[1], [rows, rank], Init::Zeros)?;
-            pairs.push((a, b));
-        }
-        let sizes: Vec<usize> = pairs.iter().map(|(_, b)| b.nrows()).collect();
-        if sizes.iter().sum::<usize>() != layer.out_features {
-            return Err(tensors.layout(format!(
-                "the tensors `{}` have {} rows together, expected {}, those of the weight",
-                tensors.full_key(&layer.key("adamss_B")),
-                sizes.iter().sum::<usize>(),
-                layer.out_features
-            )));
-        }
-        let does_nothing = pairs
-            .iter()
-            .all(|(_, b)| b.iter().all(|&value| value == 0.0));
-        let rows = match count == 1 || does_nothing {
-            true => one_by_one(&sizes),
-            false => found_again(options, base, tensors, layer, &new_b, &sizes)?,
-        };
-        let clusters = pairs.into_iter().zip(rows);
-        Ok(Self {
-            new_b,
-            clusters: clusters
-                .map(|((a, b), rows)| Cluster { a, b, rows })
-                .collect(),
-            in_features: layer.in_features,
-        })
+        self.r.min(layer.out_features).min(columns)
+    }
+
+    fn clusters(&self, layer: &Layer) -> usize {
+        self.num_subspaces.min(layer.out_features)
+    }
+
+    /// Decomposes `[W | b]` and clusters its rows, as PEFT does it.
+    fn find(&self, base: &BaseModel, layer: &Layer) -> Result<Found, AdapterError> {
+        let matrix = with_bias(base, layer)?;
+        let parts = low_rank(&matrix, self.q(layer), self.seed).map_err(failed(layer.path()))?;
+        let rows = clusters(&parts.u, self.clusters(layer));
+        Ok(Found { parts, rows })
     }
 
     fn fresh(
-        options: &Options,
-        base: &BaseModel,
+        &self,
         tensors: &mut AdapterTensors,
         layer: &Layer,
-        q: usize,
-        count: usize,
-    ) -> Result<Self, AdapterError> {
-        let LowRank { u, vt } = decomposed(options, base, layer, q)?;
+        found: Found,
+    ) -> Result<AdaMss, AdapterError> {
         let mut made = Vec::new();
-        for (k, rows) in clusters(&u, count).into_iter().enumerate() {
-            let own = u.select(Axis(0), &rows);
+        for (k, rows) in found.rows.into_iter().enumerate() {
+            let own = found.parts.u.select(Axis(0), &rows);
             // The right singular vectors of the cluster's rows, by its Gram matrix.
             let gram =
                 crate::decomposition::svd(&own.t().dot(&own)).map_err(failed(layer.path()))?;
             let largest = gram.s.first().copied().unwrap_or(0.0);
-            let counted = match options.threshold {
+            let counted = match self.threshold {
                 Some(share) => gram
                     .s
                     .iter()
@@ -178,11 +172,9 @@ impl AdaMss {
                     .count(),
                 None => rows.len(),
             };
-            let rank = counted
-                .min(rows.len())
-                .min(options.subspace_rank)
-                .clamp(1, q);
-            let init = match options.identity {
+            let rank = counted.min(rows.len()).min(self.subspace_rank);
+            let rank = rank.clamp(1, self.q(layer));
+            let init = match self.identity {
                 true => Init::Zeros,
                 false => Init::Normal(0.01),
             };
@@ -193,13 +185,114 @@ impl AdaMss {
                 rows,
             });
         }
-        Ok(Self {
-            new_b: vt,
+        Ok(AdaMss {
+            new_b: found.parts.vt,
             clusters: made,
             in_features: layer.in_features,
         })
     }
+}
 
+impl Stored {
+    fn read(
+        options: &Options,
+        tensors: &mut AdapterTensors,
+        layer: &Layer,
+    ) -> Result<Self, AdapterError> {
+        let q = options.q(layer);
+        let columns = layer.in_features + usize::from(layer.bias);
+        let new_b = tensors.matrix(&layer.key("adamss_newB"), [q, columns], Init::Zeros)?;
+        let mut pairs = Vec::new();
+        for k in 0..options.clusters(layer) {
+            let keys = ["A", "B"].map(|name| layer.key(&format!("adamss_{name}.{k}")));
+            // Ranks and rows are the cluster's own.
+            let first = |key: &str| tensors.shape(key).and_then(|shape| shape.first().copied());
+            let rank = first(&keys[0]).unwrap_or(options.subspace_rank);
+            let rows = first(&keys[1]).unwrap_or(layer.out_features);
+            let a = tensors.matrix(&keys[0], [rank, q], Init::Zeros)?;
+            let b = tensors.matrix(&keys[1], [rows, rank], Init::Zeros)?;
+            pairs.push((a, b));
+        }
+        let stored = Self { new_b, pairs };
+        let sum: usize = stored.sizes().iter().sum();
+        match sum == layer.out_features {
+            true => Ok(stored),
+            false => Err(tensors.layout(format!(
+                "the tensors `{}` have {sum} rows together, expected {}, those of the weight",
+                tensors.full_key(&layer.key("adamss_B")),
+                layer.out_features
+            ))),
+        }
+    }
+
+    /// Rows of each cluster.
+    fn sizes(&self) -> Vec<usize> {
+        self.pairs.iter().map(|(_, b)| b.nrows()).collect()
+    }
+
+    /// Whether it matters which rows a cluster has.
+    fn needs_rows(&self) -> bool {
+        let is_zero = |b: &Array2<f32>| b.iter().all(|&value| value == 0.0);
+        self.pairs.len() > 1 && !self.pairs.iter().all(|(_, b)| is_zero(b))
+    }
+
+    fn adapter(
+        self,
+        tensors: &AdapterTensors,
+        layer: &Layer,
+        found: Option<Found>,
+    ) -> Result<AdaMss, AdapterError> {
+        let rows = match found {
+            Some(found) => self.checked(tensors, layer, found)?,
+            None => one_by_one(&self.sizes()),
+        };
+        let clusters = self.pairs.into_iter().zip(rows);
+        Ok(AdaMss {
+            new_b: self.new_b,
+            clusters: clusters
+                .map(|((a, b), rows)| Cluster { a, b, rows })
+                .collect(),
+            in_features: layer.in_features,
+        })
+    }
+
+    /// The rows that were found, if they fit what the file has.
+    fn checked(
+        &self,
+        tensors: &AdapterTensors,
+        layer: &Layer,
+        found: Found,
+    ) -> Result<Vec<Vec<usize>>, AdapterError> {
+        /// Of a unit vector, how much may lie outside the span.
+        const OUTSIDE: f32 = 0.02;
+        let advice = "PEFT groups a weight's rows anew when it loads an adapter, by the base's weights and numbers that \
+                      differ between processors and GPUs; merge the adapter where it was trained (`merge_and_unload`) \
+                      and measure that checkpoint";
+        let inside = self.new_b.dot(&found.parts.vt.t());
+        let fits = self.new_b.rows().into_iter().zip(inside.rows());
+        let fits = fits.into_iter().all(|(row, inside)| {
+            let (length, kept) = (row.dot(&row), inside.dot(&inside));
+            length > 0.0 && kept >= (1.0 - OUTSIDE) * length
+        });
+        if !fits {
+            return Err(tensors.layout(format!(
+                "tensor `{}` isn't of this base's weight and `random_seed`: {advice}",
+                tensors.full_key(&layer.key("adamss_newB"))
+            )));
+        }
+        let counts: Vec<usize> = found.rows.iter().map(Vec::len).collect();
+        let sizes = self.sizes();
+        match counts == sizes {
+            true => Ok(found.rows),
+            false => Err(tensors.layout(format!(
+                "the tensors `{}` have {sizes:?} rows, where the clusters of this base's weight have {counts:?}: {advice}",
+                tensors.full_key(&layer.key("adamss_B"))
+            ))),
+        }
+    }
+}
+
+impl AdaMss {
     fn rank(&self) -> usize {
         self.clusters.iter().map(|cluster| cluster.a.nrows()).sum()
     }
@@ -237,68 +330,20 @@ fn one_by_one(sizes: &[usize]) -> Vec<Vec<usize>> {
     sizes.iter().map(&mut next).collect()
 }
 
-/// `[W | b]`, decomposed as PEFT does it.
-fn decomposed(
-    options: &Options,
-    base: &BaseModel,
-    layer: &Layer,
-    q: usize,
-) -> Result<LowRank, AdapterError> {
+/// `[W | b]`, or `W` where there's no bias.
+fn with_bias(base: &BaseModel, layer: &Layer) -> Result<Array2<f32>, AdapterError> {
     let source = &layer.module.source;
-    let mut matrix = base.matrix(&format!("{source}.weight"))?;
-    if layer.bias {
-        let bias = base.tensor(&format!("{source}.bias"))?.to_f32()?;
-        let column = Array2::from_shape_vec((bias.len(), 1), bias);
-        let column = column.expect("a column has a single width");
-        matrix = concatenate(Axis(1), &[matrix.view(), column.view()]).map_err(|_| {
-            AdapterError::Targets {
-                path: base.folder.clone(),
-                message: format!("the bias of `{source}` isn't as long as its weight has rows"),
-            }
-        })?;
+    let matrix = base.matrix(&format!("{source}.weight"))?;
+    if !layer.bias {
+        return Ok(matrix);
     }
-    low_rank(&matrix, q, options.seed).map_err(failed(layer.path()))
-}
-
-/// The rows of each cluster, worked out from the base and compared with what the file has.
-fn found_again(
-    options: &Options,
-    base: &BaseModel,
-    tensors: &AdapterTensors,
-    layer: &Layer,
-    new_b: &Array2<f32>,
-    sizes: &[usize],
-) -> Result<Vec<Vec<usize>>, AdapterError> {
-    /// Of a unit vector, how much may lie outside the span.
-    const OUTSIDE: f32 = 0.02;
-    let advice = "PEFT groups a weight's rows anew when it loads an adapter, by the base's weights and numbers that differ \
-                  between processors and GPUs; merge the adapter where it was trained (`merge_and_unload`) and measure that \
-                  checkpoint";
-    let found = decomposed(options, base, layer, new_b.nrows())?;
-    let inside = new_b.dot(&found.vt.t());
-    let fits = new_b
-        .rows()
-        .into_iter()
-        .zip(inside.rows())
-        .all(|(row, inside)| {
-            let (length, kept) = (row.dot(&row), inside.dot(&inside));
-            length > 0.0 && kept >= (1.0 - OUTSIDE) * length
-        });
-    if !fits {
-        return Err(tensors.layout(format!(
-            "tensor `{}` isn't of this base's weight and `random_seed`: {advice}",
-            tensors.full_key(&layer.key("adamss_newB"))
-        )));
-    }
-    let rows = clusters(&found.u, sizes.len());
-    let counts: Vec<usize> = rows.iter().map(Vec::len).collect();
-    match counts == sizes {
-        true => Ok(rows),
-        false => Err(tensors.layout(format!(
-            "the tensors `{}` have {sizes:?} rows, where the clusters of this base's weight have {counts:?}: {advice}",
-            tensors.full_key(&layer.key("adamss_B"))
-        ))),
-    }
+    let bias = base.tensor(&format!("{source}.bias"))?.to_f32()?;
+    let column = Array2::from_shape_vec((bias.len(), 1), bias);
+    let column = column.expect("a column has a single width");
+    concatenate(Axis(1), &[matrix.view(), column.view()]).map_err(|_| AdapterError::Targets {
+        path: base.folder.clone(),
+        message: format!("the bias of `{source}` isn't as long as its weight has rows"),
+    })
 }
 
 impl ModuleAdapter for AdaMss {
