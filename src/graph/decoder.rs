@@ -68,19 +68,18 @@ pub fn build(
         let mask = active_mask(graph, &lengths);
         graph.set_token_gate(mask);
     }
+    let mut tables = PositionTables::new(spec.max_position_embeddings);
     let shadow = match export.adapter.and_then(Adapter::beside) {
         Some(Beside::Shadow(shadow)) => {
             let shared = shadow.shares_embeddings.then(|| hidden.clone());
-            Some((
-                &**shadow,
-                shadow_state(graph, export, shadow, &lengths, &input_ids, shared),
-            ))
+            let inputs = (&input_ids, shared);
+            let state = shadow_state(graph, export, shadow, &mut tables, &lengths, inputs);
+            Some((&**shadow, state))
         }
         _ => None,
     };
     let hidden = positioned(graph, spec, &lengths, hidden);
 
-    let mut tables = PositionTables::new(spec.max_position_embeddings);
     if let Some(Beside::Mixture(mixture)) = export.adapter.and_then(Adapter::beside) {
         let shares = scaling_pass(graph, export, mixture, &mut tables, &lengths, &hidden);
         graph.set_token_gate(shares);
@@ -168,14 +167,14 @@ fn scaling_pass(
     mixture.shares(graph, &hidden)
 }
 
-/// Shadow's backbone, over the base's embeddings or its own; returns the state of the first block.
+/// Shadow's backbone, over the base's embeddings, if they're given, or its own; returns the state of the first block.
 fn shadow_state(
     graph: &mut GraphBuilder,
     export: &Export,
     shadow: &Shadow,
+    tables: &mut PositionTables,
     lengths: &Lengths,
-    input_ids: &Value,
-    shared: Option<Value>,
+    (input_ids, shared): (&Value, Option<Value>),
 ) -> Value {
     let spec = &shadow.spec;
     let backbone = Export {
@@ -187,14 +186,21 @@ fn shadow_state(
     graph.set_scope("/shadow_backbone", BACKBONE);
     let mut hidden = match shared {
         Some(rows) => rows,
-        None => embedding(graph, &backbone, &spec.embed_tokens, input_ids),
+        None => {
+            let rows = embedding(graph, &backbone, &spec.embed_tokens, input_ids);
+            match spec.embedding_scale {
+                Some(EmbeddingScale::Rows(scale) | EmbeddingScale::All(scale)) => {
+                    times(graph, "/embeddings/scale", &rows, scale)
+                }
+                None => rows,
+            }
+        }
     };
     if let Some(project_in) = &spec.project_in {
         hidden = linear(graph, &backbone, project_in, &hidden);
     }
     let hidden = positioned(graph, spec, lengths, hidden);
-    let mut tables = PositionTables::new(spec.max_position_embeddings);
-    let hidden = layers(graph, &backbone, &mut tables, lengths, hidden, None);
+    let hidden = layers(graph, &backbone, tables, lengths, hidden, None);
     graph.set_scope("", "");
     shadow.projected(graph, hidden)
 }
