@@ -254,7 +254,7 @@ fn projected(
     }
 }
 
-/// Queries, keys and values cut off, normalised and turned, where they have to be. What is joined stays joined where
+/// Queries, keys and values normalised, cut off and turned, where they have to be. What is joined stays joined where
 /// nothing comes between, unless `apart`.
 fn prepared(
     graph: &mut GraphBuilder,
@@ -274,6 +274,16 @@ fn prepared(
         Inputs::Joined(qkv) if apart => Inputs::Three(split_kinds(graph, attention, path, &qkv)),
         other => other,
     };
+    let heads = [attention.num_attention_heads, attention.num_key_value_heads];
+    let width = attention.head_dim;
+    let inputs = match (inputs, &attention.query_key_norms) {
+        (Inputs::Three([query, key, value]), Some([query_norm, key_norm])) => Inputs::Three([
+            norm_of_heads(graph, query_norm, heads[0], width, &query),
+            norm_of_heads(graph, key_norm, heads[1], width, &key),
+            value,
+        ]),
+        (inputs, _) => inputs,
+    };
     let inputs = match attention.clip {
         None => inputs,
         Some(clip) => inputs.map(attention, path, |value, name, _| {
@@ -286,12 +296,6 @@ fn prepared(
     let Inputs::Three([mut query, mut key, value]) = inputs else {
         return inputs;
     };
-    let heads = [attention.num_attention_heads, attention.num_key_value_heads];
-    let width = attention.head_dim;
-    if let Some([query_norm, key_norm]) = &attention.query_key_norms {
-        query = norm_of_heads(graph, query_norm, heads[0], width, &query);
-        key = norm_of_heads(graph, key_norm, heads[1], width, &key);
-    }
     if let Some(rotary) = before {
         let mut turn = |name: &str, x: &Value, heads| {
             let name = format!("{path}/self_attn/{name}");

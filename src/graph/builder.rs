@@ -52,6 +52,8 @@ pub enum Attr {
     Ints(Vec<i64>),
     /// A float.
     Float(f32),
+    /// A name.
+    Text(&'static str),
 }
 
 /// The constant by which the last position is selected: whatever comes behind that has one position.
@@ -396,6 +398,14 @@ impl<'a> GraphBuilder<'a> {
         }
     }
 
+    /// The same for rows, `[n, in]`, of which there may be none: what's laid out for one row or for a whole prompt
+    /// doesn't fit, and the factor keeps it from being taken for a product that does.
+    pub fn routed_product(&mut self, name: &str, path: &str, x: &Value) -> Value {
+        let weight = self.parameter(&format!("{path}.weight"));
+        let attrs = [("transB", Attr::Int(1)), ("alpha", Attr::Float(1.0))];
+        self.contrib("FusedMatMul", name, &[x, &weight], &attrs)
+    }
+
     /// The weight of the linear layer at `path`, `[out, in]`.
     pub fn weight(&mut self, path: &str) -> Value {
         let weight = self.parameter(&format!("{path}.weight"));
@@ -505,6 +515,11 @@ fn attribute(name: &str, attr: &Attr) -> proto::Attribute {
         Attr::Ints(ints) => proto::Attribute {
             ints: ints.clone(),
             kind: 7,
+            ..empty
+        },
+        Attr::Text(text) => proto::Attribute {
+            s: text.as_bytes().to_vec(),
+            kind: 3,
             ..empty
         },
         Attr::Float(f) => proto::Attribute {

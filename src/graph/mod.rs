@@ -7,6 +7,7 @@
 mod attention;
 mod builder;
 mod decoder;
+mod experts;
 mod export;
 mod linear;
 mod mlp;

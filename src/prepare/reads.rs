@@ -22,11 +22,17 @@ pub fn decode_reads(
             weights += embedding_dim as u64;
             continue;
         }
-        weights += module
+        // Of a router's experts a token goes through some.
+        let [read, of] = match module.kind {
+            ModuleKind::Routed { share, .. } => share.map(|count| count as u64),
+            _ => [1, 1],
+        };
+        let own: u64 = module
             .parameters()
             .iter()
             .map(|(_, shape)| elements(shape))
-            .sum::<u64>();
+            .sum();
+        weights += own * read / of;
     }
     let reads = bound.iter().filter(|tensor| tensor.role.adds_reads());
     let adapter: u64 = match unmerged {

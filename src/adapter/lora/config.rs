@@ -64,7 +64,7 @@ pub enum LoraInit {
 /// Options that are refused, and why.
 const REFUSED: [(&str, &str); 1] = [(
     "target_parameters",
-    "it adapts stacked experts, and no supported architecture has any",
+    "adapters on stacked experts are not implemented",
 )];
 
 /// Variants of which PEFT allows one at a time.

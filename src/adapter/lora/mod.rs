@@ -266,7 +266,9 @@ fn magnitude(
 ) -> Result<Array1<f32>, AdapterError> {
     let length = match &module.kind {
         ModuleKind::Embedding { embedding_dim, .. } => *embedding_dim,
-        ModuleKind::Linear { out_features, .. } => *out_features,
+        ModuleKind::Linear { out_features, .. } | ModuleKind::Routed { out_features, .. } => {
+            *out_features
+        }
         ModuleKind::Norm { shape, .. } => shape.iter().product(),
     };
     // Releases before 0.12 wrote it as a module's weight.
