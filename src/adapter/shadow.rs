@@ -344,7 +344,13 @@ fn mirrored(config: &JsonObject, base: &BaseModel) -> Result<DecoderSpec, Adapte
         }
         changed = changed.with("layer_types", types.into());
     }
-    Ok(arch::spec(&changed)?)
+    let spec = arch::spec(&changed)?;
+    let routed = |module: &Module| matches!(module.kind, ModuleKind::Routed { .. });
+    if spec.modules().iter().any(routed) {
+        let reason = "not for a mixture of experts, whose checkpoints join the experts";
+        return Err(config.refused("peft_type", reason).into());
+    }
+    Ok(spec)
 }
 
 /// A size that no model exceeds, if it's there.
@@ -382,7 +388,9 @@ fn backbone(
                 (_, "bias") => (Init::Zeros, Role::Map),
                 (ModuleKind::Norm { .. }, _) => (Init::Constant(1.0), Role::Map),
                 (ModuleKind::Embedding { .. }, _) => (Init::Normal(deviation), Role::Table),
-                (ModuleKind::Linear { .. }, _) => (Init::Normal(deviation), Role::Map),
+                (ModuleKind::Linear { .. } | ModuleKind::Routed { .. }, _) => {
+                    (Init::Normal(deviation), Role::Map)
+                }
             };
             let key = format!("{BACKBONE_KEY}{own}.{name}");
             let held = holding.take(&key, &shape, init, role)?;
