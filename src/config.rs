@@ -1,7 +1,8 @@
 //! The benchmark's parameters: `default_benchmark_params.json`, and an experiment's
 //! `benchmark_params.json` that overrides single keys of it.
 //!
-//! The keys are those of PEFT's text generation benchmark, and `batch_size`, which may be absent. Three rules differ from it:
+//! The keys are those of PEFT's text generation benchmark, and others that may be absent: `batch_size`, and three on
+//! quantization. Three rules differ from it:
 //!
 //! - A key that starts with `_` is a comment; any other unknown key is an error.
 //! - Overrides are merged key by key, nested ones too.
@@ -10,6 +11,7 @@
 
 mod error;
 mod params;
+mod quantization;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,9 +19,11 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use crate::prompts::Category;
+use crate::quantize::{Format, Quantization};
 use crate::weights::Dtype;
 pub use error::ConfigError;
 use params::Params;
+pub use quantization::{HEADS, QuantizationKeys};
 
 const EMBEDDED: &str = include_str!("../default_benchmark_params.json");
 
@@ -52,6 +56,8 @@ pub struct BenchmarkConfig {
     pub num_prompt_samples: usize,
     /// Sequences that are generated at once. There is at least one size; the first is that of the main figures.
     pub batch_sizes: Vec<usize>,
+    /// What's said on quantization; [`BenchmarkConfig::quantization`] is what it comes to.
+    pub quantization_keys: QuantizationKeys,
     /// New tokens a generation, by category.
     pub category_max_new_tokens: BTreeMap<Category, usize>,
 }
@@ -82,6 +88,14 @@ impl BenchmarkConfig {
             .unwrap_or(self.max_new_tokens)
     }
 
+    /// How the model is quantized, if it is.
+    ///
+    /// # Errors
+    /// If keys contradict each other, or one would do nothing.
+    pub fn quantization(&self) -> Result<Option<Quantization>, ConfigError> {
+        self.quantization_keys.resolve()
+    }
+
     /// The resolved parameters under PEFT's key names, for the result file.
     #[must_use]
     pub fn to_json(&self) -> Value {
@@ -95,6 +109,8 @@ impl BenchmarkConfig {
                 )
             })
             .collect();
+        let keys = self.quantization_keys;
+        let quantization = self.quantization().ok().flatten();
         json!({
             "model_id": self.model_id,
             "dtype": self.dtype.to_string(),
@@ -106,8 +122,15 @@ impl BenchmarkConfig {
                 [single] => json!(single),
                 several => json!(several),
             },
-            "use_4bit": false,
-            "use_8bit": false,
+            "use_4bit": keys.use_4bit.unwrap_or(false),
+            "use_8bit": keys.use_8bit.unwrap_or(false),
+            "quantization_scheme": quantization.map(|found| match found.weights {
+                Format::Nf4 => "nf4",
+                Format::Int4 | Format::Int8 => "rtn",
+            }),
+            "quantization_head": quantization
+                .map(|found| found.head.map_or("float", Format::name)),
+            "quantization_accuracy_level": quantization.map(|found| found.accuracy.level()),
             "category_generation_params": categories,
         })
     }
@@ -148,6 +171,7 @@ impl BenchmarkConfig {
                 .batch_sizes
                 .or(defaults.batch_sizes)
                 .unwrap_or_else(|| vec![1]),
+            quantization_keys: overrides.quantization.or(defaults.quantization),
             category_max_new_tokens: categories,
         })
     }

@@ -8,6 +8,7 @@ use super::form::{BaseModule, Role};
 use super::{Adapter, AdapterError, ModuleWeights, Prompt};
 use crate::arch::{Module, ModuleKind};
 use crate::model::BaseModel;
+use crate::quantize::QuantizeError;
 use crate::weights::WriteTensorError;
 
 /// A tensor that is bound to an input of the unmerged graph.
@@ -117,7 +118,20 @@ impl Adapter {
                 .to_f32()?),
         };
         let shape = module.parameters().swap_remove(0).1;
-        let weight = ndarray::Array2::from_shape_vec((shape[0], shape[1]), read("weight")?)
+        let replaced = self
+            .replaced()
+            .contains_key(&format!("{}.weight", module.path));
+        let dequantized = match replaced {
+            true => None,
+            false => base
+                .dequantized(module)
+                .map_err(QuantizeError::into_weights)?,
+        };
+        let weight = match dequantized {
+            Some(values) => values,
+            None => read("weight")?,
+        };
+        let weight = ndarray::Array2::from_shape_vec((shape[0], shape[1]), weight)
             .expect("callers have checked the shapes of the base's tensors");
         let bias = match module.kind {
             ModuleKind::Linear { bias: true, .. } => Some(read("bias")?.into()),

@@ -307,7 +307,8 @@ impl Module {
 }
 
 impl Linear {
-    fn module(&self) -> Module {
+    /// The same as adapters see it.
+    pub fn module(&self) -> Module {
         Module {
             path: self.path.clone(),
             source: self.source.clone(),

@@ -14,7 +14,7 @@ use super::options::{BatchOptions, CommonOptions, distinct};
 use super::progress::message;
 use super::setup;
 use super::target::Target;
-use crate::config::BenchmarkConfig;
+use crate::config::{BenchmarkConfig, QuantizationKeys};
 use crate::engine::Provider;
 use crate::experiment::Experiment;
 use crate::measure::client::Interrupt;
@@ -327,7 +327,7 @@ fn prepare_experiment(
     config: BenchmarkConfig,
 ) -> Result<Prepared> {
     let base = setup::base_model(common, &config)?;
-    let preparation = setup::preparation(common, &config, provider, &base);
+    let preparation = setup::preparation(common, &config, provider, &base)?;
     let (variants, refusal) = preparation.prepare_all(experiment)?;
     let absent = refusal.map(|reason| (Variant::Merged, reason));
     Ok(Prepared {
@@ -380,6 +380,7 @@ fn config_with(variant: &PreparedVariant, config: &BenchmarkConfig) -> Benchmark
     BenchmarkConfig {
         model_id: variant.manifest.model_id.clone(),
         dtype: variant.manifest.dtype,
+        quantization_keys: QuantizationKeys::of(variant.manifest.quantization()),
         ..config.clone()
     }
 }
@@ -398,7 +399,7 @@ fn prepare_checkpoint(
             ..config.clone()
         };
         let base = setup::base_model(common, &config)?;
-        let preparation = setup::preparation(common, &config, provider, &base);
+        let preparation = setup::preparation(common, &config, provider, &base)?;
         let mut prepared = preparation.prepare(None, &[Variant::Base])?.remove(0);
         prepared.manifest.variant = variant;
         variants.push(prepared);

@@ -71,8 +71,11 @@ impl Prepare {
         let config = setup::config(common, Some(&experiment))?;
         let provider = setup::provider(common, config.dtype)?;
         let base = setup::base_model(common, &config)?;
-        let preparation = setup::preparation(common, &config, provider, &base);
+        let preparation = setup::preparation(common, &config, provider, &base)?;
         if self.formats.contains(&Format::Hf) {
+            if config.quantization()?.is_some() {
+                bail!("`--format hf` writes full precision; `--quantize none` goes with it");
+            }
             let adapter = Adapter::load(&experiment.folder, &base, config.seed)?;
             let folder = preparation.checkpoint_folder(&experiment, common.dtype);
             let written = write_checkpoint(&base, Some(&adapter), common.dtype, &folder)?;

@@ -37,7 +37,7 @@ impl Verify {
         let config = setup::config(common, Some(&experiment))?;
         let provider = setup::provider(common, config.dtype)?;
         let base = setup::base_model(common, &config)?;
-        let preparation = setup::preparation(common, &config, provider, &base);
+        let preparation = setup::preparation(common, &config, provider, &base)?;
         let (variants, reason) = preparation.prepare_all(&experiment)?;
 
         let manifest = &variants[1].manifest;

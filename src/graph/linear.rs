@@ -30,9 +30,8 @@ pub fn linear(graph: &mut GraphBuilder, export: &Export, layer: &Linear, x: &Val
     if let Some((form, naming)) = export.module_form(path) {
         return form.linear(graph, &naming, &LinearSite { path, x });
     }
-    let weight = graph.parameter(&format!("{path}.weight"));
+    let product = graph.product(&format!("/{path}/MatMul"), x, &format!("{path}.weight"));
     let bias = graph.find_parameter(&format!("{path}.bias"));
-    let product = graph.matmul_transposed(&format!("/{path}/MatMul"), x, &weight);
     add_bias(graph, path, &product, bias.as_ref())
 }
 

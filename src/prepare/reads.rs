@@ -1,10 +1,9 @@
 //! What a decode step must read from memory.
 
-use super::{DecodeReads, Variant};
+use super::{DecodeReads, Precision, Variant};
 use crate::adapter::GraphInput;
 use crate::arch::{DecoderSpec, ModuleKind};
 use crate::graph::cache_head_dim;
-use crate::weights::Dtype;
 
 /// Counts the bytes of one step. Of an embedding a single row is read, unless it's the head as well;
 /// replicated layers are read once for each replica.
@@ -12,21 +11,24 @@ pub fn decode_reads(
     spec: &DecoderSpec,
     bound: &[GraphInput],
     variant: Variant,
-    compute: Dtype,
+    precision: Precision,
 ) -> DecodeReads {
     let elements = |shape: &[usize]| shape.iter().product::<usize>() as u64;
-    let size = compute.size() as u64;
+    let size = precision.compute.size() as u64;
     let mut weights = 0;
     for module in spec.modules() {
         if let ModuleKind::Embedding { embedding_dim, .. } = module.kind {
-            weights += embedding_dim as u64;
+            weights += embedding_dim as u64 * size;
             continue;
         }
-        weights += module
-            .parameters()
-            .iter()
-            .map(|(_, shape)| elements(shape))
-            .sum::<u64>();
+        let quantization = precision.quantization;
+        let format = quantization.and_then(|quantization| quantization.of(spec, &module));
+        for (name, shape) in module.parameters() {
+            weights += match (format, &shape[..]) {
+                (Some(format), &[rows, columns]) if name == "weight" => format.bytes(rows, columns),
+                _ => elements(&shape) * size,
+            };
+        }
     }
     let adapter: u64 = match variant {
         Variant::Unmerged => bound
@@ -42,7 +44,7 @@ pub fn decode_reads(
         .map(|layer| 2 * layer.attention.num_key_value_heads * cache_head_dim(&layer.attention))
         .sum();
     DecodeReads {
-        weight_bytes: weights * size,
+        weight_bytes: weights,
         adapter_bytes: adapter * size,
         cache_bytes_per_position: cache as u64 * size,
     }
@@ -53,14 +55,21 @@ mod tests {
     use super::*;
     use crate::adapter::Adapter;
     use crate::model::BaseModel;
+    use crate::quantize::{Format, Quantization};
+    use crate::weights::Dtype;
 
     fn reads(model: &str, case: &str) -> DecodeReads {
+        reads_of(model, case, None)
+    }
+
+    fn reads_of(model: &str, case: &str, quantization: Option<Quantization>) -> DecodeReads {
         let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
         let base = BaseModel::open_folder(&fixtures.join("models").join(model)).unwrap();
         let folder = fixtures.join("cases").join(model).join(case);
         let adapter = Adapter::load(&folder, &base, 0).unwrap();
         let variant = Variant::Unmerged;
-        decode_reads(&adapter.spec, &adapter.inputs(), variant, Dtype::Float32)
+        let precision = Precision::new(Dtype::Float32, false).with_quantization(quantization);
+        decode_reads(&adapter.spec, &adapter.inputs(), variant, precision)
     }
 
     #[test]
@@ -81,6 +90,26 @@ mod tests {
         assert_eq!(
             reads.bytes(10.0),
             (reads.weight_bytes + reads.adapter_bytes) as f64 + 5120.0
+        );
+    }
+
+    #[test]
+    fn quantized_weights_count_with_their_codes_and_scales() {
+        let float = reads("llama-gqa", "lora");
+        let quantization = Quantization::new(Format::Int4);
+        let quantized = reads_of("llama-gqa", "lora", Some(quantization));
+        let linear = 2 * (64 * 64 * 2 + 32 * 64 * 2 + 3 * 96 * 64) + 140 * 64;
+        // 16 bytes and a scale in place of 32 values.
+        let saved = linear / 32 * (4 * 32 - 16 - 4);
+        assert_eq!(float.weight_bytes - quantized.weight_bytes, saved);
+        let head = Quantization {
+            head: None,
+            ..quantization
+        };
+        let float_head = reads_of("llama-gqa", "lora", Some(head));
+        assert_eq!(
+            float_head.weight_bytes - quantized.weight_bytes,
+            140 * 64 / 32 * (128 - 20)
         );
     }
 

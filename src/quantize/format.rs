@@ -216,11 +216,15 @@ fn nf4(values: &[f32]) -> Quantized {
     let mut codes = Vec::with_capacity(values.len().div_ceil(2));
     let mut scales = Vec::with_capacity(values.len().div_ceil(BLOCK));
     for block in values.chunks(BLOCK) {
-        let scale = block.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+        let scale = block
+            .iter()
+            .fold(0.0_f32, |most, value| most.max(value.abs()));
         let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
         let code = |value: f32| {
             let value = value * inverse;
-            let above = NF4_THRESHOLDS.iter().filter(|&&threshold| value > threshold);
+            let above = NF4_THRESHOLDS
+                .iter()
+                .filter(|&&threshold| value > threshold);
             above.count() as u8
         };
         for pair in block.chunks(2) {
@@ -244,7 +248,10 @@ mod tests {
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/quantized");
         let file = SafetensorsFile::open(&fixtures.join("quantized.safetensors")).unwrap();
         let names = file.names();
-        let matrices: Vec<&str> = names.iter().filter_map(|name| name.strip_suffix(".w")).collect();
+        let matrices: Vec<&str> = names
+            .iter()
+            .filter_map(|name| name.strip_suffix(".w"))
+            .collect();
         assert_eq!(matrices.len(), 5);
         for matrix in matrices {
             let name = format!("{matrix}.w");
@@ -255,8 +262,8 @@ mod tests {
             let values = weight.to_f32().unwrap();
             for format in [Format::Int4, Format::Int8, Format::Nf4] {
                 let label = format!("{matrix}.{}", format.name());
-                let [codes, scales, dequantized] = ["codes", "scales", "dequantized"]
-                    .map(|part| format!("{label}.{part}"));
+                let [codes, scales, dequantized] =
+                    ["codes", "scales", "dequantized"].map(|part| format!("{label}.{part}"));
                 let [codes, scales, dequantized] =
                     [&codes, &scales, &dequantized].map(|name| file.get(name).unwrap());
                 assert_eq!(
@@ -278,11 +285,16 @@ mod tests {
     #[test]
     fn rows_quantized_apart_are_the_same() {
         let columns = 48;
-        let values: Vec<f32> = (0..columns * 128).map(|i| ((i * 37 % 101) as f32) - 50.0).collect();
+        let values: Vec<f32> = (0..columns * 128)
+            .map(|i| ((i * 37 % 101) as f32) - 50.0)
+            .collect();
         for format in [Format::Int4, Format::Int8, Format::Nf4] {
             let whole = format.quantize(&values, columns);
             let rows = format.rows_at_once(columns, 100);
-            let mut parts = Quantized { codes: Vec::new(), scales: Vec::new() };
+            let mut parts = Quantized {
+                codes: Vec::new(),
+                scales: Vec::new(),
+            };
             for part in values.chunks(rows * columns) {
                 let part = format.quantize(part, columns);
                 parts.codes.extend(part.codes);

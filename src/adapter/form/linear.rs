@@ -238,11 +238,14 @@ impl<'a> LinearForm<'a> {
                 }
             };
         }
-        let weight = match &self.weight {
-            Some(part) => input(graph, naming, part),
-            None => graph.parameter(&format!("{path}.weight")),
+        let name = format!("/{path}/MatMul");
+        let mut y = match &self.weight {
+            Some(part) => {
+                let weight = input(graph, naming, part);
+                graph.matmul_transposed(&name, &x, &weight)
+            }
+            None => graph.product(&name, &x, &format!("{path}.weight")),
         };
-        let mut y = graph.matmul_transposed(&format!("/{path}/MatMul"), &x, &weight);
         if let Some(delta) = &self.delta {
             let delta = delta.nodes(graph, naming, site);
             y = graph.add(&at("Add"), &y, &delta);
