@@ -159,7 +159,13 @@ fn steps(values: &[f32], columns: usize, bits: usize) -> Quantized {
             };
             let scale = extreme / -middle;
             let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-            let code = |value: f32| (value * inverse + middle).round().clamp(0.0, most) as u8;
+            // To the nearest, and up from half way, as `round` does it: that's a call for each value where the
+            // processor isn't known to have an instruction for it.
+            let code = |value: f32| {
+                let place = (value * inverse + middle).clamp(0.0, most);
+                let whole = place as i32;
+                (whole + i32::from(place - whole as f32 >= 0.5)) as u8
+            };
             let block = block.map(code);
             match bits {
                 4 => codes.extend(block.as_chunks::<2>().0.iter().map(|[a, b]| a | (b << 4))),
