@@ -162,6 +162,14 @@ pub struct PreparedVariant {
 }
 
 impl Preparation<'_> {
+    /// The same without quantization.
+    pub fn unquantized(&self) -> Self {
+        Self {
+            precision: self.precision.with_quantization(None),
+            ..*self
+        }
+    }
+
     fn model_folder(&self) -> PathBuf {
         let slug = fingerprint::slug(&self.base.id);
         self.export_dir
