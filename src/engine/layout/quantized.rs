@@ -5,9 +5,9 @@
 //! in the file of quantized weights they follow each other, so the joined one is mapped too; where a merge has changed
 //! some of them, ONNX Runtime joins them at the start.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use super::joined::take_joined;
+use super::joined::{split, take_joined};
 use super::products::{drop_unused, int, node};
 use crate::graph::proto::{Entry, Graph, Model, Node, Tensor};
 
@@ -27,7 +27,8 @@ fn is_product(node: &Node) -> bool {
     ["MatMulNBits", "MatMulBnb4"].contains(&node.op_type.as_str())
 }
 
-/// Joins products that share their input and are all that their attention node takes.
+/// Joins every three products that share their input: an attention node takes the joined one as it is, where nothing comes
+/// between, and else it's cut in three.
 pub fn join(model: &mut Model) {
     let Some(graph) = &mut model.graph else {
         return;
@@ -36,70 +37,85 @@ pub fn join(model: &mut Model) {
     for name in graph.node.iter().flat_map(|node| &node.input) {
         *uses.entry(name).or_default() += 1;
     }
-    let makers: HashMap<&str, &Node> = graph
-        .node
-        .iter()
-        .filter(|node| is_product(node))
-        .map(|node| (node.output[0].as_str(), node))
-        .collect();
-    let triple = |attention: &Node| -> Option<[Node; 3]> {
-        let parts = attention.input.get(..3)?.iter().map(|value| {
-            let alone = uses.get(value.as_str()) == Some(&1);
-            makers
-                .get(value.as_str())
-                .filter(|_| alone)
-                .copied()
-                .cloned()
-        });
-        let parts: [Node; 3] = parts.collect::<Option<Vec<Node>>>()?.try_into().ok()?;
-        can_be_joined(&parts).then_some(parts)
-    };
-    let triples: HashMap<String, [Node; 3]> = graph
-        .node
-        .iter()
-        .filter(|node| node.op_type == "GroupQueryAttention")
-        .filter_map(|node| Some((node.name.clone(), triple(node)?)))
-        .collect();
-    let joined: Vec<&String> = triples
-        .values()
-        .flatten()
-        .map(|part| &part.output[0])
-        .collect();
+    let mut by_input: HashMap<&str, Vec<&Node>> = HashMap::new();
+    for node in graph.node.iter().filter(|node| is_product(node)) {
+        by_input.entry(&node.input[0]).or_default().push(node);
+    }
+    // By the first one's output, with the attention node that takes them.
+    let mut triples: HashMap<String, ([Node; 3], Option<String>)> = HashMap::new();
+    for products in by_input.into_values() {
+        let [a, b, c] = products[..] else {
+            continue;
+        };
+        let parts = [a, b, c].map(Node::clone);
+        if can_be_joined(&parts) {
+            let outputs = parts.each_ref().map(|part| &part.output[0]);
+            let takes = |node: &&Node| {
+                node.op_type == "GroupQueryAttention"
+                    && outputs
+                        .iter()
+                        .zip(&node.input)
+                        .all(|(output, input)| *output == input)
+            };
+            let alone = outputs
+                .iter()
+                .all(|output| uses.get(output.as_str()) == Some(&1));
+            let attention = graph.node.iter().find(takes).filter(|_| alone);
+            let attention = attention.map(|node| node.name.clone());
+            triples.insert(parts[0].output[0].clone(), (parts, attention));
+        }
+    }
+    let mut done: HashSet<String> = HashSet::new();
+    let mut taken: HashMap<String, String> = HashMap::new();
     let mut nodes = Vec::new();
-    for mut attention in std::mem::take(&mut graph.node) {
-        if attention
-            .output
-            .first()
-            .is_some_and(|output| joined.contains(&output))
-        {
+    for mut node in std::mem::take(&mut graph.node) {
+        let output = node.output.first().cloned().unwrap_or_default();
+        if let Some(qkv) = taken.get(&node.name) {
+            take_joined(&mut node, qkv);
+        }
+        if done.contains(&output) {
             continue;
         }
-        if let Some(parts) = triples.get(&attention.name) {
-            let qkv = format!("{}/qkv", attention.name);
-            let weights = [1, 2].map(|place| {
-                let names = parts.each_ref().map(|part| part.input[place].clone());
-                let what = ["codes", "scales"][place - 1];
-                joined_initializer(graph, &mut nodes, &names, &format!("{qkv}.{what}"))
-            });
-            let mut product = parts[0].clone();
-            let rows: i64 = parts.iter().map(|part| attribute(part, "N")).sum();
-            for attribute in &mut product.attribute {
-                if attribute.name == "N" {
-                    *attribute = int("N", rows);
-                }
+        let Some((parts, attention)) = triples.get(&output) else {
+            nodes.push(node);
+            continue;
+        };
+        let qkv = format!("{output}/qkv");
+        add_joined(graph, &mut nodes, parts, &qkv);
+        match attention {
+            Some(name) => {
+                taken.insert(name.clone(), qkv);
             }
-            let [codes, scales] = weights;
-            product.input[1] = codes;
-            product.input[2] = scales;
-            product.output = vec![qkv.clone()];
-            product.name.clone_from(&qkv);
-            nodes.push(product);
-            take_joined(&mut attention, &qkv);
+            None => {
+                let rows = parts.each_ref().map(|part| attribute(part, "N"));
+                let outputs = parts.each_ref().map(|part| part.output[0].clone());
+                nodes.push(split(graph, &qkv, &outputs, &rows));
+            }
         }
-        nodes.push(attention);
+        done.extend(parts.iter().map(|part| part.output[0].clone()));
     }
     graph.node = nodes;
     drop_unused(graph);
+}
+
+/// Adds the product `qkv` in the place of three.
+fn add_joined(graph: &mut Graph, nodes: &mut Vec<Node>, parts: &[Node; 3], qkv: &str) {
+    let [codes, scales] = [(1, "codes"), (2, "scales")].map(|(place, what)| {
+        let names = parts.each_ref().map(|part| part.input[place].clone());
+        joined_initializer(graph, nodes, &names, &format!("{qkv}.{what}"))
+    });
+    let mut product = parts[0].clone();
+    let rows: i64 = parts.iter().map(|part| attribute(part, "N")).sum();
+    for attribute in &mut product.attribute {
+        if attribute.name == "N" {
+            *attribute = int("N", rows);
+        }
+    }
+    product.input[1] = codes;
+    product.input[2] = scales;
+    product.output = vec![qkv.to_owned()];
+    qkv.clone_into(&mut product.name);
+    nodes.push(product);
 }
 
 /// The same operator, input and form; of NF4, whose blocks don't end with rows, whole blocks.
