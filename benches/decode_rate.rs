@@ -57,6 +57,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         export_dir: &export_dir,
         seed: 0,
         adapter_form: AdapterForm::Reduced,
+        task_id: None,
     };
     let start = Instant::now();
     let variant = preparation.prepare(None, &[Variant::Base])?.remove(0);

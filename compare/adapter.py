@@ -1,4 +1,4 @@
-"""An adapter as training leaves it: LoRA on `q_proj` and `v_proj` whose B isn't zero, so that it changes the tokens."""
+"""An adapter as training leaves it: a LoRA whose B isn't zero, so that it changes the tokens."""
 
 import array
 import json
@@ -6,16 +6,30 @@ import random
 import struct
 from pathlib import Path
 
-R = 8
 B_STD = 0.05
 
 
-def write_lora(folder: Path, model_config: dict) -> None:
-    """Writes `adapter_config.json` and `adapter_model.safetensors`, float32, the same ones for the same model."""
+def linear_shapes(model_config: dict) -> dict[str, tuple[int, int]]:
+    """`{module: (out_features, in_features)}` of a Llama layer, by the module's path below the layer."""
     hidden = model_config["hidden_size"]
     heads = model_config["num_attention_heads"]
     head_dim = model_config.get("head_dim") or hidden // heads
-    outputs = {"q_proj": heads * head_dim, "v_proj": model_config["num_key_value_heads"] * head_dim}
+    queries, values = heads * head_dim, model_config["num_key_value_heads"] * head_dim
+    inner = model_config.get("intermediate_size", 1)
+    return {
+        "self_attn.q_proj": (queries, hidden),
+        "self_attn.k_proj": (values, hidden),
+        "self_attn.v_proj": (values, hidden),
+        "self_attn.o_proj": (hidden, queries),
+        "mlp.gate_proj": (inner, hidden),
+        "mlp.up_proj": (inner, hidden),
+        "mlp.down_proj": (hidden, inner),
+    }
+
+
+def write_lora(folder: Path, model_config: dict, r: int = 8, modules: tuple[str, ...] = ("q_proj", "v_proj")) -> None:
+    """Writes `adapter_config.json` and `adapter_model.safetensors`, float32, the same ones for the same model."""
+    shapes = {path: shape for path, shape in linear_shapes(model_config).items() if path.endswith(modules)}
 
     generator = random.Random(8)
     header, data = {}, array.array("f")
@@ -26,10 +40,10 @@ def write_lora(folder: Path, model_config: dict) -> None:
         header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, len(data) * data.itemsize]}
 
     for layer in range(model_config["num_hidden_layers"]):
-        for module, out_features in outputs.items():
-            path = f"base_model.model.model.layers.{layer}.self_attn.{module}"
-            add(f"{path}.lora_A.weight", [R, hidden], hidden**-0.5)
-            add(f"{path}.lora_B.weight", [out_features, R], B_STD)
+        for module, (out_features, in_features) in shapes.items():
+            path = f"base_model.model.model.layers.{layer}.{module}"
+            add(f"{path}.lora_A.weight", [r, in_features], in_features**-0.5)
+            add(f"{path}.lora_B.weight", [out_features, r], B_STD)
 
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(header).encode()
@@ -38,10 +52,10 @@ def write_lora(folder: Path, model_config: dict) -> None:
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "r": R,
-        "lora_alpha": 2 * R,
+        "r": r,
+        "lora_alpha": 2 * r,
         "lora_dropout": 0.0,
-        "target_modules": list(outputs),
+        "target_modules": list(modules),
         "bias": "none",
         "inference_mode": True,
         "base_model_name_or_path": None,

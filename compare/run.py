@@ -84,7 +84,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prompt-tokens", nargs="+", type=positive, default=[64, 512], metavar="N")
     parser.add_argument("--new-tokens", type=positive, default=32, metavar="N")
     parser.add_argument("--rounds", type=positive, default=20, metavar="N")
-    parser.add_argument("--starts", type=positive, default=3, metavar="N", help="how often each process is started")
+    parser.add_argument("--starts", type=positive, default=3, metavar="N", help="how often each process is started; the rounds are spread over them")
     parser.add_argument("--threads", type=positive, default=physical_cores(), metavar="N")
     parser.add_argument(
         "--omp-wait-policy",
@@ -117,43 +117,103 @@ def compare(setting: Setting, arguments: argparse.Namespace) -> dict:
             absent[name] = str(error)
     vocab_size = setting.model_config["vocab_size"]
     prompts = {tokens: fixed_prompt(tokens, vocab_size) for tokens in arguments.prompt_tokens}
-    with ExitStack() as stack:
-        opened = []
-        for contestant in ready:
-            log(f"{setting.model}: starting {contestant.label}")
-            try:
-                peer = start(contestant, arguments.starts)
-                stack.callback(peer.close)
-                outputs = {tokens: peer.generate(ids, arguments.new_tokens) for tokens, ids in prompts.items()}
-                opened.append((contestant, peer, outputs, idle_cpu(peer)))
-            except PeerError as error:
-                if contestant.name.startswith("peft-bench"):
-                    sys.exit(f"error: {setting.model}: {contestant.label}: {error}")
-                absent[contestant.label] = str(error)
-        runs, lost = take_turns(setting.model, opened, prompts, arguments)
-        absent |= lost
-        measured = [
-            result(contestant, peer, outputs, idle, runs[contestant.label])
-            for contestant, peer, outputs, idle in opened
-            if contestant.label not in lost
-        ]
+    tally = Tally(setting.model, prompts, arguments, absent)
+    for sitting in range(arguments.starts):
+        with ExitStack() as stack:
+            opened = [tally.open(contestant, stack) for contestant in ready]
+            tally.take_turns(opened, sitting)
+            tally.note_memory(opened)
+    measured = [tally.result(contestant) for contestant in ready if contestant.label not in absent]
     return {"model": setting.model, "contestants": measured, "absent": absent}
 
 
-def start(contestant: Contestant, times: int) -> Peer:
-    """Starts it as often, and leaves the last one open."""
-    for number in range(times):
-        peer = contestant.open()
-        contestant.starts.append(
-            {
-                "start_seconds": peer.start_seconds,
-                "session_seconds": peer.session_seconds,
-                "memory": peer.memory_after_start,
-            }
-        )
-        if number + 1 < times:
-            peer.close()
-    return peer
+class Tally:
+    """What was measured so far, and who was lost, and why.
+
+    Every contestant is started anew for each sitting: where a process' pages and threads come to lie is worth some
+    percent, for as long as it lives, and so differs from sitting to sitting and not from round to round.
+    """
+
+    def __init__(self, model: str, prompts: dict[int, list[int]], arguments: argparse.Namespace, absent: dict[str, str]):
+        self.model = model
+        self.prompts = prompts
+        self.arguments = arguments
+        self.absent = absent
+        self.runs: dict[str, dict[int, list[dict]]] = {}
+        self.outputs: dict[str, dict[int, dict]] = {}
+        self.facts: dict[str, dict] = {}
+
+    def open(self, contestant: Contestant, stack: ExitStack) -> tuple[Contestant, Peer | None]:
+        """Starts it, and lets it warm up. `None` if it's lost."""
+        label = contestant.label
+        if label in self.absent:
+            return contestant, None
+        log(f"{self.model}: starting {label}")
+        try:
+            peer = contestant.open()
+            stack.callback(peer.close)
+            contestant.starts.append(
+                {
+                    "start_seconds": peer.start_seconds,
+                    "session_seconds": peer.session_seconds,
+                    "memory": peer.memory_after_start,
+                }
+            )
+            new_tokens = self.arguments.new_tokens
+            warm_up = {tokens: peer.generate(ids, new_tokens) for tokens, ids in self.prompts.items()}
+            self.outputs.setdefault(label, warm_up)
+            self.runs.setdefault(label, {tokens: [] for tokens in self.prompts})
+            self.facts[label] = {"idle_cpu_seconds": idle_cpu(peer)}
+            return contestant, peer
+        except PeerError as error:
+            self.lose(contestant, str(error))
+            return contestant, None
+
+    def lose(self, contestant: Contestant, reason: str) -> None:
+        if contestant.name.startswith("peft-bench"):
+            sys.exit(f"error: {self.model}: {contestant.label}: {reason}")
+        log(f"{self.model}: lost {contestant.label}: {reason}")
+        self.absent[contestant.label] = reason
+
+    def take_turns(self, opened: list[tuple[Contestant, Peer | None]], sitting: int) -> None:
+        """The sitting's share of the rounds."""
+        rounds, starts = self.arguments.rounds, self.arguments.starts
+        share = slice(sitting * rounds // starts, (sitting + 1) * rounds // starts)
+        for number, order in list(enumerate(orders(len(opened), rounds), start=1))[share]:
+            log(f"{self.model}: sitting {sitting + 1} of {starts}, round {number} of {rounds}")
+            for tokens, prompt_ids in self.prompts.items():
+                for contestant, peer in (opened[index] for index in order):
+                    if peer is None or contestant.label in self.absent:
+                        continue
+                    time.sleep(PAUSE)
+                    try:
+                        generated = peer.generate(prompt_ids, self.arguments.new_tokens)
+                    except PeerError as error:
+                        self.lose(contestant, f"in round {number}: {error}")
+                        continue
+                    same = generated["token_ids"] == self.outputs[contestant.label][tokens]["token_ids"]
+                    timings = generated["timings"] | {"same_tokens_as_warm_up": same}
+                    self.runs[contestant.label][tokens].append(timings)
+
+    def note_memory(self, opened: list[tuple[Contestant, Peer | None]]) -> None:
+        for contestant, peer in opened:
+            if peer is not None and contestant.label not in self.absent:
+                self.facts[contestant.label]["memory_at_the_end"] = peer.memory()
+
+    def result(self, contestant: Contestant) -> dict:
+        label = contestant.label
+        return {
+            "name": contestant.name,
+            "variant": contestant.variant,
+            "prepare_seconds": contestant.prepare_seconds,
+            "written_bytes": contestant.written_bytes,
+            "starts": contestant.starts,
+            **self.facts[label],
+            "prompts": [
+                {"prompt_tokens": tokens, "token_ids": self.outputs[label][tokens]["token_ids"], "runs": timings}
+                for tokens, timings in self.runs[label].items()
+            ],
+        }
 
 
 def idle_cpu(peer: Peer) -> float:
@@ -161,47 +221,6 @@ def idle_cpu(peer: Peer) -> float:
     before = peer.cpu_seconds()
     time.sleep(1)
     return peer.cpu_seconds() - before
-
-
-def take_turns(
-    model: str, opened: list, prompts: dict[int, list[int]], arguments: argparse.Namespace
-) -> tuple[dict, dict[str, str]]:
-    """The times of each contestant, `{label: {prompt tokens: [a round's timings]}}`, and who was lost, and why."""
-    lost = {}
-    runs = {contestant.label: {tokens: [] for tokens in prompts} for contestant, *_ in opened}
-    for number, order in enumerate(orders(len(opened), arguments.rounds), start=1):
-        log(f"{model}: round {number} of {arguments.rounds}")
-        for tokens, prompt_ids in prompts.items():
-            for index in order:
-                contestant, peer, outputs, _ = opened[index]
-                if contestant.label in lost:
-                    continue
-                time.sleep(PAUSE)
-                try:
-                    generated = peer.generate(prompt_ids, arguments.new_tokens)
-                except PeerError as error:
-                    log(f"{model}: lost {contestant.label}: {error}")
-                    lost[contestant.label] = f"lost in round {number}: {error}"
-                    continue
-                same = generated["token_ids"] == outputs[tokens]["token_ids"]
-                runs[contestant.label][tokens].append(generated["timings"] | {"same_tokens_as_warm_up": same})
-    return runs, lost
-
-
-def result(contestant: Contestant, peer: Peer, outputs: dict, idle: float, runs: dict) -> dict:
-    return {
-        "name": contestant.name,
-        "variant": contestant.variant,
-        "prepare_seconds": contestant.prepare_seconds,
-        "written_bytes": contestant.written_bytes,
-        "starts": contestant.starts,
-        "memory_at_the_end": peer.memory(),
-        "idle_cpu_seconds": idle,
-        "prompts": [
-            {"prompt_tokens": tokens, "token_ids": outputs[tokens]["token_ids"], "runs": timings}
-            for tokens, timings in runs.items()
-        ],
-    }
 
 
 def fixed_prompt(tokens: int, vocab_size: int) -> list[int]:

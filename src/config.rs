@@ -1,8 +1,8 @@
 //! The benchmark's parameters: `default_benchmark_params.json`, and an experiment's
 //! `benchmark_params.json` that overrides single keys of it.
 //!
-//! The keys are those of PEFT's text generation benchmark, and others that may be absent: `batch_size`, and three on
-//! quantization. Three rules differ from it:
+//! The keys are those of PEFT's text generation benchmark, and others that may be absent: `batch_size`, `task_id`, and
+//! three on quantization. Three rules differ from it:
 //!
 //! - A key that starts with `_` is a comment; any other unknown key is an error.
 //! - Overrides are merged key by key, nested ones too.
@@ -56,6 +56,8 @@ pub struct BenchmarkConfig {
     pub num_prompt_samples: usize,
     /// Sequences that are generated at once. There is at least one size; the first is that of the main figures.
     pub batch_sizes: Vec<usize>,
+    /// The task of an adapter that has several; `None` for the first, and where there are none.
+    pub task_id: Option<usize>,
     /// What's said on quantization; [`BenchmarkConfig::quantization`] is what it comes to.
     pub quantization_keys: QuantizationKeys,
     /// New tokens a generation, by category.
@@ -110,8 +112,7 @@ impl BenchmarkConfig {
             })
             .collect();
         let keys = self.quantization_keys;
-        let quantization = self.quantization().ok().flatten();
-        json!({
+        let mut all = json!({
             "model_id": self.model_id,
             "dtype": self.dtype.to_string(),
             "seed": self.seed,
@@ -122,17 +123,24 @@ impl BenchmarkConfig {
                 [single] => json!(single),
                 several => json!(several),
             },
+            "task_id": self.task_id,
             "use_4bit": keys.use_4bit.unwrap_or(false),
             "use_8bit": keys.use_8bit.unwrap_or(false),
-            "quantization_scheme": quantization.map(|found| match found.weights {
-                Format::Nf4 => "nf4",
-                Format::Int4 | Format::Int8 => "rtn",
-            }),
-            "quantization_head": quantization
-                .map(|found| found.head.map_or("float", Format::name)),
-            "quantization_accuracy_level": quantization.map(|found| found.accuracy.level()),
             "category_generation_params": categories,
-        })
+        });
+        if let Some(found) = self.quantization().ok().flatten() {
+            let scheme = if found.weights == Format::Nf4 {
+                "nf4"
+            } else {
+                "rtn"
+            };
+            all["quantization_scheme"] = json!(scheme);
+            all["quantization_head"] = json!(found.head.map_or("float", Format::name));
+            if found.has_accuracy() {
+                all["quantization_accuracy_level"] = json!(found.accuracy.level());
+            }
+        }
+        all
     }
 
     fn resolve(defaults: Params, overrides: Params) -> Result<Self, ConfigError> {
@@ -171,6 +179,7 @@ impl BenchmarkConfig {
                 .batch_sizes
                 .or(defaults.batch_sizes)
                 .unwrap_or_else(|| vec![1]),
+            task_id: overrides.task_id.or(defaults.task_id),
             quantization_keys: overrides.quantization.or(defaults.quantization),
             category_max_new_tokens: categories,
         })

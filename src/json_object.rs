@@ -92,6 +92,19 @@ impl JsonObject {
         }
     }
 
+    /// The object `json`, which messages call `path`.
+    ///
+    /// # Panics
+    /// If it isn't an object.
+    pub fn of(path: &Path, json: Value) -> Self {
+        assert!(json.is_object(), "{} is an object", path.display());
+        Self {
+            path: path.to_owned(),
+            json,
+            scope: String::new(),
+        }
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path

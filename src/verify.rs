@@ -175,8 +175,8 @@ pub fn tolerance(dtype: Dtype, quantization: Option<Quantization>) -> f32 {
         Dtype::BFloat16 => 8e-2,
     };
     let requantized = quantization.map_or(0.0, |quantization| match quantization.weights {
-        Format::Int8 => 5e-2,
-        Format::Int4 | Format::Nf4 => 5e-1,
+        Format::Int8 => 1e-1,
+        Format::Int4 | Format::Nf4 => 7.5e-1,
     });
     f32::max(rounded, requantized)
 }
@@ -422,14 +422,14 @@ mod tests {
         };
         assert!(!compare(1.1, 9.0, TRAINED).passed);
         assert!(compare(1.1, 9.0, quantized(Format::Int8)).passed);
-        let wrong = compare(1.3, 9.0, quantized(Format::Int8));
+        let wrong = compare(2.0, 9.0, quantized(Format::Int8));
         assert!(
             !wrong.passed && wrong.failures[0].contains("8bit"),
             "{wrong:?}"
         );
         let coarse = compare(1.3, 9.0, quantized(Format::Int4));
         assert!(coarse.passed && coarse.note.is_none());
-        assert!(!compare(4.0, 9.0, quantized(Format::Nf4)).passed);
+        assert!(!compare(6.0, 9.0, quantized(Format::Nf4)).passed);
         // An adapter that does less than rounding does can't be told from none.
         let small = compare(1.0, 1.5, quantized(Format::Int4));
         assert!(small.passed && small.note.unwrap().contains("can't tell"));

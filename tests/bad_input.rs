@@ -954,8 +954,8 @@ fn broken_shards_are_refused() {
 #[test]
 fn an_unsupported_architecture_is_refused_and_the_supported_ones_listed() {
     let trial = Trial::new("llama-gqa", "lora");
-    set_key(&trial.base_config(), "model_type", json!("gpt_neox"));
-    trial.base_refused(&["config.json", "model_type", "`gpt_neox`", "llama", "opt"]);
+    set_key(&trial.base_config(), "model_type", json!("mamba"));
+    trial.base_refused(&["config.json", "model_type", "`mamba`", "llama", "opt"]);
     remove_key(&trial.base_config(), "model_type");
     trial.base_refused(&["config.json", "`model_type` is missing", "llama", "opt"]);
     for broken in ["", "[]", "7", "{\"model_type\"", "nul"] {
@@ -1112,7 +1112,7 @@ fn values_that_a_model_cannot_have_are_refused_by_name() {
         (
             "llama-gqa",
             "rope_parameters",
-            json!({"rope_type": "yarn", "factor": 2.0}),
+            json!({"rope_type": "ntk-by-parts", "factor": 2.0}),
         ),
         (
             "llama-gqa",
@@ -1146,17 +1146,81 @@ fn values_that_a_model_cannot_have_are_refused_by_name() {
         ("opt-pre", "activation_function", json!("swoosh")),
         ("opt-pre", "enable_bias", json!("yes")),
         ("opt-pre", "do_layer_norm_before", json!([])),
+        ("mistral", "sliding_window", json!(0)),
+        ("mistral", "sliding_window", json!("all")),
+        ("qwen2", "layer_types", json!(["full_attention"])),
+        (
+            "qwen2",
+            "layer_types",
+            json!(["full_attention", "chunked_attention"]),
+        ),
+        (
+            "qwen2",
+            "rope_parameters",
+            json!({"rope_type": "yarn", "factor": -1}),
+        ),
+        ("qwen3", "rope_parameters", json!({"rope_type": "dynamic"})),
+        ("smollm3", "no_rope_layers", json!([1, 2])),
+        ("smollm3", "no_rope_layers", json!([1])),
+        ("olmo", "clip_qkv", json!(0)),
+        ("granite", "logits_scaling", json!(0)),
+        ("stablelm", "qk_layernorm", json!(true)),
+        (
+            "stablelm",
+            "rope_parameters",
+            json!({"rope_type": "default", "partial_rotary_factor": 0.4}),
+        ),
+        ("gemma", "use_bidirectional_attention", json!(true)),
+        ("gemma2", "attn_logit_softcapping", json!(-1)),
+        ("gemma2", "query_pre_attn_scalar", json!(0)),
+        ("gemma3", "use_bidirectional_attention", json!(true)),
+        ("phi", "tie_word_embeddings", json!(true)),
+        (
+            "phi3",
+            "rope_parameters",
+            json!({"rope_type": "longrope", "short_factor": [1, 1], "long_factor": [1, 1]}),
+        ),
+        ("gpt2", "add_cross_attention", json!(true)),
+        ("gptj", "rotary_dim", json!(7)),
+        ("gptj", "rotary_dim", json!(null)),
+        ("falcon", "alibi", json!(true)),
+        ("falcon", "num_ln_in_parallel_attn", json!(2)),
+        ("falcon-groups", "parallel_attn", json!(false)),
+        ("falcon-groups", "num_kv_heads", json!(3)),
+        ("falcon-heads", "num_kv_heads", json!(2)),
+        ("bloom", "n_head", json!(5)),
+        ("mpt", "no_bias", json!(false)),
+        ("mpt", "logit_scale", json!(0.5)),
+        ("mpt", "attn_config", json!({"alibi": false})),
+        ("mpt", "attn_config", json!({"qk_ln": true})),
+        (
+            "mpt",
+            "attn_config",
+            json!({"attn_type": "multiquery_attention"}),
+        ),
     ] {
         let trial = Trial::new(model, "lora");
         set_key(&trial.base_config(), key, value.clone());
         let outcome = trial.prepare(&[]);
         assert_eq!(outcome.code, Some(1), "{model} {key} {value}: {outcome:?}");
-        let key = if key == "rope_parameters" {
-            "rope"
-        } else {
-            key
+        let key = match key {
+            "rope_parameters" => "rope",
+            key => key,
         };
         trial.refused(&outcome, &["config.json", key]);
+    }
+}
+
+#[test]
+fn positions_that_would_need_another_rotation_are_refused_with_the_reason() {
+    let ids = vec!["5"; 60].join(",");
+    for (model, new_tokens, words) in [
+        ("phi3", "8", ["64", "longrope"]),
+        ("qwen3", "80", ["128", "dynamic"]),
+    ] {
+        let trial = Trial::new(model, "lora");
+        let outcome = trial.generate(&["--prompt-ids", &ids, "--max-new-tokens", new_tokens]);
+        trial.refused(&outcome, &words);
     }
 }
 

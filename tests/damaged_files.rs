@@ -113,6 +113,7 @@ impl Copies {
             export_dir: &export_dir,
             seed: 1,
             adapter_form: AdapterForm::Reduced,
+            task_id: None,
         };
         for variant in [Variant::Base, Variant::Unmerged, Variant::Merged] {
             let prepared = preparation.prepare(Some(&experiment), &[variant]);

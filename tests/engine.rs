@@ -31,6 +31,7 @@ fn prepare(model_name: &str, experiment: &Path, export_dir: &Path) -> PreparedVa
         export_dir,
         seed: 0,
         adapter_form: AdapterForm::Reduced,
+        task_id: None,
     };
     let experiment = Experiment::find(experiment).unwrap();
     let mut prepared = preparation
@@ -65,6 +66,7 @@ fn every_sequence_of_a_batch_is_computed_as_one_alone() {
     for (model_name, name) in [
         ("llama-gqa", "lora"),
         ("llama-gqa", "prompt-tuning"),
+        ("llama-gqa", "adaption-prompt"),
         ("llama-bias", "lora"),
         ("opt-post", "lora-embed"),
         ("llama-tied", "lora-tokens"),
@@ -196,6 +198,9 @@ fn every_way_of_holding_weights_computes_the_same() {
         ("llama-gqa", "lora"),
         ("llama-gqa", "dora"),
         ("llama-gqa", "prompt-tuning"),
+        ("llama-gqa", "adaption-prompt"),
+        ("llama-rope3", "adaption-prompt"),
+        ("llama-tied", "adaption-prompt-last-layer"),
         ("llama-bias", "lora-all-linear"),
         ("llama-bias", "prefix-tuning"),
         ("llama-tied", "lora-tokens"),
@@ -231,7 +236,7 @@ fn every_way_of_holding_weights_computes_the_same() {
 fn a_long_prompt_in_chunks_is_computed_as_a_whole_one() {
     let folder = tempfile::tempdir().unwrap();
     let prompt: Vec<u32> = (0..300).map(|i| 3 + i * 7 % 90).collect();
-    for name in ["lora", "prompt-tuning"] {
+    for name in ["lora", "prompt-tuning", "adaption-prompt"] {
         let model = with_more_positions("llama-gqa", &folder.path().join(name));
         let base = BaseModel::open_folder(&model).unwrap();
         let preparation = Preparation {
@@ -240,6 +245,7 @@ fn a_long_prompt_in_chunks_is_computed_as_a_whole_one() {
             export_dir: folder.path(),
             seed: 0,
             adapter_form: AdapterForm::Reduced,
+            task_id: None,
         };
         let experiment = Experiment::find(&case("llama-gqa", name)).unwrap();
         let variant = preparation

@@ -51,6 +51,7 @@ struct Case {
     merged: bool,
     trainable_params: Option<u64>,
     total_params: Option<u64>,
+    task_id: Option<u32>,
 }
 
 impl Case {
@@ -69,6 +70,9 @@ impl Case {
         ]);
         command.args(["--max-new-tokens", &self.max_new_tokens.to_string()]);
         command.arg("--export-dir").arg(export_dir);
+        if let Some(task) = self.task_id.filter(|_| variant != "base") {
+            command.args(["--task-id", &task.to_string()]);
+        }
         command
     }
 }
@@ -465,16 +469,46 @@ macro_rules! models {
 }
 
 models! {
+    bloom_is_as_the_reference: "bloom",
+    bloom_with_normed_residuals_is_as_the_reference: "bloom-normed",
+    cohere_is_as_the_reference: "cohere",
+    cohere_with_query_and_key_norms_is_as_the_reference: "cohere-norms",
+    falcon_is_as_the_reference: "falcon",
+    falcon_with_groups_is_as_the_reference: "falcon-groups",
+    falcon_with_heads_is_as_the_reference: "falcon-heads",
+    gemma_is_as_the_reference: "gemma",
+    gemma2_is_as_the_reference: "gemma2",
+    gemma3_is_as_the_reference: "gemma3",
+    gpt_neox_is_as_the_reference: "gpt-neox",
+    gpt_neox_one_after_the_other_is_as_the_reference: "gpt-neox-serial",
+    gpt2_is_as_the_reference: "gpt2",
+    gptj_is_as_the_reference: "gptj",
+    granite_is_as_the_reference: "granite",
     llama_with_biases_is_as_the_reference: "llama-bias",
+    llama_with_biases_as_wide_as_its_heads_is_as_the_reference: "llama-bias-even",
     llama_with_grouped_queries_is_as_the_reference: "llama-gqa",
     llama_with_linear_scaling_in_shards_is_as_the_reference: "llama-linear",
     llama_with_llama3_scaling_is_as_the_reference: "llama-rope3",
     llama_with_a_tied_head_is_as_the_reference: "llama-tied",
+    mistral_is_as_the_reference: "mistral",
+    mpt_is_as_the_reference: "mpt",
+    olmo_is_as_the_reference: "olmo",
+    olmo2_is_as_the_reference: "olmo2",
     opt_without_key_prefix_is_as_the_reference: "opt-bare",
     opt_without_biases_is_as_the_reference: "opt-nobias",
     opt_without_final_norm_is_as_the_reference: "opt-nonorm",
     opt_with_norms_behind_is_as_the_reference: "opt-post",
     opt_with_norms_before_is_as_the_reference: "opt-pre",
+    phi_is_as_the_reference: "phi",
+    phi_with_query_and_key_norms_is_as_the_reference: "phi-norms",
+    phi3_with_longrope_is_as_the_reference: "phi3",
+    phi3_is_as_the_reference: "phi3-plain",
+    qwen2_with_yarn_is_as_the_reference: "qwen2",
+    qwen3_is_as_the_reference: "qwen3",
+    smollm3_is_as_the_reference: "smollm3",
+    stablelm_is_as_the_reference: "stablelm",
+    stablelm_with_parallel_residual_is_as_the_reference: "stablelm-parallel",
+    starcoder2_is_as_the_reference: "starcoder2",
 }
 
 /// A case, run where nothing else is.
@@ -609,6 +643,54 @@ fn bfloat16_rounds_the_weights_on_a_cpu() {
     for model in ["llama-tied", "opt-post"] {
         check_rounding(model, Dtype::BFloat16);
     }
+}
+
+/// Each arrangement of products, laid out as measurements hold it.
+#[test]
+fn every_family_gives_what_the_reference_gives_however_weights_are_held() {
+    let mut failures = Vec::new();
+    for model_name in [
+        "bloom",
+        "cohere",
+        "falcon",
+        "falcon-groups",
+        "gemma2",
+        "gemma3",
+        "gpt-neox",
+        "gpt2",
+        "gptj",
+        "granite",
+        "mistral",
+        "mpt",
+        "olmo2",
+        "phi",
+        "phi3",
+        "qwen3",
+        "stablelm-parallel",
+        "starcoder2",
+    ] {
+        for weights in ["mapped", "resident"] {
+            for (case_name, variant) in [("base", "base"), ("lora", "unmerged")] {
+                let folder = case(model_name, case_name);
+                let case = Case::read(&folder);
+                let exported = tempfile::tempdir().unwrap();
+                let target = match variant {
+                    "base" => model(model_name),
+                    _ => folder.clone(),
+                };
+                let mut command = case.generate(&target, variant, exported.path());
+                command.args(["--weights", weights]);
+                if variant != "base" {
+                    command.arg("--model").arg(model(model_name));
+                }
+                if let Err(message) = check_variant(&case, &folder, variant, &mut command) {
+                    failures.push(format!("{model_name}/{case_name} {weights}: {message}"));
+                }
+            }
+        }
+    }
+    let failures = failures.join("\n");
+    assert!(failures.is_empty(), "{failures}");
 }
 
 #[test]

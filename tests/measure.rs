@@ -295,6 +295,34 @@ fn a_method_without_a_merged_variant_says_why() {
 }
 
 #[test]
+fn a_result_says_which_task_was_measured() {
+    let place = Workplace::new(1);
+    let experiment = case("llama-gqa", "poly");
+    for (options, id) in [(&["--task-id", "2"][..], 2), (&[], 0)] {
+        let outcome = place.measure(&experiment, options);
+        assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+        let result = place.result("poly--poly.json");
+        assert_eq!(result["meta_info"]["task"], json!({"id": id, "of": 3}));
+        assert_eq!(outcome.stderr.contains("this is task 0"), id == 0);
+    }
+    let prepared = place.path("exported_models");
+    let prepared = prepared.join(&names(&prepared)[0]).join("poly--poly");
+    let outcome = place.measure(&prepared, &["--task-id", "0"]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    let config = &place.result("poly--poly.json")["run_info"]["benchmark_config"];
+    assert_eq!(config["task_id"], 0);
+    for (target, words) in [
+        (prepared, "prepared for task 0 of 3"),
+        (case("llama-gqa", "lora"), "doesn't know tasks"),
+        (model("llama-gqa"), "`base` has none"),
+    ] {
+        let outcome = place.measure(&target, &["--task-id", "1"]);
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        assert!(outcome.stderr.contains(words), "{}", outcome.stderr);
+    }
+}
+
+#[test]
 fn ctrl_c_ends_as_cancelled_and_the_next_run_works() {
     let place = Workplace::new(1000);
     let (child, workers) = place.start_long();

@@ -14,19 +14,11 @@
 
 use ndarray::{Array2, Axis};
 
+use super::default_targets::ADALORA;
 use super::form::{Form, LinearForm, Native, NativeForm, Part, Role, elements};
 use super::options::{factor, rank};
-use super::targets::DefaultTargets;
 use super::tuner::{Loading, Tuner};
 use super::{AdapterError, Effects, Init, ModuleAdapter};
-
-const DEFAULT_TARGETS: DefaultTargets = &[
-    ("llama", &["q_proj", "v_proj"]),
-    (
-        "opt",
-        &["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
-    ),
-];
 
 /// The tensors of one layer.
 #[derive(Debug)]
@@ -51,7 +43,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let scaling = (alpha / (init_r as f64 + 1e-5)) as f32;
     let identity = config.flag("init_lora_weights", true)?;
 
-    let mut tuner = Tuner::open(loading, DEFAULT_TARGETS, Some("lora_only"))?;
+    let mut tuner = Tuner::open(loading, ADALORA, Some("lora_only"))?;
     // `ranknum`, which PEFT doesn't save.
     tuner.count_frozen(tuner.selected.len());
     tuner.adapt(|tensors, layer| {

@@ -10,12 +10,10 @@
 
 use ndarray::Array1;
 
+use super::default_targets::BEFT;
 use super::form::{Form, LinearForm, Native, Part, Role};
-use super::targets::DefaultTargets;
 use super::tuner::{Loading, Tuner};
 use super::{AdapterError, Effects, Init, ModuleAdapter};
-
-const DEFAULT_TARGETS: DefaultTargets = &[("llama", &["v_proj"]), ("opt", &["v_proj"])];
 
 /// What is added to one layer's bias, `[out_features]`.
 #[derive(Debug)]
@@ -27,7 +25,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         true => Init::Zeros,
         false => Init::Normal(1.0),
     };
-    Tuner::open(loading, DEFAULT_TARGETS, None)?.adapt(|tensors, layer| {
+    Tuner::open(loading, BEFT, None)?.adapt(|tensors, layer| {
         let values = tensors.take(&layer.key("beft_bias"), &[1, layer.out_features], init)?;
         Ok(Beft(values.into()))
     })

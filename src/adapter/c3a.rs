@@ -11,10 +11,11 @@
 
 use ndarray::{Array2, Array3};
 
+use super::default_targets::SPECTRAL;
 use super::dense::changed_weight;
 use super::form::Form;
 use super::options::rank;
-use super::targets::{QUERY_VALUE, ValuePattern};
+use super::targets::ValuePattern;
 use super::tuner::{Loading, Tuner};
 use super::{AdapterError, Effects, Init, ModuleAdapter, ModuleWeights};
 use crate::json_object::{ConfigError, JsonObject};
@@ -66,7 +67,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
             size.fract() == 0.0 && size < 1e9
         })?;
     let start = Start::read(config)?;
-    Tuner::open(loading, QUERY_VALUE, Some("c3a_only"))?.adapt(|tensors, layer| {
+    Tuner::open(loading, SPECTRAL, Some("c3a_only"))?.adapt(|tensors, layer| {
         let (rows, columns) = (layer.out_features, layer.in_features);
         let own = pattern.get(config, layer.path())?;
         let size = own.map_or(block_size, |size| size as usize);

@@ -64,6 +64,28 @@ pub enum AdapterError {
     )]
     Form { path: String, peft_type: String },
 
+    #[error(
+        "there is no task {id}: `{}` has {count} (`{key}`), counted from 0",
+        path.display()
+    )]
+    TaskId {
+        id: usize,
+        path: PathBuf,
+        key: &'static str,
+        count: usize,
+    },
+
+    #[error(
+        "task {id} was asked for (`--task-id`, or `task_id` in the benchmark's parameters), and `{}` has \
+         none: {peft_type} doesn't know tasks",
+        path.display()
+    )]
+    NoTasks {
+        id: usize,
+        peft_type: &'static str,
+        path: PathBuf,
+    },
+
     #[error("cannot make a fresh adapter from `{}`: {message}", path.display())]
     Fresh { path: PathBuf, message: String },
 

@@ -18,11 +18,12 @@ use std::sync::Arc;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2};
 
+use super::default_targets::SPECTRAL;
 use super::dense::changed_part;
 use super::form::{Form, LinearForm, Part, Role, elements};
 use super::options::{factor, seed};
 use super::places::SeededPlaces;
-use super::targets::{QUERY_VALUE, ValuePattern};
+use super::targets::ValuePattern;
 use super::tuner::{Loading, Tuner};
 use super::{AdapterError, Effects, Init, ModuleAdapter, ModuleWeights};
 
@@ -51,7 +52,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         true => Init::Zeros,
         false => Init::Normal(1.0),
     };
-    Tuner::open(loading, QUERY_VALUE, Some("fourier_only"))?.adapt(|tensors, layer| {
+    Tuner::open(loading, SPECTRAL, Some("fourier_only"))?.adapt(|tensors, layer| {
         let own = pattern.get(config, layer.path())?;
         let count = own.map_or(default, |count| count as usize);
         if count > layer.elements() {

@@ -26,9 +26,9 @@ use std::sync::Arc;
 use ndarray::{Array1, Array2, Axis};
 
 use super::components::failed;
+use super::default_targets::QUERY_VALUE_ONLY;
 use super::form::{BaseModule, Form, LinearForm, Part, Role};
 use super::options::{factor, seed};
-use super::targets::QUERY_VALUE;
 use super::tuner::{Layer, Loading, Tuner};
 use super::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::decomposition::{solve, symmetric_eigenvectors};
@@ -74,7 +74,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         return Err(config.refused("init_weights", reason).into());
     }
 
-    let tuner = Tuner::open(loading, QUERY_VALUE, Some("frod_only"))?;
+    let tuner = Tuner::open(loading, QUERY_VALUE_ONLY, Some("frod_only"))?;
     let mut kinds: BTreeMap<String, Vec<Layer>> = BTreeMap::new();
     for layer in tuner.layers()? {
         kinds.entry(kind(layer.path())).or_default().push(layer);

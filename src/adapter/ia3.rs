@@ -12,17 +12,12 @@
 
 use ndarray::Array1;
 
+use super::default_targets::{IA3, IA3_FEEDFORWARD};
 use super::form::{Form, InputStage, LinearForm, Native, OutputStage, Part, Role};
-use super::targets::{DefaultTargets, NamePattern};
+use super::targets::NamePattern;
 use super::tuner::{Loading, Tuner};
 use super::{AdapterError, Effects, Init, ModuleAdapter};
 use crate::json_object::{ConfigError, JsonObject};
-
-const DEFAULT_TARGETS: DefaultTargets = &[
-    ("llama", &["k_proj", "v_proj", "down_proj"]),
-    ("opt", &["q_proj", "k_proj", "fc2"]),
-];
-const DEFAULT_FEEDFORWARD: DefaultTargets = &[("llama", &["down_proj"]), ("opt", &["fc2"])];
 
 /// The vector of one layer.
 #[derive(Debug)]
@@ -48,7 +43,7 @@ impl Feedforward {
             Some(NamePattern::Names(names)) => Ok(Self::Endings(names)),
             Some(pattern) => Ok(Self::Pattern(pattern)),
             None => {
-                let mut defaults = DEFAULT_FEEDFORWARD.iter();
+                let mut defaults = IA3_FEEDFORWARD.iter();
                 let found = defaults.find(|(name, _)| *name == model_type);
                 let (_, names) = found.ok_or_else(|| {
                     let expected = format!(
@@ -80,7 +75,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         true => Init::Constant(1.0),
         false => Init::Normal(1.0),
     };
-    Tuner::open(loading, DEFAULT_TARGETS, None)?.adapt(|tensors, layer| {
+    Tuner::open(loading, IA3, None)?.adapt(|tensors, layer| {
         let key = layer.key("ia3_l");
         let feedforward = feedforward.contains(config, layer.path())?;
         let shape = match feedforward {

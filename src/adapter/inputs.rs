@@ -78,11 +78,11 @@ impl Adapter {
         }
         work.into_par_iter()
             .try_for_each(|(path, naming, form, wanted)| {
-                let module = modules
-                    .iter()
-                    .find(|module| module.path == path)
-                    .expect("adapters are made for modules of the model");
-                let own = BaseModule::reading(|| self.read_module(base, module));
+                let module = modules.iter().find(|module| module.path == path);
+                let own = BaseModule::reading(|| {
+                    let module = module.expect("what hangs on no module asks for no parameters");
+                    self.read_module(base, module)
+                });
                 for part in form.parts() {
                     let name = naming.input(part);
                     if wanted.contains(&name) {
@@ -118,21 +118,32 @@ impl Adapter {
                 .to_f32()?),
         };
         let shape = module.parameters().swap_remove(0).1;
-        let replaced = self
+        if !self
             .replaced()
-            .contains_key(&format!("{}.weight", module.path));
-        let dequantized = match replaced {
-            true => None,
-            false => base
+            .contains_key(&format!("{}.weight", module.path))
+            && let Some(values) = base
                 .dequantized(module)
-                .map_err(QuantizeError::into_weights)?,
-        };
-        let weight = match dequantized {
-            Some(values) => values,
-            None => read("weight")?,
-        };
-        let weight = ndarray::Array2::from_shape_vec((shape[0], shape[1]), weight)
+                .map_err(QuantizeError::into_weights)?
+            && let ModuleKind::Linear {
+                in_features,
+                out_features,
+                bias,
+                ..
+            } = module.kind
+        {
+            let weight = ndarray::Array2::from_shape_vec((out_features, in_features), values)
+                .expect("dequantizing gives as many values as the weight has");
+            let bias = bias.then(|| read("bias")).transpose()?;
+            return Ok(ModuleWeights {
+                weight,
+                bias: bias.map(Into::into),
+            });
+        }
+        let mut weight = ndarray::Array2::from_shape_vec((shape[0], shape[1]), read("weight")?)
             .expect("callers have checked the shapes of the base's tensors");
+        if module.is_stored_in_out() {
+            weight = weight.t().as_standard_layout().into_owned();
+        }
         let bias = match module.kind {
             ModuleKind::Linear { bias: true, .. } => Some(read("bias")?.into()),
             _ => None,

@@ -8,15 +8,11 @@
 //!
 //! Sources: Zhao et al., arXiv:2312.11420; PEFT, `tuners/ln_tuning/`.
 
+use super::default_targets::LN_TUNING;
 use super::replaced::{replace, replace_modules};
-use super::targets::{DefaultTargets, Targets};
+use super::targets::Targets;
 use super::tuner::Loading;
 use super::{AdapterError, Effects};
-
-const DEFAULT_TARGETS: DefaultTargets = &[(
-    "llama",
-    &["input_layernorm", "post_attention_layernorm", "norm"],
-)];
 
 /// Reads the adapter.
 pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
@@ -24,8 +20,9 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         config,
         base,
         tensors,
+        ..
     } = loading;
-    let targets = Targets::with_defaults(config, &base.spec.model_type, DEFAULT_TARGETS)?;
+    let targets = Targets::with_defaults(config, &base.spec.model_type, LN_TUNING)?;
     let modules = base.spec.modules();
     let mut effects = Effects::default();
     for module in targets.select(config, &modules)? {

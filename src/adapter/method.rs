@@ -3,9 +3,10 @@
 use super::tuner::Loading;
 use super::{AdapterError, AdapterTensors, Effects};
 use super::{
-    adalora, beft, boft, c3a, deft, delora, fourierft, frod, glora, gralora, hira, hra, ia3,
-    ln_tuning, loha, lokr, lora, miss, oft, osf, peanut, poly, prefix_tuning, prompt_tuning, psoft,
-    randlora, road, shira, supertuning, tinylora, trainable_tokens, unilora, vblora, vera, waveft,
+    adalora, adaption_prompt, beft, boft, c3a, cartridge, cpt, deft, delora, fourierft, frod,
+    glora, gralora, hira, hra, ia3, ln_tuning, loha, lokr, lora, miss, multitask_prompt_tuning,
+    oft, osf, p_tuning, peanut, poly, prefix_tuning, prompt_tuning, psoft, randlora, road, shira,
+    supertuning, tinylora, trainable_tokens, unilora, vblora, vera, waveft,
 };
 use crate::json_object::{ConfigError, JsonObject};
 use crate::model::BaseModel;
@@ -61,6 +62,13 @@ pub const METHODS: &[Method] = &[
         load: adalora::load,
     },
     Method {
+        peft_type: "ADAPTION_PROMPT",
+        class: Class::Beside,
+        variants: "",
+        refused: "bases other than llama and mistral",
+        load: adaption_prompt::load,
+    },
+    Method {
         peft_type: "BEFT",
         class: Class::Parameter,
         variants: "",
@@ -80,6 +88,20 @@ pub const METHODS: &[Method] = &[
         variants: "block_size_pattern",
         refused: "",
         load: c3a::load,
+    },
+    Method {
+        peft_type: "CARTRIDGE",
+        class: Class::Beside,
+        variants: "num_frozen_tokens",
+        refused: "",
+        load: cartridge::load,
+    },
+    Method {
+        peft_type: "CPT",
+        class: Class::Beside,
+        variants: "",
+        refused: "",
+        load: cpt::load,
     },
     Method {
         peft_type: "DEFT",
@@ -181,6 +203,13 @@ pub const METHODS: &[Method] = &[
         load: miss::load,
     },
     Method {
+        peft_type: "MULTITASK_PROMPT_TUNING",
+        class: Class::Beside,
+        variants: "one fixed task (`--task-id`)",
+        refused: "initial values of another adapter, for fresh adapters",
+        load: multitask_prompt_tuning::load,
+    },
+    Method {
         peft_type: "OFT",
         class: Class::Weight,
         variants: "exact and Cayley-Neumann, coft, block_share, embeddings",
@@ -195,6 +224,13 @@ pub const METHODS: &[Method] = &[
         load: osf::load,
     },
     Method {
+        peft_type: "P_TUNING",
+        class: Class::Beside,
+        variants: "MLP, LSTM",
+        refused: "",
+        load: p_tuning::load,
+    },
+    Method {
         peft_type: "PEANUT",
         class: Class::Weight,
         variants: "depth, act_fn",
@@ -204,7 +240,7 @@ pub const METHODS: &[Method] = &[
     Method {
         peft_type: "POLY",
         class: Class::Weight,
-        variants: "one fixed task",
+        variants: "one fixed task (`--task-id`)",
         refused: "",
         load: poly::load,
     },
@@ -320,17 +356,7 @@ pub const PEFT_TYPES: [&str; METHODS.len()] = {
 };
 
 /// The other values of `peft_type` that PEFT has; they are refused by name.
-pub const NOT_IMPLEMENTED: [&str; 9] = [
-    "ADAMSS",
-    "ADAPTION_PROMPT",
-    "CARTRIDGE",
-    "CPT",
-    "LILY",
-    "MULTITASK_PROMPT_TUNING",
-    "P_TUNING",
-    "SHADOW",
-    "XLORA",
-];
+pub const NOT_IMPLEMENTED: [&str; 4] = ["ADAMSS", "LILY", "SHADOW", "XLORA"];
 
 /// The method of an `adapter_config.json`.
 ///
@@ -363,6 +389,7 @@ pub fn load(
     config: &JsonObject,
     base: &BaseModel,
     tensors: &mut AdapterTensors,
+    task_id: Option<usize>,
 ) -> Result<Effects, AdapterError> {
     match config.optional_text("task_type")? {
         None | Some("CAUSAL_LM") => {}
@@ -374,9 +401,18 @@ pub fn load(
         let expected = "1, for a decoder";
         return Err(config.wrong("num_transformer_submodules", expected).into());
     }
-    (method(config)?.load)(Loading {
+    let effects = (method(config)?.load)(Loading {
         config,
         base,
         tensors,
-    })
+        task_id,
+    })?;
+    match (effects.task, task_id) {
+        (None, Some(id)) => Err(AdapterError::NoTasks {
+            id,
+            peft_type: peft_type(config)?,
+            path: config.path().to_owned(),
+        }),
+        _ => Ok(effects),
+    }
 }

@@ -5,13 +5,18 @@
 //! replaced, tokens or cache rows in front of the prompt. Merging and exporting know only that.
 
 mod adalora;
+mod adaption_prompt;
 mod beft;
 mod boft;
 mod c3a;
+mod cartridge;
 mod components;
+mod cpt;
+mod default_targets;
 mod deft;
 mod delora;
 mod dense;
+mod encoder;
 mod error;
 pub mod form;
 mod fourierft;
@@ -29,9 +34,11 @@ mod lokr;
 mod lora;
 mod method;
 mod miss;
+mod multitask_prompt_tuning;
 mod oft;
 mod options;
 mod osf;
+mod p_tuning;
 mod peanut;
 mod places;
 mod poly;
@@ -45,6 +52,7 @@ mod road;
 mod shira;
 mod supertuning;
 mod targets;
+mod task;
 mod tensors;
 mod tinylora;
 mod token_rows;
@@ -65,6 +73,7 @@ pub use error::AdapterError;
 pub use inputs::{GraphInput, TakeTensor};
 pub use method::{Class, METHODS, Method, NOT_IMPLEMENTED, PEFT_TYPES, peft_type};
 pub use replaced::{Origin, Replacement};
+pub use task::Task;
 pub use tensors::{AdapterTensors, Init};
 
 pub use self::form::AdapterForm;
@@ -135,6 +144,27 @@ impl Prompt {
     }
 }
 
+/// Parameters of prompt learning, as PEFT counts them: those of what makes the prompt in training, of which
+/// a file may hold only the outcome.
+#[derive(Debug, Clone, Copy, Default)]
+struct PromptCounts {
+    trainable: usize,
+    frozen: usize,
+    /// Elements in the adapter's file.
+    saved: usize,
+}
+
+impl PromptCounts {
+    /// Of what's trained and saved as it is.
+    fn plain(elements: usize) -> Self {
+        Self {
+            trainable: elements,
+            frozen: 0,
+            saved: elements,
+        }
+    }
+}
+
 /// What an adapter does to a base model.
 #[derive(Debug)]
 pub struct Adapter {
@@ -159,14 +189,18 @@ struct Effects {
     prompt: Option<Prompt>,
     /// A tied head keeps sharing the embedding's tensor, since both change alike.
     keeps_tie: bool,
-    /// Trainable parameters that aren't in the tensors above: an encoder that only training needs.
-    encoder_params: usize,
+    /// Parameters of what makes the prompt.
+    prompt_counts: PromptCounts,
     /// Trainable parameters that several modules share.
     shared_params: usize,
     /// Parameters that PEFT adds and doesn't train.
     frozen_params: usize,
     /// The architecture, where it isn't the base's.
     spec: Option<DecoderSpec>,
+    /// The task that it was loaded for, of methods that have several.
+    task: Option<Task>,
+    /// What it does that can't be merged.
+    unmergeable: Option<&'static str>,
 }
 
 impl Adapter {
@@ -177,9 +211,22 @@ impl Adapter {
     /// If the method isn't supported, an option is, a tensor is missing, has another shape or isn't
     /// used, or a target doesn't exist.
     pub fn load(folder: &Path, base: &BaseModel, seed: u64) -> Result<Self, AdapterError> {
+        Self::load_for_task(folder, base, seed, None)
+    }
+
+    /// The same for one task of a method that has several.
+    ///
+    /// # Errors
+    /// If the method has none, or there's no such task.
+    pub fn load_for_task(
+        folder: &Path,
+        base: &BaseModel,
+        seed: u64,
+        task_id: Option<usize>,
+    ) -> Result<Self, AdapterError> {
         let config = JsonObject::read(&folder.join("adapter_config.json"))?;
         let mut tensors = AdapterTensors::open(folder, &config, seed)?;
-        let mut effects = method::load(&config, base, &mut tensors)?;
+        let mut effects = method::load(&config, base, &mut tensors, task_id)?;
         tensors.finish()?;
         let spec = effects.spec.take();
         Ok(Self {
@@ -261,6 +308,11 @@ impl Adapter {
         self.effects.prompt.as_ref()
     }
 
+    /// The task that it was loaded for; `None` where its method has none.
+    pub fn task(&self) -> Option<Task> {
+        self.effects.task
+    }
+
     /// Whether the graph takes virtual tokens.
     pub fn has_virtual_tokens(&self) -> bool {
         matches!(self.effects.prompt, Some(Prompt::Virtual(_)))
@@ -273,12 +325,13 @@ impl Adapter {
 
     /// Why it can't be folded into the weights, if so.
     pub fn merge_refusal(&self) -> Option<String> {
-        self.effects.prompt.as_ref().map(|_| {
-            format!(
-                "{} adds virtual tokens, not a change of weights, so it can't be merged",
-                self.peft_type
-            )
-        })
+        let tokens = "adds virtual tokens, not a change of weights";
+        let prompt = self.effects.prompt.as_ref().map(|_| tokens);
+        let reason = prompt.or(self.effects.unmergeable)?;
+        Some(format!(
+            "{} {reason}, so it can't be merged",
+            self.peft_type
+        ))
     }
 
     /// The values of a replaced parameter.
@@ -304,15 +357,14 @@ impl Adapter {
             .sum();
         let replaced = self.effects.replaced.values();
         let replaced: usize = replaced.filter(|r| r.trainable).map(Replacement::len).sum();
-        let prompt = match &self.effects.prompt {
-            Some(Prompt::Virtual(tensor) | Prompt::Prefix(tensor)) => tensor.values.len(),
-            None => 0,
-        };
-        let shared = self.effects.shared_params;
-        match self.effects.encoder_params {
-            0 => modules + replaced + shared + prompt,
-            encoder => modules + replaced + shared + encoder,
-        }
+        let prompt = self.effects.prompt_counts.trainable;
+        modules + replaced + self.effects.shared_params + prompt
+    }
+
+    /// Elements that a file of a fresh adapter would hold.
+    pub fn saved_params(&self) -> usize {
+        let prompt = self.effects.prompt_counts;
+        self.trainable_params() - prompt.trainable + prompt.saved
     }
 
     /// Parameters that it adds to the base's: all but those that stand in the base's own place.
@@ -322,6 +374,7 @@ impl Adapter {
             .filter(|r| r.trainable && !r.is_copy)
             .map(Replacement::len)
             .sum();
-        self.trainable_params() + self.effects.frozen_params - in_place
+        let frozen = self.effects.frozen_params + self.effects.prompt_counts.frozen;
+        self.trainable_params() + frozen - in_place
     }
 }

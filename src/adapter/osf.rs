@@ -21,33 +21,14 @@ use ndarray::Array2;
 use serde_json::Value;
 
 use super::components::{add_components, components, rounded, trailing};
+use super::default_targets::OSF;
 use super::dense::changed_weight;
 use super::form::Form;
-use super::targets::DefaultTargets;
 use super::tuner::{Layer, Loading, Tuner};
 use super::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::decomposition::Svd;
 use crate::json_object::{ConfigError, JsonObject};
 use crate::weights::Dtype;
-
-const DEFAULT_TARGETS: DefaultTargets = &[
-    (
-        "llama",
-        &[
-            "q_proj",
-            "k_proj",
-            "v_proj",
-            "o_proj",
-            "gate_proj",
-            "down_proj",
-            "up_proj",
-        ],
-    ),
-    (
-        "opt",
-        &["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
-    ),
-];
 
 /// The tensors of one layer.
 #[derive(Debug)]
@@ -67,7 +48,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let base = loading.base;
     let ranks = Ranks::read(config)?;
-    Tuner::open(loading, DEFAULT_TARGETS, None)?.adapt(|tensors, layer| {
+    Tuner::open(loading, OSF, None)?.adapt(|tensors, layer| {
         let smaller = layer.in_features.min(layer.out_features);
         let kept = ranks.of(config, layer.path(), smaller)?;
         let k = smaller - kept.min(smaller);

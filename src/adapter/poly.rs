@@ -8,8 +8,8 @@
 //!
 //! The logits of task `t` give each split weights over the skills: their sigmoids, divided by the sum. `A` of
 //! a split is the weighted sum of its skills' `A`, splits side by side, `B` alike, and
-//! `W' = W + (A B)ᵀ / r`. PEFT takes the task with every call. Here it's fixed: task 0, or the key `task_id`
-//! in `adapter_config.json`, which PEFT doesn't read. Sums are taken in float32.
+//! `W' = W + (A B)ᵀ / r`. PEFT takes the task with every call; here it's chosen when the adapter is prepared. Sums
+//! are taken in float32.
 //!
 //! Sources: Ponti et al., arXiv:2202.13914; PEFT, `tuners/poly/`.
 
@@ -18,6 +18,7 @@ use ndarray::{Array2, Array4, s};
 use super::form::{Form, LinearForm, Part, Role, elements};
 use super::options::rank;
 use super::targets::QUERY_VALUE;
+use super::task::Task;
 use super::tuner::{Loading, Tuner};
 use super::{AdapterError, Effects, Init, ModuleAdapter};
 
@@ -35,24 +36,15 @@ struct Poly {
 pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let r = rank(config, "r", 8)?;
-    let tasks = rank(config, "n_tasks", 1)?;
     let skills = rank(config, "n_skills", 4)?;
     let splits = rank(config, "n_splits", 1)?;
     if !matches!(config.optional_text("poly_type")?, None | Some("poly")) {
         return Err(config.wrong("poly_type", "`poly`").into());
     }
-    let task = match config.get("task_id") {
-        None => 0,
-        Some(value) => match value.as_u64() {
-            Some(task) if task < tasks as u64 => task as usize,
-            _ => {
-                let expected = format!("a task below `n_tasks`, {tasks}");
-                return Err(config.wrong("task_id", &expected).into());
-            }
-        },
-    };
+    let task = Task::choose(config, "n_tasks", loading.task_id)?;
+    let tasks = task.count;
     let identity = config.flag("init_weights", true)?;
-    Tuner::open(loading, QUERY_VALUE, None)?.adapt(|tensors, layer| {
+    let mut effects = Tuner::open(loading, QUERY_VALUE, None)?.adapt(|tensors, layer| {
         let (rows, columns) = (layer.out_features, layer.in_features);
         if !rows.is_multiple_of(splits) || !columns.is_multiple_of(splits) {
             let path = layer.path();
@@ -76,7 +68,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         let key = layer.key("poly_router.module_logits");
         let logits = tensors.matrix(&key, [tasks, splits * skills], Init::Uniform(1e-3))?;
         let trainable = a.len() + b.len() + logits.len();
-        let weights = weights(&logits, task, splits);
+        let weights = weights(&logits, task.id, splits);
         Ok(Poly {
             a: mixed(&a, &weights)
                 .reversed_axes()
@@ -85,7 +77,9 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
             b: mixed(&b.permuted_axes([0, 1, 3, 2]), &weights) / r as f32,
             trainable,
         })
-    })
+    })?;
+    effects.task = Some(task);
+    Ok(effects)
 }
 
 /// `[splits, skills]`

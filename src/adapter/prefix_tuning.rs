@@ -11,16 +11,15 @@
 //!
 //! Sources: Li and Liang, arXiv:2101.00190; PEFT, `tuners/prefix_tuning/`, `peft_model.py`.
 
-use ndarray::{Array1, Array2};
 use rand::rngs::StdRng;
 
+use super::encoder::{hidden_size, linear, linear_params, matrix};
+use super::tensors::check_drawn;
 use super::tuner::Loading;
-use super::{AdapterError, BoundTensor, Effects, Init, Prompt};
+use super::{AdapterError, BoundTensor, Effects, Init, Prompt, PromptCounts};
 use crate::graph::PROMPT_INPUT;
 use crate::json_object::{ConfigError, JsonObject};
-
-/// No encoder is wider; a fresh one is drawn.
-const WIDEST_ENCODER: usize = 1 << 16;
+use crate::model::BaseModel;
 
 /// Reads the adapter.
 pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
@@ -28,48 +27,80 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         config,
         base,
         tensors,
+        ..
     } = loading;
-    let count = config.size_up_to("num_virtual_tokens", base.spec.max_position_embeddings)?;
-    let layers = base.spec.layers.len();
-    let attention = &base.spec.layers[0].attention;
-    let token_dim = attention.num_key_value_heads * attention.head_dim;
-    expect(config, "num_layers", layers)?;
-    // A configuration that PEFT has saved holds the sizes of keys and values.
-    expect(config, "token_dim", token_dim)?;
-    expect(config, "num_attention_heads", attention.num_key_value_heads)?;
-
-    let width = layers * 2 * token_dim;
-    let shape = vec![count, width];
+    let PrefixShape {
+        count,
+        token_dim,
+        width,
+    } = PrefixShape::read(config, base)?;
     let projection = config.flag("prefix_projection", false)?;
-    let hidden = config
-        .optional_size_up_to("encoder_hidden_size", WIDEST_ENCODER)?
-        .unwrap_or(token_dim);
+    let hidden = hidden_size(config, token_dim)?;
     let zero = match config.optional_text("init_weights")? {
         None => false,
         Some("zero") => true,
         Some(_) => return Err(config.wrong("init_weights", "null or `zero`").into()),
     };
+    let mut counts = PromptCounts::plain(count * width);
+    if projection {
+        let layers = linear_params(token_dim, hidden) + linear_params(hidden, width);
+        counts.trainable = count * token_dim + layers;
+    }
+    let shape = vec![count, width];
     let values = tensors.take_or(PROMPT_INPUT, &shape, |rng| {
+        check_drawn(config.path(), &[counts.trainable])?;
         Ok(match (projection, zero) {
             (true, _) => projected([count, token_dim, hidden, width], rng),
             (false, true) => Init::Zeros.draw(count * width, rng),
             (false, false) => Init::Normal(1.0).draw(count * width, rng),
         })
     })?;
-    let encoder_params = if projection {
-        count * token_dim + (token_dim + 1) * hidden + (hidden + 1) * width
-    } else {
-        0
-    };
-    Ok(Effects {
+    Ok(prefix(shape, values, counts))
+}
+
+/// Sizes of a prefix.
+#[derive(Debug, Clone, Copy)]
+pub struct PrefixShape {
+    /// Virtual tokens.
+    pub count: usize,
+    /// Width of a layer's keys, and of its values.
+    pub token_dim: usize,
+    /// Of all layers' keys and values.
+    pub width: usize,
+}
+
+impl PrefixShape {
+    /// Reads `num_virtual_tokens`. A configuration that PEFT has saved holds the sizes of keys and values, too.
+    ///
+    /// # Errors
+    /// If they aren't those of `base`.
+    pub fn read(config: &JsonObject, base: &BaseModel) -> Result<Self, ConfigError> {
+        let count = config.size_up_to("num_virtual_tokens", base.spec.max_position_embeddings)?;
+        let layers = base.spec.layers.len();
+        let attention = &base.spec.layers[0].attention;
+        let token_dim = attention.num_key_value_heads * attention.head_dim;
+        expect(config, "num_layers", layers)?;
+        expect(config, "token_dim", token_dim)?;
+        expect(config, "num_attention_heads", attention.num_key_value_heads)?;
+        Ok(Self {
+            count,
+            token_dim,
+            width: layers * 2 * token_dim,
+        })
+    }
+}
+
+/// Rows of the cache and nothing else.
+pub fn prefix(shape: Vec<usize>, values: Vec<f32>, counts: PromptCounts) -> Effects {
+    Effects {
         prompt: Some(Prompt::Prefix(BoundTensor {
             name: PROMPT_INPUT.to_owned(),
             shape,
             values,
         })),
-        encoder_params,
+        prompt_counts: counts,
         ..Default::default()
-    })
+    }
 }
 
 fn expect(config: &JsonObject, key: &str, expected: usize) -> Result<(), ConfigError> {
@@ -83,19 +114,7 @@ fn expect(config: &JsonObject, key: &str, expected: usize) -> Result<(), ConfigE
 
 /// Fresh rows through a fresh encoder: `Linear`, tanh, `Linear`.
 fn projected([count, token_dim, hidden, width]: [usize; 4], rng: &mut StdRng) -> Vec<f32> {
-    let mut matrix = |rows: usize, columns: usize, init: Init| {
-        Array2::from_shape_vec((rows, columns), init.draw(rows * columns, rng))
-            .expect("`draw` gives as many values as asked for")
-    };
-    let embedded = matrix(count, token_dim, Init::Normal(1.0));
-    let first = matrix(hidden, token_dim, Init::linear_default(token_dim));
-    let first_bias = matrix(1, hidden, Init::linear_default(token_dim));
-    let second = matrix(width, hidden, Init::linear_default(hidden));
-    let second_bias: Array1<f32> = matrix(1, width, Init::linear_default(hidden))
-        .row(0)
-        .to_owned();
-    let inner = (embedded.dot(&first.t()) + first_bias.row(0)).mapv(f32::tanh);
-    (inner.dot(&second.t()) + &second_bias)
-        .into_iter()
-        .collect()
+    let embedded = matrix(count, token_dim, Init::Normal(1.0), rng);
+    let inner = linear(&embedded, hidden, rng).mapv_into(f32::tanh);
+    linear(&inner, width, rng).into_iter().collect()
 }

@@ -13,10 +13,11 @@ use rand::rngs::StdRng;
 use rand::seq::index;
 
 use super::tuner::Loading;
-use super::{AdapterError, BoundTensor, Effects, Init, Prompt};
+use super::{AdapterError, BoundTensor, Effects, Init, Prompt, PromptCounts};
 use crate::graph::PROMPT_INPUT;
-use crate::json_object::JsonObject;
+use crate::json_object::{ConfigError, JsonObject};
 use crate::model::BaseModel;
+use crate::weights::widen;
 
 /// Reads the adapter.
 pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
@@ -24,28 +25,52 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         config,
         base,
         tensors,
+        ..
     } = loading;
     let count = config.size_up_to("num_virtual_tokens", base.spec.max_position_embeddings)?;
-    let width = base.spec.embed_tokens.embedding_dim;
-    if let Some(token_dim) = config.optional_size("token_dim")?
-        && token_dim != width
-    {
-        let expected = format!("{width}, the width of this model's embedding");
-        return Err(config.wrong("token_dim", &expected).into());
-    }
+    let width = token_dim(config, base)?;
     let shape = vec![count, width];
     let values = tensors.take_or(PROMPT_INPUT, &shape, |rng| fresh(config, base, count, rng))?;
-    Ok(Effects {
+    Ok(virtual_tokens(
+        shape,
+        values,
+        PromptCounts::plain(count * width),
+    ))
+}
+
+/// The width of a virtual token.
+///
+/// # Errors
+/// If `token_dim` isn't that of the model's embedding.
+pub fn token_dim(config: &JsonObject, base: &BaseModel) -> Result<usize, ConfigError> {
+    let width = base.spec.embed_tokens.embedding_dim;
+    match config.optional_size("token_dim")? {
+        Some(found) if found != width => {
+            let expected = format!("{width}, the width of this model's embedding");
+            Err(config.wrong("token_dim", &expected))
+        }
+        _ => Ok(width),
+    }
+}
+
+/// Rows in front of the token embeddings and nothing else.
+pub fn virtual_tokens(shape: Vec<usize>, values: Vec<f32>, counts: PromptCounts) -> Effects {
+    Effects {
         prompt: Some(Prompt::Virtual(BoundTensor {
             name: PROMPT_INPUT.to_owned(),
             shape,
             values,
         })),
+        prompt_counts: counts,
         ..Default::default()
-    })
+    }
 }
 
-fn fresh(
+/// Rows as `prompt_tuning_init` says.
+///
+/// # Errors
+/// If it's unknown, or its text has no tokens of the model.
+pub fn fresh(
     config: &JsonObject,
     base: &BaseModel,
     count: usize,
@@ -71,11 +96,24 @@ fn fresh(
             return Err(config.wrong("prompt_tuning_init", expected).into());
         }
     };
-    let rows = base.tensor(&format!("{}.weight", table.source))?.to_f32()?;
-    Ok(ids
-        .into_iter()
-        .flat_map(|id| rows[id * table.embedding_dim..][..table.embedding_dim].to_vec())
-        .collect())
+    token_rows(base, ids)
+}
+
+/// The base's embeddings of `ids`, which are below its vocabulary's size.
+///
+/// # Errors
+/// If they can't be read.
+pub fn token_rows(
+    base: &BaseModel,
+    ids: impl IntoIterator<Item = usize>,
+) -> Result<Vec<f32>, AdapterError> {
+    let table = &base.spec.embed_tokens;
+    let rows = base.tensor(&format!("{}.weight", table.source))?;
+    rows.expect_shape(&[table.num_embeddings, table.embedding_dim])?;
+    let dtype = rows.dtype()?;
+    let size = table.embedding_dim * dtype.size();
+    let row = |id| widen(&rows.bytes[id * size..][..size], dtype);
+    Ok(ids.into_iter().flat_map(row).collect())
 }
 
 fn text_ids(config: &JsonObject, base: &BaseModel) -> Result<Vec<usize>, AdapterError> {

@@ -45,19 +45,20 @@ fn renumbered(layer: &Layer, index: usize) -> Layer {
         let rest = old[layer.path.len()..].to_owned();
         *old = format!("{path}{rest}");
     };
-    for linear in [
-        &mut copy.attention.q_proj,
-        &mut copy.attention.k_proj,
-        &mut copy.attention.v_proj,
-        &mut copy.attention.o_proj,
-    ] {
+    let attention = &mut copy.attention;
+    for linear in attention
+        .linears_mut()
+        .into_iter()
+        .chain(copy.mlp.linears_mut())
+    {
         move_to(&mut linear.path);
     }
-    for linear in copy.mlp.linears_mut() {
-        move_to(&mut linear.path);
+    for norm in copy.attention.query_key_norms.iter_mut().flatten() {
+        move_to(&mut norm.norm.path);
     }
-    move_to(&mut copy.attention_norm.path);
-    move_to(&mut copy.mlp_norm.path);
+    for norm in copy.arrangement.norms_mut() {
+        move_to(&mut norm.path);
+    }
     copy.path = path;
     copy
 }

@@ -15,11 +15,11 @@
 
 use ndarray::{Array1, Array2};
 
+use super::default_targets::QUERY_VALUE_ONLY;
 use super::dense::changed_weight;
 use super::form::Form;
 use super::options::{rank, seed};
 use super::places::SeededPlaces;
-use super::targets::QUERY_VALUE;
 use super::tuner::{Layer, Loading, Tuner};
 use super::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::random::TorchGenerator;
@@ -50,7 +50,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         false => Init::Normal(1.0),
     };
     let mut places = SeededPlaces::new(seed(config, "random_seed", TorchGenerator::DEFAULT_SEED)?);
-    Tuner::open(loading, QUERY_VALUE, None)?.adapt(|tensors, layer| {
+    Tuner::open(loading, QUERY_VALUE_ONLY, None)?.adapt(|tensors, layer| {
         let count = r * (layer.out_features + layer.in_features);
         if count > layer.elements() {
             let expected = format!(

@@ -6,6 +6,7 @@ use fancy_regex::Regex;
 use serde_json::Value;
 
 use super::AdapterError;
+pub use super::default_targets::{DefaultTargets, QUERY_VALUE};
 use crate::arch::{Module, ModuleKind};
 use crate::json_object::{ConfigError, JsonObject};
 
@@ -148,15 +149,6 @@ impl ValuePattern {
         Ok(None)
     }
 }
-
-/// The names that a method targets where its configuration gives none, by model type.
-pub type DefaultTargets = &'static [(&'static str, &'static [&'static str])];
-
-/// Queries and values: the defaults of most methods.
-pub const QUERY_VALUE: DefaultTargets = &[
-    ("llama", &["q_proj", "v_proj"]),
-    ("opt", &["q_proj", "v_proj"]),
-];
 
 /// `target_modules`, `exclude_modules`, `layers_to_transform`, `layers_pattern`, `modules_to_save`.
 #[derive(Debug, Clone)]
@@ -468,6 +460,7 @@ fn examples(modules: &[Module]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::Stored;
 
     fn config(json: &str) -> JsonObject {
         let folder = tempfile::tempdir().unwrap();
@@ -495,6 +488,7 @@ mod tests {
                 in_features: 2,
                 out_features: 2,
                 bias: false,
+                stored: Stored::OutIn,
             },
         }
     }

@@ -23,6 +23,9 @@ pub const PREFIX: &str = "base_model.model.";
 /// In front of tensors that all modules share.
 pub const SHARED: &str = "base_model.";
 
+/// Nothing fresh that's drawn at once has more elements.
+const LARGEST_DRAWN: usize = 1 << 30;
+
 /// How a fresh tensor is drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Init {
@@ -151,8 +154,7 @@ impl AdapterTensors {
         shape: &[usize],
         init: Init,
     ) -> Result<Vec<f32>, AdapterError> {
-        let count = shape.iter().product();
-        self.take_or(key, shape, |rng| Ok(init.draw(count, rng)))
+        self.take_or(key, shape, |rng| Ok(init.draw(shape.iter().product(), rng)))
     }
 
     /// Takes the tensor `key`, or makes it with `fresh`.
@@ -165,7 +167,8 @@ impl AdapterTensors {
         shape: &[usize],
         fresh: impl FnOnce(&mut StdRng) -> Result<Vec<f32>, AdapterError>,
     ) -> Result<Vec<f32>, AdapterError> {
-        if let Source::Fresh { rng, .. } = &mut self.source {
+        if let Source::Fresh { config, rng } = &mut self.source {
+            check_drawn(config, shape)?;
             return fresh(rng);
         }
         self.claim(key, shape)?;
@@ -342,6 +345,23 @@ impl AdapterTensors {
                 self.made_for
             ),
         })
+    }
+}
+
+/// Refuses to draw something of a size that only a broken configuration, at `path`, asks for.
+///
+/// # Errors
+/// If it's too large.
+pub fn check_drawn(path: &Path, shape: &[usize]) -> Result<(), AdapterError> {
+    let elements = shape.iter().try_fold(1_usize, |n, &m| n.checked_mul(m));
+    match elements {
+        Some(..=LARGEST_DRAWN) => Ok(()),
+        _ => Err(AdapterError::Fresh {
+            path: path.to_owned(),
+            message: format!(
+                "it asks for {shape:?} numbers at once, and at most {LARGEST_DRAWN} are drawn"
+            ),
+        }),
     }
 }
 

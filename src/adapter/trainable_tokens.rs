@@ -9,12 +9,11 @@
 //!
 //! Source: PEFT, `tuners/trainable_tokens/`.
 
-use super::targets::{DefaultTargets, Targets};
+use super::targets::Targets;
 use super::token_rows::{ReplacedRows, replace_rows};
 use super::tuner::{Loading, not_adaptable};
 use super::{AdapterError, Effects, Init};
 
-const DEFAULT_TARGETS: DefaultTargets = &[("llama", &["embed_tokens"]), ("opt", &["embed_tokens"])];
 const KEY: &str = "token_indices";
 
 /// Reads the adapter.
@@ -23,13 +22,15 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         config,
         base,
         tensors,
+        ..
     } = loading;
     let wrong = || config.wrong(KEY, "a list of token ids");
     let indices = config.get(KEY).ok_or_else(wrong)?;
     let indices: Vec<usize> = serde_json::from_value(indices.clone()).map_err(|_| wrong())?;
     let spec = &base.spec;
     let modules = spec.modules();
-    let targets = Targets::with_defaults(config, &spec.model_type, DEFAULT_TARGETS)?;
+    let default = [spec.embed_tokens.path.as_str()];
+    let targets = Targets::read(config, &spec.model_type, Some(&default))?;
     let mut effects = Effects::default();
     let init = match config.flag("init_weights", true)? {
         true => None,

@@ -17,6 +17,8 @@ pub struct Loading<'a> {
     pub base: &'a BaseModel,
     /// The adapter's tensors.
     pub tensors: &'a mut AdapterTensors,
+    /// The task that was asked for, of methods that have several.
+    pub task_id: Option<usize>,
 }
 
 /// A linear layer that is adapted.
@@ -105,6 +107,7 @@ impl<'a> Tuner<'a> {
             config,
             base,
             tensors,
+            ..
         } = loading;
         let modules = base.spec.modules();
         let targets = Targets::with_defaults(config, &base.spec.model_type, defaults)?;
@@ -199,6 +202,7 @@ pub fn target(base: &BaseModel, module: &Module) -> Option<Target> {
             in_features,
             out_features,
             bias,
+            ..
         } => Some(Target::Linear(Layer {
             module: module.clone(),
             in_features,

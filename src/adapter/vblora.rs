@@ -17,20 +17,13 @@ use std::sync::Arc;
 
 use ndarray::{Array2, Array3, Axis};
 
+use super::default_targets::ADALORA;
 use super::form::{Form, LinearForm, Part, Role, elements};
 use super::options::rank;
-use super::targets::DefaultTargets;
 use super::tuner::{Loading, Tuner};
 use super::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::json_object::JsonObject;
 
-const DEFAULT_TARGETS: DefaultTargets = &[
-    ("llama", &["q_proj", "v_proj"]),
-    (
-        "opt",
-        &["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
-    ),
-];
 const BANK: &str = "base_model.vblora_vector_bank";
 
 /// Which vectors make each piece of a matrix, and with which weights.
@@ -69,7 +62,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let logits = Init::Normal(number("init_logits_std", 0.1)? as f32);
     let bound = bound(config, number("init_vector_bank_bound", 0.02)? as f32)?;
 
-    let mut tuner = Tuner::open(loading, DEFAULT_TARGETS, Some("vblora_only"))?;
+    let mut tuner = Tuner::open(loading, ADALORA, Some("vblora_only"))?;
     let bank = tuner.tensors.matrix(BANK, [count, length], bound)?;
     tuner.count_shared(bank.len());
     let bank = Arc::new(bank);

@@ -18,9 +18,9 @@ use std::sync::Arc;
 
 use ndarray::{Array1, Array2, Axis, s};
 
+use super::default_targets::QUERY_VALUE_ONLY;
 use super::form::{Form, LinearForm, Part, Role, elements};
 use super::options::{factor, rank, seed};
-use super::targets::QUERY_VALUE;
 use super::tuner::{Loading, Tuner};
 use super::{AdapterError, Effects, Init, ModuleAdapter};
 use crate::random::TorchGenerator;
@@ -62,7 +62,7 @@ fn load_as(loading: Loading, name: &str, halves: usize) -> Result<Effects, Adapt
     let key = seed(config, "projection_prng_key", 0)?;
     let identity = config.flag("init_weights", true)?;
 
-    let tuner = Tuner::open(loading, QUERY_VALUE, Some(&format!("{name}_only")))?;
+    let tuner = Tuner::open(loading, QUERY_VALUE_ONLY, Some(&format!("{name}_only")))?;
     let layers = tuner.layers()?;
     let widest_input = layers.iter().map(|layer| layer.in_features).max();
     let widest_output = layers.iter().map(|layer| layer.out_features).max();

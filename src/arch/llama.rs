@@ -7,140 +7,155 @@
 //!
 //! Source: `modeling_llama.py`, Hugging Face Transformers.
 
+use super::heads::Heads;
+use super::rope::{self, RopeDefaults};
 use super::{
-    Activation, Attention, Declared, DecoderSpec, Embedding, Layer, Linear, MOST_LAYERS, Mlp, Norm,
-    NormKind, NormPlacement, Positions, rope,
+    Activation, Arrangement, Attention, DecoderSpec, Embedding, Layer, Linear, MOST_LAYERS, Mlp,
+    Norm, NormKind, Position, Projections, read,
 };
 use crate::json_object::{ConfigError, JsonObject};
 
-/// No model has wider heads; the frequencies are made before the weights are looked at.
-const WIDEST_HEAD: usize = 1 << 16;
-
 /// Reads the architecture from `config.json`.
 pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
+    decoder(config, &Differences::default())
+}
+
+/// Where a linear layer has a bias.
+#[derive(Debug, Clone, Copy)]
+pub enum Bias {
+    /// Nowhere.
+    Never,
+    /// Where this key of `config.json` says so, and by default if it's `true` here.
+    Key(&'static str, bool),
+    /// Everywhere.
+    Always,
+}
+
+/// How a family's configuration differs from Llama's.
+#[derive(Debug, Clone)]
+pub struct Differences {
+    /// The norms of layers and the last one.
+    pub norm: NormKind,
+    /// The norms' epsilon: its key, and its value where that's absent.
+    pub epsilon: (&'static str, f64),
+    /// Biases of queries, keys and values.
+    pub qkv_bias: Bias,
+    /// Bias of the output projection.
+    pub output_bias: Bias,
+    /// Biases of the perceptron.
+    pub mlp_bias: Bias,
+    /// Whether head and embedding share a tensor by default.
+    pub tied: bool,
+    /// The activation: its key, and its value where that's absent.
+    pub activation: (&'static str, Activation),
+    /// Key heads by default; as many as query heads if none.
+    pub key_value_heads: Option<usize>,
+    /// Width of a head by default; `hidden_size / num_attention_heads` if none.
+    pub head_dim: Option<usize>,
+    /// `max_position_embeddings` by default.
+    pub positions: usize,
+    /// Rotary positions by default.
+    pub rope: RopeDefaults,
+}
+
+impl Default for Differences {
+    fn default() -> Self {
+        Self {
+            norm: NormKind::Rms,
+            epsilon: ("rms_norm_eps", 1e-6),
+            qkv_bias: Bias::Key("attention_bias", false),
+            output_bias: Bias::Key("attention_bias", false),
+            mlp_bias: Bias::Key("mlp_bias", false),
+            tied: false,
+            activation: ("hidden_act", Activation::Silu),
+            key_value_heads: None,
+            head_dim: None,
+            positions: 2048,
+            rope: RopeDefaults::default(),
+        }
+    }
+}
+
+/// Reads a decoder that is Llama's but for `differences`, with the names of its modules.
+pub fn decoder(config: &JsonObject, differences: &Differences) -> Result<DecoderSpec, ConfigError> {
     let hidden_size = config.size("hidden_size")?;
     let intermediate_size = config.size("intermediate_size")?;
     let vocab_size = config.size("vocab_size")?;
-    let heads = config.size("num_attention_heads")?;
-    let key_value_heads = config
-        .optional_size("num_key_value_heads")?
-        .unwrap_or(heads);
-    if heads % key_value_heads != 0 {
-        return Err(config.wrong(
-            "num_key_value_heads",
-            &format!("a divisor of `num_attention_heads` ({heads})"),
-        ));
-    }
-    let head_dim = match config.optional_size("head_dim")? {
-        Some(head_dim) => head_dim,
-        None if hidden_size % heads == 0 => hidden_size / heads,
-        None => {
-            return Err(config.wrong(
-                "num_attention_heads",
-                &format!("a divisor of `hidden_size` ({hidden_size})"),
-            ));
+    let heads = Heads::grouped(
+        config,
+        hidden_size,
+        differences.key_value_heads,
+        differences.head_dim,
+    )?;
+    let (key, default) = differences.epsilon;
+    let epsilon = read::epsilon(config, key, default)?;
+    let (key, default) = differences.activation;
+    let activation = read::activation(config, key, default)?;
+    let max_position_embeddings = config
+        .optional_size("max_position_embeddings")?
+        .unwrap_or(differences.positions);
+    let rotary = rope::rotary(config, heads.width, &differences.rope)?;
+    let bias = |bias: Bias| match bias {
+        Bias::Never => Ok(false),
+        Bias::Key(key, default) => config.flag(key, default),
+        Bias::Always => Ok(true),
+    };
+    let biases = [
+        (differences.qkv_bias, bias(differences.qkv_bias)?),
+        (differences.output_bias, bias(differences.output_bias)?),
+        (differences.mlp_bias, bias(differences.mlp_bias)?),
+    ];
+    let [qkv, output, mlp] = biases;
+
+    let norm = |path: String| Norm::new(path, hidden_size, differences.norm, epsilon);
+    let linear = |path: String, out, input, (from, bias): (Bias, bool)| {
+        let linear = Linear::new(path, out, input, bias);
+        match from {
+            Bias::Key(key, _) => linear.with_bias_key(key),
+            Bias::Never | Bias::Always => linear,
         }
     };
-    if head_dim % 2 != 0 || head_dim > WIDEST_HEAD {
-        let expected = format!("an even number, for rotary positions (at most {WIDEST_HEAD})");
-        return Err(config.wrong("head_dim", &expected));
-    }
-    let epsilon = config.optional_number("rms_norm_eps")?.unwrap_or(1e-6);
-    if epsilon < 0.0 {
-        return Err(config.wrong("rms_norm_eps", "a number of at least 0"));
-    }
-    let attention_bias = config.flag("attention_bias", false)?;
-    let mlp_bias = config.flag("mlp_bias", false)?;
-    let tied = config.flag("tie_word_embeddings", false)?;
-    let activation = match config.optional_text("hidden_act")? {
-        None => Activation::Silu,
-        Some(name) => Activation::from_name(name)
-            .ok_or_else(|| config.wrong("hidden_act", Activation::NAMES))?,
-    };
-
-    let linear = |path: String, out_features: usize, in_features: usize, bias: bool| Linear {
-        source: path.clone(),
-        path,
-        in_features,
-        out_features,
-        bias,
-    };
-    let norm = |path: String| Norm {
-        source: path.clone(),
-        path,
-        size: hidden_size,
-        kind: NormKind::Rms,
-        epsilon,
-    };
+    let (queries, keys) = (heads.queries * heads.width, heads.keys * heads.width);
     let layers = (0..config.size_up_to("num_hidden_layers", MOST_LAYERS)?)
         .map(|index| {
             let path = format!("model.layers.{index}");
-            let attention = |name: &str, out, input| {
-                linear(
-                    format!("{path}.self_attn.{name}"),
-                    out,
-                    input,
-                    attention_bias,
-                )
-            };
-            let mlp =
-                |name: &str, out, input| linear(format!("{path}.mlp.{name}"), out, input, mlp_bias);
+            let at = |name: &str| format!("{path}.{name}");
             Layer {
                 attention: Attention {
-                    q_proj: attention("q_proj", heads * head_dim, hidden_size),
-                    k_proj: attention("k_proj", key_value_heads * head_dim, hidden_size),
-                    v_proj: attention("v_proj", key_value_heads * head_dim, hidden_size),
-                    o_proj: attention("o_proj", hidden_size, heads * head_dim),
-                    declared: Declared::QueryFirst,
-                    num_attention_heads: heads,
-                    num_key_value_heads: key_value_heads,
-                    head_dim,
-                    scale: 1.0 / (head_dim as f64).sqrt(),
+                    position: Position::Rotary(rotary.clone()),
+                    ..Attention::new(
+                        heads,
+                        Projections::Separate {
+                            query: linear(at("self_attn.q_proj"), queries, hidden_size, qkv),
+                            key: linear(at("self_attn.k_proj"), keys, hidden_size, qkv),
+                            value: linear(at("self_attn.v_proj"), keys, hidden_size, qkv),
+                        },
+                        linear(at("self_attn.o_proj"), hidden_size, queries, output),
+                    )
                 },
-                attention_norm: norm(format!("{path}.input_layernorm")),
                 mlp: Mlp::Gated {
-                    gate_proj: mlp("gate_proj", intermediate_size, hidden_size),
-                    up_proj: mlp("up_proj", intermediate_size, hidden_size),
-                    down_proj: mlp("down_proj", hidden_size, intermediate_size),
+                    gate_proj: linear(at("mlp.gate_proj"), intermediate_size, hidden_size, mlp),
+                    up_proj: linear(at("mlp.up_proj"), intermediate_size, hidden_size, mlp),
+                    down_proj: linear(at("mlp.down_proj"), hidden_size, intermediate_size, mlp),
                     activation,
                 },
-                mlp_norm: norm(format!("{path}.post_attention_layernorm")),
+                arrangement: Arrangement::Before {
+                    attention: norm(at("input_layernorm")),
+                    mlp: norm(at("post_attention_layernorm")),
+                },
+                residual_scale: None,
                 path,
             }
         })
         .collect();
 
+    let embed_tokens = Embedding::new("model.embed_tokens", vocab_size, hidden_size);
+    let lm_head = read::head(config, differences.tied, &embed_tokens, "lm_head", false)?;
+    let (positions, positions_end) = rotary.most_positions(max_position_embeddings);
     Ok(DecoderSpec {
-        model_type: "llama".to_owned(),
-        hidden_size,
-        vocab_size,
-        max_position_embeddings: config
-            .optional_size("max_position_embeddings")?
-            .unwrap_or(2048),
+        positions_end,
         base_prefix: "model.",
-        embed_tokens: Embedding {
-            path: "model.embed_tokens".to_owned(),
-            source: "model.embed_tokens".to_owned(),
-            num_embeddings: vocab_size,
-            embedding_dim: hidden_size,
-        },
-        positions: Positions::Rotary(rope::rotary(config, head_dim)?),
-        project_in: None,
-        layers,
-        norm_placement: NormPlacement::BeforeSublayer,
         final_norm: Some(norm("model.norm".to_owned())),
-        project_out: None,
-        lm_head: Linear {
-            path: "lm_head".to_owned(),
-            source: if tied {
-                "model.embed_tokens"
-            } else {
-                "lm_head"
-            }
-            .to_owned(),
-            in_features: hidden_size,
-            out_features: vocab_size,
-            bias: false,
-        },
+        ..DecoderSpec::plain(config, positions, embed_tokens, layers, lm_head)?
     })
 }

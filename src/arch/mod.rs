@@ -2,40 +2,45 @@
 //!
 //! A new architecture is a new value; a new operator is a new block in `graph` and a variant here.
 
+mod alibi;
+mod bloom;
+mod change;
+mod cohere;
+mod falcon;
+mod families;
+mod gemma;
+mod gemma2;
+mod gemma3;
+mod gpt2;
+mod gpt_neox;
+mod gptj;
+mod granite;
+mod heads;
 mod llama;
+mod mistral;
+mod mpt;
+mod olmo;
+mod olmo2;
 mod opt;
+mod phi;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod read;
 mod rope;
+mod smollm3;
 mod spec;
+mod stablelm;
+mod starcoder2;
+mod windows;
 
-pub use rope::RotarySpec;
+pub use families::{FAMILIES, Family, spec};
+pub use rope::{Pairs, RotarySpec};
 pub use spec::{
-    Activation, Attention, Declared, DecoderSpec, Embedding, Layer, Linear, Mlp, Module,
-    ModuleKind, Norm, NormKind, NormPlacement, Positions,
+    Activation, Arrangement, Attention, Declared, DecoderSpec, Embedding, EmbeddingScale,
+    FusedRows, HeadNorm, Layer, LearnedPositions, Linear, Mlp, Module, ModuleKind, Norm, NormKind,
+    NormOver, Position, Projections, Stored,
 };
-
-use crate::json_object::{ConfigError, JsonObject};
 
 /// No model has more layers; each is described before the weights are looked at.
 const MOST_LAYERS: usize = 1 << 12;
-
-/// Values of `model_type` that are supported.
-pub const MODEL_TYPES: [&str; 2] = ["llama", "opt"];
-
-/// Reads a base model's architecture from its `config.json`.
-///
-/// # Errors
-/// If the model type isn't supported, or a key is missing, of a wrong type, or asks for arithmetic
-/// that isn't implemented.
-pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
-    match config.optional_text("model_type")? {
-        Some("llama") => llama::spec(config),
-        Some("opt") => opt::spec(config),
-        Some(other) => Err(ConfigError::Unsupported {
-            path: config.path().to_owned(),
-            key: "model_type",
-            found: other.to_owned(),
-            supported: MODEL_TYPES.join(", "),
-        }),
-        None => Err(config.missing("model_type", &format!("one of {}", MODEL_TYPES.join(", ")))),
-    }
-}

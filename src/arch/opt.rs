@@ -10,9 +10,10 @@
 //!
 //! Source: `modeling_opt.py`, Hugging Face Transformers.
 
+use super::heads::Heads;
 use super::{
-    Activation, Attention, Declared, DecoderSpec, Embedding, Layer, Linear, MOST_LAYERS, Mlp, Norm,
-    NormKind, NormPlacement, Positions,
+    Activation, Arrangement, Attention, Declared, DecoderSpec, Embedding, Layer, LearnedPositions,
+    Linear, MOST_LAYERS, Mlp, Norm, NormKind, Projections, read,
 };
 use crate::json_object::{ConfigError, JsonObject};
 
@@ -25,14 +26,7 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     let ffn_dim = config.size("ffn_dim")?;
     let vocab_size = config.size("vocab_size")?;
     let max_position_embeddings = config.size("max_position_embeddings")?;
-    let heads = config.size("num_attention_heads")?;
-    if hidden_size % heads != 0 {
-        return Err(config.wrong(
-            "num_attention_heads",
-            &format!("a divisor of `hidden_size` ({hidden_size})"),
-        ));
-    }
-    let head_dim = hidden_size / heads;
+    let heads = Heads::even(config, "num_attention_heads", hidden_size)?;
     let embedding_dim = config
         .optional_size("word_embed_proj_dim")?
         .unwrap_or(hidden_size);
@@ -44,118 +38,73 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     } else {
         NormKind::LayerWithoutParameters
     };
-    let tied = config.flag("tie_word_embeddings", true)?;
-    let activation = match config.optional_text("activation_function")? {
-        None => Activation::Relu,
-        Some(name) => Activation::from_name(name)
-            .ok_or_else(|| config.wrong("activation_function", Activation::NAMES))?,
-    };
+    let activation = read::activation(config, "activation_function", Activation::Relu)?;
 
-    let linear = |path: String, out_features: usize, in_features: usize, bias: bool| Linear {
-        source: path.clone(),
-        path,
-        in_features,
-        out_features,
-        bias,
-    };
-    let norm = |path: String| Norm {
-        source: path.clone(),
-        path,
-        size: hidden_size,
-        kind,
-        epsilon: 1e-5,
-    };
-    let table = |name: &str, num_embeddings: usize, embedding_dim: usize| Embedding {
-        path: format!("model.decoder.{name}"),
-        source: format!("model.decoder.{name}"),
-        num_embeddings,
-        embedding_dim,
-    };
+    let linear =
+        |path, out, input| Linear::new(path, out, input, bias).with_bias_key("enable_bias");
+    let norm = |path: String| Norm::new(path, hidden_size, kind, 1e-5);
     let layers = (0..config.size_up_to("num_hidden_layers", MOST_LAYERS)?)
         .map(|index| {
             let path = format!("model.decoder.layers.{index}");
-            let attention = |name: &str| {
-                linear(
-                    format!("{path}.self_attn.{name}"),
-                    hidden_size,
-                    hidden_size,
-                    bias,
-                )
-            };
+            let at = |name: &str| format!("{path}.{name}");
+            let square = |name: &str| linear(at(name), hidden_size, hidden_size);
+            let attention = norm(at("self_attn_layer_norm"));
+            let mlp = norm(at("final_layer_norm"));
             Layer {
                 attention: Attention {
-                    q_proj: attention("q_proj"),
-                    k_proj: attention("k_proj"),
-                    v_proj: attention("v_proj"),
-                    o_proj: attention("out_proj"),
                     declared: Declared::KeyFirst,
-                    num_attention_heads: heads,
-                    num_key_value_heads: heads,
-                    head_dim,
-                    scale: 1.0 / (head_dim as f64).sqrt(),
+                    ..Attention::new(
+                        heads,
+                        Projections::Separate {
+                            query: square("self_attn.q_proj"),
+                            key: square("self_attn.k_proj"),
+                            value: square("self_attn.v_proj"),
+                        },
+                        square("self_attn.out_proj"),
+                    )
                 },
-                attention_norm: norm(format!("{path}.self_attn_layer_norm")),
                 mlp: Mlp::Plain {
-                    fc1: linear(format!("{path}.fc1"), ffn_dim, hidden_size, bias),
-                    fc2: linear(format!("{path}.fc2"), hidden_size, ffn_dim, bias),
+                    fc1: linear(at("fc1"), ffn_dim, hidden_size),
+                    fc2: linear(at("fc2"), hidden_size, ffn_dim),
                     activation,
                 },
-                mlp_norm: norm(format!("{path}.final_layer_norm")),
+                arrangement: if before {
+                    Arrangement::Before { attention, mlp }
+                } else {
+                    Arrangement::AfterResidual { attention, mlp }
+                },
+                residual_scale: None,
                 path,
             }
         })
         .collect();
-    let projected = embedding_dim != hidden_size;
+    let projection = |name: &str, out, input| {
+        let path = format!("model.decoder.{name}");
+        (embedding_dim != hidden_size).then(|| Linear::new(path, out, input, false))
+    };
 
+    let embed_tokens = Embedding::new("model.decoder.embed_tokens", vocab_size, embedding_dim);
+    let lm_head = read::head(config, true, &embed_tokens, "lm_head", false)?;
     Ok(DecoderSpec {
-        model_type: "opt".to_owned(),
         hidden_size,
-        vocab_size,
-        max_position_embeddings,
         base_prefix: "model.",
-        embed_tokens: table("embed_tokens", vocab_size, embedding_dim),
-        positions: Positions::Learned {
-            table: table(
-                "embed_positions",
+        learned_positions: Some(LearnedPositions {
+            table: Embedding::new(
+                "model.decoder.embed_positions",
                 max_position_embeddings + POSITION_OFFSET,
                 hidden_size,
             ),
             offset: POSITION_OFFSET,
-        },
-        project_in: projected.then(|| {
-            linear(
-                "model.decoder.project_in".to_owned(),
-                hidden_size,
-                embedding_dim,
-                false,
-            )
         }),
-        layers,
-        norm_placement: if before {
-            NormPlacement::BeforeSublayer
-        } else {
-            NormPlacement::AfterResidual
-        },
+        project_in: projection("project_in", hidden_size, embedding_dim),
         final_norm: final_norm.then(|| norm("model.decoder.final_layer_norm".to_owned())),
-        project_out: projected.then(|| {
-            linear(
-                "model.decoder.project_out".to_owned(),
-                embedding_dim,
-                hidden_size,
-                false,
-            )
-        }),
-        lm_head: Linear {
-            path: "lm_head".to_owned(),
-            source: if tied {
-                "model.decoder.embed_tokens"
-            } else {
-                "lm_head"
-            }
-            .to_owned(),
-            in_features: embedding_dim,
-            out_features: vocab_size,
-            bias: false,
-        },
+        project_out: projection("project_out", embedding_dim, hidden_size),
+        ..DecoderSpec::plain(
+            config,
+            max_position_embeddings,
+            embed_tokens,
+            layers,
+            lm_head,
+        )?
     })
 }

@@ -1,116 +1,346 @@
 //! Rotary position embedding: the frequencies, with the scalings of Transformers'
 //! `modeling_rope_utils.py`.
 //!
-//! Pair `j` of a head is turned by `position * inv_freq[j]`, `inv_freq[j] = theta^(-2j / head_dim)`.
+//! The first `dim = head_dim * partial_rotary_factor` elements of a head are turned, pair `j` of them by
+//! `position * inv_freq[j]`, `inv_freq[j] = theta^(-2j / dim)`.
 //!
 //! - `linear`: every frequency is divided by `factor`.
+//! - `dynamic`: beyond `max_position_embeddings` the base grows with the sequence; up to there nothing changes,
+//!   and no more positions are supported in any case.
 //! - `llama3`: wavelengths (`2 pi / inv_freq`) longer than `original / low_freq_factor` are divided by
 //!   `factor`, those shorter than `original / high_freq_factor` stay, those between are blended.
+//! - `yarn`: a ramp over the pairs from those that stay to those that are divided by `factor`; cosines and
+//!   sines are multiplied by a factor of their own.
+//! - `longrope`: frequencies are divided by `short_factor` and, in sequences longer than
+//!   `original_max_position_embeddings`, by `long_factor`; cosines and sines have a factor as well. A cache
+//!   that grows beyond that length holds keys of both kinds, which Transformers throws away and computes
+//!   anew, so positions end there.
 
+use serde_json::Value;
+
+use super::read::positive;
 use crate::json_object::{ConfigError, JsonObject};
 
-/// Frequencies of a rotary embedding.
+/// A rotary embedding.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RotarySpec {
-    /// One for each pair of a head, `head_dim / 2` in all.
+    /// One for each pair that's turned.
     pub inv_freq: Vec<f32>,
+    /// Cosines and sines are multiplied by this.
+    pub factor: f32,
+    /// Which elements make a pair.
+    pub pairs: Pairs,
+    /// Positions after which other frequencies would be needed, and what happens there.
+    limit: Option<(usize, &'static str)>,
 }
 
-const TYPES: &str = "one of default, linear, llama3";
+/// Which elements of a head are turned together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pairs {
+    /// `j` and `j + dim / 2`
+    Halves,
+    /// `2j` and `2j + 1`
+    Neighbours,
+}
 
-/// Reads `rope_theta` and `rope_scaling`, or the `rope_parameters` of Transformers 5.
-pub fn rotary(config: &JsonObject, head_dim: usize) -> Result<RotarySpec, ConfigError> {
-    let nested = config.optional_object("rope_parameters")?;
-    let scaling = match &nested {
-        Some(parameters) => Some(parameters.clone()),
-        None => config.optional_object("rope_scaling")?,
-    };
-    let theta = match nested.as_ref().map(|n| n.optional_number("rope_theta")) {
-        Some(theta) => theta?,
-        None => None,
-    };
-    let theta = match theta {
-        Some(theta) => theta,
-        None => config.optional_number("rope_theta")?.unwrap_or(10_000.0),
-    };
-    if theta <= 0.0 {
-        return Err(config.wrong("rope_theta", "a positive number"));
-    }
-    if let Some(partial) = config.optional_number("partial_rotary_factor")?
-        && partial != 1.0
-    {
-        return Err(config.wrong("partial_rotary_factor", "1 (others are not supported)"));
-    }
-
-    // In float32, in Transformers' order of operations: positions are multiplied by these, so a
-    // difference in the last place grows with the length of the prompt.
-    let mut inv_freq: Vec<f32> = (0..head_dim / 2)
-        .map(|j| 1.0 / (theta as f32).powf((2 * j) as f32 / head_dim as f32))
-        .collect();
-
-    if let Some(scaling) = scaling {
-        let key = if scaling.get("rope_type").is_some() {
-            "rope_type"
-        } else {
-            "type"
-        };
-        match scaling.optional_text(key)? {
-            None | Some("default") => {}
-            Some("linear") => {
-                let factor = positive(&scaling, "factor")? as f32;
-                inv_freq.iter_mut().for_each(|f| *f /= factor);
-            }
-            Some("llama3") => llama3(&mut inv_freq, config, &scaling)?,
-            Some(_) => return Err(scaling.wrong(key, TYPES)),
+impl RotarySpec {
+    /// Plain frequencies for the first `dim` elements of a head.
+    pub fn plain(theta: f64, dim: usize, pairs: Pairs) -> Self {
+        Self {
+            inv_freq: frequencies(theta, dim).collect(),
+            factor: 1.0,
+            pairs,
+            limit: None,
         }
     }
-    if !inv_freq.iter().all(|frequency| frequency.is_finite()) {
-        let key = if nested.is_some() {
-            "rope_parameters"
-        } else {
-            "rope_theta"
+
+    /// How many of a model's `positions` have these frequencies, and why not more, if so.
+    pub fn most_positions(&self, positions: usize) -> (usize, Option<&'static str>) {
+        match self.limit {
+            Some((limit, reason)) if limit <= positions => (limit, Some(reason)),
+            _ => (positions, None),
+        }
+    }
+
+    /// Elements of a head that are turned.
+    pub fn dim(&self) -> usize {
+        2 * self.inv_freq.len()
+    }
+}
+
+/// What a family assumes where `config.json` says nothing, and its own names of keys.
+#[derive(Debug, Clone, Copy)]
+pub struct RopeDefaults {
+    /// The base, and the key of its own that it may have beside `rope_theta`.
+    pub theta: (f64, &'static str),
+    /// The part of a head that's turned, and the key that it may have beside `partial_rotary_factor`; a family without it
+    /// turns whole heads.
+    pub partial: Option<(f64, &'static str)>,
+    /// Which elements are turned together.
+    pub pairs: Pairs,
+    /// `original_max_position_embeddings` where it's absent; `max_position_embeddings` if none.
+    pub original: Option<usize>,
+}
+
+impl Default for RopeDefaults {
+    fn default() -> Self {
+        Self {
+            theta: (10_000.0, "rope_theta"),
+            partial: None,
+            pairs: Pairs::Halves,
+            original: None,
+        }
+    }
+}
+
+/// Why positions end.
+const DYNAMIC: &str = "beyond them a `dynamic` rotation changes with every token";
+const LONGROPE: &str = "beyond them `longrope` takes `long_factor`, for which every cached key has to be computed anew";
+
+const TYPES: &str = "one of default, linear, dynamic, llama3, yarn, longrope";
+
+/// Reads the `rope_parameters` of Transformers 5, or `rope_scaling` and `rope_theta`.
+pub fn rotary(
+    config: &JsonObject,
+    head_dim: usize,
+    defaults: &RopeDefaults,
+) -> Result<RotarySpec, ConfigError> {
+    let parameters = match config.optional_object("rope_parameters")? {
+        Some(parameters) => Some(parameters),
+        None => config.optional_object("rope_scaling")?,
+    };
+    with_parameters(config, parameters, head_dim, defaults)
+}
+
+/// The same with an object of parameters that was found elsewhere.
+pub fn with_parameters(
+    config: &JsonObject,
+    parameters: Option<JsonObject>,
+    head_dim: usize,
+    defaults: &RopeDefaults,
+) -> Result<RotarySpec, ConfigError> {
+    let number = |key: &str, (default, own): (f64, &str)| {
+        let nested = match &parameters {
+            Some(parameters) => positive(parameters, key)?,
+            None => None,
+        };
+        Ok(match nested {
+            Some(number) => number,
+            None => positive(config, key)?
+                .or(positive(config, own)?)
+                .unwrap_or(default),
+        })
+    };
+    let theta = number("rope_theta", defaults.theta)?;
+    let (default, partial_key) = defaults.partial.unwrap_or((1.0, "partial_rotary_factor"));
+    let partial = number("partial_rotary_factor", (default, partial_key))?;
+    let wrong_partial = |expected: &str| match &parameters {
+        Some(nested) if nested.get("partial_rotary_factor").is_some() => {
+            nested.wrong("partial_rotary_factor", expected)
+        }
+        _ => config.wrong(partial_key, expected),
+    };
+    if defaults.partial.is_none() && partial != 1.0 {
+        return Err(wrong_partial("1: this family turns whole heads"));
+    }
+    let dim = (head_dim as f64 * partial) as usize;
+    if dim == 0 || dim % 2 != 0 || dim > head_dim {
+        let expected = format!("an even part of a head's width ({head_dim}), for rotary positions");
+        return Err(match partial == 1.0 {
+            true => config.wrong("head_dim", "an even number, for rotary positions"),
+            false => wrong_partial(&expected),
+        });
+    }
+    let mut spec = RotarySpec::plain(theta, dim, defaults.pairs);
+    if let Some(parameters) = &parameters {
+        let reading = Scaling {
+            config,
+            parameters,
+            defaults,
+            theta,
+            dim,
+        };
+        reading.apply(&mut spec)?;
+    }
+    if !spec.inv_freq.iter().all(|f| f.is_finite()) || !spec.factor.is_finite() {
+        let key = match parameters.is_some() {
+            true if config.get("rope_parameters").is_some() => "rope_parameters",
+            _ => "rope_theta",
         };
         return Err(config.wrong(key, "numbers that give finite frequencies in float32"));
     }
-    Ok(RotarySpec { inv_freq })
+    Ok(spec)
 }
 
-fn llama3(
-    inv_freq: &mut [f32],
-    config: &JsonObject,
-    scaling: &JsonObject,
-) -> Result<(), ConfigError> {
-    let factor = positive(scaling, "factor")?;
-    let low = positive(scaling, "low_freq_factor")?;
-    let high = positive(scaling, "high_freq_factor")?;
-    if high <= low {
-        return Err(scaling.wrong("high_freq_factor", "a number above `low_freq_factor`"));
-    }
-    let original = match scaling.optional_size("original_max_position_embeddings")? {
-        Some(original) => original,
-        None => config.size("max_position_embeddings")?,
-    } as f64;
-    for value in inv_freq {
-        let f = f64::from(*value);
-        let wavelength = 2.0 * std::f64::consts::PI / f;
-        let scaled = if wavelength > original / low {
-            f / factor
-        } else if wavelength < original / high {
-            f
-        } else {
-            let smooth = (original / wavelength - low) / (high - low);
-            (1.0 - smooth) * f / factor + smooth * f
+/// In float32, in Transformers' order of operations: positions are multiplied by these, so a difference in
+/// the last place grows with the length of the prompt.
+fn frequencies(theta: f64, dim: usize) -> impl Iterator<Item = f32> {
+    powers(theta, dim).map(|power| 1.0 / power)
+}
+
+/// `theta^(2j / dim)`
+fn powers(theta: f64, dim: usize) -> impl Iterator<Item = f32> {
+    (0..dim / 2).map(move |j| (theta as f32).powf((2 * j) as f32 / dim as f32))
+}
+
+/// An object of parameters, and what belongs to it.
+struct Scaling<'a> {
+    config: &'a JsonObject,
+    parameters: &'a JsonObject,
+    defaults: &'a RopeDefaults,
+    theta: f64,
+    dim: usize,
+}
+
+impl Scaling<'_> {
+    fn apply(&self, spec: &mut RotarySpec) -> Result<(), ConfigError> {
+        let key = match self.parameters.get("rope_type") {
+            Some(_) => "rope_type",
+            None => "type",
         };
-        *value = scaled as f32;
+        match self.parameters.optional_text(key)? {
+            None | Some("default") => Ok(()),
+            Some("linear") => {
+                let factor = self.positive("factor")? as f32;
+                spec.inv_freq.iter_mut().for_each(|f| *f /= factor);
+                Ok(())
+            }
+            Some("dynamic") => {
+                self.positive("factor")?;
+                let positions = self.config.size("max_position_embeddings")?;
+                spec.limit = Some((positions, DYNAMIC));
+                Ok(())
+            }
+            Some("llama3") => self.llama3(&mut spec.inv_freq),
+            // Phi-3's first checkpoints call it by these names.
+            Some("longrope" | "su") => self.longrope(spec),
+            Some("yarn") if self.parameters.get("short_factor").is_some() => self.longrope(spec),
+            Some("yarn") => self.yarn(spec),
+            Some(_) => Err(self.parameters.wrong(key, TYPES)),
+        }
     }
-    Ok(())
-}
 
-fn positive(config: &JsonObject, key: &str) -> Result<f64, ConfigError> {
-    let value = config.number(key)?;
-    if value > 0.0 {
-        Ok(value)
-    } else {
-        Err(config.wrong(key, "a positive number"))
+    fn llama3(&self, inv_freq: &mut [f32]) -> Result<(), ConfigError> {
+        let factor = self.positive("factor")?;
+        let low = self.positive("low_freq_factor")?;
+        let high = self.positive("high_freq_factor")?;
+        if high <= low {
+            let expected = "a number above `low_freq_factor`";
+            return Err(self.parameters.wrong("high_freq_factor", expected));
+        }
+        let original = self.original()? as f64;
+        for value in inv_freq {
+            let f = f64::from(*value);
+            let wavelength = 2.0 * std::f64::consts::PI / f;
+            let scaled = if wavelength > original / low {
+                f / factor
+            } else if wavelength < original / high {
+                f
+            } else {
+                let smooth = (original / wavelength - low) / (high - low);
+                (1.0 - smooth) * f / factor + smooth * f
+            };
+            *value = scaled as f32;
+        }
+        Ok(())
+    }
+
+    fn yarn(&self, spec: &mut RotarySpec) -> Result<(), ConfigError> {
+        let original = self.original()? as f64;
+        let factor = match positive(self.parameters, "factor")? {
+            Some(factor) => factor,
+            None => self.config.size("max_position_embeddings")? as f64 / original,
+        };
+        let number = |key| self.parameters.optional_number(key);
+        let scale = |by: f64| match factor <= 1.0 {
+            true => 1.0,
+            false => 0.1 * by * factor.ln() + 1.0,
+        };
+        let used = |value: Option<f64>| value.filter(|value| *value != 0.0);
+        spec.factor = match number("attention_factor")? {
+            Some(factor) => factor as f32,
+            None => match (used(number("mscale")?), used(number("mscale_all_dim")?)) {
+                (Some(one), Some(all)) => (scale(one) / scale(all)) as f32,
+                _ => scale(1.0) as f32,
+            },
+        };
+        let dim = self.dim as f64;
+        // The pair that makes so many turns over the original length.
+        let pair = |turns: f64| {
+            let ratio = original / (turns * 2.0 * std::f64::consts::PI);
+            dim * ratio.ln() / (2.0 * self.theta.ln())
+        };
+        let fast = pair(used(number("beta_fast")?).unwrap_or(32.0));
+        let slow = pair(used(number("beta_slow")?).unwrap_or(1.0));
+        let [fast, slow] = match self.parameters.flag("truncate", true)? {
+            true => [fast.floor(), slow.ceil()],
+            false => [fast, slow],
+        };
+        let low = fast.max(0.0) as f32;
+        let mut high = slow.min(dim - 1.0) as f32;
+        if low == high {
+            high += 0.001;
+        }
+        spec.inv_freq = powers(self.theta, self.dim)
+            .enumerate()
+            .map(|(j, power)| {
+                let ramp = ((j as f32 - low) / (high - low)).clamp(0.0, 1.0);
+                let kept = 1.0 - ramp;
+                1.0 / (factor as f32 * power) * (1.0 - kept) + 1.0 / power * kept
+            })
+            .collect();
+        Ok(())
+    }
+
+    fn longrope(&self, spec: &mut RotarySpec) -> Result<(), ConfigError> {
+        let short = self.factors("short_factor")?;
+        self.factors("long_factor")?;
+        let original = self.original()?;
+        let factor = match positive(self.parameters, "factor")? {
+            Some(factor) => factor,
+            None => self.config.size("max_position_embeddings")? as f64 / original as f64,
+        };
+        spec.factor = match self.parameters.optional_number("attention_factor")? {
+            Some(factor) => factor as f32,
+            None if factor <= 1.0 => 1.0,
+            None => (1.0 + factor.ln() / (original as f64).ln()).sqrt() as f32,
+        };
+        spec.inv_freq = powers(self.theta, self.dim)
+            .zip(short)
+            .map(|(power, factor)| 1.0 / (factor * power))
+            .collect();
+        spec.limit = Some((original, LONGROPE));
+        Ok(())
+    }
+
+    /// A factor for each pair.
+    fn factors(&self, key: &str) -> Result<Vec<f32>, ConfigError> {
+        let pairs = self.dim / 2;
+        let expected = format!("a list of {pairs} positive numbers, one for each pair of a head");
+        let list = match self.parameters.get(key) {
+            None => return Err(self.parameters.missing(key, &expected)),
+            Some(Value::Array(list)) => list.iter().map(Value::as_f64).collect::<Option<Vec<_>>>(),
+            Some(_) => None,
+        };
+        list.filter(|list| list.len() == pairs && list.iter().all(|&factor| factor > 0.0))
+            .map(|list| list.into_iter().map(|factor| factor as f32).collect())
+            .ok_or_else(|| self.parameters.wrong(key, &expected))
+    }
+
+    /// The length that the model was first trained for.
+    fn original(&self) -> Result<usize, ConfigError> {
+        let key = "original_max_position_embeddings";
+        if let Some(original) = self.config.optional_size(key)?.or(self.defaults.original) {
+            return Ok(original);
+        }
+        match self.parameters.optional_size(key)? {
+            Some(original) => Ok(original),
+            None => self.config.size("max_position_embeddings"),
+        }
+    }
+
+    fn positive(&self, key: &str) -> Result<f64, ConfigError> {
+        positive(self.parameters, key)?
+            .ok_or_else(|| self.parameters.missing(key, "a positive number"))
     }
 }

@@ -5,6 +5,8 @@
 //! They differ where layers are replicated, and for a head that is tied to the embedding.
 
 use super::RotarySpec;
+use super::heads::Heads;
+use crate::json_object::{ConfigError, JsonObject};
 
 /// A decoder-only language model.
 #[derive(Debug, Clone)]
@@ -15,56 +17,154 @@ pub struct DecoderSpec {
     pub hidden_size: usize,
     /// Rows of the embedding and of the head.
     pub vocab_size: usize,
-    /// Positions that the model was made for.
+    /// Positions that the model was made for, or fewer where only those are supported.
     pub max_position_embeddings: usize,
+    /// Why there are no more, where the model was made for more.
+    pub positions_end: Option<&'static str>,
     /// The first part of every checkpoint name that some checkpoints leave out (`model.`).
     pub base_prefix: &'static str,
+    /// Modules that checkpoints may have under another name, with that name.
+    pub other_names: &'static [(&'static str, &'static str)],
     /// Token embedding.
     pub embed_tokens: Embedding,
-    /// How a token's place is told.
-    pub positions: Positions,
+    /// What embeddings are multiplied by.
+    pub embedding_scale: Option<EmbeddingScale>,
+    /// A learned row for each position, added to the embedding.
+    pub learned_positions: Option<LearnedPositions>,
+    /// A norm of the embedding, before the first layer.
+    pub embedding_norm: Option<Norm>,
     /// From the embedding's width to `hidden_size`, where they differ.
     pub project_in: Option<Linear>,
     /// One entry a layer.
     pub layers: Vec<Layer>,
-    /// Where the norms stand.
-    pub norm_placement: NormPlacement,
     /// The norm behind the last layer.
     pub final_norm: Option<Norm>,
     /// From `hidden_size` back to the embedding's width.
     pub project_out: Option<Linear>,
     /// From hidden states to logits. Tied: its source is the embedding's.
     pub lm_head: Linear,
+    /// Logits are multiplied by this.
+    pub logit_scale: Option<f64>,
+    /// Logits, scaled, become `cap * tanh(logits / cap)`.
+    pub logit_softcap: Option<f64>,
 }
 
-/// One layer: attention, then a multilayer perceptron, each with a norm and a residual.
+/// A factor of the token embeddings.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum EmbeddingScale {
+    /// Of what the table gives: virtual tokens are left as they are.
+    Rows(f64),
+    /// Of everything, virtual tokens too.
+    All(f64),
+}
+
+/// A table with a row a position: row `position + offset` is added to the embedding.
+#[derive(Debug, Clone)]
+pub struct LearnedPositions {
+    /// The table.
+    pub table: Embedding,
+    /// Rows before the first position.
+    pub offset: usize,
+}
+
+/// One layer: attention and a multilayer perceptron.
 #[derive(Debug, Clone)]
 pub struct Layer {
     /// `model.layers.0`
     pub path: String,
     /// Self-attention.
     pub attention: Attention,
-    /// Its norm.
-    pub attention_norm: Norm,
     /// The perceptron.
     pub mlp: Mlp,
-    /// Its norm.
-    pub mlp_norm: Norm,
+    /// How the two, their norms and the residual stream are put together.
+    pub arrangement: Arrangement,
+    /// What attention and perceptron give is multiplied by this before it's added to the residual.
+    pub residual_scale: Option<f64>,
+}
+
+/// A layer's norms, and where they stand.
+#[derive(Debug, Clone)]
+pub enum Arrangement {
+    /// `h = x + attention(norm(x))`, `y = h + mlp(norm(h))`
+    Before {
+        /// Before attention.
+        attention: Norm,
+        /// Before the perceptron.
+        mlp: Norm,
+    },
+    /// The same with `norm(x)` in place of `x` as the residual: `n = norm(x)`, `h = n + attention(n)`, and so
+    /// on.
+    NormedResidual {
+        /// Before attention.
+        attention: Norm,
+        /// Before the perceptron.
+        mlp: Norm,
+    },
+    /// `h = norm(x + attention(x))`, `y = norm(h + mlp(h))`
+    AfterResidual {
+        /// Behind attention's residual.
+        attention: Norm,
+        /// Behind the perceptron's residual.
+        mlp: Norm,
+    },
+    /// `h = x + norm(attention(x))`, `y = h + norm(mlp(h))`
+    After {
+        /// Behind attention.
+        attention: Norm,
+        /// Behind the perceptron.
+        mlp: Norm,
+    },
+    /// `h = x + norm(attention(norm(x)))`, `y = h + norm(mlp(norm(h)))`
+    Around {
+        /// Before and behind attention.
+        attention: [Norm; 2],
+        /// Before and behind the perceptron.
+        mlp: [Norm; 2],
+    },
+    /// `y = x + attention(norm(x)) + mlp(norm(x))`
+    Parallel {
+        /// Before attention, and before the perceptron if that has none of its own.
+        attention: Norm,
+        /// Before the perceptron.
+        mlp: Option<Norm>,
+    },
+}
+
+impl Arrangement {
+    /// Its norms, in the order in which they're computed.
+    pub fn norms(&self) -> Vec<&Norm> {
+        match self {
+            Self::Before { attention, mlp }
+            | Self::NormedResidual { attention, mlp }
+            | Self::AfterResidual { attention, mlp }
+            | Self::After { attention, mlp } => vec![attention, mlp],
+            Self::Around { attention, mlp } => attention.iter().chain(mlp).collect(),
+            Self::Parallel { attention, mlp } => [attention].into_iter().chain(mlp).collect(),
+        }
+    }
+
+    /// The same, to change them.
+    pub fn norms_mut(&mut self) -> Vec<&mut Norm> {
+        match self {
+            Self::Before { attention, mlp }
+            | Self::NormedResidual { attention, mlp }
+            | Self::AfterResidual { attention, mlp }
+            | Self::After { attention, mlp } => vec![attention, mlp],
+            Self::Around { attention, mlp } => attention.iter_mut().chain(mlp).collect(),
+            Self::Parallel { attention, mlp } => [attention].into_iter().chain(mlp).collect(),
+        }
+    }
 }
 
 /// Self-attention with grouped queries: `num_attention_heads / num_key_value_heads` query heads
 /// share a key and a value head.
 #[derive(Debug, Clone)]
 pub struct Attention {
-    /// `[num_attention_heads * head_dim, hidden_size]`
-    pub q_proj: Linear,
-    /// `[num_key_value_heads * head_dim, hidden_size]`
-    pub k_proj: Linear,
-    /// `[num_key_value_heads * head_dim, hidden_size]`
-    pub v_proj: Linear,
+    /// Queries, keys and values.
+    pub projections: Projections,
     /// `[hidden_size, num_attention_heads * head_dim]`
     pub o_proj: Linear,
-    /// How Transformers orders the four.
+    /// How Transformers orders the projections.
     pub declared: Declared,
     /// Query heads.
     pub num_attention_heads: usize,
@@ -72,8 +172,79 @@ pub struct Attention {
     pub num_key_value_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
+    /// Queries, keys and values are cut off at ± this.
+    pub clip: Option<f64>,
+    /// Norms of queries and of keys, before they're turned by their positions.
+    pub query_key_norms: Option<[HeadNorm; 2]>,
+    /// How scores depend on places.
+    pub position: Position,
+    /// A token sees itself and those before it, so many in all.
+    pub window: Option<usize>,
     /// Scores are multiplied by this before the softmax.
     pub scale: f64,
+    /// Scores, scaled, become `cap * tanh(scores / cap)`.
+    pub softcap: Option<f64>,
+}
+
+/// Where queries, keys and values come from.
+#[derive(Debug, Clone)]
+pub enum Projections {
+    /// A projection each.
+    Separate {
+        /// `[num_attention_heads * head_dim, hidden_size]`
+        query: Linear,
+        /// `[num_key_value_heads * head_dim, hidden_size]`
+        key: Linear,
+        /// `[num_key_value_heads * head_dim, hidden_size]`
+        value: Linear,
+    },
+    /// One projection, `[(num_attention_heads + 2 * num_key_value_heads) * head_dim, hidden_size]`.
+    Fused {
+        /// The projection.
+        qkv: Linear,
+        /// What its rows are.
+        rows: FusedRows,
+    },
+}
+
+/// The order of a fused projection's rows, head by head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FusedRows {
+    /// All queries, all keys, all values.
+    Kinds,
+    /// For each key head: the queries that share it, the key, the value.
+    Groups,
+}
+
+/// A norm of queries or keys.
+#[derive(Debug, Clone)]
+pub struct HeadNorm {
+    /// The norm: over a head, or over a whole projection.
+    pub norm: Norm,
+    /// How its parameters belong to heads.
+    pub over: NormOver,
+}
+
+/// What a norm of queries or keys is taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormOver {
+    /// Each head, with the same parameters, `[head_dim]`.
+    Head,
+    /// Each head, with parameters of its own, `[heads, head_dim]`.
+    HeadWithOwnWeight,
+    /// The whole projection, `[heads * head_dim]`.
+    Projection,
+}
+
+/// How attention scores depend on the places of query and key.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Position {
+    /// Not at all: positions are added to the embedding, or there are none.
+    None,
+    /// Queries and keys are turned.
+    Rotary(RotarySpec),
+    /// `slope * (key's place - query's place)` is added to a head's scores, one slope a head.
+    Alibi(Vec<f32>),
 }
 
 /// The order in which Transformers declares an attention's projections. Adapters whose tensors are shared
@@ -84,16 +255,57 @@ pub enum Declared {
     QueryFirst,
     /// Key, value, query, output.
     KeyFirst,
+    /// Output, then the others.
+    OutputFirst,
 }
 
 impl Attention {
-    /// The projections, as Transformers orders them.
-    pub fn linears(&self) -> [&Linear; 4] {
-        let (q, k, v, o) = (&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj);
-        match self.declared {
-            Declared::QueryFirst => [q, k, v, o],
-            Declared::KeyFirst => [k, v, q, o],
+    /// Attention over `heads` without anything special.
+    pub(super) fn new(heads: Heads, projections: Projections, o_proj: Linear) -> Self {
+        Self {
+            projections,
+            o_proj,
+            declared: Declared::QueryFirst,
+            num_attention_heads: heads.queries,
+            num_key_value_heads: heads.keys,
+            head_dim: heads.width,
+            clip: None,
+            query_key_norms: None,
+            position: Position::None,
+            window: None,
+            scale: heads.scale(),
+            softcap: None,
         }
+    }
+
+    /// Its place in the model: what its projections are below.
+    pub fn path(&self) -> &str {
+        let path = &self.o_proj.path;
+        path.rsplit_once('.')
+            .map_or(path, |(attention, _)| attention)
+    }
+
+    /// The projections, as Transformers orders them.
+    pub fn linears(&self) -> Vec<&Linear> {
+        let o = &self.o_proj;
+        match (&self.projections, self.declared) {
+            (Projections::Separate { query, key, value }, Declared::KeyFirst) => {
+                vec![key, value, query, o]
+            }
+            (Projections::Separate { query, key, value }, _) => vec![query, key, value, o],
+            (Projections::Fused { qkv, .. }, Declared::OutputFirst) => vec![o, qkv],
+            (Projections::Fused { qkv, .. }, _) => vec![qkv, o],
+        }
+    }
+
+    /// The same, to change them, in no particular order.
+    pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        let mut all = match &mut self.projections {
+            Projections::Separate { query, key, value } => vec![query, key, value],
+            Projections::Fused { qkv, .. } => vec![qkv],
+        };
+        all.push(&mut self.o_proj);
+        all
     }
 }
 
@@ -106,6 +318,15 @@ pub enum Mlp {
         gate_proj: Linear,
         /// `[intermediate_size, hidden_size]`
         up_proj: Linear,
+        /// `[hidden_size, intermediate_size]`
+        down_proj: Linear,
+        /// On the gate.
+        activation: Activation,
+    },
+    /// The same with gate and up in one projection.
+    GatedFused {
+        /// `[2 * intermediate_size, hidden_size]`: the rows of the gate, then those of up.
+        gate_up_proj: Linear,
         /// `[hidden_size, intermediate_size]`
         down_proj: Linear,
         /// On the gate.
@@ -142,16 +363,17 @@ impl Activation {
             "silu" | "swish" => Some(Self::Silu),
             "relu" => Some(Self::Relu),
             "gelu" => Some(Self::Gelu),
-            "gelu_new" | "gelu_pytorch_tanh" => Some(Self::GeluTanh),
+            "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Some(Self::GeluTanh),
             _ => None,
         }
     }
 
     /// Names for messages.
-    pub const NAMES: &'static str = "one of silu, relu, gelu, gelu_new, gelu_pytorch_tanh";
+    pub const NAMES: &'static str =
+        "one of silu, relu, gelu, gelu_new, gelu_fast, gelu_pytorch_tanh";
 }
 
-/// `y = W x + b`, with `W` stored as `[out_features, in_features]`.
+/// `y = W x + b`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Linear {
     /// Place in the model.
@@ -164,6 +386,42 @@ pub struct Linear {
     pub out_features: usize,
     /// Whether the checkpoint has a bias.
     pub bias: bool,
+    /// How the checkpoint stores `W`.
+    pub stored: Stored,
+    /// The key of `config.json` that gives it a bias, and others with it.
+    pub bias_key: Option<&'static str>,
+}
+
+impl Linear {
+    /// A layer whose tensors have its own name, as most checkpoints store it.
+    pub fn new(path: String, out_features: usize, in_features: usize, bias: bool) -> Self {
+        Self {
+            source: path.clone(),
+            path,
+            in_features,
+            out_features,
+            bias,
+            stored: Stored::OutIn,
+            bias_key: None,
+        }
+    }
+
+    /// The same with the key that gives it a bias.
+    pub fn with_bias_key(self, key: &'static str) -> Self {
+        Self {
+            bias_key: Some(key),
+            ..self
+        }
+    }
+}
+
+/// How a checkpoint stores the weight of a linear layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// `[out_features, in_features]`, PyTorch's `Linear`.
+    OutIn,
+    /// `[in_features, out_features]`, Transformers' `Conv1D`.
+    InOut,
 }
 
 /// A table with a row a token.
@@ -199,8 +457,12 @@ pub struct Norm {
 pub enum NormKind {
     /// `x / sqrt(mean(x^2) + eps) * weight`
     Rms,
+    /// `x / sqrt(mean(x^2) + eps) * (1 + weight)`
+    RmsPlusOne,
     /// `(x - mean(x)) / sqrt(var(x) + eps) * weight + bias`
     Layer,
+    /// The same without bias.
+    LayerWithoutBias,
     /// The same without weight and bias.
     LayerWithoutParameters,
 }
@@ -209,34 +471,11 @@ impl NormKind {
     /// Names of its parameters.
     pub fn parameters(self) -> &'static [&'static str] {
         match self {
-            Self::Rms => &["weight"],
+            Self::Rms | Self::RmsPlusOne | Self::LayerWithoutBias => &["weight"],
             Self::Layer => &["weight", "bias"],
             Self::LayerWithoutParameters => &[],
         }
     }
-}
-
-/// Where the norms of a layer stand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NormPlacement {
-    /// `x + sublayer(norm(x))`
-    BeforeSublayer,
-    /// `norm(x + sublayer(x))`
-    AfterResidual,
-}
-
-/// How a token's place is told.
-#[derive(Debug, Clone)]
-pub enum Positions {
-    /// Rotary embedding of queries and keys.
-    Rotary(RotarySpec),
-    /// A learned row is added to the embedding: row `position + offset`.
-    Learned {
-        /// The table.
-        table: Embedding,
-        /// Rows before the first position.
-        offset: usize,
-    },
 }
 
 /// A module with parameters, as adapters see it.
@@ -261,6 +500,8 @@ pub enum ModuleKind {
         out_features: usize,
         /// Whether the base has a bias.
         bias: bool,
+        /// How the checkpoint stores the weight.
+        stored: Stored,
     },
     /// The token embedding, or another table.
     Embedding {
@@ -271,37 +512,78 @@ pub enum ModuleKind {
     },
     /// A normalisation.
     Norm {
-        /// Width.
-        size: usize,
+        /// Shape of its parameters: its width, or heads and their width.
+        shape: Vec<usize>,
         /// Which one.
         kind: NormKind,
     },
 }
 
 impl Module {
-    /// Names and shapes of its parameters, `weight` first.
+    /// Names of its parameters and their shapes as the checkpoint stores them, `weight` first.
     pub fn parameters(&self) -> Vec<(&'static str, Vec<usize>)> {
-        match self.kind {
-            ModuleKind::Linear {
+        match &self.kind {
+            &ModuleKind::Linear {
                 in_features,
                 out_features,
                 bias,
+                stored,
             } => {
-                let mut all = vec![("weight", vec![out_features, in_features])];
+                let shape = match stored {
+                    Stored::OutIn => vec![out_features, in_features],
+                    Stored::InOut => vec![in_features, out_features],
+                };
+                let mut all = vec![("weight", shape)];
                 if bias {
                     all.push(("bias", vec![out_features]));
                 }
                 all
             }
-            ModuleKind::Embedding {
+            &ModuleKind::Embedding {
                 num_embeddings,
                 embedding_dim,
             } => vec![("weight", vec![num_embeddings, embedding_dim])],
-            ModuleKind::Norm { size, kind } => kind
+            ModuleKind::Norm { shape, kind } => kind
                 .parameters()
                 .iter()
-                .map(|&name| (name, vec![size]))
+                .map(|&name| (name, shape.clone()))
                 .collect(),
+        }
+    }
+
+    /// Whether it's a linear layer that is stored as `[in_features, out_features]`.
+    pub fn is_stored_in_out(&self) -> bool {
+        matches!(
+            self.kind,
+            ModuleKind::Linear {
+                stored: Stored::InOut,
+                ..
+            }
+        )
+    }
+}
+
+impl Embedding {
+    /// A table whose tensor has its own name.
+    pub fn new(path: &str, num_embeddings: usize, embedding_dim: usize) -> Self {
+        Self {
+            path: path.to_owned(),
+            source: path.to_owned(),
+            num_embeddings,
+            embedding_dim,
+        }
+    }
+}
+
+impl Norm {
+    /// A norm whose tensors have its own name.
+    pub fn new(path: String, size: usize, kind: NormKind, epsilon: f64) -> Self {
+        Self {
+            source: path.clone(),
+            path,
+            size,
+            kind,
+            epsilon,
         }
     }
 }
@@ -316,6 +598,7 @@ impl Linear {
                 in_features: self.in_features,
                 out_features: self.out_features,
                 bias: self.bias,
+                stored: self.stored,
             },
         }
     }
@@ -340,10 +623,22 @@ impl Norm {
             path: self.path.clone(),
             source: self.source.clone(),
             kind: ModuleKind::Norm {
-                size: self.size,
+                shape: vec![self.size],
                 kind: self.kind,
             },
         }
+    }
+}
+
+impl HeadNorm {
+    fn module(&self, heads: usize) -> Module {
+        let mut module = self.norm.module();
+        if let (NormOver::HeadWithOwnWeight, ModuleKind::Norm { shape, .. }) =
+            (self.over, &mut module.kind)
+        {
+            shape.insert(0, heads);
+        }
+        module
     }
 }
 
@@ -357,6 +652,11 @@ impl Mlp {
                 down_proj,
                 ..
             } => vec![gate_proj, up_proj, down_proj],
+            Self::GatedFused {
+                gate_up_proj,
+                down_proj,
+                ..
+            } => vec![gate_up_proj, down_proj],
             Self::Plain { fc1, fc2, .. } => vec![fc1, fc2],
         }
     }
@@ -370,12 +670,47 @@ impl Mlp {
                 down_proj,
                 ..
             } => vec![gate_proj, up_proj, down_proj],
+            Self::GatedFused {
+                gate_up_proj,
+                down_proj,
+                ..
+            } => vec![gate_up_proj, down_proj],
             Self::Plain { fc1, fc2, .. } => vec![fc1, fc2],
         }
     }
 }
 
 impl DecoderSpec {
+    /// A decoder of these parts and nothing else; the residual stream is as wide as the embedding.
+    pub(super) fn plain(
+        config: &JsonObject,
+        max_position_embeddings: usize,
+        embed_tokens: Embedding,
+        layers: Vec<Layer>,
+        lm_head: Linear,
+    ) -> Result<Self, ConfigError> {
+        Ok(Self {
+            model_type: config.optional_text("model_type")?.unwrap_or("").to_owned(),
+            hidden_size: embed_tokens.embedding_dim,
+            vocab_size: embed_tokens.num_embeddings,
+            max_position_embeddings,
+            positions_end: None,
+            base_prefix: "",
+            other_names: &[],
+            embed_tokens,
+            embedding_scale: None,
+            learned_positions: None,
+            embedding_norm: None,
+            project_in: None,
+            layers,
+            final_norm: None,
+            project_out: None,
+            lm_head,
+            logit_scale: None,
+            logit_softcap: None,
+        })
+    }
+
     /// Whether head and embedding share one tensor.
     pub fn tied(&self) -> bool {
         self.lm_head.source == self.embed_tokens.source
@@ -385,19 +720,34 @@ impl DecoderSpec {
     /// Transformers' order.
     pub fn modules(&self) -> Vec<Module> {
         let mut all = vec![self.embed_tokens.module()];
-        if let Positions::Learned { table, .. } = &self.positions {
-            all.push(table.module());
-        }
+        all.extend(self.learned_positions.iter().map(|p| p.table.module()));
+        all.extend(self.embedding_norm.iter().map(Norm::module));
         all.extend(self.project_out.iter().map(Linear::module));
         all.extend(self.project_in.iter().map(Linear::module));
         for layer in &self.layers {
-            all.extend(layer.attention.linears().map(Linear::module));
+            let attention = &layer.attention;
+            all.extend(attention.linears().into_iter().map(Linear::module));
+            if let Some([query, key]) = &attention.query_key_norms {
+                all.push(query.module(attention.num_attention_heads));
+                all.push(key.module(attention.num_key_value_heads));
+            }
             all.extend(layer.mlp.linears().into_iter().map(Linear::module));
-            all.push(layer.attention_norm.module());
-            all.push(layer.mlp_norm.module());
+            all.extend(layer.arrangement.norms().into_iter().map(Norm::module));
         }
         all.extend(self.final_norm.iter().map(Norm::module));
         all.push(self.lm_head.module());
         all
+    }
+
+    /// The linear layers, in no particular order.
+    pub fn linears(&self) -> impl Iterator<Item = &Linear> {
+        let layers = self.layers.iter();
+        let inner = layers
+            .flat_map(|layer| [layer.attention.linears(), layer.mlp.linears()])
+            .flatten();
+        let outer = [&self.project_in, &self.project_out];
+        inner
+            .chain(outer.into_iter().flatten())
+            .chain([&self.lm_head])
     }
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::json;
 
-use super::options::{CommonOptions, QuantizeChoice};
+use super::options::{CommonOptions, QuantizeChoice, TaskOptions};
 use super::prepare::VariantChoice;
 use super::progress::message;
 use super::setup;
@@ -15,7 +15,7 @@ use super::target::Target;
 use crate::engine::{DecoderEngine, EngineError, Provider, WeightsMode};
 use crate::measure::timings::Engine;
 use crate::model::TextTokenizer;
-use crate::prepare::{Manifest, PreparedVariant, Variant};
+use crate::prepare::{Manifest, PreparedVariant, Variant, task_of};
 use crate::weights::{Dtype, SafetensorsWriter, TensorPlan};
 
 /// `generate`
@@ -51,6 +51,9 @@ pub struct Generate {
     /// Write the logits that each token was picked from, `logits` f32 `[N, vocab_size]`.
     #[arg(long, value_name = "FILE")]
     logits: Option<PathBuf>,
+
+    #[command(flatten)]
+    task: TaskOptions,
 }
 
 fn positive(text: &str) -> Result<usize, String> {
@@ -80,6 +83,7 @@ impl Generate {
             return Err(EngineError::Positions {
                 needed,
                 max_position_embeddings: manifest.max_position_embeddings,
+                end: manifest.positions_end.clone(),
             }
             .into());
         }
@@ -137,6 +141,7 @@ impl Generate {
             Target::Prepared(folder) => {
                 let variant = open_prepared(&folder, asked)?;
                 settled(common, &variant.manifest)?;
+                self.task.check_prepared(&variant.manifest)?;
                 let provider = setup::provider(common, variant.manifest.dtype)?;
                 return Ok((variant, provider));
             }
@@ -156,7 +161,9 @@ impl Generate {
                 (None, Variant::Base, Some(id))
             }
         };
+        self.task.check_variants(&[variant])?;
         let mut config = setup::config(common, experiment.as_ref())?;
+        self.task.apply(&mut config);
         if let Some(id) = &model {
             config.model_id = id.to_string();
         }
@@ -164,6 +171,7 @@ impl Generate {
         let base = setup::base_model(common, &config)?;
         let preparation = setup::preparation(common, &config, provider, &base)?;
         let mut prepared = preparation.prepare(experiment.as_ref(), &[variant])?;
+        setup::note_task(&config, task_of(&prepared));
         let variant = prepared.remove(0);
         if common.verbose && !variant.up_to_date {
             message(&format!("prepared {}", variant.folder.display()));

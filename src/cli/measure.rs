@@ -10,7 +10,7 @@ use clap::Args;
 use super::benchmark::{Benchmark, Job, Outcome};
 use super::generate::open_prepared;
 use super::interrupt;
-use super::options::{BatchOptions, CommonOptions, distinct};
+use super::options::{BatchOptions, CommonOptions, TaskOptions, distinct};
 use super::progress::message;
 use super::setup;
 use super::target::Target;
@@ -20,7 +20,7 @@ use crate::experiment::Experiment;
 use crate::measure::client::Interrupt;
 use crate::measure::session;
 use crate::model::ModelId;
-use crate::prepare::{PreparedVariant, Variant};
+use crate::prepare::{PreparedVariant, Variant, task_of};
 
 /// `measure`
 #[derive(Debug, Args)]
@@ -56,6 +56,9 @@ pub struct Measure {
 
     #[command(flatten)]
     batch: BatchOptions,
+
+    #[command(flatten)]
+    task: TaskOptions,
 
     /// Measure prompts of exactly so many tokens as well, such as `64,256,1024`, with every batch size: the result's
     /// `sweep`. They are made of the prompts' own tokens, and followed by `max_new_tokens` new ones.
@@ -195,10 +198,16 @@ impl Measure {
         {
             config.model_id = id.to_string();
         }
-        if let Target::Prepared(folder) = &found
-            && let Ok(variant) = open_prepared(folder, None)
-        {
-            config = config_with(&variant, &config);
+        match &found {
+            Target::Experiment(_) => self.task.apply(&mut config),
+            Target::Prepared(folder) => {
+                let merged = |_| open_prepared(folder, Some(Variant::Merged));
+                if let Ok(variant) = open_prepared(folder, None).or_else(merged) {
+                    self.task.check_prepared(&variant.manifest)?;
+                    config = config_with(&[variant], &config);
+                }
+            }
+            Target::Checkpoint(_) => self.task.check_variants(&[Variant::Base])?,
         }
         self.batch.apply(&mut config);
         Ok(Request {
@@ -329,6 +338,7 @@ fn prepare_experiment(
     let base = setup::base_model(common, &config)?;
     let preparation = setup::preparation(common, &config, provider, &base)?;
     let (variants, refusal) = preparation.prepare_all(experiment)?;
+    setup::note_task(&config, task_of(&variants));
     let absent = refusal.map(|reason| (Variant::Merged, reason));
     Ok(Prepared {
         config,
@@ -368,7 +378,7 @@ fn prepared_folder(
             expected.compute
         );
     }
-    config = config_with(first, &config);
+    config = config_with(&variants, &config);
     Ok(Prepared {
         config,
         variants,
@@ -376,11 +386,14 @@ fn prepared_folder(
     })
 }
 
-fn config_with(variant: &PreparedVariant, config: &BenchmarkConfig) -> BenchmarkConfig {
+/// The parameters that `variants` of a prepared folder, of which there's one at least, were prepared with.
+fn config_with(variants: &[PreparedVariant], config: &BenchmarkConfig) -> BenchmarkConfig {
+    let manifest = &variants[0].manifest;
     BenchmarkConfig {
-        model_id: variant.manifest.model_id.clone(),
-        dtype: variant.manifest.dtype,
-        quantization_keys: QuantizationKeys::of(variant.manifest.quantization()),
+        model_id: manifest.model_id.clone(),
+        dtype: manifest.dtype,
+        task_id: task_of(variants).map(|task| task.id),
+        quantization_keys: QuantizationKeys::of(manifest.quantization()),
         ..config.clone()
     }
 }

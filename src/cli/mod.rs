@@ -9,6 +9,7 @@ mod interrupt;
 mod measure;
 mod measure_progress;
 mod methods;
+mod models;
 mod options;
 mod prepare;
 mod progress;
@@ -52,6 +53,8 @@ enum Command {
     Generate(generate::Generate),
     /// List PEFT's methods: what is supported of each, and what is refused.
     Methods(methods::Methods),
+    /// List the families of base models, what is special about each, and the synthetic shapes.
+    Models(models::Models),
     /// Show which ONNX Runtime is used, or fetch one.
     Runtime(runtime::Runtime),
     /// Run one variant for a measurement, as its parent asks on stdin.
@@ -71,6 +74,7 @@ pub fn run() -> ExitCode {
         Command::Verify(command) => command.run(&cli.common).map(done),
         Command::Generate(command) => command.run(&cli.common).map(done),
         Command::Methods(command) => command.run().map(done),
+        Command::Models(command) => command.run().map(done),
         Command::Runtime(command) => command.run(&cli.common).map(done),
         Command::Worker => worker().map(done),
     };

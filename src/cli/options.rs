@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
 use crate::adapter::AdapterForm;
 use crate::config::{BenchmarkConfig, HEADS};
 use crate::engine::WeightsMode;
+use crate::prepare::{Manifest, Variant};
 use crate::quantize::{Accuracy, Format, Head};
 use crate::weights::Dtype;
 
@@ -192,6 +194,49 @@ impl BatchOptions {
     pub fn apply(&self, config: &mut BenchmarkConfig) {
         if !self.sizes.is_empty() {
             config.batch_sizes = distinct(self.sizes.iter().map(|size| usize::from(*size)));
+        }
+    }
+}
+
+/// `--task-id`
+#[derive(Debug, Clone, Args)]
+pub struct TaskOptions {
+    /// Task of an adapter that has several, counted from 0, in place of `task_id` of the parameters [default: 0].
+    #[arg(long, value_name = "N")]
+    pub task_id: Option<u32>,
+}
+
+impl TaskOptions {
+    /// Puts it in the place of the parameters'.
+    pub fn apply(&self, config: &mut BenchmarkConfig) {
+        if let Some(id) = self.task_id {
+            config.task_id = Some(id as usize);
+        }
+    }
+
+    /// Refuses the option where `variants` holds no variant with an adapter.
+    pub fn check_variants(&self, variants: &[Variant]) -> Result<()> {
+        let adapted = variants.iter().any(|variant| *variant != Variant::Base);
+        if self.task_id.is_some() && !adapted {
+            bail!("`--task-id` goes with an adapter, and the variant `base` has none");
+        }
+        Ok(())
+    }
+
+    /// Refuses the option where a folder was prepared for something else.
+    pub fn check_prepared(&self, manifest: &Manifest) -> Result<()> {
+        let Some(asked) = self.task_id else {
+            return Ok(());
+        };
+        let adapter = manifest.adapter.as_ref();
+        match adapter.and_then(|adapter| adapter.task) {
+            Some(task) if task.id == asked as usize => Ok(()),
+            Some(task) => bail!(
+                "`--task-id {asked}` can't be had: this folder was prepared for task {} of {}",
+                task.id,
+                task.count
+            ),
+            None => bail!("`--task-id {asked}` can't be had: this folder has no tasks"),
         }
     }
 }

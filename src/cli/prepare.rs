@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
-use super::options::CommonOptions;
+use super::options::{CommonOptions, TaskOptions};
 use super::progress::message;
 use super::setup;
 use super::target::Target;
 use crate::adapter::Adapter;
 use crate::engine::WeightsMode;
-use crate::prepare::{PreparedVariant, Variant, write_checkpoint};
+use crate::prepare::{PreparedVariant, Variant, task_of, write_checkpoint};
 
 /// `prepare`
 #[derive(Debug, Args)]
@@ -27,6 +27,9 @@ pub struct Prepare {
     /// unless `--dtype` says otherwise), or both.
     #[arg(long = "format", value_name = "FORMAT", default_value = "onnx")]
     formats: Vec<Format>,
+
+    #[command(flatten)]
+    task: TaskOptions,
 }
 
 /// `--format`
@@ -68,7 +71,12 @@ impl Prepare {
                 self.experiment.display()
             );
         };
-        let config = setup::config(common, Some(&experiment))?;
+        let variants: Vec<Variant> = self.variants.iter().map(|&choice| choice.into()).collect();
+        if !variants.is_empty() && !self.formats.contains(&Format::Hf) {
+            self.task.check_variants(&variants)?;
+        }
+        let mut config = setup::config(common, Some(&experiment))?;
+        self.task.apply(&mut config);
         let provider = setup::provider(common, config.dtype)?;
         let base = setup::base_model(common, &config)?;
         let preparation = setup::preparation(common, &config, provider, &base)?;
@@ -76,7 +84,9 @@ impl Prepare {
             if config.quantization()?.is_some() {
                 bail!("`--format hf` writes full precision; `--quantize none` goes with it");
             }
-            let adapter = Adapter::load(&experiment.folder, &base, config.seed)?;
+            let (folder, seed) = (&experiment.folder, config.seed);
+            let adapter = Adapter::load_for_task(folder, &base, seed, config.task_id)?;
+            setup::note_task(&config, adapter.task());
             let folder = preparation.checkpoint_folder(&experiment, common.dtype);
             let written = write_checkpoint(&base, Some(&adapter), common.dtype, &folder)?;
             message(&format!(
@@ -89,13 +99,14 @@ impl Prepare {
         if !self.formats.contains(&Format::Onnx) {
             return Ok(());
         }
-        let (prepared, refusal) = if self.variants.is_empty() {
+        let (prepared, refusal) = if variants.is_empty() {
             preparation.prepare_all(&experiment)?
         } else {
-            let variants: Vec<Variant> =
-                self.variants.iter().map(|&choice| choice.into()).collect();
             (preparation.prepare(Some(&experiment), &variants)?, None)
         };
+        if !self.formats.contains(&Format::Hf) {
+            setup::note_task(&config, task_of(&prepared));
+        }
         report(&prepared);
         if let Some(reason) = refusal {
             message(&format!("merged    not available: {reason}"));

@@ -83,6 +83,7 @@ pub fn check_room<'a>(
                 let error = EngineError::Positions {
                     needed,
                     max_position_embeddings: manifest.max_position_embeddings,
+                    end: manifest.positions_end.clone(),
                 };
                 let number = plan.index + 1;
                 return Err(anyhow!(error).context(match plan.group {

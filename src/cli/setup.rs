@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use super::options::{CommonOptions, ExecutionProvider};
 use super::progress::{ByteProgress, message};
+use crate::adapter::Task;
 use crate::config::{BenchmarkConfig, Source};
 use crate::engine::{DecoderEngine, EngineOptions, OnnxRuntime, Provider, WeightsMode};
 use crate::experiment::Experiment;
@@ -150,6 +151,7 @@ pub fn preparation<'a>(
         export_dir: &common.export_dir,
         seed: config.seed,
         adapter_form: common.adapter_form.into(),
+        task_id: config.task_id,
     };
     preparation.quantize(&|bytes| {
         message(&format!(
@@ -158,6 +160,17 @@ pub fn preparation<'a>(
         ));
     })?;
     Ok(preparation)
+}
+
+/// Says so where an adapter has several tasks and none was asked for.
+pub fn note_task(config: &BenchmarkConfig, task: Option<Task>) {
+    if let (None, Some(Task { id, count })) = (config.task_id, task)
+        && count > 1
+    {
+        message(&format!(
+            "note: the adapter has {count} tasks, and this is task {id}; `--task-id` takes another one"
+        ));
+    }
 }
 
 /// Threads of the CPU provider.

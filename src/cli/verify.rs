@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use super::options::CommonOptions;
+use super::options::{CommonOptions, TaskOptions};
 use super::setup;
 use super::target::Target;
 use crate::engine::{DecoderEngine, WeightsMode};
-use crate::prepare::PreparedVariant;
+use crate::prepare::{PreparedVariant, task_of};
 use crate::verify::{Divergence, Parity, at_each_position, check};
 
 /// `verify`
@@ -26,6 +26,9 @@ pub struct Verify {
     /// Tokens that are compared.
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     max_new_tokens: u16,
+
+    #[command(flatten)]
+    task: TaskOptions,
 }
 
 impl Verify {
@@ -34,13 +37,15 @@ impl Verify {
         let Target::Experiment(experiment) = Target::find(&self.experiment)? else {
             bail!("`{}` is not an experiment", self.experiment.display());
         };
-        let config = setup::config(common, Some(&experiment))?;
+        let mut config = setup::config(common, Some(&experiment))?;
+        self.task.apply(&mut config);
         let provider = setup::provider(common, config.dtype)?;
         let base = setup::base_model(common, &config)?;
         let preparation = setup::preparation(common, &config, provider, &base)?;
         let quantized = preparation.precision.quantization;
         let (variants, reason) = preparation.prepare_all(&experiment)?;
 
+        setup::note_task(&config, task_of(&variants));
         let manifest = &variants[1].manifest;
         let vocab_size = manifest.vocab_size;
         let prompt_ids = self

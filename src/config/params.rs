@@ -14,7 +14,7 @@ use crate::prompts::Category;
 use crate::quantize::Accuracy;
 use crate::weights::Dtype;
 
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "model_id",
     "dtype",
     "seed",
@@ -22,6 +22,7 @@ const KEYS: [&str; 13] = [
     "num_inference_runs",
     "num_prompt_samples",
     "batch_size",
+    "task_id",
     "use_4bit",
     "use_8bit",
     "quantization_scheme",
@@ -34,6 +35,7 @@ const DTYPES: [&str; 3] = ["float32", "float16", "bfloat16"];
 const NEW_TOKENS: RangeInclusive<u64> = 1..=100_000;
 const INFERENCE_RUNS: RangeInclusive<u64> = 1..=1_000;
 const PROMPT_SAMPLES: RangeInclusive<u64> = 1..=100;
+const TASKS: RangeInclusive<u64> = 0..=u32::MAX as u64;
 const BATCH_SIZE: RangeInclusive<u64> = 1..=1_024;
 
 /// One file's content: every key may be absent.
@@ -47,6 +49,7 @@ pub(super) struct Params {
     pub num_inference_runs: Option<usize>,
     pub num_prompt_samples: Option<usize>,
     pub batch_sizes: Option<Vec<usize>>,
+    pub task_id: Option<usize>,
     pub quantization: QuantizationKeys,
     pub categories: BTreeMap<Category, usize>,
 }
@@ -90,6 +93,7 @@ impl Params {
             "num_inference_runs" => self.num_inference_runs = Some(entry.count(INFERENCE_RUNS)?),
             "num_prompt_samples" => self.num_prompt_samples = Some(entry.count(PROMPT_SAMPLES)?),
             "batch_size" => self.batch_sizes = Some(entry.batch_sizes()?),
+            "task_id" => self.task_id = entry.task()?,
             "use_4bit" => self.quantization.use_4bit = Some(entry.boolean()?),
             "use_8bit" => self.quantization.use_8bit = Some(entry.boolean()?),
             "quantization_scheme" => self.quantization.scheme = Some(entry.one_of(&SCHEMES)?),
@@ -140,6 +144,18 @@ impl Entry<'_> {
     fn count(&self, range: RangeInclusive<u64>) -> Result<usize, ConfigError> {
         let number = self.integer(range)?;
         Ok(usize::try_from(number).expect("the ranges of counts end far below 2³²"))
+    }
+
+    /// A task, or `null` for none in particular.
+    fn task(&self) -> Result<Option<usize>, ConfigError> {
+        if self.value.is_null() {
+            return Ok(None);
+        }
+        let found = self.value.as_u64().filter(|task| TASKS.contains(task));
+        match found {
+            Some(task) => Ok(Some(task as usize)),
+            None => Err(self.wrong("the number of a task, counted from 0, or `null`")),
+        }
     }
 
     /// A size, or a list of them, each once.

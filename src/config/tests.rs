@@ -230,3 +230,20 @@ fn a_batch_size_is_a_number_or_a_list_of_different_ones() {
         assert!(message.contains("an integer from 1 to 1024"), "{message}");
     }
 }
+
+#[test]
+fn a_task_is_a_number_from_zero_on_or_none_in_particular() {
+    for (text, expected) in [
+        ("{}", None),
+        (r#"{"task_id": null}"#, None),
+        (r#"{"task_id": 0}"#, Some(0)),
+    ] {
+        let config = with_overrides(text).unwrap();
+        assert_eq!(config.task_id, expected);
+        assert_eq!(config.to_json()["task_id"], serde_json::json!(expected));
+    }
+    for wrong in ["-1", "1.5", r#""1""#, "[1]", "4294967296"] {
+        let message = message(&format!(r#"{{"task_id": {wrong}}}"#));
+        assert!(message.contains("`task_id`"), "{message}");
+    }
+}

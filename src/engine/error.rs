@@ -53,11 +53,13 @@ pub enum EngineError {
     #[error("the prompt has no tokens")]
     EmptyPrompt,
     #[error(
-        "prompt and new tokens need {needed} positions, but the model has {max_position_embeddings}"
+        "prompt and new tokens need {needed} positions, but the model has {max_position_embeddings}{}",
+        end.as_ref().map(|why| format!(": {why}")).unwrap_or_default()
     )]
     Positions {
         needed: usize,
         max_position_embeddings: usize,
+        end: Option<String>,
     },
     #[error("{needed} positions are needed, and the cache was made for {reserved}")]
     TooLong { needed: usize, reserved: usize },

@@ -4,41 +4,57 @@
 
 use super::builder::{Attr, Dim, GraphBuilder, Value};
 use super::export::Export;
-use super::linear::linear;
-use super::positions::{Lengths, RotaryTables};
-use crate::arch::Attention;
+use super::linear::{add_bias, linear};
+use super::norm::norm_of_heads;
+use super::positions::{Lengths, PositionTables, RotaryTables};
+use crate::arch::{Attention, FusedRows, Pairs, Position, Projections, RotarySpec};
 
-/// How queries and keys are turned by their positions.
+/// An attention that an adapter's nodes are built beside.
 #[derive(Debug)]
-pub enum Rotation {
-    /// Not at all: positions were added to the embedding.
-    None,
-    /// Inside the attention node.
-    Inside(RotaryTables),
-    /// By nodes of their own, for heads that the attention node doesn't turn.
-    Before(RotaryTables),
+pub struct AttentionSite<'a> {
+    /// The attention's path; adapter nodes are named below it.
+    pub path: &'a str,
+    /// Queries, turned by their positions, of the positions that the output is wanted for: `[batch, sequence,
+    /// num_attention_heads * head_dim]`.
+    pub query: &'a Value,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key and value heads.
+    pub num_key_value_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
 }
 
 /// Widths that `GroupQueryAttention` takes are multiples of this; other heads are filled with zeros,
 /// which change no score and no sum.
 const HEAD_MULTIPLE: usize = 8;
 
-/// The node turns heads whose width is a multiple of this.
-pub const ROTARY_MULTIPLE: usize = 16;
+/// The node turns heads whose width is a multiple of this, and so many of their elements.
+const ROTARY_MULTIPLE: usize = 16;
 
 /// The width of a head in the cache.
 pub fn cache_head_dim(attention: &Attention) -> usize {
     attention.head_dim.next_multiple_of(HEAD_MULTIPLE)
 }
 
+/// What attention takes.
+enum Inputs {
+    /// Queries, keys and values, each `[batch, sequence, heads * head_dim]`.
+    Three([Value; 3]),
+    /// All of them behind one another.
+    Joined(Value),
+}
+
 /// Adds layer `index`'s attention and its cache inputs and outputs.
 ///
 /// ```text
-/// x ─ q_proj ─────────────────────┐
-/// x ─ k_proj ─────────────────────┤
-/// x ─ v_proj ─────────────────────┼─ GroupQueryAttention ─┬─ o_proj ─
-/// past_key_values.{i}.key, .value ┘                       └─ present.{i}.key, .value
+/// x ─ q_proj (─ norm) (─ RotaryEmbedding) ─┐
+/// x ─ k_proj (─ norm) (─ RotaryEmbedding) ─┤
+/// x ─ v_proj ──────────────────────────────┼─ GroupQueryAttention ─┬─ o_proj ─
+/// past_key_values.{i}.key, .value ─────────┘                       └─ present.{i}.key, .value
 /// ```
+///
+/// What an adapter adds to the heads' outputs comes in before `o_proj`; it takes the queries.
 ///
 /// - `x` and the value returned: `[batch, sequence, hidden_size]`; of the last layer, the last position
 /// - cache: `[batch, num_key_value_heads, past, head_dim]`
@@ -46,40 +62,24 @@ pub fn attention(
     graph: &mut GraphBuilder,
     export: &Export,
     index: usize,
-    attention: &Attention,
-    rotation: &Rotation,
+    tables: &mut PositionTables,
     lengths: &Lengths,
     x: &Value,
 ) -> Value {
-    let path = &export.spec.layers[index].path;
+    let layer = &export.spec.layers[index];
+    let (path, attention) = (&layer.path, &layer.attention);
     let heads = attention.num_attention_heads;
     let kv_heads = attention.num_key_value_heads;
-
-    let mut query = linear(graph, export, &attention.q_proj, x);
-    let mut key = linear(graph, export, &attention.k_proj, x);
-    let mut value = linear(graph, export, &attention.v_proj, x);
-    if let Rotation::Before(tables) = rotation {
-        let mut turn = |x: &Value, path: &str, heads: usize| {
-            graph.contrib(
-                "RotaryEmbedding",
-                &format!("/{path}/RotaryEmbedding"),
-                // One position counts for the first token; the others follow it.
-                &[x, &lengths.past, &tables.cos, &tables.sin],
-                &[("num_heads", Attr::Int(heads as i64))],
-            )
-        };
-        query = turn(&query, &attention.q_proj.path, heads);
-        key = turn(&key, &attention.k_proj.path, kv_heads);
-    }
     let width = cache_head_dim(attention);
-    if width != attention.head_dim {
-        let mut widen = |x: &Value, path: &str, heads| {
-            resize_heads(graph, path, x, heads, attention.head_dim, width)
-        };
-        query = widen(&query, &attention.q_proj.path, heads);
-        key = widen(&key, &attention.k_proj.path, kv_heads);
-        value = widen(&value, &attention.v_proj.path, kv_heads);
-    }
+
+    let has_beside = export.module_form(attention.path()).is_some();
+    let inputs = projected(graph, export, attention, path, x);
+    let inputs = prepared(graph, attention, path, tables, lengths, inputs, has_beside);
+    let beside = match &inputs {
+        Inputs::Three([query, ..]) => beside(graph, export, index, tables, lengths, query),
+        Inputs::Joined(_) => None,
+    };
+    let inputs = widened(graph, attention, path, inputs);
 
     let cache = |length: &str| {
         [
@@ -91,6 +91,11 @@ pub fn attention(
     };
     let past_key = graph.input(&format!("past_key_values.{index}.key"), &cache("past"));
     let past_value = graph.input(&format!("past_key_values.{index}.value"), &cache("past"));
+    let absent = GraphBuilder::absent();
+    let [query, key, value] = match inputs {
+        Inputs::Three(three) => three,
+        Inputs::Joined(qkv) => [qkv, absent.clone(), absent.clone()],
+    };
     let mut inputs = vec![
         &query,
         &key,
@@ -105,9 +110,29 @@ pub fn attention(
         ("kv_num_heads", Attr::Int(kv_heads as i64)),
         ("scale", Attr::Float(attention.scale as f32)),
     ];
-    if let Rotation::Inside(tables) = rotation {
-        inputs.extend([&tables.cos, &tables.sin]);
-        attrs.push(("do_rotary", Attr::Int(1)));
+    if let Some(window) = attention.window {
+        attrs.push(("local_window_size", Attr::Int(window as i64)));
+    }
+    if let Some(cap) = attention.softcap {
+        attrs.push(("softcap", Attr::Float(cap as f32)));
+    }
+    let turned: RotaryTables;
+    let bias: Value;
+    match &attention.position {
+        Position::Rotary(rotary) if turns_inside(attention, rotary) => {
+            turned = tables.rotary(graph, rotary);
+            inputs.extend([&turned.cos, &turned.sin]);
+            attrs.push(("do_rotary", Attr::Int(1)));
+            if rotary.pairs == Pairs::Neighbours {
+                attrs.push(("rotary_interleaved", Attr::Int(1)));
+            }
+        }
+        Position::Alibi(slopes) => {
+            bias = tables.alibi(graph, slopes, lengths);
+            // Cosines, sines and position ids, which aren't given.
+            inputs.extend([&absent, &absent, &absent, &bias]);
+        }
+        Position::Rotary(_) | Position::None => {}
     }
     let name = format!("/{path}/self_attn/GroupQueryAttention");
     let present = ["key", "value"].map(|kind| format!("present.{index}.{kind}"));
@@ -125,7 +150,240 @@ pub fn attention(
         let path = &attention.o_proj.path;
         context = resize_heads(graph, path, &context, heads, width, attention.head_dim);
     }
-    linear(graph, export, &attention.o_proj, &context)
+    let Some(beside) = beside else {
+        return linear(graph, export, &attention.o_proj, &context);
+    };
+    let name = format!("/{}/adapter/Add", attention.path());
+    let context = graph.add(&name, &context, &beside);
+    let output = linear(graph, export, &attention.o_proj, &context);
+    // PEFT projects the two terms one by one, so that a bias counts twice.
+    let bias = graph.find_parameter(&format!("{}.bias", attention.o_proj.path));
+    let path = format!("{}/adapter", attention.o_proj.path);
+    add_bias(graph, &path, &output, bias.as_ref())
+}
+
+/// Turns the heads of `x`, `[batch, sequence, heads * head_dim]`, by their positions.
+fn turn(
+    graph: &mut GraphBuilder,
+    tables: &mut PositionTables,
+    rotary: &RotarySpec,
+    lengths: &Lengths,
+    name: &str,
+    x: &Value,
+    (heads, head_dim): (usize, usize),
+) -> Value {
+    let turned = tables.rotary(graph, rotary);
+    let mut attrs = vec![("num_heads", Attr::Int(heads as i64))];
+    if rotary.dim() != head_dim {
+        attrs.push(("rotary_embedding_dim", Attr::Int(rotary.dim() as i64)));
+    }
+    if rotary.pairs == Pairs::Neighbours {
+        attrs.push(("interleaved", Attr::Int(1)));
+    }
+    graph.contrib(
+        "RotaryEmbedding",
+        &format!("/{name}/RotaryEmbedding"),
+        // One position counts for the first token; the others follow it.
+        &[x, &lengths.past, &turned.cos, &turned.sin],
+        &attrs,
+    )
+}
+
+/// What an adapter adds to the outputs of the heads, if it does; `query` is turned already unless the attention node
+/// does that.
+fn beside(
+    graph: &mut GraphBuilder,
+    export: &Export,
+    index: usize,
+    tables: &mut PositionTables,
+    lengths: &Lengths,
+    query: &Value,
+) -> Option<Value> {
+    let attention = &export.spec.layers[index].attention;
+    let path = attention.path();
+    let (form, naming) = export.module_form(path)?;
+    let heads = attention.num_attention_heads;
+    let mut query = match &attention.position {
+        Position::Rotary(rotary) if turns_inside(attention, rotary) => {
+            let name = format!("{path}/adapter");
+            let size = (heads, attention.head_dim);
+            turn(graph, tables, rotary, lengths, &name, query, size)
+        }
+        _ => query.clone(),
+    };
+    if export.is_last_layer(index) {
+        query = graph.last_position(&format!("/{path}/adapter/last"), &query);
+    }
+    let site = AttentionSite {
+        path,
+        query: &query,
+        num_attention_heads: heads,
+        num_key_value_heads: attention.num_key_value_heads,
+        head_dim: attention.head_dim,
+    };
+    Some(form.attention(graph, &naming, &site))
+}
+
+/// Whether the attention node turns queries and keys itself.
+fn turns_inside(attention: &Attention, rotary: &RotarySpec) -> bool {
+    [attention.head_dim, rotary.dim()]
+        .iter()
+        .all(|size| size.is_multiple_of(ROTARY_MULTIPLE))
+}
+
+/// Queries, keys and values as the projections make them.
+fn projected(
+    graph: &mut GraphBuilder,
+    export: &Export,
+    attention: &Attention,
+    path: &str,
+    x: &Value,
+) -> Inputs {
+    match &attention.projections {
+        Projections::Separate { query, key, value } => {
+            Inputs::Three([query, key, value].map(|layer| linear(graph, export, layer, x)))
+        }
+        Projections::Fused { qkv, rows } => {
+            let joined = linear(graph, export, qkv, x);
+            match rows {
+                FusedRows::Kinds => Inputs::Joined(joined),
+                FusedRows::Groups => Inputs::Three(split_groups(graph, attention, path, &joined)),
+            }
+        }
+    }
+}
+
+/// Queries, keys and values cut off, normalised and turned, where they have to be. What is joined stays joined where
+/// nothing comes between, unless `apart`.
+fn prepared(
+    graph: &mut GraphBuilder,
+    attention: &Attention,
+    path: &str,
+    tables: &mut PositionTables,
+    lengths: &Lengths,
+    inputs: Inputs,
+    apart: bool,
+) -> Inputs {
+    let before = match &attention.position {
+        Position::Rotary(rotary) if !turns_inside(attention, rotary) => Some(rotary),
+        _ => None,
+    };
+    let apart = apart || attention.query_key_norms.is_some() || before.is_some();
+    let inputs = match inputs {
+        Inputs::Joined(qkv) if apart => Inputs::Three(split_kinds(graph, attention, path, &qkv)),
+        other => other,
+    };
+    let inputs = match attention.clip {
+        None => inputs,
+        Some(clip) => inputs.map(attention, path, |value, name, _| {
+            let least = graph.filled("clip.least", &[], -clip as f32);
+            let most = graph.filled("clip.most", &[], clip as f32);
+            let name = format!("/{name}/Clip");
+            graph.op("Clip", &name, &[value, &least, &most], &[])
+        }),
+    };
+    let Inputs::Three([mut query, mut key, value]) = inputs else {
+        return inputs;
+    };
+    let heads = [attention.num_attention_heads, attention.num_key_value_heads];
+    let width = attention.head_dim;
+    if let Some([query_norm, key_norm]) = &attention.query_key_norms {
+        query = norm_of_heads(graph, query_norm, heads[0], width, &query);
+        key = norm_of_heads(graph, key_norm, heads[1], width, &key);
+    }
+    if let Some(rotary) = before {
+        let mut turn = |name: &str, x: &Value, heads| {
+            let name = format!("{path}/self_attn/{name}");
+            turn(graph, tables, rotary, lengths, &name, x, (heads, width))
+        };
+        query = turn("query", &query, heads[0]);
+        key = turn("key", &key, heads[1]);
+    }
+    Inputs::Three([query, key, value])
+}
+
+/// Heads of the width that the attention node takes.
+fn widened(graph: &mut GraphBuilder, attention: &Attention, path: &str, inputs: Inputs) -> Inputs {
+    let width = cache_head_dim(attention);
+    if width == attention.head_dim {
+        return inputs;
+    }
+    inputs.map(attention, path, |value, name, heads| {
+        resize_heads(graph, name, value, heads, attention.head_dim, width)
+    })
+}
+
+impl Inputs {
+    /// Changes each value, which is given with its name and its number of heads.
+    fn map(
+        self,
+        attention: &Attention,
+        path: &str,
+        mut change: impl FnMut(&Value, &str, usize) -> Value,
+    ) -> Self {
+        let heads = attention.num_attention_heads;
+        let kv_heads = attention.num_key_value_heads;
+        let name = |part: &str| format!("{path}/self_attn/{part}");
+        match self {
+            Self::Joined(qkv) => Self::Joined(change(&qkv, &name("qkv"), heads + 2 * kv_heads)),
+            Self::Three([query, key, value]) => Self::Three([
+                change(&query, &name("query"), heads),
+                change(&key, &name("key"), kv_heads),
+                change(&value, &name("value"), kv_heads),
+            ]),
+        }
+    }
+}
+
+/// Cuts `[batch, sequence, (heads + 2 kv_heads) * head_dim]` into queries, keys and values.
+fn split_kinds(
+    graph: &mut GraphBuilder,
+    attention: &Attention,
+    path: &str,
+    qkv: &Value,
+) -> [Value; 3] {
+    let width = attention.head_dim;
+    let (query, key) = (
+        attention.num_attention_heads * width,
+        attention.num_key_value_heads * width,
+    );
+    let names = ["query", "key", "value"].map(|name| format!("/{path}/self_attn/{name}"));
+    graph.split(
+        &format!("/{path}/self_attn/Split"),
+        qkv,
+        -1,
+        [query, key, key],
+        names,
+    )
+}
+
+/// The same where the rows belong to key heads: the queries that share one, its key, its value.
+fn split_groups(
+    graph: &mut GraphBuilder,
+    attention: &Attention,
+    path: &str,
+    qkv: &Value,
+) -> [Value; 3] {
+    let kv_heads = attention.num_key_value_heads;
+    let queries = attention.num_attention_heads / kv_heads;
+    let name = format!("/{path}/self_attn");
+    let shape = [
+        0,
+        0,
+        kv_heads as i64,
+        ((queries + 2) * attention.head_dim) as i64,
+    ];
+    let groups = graph.reshape(&format!("{name}/groups"), qkv, &shape);
+    let sizes = [queries, 1, 1].map(|heads| heads * attention.head_dim);
+    let parts = ["query", "key", "value"].map(|part| format!("{name}/{part}/groups"));
+    let split = graph.split(&format!("{name}/Split"), &groups, -1, sizes, parts);
+    let mut heads = [attention.num_attention_heads, kv_heads, kv_heads].into_iter();
+    let mut names = ["query", "key", "value"].into_iter();
+    split.map(|part| {
+        let width = heads.next().unwrap_or(0) * attention.head_dim;
+        let part_name = format!("{name}/{}", names.next().unwrap_or(""));
+        graph.reshape(&part_name, &part, &[0, 0, width as i64])
+    })
 }
 
 /// Widens every head of `[batch, sequence, heads * from]` with zeros, or cuts it, to

@@ -240,18 +240,6 @@ impl<'a> GraphBuilder<'a> {
         Value(name.to_owned())
     }
 
-    /// `x · wᵀ`, `x` `[…, in]`, with the model's parameter `weight`, `[out, in]`, quantized or not.
-    pub fn product(&mut self, name: &str, x: &Value, weight: &str) -> Value {
-        let parameters = self.parameters;
-        match parameters.get(weight) {
-            Some(Parameter::Quantized(quantized)) => self.quantized(name, x, weight, quantized),
-            _ => {
-                let weight = self.parameter(weight);
-                self.matmul_transposed(name, x, &weight)
-            }
-        }
-    }
-
     fn quantized(&mut self, name: &str, x: &Value, key: &str, weight: &QuantizedWeight) -> Value {
         let [codes, scales] = weight.format.shapes(weight.rows, weight.columns);
         let parts = [
@@ -343,6 +331,20 @@ impl<'a> GraphBuilder<'a> {
         output
     }
 
+    /// Adds a standard operator with several named outputs.
+    pub fn op_outputs<const N: usize>(
+        &mut self,
+        op: &str,
+        name: &str,
+        inputs: &[&Value],
+        outputs: [String; N],
+        attrs: &[(&str, Attr)],
+    ) -> [Value; N] {
+        let names = outputs.each_ref().map(String::as_str);
+        self.node(STANDARD, op, name, inputs, &names, attrs);
+        outputs.map(Value)
+    }
+
     /// Adds a contributed operator with one output, which is named after the node.
     pub fn contrib(
         &mut self,
@@ -409,6 +411,44 @@ impl<'a> GraphBuilder<'a> {
     /// `x · wᵀ`: `x` is `[…, in]`, `w` is `[out, in]`, as checkpoints store it.
     pub fn matmul_transposed(&mut self, name: &str, x: &Value, w: &Value) -> Value {
         self.contrib("FusedMatMul", name, &[x, w], &[("transB", Attr::Int(1))])
+    }
+
+    /// `W x` for the linear layer at `path`: `x` is `[…, in]`.
+    pub fn product(&mut self, name: &str, path: &str, x: &Value) -> Value {
+        let weight = format!("{path}.weight");
+        let parameters = self.parameters;
+        if let Some(Parameter::Quantized(quantized)) = parameters.get(&weight) {
+            return self.quantized(name, x, &weight, quantized);
+        }
+        let weight = self.parameter(&weight);
+        match self.parameters.is_stored_in_out(path) {
+            true => self.op("MatMul", name, &[x, &weight], &[]),
+            false => self.matmul_transposed(name, x, &weight),
+        }
+    }
+
+    /// The weight of the linear layer at `path`, `[out, in]`.
+    pub fn weight(&mut self, path: &str) -> Value {
+        let weight = self.parameter(&format!("{path}.weight"));
+        match self.parameters.is_stored_in_out(path) {
+            true => self.transpose(&format!("/{path}/weight/Transpose"), &weight, &[1, 0]),
+            false => weight,
+        }
+    }
+
+    /// `x` cut into three along `axis`, in parts of these sizes and names.
+    pub fn split(
+        &mut self,
+        name: &str,
+        x: &Value,
+        axis: i64,
+        sizes: [usize; 3],
+        names: [String; 3],
+    ) -> [Value; 3] {
+        let sizes = sizes.map(|size| size as i64);
+        let sizes = self.constant_i64(&format!("{name}/sizes"), &sizes, false);
+        let attrs = [("axis", Attr::Int(axis))];
+        self.op_outputs("Split", name, &[x, &sizes], names, &attrs)
     }
 
     /// Slices of `data` along `axis`, by `indices`.

@@ -30,8 +30,8 @@ pub fn linear(graph: &mut GraphBuilder, export: &Export, layer: &Linear, x: &Val
     if let Some((form, naming)) = export.module_form(path) {
         return form.linear(graph, &naming, &LinearSite { path, x });
     }
-    let product = graph.product(&format!("/{path}/MatMul"), x, &format!("{path}.weight"));
     let bias = graph.find_parameter(&format!("{path}.bias"));
+    let product = graph.product(&format!("/{path}/MatMul"), path, x);
     add_bias(graph, path, &product, bias.as_ref())
 }
 

@@ -23,6 +23,20 @@ pub fn mlp(graph: &mut GraphBuilder, export: &Export, path: &str, mlp: &Mlp, x: 
             let product = graph.mul(&format!("/{path}/mlp/Mul"), &activated, &up);
             linear(graph, export, down_proj, &product)
         }
+        Mlp::GatedFused {
+            gate_up_proj,
+            down_proj,
+            activation,
+        } => {
+            let both = linear(graph, export, gate_up_proj, x);
+            let name = |name: &str| format!("/{path}/mlp/{name}");
+            let names = [name("gate"), name("up")];
+            let attrs = [("axis", Attr::Int(-1)), ("num_outputs", Attr::Int(2))];
+            let [gate, up] = graph.op_outputs("Split", &name("Split"), &[&both], names, &attrs);
+            let activated = activate(graph, &name("act_fn"), *activation, &gate);
+            let product = graph.mul(&name("Mul"), &activated, &up);
+            linear(graph, export, down_proj, &product)
+        }
         Mlp::Plain {
             fc1,
             fc2,

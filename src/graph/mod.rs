@@ -15,6 +15,7 @@ mod parameters;
 mod positions;
 pub mod proto;
 
+pub use attention::AttentionSite;
 pub use builder::{Attr, Dim, GraphBuilder, LAST_POSITION, Value};
 pub use decoder::{build, cache_head_dim};
 pub use export::{Export, PROMPT_INPUT, ROTARY_LENGTH};

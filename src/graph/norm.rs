@@ -1,23 +1,58 @@
 //! Normalisation, alone or with the residual addition in front of it.
 
 use super::builder::{Attr, GraphBuilder, Value};
-use crate::arch::{Norm, NormKind};
+use crate::arch::{HeadNorm, Norm, NormKind, NormOver};
 
 /// Adds `norm(x)`; all `[batch, sequence, hidden_size]`.
 pub fn norm(graph: &mut GraphBuilder, norm: &Norm, x: &Value) -> Value {
     let name = format!("/{}", norm.path);
+    named(graph, &name, norm, x)
+}
+
+fn named(graph: &mut GraphBuilder, name: &str, norm: &Norm, x: &Value) -> Value {
     let (weight, bias) = parameters(graph, norm);
     let attrs = [
         ("axis", Attr::Int(-1)),
         ("epsilon", Attr::Float(norm.epsilon as f32)),
     ];
     match (norm.kind, bias) {
-        (NormKind::Rms, _) => {
-            graph.op("SimplifiedLayerNormalization", &name, &[x, &weight], &attrs)
+        (NormKind::Rms | NormKind::RmsPlusOne, _) => {
+            graph.op("SimplifiedLayerNormalization", name, &[x, &weight], &attrs)
         }
-        (_, Some(bias)) => graph.op("LayerNormalization", &name, &[x, &weight, &bias], &attrs),
-        (_, None) => graph.op("LayerNormalization", &name, &[x, &weight], &attrs),
+        (_, Some(bias)) => graph.op("LayerNormalization", name, &[x, &weight, &bias], &attrs),
+        (_, None) => graph.op("LayerNormalization", name, &[x, &weight], &attrs),
     }
+}
+
+/// Adds the norm of queries or keys, `[batch, sequence, heads * head_dim]`.
+pub fn norm_of_heads(
+    graph: &mut GraphBuilder,
+    norm: &HeadNorm,
+    heads: usize,
+    head_dim: usize,
+    x: &Value,
+) -> Value {
+    let HeadNorm { norm, over } = norm;
+    if *over == NormOver::Projection {
+        return self::norm(graph, norm, x);
+    }
+    let name = format!("/{}", norm.path);
+    let shape = [0, 0, heads as i64, head_dim as i64];
+    let split = graph.reshape(&format!("{name}/split_heads"), x, &shape);
+    let normed = match over {
+        NormOver::HeadWithOwnWeight => {
+            // The operator takes one weight for all heads.
+            let plain = Norm {
+                kind: NormKind::LayerWithoutParameters,
+                ..norm.clone()
+            };
+            let normed = named(graph, &format!("{name}/heads"), &plain, &split);
+            let weight = graph.parameter(&format!("{}.weight", norm.path));
+            graph.mul(&format!("{name}/Mul"), &normed, &weight)
+        }
+        _ => named(graph, &format!("{name}/heads"), norm, &split),
+    };
+    graph.reshape(&name, &normed, &[0, 0, (heads * head_dim) as i64])
 }
 
 /// Adds `sum = x + update` and `norm(sum)` as one node; returns both, `(sum, normed)`.
@@ -33,8 +68,10 @@ pub fn add_norm(
     let (weight, bias) = parameters(graph, norm);
     let attrs = [("epsilon", Attr::Float(norm.epsilon as f32))];
     let op = match norm.kind {
-        NormKind::Rms => "SkipSimplifiedLayerNormalization",
-        NormKind::Layer | NormKind::LayerWithoutParameters => "SkipLayerNormalization",
+        NormKind::Rms | NormKind::RmsPlusOne => "SkipSimplifiedLayerNormalization",
+        NormKind::Layer | NormKind::LayerWithoutBias | NormKind::LayerWithoutParameters => {
+            "SkipLayerNormalization"
+        }
     };
     let mut inputs = vec![x, update, &weight];
     inputs.extend(bias.as_ref());
@@ -43,14 +80,19 @@ pub fn add_norm(
 }
 
 fn parameters(graph: &mut GraphBuilder, norm: &Norm) -> (Value, Option<Value>) {
+    if norm.kind == NormKind::LayerWithoutParameters {
+        let ones = format!("ones.{}", norm.size);
+        return (graph.filled(&ones, &[norm.size], 1.0), None);
+    }
+    let weight = graph.parameter(&format!("{}.weight", norm.path));
+    let bias = graph.find_parameter(&format!("{}.bias", norm.path));
     match norm.kind {
-        NormKind::LayerWithoutParameters => {
-            let ones = format!("ones.{}", norm.size);
-            (graph.filled(&ones, &[norm.size], 1.0), None)
+        NormKind::RmsPlusOne => {
+            // ONNX Runtime folds the sum when the session starts.
+            let one = graph.filled("one.float", &[], 1.0);
+            let name = format!("/{}/weight/Add", norm.path);
+            (graph.add(&name, &weight, &one), bias)
         }
-        NormKind::Rms | NormKind::Layer => (
-            graph.parameter(&format!("{}.weight", norm.path)),
-            graph.find_parameter(&format!("{}.bias", norm.path)),
-        ),
+        _ => (weight, bias),
     }
 }

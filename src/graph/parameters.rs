@@ -1,6 +1,6 @@
 //! Where each parameter of a model comes from: the base's files, a merge's overlay, or an input.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use crate::arch::{DecoderSpec, ModuleKind};
@@ -36,7 +36,11 @@ impl Parameter {
 
 /// All parameters of a model, by their place in it (`model.layers.0.self_attn.q_proj.weight`).
 #[derive(Debug, Clone, Default)]
-pub struct Parameters(BTreeMap<String, Parameter>);
+pub struct Parameters {
+    all: BTreeMap<String, Parameter>,
+    /// Paths of linear layers that are stored as `[in_features, out_features]`.
+    stored_in_out: BTreeSet<String>,
+}
 
 impl Parameters {
     /// Finds every parameter that `spec` asks for in the base's checkpoint and checks its shape.
@@ -44,17 +48,25 @@ impl Parameters {
     /// # Errors
     /// If a tensor is missing, or has another shape or an unsupported dtype.
     pub fn of_base(spec: &DecoderSpec, base: &TensorStore) -> Result<Self, WeightsError> {
-        let mut all = BTreeMap::new();
+        let mut found = Self::default();
         for module in spec.modules() {
+            if module.is_stored_in_out() {
+                found.stored_in_out.insert(module.path.clone());
+            }
             for (name, shape) in module.parameters() {
                 let source = format!("{}.{name}", module.source);
                 let tensor = find_base_tensor(spec, base, &source)?;
                 tensor.expect_shape(&shape)?;
                 let stored = Parameter::Stored(tensor.location()?);
-                all.insert(format!("{}.{name}", module.path), stored);
+                found.all.insert(format!("{}.{name}", module.path), stored);
             }
         }
-        Ok(Self(all))
+        Ok(found)
+    }
+
+    /// Whether the weight of the linear layer at `path` is `[in_features, out_features]`.
+    pub fn is_stored_in_out(&self, path: &str) -> bool {
+        self.stored_in_out.contains(path)
     }
 
     /// The same with weights of linear layers from `file`, as far as `quantization` goes.
@@ -88,32 +100,34 @@ impl Parameters {
 
     /// The origin of `name`, if the model has such a parameter.
     pub fn get(&self, name: &str) -> Option<&Parameter> {
-        self.0.get(name)
+        self.all.get(name)
     }
 
     /// All of them, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Parameter)> {
-        self.0.iter().map(|(name, origin)| (name.as_str(), origin))
+        self.all
+            .iter()
+            .map(|(name, origin)| (name.as_str(), origin))
     }
 
     /// The same, to change them.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (&str, &mut Parameter)> {
-        self.0
+        self.all
             .iter_mut()
             .map(|(name, origin)| (name.as_str(), origin))
     }
 
     /// Gives `name` another origin, or adds it.
     pub fn set(&mut self, name: &str, origin: Parameter) {
-        self.0.insert(name.to_owned(), origin);
+        self.all.insert(name.to_owned(), origin);
     }
 }
 
 /// The base's tensor `source`. Checkpoints that were saved from the model without its head lack the
-/// first part of every name (`model.`).
+/// first part of every name (`model.`), and some have other names for a module.
 ///
 /// # Errors
-/// If the base has it under neither name.
+/// If the base has it under none of them.
 pub fn find_base_tensor<'a>(
     spec: &DecoderSpec,
     base: &'a TensorStore,
@@ -126,6 +140,13 @@ pub fn find_base_tensor<'a>(
         && let Some(tensor) = base.find(short)
     {
         return Ok(tensor);
+    }
+    for (name, other) in spec.other_names {
+        if let Some(rest) = source.strip_prefix(name)
+            && let Some(tensor) = base.find(&format!("{other}{rest}"))
+        {
+            return Ok(tensor);
+        }
     }
     base.get(source)
 }

@@ -5,6 +5,50 @@ use super::export::ROTARY_LENGTH;
 use super::proto::element;
 use crate::arch::RotarySpec;
 
+/// Tables that layers share, each made when it's first asked for.
+#[derive(Debug)]
+pub struct PositionTables {
+    max_positions: usize,
+    rotary: Vec<(RotarySpec, RotaryTables)>,
+    alibi: Option<Value>,
+}
+
+impl PositionTables {
+    /// None so far; tables of `max_positions` are asked for.
+    pub fn new(max_positions: usize) -> Self {
+        Self {
+            max_positions,
+            rotary: Vec::new(),
+            alibi: None,
+        }
+    }
+
+    /// Cosines and sines.
+    pub fn rotary(&mut self, graph: &mut GraphBuilder, spec: &RotarySpec) -> RotaryTables {
+        if let Some((_, tables)) = self.rotary.iter().find(|(made, _)| made == spec) {
+            return tables.clone();
+        }
+        let name = match self.rotary.len() {
+            0 => "rotary".to_owned(),
+            number => format!("rotary.{number}"),
+        };
+        let tables = rotary_tables(graph, &name, spec, self.max_positions);
+        self.rotary.push((spec.clone(), tables.clone()));
+        tables
+    }
+
+    /// What is added to scores, `[1, heads, sequence, total]`. It grows with the key's place alone: what it would lose by
+    /// the query's place is the same for all keys of a row, and the softmax doesn't see it.
+    pub fn alibi(&mut self, graph: &mut GraphBuilder, slopes: &[f32], lengths: &Lengths) -> Value {
+        if let Some(made) = &self.alibi {
+            return made.clone();
+        }
+        let bias = alibi(graph, slopes, lengths);
+        self.alibi = Some(bias.clone());
+        bias
+    }
+}
+
 /// Lengths that attention needs, from the attention mask `[batch, total]`.
 #[derive(Debug)]
 pub struct Lengths {
@@ -16,6 +60,8 @@ pub struct Lengths {
     pub total: Value,
     /// Cached tokens, i64 `[1]`.
     pub past: Value,
+    /// New tokens, i64 `[1]`.
+    pub new: Value,
 }
 
 /// Adds the lengths; `hidden` is `[batch, sequence, …]`.
@@ -45,6 +91,7 @@ pub fn lengths(graph: &mut GraphBuilder, attention_mask: &Value, hidden: &Value)
         total_i32,
         total,
         past,
+        new,
     }
 }
 
@@ -54,8 +101,8 @@ fn axis_1(graph: &mut GraphBuilder, name: &str, x: &Value) -> Value {
     graph.op("Shape", name, &[x], &attrs)
 }
 
-/// Tables of cosines and sines, each `[positions, head_dim / 2]`.
-#[derive(Debug)]
+/// Tables of cosines and sines, each `[positions, pairs]`.
+#[derive(Debug, Clone)]
 pub struct RotaryTables {
     /// Cosines.
     pub cos: Value,
@@ -66,26 +113,53 @@ pub struct RotaryTables {
 /// Adds the tables for `max_positions`. They are computed by nodes over constants, which ONNX Runtime
 /// folds when the session starts: the file stays small, and whoever loads it may set
 /// [`ROTARY_LENGTH`] to the positions that are needed.
-pub fn rotary_tables(
+fn rotary_tables(
     graph: &mut GraphBuilder,
+    name: &str,
     rotary: &RotarySpec,
     max_positions: usize,
 ) -> RotaryTables {
+    let at = |part: &str| format!("/{name}/{part}");
     let zero = graph.constant_i64("zero.scalar", &[0], true);
     let step = graph.constant_i64("one.scalar", &[1], true);
     let limit = graph.constant_i64(ROTARY_LENGTH, &[max_positions as i64], true);
-    let range = graph.op("Range", "/rotary/Range", &[&zero, &limit, &step], &[]);
-    let range = graph.cast("/rotary/Range/float32", &range, element::FLOAT32);
-    let positions = graph.reshape("/rotary/positions", &range, &[-1, 1]);
+    let range = graph.op("Range", &at("Range"), &[&zero, &limit, &step], &[]);
+    let range = graph.cast(&at("Range/float32"), &range, element::FLOAT32);
+    let positions = graph.reshape(&at("positions"), &range, &[-1, 1]);
     let pairs = rotary.inv_freq.len();
-    let inv_freq = graph.constant_f32("rotary.inv_freq", &[1, pairs], &rotary.inv_freq);
-    let angles = graph.mul("/rotary/angles", &positions, &inv_freq);
-    let cos = graph.op("Cos", "/rotary/Cos", &[&angles], &[]);
-    let sin = graph.op("Sin", "/rotary/Sin", &[&angles], &[]);
+    let inv_freq = format!("{name}.inv_freq");
+    let inv_freq = graph.constant_f32(&inv_freq, &[1, pairs], &rotary.inv_freq);
+    let angles = graph.mul(&at("angles"), &positions, &inv_freq);
+    let mut table = |op: &str, cache: &str| {
+        let mut made = graph.op(op, &at(op), &[&angles], &[]);
+        if rotary.factor != 1.0 {
+            let factor = graph.constant_f32(&format!("{name}.factor"), &[], &[rotary.factor]);
+            made = graph.mul(&at(&format!("{op}/Mul")), &made, &factor);
+        }
+        graph.to_compute(&at(cache), &made)
+    };
     RotaryTables {
-        cos: graph.to_compute("/rotary/cos_cache", &cos),
-        sin: graph.to_compute("/rotary/sin_cache", &sin),
+        cos: table("Cos", "cos_cache"),
+        sin: table("Sin", "sin_cache"),
     }
+}
+
+fn alibi(graph: &mut GraphBuilder, slopes: &[f32], lengths: &Lengths) -> Value {
+    let heads = slopes.len();
+    let zero = graph.constant_i64("zero.scalar", &[0], true);
+    let step = graph.constant_i64("one.scalar", &[1], true);
+    let scalar = graph.constant_i64("empty", &[], false);
+    let total = graph.op("Reshape", "/alibi/total", &[&lengths.total, &scalar], &[]);
+    let range = graph.op("Range", "/alibi/Range", &[&zero, &total, &step], &[]);
+    let range = graph.cast("/alibi/Range/float32", &range, element::FLOAT32);
+    let slopes = graph.constant_f32("alibi.slopes", &[1, heads, 1, 1], slopes);
+    let row = graph.mul("/alibi/Mul", &slopes, &range);
+    let row = graph.to_compute("/alibi/row", &row);
+    let one = graph.constant_i64("one", &[1], false);
+    let attrs = [("axis", Attr::Int(0))];
+    let shape = [&one, &one, &lengths.new, &one];
+    let shape = graph.op("Concat", "/alibi/shape", &shape, &attrs);
+    graph.op("Expand", "/alibi/Expand", &[&row, &shape], &[])
 }
 
 /// Adds the rows of the new tokens' positions from the learned table `path`:

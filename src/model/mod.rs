@@ -177,8 +177,8 @@ impl BaseModel {
         find_base_tensor(&self.spec, &self.store, source)
     }
 
-    /// The checkpoint's tensor `source`, a matrix, widened; of a model beside whose quantized weights an adapter stands,
-    /// what these stand for.
+    /// The checkpoint's tensor `source`, a matrix, widened; of a linear layer `[out_features, in_features]`, however
+    /// it's stored. Of a model beside whose quantized weights an adapter stands, what these stand for.
     ///
     /// # Errors
     /// If the checkpoint has none, it isn't a matrix, or its dtype isn't a float type.
@@ -213,8 +213,16 @@ impl BaseModel {
             });
         };
         let values = tensor.to_f32()?;
-        Ok(Array2::from_shape_vec((rows, columns), values)
-            .expect("the header's shape was checked against the tensor's length"))
+        let mut matrix = Array2::from_shape_vec((rows, columns), values)
+            .expect("the header's shape was checked against the tensor's length");
+        let in_out = |linear: &arch::Linear| {
+            linear.stored == arch::Stored::InOut
+                && source.strip_suffix(".weight") == Some(linear.source.as_str())
+        };
+        if self.spec.linears().any(in_out) {
+            matrix = matrix.t().as_standard_layout().into_owned();
+        }
+        Ok(matrix)
     }
 
     /// Sizes of the distinct tensors that the model uses: parameters and bytes as stored.

@@ -6,12 +6,10 @@
 //! on first use, under a lock and a temporary name, and kept:
 //!
 //! ```text
-//! <cache>/synthetic/llama-135m-float32-v1/
+//! <cache>/synthetic/llama-135m-float32-v2/
 //!     config.json  model.safetensors  tokenizer.json  tokenizer_config.json
 //! ```
 
-mod llama;
-mod opt;
 mod shapes;
 mod tokenizer;
 mod weights;
@@ -29,7 +27,7 @@ use shapes::{SHAPES, Shape};
 
 /// Part of every folder's name: to be raised whenever a shape, the generator or the tokenizer's
 /// text changes, so that no older folder is taken for a new one.
-const VERSION: &str = "v1";
+const VERSION: &str = "v2";
 
 /// Room that's left for the small files and the file system's own records.
 const SPACE_MARGIN_BYTES: u64 = 8 << 20;
@@ -114,9 +112,32 @@ pub enum SyntheticError {
     },
 }
 
-/// The names that [`materialize`] takes, the smallest model of each family first.
+/// The names that [`materialize`] takes.
 pub fn shape_names() -> impl Iterator<Item = &'static str> {
     SHAPES.iter().map(|shape| shape.name)
+}
+
+/// A synthetic model, for lists.
+#[derive(Debug)]
+pub struct SyntheticModel {
+    /// The name that [`materialize`] takes.
+    pub name: &'static str,
+    /// The model that it copies, on the hub.
+    pub copies: Option<&'static str>,
+    /// `model_type` of its architecture.
+    pub model_type: String,
+    /// Its parameters; a tied head's are the embedding's.
+    pub parameters: u64,
+}
+
+/// All of them.
+pub fn models() -> impl Iterator<Item = SyntheticModel> {
+    SHAPES.iter().map(|shape| SyntheticModel {
+        name: shape.name,
+        copies: shape.copies,
+        model_type: shape.model_type(),
+        parameters: shape.tensors().iter().map(shapes::Tensor::len).sum(),
+    })
 }
 
 /// The folder of the synthetic model `shape` with weights of `dtype`, made under `cache` if it
@@ -193,7 +214,7 @@ fn write_files(
     progress: &dyn Fn(u64, u64),
 ) -> Result<(), SyntheticError> {
     write_json(&folder.join(CONFIG), &shape.config(torch_dtype(dtype)?))?;
-    let context_length = shape.max_position_embeddings();
+    let context_length = shape.spec().max_position_embeddings as u64;
     write_json(
         &folder.join(TOKENIZER_CONFIG),
         &tokenizer::config(context_length),

@@ -265,7 +265,7 @@ fn manifest(
             stored_bytes: adapter
                 .tensors
                 .stored_bytes()
-                .unwrap_or(4 * adapter.trainable_params() as u64),
+                .unwrap_or(4 * adapter.saved_params() as u64),
             inputs: bound.iter().map(|tensor| tensor.name.clone()).collect(),
             adapter_form: adapter.adapter_form,
             neutral: bound
@@ -276,6 +276,7 @@ fn manifest(
                 Prompt::Virtual(_) => PromptKind::VirtualTokens(prompt.num_virtual_tokens()),
                 Prompt::Prefix(_) => PromptKind::Prefix(prompt.num_virtual_tokens()),
             }),
+            task: adapter.task(),
         }),
         _ => None,
     };
@@ -291,6 +292,7 @@ fn manifest(
         compute: preparation.precision.compute,
         vocab_size: spec.vocab_size,
         max_position_embeddings: spec.max_position_embeddings,
+        positions_end: spec.positions_end.map(str::to_owned),
         embedding_dim: spec.embed_tokens.embedding_dim,
         cache: spec
             .layers

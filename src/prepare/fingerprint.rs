@@ -35,6 +35,9 @@ pub fn fingerprint(
     }
     if let Some(experiment) = experiment {
         let _ = writeln!(text, "{} {}", experiment.file_stem(), preparation.seed);
+        if let Some(task) = preparation.task_id {
+            let _ = writeln!(text, "task {task}");
+        }
         for name in ["adapter_config.json", "adapter_model.safetensors"] {
             describe(&mut text, &experiment.folder.join(name));
         }

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use super::Variant;
 use super::quantized::QuantizationSummary;
-use crate::adapter::AdapterForm;
+use crate::adapter::{AdapterForm, Task};
 use crate::quantize::Quantization;
 use crate::weights::Dtype;
 
@@ -52,6 +52,9 @@ pub struct Manifest {
     pub vocab_size: usize,
     /// Positions that the model was made for.
     pub max_position_embeddings: usize,
+    /// Why there are no more, where the model was made for more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub positions_end: Option<String>,
     /// Width of the token embedding.
     pub embedding_dim: usize,
     /// The cache of each layer: heads, width of a head in the graph.
@@ -120,6 +123,9 @@ pub struct AdapterSummary {
     pub neutral: BTreeMap<String, f32>,
     /// What goes in front of the prompt.
     pub prompt: Option<PromptKind>,
+    /// The task that it was prepared for; `None` where its method has none.
+    #[serde(default)]
+    pub task: Option<Task>,
 }
 
 /// What prompt learning puts in front of the prompt.

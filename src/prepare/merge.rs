@@ -46,7 +46,10 @@ impl Change<'_> {
         match self {
             Self::Module { module, adapter } => {
                 let shape = module.parameters().swap_remove(0).1;
-                let rows = shape[0];
+                let rows = match module.kind {
+                    ModuleKind::Linear { out_features, .. } => out_features,
+                    _ => shape[0],
+                };
                 let mut all = vec![(format!("{}.weight", module.path), shape)];
                 if merges_bias(module, *adapter) {
                     all.push((format!("{}.bias", module.path), vec![rows]));
@@ -68,6 +71,9 @@ impl Change<'_> {
             Self::Module { module, adapter } => {
                 let mut merged = all.read_module(base, module)?;
                 adapter.merge_into(&mut merged)?;
+                if module.is_stored_in_out() {
+                    merged.weight.swap_axes(0, 1);
+                }
                 let weight = merged.weight.as_standard_layout();
                 let values = weight.as_slice().expect("standard layout is contiguous");
                 take(&format!("{}.weight", module.path), values)?;
@@ -158,10 +164,14 @@ pub fn merge(
     let mut merged = Vec::new();
     for (name, shape) in changes.iter().flat_map(Change::parameters) {
         let format = precision.format_of(spec, &name);
+        let mut all = modules.iter();
+        let in_out = all
+            .any(|module| module.is_stored_in_out() && name == format!("{}.weight", module.path));
         merged.push(Merged {
             name,
             shape,
             format,
+            in_out,
         });
     }
     let embedding = format!("{}.weight", spec.embed_tokens.path);
@@ -174,6 +184,7 @@ pub fn merge(
         Some(Merged {
             name: head.clone(),
             shape: one.shape.clone(),
+            in_out: false,
             format: Some(precision.format_of(spec, &head)?),
         })
     });
@@ -221,12 +232,25 @@ struct Merged {
     shape: Vec<usize>,
     /// What it's quantized to, if it is.
     format: Option<Format>,
+    /// Whether it's a weight of `[in_features, out_features]`.
+    in_out: bool,
 }
 
 impl Merged {
+    /// `out_features` and `in_features`.
+    fn size(&self) -> [usize; 2] {
+        match self.in_out {
+            true => [self.shape[1], self.shape[0]],
+            false => [self.shape[0], self.shape[1]],
+        }
+    }
+
     fn plans(&self, dtype: Dtype) -> Vec<BytesPlan> {
         match self.format {
-            Some(format) => joined_plans(&[(&self.name, format, self.shape[0], self.shape[1])]),
+            Some(format) => {
+                let [rows, columns] = self.size();
+                joined_plans(&[(&self.name, format, rows, columns)])
+            }
             None => vec![BytesPlan {
                 name: self.name.clone(),
                 stored: dtype.to_safetensors(),
@@ -246,7 +270,17 @@ impl Merged {
         let Some(format) = self.format else {
             return writer.write(&self.name, values);
         };
-        let columns = self.shape[1];
+        let [rows, columns] = self.size();
+        let turned;
+        let values = match self.in_out {
+            true => {
+                let stored = ndarray::ArrayView2::from_shape((columns, rows), values)
+                    .expect("a merged weight has its shape");
+                turned = stored.t().iter().copied().collect::<Vec<f32>>();
+                &turned
+            }
+            false => values,
+        };
         let step = format.rows_at_once(columns, BATCH);
         for (index, rows) in values.chunks(step * columns).enumerate() {
             let place = (index * step, columns);
@@ -259,7 +293,7 @@ impl Merged {
     /// Where it is in the overlay, which is at `path`.
     fn find(&self, overlay: &QuantizedFile, path: &Path) -> Result<Parameter, PrepareError> {
         if let Some(format) = self.format {
-            let [rows, columns] = [self.shape[0], self.shape[1]];
+            let [rows, columns] = self.size();
             let weight = overlay.find(&self.name, format, rows, columns)?;
             return Ok(Parameter::Quantized(weight));
         }

@@ -41,7 +41,7 @@ pub(crate) use partial::create as partial_folder;
 pub use quantized::{QUANTIZED, QuantizationSummary};
 pub use variant::Variant;
 
-use crate::adapter::{Adapter, AdapterError, AdapterForm};
+use crate::adapter::{Adapter, AdapterError, AdapterForm, Task};
 use crate::arch::DecoderSpec;
 use crate::experiment::Experiment;
 use crate::model::{BaseModel, ModelError};
@@ -148,6 +148,8 @@ pub struct Preparation<'a> {
     pub seed: u64,
     /// Which nodes unmerged adapters get.
     pub adapter_form: AdapterForm,
+    /// The task of an adapter that has several.
+    pub task_id: Option<usize>,
 }
 
 /// A variant that's ready to run.
@@ -265,7 +267,8 @@ impl Preparation<'_> {
                 continue;
             }
             let load = |experiment: &Experiment, base: &BaseModel| {
-                let loaded = Adapter::load(&experiment.folder, base, self.seed)?;
+                let (folder, seed) = (&experiment.folder, self.seed);
+                let loaded = Adapter::load_for_task(folder, base, seed, self.task_id)?;
                 loaded.with_form(self.adapter_form)
             };
             let (base, used) = match (experiment, self.beside_quantized(variant)?) {
@@ -297,6 +300,14 @@ impl Preparation<'_> {
         }
         Ok(prepared)
     }
+}
+
+/// The task that `variants` of one experiment were prepared for.
+pub fn task_of(variants: &[PreparedVariant]) -> Option<Task> {
+    let mut adapters = variants
+        .iter()
+        .filter_map(|one| one.manifest.adapter.as_ref());
+    adapters.find_map(|adapter| adapter.task)
 }
 
 /// A variant that stands for one, in tests that read none of its files.

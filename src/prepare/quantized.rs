@@ -11,7 +11,7 @@ use crate::adapter::Adapter;
 use crate::adapter::form::Form;
 use crate::arch::{DecoderSpec, ModuleKind};
 use crate::model::BaseModel;
-use crate::quantize::{Accuracy, Format, Quantization, QuantizedFile};
+use crate::quantize::{Format, Quantization, QuantizedFile};
 
 /// The file's name, in the folder of a model's variants.
 pub const QUANTIZED: &str = "quantized.safetensors";
@@ -68,14 +68,12 @@ impl QuantizationSummary {
             float.push("lm_head");
         }
         let nf4 = weights == Format::Nf4;
-        let accuracy: Accuracy = accuracy;
         Self {
             scheme: if nf4 { "nf4" } else { "rtn" }.to_owned(),
             bits: weights.bits(),
             block_size: weights.block_size(),
             symmetric: !nf4,
-            accuracy_level: (!nf4 || head.is_some_and(|head| head != Format::Nf4))
-                .then_some(accuracy.level()),
+            accuracy_level: quantization.has_accuracy().then_some(accuracy.level()),
             head,
             quantized_weights: count,
             quantized_bytes: bytes,

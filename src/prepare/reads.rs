@@ -25,6 +25,11 @@ pub fn decode_reads(
         let format = quantization.and_then(|quantization| quantization.of(spec, &module));
         for (name, shape) in module.parameters() {
             weights += match (format, &shape[..]) {
+                (Some(format), &[columns, rows])
+                    if name == "weight" && module.is_stored_in_out() =>
+                {
+                    format.bytes(rows, columns)
+                }
                 (Some(format), &[rows, columns]) if name == "weight" => format.bytes(rows, columns),
                 _ => elements(&shape) * size,
             };

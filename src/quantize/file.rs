@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use thiserror::Error;
 
 use super::{Format, Quantization, key};
-use crate::arch::{DecoderSpec, Linear, Module, ModuleKind};
+use crate::arch::{DecoderSpec, Linear, Module, ModuleKind, Projections};
 use crate::model::BaseModel;
 use crate::weights::{
     ByteSpan, BytesPlan, Dtype, SafetensorsFile, SafetensorsWriter, TensorView, WeightsError,
@@ -87,6 +87,8 @@ struct Source {
     format: Format,
     rows: usize,
     columns: usize,
+    /// Whether it's stored as `[in_features, out_features]`.
+    in_out: bool,
 }
 
 impl QuantizedFile {
@@ -132,7 +134,10 @@ impl QuantizedFile {
             return Ok(found);
         }
         for one in all() {
-            let shape = [one.rows, one.columns];
+            let shape = match one.in_out {
+                true => [one.columns, one.rows],
+                false => [one.rows, one.columns],
+            };
             base.tensor(&one.tensor)?.expect_shape(&shape)?;
         }
         let plans: Vec<BytesPlan> = groups
@@ -299,13 +304,30 @@ fn quantize_batch(
 ) -> Result<(), QuantizeError> {
     let tensor = base.tensor(&one.tensor)?;
     let stored = tensor.dtype()?;
-    let row_bytes = one.columns * stored.size();
     let rows = one
         .format
         .rows_at_once(one.columns, BATCH)
         .min(one.rows - first);
-    let bytes = &tensor.bytes[first * row_bytes..][..rows * row_bytes];
-    let mut values = widen(bytes, stored);
+    let mut values = match one.in_out {
+        false => {
+            let row_bytes = one.columns * stored.size();
+            widen(
+                &tensor.bytes[first * row_bytes..][..rows * row_bytes],
+                stored,
+            )
+        }
+        true => {
+            let mut turned = vec![0.0; rows * one.columns];
+            let stored_row = one.rows * stored.size();
+            for (column, row) in tensor.bytes.chunks_exact(stored_row).enumerate() {
+                let part = &row[first * stored.size()..][..rows * stored.size()];
+                for (index, value) in widen(part, stored).into_iter().enumerate() {
+                    turned[index * one.columns + column] = value;
+                }
+            }
+            turned
+        }
+    };
     let place = (first, one.columns);
     write_quantized(writer, &one.key, one.format, place, &mut values, dtype).map_err(|error| {
         match error {
@@ -335,6 +357,7 @@ fn sources(spec: &DecoderSpec, quantization: Quantization) -> Vec<Vec<Source>> {
         };
         let key = key(spec, &module);
         Some(Source {
+            in_out: module.is_stored_in_out(),
             format: quantization.of(spec, &module)?,
             tensor: format!("{}.weight", module.source),
             rows: out_features,
@@ -344,8 +367,10 @@ fn sources(spec: &DecoderSpec, quantization: Quantization) -> Vec<Vec<Source>> {
     };
     let mut groups: Vec<Vec<Source>> = Vec::new();
     for layer in &spec.layers {
-        let attention = &layer.attention;
-        let qkv = [&attention.q_proj, &attention.k_proj, &attention.v_proj];
+        let qkv: Vec<&Linear> = match &layer.attention.projections {
+            Projections::Separate { query, key, value } => vec![query, key, value],
+            Projections::Fused { qkv, .. } => vec![qkv],
+        };
         let qkv = qkv.into_iter().map(Linear::module);
         groups.push(qkv.filter_map(&mut source).collect());
     }

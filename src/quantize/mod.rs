@@ -135,6 +135,12 @@ impl Quantization {
         })
     }
 
+    /// Whether a weight has a form whose arithmetic can be chosen.
+    pub fn has_accuracy(self) -> bool {
+        let nf4 = |format: &Format| *format == Format::Nf4;
+        ![Some(self.weights), self.head].iter().flatten().all(nf4)
+    }
+
     /// A name that differs from every other quantization's, short where it's the usual one.
     pub fn label(self) -> String {
         let mut label = self.weights.name().to_owned();

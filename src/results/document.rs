@@ -370,6 +370,7 @@ fn meta_info(info: &RunInfo) -> Value {
         "weights": if manifest.synthetic { "synthetic" } else { "trained" },
         "adapter": adapter.map(|adapter| if adapter.fresh { "fresh" } else { "trained" }),
         "adapter_form": unmerged.and_then(|manifest| Some(manifest.adapter.as_ref()?.adapter_form)),
+        "task": adapter.and_then(|adapter| adapter.task),
         "adapter_bytes_per_token": unmerged.map(|manifest| manifest.reads.adapter_bytes),
         "dtype": manifest.dtype,
         "compute_dtype": manifest.compute,

@@ -49,7 +49,7 @@ impl Divergence {
             let kl = kl(reference, model);
             found.mean_kl += kl / found.positions as f64;
             // `max` would drop a NaN.
-            if !(kl <= found.max_kl) {
+            if kl.is_nan() || kl > found.max_kl {
                 found.max_kl = kl;
             }
             found.same_top += usize::from(argmax(reference) == argmax(model));

@@ -156,7 +156,7 @@ impl TokenForm<'_> {
         let path = site.path;
         let at = |name: &str| format!("/{path}/token_adapter/{name}");
         let name = format!("/{path}/MatMul");
-        let product = graph.product(&name, site.x, &format!("{path}.weight"));
+        let product = graph.product(&name, path, site.x);
         let logits = graph.matmul_transposed(&at("MatMul"), site.x, &rows);
         let shape = graph.op("Shape", &at("shape"), &[&logits], &[]);
         let places = graph.op("Expand", &at("places"), &[&indices, &shape], &[]);

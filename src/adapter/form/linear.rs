@@ -244,7 +244,7 @@ impl<'a> LinearForm<'a> {
                 let weight = input(graph, naming, part);
                 graph.matmul_transposed(&name, &x, &weight)
             }
-            None => graph.product(&name, &x, &format!("{path}.weight")),
+            None => graph.product(&name, path, &x),
         };
         if let Some(delta) = &self.delta {
             let delta = delta.nodes(graph, naming, site);

@@ -17,19 +17,23 @@
 //! | replaced bias | `Add`, in place of the base's | `[out]` |
 //! | output scale | `Mul` behind the bias | `[out]` |
 //! | rotated pairs of outputs | `Gather`, `Mul`, `Mul`, `Add` | 2 × `[out]` |
+//!
+//! What no linear layer holds, an adapter adds to an attention as a whole ([`AttentionForm`]).
 
+mod attention;
 mod embedding;
 mod linear;
 mod native;
 mod part;
 
+pub use attention::AttentionForm;
 pub use embedding::{EmbeddingForm, TokenForm};
 pub use linear::{Delta, InputStage, LinearForm, OutputStage, inverse, rotate_input, scale_rows};
 pub use native::{Native, NativeForm, NativeSite};
 pub use part::{BaseModule, Part, PartName, Role, elements};
 
 use super::{AdapterError, ModuleWeights};
-use crate::graph::{EmbeddingSite, GraphBuilder, LinearSite, Value};
+use crate::graph::{AttentionSite, EmbeddingSite, GraphBuilder, LinearSite, Value};
 
 /// What an adapter does to one module.
 #[derive(Debug)]
@@ -46,6 +50,8 @@ pub enum Form<'a> {
     Tokens(TokenForm<'a>),
     /// A linear layer, as the method itself computes it.
     Native(NativeForm<'a>),
+    /// An attention as a whole, which no weight can hold.
+    Attention(AttentionForm<'a>),
 }
 
 /// Which nodes an unmerged adapter gets.
@@ -86,6 +92,7 @@ impl Form<'_> {
             Self::Embedding(form) => form.parts(),
             Self::Tokens(form) => vec![&form.rows],
             Self::Native(form) => form.parts.iter().collect(),
+            Self::Attention(form) => form.parts(),
         }
     }
 
@@ -93,7 +100,7 @@ impl Form<'_> {
     pub fn merges_bias(&self, has_bias: bool) -> bool {
         match self {
             Self::Linear(form) => form.bias.is_some() || (has_bias && form.output.is_some()),
-            Self::Embedding(_) | Self::Tokens(_) | Self::Native(_) => false,
+            Self::Embedding(_) | Self::Tokens(_) | Self::Native(_) | Self::Attention(_) => false,
         }
     }
 
@@ -116,6 +123,7 @@ impl Form<'_> {
             Self::Embedding(form) => form.merge_into(module),
             Self::Tokens(form) => form.merge_into(module),
             Self::Native(_) => unreachable!("merges take reduced forms"),
+            Self::Attention(_) => unreachable!("an adapter with such a form isn't merged"),
         }
     }
 
@@ -125,7 +133,9 @@ impl Form<'_> {
             Self::Linear(form) => form.nodes(graph, naming, site),
             Self::Tokens(form) => form.head_nodes(graph, naming, site),
             Self::Native(form) => form.nodes(graph, naming, site),
-            Self::Embedding(_) => unreachable!("`{}` is a linear layer", site.path),
+            Self::Embedding(_) | Self::Attention(_) => {
+                unreachable!("`{}` is a linear layer", site.path)
+            }
         }
     }
 
@@ -139,9 +149,22 @@ impl Form<'_> {
         match self {
             Self::Embedding(form) => form.nodes(graph, naming, site),
             Self::Tokens(form) => form.embedding_nodes(graph, naming, site),
-            Self::Linear(_) | Self::Native(_) => {
+            Self::Linear(_) | Self::Native(_) | Self::Attention(_) => {
                 unreachable!("`{}` is an embedding", site.path)
             }
+        }
+    }
+
+    /// Adds the nodes beside an attention; returns what's added to its heads' outputs.
+    pub fn attention(
+        &self,
+        graph: &mut GraphBuilder,
+        naming: &Naming,
+        site: &AttentionSite,
+    ) -> Value {
+        match self {
+            Self::Attention(form) => form.nodes(graph, naming, site),
+            _ => unreachable!("`{}` is an attention", site.path),
         }
     }
 }

@@ -79,7 +79,7 @@ impl NativeSite<'_, '_, '_> {
 
     /// The base's weight, `[out_features, in_features]`.
     pub fn weight(&mut self) -> Value {
-        self.graph.parameter(&format!("{}.weight", self.path))
+        self.graph.weight(self.path)
     }
 
     /// A standard operator.

@@ -52,6 +52,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         config,
         base,
         tensors,
+        ..
     } = loading;
     let lora = LoraConfig::read(config)?;
     let spec = replicate(config, &base.spec)?;
@@ -234,10 +235,10 @@ fn magnitude(
     key: &str,
     norms: impl Fn(Array2<f32>) -> Result<Array1<f32>, AdapterError>,
 ) -> Result<Array1<f32>, AdapterError> {
-    let length = match module.kind {
-        ModuleKind::Embedding { embedding_dim, .. } => embedding_dim,
-        ModuleKind::Linear { out_features, .. } => out_features,
-        ModuleKind::Norm { size, .. } => size,
+    let length = match &module.kind {
+        ModuleKind::Embedding { embedding_dim, .. } => *embedding_dim,
+        ModuleKind::Linear { out_features, .. } => *out_features,
+        ModuleKind::Norm { shape, .. } => shape.iter().product(),
     };
     // Releases before 0.12 wrote it as a module's weight.
     let older = format!("{key}.weight");

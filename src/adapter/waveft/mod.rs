@@ -20,11 +20,12 @@ use std::sync::Arc;
 use ndarray::{Array1, Array2};
 
 use self::filters::reconstruction_low_pass;
+use super::default_targets::SPECTRAL;
 use super::dense::changed_weight;
 use super::form::Form;
 use super::options::{factor, seed};
 use super::places::SeededPlaces;
-use super::targets::{QUERY_VALUE, ValuePattern};
+use super::targets::ValuePattern;
 use super::tuner::{Layer, Loading, Tuner};
 use super::{AdapterError, Effects, Init, ModuleAdapter};
 use crate::json_object::JsonObject;
@@ -62,7 +63,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         true => Some(Wavelet::read(config)?),
         false => None,
     };
-    let tuner = Tuner::open(loading, QUERY_VALUE, Some("waveft_only"))?;
+    let tuner = Tuner::open(loading, SPECTRAL, Some("waveft_only"))?;
     let counts = Counts::read(config, &tuner.layers()?)?;
     tuner.adapt(|tensors, layer| {
         let count = counts.of(config, layer)?;

@@ -30,6 +30,7 @@ fn prepare_as(
         export_dir,
         seed: 0,
         adapter_form: AdapterForm::Reduced,
+        task_id: None,
     };
     let folder = fixtures.join("cases").join(model).join(case);
     let experiment = Experiment::find(&folder).unwrap();

@@ -1,65 +1,44 @@
-//! The shapes: sizes of known models, from their `config.json` on the Hugging Face hub.
+//! The shapes: sizes of known models, from their `config.json` on the Hugging Face hub. Which tensors there are follows
+//! from the architecture's description.
 
-use serde_json::Value;
+use std::collections::BTreeSet;
+use std::path::Path;
 
-use super::llama::Llama;
-use super::opt::Opt;
+use serde_json::{Value, json};
+
+use super::tokenizer::{END_OF_TEXT_ID, PADDING_ID};
+use crate::arch::{self, DecoderSpec, ModuleKind, NormKind};
+use crate::json_object::JsonObject;
 
 /// A model's architecture and sizes.
 pub(super) struct Shape {
     pub name: &'static str,
-    pub architecture: Architecture,
-}
-
-pub(super) enum Architecture {
-    Llama(Llama),
-    Opt(Opt),
+    /// The model that it copies, on the hub.
+    pub copies: Option<&'static str>,
+    /// `config.json` without what the weights' type and the tokenizer give.
+    pub config: &'static str,
 }
 
 /// One tensor of a checkpoint.
 pub(super) struct Tensor {
     pub name: String,
-    /// Outermost dimension first; a projection is `[out_features, in_features]`.
+    /// Outermost dimension first.
     pub shape: Vec<u64>,
     pub values: Values,
 }
 
 /// How a tensor's values are drawn.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Values {
     /// Uniform, with mean 0 and standard deviation 0.02: projections and embeddings.
     Matrix,
     /// Uniform in 1 ± 0.05: the weights of norms.
     Norm,
-    /// Uniform in 0 ± 0.02.
+    /// Uniform in 0 ± 0.02: biases, and what norms add to 1.
     Bias,
 }
 
 impl Tensor {
-    pub fn matrix(name: String, rows: u64, columns: u64) -> Self {
-        Self {
-            name,
-            shape: vec![rows, columns],
-            values: Values::Matrix,
-        }
-    }
-
-    pub fn norm(name: String, size: u64) -> Self {
-        Self {
-            name,
-            shape: vec![size],
-            values: Values::Norm,
-        }
-    }
-
-    pub fn bias(name: String, size: u64) -> Self {
-        Self {
-            name,
-            shape: vec![size],
-            values: Values::Bias,
-        }
-    }
-
     /// The number of values.
     pub fn len(&self) -> u64 {
         self.shape.iter().product()
@@ -69,144 +48,107 @@ impl Tensor {
 impl Shape {
     /// The content of `config.json`.
     pub fn config(&self, torch_dtype: &str) -> Value {
-        match &self.architecture {
-            Architecture::Llama(llama) => llama.config(torch_dtype),
-            Architecture::Opt(opt) => opt.config(torch_dtype),
-        }
+        let mut config = self.json();
+        config["bos_token_id"] = json!(END_OF_TEXT_ID);
+        config["eos_token_id"] = json!(END_OF_TEXT_ID);
+        config["pad_token_id"] = json!(PADDING_ID);
+        config["torch_dtype"] = json!(torch_dtype);
+        config["use_cache"] = json!(true);
+        config
+    }
+
+    /// `model_type`
+    pub fn model_type(&self) -> String {
+        let config = self.json();
+        config["model_type"].as_str().unwrap_or("").to_owned()
+    }
+
+    /// The architecture.
+    pub fn spec(&self) -> DecoderSpec {
+        let config = JsonObject::of(Path::new(self.name), self.json());
+        arch::spec(&config).unwrap_or_else(|error| panic!("a shape is a supported model: {error}"))
     }
 
     /// Every tensor of the checkpoint, in the order of the file.
     pub fn tensors(&self) -> Vec<Tensor> {
-        match &self.architecture {
-            Architecture::Llama(llama) => llama.tensors(),
-            Architecture::Opt(opt) => opt.tensors(),
+        let mut seen = BTreeSet::new();
+        let mut all = Vec::new();
+        for module in self.spec().modules() {
+            for (parameter, shape) in module.parameters() {
+                let name = format!("{}.{parameter}", module.source);
+                // A tied head has the embedding's.
+                if !seen.insert(name.clone()) {
+                    continue;
+                }
+                let values = match (&module.kind, parameter) {
+                    (_, "bias") => Values::Bias,
+                    (ModuleKind::Norm { kind, .. }, _) if *kind == NormKind::RmsPlusOne => {
+                        Values::Bias
+                    }
+                    (ModuleKind::Norm { .. }, _) => Values::Norm,
+                    _ => Values::Matrix,
+                };
+                let shape = shape.into_iter().map(|size| size as u64).collect();
+                all.push(Tensor {
+                    name,
+                    shape,
+                    values,
+                });
+            }
         }
+        all
     }
 
-    pub fn max_position_embeddings(&self) -> u64 {
-        match &self.architecture {
-            Architecture::Llama(llama) => llama.max_position_embeddings,
-            Architecture::Opt(opt) => opt.max_position_embeddings,
-        }
+    fn json(&self) -> Value {
+        serde_json::from_str(self.config).expect("the shapes' configurations are JSON")
     }
 }
 
-pub(super) static SHAPES: [Shape; 7] = [
-    // HuggingFaceTB/SmolLM2-135M
-    Shape {
-        name: "llama-135m",
-        architecture: Architecture::Llama(Llama {
-            hidden_size: 576,
-            intermediate_size: 1_536,
-            num_hidden_layers: 30,
-            num_attention_heads: 9,
-            num_key_value_heads: 3,
-            head_dim: 64,
-            vocab_size: 49_152,
-            max_position_embeddings: 8_192,
-            rope_theta: 100_000.0,
-            rope_scaling_factor: None,
-            tie_word_embeddings: true,
-        }),
-    },
-    // No model's own: 336 million parameters with an untied head, where a decode step in float32
-    // reads 1.21 GB.
-    Shape {
-        name: "llama-336m",
-        architecture: Architecture::Llama(Llama {
-            hidden_size: 1_024,
-            intermediate_size: 2_816,
-            num_hidden_layers: 24,
-            num_attention_heads: 16,
-            num_key_value_heads: 4,
-            head_dim: 64,
-            vocab_size: 32_000,
-            max_position_embeddings: 4_096,
-            rope_theta: 10_000.0,
-            rope_scaling_factor: None,
-            tie_word_embeddings: false,
-        }),
-    },
-    // meta-llama/Llama-3.2-1B
-    Shape {
-        name: "llama-3.2-1b",
-        architecture: Architecture::Llama(Llama {
-            hidden_size: 2_048,
-            intermediate_size: 8_192,
-            num_hidden_layers: 16,
-            num_attention_heads: 32,
-            num_key_value_heads: 8,
-            head_dim: 64,
-            vocab_size: 128_256,
-            max_position_embeddings: 131_072,
-            rope_theta: 500_000.0,
-            rope_scaling_factor: Some(32.0),
-            tie_word_embeddings: true,
-        }),
-    },
-    // meta-llama/Llama-3.2-3B
-    Shape {
-        name: "llama-3.2-3b",
-        architecture: Architecture::Llama(Llama {
-            hidden_size: 3_072,
-            intermediate_size: 8_192,
-            num_hidden_layers: 28,
-            num_attention_heads: 24,
-            num_key_value_heads: 8,
-            head_dim: 128,
-            vocab_size: 128_256,
-            max_position_embeddings: 131_072,
-            rope_theta: 500_000.0,
-            rope_scaling_factor: Some(32.0),
-            tie_word_embeddings: true,
-        }),
-    },
-    // meta-llama/Llama-3.1-8B
-    Shape {
-        name: "llama-3.1-8b",
-        architecture: Architecture::Llama(Llama {
-            hidden_size: 4_096,
-            intermediate_size: 14_336,
-            num_hidden_layers: 32,
-            num_attention_heads: 32,
-            num_key_value_heads: 8,
-            head_dim: 128,
-            vocab_size: 128_256,
-            max_position_embeddings: 131_072,
-            rope_theta: 500_000.0,
-            rope_scaling_factor: Some(8.0),
-            tie_word_embeddings: false,
-        }),
-    },
-    // facebook/opt-125m
-    Shape {
-        name: "opt-125m",
-        architecture: Architecture::Opt(Opt {
-            hidden_size: 768,
-            word_embed_proj_dim: 768,
-            ffn_dim: 3_072,
-            num_hidden_layers: 12,
-            num_attention_heads: 12,
-            vocab_size: 50_272,
-            max_position_embeddings: 2_048,
-            do_layer_norm_before: true,
-        }),
-    },
-    // facebook/opt-350m
-    Shape {
-        name: "opt-350m",
-        architecture: Architecture::Opt(Opt {
-            hidden_size: 1_024,
-            word_embed_proj_dim: 512,
-            ffn_dim: 4_096,
-            num_hidden_layers: 24,
-            num_attention_heads: 16,
-            vocab_size: 50_272,
-            max_position_embeddings: 2_048,
-            do_layer_norm_before: false,
-        }),
-    },
-];
+/// Shapes by their names, which are those of their files, and the models that they copy.
+macro_rules! shapes {
+    ($($name:literal: $copies:expr,)*) => {
+        pub(super) static SHAPES: &[Shape] = &[
+            $(Shape {
+                name: $name,
+                copies: $copies,
+                config: include_str!(concat!("configs/", $name, ".json")),
+            },)*
+        ];
+    };
+}
+
+shapes! {
+    "llama-135m": Some("HuggingFaceTB/SmolLM2-135M"),
+    // No model's own: 336 million parameters with an untied head, where a decode step in float32 reads 1.21 GB.
+    "llama-336m": None,
+    "llama-3.2-1b": Some("meta-llama/Llama-3.2-1B"),
+    "llama-3.2-3b": Some("meta-llama/Llama-3.2-3B"),
+    "llama-3.1-8b": Some("meta-llama/Llama-3.1-8B"),
+    "mistral-7b": Some("mistralai/Mistral-7B-v0.1"),
+    "qwen2.5-0.5b": Some("Qwen/Qwen2.5-0.5B"),
+    "qwen3-0.6b": Some("Qwen/Qwen3-0.6B"),
+    "smollm3-3b": Some("HuggingFaceTB/SmolLM3-3B"),
+    "olmo-1b": Some("allenai/OLMo-1B-hf"),
+    "olmo-2-1b": Some("allenai/OLMo-2-0425-1B"),
+    "granite-3.1-2b": Some("ibm-granite/granite-3.1-2b-base"),
+    "stablelm-2-1.6b": Some("stabilityai/stablelm-2-1_6b"),
+    "starcoder2-3b": Some("bigcode/starcoder2-3b"),
+    "gemma-2b": Some("google/gemma-2b"),
+    "gemma-2-2b": Some("google/gemma-2-2b"),
+    "gemma-3-1b": Some("google/gemma-3-1b-pt"),
+    "aya-23-8b": Some("CohereLabs/aya-23-8B"),
+    "phi-2": Some("microsoft/phi-2"),
+    // All factors of its rotation are 1 here.
+    "phi-3.5-mini": Some("microsoft/Phi-3.5-mini-instruct"),
+    "opt-125m": Some("facebook/opt-125m"),
+    "opt-350m": Some("facebook/opt-350m"),
+    "gpt2": Some("openai-community/gpt2"),
+    "gpt-j-6b": Some("EleutherAI/gpt-j-6b"),
+    "pythia-160m": Some("EleutherAI/pythia-160m"),
+    "falcon-7b": Some("tiiuae/falcon-7b"),
+    "bloom-560m": Some("bigscience/bloom-560m"),
+    "mpt-7b": Some("mosaicml/mpt-7b"),
+}
 
 #[cfg(test)]
 mod tests {
@@ -225,8 +167,29 @@ mod tests {
             ("llama-3.2-1b", 1_235_814_400),
             ("llama-3.2-3b", 3_212_749_824),
             ("llama-3.1-8b", 8_030_261_248),
+            ("mistral-7b", 7_241_732_096),
+            ("qwen2.5-0.5b", 494_032_768),
+            ("qwen3-0.6b", 596_049_920),
+            ("smollm3-3b", 3_075_098_624),
+            ("olmo-1b", 1_176_764_416),
+            ("olmo-2-1b", 1_484_916_736),
+            ("granite-3.1-2b", 2_533_531_648),
+            ("stablelm-2-1.6b", 1_644_515_328),
+            ("starcoder2-3b", 3_030_371_328),
+            ("gemma-2b", 2_506_172_416),
+            ("gemma-2-2b", 2_614_341_888),
+            ("gemma-3-1b", 999_885_952),
+            ("aya-23-8b", 8_028_033_024),
+            ("phi-2", 2_779_683_840),
+            ("phi-3.5-mini", 3_821_079_552),
             ("opt-125m", 125_239_296),
             ("opt-350m", 331_196_416),
+            ("gpt2", 124_439_808),
+            ("gpt-j-6b", 6_050_882_784),
+            ("pythia-160m", 162_322_944),
+            ("falcon-7b", 6_921_720_704),
+            ("bloom-560m", 559_214_592),
+            ("mpt-7b", 6_649_286_656),
         ] {
             let counted: u64 = shape(name).tensors().iter().map(Tensor::len).sum();
             assert_eq!(counted, parameters, "{name}");
@@ -234,9 +197,28 @@ mod tests {
     }
 
     #[test]
+    fn every_family_has_a_shape() {
+        for family in arch::FAMILIES {
+            let of_family = |shape: &Shape| shape.model_type() == family.model_type;
+            assert!(SHAPES.iter().any(of_family), "{}", family.model_type);
+        }
+    }
+
+    #[test]
+    fn norms_that_add_to_one_are_drawn_around_zero() {
+        let values = |name: &str| {
+            let tensors = shape(name).tensors();
+            let norm = tensors.iter().find(|t| t.name == "model.norm.weight");
+            norm.unwrap().values
+        };
+        assert_eq!(values("gemma-2b"), Values::Bias);
+        assert_eq!(values("mistral-7b"), Values::Norm);
+    }
+
+    #[test]
     fn every_shape_has_room_for_the_tokenizers_ids() {
         let tokens = tokenizer::train().unwrap().get_vocab_size(true) as u64;
-        for shape in &SHAPES {
+        for shape in SHAPES {
             let vocab_size = shape.config("float32")["vocab_size"].as_u64().unwrap();
             assert!(tokens <= vocab_size, "{}", shape.name);
         }
@@ -244,9 +226,9 @@ mod tests {
 
     #[test]
     fn tensor_names_are_unique_and_a_head_of_its_own_is_there_only_when_untied() {
-        for shape in &SHAPES {
+        for shape in SHAPES {
             let mut names: Vec<String> = shape.tensors().into_iter().map(|t| t.name).collect();
-            let tied = shape.config("float32")["tie_word_embeddings"] != false;
+            let tied = shape.spec().tied();
             assert_eq!(names.iter().any(|name| name == "lm_head.weight"), !tied);
             let count = names.len();
             names.sort();

@@ -1,5 +1,3 @@
-use super::llama::Llama;
-use super::shapes::Architecture;
 use super::*;
 use std::cell::Cell;
 use std::thread;
@@ -7,19 +5,10 @@ use std::thread;
 fn tiny() -> Shape {
     Shape {
         name: "tiny",
-        architecture: Architecture::Llama(Llama {
-            hidden_size: 32,
-            intermediate_size: 64,
-            num_hidden_layers: 2,
-            num_attention_heads: 4,
-            num_key_value_heads: 2,
-            head_dim: 8,
-            vocab_size: 1_500,
-            max_position_embeddings: 512,
-            rope_theta: 10_000.0,
-            rope_scaling_factor: None,
-            tie_word_embeddings: false,
-        }),
+        copies: None,
+        config: r#"{"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 1500,
+            "max_position_embeddings": 512, "tie_word_embeddings": false}"#,
     }
 }
 
@@ -35,7 +24,7 @@ fn read(folder: &Path, file: &str) -> Vec<u8> {
 fn the_folder_has_the_four_files_of_a_hub_model_and_nothing_is_left_beside_it() {
     let cache = tempfile::tempdir().unwrap();
     let folder = make_tiny(Dtype::F16, cache.path()).unwrap();
-    assert_eq!(folder, cache.path().join("synthetic/tiny-float16-v1"));
+    assert_eq!(folder, cache.path().join("synthetic/tiny-float16-v2"));
 
     let config: Value = serde_json::from_slice(&read(&folder, CONFIG)).unwrap();
     assert_eq!(config["torch_dtype"], "float16");
@@ -52,7 +41,7 @@ fn the_folder_has_the_four_files_of_a_hub_model_and_nothing_is_left_beside_it() 
     let beside = fs::read_dir(cache.path().join("synthetic")).unwrap();
     let mut beside: Vec<_> = beside.map(|entry| entry.unwrap().file_name()).collect();
     beside.sort();
-    assert_eq!(beside, [".tiny-float16-v1.lock", "tiny-float16-v1"]);
+    assert_eq!(beside, [".tiny-float16-v2.lock", "tiny-float16-v2"]);
 }
 
 #[test]
@@ -100,7 +89,7 @@ fn threads_that_ask_at_once_get_one_whole_folder() {
 #[test]
 fn what_an_interrupted_run_left_is_cleared() {
     let cache = tempfile::tempdir().unwrap();
-    let partial = cache.path().join("synthetic/.tiny-float32-v1.partial");
+    let partial = cache.path().join("synthetic/.tiny-float32-v2.partial");
     fs::create_dir_all(&partial).unwrap();
     fs::write(partial.join("rest"), "x").unwrap();
     let folder = make_tiny(Dtype::F32, cache.path()).unwrap();

@@ -195,12 +195,20 @@ mod tests {
     use safetensors::SafeTensors;
     use std::cell::RefCell;
 
+    fn tensor(name: &str, shape: &[u64], values: Values) -> Tensor {
+        Tensor {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+            values,
+        }
+    }
+
     fn tensors() -> Vec<Tensor> {
         vec![
-            Tensor::matrix("a.weight".to_owned(), 1_500, 301),
-            Tensor::bias("a.bias".to_owned(), 301),
-            Tensor::norm("norm.weight".to_owned(), 4_096),
-            Tensor::matrix("b.weight".to_owned(), 3, 5),
+            tensor("a.weight", &[1_500, 301], Values::Matrix),
+            tensor("a.bias", &[301], Values::Bias),
+            tensor("norm.weight", &[4_096], Values::Norm),
+            tensor("b.weight", &[3, 5], Values::Matrix),
         ]
     }
 
@@ -285,7 +293,7 @@ mod tests {
     #[test]
     fn tensors_of_one_shape_and_different_names_differ() {
         let stream = |name: &str| {
-            let stream = Stream::new(&Tensor::bias(name.to_owned(), 8), Dtype::F32);
+            let stream = Stream::new(&tensor(name, &[8], Values::Bias), Dtype::F32);
             (0..8).map(|index| stream.value(index)).collect::<Vec<_>>()
         };
         assert_ne!(stream("layers.0.bias"), stream("layers.1.bias"));

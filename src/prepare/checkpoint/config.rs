@@ -11,21 +11,10 @@ use crate::weights::Dtype;
 const DTYPE_KEYS: [&str; 2] = ["dtype", "torch_dtype"];
 
 /// The key of `config.json` that gives the linear layer at `path` a bias, and others with it.
-///
-/// Sources: `modeling_llama.py`, `modeling_opt.py`, Hugging Face Transformers.
 pub fn bias_key(spec: &DecoderSpec, path: &str) -> Option<&'static str> {
-    let inside = |layer: &str| {
-        path.strip_prefix(layer)
-            .is_some_and(|rest| rest.starts_with('.'))
-    };
-    let layer = spec.layers.iter().find(|layer| inside(&layer.path))?;
-    let in_mlp = layer.mlp.linears().iter().any(|linear| linear.path == path);
-    match spec.model_type.as_str() {
-        "llama" if in_mlp => Some("mlp_bias"),
-        "llama" => Some("attention_bias"),
-        "opt" => Some("enable_bias"),
-        _ => None,
-    }
+    spec.linears()
+        .find(|linear| linear.path == path)
+        .and_then(|linear| linear.bias_key)
 }
 
 /// The file's text.

@@ -224,11 +224,10 @@ fn replicated_layers_are_written_out_and_counted() {
     assert!(layers > base.spec.layers.len());
     assert_eq!(model.config.json()["num_hidden_layers"], layers);
     for layer in &adapter.spec.layers {
-        let source = values(&base, &format!("{}.weight", layer.mlp_norm.source));
-        assert_eq!(
-            values(&model, &format!("{}.weight", layer.mlp_norm.path)),
-            source
-        );
+        for norm in layer.arrangement.norms() {
+            let source = values(&base, &format!("{}.weight", norm.source));
+            assert_eq!(values(&model, &format!("{}.weight", norm.path)), source);
+        }
     }
 }
 

@@ -1,0 +1,89 @@
+//! Changes of a whole decoder that families have in common.
+
+use super::heads::Heads;
+use super::{Activation, Arrangement, DecoderSpec, Linear, Mlp, Norm, NormKind, NormOver};
+
+impl DecoderSpec {
+    /// Gives every layer norms of queries and keys, of these names inside `self_attn`.
+    pub(super) fn norm_queries_and_keys(
+        &mut self,
+        names: [&str; 2],
+        over: NormOver,
+        kind: NormKind,
+    ) {
+        for layer in &mut self.layers {
+            let paths = names.map(|name| format!("{}.self_attn.{name}", layer.path));
+            let attention = &mut layer.attention;
+            let heads = Heads {
+                queries: attention.num_attention_heads,
+                keys: attention.num_key_value_heads,
+                width: attention.head_dim,
+            };
+            let epsilon = layer.arrangement.norms()[0].epsilon;
+            attention.query_key_norms = Some(heads.norms(paths, over, kind, epsilon));
+        }
+    }
+
+    /// Puts every layer's sublayers and norms together as `make` says, which is given a way to make a norm of
+    /// a name inside the layer.
+    pub(super) fn rearrange(&mut self, make: impl Fn(&dyn Fn(&str) -> Norm) -> Arrangement) {
+        for layer in &mut self.layers {
+            let model = layer.arrangement.norms()[0].clone();
+            let norm = |name: &str| {
+                let path = format!("{}.{name}", layer.path);
+                Norm::new(path, model.size, model.kind, model.epsilon)
+            };
+            layer.arrangement = make(&norm);
+        }
+    }
+
+    /// Makes every gated perceptron a plain one, of these names inside the layer: of the gate and of the last
+    /// projection it keeps sizes and biases.
+    pub(super) fn make_mlps_plain(&mut self, names: [&str; 2]) {
+        for layer in &mut self.layers {
+            let Mlp::Gated {
+                gate_proj: mut fc1,
+                down_proj: mut fc2,
+                activation,
+                ..
+            } = layer.mlp.clone()
+            else {
+                continue;
+            };
+            fc1.rename(&layer.path, names[0]);
+            fc2.rename(&layer.path, names[1]);
+            layer.mlp = Mlp::Plain {
+                fc1,
+                fc2,
+                activation,
+            };
+        }
+    }
+
+    /// Gives every perceptron another activation.
+    pub(super) fn set_activation(&mut self, other: Activation) {
+        for layer in &mut self.layers {
+            match &mut layer.mlp {
+                Mlp::Gated { activation, .. }
+                | Mlp::GatedFused { activation, .. }
+                | Mlp::Plain { activation, .. } => *activation = other,
+            }
+        }
+    }
+}
+
+impl Linear {
+    /// Gives it, and its tensors, the name `name` inside `parent`.
+    pub(super) fn rename(&mut self, parent: &str, name: &str) {
+        self.path = format!("{parent}.{name}");
+        self.source.clone_from(&self.path);
+    }
+}
+
+impl Norm {
+    /// Gives it, and its tensors, the name `name` inside `parent`.
+    pub(super) fn rename(&mut self, parent: &str, name: &str) {
+        self.path = format!("{parent}.{name}");
+        self.source.clone_from(&self.path);
+    }
+}

@@ -1,0 +1,97 @@
+//! Sizes of attention heads, as most families' `config.json` has them.
+
+use super::{HeadNorm, Norm, NormKind, NormOver};
+use crate::json_object::{ConfigError, JsonObject};
+
+/// No model has wider heads; tables are made before the weights are looked at.
+const WIDEST: usize = 1 << 16;
+
+/// How many heads of what width.
+#[derive(Debug, Clone, Copy)]
+pub struct Heads {
+    /// Query heads.
+    pub queries: usize,
+    /// Key and value heads.
+    pub keys: usize,
+    /// Width of a head.
+    pub width: usize,
+}
+
+impl Heads {
+    /// As many key heads as query heads, which share `hidden_size` evenly; `key` is the number's name.
+    pub fn even(config: &JsonObject, key: &str, hidden_size: usize) -> Result<Self, ConfigError> {
+        let queries = config.size(key)?;
+        if hidden_size % queries != 0 || hidden_size / queries > WIDEST {
+            return Err(config.wrong(
+                key,
+                &format!("a divisor of the hidden size ({hidden_size})"),
+            ));
+        }
+        Ok(Self {
+            queries,
+            keys: queries,
+            width: hidden_size / queries,
+        })
+    }
+
+    /// `num_attention_heads`, `num_key_value_heads` and `head_dim`. Where the second is absent it's
+    /// `default_keys`, or as many as the first; where the last is, it's `default_width`, or
+    /// `hidden_size / num_attention_heads`.
+    pub fn grouped(
+        config: &JsonObject,
+        hidden_size: usize,
+        default_keys: Option<usize>,
+        default_width: Option<usize>,
+    ) -> Result<Self, ConfigError> {
+        let queries = config.size("num_attention_heads")?;
+        let absent = config.json().get("num_key_value_heads").is_none();
+        let keys = match config.optional_size("num_key_value_heads")? {
+            Some(keys) => keys,
+            None => default_keys.filter(|_| absent).unwrap_or(queries),
+        };
+        if queries % keys != 0 {
+            let expected = format!("a divisor of `num_attention_heads` ({queries})");
+            return Err(config.wrong("num_key_value_heads", &expected));
+        }
+        let width = match config.optional_size("head_dim")?.or(default_width) {
+            Some(width) => width,
+            None if hidden_size % queries == 0 => hidden_size / queries,
+            None => {
+                let expected = format!("a divisor of `hidden_size` ({hidden_size})");
+                return Err(config.wrong("num_attention_heads", &expected));
+            }
+        };
+        if width > WIDEST {
+            return Err(config.wrong("head_dim", &format!("at most {WIDEST}")));
+        }
+        Ok(Self {
+            queries,
+            keys,
+            width,
+        })
+    }
+
+    /// The usual scale of scores.
+    pub fn scale(self) -> f64 {
+        1.0 / (self.width as f64).sqrt()
+    }
+
+    /// Norms of queries and keys at `paths`, over each head or over the whole projection.
+    pub fn norms(
+        self,
+        paths: [String; 2],
+        over: NormOver,
+        kind: NormKind,
+        epsilon: f64,
+    ) -> [HeadNorm; 2] {
+        let size = |heads: usize| match over {
+            NormOver::Head | NormOver::HeadWithOwnWeight => self.width,
+            NormOver::Projection => heads * self.width,
+        };
+        let [query, key] = paths;
+        [(query, self.queries), (key, self.keys)].map(|(path, heads)| HeadNorm {
+            norm: Norm::new(path, size(heads), kind, epsilon),
+            over,
+        })
+    }
+}

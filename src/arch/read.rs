@@ -1,0 +1,76 @@
+//! What several families read from `config.json` alike.
+
+use super::{Activation, Embedding, Linear};
+use crate::json_object::{ConfigError, JsonObject};
+
+/// A norm's epsilon.
+pub fn epsilon(config: &JsonObject, key: &str, default: f64) -> Result<f64, ConfigError> {
+    match config.optional_number(key)?.unwrap_or(default) {
+        epsilon if epsilon >= 0.0 => Ok(epsilon),
+        _ => Err(config.wrong(key, "a number of at least 0")),
+    }
+}
+
+/// A positive number, if `key` is there.
+pub fn positive(config: &JsonObject, key: &str) -> Result<Option<f64>, ConfigError> {
+    match config.optional_number(key)? {
+        Some(number) if number <= 0.0 => Err(config.wrong(key, "a positive number")),
+        number => Ok(number),
+    }
+}
+
+/// An activation by its name.
+pub fn activation(
+    config: &JsonObject,
+    key: &str,
+    default: Activation,
+) -> Result<Activation, ConfigError> {
+    match config.optional_text(key)? {
+        None => Ok(default),
+        Some(name) => {
+            Activation::from_name(name).ok_or_else(|| config.wrong(key, Activation::NAMES))
+        }
+    }
+}
+
+/// The head at `path`, which shares the embedding's tensor where `tie_word_embeddings` says so.
+pub fn head(
+    config: &JsonObject,
+    tied_by_default: bool,
+    embedding: &Embedding,
+    path: &str,
+    bias: bool,
+) -> Result<Linear, ConfigError> {
+    let tied = config.flag("tie_word_embeddings", tied_by_default)?;
+    if tied && bias {
+        let reason = "a head with a bias can't share the embedding's tensor";
+        return Err(config.refused("tie_word_embeddings", reason));
+    }
+    let head = Linear::new(
+        path.to_owned(),
+        embedding.num_embeddings,
+        embedding.embedding_dim,
+        bias,
+    );
+    Ok(match tied {
+        true => Linear {
+            source: embedding.source.clone(),
+            ..head
+        },
+        false => head,
+    })
+}
+
+/// Refuses `key` where it's `true`.
+pub fn must_be_off(config: &JsonObject, key: &str, reason: &str) -> Result<(), ConfigError> {
+    match config.flag(key, false)? {
+        true => Err(config.refused(key, reason)),
+        false => Ok(()),
+    }
+}
+
+/// The first of `keys` that `config` has, or else the first of all: families have renamed their keys.
+pub fn either<'a>(config: &JsonObject, keys: [&'a str; 2]) -> &'a str {
+    let has = |key: &&str| config.get(key).is_some();
+    keys.into_iter().find(has).unwrap_or(keys[0])
+}

@@ -1,0 +1,67 @@
+//! Which layers see only a window of the tokens before them.
+
+use super::DecoderSpec;
+use crate::json_object::{ConfigError, JsonObject};
+
+/// `sliding_window`; where the key is absent it's `default`, and where it's null there's none.
+pub fn size(config: &JsonObject, default: Option<usize>) -> Result<Option<usize>, ConfigError> {
+    match config.json().get("sliding_window") {
+        None => Ok(default),
+        Some(_) => config.optional_size("sliding_window"),
+    }
+}
+
+/// For each layer, whether `layer_types` calls it `sliding_attention`; where it's absent, `otherwise` tells.
+pub fn sliding(
+    config: &JsonObject,
+    layers: usize,
+    otherwise: impl Fn(usize) -> bool,
+) -> Result<Vec<bool>, ConfigError> {
+    let Some(types) = config.optional_texts("layer_types")? else {
+        return Ok((0..layers).map(otherwise).collect());
+    };
+    let expected =
+        || format!("`full_attention` or `sliding_attention` for each of the {layers} layers");
+    let sliding: Option<Vec<bool>> = types
+        .iter()
+        .map(|kind| match kind.as_str() {
+            "sliding_attention" => Some(true),
+            "full_attention" => Some(false),
+            _ => None,
+        })
+        .collect();
+    sliding
+        .filter(|sliding| sliding.len() == layers)
+        .ok_or_else(|| config.wrong("layer_types", &expected()))
+}
+
+/// Gives the layers that are `sliding` the window.
+pub fn set(spec: &mut DecoderSpec, sliding: &[bool], window: Option<usize>) {
+    for (layer, &sliding) in spec.layers.iter_mut().zip(sliding) {
+        layer.attention.window = window.filter(|_| sliding);
+    }
+}
+
+/// Qwen's: `sliding_window` counts with `use_sliding_window`, from layer `max_window_layers` on or where
+/// `layer_types` says so.
+pub fn qwen(config: &JsonObject, spec: &mut DecoderSpec) -> Result<(), ConfigError> {
+    let used = config.flag("use_sliding_window", false)?;
+    let window = match used {
+        true => size(config, Some(4096))?,
+        false => None,
+    };
+    let from = match config.json().get("max_window_layers") {
+        None => 28,
+        Some(value) => value
+            .as_u64()
+            .ok_or_else(|| config.wrong("max_window_layers", "a number of layers"))?,
+    };
+    let otherwise = |layer: usize| window.is_some() && layer as u64 >= from;
+    let sliding = sliding(config, spec.layers.len(), otherwise)?;
+    if !used && sliding.contains(&true) {
+        let reason = "`layer_types` has sliding layers, so it has to be true";
+        return Err(config.refused("use_sliding_window", reason));
+    }
+    set(spec, &sliding, window);
+    Ok(())
+}

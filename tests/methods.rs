@@ -1,0 +1,500 @@
+//! Prompt learning, adaption prompts and tasks: fresh adapters, PEFT's counts on shapes of real models, and what is
+//! refused.
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use common::*;
+use peft_bench::adapter::Adapter;
+use peft_bench::arch;
+use peft_bench::json_object::JsonObject;
+use peft_bench::model::BaseModel;
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
+
+/// An experiment that a test may change, and a folder for what's prepared.
+struct Trial {
+    root: TempDir,
+    model: PathBuf,
+    experiment: PathBuf,
+}
+
+impl Trial {
+    fn new(model_name: &str, case_name: &str) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        Self {
+            model: model(model_name),
+            experiment: copy_folder(&case(model_name, case_name), &root.path().join("trial")),
+            root,
+        }
+    }
+
+    /// The same with the configuration alone.
+    fn fresh(model_name: &str, case_name: &str) -> Self {
+        let trial = Self::new(model_name, case_name);
+        fs::remove_file(trial.weights()).unwrap();
+        trial
+    }
+
+    fn weights(&self) -> PathBuf {
+        self.experiment.join("adapter_model.safetensors")
+    }
+
+    fn set(&self, key: &str, value: Value) -> &Self {
+        set_key(&self.experiment.join("adapter_config.json"), key, value);
+        self
+    }
+
+    fn run(&self, command: &str, options: &[&str]) -> Outcome {
+        let mut command = program([command, "--ep", "cpu", "--threads", "1"]);
+        command.arg(&self.experiment).args(options);
+        command.arg("--model").arg(&self.model);
+        run(command
+            .arg("--export-dir")
+            .arg(self.root.path().join("exported")))
+    }
+
+    /// Logits of `generate`, after whatever it says.
+    #[track_caller]
+    fn logits(&self, options: &[&str]) -> Vec<f32> {
+        let file = self.root.path().join("logits.safetensors");
+        let path = file.to_str().unwrap();
+        let mut all = vec!["--max-new-tokens", "4", "--logits", path];
+        all.extend(options);
+        let outcome = self.run("generate", &all);
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        read_tensors(&file).remove("logits").unwrap().values
+    }
+
+    /// The manifest of a prepared variant.
+    fn manifest(&self, variant: &str) -> Value {
+        let model = &names(&self.root.path().join("exported"))[0];
+        let model = self.root.path().join("exported").join(model);
+        let mut experiments = names(&model);
+        experiments.retain(|name| name != "base");
+        read_json(
+            &model
+                .join(&experiments[0])
+                .join(variant)
+                .join("manifest.json"),
+        )
+    }
+
+    #[track_caller]
+    fn refused(&self, options: &[&str], words: &[&str]) {
+        for variant in ["unmerged", "merged"] {
+            let mut all = vec!["--variant", variant];
+            all.extend(options);
+            assert_refused(&self.run("prepare", &all), words);
+        }
+    }
+}
+
+#[track_caller]
+fn assert_refused(outcome: &Outcome, words: &[&str]) {
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    let error = outcome.error().unwrap_or_else(|| panic!("{outcome:?}"));
+    for word in words {
+        assert!(error.contains(word), "no `{word}` in `{error}`");
+    }
+}
+
+const PROMPT: [&str; 2] = ["--prompt-ids", "3,1,4,1,5,9"];
+
+#[test]
+fn a_fresh_context_aware_prompt_is_its_tokens() {
+    for model_name in ["llama-gqa", "opt-pre"] {
+        let trial = Trial::fresh(model_name, "cpt");
+        let prompt = trial.logits(&PROMPT);
+        let written = ["--variant", "base", "--prompt-ids", "9,4,71,33,3,1,4,1,5,9"];
+        let difference = relative_difference(&prompt, &trial.logits(&written));
+        assert!(difference < 1e-6, "{model_name}: {difference}");
+    }
+}
+
+#[test]
+fn a_fresh_adaption_prompt_is_the_base_and_its_gate_opens_it() {
+    let trial = Trial::fresh("llama-gqa", "adaption-prompt");
+    let (fresh, base) = (
+        trial.logits(&PROMPT),
+        trial.logits(&[&PROMPT[..], &["--variant", "base"]].concat()),
+    );
+    assert!(relative_difference(&fresh, &base) < 1e-6);
+    let trained = Trial::new("llama-gqa", "adaption-prompt");
+    assert!(relative_difference(&trained.logits(&PROMPT), &base) > 1e-2);
+}
+
+#[test]
+fn fresh_prompts_depend_on_the_seed_and_count_as_trained_ones() {
+    for name in [
+        "cartridge",
+        "multitask-prompt-tuning",
+        "p-tuning-lstm",
+        "p-tuning-mlp",
+        "prefix-tuning-projection",
+    ] {
+        for model_name in ["llama-gqa", "opt-pre"] {
+            let trial = Trial::fresh(model_name, name);
+            let first = trial.logits(&PROMPT);
+            assert!(first.iter().all(|logit| logit.is_finite()));
+            let manifest = trial.manifest("unmerged");
+            let expected = read_json(&case(model_name, name).join("case.json"));
+            for key in ["trainable_params", "total_params"] {
+                assert_eq!(
+                    manifest["adapter"][key], expected[key],
+                    "{model_name}/{name}"
+                );
+            }
+            fs::write(
+                trial.experiment.join("benchmark_params.json"),
+                r#"{"seed": 7}"#,
+            )
+            .unwrap();
+            let second = trial.logits(&PROMPT);
+            assert!(
+                relative_difference(&first, &second) > 1e-4,
+                "{model_name}/{name}"
+            );
+        }
+    }
+}
+
+/// A model of the sizes of a real one: its weights are a file that takes no room, all zeros.
+fn hollow_model(config: &Value, folder: &Path) -> BaseModel {
+    fs::create_dir_all(folder).unwrap();
+    let path = folder.join("config.json");
+    fs::write(&path, config.to_string()).unwrap();
+    let spec = arch::spec(&JsonObject::read(&path).unwrap()).unwrap();
+    let (mut header, mut end) = (Map::new(), 0);
+    for module in spec.modules() {
+        for (name, shape) in module.parameters() {
+            let name = format!("{}.{name}", module.source);
+            if !header.contains_key(&name) {
+                let begin = end;
+                end += 2 * shape.iter().product::<usize>();
+                let entry = json!({"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]});
+                header.insert(name, entry);
+            }
+        }
+    }
+    let header = Value::Object(header).to_string();
+    let mut file = File::create(folder.join("model.safetensors")).unwrap();
+    file.write_all(&(header.len() as u64).to_le_bytes())
+        .unwrap();
+    file.write_all(header.as_bytes()).unwrap();
+    file.set_len((8 + header.len() + end) as u64).unwrap();
+    BaseModel::open_folder(folder).unwrap()
+}
+
+#[test]
+fn counts_on_the_shapes_of_real_models_are_peft_s() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let expected = read_json(&fixtures.join("parameter_counts.json"));
+    let folder = tempfile::tempdir().unwrap();
+    let mut compared = 0;
+    for (shape, config) in [
+        (
+            "llama-3.2-3b",
+            json!({
+                "model_type": "llama", "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28,
+                "num_attention_heads": 24, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 128256,
+                "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "rope_theta": 500000.0,
+                "hidden_act": "silu", "tie_word_embeddings": true,
+            }),
+        ),
+        (
+            "opt-350m",
+            json!({
+                "model_type": "opt", "hidden_size": 1024, "word_embed_proj_dim": 512, "ffn_dim": 4096,
+                "num_hidden_layers": 24, "num_attention_heads": 16, "vocab_size": 50272,
+                "max_position_embeddings": 2048, "do_layer_norm_before": false, "tie_word_embeddings": true,
+                "activation_function": "relu",
+            }),
+        ),
+    ] {
+        let base = hollow_model(&config, &folder.path().join(shape));
+        let size = base.size().unwrap();
+        for (name, counts) in expected[shape].as_object().unwrap() {
+            let method = name.split('/').next().unwrap();
+            let covered = [
+                "adaption_prompt",
+                "cartridge",
+                "cpt",
+                "multitask_prompt_tuning",
+                "p_tuning",
+                "poly",
+                "prefix_tuning",
+                "prompt_tuning",
+            ];
+            if !covered.contains(&method) || counts["trainable_params"].is_null() {
+                continue;
+            }
+            let experiment = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("experiments")
+                .join(name);
+            let adapter = Adapter::load(&experiment, &base, 0).unwrap();
+            let found = (
+                adapter.trainable_params(),
+                size.parameters + adapter.added_params(),
+            );
+            assert_eq!(json!(found.0), counts["trainable_params"], "{shape} {name}");
+            assert_eq!(json!(found.1), counts["total_params"], "{shape} {name}");
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 12);
+}
+
+#[test]
+fn configurations_of_prompts_that_cannot_be_are_refused_by_the_key() {
+    let (huge, beyond) = (json!(1_000_000_000), json!(u64::MAX));
+    for (case_name, key, value) in [
+        ("cartridge", "num_virtual_tokens", json!(129)),
+        ("cartridge", "num_virtual_tokens", beyond.clone()),
+        ("cartridge", "num_frozen_tokens", json!(6)),
+        ("cartridge", "num_frozen_tokens", json!(-1)),
+        ("cartridge", "num_layers", json!(3)),
+        ("cartridge", "num_attention_heads", json!(4)),
+        ("cpt", "cpt_token_ids", json!([])),
+        ("cpt", "cpt_token_ids", json!([1, 2, 3, 140])),
+        ("cpt", "cpt_token_ids", json!([1, 2, 3, -4])),
+        ("cpt", "cpt_token_ids", json!("1,2,3,4")),
+        ("cpt", "cpt_token_ids", json!(vec![1; 129])),
+        ("cpt", "cpt_mask", json!([1, 1, 1])),
+        ("cpt", "cpt_tokens_type_mask", json!(1)),
+        ("cpt", "num_virtual_tokens", json!(5)),
+        ("cpt", "token_dim", json!(32)),
+        ("multitask-prompt-tuning", "num_tasks", json!(0)),
+        ("multitask-prompt-tuning", "num_tasks", huge.clone()),
+        ("multitask-prompt-tuning", "num_ranks", huge.clone()),
+        (
+            "multitask-prompt-tuning",
+            "num_virtual_tokens",
+            huge.clone(),
+        ),
+        ("multitask-prompt-tuning", "token_dim", json!(65)),
+        (
+            "multitask-prompt-tuning",
+            "prompt_tuning_init",
+            json!("EXACT_SOURCE_TASK"),
+        ),
+        (
+            "multitask-prompt-tuning",
+            "prompt_tuning_init",
+            json!("LAZY"),
+        ),
+        (
+            "p-tuning-mlp",
+            "encoder_reparameterization_type",
+            json!("GRU"),
+        ),
+        ("p-tuning-mlp", "encoder_hidden_size", huge.clone()),
+        ("p-tuning-mlp", "num_virtual_tokens", json!(129)),
+        ("p-tuning-lstm", "encoder_num_layers", json!(0)),
+        ("p-tuning-lstm", "encoder_num_layers", huge.clone()),
+        ("p-tuning-lstm", "num_transformer_submodules", json!(2)),
+        ("adaption-prompt", "adapter_len", json!(0)),
+        ("adaption-prompt", "adapter_len", json!(null)),
+        ("adaption-prompt", "adapter_len", huge),
+        ("adaption-prompt", "adapter_layers", json!(3)),
+        ("adaption-prompt", "adapter_layers", json!(null)),
+        ("adaption-prompt", "target_modules", json!("mlp")),
+    ] {
+        let trial = Trial::fresh("llama-gqa", case_name);
+        trial.set(key, value);
+        trial.refused(&[], &["adapter_config.json", &format!("`{key}`")]);
+    }
+}
+
+#[test]
+fn fresh_adapters_of_absurd_sizes_are_refused_without_drawing_them() {
+    let trial = Trial::fresh("llama-gqa", "p-tuning-lstm");
+    trial.set("encoder_hidden_size", json!(65_536));
+    trial.refused(&[], &["adapter_config.json", "at most"]);
+    let trial = Trial::fresh("llama-gqa", "multitask-prompt-tuning");
+    trial
+        .set("num_tasks", json!(65_536))
+        .set("num_ranks", json!(65_536));
+    trial.refused(&[], &["adapter_config.json", "at most"]);
+    let trial = Trial::fresh("llama-gqa", "poly");
+    trial.set("n_skills", json!(65_536)).set("r", json!(65_536));
+    trial.refused(&[], &["adapter_config.json", "at most"]);
+}
+
+#[test]
+fn an_adaption_prompt_is_for_the_architectures_that_peft_has_it_for() {
+    let mut trial = Trial::fresh("llama-gqa", "adaption-prompt");
+    trial.model = model("opt-pre");
+    trial.refused(&[], &["adapter_config.json", "llama", "`opt`"]);
+    let trial = Trial::new("llama-gqa", "adaption-prompt");
+    let outcome = trial.run(
+        "prepare",
+        &["--variant", "unmerged", "--adapter-form", "native"],
+    );
+    assert_refused(&outcome, &["--adapter-form native", "ADAPTION_PROMPT"]);
+}
+
+#[test]
+fn every_tensor_is_needed_with_its_shape() {
+    for name in [
+        "adaption-prompt",
+        "cartridge",
+        "cpt",
+        "multitask-prompt-tuning",
+        "p-tuning-mlp",
+    ] {
+        let weights = case("llama-gqa", name).join("adapter_model.safetensors");
+        for (key, tensor) in &read_tensors(&weights) {
+            let trial = Trial::new("llama-gqa", name);
+            edit_tensors(&trial.weights(), |tensors| {
+                tensors.remove(key);
+            });
+            trial.refused(&[], &["adapter_model.safetensors", key, "is missing"]);
+
+            let trial = Trial::new("llama-gqa", name);
+            edit_tensors(&trial.weights(), |tensors| {
+                let wrong = tensors.get_mut(key).unwrap();
+                wrong.shape[0] += 1;
+                let row = wrong.values.len() / (wrong.shape[0] - 1);
+                wrong.values.extend(vec![0.5; row]);
+            });
+            let expected = format!("expected {:?}", tensor.shape);
+            trial.refused(&[], &["adapter_model.safetensors", key, &expected]);
+        }
+        let trial = Trial::new("llama-gqa", name);
+        edit_tensors(&trial.weights(), |tensors| {
+            let any = tensors.values().next().unwrap().clone();
+            tensors.insert("another".to_owned(), any);
+        });
+        trial.refused(&[], &["adapter_model.safetensors", "another"]);
+    }
+}
+
+/// Experiments with several tasks, and a variant of each.
+const WITH_TASKS: [(&str, &str); 3] = [
+    ("poly-last-task", "unmerged"),
+    ("poly-last-task", "merged"),
+    ("multitask-prompt-tuning-last-task", "unmerged"),
+];
+
+#[test]
+fn what_was_prepared_for_one_task_is_not_used_for_another() {
+    for (name, variant) in WITH_TASKS {
+        let trial = Trial::new("opt-pre", name);
+        let logits = |task: &str| {
+            let options = ["--variant", variant, "--task-id", task];
+            trial.logits(&[&PROMPT[..], &options].concat())
+        };
+        let first = logits("0");
+        assert_eq!(
+            trial.manifest(variant)["adapter"]["task"],
+            json!({"id": 0, "of": 3})
+        );
+        let other = logits("2");
+        assert_eq!(
+            trial.manifest(variant)["adapter"]["task"],
+            json!({"id": 2, "of": 3})
+        );
+        assert!(relative_difference(&first, &other) > 1e-3, "{name}");
+        assert_eq!(logits("0"), first);
+    }
+}
+
+#[test]
+fn the_first_task_is_taken_and_said_where_none_is_asked_for() {
+    for (name, variant) in WITH_TASKS {
+        let trial = Trial::new("opt-pre", name);
+        let options = [&PROMPT[..], &["--variant", variant]].concat();
+        let outcome = trial.run("generate", &options);
+        assert!(
+            outcome.stderr.contains("3 tasks, and this is task 0"),
+            "{outcome:?}"
+        );
+        let again = trial.run("generate", &options);
+        assert!(
+            again.stderr.contains("3 tasks, and this is task 0"),
+            "{again:?}"
+        );
+        let asked = trial.run("generate", &[&options[..], &["--task-id", "0"]].concat());
+        assert!(!asked.stderr.contains("tasks"), "{asked:?}");
+        assert_eq!(asked.stdout, outcome.stdout);
+
+        let parameters = trial.experiment.join("benchmark_params.json");
+        fs::write(&parameters, r#"{"task_id": 2}"#).unwrap();
+        let of_parameters = trial.logits(&options);
+        assert_eq!(trial.manifest(variant)["adapter"]["task"]["id"], 2);
+        fs::write(&parameters, r#"{"task_id": 1}"#).unwrap();
+        let outranked = trial.logits(&[&options[..], &["--task-id", "2"]].concat());
+        assert_eq!(of_parameters, outranked);
+        fs::write(&parameters, r#"{"task_id": -1}"#).unwrap();
+        assert_refused(
+            &trial.run("generate", &options),
+            &["benchmark_params.json", "`task_id`"],
+        );
+    }
+}
+
+#[test]
+fn a_task_that_is_not_there_is_refused() {
+    for (name, key) in [
+        ("poly-last-task", "n_tasks"),
+        ("multitask-prompt-tuning-last-task", "num_tasks"),
+    ] {
+        for trial in [Trial::new("opt-pre", name), Trial::fresh("opt-pre", name)] {
+            let words = ["no task 3", "adapter_config.json", "has 3", key];
+            trial.refused(&["--task-id", "3"], &words);
+            assert_refused(&trial.run("verify", &["--task-id", "3"]), &words);
+        }
+        // PEFT has no such key.
+        let trial = Trial::new("opt-pre", name);
+        trial.set("task_id", json!(2));
+        let with_key = trial.logits(&PROMPT);
+        assert_eq!(with_key, Trial::new("opt-pre", name).logits(&PROMPT));
+    }
+    for name in ["lora", "prompt-tuning", "prefix-tuning"] {
+        let trial = Trial::new("opt-pre", name);
+        let peft_type = name.to_uppercase().replace('-', "_");
+        for task in ["0", "1"] {
+            // Whether it's prepared already or not.
+            for _ in 0..2 {
+                trial.refused(
+                    &["--task-id", task],
+                    &["--task-id", &peft_type, "doesn't know tasks"],
+                );
+                assert_eq!(trial.run("prepare", &[]).code, Some(0));
+            }
+        }
+        let base = trial.run(
+            "generate",
+            &[&PROMPT[..], &["--variant", "base", "--task-id", "0"]].concat(),
+        );
+        assert_refused(&base, &["--task-id", "`base`"]);
+    }
+    let outcome = Trial::new("opt-pre", "lora").run("prepare", &["--task-id", "first"]);
+    assert_eq!(outcome.code, Some(2), "{outcome:?}");
+}
+
+#[test]
+fn a_prepared_folder_keeps_its_task() {
+    let trial = Trial::new("opt-pre", "poly-last-task");
+    assert_eq!(trial.run("prepare", &["--task-id", "2"]).code, Some(0));
+    let exported = trial.root.path().join("exported");
+    let folder = exported.join(&names(&exported)[0]).join("poly--trial");
+    let run = |task: &str| {
+        let mut command = program([
+            "generate",
+            "--ep",
+            "cpu",
+            "--prompt-ids",
+            "1,2",
+            "--task-id",
+            task,
+        ]);
+        common::run(command.arg(&folder))
+    };
+    assert_eq!(run("2").code, Some(0));
+    assert_refused(&run("1"), &["--task-id 1", "prepared for task 2 of 3"]);
+}
