@@ -17,6 +17,9 @@ HERE = Path(__file__).resolve().parent
 VARIANTS = ["base", "merged", "unmerged"]
 WEIGHTS = ["mapped", "in-place", "resident"]
 """How this program holds weights."""
+PRECISIONS = ["float32", "int4"]
+QUANTIZED = "peft-bench 4bit"
+"""This program with blocks of 32 weights rounded to 4 bits."""
 
 
 @dataclass
@@ -48,6 +51,9 @@ class Setting:
     max_length: int
     work: Path
     omp_wait_policy: str
+    precision: str = "float32"
+    variants: list[str] = field(default_factory=lambda: VARIANTS)
+    weights: list[str] = field(default_factory=lambda: WEIGHTS)
 
     def __post_init__(self) -> None:
         self.model_folder = Path()
@@ -80,6 +86,13 @@ class Setting:
         command = [self.binary, "prepare", self.adapter, "--model", self.model, "--dtype", "float32", "--ep", "cpu"]
         return self.run(name, [*command, "--export-dir", self.exports, *options])
 
+    def prepared(self, variant: str, quantized: bool = False) -> Path:
+        """The manifest of a variant."""
+        folder = "base" if variant == "base" else f"*/{variant}"
+        found = self.exports.glob(f"*/{folder}/manifest.json")
+        (manifest,) = [path for path in found if ("-4bit/" in str(path)) == quantized]
+        return manifest
+
     def python_peer(self, worker: str, request: dict, label: str) -> Callable[[], Peer]:
         command = [str(self.python), str(HERE / "workers" / worker)]
         log = self.work / f"{label}.log"
@@ -92,7 +105,7 @@ def peft_bench(setting: Setting) -> list[Contestant]:
     no_layers = {"hidden_size": 1, "num_attention_heads": 1, "num_key_value_heads": 1, "num_hidden_layers": 0}
     adapter.write_lora(setting.adapter, no_layers)
     setting.prepare("model", "--variant", "base")
-    (manifest,) = setting.exports.glob("*/base/manifest.json")
+    manifest = setting.prepared("base")
     setting.model_folder = Path(json.loads(manifest.read_text())["model_folder"])
     setting.model_config = json.loads((setting.model_folder / "config.json").read_text())
     adapter.write_lora(setting.adapter, setting.model_config)
@@ -100,22 +113,33 @@ def peft_bench(setting: Setting) -> list[Contestant]:
 
     library = environment.onnxruntime_library(setting.python)
     contestants = []
-    for variant in VARIANTS:
+    for variant in setting.variants:
         seconds = setting.prepare(f"prepare-{variant}", "--variant", variant)
-        folder = "base" if variant == "base" else f"*/{variant}"
-        (manifest,) = setting.exports.glob(f"*/{folder}/manifest.json")
+        manifest = setting.prepared(variant)
         graphs = size(manifest.parent)
-        laid_out = seconds + setting.prepare(f"lay-out-{variant}", "--variant", variant, "--weights", "mapped")
-        for weights in WEIGHTS:
-            request = worker_request(setting, library, manifest, weights)
-            log = setting.work / f"peft-bench-{weights}-{variant}.log"
-
-            def start(request=request, log=log) -> Peer:
-                return Peer([str(setting.binary), "worker"], request, setting.env, log, says_ready=False)
-
-            made = (laid_out, size(manifest.parent)) if weights == "mapped" else (seconds, graphs)
-            contestants.append(Contestant(f"peft-bench {weights}", variant, *made, start))
+        made = dict.fromkeys(setting.weights, (seconds, graphs))
+        if "mapped" in made:
+            seconds += setting.prepare(f"lay-out-{variant}", "--variant", variant, "--weights", "mapped")
+            made["mapped"] = seconds, size(manifest.parent)
+        for weights in setting.weights:
+            start = own_peer(setting, library, manifest, weights)
+            contestants.append(Contestant(f"peft-bench {weights}", variant, *made[weights], start))
+        if setting.precision == "int4":
+            seconds = setting.prepare(f"quantize-{variant}", "--variant", variant, "--quantize", "4bit")
+            manifest = setting.prepared(variant, quantized=True)
+            written = size(manifest.parent)
+            if variant == "base":
+                written += size(manifest.parent.parent / "quantized.safetensors")
+            start = own_peer(setting, library, manifest, "mapped")
+            contestants.append(Contestant(QUANTIZED, variant, seconds, written, start))
     return sorted(contestants, key=lambda contestant: contestant.name)
+
+
+def own_peer(setting: Setting, library: Path, manifest: Path, weights: str) -> Callable[[], Peer]:
+    """This program's worker on a prepared variant."""
+    request = worker_request(setting, library, manifest, weights)
+    log = setting.work / f"peft-bench-{weights}-{manifest.parent.parent.name}-{manifest.parent.name}.log"
+    return lambda: Peer([str(setting.binary), "worker"], request, setting.env, log, says_ready=False)
 
 
 def worker_request(setting: Setting, library: Path, manifest: Path, weights: str) -> dict:
@@ -146,7 +170,7 @@ def worker_request(setting: Setting, library: Path, manifest: Path, weights: str
 def transformers(setting: Setting) -> list[Contestant]:
     """transformers, and PEFT for the adapter: nothing is prepared, merging is part of the start."""
     contestants = []
-    for variant in VARIANTS:
+    for variant in setting.variants:
         request = {
             "model": str(setting.model_folder),
             "adapter": None if variant == "base" else str(setting.adapter),
@@ -160,23 +184,27 @@ def transformers(setting: Setting) -> list[Contestant]:
 
 def genai(setting: Setting) -> list[Contestant]:
     """onnxruntime-genai: merged is the checkpoint that peft-bench writes, unmerged its builder's own LoRA nodes."""
-    seconds = setting.prepare("checkpoint", "--format", "hf")
-    (checkpoint,) = [path.parent for path in setting.exports.glob("*/*/checkpoint-float32/config.json")]
-    sources = {
-        "base": (setting.model_folder, [], 0.0, 0),
-        "merged": (checkpoint, [], seconds, size(checkpoint)),
-        "unmerged": (setting.model_folder, ["--extra_options", f"adapter_path={setting.adapter}"], 0.0, 0),
-    }
     contestants = []
-    for variant, (source, options, seconds, written) in sources.items():
+    for variant in setting.variants:
+        source, extra, seconds, written = setting.model_folder, [], 0.0, 0
+        if variant == "merged":
+            seconds = setting.prepare("checkpoint", "--format", "hf")
+            (config,) = setting.exports.glob("*/*/checkpoint-float32/config.json")
+            source, written = config.parent, size(config.parent)
+        if variant == "unmerged":
+            extra.append(f"adapter_path={setting.adapter}")
+        if setting.precision == "int4":
+            extra += ["block_size=32", "accuracy_level=4"]
+        options = ["--extra_options", *extra] if extra else []
         folder = setting.work / "genai" / variant
         command = [setting.python, "-m", "onnxruntime_genai.models.builder", "-i", source, "-o", folder]
-        command += ["-p", "fp32", "-e", "cpu", "-c", setting.work / "genai" / "cache", *options]
+        command += ["-p", {"float32": "fp32"}.get(setting.precision, setting.precision), "-e", "cpu", "-c", setting.work / "genai" / "cache", *options]
         seconds += setting.run(f"genai-builder-{variant}", command)
         configure_genai(folder / "genai_config.json", setting.threads)
         request = {"model": str(folder), "max_length": setting.max_length}
         start = setting.python_peer("genai_worker.py", request, f"genai-{variant}")
-        contestants.append(Contestant("onnxruntime-genai", variant, seconds, written + size(folder), start))
+        name = "onnxruntime-genai" if setting.precision == "float32" else f"onnxruntime-genai {setting.precision}"
+        contestants.append(Contestant(name, variant, seconds, written + size(folder), start))
     return contestants
 
 
@@ -194,6 +222,7 @@ PEERS = {"peft-bench": peft_bench, "transformers": transformers, "onnxruntime-ge
 
 
 def size(folder: Path) -> int:
-    """Bytes of the files in `folder`."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """Bytes of the files in `folder`, or of a file."""
+    files = folder.rglob("*") if folder.is_dir() else [folder]
+    return sum(path.stat().st_size for path in files if path.is_file())
 

@@ -9,19 +9,20 @@ from statistics import median
 import rounds
 
 MIB = 1 << 20
-OURS = ["peft-bench mapped", "peft-bench in-place", "peft-bench resident"]
+OURS = ["peft-bench mapped", "peft-bench in-place", "peft-bench resident", "peft-bench 4bit"]
 REFERENCE = "transformers"
 
 
 def markdown(raw: dict) -> str:
     machine = raw["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in raw["versions"].items() if version)
+    precision = "Float32" if raw.get("precision", "float32") == "float32" else "4 bits beside float32"
     lines = [
         "# peft-bench and its peers",
         "",
         f"    {raw['command']}",
         "",
-        f"{machine['cpu']}, {machine['logical_cpus']} logical CPUs, {machine['system']}. Float32, "
+        f"{machine['cpu']}, {machine['logical_cpus']} logical CPUs, {machine['system']}. {precision}, "
         f"{raw['threads']} threads everywhere, {raw['new_tokens']} new tokens, {raw['rounds']} rounds in turn, "
         f"torch's threads wait by the policy `{raw['omp_wait_policy']}`; {versions}.",
         "",
@@ -91,13 +92,14 @@ class Runs:
         return [run[metric] for run in runs]
 
     def table(self, title: str, metric: str) -> list[str]:
-        ratios = " | ".join(f"÷ {ours}" for ours in OURS)
-        lines = [f"| {title} | variant | median | {ratios} |", "| --- | --- | --: | --: | --: |"]
+        present = [ours for ours in OURS if any(name == ours for name, _ in self.prompts)]
+        ratios = " | ".join(f"÷ {ours}" for ours in present)
+        lines = [f"| {title} | variant | median | {ratios} |", f"| --- | --- | --: |{' --: |' * len(present)}"]
         for name, variant in self.prompts:
             values = self.seconds((name, variant), metric)
             middle, low, high = (value * 1000 for value in rounds.summary(values))
             cells = [name, variant, f"{middle:.1f} ms ({low:.1f} … {high:.1f})"]
-            for ours in OURS:
+            for ours in present:
                 if name == ours or (ours, variant) not in self.prompts:
                     cells.append("–")
                     continue
@@ -110,7 +112,8 @@ class Runs:
         """How far the greedy tokens agree: times of different arithmetic would not be comparable."""
         lines = []
         for name, variant in self.prompts:
-            key = (REFERENCE, variant) if (REFERENCE, variant) in self.prompts else (OURS[0], variant)
+            same = [key for key in self.prompts if key[1] == variant]
+            key = next((key for key in same if key[0] == REFERENCE), same[0])
             prompt, reference = self.prompts[name, variant], self.prompts[key]
             stable = all(run["same_tokens_as_warm_up"] for run in prompt["runs"])
             if not stable:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import environment
 import report
-from contestants import PEERS, VARIANTS, Contestant, Setting
+from contestants import PEERS, PRECISIONS, VARIANTS, WEIGHTS, Contestant, Setting
 from process import Peer, PeerError
 from rounds import orders
 
@@ -36,6 +36,7 @@ def main() -> None:
         "command": shlex.join(["python3", *sys.argv]),
         "machine": machine(),
         "versions": {"peft-bench": report.program_version(binary)} | environment.versions(python),
+        "precision": arguments.precision,
         "threads": arguments.threads,
         "omp_wait_policy": arguments.omp_wait_policy,
         "new_tokens": arguments.new_tokens,
@@ -53,6 +54,9 @@ def main() -> None:
                 max_length=max_length,
                 work=Path(work).resolve(),
                 omp_wait_policy=arguments.omp_wait_policy,
+                precision=arguments.precision,
+                variants=arguments.variants,
+                weights=arguments.weights,
             )
             raw["models"].append(compare(setting, arguments))
         # After each model, so that an interrupted run leaves what it has.
@@ -70,6 +74,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", action="append", help="as in `peft-bench --model`; can be repeated")
     parser.add_argument("--peers", nargs="+", choices=list(PEERS)[1:], default=list(PEERS)[1:])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
+    parser.add_argument("--weights", nargs="+", choices=WEIGHTS, default=WEIGHTS, help="how this program holds float32")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="int4: this program's and onnxruntime-genai's weights in 4 bits, beside float32",
+    )
     parser.add_argument("--prompt-tokens", nargs="+", type=positive, default=[64, 512], metavar="N")
     parser.add_argument("--new-tokens", type=positive, default=32, metavar="N")
     parser.add_argument("--rounds", type=positive, default=20, metavar="N")
@@ -104,7 +115,6 @@ def compare(setting: Setting, arguments: argparse.Namespace) -> dict:
             if name == "peft-bench":
                 sys.exit(f"error: {setting.model}: {error}")
             absent[name] = str(error)
-    ready = [contestant for contestant in ready if contestant.variant in arguments.variants]
     vocab_size = setting.model_config["vocab_size"]
     prompts = {tokens: fixed_prompt(tokens, vocab_size) for tokens in arguments.prompt_tokens}
     tally = Tally(setting.model, prompts, arguments, absent)

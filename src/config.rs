@@ -1,7 +1,8 @@
 //! The benchmark's parameters: `default_benchmark_params.json`, and an experiment's
 //! `benchmark_params.json` that overrides single keys of it.
 //!
-//! The keys are those of PEFT's text generation benchmark, and `batch_size` and `task_id`, which may be absent. Three rules differ from it:
+//! The keys are those of PEFT's text generation benchmark, and others that may be absent: `batch_size`, `task_id`, and
+//! three on quantization. Three rules differ from it:
 //!
 //! - A key that starts with `_` is a comment; any other unknown key is an error.
 //! - Overrides are merged key by key, nested ones too.
@@ -10,6 +11,7 @@
 
 mod error;
 mod params;
+mod quantization;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,9 +19,11 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use crate::prompts::Category;
+use crate::quantize::{Format, Quantization};
 use crate::weights::Dtype;
 pub use error::ConfigError;
 use params::Params;
+pub use quantization::{HEADS, QuantizationKeys};
 
 const EMBEDDED: &str = include_str!("../default_benchmark_params.json");
 
@@ -54,6 +58,8 @@ pub struct BenchmarkConfig {
     pub batch_sizes: Vec<usize>,
     /// The task of an adapter that has several; `None` for the first, and where there are none.
     pub task_id: Option<usize>,
+    /// What's said on quantization; [`BenchmarkConfig::quantization`] is what it comes to.
+    pub quantization_keys: QuantizationKeys,
     /// New tokens a generation, by category.
     pub category_max_new_tokens: BTreeMap<Category, usize>,
 }
@@ -84,6 +90,14 @@ impl BenchmarkConfig {
             .unwrap_or(self.max_new_tokens)
     }
 
+    /// How the model is quantized, if it is.
+    ///
+    /// # Errors
+    /// If keys contradict each other, or one would do nothing.
+    pub fn quantization(&self) -> Result<Option<Quantization>, ConfigError> {
+        self.quantization_keys.resolve()
+    }
+
     /// The resolved parameters under PEFT's key names, for the result file.
     #[must_use]
     pub fn to_json(&self) -> Value {
@@ -97,7 +111,8 @@ impl BenchmarkConfig {
                 )
             })
             .collect();
-        json!({
+        let keys = self.quantization_keys;
+        let mut all = json!({
             "model_id": self.model_id,
             "dtype": self.dtype.to_string(),
             "seed": self.seed,
@@ -109,10 +124,23 @@ impl BenchmarkConfig {
                 several => json!(several),
             },
             "task_id": self.task_id,
-            "use_4bit": false,
-            "use_8bit": false,
+            "use_4bit": keys.use_4bit.unwrap_or(false),
+            "use_8bit": keys.use_8bit.unwrap_or(false),
             "category_generation_params": categories,
-        })
+        });
+        if let Some(found) = self.quantization().ok().flatten() {
+            let scheme = if found.weights == Format::Nf4 {
+                "nf4"
+            } else {
+                "rtn"
+            };
+            all["quantization_scheme"] = json!(scheme);
+            all["quantization_head"] = json!(found.head.map_or("float", Format::name));
+            if found.has_accuracy() {
+                all["quantization_accuracy_level"] = json!(found.accuracy.level());
+            }
+        }
+        all
     }
 
     fn resolve(defaults: Params, overrides: Params) -> Result<Self, ConfigError> {
@@ -152,6 +180,7 @@ impl BenchmarkConfig {
                 .or(defaults.batch_sizes)
                 .unwrap_or_else(|| vec![1]),
             task_id: overrides.task_id.or(defaults.task_id),
+            quantization_keys: overrides.quantization.or(defaults.quantization),
             category_max_new_tokens: categories,
         })
     }

@@ -24,6 +24,7 @@ pub mod measure;
 pub mod model;
 pub mod prepare;
 pub mod prompts;
+pub mod quantize;
 pub mod random;
 pub mod results;
 pub mod runtime;

@@ -3,11 +3,16 @@
 //! The unmerged variant generates greedily, and the others are given its tokens, so that a single different choice
 //! doesn't set all that follows apart. One engine is open at a time.
 
+mod divergence;
+
 use serde::{Deserialize, Serialize};
+
+pub use divergence::{Divergence, at_each_position};
 
 use crate::engine::DecoderEngine;
 use crate::measure::timings::Engine;
 use crate::prepare::{ADAPTER, PreparedVariant, Variant};
+use crate::quantize::{Format, Quantization};
 use crate::weights::{Dtype, SafetensorsFile};
 
 /// An engine that shows the logits of its last token.
@@ -84,17 +89,32 @@ impl Trace {
         difference / largest.max(f32::MIN_POSITIVE)
     }
 
+    /// `rms(a - b) / rms(a)` over all steps: what rounding does to most logits, and not to the one that it hits hardest.
+    fn mean_difference(&self, other: &[Vec<f32>]) -> f32 {
+        let pairs = self.logits.iter().flatten().zip(other.iter().flatten());
+        let (mut size, mut difference) = (0.0_f64, 0.0_f64);
+        for (&a, &b) in pairs {
+            size += f64::from(a).powi(2);
+            difference += (f64::from(a) - f64::from(b)).powi(2);
+        }
+        let ratio = (difference / size.max(f64::MIN_POSITIVE)).sqrt();
+        if ratio.is_finite() {
+            ratio as f32
+        } else {
+            f32::INFINITY
+        }
+    }
+
+    /// The difference that variants of one model are judged by.
+    fn judged(&self, other: &[Vec<f32>], norm: Norm) -> f32 {
+        match norm {
+            Norm::Largest => self.difference(other),
+            Norm::Mean => self.mean_difference(other),
+        }
+    }
+
     /// Steps in which `other` has its largest logit at the same token.
     pub fn agreeing_tokens(&self, other: &[Vec<f32>]) -> usize {
-        let argmax = |row: &Vec<f32>| {
-            let mut best = 0;
-            for (index, value) in row.iter().enumerate() {
-                if *value > row[best] {
-                    best = index;
-                }
-            }
-            best
-        };
         let steps = self.tokens.iter().zip(other);
         steps
             .filter(|(token, row)| **token as usize == argmax(row))
@@ -102,20 +122,72 @@ impl Trace {
     }
 }
 
-/// How far apart the logits of the same arithmetic may lie, as a part of the largest. The merged weights
+/// The place of the largest value, the first of several.
+fn argmax(row: &[f32]) -> usize {
+    let mut best = 0;
+    for (index, value) in row.iter().enumerate() {
+        if *value > row[best] {
+            best = index;
+        }
+    }
+    best
+}
+
+/// What a difference of logits is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Norm {
+    /// The largest, over the largest logit.
+    #[default]
+    Largest,
+    /// The root of the mean square, over that of the logits.
+    Mean,
+}
+
+impl Norm {
+    /// Of variants that are quantized otherwise only the mean is alike.
+    fn of(quantization: Option<Quantization>) -> Self {
+        match quantization {
+            Some(_) => Self::Mean,
+            None => Self::Largest,
+        }
+    }
+
+    /// What a difference is a part of.
+    pub fn of_what(self) -> &'static str {
+        match self {
+            Self::Largest => "of the largest logit",
+            Self::Mean => "in the root mean square",
+        }
+    }
+}
+
+/// How far apart the logits of the same arithmetic may lie, by the [`Norm`] that goes with it. The merged weights
 /// of a 16-bit model are rounded once more than the unmerged ones.
-pub fn tolerance(dtype: Dtype) -> f32 {
-    match dtype {
+///
+/// Merged weights are quantized after the merge, and the unmerged adapter stands beside the base's quantized ones: the two
+/// are rounded differently, and may differ by what rounding does to a model with random weights. A merge that's wrong by
+/// less than that isn't found here: `verify` compares the same variants unquantized for that.
+pub fn tolerance(dtype: Dtype, quantization: Option<Quantization>) -> f32 {
+    let rounded = match dtype {
         Dtype::Float32 => 1e-4,
         Dtype::Float16 => 1e-2,
         Dtype::BFloat16 => 8e-2,
-    }
+    };
+    let requantized = quantization.map_or(0.0, |quantization| match quantization.weights {
+        Format::Int8 => 1e-1,
+        Format::Int4 | Format::Nf4 => 7.5e-1,
+    });
+    f32::max(rounded, requantized)
 }
 
 /// What the variants of a model were found to compute.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Parity {
-    /// `max |Δlogit| / max |logit|` of merged against unmerged; absent without both, or where it isn't finite.
+    /// How differences are taken.
+    #[serde(default)]
+    pub norm: Norm,
+    /// The difference of merged and unmerged logits; absent without both, or where it isn't finite.
     pub merged_vs_unmerged: Option<f32>,
     /// The most that `merged_vs_unmerged` may be.
     pub allowed: f32,
@@ -139,6 +211,7 @@ pub struct Parity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Expected {
     dtype: Dtype,
+    quantization: Option<Quantization>,
     /// There is a manifest that describes the adapter; a checkpoint that others merged has none.
     known: bool,
     fresh: bool,
@@ -177,6 +250,7 @@ pub fn check<E: LogitEngine>(
     let adapter = first.manifest.adapter.as_ref();
     let expected = Expected {
         dtype: first.manifest.dtype,
+        quantization: first.manifest.quantization(),
         known: adapter.is_some(),
         fresh: adapter.is_some_and(|adapter| adapter.fresh),
         tensors: find(Variant::Unmerged).and_then(count_tensors),
@@ -204,7 +278,8 @@ fn judge(
         all.find(|(other, _)| *other == variant)
             .map(|(_, logits)| logits)
     };
-    let allowed = tolerance(expected.dtype);
+    let allowed = tolerance(expected.dtype, expected.quantization);
+    let norm = Norm::of(expected.quantization);
     let mut failures = Vec::new();
     let mut note = None;
 
@@ -215,17 +290,20 @@ fn judge(
         }
     }
     let merged = of(Variant::Merged);
-    let merged_vs_unmerged = merged.map(|merged| lead.difference(merged));
+    let merged_vs_unmerged = merged.map(|merged| lead.judged(merged, norm));
     if let Some(difference) = merged_vs_unmerged
         && difference > allowed
     {
         failures.push(format!(
-            "merged and unmerged disagree: their logits differ by {difference:.1e} of the largest, \
-             {allowed:.0e} is allowed in {}",
-            expected.dtype
+            "merged and unmerged disagree: their logits differ by {difference:.1e} {}, {allowed:.0e} is allowed in {}{}",
+            norm.of_what(),
+            expected.dtype,
+            expected
+                .quantization
+                .map_or(String::new(), |q| format!(", {}", q.label()))
         ));
     }
-    let adapter_vs_base = of(Variant::Base).map(|base| lead.difference(base));
+    let adapter_vs_base = of(Variant::Base).map(|base| lead.judged(base, norm));
     if adapter_vs_base == Some(0.0) {
         if expected.fresh {
             note = Some(
@@ -238,6 +316,16 @@ fn judge(
             note = Some("the checkpoint computes what the base computes".to_owned());
         }
     }
+    if note.is_none()
+        && expected.quantization.is_some()
+        && let (Some(effect), Some(_)) = (adapter_vs_base, merged_vs_unmerged)
+        && effect <= allowed
+    {
+        note = Some(format!(
+            "the adapter changes logits by {effect:.1e}, no more than quantizing anew may, so this can't tell a wrong \
+             merge; `verify` compares the unquantized ones too"
+        ));
+    }
     if let Some((found, listed)) = expected.tensors
         && found != listed
     {
@@ -247,6 +335,7 @@ fn judge(
     }
     let finite = |difference: Option<f32>| difference.filter(|value| value.is_finite());
     Parity {
+        norm,
         merged_vs_unmerged: finite(merged_vs_unmerged),
         allowed,
         same_tokens: merged.map(|merged| lead.agreeing_tokens(merged)),
@@ -263,6 +352,7 @@ impl Parity {
     /// The record of a check that couldn't be made.
     pub fn impossible(reason: String) -> Self {
         Self {
+            norm: Norm::default(),
             merged_vs_unmerged: None,
             allowed: 0.0,
             same_tokens: None,
@@ -282,6 +372,7 @@ mod tests {
 
     const TRAINED: Expected = Expected {
         dtype: Dtype::Float32,
+        quantization: None,
         known: true,
         fresh: false,
         tensors: Some((4, 4)),
@@ -321,6 +412,27 @@ mod tests {
             ..TRAINED
         };
         assert!(compare(1.01, 1.5, half).passed);
+    }
+
+    #[test]
+    fn merged_weights_may_be_quantized_otherwise_but_not_be_others() {
+        let quantized = |format| Expected {
+            quantization: Some(Quantization::new(format)),
+            ..TRAINED
+        };
+        assert!(!compare(1.1, 9.0, TRAINED).passed);
+        assert!(compare(1.1, 9.0, quantized(Format::Int8)).passed);
+        let wrong = compare(2.0, 9.0, quantized(Format::Int8));
+        assert!(
+            !wrong.passed && wrong.failures[0].contains("8bit"),
+            "{wrong:?}"
+        );
+        let coarse = compare(1.3, 9.0, quantized(Format::Int4));
+        assert!(coarse.passed && coarse.note.is_none());
+        assert!(!compare(6.0, 9.0, quantized(Format::Nf4)).passed);
+        // An adapter that does less than rounding does can't be told from none.
+        let small = compare(1.0, 1.5, quantized(Format::Int4));
+        assert!(small.passed && small.note.unwrap().contains("can't tell"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::form::{BaseModule, Role};
 use super::{Adapter, AdapterError, ModuleWeights, Prompt};
 use crate::arch::{Module, ModuleKind};
 use crate::model::BaseModel;
+use crate::quantize::QuantizeError;
 use crate::weights::WriteTensorError;
 
 /// A tensor that is bound to an input of the unmerged graph.
@@ -128,6 +129,27 @@ impl Adapter {
                 .to_f32()?),
         };
         let shape = module.parameters().swap_remove(0).1;
+        if !self
+            .replaced()
+            .contains_key(&format!("{}.weight", module.path))
+            && let Some(values) = base
+                .dequantized(module)
+                .map_err(QuantizeError::into_weights)?
+            && let ModuleKind::Linear {
+                in_features,
+                out_features,
+                bias,
+                ..
+            } = module.kind
+        {
+            let weight = ndarray::Array2::from_shape_vec((out_features, in_features), values)
+                .expect("dequantizing gives as many values as the weight has");
+            let bias = bias.then(|| read("bias")).transpose()?;
+            return Ok(ModuleWeights {
+                weight,
+                bias: bias.map(Into::into),
+            });
+        }
         let mut weight = ndarray::Array2::from_shape_vec((shape[0], shape[1]), read("weight")?)
             .expect("callers have checked the shapes of the base's tensors");
         if module.is_stored_in_out() {

@@ -628,7 +628,8 @@ impl Norm {
 }
 
 impl Linear {
-    fn module(&self) -> Module {
+    /// The same as adapters see it.
+    pub fn module(&self) -> Module {
         Module {
             path: self.path.clone(),
             source: self.source.clone(),

@@ -41,7 +41,7 @@ impl Base {
         benchmark.base_only = true;
         benchmark.cached_base = !self.force;
         let prepared = setup::base_model(common, &config).and_then(|base| {
-            let preparation = setup::preparation(common, &config, provider, &base);
+            let preparation = setup::preparation(common, &config, provider, &base)?;
             Ok(preparation.prepare(None, &[Variant::Base])?)
         });
         match prepared {

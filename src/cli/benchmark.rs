@@ -578,6 +578,8 @@ impl<'a> Benchmark<'a> {
             Some(m) if m.compute != m.dtype => format!(" (computed in {})", m.compute),
             _ => String::new(),
         };
+        let quantization = manifest.and_then(Manifest::quantization);
+        let quantized = quantization.map_or(String::new(), |q| format!(", {} weights", q.label()));
         let batch = match config.batch_sizes[0] {
             1 => String::new(),
             size => format!(", batches of {size}"),
@@ -587,7 +589,7 @@ impl<'a> Benchmark<'a> {
             several => format!("{} experiments", several.len()),
         };
         format!(
-            "{name} on {}, {}{compute}, {place}{batch}, ONNX Runtime {}",
+            "{name} on {}, {}{compute}{quantized}, {place}{batch}, ONNX Runtime {}",
             config.model_id, config.dtype, measured.library.version
         )
     }

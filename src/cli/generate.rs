@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::json;
 
-use super::options::{CommonOptions, TaskOptions};
+use super::options::{CommonOptions, QuantizeChoice, TaskOptions};
 use super::prepare::VariantChoice;
 use super::progress::message;
 use super::setup;
@@ -169,7 +169,7 @@ impl Generate {
         }
         let provider = setup::provider(common, config.dtype)?;
         let base = setup::base_model(common, &config)?;
-        let preparation = setup::preparation(common, &config, provider, &base);
+        let preparation = setup::preparation(common, &config, provider, &base)?;
         let mut prepared = preparation.prepare(experiment.as_ref(), &[variant])?;
         setup::note_task(&config, task_of(&prepared));
         let variant = prepared.remove(0);
@@ -195,6 +195,13 @@ fn settled(common: &CommonOptions, manifest: &Manifest) -> Result<()> {
             "`--dtype {dtype}` can't be had: this folder was prepared in {}",
             manifest.dtype
         );
+    }
+    let asked = common.quantize.map(QuantizeChoice::format);
+    let found = manifest.quantization();
+    let others = common.quantize_head.is_some() || common.quantize_accuracy.is_some();
+    if others || asked.is_some_and(|asked| asked != found.map(|found| found.weights)) {
+        let found = found.map_or("unquantized".to_owned(), |found| found.label());
+        bail!("options on quantization go with an experiment; this folder was prepared {found}");
     }
     Ok(())
 }

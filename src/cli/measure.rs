@@ -14,7 +14,7 @@ use super::options::{BatchOptions, CommonOptions, TaskOptions, distinct};
 use super::progress::message;
 use super::setup;
 use super::target::Target;
-use crate::config::BenchmarkConfig;
+use crate::config::{BenchmarkConfig, QuantizationKeys};
 use crate::engine::Provider;
 use crate::experiment::Experiment;
 use crate::measure::client::Interrupt;
@@ -336,7 +336,7 @@ fn prepare_experiment(
     config: BenchmarkConfig,
 ) -> Result<Prepared> {
     let base = setup::base_model(common, &config)?;
-    let preparation = setup::preparation(common, &config, provider, &base);
+    let preparation = setup::preparation(common, &config, provider, &base)?;
     let (variants, refusal) = preparation.prepare_all(experiment)?;
     setup::note_task(&config, task_of(&variants));
     let absent = refusal.map(|reason| (Variant::Merged, reason));
@@ -393,6 +393,7 @@ fn config_with(variants: &[PreparedVariant], config: &BenchmarkConfig) -> Benchm
         model_id: manifest.model_id.clone(),
         dtype: manifest.dtype,
         task_id: task_of(variants).map(|task| task.id),
+        quantization_keys: QuantizationKeys::of(manifest.quantization()),
         ..config.clone()
     }
 }
@@ -411,7 +412,7 @@ fn prepare_checkpoint(
             ..config.clone()
         };
         let base = setup::base_model(common, &config)?;
-        let preparation = setup::preparation(common, &config, provider, &base);
+        let preparation = setup::preparation(common, &config, provider, &base)?;
         let mut prepared = preparation.prepare(None, &[Variant::Base])?.remove(0);
         prepared.manifest.variant = variant;
         variants.push(prepared);

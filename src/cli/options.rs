@@ -6,9 +6,10 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
 use crate::adapter::AdapterForm;
-use crate::config::BenchmarkConfig;
+use crate::config::{BenchmarkConfig, HEADS};
 use crate::engine::WeightsMode;
 use crate::prepare::{Manifest, Variant};
+use crate::quantize::{Accuracy, Format, Head};
 use crate::weights::Dtype;
 
 /// Options that most commands share.
@@ -22,6 +23,19 @@ pub struct CommonOptions {
     /// Dtype that weights are rounded to: float32, float16, bfloat16.
     #[arg(long, global = true, value_name = "DTYPE")]
     pub dtype: Option<Dtype>,
+
+    /// Quantize the weights of linear layers: blocks of 32 rounded to 4 or 8 bits, or bitsandbytes' NF4. Only on the CPU.
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub quantize: Option<QuantizeChoice>,
+
+    /// What the head is quantized to [default: as the other weights; float with nf4].
+    #[arg(long, global = true, value_name = "FORMAT", value_parser = head)]
+    pub quantize_head: Option<Head>,
+
+    /// Arithmetic with 4 and 8 bits: 4 rounds inputs to 8 bits too, 1 computes in float32 and is several times slower
+    /// [default: 4].
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = accuracy)]
+    pub quantize_accuracy: Option<Accuracy>,
 
     /// Where to run. `auto` takes CUDA where a GPU and a CUDA build of ONNX Runtime are there.
     #[arg(long, global = true, value_name = "PROVIDER", default_value = "auto")]
@@ -69,6 +83,46 @@ pub struct CommonOptions {
     /// Say more about what is done.
     #[arg(short, long, global = true)]
     pub verbose: bool,
+}
+
+/// `--quantize`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum QuantizeChoice {
+    /// Blocks of 32 values rounded to 4 bits.
+    #[value(name = "4bit")]
+    Int4,
+    /// Blocks of 32 values rounded to 8 bits.
+    #[value(name = "8bit")]
+    Int8,
+    /// Blocks of 64 values in bitsandbytes' NF4.
+    Nf4,
+    /// Nothing is quantized, whatever the parameters say.
+    None,
+}
+
+impl QuantizeChoice {
+    /// The form; `None` quantizes nothing.
+    pub fn format(self) -> Option<Format> {
+        match self {
+            Self::Int4 => Some(Format::Int4),
+            Self::Int8 => Some(Format::Int8),
+            Self::Nf4 => Some(Format::Nf4),
+            Self::None => None,
+        }
+    }
+}
+
+fn head(text: &str) -> Result<Head, String> {
+    let found = HEADS.iter().find(|(name, _)| *name == text);
+    found
+        .map(|(_, head)| *head)
+        .ok_or_else(|| "expected 4bit, 8bit, nf4 or float".to_owned())
+}
+
+fn accuracy(text: &str) -> Result<Accuracy, String> {
+    let level = text.parse::<u8>().ok();
+    let found = level.and_then(|level| Accuracy::try_from(level).ok());
+    found.ok_or_else(|| "expected 1 or 4".to_owned())
 }
 
 /// `--ep`

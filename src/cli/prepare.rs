@@ -79,8 +79,11 @@ impl Prepare {
         self.task.apply(&mut config);
         let provider = setup::provider(common, config.dtype)?;
         let base = setup::base_model(common, &config)?;
-        let preparation = setup::preparation(common, &config, provider, &base);
+        let preparation = setup::preparation(common, &config, provider, &base)?;
         if self.formats.contains(&Format::Hf) {
+            if config.quantization()?.is_some() {
+                bail!("`--format hf` writes full precision; `--quantize none` goes with it");
+            }
             let (folder, seed) = (&experiment.folder, config.seed);
             let adapter = Adapter::load_for_task(folder, &base, seed, config.task_id)?;
             setup::note_task(&config, adapter.task());

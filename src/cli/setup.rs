@@ -42,6 +42,13 @@ pub fn config(common: &CommonOptions, experiment: Option<&Experiment>) -> Result
     if let Some(dtype) = common.dtype {
         config.dtype = dtype;
     }
+    let keys = &mut config.quantization_keys;
+    if let Some(choice) = common.quantize {
+        keys.set(choice.format());
+    }
+    keys.head = common.quantize_head.or(keys.head);
+    keys.accuracy = common.quantize_accuracy.or(keys.accuracy);
+    config.quantization()?;
     Ok(config)
 }
 
@@ -124,21 +131,35 @@ pub fn precision(dtype: Dtype, provider: Provider) -> Precision {
     Precision::new(dtype, matches!(provider, Provider::Cuda(_)))
 }
 
-/// Where variants of `base` are prepared, and how.
+/// Where variants of `base` are prepared, and how. Its weights are quantized first, if they shall be.
 pub fn preparation<'a>(
     common: &'a CommonOptions,
     config: &BenchmarkConfig,
     provider: Provider,
     base: &'a BaseModel,
-) -> Preparation<'a> {
-    Preparation {
+) -> Result<Preparation<'a>> {
+    let quantization = config.quantization()?;
+    if let (Some(quantization), Provider::Cuda(_)) = (quantization, provider) {
+        bail!(
+            "`--quantize {}` runs on the CPU only so far; use `--ep cpu`",
+            quantization.weights.name()
+        );
+    }
+    let preparation = Preparation {
         base,
-        precision: precision(config.dtype, provider),
+        precision: precision(config.dtype, provider).with_quantization(quantization),
         export_dir: &common.export_dir,
         seed: config.seed,
         adapter_form: common.adapter_form.into(),
         task_id: config.task_id,
-    }
+    };
+    preparation.quantize(&|bytes| {
+        message(&format!(
+            "quantizing weights: {} MiB, once",
+            bytes.div_ceil(1 << 20)
+        ));
+    })?;
+    Ok(preparation)
 }
 
 /// Says so where an adapter has several tasks and none was asked for.

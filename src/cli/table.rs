@@ -218,8 +218,9 @@ pub fn parity(title: &str, parity: Option<&Parity>) -> String {
     let mut parts = Vec::new();
     if let (Some(difference), Some(same)) = (parity.merged_vs_unmerged, parity.same_tokens) {
         parts.push(format!(
-            "merged and unmerged differ by {difference:.1e} of the largest logit ({:.0e} allowed), {same} of {} \
-             tokens are the same",
+            "merged and unmerged differ by {difference:.1e} {} ({:.0e} allowed), {same} of {} tokens are the \
+             same",
+            parity.norm.of_what(),
             parity.allowed, parity.of
         ));
     }

@@ -11,7 +11,7 @@ use super::setup;
 use super::target::Target;
 use crate::engine::{DecoderEngine, WeightsMode};
 use crate::prepare::{PreparedVariant, task_of};
-use crate::verify::check;
+use crate::verify::{Divergence, Parity, at_each_position, check};
 
 /// `verify`
 #[derive(Debug, Args)]
@@ -41,7 +41,8 @@ impl Verify {
         self.task.apply(&mut config);
         let provider = setup::provider(common, config.dtype)?;
         let base = setup::base_model(common, &config)?;
-        let preparation = setup::preparation(common, &config, provider, &base);
+        let preparation = setup::preparation(common, &config, provider, &base)?;
+        let quantized = preparation.precision.quantization;
         let (variants, reason) = preparation.prepare_all(&experiment)?;
 
         setup::note_task(&config, task_of(&variants));
@@ -56,23 +57,68 @@ impl Verify {
         let mut options = setup::engine_options(common, provider, length, WeightsMode::InPlace);
         options.logits_on_host = true;
         let runtime = setup::onnx_runtime(common, provider)?;
-        let dtype = manifest.dtype;
         let inputs = manifest.adapter.as_ref().map_or(0, |a| a.inputs.len());
         let open = |variant: &PreparedVariant| DecoderEngine::open(&runtime, variant, &options);
-        let parity = check(&variants, &prompt_ids, count, open)?;
-        let parity = parity.context("there is no variant to compare")?;
+        let compare = |variants: &[PreparedVariant]| {
+            let parity = check(variants, &prompt_ids, count, open)?;
+            parity.context("there is no variant to compare")
+        };
+        let mut failures = Vec::new();
+        if let Some(quantization) = quantized {
+            // The arithmetic of merge and adapter, which quantizing anew would hide.
+            let (floats, _) = preparation.unquantized().prepare_all(&experiment)?;
+            let parity = compare(&floats)?;
+            failures.extend(self.report(&parity, inputs, reason.as_ref(), "")?);
+            for (float, quantized) in floats.iter().zip(&variants) {
+                let reference = at_each_position(&mut open(float)?, &prompt_ids)?;
+                let rows = at_each_position(&mut open(quantized)?, &prompt_ids)?;
+                let found = Divergence::between(&reference, &rows);
+                line(&format!(
+                    "{:<10} {} against unquantized: KL divergence {:.2e} nats on average, {:.2e} at most; the same \
+                     most likely token at {} of {} positions",
+                    float.manifest.variant,
+                    quantization.label(),
+                    found.mean_kl,
+                    found.max_kl,
+                    found.same_top,
+                    found.positions
+                ))?;
+            }
+        }
+        let label = quantized.map_or(String::new(), |found| found.label());
+        let parity = compare(&variants)?;
+        failures.extend(self.report(&parity, inputs, reason.as_ref(), &label)?);
+        match failures.is_empty() {
+            true => Ok(()),
+            false => bail!("{}", failures.join("; ")),
+        }
+    }
 
+    /// Says what was found of variants that are quantized as `label` says; returns what's wrong.
+    fn report(
+        &self,
+        parity: &Parity,
+        inputs: usize,
+        reason: Option<&String>,
+        label: &str,
+    ) -> Result<Vec<String>> {
+        let of = match label {
+            "" => String::new(),
+            label => format!("{label}: "),
+        };
         let difference = |found: Option<f32>| found.unwrap_or(f32::INFINITY);
         line(&format!(
-            "adapter    {inputs} tensors used, logits differ from the base's by {:.2e} of the largest",
-            difference(parity.adapter_vs_base)
+            "adapter    {of}{inputs} tensors used, logits differ from the base's by {:.2e} {}",
+            difference(parity.adapter_vs_base),
+            parity.norm.of_what()
         ))?;
         match reason {
             Some(reason) => line(&format!("merged     not available: {reason}"))?,
             None => line(&format!(
-                "parity     merged and unmerged logits differ by {:.2e} of the largest ({:.0e} allowed in \
-                 {dtype}), {} of {} tokens are the same",
+                "parity     {of}merged and unmerged logits differ by {:.2e} {} ({:.0e} allowed), {} of {} tokens are \
+                 the same",
                 difference(parity.merged_vs_unmerged),
+                parity.norm.of_what(),
                 parity.allowed,
                 parity.same_tokens.unwrap_or(0),
                 parity.of
@@ -81,10 +127,7 @@ impl Verify {
         if let Some(note) = &parity.note {
             line(&format!("note       {note}"))?;
         }
-        if !parity.passed {
-            bail!("{}", parity.failures.join("; "));
-        }
-        Ok(())
+        Ok(parity.failures.clone())
     }
 }
 

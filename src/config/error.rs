@@ -74,12 +74,10 @@ pub enum ConfigError {
         key: &'static str,
     },
 
-    /// An option that isn't implemented is switched on.
-    #[error("`{key}` in {file} is `true`, but quantized loading is not supported yet")]
-    Unsupported {
-        /// The file.
-        file: String,
-        /// The option.
-        key: &'static str,
+    /// Keys on quantization that don't go together.
+    #[error("benchmark parameters on quantization: {message}")]
+    Quantization {
+        /// Which, and why.
+        message: String,
     },
 }

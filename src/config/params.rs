@@ -8,11 +8,13 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::ConfigError;
+use super::quantization::{HEADS, QuantizationKeys, SCHEMES};
 use crate::json_check::{json_type, nearest, quoted, without_comments};
 use crate::prompts::Category;
+use crate::quantize::Accuracy;
 use crate::weights::Dtype;
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 14] = [
     "model_id",
     "dtype",
     "seed",
@@ -23,6 +25,9 @@ const KEYS: [&str; 11] = [
     "task_id",
     "use_4bit",
     "use_8bit",
+    "quantization_scheme",
+    "quantization_head",
+    "quantization_accuracy_level",
     "category_generation_params",
 ];
 
@@ -45,6 +50,7 @@ pub(super) struct Params {
     pub num_prompt_samples: Option<usize>,
     pub batch_sizes: Option<Vec<usize>>,
     pub task_id: Option<usize>,
+    pub quantization: QuantizationKeys,
     pub categories: BTreeMap<Category, usize>,
 }
 
@@ -88,8 +94,13 @@ impl Params {
             "num_prompt_samples" => self.num_prompt_samples = Some(entry.count(PROMPT_SAMPLES)?),
             "batch_size" => self.batch_sizes = Some(entry.batch_sizes()?),
             "task_id" => self.task_id = entry.task()?,
-            "use_4bit" => entry.must_be_off("use_4bit")?,
-            "use_8bit" => entry.must_be_off("use_8bit")?,
+            "use_4bit" => self.quantization.use_4bit = Some(entry.boolean()?),
+            "use_8bit" => self.quantization.use_8bit = Some(entry.boolean()?),
+            "quantization_scheme" => self.quantization.scheme = Some(entry.one_of(&SCHEMES)?),
+            "quantization_head" => self.quantization.head = Some(entry.one_of(&HEADS)?),
+            "quantization_accuracy_level" => {
+                self.quantization.accuracy = Some(entry.accuracy()?);
+            }
             "category_generation_params" => self.categories = entry.categories()?,
             _ => return Err(entry.unknown(&KEYS)),
         }
@@ -174,15 +185,29 @@ impl Entry<'_> {
         }
     }
 
-    fn must_be_off(&self, key: &'static str) -> Result<(), ConfigError> {
-        match self.value {
-            Value::Bool(false) => Ok(()),
-            Value::Bool(true) => Err(ConfigError::Unsupported {
-                file: self.file.to_owned(),
-                key,
-            }),
-            _ => Err(self.wrong("`false`")),
-        }
+    fn boolean(&self) -> Result<bool, ConfigError> {
+        let value = self.value.as_bool();
+        value.ok_or_else(|| self.wrong("`true` or `false`"))
+    }
+
+    /// What one of the names in `choices` stands for.
+    fn one_of<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T, ConfigError> {
+        let name = self.value.as_str();
+        let found = choices.iter().find(|(known, _)| Some(*known) == name);
+        found.map(|(_, value)| *value).ok_or_else(|| {
+            let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+            self.wrong(&format!("one of {}", quoted(&names)))
+        })
+    }
+
+    fn accuracy(&self) -> Result<Accuracy, ConfigError> {
+        let level = self
+            .value
+            .as_u64()
+            .and_then(|level| u8::try_from(level).ok());
+        level
+            .and_then(|level| Accuracy::try_from(level).ok())
+            .ok_or_else(|| self.wrong("1 (float32) or 4 (inputs rounded to 8 bits)"))
     }
 
     fn categories(&self) -> Result<BTreeMap<Category, usize>, ConfigError> {

@@ -138,13 +138,51 @@ fn values_out_of_range_or_of_a_wrong_type_are_errors_that_tell_the_range() {
 }
 
 #[test]
-fn quantized_loading_is_refused_by_name() {
-    for key in ["use_4bit", "use_8bit"] {
-        let message = message(&format!(r#"{{"{key}": true}}"#));
-        assert!(
-            message.contains(key) && message.contains("not supported yet"),
-            "{message}"
-        );
+fn keys_on_quantization_come_to_formats() {
+    let quantization = |text: &str| {
+        let file = Params::parse("x.json", text).unwrap();
+        let config =
+            BenchmarkConfig::resolve(Params::parse(EMBEDDED_NAME, EMBEDDED).unwrap(), file);
+        config.unwrap().quantization()
+    };
+    assert_eq!(quantization("{}").unwrap(), None);
+    let four = Quantization::new(Format::Int4);
+    assert_eq!(quantization(r#"{"use_4bit": true}"#).unwrap(), Some(four));
+    assert_eq!(
+        quantization(r#"{"use_8bit": true, "quantization_head": "float"}"#).unwrap(),
+        Some(Quantization {
+            head: None,
+            ..Quantization::new(Format::Int8)
+        })
+    );
+    assert_eq!(
+        quantization(r#"{"use_4bit": true, "quantization_scheme": "nf4"}"#).unwrap(),
+        Some(Quantization::new(Format::Nf4))
+    );
+    for (text, part) in [
+        (r#"{"use_4bit": true, "use_8bit": true}"#, "both"),
+        (
+            r#"{"use_8bit": true, "quantization_scheme": "nf4"}"#,
+            "4 bits",
+        ),
+        (r#"{"quantization_scheme": "nf4"}"#, "does nothing"),
+        (r#"{"quantization_head": "8bit"}"#, "does nothing"),
+        (r#"{"quantization_accuracy_level": 1}"#, "does nothing"),
+        (
+            r#"{"use_4bit": true, "quantization_scheme": "nf4", "quantization_accuracy_level": 4}"#,
+            "no accuracy level",
+        ),
+    ] {
+        let message = quantization(text).unwrap_err().to_string();
+        assert!(message.contains(part), "{text}: {message}");
+    }
+    for (text, part) in [
+        (r#"{"quantization_scheme": "gptq"}"#, "`rtn`, `nf4`"),
+        (r#"{"quantization_accuracy_level": 2}"#, "1 (float32) or 4"),
+        (r#"{"quantization_head": true}"#, "`float`"),
+    ] {
+        let message = message(text);
+        assert!(message.contains(part), "{text}: {message}");
     }
 }
 

@@ -33,7 +33,7 @@ impl Sessions {
             let model = model.as_ref();
             model.map(|model| open(model, kind, false)).transpose()
         };
-        let packs = options.weights == WeightsMode::Resident;
+        let packs = options.weights == WeightsMode::Resident || layouts.packs;
         Ok(Self {
             short: optional(&layouts.short, "prompt")?,
             long: optional(&layouts.long, "long-prompt")?,

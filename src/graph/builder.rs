@@ -8,7 +8,8 @@ use std::path::Path;
 
 use super::parameters::{Parameter, Parameters};
 use super::proto::{self, DimensionValue, element, element_type};
-use crate::weights::{Dtype, TensorLocation, round_to};
+use crate::quantize::{Accuracy, Format, QuantizedWeight};
+use crate::weights::{ByteSpan, Dtype, TensorLocation, round_to};
 
 /// A value in the graph: an input, a constant, or what a node makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +75,8 @@ pub struct GraphBuilder<'a> {
     compute: Dtype,
     /// The type that weights are rounded to.
     storage: Dtype,
+    /// The arithmetic of products with quantized weights.
+    accuracy: Accuracy,
     /// Weights that are in the graph already, by file and offset.
     placed: HashMap<(std::path::PathBuf, u64), Value>,
     /// Constants and shared inputs, by name.
@@ -106,6 +109,7 @@ impl<'a> GraphBuilder<'a> {
             parameters,
             compute,
             storage,
+            accuracy: Accuracy::Int8,
             placed: HashMap::new(),
             constants: BTreeMap::new(),
             last: HashSet::new(),
@@ -114,6 +118,12 @@ impl<'a> GraphBuilder<'a> {
             owner: String::new(),
             folder,
         }
+    }
+
+    /// The same with this arithmetic where weights are quantized.
+    pub fn with_accuracy(mut self, accuracy: Accuracy) -> Self {
+        self.accuracy = accuracy;
+        self
     }
 
     /// The finished model.
@@ -187,6 +197,9 @@ impl<'a> GraphBuilder<'a> {
         let parameters = self.parameters;
         match parameters.get(&format!("{}{name}", self.owner))? {
             Parameter::Stored(location) => Some(self.stored(name, location)),
+            Parameter::Quantized(_) => {
+                unreachable!("`{name}` is quantized, and taken by products alone")
+            }
             Parameter::Input { name, shape } => {
                 let dims: Vec<Dim> = shape.iter().map(|&size| size.into()).collect();
                 Some(self.shared_input(name, &dims))
@@ -199,26 +212,12 @@ impl<'a> GraphBuilder<'a> {
         if let Some(value) = self.placed.get(&key) {
             return value.clone();
         }
-        // Relative to the model's folder: a folder that's moved together with its weights still works.
-        let relative = pathdiff::diff_paths(&location.path, self.folder)
-            .unwrap_or_else(|| location.path.clone());
-        let entry = |key: &str, value: String| proto::Entry {
-            key: key.to_owned(),
-            value,
+        let span = ByteSpan {
+            path: location.path.clone(),
+            offset: location.offset,
+            length: location.length,
         };
-        self.graph.initializer.push(proto::Tensor {
-            dims: location.shape.iter().map(|&d| d as i64).collect(),
-            data_type: element_type(location.dtype),
-            name: name.to_owned(),
-            raw_data: Vec::new(),
-            external_data: vec![
-                entry("location", relative.to_string_lossy().into_owned()),
-                entry("offset", location.offset.to_string()),
-                entry("length", location.length.to_string()),
-            ],
-            data_location: 1,
-        });
-        let mut value = Value(name.to_owned());
+        let mut value = self.external(name, element_type(location.dtype), &location.shape, &span);
         // ONNX Runtime folds these casts when the session starts.
         let mut dtype = location.dtype;
         for wanted in [self.storage, self.compute] {
@@ -229,6 +228,65 @@ impl<'a> GraphBuilder<'a> {
         }
         self.placed.insert(key, value.clone());
         value
+    }
+
+    /// An initializer whose bytes are in another file.
+    fn external(&mut self, name: &str, data_type: i32, shape: &[usize], span: &ByteSpan) -> Value {
+        // Relative to the model's folder: a folder that's moved together with its weights still works.
+        let relative = pathdiff::diff_paths(&span.path, self.folder);
+        let relative = relative.unwrap_or_else(|| span.path.clone());
+        let entry = |key: &str, value: String| proto::Entry {
+            key: key.to_owned(),
+            value,
+        };
+        self.graph.initializer.push(proto::Tensor {
+            dims: shape.iter().map(|&d| d as i64).collect(),
+            data_type,
+            name: name.to_owned(),
+            raw_data: Vec::new(),
+            external_data: vec![
+                entry("location", relative.to_string_lossy().into_owned()),
+                entry("offset", span.offset.to_string()),
+                entry("length", span.length.to_string()),
+            ],
+            data_location: 1,
+        });
+        Value(name.to_owned())
+    }
+
+    fn quantized(&mut self, name: &str, x: &Value, key: &str, weight: &QuantizedWeight) -> Value {
+        let [codes, scales] = weight.format.shapes(weight.rows, weight.columns);
+        let parts = [
+            ("codes", element::UINT8, &codes, &weight.codes),
+            ("scales", element::FLOAT32, &scales, &weight.scales),
+        ]
+        .map(|(part, data_type, shape, span)| {
+            let place = (span.path.clone(), span.offset);
+            if let Some(value) = self.placed.get(&place) {
+                return value.clone();
+            }
+            let value = self.external(&format!("{key}.{part}"), data_type, shape, span);
+            self.placed.insert(place, value.clone());
+            value
+        });
+        let mut attrs = vec![
+            ("K", Attr::Int(weight.columns as i64)),
+            ("N", Attr::Int(weight.rows as i64)),
+            ("block_size", Attr::Int(weight.format.block_size() as i64)),
+        ];
+        let inputs = [x, &parts[0], &parts[1]];
+        match weight.format {
+            Format::Int4 | Format::Int8 => {
+                attrs.push(("bits", Attr::Int(weight.format.bits() as i64)));
+                let level = i64::from(self.accuracy.level());
+                attrs.push(("accuracy_level", Attr::Int(level)));
+                self.contrib("MatMulNBits", name, &inputs, &attrs)
+            }
+            Format::Nf4 => {
+                attrs.push(("quant_type", Attr::Int(1)));
+                self.contrib("MatMulBnb4", name, &inputs, &attrs)
+            }
+        }
     }
 
     /// A constant vector of int64; empty `dims` for a scalar.
@@ -391,7 +449,12 @@ impl<'a> GraphBuilder<'a> {
 
     /// `W x` for the linear layer at `path`: `x` is `[…, in]`.
     pub fn product(&mut self, name: &str, path: &str, x: &Value) -> Value {
-        let weight = self.parameter(&format!("{path}.weight"));
+        let weight = format!("{path}.weight");
+        let parameters = self.parameters;
+        if let Some(Parameter::Quantized(quantized)) = parameters.get(&weight) {
+            return self.quantized(name, x, &weight, quantized);
+        }
+        let weight = self.parameter(&weight);
         match self.parameters.is_stored_in_out(path) {
             true => self.op("MatMul", name, &[x, &weight], &[]),
             false => self.matmul_transposed(name, x, &weight),

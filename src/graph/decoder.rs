@@ -25,21 +25,24 @@ use super::proto;
 use super::{Parameters, attention as attention_block};
 use crate::adapter::{Adapter, BACKBONE, Beside, Mixture, Shadow};
 use crate::arch::{Arrangement, DecoderSpec, EmbeddingScale, Layer, Norm};
+use crate::quantize::Accuracy;
 use crate::weights::Dtype;
 
 pub use attention_block::cache_head_dim;
 
 /// Builds the graph for a `model.onnx` in `folder`: `parameters` says where each weight is, weights are
-/// rounded to `storage`, arithmetic is in `compute`.
+/// rounded to `storage`, arithmetic is in `compute`, and with quantized weights in `accuracy`.
 pub fn build(
     export: &Export,
     parameters: &Parameters,
     storage: Dtype,
     compute: Dtype,
+    accuracy: Accuracy,
     folder: &std::path::Path,
 ) -> proto::Model {
     let spec = export.spec;
-    let mut builder = GraphBuilder::new(parameters, storage, compute, folder);
+    let builder = GraphBuilder::new(parameters, storage, compute, folder);
+    let mut builder = builder.with_accuracy(accuracy);
     let graph = &mut builder;
 
     let sequence = [Dim::symbol("batch"), Dim::symbol("sequence")];

@@ -1,8 +1,10 @@
 //! Where each parameter of a model comes from: the base's files, a merge's overlay, or an input.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
-use crate::arch::DecoderSpec;
+use crate::arch::{DecoderSpec, ModuleKind};
+use crate::quantize::{self, Quantization, QuantizeError, QuantizedFile, QuantizedWeight};
 use crate::weights::{TensorLocation, TensorStore, WeightsError};
 
 /// The origin of one parameter.
@@ -10,6 +12,8 @@ use crate::weights::{TensorLocation, TensorStore, WeightsError};
 pub enum Parameter {
     /// Bytes in a safetensors file.
     Stored(TensorLocation),
+    /// Codes and scales in a safetensors file.
+    Quantized(QuantizedWeight),
     /// An input of the graph.
     Input {
         /// The input's name.
@@ -17,6 +21,17 @@ pub enum Parameter {
         /// Its shape.
         shape: Vec<usize>,
     },
+}
+
+impl Parameter {
+    /// The files that it's in, to change their paths.
+    pub fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
+        match self {
+            Self::Stored(location) => vec![&mut location.path],
+            Self::Quantized(weight) => vec![&mut weight.codes.path, &mut weight.scales.path],
+            Self::Input { .. } => Vec::new(),
+        }
+    }
 }
 
 /// All parameters of a model, by their place in it (`model.layers.0.self_attn.q_proj.weight`).
@@ -52,6 +67,35 @@ impl Parameters {
     /// Whether the weight of the linear layer at `path` is `[in_features, out_features]`.
     pub fn is_stored_in_out(&self, path: &str) -> bool {
         self.stored_in_out.contains(path)
+    }
+
+    /// The same with weights of linear layers from `file`, as far as `quantization` goes.
+    ///
+    /// # Errors
+    /// If the file lacks one.
+    pub fn quantized(
+        mut self,
+        spec: &DecoderSpec,
+        quantization: Quantization,
+        file: &QuantizedFile,
+    ) -> Result<Self, QuantizeError> {
+        for module in spec.modules() {
+            let ModuleKind::Linear {
+                in_features,
+                out_features,
+                ..
+            } = module.kind
+            else {
+                continue;
+            };
+            if let Some(format) = quantization.of(spec, &module) {
+                let key = quantize::key(spec, &module);
+                let weight = file.find(&key, format, out_features, in_features)?;
+                let name = format!("{}.weight", module.path);
+                self.set(&name, Parameter::Quantized(weight));
+            }
+        }
+        Ok(self)
     }
 
     /// The origin of `name`, if the model has such a parameter.

@@ -197,6 +197,8 @@ pub enum DimensionValue {
 pub mod element {
     /// `FLOAT`
     pub const FLOAT32: i32 = 1;
+    /// `UINT8`
+    pub const UINT8: i32 = 2;
     /// `INT32`
     pub const INT32: i32 = 6;
     /// `INT64`

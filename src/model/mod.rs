@@ -14,10 +14,11 @@ use thiserror::Error;
 pub use id::ModelId;
 pub use tokenizer::{TextTokenizer, TokenizerError};
 
-use crate::arch::{self, DecoderSpec};
+use crate::arch::{self, DecoderSpec, Module, ModuleKind};
 use crate::cache_dir::cache_dir;
 use crate::graph::find_base_tensor;
 use crate::json_object::{ConfigError, JsonObject};
+use crate::quantize::{self, Quantization, QuantizeError, QuantizedFile};
 use crate::weights::{Dtype, TensorStore, TensorView, WeightsError};
 
 /// A base model that can't be opened.
@@ -54,6 +55,15 @@ pub struct BaseModel {
     pub spec: DecoderSpec,
     /// Its tensors.
     pub store: TensorStore,
+    /// What stands in the place of its linear layers' weights for adapters beside it.
+    quantized: Option<QuantizedView>,
+}
+
+/// Quantized weights of a model.
+#[derive(Debug)]
+struct QuantizedView {
+    quantization: Quantization,
+    file: QuantizedFile,
 }
 
 impl BaseModel {
@@ -98,6 +108,7 @@ impl BaseModel {
     /// If its architecture isn't supported, or its files are malformed.
     pub fn open_folder(folder: &Path) -> Result<Self, ModelError> {
         let config = JsonObject::read(&folder.join("config.json"))?;
+        refuse_quantized(&config)?;
         let spec = arch::spec(&config)?;
         let store = TensorStore::open_folder(folder)?;
         Ok(Self {
@@ -106,7 +117,56 @@ impl BaseModel {
             config,
             spec,
             store,
+            quantized: None,
         })
+    }
+
+    /// The same model as an adapter beside its quantized weights sees it: what's computed from a weight is computed from
+    /// what its codes stand for, as PEFT does it.
+    ///
+    /// # Errors
+    /// If its files can't be opened again.
+    pub fn beside_quantized(
+        &self,
+        quantization: Quantization,
+        file: QuantizedFile,
+    ) -> Result<Self, ModelError> {
+        Ok(Self {
+            id: self.id.clone(),
+            quantized: Some(QuantizedView { quantization, file }),
+            ..Self::open_folder(&self.folder)?
+        })
+    }
+
+    /// How the model is quantized for adapters beside it.
+    pub fn quantization(&self) -> Option<Quantization> {
+        self.quantized.as_ref().map(|view| view.quantization)
+    }
+
+    /// What the quantized weight of `module` stands for; `None` where it's not quantized.
+    ///
+    /// # Errors
+    /// If it isn't in the file of quantized weights.
+    pub fn dequantized(&self, module: &Module) -> Result<Option<Vec<f32>>, QuantizeError> {
+        let (
+            Some(view),
+            ModuleKind::Linear {
+                in_features,
+                out_features,
+                ..
+            },
+        ) = (&self.quantized, &module.kind)
+        else {
+            return Ok(None);
+        };
+        let Some(format) = view.quantization.of(&self.spec, module) else {
+            return Ok(None);
+        };
+        let key = quantize::key(&self.spec, module);
+        let values = view
+            .file
+            .dequantize(&key, format, *out_features, *in_features)?;
+        Ok(Some(values))
     }
 
     /// The checkpoint's tensor `source`, with or without the architecture's first part of the name.
@@ -118,11 +178,30 @@ impl BaseModel {
     }
 
     /// The checkpoint's tensor `source`, a matrix, widened; of a linear layer `[out_features, in_features]`, however
-    /// it's stored.
+    /// it's stored. Of a model beside whose quantized weights an adapter stands, what these stand for.
     ///
     /// # Errors
     /// If the checkpoint has none, it isn't a matrix, or its dtype isn't a float type.
     pub fn matrix(&self, source: &str) -> Result<Array2<f32>, WeightsError> {
+        if self.quantized.is_some()
+            && let Some(path) = source.strip_suffix(".weight")
+            && let Some(module) = self
+                .spec
+                .modules()
+                .iter()
+                .find(|module| module.source == path)
+            && let Some(values) = self
+                .dequantized(module)
+                .map_err(QuantizeError::into_weights)?
+            && let ModuleKind::Linear {
+                in_features,
+                out_features,
+                ..
+            } = module.kind
+        {
+            return Ok(Array2::from_shape_vec((out_features, in_features), values)
+                .expect("dequantizing gives as many values as the weight has"));
+        }
         let tensor = self.tensor(source)?;
         let &[rows, columns] = tensor.shape else {
             return Err(WeightsError::Layout {
@@ -172,6 +251,23 @@ impl BaseModel {
     pub fn tokenizer(&self) -> Result<TextTokenizer, TokenizerError> {
         TextTokenizer::open(&self.folder)
     }
+}
+
+/// Refuses a checkpoint whose weights are quantized already: GPTQ, AWQ, bitsandbytes and others.
+fn refuse_quantized(config: &JsonObject) -> Result<(), ConfigError> {
+    const KEY: &str = "quantization_config";
+    let found = match config.json().get(KEY) {
+        None | Some(serde_json::Value::Null) => return Ok(()),
+        Some(found) => found,
+    };
+    let method = found.get("quant_method").and_then(|method| method.as_str());
+    Err(ConfigError::Unsupported {
+        path: config.path().to_owned(),
+        key: KEY,
+        found: method.map_or_else(|| found.to_string(), str::to_owned),
+        supported: "a checkpoint in float32, float16 or bfloat16, which `--quantize` quantizes"
+            .to_owned(),
+    })
 }
 
 /// How large a model is.

@@ -11,12 +11,16 @@ use rustix::io::Errno;
 use super::manifest::write_file;
 use super::merge::{OVERLAY, merge};
 use super::partial;
+use super::quantized::{QuantizationSummary, check_beside};
 use super::reads::decode_reads;
 use super::{AdapterSummary, Manifest, Preparation, PrepareError, PromptKind, Variant};
 use crate::adapter::{Adapter, Beside, GraphInput, Prompt};
+use crate::arch::DecoderSpec;
 use crate::experiment::Experiment;
 use crate::graph::{Export, Parameter, Parameters, build, cache_head_dim};
-use crate::weights::{SafetensorsWriter, TensorPlan};
+use crate::model::BaseModel;
+use crate::quantize::{Accuracy, QuantizedFile};
+use crate::weights::{Dtype, SafetensorsWriter, TensorPlan};
 
 /// The graph's file.
 pub const GRAPH: &str = "model.onnx";
@@ -32,16 +36,34 @@ pub fn files(manifest: &Manifest) -> Vec<&'static str> {
     }
 }
 
+/// What a variant is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Ingredients<'a> {
+    /// The experiment, in variants that have an adapter.
+    pub experiment: Option<&'a Experiment>,
+    /// Its adapter.
+    pub adapter: Option<&'a Adapter>,
+    /// The base as the adapter sees it.
+    pub base: &'a BaseModel,
+    /// The base's quantized weights.
+    pub quantized: Option<&'a QuantizedFile>,
+}
+
 /// Prepares `variant` in `folder`. It's made in a temporary folder beside it and renamed, so that an
 /// earlier one is whole until then.
 pub fn export(
     preparation: &Preparation,
-    experiment: Option<&Experiment>,
-    adapter: Option<&Adapter>,
+    ingredients: Ingredients,
     variant: Variant,
     folder: &Path,
     fingerprint: String,
 ) -> Result<Manifest, PrepareError> {
+    let Ingredients {
+        experiment,
+        adapter,
+        quantized,
+        ..
+    } = ingredients;
     let start = Instant::now();
     let failed = |path: &Path| {
         let path = path.to_owned();
@@ -59,17 +81,30 @@ pub fn export(
     let mut bound = Vec::new();
     let parameters = match (variant, adapter) {
         (Variant::Merged, Some(adapter)) => {
-            let parameters = merge(preparation.base, adapter, preparation.precision.dtype, made)?;
+            let parameters = merge(
+                ingredients.base,
+                adapter,
+                preparation.precision,
+                quantized,
+                made,
+            )?;
             moved(parameters, &made.join(OVERLAY), &target.join(OVERLAY))
         }
         (Variant::Unmerged, Some(adapter)) => {
             bound = adapter.inputs();
             // Before values are worked out, since this checks the shapes of the base's tensors.
-            let parameters = unmerged_parameters(preparation, adapter)?;
-            write_bound(preparation, adapter, &bound, &made.join(ADAPTER))?;
+            let parameters = unmerged_parameters(preparation, adapter, quantized)?;
+            let compute = preparation.precision.compute;
+            write_bound(
+                ingredients.base,
+                compute,
+                adapter,
+                &bound,
+                &made.join(ADAPTER),
+            )?;
             parameters
         }
-        _ => Parameters::of_base(&preparation.base.spec, &preparation.base.store)?,
+        _ => base_parameters(preparation, &preparation.base.spec, quantized)?,
     };
     let parameters = absolute(parameters);
 
@@ -86,6 +121,9 @@ pub fn export(
         &parameters,
         precision.dtype,
         precision.compute,
+        precision
+            .quantization
+            .map_or(Accuracy::Int8, |quantization| quantization.accuracy),
         &target,
     );
     let path = made.join(GRAPH);
@@ -130,10 +168,10 @@ pub fn replace_folder(made: &Path, target: &Path) -> io::Result<()> {
 /// The same parameters, with references into `from` pointing to `to`.
 fn moved(mut parameters: Parameters, from: &Path, to: &Path) -> Parameters {
     for (_, parameter) in parameters.iter_mut() {
-        if let Parameter::Stored(location) = parameter
-            && location.path == from
-        {
-            location.path = to.to_owned();
+        for path in parameter.paths_mut() {
+            if path == from {
+                to.clone_into(path);
+            }
         }
     }
     parameters
@@ -142,21 +180,38 @@ fn moved(mut parameters: Parameters, from: &Path, to: &Path) -> Parameters {
 /// The same parameters, with every path absolute.
 fn absolute(mut parameters: Parameters) -> Parameters {
     for (_, parameter) in parameters.iter_mut() {
-        if let Parameter::Stored(location) = parameter
-            && let Ok(path) = std::path::absolute(&location.path)
-        {
-            location.path = path;
+        for path in parameter.paths_mut() {
+            if let Ok(absolute) = std::path::absolute(&path) {
+                *path = absolute;
+            }
         }
     }
     parameters
+}
+
+/// The base's parameters, for the architecture `spec` on them.
+fn base_parameters(
+    preparation: &Preparation,
+    spec: &DecoderSpec,
+    quantized: Option<&QuantizedFile>,
+) -> Result<Parameters, PrepareError> {
+    let parameters = Parameters::of_base(spec, &preparation.base.store)?;
+    match (preparation.precision.quantization, quantized) {
+        (Some(quantization), Some(file)) => Ok(parameters.quantized(spec, quantization, file)?),
+        _ => Ok(parameters),
+    }
 }
 
 /// The base's parameters, but for those that the adapter replaces, which are inputs.
 fn unmerged_parameters(
     preparation: &Preparation,
     adapter: &Adapter,
+    quantized: Option<&QuantizedFile>,
 ) -> Result<Parameters, PrepareError> {
-    let mut parameters = Parameters::of_base(&adapter.spec, &preparation.base.store)?;
+    if let Some(quantization) = preparation.precision.quantization {
+        check_beside(adapter, quantization)?;
+    }
+    let mut parameters = base_parameters(preparation, &adapter.spec, quantized)?;
     for (name, replacement) in adapter.used_replacements() {
         parameters.set(
             name,
@@ -176,7 +231,8 @@ fn unmerged_parameters(
 }
 
 fn write_bound(
-    preparation: &Preparation,
+    base: &BaseModel,
+    compute: Dtype,
     adapter: &Adapter,
     bound: &[GraphInput],
     path: &Path,
@@ -185,12 +241,12 @@ fn write_bound(
         .iter()
         .map(|tensor| TensorPlan {
             name: tensor.name.clone(),
-            dtype: preparation.precision.compute,
+            dtype: compute,
             shape: tensor.shape.clone(),
         })
         .collect();
     let writer = SafetensorsWriter::create(path, &plans)?;
-    adapter.for_each_input(preparation.base, &|name, values| writer.write(name, values))?;
+    adapter.for_each_input(base, &|name, values| writer.write(name, values))?;
     Ok(writer.finish()?)
 }
 
@@ -259,7 +315,11 @@ fn manifest(
         head_dim: spec.layers[0].attention.head_dim,
         base_params: size.parameters,
         base_bytes: size.stored_bytes,
-        reads: decode_reads(spec, unmerged, bound, preparation.precision.compute),
+        reads: decode_reads(spec, unmerged, bound, preparation.precision),
+        quantization: preparation
+            .precision
+            .quantization
+            .map(|quantization| QuantizationSummary::new(spec, quantization)),
         adapter: summary,
     })
 }

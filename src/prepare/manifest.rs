@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::Variant;
+use super::quantized::QuantizationSummary;
 use crate::adapter::{AdapterForm, Task};
+use crate::quantize::Quantization;
 use crate::weights::Dtype;
 
 /// A manifest that can't be read.
@@ -65,11 +67,14 @@ pub struct Manifest {
     pub base_bytes: u64,
     /// What a decode step must read.
     pub reads: DecodeReads,
+    /// What is quantized, and how; absent where nothing is.
+    #[serde(default)]
+    pub quantization: Option<QuantizationSummary>,
     /// The adapter, in variants that have one.
     pub adapter: Option<AdapterSummary>,
 }
 
-/// Bytes that a decode step must read, in the dtype of the arithmetic: the floor of its time is these
+/// Bytes that a decode step must read, in the dtype of the arithmetic or as they're quantized: the floor of its time is these
 /// over the memory's bandwidth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DecodeReads {
@@ -181,6 +186,11 @@ impl Manifest {
         let wanted = adapter.and_then(|adapter| adapter.invocation.as_deref());
         let wanted = wanted.filter(|ids| !prompt_ids.windows(ids.len()).any(|place| place == *ids));
         [prompt_ids, wanted.unwrap_or_default()].concat()
+    }
+
+    /// How weights are quantized, if they are.
+    pub fn quantization(&self) -> Option<Quantization> {
+        Some(self.quantization.as_ref()?.quantization)
     }
 
     /// Tokens in front of the prompt.

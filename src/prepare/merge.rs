@@ -1,19 +1,21 @@
 //! Folds an adapter into the weights that it touches: `overlay.safetensors`, those tensors and no others.
 //!
-//! Weights are widened to float32, merged, and rounded once to the dtype asked for. Each thread holds
+//! Weights are widened to float32, merged, and rounded once to the dtype asked for; those of a quantized model are quantized
+//! after that. Each thread holds
 //! one module at a time, so memory is bounded by threads × the largest touched tensor.
 
 use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::PrepareError;
+use super::{Precision, PrepareError};
 use crate::adapter::{Adapter, AdapterError, ModuleAdapter, Replacement};
 use crate::arch::{Module, ModuleKind};
 use crate::graph::{Parameter, Parameters};
 use crate::model::BaseModel;
+use crate::quantize::{Format, QuantizeError, QuantizedFile, joined_plans, write_quantized};
 use crate::weights::{
-    Dtype, SafetensorsFile, SafetensorsWriter, TensorPlan, WeightsError, WriteTensorError,
+    BytesPlan, Dtype, SafetensorsFile, SafetensorsWriter, WeightsError, WriteTensorError,
 };
 
 /// Something that merging changes.
@@ -145,48 +147,162 @@ pub fn changes<'a>(
 /// The name of the merged tensors' file.
 pub const OVERLAY: &str = "overlay.safetensors";
 
-/// Writes the overlay of `adapter` into `folder`; returns where each parameter of the merged model is.
+/// Writes the overlay of `adapter` on a base, whose quantized weights are in `quantized`, into `folder`; returns where each parameter of the merged model is.
 ///
 /// # Errors
 /// If the adapter can't be merged, a result isn't finite, or the file can't be written.
 pub fn merge(
     base: &BaseModel,
     adapter: &Adapter,
-    dtype: Dtype,
+    precision: Precision,
+    quantized: Option<&QuantizedFile>,
     folder: &Path,
 ) -> Result<Parameters, PrepareError> {
     let spec = &adapter.spec;
     let modules = spec.modules();
     let changes = changes(adapter, &modules)?;
-    let plans: Vec<TensorPlan> = changes
+    let mut merged = Vec::new();
+    for (name, shape) in changes.iter().flat_map(Change::parameters) {
+        let format = precision.format_of(spec, &name);
+        let mut all = modules.iter();
+        let in_out = all
+            .any(|module| module.is_stored_in_out() && name == format!("{}.weight", module.path));
+        merged.push(Merged {
+            name,
+            shape,
+            format,
+            in_out,
+        });
+    }
+    let embedding = format!("{}.weight", spec.embed_tokens.path);
+    let head = format!("{}.weight", spec.lm_head.path);
+    // A tied head takes the merged embedding: itself, or a quantized copy.
+    let followed = merged
         .iter()
-        .flat_map(Change::parameters)
-        .map(|(name, shape)| TensorPlan { name, dtype, shape })
-        .collect();
+        .find(|one| head_follows(adapter) && one.name == embedding);
+    let head_copy = followed.and_then(|one| {
+        Some(Merged {
+            name: head.clone(),
+            shape: one.shape.clone(),
+            in_out: false,
+            format: Some(precision.format_of(spec, &head)?),
+        })
+    });
+    let follows = followed.is_some() && head_copy.is_none();
+    merged.extend(head_copy.clone());
     // Before anything is merged, since this checks the shapes of the base's tensors.
     let mut parameters = Parameters::of_base(spec, &base.store)?;
+    if let (Some(quantization), Some(file)) = (precision.quantization, quantized) {
+        parameters = parameters.quantized(spec, quantization, file)?;
+    }
     let path = folder.join(OVERLAY);
-    let writer = SafetensorsWriter::create(&path, &plans)?;
+    let plans: Vec<BytesPlan> = merged
+        .iter()
+        .flat_map(|one| one.plans(precision.dtype))
+        .collect();
+    let writer = SafetensorsWriter::create_with(&path, &plans, &[])?;
+    let find = |name: &str| merged.iter().find(|one| one.name == name);
     changes.par_iter().try_for_each(|change| {
-        change.apply(base, adapter, &|name, values| writer.write(name, values))
+        change.apply(base, adapter, &|name, values| {
+            find(name)
+                .expect("every merged parameter is planned")
+                .write(&writer, values, precision.dtype)?;
+            match &head_copy {
+                Some(head) if name == embedding => head.write(&writer, values, precision.dtype),
+                _ => Ok(()),
+            }
+        })
     })?;
     writer.finish()?;
 
-    let overlay = SafetensorsFile::open(&path)?;
-    for plan in &plans {
-        let tensor = overlay
-            .get(&plan.name)
-            .ok_or_else(|| WeightsError::Missing {
-                name: plan.name.clone(),
-                path: path.clone(),
-            })?;
-        parameters.set(&plan.name, Parameter::Stored(tensor.location()?));
+    let overlay = QuantizedFile::of(SafetensorsFile::open(&path)?);
+    for one in &merged {
+        parameters.set(&one.name, one.find(&overlay, &path)?);
     }
-    if head_follows(adapter) {
-        let embedding = format!("{}.weight", spec.embed_tokens.path);
-        if let Some(location) = parameters.get(&embedding).cloned() {
-            parameters.set(&format!("{}.weight", spec.lm_head.path), location);
-        }
+    if follows && let Some(location) = parameters.get(&embedding).cloned() {
+        parameters.set(&head, location);
     }
     Ok(parameters)
+}
+
+/// A parameter of the overlay.
+#[derive(Debug, Clone)]
+struct Merged {
+    name: String,
+    shape: Vec<usize>,
+    /// What it's quantized to, if it is.
+    format: Option<Format>,
+    /// Whether it's a weight of `[in_features, out_features]`.
+    in_out: bool,
+}
+
+impl Merged {
+    /// `out_features` and `in_features`.
+    fn size(&self) -> [usize; 2] {
+        match self.in_out {
+            true => [self.shape[1], self.shape[0]],
+            false => [self.shape[0], self.shape[1]],
+        }
+    }
+
+    fn plans(&self, dtype: Dtype) -> Vec<BytesPlan> {
+        match self.format {
+            Some(format) => {
+                let [rows, columns] = self.size();
+                joined_plans(&[(&self.name, format, rows, columns)])
+            }
+            None => vec![BytesPlan {
+                name: self.name.clone(),
+                stored: dtype.to_safetensors(),
+                shape: self.shape.clone(),
+            }],
+        }
+    }
+
+    /// Writes `values`: rounded to `dtype`, and then quantized, some rows at a time.
+    fn write(
+        &self,
+        writer: &SafetensorsWriter,
+        values: &[f32],
+        dtype: Dtype,
+    ) -> Result<(), WriteTensorError> {
+        const BATCH: usize = 1 << 20;
+        let Some(format) = self.format else {
+            return writer.write(&self.name, values);
+        };
+        let [rows, columns] = self.size();
+        let turned;
+        let values = match self.in_out {
+            true => {
+                let stored = ndarray::ArrayView2::from_shape((columns, rows), values)
+                    .expect("a merged weight has its shape");
+                turned = stored.t().iter().copied().collect::<Vec<f32>>();
+                &turned
+            }
+            false => values,
+        };
+        let step = format.rows_at_once(columns, BATCH);
+        for (index, rows) in values.chunks(step * columns).enumerate() {
+            let place = (index * step, columns);
+            write_quantized(writer, &self.name, format, place, &mut rows.to_vec(), dtype)
+                .map_err(QuantizeError::into_weights)?;
+        }
+        Ok(())
+    }
+
+    /// Where it is in the overlay, which is at `path`.
+    fn find(&self, overlay: &QuantizedFile, path: &Path) -> Result<Parameter, PrepareError> {
+        if let Some(format) = self.format {
+            let [rows, columns] = self.size();
+            let weight = overlay.find(&self.name, format, rows, columns)?;
+            return Ok(Parameter::Quantized(weight));
+        }
+        let tensor = overlay
+            .tensor(&self.name)
+            .ok_or_else(|| WeightsError::Missing {
+                name: self.name.clone(),
+                path: path.to_owned(),
+            })?;
+        Ok(Parameter::Stored(tensor.location()?))
+    }
 }

@@ -8,6 +8,7 @@
 //!     <method>--<name>/unmerged-native/  with the method's own computation, on demand
 //!     <method>--<name>/unmerged-empty/   the same with zeros, on demand
 //!     <method>--<name>/checkpoint/   a merged Hugging Face checkpoint
+//!     quantized.safetensors          the base's quantized weights, in the folder of a quantized model
 //! ```
 //!
 //! The manifest is written last, so a folder without one is incomplete, and holds a fingerprint of
@@ -21,6 +22,7 @@ mod manifest;
 mod merge;
 mod others;
 mod partial;
+mod quantized;
 mod reads;
 mod values;
 mod variant;
@@ -35,11 +37,15 @@ pub use empty::empty_variant;
 pub use export::{ADAPTER, GRAPH};
 pub use manifest::{AdapterSummary, DecodeReads, Manifest, ManifestError, PromptKind, write_file};
 pub use others::{not_swappable, other_adapters};
+pub(crate) use partial::create as partial_folder;
+pub use quantized::{QUANTIZED, QuantizationSummary};
 pub use variant::Variant;
 
 use crate::adapter::{Adapter, AdapterError, AdapterForm, Task};
+use crate::arch::DecoderSpec;
 use crate::experiment::Experiment;
-use crate::model::BaseModel;
+use crate::model::{BaseModel, ModelError};
+use crate::quantize::{Format, Quantization, QuantizeError};
 use crate::weights::{Dtype, WeightsError};
 
 /// What can go wrong while a variant is prepared.
@@ -52,6 +58,19 @@ pub enum PrepareError {
     Weights(#[from] WeightsError),
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Quantize(#[from] QuantizeError),
+    #[error(
+        "{peft_type} computes a weight of its own for `{path}`, which can't stand beside one that's quantized to \
+         {format}; prepare only `--variant merged`, or leave `--quantize` away"
+    )]
+    BesideQuantized {
+        peft_type: String,
+        path: String,
+        format: &'static str,
+    },
     #[error("cannot write `{}`", path.display())]
     Write {
         path: PathBuf,
@@ -75,21 +94,44 @@ pub struct Precision {
     pub dtype: Dtype,
     /// The dtype of the arithmetic. ONNX Runtime's CPU provider computes in float32.
     pub compute: Dtype,
+    /// How weights are quantized, once they're rounded.
+    pub quantization: Option<Quantization>,
 }
 
 impl Precision {
     /// The precision of `dtype` on a CPU or a GPU.
     pub fn new(dtype: Dtype, cuda: bool) -> Self {
         let compute = if cuda { dtype } else { Dtype::Float32 };
-        Self { dtype, compute }
+        Self {
+            dtype,
+            compute,
+            quantization: None,
+        }
+    }
+
+    /// The same with quantized weights.
+    pub fn with_quantization(self, quantization: Option<Quantization>) -> Self {
+        Self {
+            quantization,
+            ..self
+        }
+    }
+
+    /// What the parameter `name` of a model is quantized to, if it is.
+    fn format_of(self, spec: &DecoderSpec, name: &str) -> Option<Format> {
+        let path = name.strip_suffix(".weight")?;
+        self.quantization?.of_path(spec, path)
     }
 
     fn label(self) -> String {
-        if self.dtype == self.compute {
-            self.dtype.to_string()
-        } else {
-            format!("{}-as-{}", self.dtype, self.compute)
+        let mut label = self.dtype.to_string();
+        if self.dtype != self.compute {
+            label += &format!("-as-{}", self.compute);
         }
+        if let Some(quantization) = self.quantization {
+            label += &format!("-{}", quantization.label());
+        }
+        label
     }
 }
 
@@ -122,6 +164,14 @@ pub struct PreparedVariant {
 }
 
 impl Preparation<'_> {
+    /// The same without quantization.
+    pub fn unquantized(&self) -> Self {
+        Self {
+            precision: self.precision.with_quantization(None),
+            ..*self
+        }
+    }
+
     fn model_folder(&self) -> PathBuf {
         let slug = fingerprint::slug(&self.base.id);
         self.export_dir
@@ -196,6 +246,9 @@ impl Preparation<'_> {
         variants: &[Variant],
     ) -> Result<Vec<PreparedVariant>, PrepareError> {
         let mut prepared = Vec::new();
+        let quantized = self.quantized_file(&|_| {})?;
+        // As an adapter beside quantized weights sees the base, and that adapter.
+        let mut beside: Option<(BaseModel, Adapter)> = None;
         for &variant in variants {
             let experiment = experiment.filter(|_| variant != Variant::Base);
             let folder = self.folder(experiment, variant);
@@ -213,13 +266,32 @@ impl Preparation<'_> {
                 });
                 continue;
             }
-            if let (Some(experiment), None) = (experiment, &*adapter) {
+            let load = |experiment: &Experiment, base: &BaseModel| {
                 let (folder, seed) = (&experiment.folder, self.seed);
-                let loaded = Adapter::load_for_task(folder, self.base, seed, self.task_id)?;
-                *adapter = Some(loaded.with_form(self.adapter_form)?);
-            }
-            let used = adapter.as_ref().filter(|_| variant != Variant::Base);
-            let manifest = export::export(self, experiment, used, variant, &folder, fingerprint)?;
+                let loaded = Adapter::load_for_task(folder, base, seed, self.task_id)?;
+                loaded.with_form(self.adapter_form)
+            };
+            let (base, used) = match (experiment, self.beside_quantized(variant)?) {
+                (Some(experiment), Some(base)) => {
+                    let adapter = load(experiment, &base)?;
+                    let (base, adapter) = &*beside.insert((base, adapter));
+                    (base, Some(adapter))
+                }
+                (Some(experiment), None) => {
+                    if adapter.is_none() {
+                        *adapter = Some(load(experiment, self.base)?);
+                    }
+                    (self.base, adapter.as_ref())
+                }
+                (None, _) => (self.base, None),
+            };
+            let ingredients = export::Ingredients {
+                experiment,
+                adapter: used,
+                base,
+                quantized: quantized.as_ref(),
+            };
+            let manifest = export::export(self, ingredients, variant, &folder, fingerprint)?;
             prepared.push(PreparedVariant {
                 folder,
                 manifest,

@@ -1,49 +1,36 @@
 //! What a decode step must read from memory.
 
-use super::DecodeReads;
+use super::{DecodeReads, Precision};
 use crate::adapter::{Adapter, Beside, GraphInput};
-use crate::arch::{DecoderSpec, ModuleKind};
+use crate::arch::{DecoderSpec, Module, ModuleKind};
 use crate::graph::cache_head_dim;
-use crate::weights::Dtype;
 
-/// Counts the bytes of one step, with `bound` tensors of an `unmerged` adapter. Of an embedding a single row is read, unless it's the head as well;
-/// replicated layers are read once for each replica.
+/// Counts the bytes of one step, with `bound` tensors of an `unmerged` adapter. Of an embedding a single row is read,
+/// unless it's the head as well; replicated layers are read once for each replica.
 pub fn decode_reads(
     spec: &DecoderSpec,
     unmerged: Option<&Adapter>,
     bound: &[GraphInput],
-    compute: Dtype,
+    precision: Precision,
 ) -> DecodeReads {
     let elements = |shape: &[usize]| shape.iter().product::<usize>() as u64;
-    let size = compute.size() as u64;
-    let mut weights = 0;
-    for module in spec.modules() {
-        if let ModuleKind::Embedding { embedding_dim, .. } = module.kind {
-            weights += embedding_dim as u64;
-            continue;
-        }
-        // Of a router's experts a token goes through some.
-        let [read, of] = match module.kind {
-            ModuleKind::Routed { share, .. } => share.map(|count| count as u64),
-            _ => [1, 1],
-        };
-        let own: u64 = module
-            .parameters()
+    let size = precision.compute.size() as u64;
+    let modules = spec.modules();
+    let read = |module| module_bytes(spec, module, precision);
+    let mut weights: u64 = modules.iter().map(read).sum();
+    if let Some(Beside::Mixture(_)) = unmerged.and_then(Adapter::beside) {
+        // Another pass, without embedding and head.
+        let ends = [&spec.embed_tokens.path, &spec.lm_head.path];
+        let between = modules
             .iter()
-            .map(|(_, shape)| elements(shape))
-            .sum();
-        weights += own * read / of;
+            .filter(|module| !ends.contains(&&module.path));
+        weights += between.map(read).sum::<u64>();
     }
     let reads = bound.iter().filter(|tensor| tensor.role.adds_reads());
     let adapter: u64 = match unmerged {
         Some(_) => reads.map(|tensor| elements(&tensor.shape)).sum(),
         None => 0,
     };
-    if let Some(Beside::Mixture(_)) = unmerged.and_then(Adapter::beside) {
-        // Another pass, without embedding and head.
-        let head = spec.lm_head.in_features * spec.lm_head.out_features;
-        weights += weights - head as u64 - spec.embed_tokens.embedding_dim as u64;
-    }
     let more_layers = unmerged.map_or(&[][..], Adapter::more_layers);
     let cache: usize = spec
         .layers
@@ -52,24 +39,52 @@ pub fn decode_reads(
         .map(|layer| 2 * layer.attention.num_key_value_heads * cache_head_dim(&layer.attention))
         .sum();
     DecodeReads {
-        weight_bytes: weights * size,
+        weight_bytes: weights,
         adapter_bytes: adapter * size,
         cache_bytes_per_position: cache as u64 * size,
     }
+}
+
+/// What one step reads of `module`.
+fn module_bytes(spec: &DecoderSpec, module: &Module, precision: Precision) -> u64 {
+    let size = precision.compute.size() as u64;
+    // Of a router's experts a token goes through some.
+    let [read, of] = match module.kind {
+        ModuleKind::Embedding { embedding_dim, .. } => return embedding_dim as u64 * size,
+        ModuleKind::Routed { share, .. } => share.map(|count| count as u64),
+        _ => [1, 1],
+    };
+    let quantization = precision.quantization;
+    let format = quantization.and_then(|quantization| quantization.of(spec, module));
+    let bytes = |(name, shape): (&str, Vec<usize>)| match (format, &shape[..]) {
+        (Some(format), &[columns, rows]) if name == "weight" && module.is_stored_in_out() => {
+            format.bytes(rows, columns)
+        }
+        (Some(format), &[rows, columns]) if name == "weight" => format.bytes(rows, columns),
+        _ => shape.iter().product::<usize>() as u64 * size,
+    };
+    let own: u64 = module.parameters().into_iter().map(bytes).sum();
+    own * read / of
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::BaseModel;
+    use crate::quantize::{Format, Quantization};
+    use crate::weights::Dtype;
 
     fn reads(model: &str, case: &str) -> DecodeReads {
+        reads_of(model, case, None)
+    }
+
+    fn reads_of(model: &str, case: &str, quantization: Option<Quantization>) -> DecodeReads {
         let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
         let base = BaseModel::open_folder(&fixtures.join("models").join(model)).unwrap();
         let folder = fixtures.join("cases").join(model).join(case);
         let adapter = Adapter::load(&folder, &base, 0).unwrap();
-        let inputs = adapter.inputs();
-        decode_reads(&adapter.spec, Some(&adapter), &inputs, Dtype::Float32)
+        let precision = Precision::new(Dtype::Float32, false).with_quantization(quantization);
+        decode_reads(&adapter.spec, Some(&adapter), &adapter.inputs(), precision)
     }
 
     #[test]
@@ -90,6 +105,26 @@ mod tests {
         assert_eq!(
             reads.bytes(10.0),
             (reads.weight_bytes + reads.adapter_bytes) as f64 + 5120.0
+        );
+    }
+
+    #[test]
+    fn quantized_weights_count_with_their_codes_and_scales() {
+        let float = reads("llama-gqa", "lora");
+        let quantization = Quantization::new(Format::Int4);
+        let quantized = reads_of("llama-gqa", "lora", Some(quantization));
+        let linear = 2 * (64 * 64 * 2 + 32 * 64 * 2 + 3 * 96 * 64) + 140 * 64;
+        // 16 bytes and a scale in place of 32 values.
+        let saved = linear / 32 * (4 * 32 - 16 - 4);
+        assert_eq!(float.weight_bytes - quantized.weight_bytes, saved);
+        let head = Quantization {
+            head: None,
+            ..quantization
+        };
+        let float_head = reads_of("llama-gqa", "lora", Some(head));
+        assert_eq!(
+            float_head.weight_bytes - quantized.weight_bytes,
+            140 * 64 / 32 * (128 - 20)
         );
     }
 

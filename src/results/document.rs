@@ -21,6 +21,7 @@ use crate::measure::subject::Subject;
 use crate::measure::swap::SwapResult;
 use crate::measure::sweep::SweepRun;
 use crate::prepare::{Manifest, Variant};
+use crate::quantize::Format;
 use crate::runtime::library::Library;
 use crate::system::{Hardware, SystemInfo, allowed_cores};
 use crate::verify::Parity;
@@ -332,6 +333,24 @@ fn stage(stage: &StageMemory) -> Value {
     })
 }
 
+/// What is quantized and how; null where nothing is.
+fn quantization(manifest: &Manifest) -> Value {
+    let Some(found) = &manifest.quantization else {
+        return Value::Null;
+    };
+    json!({
+        "scheme": found.scheme,
+        "bits": found.bits,
+        "block_size": found.block_size,
+        "symmetric": found.symmetric,
+        "accuracy_level": found.accuracy_level,
+        "head": found.head.map_or("float", Format::name),
+        "float": found.float,
+        "quantized_weights": found.quantized_weights,
+        "quantized_size_mb": found.quantized_bytes as f64 / MB,
+    })
+}
+
 fn meta_info(info: &RunInfo) -> Value {
     let Some(manifest) = info.manifests.values().next() else {
         return json!({ "system_info": info.system });
@@ -355,6 +374,7 @@ fn meta_info(info: &RunInfo) -> Value {
         "adapter_bytes_per_token": unmerged.map(|manifest| manifest.reads.adapter_bytes),
         "dtype": manifest.dtype,
         "compute_dtype": manifest.compute,
+        "quantization": quantization(manifest),
         "parameters": {
             "base_params": base_params,
             "trainable_params": trainable,

@@ -37,6 +37,17 @@ pub struct TensorLocation {
     pub shape: Vec<usize>,
 }
 
+/// Bytes of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ByteSpan {
+    /// The file.
+    pub path: PathBuf,
+    /// First byte, from the beginning of the file.
+    pub offset: u64,
+    /// How many.
+    pub length: u64,
+}
+
 /// One tensor of a mapped file.
 #[derive(Debug, Clone)]
 pub struct TensorView<'a> {
@@ -93,6 +104,12 @@ impl SafetensorsFile {
     /// The file's path, as it was opened.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Free text of the header.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        let all = self.metadata.metadata().as_ref()?;
+        all.get(key).map(String::as_str)
     }
 
     /// Names of all tensors, in the file's order.
@@ -184,7 +201,16 @@ impl TensorView<'_> {
         }
     }
 
-    /// Where the bytes are in the file.
+    /// Where the bytes are in the file, whatever their type.
+    pub fn span(&self) -> ByteSpan {
+        ByteSpan {
+            path: self.path.to_owned(),
+            offset: self.offset,
+            length: self.bytes.len() as u64,
+        }
+    }
+
+    /// Where the elements are in the file.
     ///
     /// # Errors
     /// If the element type is not a supported float type.

@@ -10,6 +10,6 @@ mod writer;
 pub use convert::{NonFinite, encode, round_to, widen};
 pub use dtype::{Dtype, UnknownDtype};
 pub use error::WeightsError;
-pub use file::{SafetensorsFile, TensorLocation, TensorView};
+pub use file::{ByteSpan, SafetensorsFile, TensorLocation, TensorView};
 pub use store::TensorStore;
-pub use writer::{SafetensorsWriter, TensorPlan, WriteTensorError};
+pub use writer::{BytesPlan, SafetensorsWriter, TensorPlan, WriteTensorError};

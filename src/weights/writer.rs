@@ -26,9 +26,31 @@ pub struct TensorPlan {
     pub shape: Vec<usize>,
 }
 
-impl TensorPlan {
+/// The same for elements of any type, which are written as bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BytesPlan {
+    /// Name in the file.
+    pub name: String,
+    /// Element type.
+    pub stored: safetensors::Dtype,
+    /// Row-major shape.
+    pub shape: Vec<usize>,
+}
+
+impl BytesPlan {
     fn bytes(&self) -> u64 {
-        self.shape.iter().map(|&d| d as u64).product::<u64>() * self.dtype.size() as u64
+        let bits = self.shape.iter().map(|&d| d as u64).product::<u64>();
+        bits * self.stored.bitsize() as u64 / 8
+    }
+}
+
+impl From<&TensorPlan> for BytesPlan {
+    fn from(plan: &TensorPlan) -> Self {
+        Self {
+            name: plan.name.clone(),
+            stored: plan.dtype.to_safetensors(),
+            shape: plan.shape.clone(),
+        }
     }
 }
 
@@ -38,7 +60,7 @@ impl TensorPlan {
 pub struct SafetensorsWriter {
     path: PathBuf,
     file: NamedTempFile,
-    tensors: BTreeMap<String, (TensorPlan, u64)>,
+    tensors: BTreeMap<String, (BytesPlan, u64)>,
 }
 
 /// Why a tensor could not be written.
@@ -64,12 +86,29 @@ impl SafetensorsWriter {
     /// # Errors
     /// If the file can't be created or written.
     pub fn create(path: &Path, plans: &[TensorPlan]) -> Result<Self, WeightsError> {
+        let plans: Vec<BytesPlan> = plans.iter().map(BytesPlan::from).collect();
+        Self::create_with(path, &plans, &[])
+    }
+
+    /// The same for elements of any type, with free text in the header.
+    ///
+    /// # Errors
+    /// If the file can't be created or written.
+    pub fn create_with(
+        path: &Path,
+        plans: &[BytesPlan],
+        metadata: &[(&str, &str)],
+    ) -> Result<Self, WeightsError> {
         let failed = |source| WeightsError::Write {
             path: path.to_owned(),
             source,
         };
         let mut header = serde_json::Map::new();
-        header.insert("__metadata__".to_owned(), json!({ "format": "pt" }));
+        let mut free = json!({ "format": "pt" });
+        for &(key, value) in metadata {
+            free[key] = json!(value);
+        }
+        header.insert("__metadata__".to_owned(), free);
         let mut offset = 0_u64;
         let mut tensors = BTreeMap::new();
         for plan in plans {
@@ -77,7 +116,7 @@ impl SafetensorsWriter {
             header.insert(
                 plan.name.clone(),
                 json!({
-                    "dtype": format!("{:?}", plan.dtype.to_safetensors()),
+                    "dtype": format!("{:?}", plan.stored),
                     "shape": plan.shape,
                     "data_offsets": [offset, end],
                 }),
@@ -108,6 +147,11 @@ impl SafetensorsWriter {
         })
     }
 
+    /// What the file will be called.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     fn place(&self, name: &str, elements: usize) -> (Dtype, u64) {
         let (plan, start) = &self.tensors[name];
         assert_eq!(
@@ -115,7 +159,11 @@ impl SafetensorsWriter {
             elements,
             "tensor `{name}` has another size than was planned"
         );
-        (plan.dtype, *start)
+        let dtype = Dtype::from_safetensors(plan.stored);
+        (
+            dtype.expect("values are written to tensors of float types"),
+            *start,
+        )
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), WeightsError> {

@@ -155,8 +155,8 @@ impl TokenForm<'_> {
         let (rows, indices) = self.inputs(graph, naming);
         let path = site.path;
         let at = |name: &str| format!("/{path}/token_adapter/{name}");
-        let weight = graph.parameter(&format!("{path}.weight"));
-        let product = graph.matmul_transposed(&format!("/{path}/MatMul"), site.x, &weight);
+        let name = format!("/{path}/MatMul");
+        let product = graph.product(&name, path, site.x);
         let logits = graph.matmul_transposed(&at("MatMul"), site.x, &rows);
         let shape = graph.op("Shape", &at("shape"), &[&logits], &[]);
         let places = graph.op("Expand", &at("places"), &[&indices, &shape], &[]);

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use super::products::{Products, drop_unused, int, node};
+use super::products::{Products, drop_unused, int, node, shape_constant};
 use crate::graph::proto::{Graph, Model, Node};
 
 /// The three products that an attention node takes as they are.
@@ -58,6 +58,16 @@ pub fn take_joined(attention: &mut Node, qkv: &str) {
     attention.input[0] = qkv.to_owned();
     attention.input[1].clear();
     attention.input[2].clear();
+}
+
+/// Cuts the joined value `qkv` into the products `outputs` that it's made of, each of so many `rows`.
+pub fn split(graph: &mut Graph, qkv: &str, outputs: &[String; 3], rows: &[i64]) -> Node {
+    let name = format!("parts.{}.{}.{}", rows[0], rows[1], rows[2]);
+    let parts = shape_constant(graph, &name, rows);
+    let mut split = node("Split", &[qkv, &parts], &outputs[0], vec![int("axis", -1)]);
+    split.name = format!("{qkv}/Split");
+    split.output = outputs.to_vec();
+    split
 }
 
 /// Joins them all.

@@ -10,6 +10,9 @@
 //! | in place | weights on the left | as prepared | as prepared |
 //! | resident | weights on the left | as for decode steps | queries, keys and values at once ([`joined`]), packed by ONNX Runtime at the start |
 //!
+//! A quantized model has one session, in which queries, keys and values are one product ([`quantized`]); what stays float
+//! is laid out as above for decode steps.
+//!
 //! Graphs are rewritten when a session is opened: the prepared folder keeps the plain one, which any ONNX Runtime can
 //! run. No operator of ours is used. `docs/performance.md` has what each form is worth.
 
@@ -18,6 +21,7 @@ pub mod left;
 pub mod pack;
 pub mod panels;
 mod products;
+pub mod quantized;
 #[cfg(test)]
 mod tests;
 
@@ -41,6 +45,8 @@ pub struct Layouts {
     pub short: Option<Model>,
     /// For runs of more tokens than `short` takes.
     pub long: Option<Model>,
+    /// Whether ONNX Runtime has to pack what `step` has, however weights are held.
+    pub packs: bool,
 }
 
 /// Rewrites `model` for sessions that are opened with `options`. With mapped weights, `panels` has to be made ready
@@ -54,10 +60,15 @@ pub fn layouts(
     panels: &PanelFiles,
 ) -> Result<Layouts, PackError> {
     let mut made = Layouts {
+        packs: quantized::needs_packing(&model),
         step: model,
         short: None,
         long: None,
     };
+    if quantized::is_quantized(&made.step) {
+        quantized::join(&mut made.step);
+        return Ok(made);
+    }
     // Several sequences are several rows, even when decoding.
     if options.provider != Provider::Cpu || options.batch_size > 1 {
         return Ok(made);

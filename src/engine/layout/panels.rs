@@ -10,9 +10,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::joined::{take_joined, triples};
+use super::joined::{split, take_joined, triples};
 use super::pack::{PackError, Panel, PanelFiles};
-use super::products::{Products, Weight, drop_unused, int, node, shape_constant};
+use super::products::{Products, Weight, drop_unused, node, shape_constant};
 use crate::graph::proto::{Entry, Graph, Model, Node, Tensor, element};
 
 /// Rows of a panel.
@@ -149,7 +149,10 @@ fn rewrite_where(
                 Some(name) => {
                     taken.insert(name, qkv);
                 }
-                None => rewritten.push(split(graph, &qkv, group, &weights)),
+                None => {
+                    let rows: Vec<i64> = weights.iter().map(|weight| weight.rows as i64).collect();
+                    rewritten.push(split(graph, &qkv, group, &rows));
+                }
             }
             done.extend(group);
         } else if let Some(panel) = files.find(weight)? {
@@ -161,17 +164,6 @@ fn rewrite_where(
     graph.node = rewritten;
     drop_unused(graph);
     Ok(())
-}
-
-/// Cuts the joined value `qkv` into the products that it's made of.
-fn split(graph: &mut Graph, qkv: &str, outputs: &[String; 3], weights: &[&Weight]) -> Node {
-    let rows: Vec<i64> = weights.iter().map(|weight| weight.rows as i64).collect();
-    let name = format!("parts.{}.{}.{}", rows[0], rows[1], rows[2]);
-    let parts = shape_constant(graph, &name, &rows);
-    let mut split = node("Split", &[qkv, &parts], &outputs[0], vec![int("axis", -1)]);
-    split.name = format!("{qkv}/Split");
-    split.output = outputs.to_vec();
-    split
 }
 
 fn add_product(graph: &mut Graph, nodes: &mut Vec<Node>, x: &str, panel: &Panel, output: &str) {

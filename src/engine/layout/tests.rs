@@ -9,14 +9,24 @@ use crate::engine::model_file;
 use crate::experiment::Experiment;
 use crate::model::BaseModel;
 use crate::prepare::{Precision, Preparation, PreparedVariant, Variant};
+use crate::quantize::{Format, Quantization};
 use crate::weights::{Dtype, SafetensorsFile};
 
 fn prepare(model: &str, case: &str, dtype: Dtype, export_dir: &Path) -> Vec<PreparedVariant> {
+    prepare_as(model, case, Precision::new(dtype, false), export_dir)
+}
+
+fn prepare_as(
+    model: &str,
+    case: &str,
+    precision: Precision,
+    export_dir: &Path,
+) -> Vec<PreparedVariant> {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     let base = BaseModel::open_folder(&fixtures.join("models").join(model)).unwrap();
     let preparation = Preparation {
         base: &base,
-        precision: Precision::new(dtype, false),
+        precision,
         export_dir,
         seed: 0,
         adapter_form: AdapterForm::Reduced,
@@ -228,4 +238,33 @@ fn biases_come_behind_the_joined_product() {
         .collect();
     assert!(steps.iter().all(|step| count(step, "Split") == 2));
     assert_eq!(operators(&steps[0]), operators(&steps[1]));
+}
+
+#[test]
+fn quantized_queries_keys_and_values_are_one_product_mapped_where_they_follow_each_other() {
+    for (format, operator, head) in [
+        (Format::Int4, "MatMulNBits", 1),
+        (Format::Int8, "MatMulNBits", 1),
+        (Format::Nf4, "MatMulBnb4", 0),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let quantization = Some(Quantization::new(format));
+        let precision = Precision::new(Dtype::Float32, false).with_quantization(quantization);
+        let all = prepare_as("llama-gqa", "lora", precision, folder.path());
+        let layouts: Vec<Layouts> = all
+            .iter()
+            .map(|variant| rewritten(variant, WeightsMode::InPlace).0)
+            .collect();
+        for layout in &layouts[..2] {
+            assert!(layout.short.is_none() && layout.long.is_none());
+            assert_eq!(layout.packs, format != Format::Nf4);
+            assert_eq!(count(&layout.step, operator), 2 * 5 + head, "{format:?}");
+        }
+        // Merged queries and values are in the overlay and keys aren't.
+        let concats = |layout: &Layouts| count(&layout.step, "Concat");
+        assert_eq!((concats(&layouts[0]), concats(&layouts[1])), (0, 2 * 2));
+        // Where the adapter's nodes come between, the product is cut in three.
+        assert_eq!(count(&layouts[2].step, operator), 2 * 5 + head);
+        assert_eq!(count(&layouts[2].step, "Split"), 2);
+    }
 }

@@ -9,8 +9,8 @@ use super::{CheckpointSummary, write_checkpoint, write_sharded};
 use crate::adapter::Adapter;
 use crate::graph::{Parameter, Parameters};
 use crate::model::BaseModel;
-use crate::prepare::PrepareError;
 use crate::prepare::merge::merge;
+use crate::prepare::{Precision, PrepareError};
 use crate::weights::{Dtype, SafetensorsFile, SafetensorsWriter, TensorPlan};
 
 fn fixtures() -> PathBuf {
@@ -114,7 +114,14 @@ fn assert_same_as_overlay(case: &str, dtype: Option<Dtype>) {
 
     let stored = base.tensor("model.norm.weight").unwrap().dtype().unwrap();
     let dtype = dtype.unwrap_or(stored);
-    let overlay = merge(&base, &adapter, dtype, folder.path()).unwrap();
+    let overlay = merge(
+        &base,
+        &adapter,
+        Precision::new(dtype, false),
+        None,
+        folder.path(),
+    )
+    .unwrap();
     for (name, parameter) in overlay.iter() {
         let Parameter::Stored(location) = parameter else {
             panic!("{name} is an input");
@@ -282,7 +289,14 @@ fn an_added_bias_gives_its_group_biases_of_zero_and_its_key_in_the_configuration
     assert!(!model.store.contains("model.layers.1.mlp.up_proj.bias"));
     // A weight and a bias in each of the two layers.
     assert_eq!(summary.merged, 4);
-    let overlay = merge(&base, &adapter, Dtype::Float32, folder.path()).unwrap();
+    let overlay = merge(
+        &base,
+        &adapter,
+        Precision::new(Dtype::Float32, false),
+        None,
+        folder.path(),
+    )
+    .unwrap();
     let name = "model.layers.1.self_attn.o_proj.bias";
     let Some(Parameter::Stored(location)) = overlay.get(name) else {
         panic!("the overlay has no {name}");

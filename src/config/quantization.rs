@@ -1,0 +1,119 @@
+//! The keys on quantization: PEFT's `use_4bit` and `use_8bit`, and three of ours.
+
+use super::ConfigError;
+use crate::quantize::{Accuracy, Format, Head, Quantization};
+
+/// How 4 bits are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// Rounded to the nearest of evenly spaced values, in blocks.
+    Rtn,
+    /// As bitsandbytes does it.
+    Nf4,
+}
+
+/// Values of `quantization_scheme`.
+pub const SCHEMES: [(&str, Scheme); 2] = [("rtn", Scheme::Rtn), ("nf4", Scheme::Nf4)];
+
+/// Values of `quantization_head`.
+pub const HEADS: [(&str, Head); 4] = [
+    ("4bit", Head::Quantized(Format::Int4)),
+    ("8bit", Head::Quantized(Format::Int8)),
+    ("nf4", Head::Quantized(Format::Nf4)),
+    ("float", Head::Float),
+];
+
+/// What files and options say on quantization.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QuantizationKeys {
+    /// `use_4bit`
+    pub use_4bit: Option<bool>,
+    /// `use_8bit`
+    pub use_8bit: Option<bool>,
+    /// `quantization_scheme`
+    pub scheme: Option<Scheme>,
+    /// `quantization_head`
+    pub head: Option<Head>,
+    /// `quantization_accuracy_level`
+    pub accuracy: Option<Accuracy>,
+}
+
+impl QuantizationKeys {
+    /// These, and `others` where these say nothing.
+    pub fn or(self, others: Self) -> Self {
+        Self {
+            use_4bit: self.use_4bit.or(others.use_4bit),
+            use_8bit: self.use_8bit.or(others.use_8bit),
+            scheme: self.scheme.or(others.scheme),
+            head: self.head.or(others.head),
+            accuracy: self.accuracy.or(others.accuracy),
+        }
+    }
+
+    /// The keys that `weights` takes, in the place of all that say so: `None` quantizes nothing.
+    pub fn set(&mut self, weights: Option<Format>) {
+        self.use_4bit = Some(matches!(weights, Some(Format::Int4 | Format::Nf4)));
+        self.use_8bit = Some(weights == Some(Format::Int8));
+        self.scheme = (weights == Some(Format::Nf4)).then_some(Scheme::Nf4);
+        if weights.is_none() {
+            self.head = None;
+            self.accuracy = None;
+        }
+    }
+
+    /// The keys that come to `quantization`.
+    pub fn of(quantization: Option<Quantization>) -> Self {
+        let mut keys = Self::default();
+        keys.set(quantization.map(|found| found.weights));
+        let Some(found) = quantization else {
+            return keys;
+        };
+        keys.head = Some(found.head.map_or(Head::Float, Head::Quantized));
+        let usual = Quantization::with(found.weights, keys.head, None);
+        if usual != Ok(found) {
+            keys.accuracy = Some(found.accuracy);
+        }
+        keys
+    }
+
+    /// What they come to.
+    ///
+    /// # Errors
+    /// If two of them contradict each other, or one would do nothing.
+    pub fn resolve(self) -> Result<Option<Quantization>, ConfigError> {
+        let failed = |message: &str| ConfigError::Quantization {
+            message: message.to_owned(),
+        };
+        let nf4 = self.scheme == Some(Scheme::Nf4);
+        let weights = match (
+            self.use_4bit.unwrap_or(false),
+            self.use_8bit.unwrap_or(false),
+        ) {
+            (true, true) => return Err(failed("`use_4bit` and `use_8bit` are both `true`")),
+            (_, true) if nf4 => {
+                return Err(failed(
+                    "`quantization_scheme` `nf4` has 4 bits, and `use_8bit` is `true`",
+                ));
+            }
+            (true, _) if nf4 => Format::Nf4,
+            (true, _) => Format::Int4,
+            (_, true) => Format::Int8,
+            _ => {
+                let given = [
+                    (nf4, "`quantization_scheme` `nf4`"),
+                    (self.head.is_some(), "`quantization_head`"),
+                    (self.accuracy.is_some(), "`quantization_accuracy_level`"),
+                ];
+                return match given.iter().find(|(given, _)| *given) {
+                    None => Ok(None),
+                    Some((_, key)) => Err(failed(&format!(
+                        "{key} does nothing without `use_4bit` or `use_8bit` (`--quantize`)"
+                    ))),
+                };
+            }
+        };
+        Quantization::with(weights, self.head, self.accuracy)
+            .map(Some)
+            .map_err(|message| failed(&format!("`quantization_accuracy_level`: {message}")))
+    }
+}

@@ -1,0 +1,150 @@
+//! The base's quantized weights, which all variants of a model share.
+//!
+//! Merging comes before quantizing: a merged weight is worked out in full precision and quantized like the base's. An
+//! unmerged adapter stands beside the quantized base, as one that was trained there (QLoRA) is served; what its tensors are
+//! computed from is what the codes stand for.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Preparation, PrepareError, Variant, fingerprint};
+use crate::adapter::Adapter;
+use crate::adapter::form::Form;
+use crate::arch::{DecoderSpec, ModuleKind};
+use crate::model::BaseModel;
+use crate::quantize::{Format, Quantization, QuantizedFile};
+
+/// The file's name, in the folder of a model's variants.
+pub const QUANTIZED: &str = "quantized.safetensors";
+
+/// What is quantized and how, in manifests and results.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct QuantizationSummary {
+    /// `rtn` (rounded to nearest) or `nf4`.
+    pub scheme: String,
+    /// Of a code, in linear layers but the head.
+    pub bits: usize,
+    /// Values that share a scale.
+    pub block_size: usize,
+    /// Whether zero is a code of every block, in its middle; `nf4` is not evenly spaced.
+    pub symmetric: bool,
+    /// `MatMulNBits`' attribute: 4 rounds its inputs to 8 bits as well, 1 computes in float32. `MatMulBnb4` has none.
+    pub accuracy_level: Option<u8>,
+    /// What the head is quantized to; absent where it stays float.
+    pub head: Option<Format>,
+    /// Weights that are quantized.
+    pub quantized_weights: usize,
+    /// Bytes of their codes and scales.
+    pub quantized_bytes: u64,
+    /// What stays as it is.
+    pub float: Vec<String>,
+    /// As options say it.
+    pub quantization: Quantization,
+}
+
+impl QuantizationSummary {
+    /// Describes `quantization` of a model.
+    pub fn new(spec: &DecoderSpec, quantization: Quantization) -> Self {
+        let Quantization {
+            weights,
+            head,
+            accuracy,
+        } = quantization;
+        let mut count = 0;
+        let mut bytes = 0;
+        for module in spec.modules() {
+            if let ModuleKind::Linear {
+                in_features,
+                out_features,
+                ..
+            } = module.kind
+                && let Some(format) = quantization.of(spec, &module)
+            {
+                count += 1;
+                bytes += format.bytes(out_features, in_features);
+            }
+        }
+        let mut float = vec!["embeddings", "norms", "biases"];
+        if head.is_none() {
+            float.push("lm_head");
+        }
+        let nf4 = weights == Format::Nf4;
+        Self {
+            scheme: if nf4 { "nf4" } else { "rtn" }.to_owned(),
+            bits: weights.bits(),
+            block_size: weights.block_size(),
+            symmetric: !nf4,
+            accuracy_level: quantization.has_accuracy().then_some(accuracy.level()),
+            head,
+            quantized_weights: count,
+            quantized_bytes: bytes,
+            float: float.into_iter().map(str::to_owned).collect(),
+            quantization,
+        }
+    }
+}
+
+impl Preparation<'_> {
+    /// Makes the base's quantized weights, where it's to be quantized and they aren't there. `begin` is told their bytes.
+    ///
+    /// # Errors
+    /// If a weight is missing or isn't finite, or they can't be written.
+    pub fn quantize(&self, begin: &dyn Fn(u64)) -> Result<(), PrepareError> {
+        self.quantized_file(begin)?;
+        Ok(())
+    }
+
+    /// The base's quantized weights, made where they aren't there.
+    pub(super) fn quantized_file(
+        &self,
+        begin: &dyn Fn(u64),
+    ) -> Result<Option<QuantizedFile>, PrepareError> {
+        let Some(quantization) = self.precision.quantization else {
+            return Ok(None);
+        };
+        let file = QuantizedFile::make_ready(
+            &self.model_folder().join(QUANTIZED),
+            &fingerprint::fingerprint(self, None, Variant::Base),
+            self.base,
+            quantization,
+            self.precision.dtype,
+            begin,
+        )?;
+        Ok(Some(file))
+    }
+
+    /// The base as an adapter beside its quantized weights sees it; `None` where that's the base itself.
+    pub(super) fn beside_quantized(
+        &self,
+        variant: Variant,
+    ) -> Result<Option<BaseModel>, PrepareError> {
+        let Some(quantization) = self.precision.quantization else {
+            return Ok(None);
+        };
+        if variant != Variant::Unmerged {
+            return Ok(None);
+        }
+        let file = self.quantized_file(&|_| {})?;
+        let file = file.expect("the base is quantized");
+        Ok(Some(self.base.beside_quantized(quantization, file)?))
+    }
+}
+
+/// Refuses an adapter that needs weights in the graph that are there as codes alone.
+pub fn check_beside(adapter: &Adapter, quantization: Quantization) -> Result<(), PrepareError> {
+    for (path, _) in adapter.modules() {
+        let (Some(form), Some(format)) = (
+            adapter.unmerged_form(path),
+            quantization.of_path(&adapter.spec, path),
+        ) else {
+            continue;
+        };
+        if form.replaces("weight") || matches!(form, Form::Native(_)) {
+            return Err(PrepareError::BesideQuantized {
+                peft_type: adapter.peft_type.clone(),
+                path: path.to_owned(),
+                format: format.name(),
+            });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,381 @@
+//! A base's quantized weights in a safetensors file: `<tensor>.codes` and `<tensor>.scales`.
+//!
+//! It's made a few rows at a time from the mapped checkpoint, so that no more than some MiB a thread are ever in memory
+//! beside it. Queries, keys and values follow each other, codes as well as scales, so that they can be one product. Its
+//! header has a fingerprint of what it was made from: one of other weights, or one that's damaged, is made again.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use thiserror::Error;
+
+use super::{Format, Quantization, key};
+use crate::arch::{DecoderSpec, Linear, Module, ModuleKind, Projections};
+use crate::model::BaseModel;
+use crate::weights::{
+    ByteSpan, BytesPlan, Dtype, SafetensorsFile, SafetensorsWriter, TensorView, WeightsError,
+    round_to, widen,
+};
+
+/// The key of the fingerprint in the header.
+const FINGERPRINT: &str = "fingerprint";
+
+/// Values that are quantized at a time.
+const BATCH: usize = 1 << 20;
+
+/// Weights that can't be quantized, or a file of them that can't be written.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "each variant is its message")]
+pub enum QuantizeError {
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    #[error("tensor `{name}` of `{}` can't be quantized: row {row} has a NaN or an infinity in {dtype}", path.display())]
+    NonFinite {
+        name: String,
+        path: PathBuf,
+        row: usize,
+        dtype: Dtype,
+    },
+    #[error("`{}` has no quantized `{name}` of the expected size", path.display())]
+    Missing { name: String, path: PathBuf },
+}
+
+impl QuantizeError {
+    /// The same for callers that know files of tensors only.
+    pub fn into_weights(self) -> WeightsError {
+        match self {
+            Self::Weights(error) => error,
+            Self::NonFinite { ref path, .. } | Self::Missing { ref path, .. } => {
+                WeightsError::Layout {
+                    path: path.clone(),
+                    message: self.to_string(),
+                }
+            }
+        }
+    }
+}
+
+/// Where a quantized weight is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuantizedWeight {
+    /// Its form.
+    pub format: Format,
+    /// `out_features`
+    pub rows: usize,
+    /// `in_features`
+    pub columns: usize,
+    /// The codes.
+    pub codes: ByteSpan,
+    /// The scales, float32.
+    pub scales: ByteSpan,
+}
+
+/// An open file of quantized weights.
+#[derive(Debug)]
+pub struct QuantizedFile {
+    file: SafetensorsFile,
+}
+
+/// One weight that is to be quantized.
+struct Source {
+    /// In the file.
+    key: String,
+    /// In the checkpoint.
+    tensor: String,
+    format: Format,
+    rows: usize,
+    columns: usize,
+    /// Whether it's stored as `[in_features, out_features]`.
+    in_out: bool,
+}
+
+impl QuantizedFile {
+    /// A file that's open.
+    pub fn of(file: SafetensorsFile) -> Self {
+        Self { file }
+    }
+
+    /// A tensor of the file.
+    pub fn tensor<'a>(&'a self, name: &'a str) -> Option<TensorView<'a>> {
+        self.file.get(name)
+    }
+
+    /// Opens the file at `path`, if it's a whole one of this fingerprint.
+    pub fn open(path: &Path, fingerprint: &str) -> Option<Self> {
+        let file = SafetensorsFile::open(path).ok()?;
+        (file.metadata(FINGERPRINT) == Some(fingerprint)).then_some(Self { file })
+    }
+
+    /// Opens the file at `path`, and makes it first where it isn't there, was made from something else, or is damaged.
+    /// `dtype` is what weights are rounded to before they're quantized; `begin` is told the bytes of a file that has to be
+    /// made.
+    ///
+    /// # Errors
+    /// If a weight is missing or isn't finite, or the file can't be written.
+    pub fn make_ready(
+        path: &Path,
+        fingerprint: &str,
+        base: &BaseModel,
+        quantization: Quantization,
+        dtype: Dtype,
+        begin: &dyn Fn(u64),
+    ) -> Result<Self, QuantizeError> {
+        let groups = sources(&base.spec, quantization);
+        let all = || groups.iter().flatten();
+        if let Some(found) = Self::open(path, fingerprint)
+            && all().all(|one| {
+                found
+                    .find(&one.key, one.format, one.rows, one.columns)
+                    .is_ok()
+            })
+        {
+            return Ok(found);
+        }
+        for one in all() {
+            let shape = match one.in_out {
+                true => [one.columns, one.rows],
+                false => [one.rows, one.columns],
+            };
+            base.tensor(&one.tensor)?.expect_shape(&shape)?;
+        }
+        let plans: Vec<BytesPlan> = groups
+            .iter()
+            .flat_map(|group| {
+                let named = group
+                    .iter()
+                    .map(|one| (one.key.as_str(), one.format, one.rows, one.columns));
+                joined_plans(&named.collect::<Vec<_>>())
+            })
+            .collect();
+        begin(
+            all()
+                .map(|one| one.format.bytes(one.rows, one.columns))
+                .sum(),
+        );
+
+        let written = |source| WeightsError::Write {
+            path: path.to_owned(),
+            source,
+        };
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let name = path.file_name().expect("callers name a file");
+        fs::create_dir_all(folder).map_err(written)?;
+        // In a folder of its own, since what a killed process left there is removed.
+        let partial = crate::prepare::partial_folder(folder).map_err(written)?;
+        let made = partial.path().join(name);
+        let writer = SafetensorsWriter::create_with(&made, &plans, &[(FINGERPRINT, fingerprint)])?;
+        let batches: Vec<(&Source, usize)> = all()
+            .flat_map(|one| {
+                let step = one.format.rows_at_once(one.columns, BATCH);
+                (0..one.rows).step_by(step).map(move |first| (one, first))
+            })
+            .collect();
+        batches
+            .into_par_iter()
+            .try_for_each(|(one, first)| quantize_batch(base, one, first, dtype, &writer))?;
+        writer.finish()?;
+        fs::rename(&made, path).map_err(written)?;
+        let file = SafetensorsFile::open(path)?;
+        Ok(Self { file })
+    }
+
+    /// The weight `key`.
+    ///
+    /// # Errors
+    /// If the file hasn't it in this form and size.
+    pub fn find(
+        &self,
+        key: &str,
+        format: Format,
+        rows: usize,
+        columns: usize,
+    ) -> Result<QuantizedWeight, QuantizeError> {
+        let missing = || QuantizeError::Missing {
+            name: key.to_owned(),
+            path: self.file.path().to_owned(),
+        };
+        let [codes, scales] = names(key);
+        let codes = self.file.get(&codes).ok_or_else(missing)?;
+        let scales = self.file.get(&scales).ok_or_else(missing)?;
+        let types = (codes.stored, scales.stored);
+        let fits = types == (safetensors::Dtype::U8, safetensors::Dtype::F32)
+            && format.shapes(rows, columns) == [codes.shape.to_vec(), scales.shape.to_vec()];
+        if !fits {
+            return Err(missing());
+        }
+        Ok(QuantizedWeight {
+            format,
+            rows,
+            columns,
+            codes: codes.span(),
+            scales: scales.span(),
+        })
+    }
+
+    /// The values that the weight `key` stands for, if the file has it.
+    ///
+    /// # Errors
+    /// If it has it in another form or size.
+    pub fn dequantize(
+        &self,
+        key: &str,
+        format: Format,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Vec<f32>, QuantizeError> {
+        self.find(key, format, rows, columns)?;
+        let [codes, scales] = names(key);
+        let part = |name: &str| {
+            let tensor = self.file.get(name).map(|tensor| tensor.bytes.to_vec());
+            tensor.expect("it was found above")
+        };
+        let scales = widen(&part(&scales), Dtype::Float32);
+        Ok(format.dequantize(&part(&codes), &scales, rows, columns))
+    }
+}
+
+/// Names of codes and scales.
+fn names(key: &str) -> [String; 2] {
+    ["codes", "scales"].map(|part| format!("{key}.{part}"))
+}
+
+/// Plans of weights, `(key, format, rows, columns)`, whose codes follow each other, and then their scales.
+pub fn joined_plans(weights: &[(&str, Format, usize, usize)]) -> Vec<BytesPlan> {
+    let plan = |part: usize| {
+        weights
+            .iter()
+            .map(move |&(key, format, rows, columns)| BytesPlan {
+                name: names(key)[part].clone(),
+                stored: [safetensors::Dtype::U8, safetensors::Dtype::F32][part],
+                shape: format.shapes(rows, columns)[part].clone(),
+            })
+    };
+    plan(0).chain(plan(1)).collect()
+}
+
+/// Quantizes `values`, whole rows of the planned weight `key` from its row `first` on, and writes them.
+///
+/// # Errors
+/// If a value isn't finite once it's rounded to `dtype`, or writing fails.
+pub fn write_quantized(
+    writer: &SafetensorsWriter,
+    key: &str,
+    format: Format,
+    (first, columns): (usize, usize),
+    values: &mut [f32],
+    dtype: Dtype,
+) -> Result<(), QuantizeError> {
+    for (row, values) in values.chunks_exact_mut(columns).enumerate() {
+        if dtype != Dtype::Float32 {
+            values
+                .iter_mut()
+                .for_each(|value| *value = round_to(*value, dtype));
+        }
+        if !values.iter().all(|value| value.is_finite()) {
+            return Err(QuantizeError::NonFinite {
+                name: key.to_owned(),
+                path: writer.path().to_owned(),
+                row: first + row,
+                dtype,
+            });
+        }
+    }
+    let made = format.quantize(values, columns);
+    let [codes, scales] = names(key);
+    let [before_codes, before_scales] = match first {
+        0 => [0, 0],
+        rows => format
+            .shapes(rows, columns)
+            .map(|shape| shape.iter().product()),
+    };
+    writer.write_part(&codes, before_codes, &made.codes)?;
+    let bytes: Vec<u8> = made.scales.iter().flat_map(|v| v.to_le_bytes()).collect();
+    Ok(writer.write_part(&scales, 4 * before_scales, &bytes)?)
+}
+
+fn quantize_batch(
+    base: &BaseModel,
+    one: &Source,
+    first: usize,
+    dtype: Dtype,
+    writer: &SafetensorsWriter,
+) -> Result<(), QuantizeError> {
+    let tensor = base.tensor(&one.tensor)?;
+    let stored = tensor.dtype()?;
+    let rows = one
+        .format
+        .rows_at_once(one.columns, BATCH)
+        .min(one.rows - first);
+    let mut values = match one.in_out {
+        false => {
+            let row_bytes = one.columns * stored.size();
+            widen(
+                &tensor.bytes[first * row_bytes..][..rows * row_bytes],
+                stored,
+            )
+        }
+        true => {
+            let mut turned = vec![0.0; rows * one.columns];
+            let stored_row = one.rows * stored.size();
+            for (column, row) in tensor.bytes.chunks_exact(stored_row).enumerate() {
+                let part = &row[first * stored.size()..][..rows * stored.size()];
+                for (index, value) in widen(part, stored).into_iter().enumerate() {
+                    turned[index * one.columns + column] = value;
+                }
+            }
+            turned
+        }
+    };
+    let place = (first, one.columns);
+    write_quantized(writer, &one.key, one.format, place, &mut values, dtype).map_err(|error| {
+        match error {
+            // The reader looks for the tensor in the checkpoint.
+            QuantizeError::NonFinite { row, dtype, .. } => QuantizeError::NonFinite {
+                name: one.tensor.clone(),
+                path: tensor.path.to_owned(),
+                row,
+                dtype,
+            },
+            other => other,
+        }
+    })
+}
+
+/// The weights that `quantization` takes of a model, each once, in groups that follow each other.
+fn sources(spec: &DecoderSpec, quantization: Quantization) -> Vec<Vec<Source>> {
+    let mut seen = BTreeSet::new();
+    let mut source = |module: Module| -> Option<Source> {
+        let ModuleKind::Linear {
+            in_features,
+            out_features,
+            ..
+        } = module.kind
+        else {
+            return None;
+        };
+        let key = key(spec, &module);
+        Some(Source {
+            in_out: module.is_stored_in_out(),
+            format: quantization.of(spec, &module)?,
+            tensor: format!("{}.weight", module.source),
+            rows: out_features,
+            columns: in_features,
+            key: seen.insert(key.clone()).then_some(key)?,
+        })
+    };
+    let mut groups: Vec<Vec<Source>> = Vec::new();
+    for layer in &spec.layers {
+        let qkv: Vec<&Linear> = match &layer.attention.projections {
+            Projections::Separate { query, key, value } => vec![query, key, value],
+            Projections::Fused { qkv, .. } => vec![qkv],
+        };
+        let qkv = qkv.into_iter().map(Linear::module);
+        groups.push(qkv.filter_map(&mut source).collect());
+    }
+    let others = spec.modules().into_iter().filter_map(source);
+    groups.extend(others.map(|one| vec![one]));
+    groups.retain(|group: &Vec<Source>| !group.is_empty());
+    groups
+}

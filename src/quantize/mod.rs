@@ -1,0 +1,209 @@
+//! Weights of few bits: how they are quantized, and the file that they're kept in.
+//!
+//! Linear layers are quantized. The embedding isn't, and neither are norms and biases: of the embedding a step reads a
+//! single row, so that few bits save no time, and bitsandbytes keeps it too. A tied head has a quantized copy of its own.
+//! What a base comes to is written once, beside its prepared folders, and shared by all of them ([`QuantizedFile`]).
+
+mod file;
+mod format;
+
+use serde::{Deserialize, Serialize};
+
+pub use file::{QuantizeError, QuantizedFile, QuantizedWeight, joined_plans, write_quantized};
+pub use format::{Format, Quantized};
+
+use crate::arch::{DecoderSpec, Module, ModuleKind};
+
+/// The arithmetic of `MatMulNBits`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "u8", try_from = "u8")]
+pub enum Accuracy {
+    /// Inputs are rounded to 8 bits in blocks too, and products are summed as whole numbers: 4.
+    Int8,
+    /// Weights are widened to float32: 1. Several times slower.
+    Float32,
+}
+
+impl Accuracy {
+    /// The operator's attribute `accuracy_level`.
+    pub fn level(self) -> u8 {
+        self.into()
+    }
+}
+
+impl From<Accuracy> for u8 {
+    fn from(accuracy: Accuracy) -> Self {
+        match accuracy {
+            Accuracy::Float32 => 1,
+            Accuracy::Int8 => 4,
+        }
+    }
+}
+
+impl TryFrom<u8> for Accuracy {
+    type Error = String;
+
+    fn try_from(level: u8) -> Result<Self, String> {
+        match level {
+            1 => Ok(Self::Float32),
+            4 => Ok(Self::Int8),
+            _ => Err(format!("no accuracy level {level}; allowed: 1, 4")),
+        }
+    }
+}
+
+/// What the head is quantized to, as options say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Head {
+    /// This.
+    Quantized(Format),
+    /// Nothing.
+    Float,
+}
+
+impl Head {
+    fn format(self) -> Option<Format> {
+        match self {
+            Self::Quantized(format) => Some(format),
+            Self::Float => None,
+        }
+    }
+}
+
+/// The head is quantized too, as onnxruntime-genai does it, since it's what a step reads most of; with `nf4` not, as
+/// bitsandbytes does it.
+fn usual_head(weights: Format) -> Option<Format> {
+    (weights != Format::Nf4).then_some(weights)
+}
+
+fn usual_accuracy(weights: Format, head: Option<Format>) -> Accuracy {
+    match [Some(weights), head]
+        .iter()
+        .flatten()
+        .all(|format| *format == Format::Nf4)
+    {
+        true => Accuracy::Float32,
+        false => Accuracy::Int8,
+    }
+}
+
+/// How a model is quantized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quantization {
+    /// Of all linear layers but the head.
+    pub weights: Format,
+    /// Of the head; absent where it stays as it is.
+    pub head: Option<Format>,
+    /// The arithmetic; `MatMulBnb4` has float32 only.
+    pub accuracy: Accuracy,
+}
+
+impl Quantization {
+    /// `weights` with what goes with it unless asked otherwise.
+    pub fn new(weights: Format) -> Self {
+        let head = usual_head(weights);
+        Self {
+            weights,
+            head,
+            accuracy: usual_accuracy(weights, head),
+        }
+    }
+
+    /// `weights`, with another head or arithmetic where these are given.
+    ///
+    /// # Errors
+    /// If an arithmetic is asked for that no weight of this model would use.
+    pub fn with(
+        weights: Format,
+        head: Option<Head>,
+        accuracy: Option<Accuracy>,
+    ) -> Result<Self, String> {
+        let head = head.map_or(usual_head(weights), Head::format);
+        let usual = usual_accuracy(weights, head);
+        if accuracy.is_some()
+            && [Some(weights), head]
+                .iter()
+                .flatten()
+                .all(|f| *f == Format::Nf4)
+        {
+            return Err("nf4 is computed in float32 and has no accuracy level".to_owned());
+        }
+        Ok(Self {
+            weights,
+            head,
+            accuracy: accuracy.unwrap_or(usual),
+        })
+    }
+
+    /// Whether a weight has a form whose arithmetic can be chosen.
+    pub fn has_accuracy(self) -> bool {
+        let nf4 = |format: &Format| *format == Format::Nf4;
+        ![Some(self.weights), self.head].iter().flatten().all(nf4)
+    }
+
+    /// A name that differs from every other quantization's, short where it's the usual one.
+    pub fn label(self) -> String {
+        let mut label = self.weights.name().to_owned();
+        if self.head != usual_head(self.weights) {
+            label += "-head-";
+            label += self.head.map_or("float", Format::name);
+        }
+        if self.accuracy != usual_accuracy(self.weights, self.head) {
+            label += &format!("-accuracy-{}", self.accuracy.level());
+        }
+        label
+    }
+
+    /// What `module` of `spec` is quantized to, if it is.
+    pub fn of(self, spec: &DecoderSpec, module: &Module) -> Option<Format> {
+        match module.kind {
+            ModuleKind::Linear { .. } if module.path == spec.lm_head.path => self.head,
+            ModuleKind::Linear { .. } => Some(self.weights),
+            _ => None,
+        }
+    }
+
+    /// What the weight of the module at `path` is quantized to, if it is.
+    pub fn of_path(self, spec: &DecoderSpec, path: &str) -> Option<Format> {
+        let mut modules = spec.modules().into_iter();
+        self.of(spec, &modules.find(|module| module.path == path)?)
+    }
+}
+
+/// What the quantized weight of `module` is called: by its tensor in the checkpoint, since replicated layers share one;
+/// but a tied head by its own place, since the embedding isn't quantized.
+pub fn key(spec: &DecoderSpec, module: &Module) -> String {
+    let of = match module.source == spec.embed_tokens.source {
+        true => &module.path,
+        false => &module.source,
+    };
+    format!("{of}.weight")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_head_stays_float_with_nf4_alone_and_labels_say_what_differs() {
+        let label = |quantization: Quantization| quantization.label();
+        assert_eq!(label(Quantization::new(Format::Int4)), "4bit");
+        let nf4 = Quantization::new(Format::Nf4);
+        assert_eq!((label(nf4).as_str(), nf4.head), ("nf4", None));
+        let other = Quantization {
+            weights: Format::Int4,
+            head: None,
+            accuracy: Accuracy::Float32,
+        };
+        assert_eq!(label(other), "4bit-head-float-accuracy-1");
+        let other = Quantization {
+            head: Some(Format::Int8),
+            accuracy: Accuracy::Int8,
+            ..nf4
+        };
+        assert_eq!(label(other), "nf4-head-8bit");
+        let found = Quantization::with(Format::Nf4, Some(Head::Quantized(Format::Int8)), None);
+        assert_eq!(found, Ok(other));
+        assert!(Quantization::with(Format::Nf4, None, Some(Accuracy::Int8)).is_err());
+    }
+}
