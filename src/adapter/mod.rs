@@ -178,7 +178,27 @@ impl Adapter {
     /// used, or a target doesn't exist.
     pub fn load(folder: &Path, base: &BaseModel, seed: u64) -> Result<Self, AdapterError> {
         let config = JsonObject::read(&folder.join("adapter_config.json"))?;
-        let mut tensors = AdapterTensors::open(folder, &config, seed)?;
+        let tensors = AdapterTensors::open(folder, &config, seed)?;
+        Self::of(config, tensors, base)
+    }
+
+    /// The fresh adapter of the configuration in `folder`, for its shapes and counts alone: its tensors
+    /// have no values, nothing is drawn, and of `base` only the architecture and the tensors' types are
+    /// read.
+    ///
+    /// # Errors
+    /// If the method or an option isn't supported, or a target doesn't exist.
+    pub fn without_values(folder: &Path, base: &BaseModel) -> Result<Self, AdapterError> {
+        let config = JsonObject::read(&folder.join("adapter_config.json"))?;
+        let tensors = AdapterTensors::without_values(&config)?;
+        Self::of(config, tensors, base)
+    }
+
+    fn of(
+        config: JsonObject,
+        mut tensors: AdapterTensors,
+        base: &BaseModel,
+    ) -> Result<Self, AdapterError> {
         let mut effects = method::load(&config, base, &mut tensors)?;
         tensors.finish()?;
         let spec = effects.spec.take();
@@ -325,3 +345,6 @@ impl Adapter {
         self.trainable_params() + self.effects.frozen_params - in_place
     }
 }
+
+#[cfg(test)]
+mod tests;

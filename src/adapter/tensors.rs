@@ -77,7 +77,14 @@ pub struct AdapterTensors {
 #[derive(Debug)]
 enum Source {
     File(SafetensorsFile),
-    Fresh { config: PathBuf, rng: Box<StdRng> },
+    Fresh {
+        config: PathBuf,
+        rng: Box<StdRng>,
+    },
+    /// A fresh adapter without values.
+    Shapes {
+        config: PathBuf,
+    },
 }
 
 impl AdapterTensors {
@@ -98,6 +105,10 @@ impl AdapterTensors {
                 rng: Box::new(StdRng::seed_from_u64(seed)),
             }
         };
+        Self::from(source, config)
+    }
+
+    fn from(source: Source, config: &JsonObject) -> Result<Self, AdapterError> {
         let made_for = match config.optional_text("base_model_name_or_path")? {
             Some(base) if !base.is_empty() => format!(" (it says `{base}`)"),
             _ => String::new(),
@@ -109,16 +120,36 @@ impl AdapterTensors {
         })
     }
 
+    /// Those of a fresh adapter, for their shapes alone: zeros stand for whatever would be drawn.
+    ///
+    /// # Errors
+    /// If the configuration's name of the base isn't a text.
+    pub fn without_values(config: &JsonObject) -> Result<Self, AdapterError> {
+        let config_path = config.path().to_owned();
+        Self::from(
+            Source::Shapes {
+                config: config_path,
+            },
+            config,
+        )
+    }
+
     /// Whether the adapter is drawn fresh.
     pub fn is_fresh(&self) -> bool {
-        matches!(self.source, Source::Fresh { .. })
+        matches!(self.source, Source::Fresh { .. } | Source::Shapes { .. })
+    }
+
+    /// Whether the tensors have values. Without, only shapes matter, and nothing that a fresh adapter is
+    /// made of, a weight of the base for one, may be read.
+    pub fn has_values(&self) -> bool {
+        !matches!(self.source, Source::Shapes { .. })
     }
 
     /// The file that the tensors, or the configuration of a fresh adapter, come from.
     pub fn path(&self) -> &Path {
         match &self.source {
             Source::File(file) => file.path(),
-            Source::Fresh { config, .. } => config,
+            Source::Fresh { config, .. } | Source::Shapes { config } => config,
         }
     }
 
@@ -137,7 +168,7 @@ impl AdapterTensors {
     pub fn has(&self, key: &str) -> bool {
         match &self.source {
             Source::File(file) => file.get(&self.full_key(key)).is_some(),
-            Source::Fresh { .. } => false,
+            Source::Fresh { .. } | Source::Shapes { .. } => false,
         }
     }
 
@@ -152,6 +183,9 @@ impl AdapterTensors {
         init: Init,
     ) -> Result<Vec<f32>, AdapterError> {
         let count = shape.iter().product();
+        if let (false, Init::Constant(value)) = (self.has_values(), init) {
+            return Ok(vec![value; count]);
+        }
         self.take_or(key, shape, |rng| Ok(init.draw(count, rng)))
     }
 
@@ -165,11 +199,15 @@ impl AdapterTensors {
         shape: &[usize],
         fresh: impl FnOnce(&mut StdRng) -> Result<Vec<f32>, AdapterError>,
     ) -> Result<Vec<f32>, AdapterError> {
-        if let Source::Fresh { rng, .. } = &mut self.source {
-            return fresh(rng);
+        match &mut self.source {
+            Source::Fresh { rng, .. } => fresh(rng),
+            // Pages that nobody writes to are never there.
+            Source::Shapes { .. } => Ok(vec![0.0; shape.iter().product()]),
+            Source::File(_) => {
+                self.claim(key, shape)?;
+                self.read(key)
+            }
         }
-        self.claim(key, shape)?;
-        self.read(key)
     }
 
     /// Like [`take`](Self::take), as a matrix.
@@ -239,7 +277,7 @@ impl AdapterTensors {
         let full = self.full_key(key);
         let numbers = match &self.source {
             Source::File(file) => file.get(&full).map(|tensor| tensor.to_i64()),
-            Source::Fresh { .. } => None,
+            Source::Fresh { .. } | Source::Shapes { .. } => None,
         };
         let numbers = numbers.ok_or_else(|| AdapterError::Missing {
             key: full.clone(),
@@ -299,7 +337,7 @@ impl AdapterTensors {
     pub fn shape(&self, key: &str) -> Option<Vec<usize>> {
         match &self.source {
             Source::File(file) => Some(file.get(&self.full_key(key))?.shape.to_owned()),
-            Source::Fresh { .. } => None,
+            Source::Fresh { .. } | Source::Shapes { .. } => None,
         }
     }
 
@@ -312,7 +350,7 @@ impl AdapterTensors {
                     .filter_map(|name| file.get(name).map(|t| t.bytes.len() as u64))
                     .sum(),
             ),
-            Source::Fresh { .. } => None,
+            Source::Fresh { .. } | Source::Shapes { .. } => None,
         }
     }
 
