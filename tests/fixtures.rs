@@ -12,7 +12,7 @@ use common::*;
 use peft_bench::adapter::PEFT_TYPES;
 use peft_bench::weights::Dtype;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Cases that no program could give without what PEFT leaves out of the files, and the option that says so.
@@ -259,8 +259,8 @@ fn check_model(name: &str) {
 
 /// Methods whose own computation is implemented.
 const NATIVE: &[&str] = &[
-    "ADALORA", "DELORA", "GRALORA", "HIRA", "HRA", "IA3", "LILY", "LOHA", "LOKR", "LORA", "MISS",
-    "OFT", "ROAD",
+    "ADALORA", "BOFT", "C3A", "DELORA", "GRALORA", "HIRA", "HRA", "IA3", "LILY", "LOHA", "LOKR",
+    "LORA", "MISS", "OFT", "PVERA", "RANDLORA", "ROAD", "VERA",
 ];
 
 /// What of them has none.
@@ -310,6 +310,42 @@ fn what_methods_compute_themselves_is_as_the_reference() {
     let failures = failures.join("\n");
     assert!(failures.is_empty(), "{failures}");
     assert_eq!(checked.len(), NATIVE.len(), "{checked:?}");
+}
+
+/// Ways of a method's own computation that no reference case takes: a merge takes another way, and must agree.
+#[test]
+fn what_methods_compute_themselves_is_as_the_merged_model() {
+    for (method, config) in [
+        // Sizes that aren't powers of two; tied weights are 48, 72 and 24 wide.
+        (
+            "c3a",
+            json!({ "peft_type": "C3A", "block_size": 24, "init_weights": "gaussian" }),
+        ),
+        (
+            "c3a",
+            json!({ "peft_type": "C3A", "block_size": 3, "init_weights": "gaussian" }),
+        ),
+        (
+            "boft",
+            json!({ "peft_type": "BOFT", "boft_n_butterfly_factor": 3, "init_weights": false }),
+        ),
+    ] {
+        let bench = Bench::new("llama-tied", "lora");
+        let fresh = tempfile::tempdir().unwrap();
+        let experiment = fresh.path().join(method);
+        fs::create_dir(&experiment).unwrap();
+        let mut config = config;
+        config["target_modules"] = json!(["q_proj", "v_proj", "up_proj"]);
+        fs::write(experiment.join("adapter_config.json"), config.to_string()).unwrap();
+        let run = |variant: &str, options: &[&str]| {
+            let exported = bench.exported.path();
+            let mut command = bench.case.generate(&experiment, variant, exported);
+            generate(command.arg("--model").arg(&bench.model).args(options))
+        };
+        let merged = run("merged", &[]);
+        assert_close(&run("unmerged", &["--adapter-form", "native"]), &merged);
+        assert_apart(&merged, &run("base", &[]));
+    }
 }
 
 #[test]

@@ -13,21 +13,27 @@
 //!
 //! Sources: Liu et al., arXiv:2311.06243; PEFT, `tuners/boft/`.
 
-use ndarray::{Array1, Array3, Axis};
+use ndarray::{Array1, Array3, Array4, Axis};
 
-use super::form::{Form, InputStage, LinearForm, Part, Role, elements, inverse};
+use super::form::{
+    Form, InputStage, LinearForm, Native, NativeForm, NativeSite, Part, Role, elements, inverse,
+};
 use super::linalg::{cayley, skew_part, stack};
 use super::options::rank;
 use super::targets::QUERY_VALUE;
 use super::tuner::{Layer, Loading, Tuner};
 use super::{AdapterError, Effects, Init, ModuleAdapter};
+use crate::graph::{Attr, Value};
 use crate::json_object::{ConfigError, JsonObject};
 
 /// The tensors of one layer.
 #[derive(Debug)]
 struct Boft {
-    key: String,
-    /// Levels of `[D, b, b]`.
+    /// Of `boft_R` and `boft_s`.
+    keys: [String; 2],
+    /// `[N, D, b, b]`
+    r: Array4<f32>,
+    /// Their transforms: levels of `[D, b, b]`.
     levels: Vec<Array3<f32>>,
     /// `[out_features]`
     s: Array1<f32>,
@@ -125,7 +131,8 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
             // PEFT draws both from N(0, 0.1²) and N(1, 0.1²); the spread is what matters.
             false => [Init::Normal(0.1), Init::Around(1.0, 0.1)],
         };
-        let r = tensors.take(&key_r, &[levels, count, size, size], init_r)?;
+        let shape = [levels, count, size, size];
+        let r = tensors.take(&key_r, &shape, init_r)?;
         let levels = r.chunks_exact(count * size * size).map(|level| {
             let blocks: Vec<_> = level
                 .chunks_exact(size * size)
@@ -141,7 +148,8 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
             s: tensors
                 .take(&key_s, &[layer.out_features, 1], init_s)?
                 .into(),
-            key: tensors.full_key(&key_s),
+            keys: [&key_r, &key_s].map(|key| tensors.full_key(key)),
+            r: Array4::from_shape_vec(shape, r).expect("`take` gives as many values as asked for"),
         })
     })
 }
@@ -162,6 +170,51 @@ fn butterfly(count: usize, size: usize, level: usize) -> Vec<usize> {
     inverse(&indices)
 }
 
+/// The Cayley transforms of `[blocks, b, b]`, `(I − S)(I + S)⁻¹`.
+///
+/// The factors commute, so they solve `(I + S) Q = I − S`, by Gauss and Jordan's elimination. It needs no
+/// pivoting: `S` is skew, so every pivot is at least 1.
+fn cayley_nodes(site: &mut NativeSite, r: &Value, size: usize) -> Value {
+    let half = site.scalar("half", 0.5);
+    let turned = site.transpose("R/transposed", r, &[0, 2, 1]);
+    let twice = site.op("Sub", "2 S", &[r, &turned]);
+    let s = site.op("Mul", "S", &[&twice, &half]);
+    let identity = site.identity("I", size);
+    let left = site.op("Add", "I + S", &[&identity, &s]);
+    let right = site.op("Sub", "I - S", &[&identity, &s]);
+    let name = site.name("system");
+    let attrs = [("axis", Attr::Int(2))];
+    let mut system = site.graph.op("Concat", &name, &[&left, &right], &attrs);
+    for k in 0..size {
+        let at = |what: &str| format!("{k}/{what}");
+        let row = site.select(&at("row"), &system, 1, &[k]);
+        let pivot = site.select(&at("pivot"), &row, 2, &[k]);
+        let row = site.op("Div", &at("scaled"), &[&row, &pivot]);
+        let column = site.select(&at("column"), &system, 2, &[k]);
+        // The pivot's own row becomes the scaled one.
+        let unit = site.select(&at("unit"), &identity, 1, &[k]);
+        let others = site.op("Sub", &at("others"), &[&column, &unit]);
+        let outer = site.op("MatMul", &at("outer"), &[&others, &row]);
+        system = site.op("Sub", &at("system"), &[&system, &outer]);
+    }
+    let right: Vec<usize> = (size..2 * size).collect();
+    site.select("cayley", &system, 2, &right)
+}
+
+/// `[N D, b, b]` as `N` matrices, `[N, D b, D b]`.
+fn block_diagonal(site: &mut NativeSite, blocks: &Value, count: usize, size: usize) -> Value {
+    let [side, count_dim] = [size, count].map(|size| size as i64);
+    let places = site.identity("places", count);
+    let places = site.reshape("places/spread", &places, &[count_dim, 1, count_dim, 1]);
+    let blocks = site.reshape("blocks", blocks, &[-1, count_dim, side, 1, side]);
+    let spread = site.op("Mul", "blocks/spread", &[&places, &blocks]);
+    let width = count_dim * side;
+    site.reshape("matrices", &spread, &[-1, width, width])
+}
+
+/// With larger blocks, elimination would fill the graph with nodes.
+const LARGEST_NATIVE_BLOCK: usize = 32;
+
 impl ModuleAdapter for Boft {
     fn form(&self) -> Form<'_> {
         let single = self.levels.len() == 1;
@@ -177,9 +230,51 @@ impl ModuleAdapter for Boft {
         });
         Form::Linear(LinearForm {
             input: stages.collect(),
-            gain: Some(Part::stored(&self.key, &self.s, Role::Factor)),
+            gain: Some(Part::stored(&self.keys[1], &self.s, Role::Factor)),
             ..LinearForm::default()
         })
+    }
+
+    /// At every forward the transforms are solved for, written out as matrices of the layer's width,
+    /// multiplied with each other and then with the input. What PEFT takes with permutation matrices is done
+    /// by gathers, and its product with the identity is left out.
+    fn native(&self) -> Native<'_> {
+        let (levels, count, size, _) = self.r.dim();
+        if size > LARGEST_NATIVE_BLOCK {
+            return Native::Missing;
+        }
+        let parts = vec![
+            Part::stored(&self.keys[0], &self.r, Role::Term),
+            Part::stored(&self.keys[1], &self.s, Role::Factor),
+        ];
+        Native::Own(NativeForm::new(parts, move |site| {
+            let (r, s) = (site.parts[0].clone(), site.parts[1].clone());
+            let side = size as i64;
+            let r = site.reshape("R", &r, &[-1, side, side]);
+            let blocks = cayley_nodes(site, &r, size);
+            let matrices = block_diagonal(site, &blocks, count, size);
+            let mut rotation: Option<Value> = None;
+            for level in 0..levels {
+                let name = |what: &str| format!("level_{level}/{what}");
+                let mut matrix = site.nth(&name("matrix"), &matrices, 0, level as i64);
+                if level > 0 {
+                    let places = inverse(&butterfly(count, size, level));
+                    matrix = site.select(&name("rows"), &matrix, 0, &places);
+                    matrix = site.select(&name("columns"), &matrix, 1, &places);
+                }
+                rotation = Some(match rotation {
+                    Some(before) => site.op("MatMul", &name("product"), &[&matrix, &before]),
+                    None => matrix,
+                });
+            }
+            let rotation = rotation.expect("there's a level");
+            let x = site.x.clone();
+            let x = site.op("MatMul", "rotated", &[&x, &rotation]);
+            let weight = site.weight();
+            let product = site.matmul_transposed("MatMul", &x, &weight);
+            let y = site.op("Mul", "gain", &[&product, &s]);
+            site.biased(&y)
+        }))
     }
 
     fn trainable_params(&self) -> usize {
@@ -210,7 +305,8 @@ mod tests {
             ndarray::stack(Axis(0), &[block(turns[0]).view(), block(turns[1]).view()]).unwrap()
         };
         let adapter = Boft {
-            key: "s".to_owned(),
+            keys: ["R", "s"].map(str::to_owned),
+            r: Array4::zeros((2, 2, 2, 2)),
             levels: vec![level([1.0, 0.0]), level([1.0, 0.0])],
             s: array![10.0],
         };

@@ -87,7 +87,10 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         let basis = if fresh {
             Basis {
                 places: off_diagonal(&mut generator, size, count),
-                v: common_basis(base, layers, ridge)?,
+                v: match tuner.tensors.has_values() {
+                    true => common_basis(base, layers, ridge)?,
+                    false => Array2::zeros((size, size)),
+                },
             }
         } else if tuner
             .tensors

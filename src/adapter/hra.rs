@@ -137,7 +137,7 @@ impl ModuleAdapter for Hra {
                 let column = site.graph.gather(&at, &u, &index, 1);
                 let identity = match &h {
                     Some(h) => h.clone(),
-                    None => site.identity(columns),
+                    None => site.identity("identity", columns),
                 };
                 let overlap = site.op("MatMul", &name("overlap"), &[&identity, &column]);
                 let double = site.op("Mul", &name("double"), &[&overlap, &two]);

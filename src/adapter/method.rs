@@ -87,7 +87,7 @@ pub const METHODS: &[Method] = &[
         peft_type: "BOFT",
         class: Class::Weight,
         variants: "",
-        refused: "",
+        refused: "more than 8 levels (`boft_n_butterfly_factor`)",
         load: boft::load,
     },
     Method {
@@ -136,7 +136,7 @@ pub const METHODS: &[Method] = &[
         peft_type: "FROD",
         class: Class::Weight,
         variants: "",
-        refused: "save_projection false, but for fresh adapters",
+        refused: "`save_projection` false for trained adapters, `init_weights` false for fresh ones",
         load: frod::load,
     },
     Method {
@@ -249,7 +249,7 @@ pub const METHODS: &[Method] = &[
         peft_type: "PEANUT",
         class: Class::Weight,
         variants: "depth, act_fn",
-        refused: "",
+        refused: "Transformers' rarer activations (`act_fn`)",
         load: peanut::load,
     },
     Method {
@@ -263,7 +263,7 @@ pub const METHODS: &[Method] = &[
         peft_type: "PREFIX_TUNING",
         class: Class::Beside,
         variants: "prefix_projection",
-        refused: "",
+        refused: "batches of more than one; other adapters in turn (`--swap`)",
         load: prefix_tuning::load,
     },
     Method {
@@ -277,14 +277,14 @@ pub const METHODS: &[Method] = &[
         peft_type: "PSOFT",
         class: Class::Weight,
         variants: "diagonal rotations, and fresh ones",
-        refused: "rotations that mix singular vectors, psoft_svd lowrank",
+        refused: "rotations that mix singular vectors, whose signs aren't saved; `psoft_svd` lowrank but for the identity",
         load: psoft::load,
     },
     Method {
         peft_type: "PVERA",
         class: Class::Weight,
         variants: "save_projection false",
-        refused: "sample_at_inference",
+        refused: "`sample_at_inference`, since every run would differ",
         load: vera::load_probabilistic,
     },
     Method {
@@ -312,7 +312,7 @@ pub const METHODS: &[Method] = &[
         peft_type: "SHIRA",
         class: Class::Weight,
         variants: "",
-        refused: "mask_type other than random, for fresh adapters",
+        refused: "`mask_type` other than random for fresh adapters",
         load: shira::load,
     },
     Method {
@@ -326,14 +326,14 @@ pub const METHODS: &[Method] = &[
         peft_type: "TINYLORA",
         class: Class::Weight,
         variants: "weight_tying, save_projection false",
-        refused: "",
+        refused: "`init_weights` false for fresh adapters",
         load: tinylora::load,
     },
     Method {
         peft_type: "TRAINABLE_TOKENS",
         class: Class::Parameter,
         variants: "",
-        refused: "",
+        refused: "modules beside the token embedding and the head; a tied head that is changed as well",
         load: trainable_tokens::load,
     },
     Method {

@@ -261,7 +261,28 @@ impl Adapter {
         task_id: Option<usize>,
     ) -> Result<Self, AdapterError> {
         let config = JsonObject::read(&folder.join("adapter_config.json"))?;
-        let mut tensors = AdapterTensors::open(folder, &config, seed)?;
+        let tensors = AdapterTensors::open(folder, &config, seed)?;
+        Self::of(config, tensors, base, task_id)
+    }
+
+    /// The fresh adapter of the configuration in `folder`, for its shapes and counts alone: its tensors
+    /// have no values, nothing is drawn, and of `base` only the architecture and the tensors' types are
+    /// read.
+    ///
+    /// # Errors
+    /// If the method or an option isn't supported, or a target doesn't exist.
+    pub fn without_values(folder: &Path, base: &BaseModel) -> Result<Self, AdapterError> {
+        let config = JsonObject::read(&folder.join("adapter_config.json"))?;
+        let tensors = AdapterTensors::without_values(&config)?;
+        Self::of(config, tensors, base, None)
+    }
+
+    fn of(
+        config: JsonObject,
+        mut tensors: AdapterTensors,
+        base: &BaseModel,
+        task_id: Option<usize>,
+    ) -> Result<Self, AdapterError> {
         let mut effects = method::load(&config, base, &mut tensors, task_id)?;
         tensors.finish()?;
         let spec = effects.spec.take();
@@ -450,3 +471,6 @@ impl Adapter {
         self.trainable_params() + frozen - in_place
     }
 }
+
+#[cfg(test)]
+mod tests;

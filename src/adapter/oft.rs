@@ -252,7 +252,7 @@ impl ModuleAdapter for Oft {
             let s = site.graph.reshape(&name, &signed, &[-1, side, side]);
 
             let two = site.scalar("two", 2.0);
-            let identity = site.identity(size);
+            let identity = site.identity("identity", size);
             let double = site.op("Mul", "S/2", &[&s, &two]);
             let mut sum = site.op("Add", "S/sum", &[&identity, &double]);
             if terms > 2 {

@@ -26,7 +26,7 @@ use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, Array3, s};
 
 use super::dense::changed_weight;
-use super::form::Form;
+use super::form::{Form, Native, NativeForm, Part, Role};
 use super::options::{factor, rank, seed};
 use super::targets::QUERY_VALUE;
 use super::tuner::{Layer, Loading, Tuner};
@@ -36,6 +36,8 @@ use crate::random::TorchGenerator;
 /// The tensors of one layer.
 #[derive(Debug)]
 struct RandLora {
+    /// Of `A`, `B`, `lambda` and `gamma`.
+    keys: [String; 4],
     bases: Arc<Bases>,
     /// `[r, n]`
     lambda: Array2<f32>,
@@ -107,10 +109,13 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
             true => [Init::Zeros, Init::Constant(1.0 / n.max(small) as f32)],
             false => [Init::Normal(1.0), Init::Constant(1.0 / n.max(small) as f32)],
         };
+        let [key_lambda, key_gamma] =
+            ["lambda", "gamma"].map(|which| layer.key(&format!("randlora_{which}")));
         Ok(RandLora {
+            keys: [&keys[0], &keys[1], &key_lambda, &key_gamma].map(|key| tensors.full_key(key)),
             bases: Arc::clone(&bases),
-            lambda: tensors.matrix(&layer.key("randlora_lambda"), [r, n], lambda)?,
-            gamma: tensors.matrix(&layer.key("randlora_gamma"), [n, small], gamma)?,
+            lambda: tensors.matrix(&key_lambda, [r, n], lambda)?,
+            gamma: tensors.matrix(&key_gamma, [n, small], gamma)?,
             out_features: layer.out_features,
             in_features: layer.in_features,
             scaling: scaling as f32,
@@ -252,6 +257,43 @@ impl ModuleAdapter for RandLora {
         }))
     }
 
+    /// Each module scales the shared bases, and takes the product as two.
+    fn native(&self) -> Native<'_> {
+        let parts = vec![
+            Part::stored(&self.keys[0], &self.bases.a, Role::Term),
+            Part::stored(&self.keys[1], &self.bases.b, Role::Term),
+            Part::stored(&self.keys[2], &self.lambda, Role::Term),
+            Part::stored(&self.keys[3], &self.gamma, Role::Term),
+        ];
+        Native::Own(NativeForm::new(parts, move |site| {
+            let [a, b, lambda, gamma] = [0, 1, 2, 3].map(|index| site.parts[index].clone());
+            let (r, (n, small)) = (self.lambda.nrows(), self.gamma.dim());
+            let (widest, most, _) = self.bases.b.dim();
+            let large = self.in_features.max(self.out_features);
+            let b = site.first("B/large", &b, 0, large, widest);
+            let b = site.first("B/bases", &b, 1, n, most);
+            let b = site.reshape("B", &b, &[large as i64, (n * r) as i64]);
+
+            let a = site.first("A/small", &a, 2, small, self.bases.a.dim().2);
+            let lambda = site.reshape("lambda", &lambda, &[r as i64, n as i64, 1]);
+            let scaled = site.op("Mul", "A/lambda", &[&lambda, &a]);
+            let scaled = site.op("Mul", "A/gamma", &[&scaled, &gamma]);
+            let a = site.reshape("A", &scaled, &[(r * n) as i64, small as i64]);
+
+            let x = site.x.clone();
+            let product = if small == self.in_features {
+                let inner = site.matmul_transposed("A/MatMul", &x, &a);
+                site.matmul_transposed("B/MatMul", &inner, &b)
+            } else {
+                let inner = site.op("MatMul", "B/MatMul", &[&x, &b]);
+                site.op("MatMul", "A/MatMul", &[&inner, &a])
+            };
+            let scaling = site.scalar("scaling", self.scaling);
+            let delta = site.op("Mul", "scaled", &[&product, &scaling]);
+            site.base_plus(&delta)
+        }))
+    }
+
     fn trainable_params(&self) -> usize {
         self.lambda.len() + self.gamma.len()
     }
@@ -264,6 +306,7 @@ mod tests {
 
     fn adapter(out_features: usize, in_features: usize) -> RandLora {
         RandLora {
+            keys: ["A", "B", "lambda", "gamma"].map(str::to_owned),
             bases: Arc::new(Bases {
                 a: array![[[1.0, 2.0]], [[3.0, 4.0]]],
                 // [large 3, n 1, r 2]
@@ -290,6 +333,7 @@ mod tests {
     #[test]
     fn ranks_and_bases_are_flattened_in_different_orders() {
         let adapter = RandLora {
+            keys: ["A", "B", "lambda", "gamma"].map(str::to_owned),
             bases: Arc::new(Bases {
                 a: array![[[1.0]], [[10.0]]]
                     .broadcast((2, 1, 3))

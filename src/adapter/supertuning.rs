@@ -87,7 +87,9 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
             return Err(config.wrong("sparsity", &expected).into());
         }
         let key = layer.key("supertuning_indices");
-        let places = if tensors.is_redrawn(&key, saved) {
+        let places = if !tensors.has_values() {
+            Vec::new()
+        } else if tensors.is_redrawn(&key, saved) {
             let weight = base.matrix(&format!("{}.weight", layer.module.source))?;
             let (places, unique) = by_size(&weight, count, select);
             if !unique && !tensors.is_fresh() {

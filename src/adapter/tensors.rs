@@ -81,7 +81,14 @@ pub struct AdapterTensors {
 #[derive(Debug)]
 enum Source {
     File(SafetensorsFile),
-    Fresh { config: PathBuf, rng: Box<StdRng> },
+    Fresh {
+        config: PathBuf,
+        rng: Box<StdRng>,
+    },
+    /// A fresh adapter without values.
+    Shapes {
+        config: PathBuf,
+    },
 }
 
 impl AdapterTensors {
@@ -102,6 +109,10 @@ impl AdapterTensors {
                 rng: Box::new(StdRng::seed_from_u64(seed)),
             }
         };
+        Self::from(source, config, seed)
+    }
+
+    fn from(source: Source, config: &JsonObject, seed: u64) -> Result<Self, AdapterError> {
         let made_for = match config.optional_text("base_model_name_or_path")? {
             Some(base) if !base.is_empty() => format!(" (it says `{base}`)"),
             _ => String::new(),
@@ -114,9 +125,26 @@ impl AdapterTensors {
         })
     }
 
+    /// Those of a fresh adapter, for their shapes alone: zeros stand for whatever would be drawn.
+    ///
+    /// # Errors
+    /// If the configuration's name of the base isn't a text.
+    pub fn without_values(config: &JsonObject) -> Result<Self, AdapterError> {
+        let source = Source::Shapes {
+            config: config.path().to_owned(),
+        };
+        Self::from(source, config, 0)
+    }
+
     /// Whether the adapter is drawn fresh.
     pub fn is_fresh(&self) -> bool {
-        matches!(self.source, Source::Fresh { .. })
+        matches!(self.source, Source::Fresh { .. } | Source::Shapes { .. })
+    }
+
+    /// Whether the tensors have values. Without, only shapes matter, and nothing that a fresh adapter is
+    /// made of, a weight of the base for one, may be read.
+    pub fn has_values(&self) -> bool {
+        !matches!(self.source, Source::Shapes { .. })
     }
 
     /// What a fresh adapter is drawn with.
@@ -128,7 +156,7 @@ impl AdapterTensors {
     pub fn path(&self) -> &Path {
         match &self.source {
             Source::File(file) => file.path(),
-            Source::Fresh { config, .. } => config,
+            Source::Fresh { config, .. } | Source::Shapes { config } => config,
         }
     }
 
@@ -147,7 +175,7 @@ impl AdapterTensors {
     pub fn has(&self, key: &str) -> bool {
         match &self.source {
             Source::File(file) => file.get(&self.full_key(key)).is_some(),
-            Source::Fresh { .. } => false,
+            Source::Fresh { .. } | Source::Shapes { .. } => false,
         }
     }
 
@@ -161,7 +189,11 @@ impl AdapterTensors {
         shape: &[usize],
         init: Init,
     ) -> Result<Vec<f32>, AdapterError> {
-        self.take_or(key, shape, |rng| Ok(init.draw(shape.iter().product(), rng)))
+        let count = shape.iter().product();
+        if let (false, Init::Constant(value)) = (self.has_values(), init) {
+            return Ok(vec![value; count]);
+        }
+        self.take_or(key, shape, |rng| Ok(init.draw(count, rng)))
     }
 
     /// Takes the tensor `key`, or makes it with `fresh`.
@@ -174,12 +206,21 @@ impl AdapterTensors {
         shape: &[usize],
         fresh: impl FnOnce(&mut StdRng) -> Result<Vec<f32>, AdapterError>,
     ) -> Result<Vec<f32>, AdapterError> {
-        if let Source::Fresh { config, rng } = &mut self.source {
-            check_drawn(config, shape)?;
-            return fresh(rng);
+        match &mut self.source {
+            Source::Fresh { config, rng } => {
+                check_drawn(config, shape)?;
+                fresh(rng)
+            }
+            Source::Shapes { config } => {
+                check_drawn(config, shape)?;
+                // Pages that nobody writes to are never there.
+                Ok(vec![0.0; shape.iter().product()])
+            }
+            Source::File(_) => {
+                self.claim(key, shape)?;
+                self.read(key)
+            }
         }
-        self.claim(key, shape)?;
-        self.read(key)
     }
 
     /// Like [`take`](Self::take), as a matrix.
@@ -249,7 +290,7 @@ impl AdapterTensors {
         let full = self.full_key(key);
         let numbers = match &self.source {
             Source::File(file) => file.get(&full).map(|tensor| tensor.to_i64()),
-            Source::Fresh { .. } => None,
+            Source::Fresh { .. } | Source::Shapes { .. } => None,
         };
         let numbers = numbers.ok_or_else(|| AdapterError::Missing {
             key: full.clone(),
@@ -309,7 +350,7 @@ impl AdapterTensors {
     pub fn shape(&self, key: &str) -> Option<Vec<usize>> {
         match &self.source {
             Source::File(file) => Some(file.get(&self.full_key(key))?.shape.to_owned()),
-            Source::Fresh { .. } => None,
+            Source::Fresh { .. } | Source::Shapes { .. } => None,
         }
     }
 
@@ -322,7 +363,7 @@ impl AdapterTensors {
                     .filter_map(|name| file.get(name).map(|t| t.bytes.len() as u64))
                     .sum(),
             ),
-            Source::Fresh { .. } => None,
+            Source::Fresh { .. } | Source::Shapes { .. } => None,
         }
     }
 

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use ndarray::{Array1, Array2, Axis, s};
 
 use super::default_targets::QUERY_VALUE_ONLY;
-use super::form::{Form, LinearForm, Part, Role, elements};
+use super::form::{Form, LinearForm, Native, NativeForm, Part, Role, elements};
 use super::options::{factor, rank, seed};
 use super::tuner::{Loading, Tuner};
 use super::{AdapterError, Effects, Init, ModuleAdapter};
@@ -28,6 +28,8 @@ use crate::random::TorchGenerator;
 /// The tensors of one layer.
 #[derive(Debug)]
 struct Vera {
+    /// Of `A`, `B`, `lambda_d` and `lambda_b`.
+    keys: [String; 4],
     /// `[at least r, at least in_features]`
     a: Arc<Array2<f32>>,
     /// `[at least out_features, r]`
@@ -83,16 +85,17 @@ fn load_as(loading: Loading, name: &str, halves: usize) -> Result<Effects, Adapt
         false => Init::Normal(1.0),
     };
     tuner.adapt(|tensors, layer| {
-        let keys = ["d", "b"].map(|which| layer.key(&format!("{name}_lambda_{which}")));
+        let [key_d, key_b] = ["d", "b"].map(|which| layer.key(&format!("{name}_lambda_{which}")));
         let lambda_d = match identity {
             true => Init::Constant(d_initial),
             false => Init::Normal(1.0),
         };
         Ok(Vera {
+            keys: [&keys[0], &keys[1], &key_d, &key_b].map(|key| tensors.full_key(key)),
             a: Arc::clone(&a),
             b: Arc::clone(&b),
-            lambda_d: tensors.vector(&keys[0], halves * r, lambda_d)?,
-            lambda_b: tensors.vector(&keys[1], layer.out_features, lambda_b)?,
+            lambda_d: tensors.vector(&key_d, halves * r, lambda_d)?,
+            lambda_b: tensors.vector(&key_b, layer.out_features, lambda_b)?,
             in_features: layer.in_features,
         })
     })
@@ -120,6 +123,30 @@ impl ModuleAdapter for Vera {
         Form::Linear(LinearForm::low_rank(a, b))
     }
 
+    /// Each module cuts its corners out of the shared matrices, and scales between and behind the products.
+    /// PVeRA makes its variance, too, and leaves it.
+    fn native(&self) -> Native<'_> {
+        let parts = vec![
+            Part::stored(&self.keys[0], &*self.a, Role::Term),
+            Part::stored(&self.keys[1], &*self.b, Role::Term),
+            Part::stored(&self.keys[2], &self.lambda_d, Role::Term),
+            Part::stored(&self.keys[3], &self.lambda_b, Role::Term),
+        ];
+        Native::Own(NativeForm::new(parts, move |site| {
+            let [a, b, lambda_d, lambda_b] = [0, 1, 2, 3].map(|index| site.parts[index].clone());
+            let ((_, widest_input), (widest_output, r)) = (self.a.dim(), self.b.dim());
+            let a = site.first("A", &a, 1, self.in_features, widest_input);
+            let b = site.first("B", &b, 0, self.lambda_b.len(), widest_output);
+            let x = site.x.clone();
+            let inner = site.matmul_transposed("A/MatMul", &x, &a);
+            let inner = site.op("Mul", "lambda_d", &[&inner, &lambda_d]);
+            let mean = site.first("mean", &inner, 2, r, self.lambda_d.len());
+            let outer = site.matmul_transposed("B/MatMul", &mean, &b);
+            let delta = site.op("Mul", "lambda_b", &[&outer, &lambda_b]);
+            site.base_plus(&delta)
+        }))
+    }
+
     fn trainable_params(&self) -> usize {
         self.lambda_d.len() + self.lambda_b.len()
     }
@@ -134,6 +161,7 @@ mod tests {
     #[test]
     fn a_module_takes_the_corner_of_the_shared_matrices() {
         let adapter = Vera {
+            keys: ["A", "B", "d", "b"].map(str::to_owned),
             a: Arc::new(array![[1.0, 2.0, 9.0], [3.0, 4.0, 9.0], [9.0, 9.0, 9.0]]),
             b: Arc::new(array![[1.0, 0.0], [1.0, 1.0], [9.0, 9.0]]),
             lambda_d: array![2.0, 1.0, 9.0],

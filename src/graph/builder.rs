@@ -354,6 +354,14 @@ impl<'a> GraphBuilder<'a> {
         }
     }
 
+    /// `x` cast from the graph's type to float32, where that's another.
+    pub fn to_f32(&mut self, name: &str, x: &Value) -> Value {
+        match self.compute {
+            Dtype::Float32 => x.clone(),
+            _ => self.cast(name, x, element::FLOAT32),
+        }
+    }
+
     /// Adds a standard operator with one output, which is named after the node.
     pub fn op(&mut self, op: &str, name: &str, inputs: &[&Value], attrs: &[(&str, Attr)]) -> Value {
         self.node(STANDARD, op, name, inputs, &[name], attrs)

@@ -206,6 +206,17 @@ fn make(
     Ok(folder)
 }
 
+/// `shape` in `folder` without its values and its tokenizer, for tests that need architecture and types.
+#[cfg(test)]
+pub(crate) fn make_hollow(shape: &str, folder: &Path) {
+    let found = SHAPES.iter().find(|candidate| candidate.name == shape);
+    let found = found.expect("tests name shapes that exist");
+    write_json(&folder.join(CONFIG), &found.config("float16")).unwrap();
+    let mut file = File::create(folder.join(WEIGHTS)).unwrap();
+    let layout = weights::Layout::new(found.tensors(), Dtype::F16);
+    layout.write_hollow(&mut file).unwrap();
+}
+
 fn write_files(
     shape: &Shape,
     dtype: Dtype,

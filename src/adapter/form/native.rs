@@ -117,6 +117,12 @@ impl NativeSite<'_, '_, '_> {
         self.op("Add", "Add", &[&y, delta])
     }
 
+    /// `x` in float32, whatever the graph's type.
+    pub fn to_f32(&mut self, name: &str, x: &Value) -> Value {
+        let name = self.name(name);
+        self.graph.to_f32(&name, x)
+    }
+
     /// Euclidean norms along `axis`, which is dropped unless it's `kept`.
     pub fn norms(&mut self, name: &str, x: &Value, axis: i64, kept: bool) -> Value {
         let name = self.name(name);
@@ -128,12 +134,11 @@ impl NativeSite<'_, '_, '_> {
     }
 
     /// The identity matrix.
-    pub fn identity(&mut self, size: usize) -> Value {
-        let name = format!("identity_{size}");
+    pub fn identity(&mut self, name: &str, size: usize) -> Value {
         let shape = self
             .graph
-            .constant_i64(&format!("{name}/shape"), &[size as i64; 2], false);
-        let at = self.name(&name);
+            .constant_i64(&format!("square_{size}"), &[size as i64; 2], false);
+        let at = self.name(name);
         let zeros = self
             .graph
             .op("ConstantOfShape", &format!("{at}/zeros"), &[&shape], &[]);
@@ -164,6 +169,53 @@ impl NativeSite<'_, '_, '_> {
     pub fn keep_largest(&mut self, name: &str, x: &Value, count: usize, rest: f32) -> Value {
         let at = self.name(name);
         keep_largest(self.graph, &at, x, count, rest)
+    }
+
+    /// The first `count` slices of `x` along `axis`, of which there are `all`.
+    pub fn first(&mut self, name: &str, x: &Value, axis: i64, count: usize, all: usize) -> Value {
+        if count == all {
+            return x.clone();
+        }
+        let name = self.name(name);
+        let mut constant = |what: &str, value: i64| {
+            let name = format!("{name}/{what}");
+            self.graph.constant_i64(&name, &[value], false)
+        };
+        let (start, end) = (constant("start", 0), constant("end", count as i64));
+        let axis = constant("axis", axis);
+        let inputs = [x, &start, &end, &axis];
+        self.graph.op("Slice", &name, &inputs, &[])
+    }
+
+    /// Number `index` of the slices along `axis`; the axis goes.
+    pub fn nth(&mut self, name: &str, x: &Value, axis: i64, index: i64) -> Value {
+        let name = self.name(name);
+        let index = self
+            .graph
+            .constant_i64(&format!("scalar_{index}"), &[index], true);
+        self.graph.gather(&name, x, &index, axis)
+    }
+
+    /// Slices of `x` along `axis`, in another order.
+    pub fn select(&mut self, name: &str, x: &Value, axis: i64, order: &[usize]) -> Value {
+        let name = self.name(name);
+        let order: Vec<i64> = order.iter().map(|&index| index as i64).collect();
+        let order = self
+            .graph
+            .constant_i64(&format!("{name}/order"), &order, false);
+        self.graph.gather(&name, x, &order, axis)
+    }
+
+    /// `x` with another shape; 0 keeps an axis, −1 is worked out.
+    pub fn reshape(&mut self, name: &str, x: &Value, shape: &[i64]) -> Value {
+        let name = self.name(name);
+        self.graph.reshape(&name, x, shape)
+    }
+
+    /// `x` with its axes in another order.
+    pub fn transpose(&mut self, name: &str, x: &Value, order: &[i64]) -> Value {
+        let name = self.name(name);
+        self.graph.transpose(&name, x, order)
     }
 
     /// A scalar constant.

@@ -157,7 +157,7 @@ fn of_weight(
     layer: &Layer,
     (r, scaling): (usize, f32),
 ) -> Result<Option<Pair>, AdapterError> {
-    if !tensors.is_fresh() {
+    if !tensors.is_fresh() || !tensors.has_values() {
         return Ok(None);
     }
     let weight = || base.matrix(&format!("{}.weight", layer.module.source));

@@ -66,6 +66,13 @@ impl Layout {
         self.header.len() as u64 + self.data_bytes
     }
 
+    /// Makes the file with a hole where the values would be: all of its size, and next to none on the disk.
+    #[cfg(test)]
+    pub fn write_hollow(&self, file: &mut std::fs::File) -> io::Result<()> {
+        file.write_all(&self.header)?;
+        file.set_len(self.file_bytes())
+    }
+
     /// Writes the file, with plain writes: a full disk is an error, where a memory map would end
     /// the process. `progress` is told the bytes written and those that the whole file has.
     pub fn write(&self, file: &mut impl Write, progress: &dyn Fn(u64, u64)) -> io::Result<()> {

@@ -1,0 +1,211 @@
+#!/usr/bin/env python3
+"""Measures every shipped experiment with `peft-bench measure`, and prints one table of what came of it.
+
+    scripts/measure_all.py                            # all of experiments/, into results/all/
+    scripts/measure_all.py lora oft/block32           # those of a method, or whose `<method>/<name>` begins so
+    scripts/measure_all.py --again vera               # measure anew what has a result already
+    scripts/measure_all.py --table                    # only print the table of the results that are there
+    scripts/measure_all.py --output results/3b -- --model synthetic/llama-3.2-3b --threads 8
+
+What follows `--` goes to `measure`; a `--config` among it takes the place of the parameters below: all three prompt
+lengths, five runs of each (the fewest of which an interval says whether a cost was detected), and eight new tokens. So a
+run of all experiments on the default model takes about half an hour on two cores. The costs of single tokens are as
+good as those of longer runs; overheads weigh prompts more than the default parameters do.
+
+Experiments are measured one by one, each interleaved with a base of its own. `measure` would take several against one
+base, and save the base's third of the time; but every variant of each is a process of its own with the model in its
+memory, neighbouring runs of a pair would be further apart in time the more there are, and one that dies would take the
+others' measurements along. Here one that fails costs its own row: the rest goes on, and the exit code is 1.
+
+A result that's there is not measured again without --again; what failed is. So a run that was interrupted goes on where it
+was. Results of other options want a folder of their own (--output).
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+PARAMETERS = {
+    "model_id": "synthetic/llama-135m",
+    "dtype": "float32",
+    "seed": 42,
+    "max_new_tokens": 8,
+    "num_inference_runs": 5,
+    "num_prompt_samples": 1,
+}
+
+COLUMNS = [
+    ("experiment", "<"),
+    ("form", "<"),
+    ("trainable", ">"),
+    ("unmerged", ">"),
+    ("95 % interval", ">"),
+    ("merged", ">"),
+    ("95 % interval", ">"),
+    ("first token", ">"),
+    ("a token", ">"),
+    ("merging", ">"),
+    ("parity", ">"),
+]
+LEGEND = """\
+unmerged, merged: overhead over the base, over all prompts; `~` where none was detected
+first token, a token: medians of the unmerged variant over all prompts; merging: seconds to prepare the merged variant
+parity: by how much of the largest logit merged and unmerged differ"""
+
+
+def main() -> int:
+    options = arguments()
+    program = Path(os.environ.get("PEFT_BENCH", ROOT / "target/release/peft-bench"))
+    if not options.table and not os.access(program, os.X_OK):
+        print(f"there is no program `{program}`; run `cargo build --release`, or set PEFT_BENCH", file=sys.stderr)
+        return 2
+    for start in options.experiments:
+        if not chosen([start]):
+            print(f"no experiment is of the method, or begins with, `{start}`", file=sys.stderr)
+            return 2
+    experiments = chosen(options.experiments)
+
+    errors: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        extra = list(options.measure)
+        if not any(option.split("=")[0] == "--config" for option in extra):
+            config = Path(folder) / "parameters.json"
+            config.write_text(json.dumps(PARAMETERS))
+            extra += ["--config", str(config)]
+        for number, name in enumerate(experiments, 1):
+            label = f"{number} of {len(experiments)}: {name}"
+            if options.table or (not options.again and read(options.output, name) is not None):
+                continue
+            print(f"{label} …", file=sys.stderr, flush=True)
+            started = time.monotonic()
+            error = measure([str(program), "measure", str(ROOT / "experiments" / name)], options.output, extra)
+            took = f"{time.monotonic() - started:.0f} s"
+            if error is not None:
+                errors[name] = error
+            print(f"{label}: {took}" + (f", {error}" if error else ""), file=sys.stderr, flush=True)
+
+    rows, failures = [], []
+    for name in experiments:
+        result = None if name in errors else read(options.output, name)
+        if result is not None:
+            rows.append(row(name, result))
+        else:
+            failures.append((name, errors.get(name, "not measured")))
+    print_table(rows)
+    for name, error in failures:
+        print(f"{name}: {error}")
+    print(f"\n{len(rows)} measured, {len(failures)} failed or missing")
+    return 1 if failures else 0
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s [options] [experiment …] [-- options of `measure`]",
+    )
+    parser.add_argument("experiments", nargs="*", metavar="experiment", help="how `<method>/<name>` begins")
+    parser.add_argument("--again", action="store_true", help="measure what has a result, too")
+    parser.add_argument("--table", action="store_true", help="measure nothing; print the results that are there")
+    parser.add_argument("--output", type=Path, default=ROOT / "results/all", metavar="DIR", help="[default: results/all]")
+    own, measure = sys.argv[1:], []
+    if "--" in own:
+        own, measure = own[: own.index("--")], own[own.index("--") + 1 :]
+    options = parser.parse_args(own)
+    options.measure = measure
+    return options
+
+
+def chosen(starts: list[str]) -> list[str]:
+    """`<method>/<name>` of each experiment whose method is one of `starts`, or which begins with one."""
+    paths = sorted((ROOT / "experiments").glob("*/*/adapter_config.json"))
+    names = [f"{path.parent.parent.name}/{path.parent.name}" for path in paths]
+    return [name for name in names if not starts or any(f"{name}/".startswith(begins(start)) for start in starts)]
+
+
+def begins(start: str) -> str:
+    """A method's name alone means that method, and not another whose name begins with it."""
+    return start if "/" in start else f"{start}/"
+
+
+def measure(command: list[str], output: Path, extra: list[str]) -> str | None:
+    """Runs one measurement; its error, if it fails."""
+    outcome = subprocess.run([*command, "--output", str(output), *extra], capture_output=True, text=True, check=False)
+    if outcome.returncode == 130:
+        raise KeyboardInterrupt
+    if outcome.returncode == 0:
+        return None
+    lines = [line for line in outcome.stderr.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error")]
+    return (errors or lines or [f"exit code {outcome.returncode}"])[-1].removeprefix("error: ")
+
+
+def read(output: Path, name: str) -> dict | None:
+    path = output / f"{name.replace('/', '--')}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def row(name: str, result: dict) -> list[str]:
+    variants = result["generation_info"]["variants"]
+    meta, parity = result["meta_info"], result["generation_info"]["parity"]
+    unmerged, merged = variants["unmerged"], variants.get("merged", {})
+    metrics = unmerged["overall"] or {}
+    return [
+        name,
+        meta["adapter_form"],
+        f"{meta['parameters']['trainable_params']:,}",
+        *overhead(unmerged),
+        *overhead(merged),
+        milliseconds(metrics.get("time_to_first_token")),
+        milliseconds(metrics.get("decode_time_per_token")),
+        "–" if merged.get("prepare_seconds") is None else f"{merged['prepare_seconds']:.2f} s",
+        parity_of(parity, "absent" in merged),
+    ]
+
+
+def overhead(variant: dict) -> tuple[str, str]:
+    found = (variant.get("overhead_pct") or {}).get("overall")
+    if not found:
+        return "–", "–"
+    mark = "" if found.get("detected") else "~"
+    interval = found.get("interval_pct")
+    bounds = "–" if interval is None else f"{interval[0]:+.1f} … {interval[1]:+.1f} %"
+    return f"{mark}{found['pct']:+.1f} %", bounds
+
+
+def parity_of(parity: dict | None, unmerged_only: bool) -> str:
+    if parity is None:
+        return "–"
+    if not parity["passed"]:
+        return "; ".join(parity["failures"])
+    return "not mergeable" if unmerged_only else f"ok, {parity['merged_vs_unmerged']:.0e}"
+
+
+def milliseconds(seconds: float | None) -> str:
+    return "–" if seconds is None else f"{seconds * 1000:.1f} ms"
+
+
+def print_table(rows: list[list[str]]) -> None:
+    if not rows:
+        return
+    names = [name for name, _ in COLUMNS]
+    widths = [max(len(line[column]) for line in [names, *rows]) for column in range(len(names))]
+    for line in [names, *rows]:
+        cells = [f"{cell:{side}{width}}" for cell, (_, side), width in zip(line, COLUMNS, widths)]
+        print("  ".join(cells).rstrip())
+    print(f"\n{LEGEND}\n")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("interrupted; what was measured is kept", file=sys.stderr)
+        sys.exit(130)
