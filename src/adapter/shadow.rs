@@ -357,8 +357,6 @@ fn check_mirrored(config: &JsonObject, spec: &DecoderSpec) -> Result<(), ConfigE
         "experts"
     } else if has(&Module::is_stored_in_out) {
         "weights that are stored as [in, out]"
-    } else if spec.embedding_scale.is_some() {
-        "scaled embeddings"
     } else {
         return Ok(());
     };
@@ -402,6 +400,9 @@ fn backbone(
         for (name, shape) in module.parameters() {
             let (init, role) = match (&module.kind, name) {
                 (_, "bias") => (Init::Zeros, Role::Map),
+                (ModuleKind::Norm { kind, .. }, _) if *kind == NormKind::RmsPlusOne => {
+                    (Init::Zeros, Role::Map)
+                }
                 (ModuleKind::Norm { .. }, _) => (Init::Constant(1.0), Role::Map),
                 (ModuleKind::Embedding { .. }, _) => (Init::Normal(deviation), Role::Table),
                 (ModuleKind::Linear { .. } | ModuleKind::Routed { .. }, _) => {
