@@ -1214,6 +1214,15 @@ fn values_that_a_model_cannot_have_are_refused_by_name() {
 }
 
 #[test]
+fn a_shadow_of_a_model_that_it_cannot_mirror_is_refused() {
+    let config = json!({"peft_type": "SHADOW", "task_type": "CAUSAL_LM", "r": 4});
+    for (model, words) in [("mixtral", "experts"), ("gpt2", "[in, out]")] {
+        let trial = Trial::fresh(model, config.clone());
+        trial.refused(&trial.prepare(&[]), &["SHADOW", words]);
+    }
+}
+
+#[test]
 fn experts_are_not_adapted() {
     for (key, value, word) in [
         ("target_modules", json!(["q_proj", "w1"]), "experts.0.w1"),

@@ -345,12 +345,26 @@ fn mirrored(config: &JsonObject, base: &BaseModel) -> Result<DecoderSpec, Adapte
         changed = changed.with("layer_types", types.into());
     }
     let spec = arch::spec(&changed)?;
-    let routed = |module: &Module| matches!(module.kind, ModuleKind::Routed { .. });
-    if spec.modules().iter().any(routed) {
-        let reason = "not for a mixture of experts, whose checkpoints join the experts";
-        return Err(config.refused("peft_type", reason).into());
-    }
+    check_mirrored(config, &spec)?;
     Ok(spec)
+}
+
+/// Refuses a backbone with parts whose fresh values, names or places differ from the ones here.
+fn check_mirrored(config: &JsonObject, spec: &DecoderSpec) -> Result<(), ConfigError> {
+    let modules = spec.modules();
+    let has = |test: &dyn Fn(&Module) -> bool| modules.iter().any(test);
+    let part = if has(&|module| matches!(module.kind, ModuleKind::Routed { .. })) {
+        "experts"
+    } else if has(&Module::is_stored_in_out) {
+        "weights that are stored as [in, out]"
+    } else {
+        return Ok(());
+    };
+    let reason = format!(
+        "SHADOW for a `{}`, whose backbone would have {part}, is not implemented",
+        spec.model_type
+    );
+    Err(config.refused("peft_type", &reason))
 }
 
 /// A size that no model exceeds, if it's there.
@@ -386,6 +400,9 @@ fn backbone(
         for (name, shape) in module.parameters() {
             let (init, role) = match (&module.kind, name) {
                 (_, "bias") => (Init::Zeros, Role::Map),
+                (ModuleKind::Norm { kind, .. }, _) if *kind == NormKind::RmsPlusOne => {
+                    (Init::Zeros, Role::Map)
+                }
                 (ModuleKind::Norm { .. }, _) => (Init::Constant(1.0), Role::Map),
                 (ModuleKind::Embedding { .. }, _) => (Init::Normal(deviation), Role::Table),
                 (ModuleKind::Linear { .. } | ModuleKind::Routed { .. }, _) => {

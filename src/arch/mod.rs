@@ -3,6 +3,7 @@
 //! A new architecture is a new value; a new operator is a new block in `graph` and a variant here.
 
 mod alibi;
+mod attention;
 mod bloom;
 mod change;
 mod cohere;
@@ -20,6 +21,8 @@ mod heads;
 mod llama;
 mod mistral;
 mod mixtral;
+mod mlp;
+mod module;
 mod mpt;
 mod olmo;
 mod olmo2;
@@ -38,13 +41,12 @@ mod stablelm;
 mod starcoder2;
 mod windows;
 
+pub use attention::{Attention, Declared, FusedRows, HeadNorm, NormOver, Position, Projections};
 pub use families::{FAMILIES, Family, spec};
+pub use mlp::{Activation, Expert, Mlp};
+pub use module::{Embedding, Linear, Module, ModuleKind, Norm, NormKind, Stored};
 pub use rope::{Pairs, RotarySpec};
-pub use spec::{
-    Activation, Arrangement, Attention, Declared, DecoderSpec, Embedding, EmbeddingScale, Expert,
-    FusedRows, HeadNorm, Layer, LearnedPositions, Linear, Mlp, Module, ModuleKind, Norm, NormKind,
-    NormOver, Position, Projections, Stored,
-};
+pub use spec::{Arrangement, DecoderSpec, EmbeddingScale, Layer, LearnedPositions};
 
 /// No model has more layers; each is described before the weights are looked at.
 const MOST_LAYERS: usize = 1 << 12;
