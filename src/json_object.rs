@@ -110,6 +110,13 @@ impl JsonObject {
         &self.path
     }
 
+    /// The same with another value of `key`.
+    pub fn with(&self, key: &str, value: Value) -> Self {
+        let mut changed = self.clone();
+        changed.json[key] = value;
+        changed
+    }
+
     /// The whole object.
     pub fn json(&self) -> &Value {
         &self.json

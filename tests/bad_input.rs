@@ -373,8 +373,8 @@ fn options_that_change_the_arithmetic_and_are_not_implemented_are_refused() {
             "use_bdlora",
             json!({"target_modules_bd_a": ["x_proj"], "nblocks": 2}),
         ),
-        ("alora_invocation_tokens", json!([1, 2])),
-        ("arrow_config", json!({"top_k": 3})),
+        ("alora_invocation_tokens", json!([1, 100_000])),
+        ("arrow_config", json!(["task_0"])),
         ("target_parameters", json!(["experts.gate_up_proj"])),
         ("init_lora_weights", json!("pissa_niter_4")),
         ("init_lora_weights", json!("loftq")),
@@ -1189,6 +1189,8 @@ fn values_that_a_model_cannot_have_are_refused_by_name() {
         ("falcon-groups", "num_kv_heads", json!(3)),
         ("falcon-heads", "num_kv_heads", json!(2)),
         ("bloom", "n_head", json!(5)),
+        ("mixtral", "num_experts_per_tok", json!(5)),
+        ("qwen3-moe", "mlp_only_layers", json!("all")),
         ("mpt", "no_bias", json!(false)),
         ("mpt", "logit_scale", json!(0.5)),
         ("mpt", "attn_config", json!({"alibi": false})),
@@ -1208,6 +1210,22 @@ fn values_that_a_model_cannot_have_are_refused_by_name() {
             key => key,
         };
         trial.refused(&outcome, &["config.json", key]);
+    }
+}
+
+#[test]
+fn experts_are_not_adapted() {
+    for (key, value, word) in [
+        ("target_modules", json!(["q_proj", "w1"]), "experts.0.w1"),
+        (
+            "target_parameters",
+            json!(["mlp.experts.down_proj"]),
+            "target_parameters",
+        ),
+    ] {
+        let trial = Trial::new("mixtral", "lora");
+        trial.set(key, value);
+        trial.refused(&trial.prepare(&[]), &["adapter_config.json", word]);
     }
 }
 

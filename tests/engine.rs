@@ -24,7 +24,11 @@ static RUNTIME: LazyLock<OnnxRuntime> =
     LazyLock::new(|| OnnxRuntime::load(&locate_or_install(false, &|_| {}).unwrap()).unwrap());
 
 fn prepare(model_name: &str, experiment: &Path, export_dir: &Path) -> PreparedVariant {
-    let base = BaseModel::open_folder(&model(model_name)).unwrap();
+    prepare_on(&model(model_name), experiment, export_dir)
+}
+
+fn prepare_on(base: &Path, experiment: &Path, export_dir: &Path) -> PreparedVariant {
+    let base = BaseModel::open_folder(base).unwrap();
     let preparation = Preparation {
         base: &base,
         precision: Precision::new(Dtype::Float32, false),
@@ -70,6 +74,11 @@ fn every_sequence_of_a_batch_is_computed_as_one_alone() {
         ("llama-bias", "lora"),
         ("opt-post", "lora-embed"),
         ("llama-tied", "lora-tokens"),
+        ("llama-gqa", "lily"),
+        ("llama-gqa", "lora-alora"),
+        ("llama-gqa", "lora-arrow"),
+        ("llama-bias", "shadow-narrow"),
+        ("llama-bias", "xlora-layerwise"),
     ] {
         let variant = prepare(model_name, &case(model_name, name), folder.path());
         let alone = trace(&mut open(&variant, 1), &PROMPT, 5).unwrap();
@@ -84,6 +93,63 @@ fn every_sequence_of_a_batch_is_computed_as_one_alone() {
             "{model_name}/{name}"
         );
     }
+}
+
+/// A prompt of one sequence goes through in chunks, unless what's computed depends on the whole of it; one of several
+/// sequences never does.
+#[test]
+fn a_long_prompt_gives_the_same_in_chunks_and_at_once() {
+    const LENGTH: usize = 300;
+    let folder = tempfile::tempdir().unwrap();
+    let base = copy_folder(&model("llama-gqa"), &folder.path().join("base"));
+    set_key(
+        &base.join("config.json"),
+        "max_position_embeddings",
+        512.into(),
+    );
+    let mut prompt: Vec<u32> = (0..LENGTH as u32).map(|i| (i * 37 + 11) % 101).collect();
+    // The last invocation is in the second chunk: the first one has to know that its own doesn't count.
+    for start in [20, 280] {
+        prompt[start..start + 2].copy_from_slice(&[9, 31]);
+    }
+    for name in ["lora-alora", "lora-arrow", "lily", "shadow", "xlora"] {
+        let variant = prepare_on(&base, &case("llama-gqa", name), folder.path());
+        let open = |batch_size, weights| {
+            let options = EngineOptions {
+                batch_size,
+                weights,
+                max_length: LENGTH + 8,
+                ..options()
+            };
+            DecoderEngine::open(&RUNTIME, &variant, &options).unwrap()
+        };
+        let expected = trace(&mut open(2, WeightsMode::InPlace), &prompt, 4).unwrap();
+        for weights in [
+            WeightsMode::Mapped,
+            WeightsMode::InPlace,
+            WeightsMode::Resident,
+        ] {
+            let logits = follow(&mut open(1, weights), &prompt, &expected.tokens).unwrap();
+            let difference = expected.difference(&logits);
+            assert!(difference < 1e-4, "{name}, {weights:?}: {difference}");
+        }
+    }
+}
+
+#[test]
+fn each_prompt_says_anew_where_an_adapter_begins_to_act() {
+    let folder = tempfile::tempdir().unwrap();
+    let variant = prepare("llama-gqa", &case("llama-gqa", "lora-alora"), folder.path());
+    let mut engine = open(&variant, 1);
+    let with = [3, 9, 31, 4, 7, 5];
+    let without = [3, 31, 9, 4, 7, 5];
+    let first = trace(&mut engine, &with, 4).unwrap();
+    let absent = trace(&mut engine, &without, 4).unwrap();
+    let again = follow(&mut engine, &with, &first.tokens).unwrap();
+    assert_eq!(first.difference(&again), 0.0);
+    let alone = follow(&mut open(&variant, 1), &without, &absent.tokens).unwrap();
+    assert_eq!(absent.difference(&alone), 0.0);
+    assert!(first.difference(&absent.logits) > 1e-2);
 }
 
 /// The adapter with its first `rank` rows of `A` and columns of `B`.

@@ -15,20 +15,6 @@ use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Cases of supported methods with an option that the program doesn't have so far. One that passes must be taken
-/// off this list; it ends empty.
-const NOT_YET: &[&str] = &[
-    "llama-gqa/lora-alora",
-    "llama-gqa/lora-alora-absent",
-    "llama-gqa/lora-alora-twice",
-    "llama-gqa/lora-arrow",
-    "llama-gqa/lora-arrow-general",
-    "opt-pre/lora-alora",
-    "opt-pre/lora-alora-absent",
-    "opt-pre/lora-alora-twice",
-    "opt-pre/lora-arrow",
-];
-
 /// Cases that no program could give without what PEFT leaves out of the files, and the option that says so.
 const REFUSED: &[(&str, &str)] = &[
     ("llama-bias/frod-unsaved", "save_projection"),
@@ -211,7 +197,7 @@ fn peft_type(folder: &Path) -> String {
     config["peft_type"].as_str().unwrap().to_owned()
 }
 
-/// A method that isn't in `PEFT_TYPES`, or an option, has to be refused by its name.
+/// An option or a tensor has to be refused by its name.
 fn check_refused_by(name: &str, command: &mut Command) -> Result<(), String> {
     let outcome = run(command);
     let by_name = outcome.stderr.contains(&format!("`{name}`"));
@@ -237,15 +223,12 @@ fn check_case(model_name: &str, case_name: &str) -> Vec<String> {
         note("base", check_variant(&case, &folder, "base", &mut command));
         return failures;
     }
-    let peft_type = peft_type(&folder);
     let label = format!("{model_name}/{case_name}");
     let refused = REFUSED.iter().find(|(refused, _)| *refused == label);
     for variant in ["unmerged", "merged"] {
         let mut command = case.generate(&folder, variant, export_dir.path());
         command.arg("--model").arg(model(model_name));
-        let result = if !PEFT_TYPES.contains(&peft_type.as_str()) {
-            check_refused_by(&peft_type, &mut command)
-        } else if let Some((_, option)) = refused {
+        let result = if let Some((_, option)) = refused {
             check_refused_by(option, &mut command)
         } else if variant == "merged" && !case.merged {
             check_refusal(&mut command)
@@ -264,13 +247,7 @@ fn check_model(name: &str) {
     let cases = names(&case(name, ""));
     assert!(cases.len() > 1, "{cases:?}");
     for case_name in &cases {
-        let label = format!("{name}/{case_name}");
-        let found = check_case(name, case_name);
-        if !NOT_YET.contains(&label.as_str()) {
-            failures.extend(found);
-        } else if found.is_empty() {
-            failures.push(format!("{label} passes: take it off `NOT_YET`"));
-        }
+        failures.extend(check_case(name, case_name));
     }
     assert!(
         failures.is_empty(),
@@ -282,8 +259,8 @@ fn check_model(name: &str) {
 
 /// Methods whose own computation is implemented.
 const NATIVE: &[&str] = &[
-    "ADALORA", "DELORA", "GRALORA", "HIRA", "HRA", "IA3", "LOHA", "LOKR", "LORA", "MISS", "OFT",
-    "ROAD",
+    "ADALORA", "DELORA", "GRALORA", "HIRA", "HRA", "IA3", "LILY", "LOHA", "LOKR", "LORA", "MISS",
+    "OFT", "ROAD",
 ];
 
 /// What of them has none.
@@ -311,9 +288,6 @@ fn what_methods_compute_themselves_is_as_the_reference() {
                 continue;
             }
             let label = format!("{model_name}/{case_name}");
-            if NOT_YET.contains(&label.as_str()) {
-                continue;
-            }
             let case = Case::read(&folder);
             let export_dir = tempfile::tempdir().unwrap();
             let mut command = case.generate(&folder, "unmerged", export_dir.path());
@@ -346,13 +320,12 @@ fn a_configuration_alone_gives_an_adapter_that_merges_to_the_same() {
         for case_name in names(&case(model_name, "")) {
             let folder = case(model_name, &case_name);
             let label = format!("{model_name}/{case_name}");
-            if case_name == "base" || NOT_YET.contains(&label.as_str()) {
+            if case_name == "base" {
                 continue;
             }
             let (peft_type, case) = (peft_type(&folder), Case::read(&folder));
             // One of each method, and that one with the least options.
-            let supported = PEFT_TYPES.contains(&peft_type.as_str());
-            if !supported || !case.merged || !seen.insert(peft_type) {
+            if !case.merged || !seen.insert(peft_type) {
                 continue;
             }
             let fresh = tempfile::tempdir().unwrap();
@@ -445,8 +418,8 @@ fn every_supported_method_has_a_case() {
 }
 
 #[test]
-fn what_is_refused_so_far_exists() {
-    for label in NOT_YET.iter().chain(REFUSED.iter().map(|(label, _)| label)) {
+fn what_is_refused_exists() {
+    for (label, _) in REFUSED {
         let (model, name) = label.split_once('/').unwrap();
         assert!(case(model, name).is_dir(), "{label}");
     }
@@ -491,9 +464,11 @@ models! {
     llama_with_llama3_scaling_is_as_the_reference: "llama-rope3",
     llama_with_a_tied_head_is_as_the_reference: "llama-tied",
     mistral_is_as_the_reference: "mistral",
+    mixtral_is_as_the_reference: "mixtral",
     mpt_is_as_the_reference: "mpt",
     olmo_is_as_the_reference: "olmo",
     olmo2_is_as_the_reference: "olmo2",
+    olmoe_is_as_the_reference: "olmoe",
     opt_without_key_prefix_is_as_the_reference: "opt-bare",
     opt_without_biases_is_as_the_reference: "opt-nobias",
     opt_without_final_norm_is_as_the_reference: "opt-nonorm",
@@ -505,6 +480,7 @@ models! {
     phi3_is_as_the_reference: "phi3-plain",
     qwen2_with_yarn_is_as_the_reference: "qwen2",
     qwen3_is_as_the_reference: "qwen3",
+    qwen3_with_experts_is_as_the_reference: "qwen3-moe",
     smollm3_is_as_the_reference: "smollm3",
     stablelm_is_as_the_reference: "stablelm",
     stablelm_with_parallel_residual_is_as_the_reference: "stablelm-parallel",
@@ -661,11 +637,13 @@ fn every_family_gives_what_the_reference_gives_however_weights_are_held() {
         "gptj",
         "granite",
         "mistral",
+        "mixtral",
         "mpt",
         "olmo2",
         "phi",
         "phi3",
         "qwen3",
+        "qwen3-moe",
         "stablelm-parallel",
         "starcoder2",
     ] {

@@ -44,6 +44,13 @@ impl Adapter {
                 }
             }
         }
+        for part in self.beside().iter().flat_map(|beside| beside.parts()) {
+            all.push(GraphInput {
+                name: self.naming("").input(&part),
+                shape: part.shape.clone(),
+                role: part.role,
+            });
+        }
         for (_, replacement) in self.used_replacements() {
             all.push(GraphInput {
                 name: replacement.input.clone(),
@@ -91,6 +98,10 @@ impl Adapter {
                 }
                 Ok::<(), AdapterError>(())
             })?;
+        for part in self.beside().iter().flat_map(|beside| beside.parts()) {
+            let own = BaseModule::of(ModuleWeights::default());
+            take(&self.naming("").input(&part), &part.values(&own)?)?;
+        }
         for (_, replacement) in self.used_replacements() {
             let values = self.replacement_values(base, replacement)?;
             take(&replacement.input, &values)?;

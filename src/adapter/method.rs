@@ -3,10 +3,11 @@
 use super::tuner::Loading;
 use super::{AdapterError, AdapterTensors, Effects};
 use super::{
-    adalora, adaption_prompt, beft, boft, c3a, cartridge, cpt, deft, delora, fourierft, frod,
-    glora, gralora, hira, hra, ia3, ln_tuning, loha, lokr, lora, miss, multitask_prompt_tuning,
-    oft, osf, p_tuning, peanut, poly, prefix_tuning, prompt_tuning, psoft, randlora, road, shira,
-    supertuning, tinylora, trainable_tokens, unilora, vblora, vera, waveft,
+    adalora, adamss, adaption_prompt, beft, boft, c3a, cartridge, cpt, deft, delora, fourierft,
+    frod, glora, gralora, hira, hra, ia3, lily, ln_tuning, loha, lokr, lora, miss,
+    multitask_prompt_tuning, oft, osf, p_tuning, peanut, poly, prefix_tuning, prompt_tuning, psoft,
+    randlora, road, shadow, shira, supertuning, tinylora, trainable_tokens, unilora, vblora, vera,
+    waveft, xlora,
 };
 use crate::json_object::{ConfigError, JsonObject};
 use crate::model::BaseModel;
@@ -60,6 +61,13 @@ pub const METHODS: &[Method] = &[
         variants: "pruned ranks",
         refused: "",
         load: adalora::load,
+    },
+    Method {
+        peft_type: "ADAMSS",
+        class: Class::Weight,
+        variants: "use_dynamic_rank",
+        refused: "clusters that come out otherwise than PEFT's",
+        load: adamss::load,
     },
     Method {
         peft_type: "ADAPTION_PROMPT",
@@ -167,6 +175,13 @@ pub const METHODS: &[Method] = &[
         load: ia3::load,
     },
     Method {
+        peft_type: "LILY",
+        class: Class::Beside,
+        variants: "stride_A",
+        refused: "the head as a target",
+        load: lily::load,
+    },
+    Method {
         peft_type: "LN_TUNING",
         class: Class::Parameter,
         variants: "",
@@ -191,8 +206,8 @@ pub const METHODS: &[Method] = &[
         peft_type: "LORA",
         class: Class::Weight,
         variants: "rsLoRA, DoRA, PiSSA, OLoRA, EVA, MiCA, KaSA, BD-LoRA, QALoRA, VeLoRA, MonteCLoRA, \
-                   `lora_bias`, `trainable_token_indices`, `layer_replication`, LoRA-FA",
-        refused: "aLoRA, Arrow, `target_parameters`; `pissa_niter_k`, CorDA, LoRA-GA, LoftQ unless converted",
+                   `lora_bias`, `trainable_token_indices`, `layer_replication`, LoRA-FA; aLoRA and Arrow, which aren't merged",
+        refused: "`target_parameters`; `pissa_niter_k`, CorDA, LoRA-GA, LoftQ unless converted",
         load: lora::load,
     },
     Method {
@@ -287,6 +302,13 @@ pub const METHODS: &[Method] = &[
         load: road::load,
     },
     Method {
+        peft_type: "SHADOW",
+        class: Class::Beside,
+        variants: "",
+        refused: "shadow_model other than mirror",
+        load: shadow::load,
+    },
+    Method {
         peft_type: "SHIRA",
         class: Class::Weight,
         variants: "",
@@ -342,6 +364,13 @@ pub const METHODS: &[Method] = &[
         refused: "wavelets that PEFT has no coefficients for",
         load: waveft::load,
     },
+    Method {
+        peft_type: "XLORA",
+        class: Class::Beside,
+        variants: "layerwise_scalings, top_k_lora, enable_softmax_topk, scaling_pass_value",
+        refused: "experts with variants of LoRA; scaling_pass_value together with top_k_lora",
+        load: xlora::load,
+    },
 ];
 
 /// The `peft_type` of each of [`METHODS`].
@@ -354,9 +383,6 @@ pub const PEFT_TYPES: [&str; METHODS.len()] = {
     }
     names
 };
-
-/// The other values of `peft_type` that PEFT has; they are refused by name.
-pub const NOT_IMPLEMENTED: [&str; 4] = ["ADAMSS", "LILY", "SHADOW", "XLORA"];
 
 /// The method of an `adapter_config.json`.
 ///

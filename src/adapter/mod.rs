@@ -5,8 +5,10 @@
 //! replaced, tokens or cache rows in front of the prompt. Merging and exporting know only that.
 
 mod adalora;
+mod adamss;
 mod adaption_prompt;
 mod beft;
+mod beside;
 mod boft;
 mod c3a;
 mod cartridge;
@@ -27,6 +29,7 @@ mod hira;
 mod hra;
 mod ia3;
 mod inputs;
+mod lily;
 mod linalg;
 mod ln_tuning;
 mod loha;
@@ -49,6 +52,7 @@ mod randlora;
 mod replaced;
 mod replication;
 mod road;
+mod shadow;
 mod shira;
 mod supertuning;
 mod targets;
@@ -62,23 +66,27 @@ mod unilora;
 mod vblora;
 mod vera;
 mod waveft;
+mod xlora;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ndarray::{Array1, Array2};
 
+pub use beside::Beside;
 pub use error::AdapterError;
 pub use inputs::{GraphInput, TakeTensor};
-pub use method::{Class, METHODS, Method, NOT_IMPLEMENTED, PEFT_TYPES, peft_type};
+pub use method::{Class, METHODS, Method, PEFT_TYPES, peft_type};
 pub use replaced::{Origin, Replacement};
 pub use task::Task;
 pub use tensors::{AdapterTensors, Init};
 
 pub use self::form::AdapterForm;
 use self::form::{Form, Naming, Native};
-use crate::arch::DecoderSpec;
+pub use self::shadow::{BACKBONE, Shadow};
+pub use self::xlora::Mixture;
+use crate::arch::{DecoderSpec, Layer};
 use crate::json_object::JsonObject;
 use crate::model::BaseModel;
 
@@ -144,6 +152,17 @@ impl Prompt {
     }
 }
 
+/// The folders of adapters that the one in `folder` mixes; none where its configuration can't be read, which loading
+/// it reports.
+pub fn expert_folders(folder: &Path) -> Vec<PathBuf> {
+    let config = JsonObject::read(&folder.join("adapter_config.json"));
+    let folders = config.and_then(|config| match config.optional_text("peft_type")? {
+        Some("XLORA") => xlora::folders(&config),
+        _ => lora::arrow_folders(&config),
+    });
+    folders.unwrap_or_default()
+}
+
 /// Parameters of prompt learning, as PEFT counts them: those of what makes the prompt in training, of which
 /// a file may hold only the outcome.
 #[derive(Debug, Clone, Copy, Default)]
@@ -199,8 +218,25 @@ struct Effects {
     spec: Option<DecoderSpec>,
     /// The task that it was loaded for, of methods that have several.
     task: Option<Task>,
+    /// Tokens of the prompt from whose last occurrence on the adapter acts.
+    invocation: Option<Vec<u32>>,
+    /// What it computes depends on all tokens of a call together.
+    whole_calls: bool,
+    /// What it adds to the model as a whole.
+    beside: Option<Beside>,
     /// What it does that can't be merged.
     unmergeable: Option<&'static str>,
+    /// Bytes of the tensors of adapters that it mixes, and whether one of them was drawn fresh.
+    expert_bytes: u64,
+    has_fresh_experts: bool,
+}
+
+impl Effects {
+    /// Counts the file of an adapter that this one mixes.
+    fn add_expert(&mut self, expert: &lora::Expert) {
+        self.expert_bytes += expert.stored_bytes;
+        self.has_fresh_experts |= expert.fresh;
+    }
 }
 
 impl Adapter {
@@ -323,6 +359,31 @@ impl Adapter {
         self.effects.keeps_tie
     }
 
+    /// The tokens from whose last occurrence in the prompt on the adapter acts; `None` where it always does.
+    pub fn invocation(&self) -> Option<&[u32]> {
+        self.effects.invocation.as_deref()
+    }
+
+    /// What it adds to the model as a whole, beside what it does to modules.
+    pub fn beside(&self) -> Option<&Beside> {
+        self.effects.beside.as_ref()
+    }
+
+    /// Layers of the unmerged graph that have a cache of their own, behind those of the architecture.
+    pub fn more_layers(&self) -> &[Layer] {
+        match &self.effects.beside {
+            Some(Beside::Mixture(_)) => &self.spec.layers,
+            Some(Beside::Shadow(shadow)) => &shadow.spec.layers,
+            None => &[],
+        }
+    }
+
+    /// Whether what it computes depends on all tokens of a call together: a prompt can't be split then, and every
+    /// position of the last layer counts.
+    pub fn takes_whole_calls(&self) -> bool {
+        self.effects.whole_calls
+    }
+
     /// Why it can't be folded into the weights, if so.
     pub fn merge_refusal(&self) -> Option<String> {
         let tokens = "adds virtual tokens, not a change of weights";
@@ -347,6 +408,17 @@ impl Adapter {
             Origin::Adapter => self.tensors.read(&replacement.key),
             Origin::Base(source) => Ok(base.tensor(source)?.to_f32()?),
         }
+    }
+
+    /// Whether its values, or those of an adapter that it mixes, were drawn fresh.
+    pub fn is_fresh(&self) -> bool {
+        self.tensors.is_fresh() || self.effects.has_fresh_experts
+    }
+
+    /// Bytes of its tensors as stored, with those of adapters that it mixes; for a fresh one in float32.
+    pub fn stored_bytes(&self) -> u64 {
+        let own = self.tensors.stored_bytes();
+        own.unwrap_or(4 * self.saved_params() as u64) + self.effects.expert_bytes
     }
 
     /// Trainable parameters, as PEFT's `get_nb_trainable_parameters` counts them.

@@ -75,6 +75,7 @@ pub struct AdapterTensors {
     used: BTreeSet<String>,
     /// For messages: the base that the adapter says it was made for.
     made_for: String,
+    seed: u64,
 }
 
 #[derive(Debug)]
@@ -109,12 +110,18 @@ impl AdapterTensors {
             source,
             used: BTreeSet::new(),
             made_for,
+            seed,
         })
     }
 
     /// Whether the adapter is drawn fresh.
     pub fn is_fresh(&self) -> bool {
         matches!(self.source, Source::Fresh { .. })
+    }
+
+    /// What a fresh adapter is drawn with.
+    pub fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// The file that the tensors, or the configuration of a fresh adapter, come from.

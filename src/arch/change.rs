@@ -66,6 +66,7 @@ impl DecoderSpec {
             match &mut layer.mlp {
                 Mlp::Gated { activation, .. }
                 | Mlp::GatedFused { activation, .. }
+                | Mlp::Experts { activation, .. }
                 | Mlp::Plain { activation, .. } => *activation = other,
             }
         }

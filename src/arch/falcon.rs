@@ -53,7 +53,7 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     };
     let heads = Heads { keys, ..all };
     let fits = match (new, multi_query) {
-        (true, _) => heads.queries % keys == 0,
+        (true, _) => heads.queries.is_multiple_of(keys),
         (false, true) => true,
         (false, false) => keys == heads.queries,
     };

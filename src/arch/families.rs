@@ -2,7 +2,8 @@
 
 use super::{
     DecoderSpec, bloom, cohere, falcon, gemma, gemma2, gemma3, gpt_neox, gpt2, gptj, granite,
-    llama, mistral, mpt, olmo, olmo2, opt, phi, phi3, qwen2, qwen3, smollm3, stablelm, starcoder2,
+    llama, mistral, mixtral, mpt, olmo, olmo2, olmoe, opt, phi, phi3, qwen2, qwen3, qwen3_moe,
+    smollm3, stablelm, starcoder2,
 };
 use crate::json_object::{ConfigError, JsonObject};
 
@@ -133,6 +134,27 @@ pub const FAMILIES: &[Family] = &[
         special: "fused projections, sliding window, `longrope`",
         refused: "positions beyond `original_max_position_embeddings` with `longrope`",
         read: phi3::spec,
+    },
+    Family {
+        model_type: "mixtral",
+        name: "Mixtral",
+        special: "experts",
+        refused: "adapters on experts and router",
+        read: mixtral::spec,
+    },
+    Family {
+        model_type: "qwen3_moe",
+        name: "Qwen3 with experts",
+        special: "experts in all or some layers; norms of query and key heads",
+        refused: "adapters on experts and router",
+        read: qwen3_moe::spec,
+    },
+    Family {
+        model_type: "olmoe",
+        name: "OLMoE",
+        special: "experts; norms of whole query and key projections, `clip_qkv`",
+        refused: "adapters on experts and router",
+        read: olmoe::spec,
     },
     Family {
         model_type: "opt",

@@ -31,7 +31,7 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
 
     let window = windows::size(config, Some(4096))?;
     let pattern = config.optional_size("sliding_window_pattern")?.unwrap_or(6);
-    let otherwise = |layer: usize| (layer + 1) % pattern != 0;
+    let otherwise = |layer: usize| !(layer + 1).is_multiple_of(pattern);
     let sliding = windows::sliding(config, spec.layers.len(), otherwise)?;
     windows::set(&mut spec, &sliding, window);
 
@@ -66,10 +66,9 @@ fn rotations(config: &JsonObject, head_dim: usize) -> Result<[RotarySpec; 2], Co
     };
     let full_theta = defaults((1_000_000.0, "rope_theta"));
     let local = entry("sliding_attention")?;
-    let local_theta = match config.optional_number("rope_local_base_freq")? {
-        Some(theta) => theta,
-        None => 10_000.0,
-    };
+    let local_theta = config
+        .optional_number("rope_local_base_freq")?
+        .unwrap_or(10_000.0);
     let theta = match &local {
         Some(local) => local.optional_number("rope_theta")?.unwrap_or(local_theta),
         None => local_theta,

@@ -21,7 +21,7 @@ impl Heads {
     /// As many key heads as query heads, which share `hidden_size` evenly; `key` is the number's name.
     pub fn even(config: &JsonObject, key: &str, hidden_size: usize) -> Result<Self, ConfigError> {
         let queries = config.size(key)?;
-        if hidden_size % queries != 0 || hidden_size / queries > WIDEST {
+        if !hidden_size.is_multiple_of(queries) || hidden_size / queries > WIDEST {
             return Err(config.wrong(
                 key,
                 &format!("a divisor of the hidden size ({hidden_size})"),
@@ -55,7 +55,7 @@ impl Heads {
         }
         let width = match config.optional_size("head_dim")?.or(default_width) {
             Some(width) => width,
-            None if hidden_size % queries == 0 => hidden_size / queries,
+            None if hidden_size.is_multiple_of(queries) => hidden_size / queries,
             None => {
                 let expected = format!("a divisor of `hidden_size` ({hidden_size})");
                 return Err(config.wrong("num_attention_heads", &expected));

@@ -6,6 +6,7 @@ mod alibi;
 mod bloom;
 mod change;
 mod cohere;
+mod experts;
 mod falcon;
 mod families;
 mod gemma;
@@ -18,14 +19,17 @@ mod granite;
 mod heads;
 mod llama;
 mod mistral;
+mod mixtral;
 mod mpt;
 mod olmo;
 mod olmo2;
+mod olmoe;
 mod opt;
 mod phi;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 mod read;
 mod rope;
 mod smollm3;
@@ -37,7 +41,7 @@ mod windows;
 pub use families::{FAMILIES, Family, spec};
 pub use rope::{Pairs, RotarySpec};
 pub use spec::{
-    Activation, Arrangement, Attention, Declared, DecoderSpec, Embedding, EmbeddingScale,
+    Activation, Arrangement, Attention, Declared, DecoderSpec, Embedding, EmbeddingScale, Expert,
     FusedRows, HeadNorm, Layer, LearnedPositions, Linear, Mlp, Module, ModuleKind, Norm, NormKind,
     NormOver, Position, Projections, Stored,
 };

@@ -144,7 +144,7 @@ pub fn with_parameters(
         return Err(wrong_partial("1: this family turns whole heads"));
     }
     let dim = (head_dim as f64 * partial) as usize;
-    if dim == 0 || dim % 2 != 0 || dim > head_dim {
+    if dim == 0 || !dim.is_multiple_of(2) || dim > head_dim {
         let expected = format!("an even part of a head's width ({head_dim}), for rotary positions");
         return Err(match partial == 1.0 {
             true => config.wrong("head_dim", "an even number, for rotary positions"),

@@ -172,7 +172,7 @@ pub struct Attention {
     pub num_key_value_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// Queries, keys and values are cut off at ± this.
+    /// Queries, keys and values are cut off at ± this, behind the norms.
     pub clip: Option<f64>,
     /// Norms of queries and of keys, before they're turned by their positions.
     pub query_key_norms: Option<[HeadNorm; 2]>,
@@ -332,6 +332,19 @@ pub enum Mlp {
         /// On the gate.
         activation: Activation,
     },
+    /// The sum of some experts' outputs, each times the weight that the router gives it.
+    Experts {
+        /// `[experts, hidden_size]`
+        router: Linear,
+        /// All of them.
+        experts: Vec<Expert>,
+        /// How many a token goes through.
+        per_token: usize,
+        /// Whether their weights, a softmax over all experts, are divided by their sum.
+        normalised: bool,
+        /// On each gate.
+        activation: Activation,
+    },
     /// `fc2(act(fc1(x)))`
     Plain {
         /// `[intermediate_size, hidden_size]`
@@ -341,6 +354,18 @@ pub enum Mlp {
         /// Between the two.
         activation: Activation,
     },
+}
+
+/// One of the perceptrons that a router picks from: `down_proj(act(gate_proj(x)) * up_proj(x))`. Transformers holds all
+/// experts of a layer in one tensor, so that they are no modules that an adapter could address.
+#[derive(Debug, Clone)]
+pub struct Expert {
+    /// `[intermediate_size, hidden_size]`
+    pub gate_proj: Linear,
+    /// `[intermediate_size, hidden_size]`
+    pub up_proj: Linear,
+    /// `[hidden_size, intermediate_size]`
+    pub down_proj: Linear,
 }
 
 /// An element-wise function.
@@ -510,6 +535,15 @@ pub enum ModuleKind {
         /// Width of a row.
         embedding_dim: usize,
     },
+    /// A matrix of a router or an expert, `[out_features, in_features]`, which Transformers has no linear layer for.
+    Routed {
+        /// Columns of the weight.
+        in_features: usize,
+        /// Rows of the weight.
+        out_features: usize,
+        /// How many of so many are read for a token.
+        share: [usize; 2],
+    },
     /// A normalisation.
     Norm {
         /// Shape of its parameters: its width, or heads and their width.
@@ -543,6 +577,11 @@ impl Module {
                 num_embeddings,
                 embedding_dim,
             } => vec![("weight", vec![num_embeddings, embedding_dim])],
+            &ModuleKind::Routed {
+                in_features,
+                out_features,
+                ..
+            } => vec![("weight", vec![out_features, in_features])],
             ModuleKind::Norm { shape, kind } => kind
                 .parameters()
                 .iter()
@@ -643,9 +682,38 @@ impl HeadNorm {
 }
 
 impl Mlp {
-    /// Its linear layers, in order.
+    /// Its router and experts, if it has them.
+    fn routed(&self) -> Vec<Module> {
+        let Self::Experts {
+            router,
+            experts,
+            per_token,
+            ..
+        } = self
+        else {
+            return Vec::new();
+        };
+        let module = |linear: &Linear, share: [usize; 2]| Module {
+            path: linear.path.clone(),
+            source: linear.source.clone(),
+            kind: ModuleKind::Routed {
+                in_features: linear.in_features,
+                out_features: linear.out_features,
+                share,
+            },
+        };
+        let share = [*per_token, experts.len()];
+        let inner = experts
+            .iter()
+            .flat_map(|expert| [&expert.gate_proj, &expert.up_proj, &expert.down_proj]);
+        let all = inner.map(|linear| module(linear, share));
+        [module(router, [1, 1])].into_iter().chain(all).collect()
+    }
+
+    /// Its linear layers that adapters may address, in order.
     pub fn linears(&self) -> Vec<&Linear> {
         match self {
+            Self::Experts { .. } => Vec::new(),
             Self::Gated {
                 gate_proj,
                 up_proj,
@@ -661,9 +729,22 @@ impl Mlp {
         }
     }
 
-    /// The same, to change them.
+    /// All its layers, to change them.
     pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
         match self {
+            Self::Experts {
+                router, experts, ..
+            } => experts
+                .iter_mut()
+                .flat_map(|expert| {
+                    [
+                        &mut expert.gate_proj,
+                        &mut expert.up_proj,
+                        &mut expert.down_proj,
+                    ]
+                })
+                .chain([router])
+                .collect(),
             Self::Gated {
                 gate_proj,
                 up_proj,
@@ -732,6 +813,7 @@ impl DecoderSpec {
                 all.push(key.module(attention.num_key_value_heads));
             }
             all.extend(layer.mlp.linears().into_iter().map(Linear::module));
+            all.extend(layer.mlp.routed());
             all.extend(layer.arrangement.norms().into_iter().map(Norm::module));
         }
         all.extend(self.final_norm.iter().map(Norm::module));

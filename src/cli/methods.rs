@@ -5,7 +5,7 @@ use std::io::{Write, stdout};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::adapter::{METHODS, Method, NOT_IMPLEMENTED};
+use crate::adapter::{METHODS, Method};
 
 /// `methods`
 #[derive(Debug, Args)]
@@ -53,7 +53,6 @@ fn plain() -> String {
         "class A is folded into the weights of its targets, B replaces other parameters, C adds what no weight can hold."
             .to_owned(),
     );
-    lines.push(format!("refused so far: {}", NOT_IMPLEMENTED.join(", ")));
     lines.join("\n") + "\n"
 }
 
@@ -87,15 +86,11 @@ mod tests {
             readme.contains(&markdown()),
             "put the output of `peft-bench methods --markdown` into README.md"
         );
-        for name in NOT_IMPLEMENTED {
-            assert!(readme.contains(&format!("`{name}`")), "{name}");
-        }
     }
 
     #[test]
     fn every_method_of_peft_is_listed_once() {
         let mut names: Vec<&str> = METHODS.iter().map(|method| method.peft_type).collect();
-        names.extend(NOT_IMPLEMENTED);
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), 45);

@@ -51,7 +51,7 @@ impl Verify {
         let prompt_ids = self
             .prompt_ids
             .clone()
-            .unwrap_or_else(|| spread(vocab_size));
+            .unwrap_or_else(|| manifest.invoking(&spread(vocab_size)));
         let count = usize::from(self.max_new_tokens);
         let length = manifest.num_virtual_tokens() + prompt_ids.len() + count;
         let mut options = setup::engine_options(common, provider, length, WeightsMode::InPlace);

@@ -12,8 +12,8 @@ use ort::value::DynTensor;
 
 use super::EngineError;
 use super::bindings::{element_type, fill};
-use crate::graph::PROMPT_INPUT;
-use crate::prepare::{ADAPTER, PreparedVariant, PromptKind};
+use crate::graph::{ACTIVE_FROM_INPUT, PROMPT_INPUT};
+use crate::prepare::{ADAPTER, PreparedVariant, PromptKind, Variant};
 use crate::weights::{SafetensorsFile, WeightsError};
 
 /// An adapter's tensors in memory that ONNX Runtime allocated.
@@ -26,6 +26,8 @@ pub struct ResidentAdapter {
     pub(super) prompt: Option<Rc<DynTensor>>,
     /// Rows of the cache that a generation starts with; they are no inputs of the graph.
     prefix: usize,
+    /// Tokens of the prompt from whose last occurrence on it acts; `None` where it always does.
+    invocation: Option<Vec<u32>>,
 }
 
 impl ResidentAdapter {
@@ -38,10 +40,14 @@ impl ResidentAdapter {
             bytes: 0,
             prompt: None,
             prefix: 0,
+            invocation: None,
         };
         let Some(adapter) = &variant.manifest.adapter else {
             return Ok(resident);
         };
+        if variant.manifest.variant == Variant::Unmerged {
+            resident.invocation.clone_from(&adapter.invocation);
+        }
         if let Some(PromptKind::Prefix(rows)) = adapter.prompt {
             resident.prefix = rows;
             return Ok(resident);
@@ -81,6 +87,15 @@ impl ResidentAdapter {
         Ok(())
     }
 
+    /// The first position of `prompt` that it acts on, where that depends on the prompt; beyond all positions if the
+    /// prompt doesn't invoke it.
+    pub(super) fn active_from(&self, prompt: &[u32]) -> Option<i64> {
+        let invocation = self.invocation.as_deref()?;
+        let mut places = prompt.windows(invocation.len());
+        let start = places.rposition(|place| place == invocation);
+        Some(start.map_or(i64::MAX, |start| start as i64))
+    }
+
     /// Bytes of its tensors.
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -94,7 +109,11 @@ impl ResidentAdapter {
         let inputs = |adapter: &Self| -> BTreeSet<String> {
             let names = adapter.tensors.iter().map(|(name, _)| name.clone());
             let prompt = adapter.prompt.iter().map(|_| PROMPT_INPUT.to_owned());
-            names.chain(prompt).collect()
+            let start = adapter
+                .invocation
+                .iter()
+                .map(|_| ACTIVE_FROM_INPUT.to_owned());
+            names.chain(prompt).chain(start).collect()
         };
         let (mine, others) = (inputs(self), inputs(other));
         let problem = if self.prefix + other.prefix > 0 {
@@ -110,6 +129,30 @@ impl ResidentAdapter {
                 other: other.name.clone(),
                 reason,
             }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_adapter_acts_from_the_start_of_the_last_invocation_on() {
+        let mut adapter = ResidentAdapter {
+            name: String::new(),
+            tensors: Vec::new(),
+            bytes: 0,
+            prompt: None,
+            prefix: 0,
+            invocation: None,
+        };
+        assert_eq!(adapter.active_from(&[1, 2, 3]), None);
+        adapter.invocation = Some(vec![1, 2]);
+        assert_eq!(adapter.active_from(&[1, 2, 0, 1, 2, 0, 1]), Some(3));
+        assert_eq!(adapter.active_from(&[1, 2]), Some(0));
+        for absent in [&[2, 1][..], &[1], &[]] {
+            assert_eq!(adapter.active_from(absent), Some(i64::MAX));
         }
     }
 }

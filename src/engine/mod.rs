@@ -25,12 +25,13 @@ pub use error::EngineError;
 pub use onnx_runtime::OnnxRuntime;
 pub use options::{CUDA_GRAPH, EngineOptions, Provider, TF32, WeightsMode};
 
+use crate::graph::ACTIVE_FROM_INPUT;
 use crate::graph::proto::Model;
 use crate::measure::swap::SwapEngine;
 use crate::measure::timings::Engine;
 use crate::prepare::{PreparedVariant, PromptKind};
 use crate::weights::{Dtype, widen};
-use bindings::{bytes_of, element_type};
+use bindings::{bytes_of, element_type, new_tensor};
 use layout::layouts;
 use layout::pack::PanelFiles;
 use sessions::Sessions;
@@ -98,7 +99,9 @@ impl DecoderEngine {
         let model = model_file::read(&variant.folder, options.max_length)?;
         let panels = panels(&model, &variant.folder, options, &|_| {})?;
         let layouts = layouts(model, options, &panels)?;
-        let mut sessions = Sessions::open(runtime, &name, &layouts, options)?;
+        let adapter = manifest.adapter.as_ref();
+        let whole = adapter.is_some_and(|adapter| adapter.whole_calls);
+        let mut sessions = Sessions::open(runtime, &name, &layouts, options, whole)?;
 
         let compute = element_type(manifest.compute);
         let device = options
@@ -225,6 +228,24 @@ impl DecoderEngine {
         Ok(())
     }
 
+    /// Tells an adapter that the prompt has to invoke where it begins to act: in all chunks, and in decode steps.
+    fn bind_active_from(&mut self, prompt_ids: &[u32]) -> Result<(), EngineError> {
+        let Some(start) = self.adapter.active_from(prompt_ids) else {
+            return Ok(());
+        };
+        let failed = EngineError::runtime(&self.name);
+        let host = self.sessions.step.session.allocator();
+        let starts = vec![start; self.batch_size];
+        let starts = new_tensor(host, &[self.batch_size, 1], &starts).map_err(&failed)?;
+        for bound in self.sessions.iter_mut() {
+            let binding = &mut bound.binding;
+            binding
+                .bind_input(ACTIVE_FROM_INPUT, &starts)
+                .map_err(&failed)?;
+        }
+        Ok(())
+    }
+
     /// Reads another adapter for this session, to be bound by [`swap_adapter`](Self::swap_adapter).
     ///
     /// # Errors
@@ -262,6 +283,7 @@ impl Engine for DecoderEngine {
         let mut before = self.virtual_tokens;
         let mut rest = prompt_ids;
         self.bind_prompt(true)?;
+        self.bind_active_from(prompt_ids)?;
         loop {
             // Virtual tokens go with the first chunk, and with one token at least.
             let size = self.sessions.next_chunk(before + rest.len());

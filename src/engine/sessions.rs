@@ -16,12 +16,13 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Opens a session on each graph; `name` is the variant's.
+    /// Opens a session on each graph; `name` is the variant's. `whole`: a prompt must go through at once.
     pub fn open(
         runtime: &OnnxRuntime,
         name: &str,
         layouts: &Layouts,
         options: &EngineOptions,
+        whole: bool,
     ) -> Result<Self, EngineError> {
         let open = |model: &Model, kind: &str, packs: bool| {
             let options = options.for_session(kind);
@@ -40,7 +41,7 @@ impl Sessions {
             // ONNX Runtime's attention takes a prompt behind a filled cache for one sequence only; and on a GPU more
             // rows are always better.
             chunk: match (options.provider, options.batch_size) {
-                (Provider::Cpu, 1) => CHUNK,
+                (Provider::Cpu, 1) if !whole => CHUNK,
                 _ => usize::MAX,
             },
         })

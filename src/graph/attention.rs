@@ -89,8 +89,9 @@ pub fn attention(
             width.into(),
         ]
     };
-    let past_key = graph.input(&format!("past_key_values.{index}.key"), &cache("past"));
-    let past_value = graph.input(&format!("past_key_values.{index}.value"), &cache("past"));
+    let number = export.first_cache + index;
+    let past_key = graph.input(&format!("past_key_values.{number}.key"), &cache("past"));
+    let past_value = graph.input(&format!("past_key_values.{number}.value"), &cache("past"));
     let absent = GraphBuilder::absent();
     let [query, key, value] = match inputs {
         Inputs::Three(three) => three,
@@ -135,7 +136,7 @@ pub fn attention(
         Position::Rotary(_) | Position::None => {}
     }
     let name = format!("/{path}/self_attn/GroupQueryAttention");
-    let present = ["key", "value"].map(|kind| format!("present.{index}.{kind}"));
+    let present = ["key", "value"].map(|kind| format!("present.{number}.{kind}"));
     let outputs = [name.as_str(), present[0].as_str(), present[1].as_str()];
     let made = graph.contrib_outputs("GroupQueryAttention", &name, &inputs, &outputs, &attrs);
     graph.output(&made[1], &cache("present"));
@@ -253,7 +254,7 @@ fn projected(
     }
 }
 
-/// Queries, keys and values cut off, normalised and turned, where they have to be. What is joined stays joined where
+/// Queries, keys and values normalised, cut off and turned, where they have to be. What is joined stays joined where
 /// nothing comes between, unless `apart`.
 fn prepared(
     graph: &mut GraphBuilder,
@@ -273,6 +274,16 @@ fn prepared(
         Inputs::Joined(qkv) if apart => Inputs::Three(split_kinds(graph, attention, path, &qkv)),
         other => other,
     };
+    let heads = [attention.num_attention_heads, attention.num_key_value_heads];
+    let width = attention.head_dim;
+    let inputs = match (inputs, &attention.query_key_norms) {
+        (Inputs::Three([query, key, value]), Some([query_norm, key_norm])) => Inputs::Three([
+            norm_of_heads(graph, query_norm, heads[0], width, &query),
+            norm_of_heads(graph, key_norm, heads[1], width, &key),
+            value,
+        ]),
+        (inputs, _) => inputs,
+    };
     let inputs = match attention.clip {
         None => inputs,
         Some(clip) => inputs.map(attention, path, |value, name, _| {
@@ -285,12 +296,6 @@ fn prepared(
     let Inputs::Three([mut query, mut key, value]) = inputs else {
         return inputs;
     };
-    let heads = [attention.num_attention_heads, attention.num_key_value_heads];
-    let width = attention.head_dim;
-    if let Some([query_norm, key_norm]) = &attention.query_key_norms {
-        query = norm_of_heads(graph, query_norm, heads[0], width, &query);
-        key = norm_of_heads(graph, key_norm, heads[1], width, &key);
-    }
     if let Some(rotary) = before {
         let mut turn = |name: &str, x: &Value, heads| {
             let name = format!("{path}/self_attn/{name}");

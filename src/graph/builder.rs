@@ -3,7 +3,7 @@
 //! Standard operators are those of opset 21; the contributed ones (`com.microsoft`) are documented in
 //! <https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md>.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use super::parameters::{Parameter, Parameters};
@@ -53,6 +53,8 @@ pub enum Attr {
     Ints(Vec<i64>),
     /// A float.
     Float(f32),
+    /// A name.
+    Text(&'static str),
 }
 
 /// The constant by which the last position is selected: whatever comes behind that has one position.
@@ -79,6 +81,14 @@ pub struct GraphBuilder<'a> {
     placed: HashMap<(std::path::PathBuf, u64), Value>,
     /// Constants and shared inputs, by name.
     constants: BTreeMap<String, Value>,
+    /// Values of the last position only.
+    last: HashSet<String>,
+    /// What gates the adapters of all modules, token by token.
+    token_gate: Option<Value>,
+    /// In front of the names of nodes, for a pass that isn't the only one.
+    scope: String,
+    /// In front of the names of parameters, for a network that isn't the base.
+    owner: String,
     folder: &'a Path,
 }
 
@@ -102,6 +112,10 @@ impl<'a> GraphBuilder<'a> {
             accuracy: Accuracy::Int8,
             placed: HashMap::new(),
             constants: BTreeMap::new(),
+            last: HashSet::new(),
+            token_gate: None,
+            scope: String::new(),
+            owner: String::new(),
             folder,
         }
     }
@@ -181,7 +195,7 @@ impl<'a> GraphBuilder<'a> {
     /// dtype isn't the one asked for, or an input of the graph.
     pub fn find_parameter(&mut self, name: &str) -> Option<Value> {
         let parameters = self.parameters;
-        match parameters.get(name)? {
+        match parameters.get(&format!("{}{name}", self.owner))? {
             Parameter::Stored(location) => Some(self.stored(name, location)),
             Parameter::Quantized(_) => {
                 unreachable!("`{name}` is quantized, and taken by products alone")
@@ -289,6 +303,7 @@ impl<'a> GraphBuilder<'a> {
     }
 
     fn constant(&mut self, name: &str, data_type: i32, dims: &[usize], raw: Vec<u8>) -> Value {
+        let name = &self.scoped(name);
         if let Some(value) = self.constants.get(name) {
             return value.clone();
         }
@@ -324,11 +339,25 @@ impl<'a> GraphBuilder<'a> {
         }
     }
 
+    /// Puts `scope` in front of the names of the nodes that follow, unless they're names of outputs, and `owner` in
+    /// front of the names of parameters.
+    pub fn set_scope(&mut self, scope: &str, owner: &str) {
+        scope.clone_into(&mut self.scope);
+        owner.clone_into(&mut self.owner);
+    }
+
+    /// `name` in the present scope.
+    fn scoped(&self, name: &str) -> String {
+        match name.starts_with('/') {
+            true => format!("{}{name}", self.scope),
+            false => name.to_owned(),
+        }
+    }
+
     /// Adds a standard operator with one output, which is named after the node.
     pub fn op(&mut self, op: &str, name: &str, inputs: &[&Value], attrs: &[(&str, Attr)]) -> Value {
-        let output = Value(name.to_owned());
-        self.node(STANDARD, op, name, inputs, &[name], attrs);
-        output
+        self.node(STANDARD, op, name, inputs, &[name], attrs)
+            .remove(0)
     }
 
     /// Adds a standard operator with several named outputs.
@@ -341,8 +370,9 @@ impl<'a> GraphBuilder<'a> {
         attrs: &[(&str, Attr)],
     ) -> [Value; N] {
         let names = outputs.each_ref().map(String::as_str);
-        self.node(STANDARD, op, name, inputs, &names, attrs);
-        outputs.map(Value)
+        let made = self.node(STANDARD, op, name, inputs, &names, attrs);
+        made.try_into()
+            .expect("a node has the outputs that were named")
     }
 
     /// Adds a contributed operator with one output, which is named after the node.
@@ -353,9 +383,8 @@ impl<'a> GraphBuilder<'a> {
         inputs: &[&Value],
         attrs: &[(&str, Attr)],
     ) -> Value {
-        let output = Value(name.to_owned());
-        self.node(MICROSOFT, op, name, inputs, &[name], attrs);
-        output
+        self.node(MICROSOFT, op, name, inputs, &[name], attrs)
+            .remove(0)
     }
 
     /// Adds a contributed operator with several named outputs; an empty name leaves one out.
@@ -367,8 +396,7 @@ impl<'a> GraphBuilder<'a> {
         outputs: &[&str],
         attrs: &[(&str, Attr)],
     ) -> Vec<Value> {
-        self.node(MICROSOFT, op, name, inputs, outputs, attrs);
-        outputs.iter().map(|&name| Value(name.to_owned())).collect()
+        self.node(MICROSOFT, op, name, inputs, outputs, attrs)
     }
 
     fn node(
@@ -379,11 +407,16 @@ impl<'a> GraphBuilder<'a> {
         inputs: &[&Value],
         outputs: &[&str],
         attrs: &[(&str, Attr)],
-    ) {
+    ) -> Vec<Value> {
+        let outputs: Vec<String> = outputs.iter().map(|name| self.scoped(name)).collect();
+        let is_last = |value: &&Value| value.0 == LAST_POSITION || self.last.contains(&value.0);
+        if inputs.iter().any(is_last) {
+            self.last.extend(outputs.iter().cloned());
+        }
         self.graph.node.push(proto::Node {
             input: inputs.iter().map(|value| value.0.clone()).collect(),
-            output: outputs.iter().map(|&name| name.to_owned()).collect(),
-            name: name.to_owned(),
+            output: outputs.clone(),
+            name: self.scoped(name),
             op_type: op.to_owned(),
             attribute: attrs
                 .iter()
@@ -391,6 +424,7 @@ impl<'a> GraphBuilder<'a> {
                 .collect(),
             domain: domain.to_owned(),
         });
+        outputs.into_iter().map(Value).collect()
     }
 
     /// An input that's left out.
@@ -427,6 +461,14 @@ impl<'a> GraphBuilder<'a> {
         }
     }
 
+    /// The same for rows, `[n, in]`, of which there may be none: what's laid out for one row or for a whole prompt
+    /// doesn't fit, and the factor keeps it from being taken for a product that does.
+    pub fn routed_product(&mut self, name: &str, path: &str, x: &Value) -> Value {
+        let weight = self.parameter(&format!("{path}.weight"));
+        let attrs = [("transB", Attr::Int(1)), ("alpha", Attr::Float(1.0))];
+        self.contrib("FusedMatMul", name, &[x, &weight], &attrs)
+    }
+
     /// The weight of the linear layer at `path`, `[out, in]`.
     pub fn weight(&mut self, path: &str) -> Value {
         let weight = self.parameter(&format!("{path}.weight"));
@@ -461,10 +503,43 @@ impl<'a> GraphBuilder<'a> {
         )
     }
 
+    /// Gives `value`, which nothing has taken yet, another name.
+    pub fn renamed(&mut self, value: &Value, name: &str) -> Value {
+        let outputs = self.graph.node.iter_mut().flat_map(|node| &mut node.output);
+        for output in outputs.filter(|output| **output == value.0) {
+            name.clone_into(output);
+        }
+        if self.last.remove(&value.0) {
+            self.last.insert(name.to_owned());
+        }
+        Value(name.to_owned())
+    }
+
     /// The last position of `[batch, sequence, n]`, as `[batch, 1, n]`.
     pub fn last_position(&mut self, name: &str, x: &Value) -> Value {
         let last = self.constant_i64(LAST_POSITION, &[-1], false);
         self.gather(name, x, &last, 1)
+    }
+
+    /// Makes `gate`, `[batch, sequence, n]`, what adapters ask for with [`token_gate`](Self::token_gate).
+    pub fn set_token_gate(&mut self, gate: Value) {
+        self.token_gate = Some(gate);
+    }
+
+    /// The gate for the positions of `x`: all of them, or the last alone.
+    ///
+    /// # Panics
+    /// If there's none: a method that has modules with a gate sets it.
+    pub fn token_gate(&mut self, x: &Value) -> Value {
+        let gate = self.token_gate.clone().expect("the decoder has set it");
+        if !self.last.contains(&x.0) {
+            return gate;
+        }
+        let name = format!("{}/last", gate.0);
+        match self.last.contains(&name) {
+            true => Value(name),
+            false => self.last_position(&name, &gate),
+        }
     }
 
     /// `x` with its axes in another order.
@@ -503,6 +578,11 @@ fn attribute(name: &str, attr: &Attr) -> proto::Attribute {
         Attr::Ints(ints) => proto::Attribute {
             ints: ints.clone(),
             kind: 7,
+            ..empty
+        },
+        Attr::Text(text) => proto::Attribute {
+            s: text.as_bytes().to_vec(),
+            kind: 3,
             ..empty
         },
         Attr::Float(f) => proto::Attribute {

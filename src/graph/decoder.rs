@@ -20,10 +20,10 @@ use super::export::{Export, PROMPT_INPUT};
 use super::linear::{embedding, linear};
 use super::mlp::mlp;
 use super::norm::{add_norm, norm};
-use super::positions::{Lengths, PositionTables, learned_rows, lengths};
+use super::positions::{Lengths, PositionTables, active_mask, learned_rows, lengths};
 use super::proto;
 use super::{Parameters, attention as attention_block};
-use crate::adapter::Adapter;
+use crate::adapter::{Adapter, BACKBONE, Beside, Mixture, Shadow};
 use crate::arch::{Arrangement, DecoderSpec, EmbeddingScale, Layer, Norm};
 use crate::quantize::Accuracy;
 use crate::weights::Dtype;
@@ -64,31 +64,148 @@ pub fn build(
         hidden = linear(graph, export, project_in, &hidden);
     }
     let lengths = lengths(graph, &attention_mask, &hidden);
+    if export
+        .adapter
+        .is_some_and(|adapter| adapter.invocation().is_some())
+    {
+        let mask = active_mask(graph, &lengths);
+        graph.set_token_gate(mask);
+    }
+    let mut tables = PositionTables::new(spec.max_position_embeddings);
+    let shadow = match export.adapter.and_then(Adapter::beside) {
+        Some(Beside::Shadow(shadow)) => {
+            let shared = shadow.shares_embeddings.then(|| hidden.clone());
+            let inputs = (&input_ids, shared);
+            let state = shadow_state(graph, export, shadow, &mut tables, &lengths, inputs);
+            Some((&**shadow, state))
+        }
+        _ => None,
+    };
+    let hidden = positioned(graph, spec, &lengths, hidden);
+
+    if let Some(Beside::Mixture(mixture)) = export.adapter.and_then(Adapter::beside) {
+        let shares = scaling_pass(graph, export, mixture, &mut tables, &lengths, &hidden);
+        graph.set_token_gate(shares);
+    }
+    let mut hidden = layers(graph, export, &mut tables, &lengths, hidden, shadow);
+    if export.needs_all_positions() {
+        hidden = graph.last_position("/hidden/last", &hidden);
+    }
+    head(graph, export, &hidden);
+    builder.finish()
+}
+
+/// Adds learned positions to the embedding, and normalises it, where the model does.
+fn positioned(
+    graph: &mut GraphBuilder,
+    spec: &DecoderSpec,
+    lengths: &Lengths,
+    mut hidden: Value,
+) -> Value {
     if let Some(learned) = &spec.learned_positions {
-        let rows = learned_rows(graph, &learned.table.path, learned.offset, &lengths);
+        let rows = learned_rows(graph, &learned.table.path, learned.offset, lengths);
         hidden = graph.add("/embeddings/Add", &hidden, &rows);
     }
     if let Some(embedding_norm) = &spec.embedding_norm {
         hidden = norm(graph, embedding_norm, &hidden);
     }
+    hidden
+}
 
+/// Everything between the embedding and the head, with Shadow's state on the way.
+fn layers(
+    graph: &mut GraphBuilder,
+    export: &Export,
+    tables: &mut PositionTables,
+    lengths: &Lengths,
+    embedded: Value,
+    mut shadow: Option<(&Shadow, Value)>,
+) -> Value {
+    let spec = export.spec;
     let mut stream = Stream {
-        residual: hidden,
+        residual: embedded,
         update: None,
     };
-    let mut tables = PositionTables::new(spec.max_position_embeddings);
     for index in 0..spec.layers.len() {
-        layer(graph, export, index, &mut tables, &lengths, &mut stream);
+        if let Some((shadow, state)) = &mut shadow {
+            let sum = stream.sum(graph, &format!("/{}/Add", spec.layers[index].path));
+            if let Some(drawn) = shadow.enter(graph, index, &sum, state) {
+                stream.residual = drawn;
+            }
+        }
+        layer(graph, export, index, tables, lengths, &mut stream);
     }
-    let mut hidden = match &spec.final_norm {
+    let hidden = match &spec.final_norm {
         Some(final_norm) => stream.normed(graph, final_norm),
         None => stream.sum(graph, "/last/Add"),
     };
-    if let Some(project_out) = &spec.project_out {
-        hidden = linear(graph, export, project_out, &hidden);
+    match &spec.project_out {
+        Some(project_out) => linear(graph, export, project_out, &hidden),
+        None => hidden,
     }
-    head(graph, export, &hidden);
-    builder.finish()
+}
+
+/// X-LoRA's first pass, with caches of its own behind those of the second; returns the experts' shares.
+fn scaling_pass(
+    graph: &mut GraphBuilder,
+    export: &Export,
+    mixture: &Mixture,
+    tables: &mut PositionTables,
+    lengths: &Lengths,
+    embedded: &Value,
+) -> Value {
+    let first = Export {
+        adapter: export.adapter.filter(|_| mixture.scales_first_pass()),
+        first_cache: export.spec.layers.len(),
+        all_positions: true,
+        ..*export
+    };
+    graph.set_scope("/scaling_pass", "");
+    if mixture.scales_first_pass() {
+        let shares = mixture.first_shares(graph);
+        graph.set_token_gate(shares);
+    }
+    let hidden = layers(graph, &first, tables, lengths, embedded.clone(), None);
+    graph.set_scope("", "");
+    mixture.shares(graph, &hidden)
+}
+
+/// Shadow's backbone, over the base's embeddings, if they're given, or its own; returns the state of the first block.
+fn shadow_state(
+    graph: &mut GraphBuilder,
+    export: &Export,
+    shadow: &Shadow,
+    tables: &mut PositionTables,
+    lengths: &Lengths,
+    (input_ids, shared): (&Value, Option<Value>),
+) -> Value {
+    let spec = &shadow.spec;
+    let backbone = Export {
+        spec,
+        adapter: None,
+        first_cache: export.spec.layers.len(),
+        all_positions: true,
+    };
+    graph.set_scope("/shadow_backbone", BACKBONE);
+    let mut hidden = match shared {
+        Some(rows) => rows,
+        None => {
+            let rows = embedding(graph, &backbone, &spec.embed_tokens, input_ids);
+            match spec.embedding_scale {
+                Some(EmbeddingScale::Rows(scale) | EmbeddingScale::All(scale)) => {
+                    times(graph, "/embeddings/scale", &rows, scale)
+                }
+                None => rows,
+            }
+        }
+    };
+    if let Some(project_in) = &spec.project_in {
+        hidden = linear(graph, &backbone, project_in, &hidden);
+    }
+    let hidden = positioned(graph, spec, lengths, hidden);
+    let hidden = layers(graph, &backbone, tables, lengths, hidden, None);
+    graph.set_scope("", "");
+    shadow.projected(graph, hidden)
 }
 
 /// `x` times a constant.
@@ -267,7 +384,8 @@ fn head(graph: &mut GraphBuilder, export: &Export, hidden: &Value) {
         let bent = graph.op("Tanh", "/logits/softcap/Tanh", &[&divided], &[]);
         logits = times(graph, "/logits/softcap", &bent, cap);
     }
-    let logits = graph.op("Identity", "logits", &[&logits], &[]);
+    // An `Identity` would copy them.
+    let logits = graph.renamed(&logits, "logits");
     let vocab = spec.vocab_size;
     graph.output(&logits, &[Dim::symbol("batch"), 1.into(), vocab.into()]);
     let attrs = [("axis", Attr::Int(-1)), ("keepdims", Attr::Int(0))];

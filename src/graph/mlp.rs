@@ -1,6 +1,7 @@
 //! The multilayer perceptron of a layer.
 
 use super::builder::{Attr, GraphBuilder, Value};
+use super::experts::{Routing, experts as routed};
 use super::export::Export;
 use super::linear::linear;
 use crate::arch::{Activation, Mlp};
@@ -37,6 +38,20 @@ pub fn mlp(graph: &mut GraphBuilder, export: &Export, path: &str, mlp: &Mlp, x: 
             let product = graph.mul(&name("Mul"), &activated, &up);
             linear(graph, export, down_proj, &product)
         }
+        Mlp::Experts {
+            router,
+            experts,
+            per_token,
+            normalised,
+            activation,
+        } => {
+            let routing = Routing {
+                router,
+                per_token: *per_token,
+                normalised: *normalised,
+            };
+            routed(graph, export, path, routing, (experts, *activation), x)
+        }
         Mlp::Plain {
             fc1,
             fc2,
@@ -50,7 +65,8 @@ pub fn mlp(graph: &mut GraphBuilder, export: &Export, path: &str, mlp: &Mlp, x: 
     }
 }
 
-fn activate(graph: &mut GraphBuilder, name: &str, activation: Activation, x: &Value) -> Value {
+/// Adds an activation.
+pub fn activate(graph: &mut GraphBuilder, name: &str, activation: Activation, x: &Value) -> Value {
     match activation {
         // `QuickGelu` is `x * sigmoid(alpha * x)`.
         Activation::Silu => graph.contrib("QuickGelu", name, &[x], &[("alpha", Attr::Float(1.0))]),

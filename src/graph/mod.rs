@@ -7,6 +7,7 @@
 mod attention;
 mod builder;
 mod decoder;
+mod experts;
 mod export;
 mod linear;
 mod mlp;
@@ -18,6 +19,6 @@ pub mod proto;
 pub use attention::AttentionSite;
 pub use builder::{Attr, Dim, GraphBuilder, LAST_POSITION, Value};
 pub use decoder::{build, cache_head_dim};
-pub use export::{Export, PROMPT_INPUT, ROTARY_LENGTH};
+pub use export::{ACTIVE_FROM_INPUT, Export, PROMPT_INPUT, ROTARY_LENGTH};
 pub use linear::{EmbeddingSite, LinearSite};
 pub use parameters::{Parameter, Parameters, find_base_tensor};

@@ -1,8 +1,8 @@
 //! Where tokens are: lengths from the attention mask, rotary tables, learned rows.
 
-use super::builder::{Attr, GraphBuilder, Value};
-use super::export::ROTARY_LENGTH;
-use super::proto::element;
+use super::builder::{Attr, Dim, GraphBuilder, Value};
+use super::export::{ACTIVE_FROM_INPUT, ROTARY_LENGTH};
+use super::proto::{element, element_type};
 use crate::arch::RotarySpec;
 
 /// Tables that layers share, each made when it's first asked for.
@@ -93,6 +93,26 @@ pub fn lengths(graph: &mut GraphBuilder, attention_mask: &Value, hidden: &Value)
         past,
         new,
     }
+}
+
+/// Adds the mask of the tokens at and behind position `active_from`, an input: 1 there and 0 before,
+/// `[batch, sequence, 1]`.
+pub fn active_mask(graph: &mut GraphBuilder, lengths: &Lengths) -> Value {
+    let start = graph.input_i64(ACTIVE_FROM_INPUT, &[Dim::symbol("batch"), 1.into()]);
+    let scalar = graph.constant_i64("empty", &[], false);
+    let mut as_scalar = |name: &str, x: &Value| graph.op("Reshape", name, &[x, &scalar], &[]);
+    let past = as_scalar("/active/past", &lengths.past);
+    let total = as_scalar("/active/total", &lengths.total);
+    let step = graph.constant_i64("one.scalar", &[1], true);
+    let positions = graph.op("Range", "/active/positions", &[&past, &total, &step], &[]);
+    let active = graph.op(
+        "GreaterOrEqual",
+        "/active/GreaterOrEqual",
+        &[&positions, &start],
+        &[],
+    );
+    let mask = graph.cast("/active/Cast", &active, element_type(graph.compute()));
+    graph.reshape("/active/mask", &mask, &[0, 0, 1])
 }
 
 /// The size of axis 1, i64 `[1]`.

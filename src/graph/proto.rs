@@ -102,10 +102,13 @@ pub struct Attribute {
     /// An integer value.
     #[prost(int64, tag = "3")]
     pub i: i64,
+    /// A text, in bytes.
+    #[prost(bytes = "vec", tag = "4")]
+    pub s: Vec<u8>,
     /// Integer values.
     #[prost(int64, repeated, tag = "8")]
     pub ints: Vec<i64>,
-    /// Which of them holds: 1 `FLOAT`, 2 `INT`, 7 `INTS`.
+    /// Which of them holds: 1 `FLOAT`, 2 `INT`, 3 `STRING`, 7 `INTS`.
     #[prost(int32, tag = "20")]
     pub kind: i32,
 }

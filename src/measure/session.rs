@@ -137,7 +137,8 @@ pub enum Step<'a> {
 const PARITY_TOKENS: usize = 8;
 
 impl MeasurePlan {
-    /// Compares what the variants of an experiment compute, on the shortest prompt, in a process of its own: those that are measured
+    /// Compares what the variants of an experiment compute, on the shortest prompt, with an invocation that the adapter
+    /// may need, in a process of its own: those that are measured
     /// afterwards begin with nothing of it in their memory.
     ///
     /// # Errors
@@ -165,9 +166,11 @@ impl MeasurePlan {
             .filter(|one| one.experiment.is_none() || one.experiment.as_deref() == experiment)
             .filter(|one| !matches!(one.subject, Subject::BaseAgain | Subject::UnmergedEmpty));
         let variants: Vec<PreparedVariant> = plain.map(|one| one.prepared.clone()).collect();
+        let all = variants.iter().map(|prepared| &prepared.manifest);
+        let invoking = all.fold(prompt.prompt_ids.clone(), |ids, one| one.invoking(&ids));
         let room = |prepared: &PreparedVariant| {
             let manifest = &prepared.manifest;
-            let used = manifest.num_virtual_tokens() + prompt.prompt_ids.len();
+            let used = manifest.num_virtual_tokens() + invoking.len();
             manifest.max_position_embeddings.saturating_sub(used)
         };
         let room = variants.iter().map(room).min().unwrap_or(0);
@@ -176,7 +179,7 @@ impl MeasurePlan {
                 library: self.library.clone(),
                 variants,
                 options: self.options.clone(),
-                prompt_ids: prompt.prompt_ids.clone(),
+                prompt_ids: invoking,
                 new_tokens: PARITY_TOKENS.min(room).max(1),
             })
         });

@@ -14,7 +14,7 @@ use super::partial;
 use super::quantized::{QuantizationSummary, check_beside};
 use super::reads::decode_reads;
 use super::{AdapterSummary, Manifest, Preparation, PrepareError, PromptKind, Variant};
-use crate::adapter::{Adapter, GraphInput, Prompt};
+use crate::adapter::{Adapter, Beside, GraphInput, Prompt};
 use crate::arch::DecoderSpec;
 use crate::experiment::Experiment;
 use crate::graph::{Export, Parameter, Parameters, build, cache_head_dim};
@@ -112,6 +112,8 @@ pub fn export(
     let export = Export {
         spec,
         adapter: adapter.filter(|_| variant == Variant::Unmerged),
+        first_cache: 0,
+        all_positions: false,
     };
     let precision = preparation.precision;
     let model = build(
@@ -219,6 +221,12 @@ fn unmerged_parameters(
             },
         );
     }
+    if let Some(Beside::Shadow(shadow)) = adapter.beside() {
+        for (name, input, shape) in shadow.parameters() {
+            let (input, shape) = (input.to_owned(), shape.to_vec());
+            parameters.set(&name, Parameter::Input { name: input, shape });
+        }
+    }
     Ok(parameters)
 }
 
@@ -253,19 +261,18 @@ fn manifest(
     let base = preparation.base;
     let spec = adapter.map_or(&base.spec, |adapter| &adapter.spec);
     let size = base.size()?;
+    let unmerged = adapter.filter(|_| variant == Variant::Unmerged);
+    let more_layers = unmerged.map_or(&[][..], Adapter::more_layers);
     let summary = match (experiment, adapter) {
         (Some(experiment), Some(adapter)) => Some(AdapterSummary {
             experiment: experiment.file_stem(),
             folder: absolute_path(&experiment.folder),
             peft_type: adapter.peft_type.clone(),
             config: adapter.config.json().clone(),
-            fresh: adapter.tensors.is_fresh(),
+            fresh: adapter.is_fresh(),
             trainable_params: adapter.trainable_params(),
             total_params: size.parameters + adapter.added_params(),
-            stored_bytes: adapter
-                .tensors
-                .stored_bytes()
-                .unwrap_or(4 * adapter.saved_params() as u64),
+            stored_bytes: adapter.stored_bytes(),
             inputs: bound.iter().map(|tensor| tensor.name.clone()).collect(),
             adapter_form: adapter.adapter_form,
             neutral: bound
@@ -276,6 +283,8 @@ fn manifest(
                 Prompt::Virtual(_) => PromptKind::VirtualTokens(prompt.num_virtual_tokens()),
                 Prompt::Prefix(_) => PromptKind::Prefix(prompt.num_virtual_tokens()),
             }),
+            whole_calls: adapter.takes_whole_calls(),
+            invocation: adapter.invocation().map(<[u32]>::to_vec),
             task: adapter.task(),
         }),
         _ => None,
@@ -297,6 +306,7 @@ fn manifest(
         cache: spec
             .layers
             .iter()
+            .chain(more_layers)
             .map(|layer| {
                 let attention = &layer.attention;
                 (attention.num_key_value_heads, cache_head_dim(attention))
@@ -305,7 +315,7 @@ fn manifest(
         head_dim: spec.layers[0].attention.head_dim,
         base_params: size.parameters,
         base_bytes: size.stored_bytes,
-        reads: decode_reads(spec, bound, variant, preparation.precision),
+        reads: decode_reads(spec, unmerged, bound, preparation.precision),
         quantization: preparation
             .precision
             .quantization

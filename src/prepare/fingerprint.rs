@@ -8,11 +8,12 @@ use std::time::UNIX_EPOCH;
 use sha2::{Digest, Sha256};
 
 use super::{Preparation, Variant};
+use crate::adapter::expert_folders;
 use crate::experiment::Experiment;
 use crate::model::ModelId;
 
 /// Goes up when graphs or merges change, so that folders made before are made again.
-const REVISION: u32 = 7;
+const REVISION: u32 = 8;
 
 /// A hash of everything that the folder of `variant` is made from. Of large files, path, size and
 /// modification time stand for the content.
@@ -38,8 +39,11 @@ pub fn fingerprint(
         if let Some(task) = preparation.task_id {
             let _ = writeln!(text, "task {task}");
         }
-        for name in ["adapter_config.json", "adapter_model.safetensors"] {
-            describe(&mut text, &experiment.folder.join(name));
+        let experts = expert_folders(&experiment.folder);
+        for folder in std::iter::once(&experiment.folder).chain(&experts) {
+            for name in ["adapter_config.json", "adapter_model.safetensors"] {
+                describe(&mut text, &folder.join(name));
+            }
         }
     }
     hex(&Sha256::digest(text.as_bytes()))

@@ -123,6 +123,12 @@ pub struct AdapterSummary {
     pub neutral: BTreeMap<String, f32>,
     /// What goes in front of the prompt.
     pub prompt: Option<PromptKind>,
+    /// Tokens of the prompt from whose last occurrence on it acts; `None` where it always does.
+    #[serde(default)]
+    pub invocation: Option<Vec<u32>>,
+    /// Whether what it computes depends on all tokens of a call together.
+    #[serde(default)]
+    pub whole_calls: bool,
     /// The task that it was prepared for; `None` where its method has none.
     #[serde(default)]
     pub task: Option<Task>,
@@ -176,6 +182,15 @@ impl Manifest {
     /// How weights are quantized, if they are.
     pub fn quantization(&self) -> Option<Quantization> {
         Some(self.quantization.as_ref()?.quantization)
+    }
+
+    /// `prompt_ids` and, where the adapter waits for an invocation that isn't in them, that behind them: for whoever
+    /// wants to see the adapter act.
+    pub fn invoking(&self, prompt_ids: &[u32]) -> Vec<u32> {
+        let adapter = self.adapter.as_ref();
+        let wanted = adapter.and_then(|adapter| adapter.invocation.as_deref());
+        let wanted = wanted.filter(|ids| !prompt_ids.windows(ids.len()).any(|place| place == *ids));
+        [prompt_ids, wanted.unwrap_or_default()].concat()
     }
 
     /// Tokens in front of the prompt.

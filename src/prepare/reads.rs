@@ -1,16 +1,16 @@
 //! What a decode step must read from memory.
 
-use super::{DecodeReads, Precision, Variant};
-use crate::adapter::GraphInput;
+use super::{DecodeReads, Precision};
+use crate::adapter::{Adapter, Beside, GraphInput};
 use crate::arch::{DecoderSpec, ModuleKind};
 use crate::graph::cache_head_dim;
 
-/// Counts the bytes of one step. Of an embedding a single row is read, unless it's the head as well;
+/// Counts the bytes of one step, with `bound` tensors of an `unmerged` adapter. Of an embedding a single row is read, unless it's the head as well;
 /// replicated layers are read once for each replica.
 pub fn decode_reads(
     spec: &DecoderSpec,
+    unmerged: Option<&Adapter>,
     bound: &[GraphInput],
-    variant: Variant,
     precision: Precision,
 ) -> DecodeReads {
     let elements = |shape: &[usize]| shape.iter().product::<usize>() as u64;
@@ -21,31 +21,42 @@ pub fn decode_reads(
             weights += embedding_dim as u64 * size;
             continue;
         }
+        // Of a router's experts a token goes through some.
+        let [read, of] = match module.kind {
+            ModuleKind::Routed { share, .. } => share.map(|count| count as u64),
+            _ => [1, 1],
+        };
         let quantization = precision.quantization;
         let format = quantization.and_then(|quantization| quantization.of(spec, &module));
-        for (name, shape) in module.parameters() {
-            weights += match (format, &shape[..]) {
-                (Some(format), &[columns, rows])
-                    if name == "weight" && module.is_stored_in_out() =>
-                {
-                    format.bytes(rows, columns)
-                }
-                (Some(format), &[rows, columns]) if name == "weight" => format.bytes(rows, columns),
-                _ => elements(&shape) * size,
-            };
-        }
+        let bytes = |(name, shape): &(&str, Vec<usize>)| match (format, &shape[..]) {
+            (Some(format), &[columns, rows]) if *name == "weight" && module.is_stored_in_out() => {
+                format.bytes(rows, columns)
+            }
+            (Some(format), &[rows, columns]) if *name == "weight" => format.bytes(rows, columns),
+            _ => elements(shape) * size,
+        };
+        let own: u64 = module.parameters().iter().map(bytes).sum();
+        weights += own * read / of;
     }
-    let adapter: u64 = match variant {
-        Variant::Unmerged => bound
-            .iter()
-            .filter(|tensor| tensor.role.adds_reads())
-            .map(|tensor| elements(&tensor.shape))
-            .sum(),
-        Variant::Base | Variant::Merged => 0,
+    let reads = bound.iter().filter(|tensor| tensor.role.adds_reads());
+    let adapter: u64 = match unmerged {
+        Some(_) => reads.map(|tensor| elements(&tensor.shape)).sum(),
+        None => 0,
     };
+    if let Some(Beside::Mixture(_)) = unmerged.and_then(Adapter::beside) {
+        // Another pass, without embedding and head.
+        let head = spec.lm_head.in_features * spec.lm_head.out_features;
+        let head = match precision.quantization.and_then(|found| found.head) {
+            Some(format) => format.bytes(spec.lm_head.out_features, spec.lm_head.in_features),
+            None => head as u64 * size,
+        };
+        weights += weights - head - spec.embed_tokens.embedding_dim as u64 * size;
+    }
+    let more_layers = unmerged.map_or(&[][..], Adapter::more_layers);
     let cache: usize = spec
         .layers
         .iter()
+        .chain(more_layers)
         .map(|layer| 2 * layer.attention.num_key_value_heads * cache_head_dim(&layer.attention))
         .sum();
     DecodeReads {
@@ -58,7 +69,6 @@ pub fn decode_reads(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapter::Adapter;
     use crate::model::BaseModel;
     use crate::quantize::{Format, Quantization};
     use crate::weights::Dtype;
@@ -72,9 +82,9 @@ mod tests {
         let base = BaseModel::open_folder(&fixtures.join("models").join(model)).unwrap();
         let folder = fixtures.join("cases").join(model).join(case);
         let adapter = Adapter::load(&folder, &base, 0).unwrap();
-        let variant = Variant::Unmerged;
+        let inputs = adapter.inputs();
         let precision = Precision::new(Dtype::Float32, false).with_quantization(quantization);
-        decode_reads(&adapter.spec, &adapter.inputs(), variant, precision)
+        decode_reads(&adapter.spec, Some(&adapter), &inputs, precision)
     }
 
     #[test]

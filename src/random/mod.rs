@@ -6,9 +6,10 @@
 //! | generator | methods |
 //! |---|---|
 //! | [`TorchGenerator::uniform`] | VERA, PVERA, RANDLORA without saved projection |
-//! | [`TorchGenerator::normal`] | TINYLORA without saved projection |
+//! | [`TorchGenerator::normal`] | TINYLORA without saved projection, ADAMSS, Arrow |
 //! | [`TorchGenerator::permutation`] | FOURIERFT, WAVEFT, SHIRA, FROD |
 //! | [`NumpyGenerator`] | UNILORA |
+//! | [`RandomState`] | ADAMSS |
 //!
 //! What only has to look random (a fresh adapter's trained tensors) is drawn elsewhere, with `rand`.
 
@@ -16,9 +17,11 @@ mod mt19937;
 mod numpy;
 mod pcg64;
 mod permutation;
+mod random_state;
 #[cfg(test)]
 mod recorded;
 mod torch;
 
 pub use numpy::NumpyGenerator;
+pub use random_state::RandomState;
 pub use torch::TorchGenerator;

@@ -129,11 +129,14 @@ pub fn files_below(folder: &Path) -> Vec<PathBuf> {
     all
 }
 
-/// Copies the files of `from` into a new folder `to`.
+/// Copies what is in `from` into a new folder `to`.
 pub fn copy_folder(from: &Path, to: &Path) -> PathBuf {
     fs::create_dir_all(to).unwrap();
     for name in names(from) {
-        fs::copy(from.join(&name), to.join(&name)).unwrap();
+        match from.join(&name) {
+            folder if folder.is_dir() => _ = copy_folder(&folder, &to.join(&name)),
+            file => _ = fs::copy(file, to.join(&name)).unwrap(),
+        }
     }
     to.to_owned()
 }

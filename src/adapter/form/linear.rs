@@ -333,9 +333,12 @@ impl Delta<'_> {
     }
 }
 
-/// The graph's input for `part`, with fixed dimensions.
+/// The graph's input for `part`; all dimensions but a rank are fixed.
 pub fn input(graph: &mut GraphBuilder, naming: &Naming, part: &Part) -> Value {
-    let dims: Vec<Dim> = part.shape.iter().map(|&size| size.into()).collect();
+    let mut dims: Vec<Dim> = part.shape.iter().map(|&size| size.into()).collect();
+    if let Some(axis) = part.rank_axis {
+        dims[axis] = Dim::Symbol(format!("{}.r", naming.path));
+    }
     graph.shared_input(&naming.input(part), &dims)
 }
 

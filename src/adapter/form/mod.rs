@@ -29,7 +29,7 @@ mod part;
 pub use attention::AttentionForm;
 pub use embedding::{EmbeddingForm, TokenForm};
 pub use linear::{Delta, InputStage, LinearForm, OutputStage, inverse, rotate_input, scale_rows};
-pub use native::{Native, NativeForm, NativeSite};
+pub use native::{Native, NativeForm, NativeSite, keep_largest};
 pub use part::{BaseModule, Part, PartName, Role, elements};
 
 use super::{AdapterError, ModuleWeights};

@@ -144,9 +144,50 @@ impl NativeSite<'_, '_, '_> {
         self.graph.to_compute(&at, &identity)
     }
 
+    /// The value `[batch, sequence, n]` that gates the adapters of all modules, for the positions of `x`.
+    pub fn token_gate(&mut self) -> Value {
+        self.graph.token_gate(self.x)
+    }
+
+    /// `x`, `[batch, sequence, n * width]`, with block `i` of each token times `shares[i]`, `[batch, sequence, n]`.
+    pub fn weigh_blocks(&mut self, name: &str, x: &Value, shares: &Value, width: usize) -> Value {
+        let at = self.name(name);
+        let graph = &mut *self.graph;
+        let blocks = graph.reshape(&format!("{at}/split"), x, &[0, 0, -1, width as i64]);
+        let axis = graph.constant_i64("last_axis", &[3], false);
+        let shares = graph.op("Unsqueeze", &format!("{at}/shares"), &[shares, &axis], &[]);
+        let blocks = graph.mul(&format!("{at}/Mul"), &blocks, &shares);
+        graph.reshape(&at, &blocks, &[0, 0, -1])
+    }
+
+    /// The `count` largest values of the last axis; the others become `rest`.
+    pub fn keep_largest(&mut self, name: &str, x: &Value, count: usize, rest: f32) -> Value {
+        let at = self.name(name);
+        keep_largest(self.graph, &at, x, count, rest)
+    }
+
     /// A scalar constant.
     pub fn scalar(&mut self, name: &str, value: f32) -> Value {
         let name = self.name(name);
         self.graph.filled(&name, &[], value)
     }
+}
+
+/// The `count` largest values of the last axis of `x`; the others become `rest`. Of equal ones the first are kept.
+pub fn keep_largest(
+    graph: &mut GraphBuilder,
+    name: &str,
+    x: &Value,
+    count: usize,
+    rest: f32,
+) -> Value {
+    let count = graph.constant_i64(&format!("{name}/count"), &[count as i64], false);
+    let outputs = [format!("{name}/values"), format!("{name}/indices")];
+    let [values, indices] =
+        graph.op_outputs("TopK", &format!("{name}/TopK"), &[x, &count], outputs, &[]);
+    let shape = graph.op("Shape", &format!("{name}/shape"), &[x], &[]);
+    let rest = graph.filled(&format!("{name}/rest"), &[], rest);
+    let filled = graph.op("Expand", &format!("{name}/filled"), &[&rest, &shape], &[]);
+    let inputs = [&filled, &indices, &values];
+    graph.op("ScatterElements", name, &inputs, &[("axis", Attr::Int(-1))])
 }

@@ -16,6 +16,8 @@ pub struct Part<'a> {
     pub shape: Vec<usize>,
     /// What it does there.
     pub role: Role,
+    /// The axis whose size may be another in an adapter that's bound later: the rank.
+    pub rank_axis: Option<usize>,
     values: Values<'a>,
 }
 
@@ -88,6 +90,7 @@ impl<'a> Part<'a> {
             name: PartName::Key(key.to_owned()),
             shape: array.shape().to_vec(),
             role,
+            rank_axis: None,
             values: Values::Given(values),
         }
     }
@@ -118,6 +121,7 @@ impl<'a> Part<'a> {
             name: PartName::Derived(name),
             shape: shape.to_vec(),
             role,
+            rank_axis: None,
             values: Values::Derived(Box::new(derive)),
         }
     }
@@ -125,6 +129,12 @@ impl<'a> Part<'a> {
     /// The same under a key of the checkpoint.
     pub fn keyed(mut self, key: &str) -> Self {
         self.name = PartName::Key(key.to_owned());
+        self
+    }
+
+    /// The same with a rank that's known when the graph runs.
+    pub fn with_rank_axis(mut self, axis: usize) -> Self {
+        self.rank_axis = Some(axis);
         self
     }
 

@@ -2,6 +2,8 @@
 
 use ndarray::Array2;
 
+use super::activated::{self, invocation};
+use super::arrow::{self, ArrowConfig};
 use super::blocks::Blocks;
 use super::factors::Stored;
 use super::residual::Removed;
@@ -33,6 +35,10 @@ pub struct LoraConfig {
     pub velora: bool,
     /// MonteCLoRA, which only training differs in: its samples.
     pub monteclora_samples: Option<usize>,
+    /// Arrow: routes tokens to other adapters.
+    pub arrow: Option<ArrowConfig>,
+    /// aLoRA: the tokens from whose last occurrence on the adapter acts.
+    pub invocation: Option<Vec<u32>>,
 }
 
 /// `init_lora_weights`
@@ -56,21 +62,16 @@ pub enum LoraInit {
 }
 
 /// Options that are refused, and why.
-const REFUSED: [(&str, &str); 3] = [
-    (
-        "alora_invocation_tokens",
-        "this variant of LoRA is not implemented",
-    ),
-    ("arrow_config", "this variant of LoRA is not implemented"),
-    (
-        "target_parameters",
-        "it adapts stacked experts, and no supported architecture has any",
-    ),
-];
+const REFUSED: [(&str, &str); 1] = [(
+    "target_parameters",
+    "adapters on stacked experts are not implemented",
+)];
 
 /// Variants of which PEFT allows one at a time.
-const EXCLUSIVE: [&str; 5] = [
+const EXCLUSIVE: [&str; 7] = [
     "use_dora",
+    arrow::KEY,
+    activated::KEY,
     "use_bdlora",
     "velora_config",
     "monteclora_config",
@@ -78,7 +79,7 @@ const EXCLUSIVE: [&str; 5] = [
 ];
 
 /// Whether an option is set to anything.
-fn is_on(config: &JsonObject, key: &str) -> bool {
+pub fn is_on(config: &JsonObject, key: &str) -> bool {
     let empty = [serde_json::json!([]), serde_json::json!(false)];
     config.get(key).is_some_and(|value| !empty.contains(value))
 }
@@ -88,7 +89,7 @@ impl LoraConfig {
     ///
     /// # Errors
     /// If one is wrong, or isn't implemented.
-    pub fn read(config: &JsonObject) -> Result<Self, ConfigError> {
+    pub fn read(config: &JsonObject, vocab_size: usize) -> Result<Self, ConfigError> {
         for (key, reason) in REFUSED {
             if is_on(config, key) {
                 return Err(config.refused(key, reason));
@@ -104,6 +105,16 @@ impl LoraConfig {
         if kasa && matches!(init, LoraInit::Pissa | LoraInit::Olora | LoraInit::Mica) {
             let reason = "it can't be had together with `init_lora_weights` of another base";
             return Err(config.refused("kasa_config", reason));
+        }
+        let arrow = ArrowConfig::read(config)?;
+        if arrow.is_some() && (init != LoraInit::Default || config.flag("lora_bias", false)?) {
+            let reason = "it can't be had together with `lora_bias` or another `init_lora_weights` than the default";
+            return Err(config.refused(arrow::KEY, reason));
+        }
+        let invocation = invocation(config, vocab_size)?;
+        if invocation.is_some() && init == LoraInit::Mica {
+            let reason = "it can't be had together with `init_lora_weights` `mica`";
+            return Err(config.refused(activated::KEY, reason));
         }
         let monteclora_samples = match config.optional_object("monteclora_config")? {
             Some(object) => Some(object.optional_size("num_samples")?.unwrap_or(8)),
@@ -123,6 +134,8 @@ impl LoraConfig {
             kasa,
             velora: is_on(config, "velora_config"),
             monteclora_samples,
+            arrow,
+            invocation,
         })
     }
 

@@ -13,7 +13,7 @@
 //! the architecture knows better: PEFT corrects it too.
 //!
 //! Variants change what the pair is added to (PiSSA, OLoRA, KaSA: `residual.rs`) or how it's stored (BD-LoRA,
-//! QALoRA, KaSA, MiCA: `factors.rs`). EVA, VeLoRA, MonteCLoRA, LoRA-FA and Riemannian preconditioning only
+//! QALoRA, KaSA, MiCA: `factors.rs`), or which tokens it acts on (aLoRA: `activated.rs`). EVA, VeLoRA, MonteCLoRA, LoRA-FA and Riemannian preconditioning only
 //! differ in training.
 //!
 //! With DoRA, `V = W + scaling * B A` and `W' = diag(m / |V|) V`, `|V|` the norm of each row (of an
@@ -21,18 +21,25 @@
 //!
 //! Sources: Hu et al., arXiv:2106.09685; Liu et al., arXiv:2402.09353 (DoRA); PEFT, `tuners/lora/`.
 
+mod activated;
+mod arrow;
 mod blocks;
 mod config;
 mod embedding;
+mod expert;
 mod factors;
 mod linear;
 mod residual;
 
 use ndarray::{Array1, Array2};
 
+use self::activated::Activated;
+use self::arrow::Experts;
+pub use self::arrow::folders as arrow_folders;
 use self::config::{LoraConfig, LoraInit};
 use self::embedding::LoraEmbedding;
 pub use self::embedding::column_norms;
+pub use self::expert::{Expert, Pair, folder_below};
 use self::factors::factors;
 use self::linear::LoraLinear;
 use self::residual::Residual;
@@ -54,7 +61,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         tensors,
         ..
     } = loading;
-    let lora = LoraConfig::read(config)?;
+    let mut lora = LoraConfig::read(config, base.spec.vocab_size)?;
     let spec = replicate(config, &base.spec)?;
     let modules = spec.modules();
     let targets = Targets::with_defaults(config, &spec.model_type, QUERY_VALUE)?;
@@ -83,14 +90,32 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         &modules,
         &selected,
     )?;
+    let experts = match lora.arrow.take() {
+        Some(arrow) => {
+            effects.unmergeable =
+                Some("with `arrow_config` routes every token to experts of its own");
+            let experts = Experts::load(arrow, config, base, tensors, &mut effects)?;
+            experts.check_targets(&selected)?;
+            Some(experts)
+        }
+        None => None,
+    };
     for module in &selected {
         replace_base_layer(&mut effects, tensors, base, module)?;
-        let (adapter, frozen) = module_adapter(config, &lora, base, tensors, module)?;
+        let (adapter, frozen) = match &experts {
+            Some(experts) => experts.of(config, &lora, base, tensors, module)?,
+            None => module_adapter(config, &lora, base, tensors, module)?,
+        };
         effects.frozen_params += frozen;
         effects.modules.insert(module.path.clone(), adapter);
     }
     trainable_token_indices(config, base, tensors, &spec, &mut effects)?;
     effects.spec = Some(spec);
+    if lora.invocation.is_some() {
+        effects.unmergeable =
+            Some("with `alora_invocation_tokens` acts on some tokens and not on others");
+    }
+    effects.invocation = lora.invocation;
     Ok(effects)
 }
 
@@ -123,10 +148,14 @@ fn module_adapter(
             let factors = factors(lora, config, base, tensors, &layer, (r, scaling))?;
             let frozen = factors.frozen;
             let adapter = linear_adapter(lora, base, tensors, &layer, factors, (r, scaling))?;
-            Ok((Box::new(adapter), frozen))
+            Ok(match lora.invocation {
+                Some(_) => (Box::new(Activated(adapter)), frozen),
+                None => (Box::new(adapter), frozen),
+            })
         }
         Some(Target::Embedding(_))
-            if lora.removed(scaling).is_some()
+            if lora.invocation.is_some()
+                || lora.removed(scaling).is_some()
                 || lora.init == LoraInit::Mica
                 || lora.blocks.is_some()
                 || lora.monteclora_samples.is_some() =>
@@ -237,7 +266,9 @@ fn magnitude(
 ) -> Result<Array1<f32>, AdapterError> {
     let length = match &module.kind {
         ModuleKind::Embedding { embedding_dim, .. } => *embedding_dim,
-        ModuleKind::Linear { out_features, .. } => *out_features,
+        ModuleKind::Linear { out_features, .. } | ModuleKind::Routed { out_features, .. } => {
+            *out_features
+        }
         ModuleKind::Norm { shape, .. } => shape.iter().product(),
     };
     // Releases before 0.12 wrote it as a module's weight.

@@ -20,7 +20,7 @@ pub fn needs_packing(model: &Model) -> bool {
 /// Whether a product of `model` has a quantized weight.
 pub fn is_quantized(model: &Model) -> bool {
     let mut nodes = model.graph.iter().flat_map(|graph| &graph.node);
-    nodes.any(|node| is_product(node))
+    nodes.any(is_product)
 }
 
 fn is_product(node: &Node) -> bool {

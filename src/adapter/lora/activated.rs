@@ -1,0 +1,95 @@
+//! aLoRA, activated LoRA: the pair acts on the tokens from the last invocation sequence of the prompt on.
+//!
+//! `y = W x + b + mask * scaling * (B A x + b_B)`. The mask is 0 before the start of the last occurrence of
+//! `alora_invocation_tokens` in the prompt, and 1 from there on, in what's generated too; what's generated
+//! doesn't invoke it again. Without an occurrence the base model runs. Tensors and initial values are
+//! LoRA's. What depends on the tokens can't be folded into a weight.
+//!
+//! Source: PEFT, `tuners/lora/variants.py` (`ALoraLinearVariant`, `calculate_alora_offsets`).
+
+use super::linear::LoraLinear;
+use crate::adapter::ModuleAdapter;
+use crate::adapter::form::{Form, Native, NativeForm, Part, Role, elements};
+use crate::json_object::{ConfigError, JsonObject};
+
+/// The key of the configuration.
+pub const KEY: &str = "alora_invocation_tokens";
+
+/// Reads the invocation sequence, if there is one. An empty one is none, as in PEFT.
+///
+/// # Errors
+/// If it's no list of ids below `vocab_size`.
+pub fn invocation(config: &JsonObject, vocab_size: usize) -> Result<Option<Vec<u32>>, ConfigError> {
+    let Some(value) = config.get(KEY) else {
+        return Ok(None);
+    };
+    let id = |value: &serde_json::Value| {
+        let id = value.as_u64().filter(|&id| id < vocab_size as u64)?;
+        u32::try_from(id).ok()
+    };
+    let ids: Option<Vec<u32>> = value
+        .as_array()
+        .and_then(|list| list.iter().map(id).collect());
+    let expected = format!("a list of token ids below {vocab_size}, the base's `vocab_size`");
+    let ids = ids.ok_or_else(|| config.wrong(KEY, &expected))?;
+    Ok((!ids.is_empty()).then_some(ids))
+}
+
+/// A linear layer's pair.
+#[derive(Debug)]
+pub struct Activated(pub LoraLinear);
+
+impl ModuleAdapter for Activated {
+    fn form(&self) -> Form<'_> {
+        let lora = &self.0;
+        let mut parts = vec![
+            Part::stored(&lora.keys[0], &lora.a, Role::Term).with_rank_axis(0),
+            Part::scaled(&lora.keys[1], &lora.b, lora.scaling, Role::Term).with_rank_axis(1),
+        ];
+        if let Some(bias) = &lora.bias {
+            parts.push(Part::derived(
+                "bias",
+                &[bias.len()],
+                Role::Term,
+                move |_| Ok(elements(&(bias * lora.scaling))),
+            ));
+        }
+        if let Some(residual) = &lora.residual {
+            let shape = [lora.b.nrows(), lora.a.ncols()];
+            parts.push(Part::derived("weight", &shape, Role::InPlace, |module| {
+                Ok(elements(&residual.of(module.weight()?)?))
+            }));
+        }
+        Form::Native(NativeForm::new(parts, move |site| {
+            let mut parts = site.parts.clone().into_iter();
+            let mut next = || parts.next().expect("as many as were given");
+            let (a, b) = (next(), next());
+            let bias = lora.bias.is_some().then(&mut next);
+            let weight = match lora.residual {
+                Some(_) => next(),
+                None => site.weight(),
+            };
+            let (x, mask) = (site.x.clone(), site.token_gate());
+            let y = site.linear(&x, &weight);
+            let mut inner = site.matmul_transposed("A/MatMul", &x, &a);
+            // Without a bias the narrow side is masked, which is less work.
+            if bias.is_none() {
+                inner = site.op("Mul", "masked", &[&inner, &mask]);
+            }
+            let mut delta = site.matmul_transposed("B/MatMul", &inner, &b);
+            if let Some(bias) = &bias {
+                delta = site.op("Add", "B/Add", &[&delta, bias]);
+                delta = site.op("Mul", "masked", &[&delta, &mask]);
+            }
+            site.op("Add", "Add", &[&y, &delta])
+        }))
+    }
+
+    fn native(&self) -> Native<'_> {
+        Native::Reduced
+    }
+
+    fn trainable_params(&self) -> usize {
+        self.0.trainable_params()
+    }
+}

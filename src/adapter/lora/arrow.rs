@@ -1,0 +1,392 @@
+//! Arrow: a router without training over LoRA adapters that others trained.
+//!
+//! Every expert `e` of a layer has a prototype `p_e`, the first right singular vector of `B_e A_e`. A token `x`
+//! has the similarity `|p_e · x|` to each; those of the `top_k` most similar are softmaxed, divided by
+//! `router_temperature`, into coefficients `c_e`, and `y = W x + b + Σ_e c_e scaling_e B_e A_e x`. With
+//! `use_gks` the mean `A` and the mean `B` of the general adapters are taken out of every expert's first.
+//!
+//! | file | tensors |
+//! |---|---|
+//! | of the router | `lora_A.weight`, `lora_B.weight`: PEFT trains and saves them, and computes nothing with them |
+//! | `task_0/`, `task_1/`, … and `gks_0/`, …, in the router's folder or beside it | LoRA's |
+//!
+//! PEFT finds prototypes by 15 power iterations from a vector of `rng_seed`; so it's done here, without a seed
+//! from that of 0, where PEFT starts anywhere. Where the first two singular values are close, 15 iterations
+//! don't reach the vector.
+//!
+//! Sources: Ostapenko et al., arXiv:2405.11157; PEFT, `tuners/lora/arrow.py`.
+
+use ndarray::{Array1, Array2, Axis, concatenate};
+
+use super::config::LoraConfig;
+use super::expert::{Expert, Pair, folder_below};
+use crate::adapter::form::{Form, Native, NativeForm, NativeSite, Part, Role, elements};
+use crate::adapter::options::factor;
+use crate::adapter::tuner::{Target, not_adaptable, target};
+use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
+use crate::arch::Module;
+use crate::graph::{Attr, Value};
+use crate::json_object::{ConfigError, JsonObject};
+use crate::model::BaseModel;
+use crate::random::TorchGenerator;
+
+/// The key of the configuration.
+pub const KEY: &str = "arrow_config";
+
+/// `arrow_config`
+#[derive(Debug)]
+pub struct ArrowConfig {
+    tasks: Vec<String>,
+    general: Vec<String>,
+    top_k: usize,
+    temperature: f32,
+    seed: u64,
+}
+
+impl ArrowConfig {
+    /// Reads the option, if it's there.
+    ///
+    /// # Errors
+    /// If something in it is wrong.
+    pub fn read(config: &JsonObject) -> Result<Option<Self>, ConfigError> {
+        let Some(object) = config.optional_object(KEY)? else {
+            return Ok(None);
+        };
+        let names = |key: &str| {
+            let names = object.optional_texts(key)?.unwrap_or_default();
+            let mut seen = std::collections::BTreeSet::new();
+            match names.iter().find(|name| !seen.insert(name.as_str())) {
+                Some(_) => Err(object.wrong(key, "names that differ from each other")),
+                None => Ok(names),
+            }
+        };
+        let tasks = names("task_adapter_names")?;
+        if tasks.is_empty() {
+            let expected = "the names of the experts, `task_0` and so on";
+            return Err(match object.get("task_adapter_names") {
+                None => object.missing("task_adapter_names", expected),
+                Some(_) => object.wrong("task_adapter_names", expected),
+            });
+        }
+        let general = match object.flag("use_gks", false)? {
+            true => names("gks_adapter_names")?,
+            false => Vec::new(),
+        };
+        if general.is_empty() && object.flag("use_gks", false)? {
+            let expected = "the names of the general adapters, `gks_0` and so on, for `use_gks`";
+            return Err(object.missing("gks_adapter_names", expected));
+        }
+        let top_k = object.optional_size("top_k")?.unwrap_or(3);
+        if top_k > tasks.len() {
+            let expected = format!("at most {}, the number of experts", tasks.len());
+            return Err(object.wrong("top_k", &expected));
+        }
+        let temperature = factor(&object, "router_temperature", 1.0)? as f32;
+        if temperature <= 0.0 {
+            return Err(object.wrong("router_temperature", "a positive number that float32 holds"));
+        }
+        Ok(Some(Self {
+            tasks,
+            general,
+            top_k,
+            temperature,
+            seed: crate::adapter::options::seed(&object, "rng_seed", 0)?,
+        }))
+    }
+}
+
+/// The folders of the adapters that the router's configuration names.
+///
+/// # Errors
+/// If the configuration or one of its names is wrong.
+pub fn folders(config: &JsonObject) -> Result<Vec<std::path::PathBuf>, ConfigError> {
+    let Some(arrow) = ArrowConfig::read(config)? else {
+        return Ok(Vec::new());
+    };
+    let names = arrow.tasks.iter().map(|name| ("task_adapter_names", name));
+    let names = names.chain(arrow.general.iter().map(|name| ("gks_adapter_names", name)));
+    names
+        .map(|(key, name)| expert_folder(config, key, name))
+        .collect()
+}
+
+/// `<router>/<name>` or, as PEFT saves all adapters of a model, `<router>/../<name>`.
+fn expert_folder(
+    config: &JsonObject,
+    key: &str,
+    name: &str,
+) -> Result<std::path::PathBuf, ConfigError> {
+    let key = format!("{KEY}.{key}");
+    let inside = folder_below(config, &key, name)?;
+    let own = config.path().parent();
+    let beside = own.and_then(|own| {
+        std::path::absolute(own)
+            .ok()?
+            .parent()
+            .map(|p| p.join(name))
+    });
+    match beside {
+        Some(beside) if !inside.is_dir() && beside.is_dir() => Ok(beside),
+        _ if inside.is_dir() => Ok(inside),
+        _ => {
+            let reason = format!(
+                "there's no folder `{name}` with that adapter in the router's folder or beside it"
+            );
+            Err(config.refused(&key, &reason))
+        }
+    }
+}
+
+/// The experts of all layers, before they are handed out.
+#[derive(Debug)]
+pub struct Experts {
+    arrow: ArrowConfig,
+    tasks: Vec<Expert>,
+    general: Vec<Expert>,
+}
+
+impl Experts {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// If one is missing, or can't be mixed.
+    pub fn load(
+        arrow: ArrowConfig,
+        config: &JsonObject,
+        base: &BaseModel,
+        tensors: &AdapterTensors,
+        effects: &mut Effects,
+    ) -> Result<Self, AdapterError> {
+        let mut seed = tensors.seed();
+        let mut load = |key: &str, names: &[String]| {
+            let load = |name: &String| {
+                seed = seed.wrapping_add(1);
+                let folder = expert_folder(config, key, name)?;
+                let expert = Expert::load(&folder, base, seed)?;
+                effects.add_expert(&expert);
+                Ok(expert)
+            };
+            names
+                .iter()
+                .map(load)
+                .collect::<Result<Vec<_>, AdapterError>>()
+        };
+        Ok(Self {
+            tasks: load("task_adapter_names", &arrow.tasks)?,
+            general: load("gks_adapter_names", &arrow.general)?,
+            arrow,
+        })
+    }
+
+    /// The router of `layer`, and the numbers of the experts there, which PEFT counts and doesn't train.
+    ///
+    /// # Errors
+    /// If it's no linear layer, experts don't all adapt it with the same rank, or the router's own tensors don't fit.
+    pub fn of(
+        &self,
+        config: &JsonObject,
+        lora: &LoraConfig,
+        base: &BaseModel,
+        tensors: &mut AdapterTensors,
+        module: &Module,
+    ) -> Result<(Box<dyn ModuleAdapter>, usize), AdapterError> {
+        let Some(Target::Linear(layer)) = target(base, module) else {
+            return Err(not_adaptable(config, module, "linear layers"));
+        };
+        let (r, _) = lora.rank_and_scaling(config, layer.path())?;
+        let mut trainable = 0;
+        for (name, shape, init) in [
+            (
+                "lora_A.weight",
+                [r, layer.in_features],
+                Init::linear_default(layer.in_features),
+            ),
+            ("lora_B.weight", [layer.out_features, r], Init::Zeros),
+        ] {
+            trainable += tensors.matrix(&layer.key(name), shape, init)?.len();
+        }
+        let pairs = |experts: &[Expert]| {
+            let pair = |expert: &Expert| match expert.pairs.get(layer.path()) {
+                Some(pair) if pair.a.nrows() == r => Ok(pair.clone()),
+                found => Err(AdapterError::Targets {
+                    path: expert.config.path().to_owned(),
+                    message: match found {
+                        Some(pair) => format!(
+                            "`{}` has rank {} in this adapter, expected {r}, the router's",
+                            layer.path(),
+                            pair.a.nrows()
+                        ),
+                        None => format!(
+                            "`target_modules` leaves out `{}`, which the router targets",
+                            layer.path()
+                        ),
+                    },
+                }),
+            };
+            experts.iter().map(pair).collect::<Result<Vec<Pair>, _>>()
+        };
+        let (mut tasks, general) = (pairs(&self.tasks)?, pairs(&self.general)?);
+        let frozen = tasks.iter().chain(&general).map(Pair::elements).sum();
+        if !general.is_empty() {
+            let count = general.len() as f32;
+            let mean = |of: fn(&Pair) -> &Array2<f32>| {
+                let first = Array2::zeros(of(&general[0]).raw_dim());
+                general.iter().fold(first, |sum, pair| sum + of(pair)) / count
+            };
+            let (a, b) = (mean(|pair| &pair.a), mean(|pair| &pair.b));
+            for task in &mut tasks {
+                task.a -= &a;
+                task.b -= &b;
+            }
+        }
+        let router = Arrow {
+            experts: tasks,
+            top_k: self.arrow.top_k,
+            temperature: self.arrow.temperature,
+            seed: self.arrow.seed,
+            trainable,
+        };
+        Ok((Box::new(router), frozen))
+    }
+
+    /// Checks that experts adapt nothing beyond the router's `targets`; PEFT refuses that too.
+    ///
+    /// # Errors
+    /// If one does.
+    pub fn check_targets(&self, targets: &[Module]) -> Result<(), AdapterError> {
+        let is_target = |path: &str| targets.iter().any(|module| module.path == path);
+        for expert in self.tasks.iter().chain(&self.general) {
+            let mut paths = expert.pairs.keys();
+            if let Some(other) = paths.find(|path| !is_target(path)) {
+                return Err(AdapterError::Targets {
+                    path: expert.config.path().to_owned(),
+                    message: format!(
+                        "`target_modules` selects `{other}`, which the router doesn't target"
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The router of one layer.
+#[derive(Debug)]
+pub struct Arrow {
+    experts: Vec<Pair>,
+    top_k: usize,
+    temperature: f32,
+    seed: u64,
+    trainable: usize,
+}
+
+impl ModuleAdapter for Arrow {
+    fn form(&self) -> Form<'_> {
+        let (count, first) = (self.experts.len(), &self.experts[0]);
+        let (r, columns) = first.a.dim();
+        let rows = first.b.nrows();
+        let parts = vec![
+            Part::derived("prototypes", &[count, columns], Role::Map, move |_| {
+                let vectors = self.experts.iter();
+                let vectors = vectors.flat_map(|pair| prototype(pair, self.seed).into_iter());
+                Ok(vectors.map(|value| value / self.temperature).collect())
+            }),
+            Part::derived("A", &[count * r, columns], Role::Term, |_| {
+                Ok(self
+                    .experts
+                    .iter()
+                    .flat_map(|pair| elements(&pair.a))
+                    .collect())
+            }),
+            Part::derived("B", &[rows, count * r], Role::Term, |_| {
+                let scaled: Vec<_> = self
+                    .experts
+                    .iter()
+                    .map(|pair| &pair.b * pair.scaling)
+                    .collect();
+                let views: Vec<_> = scaled.iter().map(|b| b.view()).collect();
+                let all = concatenate(Axis(1), &views).expect("all have the router's rank");
+                Ok(elements(&all))
+            }),
+        ];
+        Form::Native(NativeForm::new(parts, move |site| {
+            let [prototypes, a, b] = [0, 1, 2].map(|index| site.parts[index].clone());
+            let x = site.x.clone();
+            let products = site.matmul_transposed("prototypes/MatMul", &x, &prototypes);
+            let similarity = site.op("Abs", "similarity", &[&products]);
+            let shares = self.shares(site, &similarity);
+            let inner = site.matmul_transposed("A/MatMul", &x, &a);
+            let inner = site.weigh_blocks("weighed", &inner, &shares, r);
+            let delta = site.matmul_transposed("B/MatMul", &inner, &b);
+            site.base_plus(&delta)
+        }))
+    }
+
+    fn native(&self) -> Native<'_> {
+        Native::Reduced
+    }
+
+    fn trainable_params(&self) -> usize {
+        self.trainable
+    }
+}
+
+impl Arrow {
+    /// The coefficients of the experts from `|p_e · x| / router_temperature`, `[batch, sequence, E]`: 0 for all but the `top_k` most similar.
+    fn shares(&self, site: &mut NativeSite, similarity: &Value) -> Value {
+        let mut scores = similarity.clone();
+        if self.top_k < self.experts.len() {
+            scores = site.keep_largest("kept", similarity, self.top_k, f32::NEG_INFINITY);
+        }
+        let name = site.name("shares");
+        site.graph
+            .op("Softmax", &name, &[&scores], &[("axis", Attr::Int(-1))])
+    }
+}
+
+/// The first right singular vector of `B A`, `[in_features]`, as far as 15 power iterations find it.
+fn prototype(pair: &Pair, seed: u64) -> Array1<f32> {
+    const ITERATIONS: usize = 15;
+    const EPSILON: f32 = 1e-8;
+    let normed = |v: Array1<f32>| {
+        let norm = v.dot(&v).sqrt();
+        v / (norm + EPSILON)
+    };
+    let squared = pair.b.t().dot(&pair.b);
+    let start = TorchGenerator::new(seed).normal(pair.a.ncols(), 1.0);
+    let step = |v: Array1<f32>, _| normed(pair.a.t().dot(&squared.dot(&pair.a.dot(&v))));
+    (0..ITERATIONS).fold(normed(start.into()), step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::array;
+
+    #[test]
+    fn a_prototype_is_the_direction_that_is_stretched_most() {
+        let pair = Pair {
+            a: array![[3.0, 4.0, 0.0], [0.0, 0.0, 1.0]],
+            b: array![[2.0, 0.0], [0.0, 0.5]],
+            scaling: 1.0,
+        };
+        let found = prototype(&pair, 7);
+        let expected = array![0.6, 0.8, 0.0];
+        let sign = found[0].signum();
+        assert!(
+            (found * sign - expected)
+                .iter()
+                .all(|d: &f32| d.abs() < 1e-5)
+        );
+    }
+
+    #[test]
+    fn a_fresh_expert_has_no_direction() {
+        let pair = Pair {
+            a: array![[1.0, 2.0]],
+            b: array![[0.0]],
+            scaling: 1.0,
+        };
+        assert_eq!(prototype(&pair, 0), array![0.0, 0.0]);
+    }
+}

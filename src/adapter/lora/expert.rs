@@ -1,0 +1,144 @@
+//! LoRA adapters that another adapter mixes, each in a folder of its own: the experts of Arrow and X-LoRA.
+//!
+//! Both take an expert's factors and scaling and nothing else of it, so what would change an expert's own
+//! arithmetic beyond that is refused. An expert without tensors is drawn fresh, like any adapter.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+use ndarray::Array2;
+
+use super::config::{LoraConfig, LoraInit, is_on};
+use super::factors::factors;
+use crate::adapter::targets::{QUERY_VALUE, Targets};
+use crate::adapter::tuner::{Target, not_adaptable, target};
+use crate::adapter::{AdapterError, AdapterTensors};
+use crate::json_object::{ConfigError, JsonObject};
+use crate::model::BaseModel;
+
+/// An expert.
+#[derive(Debug)]
+pub struct Expert {
+    /// Its `adapter_config.json`.
+    pub config: JsonObject,
+    /// Its pairs, by the path of their module.
+    pub pairs: BTreeMap<String, Pair>,
+    /// Whether it was drawn fresh.
+    pub fresh: bool,
+    /// Bytes of its tensors; for a fresh one in float32.
+    pub stored_bytes: u64,
+}
+
+/// The factors of one module.
+#[derive(Debug, Clone)]
+pub struct Pair {
+    /// `[r, in_features]`
+    pub a: Array2<f32>,
+    /// `[out_features, r]`
+    pub b: Array2<f32>,
+    /// What `B A` is multiplied by.
+    pub scaling: f32,
+}
+
+/// Options of a LoRA adapter that neither Arrow nor X-LoRA takes over from an expert.
+const NOT_TAKEN: [&str; 11] = [
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "layer_replication",
+    "lora_bias",
+    "modules_to_save",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_dora",
+    "use_qalora",
+];
+
+impl Expert {
+    /// Reads the expert in `folder`, or draws it with `seed`.
+    ///
+    /// # Errors
+    /// If it's no plain LoRA adapter for `base`.
+    pub fn load(folder: &Path, base: &BaseModel, seed: u64) -> Result<Self, AdapterError> {
+        let config = JsonObject::read(&folder.join("adapter_config.json"))?;
+        if config.optional_text("peft_type")? != Some("LORA") {
+            return Err(config
+                .wrong("peft_type", "`LORA`, which every expert is")
+                .into());
+        }
+        for key in NOT_TAKEN {
+            if is_on(&config, key) {
+                let reason =
+                    "a mixture of experts takes their `lora_A`, `lora_B` and scaling alone";
+                return Err(config.refused(key, reason).into());
+            }
+        }
+        if !matches!(config.optional_text("bias")?, None | Some("none")) {
+            return Err(config.wrong("bias", "`none`, for an expert").into());
+        }
+        let lora = LoraConfig::read(&config, base.spec.vocab_size)?;
+        if matches!(lora.init, LoraInit::Pissa | LoraInit::Olora) {
+            let reason = "it changes the base's weights, which all experts share";
+            return Err(config.refused("init_lora_weights", reason).into());
+        }
+        let mut tensors = AdapterTensors::open(folder, &config, seed)?;
+        let targets = Targets::with_defaults(&config, &base.spec.model_type, QUERY_VALUE)?;
+        let mut pairs = BTreeMap::new();
+        for module in targets.select(&config, &base.spec.modules())? {
+            let Some(Target::Linear(layer)) = target(base, &module) else {
+                return Err(not_adaptable(&config, &module, "linear layers"));
+            };
+            let (r, scaling) = lora.rank_and_scaling(&config, layer.path())?;
+            let taken = factors(&lora, &config, base, &mut tensors, &layer, (r, scaling))?;
+            let pair = Pair {
+                a: taken.a,
+                b: taken.b,
+                scaling,
+            };
+            pairs.insert(module.path, pair);
+        }
+        tensors.finish()?;
+        let elements: usize = pairs.values().map(Pair::elements).sum();
+        Ok(Self {
+            fresh: tensors.is_fresh(),
+            stored_bytes: tensors.stored_bytes().unwrap_or(4 * elements as u64),
+            config,
+            pairs,
+        })
+    }
+
+    /// Numbers of its factors.
+    pub fn elements(&self) -> usize {
+        self.pairs.values().map(Pair::elements).sum()
+    }
+}
+
+impl Pair {
+    /// Numbers of its factors.
+    pub fn elements(&self) -> usize {
+        self.a.len() + self.b.len()
+    }
+}
+
+/// The folder that `relative`, a path in `key` of the configuration, means: below the configuration's own folder.
+///
+/// # Errors
+/// If it leaves that folder.
+pub fn folder_below(
+    config: &JsonObject,
+    key: &str,
+    relative: &str,
+) -> Result<PathBuf, ConfigError> {
+    let path = Path::new(relative);
+    let inside = |part: Component| matches!(part, Component::Normal(_) | Component::CurDir);
+    if relative.is_empty() || !path.components().all(inside) {
+        let reason = format!(
+            "`{relative}` isn't below the adapter's own folder; put the expert there and give its path relative to \
+             that folder"
+        );
+        return Err(config.refused(key, &reason));
+    }
+    let own = config.path().parent().unwrap_or(Path::new("."));
+    Ok(own.join(path))
+}

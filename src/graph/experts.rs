@@ -1,0 +1,106 @@
+//! A mixture of experts: each token goes through a few of many perceptrons.
+//!
+//! Which tokens an expert gets is found when the graph runs, so that weights of experts that no token picks aren't read.
+
+use super::builder::{Attr, GraphBuilder, Value};
+use super::export::Export;
+use super::linear::linear;
+use super::mlp::activate;
+use crate::arch::{Activation, Expert, Linear};
+
+/// What a layer's router decides.
+#[derive(Debug, Clone, Copy)]
+pub struct Routing<'a> {
+    /// `[experts, hidden_size]`
+    pub router: &'a Linear,
+    /// Experts that a token goes through.
+    pub per_token: usize,
+    /// Whether their weights are divided by their sum.
+    pub normalised: bool,
+}
+
+/// Adds the experts of the layer at `path`.
+///
+/// ```text
+/// x ─ router ─ softmax ─ top k ─ weights [tokens, experts], 0 where not picked
+/// for each expert: rows of x whose weight isn't 0 ─ perceptron ─ times the weight ─ added to those rows
+/// ```
+///
+/// - `x` and the value returned: `[batch, sequence, hidden_size]`
+pub fn experts(
+    graph: &mut GraphBuilder,
+    export: &Export,
+    path: &str,
+    routing: Routing,
+    (experts, activation): (&[Expert], Activation),
+    x: &Value,
+) -> Value {
+    let hidden_size = routing.router.in_features as i64;
+    let at = |name: &str| format!("/{path}/mlp/{name}");
+    let rows = graph.reshape(&at("rows"), x, &[-1, hidden_size]);
+    let weights = weights(graph, export, path, routing, x);
+    let shape = graph.op("Shape", &at("zeros/size"), &[&rows], &[]);
+    let zero = graph.filled("zero.float", &[], 0.0);
+    let mut sum = graph.op("Expand", &at("zeros"), &[&zero, &shape], &[]);
+    for (index, expert) in experts.iter().enumerate() {
+        let at = |name: &str| format!("/{path}/mlp/experts.{index}/{name}");
+        let own = graph.constant_i64(&format!("expert.{index}"), &[index as i64], true);
+        let weight = graph.gather(&at("weight"), &weights, &own, 1);
+        let tokens = graph.op("NonZero", &at("NonZero"), &[&weight], &[]);
+        let tokens = graph.reshape(&at("tokens"), &tokens, &[-1]);
+        let picked = graph.gather(&at("rows"), &rows, &tokens, 0);
+        let gate = graph.routed_product(&at("gate"), &expert.gate_proj.path, &picked);
+        let activated = activate(graph, &at("act_fn"), activation, &gate);
+        let up = graph.routed_product(&at("up"), &expert.up_proj.path, &picked);
+        let inner = graph.mul(&at("Mul"), &activated, &up);
+        let made = graph.routed_product(&at("down"), &expert.down_proj.path, &inner);
+        let weight = graph.gather(&at("picked_weight"), &weight, &tokens, 0);
+        let weight = graph.reshape(&at("column"), &weight, &[-1, 1]);
+        let made = graph.mul(&at("weighted"), &made, &weight);
+        let places = graph.reshape(&at("places"), &tokens, &[-1, 1]);
+        let attrs = [("reduction", Attr::Text("add"))];
+        sum = graph.op(
+            "ScatterND",
+            &at("ScatterND"),
+            &[&sum, &places, &made],
+            &attrs,
+        );
+    }
+    let shape = graph.op("Shape", &at("sum/size"), &[x], &[]);
+    graph.op("Reshape", &at("sum"), &[&sum, &shape], &[])
+}
+
+/// The weight of each expert for each token, `[tokens, experts]`; 0 of those that aren't picked.
+fn weights(
+    graph: &mut GraphBuilder,
+    export: &Export,
+    path: &str,
+    routing: Routing,
+    x: &Value,
+) -> Value {
+    let at = |name: &str| format!("/{path}/mlp/router/{name}");
+    let experts = routing.router.out_features as i64;
+    let logits = linear(graph, export, routing.router, x);
+    let logits = graph.reshape(&at("rows"), &logits, &[-1, experts]);
+    let last = [("axis", Attr::Int(-1))];
+    let chances = graph.op("Softmax", &at("Softmax"), &[&logits], &last);
+    let count = [routing.per_token as i64];
+    let count = graph.constant_i64(&at("per_token"), &count, false);
+    let names = [at("TopK"), at("TopK/indices")];
+    let [mut picked, indices] =
+        graph.op_outputs("TopK", &at("TopK"), &[&chances, &count], names, &last);
+    if routing.normalised {
+        let axis = graph.constant_i64("axis_1", &[1], false);
+        let sums = graph.op("ReduceSum", &at("ReduceSum"), &[&picked, &axis], &[]);
+        picked = graph.op("Div", &at("Div"), &[&picked, &sums], &[]);
+    }
+    let shape = graph.op("Shape", &at("zeros/size"), &[&chances], &[]);
+    let zero = graph.filled("zero.float", &[], 0.0);
+    let zeros = graph.op("Expand", &at("zeros"), &[&zero, &shape], &[]);
+    graph.op(
+        "ScatterElements",
+        &at("weights"),
+        &[&zeros, &indices, &picked],
+        &[("axis", Attr::Int(1))],
+    )
+}
