@@ -63,12 +63,16 @@ pub enum PrepareError {
     #[error(transparent)]
     Quantize(#[from] QuantizeError),
     #[error(
-        "{peft_type} computes a weight of its own for `{path}`, which can't stand beside one that's quantized to \
-         {format}; prepare only `--variant merged`, or leave `--quantize` away"
+        "`--quantize {format}` is not supported for mixtures of experts, whose experts would stay as they are"
+    )]
+    QuantizedExperts { format: &'static str },
+    #[error(
+        "{peft_type} isn't supported unmerged beside weights that are quantized to {format}: its nodes take {what}, or one \
+         in its place; prepare only `--variant merged`, or leave `--quantize` away"
     )]
     BesideQuantized {
         peft_type: String,
-        path: String,
+        what: String,
         format: &'static str,
     },
     #[error("cannot write `{}`", path.display())]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Preparation, PrepareError, Variant, fingerprint};
 use crate::adapter::Adapter;
 use crate::adapter::form::Form;
-use crate::arch::{DecoderSpec, ModuleKind};
+use crate::arch::{DecoderSpec, Module, ModuleKind};
 use crate::model::BaseModel;
 use crate::quantize::{Format, Quantization, QuantizedFile};
 
@@ -101,6 +101,12 @@ impl Preparation<'_> {
         let Some(quantization) = self.precision.quantization else {
             return Ok(None);
         };
+        let routed = |module: &Module| matches!(module.kind, ModuleKind::Routed { .. });
+        if self.base.spec.modules().iter().any(routed) {
+            return Err(PrepareError::QuantizedExperts {
+                format: quantization.weights.name(),
+            });
+        }
         let file = QuantizedFile::make_ready(
             &self.model_folder().join(QUANTIZED),
             &fingerprint::fingerprint(self, None, Variant::Base),
@@ -131,6 +137,15 @@ impl Preparation<'_> {
 
 /// Refuses an adapter that needs weights in the graph that are there as codes alone.
 pub fn check_beside(adapter: &Adapter, quantization: Quantization) -> Result<(), PrepareError> {
+    let refused = |what: String, format: Format| PrepareError::BesideQuantized {
+        peft_type: adapter.peft_type.clone(),
+        what,
+        format: format.name(),
+    };
+    if adapter.beside().is_some() {
+        let what = "weights of a decoder of its own".to_owned();
+        return Err(refused(what, quantization.weights));
+    }
     for (path, _) in adapter.modules() {
         let (Some(form), Some(format)) = (
             adapter.unmerged_form(path),
@@ -139,11 +154,7 @@ pub fn check_beside(adapter: &Adapter, quantization: Quantization) -> Result<(),
             continue;
         };
         if form.replaces("weight") || matches!(form, Form::Native(_)) {
-            return Err(PrepareError::BesideQuantized {
-                peft_type: adapter.peft_type.clone(),
-                path: path.to_owned(),
-                format: format.name(),
-            });
+            return Err(refused(format!("the weight of `{path}` itself"), format));
         }
     }
     Ok(())
