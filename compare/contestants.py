@@ -54,6 +54,8 @@ class Setting:
     precision: str = "float32"
     variants: list[str] = field(default_factory=lambda: VARIANTS)
     weights: list[str] = field(default_factory=lambda: WEIGHTS)
+    llama_cpp_python: Path | None = None
+    """An environment's Python with llama.cpp in place of the one that's made."""
 
     def __post_init__(self) -> None:
         self.model_folder = Path()
@@ -93,8 +95,8 @@ class Setting:
         (manifest,) = [path for path in found if ("-4bit/" in str(path)) == quantized]
         return manifest
 
-    def python_peer(self, worker: str, request: dict, label: str) -> Callable[[], Peer]:
-        command = [str(self.python), str(HERE / "workers" / worker)]
+    def python_peer(self, worker: str, request: dict, label: str, python: Path | None = None) -> Callable[[], Peer]:
+        command = [str(python or self.python), str(HERE / "workers" / worker)]
         log = self.work / f"{label}.log"
         return lambda: Peer(command, request, self.env, log, says_ready=True)
 
@@ -218,7 +220,41 @@ def configure_genai(path: Path, threads: int) -> None:
     path.write_text(json.dumps(config, indent=4))
 
 
-PEERS = {"peft-bench": peft_bench, "transformers": transformers, "onnxruntime-genai": genai}
+def llama_cpp(setting: Setting) -> list[Contestant]:
+    """llama.cpp on converted files: merged is the checkpoint that peft-bench writes, unmerged its own LoRA files."""
+    python = setting.llama_cpp_python or environment.make(".venv-llama-cpp", "requirements-llama-cpp.txt")
+    script, folder = HERE / "gguf_files.py", setting.work / "llama.cpp"
+    folder.mkdir()
+    formats = {"float32": ["F32"], "int4": ["Q4_0", "Q8_0"]}[setting.precision]
+    contestants = []
+    for variant in setting.variants:
+        source, adapter, model, seconds = setting.model_folder, None, folder / f"{variant}.gguf", 0.0
+        if variant == "merged":
+            seconds = setting.prepare("checkpoint-llama.cpp", "--format", "hf")
+            (config,) = setting.exports.glob("*/*/checkpoint-float32/config.json")
+            source = config.parent
+        seconds += setting.run(f"gguf-{variant}", [python, script, "model", source, model])
+        if variant == "unmerged":
+            adapter = folder / "adapter.gguf"
+            seconds += setting.run("gguf-adapter", [python, script, "adapter", setting.adapter, source, adapter])
+        for kind in formats:
+            file, quantizing = model, 0.0
+            if kind != "F32":
+                file = folder / f"{variant}-{kind}.gguf"
+                quantizing = setting.run(f"gguf-{variant}-{kind}", [python, script, "quantize", model, file, kind])
+            request = {
+                "model": str(file),
+                "adapter": adapter and str(adapter),
+                "max_length": setting.max_length,
+                "threads": setting.threads,
+            }
+            start = setting.python_peer("llama_cpp_worker.py", request, f"llama.cpp-{variant}-{kind}", python)
+            written = size(file) + (size(adapter) if adapter else 0)
+            contestants.append(Contestant(f"llama.cpp {kind}", variant, seconds + quantizing, written, start))
+    return contestants
+
+
+PEERS = {"peft-bench": peft_bench, "transformers": transformers, "onnxruntime-genai": genai, "llama.cpp": llama_cpp}
 
 
 def size(folder: Path) -> int:

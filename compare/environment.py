@@ -7,20 +7,20 @@ import venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PACKAGES = ["torch", "transformers", "peft", "onnxruntime", "onnxruntime-genai", "numpy"]
+PACKAGES = ["torch", "transformers", "peft", "onnxruntime", "onnxruntime-genai", "llama-cpp-python", "numpy"]
 
 
-def make() -> Path:
+def make(name: str = ".venv", requirements: str = "requirements.txt") -> Path:
     """The environment's Python. What's there and was made from the same requirements is used again."""
-    folder = HERE / ".venv"
+    folder = HERE / name
     python = folder / "bin" / "python"
-    requirements = HERE / "requirements.txt"
+    wanted = HERE / requirements
     made_from = folder / "requirements.txt"
-    if not (made_from.is_file() and made_from.read_text() == requirements.read_text()):
-        print(f"making {folder} (torch is large)", file=sys.stderr)
+    if not (made_from.is_file() and made_from.read_text() == wanted.read_text()):
+        print(f"making {folder} (torch is large; llama.cpp is compiled, which takes ten minutes)", file=sys.stderr)
         venv.create(folder, with_pip=True, clear=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", requirements], check=True)
-        made_from.write_text(requirements.read_text())
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", wanted], check=True)
+        made_from.write_text(wanted.read_text())
     return python
 
 

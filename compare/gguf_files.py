@@ -92,6 +92,17 @@ def write_adapter(folder: Path, model: Path, output: Path) -> None:
     write(writer)
 
 
+def quantize(model: Path, output: Path, kind: str) -> None:
+    """llama.cpp's own quantizer; everything but norms is in `kind`, the head too."""
+    import llama_cpp
+
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = {"Q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0, "Q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0}[kind]
+    params.pure = True
+    if llama_cpp.llama_model_quantize(bytes(model), bytes(output), params) != 0:
+        sys.exit(f"llama.cpp can't quantize {model} to {kind}")
+
+
 def write(writer: gguf.GGUFWriter) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -100,5 +111,10 @@ def write(writer: gguf.GGUFWriter) -> None:
 
 
 if __name__ == "__main__":
-    command, *paths = sys.argv[1:]
-    {"model": write_model, "adapter": write_adapter}[command](*map(Path, paths))
+    match sys.argv[1:]:
+        case ["model", folder, output]:
+            write_model(Path(folder), Path(output))
+        case ["adapter", folder, model, output]:
+            write_adapter(Path(folder), Path(model), Path(output))
+        case ["quantize", model, output, kind]:
+            quantize(Path(model), Path(output), kind)

@@ -57,6 +57,7 @@ def main() -> None:
                 precision=arguments.precision,
                 variants=arguments.variants,
                 weights=arguments.weights,
+                llama_cpp_python=arguments.llama_cpp_python,
             )
             raw["models"].append(compare(setting, arguments))
         # After each model, so that an interrupted run leaves what it has.
@@ -72,7 +73,13 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", action="append", help="as in `peft-bench --model`; can be repeated")
-    parser.add_argument("--peers", nargs="+", choices=list(PEERS)[1:], default=list(PEERS)[1:])
+    parser.add_argument(
+        "--peers",
+        nargs="+",
+        choices=list(PEERS)[1:],
+        default=["transformers", "onnxruntime-genai"],
+        help="llama.cpp is compiled on first use, and takes Llama models without rope scaling",
+    )
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
     parser.add_argument("--weights", nargs="+", choices=WEIGHTS, default=WEIGHTS, help="how this program holds float32")
     parser.add_argument(
@@ -84,7 +91,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prompt-tokens", nargs="+", type=positive, default=[64, 512], metavar="N")
     parser.add_argument("--new-tokens", type=positive, default=32, metavar="N")
     parser.add_argument("--rounds", type=positive, default=20, metavar="N")
-    parser.add_argument("--starts", type=positive, default=3, metavar="N", help="how often each process is started; the rounds are spread over them")
+    parser.add_argument(
+        "--starts",
+        type=positive,
+        default=3,
+        metavar="N",
+        help="how often each process is started; the rounds are spread over them",
+    )
     parser.add_argument("--threads", type=positive, default=physical_cores(), metavar="N")
     parser.add_argument(
         "--omp-wait-policy",
@@ -94,6 +107,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--binary", type=Path, default=ROOT / "target" / "release" / "peft-bench")
     parser.add_argument("--python", type=Path, help="an environment's Python in place of compare/.venv")
+    parser.add_argument("--llama-cpp-python", type=Path, help="the same for llama.cpp, compare/.venv-llama-cpp")
     parser.add_argument("--work-dir", type=Path, help="folder for exports (some GB, removed at the end)")
     parser.add_argument("--output", type=Path, help="the report, in place of stdout")
     parser.add_argument("--json", type=Path, help="every single time, too")

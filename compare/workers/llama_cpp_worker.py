@@ -12,7 +12,7 @@ def open_model(options: dict):
         n_ctx=options["max_length"],
         n_threads=options["threads"],
         n_threads_batch=options["threads"],
-        flash_attn=options["flash_attention"],
+        flash_attn=True,
         type_k=llama_cpp.GGML_TYPE_F32,
         type_v=llama_cpp.GGML_TYPE_F32,
         verbose=False,
