@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use ndarray::Array2;
 
 use super::config::{LoraConfig, LoraInit, is_on};
-use super::factors::factors;
+use super::factors::{factors, of_weights};
 use crate::adapter::targets::{QUERY_VALUE, Targets};
 use crate::adapter::tuner::{Target, not_adaptable, target};
 use crate::adapter::{AdapterError, AdapterTensors};
@@ -85,12 +85,21 @@ impl Expert {
         let mut tensors = AdapterTensors::open(folder, &config, seed)?;
         let targets = Targets::with_defaults(&config, &base.spec.model_type, QUERY_VALUE)?;
         let mut pairs = BTreeMap::new();
-        for module in targets.select(&config, &base.spec.modules())? {
+        let selected = targets.select(&config, &base.spec.modules())?;
+        let mut made = of_weights(&lora, &config, base, &tensors, &selected)?;
+        for module in selected {
             let Some(Target::Linear(layer)) = target(base, &module) else {
                 return Err(not_adaptable(&config, &module, "linear layers"));
             };
             let (r, scaling) = lora.rank_and_scaling(&config, layer.path())?;
-            let taken = factors(&lora, &config, base, &mut tensors, &layer, (r, scaling))?;
+            let taken = factors(
+                &lora,
+                &config,
+                &mut tensors,
+                &layer,
+                r,
+                made.remove(layer.path()),
+            )?;
             let pair = Pair {
                 a: taken.a,
                 b: taken.b,

@@ -10,14 +10,18 @@
 //!
 //! Over weights that aren't GPTQ's, PEFT ignores `use_qalora`: the shape of `A` tells.
 
+use std::collections::BTreeMap;
+
 use ndarray::{Array1, Array2};
+use rayon::prelude::*;
 
 use super::blocks::{Side, block_diagonal};
 use super::config::{LoraConfig, LoraInit};
-use super::residual::{minor, orthogonal, principal};
+use super::residual::{Made, minor, orthogonal, principal};
 use crate::adapter::components::scaled_columns;
-use crate::adapter::tuner::Layer;
+use crate::adapter::tuner::{Layer, Target, target};
 use crate::adapter::{AdapterError, AdapterTensors, Init};
+use crate::arch::Module;
 use crate::json_object::JsonObject;
 use crate::model::BaseModel;
 
@@ -34,17 +38,17 @@ pub struct Factors {
     pub frozen: usize,
 }
 
-/// Takes the factors of `layer`.
+/// Takes the factors of `layer`, unless they are `made` of its weight.
 ///
 /// # Errors
 /// If a tensor is missing or has another shape, or the rank doesn't fit the layer.
 pub fn factors(
     lora: &LoraConfig,
     config: &JsonObject,
-    base: &BaseModel,
     tensors: &mut AdapterTensors,
     layer: &Layer,
-    (r, scaling): (usize, f32),
+    r: usize,
+    made: Option<Made>,
 ) -> Result<Factors, AdapterError> {
     check_rank(lora, config, layer, r)?;
     let keys = [layer.key("lora_A.weight"), layer.key("lora_B.weight")];
@@ -54,7 +58,7 @@ pub fn factors(
         None => None,
     };
     let group = pooled(lora, tensors, &keys[0], layer, r);
-    let (a, b) = match of_weight(lora.init, base, tensors, layer, (r, scaling))? {
+    let (a, b) = match made {
         Some(factors) => factors,
         None => lora.init.linear(
             tensors,
@@ -146,31 +150,43 @@ pub struct Stored {
     pub blocks_in_a: bool,
 }
 
-/// `A` and `B`.
-type Pair = (Array2<f32>, Array2<f32>);
-
-/// Fresh factors that are made of the weight.
-fn of_weight(
-    init: LoraInit,
+/// Fresh factors that are made of the weights, by the modules' paths. Each thread holds one weight.
+///
+/// # Errors
+/// If a rank doesn't fit its module, or a weight can't be read or decomposed.
+pub fn of_weights(
+    lora: &LoraConfig,
+    config: &JsonObject,
     base: &BaseModel,
     tensors: &AdapterTensors,
-    layer: &Layer,
-    (r, scaling): (usize, f32),
-) -> Result<Option<Pair>, AdapterError> {
-    if !tensors.is_fresh() || !tensors.has_values() {
-        return Ok(None);
+    selected: &[Module],
+) -> Result<BTreeMap<String, Made>, AdapterError> {
+    let of_weight = matches!(
+        lora.init,
+        LoraInit::Pissa | LoraInit::Olora | LoraInit::Mica
+    );
+    if !of_weight || !tensors.is_fresh() || !tensors.has_values() {
+        return Ok(BTreeMap::new());
     }
-    let weight = || base.matrix(&format!("{}.weight", layer.module.source));
-    let [a, b] = match init {
-        LoraInit::Pissa => principal(&weight()?, layer.path(), r, scaling)?,
-        LoraInit::Olora => orthogonal(&weight()?, layer.path(), r)?,
-        LoraInit::Mica => [
-            Array2::zeros((r, layer.in_features)),
-            minor(&weight()?, layer.path(), r)?,
-        ],
-        _ => return Ok(None),
+    let make = |module: &Module| -> Result<Option<(String, Made)>, AdapterError> {
+        let Some(Target::Linear(layer)) = target(base, module) else {
+            return Ok(None);
+        };
+        let (path, (r, scaling)) = (layer.path(), lora.rank_and_scaling(config, &module.path)?);
+        check_rank(lora, config, &layer, r)?;
+        let weight = base.matrix(&format!("{}.weight", module.source))?;
+        let pair = match lora.init {
+            LoraInit::Pissa => principal(&weight, path, r, scaling)?,
+            LoraInit::Olora => orthogonal(&weight, path, r)?,
+            _ => (
+                Array2::zeros((r, layer.in_features)),
+                minor(&weight, path, r)?,
+            ),
+        };
+        Ok(Some((path.to_owned(), pair)))
     };
-    Ok(Some((a, b)))
+    let made = selected.par_iter().map(make).filter_map(Result::transpose);
+    made.collect()
 }
 
 /// QALoRA's group, where the file's `A` is that narrow.

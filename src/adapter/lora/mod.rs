@@ -31,6 +31,8 @@ mod factors;
 mod linear;
 mod residual;
 
+use std::sync::OnceLock;
+
 use ndarray::{Array1, Array2};
 
 use self::activated::Activated;
@@ -40,9 +42,9 @@ use self::config::{LoraConfig, LoraInit};
 use self::embedding::LoraEmbedding;
 pub use self::embedding::column_norms;
 pub use self::expert::{Expert, Pair, folder_below};
-use self::factors::factors;
+use self::factors::{factors, of_weights};
 use self::linear::LoraLinear;
-use self::residual::Residual;
+use self::residual::{Made, Residual};
 use super::replaced::{replace_base_layer, replace_biases, replace_modules};
 use super::replication::replicate;
 use super::targets::{QUERY_VALUE, Targets};
@@ -100,11 +102,13 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         }
         None => None,
     };
+    let mut made = of_weights(&lora, config, base, tensors, &selected)?;
     for module in &selected {
         replace_base_layer(&mut effects, tensors, base, module)?;
+        let made = made.remove(&module.path);
         let (adapter, frozen) = match &experts {
             Some(experts) => experts.of(config, &lora, base, tensors, module)?,
-            None => module_adapter(config, &lora, base, tensors, module)?,
+            None => module_adapter(config, &lora, base, tensors, module, made)?,
         };
         effects.frozen_params += frozen;
         effects.modules.insert(module.path.clone(), adapter);
@@ -134,20 +138,27 @@ fn tie(selected: &mut Vec<Module>, modules: &[Module], spec: &DecoderSpec) -> bo
     true
 }
 
-/// The adapter of a module, and the numbers of it that PEFT counts and doesn't train.
+/// The adapter of a module, with fresh factors that are `made` of its weight if its start has such, and the numbers
+/// of it that PEFT counts and doesn't train.
 fn module_adapter(
     config: &JsonObject,
     lora: &LoraConfig,
     base: &BaseModel,
     tensors: &mut AdapterTensors,
     module: &Module,
+    made: Option<Made>,
 ) -> Result<(Box<dyn ModuleAdapter>, usize), AdapterError> {
     let (r, scaling) = lora.rank_and_scaling(config, &module.path)?;
     match target(base, module) {
         Some(Target::Linear(layer)) => {
-            let factors = factors(lora, config, base, tensors, &layer, (r, scaling))?;
+            // What a fresh adapter is made of is what's taken out of the weight.
+            let removed = made.as_ref().map(|(a, b)| (a.clone(), b * scaling));
+            let factors = factors(lora, config, tensors, &layer, r, made)?;
             let frozen = factors.frozen;
-            let adapter = linear_adapter(lora, base, tensors, &layer, factors, (r, scaling))?;
+            let mut adapter = linear_adapter(lora, base, tensors, &layer, factors, (r, scaling))?;
+            if let (Some(residual), Some(removed)) = (&mut adapter.residual, removed) {
+                residual.pair = removed.into();
+            }
             Ok(match lora.invocation {
                 Some(_) => (Box::new(Activated(adapter)), frozen),
                 None => (Box::new(adapter), frozen),
@@ -201,6 +212,7 @@ fn linear_adapter(
                 r,
                 part,
                 dtype: weight.dtype()?,
+                pair: OnceLock::new(),
             })
         }
         None => None,

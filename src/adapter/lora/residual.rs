@@ -4,11 +4,15 @@
 //! Products of singular vectors, and of `Q` and `R`, have no sign of their own: any decomposition gives the
 //! same residual.
 
+use std::sync::OnceLock;
+
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, s};
 
 use crate::adapter::AdapterError;
-use crate::adapter::components::{add_components, components, failed, leading, rounded, trailing};
+use crate::adapter::components::{
+    components, failed, leading, rounded, scaled_columns, scaled_rows, trailing,
+};
 use crate::decomposition::{Svd, qr};
 use crate::weights::Dtype;
 
@@ -23,7 +27,12 @@ pub struct Residual {
     pub part: Removed,
     /// The base weight's.
     pub dtype: Dtype,
+    /// The part as `B A`, once it's known.
+    pub pair: OnceLock<Made>,
 }
+
+/// `A` and `B`.
+pub type Made = (Array2<f32>, Array2<f32>);
 
 /// A part of a weight.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -45,23 +54,30 @@ impl Residual {
     /// # Errors
     /// If it isn't finite.
     pub fn of(&self, weight: &Array2<f32>) -> Result<Array2<f32>, AdapterError> {
+        let (a, b) = match self.pair.get() {
+            Some(pair) => pair,
+            None => {
+                let made = self.pair_of(weight)?;
+                self.pair.get_or_init(|| made)
+            }
+        };
         let mut left = weight.clone();
-        match self.part {
-            Removed::Largest => {
-                let all = components(weight, &self.path)?;
-                add_components(&mut left, -1.0, &leading(&all, self.r));
-            }
-            Removed::Smallest => {
-                let all = components(weight, &self.path)?;
-                add_components(&mut left, -1.0, &trailing(&all, self.r));
-            }
-            Removed::Orthogonal { scaling } => {
-                let [a, b] = orthogonal(weight, &self.path, self.r)?;
-                general_mat_mul(-scaling, &b, &a, 1.0, &mut left);
-            }
-        }
+        general_mat_mul(-1.0, b, a, 1.0, &mut left);
         left.mapv_inplace(|value| rounded(value, self.dtype));
         Ok(left)
+    }
+
+    fn pair_of(&self, weight: &Array2<f32>) -> Result<Made, AdapterError> {
+        let part = match self.part {
+            Removed::Largest => leading(&components(weight, &self.path)?, self.r),
+            Removed::Smallest => trailing(&components(weight, &self.path)?, self.r),
+            Removed::Orthogonal { scaling } => {
+                let (a, b) = orthogonal(weight, &self.path, self.r)?;
+                return Ok((a, b * scaling));
+            }
+        };
+        let b = scaled_columns(&part.u, &part.s);
+        Ok((part.vt, b))
     }
 }
 
@@ -74,27 +90,22 @@ pub fn principal(
     path: &str,
     r: usize,
     scaling: f32,
-) -> Result<[Array2<f32>; 2], AdapterError> {
-    use crate::adapter::components::{scaled_columns, scaled_rows};
+) -> Result<Made, AdapterError> {
     let Svd { u, s, vt } = leading(&components(weight, path)?, r);
     let roots = s.mapv(|size| (size / scaling).sqrt());
-    Ok([scaled_rows(&vt, &roots), scaled_columns(&u, &roots)])
+    Ok((scaled_rows(&vt, &roots), scaled_columns(&u, &roots)))
 }
 
 /// OLoRA's fresh `A = R_r` and `B = Q_r`.
 ///
 /// # Errors
 /// If the weight isn't finite.
-pub fn orthogonal(
-    weight: &Array2<f32>,
-    path: &str,
-    r: usize,
-) -> Result<[Array2<f32>; 2], AdapterError> {
+pub fn orthogonal(weight: &Array2<f32>, path: &str, r: usize) -> Result<Made, AdapterError> {
     let (q, triangle) = qr(weight).map_err(failed(path))?;
-    Ok([
+    Ok((
         triangle.slice(s![..r, ..]).to_owned(),
         q.slice(s![.., ..r]).to_owned(),
-    ])
+    ))
 }
 
 /// MiCA's fresh `B`: the left singular vectors of the `r` smallest components.
@@ -116,6 +127,7 @@ mod tests {
             r: 1,
             part,
             dtype: Dtype::Float32,
+            pair: OnceLock::new(),
         };
         residual.of(weight).unwrap()
     }
@@ -137,10 +149,10 @@ mod tests {
     fn fresh_factors_make_up_for_what_was_taken_out() {
         let weight = array![[1.0, 2.0, 0.5], [3.0, -1.0, 2.0]];
         let scaling = 1.75;
-        let [a, b] = principal(&weight, "x", 1, scaling).unwrap();
+        let (a, b) = principal(&weight, "x", 1, scaling).unwrap();
         let back = left(Removed::Largest, &weight) + b.dot(&a) * scaling;
         assert!(is_close(&back, &weight));
-        let [a, b] = orthogonal(&weight, "x", 1).unwrap();
+        let (a, b) = orthogonal(&weight, "x", 1).unwrap();
         let back = left(Removed::Orthogonal { scaling }, &weight) + b.dot(&a) * scaling;
         assert!(is_close(&back, &weight));
     }
@@ -152,6 +164,7 @@ mod tests {
             r: 1,
             part: Removed::Largest,
             dtype: Dtype::BFloat16,
+            pair: OnceLock::new(),
         };
         let left = residual.of(&array![[1.0, 2.0], [3.0, -1.0]]).unwrap();
         assert!(
