@@ -101,7 +101,7 @@ pub const METHODS: &[Method] = &[
         peft_type: "CARTRIDGE",
         class: Class::Beside,
         variants: "num_frozen_tokens",
-        refused: "",
+        refused: "batches of more than one; other adapters in turn (`--swap`)",
         load: cartridge::load,
     },
     Method {
