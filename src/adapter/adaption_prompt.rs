@@ -66,8 +66,16 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         let prompt = Array2::from_shape_vec((length, width), prompt)
             .expect("`take` gives as many values as asked for");
         let scale = 1.0 / (attention.head_dim as f32).sqrt();
-        let keys = heads(base, attention, k_proj, &prompt)? * scale;
-        let values = heads(base, attention, v_proj, &prompt)? * gate;
+        let heads = |layer: &Linear| match tensors.has_values() {
+            true => heads(base, attention, layer, &prompt),
+            false => Ok(Array3::zeros((
+                length,
+                attention.num_key_value_heads,
+                attention.head_dim,
+            ))),
+        };
+        let keys = heads(k_proj)? * scale;
+        let values = heads(v_proj)? * gate;
         let adapter = AdaptionPrompt {
             keys: keys.permuted_axes([1, 2, 0]),
             values: values.permuted_axes([1, 0, 2]),

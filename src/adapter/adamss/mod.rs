@@ -86,6 +86,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let base = loading.base;
     let tuner = Tuner::open(loading, QUERY_VALUE, None)?;
     let layers = tuner.layers()?;
+    let has_values = tuner.tensors.has_values();
     let mut stored = Vec::new();
     for layer in &layers {
         stored.push(match tuner.tensors.is_fresh() {
@@ -95,7 +96,11 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     }
     let found = layers.par_iter().zip(&stored).map(|(layer, stored)| {
         let needed = stored.as_ref().is_none_or(Stored::needs_rows);
-        needed.then(|| options.find(base, layer)).transpose()
+        let find = || match has_values {
+            true => options.find(base, layer),
+            false => Ok(options.without_values(layer)),
+        };
+        needed.then(find).transpose()
     });
     let found: Vec<Option<Found>> = found.collect::<Result<_, AdapterError>>()?;
     let mut all = stored.into_iter().zip(found);
@@ -151,6 +156,20 @@ impl Options {
         Ok(Found { parts, rows })
     }
 
+    /// Something of the sizes that [`find`](Self::find) gives. How a cluster's rows are chosen doesn't change how many
+    /// numbers there are, but with `use_dynamic_rank`, or clusters of fewer rows than `subspace_rank`.
+    fn without_values(&self, layer: &Layer) -> Found {
+        let (q, count) = (self.q(layer), self.clusters(layer));
+        let sizes = (0..count).map(|k| (layer.out_features + k) / count);
+        Found {
+            parts: LowRank {
+                u: Array2::zeros((layer.out_features, q)),
+                vt: Array2::zeros((q, layer.in_features + usize::from(layer.bias))),
+            },
+            rows: one_by_one(&sizes.collect::<Vec<_>>()),
+        }
+    }
+
     fn fresh(
         &self,
         tensors: &mut AdapterTensors,
@@ -161,8 +180,11 @@ impl Options {
         for (k, rows) in found.rows.into_iter().enumerate() {
             let own = found.parts.u.select(Axis(0), &rows);
             // The right singular vectors of the cluster's rows, by its Gram matrix.
-            let gram =
-                crate::decomposition::svd(&own.t().dot(&own)).map_err(failed(layer.path()))?;
+            let gram = match tensors.has_values() {
+                true => own.t().dot(&own),
+                false => Array2::eye(self.q(layer)),
+            };
+            let gram = crate::decomposition::svd(&gram).map_err(failed(layer.path()))?;
             let largest = gram.s.first().copied().unwrap_or(0.0);
             let counted = match self.threshold {
                 Some(share) => gram
