@@ -7,6 +7,8 @@ import struct
 from pathlib import Path
 
 B_STD = 0.05
+NO_LAYERS = {"hidden_size": 1, "num_attention_heads": 1, "num_key_value_heads": 1, "num_hidden_layers": 0}
+"""A configuration whose adapter has no tensors, for preparing a base alone."""
 
 
 def linear_shapes(model_config: dict) -> dict[str, tuple[int, int]]:

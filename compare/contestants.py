@@ -104,8 +104,7 @@ class Setting:
 def peft_bench(setting: Setting) -> list[Contestant]:
     """This program, with each way of holding weights. It has to be first: it makes the base model."""
     # A synthetic model is made on first use, and isn't part of the export: once to make it, once for the time.
-    no_layers = {"hidden_size": 1, "num_attention_heads": 1, "num_key_value_heads": 1, "num_hidden_layers": 0}
-    adapter.write_lora(setting.adapter, no_layers)
+    adapter.write_lora(setting.adapter, adapter.NO_LAYERS)
     setting.prepare("model", "--variant", "base")
     manifest = setting.prepared("base")
     setting.model_folder = Path(json.loads(manifest.read_text())["model_folder"])

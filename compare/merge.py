@@ -19,9 +19,10 @@ from statistics import median
 import adapter
 import environment
 import rounds
+from contestants import size
+from report import MIB
 from run import ROOT, log, physical_cores, positive
 
-MIB = 1 << 20
 FULL = "peft-bench prepare --format hf"
 OVERLAY = "peft-bench prepare --variant merged"
 PEFT = "merge_and_unload + save_pretrained"
@@ -40,8 +41,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="merge-", dir=arguments.work_dir) as folder:
         work = Path(folder)
         lora = work / "lora" / f"all_r{arguments.r}"
-        none = {"hidden_size": 1, "num_attention_heads": 1, "num_key_value_heads": 1, "num_hidden_layers": 0}
-        adapter.write_lora(lora, none)
+        adapter.write_lora(lora, adapter.NO_LAYERS)
         base = [binary, "prepare", lora, "--model", arguments.model, "--dtype", "float32", "--ep", "cpu"]
         run([*base, "--export-dir", work / "base", "--variant", "base"], env)
         (manifest,) = (work / "base").glob("*/base/manifest.json")
@@ -63,7 +63,7 @@ def main() -> None:
             for name in [names[index] for index in order]:
                 log(f"round {number} of {arguments.rounds}: {name}")
                 found = run(commands[name], env)
-                found["written"] = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+                found["written"] = size(output)
                 if name == PEFT:
                     found |= json.loads(found["stdout"].splitlines()[-1])
                     found["seconds"] = found["merge"] + found["save"]

@@ -1,7 +1,6 @@
 //! Measuring prepared variants, with progress, a table, and a result file. Commands share it.
 
 use std::collections::BTreeMap;
-use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
@@ -9,6 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use super::measure_progress::MeasureProgress;
 use super::options::CommonOptions;
+use super::output::print;
 use super::progress::message;
 use super::prompt_plans::{PromptSource, check_room};
 use super::setup;
@@ -146,9 +146,7 @@ impl<'a> Benchmark<'a> {
             return Ok(Outcome::Interrupted);
         }
         let text = self.text(config, &jobs, &measured, &paths);
-        stdout()
-            .write_all(text.as_bytes())
-            .context("cannot write to stdout")?;
+        print(&text)?;
         if errors.is_empty() {
             return Ok(Outcome::Done);
         }

@@ -1,13 +1,13 @@
 //! `peft-bench generate`
 
-use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::json;
 
 use super::options::{CommonOptions, QuantizeChoice, TaskOptions};
+use super::output;
 use super::prepare::VariantChoice;
 use super::progress::message;
 use super::setup;
@@ -130,7 +130,7 @@ impl Generate {
         } else {
             text.unwrap_or_else(|| format!("{token_ids:?}"))
         };
-        writeln!(stdout(), "{line}").context("cannot write to stdout")
+        output::line(&line)
     }
 
     /// Finds or prepares the variant; says where to run it.

@@ -1,10 +1,9 @@
 //! `peft-bench methods`
 
-use std::io::{Write, stdout};
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 
+use super::output::print;
 use crate::adapter::{METHODS, Method};
 
 /// `methods`
@@ -19,9 +18,7 @@ impl Methods {
     /// Runs the command.
     pub fn run(&self) -> Result<()> {
         let text = if self.markdown { markdown() } else { plain() };
-        stdout()
-            .write_all(text.as_bytes())
-            .context("cannot write to stdout")
+        print(&text)
     }
 }
 

@@ -11,6 +11,7 @@ mod measure_progress;
 mod methods;
 mod models;
 mod options;
+mod output;
 mod prepare;
 mod progress;
 mod prompt_plans;

@@ -1,10 +1,9 @@
 //! `peft-bench models`
 
-use std::io::{Write, stdout};
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 
+use super::output::print;
 use crate::arch::{FAMILIES, Family};
 use crate::model::synthetic::{self, SyntheticModel};
 
@@ -20,9 +19,7 @@ impl Models {
     /// Runs the command.
     pub fn run(&self) -> Result<()> {
         let text = if self.markdown { markdown() } else { plain() };
-        stdout()
-            .write_all(text.as_bytes())
-            .context("cannot write to stdout")
+        print(&text)
     }
 }
 

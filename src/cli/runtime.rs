@@ -1,11 +1,10 @@
 //! `peft-bench runtime`
 
-use std::io::{Write, stdout};
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Args, Subcommand};
 
 use super::options::CommonOptions;
+use super::output::line;
 use super::progress::ByteProgress;
 use crate::engine::OnnxRuntime;
 use crate::runtime::install::install;
@@ -61,8 +60,4 @@ fn show(library: &Library) -> Result<()> {
             Source::Downloaded => "just downloaded".to_owned(),
         }
     ))
-}
-
-fn line(text: &str) -> Result<()> {
-    writeln!(stdout(), "{text}").context("cannot write to stdout")
 }

@@ -1,12 +1,12 @@
 //! `peft-bench verify`
 
-use std::io::{Write, stdout};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::options::{CommonOptions, TaskOptions};
+use super::output::line;
 use super::setup;
 use super::target::Target;
 use crate::engine::{DecoderEngine, WeightsMode};
@@ -137,8 +137,4 @@ fn spread(vocab_size: usize) -> Vec<u32> {
     (0..COUNT)
         .map(|i| ((i * 7919 + 13) % vocab_size) as u32)
         .collect()
-}
-
-fn line(text: &str) -> Result<()> {
-    writeln!(stdout(), "{text}").context("cannot write to stdout")
 }

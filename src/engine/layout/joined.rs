@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use super::products::{Products, drop_unused, int, node, shape_constant};
+use super::products::{Products, drop_unused, int, node, shape_constant, uses};
 use crate::graph::proto::{Graph, Model, Node};
 
 /// The three products that an attention node takes as they are.
@@ -19,10 +19,7 @@ pub struct Triple {
 
 /// The attention nodes whose queries, keys and values are plain products with the same input, by their names.
 pub fn triples(graph: &Graph, products: &Products) -> HashMap<String, Triple> {
-    let mut uses: HashMap<&str, usize> = HashMap::new();
-    for name in graph.node.iter().flat_map(|node| &node.input) {
-        *uses.entry(name).or_default() += 1;
-    }
+    let uses = uses(graph);
     let makers: HashMap<&str, &Node> = graph
         .node
         .iter()

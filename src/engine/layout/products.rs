@@ -176,6 +176,15 @@ pub fn shape_constant(graph: &mut Graph, name: &str, values: &[i64]) -> String {
     name.to_owned()
 }
 
+/// How often nodes take each value.
+pub fn uses(graph: &Graph) -> HashMap<&str, usize> {
+    let mut uses = HashMap::new();
+    for name in graph.node.iter().flat_map(|node| &node.input) {
+        *uses.entry(name.as_str()).or_default() += 1;
+    }
+    uses
+}
+
 /// Drops initializers, and casts of them, that nothing takes any more.
 pub fn drop_unused(graph: &mut Graph) {
     loop {

@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::joined::{split, take_joined};
-use super::products::{drop_unused, int, node};
+use super::products::{drop_unused, int, node, uses};
 use crate::graph::proto::{Entry, Graph, Model, Node, Tensor};
 
 /// Whether a product of `model` has codes that ONNX Runtime has to pack.
@@ -33,10 +33,7 @@ pub fn join(model: &mut Model) {
     let Some(graph) = &mut model.graph else {
         return;
     };
-    let mut uses: HashMap<&str, usize> = HashMap::new();
-    for name in graph.node.iter().flat_map(|node| &node.input) {
-        *uses.entry(name).or_default() += 1;
-    }
+    let uses = uses(graph);
     let mut by_input: HashMap<&str, Vec<&Node>> = HashMap::new();
     for node in graph.node.iter().filter(|node| is_product(node)) {
         by_input.entry(&node.input[0]).or_default().push(node);

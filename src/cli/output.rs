@@ -1,0 +1,17 @@
+//! What goes to stdout: results, and nothing else.
+
+use std::io::{Write, stdout};
+
+use anyhow::{Context, Result};
+
+/// Writes `text` as it is.
+pub fn print(text: &str) -> Result<()> {
+    stdout()
+        .write_all(text.as_bytes())
+        .context("cannot write to stdout")
+}
+
+/// Writes `text` as a line.
+pub fn line(text: &str) -> Result<()> {
+    writeln!(stdout(), "{text}").context("cannot write to stdout")
+}
