@@ -10,16 +10,20 @@
 //! | in place | weights on the left | as prepared | as prepared |
 //! | resident | weights on the left | as for decode steps | queries, keys and values at once ([`joined`]), packed by ONNX Runtime at the start |
 //!
+//! With mapped weights, the experts of a layer are one node ([`experts`]), for prompts and for decode steps.
+//!
 //! A quantized model has one session, in which queries, keys and values are one product ([`quantized`]); what stays float
 //! is laid out as above for decode steps.
 //!
 //! Graphs are rewritten when a session is opened: the prepared folder keeps the plain one, which any ONNX Runtime can
 //! run. No operator of ours is used. `docs/performance.md` has what each form is worth.
 
+pub mod experts;
 pub mod joined;
 pub mod left;
 pub mod pack;
 pub mod panels;
+pub mod piece;
 mod products;
 pub mod quantized;
 #[cfg(test)]
@@ -73,8 +77,11 @@ pub fn layouts(
     if options.provider != Provider::Cpu || options.batch_size > 1 {
         return Ok(made);
     }
-    let plain = made.step.clone();
     let mapped = options.weights == WeightsMode::Mapped;
+    if mapped {
+        experts::fuse(&mut made.step, panels)?;
+    }
+    let plain = made.step.clone();
     match options.weights {
         WeightsMode::Mapped => panels::rewrite(&mut made.step, panels)?,
         WeightsMode::InPlace => {}

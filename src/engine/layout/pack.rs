@@ -1,27 +1,27 @@
-//! Files of panels: made once from a model's weights, and mapped afterwards.
+//! Files of weights that are laid out for the processor: made once from a model's weights, and mapped afterwards.
 //!
-//! The panels of a base model are in its prepared folder, and all variants beside it share them; those of merged tensors
-//! are beside the variant's own `overlay.safetensors`. They vanish with their folders. A panel is named by its source's
-//! path, size, modification time, offset and types, so that one made from an earlier version of a file is never taken.
+//! Those of a base model are in its prepared folder, and all variants beside it share them; those of merged tensors
+//! are beside the variant's own `overlay.safetensors`. They vanish with their folders. A piece is named by its form and, of
+//! each source, path, size, modification time, offset and types, so that one made from an earlier version of a file is
+//! never taken.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use thiserror::Error;
 
-use super::panels::{PANEL_ROWS, wanted};
+use super::piece::{Batch, Piece};
 use super::products::Weight;
+use super::{experts, panels};
 use crate::engine::model_file::ROOT;
-use crate::graph::proto::{self, Model};
+use crate::graph::proto::{Entry, Model, Tensor, element};
 use crate::prepare::GRAPH;
-use crate::weights::{
-    Dtype, SafetensorsFile, SafetensorsWriter, TensorPlan, WeightsError, round_to, widen,
-};
+use crate::weights::{Dtype, SafetensorsFile, SafetensorsWriter, TensorPlan, WeightsError};
 
 /// The file of panels, in a prepared folder.
 const PANELS: &str = "panels.safetensors";
@@ -29,8 +29,8 @@ const PANELS: &str = "panels.safetensors";
 /// The name of the base's prepared folder.
 const BASE: &str = "base";
 
-/// What's converted at a time.
-const BATCH_BYTES: usize = 8 << 20;
+/// Between the parts of a piece's name. Of a path with one in it, what's made isn't kept when others are added.
+const BETWEEN: char = '\n';
 
 /// Panels that can't be made or read.
 #[derive(Debug, Error)]
@@ -44,17 +44,46 @@ pub enum PackError {
     Write(#[source] WeightsError),
 }
 
-/// A weight, or several behind one another, in panels.
+/// A piece, or several of one form behind one another.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Panel {
+pub struct Found {
     /// The file's path below the root.
-    pub location: String,
+    location: String,
     /// First byte.
-    pub offset: u64,
-    /// `out_features`, of all of them.
+    offset: u64,
+    /// Of all of them: `out_features`.
     pub rows: usize,
     /// `in_features`
     pub columns: usize,
+}
+
+impl Found {
+    /// The initializer `name` of this shape.
+    pub fn initializer(&self, name: &str, dims: Vec<i64>) -> Tensor {
+        let entry = |key: &str, value: String| Entry {
+            key: key.to_owned(),
+            value,
+        };
+        Tensor {
+            dims,
+            data_type: element::FLOAT32,
+            name: name.to_owned(),
+            external_data: vec![
+                entry("location", self.location.clone()),
+                entry("offset", self.offset.to_string()),
+                entry("length", (4 * self.rows * self.columns).to_string()),
+            ],
+            data_location: 1,
+            ..Default::default()
+        }
+    }
+}
+
+/// The pieces that `model` wants, in groups that shall follow each other.
+fn wanted(model: &Model) -> Vec<Vec<Piece>> {
+    let mut groups = panels::wanted(model);
+    groups.extend(experts::wanted(model));
+    groups
 }
 
 /// The open files of panels of one variant.
@@ -82,10 +111,10 @@ impl PanelFiles {
         })?;
         let mut ready = Self::default();
         let shared = shared_folder(&folder);
-        let mut homes: BTreeMap<PathBuf, Vec<Vec<Weight>>> = BTreeMap::new();
+        let mut homes: BTreeMap<PathBuf, Vec<Vec<Piece>>> = BTreeMap::new();
         for group in wanted(model) {
             let own = |weight: &Weight| Path::new(ROOT).join(&weight.location).starts_with(&folder);
-            let home = match group.iter().any(own) {
+            let home = match group.iter().flat_map(Piece::sources).any(own) {
                 true => &folder,
                 false => &shared,
             };
@@ -95,9 +124,8 @@ impl PanelFiles {
             let existing = SafetensorsFile::open(&path).ok();
             let mut all = true;
             for group in &groups {
-                let group: Vec<&Weight> = group.iter().collect();
                 all &= match &existing {
-                    Some(file) => ready.names.joined(file, &group)?.is_some(),
+                    Some(file) => ready.names.joined(file, group)?.is_some(),
                     None => false,
                 };
             }
@@ -110,30 +138,23 @@ impl PanelFiles {
         Ok(ready)
     }
 
-    /// Where the panels of `weight` are, if it has any.
+    /// Where `pieces` are, if they follow each other.
     ///
     /// # Errors
-    /// If its file can't be asked for its size.
-    pub fn find(&self, weight: &Weight) -> Result<Option<Panel>, PackError> {
-        self.find_joined(&[weight])
-    }
-
-    /// Where the panels of `weights` are, if they follow each other.
-    ///
-    /// # Errors
-    /// If a weight's file can't be asked for its size.
-    pub fn find_joined(&self, weights: &[&Weight]) -> Result<Option<Panel>, PackError> {
+    /// If a source's file can't be asked for its size.
+    pub fn find(&self, pieces: &[Piece]) -> Result<Option<Found>, PackError> {
         for (path, file) in &self.files {
-            if let Some(offset) = self.names.joined(file, weights)? {
-                return Ok(Some(Panel {
+            if let Some(offset) = self.names.joined(file, pieces)? {
+                let [_, columns] = pieces[0].size();
+                return Ok(Some(Found {
                     location: path
                         .strip_prefix(ROOT)
                         .unwrap_or(path)
                         .to_string_lossy()
                         .into_owned(),
                     offset,
-                    rows: weights.iter().map(|weight| weight.rows).sum(),
-                    columns: weights[0].columns,
+                    rows: pieces.iter().map(|piece| piece.size()[0]).sum(),
+                    columns,
                 }));
             }
         }
@@ -150,7 +171,7 @@ fn shared_folder(folder: &Path) -> PathBuf {
     }
 }
 
-/// Names of panels, with what's known of their sources' files.
+/// Names of pieces, with what's known of their sources' files.
 #[derive(Debug, Default)]
 struct Names {
     stamps: RefCell<HashMap<String, (u64, i128)>>,
@@ -170,7 +191,16 @@ impl Names {
         Ok(stamp)
     }
 
-    fn of(&self, weight: &Weight) -> Result<String, PackError> {
+    fn of(&self, piece: &Piece) -> Result<String, PackError> {
+        let mut name = piece.form().to_owned();
+        for weight in piece.sources() {
+            name.push(BETWEEN);
+            name += &self.of_source(weight)?;
+        }
+        Ok(name)
+    }
+
+    fn of_source(&self, weight: &Weight) -> Result<String, PackError> {
         let (size, modified) = self.stamp(&weight.location)?;
         let types: Vec<String> = weight.types.iter().map(i32::to_string).collect();
         Ok(format!(
@@ -181,36 +211,33 @@ impl Names {
         ))
     }
 
-    /// Whether the source of the panel `name` is as it was.
+    /// Whether all sources of the piece `name` are as they were.
     fn is_current(&self, name: &str) -> bool {
-        let parts: Vec<&str> = name.rsplitn(5, ':').collect();
-        let [_, _, modified, size, location] = parts[..] else {
-            return false;
-        };
-        self.stamp(location).is_ok_and(|stamp| {
-            (stamp.0.to_string(), stamp.1.to_string()) == (size.to_owned(), modified.to_owned())
+        name.split(BETWEEN).skip(1).all(|source| {
+            let parts: Vec<&str> = source.rsplitn(5, ':').collect();
+            let [_, _, modified, size, location] = parts[..] else {
+                return false;
+            };
+            self.stamp(location).is_ok_and(|stamp| {
+                (stamp.0.to_string(), stamp.1.to_string()) == (size.to_owned(), modified.to_owned())
+            })
         })
     }
 
-    /// Where `weights` begin in `file`, if they follow each other there.
-    fn joined(
-        &self,
-        file: &SafetensorsFile,
-        weights: &[&Weight],
-    ) -> Result<Option<u64>, PackError> {
+    /// Where `pieces` begin in `file`, if they follow each other there.
+    fn joined(&self, file: &SafetensorsFile, pieces: &[Piece]) -> Result<Option<u64>, PackError> {
         let mut first = None;
         let mut end = None;
-        for weight in weights {
-            let name = self.of(weight)?;
+        for piece in pieces {
+            let name = self.of(piece)?;
             let Some(tensor) = file.get(&name) else {
                 return Ok(None);
             };
-            let shape = [weight.rows / PANEL_ROWS, weight.columns, PANEL_ROWS];
             let Ok(location) = tensor.location() else {
                 return Ok(None);
             };
             let follows = end.is_none_or(|end| end == location.offset);
-            if tensor.shape != shape || location.dtype != Dtype::Float32 || !follows {
+            if tensor.shape != piece.shape() || location.dtype != Dtype::Float32 || !follows {
                 return Ok(None);
             }
             first.get_or_insert(location.offset);
@@ -223,23 +250,23 @@ impl Names {
 /// Writes the file at `path` with `groups`, and what's still current of the `existing` one.
 fn write(
     path: &Path,
-    groups: &[Vec<Weight>],
+    groups: &[Vec<Piece>],
     existing: Option<SafetensorsFile>,
     names: &Names,
     begin: &dyn Fn(u64),
 ) -> Result<SafetensorsFile, PackError> {
     let mut seen = HashSet::new();
     let mut plans = Vec::new();
-    let mut sources = Vec::new();
-    for weight in groups.iter().flatten() {
-        let name = names.of(weight)?;
+    let mut pieces = Vec::new();
+    for piece in groups.iter().flatten() {
+        let name = names.of(piece)?;
         if seen.insert(name.clone()) {
             plans.push(TensorPlan {
                 name: name.clone(),
                 dtype: Dtype::Float32,
-                shape: vec![weight.rows / PANEL_ROWS, weight.columns, PANEL_ROWS],
+                shape: piece.shape(),
             });
-            sources.push((name, weight));
+            pieces.push((name, piece));
         }
     }
     let kept: Vec<String> = existing
@@ -259,9 +286,9 @@ fn write(
     let bytes = |plan: &TensorPlan| 4 * plan.shape.iter().product::<usize>() as u64;
     begin(plans.iter().map(bytes).sum());
     let writer = SafetensorsWriter::create(path, &plans).map_err(PackError::Write)?;
-    let batches: Vec<Batch> = sources
+    let batches: Vec<Batch> = pieces
         .iter()
-        .flat_map(|(name, weight)| Batch::all(name, weight))
+        .flat_map(|(name, piece)| piece.batches(name))
         .collect();
     batches
         .par_iter()
@@ -275,66 +302,4 @@ fn write(
     }
     writer.finish().map_err(PackError::Write)?;
     SafetensorsFile::open(path).map_err(PackError::Write)
-}
-
-/// Some panels of a weight.
-struct Batch<'a> {
-    name: &'a str,
-    weight: &'a Weight,
-    first: usize,
-    count: usize,
-}
-
-impl<'a> Batch<'a> {
-    fn all(name: &'a str, weight: &'a Weight) -> impl Iterator<Item = Self> {
-        let panels = weight.rows / PANEL_ROWS;
-        let panel_bytes = (4 * PANEL_ROWS * weight.columns).max(1);
-        let step = (BATCH_BYTES / panel_bytes).max(1);
-        (0..panels).step_by(step).map(move |first| Self {
-            name,
-            weight,
-            first,
-            count: step.min(panels - first),
-        })
-    }
-
-    fn write(&self, writer: &SafetensorsWriter) -> Result<(), PackError> {
-        let weight = self.weight;
-        let path = Path::new(ROOT).join(&weight.location);
-        let dtypes: Vec<Dtype> = weight
-            .types
-            .iter()
-            .filter_map(|&element| proto::dtype(element))
-            .collect();
-        let stored = dtypes[0];
-        let row_bytes = weight.columns * stored.size();
-        let mut bytes = vec![0; self.count * PANEL_ROWS * row_bytes];
-        let start = weight.offset + (self.first * PANEL_ROWS * row_bytes) as u64;
-        File::open(&path)
-            .and_then(|file| file.read_exact_at(&mut bytes, start))
-            .map_err(|source| PackError::Read { path, source })?;
-        let mut values = widen(&bytes, stored);
-        for &dtype in &dtypes[1..] {
-            if dtype != Dtype::Float32 {
-                for value in &mut values {
-                    *value = round_to(*value, dtype);
-                }
-            }
-        }
-        let panel = PANEL_ROWS * weight.columns;
-        let mut turned = vec![0_u8; 4 * values.len()];
-        for (from, to) in values
-            .chunks_exact(panel)
-            .zip(turned.chunks_exact_mut(4 * panel))
-        {
-            for (column, target) in to.chunks_exact_mut(4 * PANEL_ROWS).enumerate() {
-                for (row, place) in target.chunks_exact_mut(4).enumerate() {
-                    place.copy_from_slice(&from[row * weight.columns + column].to_le_bytes());
-                }
-            }
-        }
-        writer
-            .write_part(self.name, 4 * self.first * panel, &turned)
-            .map_err(PackError::Write)
-    }
 }

@@ -11,9 +11,10 @@
 use std::collections::{HashMap, HashSet};
 
 use super::joined::{split, take_joined, triples};
-use super::pack::{PackError, Panel, PanelFiles};
+use super::pack::{Found, PackError, PanelFiles};
+use super::piece::Piece;
 use super::products::{Products, Weight, drop_unused, node, shape_constant};
-use crate::graph::proto::{Entry, Graph, Model, Node, Tensor, element};
+use crate::graph::proto::{Graph, Model, Node};
 
 /// Rows of a panel.
 pub const PANEL_ROWS: usize = 32;
@@ -24,7 +25,7 @@ pub fn fits(weight: &Weight) -> bool {
 }
 
 /// The weights of `model` that are wanted in panels, in groups that shall follow each other.
-pub fn wanted(model: &Model) -> Vec<Vec<Weight>> {
+pub fn wanted(model: &Model) -> Vec<Vec<Piece>> {
     let products = Products::of(model);
     let Some(graph) = &model.graph else {
         return Vec::new();
@@ -49,7 +50,7 @@ pub fn wanted(model: &Model) -> Vec<Vec<Weight>> {
                 .iter()
                 .map(|weight| (weight.location.clone(), weight.offset));
             seen.extend(places);
-            groups.push(group);
+            groups.push(group.into_iter().map(Piece::Panels).collect());
         }
     }
     groups
@@ -138,7 +139,8 @@ fn rewrite_where(
             .collect();
         let joined = match group {
             Some(group) if group.iter().all(|value| chosen.contains(value)) => {
-                files.find_joined(&weights)?.zip(Some(group))
+                let pieces: Vec<Piece> = weights.iter().map(panels_of).collect();
+                files.find(&pieces)?.zip(Some(group))
             }
             _ => None,
         };
@@ -155,7 +157,7 @@ fn rewrite_where(
                 }
             }
             done.extend(group);
-        } else if let Some(panel) = files.find(weight)? {
+        } else if let Some(panel) = files.find(&[panels_of(&weight)])? {
             add_product(graph, &mut rewritten, x, &panel, output);
         } else {
             rewritten.push(node.clone());
@@ -166,30 +168,21 @@ fn rewrite_where(
     Ok(())
 }
 
-fn add_product(graph: &mut Graph, nodes: &mut Vec<Node>, x: &str, panel: &Panel, output: &str) {
+fn panels_of(weight: &&Weight) -> Piece {
+    Piece::Panels((*weight).clone())
+}
+
+fn add_product(graph: &mut Graph, nodes: &mut Vec<Node>, x: &str, panels: &Found, output: &str) {
     let weight = format!("{output}/panels.weight");
-    let count = panel.rows / PANEL_ROWS;
-    let entry = |key: &str, value: String| Entry {
-        key: key.to_owned(),
-        value,
-    };
-    graph.initializer.push(Tensor {
-        dims: vec![count as i64, panel.columns as i64, PANEL_ROWS as i64],
-        data_type: element::FLOAT32,
-        name: weight.clone(),
-        external_data: vec![
-            entry("location", panel.location.clone()),
-            entry("offset", panel.offset.to_string()),
-            entry("length", (4 * panel.rows * panel.columns).to_string()),
-        ],
-        data_location: 1,
-        ..Default::default()
-    });
-    let panels = format!("{output}/panels");
-    nodes.push(node("MatMul", &[x, &weight], &panels, Vec::new()));
-    let rows = panel.rows as i64;
+    let [count, columns, rows] = [panels.rows / PANEL_ROWS, panels.columns, PANEL_ROWS];
+    let dims = [count, columns, rows].map(|size| size as i64);
+    let initializer = panels.initializer(&weight, dims.to_vec());
+    graph.initializer.push(initializer);
+    let product = format!("{output}/panels");
+    nodes.push(node("MatMul", &[x, &weight], &product, Vec::new()));
+    let rows = panels.rows as i64;
     let shape = shape_constant(graph, &format!("one_row.{rows}"), &[1, 1, rows]);
-    let mut reshape = node("Reshape", &[&panels, &shape], output, Vec::new());
+    let mut reshape = node("Reshape", &[&product, &shape], output, Vec::new());
     reshape.name = format!("{output}/Reshape");
     nodes.push(reshape);
 }

@@ -27,6 +27,8 @@ pub struct Weight {
 pub struct Products {
     /// By the name of the value that the product makes.
     by_output: HashMap<String, Weight>,
+    /// Those of rows that an expert was given, of which there may be none.
+    routed: HashMap<String, Weight>,
     /// Those of a single position: behind the selection of the last one.
     last: HashSet<String>,
     /// Values that don't depend on inputs: initializers, and casts of them.
@@ -56,10 +58,22 @@ impl Products {
                 found.constants.insert(node.output[0].clone());
             }
             last |= node.op_type == "Gather" && node.input.iter().any(|name| name == LAST_POSITION);
-            if let Some(weight) = weight(node, &initializers, &casts) {
-                found.by_output.insert(node.output[0].clone(), weight);
-                if last {
-                    found.last.insert(node.output[0].clone());
+            let Some(kind) = kind(node) else {
+                continue;
+            };
+            let Some(weight) = weight(node, &initializers, &casts) else {
+                continue;
+            };
+            let output = node.output[0].clone();
+            match kind {
+                Kind::Routed => {
+                    found.routed.insert(output, weight);
+                }
+                Kind::Plain => {
+                    if last {
+                        found.last.insert(output.clone());
+                    }
+                    found.by_output.insert(output, weight);
                 }
             }
         }
@@ -74,6 +88,11 @@ impl Products {
     /// The weight of the product `value`.
     pub fn weight_of(&self, value: &str) -> Option<&Weight> {
         self.by_output.get(value)
+    }
+
+    /// The weight of `value`, if that's a product with rows that an expert was given.
+    pub fn routed_weight_of(&self, value: &str) -> Option<&Weight> {
+        self.routed.get(value)
     }
 
     /// Whether the product `node` is one of a single position, whatever the prompt.
@@ -94,16 +113,28 @@ impl Products {
     }
 }
 
+enum Kind {
+    Plain,
+    Routed,
+}
+
+/// Which kind of product `node` is, if it is one: a factor tells those of experts from all others.
+fn kind(node: &Node) -> Option<Kind> {
+    let transposed = |a: &Attribute| a.name == "transB" && a.i == 1;
+    let factor = |a: &Attribute| a.name == "alpha" && a.f == 1.0;
+    match &node.attribute[..] {
+        _ if node.op_type != "FusedMatMul" => None,
+        [a] if transposed(a) => Some(Kind::Plain),
+        [a, b] if transposed(a) && factor(b) => Some(Kind::Routed),
+        _ => None,
+    }
+}
+
 fn weight(
     node: &Node,
     initializers: &HashMap<&str, &Tensor>,
     casts: &HashMap<&str, &Node>,
 ) -> Option<Weight> {
-    let transposed = |a: &Attribute| a.name == "transB" && a.i == 1;
-    if node.op_type != "FusedMatMul" || node.attribute.len() != 1 || !transposed(&node.attribute[0])
-    {
-        return None;
-    }
     let mut name = node.input[1].as_str();
     let mut types = Vec::new();
     while let Some(cast) = casts.get(name) {
@@ -150,6 +181,26 @@ pub fn ints(name: &str, ints: &[i64]) -> Attribute {
     }
 }
 
+/// An attribute with a float.
+pub fn float(name: &str, f: f32) -> Attribute {
+    Attribute {
+        name: name.to_owned(),
+        f,
+        kind: 1,
+        ..Default::default()
+    }
+}
+
+/// An attribute with a text.
+pub fn text(name: &str, s: &str) -> Attribute {
+    Attribute {
+        name: name.to_owned(),
+        s: s.as_bytes().to_vec(),
+        kind: 3,
+        ..Default::default()
+    }
+}
+
 /// A node of the standard operators, called as its output.
 pub fn node(op: &str, inputs: &[&str], output: &str, attribute: Vec<Attribute>) -> Node {
     Node {
@@ -185,24 +236,20 @@ pub fn uses(graph: &Graph) -> HashMap<&str, usize> {
     uses
 }
 
-/// Drops initializers, and casts of them, that nothing takes any more.
+/// Drops nodes and initializers whose values nothing takes any more.
 pub fn drop_unused(graph: &mut Graph) {
-    loop {
-        let used: HashSet<String> = graph
-            .node
-            .iter()
-            .flat_map(|node| node.input.iter().cloned())
-            .chain(graph.output.iter().map(|output| output.name.clone()))
-            .collect();
-        graph
-            .initializer
-            .retain(|tensor| used.contains(&tensor.name));
-        let before = graph.node.len();
-        graph
-            .node
-            .retain(|node| node.op_type != "Cast" || used.contains(&node.output[0]));
-        if graph.node.len() == before {
-            return;
+    let outputs = graph.output.iter().map(|output| output.name.clone());
+    let mut used: HashSet<String> = outputs.collect();
+    let mut kept = Vec::new();
+    for node in std::mem::take(&mut graph.node).into_iter().rev() {
+        if node.output.iter().any(|name| used.contains(name)) {
+            used.extend(node.input.iter().cloned());
+            kept.push(node);
         }
     }
+    kept.reverse();
+    graph.node = kept;
+    graph
+        .initializer
+        .retain(|tensor| used.contains(&tensor.name));
 }

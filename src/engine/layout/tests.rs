@@ -268,3 +268,82 @@ fn quantized_queries_keys_and_values_are_one_product_mapped_where_they_follow_ea
         assert_eq!(count(&layouts[2].step, "Split"), 2);
     }
 }
+
+#[test]
+fn experts_are_one_node_where_their_weights_are_stacked() {
+    for (model, normalised) in [("mixtral", 1), ("qwen3-moe", 1), ("olmoe", 0)] {
+        let folder = tempfile::tempdir().unwrap();
+        let all = prepare(model, "lora", Dtype::Float32, folder.path());
+        for variant in &all {
+            let in_place = rewritten(variant, WeightsMode::InPlace).0.step;
+            let layers = count(&in_place, "TopK");
+            assert_eq!((count(&in_place, "MoE"), layers > 1), (0, true));
+            let mapped = rewritten(variant, WeightsMode::Mapped).0;
+            for graph in [Some(&mapped.step), mapped.short.as_ref()]
+                .into_iter()
+                .flatten()
+            {
+                let name = variant.manifest.variant.name();
+                assert_eq!(count(graph, "MoE"), layers, "{model} {name}");
+                assert_eq!(count(graph, "ScatterND"), 0, "{model} {name}");
+            }
+            let node = &mapped.step.graph.as_ref().unwrap().node;
+            let node = node.iter().find(|node| node.op_type == "MoE").unwrap();
+            let attribute = |name: &str| node.attribute.iter().find(|a| a.name == name).unwrap().i;
+            assert_eq!(
+                attribute("normalize_routing_weights"),
+                normalised,
+                "{model}"
+            );
+        }
+    }
+}
+
+#[test]
+fn rows_of_gate_and_up_alternate() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = &prepare("mixtral", "lora", Dtype::BFloat16, folder.path())[0];
+    let (layouts, _) = rewritten(base, WeightsMode::Mapped);
+    let graph = layouts.step.graph.unwrap();
+    let node = graph
+        .node
+        .iter()
+        .find(|node| node.op_type == "MoE")
+        .unwrap();
+    let entry = |input: usize, key: &str| -> usize {
+        let named = |tensor: &&crate::graph::proto::Tensor| tensor.name == node.input[input];
+        let tensor = graph.initializer.iter().find(named).unwrap();
+        let entry = tensor.external_data.iter().find(|entry| entry.key == key);
+        entry.unwrap().value.parse().unwrap()
+    };
+    let bytes = std::fs::read(base.folder.join("panels.safetensors")).unwrap();
+    let values = |input: usize| -> Vec<f32> {
+        let bytes = &bytes[entry(input, "offset")..][..entry(input, "length")];
+        let floats = bytes.chunks_exact(4);
+        floats
+            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+            .collect()
+    };
+    let model = BaseModel::open_folder(&base.manifest.model_folder).unwrap();
+    let (mut inner, mut outer) = (Vec::new(), Vec::new());
+    let crate::arch::Mlp::Experts { experts, .. } = &model.spec.layers[0].mlp else {
+        panic!("no experts");
+    };
+    for expert in experts {
+        let matrix = |path: &str| model.matrix(&format!("{path}.weight")).unwrap();
+        let (gate, up) = (
+            matrix(&expert.gate_proj.source),
+            matrix(&expert.up_proj.source),
+        );
+        for (gate, up) in gate.outer_iter().zip(up.outer_iter()) {
+            inner.extend(gate.iter().chain(up.iter()).copied());
+        }
+        outer.extend(matrix(&expert.down_proj.source).iter().copied());
+    }
+    let rounded = |values: Vec<f32>| -> Vec<f32> {
+        let round = |value| crate::weights::round_to(value, Dtype::BFloat16);
+        values.into_iter().map(round).collect()
+    };
+    assert_eq!(values(2), rounded(inner));
+    assert_eq!(values(4), rounded(outer));
+}

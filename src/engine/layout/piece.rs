@@ -1,0 +1,169 @@
+//! What a file of laid-out weights holds: weights in panels, and those of experts as one node takes them.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::pack::PackError;
+use super::panels::PANEL_ROWS;
+use super::products::Weight;
+use crate::engine::model_file::ROOT;
+use crate::graph::proto;
+use crate::weights::{Dtype, SafetensorsWriter, round_to, widen};
+
+/// What's converted at a time.
+const BATCH_BYTES: usize = 8 << 20;
+
+/// A tensor of float32, made from one weight or two.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// `[rows / 32, columns, 32]`: each panel is the transpose of 32 rows.
+    Panels(Weight),
+    /// `[rows, columns]`, as it's stored.
+    Rows(Weight),
+    /// `[2 * rows, columns]`: a row of the first, one of the second, and so on.
+    Alternating(Weight, Weight),
+}
+
+impl Piece {
+    /// What it's made from.
+    pub fn sources(&self) -> Vec<&Weight> {
+        match self {
+            Self::Panels(weight) | Self::Rows(weight) => vec![weight],
+            Self::Alternating(first, second) => vec![first, second],
+        }
+    }
+
+    /// A word for the form.
+    pub fn form(&self) -> &'static str {
+        match self {
+            Self::Panels(_) => "panels",
+            Self::Rows(_) => "rows",
+            Self::Alternating(..) => "alternating",
+        }
+    }
+
+    /// Rows and columns of all that it's made from.
+    pub fn size(&self) -> [usize; 2] {
+        let sources = self.sources();
+        let rows = sources.iter().map(|weight| weight.rows).sum();
+        [rows, sources[0].columns]
+    }
+
+    /// The tensor's shape.
+    pub fn shape(&self) -> Vec<usize> {
+        let [rows, columns] = self.size();
+        match self {
+            Self::Panels(_) => vec![rows / PANEL_ROWS, columns, PANEL_ROWS],
+            Self::Rows(_) | Self::Alternating(..) => vec![rows, columns],
+        }
+    }
+
+    /// Rows of each source that are laid out by themselves.
+    fn unit(&self) -> usize {
+        match self {
+            Self::Panels(_) => PANEL_ROWS,
+            Self::Rows(_) | Self::Alternating(..) => 1,
+        }
+    }
+
+    /// Cuts the work of writing it, as the tensor `name`, into parts of some MiB.
+    pub fn batches<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Batch<'a>> {
+        let rows = self.sources()[0].rows;
+        let [all, columns] = self.size();
+        let unit = self.unit();
+        let row_bytes = (4 * columns * all / rows.max(1)).max(1);
+        let step = (BATCH_BYTES / (row_bytes * unit)).max(1) * unit;
+        (0..rows).step_by(step).map(move |first| Batch {
+            name,
+            piece: self,
+            first,
+            count: step.min(rows - first),
+        })
+    }
+}
+
+/// Some rows of each source of a piece.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    name: &'a str,
+    piece: &'a Piece,
+    first: usize,
+    count: usize,
+}
+
+impl Batch<'_> {
+    /// Lays them out and writes them.
+    ///
+    /// # Errors
+    /// If a source can't be read, or the file can't be written.
+    pub fn write(&self, writer: &SafetensorsWriter) -> Result<(), PackError> {
+        let [_, columns] = self.piece.size();
+        let sources = self.piece.sources();
+        let values: Vec<Vec<f32>> = sources
+            .iter()
+            .map(|weight| self.read(weight))
+            .collect::<Result<_, _>>()?;
+        let mut laid_out = vec![0_u8; 4 * columns * self.count * sources.len()];
+        match (self.piece, &values[..]) {
+            (Piece::Panels(_), [values]) => panels(values, columns, &mut laid_out),
+            (_, values) => alternate(values, columns, &mut laid_out),
+        }
+        let start = 4 * columns * self.first * sources.len();
+        writer
+            .write_part(self.name, start, &laid_out)
+            .map_err(PackError::Write)
+    }
+
+    /// These rows of `weight`, rounded to each of its types in turn.
+    fn read(&self, weight: &Weight) -> Result<Vec<f32>, PackError> {
+        let path = Path::new(ROOT).join(&weight.location);
+        let dtypes: Vec<Dtype> = weight
+            .types
+            .iter()
+            .filter_map(|&element| proto::dtype(element))
+            .collect();
+        let stored = dtypes[0];
+        let row_bytes = weight.columns * stored.size();
+        let mut bytes = vec![0; self.count * row_bytes];
+        let start = weight.offset + (self.first * row_bytes) as u64;
+        File::open(&path)
+            .and_then(|file| file.read_exact_at(&mut bytes, start))
+            .map_err(|source| PackError::Read { path, source })?;
+        let mut values = widen(&bytes, stored);
+        for &dtype in &dtypes[1..] {
+            if dtype != Dtype::Float32 {
+                for value in &mut values {
+                    *value = round_to(*value, dtype);
+                }
+            }
+        }
+        Ok(values)
+    }
+}
+
+/// Whole panels of `values`, rows of so many `columns`.
+fn panels(values: &[f32], columns: usize, laid_out: &mut [u8]) {
+    let panel = PANEL_ROWS * columns;
+    for (from, to) in values
+        .chunks_exact(panel)
+        .zip(laid_out.chunks_exact_mut(4 * panel))
+    {
+        for (column, target) in to.chunks_exact_mut(4 * PANEL_ROWS).enumerate() {
+            for (row, place) in target.chunks_exact_mut(4).enumerate() {
+                place.copy_from_slice(&from[row * columns + column].to_le_bytes());
+            }
+        }
+    }
+}
+
+/// Rows of so many `columns`, one of each source after the other.
+fn alternate(sources: &[Vec<f32>], columns: usize, laid_out: &mut [u8]) {
+    for (place, row) in laid_out.chunks_exact_mut(4 * columns).enumerate() {
+        let source = &sources[place % sources.len()];
+        let from = &source[place / sources.len() * columns..][..columns];
+        for (value, place) in from.iter().zip(row.chunks_exact_mut(4)) {
+            place.copy_from_slice(&value.to_le_bytes());
+        }
+    }
+}
