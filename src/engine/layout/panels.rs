@@ -19,9 +19,17 @@ use crate::graph::proto::{Graph, Model, Node};
 /// Rows of a panel.
 pub const PANEL_ROWS: usize = 32;
 
-/// Whether a weight can be cut into whole panels.
-pub fn fits(weight: &Weight) -> bool {
+/// Rows of a weight from which on a panel that isn't full costs little.
+const MANY_ROWS: usize = 128;
+
+/// Whether a weight makes whole panels.
+fn is_whole(weight: &Weight) -> bool {
     weight.rows > 0 && weight.rows.is_multiple_of(PANEL_ROWS)
+}
+
+/// Whether a weight is worth laying out by itself.
+fn fits(weight: &Weight) -> bool {
+    is_whole(weight) || weight.rows >= MANY_ROWS
 }
 
 /// The weights of `model` that are wanted in panels, in groups that shall follow each other.
@@ -34,15 +42,18 @@ pub fn wanted(model: &Model) -> Vec<Vec<Piece>> {
     let mut groups = Vec::new();
     let mut seen: HashSet<(String, u64)> = HashSet::new();
     for node in &graph.node {
-        let Some(weight) = products.weight(node) else {
+        let Some(weight) = products.any_weight(node) else {
             continue;
         };
-        let group: Vec<Weight> = match siblings.get(&node.output[0]) {
-            Some(outputs) => outputs
-                .iter()
-                .filter_map(|value| products.weight_of(value).cloned())
-                .collect(),
-            None => vec![weight.clone()],
+        let joined: Vec<Weight> = siblings
+            .get(&node.output[0])
+            .into_iter()
+            .flatten()
+            .filter_map(|value| products.weight_of(value).cloned())
+            .collect();
+        let group = match !joined.is_empty() && joined.iter().all(is_whole) {
+            true => joined,
+            false => vec![weight.clone()],
         };
         let fresh = |weight: &Weight| !seen.contains(&(weight.location.clone(), weight.offset));
         if group.iter().all(fits) && group.iter().any(fresh) {
@@ -109,7 +120,7 @@ fn rewrite_where(
     let nodes = std::mem::take(&mut graph.node);
     let chosen: HashSet<&String> = nodes
         .iter()
-        .filter(|node| products.weight(node).is_some() && chosen(&products, node))
+        .filter(|node| products.any_weight(node).is_some() && chosen(&products, node))
         .map(|node| &node.output[0])
         .collect();
     let mut done: HashSet<&String> = HashSet::new();
@@ -123,7 +134,7 @@ fn rewrite_where(
             continue;
         }
         let output = node.output.first().filter(|name| chosen.contains(name));
-        let Some((output, weight)) = output.zip(products.weight(node)) else {
+        let Some((output, weight)) = output.zip(products.any_weight(node)) else {
             rewritten.push(node.clone());
             continue;
         };
@@ -146,7 +157,7 @@ fn rewrite_where(
         };
         if let Some((panel, group)) = joined {
             let qkv = format!("{output}/qkv");
-            add_product(graph, &mut rewritten, x, &panel, &qkv);
+            add_product(graph, &mut rewritten, x, &panel, &qkv, panel.rows);
             match attention.get(output) {
                 Some(name) => {
                     taken.insert(name, qkv);
@@ -158,7 +169,7 @@ fn rewrite_where(
             }
             done.extend(group);
         } else if let Some(panel) = files.find(&[panels_of(&weight)])? {
-            add_product(graph, &mut rewritten, x, &panel, output);
+            add_product(graph, &mut rewritten, x, &panel, output, weight.rows);
         } else {
             rewritten.push(node.clone());
         }
@@ -172,17 +183,41 @@ fn panels_of(weight: &&Weight) -> Piece {
     Piece::Panels((*weight).clone())
 }
 
-fn add_product(graph: &mut Graph, nodes: &mut Vec<Node>, x: &str, panels: &Found, output: &str) {
+/// Adds the product of `x` with `panels`, of which the first `rows` are wanted.
+fn add_product(
+    graph: &mut Graph,
+    nodes: &mut Vec<Node>,
+    x: &str,
+    panels: &Found,
+    output: &str,
+    rows: usize,
+) {
     let weight = format!("{output}/panels.weight");
-    let [count, columns, rows] = [panels.rows / PANEL_ROWS, panels.columns, PANEL_ROWS];
-    let dims = [count, columns, rows].map(|size| size as i64);
+    let dims = [panels.rows / PANEL_ROWS, panels.columns, PANEL_ROWS].map(|size| size as i64);
     let initializer = panels.initializer(&weight, dims.to_vec());
     graph.initializer.push(initializer);
     let product = format!("{output}/panels");
     nodes.push(node("MatMul", &[x, &weight], &product, Vec::new()));
-    let rows = panels.rows as i64;
-    let shape = shape_constant(graph, &format!("one_row.{rows}"), &[1, 1, rows]);
-    let mut reshape = node("Reshape", &[&product, &shape], output, Vec::new());
+    let one_row = match rows == panels.rows {
+        true => output.to_owned(),
+        false => format!("{output}/filled"),
+    };
+    let [all, rows] = [panels.rows, rows].map(|rows| rows as i64);
+    let shape = shape_constant(graph, &format!("one_row.{all}"), &[1, 1, all]);
+    let mut reshape = node("Reshape", &[&product, &shape], &one_row, Vec::new());
     reshape.name = format!("{output}/Reshape");
     nodes.push(reshape);
+    if rows != all {
+        let start = shape_constant(graph, "first", &[0]);
+        let end = shape_constant(graph, &format!("rows.{rows}"), &[rows]);
+        let axis = shape_constant(graph, "axis.2", &[2]);
+        let mut cut = node(
+            "Slice",
+            &[&one_row, &start, &end, &axis],
+            output,
+            Vec::new(),
+        );
+        cut.name = format!("{output}/Slice");
+        nodes.push(cut);
+    }
 }

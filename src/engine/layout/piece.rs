@@ -1,6 +1,7 @@
 //! What a file of laid-out weights holds: weights in panels, and those of experts as one node takes them.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -17,7 +18,7 @@ const BATCH_BYTES: usize = 8 << 20;
 /// A tensor of float32, made from one weight or two.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
-    /// `[rows / 32, columns, 32]`: each panel is the transpose of 32 rows.
+    /// `[rows / 32, columns, 32]`: each panel is the transpose of 32 rows; what's missing of the last are zeros.
     Panels(Weight),
     /// `[rows, columns]`, as it's stored.
     Rows(Weight),
@@ -43,11 +44,11 @@ impl Piece {
         }
     }
 
-    /// Rows and columns of all that it's made from.
+    /// Rows, with those that fill the last panel, and columns.
     pub fn size(&self) -> [usize; 2] {
         let sources = self.sources();
-        let rows = sources.iter().map(|weight| weight.rows).sum();
-        [rows, sources[0].columns]
+        let rows: usize = sources.iter().map(|weight| weight.rows).sum();
+        [rows.next_multiple_of(self.unit()), sources[0].columns]
     }
 
     /// The tensor's shape.
@@ -104,7 +105,8 @@ impl Batch<'_> {
             .iter()
             .map(|weight| self.read(weight))
             .collect::<Result<_, _>>()?;
-        let mut laid_out = vec![0_u8; 4 * columns * self.count * sources.len()];
+        let rows = (self.count * sources.len()).next_multiple_of(self.piece.unit());
+        let mut laid_out = vec![0_u8; 4 * columns * rows];
         match (self.piece, &values[..]) {
             (Piece::Panels(_), [values]) => panels(values, columns, &mut laid_out),
             (_, values) => alternate(values, columns, &mut laid_out),
@@ -124,13 +126,14 @@ impl Batch<'_> {
             .filter_map(|&element| proto::dtype(element))
             .collect();
         let stored = dtypes[0];
-        let row_bytes = weight.columns * stored.size();
-        let mut bytes = vec![0; self.count * row_bytes];
-        let start = weight.offset + (self.first * row_bytes) as u64;
-        File::open(&path)
-            .and_then(|file| file.read_exact_at(&mut bytes, start))
-            .map_err(|source| PackError::Read { path, source })?;
-        let mut values = widen(&bytes, stored);
+        let read = || match weight.in_out {
+            true => self.read_columns(weight, &path, stored),
+            false => self.read_rows(weight, &path, stored),
+        };
+        let mut values = match read() {
+            Ok(values) => values,
+            Err(source) => return Err(PackError::Read { path, source }),
+        };
         for &dtype in &dtypes[1..] {
             if dtype != Dtype::Float32 {
                 for value in &mut values {
@@ -140,18 +143,41 @@ impl Batch<'_> {
         }
         Ok(values)
     }
+
+    fn read_rows(&self, weight: &Weight, path: &Path, stored: Dtype) -> io::Result<Vec<f32>> {
+        let row_bytes = weight.columns * stored.size();
+        let mut bytes = vec![0; self.count * row_bytes];
+        let start = weight.offset + (self.first * row_bytes) as u64;
+        File::open(path)?.read_exact_at(&mut bytes, start)?;
+        Ok(widen(&bytes, stored))
+    }
+
+    /// The same of a weight that's stored as its transpose.
+    fn read_columns(&self, weight: &Weight, path: &Path, stored: Dtype) -> io::Result<Vec<f32>> {
+        let file = File::open(path)?;
+        let mut values = vec![0.0; self.count * weight.columns];
+        let mut bytes = vec![0; self.count * stored.size()];
+        for column in 0..weight.columns {
+            let place = column * weight.rows + self.first;
+            let start = weight.offset + (place * stored.size()) as u64;
+            file.read_exact_at(&mut bytes, start)?;
+            for (row, value) in widen(&bytes, stored).into_iter().enumerate() {
+                values[row * weight.columns + column] = value;
+            }
+        }
+        Ok(values)
+    }
 }
 
-/// Whole panels of `values`, rows of so many `columns`.
+/// Panels of `values`, rows of so many `columns`.
 fn panels(values: &[f32], columns: usize, laid_out: &mut [u8]) {
     let panel = PANEL_ROWS * columns;
-    for (from, to) in values
-        .chunks_exact(panel)
-        .zip(laid_out.chunks_exact_mut(4 * panel))
-    {
+    let panels = laid_out.chunks_exact_mut(4 * panel);
+    for (from, to) in values.chunks(panel).zip(panels) {
         for (column, target) in to.chunks_exact_mut(4 * PANEL_ROWS).enumerate() {
-            for (row, place) in target.chunks_exact_mut(4).enumerate() {
-                place.copy_from_slice(&from[row * columns + column].to_le_bytes());
+            let rows = from.chunks_exact(columns);
+            for (row, place) in rows.zip(target.chunks_exact_mut(4)) {
+                place.copy_from_slice(&row[column].to_le_bytes());
             }
         }
     }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use crate::graph::LAST_POSITION;
 use crate::graph::proto::{Attribute, Graph, Model, Node, Tensor, element};
 
-/// A weight in a file: `[rows, columns]`, that's `[out_features, in_features]`.
+/// A weight in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Weight {
     /// The initializer's name.
@@ -18,6 +18,8 @@ pub struct Weight {
     pub rows: usize,
     /// `in_features`
     pub columns: usize,
+    /// Whether it's stored as `[columns, rows]`, not `[rows, columns]`.
+    pub in_out: bool,
     /// Element types: the file's, and those that it's cast to in turn.
     pub types: Vec<i32>,
 }
@@ -27,7 +29,9 @@ pub struct Weight {
 pub struct Products {
     /// By the name of the value that the product makes.
     by_output: HashMap<String, Weight>,
-    /// Those of rows that an expert was given, of which there may be none.
+    /// Products `x W` with `W` stored as `[in_features, out_features]`.
+    in_out: HashMap<String, Weight>,
+    /// Products of rows that an expert was given, of which there may be none.
     routed: HashMap<String, Weight>,
     /// Those of a single position: behind the selection of the last one.
     last: HashSet<String>,
@@ -61,18 +65,21 @@ impl Products {
             let Some(kind) = kind(node) else {
                 continue;
             };
-            let Some(weight) = weight(node, &initializers, &casts) else {
+            let Some(weight) = weight(node, kind, &initializers, &casts) else {
                 continue;
             };
             let output = node.output[0].clone();
+            if last && kind != Kind::Routed {
+                found.last.insert(output.clone());
+            }
             match kind {
+                Kind::InOut => {
+                    found.in_out.insert(output, weight);
+                }
                 Kind::Routed => {
                     found.routed.insert(output, weight);
                 }
                 Kind::Plain => {
-                    if last {
-                        found.last.insert(output.clone());
-                    }
                     found.by_output.insert(output, weight);
                 }
             }
@@ -88,6 +95,12 @@ impl Products {
     /// The weight of the product `value`.
     pub fn weight_of(&self, value: &str) -> Option<&Weight> {
         self.by_output.get(value)
+    }
+
+    /// The same, however the weight is stored.
+    pub fn any_weight(&self, node: &Node) -> Option<&Weight> {
+        self.weight(node)
+            .or_else(|| self.in_out.get(node.output.first()?))
     }
 
     /// The weight of `value`, if that's a product with rows that an expert was given.
@@ -109,12 +122,15 @@ impl Products {
 
     /// Whether a weight isn't stored in the type that's computed with.
     pub fn any_is_converted(&self) -> bool {
-        self.by_output.values().any(|weight| weight.types.len() > 1)
+        let mut all = self.by_output.values().chain(self.in_out.values());
+        all.any(|weight| weight.types.len() > 1)
     }
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Plain,
+    InOut,
     Routed,
 }
 
@@ -123,6 +139,7 @@ fn kind(node: &Node) -> Option<Kind> {
     let transposed = |a: &Attribute| a.name == "transB" && a.i == 1;
     let factor = |a: &Attribute| a.name == "alpha" && a.f == 1.0;
     match &node.attribute[..] {
+        [] if node.op_type == "MatMul" => Some(Kind::InOut),
         _ if node.op_type != "FusedMatMul" => None,
         [a] if transposed(a) => Some(Kind::Plain),
         [a, b] if transposed(a) && factor(b) => Some(Kind::Routed),
@@ -132,6 +149,7 @@ fn kind(node: &Node) -> Option<Kind> {
 
 fn weight(
     node: &Node,
+    kind: Kind,
     initializers: &HashMap<&str, &Tensor>,
     casts: &HashMap<&str, &Node>,
 ) -> Option<Weight> {
@@ -148,8 +166,11 @@ fn weight(
         let entry = tensor.external_data.iter().find(|entry| entry.key == key);
         entry.map(|entry| entry.value.clone())
     };
-    let [rows, columns] = tensor.dims[..] else {
-        return None;
+    let in_out = kind == Kind::InOut;
+    let (rows, columns) = match tensor.dims[..] {
+        [columns, rows] if in_out => (rows, columns),
+        [rows, columns] => (rows, columns),
+        _ => return None,
     };
     Some(Weight {
         name: name.to_owned(),
@@ -157,6 +178,7 @@ fn weight(
         offset: entry("offset")?.parse().ok()?,
         rows: usize::try_from(rows).ok()?,
         columns: usize::try_from(columns).ok()?,
+        in_out,
         types,
     })
 }

@@ -110,14 +110,15 @@ fn a_decode_step_reads_panels_and_joins_queries_keys_and_values() {
     let folder = tempfile::tempdir().unwrap();
     let base = &prepare("llama-gqa", "lora", Dtype::Float32, folder.path())[0];
     let (layouts, made) = rewritten(base, WeightsMode::Mapped);
-    // The head's 140 rows make no whole panels.
-    assert_eq!(count(&layouts.step, "FusedMatMul"), 1);
-    assert_eq!(count(&layouts.step, "MatMul"), PRODUCTS - 1 - 2 * 2);
+    assert_eq!(count(&layouts.step, "FusedMatMul"), 0);
+    assert_eq!(count(&layouts.step, "MatMul"), PRODUCTS - 2 * 2);
+    // The head's 140 rows, and 20 that fill the last panel.
+    assert_eq!(count(&layouts.step, "Slice"), 1);
     // A cache of so few rows takes no long prompt.
     assert!(layouts.long.is_none());
     // In a prompt, the products of the last position alone.
     let prompt = layouts.short.unwrap();
-    assert_eq!(count(&prompt, "MatMul"), 4);
+    assert_eq!(count(&prompt, "MatMul"), 5);
     assert_eq!(made.len(), 1);
 
     let (again, made) = rewritten(base, WeightsMode::Mapped);
@@ -144,27 +145,57 @@ fn the_merged_variant_runs_the_bases_graph_and_adds_panels_of_what_changed() {
     assert_eq!(count(&base.step, "Split"), 0);
 }
 
+/// The panels of a base, by the bytes at which their sources begin.
+fn panels_of(base: &PreparedVariant) -> BTreeMap<u64, (Vec<usize>, Vec<f32>)> {
+    rewritten(base, WeightsMode::Mapped);
+    let file = SafetensorsFile::open(&base.folder.join("panels.safetensors")).unwrap();
+    let panels = file.names().into_iter().map(|name| {
+        let offset = name.rsplit(':').nth(1).unwrap().parse().unwrap();
+        let tensor = file.get(&name).unwrap();
+        (offset, (tensor.shape.to_vec(), tensor.to_f32().unwrap()))
+    });
+    panels.collect()
+}
+
+/// Panels are the weight's transposes, with `[out, in]` for `weight`, and zeros where it has no rows.
+fn assert_panels(panels: &(Vec<usize>, Vec<f32>), weight: ndarray::ArrayView2<f32>) {
+    let (shape, values) = panels;
+    let rows = panels::PANEL_ROWS;
+    let columns = weight.ncols();
+    assert_eq!(shape, &[weight.nrows().div_ceil(rows), columns, rows]);
+    for (place, &value) in values.iter().enumerate() {
+        let row = place / (rows * columns) * rows + place % rows;
+        let expected = weight.get((row, place / rows % columns));
+        assert_eq!(value, expected.copied().unwrap_or(0.0), "{row}");
+    }
+}
+
 #[test]
 fn panels_are_the_weights_transposed_and_rounded() {
     let folder = tempfile::tempdir().unwrap();
     let base = &prepare("llama-gqa", "lora", Dtype::BFloat16, folder.path())[0];
-    rewritten(base, WeightsMode::Mapped);
-    let file = SafetensorsFile::open(&base.folder.join("panels.safetensors")).unwrap();
+    let panels = panels_of(base);
     let model = BaseModel::open_folder(&base.manifest.model_folder).unwrap();
-    let name = "model.layers.0.mlp.up_proj.weight";
-    let weight = model.matrix(name).unwrap();
-    let offset = model.tensor(name).unwrap().location().unwrap().offset;
-    let names = file.names();
-    let of = |name: &&String| name.contains(&format!(":{offset}:"));
-    let panels = file.get(names.iter().find(of).unwrap()).unwrap();
-    let rows = panels::PANEL_ROWS;
-    let columns = weight.ncols();
-    assert_eq!(panels.shape, [weight.nrows() / rows, columns, rows]);
-    let values = panels.to_f32().unwrap();
-    for ((row, column), &value) in weight.indexed_iter() {
-        let place = (row / rows * columns + column) * rows + row % rows;
-        let rounded = crate::weights::round_to(value, Dtype::BFloat16);
-        assert_eq!(values[place], rounded, "{row}, {column}");
+    // The head's 140 rows don't fill its last panel.
+    for name in ["model.layers.0.mlp.up_proj.weight", "lm_head.weight"] {
+        let offset = model.tensor(name).unwrap().location().unwrap().offset;
+        let round = |value| crate::weights::round_to(value, Dtype::BFloat16);
+        let rounded = model.matrix(name).unwrap().mapv(round);
+        assert_panels(&panels[&offset], rounded.view());
+    }
+}
+
+#[test]
+fn weights_that_are_stored_as_in_out_are_in_panels_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = &prepare("gpt2", "lora", Dtype::Float32, folder.path())[0];
+    let panels = panels_of(base);
+    let model = BaseModel::open_folder(&base.manifest.model_folder).unwrap();
+    for name in ["attn.c_attn", "attn.c_proj", "mlp.c_proj"] {
+        let name = format!("transformer.h.1.{name}.weight");
+        let offset = model.tensor(&name).unwrap().location().unwrap().offset;
+        let weight = model.matrix(&name).unwrap();
+        assert_panels(&panels[&offset], weight.view());
     }
 }
 
@@ -208,8 +239,8 @@ fn weights_of_16_bits_are_widened_once() {
     }
     let mapped = rewritten(base, WeightsMode::Mapped).0;
     assert!(mapped.short.is_none() && mapped.long.is_some());
-    // To 16 bits and back: norms, the embedding, and the head, which isn't in panels.
-    assert_eq!(count(&mapped.step, "Cast"), 3 + 2 * (5 + 1 + 1));
+    // To 16 bits and back: norms and the embedding, which aren't in panels.
+    assert_eq!(count(&mapped.step, "Cast"), 3 + 2 * (5 + 1));
 }
 
 #[test]
