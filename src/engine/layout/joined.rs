@@ -57,12 +57,13 @@ pub fn take_joined(attention: &mut Node, qkv: &str) {
     attention.input[2].clear();
 }
 
-/// Cuts the joined value `qkv` into the products `outputs` that it's made of, each of so many `rows`.
-pub fn split(graph: &mut Graph, qkv: &str, outputs: &[String; 3], rows: &[i64]) -> Node {
-    let name = format!("parts.{}.{}.{}", rows[0], rows[1], rows[2]);
-    let parts = shape_constant(graph, &name, rows);
-    let mut split = node("Split", &[qkv, &parts], &outputs[0], vec![int("axis", -1)]);
-    split.name = format!("{qkv}/Split");
+/// Cuts the value `joined` into the products `outputs` that it's made of, each of so many `rows`.
+pub fn split(graph: &mut Graph, joined: &str, outputs: &[String], rows: &[i64]) -> Node {
+    let sizes: Vec<String> = rows.iter().map(i64::to_string).collect();
+    let parts = shape_constant(graph, &format!("parts.{}", sizes.join(".")), rows);
+    let axis = vec![int("axis", -1)];
+    let mut split = node("Split", &[joined, &parts], &outputs[0], axis);
+    split.name = format!("{joined}/Split");
     split.output = outputs.to_vec();
     split
 }

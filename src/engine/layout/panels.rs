@@ -5,8 +5,9 @@
 //! batch of panels: `MatMul` of `x`, `[1, 1, columns]`, gives `[rows / 32, 1, 32]`, which read in order is `y`. It's
 //! never packed when a session starts, so that the file stays mapped.
 //!
-//! Queries, keys and values, three products with the same input, follow each other in the file and are one product:
-//! attention takes it as it is, or, where an adapter's nodes or biases come between, cut in three.
+//! Products with the same input follow each other in the file and are one product, so that the threads are started once:
+//! queries, keys and values, which attention takes as they are, or, where an adapter's nodes or biases come between, cut
+//! apart, and with a parallel residual the perceptron's too.
 
 use std::collections::{HashMap, HashSet};
 
@@ -21,6 +22,9 @@ pub const PANEL_ROWS: usize = 32;
 
 /// Rows of a weight from which on a panel that isn't full costs little.
 const MANY_ROWS: usize = 128;
+
+/// Products that are worth joining and cutting apart again.
+const FEWEST: usize = 2;
 
 /// Whether a weight makes whole panels.
 fn is_whole(weight: &Weight) -> bool {
@@ -38,17 +42,17 @@ pub fn wanted(model: &Model) -> Vec<Vec<Piece>> {
     let Some(graph) = &model.graph else {
         return Vec::new();
     };
-    let siblings = siblings(graph, &products);
+    let groups_of = groups(graph, &products);
     let mut groups = Vec::new();
     let mut seen: HashSet<(String, u64)> = HashSet::new();
     for node in &graph.node {
         let Some(weight) = products.any_weight(node) else {
             continue;
         };
-        let joined: Vec<Weight> = siblings
+        let joined: Vec<Weight> = groups_of
             .get(&node.output[0])
             .into_iter()
-            .flatten()
+            .flat_map(|group| &group.outputs)
             .filter_map(|value| products.weight_of(value).cloned())
             .collect();
         let group = match !joined.is_empty() && joined.iter().all(is_whole) {
@@ -67,24 +71,44 @@ pub fn wanted(model: &Model) -> Vec<Vec<Piece>> {
     groups
 }
 
-/// Products that have their input with exactly two others, by the first one's output: queries, keys and values.
-fn siblings(graph: &Graph, products: &Products) -> HashMap<String, [String; 3]> {
-    let mut by_input: HashMap<&str, Vec<&String>> = HashMap::new();
+/// Products of one input.
+#[derive(Debug)]
+struct Group {
+    /// Their values, in the graph's order.
+    outputs: Vec<String>,
+    /// The node that takes all of them as they are.
+    attention: Option<String>,
+}
+
+/// Products that are one, by the first one's output.
+fn groups(graph: &Graph, products: &Products) -> HashMap<String, Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for (name, triple) in triples(graph, products) {
+        groups.push(Group {
+            outputs: triple.products.to_vec(),
+            attention: Some(name),
+        });
+    }
+    let taken: HashSet<&String> = groups.iter().flat_map(|group| &group.outputs).collect();
+    let mut by_input: HashMap<&str, Vec<String>> = HashMap::new();
     for node in &graph.node {
-        if products.weight(node).is_some() {
+        if products.weight(node).is_some() && !taken.contains(&node.output[0]) {
             let outputs = by_input.entry(&node.input[0]).or_default();
-            outputs.push(&node.output[0]);
+            outputs.push(node.output[0].clone());
         }
     }
-    by_input
+    let others = by_input
         .into_values()
-        .filter_map(|outputs| {
-            let [a, b, c] = outputs[..] else {
-                return None;
-            };
-            Some((a.clone(), [a, b, c].map(String::clone)))
+        .filter(|outputs| outputs.len() >= FEWEST);
+    let others: Vec<Group> = others
+        .map(|outputs| Group {
+            outputs,
+            attention: None,
         })
-        .collect()
+        .collect();
+    groups.extend(others);
+    let by_first = |group: Group| (group.outputs[0].clone(), group);
+    groups.into_iter().map(by_first).collect()
 }
 
 /// Rewrites every product of `model`, whose runs have one token.
@@ -112,11 +136,7 @@ fn rewrite_where(
     let Some(graph) = &mut model.graph else {
         return Ok(());
     };
-    let attention: HashMap<String, String> = triples(graph, &products)
-        .into_iter()
-        .map(|(name, triple)| (triple.products[0].clone(), name))
-        .collect();
-    let siblings = siblings(graph, &products);
+    let groups_of = groups(graph, &products);
     let nodes = std::mem::take(&mut graph.node);
     let chosen: HashSet<&String> = nodes
         .iter()
@@ -142,32 +162,32 @@ fn rewrite_where(
             continue;
         }
         let x = &node.input[0];
-        let group = siblings.get(output);
+        let group = groups_of.get(output);
         let weights: Vec<&Weight> = group
             .into_iter()
-            .flatten()
+            .flat_map(|group| &group.outputs)
             .filter_map(|value| products.weight_of(value))
             .collect();
         let joined = match group {
-            Some(group) if group.iter().all(|value| chosen.contains(value)) => {
+            Some(group) if group.outputs.iter().all(|value| chosen.contains(value)) => {
                 let pieces: Vec<Piece> = weights.iter().map(panels_of).collect();
                 files.find(&pieces)?.zip(Some(group))
             }
             _ => None,
         };
         if let Some((panel, group)) = joined {
-            let qkv = format!("{output}/qkv");
-            add_product(graph, &mut rewritten, x, &panel, &qkv, panel.rows);
-            match attention.get(output) {
+            let joined = format!("{output}/joined");
+            add_product(graph, &mut rewritten, x, &panel, &joined, panel.rows);
+            match &group.attention {
                 Some(name) => {
-                    taken.insert(name, qkv);
+                    taken.insert(name, joined);
                 }
                 None => {
                     let rows: Vec<i64> = weights.iter().map(|weight| weight.rows as i64).collect();
-                    rewritten.push(split(graph, &qkv, group, &rows));
+                    rewritten.push(split(graph, &joined, &group.outputs, &rows));
                 }
             }
-            done.extend(group);
+            done.extend(&group.outputs);
         } else if let Some(panel) = files.find(&[panels_of(&weight)])? {
             add_product(graph, &mut rewritten, x, &panel, output, weight.rows);
         } else {
