@@ -1,53 +1,65 @@
-//! Queries, keys and values by one product, with their weights behind one another.
+//! Products of one input as one product, with their weights behind one another.
 //!
 //! Each product starts and stops the threads once, which at one token costs as much as reading some hundred KB.
-//! ONNX Runtime joins the weights when the session starts, and packs the result.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::products::{Products, drop_unused, int, node, shape_constant, uses};
 use crate::graph::proto::{Graph, Model, Node};
 
-/// The three products that an attention node takes as they are.
-#[derive(Debug, Clone)]
-pub struct Triple {
-    /// Names of the products' values: queries, keys, values.
-    pub products: [String; 3],
+/// Products of one input, two or more.
+#[derive(Debug)]
+pub struct Group {
+    /// Their values, in the graph's order.
+    pub outputs: Vec<String>,
     /// What they are products with.
     pub x: String,
+    /// The node that takes them as they are, and nothing else does: queries, keys and values.
+    pub attention: Option<String>,
 }
 
-/// The attention nodes whose queries, keys and values are plain products with the same input, by their names.
-pub fn triples(graph: &Graph, products: &Products) -> HashMap<String, Triple> {
+/// The groups of those nodes that `is_product` tells, by the first one's output.
+pub fn groups(graph: &Graph, is_product: impl Fn(&Node) -> bool) -> HashMap<String, Group> {
     let uses = uses(graph);
-    let makers: HashMap<&str, &Node> = graph
-        .node
-        .iter()
-        .flat_map(|node| node.output.iter().map(move |name| (name.as_str(), node)))
+    let products = graph.node.iter().filter(|node| is_product(node));
+    // By value, and in the graph's order.
+    let inputs: Vec<(&String, &String)> = products
+        .map(|node| (&node.output[0], &node.input[0]))
         .collect();
+    let input_of: HashMap<&String, &String> = inputs.iter().copied().collect();
     let triple = |attention: &Node| {
-        let [q, k, v] = attention.input.get(..3)? else {
-            return None;
+        let parts = attention.input.get(..3)?;
+        let x = *input_of.get(&parts[0])?;
+        let fits = |value: &String| {
+            input_of.get(value) == Some(&x) && uses.get(value.as_str()) == Some(&1)
         };
-        let x = &makers.get(q.as_str())?.input.first()?;
-        let fits = [q, k, v].iter().all(|value| {
-            products.weight_of(value).is_some()
-                && uses.get(value.as_str()) == Some(&1)
-                && makers
-                    .get(value.as_str())
-                    .is_some_and(|node| &node.input[0] == *x)
-        });
-        fits.then(|| Triple {
-            products: [q.clone(), k.clone(), v.clone()],
-            x: (*x).clone(),
+        parts.iter().all(fits).then(|| Group {
+            outputs: parts.to_vec(),
+            x: x.clone(),
+            attention: Some(attention.name.clone()),
         })
     };
-    graph
-        .node
-        .iter()
-        .filter(|node| node.op_type == "GroupQueryAttention")
-        .filter_map(|node| Some((node.name.clone(), triple(node)?)))
-        .collect()
+    let attention = graph.node.iter();
+    let attention = attention.filter(|node| node.op_type == "GroupQueryAttention");
+    let mut groups: Vec<Group> = attention.filter_map(triple).collect();
+    let taken: HashSet<&String> = groups.iter().flat_map(|group| &group.outputs).collect();
+    let mut others: HashMap<&String, Vec<String>> = HashMap::new();
+    for (output, x) in &inputs {
+        if !taken.contains(output) {
+            others.entry(x).or_default().push((*output).clone());
+        }
+    }
+    let several = others.into_iter().filter(|(_, outputs)| outputs.len() > 1);
+    let others: Vec<Group> = several
+        .map(|(x, outputs)| Group {
+            outputs,
+            x: x.clone(),
+            attention: None,
+        })
+        .collect();
+    groups.extend(others);
+    let by_first = |group: Group| (group.outputs[0].clone(), group);
+    groups.into_iter().map(by_first).collect()
 }
 
 /// Makes `attention` take the joined value `qkv`.
@@ -68,40 +80,37 @@ pub fn split(graph: &mut Graph, joined: &str, outputs: &[String], rows: &[i64]) 
     split
 }
 
-/// Joins them all.
+/// Joins queries, keys and values where attention takes them as they are. Cutting other products apart again would cost
+/// more in a prompt than joining them saves.
 pub fn join(model: &mut Model) {
     let products = Products::of(model);
     let Some(graph) = &mut model.graph else {
         return;
     };
-    let triples = triples(graph, &products);
+    let groups = groups(graph, |node| products.weight(node).is_some());
+    let by_attention: HashMap<&String, &Group> = groups
+        .values()
+        .filter_map(|group| Some((group.attention.as_ref()?, group)))
+        .collect();
+    let joined: HashSet<&String> = by_attention.values().flat_map(|g| &g.outputs).collect();
     let weights: HashMap<String, String> = graph
         .node
         .iter()
-        .filter(|node| products.weight(node).is_some())
+        .filter(|node| joined.contains(&node.output[0]))
         .map(|node| (node.output[0].clone(), node.input[1].clone()))
         .collect();
-    let joined: Vec<&String> = triples.values().flat_map(|t| &t.products).collect();
     let mut nodes = Vec::new();
     for mut attention in std::mem::take(&mut graph.node) {
-        if joined.contains(&&attention.output[0]) {
+        if joined.contains(&attention.output[0]) {
             continue;
         }
-        if let Some(triple) = triples.get(&attention.name) {
-            let parts: Vec<&str> = triple
-                .products
-                .iter()
-                .map(|p| weights[p].as_str())
-                .collect();
+        if let Some(group) = by_attention.get(&attention.name) {
+            let parts: Vec<&str> = group.outputs.iter().map(|p| weights[p].as_str()).collect();
             let weight = format!("{}/qkv_weight", attention.name);
             nodes.push(node("Concat", &parts, &weight, vec![int("axis", 0)]));
             let qkv = format!("{}/qkv", attention.name);
-            let mut product = node(
-                "FusedMatMul",
-                &[&triple.x, &weight],
-                &qkv,
-                vec![int("transB", 1)],
-            );
+            let transposed = vec![int("transB", 1)];
+            let mut product = node("FusedMatMul", &[&group.x, &weight], &qkv, transposed);
             product.domain = "com.microsoft".to_owned();
             nodes.push(product);
             take_joined(&mut attention, &qkv);

@@ -11,7 +11,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::joined::{split, take_joined, triples};
+use super::joined::{groups, split, take_joined};
 use super::pack::{Found, PackError, PanelFiles};
 use super::piece::Piece;
 use super::products::{Products, Weight, drop_unused, node, shape_constant};
@@ -22,9 +22,6 @@ pub const PANEL_ROWS: usize = 32;
 
 /// Rows of a weight from which on a panel that isn't full costs little.
 const MANY_ROWS: usize = 128;
-
-/// Products that are worth joining and cutting apart again.
-const FEWEST: usize = 2;
 
 /// Whether a weight makes whole panels.
 fn is_whole(weight: &Weight) -> bool {
@@ -42,7 +39,7 @@ pub fn wanted(model: &Model) -> Vec<Vec<Piece>> {
     let Some(graph) = &model.graph else {
         return Vec::new();
     };
-    let groups_of = groups(graph, &products);
+    let groups_of = groups(graph, |node| products.weight(node).is_some());
     let mut groups = Vec::new();
     let mut seen: HashSet<(String, u64)> = HashSet::new();
     for node in &graph.node {
@@ -71,46 +68,6 @@ pub fn wanted(model: &Model) -> Vec<Vec<Piece>> {
     groups
 }
 
-/// Products of one input.
-#[derive(Debug)]
-struct Group {
-    /// Their values, in the graph's order.
-    outputs: Vec<String>,
-    /// The node that takes all of them as they are.
-    attention: Option<String>,
-}
-
-/// Products that are one, by the first one's output.
-fn groups(graph: &Graph, products: &Products) -> HashMap<String, Group> {
-    let mut groups: Vec<Group> = Vec::new();
-    for (name, triple) in triples(graph, products) {
-        groups.push(Group {
-            outputs: triple.products.to_vec(),
-            attention: Some(name),
-        });
-    }
-    let taken: HashSet<&String> = groups.iter().flat_map(|group| &group.outputs).collect();
-    let mut by_input: HashMap<&str, Vec<String>> = HashMap::new();
-    for node in &graph.node {
-        if products.weight(node).is_some() && !taken.contains(&node.output[0]) {
-            let outputs = by_input.entry(&node.input[0]).or_default();
-            outputs.push(node.output[0].clone());
-        }
-    }
-    let others = by_input
-        .into_values()
-        .filter(|outputs| outputs.len() >= FEWEST);
-    let others: Vec<Group> = others
-        .map(|outputs| Group {
-            outputs,
-            attention: None,
-        })
-        .collect();
-    groups.extend(others);
-    let by_first = |group: Group| (group.outputs[0].clone(), group);
-    groups.into_iter().map(by_first).collect()
-}
-
 /// Rewrites every product of `model`, whose runs have one token.
 ///
 /// # Errors
@@ -136,7 +93,7 @@ fn rewrite_where(
     let Some(graph) = &mut model.graph else {
         return Ok(());
     };
-    let groups_of = groups(graph, &products);
+    let groups_of = groups(graph, |node| products.weight(node).is_some());
     let nodes = std::mem::take(&mut graph.node);
     let chosen: HashSet<&String> = nodes
         .iter()

@@ -1,14 +1,14 @@
 //! Products with quantized weights: `MatMulNBits` and `MatMulBnb4`.
 //!
 //! ONNX Runtime packs the codes of `MatMulNBits` when a session starts, whatever the options say of packing, or else the
-//! product is some hundred times slower. Queries, keys and values are joined for the same reason as in [`super::joined`]:
+//! product is some hundred times slower. Products of one input are joined for the same reason as in [`super::panels`]:
 //! in the file of quantized weights they follow each other, so the joined one is mapped too; where a merge has changed
 //! some of them, ONNX Runtime joins them at the start.
 
 use std::collections::{HashMap, HashSet};
 
-use super::joined::{split, take_joined};
-use super::products::{drop_unused, int, node, uses};
+use super::joined::{groups, split, take_joined};
+use super::products::{drop_unused, int, node};
 use crate::graph::proto::{Entry, Graph, Model, Node, Tensor};
 
 /// Whether a product of `model` has codes that ONNX Runtime has to pack.
@@ -27,66 +27,53 @@ fn is_product(node: &Node) -> bool {
     ["MatMulNBits", "MatMulBnb4"].contains(&node.op_type.as_str())
 }
 
-/// Joins every three products that share their input: an attention node takes the joined one as it is, where nothing comes
-/// between, and else it's cut in three.
+/// Joins products that share their input: an attention node takes the joined queries, keys and values as they are, where
+/// nothing comes between, and else they're cut apart.
 pub fn join(model: &mut Model) {
     let Some(graph) = &mut model.graph else {
         return;
     };
-    let uses = uses(graph);
-    let mut by_input: HashMap<&str, Vec<&Node>> = HashMap::new();
-    for node in graph.node.iter().filter(|node| is_product(node)) {
-        by_input.entry(&node.input[0]).or_default().push(node);
-    }
+    let products: HashMap<String, Node> = graph
+        .node
+        .iter()
+        .filter(|node| is_product(node))
+        .map(|node| (node.output[0].clone(), node.clone()))
+        .collect();
     // By the first one's output, with the attention node that takes them.
-    let mut triples: HashMap<String, ([Node; 3], Option<String>)> = HashMap::new();
-    for products in by_input.into_values() {
-        let [a, b, c] = products[..] else {
-            continue;
-        };
-        let parts = [a, b, c].map(Node::clone);
-        if can_be_joined(&parts) {
-            let outputs = parts.each_ref().map(|part| &part.output[0]);
-            let takes = |node: &&Node| {
-                node.op_type == "GroupQueryAttention"
-                    && outputs
-                        .iter()
-                        .zip(&node.input)
-                        .all(|(output, input)| *output == input)
-            };
-            let alone = outputs
-                .iter()
-                .all(|output| uses.get(output.as_str()) == Some(&1));
-            let attention = graph.node.iter().find(takes).filter(|_| alone);
-            let attention = attention.map(|node| node.name.clone());
-            triples.insert(parts[0].output[0].clone(), (parts, attention));
-        }
-    }
+    let groups: HashMap<String, (Vec<Node>, Option<String>)> = groups(graph, is_product)
+        .into_iter()
+        .map(|(first, group)| {
+            let parts = group.outputs.iter().map(|output| products[output].clone());
+            (first, (parts.collect::<Vec<_>>(), group.attention))
+        })
+        .filter(|(_, (parts, _))| can_be_joined(parts))
+        .collect();
     let mut done: HashSet<String> = HashSet::new();
     let mut taken: HashMap<String, String> = HashMap::new();
     let mut nodes = Vec::new();
     for mut node in std::mem::take(&mut graph.node) {
         let output = node.output.first().cloned().unwrap_or_default();
-        if let Some(qkv) = taken.get(&node.name) {
-            take_joined(&mut node, qkv);
+        if let Some(joined) = taken.get(&node.name) {
+            take_joined(&mut node, joined);
         }
         if done.contains(&output) {
             continue;
         }
-        let Some((parts, attention)) = triples.get(&output) else {
+        let Some((parts, attention)) = groups.get(&output) else {
             nodes.push(node);
             continue;
         };
-        let qkv = format!("{output}/qkv");
-        add_joined(graph, &mut nodes, parts, &qkv);
+        let joined = format!("{output}/joined");
+        add_joined(graph, &mut nodes, parts, &joined);
         match attention {
             Some(name) => {
-                taken.insert(name.clone(), qkv);
+                taken.insert(name.clone(), joined);
             }
             None => {
-                let rows = parts.each_ref().map(|part| attribute(part, "N"));
-                let outputs = parts.each_ref().map(|part| part.output[0].clone());
-                nodes.push(split(graph, &qkv, &outputs, &rows));
+                let rows: Vec<i64> = parts.iter().map(|part| attribute(part, "N")).collect();
+                let outputs: Vec<String> =
+                    parts.iter().map(|part| part.output[0].clone()).collect();
+                nodes.push(split(graph, &joined, &outputs, &rows));
             }
         }
         done.extend(parts.iter().map(|part| part.output[0].clone()));
@@ -95,11 +82,11 @@ pub fn join(model: &mut Model) {
     drop_unused(graph);
 }
 
-/// Adds the product `qkv` in the place of three.
-fn add_joined(graph: &mut Graph, nodes: &mut Vec<Node>, parts: &[Node; 3], qkv: &str) {
+/// Adds the product `joined` in the place of `parts`.
+fn add_joined(graph: &mut Graph, nodes: &mut Vec<Node>, parts: &[Node], joined: &str) {
     let [codes, scales] = [(1, "codes"), (2, "scales")].map(|(place, what)| {
-        let names = parts.each_ref().map(|part| part.input[place].clone());
-        joined_initializer(graph, nodes, &names, &format!("{qkv}.{what}"))
+        let names: Vec<String> = parts.iter().map(|part| part.input[place].clone()).collect();
+        joined_initializer(graph, nodes, &names, &format!("{joined}.{what}"))
     });
     let mut product = parts[0].clone();
     let rows: i64 = parts.iter().map(|part| attribute(part, "N")).sum();
@@ -110,14 +97,14 @@ fn add_joined(graph: &mut Graph, nodes: &mut Vec<Node>, parts: &[Node; 3], qkv: 
     }
     product.input[1] = codes;
     product.input[2] = scales;
-    product.output = vec![qkv.to_owned()];
-    qkv.clone_into(&mut product.name);
+    product.output = vec![joined.to_owned()];
+    joined.clone_into(&mut product.name);
     nodes.push(product);
 }
 
 /// The same operator, input and form; of NF4, whose blocks don't end with rows, whole blocks.
-fn can_be_joined(parts: &[Node; 3]) -> bool {
-    let [first, ..] = parts;
+fn can_be_joined(parts: &[Node]) -> bool {
+    let first = &parts[0];
     let alike = |part: &Node| {
         let same = |name| attribute(part, name) == attribute(first, name);
         part.op_type == first.op_type
@@ -139,12 +126,12 @@ fn attribute(node: &Node, name: &str) -> i64 {
         .map_or(0, |attribute| attribute.i)
 }
 
-/// Adds the three initializers `names`, one behind the other, as `joined`: one reference where they follow each other in
+/// Adds the initializers `names`, one behind the other, as `joined`: one reference where they follow each other in
 /// their file, else a node.
 fn joined_initializer(
     graph: &mut Graph,
     nodes: &mut Vec<Node>,
-    names: &[String; 3],
+    names: &[String],
     joined: &str,
 ) -> String {
     let find = |name: &String| graph.initializer.iter().find(|tensor| tensor.name == *name);

@@ -274,7 +274,7 @@ fn biases_come_behind_the_joined_product() {
 }
 
 #[test]
-fn quantized_queries_keys_and_values_are_one_product_mapped_where_they_follow_each_other() {
+fn quantized_products_of_one_input_are_one_mapped_where_they_follow_each_other() {
     for (format, operator, head) in [
         (Format::Int4, "MatMulNBits", 1),
         (Format::Int8, "MatMulNBits", 1),
@@ -291,14 +291,15 @@ fn quantized_queries_keys_and_values_are_one_product_mapped_where_they_follow_ea
         for layout in &layouts[..2] {
             assert!(layout.short.is_none() && layout.long.is_none());
             assert_eq!(layout.packs, format != Format::Nf4);
-            assert_eq!(count(&layout.step, operator), 2 * 5 + head, "{format:?}");
+            assert_eq!(count(&layout.step, operator), 2 * 4 + head, "{format:?}");
         }
         // Merged queries and values are in the overlay and keys aren't.
         let concats = |layout: &Layouts| count(&layout.step, "Concat");
         assert_eq!((concats(&layouts[0]), concats(&layouts[1])), (0, 2 * 2));
-        // Where the adapter's nodes come between, the product is cut in three.
-        assert_eq!(count(&layouts[2].step, operator), 2 * 5 + head);
-        assert_eq!(count(&layouts[2].step, "Split"), 2);
+        // Where the adapter's nodes come between, queries, keys and values are cut apart too.
+        assert_eq!(count(&layouts[2].step, operator), 2 * 4 + head);
+        let splits = |layout: &Layouts| count(&layout.step, "Split");
+        assert_eq!((splits(&layouts[0]), splits(&layouts[2])), (2, 2 * 2));
     }
 }
 
