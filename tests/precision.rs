@@ -352,8 +352,6 @@ fn what_is_not_supported_in_combination_is_refused_by_name() {
     let lora = lora.to_str().unwrap();
     let dora = case("llama-gqa", "dora");
     let dora = dora.to_str().unwrap();
-    let pissa = case("llama-gqa", "lora-pissa");
-    let pissa = pissa.to_str().unwrap();
     let ids = ["--prompt-ids", "3,4"];
     let generate = |target, more: &[&'static str]| [&["generate", target], &ids[..], more].concat();
     refuse(
@@ -367,11 +365,7 @@ fn what_is_not_supported_in_combination_is_refused_by_name() {
     refuse(&generate(lora, &["--quantize", "2bit"]), &["2bit", "nf4"]);
     refuse(
         &generate(dora, &["--quantize", "4bit", "--adapter-form", "native"]),
-        &["LORA", "_proj", "4bit"],
-    );
-    refuse(
-        &generate(pissa, &["--quantize", "4bit"]),
-        &["LORA", "_proj", "--variant merged"],
+        &["LORA", "_proj", "4bit", "takes the weight itself"],
     );
     refuse(
         &["prepare", lora, "--quantize", "4bit", "--format", "hf"],

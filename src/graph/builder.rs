@@ -254,6 +254,15 @@ impl<'a> GraphBuilder<'a> {
         Value(name.to_owned())
     }
 
+    /// The parameter `name`, if its codes are what the model has of it.
+    fn quantized_weight(&self, name: &str) -> Option<&'a QuantizedWeight> {
+        match self.parameters.get(&format!("{}{name}", self.owner))? {
+            Parameter::Quantized(weight) => Some(weight),
+            Parameter::Stored(_) | Parameter::Input { .. } => None,
+        }
+    }
+
+    /// The product of `x` with a quantized weight.
     fn quantized(&mut self, name: &str, x: &Value, key: &str, weight: &QuantizedWeight) -> Value {
         let [codes, scales] = weight.format.shapes(weight.rows, weight.columns);
         let parts = [
@@ -458,8 +467,7 @@ impl<'a> GraphBuilder<'a> {
     /// `W x` for the linear layer at `path`: `x` is `[…, in]`.
     pub fn product(&mut self, name: &str, path: &str, x: &Value) -> Value {
         let weight = format!("{path}.weight");
-        let parameters = self.parameters;
-        if let Some(Parameter::Quantized(quantized)) = parameters.get(&weight) {
+        if let Some(quantized) = self.quantized_weight(&weight) {
             return self.quantized(name, x, &weight, quantized);
         }
         let weight = self.parameter(&weight);
@@ -472,7 +480,11 @@ impl<'a> GraphBuilder<'a> {
     /// The same for rows, `[n, in]`, of which there may be none: what's laid out for one row or for a whole prompt
     /// doesn't fit, and the factor keeps it from being taken for a product that does.
     pub fn routed_product(&mut self, name: &str, path: &str, x: &Value) -> Value {
-        let weight = self.parameter(&format!("{path}.weight"));
+        let weight = format!("{path}.weight");
+        if let Some(quantized) = self.quantized_weight(&weight) {
+            return self.quantized(name, x, &weight, quantized);
+        }
+        let weight = self.parameter(&weight);
         let attrs = [("transB", Attr::Int(1)), ("alpha", Attr::Float(1.0))];
         self.contrib("FusedMatMul", name, &[x, &weight], &attrs)
     }

@@ -13,7 +13,8 @@ use super::merge::{OVERLAY, merge};
 use super::partial;
 use super::quantized::{QuantizationSummary, check_beside};
 use super::reads::decode_reads;
-use super::{AdapterSummary, Manifest, Preparation, PrepareError, PromptKind, Variant};
+use super::residuals::{Residuals, write_residuals};
+use super::{AdapterSummary, Manifest, Precision, Preparation, PrepareError, PromptKind, Variant};
 use crate::adapter::{Adapter, Beside, GraphInput, Prompt};
 use crate::arch::DecoderSpec;
 use crate::experiment::Experiment;
@@ -27,11 +28,15 @@ pub const GRAPH: &str = "model.onnx";
 /// The tensors that are bound to the inputs of an unmerged graph.
 pub const ADAPTER: &str = "adapter.safetensors";
 
+/// What an unmerged adapter leaves of quantized weights.
+pub const RESIDUALS: &str = "residuals.safetensors";
+
 /// The files of a variant's folder, beside its manifest.
 pub fn files(manifest: &Manifest) -> Vec<&'static str> {
     match manifest.variant {
         Variant::Base => vec![GRAPH],
         Variant::Merged => vec![GRAPH, OVERLAY],
+        Variant::Unmerged if manifest.has_residuals => vec![GRAPH, ADAPTER, RESIDUALS],
         Variant::Unmerged => vec![GRAPH, ADAPTER],
     }
 }
@@ -79,6 +84,7 @@ pub fn export(
     let made = partial.path();
 
     let mut bound = Vec::new();
+    let mut has_residuals = false;
     let parameters = match (variant, adapter) {
         (Variant::Merged, Some(adapter)) => {
             let parameters = merge(
@@ -93,15 +99,24 @@ pub fn export(
         (Variant::Unmerged, Some(adapter)) => {
             bound = adapter.inputs();
             // Before values are worked out, since this checks the shapes of the base's tensors.
-            let parameters = unmerged_parameters(preparation, adapter, quantized)?;
-            let compute = preparation.precision.compute;
-            write_bound(
-                ingredients.base,
-                compute,
-                adapter,
-                &bound,
-                &made.join(ADAPTER),
-            )?;
+            let mut parameters = unmerged_parameters(preparation, adapter, quantized)?;
+            let Precision { dtype, compute, .. } = preparation.precision;
+            let path = made.join(RESIDUALS);
+            let residuals = write_residuals(ingredients.base, adapter, dtype, &path)?;
+            has_residuals = residuals.is_some();
+            let left;
+            let base = match residuals {
+                Some(Residuals { file, weights }) => {
+                    for (name, weight) in weights {
+                        parameters.set(&name, Parameter::Quantized(weight));
+                    }
+                    parameters = moved(parameters, &path, &target.join(RESIDUALS));
+                    left = ingredients.base.with_residuals(file)?;
+                    &left
+                }
+                None => ingredients.base,
+            };
+            write_bound(base, compute, adapter, &bound, &made.join(ADAPTER))?;
             parameters
         }
         _ => base_parameters(preparation, &preparation.base.spec, quantized)?,
@@ -137,6 +152,7 @@ pub fn export(
         &bound,
         fingerprint,
     )?;
+    manifest.has_residuals = has_residuals;
     manifest.prepare_seconds = start.elapsed().as_secs_f64();
     let path = folder.join(Manifest::FILE);
     manifest.write(made).map_err(failed(&path))?;
@@ -315,6 +331,7 @@ fn manifest(
         head_dim: spec.layers[0].attention.head_dim,
         base_params: size.parameters,
         base_bytes: size.stored_bytes,
+        has_residuals: false,
         reads: decode_reads(spec, unmerged, bound, preparation.precision),
         quantization: preparation
             .precision

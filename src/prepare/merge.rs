@@ -1,8 +1,7 @@
 //! Folds an adapter into the weights that it touches: `overlay.safetensors`, those tensors and no others.
 //!
 //! Weights are widened to float32, merged, and rounded once to the dtype asked for; those of a quantized model are quantized
-//! after that. Each thread holds
-//! one module at a time, so memory is bounded by threads × the largest touched tensor.
+//! after that. Each thread holds one module at a time, so memory is bounded by threads × the largest touched tensor.
 
 use std::path::Path;
 
@@ -13,7 +12,7 @@ use crate::adapter::{Adapter, AdapterError, ModuleAdapter, Replacement};
 use crate::arch::{Module, ModuleKind};
 use crate::graph::{Parameter, Parameters};
 use crate::model::BaseModel;
-use crate::quantize::{Format, QuantizeError, QuantizedFile, joined_plans, write_quantized};
+use crate::quantize::{Format, QuantizeError, QuantizedFile, joined_plans, write_matrix};
 use crate::weights::{
     BytesPlan, Dtype, SafetensorsFile, SafetensorsWriter, WeightsError, WriteTensorError,
 };
@@ -147,7 +146,8 @@ pub fn changes<'a>(
 /// The name of the merged tensors' file.
 pub const OVERLAY: &str = "overlay.safetensors";
 
-/// Writes the overlay of `adapter` on a base, whose quantized weights are in `quantized`, into `folder`; returns where each parameter of the merged model is.
+/// Writes the overlay of `adapter` on a base, whose quantized weights are in `quantized`, into `folder`; returns where each
+/// parameter of the merged model is.
 ///
 /// # Errors
 /// If the adapter can't be merged, a result isn't finite, or the file can't be written.
@@ -266,7 +266,6 @@ impl Merged {
         values: &[f32],
         dtype: Dtype,
     ) -> Result<(), WriteTensorError> {
-        const BATCH: usize = 1 << 20;
         let Some(format) = self.format else {
             return writer.write(&self.name, values);
         };
@@ -281,13 +280,10 @@ impl Merged {
             }
             false => values,
         };
-        let step = format.rows_at_once(columns, BATCH);
-        for (index, rows) in values.chunks(step * columns).enumerate() {
-            let place = (index * step, columns);
-            write_quantized(writer, &self.name, format, place, &mut rows.to_vec(), dtype)
-                .map_err(QuantizeError::into_weights)?;
-        }
-        Ok(())
+        Ok(
+            write_matrix(writer, &self.name, format, columns, values, dtype)
+                .map_err(QuantizeError::into_weights)?,
+        )
     }
 
     /// Where it is in the overlay, which is at `path`.

@@ -24,6 +24,7 @@ mod others;
 mod partial;
 mod quantized;
 mod reads;
+mod residuals;
 mod values;
 mod variant;
 
@@ -63,17 +64,13 @@ pub enum PrepareError {
     #[error(transparent)]
     Quantize(#[from] QuantizeError),
     #[error(
-        "`--quantize {format}` is not supported for mixtures of experts, whose experts would stay as they are"
-    )]
-    QuantizedExperts { format: &'static str },
-    #[error(
-        "{peft_type} isn't supported unmerged beside weights that are quantized to {format}: its nodes take {what}, or one \
-         in its place; prepare only `--variant merged`, or leave `--quantize` away"
+        "{peft_type} isn't supported unmerged beside `{path}` that is quantized to {format}: {reason}"
     )]
     BesideQuantized {
         peft_type: String,
-        what: String,
+        path: String,
         format: &'static str,
+        reason: &'static str,
     },
     #[error("cannot write `{}`", path.display())]
     Write {

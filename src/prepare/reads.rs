@@ -1,5 +1,7 @@
 //! What a decode step must read from memory.
 
+use std::collections::BTreeSet;
+
 use super::{DecodeReads, Precision};
 use crate::adapter::{Adapter, Beside, GraphInput};
 use crate::arch::{DecoderSpec, Module, ModuleKind};
@@ -16,7 +18,8 @@ pub fn decode_reads(
     let elements = |shape: &[usize]| shape.iter().product::<usize>() as u64;
     let size = precision.compute.size() as u64;
     let modules = spec.modules();
-    let read = |module| module_bytes(spec, module, precision);
+    let replaced = replaced_weights(unmerged);
+    let read = |module| module_bytes(spec, module, precision, &replaced);
     let mut weights: u64 = modules.iter().map(read).sum();
     if let Some(Beside::Mixture(_)) = unmerged.and_then(Adapter::beside) {
         // Another pass, without embedding and head.
@@ -45,8 +48,27 @@ pub fn decode_reads(
     }
 }
 
+/// Weights that the adapter has others for, which aren't quantized.
+fn replaced_weights(unmerged: Option<&Adapter>) -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    if let Some(adapter) = unmerged {
+        let forms = adapter.modules().filter_map(|(path, _)| {
+            let form = adapter.unmerged_form(path)?;
+            form.replaces("weight").then(|| format!("{path}.weight"))
+        });
+        all.extend(forms);
+        all.extend(adapter.used_replacements().map(|(name, _)| name.to_owned()));
+    }
+    all
+}
+
 /// What one step reads of `module`.
-fn module_bytes(spec: &DecoderSpec, module: &Module, precision: Precision) -> u64 {
+fn module_bytes(
+    spec: &DecoderSpec,
+    module: &Module,
+    precision: Precision,
+    replaced: &BTreeSet<String>,
+) -> u64 {
     let size = precision.compute.size() as u64;
     // Of a router's experts a token goes through some.
     let [read, of] = match module.kind {
@@ -55,7 +77,9 @@ fn module_bytes(spec: &DecoderSpec, module: &Module, precision: Precision) -> u6
         _ => [1, 1],
     };
     let quantization = precision.quantization;
-    let format = quantization.and_then(|quantization| quantization.of(spec, module));
+    let format = quantization
+        .and_then(|quantization| quantization.of(spec, module))
+        .filter(|_| !replaced.contains(&format!("{}.weight", module.path)));
     let bytes = |(name, shape): (&str, Vec<usize>)| match (format, &shape[..]) {
         (Some(format), &[columns, rows]) if name == "weight" && module.is_stored_in_out() => {
             format.bytes(rows, columns)

@@ -1,6 +1,7 @@
 //! Weights of few bits: how they are quantized, and the file that they're kept in.
 //!
-//! Linear layers are quantized. The embedding isn't, and neither are norms and biases: of the embedding a step reads a
+//! Linear layers are quantized, those of experts too; routers, which decide by small differences and are small, are not, as
+//! usual. The embedding isn't, and neither are norms and biases: of the embedding a step reads a
 //! single row, so that few bits save no time, and bitsandbytes keeps it too. A tied head has a quantized copy of its own.
 //! What a base comes to is written once, beside its prepared folders, and shared by all of them ([`QuantizedFile`]).
 
@@ -9,7 +10,7 @@ mod format;
 
 use serde::{Deserialize, Serialize};
 
-pub use file::{QuantizeError, QuantizedFile, QuantizedWeight, joined_plans, write_quantized};
+pub use file::{QuantizeError, QuantizedFile, QuantizedWeight, joined_plans, write_matrix};
 pub use format::{Format, Quantized};
 
 use crate::arch::{DecoderSpec, Module, ModuleKind};
@@ -158,8 +159,9 @@ impl Quantization {
     pub fn of(self, spec: &DecoderSpec, module: &Module) -> Option<Format> {
         match module.kind {
             ModuleKind::Linear { .. } if module.path == spec.lm_head.path => self.head,
-            ModuleKind::Linear { .. } => Some(self.weights),
-            _ => None,
+            ModuleKind::Routed { .. } if spec.is_router(&module.path) => None,
+            ModuleKind::Linear { .. } | ModuleKind::Routed { .. } => Some(self.weights),
+            ModuleKind::Embedding { .. } | ModuleKind::Norm { .. } => None,
         }
     }
 
