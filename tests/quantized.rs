@@ -18,6 +18,9 @@ const CLOSE: f32 = 5e-5;
 /// What an adapter changes at least, and what another weight would change.
 const APART: f32 = 2e-3;
 
+/// The embedding's tensor.
+const EMBEDDING: &str = "model.embed_tokens.weight";
+
 /// A model that's quantized with some options, and what it's compared to.
 struct Trial {
     root: tempfile::TempDir,
@@ -25,15 +28,24 @@ struct Trial {
     options: Vec<String>,
     format: Format,
     head: Option<Format>,
+    embedding: Option<Format>,
     /// Options of all runs.
     more: &'static [&'static str],
 }
 
 impl Trial {
     /// Quantizes the model `name`, and writes what its weights stand for.
-    fn new(name: &str, format: Format, options: &[&str]) -> Self {
-        let mut options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
-        options.splice(0..0, ["--quantize", format.name()].map(str::to_owned));
+    fn new(name: &str, format: Format) -> Self {
+        Self::with_embedding(name, format, None)
+    }
+
+    /// The same with a quantized embedding.
+    fn with_embedding(name: &str, format: Format, embedding: Option<Format>) -> Self {
+        let mut options = vec!["--quantize", format.name()];
+        if let Some(embedding) = embedding {
+            options.extend(["--quantize-embedding", embedding.name()]);
+        }
+        let mut options: Vec<String> = options.into_iter().map(str::to_owned).collect();
         if format != Format::Nf4 {
             options.extend(["--quantize-accuracy", "1"].map(str::to_owned));
         }
@@ -42,6 +54,7 @@ impl Trial {
             name: name.to_owned(),
             format,
             head: (format != Format::Nf4).then_some(format),
+            embedding,
             more: &[],
             options,
         };
@@ -98,17 +111,14 @@ impl Trial {
                             "tie_word_embeddings",
                             json!(false),
                         );
-                        tensors["model.embed_tokens.weight"]
-                            .shape
-                            .clone()
-                            .try_into()
-                            .unwrap()
+                        tensors[EMBEDDING].shape.clone().try_into().unwrap()
                     }
                 };
                 let name = stored.unwrap_or_else(|| key.clone());
-                let format = match key.starts_with("lm_head") {
-                    true => self.head.unwrap(),
-                    false => self.format,
+                let format = match key.as_str() {
+                    "lm_head.weight" => self.head.unwrap(),
+                    other if other.ends_with("embed_tokens.weight") => self.embedding.unwrap(),
+                    _ => self.format,
                 };
                 let in_out =
                     self.name == "gpt2" && !key.contains("wte") && !key.contains("lm_head");
@@ -174,9 +184,25 @@ impl Trial {
         command
     }
 
+    /// A case. Of a copy of the base's embedding or head, which PEFT saves beside adapters of them, there's nothing in it: it
+    /// would take the place of what the codes stand for.
+    fn case(&self, name: &str) -> PathBuf {
+        let copy = self.root.path().join("cases").join(name);
+        if !copy.is_dir() {
+            copy_folder(&case(&self.name, name), &copy);
+            let weights = copy.join("adapter_model.safetensors");
+            if weights.is_file() && self.embedding.is_some() {
+                edit_tensors(&weights, |tensors| {
+                    tensors.retain(|key, _| !key.ends_with(".base_layer.weight"));
+                });
+            }
+        }
+        copy
+    }
+
     /// What's wrong with the unmerged variant of `name` beside the quantized weights.
     fn fault(&self, name: &str) -> Option<String> {
-        let case = case(&self.name, name);
+        let case = self.case(name);
         let quantized = self.logits(&case, "unmerged", true);
         let plain = self.logits(&case, "unmerged", false);
         let base = self.logits(&case, "base", false);
@@ -218,6 +244,18 @@ fn logits(command: &mut Command) -> Vec<f32> {
     read_tensors(&path).remove("logits").unwrap().values
 }
 
+/// What a matrix's codes stand for.
+fn stood_for(matrix: &Tensor, format: Format) -> Tensor {
+    let [rows, columns] = matrix.shape[..] else {
+        panic!("{:?} is no matrix", matrix.shape);
+    };
+    let made = format.quantize(&matrix.values, columns);
+    Tensor {
+        shape: matrix.shape.clone(),
+        values: format.dequantize(&made.codes, &made.scales, rows, columns),
+    }
+}
+
 /// Checks `cases` two at a time.
 #[track_caller]
 fn check(trial: &Trial, cases: &[String]) {
@@ -250,7 +288,7 @@ fn cases_of(name: &str, meant: impl Fn(&str) -> bool) -> Vec<String> {
 
 #[test]
 fn every_method_computes_the_same_beside_4_bits_as_over_what_they_stand_for() {
-    let trial = Trial::new("llama-gqa", Format::Int4, &[]);
+    let trial = Trial::new("llama-gqa", Format::Int4);
     let cases = cases_of("llama-gqa", |_| true);
     assert!(cases.len() > 95, "{}", cases.len());
     check(&trial, &cases);
@@ -285,7 +323,7 @@ fn needs_more(name: &str) -> bool {
 #[test]
 fn methods_that_need_more_than_products_do_so_beside_8_bits_and_nf4_too() {
     for (name, format) in [("llama-bias", Format::Int8), ("opt-pre", Format::Nf4)] {
-        let trial = Trial::new(name, format, &[]);
+        let trial = Trial::new(name, format);
         let cases = cases_of(name, |name| {
             let full = [
                 "frod-unsaved",
@@ -302,7 +340,7 @@ fn methods_that_need_more_than_products_do_so_beside_8_bits_and_nf4_too() {
 /// A method's own nodes take products with the weight, or the weight itself.
 #[test]
 fn a_methods_own_computation_runs_beside_quantized_weights_where_products_are_enough() {
-    let mut trial = Trial::new("llama-gqa", Format::Int4, &[]);
+    let mut trial = Trial::new("llama-gqa", Format::Int4);
     trial.more = &["--adapter-form", "native"];
     let cases = [
         "adalora",
@@ -335,7 +373,7 @@ fn a_methods_own_computation_runs_beside_quantized_weights_where_products_are_en
 #[test]
 fn merged_weights_are_what_codes_of_the_merge_stand_for() {
     let format = Format::Int4;
-    let trial = Trial::new("llama-gqa", format, &[]);
+    let trial = Trial::new("llama-gqa", format);
     let beside = ["lily", "lora-alora", "lora-arrow", "shadow", "xlora"];
     let merges =
         |name: &str| needs_more(name) && !beside.iter().any(|other| name.starts_with(other));
@@ -351,19 +389,13 @@ fn merged_weights_are_what_codes_of_the_merge_stand_for() {
         let mut tensors = stored.clone();
         for (key, tensor) in merged {
             let linear = key.ends_with("_proj.weight");
-            let values = match linear {
-                false => tensor.values,
-                true => {
-                    let [rows, columns] = tensor.shape[..] else {
-                        panic!("{key}")
-                    };
-                    let codes = format.quantize(&tensor.values, columns);
-                    format.dequantize(&codes.codes, &codes.scales, rows, columns)
-                }
+            let merged = match linear {
+                false => tensor,
+                true => stood_for(&tensor, format),
             };
             let own = tensors.get_mut(&key).unwrap();
-            assert_eq!(own.shape, tensor.shape);
-            own.values = values;
+            assert_eq!(own.shape, merged.shape);
+            *own = merged;
         }
         let plain = copy_folder(&trial.plain(), &trial.root.path().join(&name));
         write_tensors(&plain.join("model.safetensors"), &tensors, Dtype::Float32);
@@ -378,12 +410,12 @@ fn merged_weights_are_what_codes_of_the_merge_stand_for() {
 
 #[test]
 fn a_tied_head_and_weights_stored_the_other_way_round_do_so_too() {
-    let trial = Trial::new("llama-tied", Format::Int4, &[]);
+    let trial = Trial::new("llama-tied", Format::Int4);
     check(
         &trial,
         &["lora", "lora-rslora", "waveft-coif1"].map(str::to_owned),
     );
-    let trial = Trial::new("gpt2", Format::Nf4, &[]);
+    let trial = Trial::new("gpt2", Format::Nf4);
     check(
         &trial,
         &["dora", "fourierft-default-targets", "lora", "randlora"].map(str::to_owned),
@@ -394,7 +426,7 @@ fn a_tied_head_and_weights_stored_the_other_way_round_do_so_too() {
 fn experts_are_quantized_and_their_routers_are_not() {
     for name in ["mixtral", "olmoe", "qwen3-moe"] {
         for format in [Format::Int4, Format::Int8, Format::Nf4] {
-            let trial = Trial::new(name, format, &[]);
+            let trial = Trial::new(name, format);
             let file = SafetensorsFile::open(&trial.file()).unwrap();
             let names = file.names();
             let stored = read_checkpoint(&model(name));
@@ -410,6 +442,116 @@ fn experts_are_quantized_and_their_routers_are_not() {
             let base = |quantized| trial.logits(&case(name, "lora"), "base", quantized);
             let difference = relative_difference(&base(true), &base(false));
             assert!(difference <= CLOSE, "{name} in {format:?}: {difference:e}");
+        }
+    }
+}
+
+/// Adapters on the embedding, tied or not, get the rows that codes stand for; so does a head that shares them.
+#[test]
+fn adapters_beside_and_on_a_quantized_embedding_compute_the_same() {
+    for format in [Format::Int4, Format::Int8] {
+        let trial = Trial::with_embedding("llama-gqa", Format::Int4, Some(format));
+        let cases = [
+            "cpt",
+            "dora-embed",
+            "hira-embed",
+            "lora",
+            "lora-embed",
+            "lora-save-lm-head",
+            "lora-tokens",
+            "oft-embed",
+            "p-tuning-mlp",
+            "prompt-tuning",
+            "shadow",
+            "tinylora-embed",
+            "trainable-tokens",
+            "xlora",
+        ];
+        check(&trial, &cases.map(str::to_owned));
+        // Its width is no multiple of a block's.
+        let trial = Trial::with_embedding("llama-tied", format, Some(format));
+        let cases = [
+            "dora-embed",
+            "lora",
+            "lora-embed",
+            "lora-embed-head",
+            "lora-head",
+            "lora-save-embed",
+            "lora-tie-embed",
+            "lora-tokens",
+            "lora-tokens-map",
+            "trainable-tokens",
+        ];
+        check(&trial, &cases.map(str::to_owned));
+        let file = SafetensorsFile::open(&trial.file()).unwrap();
+        assert!(file.get("lm_head.weight.codes").is_none());
+        // A head of another form has codes of its own.
+        let other = [Format::Int4, Format::Int8][usize::from(format == Format::Int4)];
+        let trial = Trial::with_embedding("llama-tied", other, Some(format));
+        check(&trial, &["lora".to_owned()]);
+        let file = SafetensorsFile::open(&trial.file()).unwrap();
+        let codes = |name: &str| file.get(&format!("{name}.codes")).unwrap().shape.to_vec();
+        assert_ne!(codes("lm_head.weight"), codes(EMBEDDING));
+        let trial = Trial::with_embedding("opt-nonorm", Format::Nf4, Some(format));
+        check(&trial, &["lora".to_owned(), "trainable-tokens".to_owned()]);
+    }
+}
+
+/// The rows are those that the codes stand for, bit for bit.
+#[test]
+fn a_quantized_embedding_is_looked_up_without_rounding() {
+    for format in [Format::Int4, Format::Int8] {
+        let trial = Trial::with_embedding("llama-gqa", Format::Int4, Some(format));
+        let folder = case("llama-gqa", "lora");
+        let found = trial.logits(&folder, "base", true);
+        // The same model with these rows in float32, and everything else as it was.
+        let rows = read_tensors(&trial.plain().join("model.safetensors")).remove(EMBEDDING);
+        let stored = copy_folder(&model("llama-gqa"), &trial.root.path().join("rows"));
+        edit_tensors(&stored.join("model.safetensors"), |tensors| {
+            let before = tensors.insert(EMBEDDING.to_owned(), rows.unwrap());
+            assert_ne!(before.as_ref(), tensors.get(EMBEDDING));
+        });
+        let mut command = program(["generate", "--ep", "cpu", "--threads", "1"]);
+        command
+            .arg(&stored)
+            .arg("--export-dir")
+            .arg(stored.join("exports"));
+        command.args(["--quantize", "4bit", "--quantize-accuracy", "1"]);
+        assert_eq!(trial.logits_of(command, &folder, "base"), found);
+    }
+}
+
+/// Merged embeddings are quantized; a tied head is the merged embedding, in its own form.
+#[test]
+fn a_merged_embedding_and_its_tied_head_are_quantized_after_the_merge() {
+    for (embedding, head) in [
+        (Format::Int8, Format::Int8),
+        (Format::Int4, Format::Int8),
+        (Format::Int8, Format::Int4),
+    ] {
+        let trial = Trial::with_embedding("llama-tied", head, Some(embedding));
+        for name in ["lora-tie-embed", "trainable-tokens"] {
+            let folder = trial.case(name);
+            let overlay = prepared_in_full(&trial, &folder, "merged", "overlay.safetensors");
+            let plain = copy_folder(&trial.plain(), &trial.root.path().join(name));
+            set_key(
+                &plain.join("config.json"),
+                "tie_word_embeddings",
+                json!(false),
+            );
+            edit_tensors(&plain.join("model.safetensors"), |tensors| {
+                for (key, tensor) in &overlay {
+                    let format = if key == EMBEDDING { embedding } else { head };
+                    tensors.insert(key.clone(), stood_for(tensor, format));
+                }
+                let copy = stood_for(&overlay[EMBEDDING], head);
+                tensors.insert("lm_head.weight".to_owned(), copy);
+            });
+            let found = trial.logits(&folder, "merged", true);
+            let difference = relative_difference(&found, &trial.over(&plain, &folder));
+            assert!(difference <= CLOSE, "{name}: {difference:e}");
+            let base = trial.logits(&folder, "base", true);
+            assert!(relative_difference(&found, &base) > APART, "{name}");
         }
     }
 }
@@ -450,7 +592,7 @@ fn what_an_adapter_takes_out_is_taken_out_before_weights_are_quantized() {
             &["dora-pissa", "lora-alora-olora"],
         ),
     ] {
-        let trial = Trial::new(name, format, &[]);
+        let trial = Trial::new(name, format);
         for case_name in cases {
             let folder = case(name, case_name);
             let full = full_precision(&trial, &folder);
@@ -463,8 +605,7 @@ fn what_an_adapter_takes_out_is_taken_out_before_weights_are_quantized() {
                 let [rows, columns] = residual.shape[..] else {
                     panic!("{key}");
                 };
-                let codes = format.quantize(&residual.values, columns);
-                let left = format.dequantize(&codes.codes, &codes.scales, rows, columns);
+                let left = stood_for(residual, format).values;
                 let gain = format!("{module}.lora_magnitude_vector");
                 if let Some(gains) = tensors.get(&gain) {
                     assert_eq!(gains.shape, [rows]);
@@ -529,7 +670,7 @@ fn prepared_in_full(trial: &Trial, target: &Path, variant: &str, file: &str) -> 
 /// AdaMSS groups rows by the weights that it was made on; SuperTuning's values belong to their largest elements.
 #[test]
 fn where_values_belong_is_found_in_the_weights_in_full_precision() {
-    let trial = Trial::new("llama-gqa", Format::Int4, &[]);
+    let trial = Trial::new("llama-gqa", Format::Int4);
     for name in ["adamss", "adamss-one-subspace", "supertuning-unsaved"] {
         let folder = case("llama-gqa", name);
         let full = full_precision(&trial, &folder);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use crate::arch::DecoderSpec;
-use crate::quantize::{self, Quantization, QuantizeError, QuantizedFile, QuantizedWeight};
+use crate::quantize::{Quantization, QuantizeError, QuantizedFile, QuantizedWeight};
 use crate::weights::{TensorLocation, TensorStore, WeightsError};
 
 /// The origin of one parameter.
@@ -83,7 +83,7 @@ impl Parameters {
             if let Some(format) = quantization.of(spec, &module)
                 && let Some([rows, columns]) = module.matrix_size()
             {
-                let key = quantize::key(spec, &module);
+                let key = quantization.key(spec, &module);
                 let weight = file.find(&key, format, rows, columns)?;
                 let name = format!("{}.weight", module.path);
                 self.set(&name, Parameter::Quantized(weight));

@@ -19,7 +19,7 @@ use crate::arch::{self, DecoderSpec, Module};
 use crate::cache_dir::cache_dir;
 use crate::graph::find_base_tensor;
 use crate::json_object::{ConfigError, JsonObject};
-use crate::quantize::{self, Format, Quantization, QuantizeError, QuantizedFile};
+use crate::quantize::{Format, Quantization, QuantizeError, QuantizedFile};
 use crate::weights::{Dtype, TensorStore, TensorView, WeightsError};
 
 /// A base model that can't be opened.
@@ -56,7 +56,7 @@ pub struct BaseModel {
     pub spec: DecoderSpec,
     /// Its tensors.
     pub store: TensorStore,
-    /// What stands in the place of its linear layers' weights for adapters beside it.
+    /// What stands in the place of its weights for adapters beside it.
     quantized: Option<QuantizedView>,
 }
 
@@ -186,7 +186,7 @@ impl BaseModel {
         let own = format!("{}.weight", module.path);
         let found = match &view.residuals {
             Some(residuals) if residuals.has(&own) => (residuals, own),
-            _ => (&*view.file, quantize::key(&self.spec, module)),
+            _ => (&*view.file, view.quantization.key(&self.spec, module)),
         };
         let (file, key) = found;
         let values = file

@@ -176,18 +176,18 @@ pub fn merge(
     }
     let embedding = format!("{}.weight", spec.embed_tokens.path);
     let head = format!("{}.weight", spec.lm_head.path);
-    // A tied head takes the merged embedding: itself, or a quantized copy.
+    // A tied head takes the merged embedding: itself where both have the same form, or a copy in its own.
     let followed = merged
         .iter()
         .find(|one| head_follows(adapter) && one.name == embedding);
-    let head_copy = followed.and_then(|one| {
-        Some(Merged {
+    let head_format = precision.format_of(spec, &head);
+    let head_copy = followed
+        .filter(|one| one.format != head_format)
+        .map(|one| Merged {
             name: head.clone(),
-            shape: one.shape.clone(),
-            in_out: false,
-            format: Some(precision.format_of(spec, &head)?),
-        })
-    });
+            format: head_format,
+            ..one.clone()
+        });
     let follows = followed.is_some() && head_copy.is_none();
     merged.extend(head_copy.clone());
     // Before anything is merged, since this checks the shapes of the base's tensors.

@@ -6,6 +6,8 @@
 //! quantized. What PEFT takes out of the weights once and for all, when it loads the adapter, is taken out before they are
 //! quantized ([`residuals`](super::residuals)).
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Preparation, PrepareError, Variant, fingerprint};
@@ -23,7 +25,7 @@ pub const QUANTIZED: &str = "quantized.safetensors";
 pub struct QuantizationSummary {
     /// `rtn` (rounded to nearest) or `nf4`.
     pub scheme: String,
-    /// Of a code, in weights other than the head.
+    /// Of a code, in weights other than the head and the embedding.
     pub bits: usize,
     /// Values that share a scale.
     pub block_size: usize,
@@ -33,7 +35,10 @@ pub struct QuantizationSummary {
     pub accuracy_level: Option<u8>,
     /// What the head is quantized to; absent where it stays float.
     pub head: Option<Format>,
-    /// Weights that are quantized. An unmerged adapter may replace some of them.
+    /// What the token embedding is quantized to; absent where it stays float.
+    #[serde(default)]
+    pub embedding: Option<Format>,
+    /// Weights that are quantized, a shared one once. An unmerged adapter may replace some of them.
     pub quantized_weights: usize,
     /// Bytes of their codes and scales.
     pub quantized_bytes: u64,
@@ -49,20 +54,25 @@ impl QuantizationSummary {
         let Quantization {
             weights,
             head,
+            embedding,
             accuracy,
         } = quantization;
-        let mut count = 0;
-        let mut bytes = 0;
+        let mut all = BTreeMap::new();
         let modules = spec.modules();
         for module in &modules {
             if let Some([rows, columns]) = module.matrix_size()
                 && let Some(format) = quantization.of(spec, module)
             {
-                count += 1;
-                bytes += format.bytes(rows, columns);
+                let bytes = format.bytes(rows, columns);
+                all.insert(quantization.key(spec, module), bytes);
             }
         }
-        let mut float = vec!["embeddings", "norms", "biases"];
+        let mut float = match (embedding, &spec.learned_positions) {
+            (None, _) => vec!["embeddings"],
+            (Some(_), Some(_)) => vec!["position embeddings"],
+            (Some(_), None) => vec![],
+        };
+        float.extend(["norms", "biases"]);
         if head.is_none() {
             float.push("lm_head");
         }
@@ -77,8 +87,9 @@ impl QuantizationSummary {
             symmetric: !nf4,
             accuracy_level: quantization.has_accuracy().then_some(accuracy.level()),
             head,
-            quantized_weights: count,
-            quantized_bytes: bytes,
+            embedding,
+            quantized_weights: all.len(),
+            quantized_bytes: all.values().sum(),
             float: float.into_iter().map(str::to_owned).collect(),
             quantization,
         }

@@ -70,16 +70,19 @@ fn module_bytes(
     replaced: &BTreeSet<String>,
 ) -> u64 {
     let size = precision.compute.size() as u64;
-    // Of a router's experts a token goes through some.
-    let [read, of] = match module.kind {
-        ModuleKind::Embedding { embedding_dim, .. } => return embedding_dim as u64 * size,
-        ModuleKind::Routed { share, .. } => share.map(|count| count as u64),
-        _ => [1, 1],
-    };
     let quantization = precision.quantization;
     let format = quantization
         .and_then(|quantization| quantization.of(spec, module))
         .filter(|_| !replaced.contains(&format!("{}.weight", module.path)));
+    // Of a router's experts a token goes through some.
+    let [read, of] = match module.kind {
+        ModuleKind::Embedding { embedding_dim, .. } => {
+            let float = embedding_dim as u64 * size;
+            return format.map_or(float, |format| format.bytes(1, embedding_dim));
+        }
+        ModuleKind::Routed { share, .. } => share.map(|count| count as u64),
+        _ => [1, 1],
+    };
     let bytes = |(name, shape): (&str, Vec<usize>)| match (format, &shape[..]) {
         (Some(format), &[columns, rows]) if name == "weight" && module.is_stored_in_out() => {
             format.bytes(rows, columns)

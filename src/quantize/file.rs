@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use thiserror::Error;
 
-use super::{Format, Quantization, key};
+use super::{Format, Quantization};
 use crate::arch::{DecoderSpec, Linear, Module, Projections};
 use crate::model::BaseModel;
 use crate::weights::{
@@ -373,7 +373,7 @@ fn sources(spec: &DecoderSpec, quantization: Quantization) -> Vec<Vec<Source>> {
     let mut seen = BTreeSet::new();
     let mut source = |module: Module| -> Option<Source> {
         let [rows, columns] = module.matrix_size()?;
-        let key = key(spec, &module);
+        let key = quantization.key(spec, &module);
         Some(Source {
             in_out: module.is_stored_in_out(),
             format: quantization.of(spec, &module)?,
