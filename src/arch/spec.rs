@@ -191,6 +191,12 @@ impl DecoderSpec {
         self.lm_head.source == self.embed_tokens.source
     }
 
+    /// Whether a layer has experts.
+    pub fn has_experts(&self) -> bool {
+        let mut layers = self.layers.iter();
+        layers.any(|layer| matches!(layer.mlp, Mlp::Experts { .. }))
+    }
+
     /// Whether `path` is the router of a layer's experts.
     pub fn is_router(&self, path: &str) -> bool {
         self.layers

@@ -331,6 +331,7 @@ fn manifest(
         head_dim: spec.layers[0].attention.head_dim,
         base_params: size.parameters,
         base_bytes: size.stored_bytes,
+        routed: spec.has_experts(),
         has_residuals: false,
         reads: decode_reads(spec, unmerged, bound, preparation.precision),
         quantization: preparation

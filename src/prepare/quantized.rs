@@ -76,7 +76,7 @@ impl QuantizationSummary {
         if head.is_none() {
             float.push("lm_head");
         }
-        if modules.iter().any(|module| spec.is_router(&module.path)) {
+        if spec.has_experts() {
             float.push("routers");
         }
         let nf4 = weights == Format::Nf4;
