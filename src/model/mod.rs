@@ -132,11 +132,11 @@ impl BaseModel {
     pub fn beside_quantized(
         &self,
         quantization: Quantization,
-        file: QuantizedFile,
+        file: Arc<QuantizedFile>,
     ) -> Result<Self, ModelError> {
         self.seen_as(QuantizedView {
             quantization,
-            file: Arc::new(file),
+            file,
             residuals: None,
         })
     }

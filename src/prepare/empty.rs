@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::export::{files, replace_folder};
+use super::export::files;
 use super::{ADAPTER, Manifest, PrepareError, PreparedVariant, partial, values};
 
 /// The folder's name, beside `unmerged`.
@@ -67,5 +67,5 @@ fn write(
         },
     )?;
     manifest.write(made).map_err(failed)?;
-    replace_folder(made, folder).map_err(failed)
+    partial::replace(made, folder).map_err(failed)
 }

@@ -3,6 +3,7 @@
 //! Weights are widened to float32, merged, and rounded once to the dtype asked for; those of a quantized model are quantized
 //! after that. Each thread holds one module at a time, so memory is bounded by threads × the largest touched tensor.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -161,12 +162,16 @@ pub fn merge(
     let spec = &adapter.spec;
     let modules = spec.modules();
     let changes = changes(adapter, &modules)?;
+    let mut weights: HashMap<String, (Option<Format>, bool)> = HashMap::new();
+    for module in &modules {
+        let quantization = precision.quantization;
+        let format = quantization.and_then(|quantization| quantization.of(spec, module));
+        let name = format!("{}.weight", module.path);
+        weights.insert(name, (format, module.is_stored_in_out()));
+    }
     let mut merged = Vec::new();
     for (name, shape) in changes.iter().flat_map(Change::parameters) {
-        let format = precision.format_of(spec, &name);
-        let mut all = modules.iter();
-        let in_out = all
-            .any(|module| module.is_stored_in_out() && name == format!("{}.weight", module.path));
+        let (format, in_out) = weights.get(&name).copied().unwrap_or_default();
         merged.push(Merged {
             name,
             shape,
@@ -180,7 +185,7 @@ pub fn merge(
     let followed = merged
         .iter()
         .find(|one| head_follows(adapter) && one.name == embedding);
-    let head_format = precision.format_of(spec, &head);
+    let (head_format, _) = weights.get(&head).copied().unwrap_or_default();
     let head_copy = followed
         .filter(|one| one.format != head_format)
         .map(|one| Merged {

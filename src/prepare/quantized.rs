@@ -7,6 +7,7 @@
 //! quantized ([`residuals`](super::residuals)).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -110,7 +111,7 @@ impl Preparation<'_> {
     pub(super) fn quantized_file(
         &self,
         begin: &dyn Fn(u64),
-    ) -> Result<Option<QuantizedFile>, PrepareError> {
+    ) -> Result<Option<Arc<QuantizedFile>>, PrepareError> {
         let Some(quantization) = self.precision.quantization else {
             return Ok(None);
         };
@@ -122,23 +123,22 @@ impl Preparation<'_> {
             self.precision.dtype,
             begin,
         )?;
-        Ok(Some(file))
+        Ok(Some(Arc::new(file)))
     }
 
-    /// The base as an adapter beside its quantized weights sees it; `None` where that's the base itself.
+    /// The base as the adapter of `variant` sees it beside its `quantized` weights; `None` where that's the base itself.
     pub(super) fn beside_quantized(
         &self,
         variant: Variant,
+        quantized: Option<&Arc<QuantizedFile>>,
     ) -> Result<Option<BaseModel>, PrepareError> {
-        let Some(quantization) = self.precision.quantization else {
-            return Ok(None);
-        };
-        if variant != Variant::Unmerged {
-            return Ok(None);
+        match (variant, self.precision.quantization, quantized) {
+            (Variant::Unmerged, Some(quantization), Some(file)) => {
+                let file = Arc::clone(file);
+                Ok(Some(self.base.beside_quantized(quantization, file)?))
+            }
+            _ => Ok(None),
         }
-        let file = self.quantized_file(&|_| {})?;
-        let file = file.expect("the base is quantized");
-        Ok(Some(self.base.beside_quantized(quantization, file)?))
     }
 }
 

@@ -156,6 +156,32 @@ mod tests {
     }
 
     #[test]
+    fn a_replaced_weight_is_read_in_full_and_a_quantized_embedding_by_one_row() {
+        let quantization = Quantization::new(Format::Int4);
+        let beside = |case| reads_of("llama-gqa", case, Some(quantization)).weight_bytes;
+        assert_eq!(reads("llama-gqa", "c3a").adapter_bytes, 0);
+        let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        let base = BaseModel::open_folder(&fixtures.join("models/llama-gqa")).unwrap();
+        let c3a = Adapter::load(&fixtures.join("cases/llama-gqa/c3a"), &base, 0).unwrap();
+        let modules = base.spec.modules();
+        let targets = modules
+            .iter()
+            .filter(|module| c3a.module(&module.path).is_some());
+        let elements: usize = targets
+            .map(|module| module.matrix_size().unwrap().iter().product::<usize>())
+            .sum();
+        let more = (4 * elements - elements / 32 * 20) as u64;
+        assert!(more > 0);
+        assert_eq!(beside("c3a"), beside("lora") + more);
+        let embedding = Quantization {
+            embedding: Some(Format::Int8),
+            ..quantization
+        };
+        let row = reads_of("llama-gqa", "lora", Some(embedding)).weight_bytes;
+        assert_eq!(beside("lora") - row, 64 * 4 - (64 + 2 * 4));
+    }
+
+    #[test]
     fn what_takes_a_weights_place_adds_nothing() {
         assert_eq!(reads("llama-gqa", "ln-tuning").adapter_bytes, 0);
     }

@@ -84,14 +84,16 @@ fn usual_head(weights: Format) -> Option<Format> {
     (weights != Format::Nf4).then_some(weights)
 }
 
+/// Whether weights of these forms have an arithmetic that can be chosen.
+fn has_accuracy(weights: Format, head: Option<Format>) -> bool {
+    let mut products = [Some(weights), head].into_iter().flatten();
+    products.any(|format| format != Format::Nf4)
+}
+
 fn usual_accuracy(weights: Format, head: Option<Format>) -> Accuracy {
-    match [Some(weights), head]
-        .iter()
-        .flatten()
-        .all(|format| *format == Format::Nf4)
-    {
-        true => Accuracy::Float32,
-        false => Accuracy::Int8,
+    match has_accuracy(weights, head) {
+        true => Accuracy::Int8,
+        false => Accuracy::Float32,
     }
 }
 
@@ -132,27 +134,20 @@ impl Quantization {
         accuracy: Option<Accuracy>,
     ) -> Result<Self, String> {
         let head = head.map_or(usual_head(weights), Part::format);
-        let usual = usual_accuracy(weights, head);
-        if accuracy.is_some()
-            && [Some(weights), head]
-                .iter()
-                .flatten()
-                .all(|f| *f == Format::Nf4)
-        {
+        if accuracy.is_some() && !has_accuracy(weights, head) {
             return Err("nf4 is computed in float32 and has no accuracy level".to_owned());
         }
         Ok(Self {
             weights,
             head,
             embedding: embedding.and_then(Part::format),
-            accuracy: accuracy.unwrap_or(usual),
+            accuracy: accuracy.unwrap_or(usual_accuracy(weights, head)),
         })
     }
 
     /// Whether a weight has a form whose arithmetic can be chosen.
     pub fn has_accuracy(self) -> bool {
-        let nf4 = |format: &Format| *format == Format::Nf4;
-        ![Some(self.weights), self.head].iter().flatten().all(nf4)
+        has_accuracy(self.weights, self.head)
     }
 
     /// A name that differs from every other quantization's, short where it's the usual one.
@@ -192,12 +187,6 @@ impl Quantization {
             false => &module.source,
         };
         format!("{of}.weight")
-    }
-
-    /// What the weight of the module at `path` is quantized to, if it is.
-    pub fn of_path(self, spec: &DecoderSpec, path: &str) -> Option<Format> {
-        let mut modules = spec.modules().into_iter();
-        self.of(spec, &modules.find(|module| module.path == path)?)
     }
 }
 
