@@ -23,7 +23,7 @@ use crate::quantize::{Format, Quantization};
 use crate::weights::Dtype;
 pub use error::ConfigError;
 use params::Params;
-pub use quantization::{HEADS, QuantizationKeys};
+pub use quantization::{EMBEDDINGS, HEADS, QuantizationKeys};
 
 const EMBEDDED: &str = include_str!("../default_benchmark_params.json");
 
@@ -135,7 +135,9 @@ impl BenchmarkConfig {
                 "rtn"
             };
             all["quantization_scheme"] = json!(scheme);
-            all["quantization_head"] = json!(found.head.map_or("float", Format::name));
+            let name = |format: Option<Format>| json!(format.map_or("float", Format::name));
+            all["quantization_head"] = name(found.head);
+            all["quantization_embedding"] = name(found.embedding);
             if found.has_accuracy() {
                 all["quantization_accuracy_level"] = json!(found.accuracy.level());
             }

@@ -167,15 +167,18 @@ impl Norm {
 ///
 /// Merged weights are quantized after the merge, and the unmerged adapter stands beside the base's quantized ones: the two
 /// are rounded differently, and may differ by what rounding does to a model with random weights. A merge that's wrong by
-/// less than that isn't found here: `verify` compares the same variants unquantized for that.
-pub fn tolerance(dtype: Dtype, quantization: Option<Quantization>) -> f32 {
+/// less than that isn't found here: `verify` compares the same variants unquantized for that. Where tokens are `routed`, a
+/// small difference sends some to other experts.
+pub fn tolerance(dtype: Dtype, quantization: Option<Quantization>, routed: bool) -> f32 {
     let rounded = match dtype {
         Dtype::Float32 => 1e-4,
         Dtype::Float16 => 1e-2,
         Dtype::BFloat16 => 8e-2,
     };
     let requantized = quantization.map_or(0.0, |quantization| match quantization.weights {
+        Format::Int8 if routed => 3e-1,
         Format::Int8 => 1e-1,
+        Format::Int4 | Format::Nf4 if routed => 1.0,
         Format::Int4 | Format::Nf4 => 7.5e-1,
     });
     f32::max(rounded, requantized)
@@ -212,6 +215,8 @@ pub struct Parity {
 struct Expected {
     dtype: Dtype,
     quantization: Option<Quantization>,
+    /// Tokens go through some of many experts.
+    routed: bool,
     /// There is a manifest that describes the adapter; a checkpoint that others merged has none.
     known: bool,
     fresh: bool,
@@ -251,6 +256,7 @@ pub fn check<E: LogitEngine>(
     let expected = Expected {
         dtype: first.manifest.dtype,
         quantization: first.manifest.quantization(),
+        routed: first.manifest.routed,
         known: adapter.is_some(),
         fresh: adapter.is_some_and(|adapter| adapter.fresh),
         tensors: find(Variant::Unmerged).and_then(count_tensors),
@@ -278,7 +284,7 @@ fn judge(
         all.find(|(other, _)| *other == variant)
             .map(|(_, logits)| logits)
     };
-    let allowed = tolerance(expected.dtype, expected.quantization);
+    let allowed = tolerance(expected.dtype, expected.quantization, expected.routed);
     let norm = Norm::of(expected.quantization);
     let mut failures = Vec::new();
     let mut note = None;
@@ -373,6 +379,7 @@ mod tests {
     const TRAINED: Expected = Expected {
         dtype: Dtype::Float32,
         quantization: None,
+        routed: false,
         known: true,
         fresh: false,
         tensors: Some((4, 4)),
@@ -430,6 +437,12 @@ mod tests {
         let coarse = compare(1.3, 9.0, quantized(Format::Int4));
         assert!(coarse.passed && coarse.note.is_none());
         assert!(!compare(6.0, 9.0, quantized(Format::Nf4)).passed);
+        let routed = Expected {
+            routed: true,
+            ..quantized(Format::Int8)
+        };
+        assert!(compare(1.6, 9.0, routed).passed && !compare(3.0, 9.0, routed).passed);
+        assert!(!compare(1.6, 9.0, quantized(Format::Int8)).passed);
         // An adapter that does less than rounding does can't be told from none.
         let small = compare(1.0, 1.5, quantized(Format::Int4));
         assert!(small.passed && small.note.unwrap().contains("can't tell"));

@@ -352,8 +352,6 @@ fn what_is_not_supported_in_combination_is_refused_by_name() {
     let lora = lora.to_str().unwrap();
     let dora = case("llama-gqa", "dora");
     let dora = dora.to_str().unwrap();
-    let pissa = case("llama-gqa", "lora-pissa");
-    let pissa = pissa.to_str().unwrap();
     let ids = ["--prompt-ids", "3,4"];
     let generate = |target, more: &[&'static str]| [&["generate", target], &ids[..], more].concat();
     refuse(
@@ -366,12 +364,16 @@ fn what_is_not_supported_in_combination_is_refused_by_name() {
     );
     refuse(&generate(lora, &["--quantize", "2bit"]), &["2bit", "nf4"]);
     refuse(
-        &generate(dora, &["--quantize", "4bit", "--adapter-form", "native"]),
-        &["LORA", "_proj", "4bit"],
+        &generate(lora, &["--quantize", "nf4", "--quantize-embedding", "nf4"]),
+        &["--quantize-embedding", "4bit, 8bit, float"],
     );
     refuse(
-        &generate(pissa, &["--quantize", "4bit"]),
-        &["LORA", "_proj", "--variant merged"],
+        &generate(lora, &["--quantize-embedding", "8bit"]),
+        &["`quantization_embedding`", "`use_4bit`"],
+    );
+    refuse(
+        &generate(dora, &["--quantize", "4bit", "--adapter-form", "native"]),
+        &["LORA", "_proj", "4bit", "takes the weight itself"],
     );
     refuse(
         &["prepare", lora, "--quantize", "4bit", "--format", "hf"],
@@ -457,7 +459,10 @@ fn a_result_says_what_was_quantized_and_counts_its_bytes() {
         &case("llama-gqa", "lora"),
         &folder.path().join("lora/small"),
     );
-    let params = json!({ "use_4bit": true, "quantization_head": "8bit", "max_new_tokens": 4, "num_inference_runs": 2 });
+    let params = json!({
+        "use_4bit": true, "quantization_head": "8bit", "quantization_embedding": "8bit", "max_new_tokens": 4,
+        "num_inference_runs": 2,
+    });
     fs::write(experiment.join("benchmark_params.json"), params.to_string()).unwrap();
     let prompts = folder.path().join("prompts.json");
     let texts = json!({ "short": ["a tide"], "medium": ["the flood leads"], "long": ["measure the right one"] });
@@ -478,7 +483,9 @@ fn a_result_says_what_was_quantized_and_counts_its_bytes() {
         .arg(folder.path().join("exports")));
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
     assert!(
-        outcome.stdout.contains("4bit-head-8bit weights"),
+        outcome
+            .stdout
+            .contains("4bit-head-8bit-embedding-8bit weights"),
         "{}",
         outcome.stdout
     );
@@ -493,13 +500,15 @@ fn a_result_says_what_was_quantized_and_counts_its_bytes() {
         (&found["accuracy_level"], &found["head"]),
         (&json!(4), &json!("8bit"))
     );
-    assert_eq!(found["quantized_weights"], 15);
-    assert_eq!(found["float"], json!(["embeddings", "norms", "biases"]));
+    assert_eq!(found["embedding"], "8bit");
+    assert_eq!(found["quantized_weights"], 16);
+    assert_eq!(found["float"], json!(["norms", "biases"]));
     let config = &result["run_info"]["benchmark_config"];
     assert_eq!(
         (&config["use_4bit"], &config["quantization_head"]),
         (&json!(true), &json!("8bit"))
     );
+    assert_eq!(config["quantization_embedding"], "8bit");
     assert_eq!(result["generation_info"]["parity"]["norm"], "mean");
     let executed = &result["generation_info"]["variants"]["merged"]["executed"];
     let products = executed["step"]["operators"]["CPUExecutionProvider"]["MatMulNBits"].as_u64();

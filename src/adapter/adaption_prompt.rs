@@ -112,11 +112,10 @@ fn heads(
     layer: &Linear,
     prompt: &Array2<f32>,
 ) -> Result<Array3<f32>, AdapterError> {
-    let weight = base.tensor(&format!("{}.weight", layer.source))?;
-    weight.expect_shape(&[layer.out_features, layer.in_features])?;
-    let shape = (layer.out_features, layer.in_features);
-    let weight =
-        Array2::from_shape_vec(shape, weight.to_f32()?).expect("the shape has been checked");
+    let source = format!("{}.weight", layer.source);
+    let stored = base.tensor(&source)?;
+    stored.expect_shape(&[layer.out_features, layer.in_features])?;
+    let weight = base.matrix(&source)?;
     let mut rows = prompt.dot(&weight.t());
     if layer.bias {
         let bias = base.tensor(&format!("{}.bias", layer.source))?;

@@ -270,8 +270,7 @@ impl ModuleAdapter for Boft {
             let rotation = rotation.expect("there's a level");
             let x = site.x.clone();
             let x = site.op("MatMul", "rotated", &[&x, &rotation]);
-            let weight = site.weight();
-            let product = site.matmul_transposed("MatMul", &x, &weight);
+            let product = site.product(&x);
             let y = site.op("Mul", "gain", &[&product, &s]);
             site.biased(&y)
         }))

@@ -134,7 +134,7 @@ impl ModuleAdapter for Hira {
             Part::stored(&self.keys[0], &self.a, Role::Term),
             Part::stored(&self.keys[1], &self.b, Role::Term),
         ];
-        Native::Own(NativeForm::new(parts, |site| {
+        let form = NativeForm::new(parts, |site| {
             let (a, b) = (site.parts[0].clone(), site.parts[1].clone());
             let product = site.op("MatMul", "product", &[&b, &a]);
             let weight = site.weight();
@@ -142,7 +142,8 @@ impl ModuleAdapter for Hira {
             let x = site.x.clone();
             let delta = site.matmul_transposed("delta", &x, &change);
             site.base_plus(&delta)
-        }))
+        });
+        Native::Own(form.over_weight())
     }
 
     fn trainable_params(&self) -> usize {

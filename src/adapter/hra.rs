@@ -122,7 +122,7 @@ impl ModuleAdapter for Hra {
         if self.gram_schmidt {
             return Native::Missing;
         }
-        Native::Own(NativeForm::new(parts, move |site| {
+        let form = NativeForm::new(parts, move |site| {
             let u = site.parts[0].clone();
             let norms = site.norms("norms", &u, 0, true);
             let u = site.op("Div", "u", &[&u, &norms]);
@@ -149,7 +149,8 @@ impl ModuleAdapter for Hra {
             let weight = site.op("MatMul", "weight", &[&weight, &h]);
             let x = site.x.clone();
             site.linear(&x, &weight)
-        }))
+        });
+        Native::Own(form.over_weight())
     }
 
     fn trainable_params(&self) -> usize {

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use ndarray::Array2;
 use rayon::prelude::*;
 
 use super::form::{BaseModule, Role};
 use super::{Adapter, AdapterError, ModuleWeights, Prompt};
 use crate::arch::{Module, ModuleKind};
 use crate::model::BaseModel;
-use crate::quantize::QuantizeError;
 use crate::weights::WriteTensorError;
 
 /// A tensor that is bound to an input of the unmerged graph.
@@ -128,33 +128,23 @@ impl Adapter {
                 .tensor(&format!("{}.{name}", module.source))?
                 .to_f32()?),
         };
-        let shape = module.parameters().swap_remove(0).1;
-        if !self
-            .replaced()
-            .contains_key(&format!("{}.weight", module.path))
-            && let Some(values) = base
-                .dequantized(module)
-                .map_err(QuantizeError::into_weights)?
-            && let ModuleKind::Linear {
-                in_features,
-                out_features,
-                bias,
-                ..
-            } = module.kind
-        {
-            let weight = ndarray::Array2::from_shape_vec((out_features, in_features), values)
-                .expect("dequantizing gives as many values as the weight has");
-            let bias = bias.then(|| read("bias")).transpose()?;
-            return Ok(ModuleWeights {
-                weight,
-                bias: bias.map(Into::into),
-            });
-        }
-        let mut weight = ndarray::Array2::from_shape_vec((shape[0], shape[1]), read("weight")?)
-            .expect("callers have checked the shapes of the base's tensors");
-        if module.is_stored_in_out() {
-            weight = weight.t().as_standard_layout().into_owned();
-        }
+        let name = format!("{}.weight", module.path);
+        let own = match self.replaced().contains_key(&name) {
+            true => None,
+            false => base.dequantized(module)?,
+        };
+        let weight = match own {
+            Some(weight) => weight,
+            None => {
+                let shape = module.parameters().swap_remove(0).1;
+                let stored = Array2::from_shape_vec((shape[0], shape[1]), read("weight")?)
+                    .expect("callers have checked the shapes of the base's tensors");
+                match module.is_stored_in_out() {
+                    true => stored.t().as_standard_layout().into_owned(),
+                    false => stored,
+                }
+            }
+        };
         let bias = match module.kind {
             ModuleKind::Linear { bias: true, .. } => Some(read("bias")?.into()),
             _ => None,

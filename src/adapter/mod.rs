@@ -84,6 +84,7 @@ pub use tensors::{AdapterTensors, Init};
 
 pub use self::form::AdapterForm;
 use self::form::{Form, Naming, Native};
+pub use self::lora::Residual;
 pub use self::shadow::{BACKBONE, Shadow};
 pub use self::xlora::Mixture;
 use crate::arch::{DecoderSpec, Layer};
@@ -128,6 +129,11 @@ pub trait ModuleAdapter: Debug + Send + Sync {
     /// What the method itself computes at every forward.
     fn native(&self) -> Native<'_> {
         Native::Missing
+    }
+
+    /// What PEFT leaves of the base's weight when it loads the adapter, where it takes something out.
+    fn residual(&self) -> Option<&Residual> {
+        None
     }
 
     /// Trainable parameters, as PEFT counts them.

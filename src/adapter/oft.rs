@@ -270,8 +270,7 @@ impl ModuleAdapter for Oft {
             }
             let name = site.name("input_0");
             let x = rotate_input(site.graph, &name, site.x, &sum, size, None);
-            let weight = site.weight();
-            site.linear(&x, &weight)
+            site.base(&x)
         }))
     }
 

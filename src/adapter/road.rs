@@ -184,8 +184,7 @@ impl ModuleAdapter for Road {
             let own = factor(site, "c", "Cos", 0);
             let other = factor(site, "t", "Sin", 1);
 
-            let (x, weight) = (site.x.clone(), site.weight());
-            let y = site.linear(&x, &weight);
+            let y = site.base(site.x);
             let halves = reshape(site, "halves", &y, &[0, 0, -1, 2, half]);
             let first = take(site, "first", &halves, 0, 3);
             let second = take(site, "second", &halves, 1, 3);

@@ -90,7 +90,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         let places = if !tensors.has_values() {
             Vec::new()
         } else if tensors.is_redrawn(&key, saved) {
-            let weight = base.matrix(&format!("{}.weight", layer.module.source))?;
+            let weight = base.full_matrix(&format!("{}.weight", layer.module.source))?;
             let (places, unique) = by_size(&weight, count, select);
             if !unique && !tensors.is_fresh() {
                 let reason = format!(

@@ -192,6 +192,27 @@ impl Module {
         }
     }
 
+    /// Rows and columns of its weight, if that's a matrix: of outputs and inputs, or of tokens and their width.
+    pub fn matrix_size(&self) -> Option<[usize; 2]> {
+        match self.kind {
+            ModuleKind::Linear {
+                in_features,
+                out_features,
+                ..
+            }
+            | ModuleKind::Routed {
+                in_features,
+                out_features,
+                ..
+            } => Some([out_features, in_features]),
+            ModuleKind::Embedding {
+                num_embeddings,
+                embedding_dim,
+            } => Some([num_embeddings, embedding_dim]),
+            ModuleKind::Norm { .. } => None,
+        }
+    }
+
     /// Whether it's a linear layer that is stored as `[in_features, out_features]`.
     pub fn is_stored_in_out(&self) -> bool {
         matches!(

@@ -191,6 +191,19 @@ impl DecoderSpec {
         self.lm_head.source == self.embed_tokens.source
     }
 
+    /// Whether a layer has experts.
+    pub fn has_experts(&self) -> bool {
+        let mut layers = self.layers.iter();
+        layers.any(|layer| matches!(layer.mlp, Mlp::Experts { .. }))
+    }
+
+    /// Whether `path` is the router of a layer's experts.
+    pub fn is_router(&self, path: &str) -> bool {
+        self.layers
+            .iter()
+            .any(|layer| matches!(&layer.mlp, Mlp::Experts { router, .. } if router.path == path))
+    }
+
     /// All modules with parameters (and norms without any), embedding first, head last. Linear layers are in
     /// Transformers' order.
     pub fn modules(&self) -> Vec<Module> {

@@ -198,7 +198,9 @@ fn settled(common: &CommonOptions, manifest: &Manifest) -> Result<()> {
     }
     let asked = common.quantize.map(QuantizeChoice::format);
     let found = manifest.quantization();
-    let others = common.quantize_head.is_some() || common.quantize_accuracy.is_some();
+    let others = common.quantize_head.is_some()
+        || common.quantize_embedding.is_some()
+        || common.quantize_accuracy.is_some();
     if others || asked.is_some_and(|asked| asked != found.map(|found| found.weights)) {
         let found = found.map_or("unquantized".to_owned(), |found| found.label());
         bail!("options on quantization go with an experiment; this folder was prepared {found}");

@@ -6,10 +6,10 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
 use crate::adapter::AdapterForm;
-use crate::config::{BenchmarkConfig, HEADS};
+use crate::config::{BenchmarkConfig, EMBEDDINGS, HEADS};
 use crate::engine::WeightsMode;
 use crate::prepare::{Manifest, Variant};
-use crate::quantize::{Accuracy, Format, Head};
+use crate::quantize::{Accuracy, Format, Part};
 use crate::weights::Dtype;
 
 /// Options that most commands share.
@@ -30,7 +30,11 @@ pub struct CommonOptions {
 
     /// What the head is quantized to [default: as the other weights; float with nf4].
     #[arg(long, global = true, value_name = "FORMAT", value_parser = head)]
-    pub quantize_head: Option<Head>,
+    pub quantize_head: Option<Part>,
+
+    /// What the token embedding is quantized to: 4bit, 8bit or float. It saves memory, and no time [default: float].
+    #[arg(long, global = true, value_name = "FORMAT", value_parser = embedding)]
+    pub quantize_embedding: Option<Part>,
 
     /// Arithmetic with 4 and 8 bits: 4 rounds inputs to 8 bits too, 1 computes in float32 and is several times slower
     /// [default: 4].
@@ -112,11 +116,20 @@ impl QuantizeChoice {
     }
 }
 
-fn head(text: &str) -> Result<Head, String> {
-    let found = HEADS.iter().find(|(name, _)| *name == text);
+fn head(text: &str) -> Result<Part, String> {
+    part(&HEADS, text)
+}
+
+fn embedding(text: &str) -> Result<Part, String> {
+    part(&EMBEDDINGS, text)
+}
+
+fn part(all: &[(&str, Part)], text: &str) -> Result<Part, String> {
+    let found = all.iter().find(|(name, _)| *name == text);
+    let names = || all.iter().map(|(name, _)| *name).collect::<Vec<_>>();
     found
-        .map(|(_, head)| *head)
-        .ok_or_else(|| "expected 4bit, 8bit, nf4 or float".to_owned())
+        .map(|(_, part)| *part)
+        .ok_or_else(|| format!("expected one of {}", names().join(", ")))
 }
 
 fn accuracy(text: &str) -> Result<Accuracy, String> {

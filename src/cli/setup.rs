@@ -47,6 +47,7 @@ pub fn config(common: &CommonOptions, experiment: Option<&Experiment>) -> Result
         keys.set(choice.format());
     }
     keys.head = common.quantize_head.or(keys.head);
+    keys.embedding = common.quantize_embedding.or(keys.embedding);
     keys.accuracy = common.quantize_accuracy.or(keys.accuracy);
     config.quantization()?;
     Ok(config)

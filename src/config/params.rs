@@ -8,13 +8,13 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::ConfigError;
-use super::quantization::{HEADS, QuantizationKeys, SCHEMES};
+use super::quantization::{EMBEDDINGS, HEADS, QuantizationKeys, SCHEMES};
 use crate::json_check::{json_type, nearest, quoted, without_comments};
 use crate::prompts::Category;
 use crate::quantize::Accuracy;
 use crate::weights::Dtype;
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "model_id",
     "dtype",
     "seed",
@@ -27,6 +27,7 @@ const KEYS: [&str; 14] = [
     "use_8bit",
     "quantization_scheme",
     "quantization_head",
+    "quantization_embedding",
     "quantization_accuracy_level",
     "category_generation_params",
 ];
@@ -98,6 +99,9 @@ impl Params {
             "use_8bit" => self.quantization.use_8bit = Some(entry.boolean()?),
             "quantization_scheme" => self.quantization.scheme = Some(entry.one_of(&SCHEMES)?),
             "quantization_head" => self.quantization.head = Some(entry.one_of(&HEADS)?),
+            "quantization_embedding" => {
+                self.quantization.embedding = Some(entry.one_of(&EMBEDDINGS)?);
+            }
             "quantization_accuracy_level" => {
                 self.quantization.accuracy = Some(entry.accuracy()?);
             }

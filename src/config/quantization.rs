@@ -1,7 +1,7 @@
-//! The keys on quantization: PEFT's `use_4bit` and `use_8bit`, and three of ours.
+//! The keys on quantization: PEFT's `use_4bit` and `use_8bit`, and four of ours.
 
 use super::ConfigError;
-use crate::quantize::{Accuracy, Format, Head, Quantization};
+use crate::quantize::{Accuracy, Format, Part, Quantization};
 
 /// How 4 bits are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,11 +16,18 @@ pub enum Scheme {
 pub const SCHEMES: [(&str, Scheme); 2] = [("rtn", Scheme::Rtn), ("nf4", Scheme::Nf4)];
 
 /// Values of `quantization_head`.
-pub const HEADS: [(&str, Head); 4] = [
-    ("4bit", Head::Quantized(Format::Int4)),
-    ("8bit", Head::Quantized(Format::Int8)),
-    ("nf4", Head::Quantized(Format::Nf4)),
-    ("float", Head::Float),
+pub const HEADS: [(&str, Part); 4] = [
+    ("4bit", Part::Quantized(Format::Int4)),
+    ("8bit", Part::Quantized(Format::Int8)),
+    ("nf4", Part::Quantized(Format::Nf4)),
+    ("float", Part::Float),
+];
+
+/// Values of `quantization_embedding`. ONNX Runtime has no operator that looks up rows in NF4.
+pub const EMBEDDINGS: [(&str, Part); 3] = [
+    ("4bit", Part::Quantized(Format::Int4)),
+    ("8bit", Part::Quantized(Format::Int8)),
+    ("float", Part::Float),
 ];
 
 /// What files and options say on quantization.
@@ -33,7 +40,9 @@ pub struct QuantizationKeys {
     /// `quantization_scheme`
     pub scheme: Option<Scheme>,
     /// `quantization_head`
-    pub head: Option<Head>,
+    pub head: Option<Part>,
+    /// `quantization_embedding`
+    pub embedding: Option<Part>,
     /// `quantization_accuracy_level`
     pub accuracy: Option<Accuracy>,
 }
@@ -46,6 +55,7 @@ impl QuantizationKeys {
             use_8bit: self.use_8bit.or(others.use_8bit),
             scheme: self.scheme.or(others.scheme),
             head: self.head.or(others.head),
+            embedding: self.embedding.or(others.embedding),
             accuracy: self.accuracy.or(others.accuracy),
         }
     }
@@ -57,6 +67,7 @@ impl QuantizationKeys {
         self.scheme = (weights == Some(Format::Nf4)).then_some(Scheme::Nf4);
         if weights.is_none() {
             self.head = None;
+            self.embedding = None;
             self.accuracy = None;
         }
     }
@@ -68,8 +79,9 @@ impl QuantizationKeys {
         let Some(found) = quantization else {
             return keys;
         };
-        keys.head = Some(found.head.map_or(Head::Float, Head::Quantized));
-        let usual = Quantization::with(found.weights, keys.head, None);
+        keys.head = Some(found.head.into());
+        keys.embedding = Some(found.embedding.into());
+        let usual = Quantization::with(found.weights, keys.head, keys.embedding, None);
         if usual != Ok(found) {
             keys.accuracy = Some(found.accuracy);
         }
@@ -102,6 +114,7 @@ impl QuantizationKeys {
                 let given = [
                     (nf4, "`quantization_scheme` `nf4`"),
                     (self.head.is_some(), "`quantization_head`"),
+                    (self.embedding.is_some(), "`quantization_embedding`"),
                     (self.accuracy.is_some(), "`quantization_accuracy_level`"),
                 ];
                 return match given.iter().find(|(given, _)| *given) {
@@ -112,7 +125,7 @@ impl QuantizationKeys {
                 };
             }
         };
-        Quantization::with(weights, self.head, self.accuracy)
+        Quantization::with(weights, self.head, self.embedding, self.accuracy)
             .map(Some)
             .map_err(|message| failed(&format!("`quantization_accuracy_level`: {message}")))
     }

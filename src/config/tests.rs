@@ -156,6 +156,13 @@ fn keys_on_quantization_come_to_formats() {
         })
     );
     assert_eq!(
+        quantization(r#"{"use_4bit": true, "quantization_embedding": "8bit"}"#).unwrap(),
+        Some(Quantization {
+            embedding: Some(Format::Int8),
+            ..four
+        })
+    );
+    assert_eq!(
         quantization(r#"{"use_4bit": true, "quantization_scheme": "nf4"}"#).unwrap(),
         Some(Quantization::new(Format::Nf4))
     );
@@ -167,6 +174,7 @@ fn keys_on_quantization_come_to_formats() {
         ),
         (r#"{"quantization_scheme": "nf4"}"#, "does nothing"),
         (r#"{"quantization_head": "8bit"}"#, "does nothing"),
+        (r#"{"quantization_embedding": "8bit"}"#, "does nothing"),
         (r#"{"quantization_accuracy_level": 1}"#, "does nothing"),
         (
             r#"{"use_4bit": true, "quantization_scheme": "nf4", "quantization_accuracy_level": 4}"#,
@@ -180,6 +188,10 @@ fn keys_on_quantization_come_to_formats() {
         (r#"{"quantization_scheme": "gptq"}"#, "`rtn`, `nf4`"),
         (r#"{"quantization_accuracy_level": 2}"#, "1 (float32) or 4"),
         (r#"{"quantization_head": true}"#, "`float`"),
+        (
+            r#"{"quantization_embedding": "nf4"}"#,
+            "`4bit`, `8bit`, `float`",
+        ),
     ] {
         let message = message(text);
         assert!(message.contains(part), "{text}: {message}");

@@ -254,27 +254,48 @@ impl<'a> GraphBuilder<'a> {
         Value(name.to_owned())
     }
 
+    /// The parameter `name`, if its codes are what the model has of it.
+    fn quantized_weight(&self, name: &str) -> Option<&'a QuantizedWeight> {
+        match self.parameters.get(&format!("{}{name}", self.owner))? {
+            Parameter::Quantized(weight) => Some(weight),
+            Parameter::Stored(_) | Parameter::Input { .. } => None,
+        }
+    }
+
+    /// The codes of a quantized weight.
+    fn codes(&mut self, key: &str, weight: &QuantizedWeight) -> Value {
+        let [shape, _] = weight.format.shapes(weight.rows, weight.columns);
+        self.shared(
+            &format!("{key}.codes"),
+            element::UINT8,
+            &shape,
+            &weight.codes,
+        )
+    }
+
+    /// An initializer whose bytes are in another file, which has one shape wherever it's taken.
+    fn shared(&mut self, name: &str, data_type: i32, shape: &[usize], span: &ByteSpan) -> Value {
+        let place = (span.path.clone(), span.offset);
+        if let Some(value) = self.placed.get(&place) {
+            return value.clone();
+        }
+        let value = self.external(name, data_type, shape, span);
+        self.placed.insert(place, value.clone());
+        value
+    }
+
+    /// The product of `x` with a quantized weight.
     fn quantized(&mut self, name: &str, x: &Value, key: &str, weight: &QuantizedWeight) -> Value {
-        let [codes, scales] = weight.format.shapes(weight.rows, weight.columns);
-        let parts = [
-            ("codes", element::UINT8, &codes, &weight.codes),
-            ("scales", element::FLOAT32, &scales, &weight.scales),
-        ]
-        .map(|(part, data_type, shape, span)| {
-            let place = (span.path.clone(), span.offset);
-            if let Some(value) = self.placed.get(&place) {
-                return value.clone();
-            }
-            let value = self.external(&format!("{key}.{part}"), data_type, shape, span);
-            self.placed.insert(place, value.clone());
-            value
-        });
+        let [_, shape] = weight.format.shapes(weight.rows, weight.columns);
+        let codes = self.codes(key, weight);
+        let name_of_scales = format!("{key}.scales");
+        let scales = self.shared(&name_of_scales, element::FLOAT32, &shape, &weight.scales);
         let mut attrs = vec![
             ("K", Attr::Int(weight.columns as i64)),
             ("N", Attr::Int(weight.rows as i64)),
             ("block_size", Attr::Int(weight.format.block_size() as i64)),
         ];
-        let inputs = [x, &parts[0], &parts[1]];
+        let inputs = [x, &codes, &scales];
         match weight.format {
             Format::Int4 | Format::Int8 => {
                 attrs.push(("bits", Attr::Int(weight.format.bits() as i64)));
@@ -458,8 +479,7 @@ impl<'a> GraphBuilder<'a> {
     /// `W x` for the linear layer at `path`: `x` is `[…, in]`.
     pub fn product(&mut self, name: &str, path: &str, x: &Value) -> Value {
         let weight = format!("{path}.weight");
-        let parameters = self.parameters;
-        if let Some(Parameter::Quantized(quantized)) = parameters.get(&weight) {
+        if let Some(quantized) = self.quantized_weight(&weight) {
             return self.quantized(name, x, &weight, quantized);
         }
         let weight = self.parameter(&weight);
@@ -472,9 +492,63 @@ impl<'a> GraphBuilder<'a> {
     /// The same for rows, `[n, in]`, of which there may be none: what's laid out for one row or for a whole prompt
     /// doesn't fit, and the factor keeps it from being taken for a product that does.
     pub fn routed_product(&mut self, name: &str, path: &str, x: &Value) -> Value {
-        let weight = self.parameter(&format!("{path}.weight"));
+        let weight = format!("{path}.weight");
+        if let Some(quantized) = self.quantized_weight(&weight) {
+            return self.quantized(name, x, &weight, quantized);
+        }
+        let weight = self.parameter(&weight);
         let attrs = [("transB", Attr::Int(1)), ("alpha", Attr::Float(1.0))];
         self.contrib("FusedMatMul", name, &[x, &weight], &attrs)
+    }
+
+    /// The rows of the embedding at `path` that `ids` name, `[…, embedding_dim]`.
+    pub fn rows(&mut self, name: &str, path: &str, ids: &Value) -> Value {
+        let weight = format!("{path}.weight");
+        match self.quantized_weight(&weight) {
+            Some(quantized) => self.quantized_rows(name, ids, &weight, quantized),
+            None => {
+                let weight = self.parameter(&weight);
+                self.gather(name, &weight, ids, 0)
+            }
+        }
+    }
+
+    /// The rows of a quantized table, block by block: as products take it, so that a tied head has the same codes.
+    fn quantized_rows(
+        &mut self,
+        name: &str,
+        ids: &Value,
+        key: &str,
+        weight: &QuantizedWeight,
+    ) -> Value {
+        let [_, mut shape] = weight.format.shapes(weight.rows, weight.columns);
+        shape.push(1);
+        let codes = self.codes(key, weight);
+        let column = format!("{key}.scales.column");
+        let scales = self.external(&column, element::FLOAT32, &shape, &weight.scales);
+        let block = weight.format.block_size();
+        let attrs = [
+            ("gather_axis", Attr::Int(0)),
+            ("quantize_axis", Attr::Int(2)),
+            ("block_size", Attr::Int(block as i64)),
+            ("bits", Attr::Int(weight.format.bits() as i64)),
+        ];
+        let blocks = format!("{name}/blocks");
+        let blocks = self.contrib(
+            "GatherBlockQuantized",
+            &blocks,
+            &[&codes, ids, &scales],
+            &attrs,
+        );
+        let padded = weight.columns.next_multiple_of(block);
+        if padded == weight.columns {
+            return self.reshape(name, &blocks, &[0, 0, -1]);
+        }
+        let joined = self.reshape(&format!("{name}/padded"), &blocks, &[0, 0, padded as i64]);
+        let ends = [("start", 0), ("end", weight.columns as i64), ("axis", 2)];
+        let [start, end, axis] =
+            ends.map(|(what, value)| self.constant_i64(&format!("{name}/{what}"), &[value], false));
+        self.op("Slice", name, &[&joined, &start, &end, &axis], &[])
     }
 
     /// The weight of the linear layer at `path`, `[out, in]`.

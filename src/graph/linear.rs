@@ -56,8 +56,7 @@ pub fn embedding(
     ids: &Value,
 ) -> Value {
     let path = &table.path;
-    let weight = graph.parameter(&format!("{path}.weight"));
-    let rows = graph.gather(&format!("/{path}/Gather"), &weight, ids, 0);
+    let rows = graph.rows(&format!("/{path}/Gather"), path, ids);
     match export.module_form(path) {
         Some((form, naming)) => {
             let site = EmbeddingSite {

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use crate::arch::{DecoderSpec, ModuleKind};
-use crate::quantize::{self, Quantization, QuantizeError, QuantizedFile, QuantizedWeight};
+use crate::arch::DecoderSpec;
+use crate::quantize::{Quantization, QuantizeError, QuantizedFile, QuantizedWeight};
 use crate::weights::{TensorLocation, TensorStore, WeightsError};
 
 /// The origin of one parameter.
@@ -69,7 +69,7 @@ impl Parameters {
         self.stored_in_out.contains(path)
     }
 
-    /// The same with weights of linear layers from `file`, as far as `quantization` goes.
+    /// The same with weights from `file`, as far as `quantization` goes.
     ///
     /// # Errors
     /// If the file lacks one.
@@ -80,17 +80,11 @@ impl Parameters {
         file: &QuantizedFile,
     ) -> Result<Self, QuantizeError> {
         for module in spec.modules() {
-            let ModuleKind::Linear {
-                in_features,
-                out_features,
-                ..
-            } = module.kind
-            else {
-                continue;
-            };
-            if let Some(format) = quantization.of(spec, &module) {
-                let key = quantize::key(spec, &module);
-                let weight = file.find(&key, format, out_features, in_features)?;
+            if let Some(format) = quantization.of(spec, &module)
+                && let Some([rows, columns]) = module.matrix_size()
+            {
+                let key = quantization.key(spec, &module);
+                let weight = file.find(&key, format, rows, columns)?;
                 let name = format!("{}.weight", module.path);
                 self.set(&name, Parameter::Quantized(weight));
             }

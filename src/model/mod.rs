@@ -7,6 +7,7 @@ mod tokenizer;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ndarray::Array2;
 use thiserror::Error;
@@ -14,11 +15,11 @@ use thiserror::Error;
 pub use id::ModelId;
 pub use tokenizer::{TextTokenizer, TokenizerError};
 
-use crate::arch::{self, DecoderSpec, Module, ModuleKind};
+use crate::arch::{self, DecoderSpec, Module};
 use crate::cache_dir::cache_dir;
 use crate::graph::find_base_tensor;
 use crate::json_object::{ConfigError, JsonObject};
-use crate::quantize::{self, Quantization, QuantizeError, QuantizedFile};
+use crate::quantize::{Format, Quantization, QuantizeError, QuantizedFile};
 use crate::weights::{Dtype, TensorStore, TensorView, WeightsError};
 
 /// A base model that can't be opened.
@@ -55,7 +56,7 @@ pub struct BaseModel {
     pub spec: DecoderSpec,
     /// Its tensors.
     pub store: TensorStore,
-    /// What stands in the place of its linear layers' weights for adapters beside it.
+    /// What stands in the place of its weights for adapters beside it.
     quantized: Option<QuantizedView>,
 }
 
@@ -63,7 +64,9 @@ pub struct BaseModel {
 #[derive(Debug)]
 struct QuantizedView {
     quantization: Quantization,
-    file: QuantizedFile,
+    file: Arc<QuantizedFile>,
+    /// What takes the place of some of them: what an adapter leaves of the weights.
+    residuals: Option<QuantizedFile>,
 }
 
 impl BaseModel {
@@ -129,44 +132,70 @@ impl BaseModel {
     pub fn beside_quantized(
         &self,
         quantization: Quantization,
-        file: QuantizedFile,
+        file: Arc<QuantizedFile>,
     ) -> Result<Self, ModelError> {
+        self.seen_as(QuantizedView {
+            quantization,
+            file,
+            residuals: None,
+        })
+    }
+
+    /// The same, once `residuals` have taken the place of the quantized weights of the modules whose paths they're named by.
+    ///
+    /// # Errors
+    /// As [`beside_quantized`](Self::beside_quantized).
+    ///
+    /// # Panics
+    /// If it's no model beside whose quantized weights an adapter stands.
+    pub fn with_residuals(&self, residuals: QuantizedFile) -> Result<Self, ModelError> {
+        let view = self.quantized.as_ref().expect("its weights are quantized");
+        self.seen_as(QuantizedView {
+            quantization: view.quantization,
+            file: Arc::clone(&view.file),
+            residuals: Some(residuals),
+        })
+    }
+
+    fn seen_as(&self, quantized: QuantizedView) -> Result<Self, ModelError> {
         Ok(Self {
             id: self.id.clone(),
-            quantized: Some(QuantizedView { quantization, file }),
+            quantized: Some(quantized),
             ..Self::open_folder(&self.folder)?
         })
     }
 
-    /// How the model is quantized for adapters beside it.
-    pub fn quantization(&self) -> Option<Quantization> {
-        self.quantized.as_ref().map(|view| view.quantization)
+    /// What the weight of `module` is quantized to, for an adapter beside it.
+    pub fn quantized_to(&self, module: &Module) -> Option<Format> {
+        let view = self.quantized.as_ref()?;
+        view.quantization.of(&self.spec, module)
     }
 
-    /// What the quantized weight of `module` stands for; `None` where it's not quantized.
+    /// What the quantized weight of `module` stands for, rows of outputs or of tokens; `None` where it's not quantized.
     ///
     /// # Errors
     /// If it isn't in the file of quantized weights.
-    pub fn dequantized(&self, module: &Module) -> Result<Option<Vec<f32>>, QuantizeError> {
-        let (
-            Some(view),
-            ModuleKind::Linear {
-                in_features,
-                out_features,
-                ..
-            },
-        ) = (&self.quantized, &module.kind)
-        else {
+    pub fn dequantized(&self, module: &Module) -> Result<Option<Array2<f32>>, WeightsError> {
+        let (Some(view), Some(format), Some([rows, columns])) = (
+            &self.quantized,
+            self.quantized_to(module),
+            module.matrix_size(),
+        ) else {
             return Ok(None);
         };
-        let Some(format) = view.quantization.of(&self.spec, module) else {
-            return Ok(None);
+        let own = format!("{}.weight", module.path);
+        let found = match &view.residuals {
+            Some(residuals) if residuals.has(&own) => (residuals, own),
+            _ => (&*view.file, view.quantization.key(&self.spec, module)),
         };
-        let key = quantize::key(&self.spec, module);
-        let values = view
-            .file
-            .dequantize(&key, format, *out_features, *in_features)?;
-        Ok(Some(values))
+        let (file, key) = found;
+        let values = file
+            .dequantize(&key, format, rows, columns)
+            .map_err(QuantizeError::into_weights)?;
+        let matrix = Array2::from_shape_vec((rows, columns), values);
+        Ok(Some(matrix.expect(
+            "dequantizing gives as many values as the weight has",
+        )))
     }
 
     /// The checkpoint's tensor `source`, with or without the architecture's first part of the name.
@@ -190,18 +219,18 @@ impl BaseModel {
                 .modules()
                 .iter()
                 .find(|module| module.source == path)
-            && let Some(values) = self
-                .dequantized(module)
-                .map_err(QuantizeError::into_weights)?
-            && let ModuleKind::Linear {
-                in_features,
-                out_features,
-                ..
-            } = module.kind
+            && let Some(matrix) = self.dequantized(module)?
         {
-            return Ok(Array2::from_shape_vec((out_features, in_features), values)
-                .expect("dequantizing gives as many values as the weight has"));
+            return Ok(matrix);
         }
+        self.full_matrix(source)
+    }
+
+    /// The same in full precision, whatever is quantized: for what PEFT makes of the weights once, before it trains.
+    ///
+    /// # Errors
+    /// As [`matrix`](Self::matrix).
+    pub fn full_matrix(&self, source: &str) -> Result<Array2<f32>, WeightsError> {
         let tensor = self.tensor(source)?;
         let &[rows, columns] = tensor.shape else {
             return Err(WeightsError::Layout {

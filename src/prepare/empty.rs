@@ -6,8 +6,8 @@
 use std::fs;
 use std::path::Path;
 
-use super::export::replace_folder;
-use super::{ADAPTER, GRAPH, Manifest, PrepareError, PreparedVariant, partial, values};
+use super::export::files;
+use super::{ADAPTER, Manifest, PrepareError, PreparedVariant, partial, values};
 
 /// The folder's name, beside `unmerged`.
 const FOLDER: &str = "unmerged-empty";
@@ -25,7 +25,7 @@ pub fn empty_variant(unmerged: &PreparedVariant) -> Result<Option<PreparedVarian
     let folder = unmerged.folder.with_file_name(FOLDER);
     let mut manifest = unmerged.manifest.clone();
     manifest.fingerprint.push_str("-empty");
-    let complete = [GRAPH, ADAPTER]
+    let complete = files(&manifest)
         .iter()
         .all(|file| folder.join(file).is_file());
     let up_to_date = complete
@@ -52,11 +52,10 @@ fn write(
     let partial = partial::create(folder.parent().unwrap_or(Path::new("."))).map_err(failed)?;
     let made = partial.path();
     // The graph refers to weights relative to its folder, and this one is beside the other.
-    let graph = unmerged.folder.join(GRAPH);
-    fs::copy(&graph, made.join(GRAPH)).map_err(|source| PrepareError::Copy {
-        path: graph.clone(),
-        source,
-    })?;
+    for file in files(manifest).into_iter().filter(|file| *file != ADAPTER) {
+        let path = unmerged.folder.join(file);
+        fs::copy(&path, made.join(file)).map_err(|source| PrepareError::Copy { path, source })?;
+    }
 
     let neutral = manifest.adapter.as_ref().map(|adapter| &adapter.neutral);
     values::write_like(
@@ -68,5 +67,5 @@ fn write(
         },
     )?;
     manifest.write(made).map_err(failed)?;
-    replace_folder(made, folder).map_err(failed)
+    partial::replace(made, folder).map_err(failed)
 }

@@ -1,23 +1,22 @@
 //! Writes the folder of one variant: graph, tensors of the adapter, manifest.
 
+use std::fs;
 use std::path::Path;
 use std::time::Instant;
-use std::{fs, io};
 
 use prost::Message;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-use rustix::io::Errno;
 
+use super::describe::describe;
 use super::manifest::write_file;
 use super::merge::{OVERLAY, merge};
 use super::partial;
-use super::quantized::{QuantizationSummary, check_beside};
-use super::reads::decode_reads;
-use super::{AdapterSummary, Manifest, Preparation, PrepareError, PromptKind, Variant};
-use crate::adapter::{Adapter, Beside, GraphInput, Prompt};
+use super::quantized::check_beside;
+use super::residuals::{Residuals, write_residuals};
+use super::{Manifest, Precision, Preparation, PrepareError, Variant};
+use crate::adapter::{Adapter, Beside, GraphInput};
 use crate::arch::DecoderSpec;
 use crate::experiment::Experiment;
-use crate::graph::{Export, Parameter, Parameters, build, cache_head_dim};
+use crate::graph::{Export, Parameter, Parameters, build};
 use crate::model::BaseModel;
 use crate::quantize::{Accuracy, QuantizedFile};
 use crate::weights::{Dtype, SafetensorsWriter, TensorPlan};
@@ -26,12 +25,15 @@ use crate::weights::{Dtype, SafetensorsWriter, TensorPlan};
 pub const GRAPH: &str = "model.onnx";
 /// The tensors that are bound to the inputs of an unmerged graph.
 pub const ADAPTER: &str = "adapter.safetensors";
+/// What an unmerged adapter leaves of quantized weights.
+pub const RESIDUALS: &str = "residuals.safetensors";
 
 /// The files of a variant's folder, beside its manifest.
 pub fn files(manifest: &Manifest) -> Vec<&'static str> {
     match manifest.variant {
         Variant::Base => vec![GRAPH],
         Variant::Merged => vec![GRAPH, OVERLAY],
+        Variant::Unmerged if manifest.has_residuals => vec![GRAPH, ADAPTER, RESIDUALS],
         Variant::Unmerged => vec![GRAPH, ADAPTER],
     }
 }
@@ -79,6 +81,7 @@ pub fn export(
     let made = partial.path();
 
     let mut bound = Vec::new();
+    let mut has_residuals = false;
     let parameters = match (variant, adapter) {
         (Variant::Merged, Some(adapter)) => {
             let parameters = merge(
@@ -93,15 +96,24 @@ pub fn export(
         (Variant::Unmerged, Some(adapter)) => {
             bound = adapter.inputs();
             // Before values are worked out, since this checks the shapes of the base's tensors.
-            let parameters = unmerged_parameters(preparation, adapter, quantized)?;
-            let compute = preparation.precision.compute;
-            write_bound(
-                ingredients.base,
-                compute,
-                adapter,
-                &bound,
-                &made.join(ADAPTER),
-            )?;
+            let mut parameters = unmerged_parameters(preparation, adapter, quantized)?;
+            let Precision { dtype, compute, .. } = preparation.precision;
+            let path = made.join(RESIDUALS);
+            let residuals = write_residuals(ingredients.base, adapter, dtype, &path)?;
+            has_residuals = residuals.is_some();
+            let left;
+            let base = match residuals {
+                Some(Residuals { file, weights }) => {
+                    for (name, weight) in weights {
+                        parameters.set(&name, Parameter::Quantized(weight));
+                    }
+                    parameters = moved(parameters, &path, &target.join(RESIDUALS));
+                    left = ingredients.base.with_residuals(file)?;
+                    &left
+                }
+                None => ingredients.base,
+            };
+            write_bound(base, compute, adapter, &bound, &made.join(ADAPTER))?;
             parameters
         }
         _ => base_parameters(preparation, &preparation.base.spec, quantized)?,
@@ -129,7 +141,7 @@ pub fn export(
     let path = made.join(GRAPH);
     write_file(&path, &model.encode_to_vec()).map_err(failed(&folder.join(GRAPH)))?;
 
-    let mut manifest = manifest(
+    let mut manifest = describe(
         preparation,
         experiment,
         adapter,
@@ -137,32 +149,12 @@ pub fn export(
         &bound,
         fingerprint,
     )?;
+    manifest.has_residuals = has_residuals;
     manifest.prepare_seconds = start.elapsed().as_secs_f64();
     let path = folder.join(Manifest::FILE);
     manifest.write(made).map_err(failed(&path))?;
-    replace_folder(made, &target).map_err(failed(folder))?;
+    partial::replace(made, &target).map_err(failed(folder))?;
     Ok(manifest)
-}
-
-/// Puts the folder `made` in the place of `target`. What was there, or what another process has put there
-/// meanwhile, takes the place of `made`, and is removed with it.
-pub fn replace_folder(made: &Path, target: &Path) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(made, fs::Permissions::from_mode(0o755))?;
-    match fs::rename(made, target) {
-        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
-        done => return done,
-    }
-    match renameat_with(CWD, made, CWD, target, RenameFlags::EXCHANGE) {
-        // Not every file system can exchange.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
-            let old = made.with_extension("old");
-            fs::rename(target, &old)?;
-            fs::rename(made, target)?;
-            fs::remove_dir_all(old)
-        }
-        done => Ok(done?),
-    }
 }
 
 /// The same parameters, with references into `from` pointing to `to`.
@@ -248,82 +240,4 @@ fn write_bound(
     let writer = SafetensorsWriter::create(path, &plans)?;
     adapter.for_each_input(base, &|name, values| writer.write(name, values))?;
     Ok(writer.finish()?)
-}
-
-fn manifest(
-    preparation: &Preparation,
-    experiment: Option<&Experiment>,
-    adapter: Option<&Adapter>,
-    variant: Variant,
-    bound: &[GraphInput],
-    fingerprint: String,
-) -> Result<Manifest, PrepareError> {
-    let base = preparation.base;
-    let spec = adapter.map_or(&base.spec, |adapter| &adapter.spec);
-    let size = base.size()?;
-    let unmerged = adapter.filter(|_| variant == Variant::Unmerged);
-    let more_layers = unmerged.map_or(&[][..], Adapter::more_layers);
-    let summary = match (experiment, adapter) {
-        (Some(experiment), Some(adapter)) => Some(AdapterSummary {
-            experiment: experiment.file_stem(),
-            folder: absolute_path(&experiment.folder),
-            peft_type: adapter.peft_type.clone(),
-            config: adapter.config.json().clone(),
-            fresh: adapter.is_fresh(),
-            trainable_params: adapter.trainable_params(),
-            total_params: size.parameters + adapter.added_params(),
-            stored_bytes: adapter.stored_bytes(),
-            inputs: bound.iter().map(|tensor| tensor.name.clone()).collect(),
-            adapter_form: adapter.adapter_form,
-            neutral: bound
-                .iter()
-                .filter_map(|tensor| Some((tensor.name.clone(), tensor.role.neutral()?)))
-                .collect(),
-            prompt: adapter.prompt().map(|prompt| match prompt {
-                Prompt::Virtual(_) => PromptKind::VirtualTokens(prompt.num_virtual_tokens()),
-                Prompt::Prefix(_) => PromptKind::Prefix(prompt.num_virtual_tokens()),
-            }),
-            whole_calls: adapter.takes_whole_calls(),
-            invocation: adapter.invocation().map(<[u32]>::to_vec),
-            task: adapter.task(),
-        }),
-        _ => None,
-    };
-    Ok(Manifest {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        fingerprint,
-        prepare_seconds: 0.0,
-        variant,
-        model_id: base.id.to_string(),
-        model_folder: absolute_path(&base.folder),
-        synthetic: base.id.is_synthetic(),
-        dtype: preparation.precision.dtype,
-        compute: preparation.precision.compute,
-        vocab_size: spec.vocab_size,
-        max_position_embeddings: spec.max_position_embeddings,
-        positions_end: spec.positions_end.map(str::to_owned),
-        embedding_dim: spec.embed_tokens.embedding_dim,
-        cache: spec
-            .layers
-            .iter()
-            .chain(more_layers)
-            .map(|layer| {
-                let attention = &layer.attention;
-                (attention.num_key_value_heads, cache_head_dim(attention))
-            })
-            .collect(),
-        head_dim: spec.layers[0].attention.head_dim,
-        base_params: size.parameters,
-        base_bytes: size.stored_bytes,
-        reads: decode_reads(spec, unmerged, bound, preparation.precision),
-        quantization: preparation
-            .precision
-            .quantization
-            .map(|quantization| QuantizationSummary::new(spec, quantization)),
-        adapter: summary,
-    })
-}
-
-fn absolute_path(path: &Path) -> std::path::PathBuf {
-    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }

@@ -65,6 +65,12 @@ pub struct Manifest {
     pub base_params: usize,
     /// Bytes of the base's tensors as stored.
     pub base_bytes: u64,
+    /// Whether routers send each token to some of many experts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub routed: bool,
+    /// Whether the adapter leaves quantized weights of its own, in a file beside its tensors.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_residuals: bool,
     /// What a decode step must read.
     pub reads: DecodeReads,
     /// What is quantized, and how; absent where nothing is.

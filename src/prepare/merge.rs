@@ -1,9 +1,9 @@
 //! Folds an adapter into the weights that it touches: `overlay.safetensors`, those tensors and no others.
 //!
 //! Weights are widened to float32, merged, and rounded once to the dtype asked for; those of a quantized model are quantized
-//! after that. Each thread holds
-//! one module at a time, so memory is bounded by threads × the largest touched tensor.
+//! after that. Each thread holds one module at a time, so memory is bounded by threads × the largest touched tensor.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -13,7 +13,7 @@ use crate::adapter::{Adapter, AdapterError, ModuleAdapter, Replacement};
 use crate::arch::{Module, ModuleKind};
 use crate::graph::{Parameter, Parameters};
 use crate::model::BaseModel;
-use crate::quantize::{Format, QuantizeError, QuantizedFile, joined_plans, write_quantized};
+use crate::quantize::{Format, QuantizeError, QuantizedFile, joined_plans, write_matrix};
 use crate::weights::{
     BytesPlan, Dtype, SafetensorsFile, SafetensorsWriter, WeightsError, WriteTensorError,
 };
@@ -147,7 +147,8 @@ pub fn changes<'a>(
 /// The name of the merged tensors' file.
 pub const OVERLAY: &str = "overlay.safetensors";
 
-/// Writes the overlay of `adapter` on a base, whose quantized weights are in `quantized`, into `folder`; returns where each parameter of the merged model is.
+/// Writes the overlay of `adapter` on a base, whose quantized weights are in `quantized`, into `folder`; returns where each
+/// parameter of the merged model is.
 ///
 /// # Errors
 /// If the adapter can't be merged, a result isn't finite, or the file can't be written.
@@ -161,12 +162,16 @@ pub fn merge(
     let spec = &adapter.spec;
     let modules = spec.modules();
     let changes = changes(adapter, &modules)?;
+    let mut weights: HashMap<String, (Option<Format>, bool)> = HashMap::new();
+    for module in &modules {
+        let quantization = precision.quantization;
+        let format = quantization.and_then(|quantization| quantization.of(spec, module));
+        let name = format!("{}.weight", module.path);
+        weights.insert(name, (format, module.is_stored_in_out()));
+    }
     let mut merged = Vec::new();
     for (name, shape) in changes.iter().flat_map(Change::parameters) {
-        let format = precision.format_of(spec, &name);
-        let mut all = modules.iter();
-        let in_out = all
-            .any(|module| module.is_stored_in_out() && name == format!("{}.weight", module.path));
+        let (format, in_out) = weights.get(&name).copied().unwrap_or_default();
         merged.push(Merged {
             name,
             shape,
@@ -176,18 +181,18 @@ pub fn merge(
     }
     let embedding = format!("{}.weight", spec.embed_tokens.path);
     let head = format!("{}.weight", spec.lm_head.path);
-    // A tied head takes the merged embedding: itself, or a quantized copy.
+    // A tied head takes the merged embedding: itself where both have the same form, or a copy in its own.
     let followed = merged
         .iter()
         .find(|one| head_follows(adapter) && one.name == embedding);
-    let head_copy = followed.and_then(|one| {
-        Some(Merged {
+    let (head_format, _) = weights.get(&head).copied().unwrap_or_default();
+    let head_copy = followed
+        .filter(|one| one.format != head_format)
+        .map(|one| Merged {
             name: head.clone(),
-            shape: one.shape.clone(),
-            in_out: false,
-            format: Some(precision.format_of(spec, &head)?),
-        })
-    });
+            format: head_format,
+            ..one.clone()
+        });
     let follows = followed.is_some() && head_copy.is_none();
     merged.extend(head_copy.clone());
     // Before anything is merged, since this checks the shapes of the base's tensors.
@@ -266,7 +271,6 @@ impl Merged {
         values: &[f32],
         dtype: Dtype,
     ) -> Result<(), WriteTensorError> {
-        const BATCH: usize = 1 << 20;
         let Some(format) = self.format else {
             return writer.write(&self.name, values);
         };
@@ -281,13 +285,10 @@ impl Merged {
             }
             false => values,
         };
-        let step = format.rows_at_once(columns, BATCH);
-        for (index, rows) in values.chunks(step * columns).enumerate() {
-            let place = (index * step, columns);
-            write_quantized(writer, &self.name, format, place, &mut rows.to_vec(), dtype)
-                .map_err(QuantizeError::into_weights)?;
-        }
-        Ok(())
+        Ok(
+            write_matrix(writer, &self.name, format, columns, values, dtype)
+                .map_err(QuantizeError::into_weights)?,
+        )
     }
 
     /// Where it is in the overlay, which is at `path`.

@@ -15,6 +15,7 @@
 //! everything that the folder was made from.
 
 mod checkpoint;
+mod describe;
 mod empty;
 mod export;
 mod fingerprint;
@@ -24,6 +25,7 @@ mod others;
 mod partial;
 mod quantized;
 mod reads;
+mod residuals;
 mod values;
 mod variant;
 
@@ -42,10 +44,9 @@ pub use quantized::{QUANTIZED, QuantizationSummary};
 pub use variant::Variant;
 
 use crate::adapter::{Adapter, AdapterError, AdapterForm, Task};
-use crate::arch::DecoderSpec;
 use crate::experiment::Experiment;
 use crate::model::{BaseModel, ModelError};
-use crate::quantize::{Format, Quantization, QuantizeError};
+use crate::quantize::{Quantization, QuantizeError};
 use crate::weights::{Dtype, WeightsError};
 
 /// What can go wrong while a variant is prepared.
@@ -63,17 +64,13 @@ pub enum PrepareError {
     #[error(transparent)]
     Quantize(#[from] QuantizeError),
     #[error(
-        "`--quantize {format}` is not supported for mixtures of experts, whose experts would stay as they are"
-    )]
-    QuantizedExperts { format: &'static str },
-    #[error(
-        "{peft_type} isn't supported unmerged beside weights that are quantized to {format}: its nodes take {what}, or one \
-         in its place; prepare only `--variant merged`, or leave `--quantize` away"
+        "{peft_type} isn't supported unmerged beside `{path}` that is quantized to {format}: {reason}"
     )]
     BesideQuantized {
         peft_type: String,
-        what: String,
+        path: String,
         format: &'static str,
+        reason: &'static str,
     },
     #[error("cannot write `{}`", path.display())]
     Write {
@@ -119,12 +116,6 @@ impl Precision {
             quantization,
             ..self
         }
-    }
-
-    /// What the parameter `name` of a model is quantized to, if it is.
-    fn format_of(self, spec: &DecoderSpec, name: &str) -> Option<Format> {
-        let path = name.strip_suffix(".weight")?;
-        self.quantization?.of_path(spec, path)
     }
 
     fn label(self) -> String {
@@ -275,7 +266,8 @@ impl Preparation<'_> {
                 let loaded = Adapter::load_for_task(folder, base, seed, self.task_id)?;
                 loaded.with_form(self.adapter_form)
             };
-            let (base, used) = match (experiment, self.beside_quantized(variant)?) {
+            let seen = self.beside_quantized(variant, quantized.as_ref())?;
+            let (base, used) = match (experiment, seen) {
                 (Some(experiment), Some(base)) => {
                     let adapter = load(experiment, &base)?;
                     let (base, adapter) = &*beside.insert((base, adapter));
@@ -293,7 +285,7 @@ impl Preparation<'_> {
                 experiment,
                 adapter: used,
                 base,
-                quantized: quantized.as_ref(),
+                quantized: quantized.as_deref(),
             };
             let manifest = export::export(self, ingredients, variant, &folder, fingerprint)?;
             prepared.push(PreparedVariant {

@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use tempfile::TempDir;
 
 /// In front of every temporary name; the process that makes it comes next.
@@ -19,6 +21,27 @@ pub fn create(parent: &Path) -> io::Result<TempDir> {
     }
     let prefix = format!("{PREFIX}{}-", std::process::id());
     tempfile::Builder::new().prefix(&prefix).tempdir_in(parent)
+}
+
+/// Puts the folder `made` in the place of `target`. What was there, or what another process has put there
+/// meanwhile, takes the place of `made`, and is removed with it.
+pub fn replace(made: &Path, target: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(made, fs::Permissions::from_mode(0o755))?;
+    match fs::rename(made, target) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+        done => return done,
+    }
+    match renameat_with(CWD, made, CWD, target, RenameFlags::EXCHANGE) {
+        // Not every file system can exchange.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            let old = made.with_extension("old");
+            fs::rename(target, &old)?;
+            fs::rename(made, target)?;
+            fs::remove_dir_all(old)
+        }
+        done => Ok(done?),
+    }
 }
 
 /// Whether `name` is a temporary one of a process that's gone.

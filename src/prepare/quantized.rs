@@ -2,14 +2,19 @@
 //!
 //! Merging comes before quantizing: a merged weight is worked out in full precision and quantized like the base's. An
 //! unmerged adapter stands beside the quantized base, as one that was trained there (QLoRA) is served; what its tensors are
-//! computed from is what the codes stand for.
+//! computed from is what the codes stand for. A weight that the adapter's form replaces is made of that too, and is no longer
+//! quantized. What PEFT takes out of the weights once and for all, when it loads the adapter, is taken out before they are
+//! quantized ([`residuals`](super::residuals)).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Preparation, PrepareError, Variant, fingerprint};
 use crate::adapter::Adapter;
 use crate::adapter::form::Form;
-use crate::arch::{DecoderSpec, Module, ModuleKind};
+use crate::arch::DecoderSpec;
 use crate::model::BaseModel;
 use crate::quantize::{Format, Quantization, QuantizedFile};
 
@@ -21,7 +26,7 @@ pub const QUANTIZED: &str = "quantized.safetensors";
 pub struct QuantizationSummary {
     /// `rtn` (rounded to nearest) or `nf4`.
     pub scheme: String,
-    /// Of a code, in linear layers but the head.
+    /// Of a code, in weights other than the head and the embedding.
     pub bits: usize,
     /// Values that share a scale.
     pub block_size: usize,
@@ -31,7 +36,10 @@ pub struct QuantizationSummary {
     pub accuracy_level: Option<u8>,
     /// What the head is quantized to; absent where it stays float.
     pub head: Option<Format>,
-    /// Weights that are quantized.
+    /// What the token embedding is quantized to; absent where it stays float.
+    #[serde(default)]
+    pub embedding: Option<Format>,
+    /// Weights that are quantized, a shared one once. An unmerged adapter may replace some of them.
     pub quantized_weights: usize,
     /// Bytes of their codes and scales.
     pub quantized_bytes: u64,
@@ -47,25 +55,30 @@ impl QuantizationSummary {
         let Quantization {
             weights,
             head,
+            embedding,
             accuracy,
         } = quantization;
-        let mut count = 0;
-        let mut bytes = 0;
-        for module in spec.modules() {
-            if let ModuleKind::Linear {
-                in_features,
-                out_features,
-                ..
-            } = module.kind
-                && let Some(format) = quantization.of(spec, &module)
+        let mut all = BTreeMap::new();
+        let modules = spec.modules();
+        for module in &modules {
+            if let Some([rows, columns]) = module.matrix_size()
+                && let Some(format) = quantization.of(spec, module)
             {
-                count += 1;
-                bytes += format.bytes(out_features, in_features);
+                let bytes = format.bytes(rows, columns);
+                all.insert(quantization.key(spec, module), bytes);
             }
         }
-        let mut float = vec!["embeddings", "norms", "biases"];
+        let mut float = match (embedding, &spec.learned_positions) {
+            (None, _) => vec!["embeddings"],
+            (Some(_), Some(_)) => vec!["position embeddings"],
+            (Some(_), None) => vec![],
+        };
+        float.extend(["norms", "biases"]);
         if head.is_none() {
             float.push("lm_head");
+        }
+        if spec.has_experts() {
+            float.push("routers");
         }
         let nf4 = weights == Format::Nf4;
         Self {
@@ -75,8 +88,9 @@ impl QuantizationSummary {
             symmetric: !nf4,
             accuracy_level: quantization.has_accuracy().then_some(accuracy.level()),
             head,
-            quantized_weights: count,
-            quantized_bytes: bytes,
+            embedding,
+            quantized_weights: all.len(),
+            quantized_bytes: all.values().sum(),
             float: float.into_iter().map(str::to_owned).collect(),
             quantization,
         }
@@ -97,16 +111,10 @@ impl Preparation<'_> {
     pub(super) fn quantized_file(
         &self,
         begin: &dyn Fn(u64),
-    ) -> Result<Option<QuantizedFile>, PrepareError> {
+    ) -> Result<Option<Arc<QuantizedFile>>, PrepareError> {
         let Some(quantization) = self.precision.quantization else {
             return Ok(None);
         };
-        let routed = |module: &Module| matches!(module.kind, ModuleKind::Routed { .. });
-        if self.base.spec.modules().iter().any(routed) {
-            return Err(PrepareError::QuantizedExperts {
-                format: quantization.weights.name(),
-            });
-        }
         let file = QuantizedFile::make_ready(
             &self.model_folder().join(QUANTIZED),
             &fingerprint::fingerprint(self, None, Variant::Base),
@@ -115,46 +123,57 @@ impl Preparation<'_> {
             self.precision.dtype,
             begin,
         )?;
-        Ok(Some(file))
+        Ok(Some(Arc::new(file)))
     }
 
-    /// The base as an adapter beside its quantized weights sees it; `None` where that's the base itself.
+    /// The base as the adapter of `variant` sees it beside its `quantized` weights; `None` where that's the base itself.
     pub(super) fn beside_quantized(
         &self,
         variant: Variant,
+        quantized: Option<&Arc<QuantizedFile>>,
     ) -> Result<Option<BaseModel>, PrepareError> {
-        let Some(quantization) = self.precision.quantization else {
-            return Ok(None);
-        };
-        if variant != Variant::Unmerged {
-            return Ok(None);
+        match (variant, self.precision.quantization, quantized) {
+            (Variant::Unmerged, Some(quantization), Some(file)) => {
+                let file = Arc::clone(file);
+                Ok(Some(self.base.beside_quantized(quantization, file)?))
+            }
+            _ => Ok(None),
         }
-        let file = self.quantized_file(&|_| {})?;
-        let file = file.expect("the base is quantized");
-        Ok(Some(self.base.beside_quantized(quantization, file)?))
     }
 }
 
-/// Refuses an adapter that needs weights in the graph that are there as codes alone.
+/// Refuses what can't stand beside quantized weights: nodes that take a weight as it is, of which there are codes alone; and
+/// what takes something out of a weight that the adapter has replaced.
 pub fn check_beside(adapter: &Adapter, quantization: Quantization) -> Result<(), PrepareError> {
-    let refused = |what: String, format: Format| PrepareError::BesideQuantized {
-        peft_type: adapter.peft_type.clone(),
-        what,
-        format: format.name(),
-    };
-    if adapter.beside().is_some() {
-        let what = "weights of a decoder of its own".to_owned();
-        return Err(refused(what, quantization.weights));
-    }
-    for (path, _) in adapter.modules() {
-        let (Some(form), Some(format)) = (
-            adapter.unmerged_form(path),
-            quantization.of_path(&adapter.spec, path),
+    for module in adapter.spec.modules() {
+        let (Some(own), Some(form), Some(format)) = (
+            adapter.module(&module.path),
+            adapter.unmerged_form(&module.path),
+            quantization.of(&adapter.spec, &module),
         ) else {
             continue;
         };
-        if form.replaces("weight") || matches!(form, Form::Native(_)) {
-            return Err(refused(format!("the weight of `{path}` itself"), format));
+        let refused = |reason: &'static str| PrepareError::BesideQuantized {
+            peft_type: adapter.peft_type.clone(),
+            path: module.path.clone(),
+            format: format.name(),
+            reason,
+        };
+        if matches!(&form, Form::Native(native) if native.takes_weight) {
+            return Err(refused(
+                "its own computation takes the weight itself at every step, and of that there are codes alone; leave \
+                 `--adapter-form native` away",
+            ));
+        }
+        let replaced = || {
+            adapter
+                .replaced()
+                .contains_key(&format!("{}.weight", module.path))
+        };
+        if own.residual().is_some() && replaced() {
+            return Err(refused(
+                "it has another weight for that module, which isn't quantized; prepare only `--variant merged`",
+            ));
         }
     }
     Ok(())

@@ -1,5 +1,7 @@
 //! What a decode step must read from memory.
 
+use std::collections::BTreeSet;
+
 use super::{DecodeReads, Precision};
 use crate::adapter::{Adapter, Beside, GraphInput};
 use crate::arch::{DecoderSpec, Module, ModuleKind};
@@ -16,7 +18,8 @@ pub fn decode_reads(
     let elements = |shape: &[usize]| shape.iter().product::<usize>() as u64;
     let size = precision.compute.size() as u64;
     let modules = spec.modules();
-    let read = |module| module_bytes(spec, module, precision);
+    let replaced = replaced_weights(unmerged);
+    let read = |module| module_bytes(spec, module, precision, &replaced);
     let mut weights: u64 = modules.iter().map(read).sum();
     if let Some(Beside::Mixture(_)) = unmerged.and_then(Adapter::beside) {
         // Another pass, without embedding and head.
@@ -45,17 +48,41 @@ pub fn decode_reads(
     }
 }
 
+/// Weights that the adapter has others for, which aren't quantized.
+fn replaced_weights(unmerged: Option<&Adapter>) -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    if let Some(adapter) = unmerged {
+        let forms = adapter.modules().filter_map(|(path, _)| {
+            let form = adapter.unmerged_form(path)?;
+            form.replaces("weight").then(|| format!("{path}.weight"))
+        });
+        all.extend(forms);
+        all.extend(adapter.used_replacements().map(|(name, _)| name.to_owned()));
+    }
+    all
+}
+
 /// What one step reads of `module`.
-fn module_bytes(spec: &DecoderSpec, module: &Module, precision: Precision) -> u64 {
+fn module_bytes(
+    spec: &DecoderSpec,
+    module: &Module,
+    precision: Precision,
+    replaced: &BTreeSet<String>,
+) -> u64 {
     let size = precision.compute.size() as u64;
+    let quantization = precision.quantization;
+    let format = quantization
+        .and_then(|quantization| quantization.of(spec, module))
+        .filter(|_| !replaced.contains(&format!("{}.weight", module.path)));
     // Of a router's experts a token goes through some.
     let [read, of] = match module.kind {
-        ModuleKind::Embedding { embedding_dim, .. } => return embedding_dim as u64 * size,
+        ModuleKind::Embedding { embedding_dim, .. } => {
+            let float = embedding_dim as u64 * size;
+            return format.map_or(float, |format| format.bytes(1, embedding_dim));
+        }
         ModuleKind::Routed { share, .. } => share.map(|count| count as u64),
         _ => [1, 1],
     };
-    let quantization = precision.quantization;
-    let format = quantization.and_then(|quantization| quantization.of(spec, module));
     let bytes = |(name, shape): (&str, Vec<usize>)| match (format, &shape[..]) {
         (Some(format), &[columns, rows]) if name == "weight" && module.is_stored_in_out() => {
             format.bytes(rows, columns)
@@ -126,6 +153,32 @@ mod tests {
             float_head.weight_bytes - quantized.weight_bytes,
             140 * 64 / 32 * (128 - 20)
         );
+    }
+
+    #[test]
+    fn a_replaced_weight_is_read_in_full_and_a_quantized_embedding_by_one_row() {
+        let quantization = Quantization::new(Format::Int4);
+        let beside = |case| reads_of("llama-gqa", case, Some(quantization)).weight_bytes;
+        assert_eq!(reads("llama-gqa", "c3a").adapter_bytes, 0);
+        let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        let base = BaseModel::open_folder(&fixtures.join("models/llama-gqa")).unwrap();
+        let c3a = Adapter::load(&fixtures.join("cases/llama-gqa/c3a"), &base, 0).unwrap();
+        let modules = base.spec.modules();
+        let targets = modules
+            .iter()
+            .filter(|module| c3a.module(&module.path).is_some());
+        let elements: usize = targets
+            .map(|module| module.matrix_size().unwrap().iter().product::<usize>())
+            .sum();
+        let more = (4 * elements - elements / 32 * 20) as u64;
+        assert!(more > 0);
+        assert_eq!(beside("c3a"), beside("lora") + more);
+        let embedding = Quantization {
+            embedding: Some(Format::Int8),
+            ..quantization
+        };
+        let row = reads_of("llama-gqa", "lora", Some(embedding)).weight_bytes;
+        assert_eq!(beside("lora") - row, 64 * 4 - (64 + 2 * 4));
     }
 
     #[test]

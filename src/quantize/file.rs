@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use thiserror::Error;
 
-use super::{Format, Quantization, key};
-use crate::arch::{DecoderSpec, Linear, Module, ModuleKind, Projections};
+use super::{Format, Quantization};
+use crate::arch::{DecoderSpec, Linear, Module, Projections};
 use crate::model::BaseModel;
 use crate::weights::{
     ByteSpan, BytesPlan, Dtype, SafetensorsFile, SafetensorsWriter, TensorView, WeightsError,
@@ -100,6 +100,11 @@ impl QuantizedFile {
     /// A tensor of the file.
     pub fn tensor<'a>(&'a self, name: &'a str) -> Option<TensorView<'a>> {
         self.file.get(name)
+    }
+
+    /// Whether it has the weight `key`.
+    pub fn has(&self, key: &str) -> bool {
+        self.file.get(&names(key)[0]).is_some()
     }
 
     /// Opens the file at `path`, if it's a whole one of this fingerprint.
@@ -259,7 +264,7 @@ pub fn joined_plans(weights: &[(&str, Format, usize, usize)]) -> Vec<BytesPlan> 
 ///
 /// # Errors
 /// If a value isn't finite once it's rounded to `dtype`, or writing fails.
-pub fn write_quantized(
+fn write_quantized(
     writer: &SafetensorsWriter,
     key: &str,
     format: Format,
@@ -293,6 +298,26 @@ pub fn write_quantized(
     writer.write_part(&codes, before_codes, &made.codes)?;
     let bytes: Vec<u8> = made.scales.iter().flat_map(|v| v.to_le_bytes()).collect();
     Ok(writer.write_part(&scales, 4 * before_scales, &bytes)?)
+}
+
+/// Quantizes `values`, all of the planned weight `key`, and writes them: rounded to `dtype` first, some rows at a time.
+///
+/// # Errors
+/// As [`write_quantized`].
+pub fn write_matrix(
+    writer: &SafetensorsWriter,
+    key: &str,
+    format: Format,
+    columns: usize,
+    values: &[f32],
+    dtype: Dtype,
+) -> Result<(), QuantizeError> {
+    let step = format.rows_at_once(columns, BATCH);
+    for (index, rows) in values.chunks(step * columns).enumerate() {
+        let place = (index * step, columns);
+        write_quantized(writer, key, format, place, &mut rows.to_vec(), dtype)?;
+    }
+    Ok(())
 }
 
 fn quantize_batch(
@@ -347,21 +372,14 @@ fn quantize_batch(
 fn sources(spec: &DecoderSpec, quantization: Quantization) -> Vec<Vec<Source>> {
     let mut seen = BTreeSet::new();
     let mut source = |module: Module| -> Option<Source> {
-        let ModuleKind::Linear {
-            in_features,
-            out_features,
-            ..
-        } = module.kind
-        else {
-            return None;
-        };
-        let key = key(spec, &module);
+        let [rows, columns] = module.matrix_size()?;
+        let key = quantization.key(spec, &module);
         Some(Source {
             in_out: module.is_stored_in_out(),
             format: quantization.of(spec, &module)?,
             tensor: format!("{}.weight", module.source),
-            rows: out_features,
-            columns: in_features,
+            rows,
+            columns,
             key: seen.insert(key.clone()).then_some(key)?,
         })
     };

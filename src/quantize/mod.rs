@@ -1,7 +1,9 @@
 //! Weights of few bits: how they are quantized, and the file that they're kept in.
 //!
-//! Linear layers are quantized. The embedding isn't, and neither are norms and biases: of the embedding a step reads a
-//! single row, so that few bits save no time, and bitsandbytes keeps it too. A tied head has a quantized copy of its own.
+//! Linear layers are quantized, those of experts too; routers, which decide by small differences and are small, are not, as
+//! usual, and neither are norms and biases. The token embedding is if it's asked for: a step reads a single row of it, so that
+//! few bits save memory and no time, and bitsandbytes keeps it. A tied head shares its codes where both have the same form,
+//! and else has a copy of its own.
 //! What a base comes to is written once, beside its prepared folders, and shared by all of them ([`QuantizedFile`]).
 
 mod file;
@@ -9,7 +11,7 @@ mod format;
 
 use serde::{Deserialize, Serialize};
 
-pub use file::{QuantizeError, QuantizedFile, QuantizedWeight, joined_plans, write_quantized};
+pub use file::{QuantizeError, QuantizedFile, QuantizedWeight, joined_plans, write_matrix};
 pub use format::{Format, Quantized};
 
 use crate::arch::{DecoderSpec, Module, ModuleKind};
@@ -52,16 +54,22 @@ impl TryFrom<u8> for Accuracy {
     }
 }
 
-/// What the head is quantized to, as options say it.
+/// What the head or the embedding is quantized to, as options say it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Head {
+pub enum Part {
     /// This.
     Quantized(Format),
     /// Nothing.
     Float,
 }
 
-impl Head {
+impl From<Option<Format>> for Part {
+    fn from(format: Option<Format>) -> Self {
+        format.map_or(Self::Float, Self::Quantized)
+    }
+}
+
+impl Part {
     fn format(self) -> Option<Format> {
         match self {
             Self::Quantized(format) => Some(format),
@@ -76,14 +84,16 @@ fn usual_head(weights: Format) -> Option<Format> {
     (weights != Format::Nf4).then_some(weights)
 }
 
+/// Whether weights of these forms have an arithmetic that can be chosen.
+fn has_accuracy(weights: Format, head: Option<Format>) -> bool {
+    let mut products = [Some(weights), head].into_iter().flatten();
+    products.any(|format| format != Format::Nf4)
+}
+
 fn usual_accuracy(weights: Format, head: Option<Format>) -> Accuracy {
-    match [Some(weights), head]
-        .iter()
-        .flatten()
-        .all(|format| *format == Format::Nf4)
-    {
-        true => Accuracy::Float32,
-        false => Accuracy::Int8,
+    match has_accuracy(weights, head) {
+        true => Accuracy::Int8,
+        false => Accuracy::Float32,
     }
 }
 
@@ -94,6 +104,9 @@ pub struct Quantization {
     pub weights: Format,
     /// Of the head; absent where it stays as it is.
     pub head: Option<Format>,
+    /// Of the token embedding; absent where it stays as it is.
+    #[serde(default)]
+    pub embedding: Option<Format>,
     /// The arithmetic; `MatMulBnb4` has float32 only.
     pub accuracy: Accuracy,
 }
@@ -105,40 +118,36 @@ impl Quantization {
         Self {
             weights,
             head,
+            embedding: None,
             accuracy: usual_accuracy(weights, head),
         }
     }
 
-    /// `weights`, with another head or arithmetic where these are given.
+    /// `weights`, with another head, embedding or arithmetic where these are given.
     ///
     /// # Errors
     /// If an arithmetic is asked for that no weight of this model would use.
     pub fn with(
         weights: Format,
-        head: Option<Head>,
+        head: Option<Part>,
+        embedding: Option<Part>,
         accuracy: Option<Accuracy>,
     ) -> Result<Self, String> {
-        let head = head.map_or(usual_head(weights), Head::format);
-        let usual = usual_accuracy(weights, head);
-        if accuracy.is_some()
-            && [Some(weights), head]
-                .iter()
-                .flatten()
-                .all(|f| *f == Format::Nf4)
-        {
+        let head = head.map_or(usual_head(weights), Part::format);
+        if accuracy.is_some() && !has_accuracy(weights, head) {
             return Err("nf4 is computed in float32 and has no accuracy level".to_owned());
         }
         Ok(Self {
             weights,
             head,
-            accuracy: accuracy.unwrap_or(usual),
+            embedding: embedding.and_then(Part::format),
+            accuracy: accuracy.unwrap_or(usual_accuracy(weights, head)),
         })
     }
 
     /// Whether a weight has a form whose arithmetic can be chosen.
     pub fn has_accuracy(self) -> bool {
-        let nf4 = |format: &Format| *format == Format::Nf4;
-        ![Some(self.weights), self.head].iter().flatten().all(nf4)
+        has_accuracy(self.weights, self.head)
     }
 
     /// A name that differs from every other quantization's, short where it's the usual one.
@@ -147,6 +156,10 @@ impl Quantization {
         if self.head != usual_head(self.weights) {
             label += "-head-";
             label += self.head.map_or("float", Format::name);
+        }
+        if let Some(format) = self.embedding {
+            label += "-embedding-";
+            label += format.name();
         }
         if self.accuracy != usual_accuracy(self.weights, self.head) {
             label += &format!("-accuracy-{}", self.accuracy.level());
@@ -158,26 +171,23 @@ impl Quantization {
     pub fn of(self, spec: &DecoderSpec, module: &Module) -> Option<Format> {
         match module.kind {
             ModuleKind::Linear { .. } if module.path == spec.lm_head.path => self.head,
-            ModuleKind::Linear { .. } => Some(self.weights),
-            _ => None,
+            ModuleKind::Routed { .. } if spec.is_router(&module.path) => None,
+            ModuleKind::Linear { .. } | ModuleKind::Routed { .. } => Some(self.weights),
+            ModuleKind::Embedding { .. } if module.path == spec.embed_tokens.path => self.embedding,
+            ModuleKind::Embedding { .. } | ModuleKind::Norm { .. } => None,
         }
     }
 
-    /// What the weight of the module at `path` is quantized to, if it is.
-    pub fn of_path(self, spec: &DecoderSpec, path: &str) -> Option<Format> {
-        let mut modules = spec.modules().into_iter();
-        self.of(spec, &modules.find(|module| module.path == path)?)
+    /// What the quantized weight of `module` is called: by its tensor in the checkpoint, since replicated layers share one;
+    /// but by its own place where it's a tied head whose embedding has another form.
+    pub fn key(self, spec: &DecoderSpec, module: &Module) -> String {
+        let apart = self.head != self.embedding && spec.tied();
+        let of = match apart && module.path == spec.lm_head.path {
+            true => &module.path,
+            false => &module.source,
+        };
+        format!("{of}.weight")
     }
-}
-
-/// What the quantized weight of `module` is called: by its tensor in the checkpoint, since replicated layers share one;
-/// but a tied head by its own place, since the embedding isn't quantized.
-pub fn key(spec: &DecoderSpec, module: &Module) -> String {
-    let of = match module.source == spec.embed_tokens.source {
-        true => &module.path,
-        false => &module.source,
-    };
-    format!("{of}.weight")
 }
 
 #[cfg(test)]
@@ -193,17 +203,20 @@ mod tests {
         let other = Quantization {
             weights: Format::Int4,
             head: None,
+            embedding: Some(Format::Int8),
             accuracy: Accuracy::Float32,
         };
-        assert_eq!(label(other), "4bit-head-float-accuracy-1");
+        let long = "4bit-head-float-embedding-8bit-accuracy-1";
+        assert_eq!(label(other), long);
         let other = Quantization {
             head: Some(Format::Int8),
             accuracy: Accuracy::Int8,
             ..nf4
         };
         assert_eq!(label(other), "nf4-head-8bit");
-        let found = Quantization::with(Format::Nf4, Some(Head::Quantized(Format::Int8)), None);
+        let part = Some(Part::Quantized(Format::Int8));
+        let found = Quantization::with(Format::Nf4, part, None, None);
         assert_eq!(found, Ok(other));
-        assert!(Quantization::with(Format::Nf4, None, Some(Accuracy::Int8)).is_err());
+        assert!(Quantization::with(Format::Nf4, None, part, Some(Accuracy::Int8)).is_err());
     }
 }

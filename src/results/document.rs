@@ -345,6 +345,7 @@ fn quantization(manifest: &Manifest) -> Value {
         "symmetric": found.symmetric,
         "accuracy_level": found.accuracy_level,
         "head": found.head.map_or("float", Format::name),
+        "embedding": found.embedding.map_or("float", Format::name),
         "float": found.float,
         "quantized_weights": found.quantized_weights,
         "quantized_size_mb": found.quantized_bytes as f64 / MB,

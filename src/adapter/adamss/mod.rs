@@ -355,7 +355,7 @@ fn one_by_one(sizes: &[usize]) -> Vec<Vec<usize>> {
 /// `[W | b]`, or `W` where there's no bias.
 fn with_bias(base: &BaseModel, layer: &Layer) -> Result<Array2<f32>, AdapterError> {
     let source = &layer.module.source;
-    let matrix = base.matrix(&format!("{source}.weight"))?;
+    let matrix = base.full_matrix(&format!("{source}.weight"))?;
     if !layer.bias {
         return Ok(matrix);
     }

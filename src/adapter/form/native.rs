@@ -23,6 +23,8 @@ type Build<'a> = Box<dyn Fn(&mut NativeSite) -> Value + Send + Sync + 'a>;
 pub struct NativeForm<'a> {
     /// The checkpoint's tensors.
     pub parts: Vec<Part<'a>>,
+    /// Whether the nodes take the base's weight itself, and not only products with it.
+    pub takes_weight: bool,
     build: Build<'a>,
 }
 
@@ -54,8 +56,15 @@ impl<'a> NativeForm<'a> {
     ) -> Self {
         Self {
             parts,
+            takes_weight: false,
             build: Box::new(build),
         }
+    }
+
+    /// The same, of nodes that ask for the base's [`weight`](NativeSite::weight).
+    pub fn over_weight(mut self) -> Self {
+        self.takes_weight = true;
+        self
     }
 
     /// Adds the nodes.
@@ -77,7 +86,7 @@ impl NativeSite<'_, '_, '_> {
         format!("/{}/adapter/{name}", self.path)
     }
 
-    /// The base's weight, `[out_features, in_features]`.
+    /// The base's weight, `[out_features, in_features]`; for forms that say so.
     pub fn weight(&mut self) -> Value {
         self.graph.weight(self.path)
     }
@@ -92,6 +101,18 @@ impl NativeSite<'_, '_, '_> {
     pub fn matmul_transposed(&mut self, name: &str, x: &Value, w: &Value) -> Value {
         let name = self.name(name);
         self.graph.matmul_transposed(&name, x, w)
+    }
+
+    /// The base's layer, without its bias.
+    pub fn product(&mut self, x: &Value) -> Value {
+        let name = format!("/{}/MatMul", self.path);
+        self.graph.product(&name, self.path, x)
+    }
+
+    /// The base's layer.
+    pub fn base(&mut self, x: &Value) -> Value {
+        let product = self.product(x);
+        self.biased(&product)
     }
 
     /// The layer over another weight, with the base's bias.
@@ -111,9 +132,7 @@ impl NativeSite<'_, '_, '_> {
 
     /// The base's layer plus `delta`, of the output's shape.
     pub fn base_plus(&mut self, delta: &Value) -> Value {
-        let weight = self.weight();
-        let x = self.x.clone();
-        let y = self.linear(&x, &weight);
+        let y = self.base(self.x);
         self.op("Add", "Add", &[&y, delta])
     }
 

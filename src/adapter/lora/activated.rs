@@ -8,6 +8,7 @@
 //! Source: PEFT, `tuners/lora/variants.py` (`ALoraLinearVariant`, `calculate_alora_offsets`).
 
 use super::linear::LoraLinear;
+use super::residual::Residual;
 use crate::adapter::ModuleAdapter;
 use crate::adapter::form::{Form, Native, NativeForm, Part, Role, elements};
 use crate::json_object::{ConfigError, JsonObject};
@@ -54,7 +55,8 @@ impl ModuleAdapter for Activated {
                 move |_| Ok(elements(&(bias * lora.scaling))),
             ));
         }
-        if let Some(residual) = &lora.residual {
+        let taken_out = lora.to_take_out();
+        if let Some(residual) = taken_out {
             let shape = [lora.b.nrows(), lora.a.ncols()];
             parts.push(Part::derived("weight", &shape, Role::InPlace, |module| {
                 Ok(elements(&residual.of(module.weight()?)?))
@@ -65,12 +67,12 @@ impl ModuleAdapter for Activated {
             let mut next = || parts.next().expect("as many as were given");
             let (a, b) = (next(), next());
             let bias = lora.bias.is_some().then(&mut next);
-            let weight = match lora.residual {
-                Some(_) => next(),
-                None => site.weight(),
-            };
+            let weight = taken_out.map(|_| next());
             let (x, mask) = (site.x.clone(), site.token_gate());
-            let y = site.linear(&x, &weight);
+            let y = match &weight {
+                Some(weight) => site.linear(&x, weight),
+                None => site.base(&x),
+            };
             let mut inner = site.matmul_transposed("A/MatMul", &x, &a);
             // Without a bias the narrow side is masked, which is less work.
             if bias.is_none() {
@@ -87,6 +89,10 @@ impl ModuleAdapter for Activated {
 
     fn native(&self) -> Native<'_> {
         Native::Reduced
+    }
+
+    fn residual(&self) -> Option<&Residual> {
+        self.0.residual()
     }
 
     fn trainable_params(&self) -> usize {

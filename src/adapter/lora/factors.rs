@@ -174,7 +174,7 @@ pub fn of_weights(
         };
         let (path, (r, scaling)) = (layer.path(), lora.rank_and_scaling(config, &module.path)?);
         check_rank(lora, config, &layer, r)?;
-        let weight = base.matrix(&format!("{}.weight", module.source))?;
+        let weight = base.full_matrix(&format!("{}.weight", module.source))?;
         let pair = match lora.init {
             LoraInit::Pissa => principal(&weight, path, r, scaling)?,
             LoraInit::Olora => orthogonal(&weight, path, r)?,

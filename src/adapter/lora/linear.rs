@@ -31,7 +31,7 @@ pub struct LoraLinear {
 }
 
 /// Euclidean norms of the rows, `[out_features]`.
-pub fn row_norms(weight: &Array2<f32>) -> Array1<f32> {
+fn row_norms(weight: &Array2<f32>) -> Array1<f32> {
     // In float64: a row may have many thousand elements.
     let squares = |row: ndarray::ArrayView1<f32>| row.iter().map(|&v| f64::from(v).powi(2)).sum();
     weight
@@ -41,19 +41,38 @@ pub fn row_norms(weight: &Array2<f32>) -> Array1<f32> {
 }
 
 impl LoraLinear {
+    /// What has to be taken out of the layer's weight; nothing where the layer has what's left for its weight.
+    pub fn to_take_out(&self) -> Option<&Residual> {
+        self.residual
+            .as_ref()
+            .filter(|residual| !residual.quantized)
+    }
+
     /// `W`, or what's left of it.
     ///
     /// # Errors
     /// If it has to be decomposed and can't be.
-    pub fn starting(&self, weight: &Array2<f32>) -> Result<Array2<f32>, AdapterError> {
-        match &self.residual {
+    fn starting(&self, weight: &Array2<f32>) -> Result<Array2<f32>, AdapterError> {
+        match self.to_take_out() {
             Some(residual) => residual.of(weight),
             None => Ok(weight.clone()),
         }
     }
 
+    /// Norms of the rows that a fresh adapter on `weight`, the base's in full precision, starts with.
+    ///
+    /// # Errors
+    /// If it has to be decomposed and can't be.
+    pub fn first_norms(&self, weight: Array2<f32>) -> Result<Array1<f32>, AdapterError> {
+        let starting = match &self.residual {
+            Some(residual) => residual.of(&weight)?,
+            None => weight,
+        };
+        Ok(row_norms(&self.updated(starting)))
+    }
+
     /// `W + scaling * B A`
-    pub fn updated(&self, mut weight: Array2<f32>) -> Array2<f32> {
+    fn updated(&self, mut weight: Array2<f32>) -> Array2<f32> {
         general_mat_mul(self.scaling, &self.b, &self.a, 1.0, &mut weight);
         weight
     }
@@ -88,7 +107,7 @@ impl ModuleAdapter for LoraLinear {
             })
         });
         let shape = [out, self.a.ncols()];
-        let weight = self.residual.as_ref().map(|residual| {
+        let weight = self.to_take_out().map(|residual| {
             Part::derived("weight", &shape, Role::InPlace, |module| {
                 Ok(elements(&residual.of(module.weight()?)?))
             })
@@ -142,7 +161,7 @@ impl ModuleAdapter for LoraLinear {
             Part::stored(&self.keys[1], &self.b, Role::Term),
             Part::stored(&self.keys[2], magnitude, Role::Factor),
         ];
-        Native::Own(NativeForm::new(parts, |site| {
+        let form = NativeForm::new(parts, |site| {
             let [a, b, magnitude] = [0, 1, 2].map(|index| site.parts[index].clone());
             let scaling = site.scalar("scaling", self.scaling);
             let weight = site.weight();
@@ -164,7 +183,12 @@ impl ModuleAdapter for LoraLinear {
             let y = site.op("Add", "base_grown", &[&base, &grown]);
             let y = site.op("Add", "Add", &[&y, &delta]);
             site.biased(&y)
-        }))
+        });
+        Native::Own(form.over_weight())
+    }
+
+    fn residual(&self) -> Option<&Residual> {
+        self.residual.as_ref()
     }
 
     fn trainable_params(&self) -> usize {

@@ -44,7 +44,8 @@ pub use self::embedding::column_norms;
 pub use self::expert::{Expert, Pair, folder_below};
 use self::factors::{factors, of_weights};
 use self::linear::LoraLinear;
-use self::residual::{Made, Residual};
+use self::residual::Made;
+pub use self::residual::Residual;
 use super::replaced::{replace_base_layer, replace_biases, replace_modules};
 use super::replication::replicate;
 use super::targets::{QUERY_VALUE, Targets};
@@ -54,6 +55,7 @@ use super::{AdapterError, AdapterTensors, Effects, ModuleAdapter};
 use crate::arch::{DecoderSpec, Module, ModuleKind};
 use crate::json_object::JsonObject;
 use crate::model::BaseModel;
+use crate::weights::WeightsError;
 
 /// Reads the adapter.
 pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
@@ -212,6 +214,7 @@ fn linear_adapter(
                 r,
                 part,
                 dtype: weight.dtype()?,
+                quantized: base.quantized_to(&layer.module).is_some(),
                 pair: OnceLock::new(),
             })
         }
@@ -229,9 +232,14 @@ fn linear_adapter(
     };
     if lora.use_dora {
         let module = &layer.module;
-        adapter.magnitude = Some(magnitude(base, tensors, module, &keys[3], |weight| {
-            let updated = adapter.updated(adapter.starting(&weight)?);
-            Ok(linear::row_norms(&updated))
+        // What's left of a quantized weight isn't there yet.
+        let weight = match adapter.residual {
+            Some(_) => BaseModel::full_matrix,
+            None => BaseModel::matrix,
+        };
+        let weight = |source: &str| weight(base, source);
+        adapter.magnitude = Some(magnitude(weight, tensors, module, &keys[3], |weight| {
+            adapter.first_norms(weight)
         })?);
     }
     Ok(adapter)
@@ -261,7 +269,8 @@ fn embedding_adapter(
     };
     if lora.use_dora {
         let module = &table.module;
-        adapter.magnitude = Some(magnitude(base, tensors, module, &keys[2], |weight| {
+        let weight = |source: &str| base.matrix(source);
+        adapter.magnitude = Some(magnitude(weight, tensors, module, &keys[2], |weight| {
             Ok(embedding::column_norms(&adapter.updated(weight)))
         })?);
     }
@@ -270,7 +279,7 @@ fn embedding_adapter(
 
 /// DoRA's magnitude; fresh, the norms of the weight that the adapter starts with.
 fn magnitude(
-    base: &BaseModel,
+    read: impl Fn(&str) -> Result<Array2<f32>, WeightsError>,
     tensors: &mut AdapterTensors,
     module: &Module,
     key: &str,
@@ -291,7 +300,7 @@ fn magnitude(
         key
     };
     let values = tensors.take_or(key, &[length], |_| {
-        let weight = base.matrix(&format!("{}.weight", module.source))?;
+        let weight = read(&format!("{}.weight", module.source))?;
         Ok(norms(weight)?.to_vec())
     })?;
     Ok(values.into())

@@ -3,6 +3,10 @@
 //!
 //! Products of singular vectors, and of `Q` and `R`, have no sign of their own: any decomposition gives the
 //! same residual.
+//!
+//! Of a base that's quantized it's what's left of the full-precision weight, quantized then: PEFT asks for that with PiSSA
+//! (`pissa_init`), and KaSA does nothing else. OLoRA it makes of the dequantized weight there, if the base is quantized when
+//! the adapter is loaded; here one rule is for all three, and a merge's.
 
 use std::sync::OnceLock;
 
@@ -27,6 +31,8 @@ pub struct Residual {
     pub part: Removed,
     /// The base weight's.
     pub dtype: Dtype,
+    /// Whether it's quantized, so that the layer has it for a weight already.
+    pub quantized: bool,
     /// The part as `B A`, once it's known.
     pub pair: OnceLock<Made>,
 }
@@ -127,6 +133,7 @@ mod tests {
             r: 1,
             part,
             dtype: Dtype::Float32,
+            quantized: false,
             pair: OnceLock::new(),
         };
         residual.of(weight).unwrap()
@@ -164,6 +171,7 @@ mod tests {
             r: 1,
             part: Removed::Largest,
             dtype: Dtype::BFloat16,
+            quantized: false,
             pair: OnceLock::new(),
         };
         let left = residual.of(&array![[1.0, 2.0], [3.0, -1.0]]).unwrap();

@@ -13,7 +13,7 @@
 //! With mapped weights, the experts of a layer are one node ([`experts`]), for prompts and for decode steps.
 //!
 //! A quantized model has one session, in which queries, keys and values are one product ([`quantized`]); what stays float
-//! is laid out as above for decode steps.
+//! is as prepared.
 //!
 //! Graphs are rewritten when a session is opened: the prepared folder keeps the plain one, which any ONNX Runtime can
 //! run. No operator of ours is used. `docs/performance.md` has what each form is worth.

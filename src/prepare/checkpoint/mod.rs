@@ -24,7 +24,6 @@ use self::layout::{Layout, Values};
 use self::shards::Shards;
 use self::target::Target;
 use super::PrepareError;
-use super::export::replace_folder;
 use super::manifest::write_file;
 use super::merge::changes;
 use super::partial;
@@ -133,7 +132,7 @@ fn write_sharded(
         }
     }
     write(target::MARKER, target::marker(base, adapter))?;
-    replace_folder(made, target.path()).map_err(target.failed(""))?;
+    partial::replace(made, target.path()).map_err(target.failed(""))?;
 
     let merged = |tensor: &&layout::Tensor| matches!(tensor.values, Values::Merged);
     Ok(CheckpointSummary {

@@ -1,0 +1,95 @@
+//! The manifest of a variant: what it was made from and holds, for whoever runs it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::quantized::QuantizationSummary;
+use super::reads::decode_reads;
+use super::{AdapterSummary, Manifest, Preparation, PrepareError, PromptKind, Variant};
+use crate::adapter::{Adapter, GraphInput, Prompt};
+use crate::experiment::Experiment;
+use crate::graph::cache_head_dim;
+
+/// Describes `variant`, whose unmerged graph has `bound` tensors as inputs.
+///
+/// # Errors
+/// If a tensor of the base is missing.
+pub fn describe(
+    preparation: &Preparation,
+    experiment: Option<&Experiment>,
+    adapter: Option<&Adapter>,
+    variant: Variant,
+    bound: &[GraphInput],
+    fingerprint: String,
+) -> Result<Manifest, PrepareError> {
+    let base = preparation.base;
+    let spec = adapter.map_or(&base.spec, |adapter| &adapter.spec);
+    let size = base.size()?;
+    let unmerged = adapter.filter(|_| variant == Variant::Unmerged);
+    let more_layers = unmerged.map_or(&[][..], Adapter::more_layers);
+    let summary = match (experiment, adapter) {
+        (Some(experiment), Some(adapter)) => Some(AdapterSummary {
+            experiment: experiment.file_stem(),
+            folder: absolute_path(&experiment.folder),
+            peft_type: adapter.peft_type.clone(),
+            config: adapter.config.json().clone(),
+            fresh: adapter.is_fresh(),
+            trainable_params: adapter.trainable_params(),
+            total_params: size.parameters + adapter.added_params(),
+            stored_bytes: adapter.stored_bytes(),
+            inputs: bound.iter().map(|tensor| tensor.name.clone()).collect(),
+            adapter_form: adapter.adapter_form,
+            neutral: bound
+                .iter()
+                .filter_map(|tensor| Some((tensor.name.clone(), tensor.role.neutral()?)))
+                .collect(),
+            prompt: adapter.prompt().map(|prompt| match prompt {
+                Prompt::Virtual(_) => PromptKind::VirtualTokens(prompt.num_virtual_tokens()),
+                Prompt::Prefix(_) => PromptKind::Prefix(prompt.num_virtual_tokens()),
+            }),
+            whole_calls: adapter.takes_whole_calls(),
+            invocation: adapter.invocation().map(<[u32]>::to_vec),
+            task: adapter.task(),
+        }),
+        _ => None,
+    };
+    Ok(Manifest {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        fingerprint,
+        prepare_seconds: 0.0,
+        variant,
+        model_id: base.id.to_string(),
+        model_folder: absolute_path(&base.folder),
+        synthetic: base.id.is_synthetic(),
+        dtype: preparation.precision.dtype,
+        compute: preparation.precision.compute,
+        vocab_size: spec.vocab_size,
+        max_position_embeddings: spec.max_position_embeddings,
+        positions_end: spec.positions_end.map(str::to_owned),
+        embedding_dim: spec.embed_tokens.embedding_dim,
+        cache: spec
+            .layers
+            .iter()
+            .chain(more_layers)
+            .map(|layer| {
+                let attention = &layer.attention;
+                (attention.num_key_value_heads, cache_head_dim(attention))
+            })
+            .collect(),
+        head_dim: spec.layers[0].attention.head_dim,
+        base_params: size.parameters,
+        base_bytes: size.stored_bytes,
+        routed: spec.has_experts(),
+        has_residuals: false,
+        reads: decode_reads(spec, unmerged, bound, preparation.precision),
+        quantization: preparation
+            .precision
+            .quantization
+            .map(|quantization| QuantizationSummary::new(spec, quantization)),
+        adapter: summary,
+    })
+}
+
+fn absolute_path(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}

@@ -1,0 +1,75 @@
+//! What an adapter leaves of quantized weights: PiSSA, OLoRA and KaSA take a part out of the base's weight when they're
+//! loaded, and train it. What's left is quantized like the base's own weights, and stands in their place beside the adapter.
+//!
+//! It's what's left of the weights in full precision: quantizing first would leave the part's rounding in them, which the
+//! part that the adapter has doesn't make up for.
+
+use std::path::Path;
+
+use rayon::prelude::*;
+
+use super::PrepareError;
+use crate::adapter::{Adapter, AdapterError};
+use crate::model::BaseModel;
+use crate::quantize::{QuantizeError, QuantizedFile, QuantizedWeight, joined_plans, write_matrix};
+use crate::weights::{BytesPlan, Dtype, SafetensorsFile, SafetensorsWriter};
+
+/// A file of them.
+#[derive(Debug)]
+pub struct Residuals {
+    /// The file.
+    pub file: QuantizedFile,
+    /// The parameters whose place they take.
+    pub weights: Vec<(String, QuantizedWeight)>,
+}
+
+/// Writes what `adapter` leaves of the weights of `base` to `path`, under the places of the modules; `None` where it takes
+/// nothing out.
+///
+/// # Errors
+/// If a weight can't be decomposed, isn't finite, or can't be written.
+pub fn write_residuals(
+    base: &BaseModel,
+    adapter: &Adapter,
+    dtype: Dtype,
+    path: &Path,
+) -> Result<Option<Residuals>, PrepareError> {
+    let modules = adapter.spec.modules();
+    let mut all = Vec::new();
+    for module in &modules {
+        let residual = adapter.module(&module.path).and_then(|own| own.residual());
+        if let (Some(residual), Some(format)) = (residual, base.quantized_to(module)) {
+            let size = module.matrix_size().expect("it's a quantized matrix");
+            let name = format!("{}.weight", module.path);
+            all.push((name, module, residual, format, size));
+        }
+    }
+    if all.is_empty() {
+        return Ok(None);
+    }
+    let plans: Vec<BytesPlan> = all
+        .iter()
+        .flat_map(|(name, _, _, format, [rows, columns])| {
+            joined_plans(&[(name, *format, *rows, *columns)])
+        })
+        .collect();
+    let writer = SafetensorsWriter::create_with(path, &plans, &[])?;
+    all.par_iter()
+        .try_for_each(|(name, module, residual, format, [_, columns])| {
+            let weight = base.full_matrix(&format!("{}.weight", module.source))?;
+            let left = residual.of(&weight)?;
+            let values = left.as_standard_layout();
+            let values = values.as_slice().expect("standard layout is contiguous");
+            write_matrix(&writer, name, *format, *columns, values, dtype)
+                .map_err(QuantizeError::into_weights)?;
+            Ok::<(), AdapterError>(())
+        })?;
+    writer.finish()?;
+    let file = QuantizedFile::of(SafetensorsFile::open(path)?);
+    let mut weights = Vec::new();
+    for (name, _, _, format, [rows, columns]) in all {
+        let weight = file.find(&name, format, rows, columns)?;
+        weights.push((name, weight));
+    }
+    Ok(Some(Residuals { file, weights }))
+}
