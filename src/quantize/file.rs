@@ -4,7 +4,7 @@
 //! beside it. Queries, keys and values follow each other, codes as well as scales, so that they can be one product. Its
 //! header has a fingerprint of what it was made from: one of other weights, or one that's damaged, is made again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use thiserror::Error;
 
 use super::{Format, Quantization};
-use crate::arch::{DecoderSpec, Linear, Module, Projections};
+use crate::arch::{DecoderSpec, Expert, Layer, Linear, Mlp, Module, Projections};
 use crate::model::BaseModel;
 use crate::weights::{
     ByteSpan, BytesPlan, Dtype, SafetensorsFile, SafetensorsWriter, TensorView, WeightsError,
@@ -383,17 +383,41 @@ fn sources(spec: &DecoderSpec, quantization: Quantization) -> Vec<Vec<Source>> {
             key: seen.insert(key.clone()).then_some(key)?,
         })
     };
+    let modules = spec.modules();
+    let by_path: HashMap<&str, &Module> = modules
+        .iter()
+        .map(|module| (module.path.as_str(), module))
+        .collect();
     let mut groups: Vec<Vec<Source>> = Vec::new();
-    for layer in &spec.layers {
-        let qkv: Vec<&Linear> = match &layer.attention.projections {
-            Projections::Separate { query, key, value } => vec![query, key, value],
-            Projections::Fused { qkv, .. } => vec![qkv],
-        };
-        let qkv = qkv.into_iter().map(Linear::module);
-        groups.push(qkv.filter_map(&mut source).collect());
+    for paths in spec.layers.iter().flat_map(one_input) {
+        let group = paths.into_iter().filter_map(|path| by_path.get(path));
+        let group = group.filter_map(|module| source((*module).clone()));
+        groups.push(group.collect());
     }
-    let others = spec.modules().into_iter().filter_map(source);
+    let others = modules.into_iter().filter_map(source);
     groups.extend(others.map(|one| vec![one]));
     groups.retain(|group: &Vec<Source>| !group.is_empty());
+    groups
+}
+
+/// Paths of a layer's modules that have their input with others: they're run as one.
+fn one_input<'a>(layer: &'a Layer) -> Vec<Vec<&'a str>> {
+    fn paths<'a>(modules: &[&'a Linear]) -> Vec<&'a str> {
+        modules.iter().map(|module| module.path.as_str()).collect()
+    }
+    let mut groups = Vec::new();
+    if let Projections::Separate { query, key, value } = &layer.attention.projections {
+        groups.push(paths(&[query, key, value]));
+    }
+    match &layer.mlp {
+        Mlp::Gated {
+            gate_proj, up_proj, ..
+        } => groups.push(paths(&[gate_proj, up_proj])),
+        Mlp::Experts { experts, .. } => {
+            let pair = |expert: &'a Expert| paths(&[&expert.gate_proj, &expert.up_proj]);
+            groups.extend(experts.iter().map(pair));
+        }
+        _ => {}
+    }
     groups
 }
