@@ -38,6 +38,8 @@ def main() -> None:
     env = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(arguments.threads)}
     env["RAYON_NUM_THREADS"] = str(arguments.threads)
 
+    if arguments.work_dir is not None:
+        arguments.work_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="merge-", dir=arguments.work_dir) as folder:
         work = Path(folder)
         lora = work / "lora" / f"all_r{arguments.r}"

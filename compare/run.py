@@ -43,6 +43,8 @@ def main() -> None:
         "rounds": arguments.rounds,
         "models": [],
     }
+    if arguments.work_dir is not None:
+        arguments.work_dir.mkdir(parents=True, exist_ok=True)
     for model in arguments.model:
         with tempfile.TemporaryDirectory(prefix="compare-", dir=arguments.work_dir) as work:
             max_length = max(arguments.prompt_tokens) + arguments.new_tokens
