@@ -350,8 +350,6 @@ fn what_is_not_supported_in_combination_is_refused_by_name() {
     };
     let lora = case("llama-gqa", "lora");
     let lora = lora.to_str().unwrap();
-    let dora = case("llama-gqa", "dora");
-    let dora = dora.to_str().unwrap();
     let ids = ["--prompt-ids", "3,4"];
     let generate = |target, more: &[&'static str]| [&["generate", target], &ids[..], more].concat();
     refuse(
@@ -370,10 +368,6 @@ fn what_is_not_supported_in_combination_is_refused_by_name() {
     refuse(
         &generate(lora, &["--quantize-embedding", "8bit"]),
         &["`quantization_embedding`", "`use_4bit`"],
-    );
-    refuse(
-        &generate(dora, &["--quantize", "4bit", "--adapter-form", "native"]),
-        &["LORA", "_proj", "4bit", "takes the weight itself"],
     );
     refuse(
         &["prepare", lora, "--quantize", "4bit", "--format", "hf"],

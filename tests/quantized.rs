@@ -337,36 +337,60 @@ fn methods_that_need_more_than_products_do_so_beside_8_bits_and_nf4_too() {
     }
 }
 
-/// A method's own nodes take products with the weight, or the weight itself.
+/// A method's own nodes take products with the weight, or the dequantized weight.
 #[test]
-fn a_methods_own_computation_runs_beside_quantized_weights_where_products_are_enough() {
-    let mut trial = Trial::new("llama-gqa", Format::Int4);
-    trial.more = &["--adapter-form", "native"];
-    let cases = [
-        "adalora",
-        "boft",
-        "c3a",
-        "delora",
-        "gralora",
-        "lily",
-        "loha",
-        "lokr",
-        "lora-alora",
-        "oft",
-        "randlora",
-        "road",
-        "shadow",
-        "vera",
-        "xlora",
-    ];
-    check(&trial, &cases.map(str::to_owned));
-    for name in ["dora", "hira", "hra"] {
-        let mut command = trial.command("prepare", &case("llama-gqa", name), true);
-        let outcome = run(command.args(["--variant", "unmerged"]));
-        assert_eq!(outcome.code, Some(1), "{name}");
-        let error = outcome.error().unwrap();
-        assert!(error.contains("takes the weight itself"), "{error}");
+fn a_methods_own_computation_is_the_same_beside_quantized_weights() {
+    for format in [Format::Int4, Format::Int8, Format::Nf4] {
+        let mut trial = Trial::new("llama-gqa", format);
+        trial.more = &["--adapter-form", "native"];
+        let all = [
+            "adalora",
+            "boft",
+            "c3a",
+            "delora",
+            "dora",
+            "gralora",
+            "hira",
+            "hra",
+            "lily",
+            "loha",
+            "lokr",
+            "lora-alora",
+            "oft",
+            "randlora",
+            "road",
+            "shadow",
+            "vera",
+            "xlora",
+        ];
+        let over_weights = ["dora", "hira", "hra"];
+        let cases = if format == Format::Int4 {
+            &all[..]
+        } else {
+            &over_weights
+        };
+        check(
+            &trial,
+            &cases
+                .iter()
+                .map(|&case| case.to_owned())
+                .collect::<Vec<_>>(),
+        );
+        // It's dequantized by nodes, and not beforehand.
+        for case in over_weights {
+            let (_, tensors) = bound(&trial, &self::case("llama-gqa", case), true);
+            assert!(tensors.values().all(|tensor| tensor.values.len() < 64 * 32));
+        }
     }
+    // Rows of 48 are padded to whole blocks.
+    let mut trial = Trial::new("llama-tied", Format::Int4);
+    trial.more = &["--adapter-form", "native"];
+    let folder = trial.case("lora");
+    std::fs::remove_file(folder.join("adapter_model.safetensors")).unwrap();
+    let config = folder.join("adapter_config.json");
+    set_key(&config, "use_dora", json!(true));
+    set_key(&config, "init_lora_weights", json!(false));
+    check(&trial, &["lora".to_owned()]);
 }
 
 /// A merge is quantized like a base of its weights.
@@ -566,7 +590,7 @@ fn bound(trial: &Trial, target: &Path, quantized: bool) -> (PathBuf, Tensors) {
     let name = target.file_name().unwrap().to_str().unwrap();
     let own = |path: &PathBuf| {
         path.to_string_lossy()
-            .contains(&format!("--{name}/unmerged/"))
+            .contains(&format!("--{name}/unmerged"))
     };
     found.retain(|path| own(path) && path.ends_with("adapter.safetensors"));
     assert_eq!(found.len(), 1, "{found:?}");

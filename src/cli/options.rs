@@ -32,7 +32,7 @@ pub struct CommonOptions {
     #[arg(long, global = true, value_name = "FORMAT", value_parser = head)]
     pub quantize_head: Option<Part>,
 
-    /// What the token embedding is quantized to: 4bit, 8bit or float. It saves memory, and no time [default: float].
+    /// What the token embedding is quantized to: 4bit, 8bit or float [default: float].
     #[arg(long, global = true, value_name = "FORMAT", value_parser = embedding)]
     pub quantize_embedding: Option<Part>,
 

@@ -3,12 +3,14 @@
 //! Standard operators are those of opset 21; the contributed ones (`com.microsoft`) are documented in
 //! <https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md>.
 
+mod quantized;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use super::parameters::{Parameter, Parameters};
 use super::proto::{self, DimensionValue, element, element_type};
-use crate::quantize::{Accuracy, Format, QuantizedWeight};
+use crate::quantize::Accuracy;
 use crate::weights::{ByteSpan, Dtype, TensorLocation, round_to};
 
 /// A value in the graph: an input, a constant, or what a node makes.
@@ -254,62 +256,6 @@ impl<'a> GraphBuilder<'a> {
         Value(name.to_owned())
     }
 
-    /// The parameter `name`, if its codes are what the model has of it.
-    fn quantized_weight(&self, name: &str) -> Option<&'a QuantizedWeight> {
-        match self.parameters.get(&format!("{}{name}", self.owner))? {
-            Parameter::Quantized(weight) => Some(weight),
-            Parameter::Stored(_) | Parameter::Input { .. } => None,
-        }
-    }
-
-    /// The codes of a quantized weight.
-    fn codes(&mut self, key: &str, weight: &QuantizedWeight) -> Value {
-        let [shape, _] = weight.format.shapes(weight.rows, weight.columns);
-        self.shared(
-            &format!("{key}.codes"),
-            element::UINT8,
-            &shape,
-            &weight.codes,
-        )
-    }
-
-    /// An initializer whose bytes are in another file, which has one shape wherever it's taken.
-    fn shared(&mut self, name: &str, data_type: i32, shape: &[usize], span: &ByteSpan) -> Value {
-        let place = (span.path.clone(), span.offset);
-        if let Some(value) = self.placed.get(&place) {
-            return value.clone();
-        }
-        let value = self.external(name, data_type, shape, span);
-        self.placed.insert(place, value.clone());
-        value
-    }
-
-    /// The product of `x` with a quantized weight.
-    fn quantized(&mut self, name: &str, x: &Value, key: &str, weight: &QuantizedWeight) -> Value {
-        let [_, shape] = weight.format.shapes(weight.rows, weight.columns);
-        let codes = self.codes(key, weight);
-        let name_of_scales = format!("{key}.scales");
-        let scales = self.shared(&name_of_scales, element::FLOAT32, &shape, &weight.scales);
-        let mut attrs = vec![
-            ("K", Attr::Int(weight.columns as i64)),
-            ("N", Attr::Int(weight.rows as i64)),
-            ("block_size", Attr::Int(weight.format.block_size() as i64)),
-        ];
-        let inputs = [x, &codes, &scales];
-        match weight.format {
-            Format::Int4 | Format::Int8 => {
-                attrs.push(("bits", Attr::Int(weight.format.bits() as i64)));
-                let level = i64::from(self.accuracy.level());
-                attrs.push(("accuracy_level", Attr::Int(level)));
-                self.contrib("MatMulNBits", name, &inputs, &attrs)
-            }
-            Format::Nf4 => {
-                attrs.push(("quant_type", Attr::Int(1)));
-                self.contrib("MatMulBnb4", name, &inputs, &attrs)
-            }
-        }
-    }
-
     /// A constant vector of int64; empty `dims` for a scalar.
     pub fn constant_i64(&mut self, name: &str, values: &[i64], scalar: bool) -> Value {
         let raw = values.iter().flat_map(|v| v.to_le_bytes()).collect();
@@ -505,7 +451,7 @@ impl<'a> GraphBuilder<'a> {
     pub fn rows(&mut self, name: &str, path: &str, ids: &Value) -> Value {
         let weight = format!("{path}.weight");
         match self.quantized_weight(&weight) {
-            Some(quantized) => self.quantized_rows(name, ids, &weight, quantized),
+            Some(quantized) => self.quantized_rows(name, ids, false, &weight, quantized),
             None => {
                 let weight = self.parameter(&weight);
                 self.gather(name, &weight, ids, 0)
@@ -513,47 +459,14 @@ impl<'a> GraphBuilder<'a> {
         }
     }
 
-    /// The rows of a quantized table, block by block: as products take it, so that a tied head has the same codes.
-    fn quantized_rows(
-        &mut self,
-        name: &str,
-        ids: &Value,
-        key: &str,
-        weight: &QuantizedWeight,
-    ) -> Value {
-        let [_, mut shape] = weight.format.shapes(weight.rows, weight.columns);
-        shape.push(1);
-        let codes = self.codes(key, weight);
-        let column = format!("{key}.scales.column");
-        let scales = self.external(&column, element::FLOAT32, &shape, &weight.scales);
-        let block = weight.format.block_size();
-        let attrs = [
-            ("gather_axis", Attr::Int(0)),
-            ("quantize_axis", Attr::Int(2)),
-            ("block_size", Attr::Int(block as i64)),
-            ("bits", Attr::Int(weight.format.bits() as i64)),
-        ];
-        let blocks = format!("{name}/blocks");
-        let blocks = self.contrib(
-            "GatherBlockQuantized",
-            &blocks,
-            &[&codes, ids, &scales],
-            &attrs,
-        );
-        let padded = weight.columns.next_multiple_of(block);
-        if padded == weight.columns {
-            return self.reshape(name, &blocks, &[0, 0, -1]);
+    /// The weight of the linear layer at `path`, `[out, in]`, for nodes that take it together with `x`: a quantized one is
+    /// dequantized whenever `x` comes.
+    pub fn weight(&mut self, path: &str, x: &Value) -> Value {
+        let weight = format!("{path}.weight");
+        if let Some(quantized) = self.quantized_weight(&weight) {
+            return self.dequantized(&weight, quantized, x);
         }
-        let joined = self.reshape(&format!("{name}/padded"), &blocks, &[0, 0, padded as i64]);
-        let ends = [("start", 0), ("end", weight.columns as i64), ("axis", 2)];
-        let [start, end, axis] =
-            ends.map(|(what, value)| self.constant_i64(&format!("{name}/{what}"), &[value], false));
-        self.op("Slice", name, &[&joined, &start, &end, &axis], &[])
-    }
-
-    /// The weight of the linear layer at `path`, `[out, in]`.
-    pub fn weight(&mut self, path: &str) -> Value {
-        let weight = self.parameter(&format!("{path}.weight"));
+        let weight = self.parameter(&weight);
         match self.parameters.is_stored_in_out(path) {
             true => self.transpose(&format!("/{path}/weight/Transpose"), &weight, &[1, 0]),
             false => weight,

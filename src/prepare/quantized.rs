@@ -142,8 +142,8 @@ impl Preparation<'_> {
     }
 }
 
-/// Refuses what can't stand beside quantized weights: nodes that take a weight as it is, of which there are codes alone; and
-/// what takes something out of a weight that the adapter has replaced.
+/// Refuses what can't stand beside quantized weights: nodes that dequantize what doesn't end with a block, and what takes
+/// something out of a weight that the adapter has replaced.
 pub fn check_beside(adapter: &Adapter, quantization: Quantization) -> Result<(), PrepareError> {
     for module in adapter.spec.modules() {
         let (Some(own), Some(form), Some(format)) = (
@@ -159,10 +159,12 @@ pub fn check_beside(adapter: &Adapter, quantization: Quantization) -> Result<(),
             format: format.name(),
             reason,
         };
-        if matches!(&form, Form::Native(native) if native.takes_weight) {
+        let [rows, columns] = module.matrix_size().expect("it's a quantized matrix");
+        let ends_within_block =
+            format == Format::Nf4 && !(rows * columns).is_multiple_of(format.block_size());
+        if ends_within_block && matches!(&form, Form::Native(native) if native.takes_weight) {
             return Err(refused(
-                "its own computation takes the weight itself at every step, and of that there are codes alone; leave \
-                 `--adapter-form native` away",
+                "its own computation dequantizes the weight, whose last block isn't full; leave `--adapter-form native` away",
             ));
         }
         let replaced = || {

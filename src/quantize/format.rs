@@ -177,8 +177,8 @@ fn steps(values: &[f32], columns: usize, bits: usize) -> Quantized {
     Quantized { codes, scales }
 }
 
-/// The quantiles, scaled to −1 … 1.
-const NF4: [f32; 16] = [
+/// The values that codes of NF4 stand for, times their block's scale: quantiles, scaled to −1 … 1.
+pub const NF4: [f32; 16] = [
     -1.0,
     -0.696_192_8,
     -0.525_073_05,

@@ -2,7 +2,7 @@
 //!
 //! Linear layers are quantized, those of experts too; routers, which decide by small differences and are small, are not, as
 //! usual, and neither are norms and biases. The token embedding is if it's asked for: a step reads a single row of it, so that
-//! few bits save memory and no time, and bitsandbytes keeps it. A tied head shares its codes where both have the same form,
+//! few bits save memory as far as prompts touch the table, and no time, and bitsandbytes keeps it. A tied head shares its codes where both have the same form,
 //! and else has a copy of its own.
 //! What a base comes to is written once, beside its prepared folders, and shared by all of them ([`QuantizedFile`]).
 
@@ -12,7 +12,7 @@ mod format;
 use serde::{Deserialize, Serialize};
 
 pub use file::{QuantizeError, QuantizedFile, QuantizedWeight, joined_plans, write_matrix};
-pub use format::{Format, Quantized};
+pub use format::{Format, NF4, Quantized};
 
 use crate::arch::{DecoderSpec, Module, ModuleKind};
 

@@ -86,9 +86,9 @@ impl NativeSite<'_, '_, '_> {
         format!("/{}/adapter/{name}", self.path)
     }
 
-    /// The base's weight, `[out_features, in_features]`; for forms that say so.
+    /// The base's weight, `[out_features, in_features]`; for forms that say so. A quantized one is dequantized at every run.
     pub fn weight(&mut self) -> Value {
-        self.graph.weight(self.path)
+        self.graph.weight(self.path, self.x)
     }
 
     /// A standard operator.

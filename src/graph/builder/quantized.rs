@@ -1,0 +1,172 @@
+//! Nodes over quantized weights: products, rows of a table, and a weight that's dequantized at every run.
+
+use super::super::parameters::Parameter;
+use super::super::proto::element;
+use super::{Attr, GraphBuilder, Value};
+use crate::quantize::{Format, NF4, QuantizedWeight};
+use crate::weights::ByteSpan;
+
+impl<'a> GraphBuilder<'a> {
+    /// The parameter `name`, if its codes are what the model has of it.
+    pub(super) fn quantized_weight(&self, name: &str) -> Option<&'a QuantizedWeight> {
+        match self.parameters.get(&format!("{}{name}", self.owner))? {
+            Parameter::Quantized(weight) => Some(weight),
+            Parameter::Stored(_) | Parameter::Input { .. } => None,
+        }
+    }
+
+    /// The codes of a quantized weight.
+    fn codes(&mut self, key: &str, weight: &QuantizedWeight) -> Value {
+        let [shape, _] = weight.format.shapes(weight.rows, weight.columns);
+        self.shared(
+            &format!("{key}.codes"),
+            element::UINT8,
+            &shape,
+            &weight.codes,
+        )
+    }
+
+    /// The product of `x` with a quantized weight.
+    pub(super) fn quantized(
+        &mut self,
+        name: &str,
+        x: &Value,
+        key: &str,
+        weight: &QuantizedWeight,
+    ) -> Value {
+        let [_, shape] = weight.format.shapes(weight.rows, weight.columns);
+        let codes = self.codes(key, weight);
+        let name_of_scales = format!("{key}.scales");
+        let scales = self.shared(&name_of_scales, element::FLOAT32, &shape, &weight.scales);
+        let mut attrs = vec![
+            ("K", Attr::Int(weight.columns as i64)),
+            ("N", Attr::Int(weight.rows as i64)),
+            ("block_size", Attr::Int(weight.format.block_size() as i64)),
+        ];
+        let inputs = [x, &codes, &scales];
+        match weight.format {
+            Format::Int4 | Format::Int8 => {
+                attrs.push(("bits", Attr::Int(weight.format.bits() as i64)));
+                let level = i64::from(self.accuracy.level());
+                attrs.push(("accuracy_level", Attr::Int(level)));
+                self.contrib("MatMulNBits", name, &inputs, &attrs)
+            }
+            Format::Nf4 => {
+                attrs.push(("quant_type", Attr::Int(1)));
+                self.contrib("MatMulBnb4", name, &inputs, &attrs)
+            }
+        }
+    }
+
+    /// The rows of a quantized matrix, `ids` having `one_axis` or two, block by block: as products take it, so that a tied
+    /// head has the same codes.
+    pub(super) fn quantized_rows(
+        &mut self,
+        name: &str,
+        ids: &Value,
+        one_axis: bool,
+        key: &str,
+        weight: &QuantizedWeight,
+    ) -> Value {
+        let codes = self.codes(key, weight);
+        let scales = self.scales_of_blocks(key, weight);
+        let block = weight.format.block_size();
+        let attrs = [
+            ("gather_axis", Attr::Int(0)),
+            ("quantize_axis", Attr::Int(2)),
+            ("block_size", Attr::Int(block as i64)),
+            ("bits", Attr::Int(weight.format.bits() as i64)),
+        ];
+        let inputs = [&codes, ids, &scales];
+        let blocks = self.contrib(
+            "GatherBlockQuantized",
+            &format!("{name}/blocks"),
+            &inputs,
+            &attrs,
+        );
+        let kept: &[i64] = if one_axis { &[0] } else { &[0, 0] };
+        let padded = weight.columns.next_multiple_of(block);
+        if padded == weight.columns {
+            return self.reshape(name, &blocks, &[kept, &[-1]].concat());
+        }
+        let joined = self.reshape(
+            &format!("{name}/padded"),
+            &blocks,
+            &[kept, &[padded as i64]].concat(),
+        );
+        let ends = [("start", 0), ("end", weight.columns as i64), ("axis", -1)];
+        let [start, end, axis] =
+            ends.map(|(what, value)| self.constant_i64(&format!("{name}/{what}"), &[value], false));
+        self.op("Slice", name, &[&joined, &start, &end, &axis], &[])
+    }
+
+    /// A quantized weight in float32, `[out, in]`. It's worked out at every run, as bitsandbytes does it: since it hangs on
+    /// `x`, ONNX Runtime can't do so when the session starts, and keep it. Of `nf4`, it ends with a block.
+    pub(super) fn dequantized(&mut self, key: &str, weight: &QuantizedWeight, x: &Value) -> Value {
+        let name = format!("/{key}");
+        let at = |what: &str| format!("{name}/{what}");
+        // Batches have a size, which is known when the graph runs.
+        let attrs = [("start", Attr::Int(0)), ("end", Attr::Int(1))];
+        let batch = self.op("Shape", &at("batch"), &[x], &attrs);
+        let none = self.constant_i64("none", &[0], false);
+        let zero = self.mul(&at("zero"), &batch, &none);
+        let zero = self.op("Squeeze", &at("zero/scalar"), &[&zero], &[]);
+        let [shape, _] = weight.format.shapes(weight.rows, weight.columns);
+        let block = weight.format.block_size();
+        let count = match weight.format {
+            Format::Int4 | Format::Int8 => shape[0],
+            Format::Nf4 => weight.rows * weight.columns / block,
+        };
+        let [count, one] = [count as i64, 1].map(|number| {
+            let name = format!("scalar_{number}");
+            self.constant_i64(&name, &[number], true)
+        });
+        let all = self.op("Range", &at("all"), &[&zero, &count, &one], &[]);
+        if weight.format != Format::Nf4 {
+            return self.quantized_rows(&at("dequantized"), &all, true, key, weight);
+        }
+        let bytes = block / 2;
+        let blocks = [weight.codes.length as usize / bytes, bytes];
+        let codes = self.external(
+            &format!("{key}.codes.blocks"),
+            element::UINT8,
+            &blocks,
+            &weight.codes,
+        );
+        let codes = self.gather(&at("codes"), &codes, &all, 0);
+        let codes = self.cast(&at("codes/i32"), &codes, element::INT32);
+        // A byte stands for two values.
+        let pairs = (0..256).flat_map(|byte| [NF4[byte >> 4], NF4[byte & 15]]);
+        let pairs: Vec<f32> = pairs.collect();
+        let table = self.constant_f32("nf4.pairs", &[256, 2], &pairs);
+        let values = self.gather(&at("values"), &table, &codes, 0);
+        let values = self.reshape(&at("values/blocks"), &values, &[-1, block as i64]);
+        let scales = self.scales_of_blocks(key, weight);
+        let values = self.mul(&at("scaled"), &values, &scales);
+        let shape = [weight.rows as i64, weight.columns as i64];
+        self.reshape(&at("dequantized"), &values, &shape)
+    }
+
+    /// The scales of a quantized weight, with an axis for the values of a block.
+    fn scales_of_blocks(&mut self, key: &str, weight: &QuantizedWeight) -> Value {
+        let [_, mut shape] = weight.format.shapes(weight.rows, weight.columns);
+        shape.push(1);
+        self.external(
+            &format!("{key}.scales.blocks"),
+            element::FLOAT32,
+            &shape,
+            &weight.scales,
+        )
+    }
+
+    /// An initializer whose bytes are in another file, which has one shape wherever it's taken.
+    fn shared(&mut self, name: &str, data_type: i32, shape: &[usize], span: &ByteSpan) -> Value {
+        let place = (span.path.clone(), span.offset);
+        if let Some(value) = self.placed.get(&place) {
+            return value.clone();
+        }
+        let value = self.external(name, data_type, shape, span);
+        self.placed.insert(place, value.clone());
+        value
+    }
+}
