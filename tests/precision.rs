@@ -496,6 +496,7 @@ fn a_result_says_what_was_quantized_and_counts_its_bytes() {
     );
     assert_eq!(found["embedding"], "8bit");
     assert_eq!(found["quantized_weights"], 16);
+    assert_eq!(found["replaced_by_unmerged"], 0);
     assert_eq!(found["float"], json!(["norms", "biases"]));
     let config = &result["run_info"]["benchmark_config"];
     assert_eq!(

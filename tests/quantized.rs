@@ -691,6 +691,29 @@ fn prepared_in_full(trial: &Trial, target: &Path, variant: &str, file: &str) -> 
     read_tensors(&found[0])
 }
 
+/// Users are told where an adapter has float weights in the place of quantized ones.
+#[test]
+fn weights_that_an_adapter_replaces_are_counted_and_told() {
+    let trial = Trial::new("llama-gqa", Format::Int4);
+    for (name, replaced) in [("c3a", 6), ("lora", 0), ("lora-save-lm-head", 1)] {
+        let mut command = trial.command("prepare", &trial.case(name), true);
+        let outcome = run(command.args(["--variant", "unmerged"]));
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        let note = format!("in float32 in the place of {replaced} of 15 that are quantized");
+        assert_eq!(outcome.stderr.contains(&note), replaced > 0, "{outcome:?}");
+        let mut manifests = files_below(&trial.root.path().join("quantized"));
+        manifests.retain(|path| {
+            path.to_string_lossy()
+                .contains(&format!("--{name}/unmerged/manifest"))
+        });
+        let found = &read_json(&manifests[0])["quantization"];
+        assert_eq!(
+            (&found["replaced_weights"], &found["quantized_weights"]),
+            (&json!(replaced), &json!(15 - replaced))
+        );
+    }
+}
+
 /// AdaMSS groups rows by the weights that it was made on; SuperTuning's values belong to their largest elements.
 #[test]
 fn where_values_belong_is_found_in_the_weights_in_full_precision() {

@@ -68,7 +68,7 @@ mod vera;
 mod waveft;
 mod xlora;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
@@ -359,6 +359,17 @@ impl Adapter {
             let used = !own.is_some_and(|own| own.replaces(parameter));
             used.then_some((name.as_str(), found))
         })
+    }
+
+    /// Names of the weights that the unmerged graph has others for, whatever these are.
+    pub fn replaced_weights(&self) -> BTreeSet<String> {
+        let forms = self.modules().filter_map(|(path, _)| {
+            let form = self.unmerged_form(path)?;
+            form.replaces("weight").then(|| format!("{path}.weight"))
+        });
+        let others = self.used_replacements().map(|(name, _)| name.to_owned());
+        let weights = others.filter(|name| name.ends_with(".weight"));
+        forms.chain(weights).collect()
     }
 
     /// Parameters that are replaced, by name.

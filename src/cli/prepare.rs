@@ -107,6 +107,7 @@ impl Prepare {
         if !self.formats.contains(&Format::Hf) {
             setup::note_task(&config, task_of(&prepared));
         }
+        setup::note_replaced(&prepared);
         report(&prepared);
         if let Some(reason) = refusal {
             message(&format!("merged    not available: {reason}"));

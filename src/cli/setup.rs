@@ -174,6 +174,24 @@ pub fn note_task(config: &BenchmarkConfig, task: Option<Task>) {
     }
 }
 
+/// Says so where an unmerged adapter has float weights in the place of quantized ones, which its costs come from.
+pub fn note_replaced(prepared: &[PreparedVariant]) {
+    for variant in prepared {
+        let adapter = variant.manifest.adapter.as_ref();
+        if let (Some(found), Some(adapter)) = (&variant.manifest.quantization, adapter)
+            && found.replaced_weights > 0
+        {
+            message(&format!(
+                "note: unmerged, {} has weights in {} in the place of {} of {} that are quantized",
+                adapter.peft_type,
+                variant.manifest.compute,
+                found.replaced_weights,
+                found.replaced_weights + found.quantized_weights
+            ));
+        }
+    }
+}
+
 /// Threads of the CPU provider.
 pub fn threads(common: &CommonOptions) -> usize {
     common.threads.map_or_else(physical_cores, usize::from)

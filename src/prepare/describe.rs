@@ -85,7 +85,7 @@ pub fn describe(
         quantization: preparation
             .precision
             .quantization
-            .map(|quantization| QuantizationSummary::new(spec, quantization)),
+            .map(|quantization| QuantizationSummary::new(spec, quantization, unmerged)),
         adapter: summary,
     })
 }

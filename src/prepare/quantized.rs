@@ -6,7 +6,7 @@
 //! quantized. What PEFT takes out of the weights once and for all, when it loads the adapter, is taken out before they are
 //! quantized ([`residuals`](super::residuals)).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -39,8 +39,11 @@ pub struct QuantizationSummary {
     /// What the token embedding is quantized to; absent where it stays float.
     #[serde(default)]
     pub embedding: Option<Format>,
-    /// Weights that are quantized, a shared one once. An unmerged adapter may replace some of them.
+    /// Weights that are quantized, a shared one once.
     pub quantized_weights: usize,
+    /// Weights that would be, but for the unmerged adapter, which has others in their place.
+    #[serde(default)]
+    pub replaced_weights: usize,
     /// Bytes of their codes and scales.
     pub quantized_bytes: u64,
     /// What stays as it is.
@@ -50,20 +53,25 @@ pub struct QuantizationSummary {
 }
 
 impl QuantizationSummary {
-    /// Describes `quantization` of a model.
-    pub fn new(spec: &DecoderSpec, quantization: Quantization) -> Self {
+    /// Describes `quantization` of a model, with an `unmerged` adapter beside it.
+    pub fn new(spec: &DecoderSpec, quantization: Quantization, unmerged: Option<&Adapter>) -> Self {
         let Quantization {
             weights,
             head,
             embedding,
             accuracy,
         } = quantization;
+        let others = unmerged.map_or_else(BTreeSet::new, Adapter::replaced_weights);
         let mut all = BTreeMap::new();
-        let modules = spec.modules();
-        for module in &modules {
+        let mut replaced = 0;
+        for module in &spec.modules() {
             if let Some([rows, columns]) = module.matrix_size()
                 && let Some(format) = quantization.of(spec, module)
             {
+                if others.contains(&format!("{}.weight", module.path)) {
+                    replaced += 1;
+                    continue;
+                }
                 let bytes = format.bytes(rows, columns);
                 all.insert(quantization.key(spec, module), bytes);
             }
@@ -90,6 +98,7 @@ impl QuantizationSummary {
             head,
             embedding,
             quantized_weights: all.len(),
+            replaced_weights: replaced,
             quantized_bytes: all.values().sum(),
             float: float.into_iter().map(str::to_owned).collect(),
             quantization,

@@ -18,7 +18,7 @@ pub fn decode_reads(
     let elements = |shape: &[usize]| shape.iter().product::<usize>() as u64;
     let size = precision.compute.size() as u64;
     let modules = spec.modules();
-    let replaced = replaced_weights(unmerged);
+    let replaced = unmerged.map_or_else(BTreeSet::new, Adapter::replaced_weights);
     let read = |module| module_bytes(spec, module, precision, &replaced);
     let mut weights: u64 = modules.iter().map(read).sum();
     if let Some(Beside::Mixture(_)) = unmerged.and_then(Adapter::beside) {
@@ -46,20 +46,6 @@ pub fn decode_reads(
         adapter_bytes: adapter * size,
         cache_bytes_per_position: cache as u64 * size,
     }
-}
-
-/// Weights that the adapter has others for, which aren't quantized.
-fn replaced_weights(unmerged: Option<&Adapter>) -> BTreeSet<String> {
-    let mut all = BTreeSet::new();
-    if let Some(adapter) = unmerged {
-        let forms = adapter.modules().filter_map(|(path, _)| {
-            let form = adapter.unmerged_form(path)?;
-            form.replaces("weight").then(|| format!("{path}.weight"))
-        });
-        all.extend(forms);
-        all.extend(adapter.used_replacements().map(|(name, _)| name.to_owned()));
-    }
-    all
 }
 
 /// What one step reads of `module`.

@@ -333,11 +333,12 @@ fn stage(stage: &StageMemory) -> Value {
     })
 }
 
-/// What is quantized and how; null where nothing is.
-fn quantization(manifest: &Manifest) -> Value {
+/// What is quantized and how, by the first manifest and that of the `unmerged` variant; null where nothing is.
+fn quantization(manifest: &Manifest, unmerged: Option<&Manifest>) -> Value {
     let Some(found) = &manifest.quantization else {
         return Value::Null;
     };
+    let beside = unmerged.and_then(|manifest| manifest.quantization.as_ref());
     json!({
         "scheme": found.scheme,
         "bits": found.bits,
@@ -349,6 +350,7 @@ fn quantization(manifest: &Manifest) -> Value {
         "float": found.float,
         "quantized_weights": found.quantized_weights,
         "quantized_size_mb": found.quantized_bytes as f64 / MB,
+        "replaced_by_unmerged": beside.map(|found| found.replaced_weights),
     })
 }
 
@@ -375,7 +377,7 @@ fn meta_info(info: &RunInfo) -> Value {
         "adapter_bytes_per_token": unmerged.map(|manifest| manifest.reads.adapter_bytes),
         "dtype": manifest.dtype,
         "compute_dtype": manifest.compute,
-        "quantization": quantization(manifest),
+        "quantization": quantization(manifest, unmerged),
         "parameters": {
             "base_params": base_params,
             "trainable_params": trainable,
