@@ -4,7 +4,8 @@
 //! exported_models/<model>--<dtype>/
 //!     base/                          model.onnx, manifest.json
 //!     <method>--<name>/merged/       model.onnx, overlay.safetensors, manifest.json
-//!     <method>--<name>/unmerged/     model.onnx, adapter.safetensors, manifest.json
+//!     <method>--<name>/unmerged/     model.onnx, adapter.safetensors, manifest.json; residuals.safetensors, what the adapter
+//!                                    leaves of quantized weights, where it takes something out
 //!     <method>--<name>/unmerged-native/  with the method's own computation, on demand
 //!     <method>--<name>/unmerged-empty/   the same with zeros, on demand
 //!     <method>--<name>/checkpoint/   a merged Hugging Face checkpoint
