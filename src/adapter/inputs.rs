@@ -1,6 +1,6 @@
 //! Everything that the unmerged graph, or the cache, is given by an adapter.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ndarray::Array2;
 use rayon::prelude::*;
@@ -20,6 +20,8 @@ pub struct GraphInput {
     pub shape: Vec<usize>,
     /// What it does in the graph.
     pub role: Role,
+    /// How many of so many of its kind a token needs: an expert's are there for some tokens.
+    pub share: [usize; 2],
 }
 
 /// Takes a tensor's name and its values, in row-major order.
@@ -28,8 +30,15 @@ pub type TakeTensor<'a> = &'a (dyn Fn(&str, &[f32]) -> Result<(), WriteTensorErr
 impl Adapter {
     /// The tensors, each once.
     pub fn inputs(&self) -> Vec<GraphInput> {
+        const ALWAYS: [usize; 2] = [1, 1];
         let mut all: Vec<GraphInput> = Vec::new();
         let mut seen = BTreeSet::new();
+        let modules = self.spec.modules();
+        let routed = modules.iter().filter_map(|module| match module.kind {
+            ModuleKind::Routed { share, .. } => Some((module.path.as_str(), share)),
+            _ => None,
+        });
+        let shares: BTreeMap<&str, [usize; 2]> = routed.collect();
         for (path, _) in self.modules() {
             let naming = self.naming(path);
             let form = self.unmerged_form(path).expect("it's the path of a module");
@@ -40,6 +49,7 @@ impl Adapter {
                         name,
                         shape: part.shape.clone(),
                         role: part.role,
+                        share: shares.get(path).copied().unwrap_or(ALWAYS),
                     });
                 }
             }
@@ -49,6 +59,7 @@ impl Adapter {
                 name: self.naming("").input(&part),
                 shape: part.shape.clone(),
                 role: part.role,
+                share: ALWAYS,
             });
         }
         for (_, replacement) in self.used_replacements() {
@@ -56,6 +67,7 @@ impl Adapter {
                 name: replacement.input.clone(),
                 shape: replacement.shape.clone(),
                 role: Role::InPlace,
+                share: ALWAYS,
             });
         }
         if let Some(Prompt::Virtual(tensor) | Prompt::Prefix(tensor)) = self.prompt() {
@@ -63,6 +75,7 @@ impl Adapter {
                 name: tensor.name.clone(),
                 shape: tensor.shape.clone(),
                 role: Role::Prefill,
+                share: ALWAYS,
             });
         }
         all
@@ -74,6 +87,8 @@ impl Adapter {
     /// If values can't be read or worked out, or `take` fails.
     pub fn for_each_input(&self, base: &BaseModel, take: TakeTensor) -> Result<(), AdapterError> {
         let modules = self.spec.modules();
+        let modules = modules.iter().map(|module| (module.path.as_str(), module));
+        let modules: BTreeMap<&str, &Module> = modules.collect();
         let mut seen = BTreeSet::new();
         let mut work = Vec::new();
         for (path, _) in self.modules() {
@@ -85,7 +100,7 @@ impl Adapter {
         }
         work.into_par_iter()
             .try_for_each(|(path, naming, form, wanted)| {
-                let module = modules.iter().find(|module| module.path == path);
+                let module = modules.get(path);
                 let own = BaseModule::reading(|| {
                     let module = module.expect("what hangs on no module asks for no parameters");
                     self.read_module(base, module)

@@ -206,8 +206,8 @@ pub const METHODS: &[Method] = &[
         peft_type: "LORA",
         class: Class::Weight,
         variants: "rsLoRA, DoRA, PiSSA, OLoRA, EVA, MiCA, KaSA, BD-LoRA, QALoRA, VeLoRA, MonteCLoRA, \
-                   `lora_bias`, `trainable_token_indices`, `layer_replication`, LoRA-FA; aLoRA and Arrow, which aren't merged",
-        refused: "`target_parameters`; `pissa_niter_k`, CorDA, LoRA-GA, LoftQ unless converted",
+                   `lora_bias`, `target_parameters`, `trainable_token_indices`, `layer_replication`, LoRA-FA; aLoRA and Arrow, which aren't merged",
+        refused: "`pissa_niter_k`, CorDA, LoRA-GA, LoftQ unless converted",
         load: lora::load,
     },
     Method {

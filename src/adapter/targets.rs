@@ -254,6 +254,11 @@ impl Targets {
         })
     }
 
+    /// Whether `target_modules` is an empty list.
+    pub fn is_empty(&self) -> bool {
+        matches!(&self.include, Include::Pattern(NamePattern::Names(names)) if names.is_empty())
+    }
+
     /// Whether `module` is targeted.
     ///
     /// # Errors

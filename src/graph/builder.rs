@@ -443,8 +443,13 @@ impl<'a> GraphBuilder<'a> {
             return self.quantized(name, x, &weight, quantized);
         }
         let weight = self.parameter(&weight);
+        self.routed_matmul_transposed(name, x, &weight)
+    }
+
+    /// `x · wᵀ` for such rows.
+    pub fn routed_matmul_transposed(&mut self, name: &str, x: &Value, w: &Value) -> Value {
         let attrs = [("transB", Attr::Int(1)), ("alpha", Attr::Float(1.0))];
-        self.contrib("FusedMatMul", name, &[x, &weight], &attrs)
+        self.contrib("FusedMatMul", name, &[x, w], &attrs)
     }
 
     /// The rows of the embedding at `path` that `ids` name, `[…, embedding_dim]`.

@@ -4,7 +4,7 @@
 
 use super::builder::{Attr, GraphBuilder, Value};
 use super::export::Export;
-use super::linear::linear;
+use super::linear::{RoutedSite, linear, routed};
 use super::mlp::activate;
 use crate::arch::{Activation, Expert, Linear};
 
@@ -49,11 +49,20 @@ pub fn experts(
         let tokens = graph.op("NonZero", &at("NonZero"), &[&weight], &[]);
         let tokens = graph.reshape(&at("tokens"), &tokens, &[-1]);
         let picked = graph.gather(&at("rows"), &rows, &tokens, 0);
-        let gate = graph.routed_product(&at("gate"), &expert.gate_proj.path, &picked);
+        let mut shared = None;
+        let mut product = |graph: &mut GraphBuilder, name: &str, linear: &Linear, x: &Value| {
+            let site = RoutedSite {
+                path: &linear.path,
+                x,
+                inner: &mut shared,
+            };
+            routed(graph, export, &at(name), site)
+        };
+        let gate = product(graph, "gate", &expert.gate_proj, &picked);
         let activated = activate(graph, &at("act_fn"), activation, &gate);
-        let up = graph.routed_product(&at("up"), &expert.up_proj.path, &picked);
+        let up = product(graph, "up", &expert.up_proj, &picked);
         let inner = graph.mul(&at("Mul"), &activated, &up);
-        let made = graph.routed_product(&at("down"), &expert.down_proj.path, &inner);
+        let made = product(graph, "down", &expert.down_proj, &inner);
         let weight = graph.gather(&at("picked_weight"), &weight, &tokens, 0);
         let weight = graph.reshape(&at("column"), &weight, &[-1, 1]);
         let made = graph.mul(&at("weighted"), &made, &weight);

@@ -13,6 +13,17 @@ pub struct LinearSite<'a> {
     pub x: &'a Value,
 }
 
+/// A projection of an expert that an adapter's nodes are built around.
+#[derive(Debug)]
+pub struct RoutedSite<'a> {
+    /// The module's path; adapter nodes are named below it.
+    pub path: &'a str,
+    /// The rows that the expert gets, `[n, in_features]`; there may be none.
+    pub x: &'a Value,
+    /// `x` times an `A` and that `A`, where another projection of the same `x` may share it.
+    pub inner: &'a mut Option<(Value, Value)>,
+}
+
 /// An embedding that an adapter's nodes are built around.
 #[derive(Debug)]
 pub struct EmbeddingSite<'a> {
@@ -33,6 +44,15 @@ pub fn linear(graph: &mut GraphBuilder, export: &Export, layer: &Linear, x: &Val
     let bias = graph.find_parameter(&format!("{path}.bias"));
     let product = graph.product(&format!("/{path}/MatMul"), path, x);
     add_bias(graph, path, &product, bias.as_ref())
+}
+
+/// Adds `W x` for the rows of an expert, with the adapter of that module.
+pub fn routed(graph: &mut GraphBuilder, export: &Export, name: &str, site: RoutedSite) -> Value {
+    let product = graph.routed_product(name, site.path, site.x);
+    match export.module_form(site.path) {
+        Some((form, naming)) => form.routed(graph, &naming, site, &product),
+        None => product,
+    }
 }
 
 /// Adds the bias, where there is one.

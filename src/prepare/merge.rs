@@ -3,7 +3,7 @@
 //! Weights are widened to float32, merged, and rounded once to the dtype asked for; those of a quantized model are quantized
 //! after that. Each thread holds one module at a time, so memory is bounded by threads × the largest touched tensor.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -206,10 +206,12 @@ pub fn merge(
         .flat_map(|one| one.plans(precision.dtype))
         .collect();
     let writer = SafetensorsWriter::create_with(&path, &plans, &[])?;
-    let find = |name: &str| merged.iter().find(|one| one.name == name);
+    let by_name = merged.iter().map(|one| (one.name.as_str(), one));
+    let by_name: BTreeMap<&str, &Merged> = by_name.collect();
     changes.par_iter().try_for_each(|change| {
         change.apply(base, adapter, &|name, values| {
-            find(name)
+            by_name
+                .get(name)
                 .expect("every merged parameter is planned")
                 .write(&writer, values, precision.dtype)?;
             match &head_copy {

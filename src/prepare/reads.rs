@@ -15,7 +15,11 @@ pub fn decode_reads(
     bound: &[GraphInput],
     precision: Precision,
 ) -> DecodeReads {
-    let elements = |shape: &[usize]| shape.iter().product::<usize>() as u64;
+    // Of an expert's tensors, as of its weights, those of the experts that a token goes through.
+    let elements = |tensor: &GraphInput| {
+        let [read, of] = tensor.share.map(|count| count as u64);
+        tensor.shape.iter().product::<usize>() as u64 * read / of
+    };
     let size = precision.compute.size() as u64;
     let modules = spec.modules();
     let replaced = unmerged.map_or_else(BTreeSet::new, Adapter::replaced_weights);
@@ -31,7 +35,7 @@ pub fn decode_reads(
     }
     let reads = bound.iter().filter(|tensor| tensor.role.adds_reads());
     let adapter: u64 = match unmerged {
-        Some(_) => reads.map(|tensor| elements(&tensor.shape)).sum(),
+        Some(_) => reads.map(elements).sum(),
         None => 0,
     };
     let more_layers = unmerged.map_or(&[][..], Adapter::more_layers);

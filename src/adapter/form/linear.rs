@@ -5,7 +5,7 @@ use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 
 use super::{BaseModule, Naming, Part};
 use crate::adapter::{AdapterError, ModuleWeights};
-use crate::graph::{Attr, Dim, GraphBuilder, LinearSite, Value};
+use crate::graph::{Attr, Dim, GraphBuilder, LinearSite, RoutedSite, Value};
 
 /// `y = output(gain ∘ (W input(x) + delta x) + b)`; a stage that's absent does nothing.
 #[derive(Debug, Default)]
@@ -277,6 +277,39 @@ impl<'a> LinearForm<'a> {
                 graph.add(&at("output/Add"), &kept, &turned)
             }
         }
+    }
+}
+
+impl LinearForm<'_> {
+    /// Adds a low-rank pair, all that there is for experts, to `product`.
+    ///
+    /// # Panics
+    /// If it's anything else.
+    pub fn routed_nodes(
+        &self,
+        graph: &mut GraphBuilder,
+        naming: &Naming,
+        site: RoutedSite,
+        product: &Value,
+    ) -> Value {
+        let Some(Delta::LowRank { a, b }) = &self.delta else {
+            unreachable!("`{}` has a low-rank pair", site.path);
+        };
+        let at = |name: &str| format!("/{}/adapter/{name}", site.path);
+        // Projections that share `A` have its rank.
+        let key = naming.input(a);
+        let rank = Dim::Symbol(format!("{key}.r"));
+        let dims = [rank.clone(), a.shape[1].into()];
+        let a = graph.shared_input(&key, &dims);
+        let dims = [b.shape[0].into(), rank];
+        let b = graph.input(&naming.input(b), &dims);
+        let inner = match &site.inner {
+            Some((inner, of)) if *of == a => inner.clone(),
+            _ => graph.routed_matmul_transposed(&at("A/MatMul"), site.x, &a),
+        };
+        *site.inner = Some((inner.clone(), a));
+        let delta = graph.routed_matmul_transposed(&at("B/MatMul"), &inner, &b);
+        graph.add(&at("Add"), product, &delta)
     }
 }
 

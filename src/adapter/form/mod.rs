@@ -33,7 +33,7 @@ pub use native::{Native, NativeForm, NativeSite, keep_largest};
 pub use part::{BaseModule, Part, PartName, Role, elements};
 
 use super::{AdapterError, ModuleWeights};
-use crate::graph::{AttentionSite, EmbeddingSite, GraphBuilder, LinearSite, Value};
+use crate::graph::{AttentionSite, EmbeddingSite, GraphBuilder, LinearSite, RoutedSite, Value};
 
 /// What an adapter does to one module.
 #[derive(Debug)]
@@ -136,6 +136,20 @@ impl Form<'_> {
             Self::Embedding(_) | Self::Attention(_) => {
                 unreachable!("`{}` is a linear layer", site.path)
             }
+        }
+    }
+
+    /// Adds what comes to `product`, an expert's; returns the sum.
+    pub fn routed(
+        &self,
+        graph: &mut GraphBuilder,
+        naming: &Naming,
+        site: RoutedSite,
+        product: &Value,
+    ) -> Value {
+        match self {
+            Self::Linear(form) => form.routed_nodes(graph, naming, site, product),
+            _ => unreachable!("`{}` is a projection of an expert", site.path),
         }
     }
 

@@ -61,12 +61,6 @@ pub enum LoraInit {
     Mica,
 }
 
-/// Options that are refused, and why.
-const REFUSED: [(&str, &str); 1] = [(
-    "target_parameters",
-    "adapters on stacked experts are not implemented",
-)];
-
 /// Variants of which PEFT allows one at a time.
 const EXCLUSIVE: [&str; 7] = [
     "use_dora",
@@ -90,11 +84,6 @@ impl LoraConfig {
     /// # Errors
     /// If one is wrong, or isn't implemented.
     pub fn read(config: &JsonObject, vocab_size: usize) -> Result<Self, ConfigError> {
-        for (key, reason) in REFUSED {
-            if is_on(config, key) {
-                return Err(config.refused(key, reason));
-            }
-        }
         let init = init(config)?;
         let mut variants = EXCLUSIVE.into_iter().filter(|key| is_on(config, key));
         if let (Some(first), Some(second)) = (variants.next(), variants.next()) {

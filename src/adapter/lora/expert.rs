@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use ndarray::Array2;
 
 use super::config::{LoraConfig, LoraInit, is_on};
+use super::conversion::converted;
 use super::factors::{factors, of_weights};
 use crate::adapter::targets::{QUERY_VALUE, Targets};
 use crate::adapter::tuner::{Target, not_adaptable, target};
@@ -67,6 +68,7 @@ impl Expert {
                 .wrong("peft_type", "`LORA`, which every expert is")
                 .into());
         }
+        let config = converted(&config, &base.spec)?;
         for key in NOT_TAKEN {
             if is_on(&config, key) {
                 let reason =

@@ -12,6 +12,9 @@
 //! `alpha_pattern`. Sums are taken in float32. `fan_in_fan_out` says how a layer stores its weight, which
 //! the architecture knows better: PEFT corrects it too.
 //!
+//! Beside modules, or in place of them, parameters can be named (`target_parameters`: `parameters.rs`), those of stacked
+//! experts among them (`stacked.rs`).
+//!
 //! Variants change what the pair is added to (PiSSA, OLoRA, KaSA: `residual.rs`) or how it's stored (BD-LoRA,
 //! QALoRA, KaSA, MiCA: `factors.rs`), or which tokens it acts on (aLoRA: `activated.rs`). EVA, VeLoRA, MonteCLoRA, LoRA-FA and Riemannian preconditioning only
 //! differ in training.
@@ -25,11 +28,14 @@ mod activated;
 mod arrow;
 mod blocks;
 mod config;
+mod conversion;
 mod embedding;
 mod expert;
 mod factors;
 mod linear;
+mod parameters;
 mod residual;
+mod stacked;
 
 use std::sync::OnceLock;
 
@@ -39,11 +45,13 @@ use self::activated::Activated;
 use self::arrow::Experts;
 pub use self::arrow::folders as arrow_folders;
 use self::config::{LoraConfig, LoraInit};
+use self::conversion::converted;
 use self::embedding::LoraEmbedding;
 pub use self::embedding::column_norms;
 pub use self::expert::{Expert, Pair, folder_below};
 use self::factors::{factors, of_weights};
 use self::linear::LoraLinear;
+use self::parameters::TargetParameters;
 use self::residual::Made;
 pub use self::residual::Residual;
 use super::replaced::{replace_base_layer, replace_biases, replace_modules};
@@ -65,11 +73,17 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         tensors,
         ..
     } = loading;
+    let config = &converted(config, &base.spec)?;
     let mut lora = LoraConfig::read(config, base.spec.vocab_size)?;
     let spec = replicate(config, &base.spec)?;
     let modules = spec.modules();
+    let parameters = TargetParameters::read(config, &lora, &spec)?;
     let targets = Targets::with_defaults(config, &spec.model_type, QUERY_VALUE)?;
-    let mut selected = targets.select(config, &modules)?;
+    // Beside parameters, an empty list of modules means none.
+    let mut selected = match targets.is_empty() && !parameters.is_empty() {
+        true => Vec::new(),
+        false => targets.select(config, &modules)?,
+    };
     let mut saved = targets.saved(config, &modules)?;
     let mut effects = Effects::default();
 
@@ -77,6 +91,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         effects.keeps_tie |= tie(&mut selected, &modules, &spec);
         effects.keeps_tie |= tie(&mut saved, &modules, &spec);
     }
+    parameters.check_beside(config, &selected, &saved)?;
     replace_modules(&mut effects, tensors, &saved)?;
     if effects.keeps_tie
         && let Some(head) = effects
@@ -115,6 +130,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         effects.frozen_params += frozen;
         effects.modules.insert(module.path.clone(), adapter);
     }
+    parameters.adapt(config, &lora, tensors, &mut effects)?;
     trainable_token_indices(config, base, tensors, &spec, &mut effects)?;
     effects.spec = Some(spec);
     if lora.invocation.is_some() {

@@ -1,0 +1,182 @@
+//! Configurations of adapters on the single experts of a mixture, made before Transformers 5 held all of a layer in one
+//! tensor: PEFT reads them as `target_parameters`, and so does this.
+//!
+//! | `target_modules` | `target_parameters` |
+//! |---|---|
+//! | `gate` (the router) | `gate.weight` |
+//! | an expert's gate and up projection, which need each other | `gate_up_proj`, with twice the rank and twice `lora_alpha` |
+//! | an expert's down projection | `down_proj` |
+//!
+//! - An entry counts that is one of these names or ends with a dot and it, so that `down_proj` never means the perceptron
+//!   of a layer without experts.
+//! - `all-linear` means these three and the linear layers.
+//! - A regular expression that matches an expert means the last parts of all names that it matches, in every layer. One
+//!   that matches none keeps to the modules that it matches, where PEFT takes it for their last parts too.
+//!
+//! Source: PEFT, `utils/transformers_weight_conversion.py`.
+
+use serde_json::{Value, json};
+
+use super::config::is_on;
+use crate::adapter::targets::{NamePattern, QUERY_VALUE, Targets};
+use crate::arch::{DecoderSpec, Mlp, Module, ModuleKind};
+use crate::json_object::{ConfigError, JsonObject};
+
+/// The key of the parameters' names.
+pub const PARAMETERS: &str = "target_parameters";
+
+const MODULES: &str = "target_modules";
+
+/// A layer's stacked gate and up projections.
+const FUSED: &str = "gate_up_proj";
+
+/// The configuration as PEFT reads it for `spec`.
+///
+/// # Errors
+/// If one of an expert's fused projections is named without the other, or an option has a wrong type.
+pub fn converted(config: &JsonObject, spec: &DecoderSpec) -> Result<JsonObject, ConfigError> {
+    let Some([gate, up, down]) = names(spec) else {
+        // Without a default, null means no module where parameters are named.
+        let has_default = QUERY_VALUE.iter().any(|(name, _)| *name == spec.model_type);
+        let none = config.get(MODULES).is_none() && !has_default && is_on(config, PARAMETERS);
+        return Ok(match none {
+            true => config.with(MODULES, json!([])),
+            false => config.clone(),
+        });
+    };
+    let table = [
+        ("gate", "gate.weight"),
+        (gate, FUSED),
+        (up, FUSED),
+        (down, "down_proj"),
+    ];
+    let targets = match config.get(MODULES) {
+        // Without parameters, the modules that are the family's default.
+        None if !is_on(config, PARAMETERS) => return Ok(config.clone()),
+        None => Vec::new(),
+        Some(Value::String(text)) => {
+            let found = match text.eq_ignore_ascii_case("all-linear") {
+                true => all_linear(config, spec, &table)?,
+                false => matched(config, spec, &table)?,
+            };
+            match found {
+                Some(names) => names,
+                None => return Ok(config.clone()),
+            }
+        }
+        Some(_) => config.optional_texts(MODULES)?.unwrap_or_default(),
+    };
+    let mut parameters = config.optional_texts(PARAMETERS)?.unwrap_or_default();
+    let mut modules = Vec::new();
+    let mut fused = Vec::new();
+    for target in targets {
+        let last = target.rsplit('.').next().unwrap_or(&target);
+        let Some((old, new)) = table.iter().find(|(old, _)| *old == last) else {
+            modules.push(target);
+            continue;
+        };
+        if *new == FUSED && !fused.contains(old) {
+            fused.push(*old);
+        }
+        if !parameters.iter().any(|name| name == new) {
+            parameters.push((*new).to_owned());
+        }
+    }
+    let mut changed = config.clone();
+    match fused[..] {
+        [] => {}
+        [one] => {
+            let other = if one == gate { up } else { gate };
+            let reason = format!(
+                "`{one}` can't be adapted without `{other}`: Transformers holds both in `{FUSED}`"
+            );
+            return Err(config.refused(MODULES, &reason));
+        }
+        _ => {
+            for (key, pattern) in [("r", "rank_pattern"), ("lora_alpha", "alpha_pattern")] {
+                let value = 2.0 * config.optional_number(key)?.unwrap_or(8.0);
+                let mut values = config.get(pattern).cloned().unwrap_or_else(|| json!({}));
+                if let Some(values) = values.as_object_mut() {
+                    values.insert(format!(r".*\.{FUSED}"), json!(value));
+                }
+                changed = changed.with(pattern, values);
+            }
+        }
+    }
+    Ok(changed
+        .with(MODULES, json!(modules))
+        .with(PARAMETERS, json!(parameters)))
+}
+
+/// The names of an expert's gate, up and down projection.
+fn names(spec: &DecoderSpec) -> Option<[&str; 3]> {
+    let experts = spec.layers.iter().find_map(|layer| match &layer.mlp {
+        Mlp::Experts { experts, .. } => experts.first(),
+        _ => None,
+    })?;
+    let linears = [&experts.gate_proj, &experts.up_proj, &experts.down_proj];
+    Some(linears.map(|linear| last_part(&linear.path)))
+}
+
+fn last_part(path: &str) -> &str {
+    path.rsplit('.').next().unwrap_or(path)
+}
+
+/// The last parts of the linear layers' names, and those of experts and router.
+fn all_linear(
+    config: &JsonObject,
+    spec: &DecoderSpec,
+    table: &[(&str, &str)],
+) -> Result<Option<Vec<String>>, ConfigError> {
+    // As PEFT does, without what's excluded: the last parts that are left may mean it again.
+    let targets = Targets::read(config, &spec.model_type, None)?;
+    let mut found: Vec<String> = Vec::new();
+    for module in spec.modules() {
+        if targets.contains(config, &module)? {
+            push(&mut found, last_part(&module.path));
+        }
+    }
+    for (old, _) in table {
+        push(&mut found, old);
+    }
+    Ok(Some(found))
+}
+
+/// The last parts of what a regular expression matches, if an expert or router is among it.
+fn matched(
+    config: &JsonObject,
+    spec: &DecoderSpec,
+    table: &[(&str, &str)],
+) -> Result<Option<Vec<String>>, ConfigError> {
+    let Some(pattern) = NamePattern::read(config, MODULES)? else {
+        return Ok(None);
+    };
+    let mut found: Vec<String> = Vec::new();
+    let mut add = |path: &str| -> Result<(), ConfigError> {
+        if pattern.matches(config, MODULES, path)? {
+            push(&mut found, last_part(path));
+        }
+        Ok(())
+    };
+    let is_expert = |module: &Module| matches!(module.kind, ModuleKind::Routed { .. });
+    for module in spec.modules().iter().filter(|module| !is_expert(module)) {
+        add(&module.path)?;
+    }
+    for layer in &spec.layers {
+        if let Mlp::Experts { router, .. } = &layer.mlp {
+            add(&router.path)?;
+            // Where PEFT looks for the names that no longer exist: beside the tensor that holds them.
+            for (old, _) in &table[1..] {
+                add(&format!("{}.mlp.experts.{old}", layer.path))?;
+            }
+        }
+    }
+    let routed = |name: &String| table.iter().any(|(old, _)| old == name);
+    Ok(found.iter().any(routed).then_some(found))
+}
+
+fn push(names: &mut Vec<String>, name: &str) {
+    if !names.iter().any(|other| other == name) {
+        names.push(name.to_owned());
+    }
+}

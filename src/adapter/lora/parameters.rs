@@ -1,0 +1,387 @@
+//! `target_parameters`: LoRA on parameters that are named themselves, in place of their modules.
+//!
+//! A name means every parameter of Transformers' model that is it or ends with a dot and it. Neither `exclude_modules` nor
+//! `layers_to_transform` bear on them; `rank_pattern` and `alpha_pattern` are matched with the parameter's whole name.
+//!
+//! - The stacked experts of a layer: see [`super::stacked`].
+//! - A matrix `[p, q]`, as the checkpoint stores it, gains `scaling * B A` with `A` `[r, q]` and `B` `[p, r]`: of a linear
+//!   layer that's its own LoRA; of a table, and of a layer that is stored as `[in, out]`, the two change places.
+//!
+//! Source: PEFT, `tuners/tuners_utils.py` (`_inject_parameters`), `tuners/lora/layer.py` (`ParamWrapper`).
+
+use ndarray::Array2;
+
+use super::config::{LoraConfig, LoraInit, is_on};
+use super::conversion::PARAMETERS;
+use super::embedding::LoraEmbedding;
+use super::factors::Stored;
+use super::linear::LoraLinear;
+use super::stacked::{self, Stack, Wanted};
+use crate::adapter::form::Form;
+use crate::adapter::{AdapterError, AdapterTensors, Effects, ModuleAdapter, ModuleWeights};
+use crate::arch::{DecoderSpec, Expert, Mlp, Module, ModuleKind};
+use crate::json_object::{ConfigError, JsonObject};
+
+/// Options that PEFT refuses with it.
+const NOT_WITH: [&str; 9] = [
+    "fan_in_fan_out",
+    "lora_bias",
+    "use_dora",
+    "velora_config",
+    "kasa_config",
+    "arrow_config",
+    "alora_invocation_tokens",
+    "use_bdlora",
+    "monteclora_config",
+];
+
+/// A parameter of Transformers' model.
+#[derive(Debug)]
+struct Parameter<'a> {
+    /// `model.layers.0.mlp.experts.gate_up_proj`
+    name: String,
+    kind: Kind<'a>,
+}
+
+#[derive(Debug)]
+enum Kind<'a> {
+    /// A tensor of a layer's experts.
+    Stack(Stack, &'a [Expert]),
+    /// The weight of a module that can be adapted.
+    Matrix(Module),
+    /// Something else.
+    Other,
+}
+
+impl Parameter<'_> {
+    /// The module that it belongs to.
+    fn module(&self) -> &str {
+        self.name.rsplit_once('.').map_or("", |(module, _)| module)
+    }
+}
+
+/// What `target_parameters` says.
+#[derive(Debug)]
+pub struct TargetParameters<'a> {
+    selected: Vec<Parameter<'a>>,
+}
+
+impl<'a> TargetParameters<'a> {
+    /// Finds the parameters.
+    ///
+    /// # Errors
+    /// If a name means none, or one that can't be adapted, or an option can't be had together with them.
+    pub fn read(
+        config: &JsonObject,
+        lora: &LoraConfig,
+        spec: &'a DecoderSpec,
+    ) -> Result<Self, AdapterError> {
+        if config
+            .get(PARAMETERS)
+            .is_some_and(serde_json::Value::is_string)
+        {
+            return Err(config.wrong(PARAMETERS, "a list of strings").into());
+        }
+        let names = config.optional_texts(PARAMETERS)?.unwrap_or_default();
+        if names.is_empty() {
+            let selected = Vec::new();
+            return Ok(Self { selected });
+        }
+        check_options(config, lora)?;
+        let all = parameters(spec);
+        let is_meant = |parameter: &Parameter, name: &str| {
+            let rest = parameter.name.strip_suffix(name);
+            rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        };
+        let failed = |message: String| AdapterError::Targets {
+            path: config.path().to_owned(),
+            message,
+        };
+        for name in &names {
+            if !all.iter().any(|parameter| is_meant(parameter, name)) {
+                return Err(failed(format!(
+                    "`{name}` in `{PARAMETERS}` matches no parameter of this model; it has {}",
+                    examples(&all)
+                )));
+            }
+        }
+        let meant = |parameter: &Parameter| names.iter().any(|name| is_meant(parameter, name));
+        let selected: Vec<Parameter> = all.into_iter().filter(meant).collect();
+        for parameter in &selected {
+            if matches!(parameter.kind, Kind::Other) {
+                return Err(failed(format!(
+                    "`{PARAMETERS}` selects `{}`, which can't be adapted; only weights of linear layers, of the token \
+                     embedding, of routers and of experts are supported",
+                    parameter.name
+                )));
+            }
+        }
+        Ok(Self { selected })
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.selected.is_empty()
+    }
+
+    /// Checks that no module of theirs is adapted or replaced itself.
+    ///
+    /// # Errors
+    /// If one is.
+    pub fn check_beside(
+        &self,
+        config: &JsonObject,
+        adapted: &[Module],
+        saved: &[Module],
+    ) -> Result<(), AdapterError> {
+        for parameter in &self.selected {
+            let module = parameter.module();
+            let key = match module {
+                _ if adapted.iter().any(|other| other.path == module) => "target_modules",
+                _ if saved.iter().any(|other| is_inside(&other.path, module)) => "modules_to_save",
+                _ => continue,
+            };
+            return Err(AdapterError::Targets {
+                path: config.path().to_owned(),
+                message: format!(
+                    "`{PARAMETERS}` selects `{}` and `{key}` its module too; only one can have it",
+                    parameter.name
+                ),
+            });
+        }
+        Ok(())
+    }
+
+    /// Takes the tensors, and puts what they do in `effects`.
+    ///
+    /// # Errors
+    /// If one is missing or has another shape.
+    pub fn adapt(
+        &self,
+        config: &JsonObject,
+        lora: &LoraConfig,
+        tensors: &mut AdapterTensors,
+        effects: &mut Effects,
+    ) -> Result<(), AdapterError> {
+        for parameter in &self.selected {
+            let (r, scaling) = lora.rank_and_scaling(config, &parameter.name)?;
+            match &parameter.kind {
+                Kind::Stack(stack, experts) => {
+                    self.check_single_experts(config, parameter, experts, tensors)?;
+                    let wanted = Wanted {
+                        stack: *stack,
+                        key: &self.key(parameter, *stack),
+                        r,
+                        scaling,
+                        init: lora.init,
+                    };
+                    let adapters = stacked::load(tensors, wanted, experts)?;
+                    effects.modules.extend(adapters);
+                }
+                Kind::Matrix(module) => {
+                    let adapter = matrix(lora, tensors, module, r, scaling)?;
+                    effects.modules.insert(module.path.clone(), adapter);
+                }
+                Kind::Other => unreachable!("`read` refuses it"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the other tensor of the same experts is adapted too.
+    fn has_both(&self, parameter: &Parameter) -> bool {
+        let module = parameter.module();
+        let beside = self.selected.iter();
+        beside.filter(|other| other.module() == module).count() > 1
+    }
+
+    /// What a stack's tensors hang on.
+    fn key(&self, parameter: &Parameter, stack: Stack) -> String {
+        let module = parameter.module();
+        match stack == Stack::GateUp && self.has_both(parameter) {
+            true => format!("{module}.base_layer"),
+            false => module.to_owned(),
+        }
+    }
+
+    /// Tensors of single experts' gates and ups are taken for those of a wrapper inside that of `down_proj`, so that
+    /// without one they go nowhere in PEFT.
+    fn check_single_experts(
+        &self,
+        config: &JsonObject,
+        parameter: &Parameter,
+        experts: &[Expert],
+        tensors: &AdapterTensors,
+    ) -> Result<(), AdapterError> {
+        let [gate, down] = [&experts[0].gate_proj, &experts[0].down_proj];
+        let alone =
+            matches!(parameter.kind, Kind::Stack(Stack::GateUp, _)) && !self.has_both(parameter);
+        if !alone || !tensors.has(&format!("{}.lora_A.weight", gate.source)) {
+            return Ok(());
+        }
+        let reason = format!(
+            "the file adapts single experts without their `{}`, and PEFT loads such tensors to nowhere",
+            down.source.rsplit('.').next().unwrap_or(&down.source)
+        );
+        Err(config.refused("target_modules", &reason).into())
+    }
+}
+
+fn check_options(config: &JsonObject, lora: &LoraConfig) -> Result<(), ConfigError> {
+    let refused = |key: &str| {
+        let reason = format!("it can't be had together with `{PARAMETERS}`");
+        Err(config.refused(key, &reason))
+    };
+    if let Some(key) = NOT_WITH.into_iter().find(|key| is_on(config, key)) {
+        return refused(key);
+    }
+    // Dropout lies between a module's input and `A`, and a parameter has no input.
+    if config.optional_number("lora_dropout")?.unwrap_or(0.0) != 0.0 {
+        return refused("lora_dropout");
+    }
+    match lora.init {
+        LoraInit::Default | LoraInit::Gaussian | LoraInit::Random => Ok(()),
+        LoraInit::Orthogonal | LoraInit::Pissa | LoraInit::Olora | LoraInit::Mica => {
+            refused("init_lora_weights")
+        }
+    }
+}
+
+/// Whether `path` is `module` or lies below it.
+fn is_inside(path: &str, module: &str) -> bool {
+    let rest = path.strip_prefix(module);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// All parameters that Transformers' model has, experts last.
+fn parameters(spec: &DecoderSpec) -> Vec<Parameter<'_>> {
+    let mut all = Vec::new();
+    let layers = spec.layers.iter();
+    let mixtures = layers.filter_map(|layer| match &layer.mlp {
+        Mlp::Experts {
+            router, experts, ..
+        } => Some((
+            router,
+            experts.as_slice(),
+            format!("{}.mlp.experts", layer.path),
+        )),
+        _ => None,
+    });
+    let mixtures: Vec<_> = mixtures.collect();
+    for module in spec.modules() {
+        let is_router = mixtures
+            .iter()
+            .any(|(router, ..)| router.path == module.path);
+        let is_matrix = match module.kind {
+            ModuleKind::Routed { .. } if !is_router => continue,
+            ModuleKind::Linear { .. } | ModuleKind::Routed { .. } => true,
+            ModuleKind::Embedding { .. } => module.path == spec.embed_tokens.path,
+            ModuleKind::Norm { .. } => false,
+        };
+        for (name, _) in module.parameters() {
+            let kind = match is_matrix && name == "weight" {
+                true => Kind::Matrix(module.clone()),
+                false => Kind::Other,
+            };
+            let name = format!("{}.{name}", module.path);
+            all.push(Parameter { name, kind });
+        }
+    }
+    for (_, experts, path) in mixtures {
+        for stack in [Stack::GateUp, Stack::Down] {
+            all.push(Parameter {
+                name: format!("{path}.{}", stack.name()),
+                kind: Kind::Stack(stack, experts),
+            });
+        }
+    }
+    all
+}
+
+/// The last two parts of the names, each once.
+fn examples(all: &[Parameter]) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for parameter in all {
+        let name = &parameter.name;
+        let start = name.rmatch_indices('.').nth(1).map_or(0, |(at, _)| at + 1);
+        if !names.contains(&&name[start..]) {
+            names.push(&name[start..]);
+        }
+    }
+    names.join(", ")
+}
+
+/// The adapter of a module's weight.
+fn matrix(
+    lora: &LoraConfig,
+    tensors: &mut AdapterTensors,
+    module: &Module,
+    r: usize,
+    scaling: f32,
+) -> Result<Box<dyn ModuleAdapter>, AdapterError> {
+    let shape = module.parameters().swap_remove(0).1;
+    let [rows, columns] = [shape[0], shape[1]];
+    // An old adapter on a router has the checkpoint's name of it.
+    let older = format!("{}.lora_A.weight", module.source);
+    let place = match tensors.has(&older) {
+        true => &module.source,
+        false => &module.path,
+    };
+    let keys = ["lora_A.weight", "lora_B.weight"].map(|name| format!("{place}.{name}"));
+    let stored = Stored {
+        a: [r, columns],
+        b: [rows, r],
+        blocks_in_a: false,
+    };
+    let (a, b) = lora
+        .init
+        .linear(tensors, keys.each_ref().map(String::as_str), stored)?;
+    let [key_a, key_b] = keys.map(|key| tensors.full_key(&key));
+    let turned = |array: Array2<f32>| array.t().as_standard_layout().into_owned();
+    let none = String::new();
+    let inner: Box<dyn ModuleAdapter> = match module.kind {
+        ModuleKind::Embedding { .. } => Box::new(LoraEmbedding {
+            keys: [key_b, key_a, none],
+            a: turned(b),
+            b: turned(a),
+            scaling,
+            magnitude: None,
+        }),
+        _ => {
+            let trainable = a.len() + b.len();
+            let (keys, a, b) = match module.is_stored_in_out() {
+                true => ([key_b, key_a, none], turned(b), turned(a)),
+                false => ([key_a, key_b, none], a, b),
+            };
+            Box::new(LoraLinear {
+                keys,
+                a,
+                b,
+                bias: None,
+                scaling,
+                magnitude: None,
+                residual: None,
+                trainable,
+            })
+        }
+    };
+    Ok(Box::new(OfParameter(inner)))
+}
+
+/// The adapter of a weight: PEFT changes the weight itself at every step, which no native form does.
+#[derive(Debug)]
+struct OfParameter(Box<dyn ModuleAdapter>);
+
+impl ModuleAdapter for OfParameter {
+    fn form(&self) -> Form<'_> {
+        self.0.form()
+    }
+
+    fn merge_into(&self, module: &mut ModuleWeights) -> Result<(), AdapterError> {
+        self.0.merge_into(module)
+    }
+
+    fn trainable_params(&self) -> usize {
+        self.0.trainable_params()
+    }
+}

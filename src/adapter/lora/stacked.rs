@@ -1,0 +1,239 @@
+//! LoRA on the tensors that hold the weights of a layer's experts: `W'[e] = W[e] + scaling * B[e] A[e]`.
+//!
+//! | tensor | shape | of expert `e` |
+//! |---|---|---|
+//! | `lora_A.weight` | `[experts * r, in_features]` | rows `e r` to `(e + 1) r` |
+//! | `lora_B.weight` | `[out_features, r * experts]` | every `experts`-th column from the `e`-th on |
+//!
+//! `gate_up_proj` has the rows of the gate and then those of up, both of the same `A`. Where it's adapted together with
+//! `down_proj`, its tensors hang on `base_layer`: PEFT wraps the one and then the other.
+//!
+//! Adapters that were saved for single experts have a pair for each projection of each. PEFT makes one of those of gate
+//! and up, with both ranks: `A` one below the other, `B` block-diagonal.
+//!
+//! Source: PEFT, `tuners/lora/layer.py` (`ParamWrapper`), `utils/transformers_weight_conversion.py`.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use ndarray::{Array3, ArrayView2, Axis, s};
+
+use super::config::LoraInit;
+use crate::adapter::form::{Form, LinearForm, Part, Role};
+use crate::adapter::{AdapterError, AdapterTensors, Init, ModuleAdapter};
+use crate::arch::{Expert, Linear};
+
+/// Which of a layer's tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stack {
+    /// `gate_up_proj`, `[experts, 2 * intermediate_size, hidden_size]`
+    GateUp,
+    /// `down_proj`, `[experts, hidden_size, intermediate_size]`
+    Down,
+}
+
+impl Stack {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::GateUp => "gate_up_proj",
+            Self::Down => "down_proj",
+        }
+    }
+
+    /// The projections of an expert that it holds, one below the other.
+    fn linears(self, expert: &Expert) -> Vec<&Linear> {
+        match self {
+            Self::GateUp => vec![&expert.gate_proj, &expert.up_proj],
+            Self::Down => vec![&expert.down_proj],
+        }
+    }
+}
+
+/// The factors of all experts of a layer.
+#[derive(Debug)]
+struct Factors {
+    /// `[experts, r, in_features]`
+    a: Array3<f32>,
+    /// `[experts, out_features, r]`
+    b: Array3<f32>,
+    scaling: f32,
+}
+
+/// One projection of one expert.
+#[derive(Debug)]
+struct ExpertLinear {
+    factors: Arc<Factors>,
+    expert: usize,
+    /// Its rows of `B`.
+    rows: Range<usize>,
+    /// What `A` and `B` are called in the graph.
+    keys: [String; 2],
+    /// Numbers that are counted here.
+    trainable: usize,
+}
+
+/// What's asked for: tensors below `key`, of this rank and scaling.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Which tensor.
+    pub stack: Stack,
+    /// The module that the tensors hang on.
+    pub key: &'a str,
+    /// Rank.
+    pub r: usize,
+    /// What `B A` is multiplied by.
+    pub scaling: f32,
+    /// How a fresh adapter starts.
+    pub init: LoraInit,
+}
+
+/// Takes the tensors, and gives each projection that they adapt its own part, by path.
+///
+/// # Errors
+/// If one is missing or has another shape.
+pub fn load(
+    tensors: &mut AdapterTensors,
+    wanted: Wanted,
+    experts: &[Expert],
+) -> Result<Vec<(String, Box<dyn ModuleAdapter>)>, AdapterError> {
+    let single = wanted.stack.linears(&experts[0])[0];
+    let (a, b) = match tensors.has(&format!("{}.lora_A.weight", single.source)) {
+        true => of_single_experts(tensors, wanted, experts)?,
+        false => stacked(tensors, wanted, experts)?,
+    };
+    let scaling = wanted.scaling;
+    let factors = Arc::new(Factors { a, b, scaling });
+    let mut all = Vec::new();
+    for (index, expert) in experts.iter().enumerate() {
+        let first = wanted.stack.linears(expert)[0];
+        let place = first.path.rsplit_once('.').map_or("", |(place, _)| place);
+        let a = tensors.full_key(&format!("{place}.{}.lora_A.weight", wanted.stack.name()));
+        let mut row = 0;
+        for linear in wanted.stack.linears(expert) {
+            let rows = row..row + linear.out_features;
+            row = rows.end;
+            let of_a = if rows.start == 0 {
+                linear.in_features
+            } else {
+                0
+            };
+            let adapter = ExpertLinear {
+                trainable: wanted.r * (of_a + rows.len()),
+                factors: Arc::clone(&factors),
+                expert: index,
+                rows,
+                keys: [
+                    a.clone(),
+                    tensors.full_key(&format!("{}.lora_B.weight", linear.path)),
+                ],
+            };
+            let adapter: Box<dyn ModuleAdapter> = Box::new(adapter);
+            all.push((linear.path.clone(), adapter));
+        }
+    }
+    Ok(all)
+}
+
+/// `[experts, r, in_features]` and `[experts, out_features, r]`, of a file with one pair for all experts.
+fn stacked(
+    tensors: &mut AdapterTensors,
+    wanted: Wanted,
+    experts: &[Expert],
+) -> Result<(Array3<f32>, Array3<f32>), AdapterError> {
+    let Wanted { key, r, .. } = wanted;
+    let linears = wanted.stack.linears(&experts[0]);
+    let (count, columns) = (experts.len(), linears[0].in_features);
+    let rows: usize = linears.iter().map(|linear| linear.out_features).sum();
+    let [init_a, init_b] = match wanted.init {
+        LoraInit::Gaussian => [Init::Normal(1.0 / r as f32), Init::Zeros],
+        LoraInit::Random => [
+            Init::linear_default(columns),
+            Init::linear_default(count * r),
+        ],
+        _ => [Init::linear_default(columns), Init::Zeros],
+    };
+    let a = tensors.take(
+        &format!("{key}.lora_A.weight"),
+        &[count * r, columns],
+        init_a,
+    )?;
+    let b = tensors.take(&format!("{key}.lora_B.weight"), &[rows, r * count], init_b)?;
+    let a = Array3::from_shape_vec((count, r, columns), a);
+    let a = a.expect("`take` gives as many values as asked for");
+    if !tensors.has_values() {
+        return Ok((a, Array3::zeros((count, rows, r))));
+    }
+    let b = Array3::from_shape_vec((rows, r, count), b);
+    let b = b.expect("`take` gives as many values as asked for");
+    let b = b.permuted_axes([2, 0, 1]).as_standard_layout().into_owned();
+    Ok((a, b))
+}
+
+/// The same of a file with a pair for each projection of each expert.
+fn of_single_experts(
+    tensors: &mut AdapterTensors,
+    wanted: Wanted,
+    experts: &[Expert],
+) -> Result<(Array3<f32>, Array3<f32>), AdapterError> {
+    let linears = wanted.stack.linears(&experts[0]);
+    let parts = linears.len();
+    if !wanted.r.is_multiple_of(parts) {
+        let message = format!(
+            "`{}` of single experts has an even rank, not {} (from `rank_pattern`)",
+            wanted.stack.name(),
+            wanted.r
+        );
+        return Err(tensors.layout(message));
+    }
+    let r = wanted.r / parts;
+    let rows: usize = linears.iter().map(|linear| linear.out_features).sum();
+    let mut a = Array3::zeros((experts.len(), wanted.r, linears[0].in_features));
+    let mut b = Array3::zeros((experts.len(), rows, wanted.r));
+    for (index, expert) in experts.iter().enumerate() {
+        let mut row = 0;
+        for (part, linear) in wanted.stack.linears(expert).into_iter().enumerate() {
+            let (out, input) = (linear.out_features, linear.in_features);
+            let key = |name: &str| format!("{}.{name}.weight", linear.source);
+            let ranks = part * r..(part + 1) * r;
+            let own = tensors.matrix(&key("lora_A"), [r, input], Init::Zeros)?;
+            a.slice_mut(s![index, ranks.clone(), ..]).assign(&own);
+            let own = tensors.matrix(&key("lora_B"), [out, r], Init::Zeros)?;
+            b.slice_mut(s![index, row..row + out, ranks]).assign(&own);
+            row += out;
+        }
+    }
+    Ok((a, b))
+}
+
+impl ExpertLinear {
+    /// `[r, in_features]`
+    fn a(&self) -> ArrayView2<'_, f32> {
+        self.factors.a.index_axis(Axis(0), self.expert)
+    }
+
+    /// `[out_features, r]`
+    fn b(&self) -> ArrayView2<'_, f32> {
+        let rows = self.rows.clone();
+        self.factors.b.slice(s![self.expert, rows, ..])
+    }
+}
+
+impl ModuleAdapter for ExpertLinear {
+    fn form(&self) -> Form<'_> {
+        let (a, b) = (self.a(), self.b());
+        let scaling = self.factors.scaling;
+        let a = Part::derived("lora_A", a.shape(), Role::Term, move |_| {
+            Ok(a.iter().copied().collect())
+        });
+        let b = Part::derived("lora_B", b.shape(), Role::Term, move |_| {
+            Ok(b.iter().map(|value| value * scaling).collect())
+        });
+        let (a, b) = (a.keyed(&self.keys[0]), b.keyed(&self.keys[1]));
+        Form::Linear(LinearForm::low_rank(a, b))
+    }
+
+    fn trainable_params(&self) -> usize {
+        self.trainable
+    }
+}
