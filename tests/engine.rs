@@ -343,34 +343,36 @@ fn a_long_prompt_in_chunks_is_computed_as_a_whole_one() {
 
 #[test]
 fn adapters_of_drawn_values_are_others_and_compute_what_a_session_of_their_own_does() {
-    let folder = tempfile::tempdir().unwrap();
-    let first = prepare("llama-gqa", &case("llama-gqa", "dora"), folder.path());
-    let others = other_adapters(&first, 2, 7, &folder.path().join("others")).unwrap();
-    let mut engine = open(&first, 1);
-    let own = trace(&mut open(&first, 1), &PROMPT, 4).unwrap();
-    let mut seen: Vec<Vec<Vec<f32>>> = vec![own.logits.clone()];
-    for other in &others {
-        let graph = other.folder.join("model.onnx");
-        let adapter = Rc::new(engine.load_adapter(other).unwrap());
-        assert!(!graph.exists(), "a swap needs no graph");
-        engine.swap_adapter(&adapter).unwrap();
-        let swapped = follow(&mut engine, &PROMPT, &own.tokens).unwrap();
-        assert!(swapped.iter().flatten().all(|value| value.is_finite()));
-        // The same values beside the first one's graph.
-        let alone = copy_folder(&first.folder, &first.folder.with_file_name("alone"));
-        std::fs::copy(
-            other.folder.join("adapter.safetensors"),
-            alone.join("adapter.safetensors"),
-        )
-        .unwrap();
-        let alone = PreparedVariant {
-            folder: alone,
-            ..first.clone()
-        };
-        let expected = follow(&mut open(&alone, 1), &PROMPT, &own.tokens).unwrap();
-        assert_eq!(swapped, expected);
-        assert!(!seen.contains(&swapped), "it has other values");
-        seen.push(swapped);
+    for (model, name) in [("llama-gqa", "dora"), ("mixtral", "lora-experts")] {
+        let folder = tempfile::tempdir().unwrap();
+        let first = prepare(model, &case(model, name), folder.path());
+        let others = other_adapters(&first, 2, 7, &folder.path().join("others")).unwrap();
+        let mut engine = open(&first, 1);
+        let own = trace(&mut open(&first, 1), &PROMPT, 4).unwrap();
+        let mut seen: Vec<Vec<Vec<f32>>> = vec![own.logits.clone()];
+        for other in &others {
+            let graph = other.folder.join("model.onnx");
+            let adapter = Rc::new(engine.load_adapter(other).unwrap());
+            assert!(!graph.exists(), "a swap needs no graph");
+            engine.swap_adapter(&adapter).unwrap();
+            let swapped = follow(&mut engine, &PROMPT, &own.tokens).unwrap();
+            assert!(swapped.iter().flatten().all(|value| value.is_finite()));
+            // The same values beside the first one's graph.
+            let alone = copy_folder(&first.folder, &first.folder.with_file_name("alone"));
+            std::fs::copy(
+                other.folder.join("adapter.safetensors"),
+                alone.join("adapter.safetensors"),
+            )
+            .unwrap();
+            let alone = PreparedVariant {
+                folder: alone,
+                ..first.clone()
+            };
+            let expected = follow(&mut open(&alone, 1), &PROMPT, &own.tokens).unwrap();
+            assert_eq!(swapped, expected);
+            assert!(!seen.contains(&swapped), "it has other values");
+            seen.push(swapped);
+        }
     }
 }
 

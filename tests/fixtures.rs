@@ -683,8 +683,18 @@ fn every_family_gives_what_the_reference_gives_however_weights_are_held() {
         "stablelm-parallel",
         "starcoder2",
     ] {
+        let mut cases = vec![("base", "base"), ("lora", "unmerged")];
+        cases.extend(match model_name {
+            "mixtral" => vec![("lora-experts", "unmerged"), ("lora-experts", "merged")],
+            "qwen3-moe" => vec![
+                ("lora-experts-up", "unmerged"),
+                ("lora-experts-up", "merged"),
+            ],
+            "gpt2" => vec![("lora-parameters", "unmerged")],
+            _ => vec![],
+        });
         for weights in ["mapped", "resident"] {
-            for (case_name, variant) in [("base", "base"), ("lora", "unmerged")] {
+            for &(case_name, variant) in &cases {
                 let folder = case(model_name, case_name);
                 let case = Case::read(&folder);
                 let exported = tempfile::tempdir().unwrap();

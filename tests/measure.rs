@@ -276,6 +276,10 @@ fn a_result_has_the_sections_of_pefts_suite_and_its_own() {
     let parameters = &result["meta_info"]["parameters"];
     assert_eq!(parameters["trainable_params"], counts["trainable_params"]);
     assert_eq!(parameters["total_params"], counts["total_params"]);
+    // PEFT's share of trained parameters counts the adapter's own among all.
+    let [trainable, total] = ["trainable_params", "total_params"].map(|key| counts[key].as_f64());
+    let ratio = trainable.unwrap() / total.unwrap();
+    assert_eq!(parameters["param_ratio"].as_f64(), Some(ratio));
     assert_eq!(result["meta_info"]["weights"], "trained");
 }
 

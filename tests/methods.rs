@@ -65,16 +65,16 @@ impl Trial {
 
     /// The manifest of a prepared variant.
     fn manifest(&self, variant: &str) -> Value {
+        read_json(&self.prepared(variant).join("manifest.json"))
+    }
+
+    /// The folder of a prepared variant.
+    fn prepared(&self, variant: &str) -> PathBuf {
         let model = &names(&self.root.path().join("exported"))[0];
         let model = self.root.path().join("exported").join(model);
         let mut experiments = names(&model);
         experiments.retain(|name| name != "base");
-        read_json(
-            &model
-                .join(&experiments[0])
-                .join(variant)
-                .join("manifest.json"),
-        )
+        model.join(&experiments[0]).join(variant)
     }
 
     #[track_caller]
@@ -97,6 +97,58 @@ fn assert_refused(outcome: &Outcome, words: &[&str]) {
 }
 
 const PROMPT: [&str; 2] = ["--prompt-ids", "3,1,4,1,5,9"];
+
+#[test]
+fn fresh_adapters_on_parameters_start_as_peft_s_do() {
+    for (model_name, case_name, is_base) in [
+        ("mixtral", "lora-experts", true),
+        ("mixtral", "lora-single-experts", true),
+        ("gpt2", "lora-parameters", true),
+        // `init_lora_weights` is false.
+        ("olmoe", "lora-experts", false),
+    ] {
+        let trial = Trial::fresh(model_name, case_name);
+        let base = trial.logits(&[&PROMPT[..], &["--variant", "base"]].concat());
+        let logits = ["unmerged", "merged"]
+            .map(|variant| trial.logits(&[&PROMPT[..], &["--variant", variant]].concat()));
+        for own in &logits {
+            let difference = relative_difference(own, &base);
+            assert_eq!(
+                difference < 1e-6,
+                is_base,
+                "{model_name}/{case_name}: {difference}"
+            );
+        }
+        let difference = relative_difference(&logits[0], &logits[1]);
+        assert!(difference < 1e-4, "{model_name}/{case_name}: {difference}");
+        let counted = read_json(&case(model_name, case_name).join("case.json"));
+        let adapter = &trial.manifest("unmerged")["adapter"];
+        for key in ["trainable_params", "total_params"] {
+            assert_eq!(
+                adapter[key], counted[key],
+                "{model_name}/{case_name}: {key}"
+            );
+        }
+        let tensors = read_tensors(&trial.prepared("unmerged").join("adapter.safetensors"));
+        let largest = |name: &str| -> f32 {
+            let own = tensors.iter().filter(|(key, _)| key.contains(name));
+            own.flat_map(|(_, tensor)| &tensor.values)
+                .fold(0.0, |most, value| value.abs().max(most))
+        };
+        // What `unmerged-empty` is made of.
+        let neutral = adapter["neutral"].as_object().unwrap();
+        assert_eq!(neutral.len(), tensors.len(), "{model_name}/{case_name}");
+        assert!(neutral.values().all(|value| value == 0.0));
+        if model_name == "olmoe" {
+            // `1 / sqrt(fan_in)`: of `A` 16 at the least, of `B` 5 experts of rank 2, times the scaling of 2.5.
+            let expected = [(".lora_A.", 0.25), (".lora_B.", 2.5 / f32::sqrt(10.0))];
+            for (name, bound) in expected {
+                let found = largest(name);
+                assert!(found <= bound && found > 0.95 * bound, "{name}: {found}");
+            }
+        }
+    }
+}
 
 #[test]
 fn a_fresh_context_aware_prompt_is_its_tokens() {

@@ -172,6 +172,20 @@ mod tests {
     }
 
     #[test]
+    fn of_an_adapter_on_experts_those_that_a_token_goes_through_are_read() {
+        // 2 of 4 experts, in 2 layers: gate and up (2 x 24) x 32, down 32 x 24, both of rank 2; q 32 and v 16 of 32.
+        let experts = 2 * 2 * 2 * ((32 + 2 * 24) + (24 + 32));
+        let attention = 2 * 2 * ((32 + 32) + (32 + 16));
+        let reads = reads("mixtral", "lora-experts");
+        assert_eq!(reads.adapter_bytes, 4 * (experts + attention));
+        // Without an adapter beside the weights, nothing is added to what the base reads.
+        assert_eq!(
+            reads.weight_bytes,
+            self::reads("mixtral", "lora").weight_bytes
+        );
+    }
+
+    #[test]
     fn what_takes_a_weights_place_adds_nothing() {
         assert_eq!(reads("llama-gqa", "ln-tuning").adapter_bytes, 0);
     }

@@ -334,6 +334,32 @@ fn experts_are_one_node_where_their_weights_are_stacked() {
 }
 
 #[test]
+fn experts_with_an_adapter_beside_them_stay_as_they_are_and_merged_ones_do_not() {
+    // Of both mixtures of the last, one is adapted.
+    for (model, case, left) in [
+        ("mixtral", "lora-experts", 0),
+        ("mixtral", "lora-experts-down", 0),
+        ("qwen3-moe", "lora-experts-up", 1),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        for variant in &prepare(model, case, Dtype::Float32, folder.path()) {
+            let step = rewritten(variant, WeightsMode::Mapped).0.step;
+            let expected = match variant.manifest.variant {
+                Variant::Unmerged => left,
+                Variant::Base | Variant::Merged => 2,
+            };
+            let name = variant.manifest.variant.name();
+            assert_eq!(count(&step, "MoE"), expected, "{model}/{case} {name}");
+            assert_eq!(
+                count(&step, "ScatterND") > 0,
+                expected < 2,
+                "{model}/{case} {name}"
+            );
+        }
+    }
+}
+
+#[test]
 fn rows_of_gate_and_up_alternate() {
     let folder = tempfile::tempdir().unwrap();
     let base = &prepare("mixtral", "lora", Dtype::BFloat16, folder.path())[0];
