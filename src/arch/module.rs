@@ -213,6 +213,18 @@ impl Module {
         }
     }
 
+    /// Its place in a checkpoint: of routers and experts the name that the family's checkpoints have, with the number of
+    /// its own layer, which another layer's tensors may serve.
+    pub fn stored_path(&self) -> String {
+        if !matches!(self.kind, ModuleKind::Routed { .. }) {
+            return self.path.clone();
+        }
+        let is_number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+        let parts = self.source.split('.').zip(self.path.split('.'));
+        let parts = parts.map(|(stored, own)| if is_number(own) { own } else { stored });
+        parts.collect::<Vec<&str>>().join(".")
+    }
+
     /// Whether it's a linear layer that is stored as `[in_features, out_features]`.
     pub fn is_stored_in_out(&self) -> bool {
         matches!(

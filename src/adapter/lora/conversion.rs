@@ -180,3 +180,108 @@ fn push(names: &mut Vec<String>, name: &str) {
         names.push(name.to_owned());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::model::BaseModel;
+
+    /// What PEFT 0.21.2 makes of a configuration; names sorted.
+    fn read(model: &str, options: Value) -> Result<[Value; 3], String> {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");
+        let base = BaseModel::open_folder(&fixtures.join(model)).unwrap();
+        let config = JsonObject::of(Path::new("adapter_config.json"), options);
+        let config = config.with("r", json!(2)).with("lora_alpha", json!(3));
+        let found = converted(&config, &base.spec).map_err(|error| error.to_string())?;
+        Ok([MODULES, PARAMETERS, "rank_pattern"].map(|key| {
+            let mut value = found.get(key).cloned().unwrap_or(Value::Null);
+            if let Some(names) = value.as_array_mut() {
+                names.sort_by_key(Value::to_string);
+            }
+            value
+        }))
+    }
+
+    const FUSED_RANK: &str = r".*\.gate_up_proj";
+
+    #[test]
+    fn names_of_experts_become_those_of_their_tensors() {
+        let all = json!(["down_proj", "gate.weight", "gate_up_proj"]);
+        let rank = json!({(FUSED_RANK): 4.0});
+        let attention = json!(["k_proj", "o_proj", "q_proj", "v_proj"]);
+        for (model, targets, expected) in [
+            (
+                "mixtral",
+                json!(["w1", "w2", "w3", "gate", "q_proj"]),
+                [json!(["q_proj"]), all.clone(), rank.clone()],
+            ),
+            (
+                "mixtral",
+                json!("all-linear"),
+                [attention.clone(), all.clone(), rank.clone()],
+            ),
+            // The perceptron of the layer without experts isn't meant either.
+            (
+                "qwen3-moe",
+                json!("all-linear"),
+                [attention, all, rank.clone()],
+            ),
+            (
+                "qwen3-moe",
+                json!(["q_proj", "down_proj"]),
+                [json!(["q_proj"]), json!(["down_proj"]), Value::Null],
+            ),
+            (
+                "mixtral",
+                json!(["0.block_sparse_moe.experts.1.w2"]),
+                [json!([]), json!(["down_proj"]), Value::Null],
+            ),
+            (
+                "mixtral",
+                json!(".*w[123]"),
+                [json!([]), json!(["down_proj", "gate_up_proj"]), rank],
+            ),
+            (
+                "mixtral",
+                json!(r".*\.(q_proj|w2)"),
+                [json!(["q_proj"]), json!(["down_proj"]), Value::Null],
+            ),
+        ] {
+            let found = read(model, json!({(MODULES): targets})).unwrap();
+            assert_eq!(found, expected, "{model} {targets}");
+        }
+    }
+
+    #[test]
+    fn what_names_no_expert_stays() {
+        let regex = json!(r".*\.0\..*q_proj");
+        let found = read("mixtral", json!({(MODULES): regex})).unwrap();
+        assert_eq!(found, [regex, Value::Null, Value::Null]);
+        let found = read("llama-gqa", json!({(MODULES): ["gate_proj"]})).unwrap();
+        assert_eq!(found, [json!(["gate_proj"]), Value::Null, Value::Null]);
+        // The family's own choice of modules, unless parameters are named.
+        let found = read("mixtral", json!({})).unwrap();
+        assert_eq!(found, [Value::Null, Value::Null, Value::Null]);
+        let found = read("mixtral", json!({(PARAMETERS): ["down_proj"]})).unwrap();
+        assert_eq!(found, [json!([]), json!(["down_proj"]), Value::Null]);
+    }
+
+    #[test]
+    fn a_rank_of_the_file_stays_in_front() {
+        let options = json!({(MODULES): ["w1", "w3"], "rank_pattern": {"gate_up_proj": 6}});
+        let [.., ranks] = read("mixtral", options).unwrap();
+        let keys: Vec<&String> = ranks.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["gate_up_proj", FUSED_RANK]);
+    }
+
+    #[test]
+    fn one_of_two_fused_projections_is_refused() {
+        let error = read("qwen3-moe", json!({(MODULES): ["up_proj"]})).unwrap_err();
+        assert!(
+            error.contains("`up_proj`") && error.contains("`gate_proj`"),
+            "{error}"
+        );
+    }
+}

@@ -1,6 +1,6 @@
 //! Which tensors a checkpoint has, and where the values of each come from.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::config::bias_key;
 use crate::adapter::{Adapter, AdapterError};
@@ -21,6 +21,8 @@ pub struct Layout<'a> {
     pub bias_keys: BTreeSet<&'static str>,
     /// Tensors of the base that nothing uses.
     pub dropped: Vec<String>,
+    /// What parameters are called that have another name in checkpoints.
+    names: BTreeMap<String, String>,
 }
 
 /// One tensor.
@@ -90,6 +92,7 @@ impl<'a> Layout<'a> {
 
         let mut tensors = Vec::new();
         let mut used = BTreeSet::new();
+        let mut names = BTreeMap::new();
         for module in modules {
             if tied && module.path == spec.lm_head.path {
                 continue;
@@ -100,12 +103,16 @@ impl<'a> Layout<'a> {
                 stored.expect_shape(&shape)?;
                 used.insert(stored.name);
                 own_dtype = dtype.unwrap_or(stored.dtype()?);
-                let name = format!("{}.{name}", module.path);
-                let values = match changed.contains(&name) {
+                let place = format!("{}.{name}", module.path);
+                let values = match changed.contains(&place) {
                     true => Values::Merged,
                     false => Values::Stored(stored),
                 };
-                tensors.push(tensor(name, own_dtype, shape, values));
+                let name = format!("{}.{name}", module.stored_path());
+                tensors.push(tensor(name.clone(), own_dtype, shape, values));
+                if name != place {
+                    names.insert(place, name);
+                }
             }
             let key = bias_key(spec, &module.path).filter(|_| lacks_bias(module));
             if key.is_some_and(|key| bias_keys.contains(key)) {
@@ -124,7 +131,13 @@ impl<'a> Layout<'a> {
             tied,
             bias_keys,
             dropped: dropped.map(str::to_owned).collect(),
+            names,
         })
+    }
+
+    /// What the parameter `name` is called in the checkpoint.
+    pub fn name_of<'b>(&'b self, name: &'b str) -> &'b str {
+        self.names.get(name).map_or(name, String::as_str)
     }
 }
 

@@ -106,7 +106,9 @@ fn write_sharded(
     let shards = Shards::create(&layout.tensors, shard_bytes, made, target.path())?;
     if let Some(adapter) = adapter {
         changes.par_iter().try_for_each(|change| {
-            change.apply(base, adapter, &|name, values| shards.write(name, values))
+            change.apply(base, adapter, &|name, values| {
+                shards.write(layout.name_of(name), values)
+            })
         })?;
     }
     layout
