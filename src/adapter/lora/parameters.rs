@@ -175,8 +175,9 @@ impl<'a> TargetParameters<'a> {
                         scaling,
                         init: lora.init,
                     };
-                    let adapters = stacked::load(tensors, wanted, experts)?;
-                    effects.modules.extend(adapters);
+                    for (path, adapter) in stacked::load(tensors, wanted, experts)? {
+                        effects.modules.insert(path, Box::new(adapter));
+                    }
                 }
                 Kind::Matrix(module) => {
                     let adapter = matrix(lora, tensors, module, r, scaling)?;

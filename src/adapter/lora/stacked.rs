@@ -62,7 +62,7 @@ struct Factors {
 
 /// One projection of one expert.
 #[derive(Debug)]
-struct ExpertLinear {
+pub struct ExpertLinear {
     factors: Arc<Factors>,
     expert: usize,
     /// Its rows of `B`.
@@ -96,7 +96,7 @@ pub fn load(
     tensors: &mut AdapterTensors,
     wanted: Wanted,
     experts: &[Expert],
-) -> Result<Vec<(String, Box<dyn ModuleAdapter>)>, AdapterError> {
+) -> Result<Vec<(String, ExpertLinear)>, AdapterError> {
     let single = wanted.stack.linears(&experts[0])[0];
     let (a, b) = match tensors.has(&format!("{}.lora_A.weight", single.source)) {
         true => of_single_experts(tensors, wanted, experts)?,
@@ -128,7 +128,6 @@ pub fn load(
                     tensors.full_key(&format!("{}.lora_B.weight", linear.path)),
                 ],
             };
-            let adapter: Box<dyn ModuleAdapter> = Box::new(adapter);
             all.push((linear.path.clone(), adapter));
         }
     }
