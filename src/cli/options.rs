@@ -174,7 +174,7 @@ pub enum WeightsChoice {
     Mapped,
     /// Mapped: the checkpoint alone. Nothing is written; decoding is slower.
     InPlace,
-    /// Copied into ONNX Runtime's own layout when a session starts, as a server would.
+    /// The same, and a copy in memory in ONNX Runtime's own layout for prompts beyond 128 tokens, made when a session starts.
     Resident,
 }
 

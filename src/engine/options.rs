@@ -36,7 +36,7 @@ pub enum WeightsMode {
     /// The checkpoint alone, mapped: nothing is written, and decoding is slower.
     #[serde(rename = "in-place")]
     InPlace,
-    /// Copied into the layout that ONNX Runtime makes when a session starts.
+    /// The same, and for longer prompts a copy in memory, in the layout that ONNX Runtime makes when a session starts.
     Resident,
 }
 
@@ -81,7 +81,7 @@ impl EngineOptions {
     /// Whether decode steps read weights that are laid out for them: for one sequence on a CPU.
     pub(super) fn wants_panels(&self) -> bool {
         let one_row = self.provider == Provider::Cpu && self.batch_size == 1;
-        one_row && self.weights == WeightsMode::Mapped
+        one_row && self.weights != WeightsMode::InPlace
     }
 
     /// The same for the session `name`, whose profile goes into a folder of its own. Without that it has none.

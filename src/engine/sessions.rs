@@ -2,7 +2,7 @@
 
 use super::bound::BoundSession;
 use super::layout::{CHUNK, Layouts, SHORT_PROMPT};
-use super::{EngineError, EngineOptions, OnnxRuntime, Provider, WeightsMode};
+use super::{EngineError, EngineOptions, OnnxRuntime, Provider};
 use crate::graph::proto::Model;
 
 /// One to three sessions over the same weights.
@@ -29,15 +29,14 @@ impl Sessions {
             let session = runtime.open_session(name, model, &options, packs)?;
             BoundSession::new(session).map_err(EngineError::runtime(name))
         };
-        let optional = |model: &Option<Model>, kind| {
+        let optional = |model: &Option<Model>, kind, packs| {
             let model = model.as_ref();
-            model.map(|model| open(model, kind, false)).transpose()
+            model.map(|model| open(model, kind, packs)).transpose()
         };
-        let packs = options.weights == WeightsMode::Resident || layouts.packs;
         Ok(Self {
-            short: optional(&layouts.short, "prompt")?,
-            long: optional(&layouts.long, "long-prompt")?,
-            step: open(&layouts.step, "step", packs)?,
+            short: optional(&layouts.short, "prompt", false)?,
+            long: optional(&layouts.long, "long-prompt", layouts.packs_long)?,
+            step: open(&layouts.step, "step", layouts.packs_step)?,
             // ONNX Runtime's attention takes a prompt behind a filled cache for one sequence only; and on a GPU more
             // rows are always better.
             chunk: match (options.provider, options.batch_size) {

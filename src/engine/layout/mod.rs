@@ -8,9 +8,9 @@
 //! | --- | --- | --- | --- |
 //! | mapped | weights on the left ([`left`]) | as prepared | panels ([`panels`]), mapped from a file that's made once ([`pack`]) |
 //! | in place | weights on the left | as prepared | as prepared |
-//! | resident | weights on the left | as for decode steps | queries, keys and values at once ([`joined`]), packed by ONNX Runtime at the start |
+//! | resident | as mapped | queries, keys and values at once ([`joined`]), packed by ONNX Runtime at the start | as mapped |
 //!
-//! With mapped weights, the experts of a layer are one node ([`experts`]), for prompts and for decode steps.
+//! Where there's such a file, the experts of a layer are one node ([`experts`]), for prompts and for decode steps.
 //!
 //! A quantized model has one session, in which queries, keys and values are one product ([`quantized`]); what stays float
 //! is as prepared.
@@ -49,8 +49,10 @@ pub struct Layouts {
     pub short: Option<Model>,
     /// For runs of more tokens than `short` takes.
     pub long: Option<Model>,
-    /// Whether ONNX Runtime has to pack what `step` has, however weights are held.
-    pub packs: bool,
+    /// Whether ONNX Runtime packs the weights of `step`.
+    pub packs_step: bool,
+    /// Whether it packs those of `long`.
+    pub packs_long: bool,
 }
 
 /// Rewrites `model` for sessions that are opened with `options`. With mapped weights, `panels` has to be made ready
@@ -63,8 +65,10 @@ pub fn layouts(
     options: &EngineOptions,
     panels: &PanelFiles,
 ) -> Result<Layouts, PackError> {
+    let resident = options.weights == WeightsMode::Resident;
     let mut made = Layouts {
-        packs: quantized::needs_packing(&model),
+        packs_step: resident || quantized::needs_packing(&model),
+        packs_long: resident,
         step: model,
         short: None,
         long: None,
@@ -77,28 +81,31 @@ pub fn layouts(
     if options.provider != Provider::Cpu || options.batch_size > 1 {
         return Ok(made);
     }
-    let mapped = options.weights == WeightsMode::Mapped;
-    if mapped {
+    let laid_out = options.wants_panels();
+    if laid_out {
         experts::fuse(&mut made.step, panels)?;
     }
     let plain = made.step.clone();
-    match options.weights {
-        WeightsMode::Mapped => panels::rewrite(&mut made.step, panels)?,
-        WeightsMode::InPlace => {}
-        WeightsMode::Resident => joined::join(&mut made.step),
+    if laid_out {
+        panels::rewrite(&mut made.step, panels)?;
+        made.packs_step = false;
     }
     // Weights of 16 bits are widened when a session starts: another one would hold them once more.
     let converted = products::Products::of(&plain).any_is_converted();
     if !converted {
         let mut short = plain.clone();
         left::turn(&mut short);
-        if mapped {
+        if laid_out {
             panels::rewrite_last(&mut short, panels)?;
         }
         made.short = Some(short);
     }
-    if mapped && (converted || options.max_length > SHORT_PROMPT) {
-        made.long = Some(plain);
+    if laid_out && (converted || options.max_length > SHORT_PROMPT) {
+        let mut long = plain;
+        if resident {
+            joined::join(&mut long);
+        }
+        made.long = Some(long);
     }
     Ok(made)
 }

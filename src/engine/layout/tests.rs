@@ -51,16 +51,21 @@ fn options(weights: WeightsMode) -> EngineOptions {
 }
 
 fn rewritten(variant: &PreparedVariant, weights: WeightsMode) -> (Layouts, Vec<u64>) {
+    rewritten_for(variant, &options(weights))
+}
+
+/// The graphs, and the bytes of each file that was made for them.
+fn rewritten_for(variant: &PreparedVariant, options: &EngineOptions) -> (Layouts, Vec<u64>) {
     let model = model_file::read(&variant.folder, 40).unwrap();
     let made = std::cell::RefCell::new(Vec::new());
-    let panels = match weights {
-        WeightsMode::Mapped => {
+    let panels = match options.wants_panels() {
+        true => {
             let begin = |bytes| made.borrow_mut().push(bytes);
             PanelFiles::make_ready(&model, &variant.folder, &begin).unwrap()
         }
-        _ => PanelFiles::default(),
+        false => PanelFiles::default(),
     };
-    let layouts = layouts(model, &options(weights), &panels).unwrap();
+    let layouts = layouts(model, options, &panels).unwrap();
     (layouts, made.into_inner())
 }
 
@@ -224,21 +229,36 @@ fn panels_of_weights_that_have_changed_are_made_again() {
 }
 
 #[test]
-fn resident_weights_are_joined_for_onnx_runtime_to_pack() {
+fn resident_weights_are_joined_and_packed_for_long_prompts() {
     let folder = tempfile::tempdir().unwrap();
     let base = &prepare("llama-gqa", "lora", Dtype::Float32, folder.path())[0];
-    let (layouts, _) = rewritten(base, WeightsMode::Resident);
-    assert_eq!(count(&layouts.step, "FusedMatMul"), PRODUCTS - 2 * 2);
-    assert_eq!(count(&layouts.step, "Concat"), 2);
+    let mut options = options(WeightsMode::Mapped);
+    options.max_length = SHORT_PROMPT + 1;
+    let (mapped, _) = rewritten_for(base, &options);
+    options.weights = WeightsMode::Resident;
+    let (resident, _) = rewritten_for(base, &options);
+    assert_eq!(
+        (&resident.step, &resident.short),
+        (&mapped.step, &mapped.short)
+    );
+    let packs = |layouts: &Layouts| (layouts.packs_step, layouts.packs_long);
+    assert_eq!(
+        (packs(&mapped), packs(&resident)),
+        ((false, false), (false, true))
+    );
+    let long = resident.long.unwrap();
+    assert_eq!(count(&long, "FusedMatMul"), PRODUCTS - 2 * 2);
+    assert_eq!(count(&long, "Concat"), 2);
+    // Where no prompt is long, there's nothing to pack.
+    options.max_length = SHORT_PROMPT;
+    assert!(rewritten_for(base, &options).0.long.is_none());
 }
 
 #[test]
 fn weights_of_16_bits_are_widened_once() {
     let folder = tempfile::tempdir().unwrap();
     let base = &prepare("llama-gqa", "lora", Dtype::Float16, folder.path())[0];
-    for weights in [WeightsMode::InPlace, WeightsMode::Resident] {
-        assert!(rewritten(base, weights).0.short.is_none(), "{weights}");
-    }
+    assert!(rewritten(base, WeightsMode::InPlace).0.short.is_none());
     let mapped = rewritten(base, WeightsMode::Mapped).0;
     assert!(mapped.short.is_none() && mapped.long.is_some());
     // To 16 bits and back: norms and the embedding, which aren't in panels.
@@ -290,7 +310,7 @@ fn quantized_products_of_one_input_are_one_mapped_where_they_follow_each_other()
             .collect();
         for layout in &layouts[..2] {
             assert!(layout.short.is_none() && layout.long.is_none());
-            assert_eq!(layout.packs, format != Format::Nf4);
+            assert_eq!(layout.packs_step, format != Format::Nf4);
             assert_eq!(count(&layout.step, operator), 2 * 4 + head, "{format:?}");
         }
         // Merged queries and values are in the overlay and keys aren't.
