@@ -124,8 +124,13 @@ def arguments() -> argparse.Namespace:
 
 
 def chosen(starts: list[str]) -> list[str]:
-    """`<method>/<name>` of each experiment whose method is one of `starts`, or which begins with one."""
+    """`<method>/<name>` of each experiment whose method is one of `starts`, or which begins with one.
+
+    Without `starts` all but those on experts, which the default model doesn't have.
+    """
     paths = sorted((ROOT / "experiments").glob("*/*/adapter_config.json"))
+    if not starts:
+        paths = [path for path in paths if not json.loads(path.read_text()).get("target_parameters")]
     names = [f"{path.parent.parent.name}/{path.parent.name}" for path in paths]
     return [name for name in names if not starts or any(f"{name}/".startswith(begins(start)) for start in starts)]
 

@@ -1248,7 +1248,6 @@ fn what_peft_refuses_beside_parameters_is_refused() {
         ("init_lora_weights", json!("pissa")),
         ("init_lora_weights", json!("olora")),
         ("init_lora_weights", json!("mica")),
-        ("init_lora_weights", json!("orthogonal")),
     ] {
         let trial = Trial::new("mixtral", "lora-experts");
         trial.set(key, value);
@@ -1259,6 +1258,15 @@ fn what_peft_refuses_beside_parameters_is_refused() {
         ];
         trial.refused(&trial.prepare(&[]), &words);
     }
+}
+
+#[test]
+fn fresh_stacked_experts_have_no_orthogonal_start() {
+    let trial = Trial::new("mixtral", "lora-experts");
+    trial.set("init_lora_weights", json!("orthogonal"));
+    fs::remove_file(trial.weights()).unwrap();
+    let words = ["adapter_config.json", "`init_lora_weights`", "stacked experts"];
+    trial.refused(&trial.prepare(&[]), &words);
 }
 
 #[test]

@@ -273,6 +273,7 @@ fn lacks_native(label: &str) -> bool {
         "exact",
         "oft-embed",
         "gram-schmidt",
+        "lora-parameters",
     ];
     parts.iter().any(|part| label.contains(part))
 }

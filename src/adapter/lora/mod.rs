@@ -101,13 +101,18 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         // The pair's one copy is counted at the embedding.
         head.trainable = false;
     }
+    let adapted: Vec<Module> = selected
+        .iter()
+        .chain(parameters.modules())
+        .cloned()
+        .collect();
     replace_biases(
         &mut effects,
         tensors,
         config,
         "lora_only",
         &modules,
-        &selected,
+        &adapted,
     )?;
     let experts = match lora.arrow.take() {
         Some(arrow) => {

@@ -124,6 +124,14 @@ impl<'a> TargetParameters<'a> {
         self.selected.is_empty()
     }
 
+    /// The modules whose own weight is adapted.
+    pub fn modules(&self) -> impl Iterator<Item = &Module> {
+        self.selected.iter().filter_map(|one| match &one.kind {
+            Kind::Matrix(module) => Some(module),
+            Kind::Stack(..) | Kind::Other => None,
+        })
+    }
+
     /// Checks that no module of theirs is adapted or replaced itself.
     ///
     /// # Errors
@@ -166,6 +174,10 @@ impl<'a> TargetParameters<'a> {
         for parameter in &self.selected {
             let (r, scaling) = lora.rank_and_scaling(config, &parameter.name)?;
             match &parameter.kind {
+                Kind::Stack(..) if lora.init == LoraInit::Orthogonal && tensors.is_fresh() => {
+                    let reason = "a fresh pair of stacked experts has no such start";
+                    return Err(config.refused("init_lora_weights", reason).into());
+                }
                 Kind::Stack(stack, experts) => {
                     self.check_single_experts(config, parameter, experts, tensors)?;
                     let wanted = Wanted {
@@ -241,10 +253,8 @@ fn check_options(config: &JsonObject, lora: &LoraConfig) -> Result<(), ConfigErr
         return refused("lora_dropout");
     }
     match lora.init {
-        LoraInit::Default | LoraInit::Gaussian | LoraInit::Random => Ok(()),
-        LoraInit::Orthogonal | LoraInit::Pissa | LoraInit::Olora | LoraInit::Mica => {
-            refused("init_lora_weights")
-        }
+        LoraInit::Default | LoraInit::Gaussian | LoraInit::Random | LoraInit::Orthogonal => Ok(()),
+        LoraInit::Pissa | LoraInit::Olora | LoraInit::Mica => refused("init_lora_weights"),
     }
 }
 
