@@ -305,7 +305,7 @@ pub const METHODS: &[Method] = &[
         peft_type: "SHADOW",
         class: Class::Beside,
         variants: "",
-        refused: "shadow_model other than mirror",
+        refused: "shadow_model other than mirror; bases with experts",
         load: shadow::load,
     },
     Method {

@@ -179,6 +179,11 @@ impl AdapterTensors {
         }
     }
 
+    /// Whether the tensor `key` of the file was asked for.
+    pub fn is_used(&self, key: &str) -> bool {
+        self.used.contains(&self.full_key(key))
+    }
+
     /// Takes the tensor `key`, or draws it from `init`.
     ///
     /// # Errors
