@@ -645,19 +645,31 @@ fn deeply_nested_and_repeated_keys_are_no_trouble() {
 
 #[test]
 fn values_that_are_not_finite_are_refused() {
-    const NAME: &str = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight";
-    for value in [f32::NAN, f32::INFINITY] {
-        let trial = Trial::new("llama-gqa", "lora");
-        let bytes = fs::read(trial.weights()).unwrap();
-        let at = data_of(&bytes, NAME).start;
-        let mut spoilt = bytes;
-        spoilt[at..at + 4].copy_from_slice(&value.to_le_bytes());
-        fs::write(trial.weights(), spoilt).unwrap();
-        let merged = trial.prepare(&["--variant", "merged"]);
-        let weight = "model.layers.0.self_attn.q_proj.weight";
-        trial.refused(&merged, &["overlay.safetensors", weight, "not finite"]);
-        let unmerged = trial.prepare(&["--variant", "unmerged"]);
-        trial.refused(&unmerged, &["adapter.safetensors", NAME, "not finite"]);
+    // What DEFT's is for, an orthonormal factor, would be finite again.
+    for (case, name, values) in [
+        ("lora", "lora_B.weight", &[f32::NAN, f32::INFINITY][..]),
+        ("lora", "lora_B.weight", &[f32::NEG_INFINITY]),
+        ("deft-para-qr", "deft_P", &[f32::NAN]),
+    ] {
+        let name = format!("base_model.model.model.layers.0.self_attn.q_proj.{name}");
+        for value in values {
+            let trial = Trial::new("llama-gqa", case);
+            let mut spoilt = fs::read(trial.weights()).unwrap();
+            let data = data_of(&spoilt, &name);
+            for element in spoilt[data].chunks_exact_mut(4) {
+                element.copy_from_slice(&value.to_le_bytes());
+            }
+            fs::write(trial.weights(), spoilt).unwrap();
+            // The one infinity that an adapter may have is noticed where it's used.
+            let of_merged = match *value {
+                f32::NEG_INFINITY => "model.layers.0.self_attn.q_proj.weight",
+                _ => &name,
+            };
+            let merged = trial.prepare(&["--variant", "merged"]);
+            trial.refused(&merged, &[of_merged, "not finite", "element 0"]);
+            let unmerged = trial.prepare(&["--variant", "unmerged"]);
+            trial.refused(&unmerged, &[&name, "not finite", "element 0"]);
+        }
     }
 }
 

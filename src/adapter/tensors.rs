@@ -335,10 +335,11 @@ impl AdapterTensors {
         Ok(())
     }
 
-    /// Reads the tensor `key` of the file, widened.
+    /// Reads the tensor `key` of the file, widened. `-∞` is left to what uses it: PEFT writes it for the vectors that a
+    /// piece of VB-LoRA hasn't got.
     ///
     /// # Errors
-    /// If the adapter is fresh or lacks it, or its dtype isn't a float type.
+    /// If the adapter is fresh or lacks it, its dtype isn't a float type, or an element is NaN or `∞`.
     pub fn read(&self, key: &str) -> Result<Vec<f32>, AdapterError> {
         let full = self.full_key(key);
         let missing = || AdapterError::Missing {
@@ -348,7 +349,17 @@ impl AdapterTensors {
         let Source::File(file) = &self.source else {
             return Err(missing());
         };
-        Ok(file.get(&full).ok_or_else(missing)?.to_f32()?)
+        let values = file.get(&full).ok_or_else(missing)?.to_f32()?;
+        let wrong = |value: &f32| value.is_nan() || *value == f32::INFINITY;
+        match values.iter().position(wrong) {
+            None => Ok(values),
+            Some(index) => Err(AdapterError::NonFinite {
+                path: file.path().to_owned(),
+                index,
+                value: values[index],
+                key: full,
+            }),
+        }
     }
 
     /// The shape of `key` in the file, if it has it.
