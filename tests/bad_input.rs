@@ -318,6 +318,20 @@ fn an_adapter_of_integers_is_refused() {
 }
 
 #[test]
+fn a_basis_that_has_been_rounded_is_refused() {
+    const NAME: &str = "base_model.frod_V.self_attn_q_proj";
+    let trial = Trial::new("llama-gqa", "frod");
+    let bytes = fs::read(trial.weights()).unwrap();
+    let mut header: Value = serde_json::from_str(&header_of(&bytes)).unwrap();
+    let columns = header[NAME]["shape"][1].as_u64().unwrap();
+    // As many bytes
+    header[NAME]["dtype"] = json!("F16");
+    header[NAME]["shape"][1] = json!(2 * columns);
+    fs::write(trial.weights(), with_header(&header.to_string(), &bytes)).unwrap();
+    trial.adapter_refused(&["adapter_model.safetensors", NAME, "F16", "expected F32"]);
+}
+
+#[test]
 fn an_adapter_made_for_another_base_is_refused_and_its_base_named() {
     let trial = Trial::new("llama-tied", "lora");
     let other = case("llama-gqa", "lora");

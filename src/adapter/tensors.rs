@@ -370,6 +370,14 @@ impl AdapterTensors {
         }
     }
 
+    /// The dtype of `key` in the file, if it has it.
+    pub fn stored_dtype(&self, key: &str) -> Option<safetensors::Dtype> {
+        match &self.source {
+            Source::File(file) => Some(file.get(&self.full_key(key))?.stored),
+            Source::Fresh { .. } | Source::Shapes { .. } => None,
+        }
+    }
+
     /// Bytes of the tensors in the file; `None` for a fresh adapter.
     pub fn stored_bytes(&self) -> Option<u64> {
         match &self.source {
