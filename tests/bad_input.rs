@@ -318,6 +318,20 @@ fn an_adapter_of_integers_is_refused() {
 }
 
 #[test]
+fn a_basis_that_has_been_rounded_is_refused() {
+    const NAME: &str = "base_model.frod_V.self_attn_q_proj";
+    let trial = Trial::new("llama-gqa", "frod");
+    let bytes = fs::read(trial.weights()).unwrap();
+    let mut header: Value = serde_json::from_str(&header_of(&bytes)).unwrap();
+    let columns = header[NAME]["shape"][1].as_u64().unwrap();
+    // As many bytes
+    header[NAME]["dtype"] = json!("F16");
+    header[NAME]["shape"][1] = json!(2 * columns);
+    fs::write(trial.weights(), with_header(&header.to_string(), &bytes)).unwrap();
+    trial.adapter_refused(&["adapter_model.safetensors", NAME, "F16", "expected F32"]);
+}
+
+#[test]
 fn an_adapter_made_for_another_base_is_refused_and_its_base_named() {
     let trial = Trial::new("llama-tied", "lora");
     let other = case("llama-gqa", "lora");
@@ -645,19 +659,31 @@ fn deeply_nested_and_repeated_keys_are_no_trouble() {
 
 #[test]
 fn values_that_are_not_finite_are_refused() {
-    const NAME: &str = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight";
-    for value in [f32::NAN, f32::INFINITY] {
-        let trial = Trial::new("llama-gqa", "lora");
-        let bytes = fs::read(trial.weights()).unwrap();
-        let at = data_of(&bytes, NAME).start;
-        let mut spoilt = bytes;
-        spoilt[at..at + 4].copy_from_slice(&value.to_le_bytes());
-        fs::write(trial.weights(), spoilt).unwrap();
-        let merged = trial.prepare(&["--variant", "merged"]);
-        let weight = "model.layers.0.self_attn.q_proj.weight";
-        trial.refused(&merged, &["overlay.safetensors", weight, "not finite"]);
-        let unmerged = trial.prepare(&["--variant", "unmerged"]);
-        trial.refused(&unmerged, &["adapter.safetensors", NAME, "not finite"]);
+    // What DEFT's is for, an orthonormal factor, would be finite again.
+    for (case, name, values) in [
+        ("lora", "lora_B.weight", &[f32::NAN, f32::INFINITY][..]),
+        ("lora", "lora_B.weight", &[f32::NEG_INFINITY]),
+        ("deft-para-qr", "deft_P", &[f32::NAN]),
+    ] {
+        let name = format!("base_model.model.model.layers.0.self_attn.q_proj.{name}");
+        for value in values {
+            let trial = Trial::new("llama-gqa", case);
+            let mut spoilt = fs::read(trial.weights()).unwrap();
+            let data = data_of(&spoilt, &name);
+            for element in spoilt[data].chunks_exact_mut(4) {
+                element.copy_from_slice(&value.to_le_bytes());
+            }
+            fs::write(trial.weights(), spoilt).unwrap();
+            // The one infinity that an adapter may have is noticed where it's used.
+            let of_merged = match *value {
+                f32::NEG_INFINITY => "model.layers.0.self_attn.q_proj.weight",
+                _ => &name,
+            };
+            let merged = trial.prepare(&["--variant", "merged"]);
+            trial.refused(&merged, &[of_merged, "not finite", "element 0"]);
+            let unmerged = trial.prepare(&["--variant", "unmerged"]);
+            trial.refused(&unmerged, &[&name, "not finite", "element 0"]);
+        }
     }
 }
 
@@ -763,7 +789,7 @@ fn data_of(bytes: &[u8], name: &str) -> std::ops::Range<usize> {
 }
 
 /// Ways to spoil a safetensors file, with what the message must name beside the file.
-fn spoilt_files(whole: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
+fn spoilt_files(whole: &[u8]) -> Vec<(&'static str, String, Vec<u8>)> {
     let header: Value = serde_json::from_str(&header_of(whole)).unwrap();
     let name = header
         .as_object()
@@ -785,61 +811,94 @@ fn spoilt_files(whole: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
         })
     };
     let sized = |length: u64| [&length.to_le_bytes()[..], &whole[8..]].concat();
-    vec![
-        ("empty", Vec::new()),
-        ("cut in the length", whole[..5].to_vec()),
-        ("cut in the header", whole[..100].to_vec()),
-        ("cut in the data", whole[..whole.len() - 1].to_vec()),
-        ("too long", [whole, &[0]].concat()),
-        ("overlapping offsets", offsets([4, 4])),
-        ("offsets out of range", offsets([1 << 40, 1 << 40])),
+    let too_long = format!("{} bytes, the file has {}", whole.len(), whole.len() + 1);
+    let all: Vec<(&str, &str, Vec<u8>)> = vec![
+        ("empty", "0 bytes", Vec::new()),
+        ("cut in the length", "5 bytes", whole[..5].to_vec()),
+        ("cut in the header", "100", whole[..100].to_vec()),
+        (
+            "cut in the data",
+            "cut off",
+            whole[..whole.len() - 1].to_vec(),
+        ),
+        ("too long", &too_long, [whole, &[0]].concat()),
+        ("overlapping offsets", name, offsets([4, 4])),
+        ("offsets out of range", "begin", offsets([1 << 40, 1 << 40])),
         (
             "offsets in the wrong order",
+            "8 to 0",
             changed(&|t| t["data_offsets"] = json!([8, 0])),
         ),
         (
             "negative offsets",
+            "-8",
             changed(&|t| t["data_offsets"] = json!([-8, 0])),
         ),
         (
             "a size that overflows",
+            name,
             changed(&|t| t["shape"] = json!([u64::MAX, u64::MAX])),
         ),
         (
             "a shape that does not fit",
+            name,
             changed(&|t| t["shape"] = json!([1, 1])),
         ),
-        ("an unknown dtype", changed(&|t| t["dtype"] = json!("F33"))),
-        ("an absurd header length", sized(u64::MAX)),
-        ("a header beyond the file", sized(1 << 20)),
+        (
+            "an unknown dtype",
+            "F33",
+            changed(&|t| t["dtype"] = json!("F33")),
+        ),
+        (
+            "an absurd header length",
+            "18446744073709551615",
+            sized(u64::MAX),
+        ),
+        ("a header beyond the file", "1048576", sized(1 << 20)),
         (
             "a header that is no JSON",
+            "header",
             with_header("this is not JSON", whole),
         ),
-        ("a header that is an array", with_header("[1, 2]", whole)),
+        (
+            "a header that is an array",
+            "header",
+            with_header("[1, 2]", whole),
+        ),
         (
             "a header that is nested deeply",
+            "header",
             with_header(&"[".repeat(100_000), whole),
         ),
         (
             "a header that is not UTF-8",
+            "UTF-8",
             [&8_u64.to_le_bytes()[..], &[0xff; 8]].concat(),
         ),
         (
             "a web page",
+            "web page",
             b"<!DOCTYPE html><html><body>404 Not Found</body></html>".to_vec(),
         ),
-    ]
+        (
+            "a pointer of Git LFS",
+            "git lfs pull",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4cac19622f\nsize 5\n".to_vec(),
+        ),
+    ];
+    all.into_iter()
+        .map(|(label, words, bytes)| (label, words.to_owned(), bytes))
+        .collect()
 }
 
 #[test]
 fn a_malformed_adapter_file_is_refused() {
     let trial = Trial::new("llama-gqa", "lora");
-    for (label, bytes) in spoilt_files(&fs::read(trial.weights()).unwrap()) {
+    for (label, words, bytes) in spoilt_files(&fs::read(trial.weights()).unwrap()) {
         fs::write(trial.weights(), bytes).unwrap();
         let outcome = trial.prepare(&["--variant", "merged"]);
         assert_eq!(outcome.code, Some(1), "{label}: {outcome:?}");
-        trial.adapter_refused(&["adapter_model.safetensors"]);
+        trial.adapter_refused(&["adapter_model.safetensors", &words]);
     }
     fs::remove_file(trial.weights()).unwrap();
     fs::create_dir(trial.weights()).unwrap();
@@ -849,11 +908,11 @@ fn a_malformed_adapter_file_is_refused() {
 #[test]
 fn a_malformed_base_file_is_refused() {
     let trial = Trial::new("llama-gqa", "lora");
-    for (label, bytes) in spoilt_files(&fs::read(trial.base_weights()).unwrap()) {
+    for (label, words, bytes) in spoilt_files(&fs::read(trial.base_weights()).unwrap()) {
         fs::write(trial.base_weights(), bytes).unwrap();
         let outcome = trial.generate_base();
         assert_eq!(outcome.code, Some(1), "{label}: {outcome:?}");
-        trial.base_refused(&["base-model", "model.safetensors"]);
+        trial.base_refused(&["base-model", "model.safetensors", &words]);
     }
     fs::remove_file(trial.base_weights()).unwrap();
     trial.base_refused(&[

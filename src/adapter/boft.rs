@@ -68,7 +68,8 @@ impl Cut {
         let cut = Self {
             size: whole("boft_block_size", 4)?,
             count: whole("boft_block_num", 0)?,
-            factor: rank(config, "boft_n_butterfly_factor", 1)?,
+            // Without its CUDA extension PEFT takes 1, whatever is asked for.
+            factor: whole("boft_n_butterfly_factor", 1)?.max(1),
         };
         if (cut.size == 0) == (cut.count == 0) {
             let expected = "positive, or 0 beside a positive `boft_block_num`";

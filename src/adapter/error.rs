@@ -28,6 +28,17 @@ pub enum AdapterError {
     )]
     Pickle { path: PathBuf },
 
+    #[error(
+        "tensor `{key}` in `{}` is not finite: element {index} is {value}",
+        path.display()
+    )]
+    NonFinite {
+        key: String,
+        path: PathBuf,
+        index: usize,
+        value: f32,
+    },
+
     #[error("tensor `{key}` is missing in `{}`", path.display())]
     Missing { key: String, path: PathBuf },
 

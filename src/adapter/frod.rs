@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use ndarray::{Array1, Array2, Axis};
 use rayon::prelude::*;
+use safetensors::Dtype;
 
 use super::components::failed;
 use super::default_targets::QUERY_VALUE_ONLY;
@@ -161,6 +162,13 @@ fn saved_basis(
     count: usize,
 ) -> Result<Basis, AdapterError> {
     let key = |name: &str| format!("base_model.frod_{name}.{kind}");
+    if let Some(dtype @ (Dtype::F16 | Dtype::BF16)) = tensors.stored_dtype(&key("V")) {
+        return Err(tensors.layout(format!(
+            "tensor `{}` has dtype {dtype:?}, expected F32: PEFT makes the other basis from the numbers before rounding, \
+             which aren't known",
+            key("V")
+        )));
+    }
     let v = tensors.matrix(&key("V"), [size, size], Init::Zeros)?;
     let found = tensors.indices(&key("s_size"), &[2], usize::MAX)?;
     if found != [size, size] {

@@ -9,8 +9,9 @@
 //!
 //! There's no scaling. PEFT 0.21 reads `rank_pattern` and makes every module with rank `r` all the same, so a
 //! file's tensors say which rank they have, and fresh ones have `r`. No smaller tensor does the same beside a
-//! linear layer's weight, so that is replaced; an embedding's rows are looked up as they are. Sums are
-//! taken in float32.
+//! linear layer's weight, so that is replaced; an embedding's rows are looked up as they are. An embedding
+//! that multiplies its rows (Gemma's) leaves the change as it is: PEFT adds it behind. Sums are taken in
+//! float32.
 //!
 //! Sources: Huang et al., HiRA, ICLR 2025; PEFT, `tuners/hira/`.
 
@@ -29,7 +30,7 @@ struct Hira {
     keys: [String; 2],
     /// `[r, in_features]`, or `[r, num_embeddings]`
     a: Array2<f32>,
-    /// `[out_features, r]`, or `[embedding_dim, r]`
+    /// `[out_features, r]`, or `[embedding_dim, r]` over what the embedding multiplies its rows by
     b: Array2<f32>,
     embedding: bool,
 }
@@ -49,6 +50,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
             return Err(config.wrong("init_weights", expected).into());
         }
     };
+    let row_scale = loading.base.spec.row_scale().unwrap_or(1.0);
     Tuner::open(loading, QUERY_VALUE, None)?.adapt_any(|tensors, target| {
         let (keys, shapes, inits, embedding) = match target {
             Target::Linear(layer) => {
@@ -72,9 +74,13 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
                 (keys, shapes, [Init::Zeros, Init::Normal(1.0)], true)
             }
         };
+        let mut b = tensors.matrix(&keys[1], shapes[1], inits[1])?;
+        if embedding {
+            b /= row_scale as f32;
+        }
         Ok(Box::new(Hira {
             a: tensors.matrix(&keys[0], shapes[0], inits[0])?,
-            b: tensors.matrix(&keys[1], shapes[1], inits[1])?,
+            b,
             keys: keys.map(|key| tensors.full_key(&key)),
             embedding,
         }))

@@ -136,7 +136,7 @@ pub const METHODS: &[Method] = &[
         peft_type: "FROD",
         class: Class::Weight,
         variants: "",
-        refused: "`save_projection` false for trained adapters, `init_weights` false for fresh ones",
+        refused: "`save_projection` false for trained adapters, a basis that is stored in 16 bits, `init_weights` false for fresh ones",
         load: frod::load,
     },
     Method {
@@ -305,7 +305,7 @@ pub const METHODS: &[Method] = &[
         peft_type: "SHADOW",
         class: Class::Beside,
         variants: "",
-        refused: "shadow_model other than mirror",
+        refused: "shadow_model other than mirror; bases with experts, and gpt2",
         load: shadow::load,
     },
     Method {
@@ -347,7 +347,7 @@ pub const METHODS: &[Method] = &[
         peft_type: "VBLORA",
         class: Class::Weight,
         variants: "save_only_topk_weights",
-        refused: "",
+        refused: "equal logits where `topk` decides between them",
         load: vblora::load,
     },
     Method {

@@ -78,6 +78,7 @@ pub use beside::Beside;
 pub use error::AdapterError;
 pub use inputs::{GraphInput, TakeTensor};
 pub use method::{Class, METHODS, Method, PEFT_TYPES, peft_type};
+use replaced::replace_saved_embeddings;
 pub use replaced::{Origin, Replacement};
 pub use task::Task;
 pub use tensors::{AdapterTensors, Init};
@@ -290,6 +291,8 @@ impl Adapter {
         task_id: Option<usize>,
     ) -> Result<Self, AdapterError> {
         let mut effects = method::load(&config, base, &mut tensors, task_id)?;
+        let modules = effects.spec.as_ref().unwrap_or(&base.spec).modules();
+        replace_saved_embeddings(&mut effects, &mut tensors, base, &modules)?;
         tensors.finish()?;
         let spec = effects.spec.take();
         Ok(Self {

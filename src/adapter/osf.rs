@@ -10,7 +10,7 @@
 //! | `osf_svd_params.V_low` | `[k, in_features]` |
 //!
 //! `U₀`, `S₀`, `V₀` are the `k` smallest components of the base weight, in float32, each rounded to the
-//! base weight's dtype. `effective_rank` is a number, or a fraction of the smaller side, by default half;
+//! dtype that the base's weight has in memory. `effective_rank` is a number, or a fraction of the smaller side, by default half;
 //! `rank_pattern` changes it where one of its keys is found in the module's path. A trained adapter's `k`
 //! is its tensors' own. A fresh one is the weight itself.
 //!
@@ -59,9 +59,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
             trained,
             out_features: layer.out_features,
             in_features: layer.in_features,
-            dtype: base
-                .tensor(&format!("{}.weight", layer.module.source))?
-                .dtype()?,
+            dtype: base.dtype_in_use(&format!("{}.weight", layer.module.source))?,
         })
     })
 }

@@ -6,9 +6,12 @@
 //!
 //! Source: PEFT, `utils/save_and_load.py`.
 
-use super::{AdapterError, AdapterTensors, Effects};
+use std::collections::BTreeSet;
+
+use super::{AdapterError, AdapterTensors, Effects, tensors};
 use crate::arch::{Module, ModuleKind};
 use crate::json_object::{ConfigError, JsonObject};
+use crate::model::BaseModel;
 
 /// A parameter of the base that an adapter replaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +92,8 @@ pub fn replace_biases(
         Some(value) if value.ends_with("_only") => false,
         Some(_) => return Err(wrong_bias(config, own).into()),
     };
+    // Replicas of a layer have one bias between them.
+    let mut sources = BTreeSet::new();
     for module in modules {
         let targeted = targets.iter().any(|target| target.path == module.path);
         if !all && !targeted {
@@ -106,6 +111,10 @@ pub fn replace_biases(
                 let infix = if targeted { ".base_layer" } else { "" };
                 let key = format!("{}{infix}.bias", module.path);
                 replace(effects, tensors, module, (name, &shape), key, false)?;
+                let path = format!("{}.{name}", module.path);
+                if let Some(replacement) = effects.replaced.get_mut(&path) {
+                    replacement.trainable = sources.insert(&module.source);
+                }
             }
         }
     }
@@ -126,6 +135,13 @@ pub fn replace_modules(
         for (name, shape) in module.parameters() {
             let key = format!("{}.{name}", module.path);
             replace(effects, tensors, module, (name, &shape), key, true)?;
+            // Written twice with `bias: all` and with `save_embedding_layers`; the base's own isn't used any more.
+            for infix in ["modules_to_save", "original_module"] {
+                let again = format!("{}.{infix}.{name}", module.path);
+                if tensors.has(&again) {
+                    tensors.claim(&again, &shape)?;
+                }
+            }
         }
     }
     Ok(())
@@ -136,36 +152,93 @@ pub fn replace_modules(
 pub fn replace_base_layer(
     effects: &mut Effects,
     tensors: &mut AdapterTensors,
-    base: &crate::model::BaseModel,
+    base: &BaseModel,
     module: &Module,
 ) -> Result<(), AdapterError> {
     let key = format!("{}.base_layer.weight", module.path);
-    if !tensors.has(&key) {
-        return Ok(());
+    if let (true, ModuleKind::Linear { .. } | ModuleKind::Embedding { .. }) =
+        (tensors.has(&key), &module.kind)
+    {
+        let (name, shape) = module.parameters().swap_remove(0);
+        replace_frozen(effects, tensors, base, module, (name, &shape), &key)?;
     }
-    let (ModuleKind::Linear { .. } | ModuleKind::Embedding { .. }) = module.kind else {
-        return Ok(());
-    };
-    let (name, shape) = module.parameters().swap_remove(0);
-    if let Some(actual) = tensors.shape(&key)
+    Ok(())
+}
+
+/// `save_embedding_layers`, and a vocabulary that was resized, add the embedding and the head to the file as they are
+/// without an adapter, whatever the method. PEFT loads them in place of the base's.
+pub fn replace_saved_embeddings(
+    effects: &mut Effects,
+    tensors: &mut AdapterTensors,
+    base: &BaseModel,
+    modules: &[Module],
+) -> Result<(), AdapterError> {
+    let pair = [&base.spec.embed_tokens.path, &base.spec.lm_head.path];
+    for module in modules {
+        if !pair.contains(&&module.path) {
+            continue;
+        }
+        for (name, shape) in module.parameters() {
+            // Around a prompt's model there is one wrapper less, and none around its modules.
+            for infix in ["", ".base_layer"] {
+                let plain = format!("{}{infix}.{name}", module.path);
+                for key in [format!("{}{plain}", tensors::SHARED), plain] {
+                    if tensors.has(&key) && !tensors.is_used(&key) {
+                        replace_frozen(effects, tensors, base, module, (name, &shape), &key)?;
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Adds the replacement of `module`'s parameter `name` by the tensor `key`, which isn't trained, unless it's the base's
+/// own.
+fn replace_frozen(
+    effects: &mut Effects,
+    tensors: &mut AdapterTensors,
+    base: &BaseModel,
+    module: &Module,
+    (name, shape): (&str, &[usize]),
+    key: &str,
+) -> Result<(), AdapterError> {
+    if let Some(actual) = tensors.shape(key)
         && actual != shape
-        && actual.len() == 2
+        && actual.len() == shape.len()
     {
         return Err(tensors.layout(format!(
             "tensor `{key}` has shape {actual:?}, the base's has {shape:?}: adapters with a resized \
              vocabulary are not supported, resize the base first"
         )));
     }
-    tensors.claim(&key, &shape)?;
+    tensors.claim(key, shape)?;
     let own = base
         .tensor(&format!("{}.{name}", module.source))?
         .to_f32()?;
-    if tensors.read(&key)? == own {
+    if tensors.read(key)? == own {
         return Ok(());
     }
-    replace(effects, tensors, module, (name, &shape), key, false)?;
-    if let Some(replacement) = effects.replaced.get_mut(&format!("{}.weight", module.path)) {
-        replacement.trainable = false;
+    // In a tied model it's the other module's tensor, too.
+    let pair = [base.spec.embed_tokens.module(), base.spec.lm_head.module()];
+    let other = |other: &&Module| other.source == module.source && other.path != module.path;
+    for module in [module].into_iter().chain(pair.iter().filter(other)) {
+        let path = format!("{}.{name}", module.path);
+        if effects.replaced.contains_key(&path) {
+            continue;
+        }
+        replace(
+            effects,
+            tensors,
+            module,
+            (name, shape),
+            key.to_owned(),
+            false,
+        )?;
+        if let Some(replacement) = effects.replaced.get_mut(&path) {
+            replacement.trainable = false;
+            replacement.input = format!("{}{path}", tensors::PREFIX);
+        }
     }
     Ok(())
 }

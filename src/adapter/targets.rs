@@ -157,6 +157,9 @@ pub struct Targets {
     exclude: Option<NamePattern>,
     layers: Option<Vec<usize>>,
     layers_pattern: Vec<String>,
+    /// Whether they're a method's own, which PEFT writes into the configuration: some tables name modules that a family
+    /// has no more.
+    are_defaults: bool,
     /// Modules that are replaced as a whole: paths that end with one of these, dot or no dot.
     pub modules_to_save: Vec<String>,
 }
@@ -243,8 +246,16 @@ impl Targets {
             let reason = "it needs `layers_to_transform`";
             return Err(config.refused("layers_pattern", reason));
         }
+        let are_defaults = match (&include, defaults) {
+            (Include::Pattern(NamePattern::Names(names)), Some(defaults)) => {
+                names.len() == defaults.len()
+                    && names.iter().all(|name| defaults.contains(&name.as_str()))
+            }
+            _ => false,
+        };
         Ok(Self {
             include,
+            are_defaults,
             exclude: NamePattern::read(config, "exclude_modules")?,
             layers,
             layers_pattern,
@@ -393,11 +404,13 @@ impl Targets {
         let Include::Pattern(NamePattern::Names(names)) = &self.include else {
             return Ok(());
         };
+        if self.are_defaults {
+            return Ok(());
+        }
         for name in names {
-            if config.get("target_modules").is_some()
-                && !modules
-                    .iter()
-                    .any(|module| ends_with_name(&module.path, name))
+            if !modules
+                .iter()
+                .any(|module| ends_with_name(&module.path, name))
             {
                 return Err(AdapterError::Targets {
                     path: config.path().to_owned(),
@@ -555,6 +568,18 @@ mod tests {
         let targets = Targets::read(&config, "llama", None).unwrap();
         let error = targets.select(&config, &modules()).unwrap_err().to_string();
         assert!(error.contains("w_proj"), "{error}");
+    }
+
+    #[test]
+    fn a_methods_own_names_may_match_nothing() {
+        let own = ["gone", "q_proj"];
+        let asked = |names: &str| {
+            let config = config(&format!(r#"{{"target_modules": {names}}}"#));
+            let targets = Targets::read(&config, "mixtral", Some(&own)).unwrap();
+            targets.select(&config, &modules()).is_ok()
+        };
+        assert!(asked("null") && asked(r#"["q_proj", "gone"]"#));
+        assert!(!asked(r#"["gone", "k_proj"]"#));
     }
 
     #[test]

@@ -179,6 +179,11 @@ impl AdapterTensors {
         }
     }
 
+    /// Whether the tensor `key` of the file was asked for.
+    pub fn is_used(&self, key: &str) -> bool {
+        self.used.contains(&self.full_key(key))
+    }
+
     /// Takes the tensor `key`, or draws it from `init`.
     ///
     /// # Errors
@@ -330,10 +335,11 @@ impl AdapterTensors {
         Ok(())
     }
 
-    /// Reads the tensor `key` of the file, widened.
+    /// Reads the tensor `key` of the file, widened. `-∞` is left to what uses it: PEFT writes it for the vectors that a
+    /// piece of VB-LoRA hasn't got.
     ///
     /// # Errors
-    /// If the adapter is fresh or lacks it, or its dtype isn't a float type.
+    /// If the adapter is fresh or lacks it, its dtype isn't a float type, or an element is NaN or `∞`.
     pub fn read(&self, key: &str) -> Result<Vec<f32>, AdapterError> {
         let full = self.full_key(key);
         let missing = || AdapterError::Missing {
@@ -343,13 +349,31 @@ impl AdapterTensors {
         let Source::File(file) = &self.source else {
             return Err(missing());
         };
-        Ok(file.get(&full).ok_or_else(missing)?.to_f32()?)
+        let values = file.get(&full).ok_or_else(missing)?.to_f32()?;
+        let wrong = |value: &f32| value.is_nan() || *value == f32::INFINITY;
+        match values.iter().position(wrong) {
+            None => Ok(values),
+            Some(index) => Err(AdapterError::NonFinite {
+                path: file.path().to_owned(),
+                index,
+                value: values[index],
+                key: full,
+            }),
+        }
     }
 
     /// The shape of `key` in the file, if it has it.
     pub fn shape(&self, key: &str) -> Option<Vec<usize>> {
         match &self.source {
             Source::File(file) => Some(file.get(&self.full_key(key))?.shape.to_owned()),
+            Source::Fresh { .. } | Source::Shapes { .. } => None,
+        }
+    }
+
+    /// The dtype of `key` in the file, if it has it.
+    pub fn stored_dtype(&self, key: &str) -> Option<safetensors::Dtype> {
+        match &self.source {
+            Source::File(file) => Some(file.get(&self.full_key(key))?.stored),
             Source::Fresh { .. } | Source::Shapes { .. } => None,
         }
     }

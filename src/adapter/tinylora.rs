@@ -59,6 +59,8 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         return Err(config.wrong("weight_tying", "a number from 0 to 1").into());
     }
     let init = init(&loading)?;
+    // PEFT adds an embedding's change behind what the module multiplies its rows by.
+    let row_scale = loading.base.spec.row_scale().unwrap_or(1.0);
 
     let mut tuner = Tuner::open(loading, QUERY_VALUE, Some("tinylora_only"))?;
     let modules = tuner.selected.len();
@@ -98,9 +100,13 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         };
         let seed = first_seed.wrapping_add(index as u64);
         let projections = projections(tensors, &key("P"), [u, r, r], saved, seed)?;
+        let mut inner = combined(&shared[&groups.of(index)], &projections);
+        if embedding {
+            inner /= row_scale as f32;
+        }
         Ok(Box::new(TinyLora {
             factors,
-            inner: combined(&shared[&groups.of(index)], &projections),
+            inner,
             shape,
             embedding,
         }))

@@ -111,7 +111,7 @@ impl<'a> Tuner<'a> {
         } = loading;
         let modules = base.spec.modules();
         let targets = Targets::with_defaults(config, &base.spec.model_type, defaults)?;
-        let selected = targets.select(config, &modules)?;
+        let selected = without_experts(targets.select(config, &modules)?, base);
         let mut effects = Effects::default();
         replace_modules(&mut effects, tensors, &targets.saved(config, &modules)?)?;
         if let Some(own) = own_bias {
@@ -219,6 +219,19 @@ pub fn target(base: &BaseModel, module: &Module) -> Option<Target> {
         })),
         _ => None,
     }
+}
+
+/// Transformers stacks the experts of a layer, so that they are no modules: PEFT passes them over where their names are
+/// those of other modules too, of a layer without experts. Where there's nothing else they stay, to be refused.
+fn without_experts(selected: Vec<Module>, base: &BaseModel) -> Vec<Module> {
+    let is_expert = |module: &Module| {
+        matches!(module.kind, ModuleKind::Routed { .. }) && !base.spec.is_router(&module.path)
+    };
+    if selected.iter().all(is_expert) {
+        return selected;
+    }
+    let others = selected.into_iter().filter(|module| !is_expert(module));
+    others.collect()
 }
 
 /// The error for a selected module that the method can't adapt.

@@ -86,9 +86,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         Dealt::new(count.sum(), length, seed)
     };
     tuner.adapt(|tensors, layer| {
-        let dtype = base
-            .tensor(&format!("{}.weight", layer.module.source))?
-            .dtype()?;
+        let dtype = base.dtype_in_use(&format!("{}.weight", layer.module.source))?;
         let mut matrix = |which: &str, shape: [usize; 2]| {
             let indices = layer.key(&format!("unilora_indices_{which}"));
             let scales = layer.key(&format!("unilora_scales_{which}"));

@@ -15,7 +15,7 @@
 
 use std::sync::Arc;
 
-use ndarray::{Array2, Array3, Axis};
+use ndarray::{Array2, Array3, ArrayView1, Axis};
 
 use super::default_targets::ADALORA;
 use super::form::{Form, LinearForm, Part, Role, elements};
@@ -79,6 +79,14 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
                 Mixture::chosen(tensors, &key, shape, count, topk)
             } else {
                 let values = tensors.cube(&key, [shape[0], shape[1], count], logits)?;
+                if !tensors.is_fresh()
+                    && let Some([one, other]) = tie(&values, topk)
+                {
+                    return Err(tensors.layout(format!(
+                        "tensor `{key}`: vectors {one} and {other} have the same logit, and `topk` takes one of them; \
+                         PEFT's choice depends on where it runs"
+                    )));
+                }
                 Ok(Mixture::largest(&values, topk))
             }
         };
@@ -98,14 +106,30 @@ fn bound(config: &JsonObject, bound: f32) -> Result<Init, AdapterError> {
     Err(config.wrong(key, "a positive number").into())
 }
 
+/// The vectors by their logits.
+fn largest_first(lane: ArrayView1<f32>) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..lane.len()).collect();
+    order.sort_by(|&x, &y| lane[y].total_cmp(&lane[x]));
+    order
+}
+
+/// Two vectors of a piece with the same logit, if only one of them is among the `topk` largest. In 16 bits that's usual.
+fn tie(logits: &Array3<f32>, topk: usize) -> Option<[usize; 2]> {
+    logits.lanes(Axis(2)).into_iter().find_map(|lane| {
+        let order = largest_first(lane);
+        let (last, next) = (order[topk - 1], *order.get(topk)?);
+        let equal = lane[last] == lane[next] && lane[last] > f32::NEG_INFINITY;
+        equal.then_some([last, next])
+    })
+}
+
 impl Mixture {
     /// The `topk` largest logits of each piece.
     fn largest(logits: &Array3<f32>, topk: usize) -> Self {
-        let (rows, columns, count) = logits.dim();
+        let (rows, columns, _) = logits.dim();
         let mut picks = Vec::with_capacity(rows * columns * topk);
         for lane in logits.lanes(Axis(2)) {
-            let mut order: Vec<usize> = (0..count).collect();
-            order.sort_by(|&x, &y| lane[y].total_cmp(&lane[x]));
+            let mut order = largest_first(lane);
             order.truncate(topk);
             let weights: Vec<f32> = order
                 .iter()
@@ -199,6 +223,18 @@ mod tests {
         assert!(
             (mixture.picks[0].1 - 0.75).abs() < 1e-6 && (mixture.picks[1].1 - 0.25).abs() < 1e-6
         );
+    }
+
+    #[test]
+    fn a_tie_at_the_border_is_found() {
+        let logits = array![[[1.0, 3.0, 2.0, 2.0]], [[4.0, 4.0, 1.0, 0.0]]];
+        assert_eq!(tie(&logits, 2), Some([2, 3]));
+        assert_eq!(tie(&logits, 1), Some([0, 1]));
+        assert_eq!(tie(&logits, 3), None);
+        assert_eq!(tie(&logits, 4), None);
+        // What isn't chosen, as PEFT writes it
+        let none = f32::NEG_INFINITY;
+        assert_eq!(tie(&array![[[1.0, none, none, none]]], 2), None);
     }
 
     #[test]

@@ -188,7 +188,7 @@ pub const FAMILIES: &[Family] = &[
         model_type: "falcon",
         name: "Falcon",
         special: "one key head, or fused projection by groups; parallel residual",
-        refused: "`alibi`",
+        refused: "`alibi`; PREFIX_TUNING and CARTRIDGE with grouped keys",
         read: falcon::spec,
     },
     Family {

@@ -279,7 +279,8 @@ impl Linear {
 }
 
 impl Embedding {
-    pub(super) fn module(&self) -> Module {
+    /// The same as adapters see it.
+    pub fn module(&self) -> Module {
         Module {
             path: self.path.clone(),
             source: self.source.clone(),

@@ -71,10 +71,10 @@ impl RotarySpec {
 /// What a family assumes where `config.json` says nothing, and its own names of keys.
 #[derive(Debug, Clone, Copy)]
 pub struct RopeDefaults {
-    /// The base, and the key of its own that it may have beside `rope_theta`.
+    /// The base, and the key that it has outside `rope_parameters`.
     pub theta: (f64, &'static str),
-    /// The part of a head that's turned, and the key that it may have beside `partial_rotary_factor`; a family without it
-    /// turns whole heads.
+    /// The part of a head that's turned, and the key that it has outside `rope_parameters`; a family without it turns whole
+    /// heads.
     pub partial: Option<(f64, &'static str)>,
     /// Which elements are turned together.
     pub pairs: Pairs,
@@ -119,6 +119,7 @@ pub fn with_parameters(
     head_dim: usize,
     defaults: &RopeDefaults,
 ) -> Result<RotarySpec, ConfigError> {
+    // A family with a key of its own passes over the usual one.
     let number = |key: &str, (default, own): (f64, &str)| {
         let nested = match &parameters {
             Some(parameters) => positive(parameters, key)?,
@@ -126,9 +127,7 @@ pub fn with_parameters(
         };
         Ok(match nested {
             Some(number) => number,
-            None => positive(config, key)?
-                .or(positive(config, own)?)
-                .unwrap_or(default),
+            None => positive(config, own)?.unwrap_or(default),
         })
     };
     let theta = number("rope_theta", defaults.theta)?;

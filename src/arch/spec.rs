@@ -186,6 +186,14 @@ impl DecoderSpec {
         })
     }
 
+    /// What the token embedding's module multiplies its rows by, if anything.
+    pub fn row_scale(&self) -> Option<f64> {
+        match self.embedding_scale {
+            Some(EmbeddingScale::Rows(scale)) => Some(scale),
+            Some(EmbeddingScale::All(_)) | None => None,
+        }
+    }
+
     /// Whether head and embedding share one tensor.
     pub fn tied(&self) -> bool {
         self.lm_head.source == self.embed_tokens.source

@@ -56,6 +56,8 @@ pub struct BaseModel {
     pub spec: DecoderSpec,
     /// Its tensors.
     pub store: TensorStore,
+    /// What weights are rounded to, where they are not left as stored.
+    dtype: Option<Dtype>,
     /// What stands in the place of its weights for adapters beside it.
     quantized: Option<QuantizedView>,
 }
@@ -70,8 +72,8 @@ struct QuantizedView {
 }
 
 impl BaseModel {
-    /// Opens the model `id`, fetching or making it where it isn't here yet. Synthetic weights are made
-    /// in `dtype`.
+    /// Opens the model `id`, fetching or making it where it isn't here yet, to be used with weights in `dtype`.
+    /// Synthetic ones are made in it.
     ///
     /// # Errors
     /// If it can't be fetched or made, its architecture isn't supported, or its files are malformed.
@@ -100,9 +102,11 @@ impl BaseModel {
                 })?
             }
         };
-        let mut model = Self::open_folder(&folder)?;
-        model.id = id.clone();
-        Ok(model)
+        Ok(Self {
+            id: id.clone(),
+            dtype: Some(dtype),
+            ..Self::open_folder(&folder)?
+        })
     }
 
     /// Opens the model in `folder`.
@@ -112,14 +116,16 @@ impl BaseModel {
     pub fn open_folder(folder: &Path) -> Result<Self, ModelError> {
         let config = JsonObject::read(&folder.join("config.json"))?;
         refuse_quantized(&config)?;
-        let spec = arch::spec(&config)?;
+        let mut spec = arch::spec(&config)?;
         let store = TensorStore::open_folder(folder)?;
+        tie_as_stored(&mut spec, &store);
         Ok(Self {
             id: ModelId::Local(folder.to_owned()),
             folder: folder.to_owned(),
             config,
             spec,
             store,
+            dtype: None,
             quantized: None,
         })
     }
@@ -160,6 +166,7 @@ impl BaseModel {
     fn seen_as(&self, quantized: QuantizedView) -> Result<Self, ModelError> {
         Ok(Self {
             id: self.id.clone(),
+            dtype: self.dtype,
             quantized: Some(quantized),
             ..Self::open_folder(&self.folder)?
         })
@@ -204,6 +211,17 @@ impl BaseModel {
     /// If the checkpoint has none.
     pub fn tensor<'a>(&'a self, source: &str) -> Result<TensorView<'a>, WeightsError> {
         find_base_tensor(&self.spec, &self.store, source)
+    }
+
+    /// The dtype that the tensor `source` has in memory: that which the model is used with, else its own.
+    ///
+    /// # Errors
+    /// If the checkpoint has no such tensor, or its dtype isn't a float type.
+    pub fn dtype_in_use(&self, source: &str) -> Result<Dtype, WeightsError> {
+        match self.dtype {
+            Some(dtype) => Ok(dtype),
+            None => self.tensor(source)?.dtype(),
+        }
     }
 
     /// The checkpoint's tensor `source`, a matrix, widened; of a linear layer `[out_features, in_features]`, however
@@ -259,8 +277,16 @@ impl BaseModel {
     /// # Errors
     /// If one is missing.
     pub fn size(&self) -> Result<ModelSize, WeightsError> {
+        self.size_as(&self.spec)
+    }
+
+    /// The same of what another arrangement of its layers uses.
+    ///
+    /// # Errors
+    /// If one is missing.
+    pub fn size_as(&self, spec: &DecoderSpec) -> Result<ModelSize, WeightsError> {
         let mut distinct = BTreeMap::new();
-        for module in self.spec.modules() {
+        for module in spec.modules() {
             for (name, shape) in module.parameters() {
                 let source = format!("{}.{name}", module.source);
                 let bytes = self.tensor(&source)?.bytes.len() as u64;
@@ -279,6 +305,28 @@ impl BaseModel {
     /// If its folder has none, or it can't be read.
     pub fn tokenizer(&self) -> Result<TextTokenizer, TokenizerError> {
         TextTokenizer::open(&self.folder)
+    }
+}
+
+/// Transformers looks at the tensors before it ties a head to the embedding: those of a checkpoint that has both stay
+/// apart where they differ, and a head without an embedding serves as both.
+fn tie_as_stored(spec: &mut DecoderSpec, store: &TensorStore) {
+    if !spec.tied() {
+        return;
+    }
+    let path = spec.lm_head.path.clone();
+    let stored = |source: &str| find_base_tensor(spec, store, &format!("{source}.weight"));
+    match (stored(&spec.embed_tokens.source), stored(&path)) {
+        (Ok(embedding), Ok(head)) => {
+            if (embedding.shape, embedding.bytes) != (head.shape, head.bytes) {
+                spec.lm_head.source = path;
+            }
+        }
+        (Err(_), Ok(_)) => {
+            spec.embed_tokens.source.clone_from(&path);
+            spec.lm_head.source = path;
+        }
+        (_, Err(_)) => {}
     }
 }
 

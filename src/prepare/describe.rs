@@ -35,7 +35,7 @@ pub fn describe(
             config: adapter.config.json().clone(),
             fresh: adapter.is_fresh(),
             trainable_params: adapter.trainable_params(),
-            total_params: size.parameters + adapter.added_params(),
+            total_params: base.size_as(spec)?.parameters + adapter.added_params(),
             stored_bytes: adapter.stored_bytes(),
             inputs: bound.iter().map(|tensor| tensor.name.clone()).collect(),
             adapter_form: adapter.adapter_form,

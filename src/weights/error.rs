@@ -15,21 +15,8 @@ pub enum WeightsError {
     #[error("cannot write `{}`", path.display())]
     Write { path: PathBuf, source: io::Error },
 
-    #[error("`{}` is not a valid safetensors file", path.display())]
-    Header {
-        path: PathBuf,
-        source: safetensors::SafeTensorError,
-    },
-
-    #[error(
-        "`{}` is truncated or corrupt: its header describes {expected} bytes, the file has {actual}",
-        path.display()
-    )]
-    Length {
-        path: PathBuf,
-        expected: u64,
-        actual: u64,
-    },
+    #[error("`{}` is not a valid safetensors file: {message}", path.display())]
+    Header { path: PathBuf, message: String },
 
     #[error("cannot parse `{}`", path.display())]
     Index {

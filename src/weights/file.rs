@@ -1,7 +1,7 @@
 //! One safetensors file, mapped and checked.
 //!
-//! Format: <https://huggingface.co/docs/safetensors>. Header checks (overlaps, offsets out of range,
-//! sizes that don't fit their shapes) are the `safetensors` crate's; the file's length is checked here.
+//! Format: <https://huggingface.co/docs/safetensors>. Header checks (overlaps, offsets out of range, sizes that don't fit
+//! their shapes or the file) are the `safetensors` crate's.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use memmap2::Mmap;
 use safetensors::SafeTensors;
 use safetensors::tensor::Metadata;
 
+use super::diagnosis::diagnosis;
 use super::{Dtype, WeightsError, widen};
 
 /// A mapped safetensors file whose header has been checked against its length.
@@ -80,19 +81,11 @@ impl SafetensorsFile {
         #[expect(unsafe_code, reason = "mapping a file has no safe form")]
         let map = unsafe { Mmap::map(&file) }.map_err(read)?;
         let (header_length, metadata) =
-            SafeTensors::read_metadata(&map).map_err(|source| WeightsError::Header {
+            SafeTensors::read_metadata(&map).map_err(|error| WeightsError::Header {
                 path: path.to_owned(),
-                source,
+                message: diagnosis(&map, &error),
             })?;
         let data_start = header_length + 8;
-        let expected = data_start + metadata.data_len();
-        if expected != map.len() {
-            return Err(WeightsError::Length {
-                path: path.to_owned(),
-                expected: expected as u64,
-                actual: map.len() as u64,
-            });
-        }
         Ok(Self {
             path: path.to_owned(),
             map,

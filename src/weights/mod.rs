@@ -1,6 +1,7 @@
 //! Tensors in and out: safetensors files read in place, and written one tensor after the other.
 
 mod convert;
+mod diagnosis;
 mod dtype;
 mod error;
 mod file;

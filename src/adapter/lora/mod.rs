@@ -228,17 +228,14 @@ fn linear_adapter(
         false => None,
     };
     let residual = match lora.removed(scaling) {
-        Some(part) => {
-            let weight = base.tensor(&format!("{}.weight", layer.module.source))?;
-            Some(Residual {
-                path: layer.path().to_owned(),
-                r,
-                part,
-                dtype: weight.dtype()?,
-                quantized: base.quantized_to(&layer.module).is_some(),
-                pair: OnceLock::new(),
-            })
-        }
+        Some(part) => Some(Residual {
+            path: layer.path().to_owned(),
+            r,
+            part,
+            dtype: base.dtype_in_use(&format!("{}.weight", layer.module.source))?,
+            quantized: base.quantized_to(&layer.module).is_some(),
+            pair: OnceLock::new(),
+        }),
         None => None,
     };
     let mut adapter = LoraLinear {

@@ -1,5 +1,5 @@
 //! What variants take out of the base's weight before they add their own: PEFT does so on every load, also
-//! of a trained adapter, and rounds what's left to the weight's dtype.
+//! of a trained adapter, and rounds what's left to the dtype that the weight has in memory.
 //!
 //! Products of singular vectors, and of `Q` and `R`, have no sign of their own: any decomposition gives the
 //! same residual.
@@ -29,7 +29,7 @@ pub struct Residual {
     pub r: usize,
     /// Which part.
     pub part: Removed,
-    /// The base weight's.
+    /// The base weight's, in memory.
     pub dtype: Dtype,
     /// Whether it's quantized, so that the layer has it for a weight already.
     pub quantized: bool,

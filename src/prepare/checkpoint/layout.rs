@@ -158,5 +158,9 @@ fn no_place(adapter: &Adapter, module: &Module) -> PrepareError {
         "it adds a bias to `{}`, which Transformers' `{}` models have no place for",
         module.path, adapter.spec.model_type
     );
-    AdapterError::from(adapter.config.refused("lora_bias", &reason)).into()
+    let option = match adapter.peft_type.as_str() {
+        "LORA" => "lora_bias",
+        _ => "target_modules",
+    };
+    AdapterError::from(adapter.config.refused(option, &reason)).into()
 }

@@ -1,0 +1,81 @@
+//! What is wrong with a file that isn't valid safetensors, for people: the crate's errors name neither tensor nor sizes.
+
+use safetensors::{Dtype, SafeTensorError};
+use serde_json::Value as Json;
+
+/// How a file begins that Git LFS has put in the place of another.
+const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
+/// Says why `bytes`, the whole file, were refused with `error`.
+pub fn diagnosis(bytes: &[u8], error: &SafeTensorError) -> String {
+    if bytes.starts_with(LFS_POINTER) {
+        return "it's a pointer of Git LFS in its place, `git lfs pull` fetches the file"
+            .to_owned();
+    }
+    if bytes.trim_ascii_start().starts_with(b"<") {
+        return "it's a web page".to_owned();
+    }
+    let size = bytes.len();
+    let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
+        return format!("it has {size} bytes, expected at least 8");
+    };
+    let length = u64::from_le_bytes(*length);
+    match error {
+        SafeTensorError::HeaderTooLarge | SafeTensorError::InvalidHeaderLength => {
+            format!("its first 8 bytes ask for a header of {length} bytes, and the file has {size}")
+        }
+        SafeTensorError::InvalidHeaderDeserialization(error) => {
+            format!("its header isn't as expected: {error}")
+        }
+        _ => {
+            let header = usize::try_from(length).ok().and_then(|n| rest.get(..n));
+            header
+                .and_then(|header| serde_json::from_slice(header).ok())
+                .and_then(|header| of_tensors(&header, 8 + length, size))
+                .unwrap_or_else(|| error.to_string())
+        }
+    }
+}
+
+/// What is wrong with the tensors of `header`, behind which the data begin at byte `start` of `size`.
+fn of_tensors(header: &Json, start: u64, size: usize) -> Option<String> {
+    let mut tensors = Vec::new();
+    for (name, tensor) in header.as_object()? {
+        if name == "__metadata__" {
+            continue;
+        }
+        let [begin, end] = tensor.get("data_offsets")?.as_array()?.as_slice() else {
+            return None;
+        };
+        tensors.push((begin.as_u64()?, end.as_u64()?, name, tensor));
+    }
+    tensors.sort_by_key(|(begin, end, ..)| (*begin, *end));
+    let mut expected = 0;
+    for (begin, end, name, tensor) in tensors {
+        if begin != expected || end < begin {
+            return Some(format!(
+                "tensor `{name}` is at bytes {begin} to {end} of the data, expected to begin at {expected}, where the \
+                 one before it ends"
+            ));
+        }
+        expected = end;
+        let shape = tensor.get("shape")?;
+        let dtype: Dtype = serde_json::from_value(tensor.get("dtype")?.clone()).ok()?;
+        let sides = shape.as_array()?.iter().map(Json::as_u64);
+        let bits = sides.fold(Some(dtype.bitsize() as u64), |product, side| {
+            product?.checked_mul(side?)
+        });
+        if bits != (end - begin).checked_mul(8) {
+            return Some(format!(
+                "tensor `{name}` has {} bytes, which is not what the shape {shape} takes in {dtype:?}",
+                end - begin
+            ));
+        }
+    }
+    let described = start + expected;
+    (described != size as u64).then(|| {
+        format!(
+            "it's cut off or damaged: its header describes {described} bytes, the file has {size}"
+        )
+    })
+}
