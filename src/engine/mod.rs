@@ -34,6 +34,7 @@ use crate::weights::{Dtype, widen};
 use bindings::{bytes_of, element_type, new_tensor};
 use layout::layouts;
 use layout::pack::PanelFiles;
+use layout::quantized::is_quantized;
 use sessions::Sessions;
 
 /// Sessions with their cache and bound tensors.
@@ -313,7 +314,8 @@ fn panels(
     options: &EngineOptions,
     begin: &dyn Fn(u64),
 ) -> Result<PanelFiles, EngineError> {
-    match options.wants_panels() {
+    // A quantized model has one session, for prompts too.
+    match options.wants_panels() && !is_quantized(model) {
         true => Ok(PanelFiles::make_ready(model, folder, begin)?),
         false => Ok(PanelFiles::default()),
     }

@@ -12,7 +12,7 @@
 //!
 //! Where there's such a file, the experts of a layer are one node ([`experts`]), for prompts and for decode steps.
 //!
-//! A quantized model has one session, in which queries, keys and values are one product ([`quantized`]); what stays float
+//! A quantized model has one session, in which products of one input are one ([`quantized`]); what stays float
 //! is as prepared.
 //!
 //! Graphs are rewritten when a session is opened: the prepared folder keeps the plain one, which any ONNX Runtime can

@@ -304,6 +304,10 @@ fn quantized_products_of_one_input_are_one_mapped_where_they_follow_each_other()
         let quantization = Some(Quantization::new(format));
         let precision = Precision::new(Dtype::Float32, false).with_quantization(quantization);
         let all = prepare_as("llama-gqa", "lora", precision, folder.path());
+        // The one session runs prompts too, for which nothing is laid out.
+        let none = |_| panic!("{format:?}");
+        crate::engine::DecoderEngine::make_ready(&all[0], &options(WeightsMode::Mapped), &none)
+            .unwrap();
         let layouts: Vec<Layouts> = all
             .iter()
             .map(|variant| rewritten(variant, WeightsMode::InPlace).0)
