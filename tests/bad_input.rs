@@ -1336,7 +1336,11 @@ fn fresh_stacked_experts_have_no_orthogonal_start() {
     let trial = Trial::new("mixtral", "lora-experts");
     trial.set("init_lora_weights", json!("orthogonal"));
     fs::remove_file(trial.weights()).unwrap();
-    let words = ["adapter_config.json", "`init_lora_weights`", "stacked experts"];
+    let words = [
+        "adapter_config.json",
+        "`init_lora_weights`",
+        "stacked experts",
+    ];
     trial.refused(&trial.prepare(&[]), &words);
 }
 

@@ -61,9 +61,9 @@ fn of_tensors(header: &Json, start: u64, size: usize) -> Option<String> {
         expected = end;
         let shape = tensor.get("shape")?;
         let dtype: Dtype = serde_json::from_value(tensor.get("dtype")?.clone()).ok()?;
-        let sides = shape.as_array()?.iter().map(Json::as_u64);
-        let bits = sides.fold(Some(dtype.bitsize() as u64), |product, side| {
-            product?.checked_mul(side?)
+        let mut sides = shape.as_array()?.iter().map(Json::as_u64);
+        let bits = sides.try_fold(dtype.bitsize() as u64, |product, side| {
+            product.checked_mul(side?)
         });
         if bits != (end - begin).checked_mul(8) {
             return Some(format!(
