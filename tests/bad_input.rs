@@ -448,6 +448,18 @@ fn options_of_other_methods_are_refused_by_name() {
 }
 
 #[test]
+fn a_fresh_adapter_that_would_be_noise_is_refused() {
+    let config = |r: usize| {
+        let config =
+            json!({"peft_type": "HRA", "r": r, "apply_GS": true, "target_modules": ["q_proj"]});
+        Trial::fresh("llama-gqa", config)
+    };
+    config(4).adapter_refused(&["adapter_config.json", "`apply_GS`", "fresh"]);
+    let odd = config(3).prepare(&[]);
+    assert_eq!(odd.code, Some(0), "{odd:?}");
+}
+
+#[test]
 fn what_a_seed_could_make_again_is_missed_where_it_should_be_saved() {
     for (case_name, tensor) in [
         ("vera", "base_model.vera_A"),

@@ -39,6 +39,11 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let r = rank(config, "r", 8)?;
     let gram_schmidt = config.flag("apply_GS", false)?;
     let symmetric = config.flag("init_weights", true)? && r.is_multiple_of(2);
+    if gram_schmidt && symmetric && loading.tensors.is_fresh() {
+        let reason = "a fresh adapter's vectors are pairs of equals, the second of which it makes noise of; use an odd \
+                      `r`, or `init_weights` false";
+        return Err(config.refused("apply_GS", reason).into());
+    }
     Tuner::open(loading, QUERY_VALUE, Some("hra_only"))?.adapt(|tensors, layer| {
         let rows = layer.in_features;
         let values = tensors.take_or(&layer.key("hra_u"), &[rows, r], |rng| {

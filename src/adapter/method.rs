@@ -164,7 +164,7 @@ pub const METHODS: &[Method] = &[
         peft_type: "HRA",
         class: Class::Weight,
         variants: "apply_GS",
-        refused: "",
+        refused: "`apply_GS` with an even `r` for fresh adapters",
         load: hra::load,
     },
     Method {
