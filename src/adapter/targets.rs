@@ -270,6 +270,11 @@ impl Targets {
         matches!(&self.include, Include::Pattern(NamePattern::Names(names)) if names.is_empty())
     }
 
+    /// Whether `target_modules` is a list of someone's own, every name of which is to match.
+    pub fn are_listed(&self) -> bool {
+        !self.are_defaults && matches!(self.include, Include::Pattern(NamePattern::Names(_)))
+    }
+
     /// Whether `module` is targeted.
     ///
     /// # Errors

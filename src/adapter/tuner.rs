@@ -1,6 +1,8 @@
 //! What every method that adapts modules shares: the options that select them, the biases and whole
 //! modules that are replaced beside them, and the loop over the selected ones.
 
+use std::collections::BTreeSet;
+
 use super::replaced::{replace_base_layer, replace_biases, replace_modules};
 use super::targets::{DefaultTargets, Targets};
 use super::{AdapterError, AdapterTensors, Effects, ModuleAdapter};
@@ -111,7 +113,7 @@ impl<'a> Tuner<'a> {
         } = loading;
         let modules = base.spec.modules();
         let targets = Targets::with_defaults(config, &base.spec.model_type, defaults)?;
-        let selected = without_experts(targets.select(config, &modules)?, base);
+        let selected = without_experts(&targets, targets.select(config, &modules)?, base);
         let mut effects = Effects::default();
         replace_modules(&mut effects, tensors, &targets.saved(config, &modules)?)?;
         if let Some(own) = own_bias {
@@ -221,17 +223,20 @@ pub fn target(base: &BaseModel, module: &Module) -> Option<Target> {
     }
 }
 
-/// Transformers stacks the experts of a layer, so that they are no modules: PEFT passes them over where their names are
-/// those of other modules too, of a layer without experts. Where there's nothing else they stay, to be refused.
-fn without_experts(selected: Vec<Module>, base: &BaseModel) -> Vec<Module> {
+/// Transformers stacks the experts of a layer, so that they are no modules, and PEFT passes them over. One whose name was
+/// asked for, and belongs to no other module, stays to be refused, and so does what has nothing beside it.
+fn without_experts(targets: &Targets, selected: Vec<Module>, base: &BaseModel) -> Vec<Module> {
     let is_expert = |module: &Module| {
         matches!(module.kind, ModuleKind::Routed { .. }) && !base.spec.is_router(&module.path)
     };
-    if selected.iter().all(is_expert) {
-        return selected;
-    }
-    let others = selected.into_iter().filter(|module| !is_expert(module));
-    others.collect()
+    let name = |module: &Module| module.path.rsplit('.').next().map(str::to_owned);
+    let (experts, mut others): (Vec<_>, Vec<_>) = selected.into_iter().partition(is_expert);
+    let names: BTreeSet<_> = others.iter().map(name).collect();
+    let stays = |module: &Module| {
+        names.is_empty() || (targets.are_listed() && !names.contains(&name(module)))
+    };
+    others.extend(experts.into_iter().filter(stays));
+    others
 }
 
 /// The error for a selected module that the method can't adapt.
