@@ -33,7 +33,7 @@ use crate::prepare::{PreparedVariant, PromptKind};
 use crate::weights::{Dtype, widen};
 use bindings::{bytes_of, element_type, new_tensor};
 use layout::layouts;
-use layout::pack::PanelFiles;
+use layout::pack::LaidOutFiles;
 use layout::quantized::is_quantized;
 use sessions::Sessions;
 
@@ -74,9 +74,9 @@ impl DecoderEngine {
         options: &EngineOptions,
         begin: &dyn Fn(u64),
     ) -> Result<(), EngineError> {
-        if options.wants_panels() {
+        if let Some(block) = options.block() {
             let model = model_file::read(&variant.folder, 1)?;
-            panels(&model, &variant.folder, options, begin)?;
+            laid_out(&model, &variant.folder, block, begin)?;
         }
         Ok(())
     }
@@ -98,8 +98,14 @@ impl DecoderEngine {
         }
         let failed = EngineError::runtime(&name);
         let model = model_file::read(&variant.folder, options.max_length)?;
-        let panels = panels(&model, &variant.folder, options, &|_| {})?;
-        let layouts = layouts(model, options, &panels)?;
+        let block = options
+            .block()
+            .filter(|&block| runtime.block_size() == Some(block));
+        let files = match block {
+            Some(block) => laid_out(&model, &variant.folder, block, &|_| {})?,
+            None => None,
+        };
+        let layouts = layouts(model, options, files.as_ref())?;
         let adapter = manifest.adapter.as_ref();
         let whole = adapter.is_some_and(|adapter| adapter.whole_calls);
         let mut sessions = Sessions::open(runtime, &name, &layouts, options, whole)?;
@@ -307,18 +313,17 @@ impl Engine for DecoderEngine {
     }
 }
 
-/// Makes and opens the panels, where sessions that are opened with `options` use them.
-fn panels(
+/// Makes and opens what `model`'s sessions take in blocks of so many rows. A quantized model has no such weights.
+fn laid_out(
     model: &Model,
     folder: &Path,
-    options: &EngineOptions,
+    block: usize,
     begin: &dyn Fn(u64),
-) -> Result<PanelFiles, EngineError> {
-    // A quantized model has one session, for prompts too.
-    match options.wants_panels() && !is_quantized(model) {
-        true => Ok(PanelFiles::make_ready(model, folder, begin)?),
-        false => Ok(PanelFiles::default()),
+) -> Result<Option<LaidOutFiles>, EngineError> {
+    if is_quantized(model) {
+        return Ok(None);
     }
+    Ok(Some(LaidOutFiles::make_ready(model, folder, block, begin)?))
 }
 
 impl SwapEngine for DecoderEngine {

@@ -1,6 +1,7 @@
 //! ONNX Runtime itself: loading the library, opening sessions, running them.
 
 use std::ffi::CStr;
+use std::sync::OnceLock;
 
 use ort::AsPointer;
 use ort::environment::Environment;
@@ -11,6 +12,7 @@ use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use prost::Message;
 
+use super::layout::block_size;
 use super::model_file::ROOT;
 use super::{CUDA_GRAPH, EngineError, EngineOptions, Provider, TF32};
 use crate::graph::proto::Model;
@@ -21,6 +23,7 @@ use crate::runtime::library::Library;
 #[derive(Debug)]
 pub struct OnnxRuntime {
     environment: Environment,
+    block_size: OnceLock<Option<usize>>,
 }
 
 impl OnnxRuntime {
@@ -38,7 +41,10 @@ impl OnnxRuntime {
             .with_telemetry(false)
             .build()
             .map_err(|error| failed(error.message().to_owned()))?;
-        Ok(Self { environment })
+        Ok(Self {
+            environment,
+            block_size: OnceLock::new(),
+        })
     }
 
     /// The execution providers that this build of ONNX Runtime has.
@@ -68,6 +74,16 @@ impl OnnxRuntime {
             let _ = (api.ReleaseAvailableProviders)(names, count);
             list
         }
+    }
+
+    /// How many channels this ONNX Runtime keeps side by side on this processor; `None` if it has no such layout.
+    pub(super) fn block_size(&self) -> Option<usize> {
+        let open = |model: &Model| {
+            let builder = Session::builder(&self.environment).ok()?;
+            let mut builder = builder.with_log_level(LogLevel::Fatal).ok()?;
+            builder.commit_from_memory(&model.encode_to_vec()).ok()
+        };
+        *self.block_size.get_or_init(|| block_size::of_runtime(open))
     }
 
     /// Opens a session on `model`; `packs` lets ONNX Runtime copy weights into its own layout.

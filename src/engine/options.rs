@@ -7,6 +7,8 @@ use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, Memory
 use ort::session::Session;
 use serde::{Deserialize, Serialize};
 
+use super::layout::block_size;
+
 /// Where the graph runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -78,10 +80,10 @@ pub const CUDA_GRAPH: bool = false;
 pub const TF32: bool = false;
 
 impl EngineOptions {
-    /// Whether decode steps read weights that are laid out for them: for one sequence on a CPU.
-    pub(super) fn wants_panels(&self) -> bool {
-        let one_row = self.provider == Provider::Cpu && self.batch_size == 1;
-        one_row && self.weights != WeightsMode::InPlace
+    /// The size of blocks in which sessions read their weights, on a CPU; `None` where they read them as they're stored.
+    pub(super) fn block(&self) -> Option<usize> {
+        let laid_out = self.provider == Provider::Cpu && self.weights != WeightsMode::InPlace;
+        laid_out.then(block_size::of_this_processor).flatten()
     }
 
     /// The same for the session `name`, whose profile goes into a folder of its own. Without that it has none.

@@ -1,17 +1,18 @@
 //! The sessions of a variant, and which of them runs how many tokens.
 
 use super::bound::BoundSession;
-use super::layout::{CHUNK, Layouts, SHORT_PROMPT};
+use super::layout::{CHUNK, Layouts};
 use super::{EngineError, EngineOptions, OnnxRuntime, Provider};
 use crate::graph::proto::Model;
 
-/// One to three sessions over the same weights.
+/// One session, or two over the same weights.
 #[derive(Debug)]
 pub struct Sessions {
-    short: Option<BoundSession>,
-    long: Option<BoundSession>,
+    prompt: Option<BoundSession>,
     pub step: BoundSession,
-    /// Tokens that go through a session at once, in a prompt that `short` doesn't take.
+    /// Tokens from which on `prompt` isn't used.
+    prompt_end: usize,
+    /// Tokens that go through a session at once.
     chunk: usize,
 }
 
@@ -34,8 +35,8 @@ impl Sessions {
             model.map(|model| open(model, kind, packs)).transpose()
         };
         Ok(Self {
-            short: optional(&layouts.short, "prompt", false)?,
-            long: optional(&layouts.long, "long-prompt", layouts.packs_long)?,
+            prompt: optional(&layouts.prompt, "prompt", false)?,
+            prompt_end: layouts.prompt_end,
             step: open(&layouts.step, "step", layouts.packs_step)?,
             // ONNX Runtime's attention takes a prompt behind a filled cache for one sequence only; and on a GPU more
             // rows are always better.
@@ -48,22 +49,19 @@ impl Sessions {
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &BoundSession> {
-        self.short.iter().chain(&self.long).chain([&self.step])
+        self.prompt.iter().chain([&self.step])
     }
 
     /// All of them, to bind something.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut BoundSession> {
-        let Self {
-            short, long, step, ..
-        } = self;
-        short.iter_mut().chain(long).chain([step])
+        let Self { prompt, step, .. } = self;
+        prompt.iter_mut().chain([step])
     }
 
     /// The one that runs `tokens` at once.
     pub fn for_tokens(&mut self, tokens: usize) -> &mut BoundSession {
-        match (&mut self.short, &mut self.long) {
-            (Some(short), _) if (2..=SHORT_PROMPT).contains(&tokens) => short,
-            (_, Some(long)) if tokens > 1 => long,
+        match &mut self.prompt {
+            Some(prompt) if (2..self.prompt_end).contains(&tokens) => prompt,
             _ => &mut self.step,
         }
     }

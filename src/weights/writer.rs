@@ -80,6 +80,9 @@ pub enum WriteTensorError {
 /// Elements that are converted at a time, which bounds the memory beside the tensor itself.
 const CHUNK: usize = 1 << 18;
 
+/// Where the data begins is a multiple of this, so that what's mapped begins with a line of the cache.
+const ALIGNMENT: u64 = 64;
+
 impl SafetensorsWriter {
     /// Writes the header for `plans` to a temporary file beside `path`.
     ///
@@ -125,8 +128,8 @@ impl SafetensorsWriter {
             offset = end;
         }
         let mut text = serde_json::Value::Object(header).to_string().into_bytes();
-        text.resize(text.len().next_multiple_of(8), b' ');
-        let data_start = 8 + text.len() as u64;
+        let data_start = (8 + text.len() as u64).next_multiple_of(ALIGNMENT);
+        text.resize((data_start - 8) as usize, b' ');
         for (_, start) in tensors.values_mut() {
             *start += data_start;
         }

@@ -3,13 +3,13 @@
 //! A prepared graph has a dozen nodes for each expert, which run whether a token picks it or not: with 64 experts in each of
 //! 16 layers they take longer than reading the weights of those that are picked. ONNX Runtime's own node goes through the
 //! picked ones alone, several at a time. It wants the experts' weights behind one another, the rows of `gate_proj` and
-//! `up_proj` in turn, so that they're copied once, like panels ([`super::pack`]).
+//! `up_proj` in turn, so that they're copied once, like others ([`super::pack`]).
 //!
 //! Where an adapter's nodes come between, a layer stays as it is.
 
 use std::collections::HashMap;
 
-use super::pack::{Found, PackError, PanelFiles};
+use super::pack::{Found, LaidOutFiles, PackError};
 use super::piece::Piece;
 use super::products::{Products, Weight, drop_unused, float, int, text};
 use crate::graph::proto::{Graph, Model, Node, Tensor};
@@ -44,7 +44,7 @@ pub fn wanted(model: &Model) -> Vec<Vec<Piece>> {
 ///
 /// # Errors
 /// If a file can't be read.
-pub fn fuse(model: &mut Model, files: &PanelFiles) -> Result<(), PackError> {
+pub fn fuse(model: &mut Model, files: &LaidOutFiles) -> Result<(), PackError> {
     let products = Products::of(model);
     let Some(graph) = &mut model.graph else {
         return Ok(());

@@ -4,8 +4,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::products::{Products, drop_unused, int, node, shape_constant, uses};
-use crate::graph::proto::{Graph, Model, Node};
+use super::products::{int, node, shape_constant, uses};
+use crate::graph::proto::{Graph, Node};
 
 /// Products of one input, two or more.
 #[derive(Debug)]
@@ -69,54 +69,13 @@ pub fn take_joined(attention: &mut Node, qkv: &str) {
     attention.input[2].clear();
 }
 
-/// Cuts the value `joined` into the products `outputs` that it's made of, each of so many `rows`.
-pub fn split(graph: &mut Graph, joined: &str, outputs: &[String], rows: &[i64]) -> Node {
+/// Cuts the value `joined`, along `axis`, into the products `outputs` that it's made of, each of so many `rows`.
+pub fn split(graph: &mut Graph, joined: &str, outputs: &[String], rows: &[i64], axis: i64) -> Node {
     let sizes: Vec<String> = rows.iter().map(i64::to_string).collect();
     let parts = shape_constant(graph, &format!("parts.{}", sizes.join(".")), rows);
-    let axis = vec![int("axis", -1)];
+    let axis = vec![int("axis", axis)];
     let mut split = node("Split", &[joined, &parts], &outputs[0], axis);
     split.name = format!("{joined}/Split");
     split.output = outputs.to_vec();
     split
-}
-
-/// Joins queries, keys and values where attention takes them as they are. Cutting other products apart again would cost
-/// more in a prompt than joining them saves.
-pub fn join(model: &mut Model) {
-    let products = Products::of(model);
-    let Some(graph) = &mut model.graph else {
-        return;
-    };
-    let groups = groups(graph, |node| products.weight(node).is_some());
-    let by_attention: HashMap<&String, &Group> = groups
-        .values()
-        .filter_map(|group| Some((group.attention.as_ref()?, group)))
-        .collect();
-    let joined: HashSet<&String> = by_attention.values().flat_map(|g| &g.outputs).collect();
-    let weights: HashMap<String, String> = graph
-        .node
-        .iter()
-        .filter(|node| joined.contains(&node.output[0]))
-        .map(|node| (node.output[0].clone(), node.input[1].clone()))
-        .collect();
-    let mut nodes = Vec::new();
-    for mut attention in std::mem::take(&mut graph.node) {
-        if joined.contains(&attention.output[0]) {
-            continue;
-        }
-        if let Some(group) = by_attention.get(&attention.name) {
-            let parts: Vec<&str> = group.outputs.iter().map(|p| weights[p].as_str()).collect();
-            let weight = format!("{}/qkv_weight", attention.name);
-            nodes.push(node("Concat", &parts, &weight, vec![int("axis", 0)]));
-            let qkv = format!("{}/qkv", attention.name);
-            let transposed = vec![int("transB", 1)];
-            let mut product = node("FusedMatMul", &[&group.x, &weight], &qkv, transposed);
-            product.domain = "com.microsoft".to_owned();
-            nodes.push(product);
-            take_joined(&mut attention, &qkv);
-        }
-        nodes.push(attention);
-    }
-    graph.node = nodes;
-    drop_unused(graph);
 }

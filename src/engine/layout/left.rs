@@ -117,27 +117,11 @@ impl Turning<'_> {
         };
         match (self.only_turned(a), self.only_turned(b)) {
             (Some(a), Some(b)) => Some(vec![a, b]),
-            (Some(a), None) if self.is_vector(b) => Some(vec![a, self.column(b)]),
+            (Some(a), None) if self.products.is_constant_vector(self.graph, b) => {
+                Some(vec![a, self.column(b)])
+            }
             _ => None,
         }
-    }
-
-    /// Whether `value` is a constant vector; a cast of one keeps its shape.
-    fn is_vector(&self, value: &str) -> bool {
-        if !self.products.is_constant(value) {
-            return false;
-        }
-        let mut name = value;
-        while let Some(cast) = self
-            .graph
-            .node
-            .iter()
-            .find(|node| node.op_type == "Cast" && node.output[0] == name)
-        {
-            name = &cast.input[0];
-        }
-        let tensor = self.graph.initializer.iter().find(|t| t.name == name);
-        tensor.is_some_and(|tensor| tensor.dims.len() == 1)
     }
 
     /// A constant vector as a column, which ONNX Runtime folds.

@@ -4,13 +4,13 @@
 //! matrix products on a CPU like other forms better, and which one depends on the number of tokens, so that a prompt
 //! and a decode step are given sessions of their own over the same cache and, through the page cache, the same weights:
 //!
-//! | | prompts, if short | long prompts | decode steps |
-//! | --- | --- | --- | --- |
-//! | mapped | weights on the left ([`left`]) | as prepared | panels ([`panels`]), mapped from a file that's made once ([`pack`]) |
-//! | in place | weights on the left | as prepared | as prepared |
-//! | resident | as mapped | queries, keys and values at once ([`joined`]), packed by ONNX Runtime at the start | as mapped |
+//! | | prompts | decode steps |
+//! | --- | --- | --- |
+//! | mapped | in blocks of channels ([`blocked`]), mapped from a file that's made once ([`pack`]) | the same |
+//! | resident | the same, read into memory | the same |
+//! | in place | weights on the left ([`left`]) if short, else as prepared | as prepared |
 //!
-//! Where there's such a file, the experts of a layer are one node ([`experts`]), for prompts and for decode steps.
+//! Where there's such a file, the experts of a layer are one node ([`experts`]).
 //!
 //! A quantized model has one session, in which products of one input are one ([`quantized`]); what stays float
 //! is as prepared.
@@ -18,11 +18,12 @@
 //! Graphs are rewritten when a session is opened: the prepared folder keeps the plain one, which any ONNX Runtime can
 //! run. No operator of ours is used. `docs/performance.md` has what each form is worth.
 
+pub mod block_size;
+pub mod blocked;
 pub mod experts;
-pub mod joined;
+mod joined;
 pub mod left;
 pub mod pack;
-pub mod panels;
 pub mod piece;
 mod products;
 pub mod quantized;
@@ -31,7 +32,8 @@ mod tests;
 
 use super::options::{EngineOptions, Provider, WeightsMode};
 use crate::graph::proto::Model;
-use pack::{PackError, PanelFiles};
+use blocked::Runs;
+use pack::{LaidOutFiles, PackError};
 
 /// Tokens up to which a prompt has weights on the left: beyond, copying the tokens costs what it saves.
 pub const SHORT_PROMPT: usize = 128;
@@ -45,67 +47,55 @@ pub const CHUNK: usize = 256;
 pub struct Layouts {
     /// For decode steps, and for whatever has no graph of its own.
     pub step: Model,
-    /// For runs of several tokens, at most [`SHORT_PROMPT`].
-    pub short: Option<Model>,
-    /// For runs of more tokens than `short` takes.
-    pub long: Option<Model>,
+    /// For runs of several tokens.
+    pub prompt: Option<Model>,
+    /// Tokens from which on that isn't used.
+    pub prompt_end: usize,
     /// Whether ONNX Runtime packs the weights of `step`.
     pub packs_step: bool,
-    /// Whether it packs those of `long`.
-    pub packs_long: bool,
 }
 
-/// Rewrites `model` for sessions that are opened with `options`. With mapped weights, `panels` has to be made ready
-/// first.
+/// Rewrites `model` for sessions that are opened with `options`; `files` has what's laid out for it, if anything is.
 ///
 /// # Errors
-/// If the panels can't be read.
+/// If a source's file can't be asked for its size.
 pub fn layouts(
     model: Model,
     options: &EngineOptions,
-    panels: &PanelFiles,
+    files: Option<&LaidOutFiles>,
 ) -> Result<Layouts, PackError> {
-    let resident = options.weights == WeightsMode::Resident;
     let mut made = Layouts {
-        packs_step: resident || quantized::needs_packing(&model),
-        packs_long: resident,
+        packs_step: quantized::needs_packing(&model) || options.weights == WeightsMode::Resident,
         step: model,
-        short: None,
-        long: None,
+        prompt: None,
+        prompt_end: usize::MAX,
     };
     if quantized::is_quantized(&made.step) {
         quantized::join(&mut made.step);
         return Ok(made);
     }
-    // Several sequences are several rows, even when decoding.
-    if options.provider != Provider::Cpu || options.batch_size > 1 {
+    let sequences = options.batch_size;
+    if let Some(files) = files {
+        made.packs_step = false;
+        experts::fuse(&mut made.step, files)?;
+        let mut prompt = made.step.clone();
+        blocked::rewrite(&mut prompt, files, Runs::Prompt(sequences))?;
+        // Several sequences are several rows, even when decoding.
+        if sequences > 1 {
+            made.step = prompt;
+        } else {
+            blocked::rewrite(&mut made.step, files, Runs::Step)?;
+            made.prompt = Some(prompt);
+        }
         return Ok(made);
     }
-    let laid_out = options.wants_panels();
-    if laid_out {
-        experts::fuse(&mut made.step, panels)?;
-    }
-    let plain = made.step.clone();
-    if laid_out {
-        panels::rewrite(&mut made.step, panels)?;
-        made.packs_step = false;
-    }
     // Weights of 16 bits are widened when a session starts: another one would hold them once more.
-    let converted = products::Products::of(&plain).any_is_converted();
-    if !converted {
-        let mut short = plain.clone();
-        left::turn(&mut short);
-        if laid_out {
-            panels::rewrite_last(&mut short, panels)?;
-        }
-        made.short = Some(short);
-    }
-    if laid_out && (converted || options.max_length > SHORT_PROMPT) {
-        let mut long = plain;
-        if resident {
-            joined::join(&mut long);
-        }
-        made.long = Some(long);
+    let converted = products::Products::of(&made.step).any_is_converted();
+    if options.provider == Provider::Cpu && sequences == 1 && !converted {
+        let mut prompt = made.step.clone();
+        left::turn(&mut prompt);
+        made.prompt = Some(prompt);
+        made.prompt_end = SHORT_PROMPT + 1;
     }
     Ok(made)
 }

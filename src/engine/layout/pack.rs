@@ -17,14 +17,14 @@ use thiserror::Error;
 
 use super::piece::{Batch, Piece};
 use super::products::Weight;
-use super::{experts, panels};
+use super::{blocked, experts};
 use crate::engine::model_file::ROOT;
 use crate::graph::proto::{Entry, Model, Tensor, element};
 use crate::prepare::GRAPH;
 use crate::weights::{Dtype, SafetensorsFile, SafetensorsWriter, TensorPlan, WeightsError};
 
-/// The file of panels, in a prepared folder.
-const PANELS: &str = "panels.safetensors";
+/// The file of laid-out weights, in a prepared folder.
+pub const LAID_OUT: &str = "laid-out.safetensors";
 
 /// The name of the base's prepared folder.
 const BASE: &str = "base";
@@ -32,14 +32,14 @@ const BASE: &str = "base";
 /// Between the parts of a piece's name. Of a path with one in it, what's made isn't kept when others are added.
 const BETWEEN: char = '\n';
 
-/// Panels that can't be made or read.
+/// Laid-out weights that can't be made or read.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant is its message")]
 pub enum PackError {
     #[error("cannot read `{}`", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error(
-        "a copy of the weights can't be laid out for decoding; `--weights in-place` does without one"
+        "a copy of the weights can't be laid out for this processor; `--weights in-place` does without one"
     )]
     Write(#[source] WeightsError),
 }
@@ -80,45 +80,52 @@ impl Found {
 }
 
 /// The pieces that `model` wants, in groups that shall follow each other.
-fn wanted(model: &Model) -> Vec<Vec<Piece>> {
-    let mut groups = panels::wanted(model);
+fn wanted(model: &Model, block: usize) -> Vec<Vec<Piece>> {
+    let mut groups = blocked::wanted(model, block);
     groups.extend(experts::wanted(model));
     groups
 }
 
-/// The open files of panels of one variant.
-#[derive(Debug, Default)]
-pub struct PanelFiles {
+/// The open files of laid-out weights of one variant.
+#[derive(Debug)]
+pub struct LaidOutFiles {
+    /// Rows of a block.
+    pub block: usize,
     /// By path.
     files: BTreeMap<PathBuf, SafetensorsFile>,
     names: Names,
 }
 
-impl PanelFiles {
-    /// Makes the panels that `model` wants, if they aren't there, and opens them. `folder` is the variant's; `begin` is
-    /// told the bytes of each file that has to be made.
+impl LaidOutFiles {
+    /// Makes what `model` wants in blocks of so many rows, if it isn't there, and opens it. `folder` is the variant's;
+    /// `begin` is told the bytes of each file that has to be made.
     ///
     /// # Errors
-    /// If a weight can't be read, or a file of panels can't be written.
+    /// If a weight can't be read, or a file can't be written.
     pub fn make_ready(
         model: &Model,
         folder: &Path,
+        block: usize,
         begin: &dyn Fn(u64),
     ) -> Result<Self, PackError> {
         let folder = fs::canonicalize(folder).map_err(|source| PackError::Read {
             path: folder.to_owned(),
             source,
         })?;
-        let mut ready = Self::default();
+        let mut ready = Self {
+            block,
+            files: BTreeMap::new(),
+            names: Names::default(),
+        };
         let shared = shared_folder(&folder);
         let mut homes: BTreeMap<PathBuf, Vec<Vec<Piece>>> = BTreeMap::new();
-        for group in wanted(model) {
+        for group in wanted(model, block) {
             let own = |weight: &Weight| Path::new(ROOT).join(&weight.location).starts_with(&folder);
             let home = match group.iter().flat_map(Piece::sources).any(own) {
                 true => &folder,
                 false => &shared,
             };
-            homes.entry(home.join(PANELS)).or_default().push(group);
+            homes.entry(home.join(LAID_OUT)).or_default().push(group);
         }
         for (path, groups) in homes {
             let existing = SafetensorsFile::open(&path).ok();
@@ -192,7 +199,7 @@ impl Names {
     }
 
     fn of(&self, piece: &Piece) -> Result<String, PackError> {
-        let mut name = piece.form().to_owned();
+        let mut name = piece.form();
         for weight in piece.sources() {
             name.push(BETWEEN);
             name += &self.of_source(weight)?;

@@ -1,4 +1,4 @@
-//! What a file of laid-out weights holds: weights in panels, and those of experts as one node takes them.
+//! What a file of laid-out weights holds: weights in blocks, and those of experts as one node takes them.
 
 use std::fs::File;
 use std::io;
@@ -6,7 +6,6 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::pack::PackError;
-use super::panels::PANEL_ROWS;
 use super::products::Weight;
 use crate::engine::model_file::ROOT;
 use crate::graph::proto;
@@ -18,8 +17,8 @@ const BATCH_BYTES: usize = 8 << 20;
 /// A tensor of float32, made from one weight or two.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
-    /// `[rows / 32, columns, 32]`: each panel is the transpose of 32 rows; what's missing of the last are zeros.
-    Panels(Weight),
+    /// `[rows / b, columns, b]`: each block is the transpose of `b` rows; what's missing of the last are zeros.
+    Blocks(Weight, usize),
     /// `[rows, columns]`, as it's stored.
     Rows(Weight),
     /// `[2 * rows, columns]`: a row of the first, one of the second, and so on.
@@ -30,21 +29,21 @@ impl Piece {
     /// What it's made from.
     pub fn sources(&self) -> Vec<&Weight> {
         match self {
-            Self::Panels(weight) | Self::Rows(weight) => vec![weight],
+            Self::Blocks(weight, _) | Self::Rows(weight) => vec![weight],
             Self::Alternating(first, second) => vec![first, second],
         }
     }
 
     /// A word for the form.
-    pub fn form(&self) -> &'static str {
+    pub fn form(&self) -> String {
         match self {
-            Self::Panels(_) => "panels",
-            Self::Rows(_) => "rows",
-            Self::Alternating(..) => "alternating",
+            Self::Blocks(_, block) => format!("blocks.{block}"),
+            Self::Rows(_) => "rows".to_owned(),
+            Self::Alternating(..) => "alternating".to_owned(),
         }
     }
 
-    /// Rows, with those that fill the last panel, and columns.
+    /// Rows, with those that fill the last block, and columns.
     pub fn size(&self) -> [usize; 2] {
         let sources = self.sources();
         let rows: usize = sources.iter().map(|weight| weight.rows).sum();
@@ -55,7 +54,7 @@ impl Piece {
     pub fn shape(&self) -> Vec<usize> {
         let [rows, columns] = self.size();
         match self {
-            Self::Panels(_) => vec![rows / PANEL_ROWS, columns, PANEL_ROWS],
+            Self::Blocks(_, block) => vec![rows / block, columns, *block],
             Self::Rows(_) | Self::Alternating(..) => vec![rows, columns],
         }
     }
@@ -63,7 +62,7 @@ impl Piece {
     /// Rows of each source that are laid out by themselves.
     fn unit(&self) -> usize {
         match self {
-            Self::Panels(_) => PANEL_ROWS,
+            Self::Blocks(_, block) => *block,
             Self::Rows(_) | Self::Alternating(..) => 1,
         }
     }
@@ -108,7 +107,7 @@ impl Batch<'_> {
         let rows = (self.count * sources.len()).next_multiple_of(self.piece.unit());
         let mut laid_out = vec![0_u8; 4 * columns * rows];
         match (self.piece, &values[..]) {
-            (Piece::Panels(_), [values]) => panels(values, columns, &mut laid_out),
+            (Piece::Blocks(_, block), [values]) => blocks(values, *block, columns, &mut laid_out),
             (_, values) => alternate(values, columns, &mut laid_out),
         }
         let start = 4 * columns * self.first * sources.len();
@@ -169,12 +168,12 @@ impl Batch<'_> {
     }
 }
 
-/// Panels of `values`, rows of so many `columns`.
-fn panels(values: &[f32], columns: usize, laid_out: &mut [u8]) {
-    let panel = PANEL_ROWS * columns;
-    let panels = laid_out.chunks_exact_mut(4 * panel);
-    for (from, to) in values.chunks(panel).zip(panels) {
-        for (column, target) in to.chunks_exact_mut(4 * PANEL_ROWS).enumerate() {
+/// Blocks of so many rows of `values`, rows of so many `columns`.
+fn blocks(values: &[f32], rows: usize, columns: usize, laid_out: &mut [u8]) {
+    let block = rows * columns;
+    let blocks = laid_out.chunks_exact_mut(4 * block);
+    for (from, to) in values.chunks(block).zip(blocks) {
+        for (column, target) in to.chunks_exact_mut(4 * rows).enumerate() {
             let rows = from.chunks_exact(columns);
             for (row, place) in rows.zip(target.chunks_exact_mut(4)) {
                 place.copy_from_slice(&row[column].to_le_bytes());

@@ -120,6 +120,23 @@ impl Products {
         self.constants.contains(value)
     }
 
+    /// Whether `value` is a constant vector; a cast of one keeps its shape.
+    pub fn is_constant_vector(&self, graph: &Graph, value: &str) -> bool {
+        if !self.is_constant(value) {
+            return false;
+        }
+        let mut name = value;
+        while let Some(cast) = graph
+            .node
+            .iter()
+            .find(|node| node.op_type == "Cast" && node.output[0] == name)
+        {
+            name = &cast.input[0];
+        }
+        let tensor = graph.initializer.iter().find(|t| t.name == name);
+        tensor.is_some_and(|tensor| tensor.dims.len() == 1)
+    }
+
     /// Whether a weight isn't stored in the type that's computed with.
     pub fn any_is_converted(&self) -> bool {
         let mut all = self.by_output.values().chain(self.in_out.values());

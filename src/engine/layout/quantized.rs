@@ -1,7 +1,7 @@
 //! Products with quantized weights: `MatMulNBits` and `MatMulBnb4`.
 //!
 //! ONNX Runtime packs the codes of `MatMulNBits` when a session starts, whatever the options say of packing, or else the
-//! product is some hundred times slower. Products of one input are joined for the same reason as in [`super::panels`]:
+//! product is some hundred times slower. Products of one input are joined for the same reason as in [`super::blocked`]:
 //! in the file of quantized weights they follow each other, so the joined one is mapped too; where a merge has changed
 //! some of them, ONNX Runtime joins them at the start.
 
@@ -73,7 +73,7 @@ pub fn join(model: &mut Model) {
                 let rows: Vec<i64> = parts.iter().map(|part| attribute(part, "N")).collect();
                 let outputs: Vec<String> =
                     parts.iter().map(|part| part.output[0].clone()).collect();
-                nodes.push(split(graph, &joined, &outputs, &rows));
+                nodes.push(split(graph, &joined, &outputs, &rows, -1));
             }
         }
         done.extend(parts.iter().map(|part| part.output[0].clone()));

@@ -1,0 +1,89 @@
+//! How many channels ONNX Runtime keeps side by side: its `NCHWc` layout.
+//!
+//! It depends on the processor that it runs on, and a graph in that layout is wrong on any other. So it's told from the
+//! processor's features where weights are laid out, as ONNX Runtime does (`MLAS_PLATFORM::MLAS_PLATFORM` in
+//! `onnxruntime/core/mlas/lib/platform.cpp`), and a session is opened on them only where a small graph shows that
+//! ONNX Runtime agrees.
+
+use ort::session::Session;
+use ort::value::Tensor;
+
+use super::products::node;
+use crate::graph::proto::{Graph, Model, OperatorSet, TensorType, Type, ValueInfo, element};
+
+/// The operators' domain.
+pub const DOMAIN: &str = "com.microsoft.nchwc";
+
+/// Channels in the probe: more than a block of any known size.
+const CHANNELS: usize = 64;
+
+/// Positions in the probe.
+const POSITIONS: usize = 2;
+
+/// The block size of this processor; `None` where none is known.
+pub fn of_this_processor() -> Option<usize> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let has_512 = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("avx512f");
+        Some(if has_512 { 16 } else { 8 })
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    None
+}
+
+/// The block size of ONNX Runtime, as its own operator shows it; `None` where it has no such layout.
+pub fn of_runtime(open: impl FnOnce(&Model) -> Option<Session>) -> Option<usize> {
+    let mut session = open(&probe())?;
+    // [1, channels, 1, positions], all different.
+    let values: Vec<f32> = (0..CHANNELS * POSITIONS).map(|i| i as f32).collect();
+    let x = Tensor::from_array(([1, CHANNELS, 1, POSITIONS], values)).ok()?;
+    let outputs = session.run(ort::inputs![x]).ok()?;
+    let (_, blocked) = outputs[0].try_extract_tensor::<f32>().ok()?;
+    let is_first_position = |value: &&f32| (**value as usize).is_multiple_of(POSITIONS);
+    // The first position of a block's channels, then its second.
+    let block = blocked.iter().take_while(is_first_position).count();
+    (block > 1 && CHANNELS.is_multiple_of(block)).then_some(block)
+}
+
+/// A graph that brings a small tensor into blocks.
+fn probe() -> Model {
+    let mut reorder = node("ReorderInput", &["x"], "y", Vec::new());
+    reorder.domain = DOMAIN.to_owned();
+    let value = |name: &str| ValueInfo {
+        name: name.to_owned(),
+        r#type: Some(Type {
+            tensor_type: Some(TensorType {
+                elem_type: element::FLOAT32,
+                shape: None,
+            }),
+        }),
+    };
+    let mut model = Model {
+        ir_version: 10,
+        graph: Some(Graph {
+            node: vec![reorder],
+            name: "block-size".to_owned(),
+            input: vec![value("x")],
+            output: vec![value("y")],
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    import(&mut model);
+    model
+}
+
+/// Lets `model` have nodes of [`DOMAIN`].
+pub fn import(model: &mut Model) {
+    let sets = &mut model.opset_import;
+    for (domain, version) in [("", 21), (DOMAIN, 1)] {
+        if !sets.iter().any(|set| set.domain == domain) {
+            sets.push(OperatorSet {
+                domain: domain.to_owned(),
+                version,
+            });
+        }
+    }
+}
