@@ -170,11 +170,11 @@ impl From<FormChoice> for AdapterForm {
 /// `--weights`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum WeightsChoice {
-    /// Mapped: the checkpoint, and a copy that's laid out for decoding, made once in the base's prepared folder.
+    /// Mapped: a copy that's laid out for the processor, made once in the base's prepared folder.
     Mapped,
-    /// Mapped: the checkpoint alone. Nothing is written; decoding is slower.
+    /// Mapped: the checkpoint alone. Nothing is written; everything is slower.
     InPlace,
-    /// The same, and a copy in memory in ONNX Runtime's own layout for prompts beyond 128 tokens, made when a session starts.
+    /// The laid-out copy, read into memory of the process when a session starts.
     Resident,
 }
 

@@ -215,11 +215,11 @@ pub fn engine_options(
     }
 }
 
-/// Makes the copy of the weights that decode steps with mapped weights read, where sessions will use one.
+/// Makes the copy of the weights that's laid out for the processor, where sessions will use one.
 pub fn lay_out(prepared: &PreparedVariant, options: &EngineOptions) -> Result<()> {
     DecoderEngine::make_ready(prepared, options, &|bytes| {
         message(&format!(
-            "laying out weights for decoding: {} MiB, once",
+            "laying out weights for this processor: {} MiB, once",
             bytes.div_ceil(1 << 20)
         ));
     })?;

@@ -16,6 +16,11 @@ pub enum EngineError {
         path: PathBuf,
         source: std::io::Error,
     },
+    #[error("no memory for {bytes} bytes of weights; `--weights mapped` does without")]
+    Memory {
+        bytes: usize,
+        source: std::io::Error,
+    },
     #[error("`{}` is not a graph that this program wrote", path.display())]
     Graph {
         path: PathBuf,

@@ -7,6 +7,7 @@ mod bindings;
 mod bound;
 mod cache;
 mod error;
+mod in_memory;
 pub mod layout;
 mod model_file;
 mod onnx_runtime;
@@ -32,6 +33,7 @@ use crate::measure::timings::Engine;
 use crate::prepare::{PreparedVariant, PromptKind};
 use crate::weights::{Dtype, widen};
 use bindings::{bytes_of, element_type, new_tensor};
+use in_memory::InMemory;
 use layout::layouts;
 use layout::pack::LaidOutFiles;
 use layout::quantized::is_quantized;
@@ -50,6 +52,8 @@ pub struct DecoderEngine {
     /// The sessions' arenas, of which only statistics are wanted.
     arenas: Vec<Allocator>,
     sessions: Sessions,
+    /// Weights that the sessions share, where they aren't mapped.
+    _weights: Option<InMemory>,
     name: String,
     compute: Dtype,
     vocab_size: usize,
@@ -106,9 +110,16 @@ impl DecoderEngine {
             None => None,
         };
         let layouts = layouts(model, options, files.as_ref())?;
+        let mut weights = match &files {
+            Some(files) if options.weights == WeightsMode::Resident => {
+                Some(InMemory::read(layouts.models(), &|file| files.has(file))?)
+            }
+            _ => None,
+        };
         let adapter = manifest.adapter.as_ref();
         let whole = adapter.is_some_and(|adapter| adapter.whole_calls);
-        let mut sessions = Sessions::open(runtime, &name, &layouts, options, whole)?;
+        let mut sessions =
+            Sessions::open(runtime, &name, &layouts, options, whole, weights.as_mut())?;
 
         let compute = element_type(manifest.compute);
         let device = options
@@ -146,6 +157,7 @@ impl DecoderEngine {
             adapter: Rc::new(adapter),
             arenas,
             sessions,
+            _weights: weights,
             name,
             compute: manifest.compute,
             vocab_size: manifest.vocab_size,

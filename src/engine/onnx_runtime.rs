@@ -12,6 +12,7 @@ use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use prost::Message;
 
+use super::in_memory::InMemory;
 use super::layout::block_size;
 use super::model_file::ROOT;
 use super::{CUDA_GRAPH, EngineError, EngineOptions, Provider, TF32};
@@ -86,13 +87,15 @@ impl OnnxRuntime {
         *self.block_size.get_or_init(|| block_size::of_runtime(open))
     }
 
-    /// Opens a session on `model`; `packs` lets ONNX Runtime copy weights into its own layout.
+    /// Opens a session on `model`, with `weights` that are in memory already; `packs` lets ONNX Runtime copy others into
+    /// its own layout.
     pub(super) fn open_session(
         &self,
         name: &str,
         model: &Model,
         options: &EngineOptions,
         packs: bool,
+        weights: Option<&mut InMemory>,
     ) -> Result<Session, EngineError> {
         let builder = self
             .configure(options, packs)
@@ -106,7 +109,15 @@ impl OnnxRuntime {
                     message: error,
                 },
             });
-        builder?
+        let mut builder = builder?;
+        if let Some(weights) = weights {
+            let failed = |message| EngineError::Run {
+                name: name.to_owned(),
+                message,
+            };
+            weights.share(&mut builder, model).map_err(failed)?;
+        }
+        builder
             .commit_from_memory(&model.encode_to_vec())
             .map_err(EngineError::runtime(name))
     }

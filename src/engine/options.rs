@@ -32,13 +32,13 @@ impl fmt::Display for Provider {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WeightsMode {
-    /// Mapped from files: the checkpoint for prompts, and a copy that's laid out for decoding, made once. Starts at
-    /// once, and variants share the page cache.
+    /// Mapped from files: a copy that's laid out for the processor, made once. Starts at once, and variants share the
+    /// page cache.
     Mapped,
-    /// The checkpoint alone, mapped: nothing is written, and decoding is slower.
+    /// The checkpoint alone, mapped: nothing is written, and everything is slower.
     #[serde(rename = "in-place")]
     InPlace,
-    /// The same, and for longer prompts a copy in memory, in the layout that ONNX Runtime makes when a session starts.
+    /// The same copy, read into memory of the process when a session starts.
     Resident,
 }
 

@@ -1,6 +1,7 @@
 //! The sessions of a variant, and which of them runs how many tokens.
 
 use super::bound::BoundSession;
+use super::in_memory::InMemory;
 use super::layout::{CHUNK, Layouts};
 use super::{EngineError, EngineOptions, OnnxRuntime, Provider};
 use crate::graph::proto::Model;
@@ -17,25 +18,27 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Opens a session on each graph; `name` is the variant's. `whole`: a prompt must go through at once.
+    /// Opens a session on each graph, with `weights` that are in memory already; `name` is the variant's. `whole`: a
+    /// prompt must go through at once.
     pub fn open(
         runtime: &OnnxRuntime,
         name: &str,
         layouts: &Layouts,
         options: &EngineOptions,
         whole: bool,
+        mut weights: Option<&mut InMemory>,
     ) -> Result<Self, EngineError> {
-        let open = |model: &Model, kind: &str, packs: bool| {
+        let mut open = |model: &Model, kind: &str, packs: bool| {
             let options = options.for_session(kind);
-            let session = runtime.open_session(name, model, &options, packs)?;
+            let session =
+                runtime.open_session(name, model, &options, packs, weights.as_deref_mut())?;
             BoundSession::new(session).map_err(EngineError::runtime(name))
         };
-        let optional = |model: &Option<Model>, kind, packs| {
-            let model = model.as_ref();
-            model.map(|model| open(model, kind, packs)).transpose()
-        };
+        let prompt = layouts.prompt.as_ref();
         Ok(Self {
-            prompt: optional(&layouts.prompt, "prompt", false)?,
+            prompt: prompt
+                .map(|model| open(model, "prompt", false))
+                .transpose()?,
             prompt_end: layouts.prompt_end,
             step: open(&layouts.step, "step", layouts.packs_step)?,
             // ONNX Runtime's attention takes a prompt behind a filled cache for one sequence only; and on a GPU more

@@ -55,6 +55,13 @@ pub struct Layouts {
     pub packs_step: bool,
 }
 
+impl Layouts {
+    /// All graphs.
+    pub fn models(&self) -> impl Iterator<Item = &Model> {
+        self.prompt.iter().chain([&self.step])
+    }
+}
+
 /// Rewrites `model` for sessions that are opened with `options`; `files` has what's laid out for it, if anything is.
 ///
 /// # Errors

@@ -145,6 +145,11 @@ impl LaidOutFiles {
         Ok(ready)
     }
 
+    /// Whether the file at `location`, a path below the root, is one of these.
+    pub fn has(&self, location: &str) -> bool {
+        self.files.contains_key(&Path::new(ROOT).join(location))
+    }
+
     /// Where `pieces` are, if they follow each other.
     ///
     /// # Errors
