@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 
 use common::{case, copy_folder, edit_tensors, model, set_key};
 use peft_bench::adapter::AdapterForm;
+use peft_bench::engine::layout::block_size;
 use peft_bench::engine::{DecoderEngine, EngineOptions, OnnxRuntime, Provider, WeightsMode};
 use peft_bench::experiment::Experiment;
 use peft_bench::measure::timings::Engine;
@@ -62,6 +63,13 @@ fn open(variant: &PreparedVariant, batch_size: usize) -> DecoderEngine {
         ..options()
     };
     DecoderEngine::open(&RUNTIME, variant, &options).unwrap()
+}
+
+/// Where they differed, weights would be laid out for nothing.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn the_block_size_told_from_the_processor_is_that_of_onnx_runtime() {
+    assert_eq!(RUNTIME.block_size(), block_size::of_this_processor());
 }
 
 #[test]

@@ -78,7 +78,7 @@ impl OnnxRuntime {
     }
 
     /// How many channels this ONNX Runtime keeps side by side on this processor; `None` if it has no such layout.
-    pub(super) fn block_size(&self) -> Option<usize> {
+    pub fn block_size(&self) -> Option<usize> {
         let open = |model: &Model| {
             let builder = Session::builder(&self.environment).ok()?;
             let mut builder = builder.with_log_level(LogLevel::Fatal).ok()?;

@@ -58,14 +58,11 @@ fn rewritten(variant: &PreparedVariant, weights: WeightsMode) -> (Layouts, Vec<u
 fn rewritten_for(variant: &PreparedVariant, options: &EngineOptions) -> (Layouts, Vec<u64>) {
     let model = model_file::read(&variant.folder, 40).unwrap();
     let made = std::cell::RefCell::new(Vec::new());
-    let panels = match options.wants_panels() {
-        true => {
-            let begin = |bytes| made.borrow_mut().push(bytes);
-            PanelFiles::make_ready(&model, &variant.folder, &begin).unwrap()
-        }
-        false => PanelFiles::default(),
-    };
-    let layouts = layouts(model, options, &panels).unwrap();
+    let begin = |bytes| made.borrow_mut().push(bytes);
+    let laid_out = options.provider == Provider::Cpu && options.weights != WeightsMode::InPlace;
+    let files =
+        laid_out.then(|| LaidOutFiles::make_ready(&model, &variant.folder, BLOCK, &begin).unwrap());
+    let layouts = layouts(model, options, files.as_ref()).unwrap();
     (layouts, made.into_inner())
 }
 
@@ -81,6 +78,9 @@ fn count(model: &Model, operator: &str) -> usize {
     operators(model).get(operator).copied().unwrap_or(0)
 }
 
+/// The block size of the tests, whatever this processor's is.
+const BLOCK: usize = 8;
+
 /// 2 layers of 7 products, and the head.
 const PRODUCTS: usize = 15;
 
@@ -89,19 +89,19 @@ fn a_prompt_has_weights_on_the_left_and_one_transposition_for_an_mlp() {
     let folder = tempfile::tempdir().unwrap();
     let base = &prepare("llama-gqa", "lora", Dtype::Float32, folder.path())[0];
     let (layouts, _) = rewritten(base, WeightsMode::InPlace);
-    let prompt = layouts.short.unwrap();
+    let prompt = layouts.prompt.unwrap();
     assert_eq!(count(&prompt, "FusedMatMul"), PRODUCTS);
     // Queries, keys and values of both layers, and what the first layer's attention and MLP give.
     assert_eq!(count(&prompt, "Transpose"), 2 * 3 + 2);
     assert_eq!(count(&layouts.step, "Transpose"), 0);
-    assert!(layouts.long.is_none());
+    assert_eq!(layouts.prompt_end, SHORT_PROMPT + 1);
 }
 
 #[test]
 fn biases_and_activations_stay_turned() {
     let folder = tempfile::tempdir().unwrap();
     let base = &prepare("opt-pre", "lora", Dtype::Float32, folder.path())[0];
-    let prompt = rewritten(base, WeightsMode::InPlace).0.short.unwrap();
+    let prompt = rewritten(base, WeightsMode::InPlace).0.prompt.unwrap();
     // A column for the biases of queries, keys, values (2 layers), of the output, fc1 and fc2 (1 layer).
     let columns = |name: &str| name.ends_with("/column");
     let nodes = &prompt.graph.as_ref().unwrap().node;
@@ -111,21 +111,20 @@ fn biases_and_activations_stay_turned() {
 }
 
 #[test]
-fn a_decode_step_reads_panels_and_joins_products_of_one_input() {
+fn a_decode_step_is_convolutions_and_joins_products_of_one_input() {
     let folder = tempfile::tempdir().unwrap();
     let base = &prepare("llama-gqa", "lora", Dtype::Float32, folder.path())[0];
     let (layouts, made) = rewritten(base, WeightsMode::Mapped);
     assert_eq!(count(&layouts.step, "FusedMatMul"), 0);
-    // Queries, keys and values are one, and so are the two in the perceptron.
-    assert_eq!(count(&layouts.step, "MatMul"), PRODUCTS - 2 * (2 + 1));
+    // Queries, keys and values are one, and so are the two in the perceptron, which stays in blocks.
+    assert_eq!(count(&layouts.step, "Conv"), PRODUCTS - 2 * (2 + 1));
     assert_eq!(count(&layouts.step, "Split"), 2);
-    // The head's 140 rows, and 20 that fill the last panel.
+    // Around the products of attention, of the perceptron and of the head.
+    let plain = rewritten(base, WeightsMode::InPlace).0.step;
+    let reshapes = count(&layouts.step, "Reshape") - count(&plain, "Reshape");
+    assert_eq!(reshapes, 2 * (2 + 2 + 2) + 2);
+    // The head's 140 rows, and 4 that fill the last block.
     assert_eq!(count(&layouts.step, "Slice"), 1);
-    // A cache of so few rows takes no long prompt.
-    assert!(layouts.long.is_none());
-    // In a prompt, the products of the last position alone.
-    let prompt = layouts.short.unwrap();
-    assert_eq!(count(&prompt, "MatMul"), 4);
     assert_eq!(made.len(), 1);
 
     let (again, made) = rewritten(base, WeightsMode::Mapped);
@@ -134,7 +133,44 @@ fn a_decode_step_reads_panels_and_joins_products_of_one_input() {
 }
 
 #[test]
-fn the_merged_variant_runs_the_bases_graph_and_adds_panels_of_what_changed() {
+fn a_prompt_is_brought_into_blocks_once_for_an_mlp() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = &prepare("llama-gqa", "lora", Dtype::Float32, folder.path())[0];
+    let prompt = rewritten(base, WeightsMode::Mapped).0.prompt.unwrap();
+    // Gate and up aren't joined but in the last layer, since they would have to be cut apart.
+    assert_eq!(count(&prompt, "Conv"), PRODUCTS - 2 * 2 - 1);
+    // Of the last layer, queries, keys and values alone belong to all positions.
+    let of_all_positions = 3 + 1;
+    assert_eq!(count(&prompt, "ReorderInput"), of_all_positions);
+    assert_eq!(count(&prompt, "ReorderOutput"), of_all_positions);
+}
+
+#[test]
+fn biases_go_into_convolutions_and_activations_stay_in_blocks() {
+    let folder = tempfile::tempdir().unwrap();
+    let all = prepare("opt-pre", "lora", Dtype::Float32, folder.path());
+    let layouts = rewritten(&all[0], WeightsMode::Mapped).0;
+    let with_bias = |model: &Model| {
+        let nodes = &model.graph.as_ref().unwrap().node;
+        let convolutions = nodes.iter().filter(|node| node.op_type == "Conv");
+        convolutions.filter(|node| node.input.len() == 3).count()
+    };
+    // Output, fc1 and fc2 of both layers; in a prompt, where nothing is joined, queries, keys and values too.
+    let prompt = layouts.prompt.unwrap();
+    assert_eq!(
+        (with_bias(&layouts.step), with_bias(&prompt)),
+        (2 * 3, 2 * 6)
+    );
+    let relu = |model: &Model| {
+        let nodes = &model.graph.as_ref().unwrap().node;
+        let node = nodes.iter().find(|node| node.op_type == "Relu").unwrap();
+        node.input[0].ends_with("/blocked")
+    };
+    assert!(relu(&layouts.step) && relu(&prompt));
+}
+
+#[test]
+fn the_merged_variant_runs_the_bases_graph_and_adds_what_changed() {
     let folder = tempfile::tempdir().unwrap();
     let all = prepare("llama-gqa", "lora", Dtype::Float32, folder.path());
     let (base, first) = rewritten(&all[0], WeightsMode::Mapped);
@@ -146,28 +182,28 @@ fn the_merged_variant_runs_the_bases_graph_and_adds_panels_of_what_changed() {
     assert!(own[0] < first[0] / 2, "{own:?} {first:?}");
     // Where an adapter's nodes come between, the product is cut in three.
     let adapter = 2 * 2 * 2;
-    let all = count(&unmerged.step, "MatMul") + count(&unmerged.step, "FusedMatMul");
+    let all = count(&unmerged.step, "Conv") + count(&unmerged.step, "FusedMatMul");
     assert_eq!(all - adapter, PRODUCTS - 2 * (2 + 1));
     assert_eq!(count(&unmerged.step, "Split"), 2 * 2);
     assert_eq!(count(&base.step, "Split"), 2);
 }
 
-/// The panels of a base, by the bytes at which their sources begin.
-fn panels_of(base: &PreparedVariant) -> BTreeMap<u64, (Vec<usize>, Vec<f32>)> {
+/// What's laid out of a base, by the bytes at which the sources begin.
+fn laid_out_of(base: &PreparedVariant) -> BTreeMap<u64, (Vec<usize>, Vec<f32>)> {
     rewritten(base, WeightsMode::Mapped);
-    let file = SafetensorsFile::open(&base.folder.join("panels.safetensors")).unwrap();
-    let panels = file.names().into_iter().map(|name| {
+    let file = SafetensorsFile::open(&base.folder.join(pack::LAID_OUT)).unwrap();
+    let blocks = file.names().into_iter().map(|name| {
         let offset = name.rsplit(':').nth(1).unwrap().parse().unwrap();
         let tensor = file.get(&name).unwrap();
         (offset, (tensor.shape.to_vec(), tensor.to_f32().unwrap()))
     });
-    panels.collect()
+    blocks.collect()
 }
 
-/// Panels are the weight's transposes, with `[out, in]` for `weight`, and zeros where it has no rows.
-fn assert_panels(panels: &(Vec<usize>, Vec<f32>), weight: ndarray::ArrayView2<f32>) {
-    let (shape, values) = panels;
-    let rows = panels::PANEL_ROWS;
+/// Blocks are the weight's transposes, with `[out, in]` for `weight`, and zeros where it has no rows.
+fn assert_blocks(blocks: &(Vec<usize>, Vec<f32>), weight: ndarray::ArrayView2<f32>) {
+    let (shape, values) = blocks;
+    let rows = BLOCK;
     let columns = weight.ncols();
     assert_eq!(shape, &[weight.nrows().div_ceil(rows), columns, rows]);
     for (place, &value) in values.iter().enumerate() {
@@ -178,36 +214,36 @@ fn assert_panels(panels: &(Vec<usize>, Vec<f32>), weight: ndarray::ArrayView2<f3
 }
 
 #[test]
-fn panels_are_the_weights_transposed_and_rounded() {
+fn blocks_are_the_weights_transposed_and_rounded() {
     let folder = tempfile::tempdir().unwrap();
     let base = &prepare("llama-gqa", "lora", Dtype::BFloat16, folder.path())[0];
-    let panels = panels_of(base);
+    let blocks = laid_out_of(base);
     let model = BaseModel::open_folder(&base.manifest.model_folder).unwrap();
-    // The head's 140 rows don't fill its last panel.
+    // The head's 140 rows don't fill its last block.
     for name in ["model.layers.0.mlp.up_proj.weight", "lm_head.weight"] {
         let offset = model.tensor(name).unwrap().location().unwrap().offset;
         let round = |value| crate::weights::round_to(value, Dtype::BFloat16);
         let rounded = model.matrix(name).unwrap().mapv(round);
-        assert_panels(&panels[&offset], rounded.view());
+        assert_blocks(&blocks[&offset], rounded.view());
     }
 }
 
 #[test]
-fn weights_that_are_stored_as_in_out_are_in_panels_too() {
+fn weights_that_are_stored_as_in_out_are_in_blocks_too() {
     let folder = tempfile::tempdir().unwrap();
     let base = &prepare("gpt2", "lora", Dtype::Float32, folder.path())[0];
-    let panels = panels_of(base);
+    let blocks = laid_out_of(base);
     let model = BaseModel::open_folder(&base.manifest.model_folder).unwrap();
     for name in ["attn.c_attn", "attn.c_proj", "mlp.c_proj"] {
         let name = format!("transformer.h.1.{name}.weight");
         let offset = model.tensor(&name).unwrap().location().unwrap().offset;
         let weight = model.matrix(&name).unwrap();
-        assert_panels(&panels[&offset], weight.view());
+        assert_blocks(&blocks[&offset], weight.view());
     }
 }
 
 #[test]
-fn panels_of_weights_that_have_changed_are_made_again() {
+fn what_is_laid_out_of_changed_weights_is_made_again() {
     let folder = tempfile::tempdir().unwrap();
     let all = prepare("llama-gqa", "lora", Dtype::Float32, folder.path());
     let merged = &all[1];
@@ -224,61 +260,57 @@ fn panels_of_weights_that_have_changed_are_made_again() {
     assert_eq!(made.len(), 1);
     // What was made of the earlier version isn't kept.
     assert!(rewritten(merged, WeightsMode::Mapped).1.is_empty());
-    let size = std::fs::metadata(merged.folder.join("panels.safetensors")).unwrap();
+    let size = std::fs::metadata(merged.folder.join(pack::LAID_OUT)).unwrap();
     assert!(size.len() < made[0] + 4096, "{} {made:?}", size.len());
 }
 
 #[test]
-fn resident_weights_are_joined_and_packed_for_long_prompts() {
+fn resident_weights_are_the_mapped_ones() {
     let folder = tempfile::tempdir().unwrap();
     let base = &prepare("llama-gqa", "lora", Dtype::Float32, folder.path())[0];
-    let mut options = options(WeightsMode::Mapped);
-    options.max_length = SHORT_PROMPT + 1;
-    let (mapped, _) = rewritten_for(base, &options);
-    options.weights = WeightsMode::Resident;
-    let (resident, _) = rewritten_for(base, &options);
+    let mapped = rewritten(base, WeightsMode::Mapped).0;
+    let resident = rewritten(base, WeightsMode::Resident).0;
     assert_eq!(
-        (&resident.step, &resident.short),
-        (&mapped.step, &mapped.short)
+        (&resident.step, &resident.prompt),
+        (&mapped.step, &mapped.prompt)
     );
-    let packs = |layouts: &Layouts| (layouts.packs_step, layouts.packs_long);
-    assert_eq!(
-        (packs(&mapped), packs(&resident)),
-        ((false, false), (false, true))
-    );
-    let long = resident.long.unwrap();
-    assert_eq!(count(&long, "FusedMatMul"), PRODUCTS - 2 * 2);
-    assert_eq!(count(&long, "Concat"), 2);
-    // Where no prompt is long, there's nothing to pack.
-    options.max_length = SHORT_PROMPT;
-    assert!(rewritten_for(base, &options).0.long.is_none());
+    assert!(!mapped.packs_step && !resident.packs_step);
 }
 
 #[test]
 fn weights_of_16_bits_are_widened_once() {
     let folder = tempfile::tempdir().unwrap();
     let base = &prepare("llama-gqa", "lora", Dtype::Float16, folder.path())[0];
-    assert!(rewritten(base, WeightsMode::InPlace).0.short.is_none());
+    assert!(rewritten(base, WeightsMode::InPlace).0.prompt.is_none());
     let mapped = rewritten(base, WeightsMode::Mapped).0;
-    assert!(mapped.short.is_none() && mapped.long.is_some());
-    // To 16 bits and back: norms and the embedding, which aren't in panels.
-    assert_eq!(count(&mapped.step, "Cast"), 3 + 2 * (5 + 1));
+    // To 16 bits and back: norms and the embedding, which aren't laid out.
+    for model in [&mapped.step, &mapped.prompt.unwrap()] {
+        assert_eq!(count(model, "Cast"), 3 + 2 * (5 + 1));
+    }
 }
 
 #[test]
-fn several_sequences_and_gpus_run_the_plain_graph() {
+fn several_sequences_decode_as_prompts_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = &prepare("llama-gqa", "lora", Dtype::Float32, folder.path())[0];
+    let mut options = options(WeightsMode::Mapped);
+    options.batch_size = 2;
+    let layouts = rewritten_for(base, &options).0;
+    assert!(layouts.prompt.is_none());
+    // The head's too.
+    assert_eq!(count(&layouts.step, "ReorderInput"), 2 * 3 + 1);
+}
+
+#[test]
+fn gpus_run_the_plain_graph() {
     let folder = tempfile::tempdir().unwrap();
     let base = &prepare("llama-gqa", "lora", Dtype::Float32, folder.path())[0];
     let model = model_file::read(&base.folder, 40).unwrap();
-    let mut batch = options(WeightsMode::Mapped);
-    batch.batch_size = 2;
-    let mut cuda = options(WeightsMode::Mapped);
-    cuda.provider = Provider::Cuda(0);
-    for options in [batch, cuda] {
-        let found = layouts(model.clone(), &options, &PanelFiles::default()).unwrap();
-        assert_eq!(found.step, model);
-        assert!(found.short.is_none() && found.long.is_none());
-    }
+    let mut options = options(WeightsMode::Mapped);
+    options.provider = Provider::Cuda(0);
+    let found = layouts(model.clone(), &options, None).unwrap();
+    assert_eq!(found.step, model);
+    assert!(found.prompt.is_none());
 }
 
 #[test]
@@ -313,7 +345,7 @@ fn quantized_products_of_one_input_are_one_mapped_where_they_follow_each_other()
             .map(|variant| rewritten(variant, WeightsMode::InPlace).0)
             .collect();
         for layout in &layouts[..2] {
-            assert!(layout.short.is_none() && layout.long.is_none());
+            assert!(layout.prompt.is_none());
             assert_eq!(layout.packs_step, format != Format::Nf4);
             assert_eq!(count(&layout.step, operator), 2 * 4 + head, "{format:?}");
         }
@@ -337,7 +369,7 @@ fn experts_are_one_node_where_their_weights_are_stacked() {
             let layers = count(&in_place, "TopK");
             assert_eq!((count(&in_place, "MoE"), layers > 1), (0, true));
             let mapped = rewritten(variant, WeightsMode::Mapped).0;
-            for graph in [Some(&mapped.step), mapped.short.as_ref()]
+            for graph in [Some(&mapped.step), mapped.prompt.as_ref()]
                 .into_iter()
                 .flatten()
             {
@@ -400,7 +432,7 @@ fn rows_of_gate_and_up_alternate() {
         let entry = tensor.external_data.iter().find(|entry| entry.key == key);
         entry.unwrap().value.parse().unwrap()
     };
-    let bytes = std::fs::read(base.folder.join("panels.safetensors")).unwrap();
+    let bytes = std::fs::read(base.folder.join(pack::LAID_OUT)).unwrap();
     let values = |input: usize| -> Vec<f32> {
         let bytes = &bytes[entry(input, "offset")..][..entry(input, "length")];
         let floats = bytes.chunks_exact(4);
