@@ -34,6 +34,7 @@ use crate::prepare::{PreparedVariant, PromptKind};
 use crate::weights::{Dtype, widen};
 use bindings::{bytes_of, element_type, new_tensor};
 use in_memory::InMemory;
+use layout::host::largest;
 use layout::layouts;
 use layout::pack::LaidOutFiles;
 use layout::quantized::is_quantized;
@@ -202,12 +203,28 @@ impl DecoderEngine {
         let total = self.length + added;
         let bound = self.sessions.for_tokens(added);
         bound.run(&self.name, ids, self.batch_size, total)?;
+        if !bound.picks {
+            self.pick();
+        }
         self.length = total;
         let next = self.next_tokens()[0];
         u32::try_from(next).map_err(|_| EngineError::Run {
             name: self.name.clone(),
             message: format!("`next_token` is {next}"),
         })
+    }
+
+    /// Picks the next token of every sequence from logits in float32, on the host.
+    fn pick(&mut self) {
+        let (_, logits) = self
+            .logits
+            .try_extract_tensor::<f32>()
+            .expect("sessions that give logits alone give float32");
+        let rows = logits.chunks_exact(self.vocab_size);
+        let (_, next) = self.next_token.extract_tensor_mut();
+        for (row, next) in rows.zip(next) {
+            *next = largest(row) as i64;
+        }
     }
 
     /// Whether `ids` are tokens of the model, and there's room for `added` positions.

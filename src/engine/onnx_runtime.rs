@@ -138,6 +138,14 @@ impl OnnxRuntime {
         // Threads that wait for the next step by spinning take the cores of whoever's turn it is.
         let key = "session.force_spinning_stop";
         builder = builder.with_config_entry(key, "1").map_err(text)?;
+        if options.provider == Provider::Cpu {
+            // Weights, where they are copied, by all threads; and longer runs of them for each part of a convolution's
+            // sum, which are read ahead better than the 128 that are the default.
+            let key = "session.prepack.enable_parallel";
+            builder = builder.with_config_entry(key, "1").map_err(text)?;
+            let key = "mlas.nchwc_pointwise_conv_max_input_channel_batch";
+            builder = builder.with_config_entry(key, "512").map_err(text)?;
+        }
         if let Some(folder) = &options.profile {
             builder = builder
                 .with_profiling(folder.join("profile"))

@@ -32,7 +32,7 @@ impl Sessions {
             let options = options.for_session(kind);
             let session =
                 runtime.open_session(name, model, &options, packs, weights.as_deref_mut())?;
-            BoundSession::new(session).map_err(EngineError::runtime(name))
+            BoundSession::new(session, options.batch_size).map_err(EngineError::runtime(name))
         };
         let prompt = layouts.prompt.as_ref();
         Ok(Self {

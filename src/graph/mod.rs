@@ -13,7 +13,7 @@ mod linear;
 mod mlp;
 mod norm;
 mod parameters;
-mod positions;
+pub mod positions;
 pub mod proto;
 
 pub use attention::AttentionSite;

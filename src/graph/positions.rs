@@ -49,6 +49,15 @@ impl PositionTables {
     }
 }
 
+/// [`Lengths::last_index`] in a graph.
+pub const LAST_INDEX: &str = "/attention_mask/last_index";
+
+/// [`Lengths::total_i32`] in a graph.
+pub const TOTAL_I32: &str = "/attention_mask/total/i32";
+
+/// [`Lengths::total`] in a graph.
+pub const TOTAL: &str = "/attention_mask/total";
+
 /// Lengths that attention needs, from the attention mask `[batch, total]`.
 #[derive(Debug)]
 pub struct Lengths {
@@ -74,8 +83,8 @@ pub fn lengths(graph: &mut GraphBuilder, attention_mask: &Value, hidden: &Value)
         &[("keepdims", Attr::Int(0))],
     );
     let last = graph.op("Sub", "/attention_mask/Sub", &[&tokens, &one], &[]);
-    let last_index = graph.cast("/attention_mask/last_index", &last, element::INT32);
-    let total = axis_1(graph, "/attention_mask/total", attention_mask);
+    let last_index = graph.cast(LAST_INDEX, &last, element::INT32);
+    let total = axis_1(graph, TOTAL, attention_mask);
     let scalar = graph.constant_i64("empty", &[], false);
     let total_scalar = graph.op(
         "Reshape",
@@ -83,7 +92,7 @@ pub fn lengths(graph: &mut GraphBuilder, attention_mask: &Value, hidden: &Value)
         &[&total, &scalar],
         &[],
     );
-    let total_i32 = graph.cast("/attention_mask/total/i32", &total_scalar, element::INT32);
+    let total_i32 = graph.cast(TOTAL_I32, &total_scalar, element::INT32);
     let new = axis_1(graph, "/hidden/sequence", hidden);
     let past = graph.op("Sub", "/attention_mask/past", &[&total, &new], &[]);
     Lengths {

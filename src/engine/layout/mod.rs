@@ -21,6 +21,7 @@
 pub mod block_size;
 pub mod blocked;
 pub mod experts;
+pub mod host;
 mod joined;
 pub mod left;
 pub mod pack;
@@ -77,6 +78,10 @@ pub fn layouts(
         prompt: None,
         prompt_end: usize::MAX,
     };
+    if options.provider == Provider::Cpu {
+        host::take_lengths(&mut made.step, options.batch_size);
+        host::give_logits_alone(&mut made.step);
+    }
     if quantized::is_quantized(&made.step) {
         quantized::join(&mut made.step);
         return Ok(made);

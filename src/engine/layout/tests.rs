@@ -285,7 +285,7 @@ fn weights_of_16_bits_are_widened_once() {
     let mapped = rewritten(base, WeightsMode::Mapped).0;
     // To 16 bits and back: norms and the embedding, which aren't laid out.
     for model in [&mapped.step, &mapped.prompt.unwrap()] {
-        assert_eq!(count(model, "Cast"), 3 + 2 * (5 + 1));
+        assert_eq!(count(model, "Cast"), 1 + 2 * (5 + 1));
     }
 }
 
@@ -299,6 +299,33 @@ fn several_sequences_decode_as_prompts_do() {
     assert!(layouts.prompt.is_none());
     // The head's too.
     assert_eq!(count(&layouts.step, "ReorderInput"), 2 * 3 + 1);
+}
+
+#[test]
+fn lengths_are_inputs_and_the_next_token_is_picked_on_the_host() {
+    for (model, lengths) in [
+        (
+            "llama-gqa",
+            vec!["/attention_mask/last_index", "/attention_mask/total/i32"],
+        ),
+        (
+            "opt-pre",
+            vec![
+                "/attention_mask/last_index",
+                "/attention_mask/total/i32",
+                "/attention_mask/total",
+            ],
+        ),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let base = &prepare(model, "lora", Dtype::Float32, folder.path())[0];
+        let graph = rewritten(base, WeightsMode::Mapped).0.step.graph.unwrap();
+        let inputs = graph.input.iter().map(|input| input.name.as_str());
+        let others: Vec<&str> = inputs.filter(|name| !name.starts_with("past")).collect();
+        assert_eq!(others, [vec!["input_ids"], lengths].concat());
+        assert!(graph.node.iter().all(|node| node.op_type != "ArgMax"));
+        assert_eq!(graph.output[0].name, "logits");
+    }
 }
 
 #[test]

@@ -1,0 +1,123 @@
+//! What the engine knows better than the graph: how many tokens there are, and which logit is the largest.
+//!
+//! A prepared graph counts tokens in its attention mask and picks the next one by a node of one thread. In a decode step these dozen
+//! nodes cost up to a hundredth of it. The engine's masks have no gaps, so that lengths are numbers that it has; the
+//! logits are on the host.
+
+use crate::graph::positions::{LAST_INDEX, TOTAL, TOTAL_I32};
+use crate::graph::proto::{
+    Dimension, DimensionValue, Model, Shape, TensorType, Type, ValueInfo, element,
+};
+
+use super::products::{drop_unused, uses};
+
+/// Makes the lengths of `model` inputs in place of its mask.
+pub fn take_lengths(model: &mut Model, batch_size: usize) {
+    let Some(graph) = &mut model.graph else {
+        return;
+    };
+    let lengths = [
+        (LAST_INDEX, element::INT32, Some(batch_size)),
+        (TOTAL_I32, element::INT32, None),
+        (TOTAL, element::INT64, Some(1)),
+    ];
+    let is_length = |name: &String| lengths.iter().any(|(length, ..)| length == name);
+    graph.node.retain(|node| !node.output.iter().any(is_length));
+    drop_unused(graph);
+    let uses = uses(graph);
+    let used = lengths.map(|(name, ..)| uses.contains_key(name));
+    let mask = uses.contains_key(MASK);
+    for ((name, elem_type, size), used) in lengths.into_iter().zip(used) {
+        if used {
+            let fixed = |size: usize| Dimension {
+                value: Some(DimensionValue::Value(size as i64)),
+            };
+            let shape = Shape {
+                dim: size.map(fixed).into_iter().collect(),
+            };
+            graph.input.push(ValueInfo {
+                name: name.to_owned(),
+                r#type: Some(Type {
+                    tensor_type: Some(TensorType {
+                        elem_type,
+                        shape: Some(shape),
+                    }),
+                }),
+            });
+        }
+    }
+    graph.input.retain(|input| mask || input.name != MASK);
+}
+
+/// The mask, an input of prepared graphs.
+pub const MASK: &str = "attention_mask";
+
+/// The output with the logits of the last position.
+pub const LOGITS: &str = "logits";
+
+/// The output with the next token.
+pub const NEXT_TOKEN: &str = "next_token";
+
+/// Lets `model` give logits alone, if they are in float32.
+pub fn give_logits_alone(model: &mut Model) {
+    let Some(graph) = &mut model.graph else {
+        return;
+    };
+    let is_wide = |output: &ValueInfo| {
+        let tensor = output.r#type.as_ref().and_then(|t| t.tensor_type.as_ref());
+        output.name == LOGITS && tensor.is_some_and(|t| t.elem_type == element::FLOAT32)
+    };
+    if graph.output.iter().any(is_wide) {
+        graph.output.retain(|output| output.name != NEXT_TOKEN);
+        drop_unused(graph);
+    }
+}
+
+/// The place of the largest of `logits`, the first of several.
+pub fn largest(logits: &[f32]) -> usize {
+    // Compared without branches, several at a time: the place is looked for in the best part alone.
+    const PART: usize = 256;
+    const LANES: usize = 16;
+    let greater = |a: f32, b: f32| if b > a { b } else { a };
+    let largest_of = |part: &[f32]| {
+        let mut lanes = [f32::NEG_INFINITY; LANES];
+        let chunks = part.chunks_exact(LANES);
+        let rest = chunks.remainder();
+        for chunk in chunks {
+            for (lane, &value) in lanes.iter_mut().zip(chunk) {
+                *lane = greater(*lane, value);
+            }
+        }
+        lanes
+            .iter()
+            .chain(rest)
+            .copied()
+            .fold(f32::NEG_INFINITY, greater)
+    };
+    let mut best = (f32::NEG_INFINITY, 0);
+    for (index, part) in logits.chunks(PART).enumerate() {
+        let value = largest_of(part);
+        if value > best.0 {
+            best = (value, index * PART);
+        }
+    }
+    let place = logits[best.1..].iter().position(|&value| value == best.0);
+    best.1 + place.unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_the_largest_is_picked() {
+        let mut logits: Vec<f32> = (0..1000).map(|i| (i * 37 % 101) as f32).collect();
+        for place in [999, 700, 512, 511, 256, 17, 0] {
+            logits[place] = 200.0;
+            assert_eq!(largest(&logits), place);
+        }
+        assert_eq!(largest(&[f32::NEG_INFINITY; 3]), 0);
+        assert_eq!(largest(&[-3.0, f32::NAN, -2.0]), 2);
+        assert_eq!(largest(&[f32::NAN; 300]), 0);
+    }
+}
