@@ -94,11 +94,12 @@ pub fn wanted(model: &Model, block: usize) -> Vec<Vec<Piece>> {
 /// # Errors
 /// If a source's file can't be asked for its size.
 pub fn rewrite(model: &mut Model, files: &LaidOutFiles, runs: Runs) -> Result<(), PackError> {
-    let products = Products::of(model);
+    let mut products = Products::of(model);
     import(model);
     let Some(graph) = &mut model.graph else {
         return Ok(());
     };
+    let biases = take_biases(graph, &mut products, files.block);
     let groups = groups(graph, |node| products.weight(node).is_some());
     let (constant, nodes): (Vec<Node>, Vec<Node>) = std::mem::take(&mut graph.node)
         .into_iter()
@@ -112,6 +113,7 @@ pub fn rewrite(model: &mut Model, files: &LaidOutFiles, runs: Runs) -> Result<()
         runs,
         products,
         groups,
+        biases,
         blocked: HashMap::new(),
         inputs: HashMap::new(),
         attention: HashMap::new(),
@@ -131,6 +133,47 @@ pub fn rewrite(model: &mut Model, files: &LaidOutFiles, runs: Runs) -> Result<()
     }
     drop_unused(graph);
     Ok(())
+}
+
+/// Makes products with a bias that's added to them, and to nothing else, one value each: the sum's. Returns the biases by
+/// these names.
+fn take_biases(
+    graph: &mut Graph,
+    products: &mut Products,
+    block: usize,
+) -> HashMap<String, String> {
+    let takers = takers(&graph.node);
+    let mut biases = HashMap::new();
+    let mut sums: HashMap<String, String> = HashMap::new();
+    for node in &graph.node {
+        let Some(weight) = products.any_weight(node) else {
+            continue;
+        };
+        let product = &node.output[0];
+        let Some([add]) = takers.get(product).map(Vec::as_slice) else {
+            continue;
+        };
+        let bias = match &add.input[..] {
+            [a, b] if a == product => b,
+            [a, b] if b == product => a,
+            _ => continue,
+        };
+        let fits = is_whole(weight, block) && products.is_constant_vector(graph, bias);
+        if add.op_type == "Add" && fits {
+            biases.insert(add.output[0].clone(), bias.clone());
+            sums.insert(product.clone(), add.output[0].clone());
+        }
+    }
+    graph
+        .node
+        .retain(|node| !biases.contains_key(&node.output[0]));
+    for node in &mut graph.node {
+        if let Some(sum) = sums.get(&node.output[0]) {
+            products.rename(&node.output[0], sum);
+            node.output[0].clone_from(sum);
+        }
+    }
+    biases
 }
 
 /// The nodes that take each value.
@@ -166,6 +209,8 @@ struct Rewriting<'a> {
     products: Products,
     /// By the first one's output.
     groups: HashMap<String, Group>,
+    /// The biases of products, by the products.
+    biases: HashMap<String, String>,
     takers: HashMap<String, Vec<Node>>,
     /// Values that are made in blocks, by their plain form's name.
     blocked: HashMap<String, Blocked>,
@@ -197,6 +242,15 @@ impl Rewriting<'_> {
         for input in &node.input {
             self.make_plain(input);
         }
+        if let Some(bias) = self.biases.get(&node.output[0]) {
+            // It isn't laid out, so that the sum is a node again.
+            let sum = std::mem::take(&mut node.output[0]);
+            let product = format!("{sum}/product");
+            let add = super::products::node("Add", &[&product, bias], &sum, Vec::new());
+            node.output[0] = product;
+            self.graph.node.extend([node, add]);
+            return Ok(());
+        }
         self.graph.node.push(node);
         Ok(())
     }
@@ -221,6 +275,12 @@ impl Rewriting<'_> {
             .filter_map(|value| self.products.weight_of(value).cloned())
             .collect();
         let rows: Vec<i64> = weights.iter().map(|weight| weight.rows as i64).collect();
+        let biases = outputs.iter().filter_map(|value| self.biases.get(value));
+        let biases: Vec<String> = biases.cloned().collect();
+        let biases: Vec<&str> = biases.iter().map(String::as_str).collect();
+        if !biases.is_empty() && biases.len() < outputs.len() {
+            return Ok(false);
+        }
         let piece = |weight| Piece::Blocks(weight, self.block);
         let pieces: Vec<Piece> = weights.into_iter().map(piece).collect();
         let Some(found) = self.files.find(&pieces)? else {
@@ -228,7 +288,14 @@ impl Rewriting<'_> {
         };
         let joined = format!("{}/joined", first.output[0]);
         let all = found.rows;
-        let blocked = self.convolution(&x, &found, all, None, &joined, one_position);
+        let bias = (!biases.is_empty()).then(|| {
+            let bias = format!("{joined}/bias");
+            let axis = vec![int("axis", 0)];
+            self.graph.node.push(node("Concat", &biases, &bias, axis));
+            bias
+        });
+        let bias = bias.as_deref();
+        let blocked = self.convolution(&x, &found, all, bias, &joined, one_position);
         if let Some(attention) = attention {
             self.blocked.insert(joined.clone(), blocked);
             self.make_plain(&joined);
@@ -256,41 +323,19 @@ impl Rewriting<'_> {
         Ok(true)
     }
 
-    /// Makes the product `product` in blocks, with the bias that's added to it and to nothing else.
+    /// Makes the product `product` in blocks, with its bias.
     fn product(&mut self, product: &Node, weight: &Weight) -> Result<bool, PackError> {
         let piece = Piece::Blocks(weight.clone(), self.block);
         let Some(found) = self.files.find(&[piece])? else {
             return Ok(false);
         };
-        let output = &product.output[0];
-        let bias = self.bias(output, weight.rows);
-        let (output, bias) = match &bias {
-            Some((sum, bias)) => (sum, Some(bias.as_str())),
-            None => (output, None),
-        };
+        let (x, output) = (&product.input[0], &product.output[0]);
+        let bias = self.biases.get(output).cloned();
         let one_position = self.one_position(product);
-        let x = &product.input[0];
-        let blocked = self.convolution(x, &found, weight.rows, bias, output, one_position);
+        let rows = weight.rows;
+        let blocked = self.convolution(x, &found, rows, bias.as_deref(), output, one_position);
         self.blocked.insert(output.clone(), blocked);
-        if bias.is_some() {
-            self.done.insert(output.clone());
-        }
         Ok(true)
-    }
-
-    /// The sum of the product `value` and a constant vector of so many `rows`, and that vector.
-    fn bias(&self, value: &str, rows: usize) -> Option<(String, String)> {
-        let [add] = &self.takers.get(value)?[..] else {
-            return None;
-        };
-        let other = match &add.input[..] {
-            [a, b] if a == value => b,
-            [a, b] if b == value => a,
-            _ => return None,
-        };
-        let whole = rows.is_multiple_of(self.block);
-        let is_vector = self.products.is_constant_vector(self.graph, other);
-        (add.op_type == "Add" && whole && is_vector).then(|| (add.output[0].clone(), other.clone()))
     }
 
     /// Adds the product of `x` with the weight `found`, of which the first `wanted` rows are, called `output`.

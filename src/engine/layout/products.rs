@@ -108,6 +108,18 @@ impl Products {
         self.routed.get(value)
     }
 
+    /// Gives the product `value` another name.
+    pub fn rename(&mut self, value: &str, name: &str) {
+        for products in [&mut self.by_output, &mut self.in_out] {
+            if let Some(weight) = products.remove(value) {
+                products.insert(name.to_owned(), weight);
+            }
+        }
+        if self.last.remove(value) {
+            self.last.insert(name.to_owned());
+        }
+    }
+
     /// Whether the product `node` is one of a single position, whatever the prompt.
     pub fn is_last(&self, node: &Node) -> bool {
         node.output
