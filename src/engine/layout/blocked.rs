@@ -24,7 +24,7 @@ use super::joined::{Group, groups, split, take_joined};
 use super::pack::{Found, LaidOutFiles, PackError};
 use super::piece::Piece;
 use super::products::{Products, Weight, drop_unused, int, ints, node, shape_constant};
-use crate::graph::proto::{Graph, Model, Node};
+use crate::graph::proto::{Graph, Model, Node, Tensor, element};
 
 /// Rows of a weight from which on a block that isn't full costs little.
 const MANY_ROWS: usize = 128;
@@ -201,6 +201,21 @@ struct Blocked {
     plain: bool,
 }
 
+/// A constant vector of so many zeros.
+fn zeros(graph: &mut Graph, rows: i64) -> String {
+    let name = format!("zeros.{rows}");
+    if !graph.initializer.iter().any(|tensor| tensor.name == name) {
+        graph.initializer.push(Tensor {
+            dims: vec![rows],
+            data_type: element::FLOAT32,
+            name: name.clone(),
+            raw_data: vec![0; 4 * rows as usize],
+            ..Default::default()
+        });
+    }
+    name
+}
+
 struct Rewriting<'a> {
     graph: &'a mut Graph,
     files: &'a LaidOutFiles,
@@ -275,12 +290,6 @@ impl Rewriting<'_> {
             .filter_map(|value| self.products.weight_of(value).cloned())
             .collect();
         let rows: Vec<i64> = weights.iter().map(|weight| weight.rows as i64).collect();
-        let biases = outputs.iter().filter_map(|value| self.biases.get(value));
-        let biases: Vec<String> = biases.cloned().collect();
-        let biases: Vec<&str> = biases.iter().map(String::as_str).collect();
-        if !biases.is_empty() && biases.len() < outputs.len() {
-            return Ok(false);
-        }
         let piece = |weight| Piece::Blocks(weight, self.block);
         let pieces: Vec<Piece> = weights.into_iter().map(piece).collect();
         let Some(found) = self.files.find(&pieces)? else {
@@ -288,12 +297,7 @@ impl Rewriting<'_> {
         };
         let joined = format!("{}/joined", first.output[0]);
         let all = found.rows;
-        let bias = (!biases.is_empty()).then(|| {
-            let bias = format!("{joined}/bias");
-            let axis = vec![int("axis", 0)];
-            self.graph.node.push(node("Concat", &biases, &bias, axis));
-            bias
-        });
+        let bias = self.joined_bias(&joined, &outputs, &rows);
         let bias = bias.as_deref();
         let blocked = self.convolution(&x, &found, all, bias, &joined, one_position);
         if let Some(attention) = attention {
@@ -321,6 +325,25 @@ impl Rewriting<'_> {
         }
         self.done.extend(outputs);
         Ok(true)
+    }
+
+    /// The biases of `outputs`, of so many `rows`, behind one another; zeros for those that have none.
+    fn joined_bias(&mut self, joined: &str, outputs: &[String], rows: &[i64]) -> Option<String> {
+        let biases: Vec<Option<String>> = outputs
+            .iter()
+            .map(|output| self.biases.get(output).cloned())
+            .collect();
+        biases.iter().flatten().next()?;
+        let biases: Vec<String> = biases
+            .into_iter()
+            .zip(rows)
+            .map(|(bias, &rows)| bias.unwrap_or_else(|| zeros(self.graph, rows)))
+            .collect();
+        let biases: Vec<&str> = biases.iter().map(String::as_str).collect();
+        let bias = format!("{joined}/bias");
+        let axis = vec![int("axis", 0)];
+        self.graph.node.push(node("Concat", &biases, &bias, axis));
+        Some(bias)
     }
 
     /// Makes the product `product` in blocks, with its bias.
