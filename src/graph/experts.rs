@@ -42,12 +42,13 @@ pub fn experts(
     let shape = graph.op("Shape", &at("zeros/size"), &[&rows], &[]);
     let zero = graph.filled("zero.float", &[], 0.0);
     let mut sum = graph.op("Expand", &at("zeros"), &[&zero, &shape], &[]);
+    let flat = flat(graph, path, x);
     for (index, expert) in experts.iter().enumerate() {
         let at = |name: &str| format!("/{path}/mlp/experts.{index}/{name}");
         let own = graph.constant_i64(&format!("expert.{index}"), &[index as i64], true);
         let weight = graph.gather(&at("weight"), &weights, &own, 1);
         let tokens = graph.op("NonZero", &at("NonZero"), &[&weight], &[]);
-        let tokens = graph.reshape(&at("tokens"), &tokens, &[-1]);
+        let tokens = graph.op("Reshape", &at("tokens"), &[&tokens, &flat], &[]);
         let picked = graph.gather(&at("rows"), &rows, &tokens, 0);
         let mut shared = None;
         let mut product = |graph: &mut GraphBuilder, name: &str, linear: &Linear, x: &Value| {
@@ -77,6 +78,20 @@ pub fn experts(
     }
     let shape = graph.op("Shape", &at("sum/size"), &[x], &[]);
     graph.op("Reshape", &at("sum"), &[&sum, &shape], &[])
+}
+
+/// The shape `[-1]`, in a way that nothing can be told of before the graph runs.
+///
+/// Sizes of what an expert is given are known only then. Where ONNX Runtime knows the number of axes, it compares each
+/// such value's shape with those of all values that are no longer needed, to find memory for it, and never finds any: with
+/// thousands of experts in a graph, opening a session takes minutes in place of seconds.
+fn flat(graph: &mut GraphBuilder, path: &str, x: &Value) -> Value {
+    let any = graph.constant_i64("any_length", &[-1], false);
+    let first = graph.constant_i64("zero", &[0], false);
+    let attrs = [("start", Attr::Int(0)), ("end", Attr::Int(1))];
+    let batch = graph.op("Shape", &format!("/{path}/mlp/batch"), &[x], &attrs);
+    let name = format!("/{path}/mlp/flat");
+    graph.op("Slice", &name, &[&any, &first, &batch], &[])
 }
 
 /// The weight of each expert for each token, `[tokens, experts]`; 0 of those that aren't picked.
