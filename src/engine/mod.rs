@@ -7,12 +7,12 @@ mod bindings;
 mod bound;
 mod cache;
 mod error;
-mod in_memory;
 pub mod layout;
 mod model_file;
 mod onnx_runtime;
 mod options;
 mod sessions;
+mod shared_weights;
 
 use std::path::Path;
 use std::rc::Rc;
@@ -33,12 +33,12 @@ use crate::measure::timings::Engine;
 use crate::prepare::{PreparedVariant, PromptKind};
 use crate::weights::{Dtype, widen};
 use bindings::{bytes_of, element_type, new_tensor};
-use in_memory::InMemory;
 use layout::host::largest;
 use layout::layouts;
 use layout::pack::LaidOutFiles;
 use layout::quantized::is_quantized;
 use sessions::Sessions;
+use shared_weights::SharedWeights;
 
 /// Sessions with their cache and bound tensors.
 ///
@@ -53,8 +53,8 @@ pub struct DecoderEngine {
     /// The sessions' arenas, of which only statistics are wanted.
     arenas: Vec<Allocator>,
     sessions: Sessions,
-    /// Weights that the sessions share, where they aren't mapped.
-    _weights: Option<InMemory>,
+    /// Laid-out weights, which the sessions share.
+    _weights: Option<SharedWeights>,
     name: String,
     compute: Dtype,
     vocab_size: usize,
@@ -113,9 +113,12 @@ impl DecoderEngine {
         let layouts = layouts(model, options, files.as_ref())?;
         let mut weights = match &files {
             Some(files) if options.weights == WeightsMode::Resident => {
-                Some(InMemory::read(layouts.models(), &|file| files.has(file))?)
+                Some(SharedWeights::read(layouts.models(), &|file| {
+                    files.has(file)
+                })?)
             }
-            _ => None,
+            Some(files) => Some(SharedWeights::map(files.locations())?),
+            None => None,
         };
         let adapter = manifest.adapter.as_ref();
         let whole = adapter.is_some_and(|adapter| adapter.whole_calls);

@@ -12,9 +12,9 @@ use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use prost::Message;
 
-use super::in_memory::InMemory;
 use super::layout::block_size;
 use super::model_file::ROOT;
+use super::shared_weights::SharedWeights;
 use super::{CUDA_GRAPH, EngineError, EngineOptions, Provider, TF32};
 use crate::graph::proto::Model;
 use crate::runtime::cuda_libraries;
@@ -95,7 +95,7 @@ impl OnnxRuntime {
         model: &Model,
         options: &EngineOptions,
         packs: bool,
-        weights: Option<&mut InMemory>,
+        weights: Option<&mut SharedWeights>,
     ) -> Result<Session, EngineError> {
         let builder = self
             .configure(options, packs)

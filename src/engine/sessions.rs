@@ -1,8 +1,8 @@
 //! The sessions of a variant, and which of them runs how many tokens.
 
 use super::bound::BoundSession;
-use super::in_memory::InMemory;
 use super::layout::{CHUNK, Layouts};
+use super::shared_weights::SharedWeights;
 use super::{EngineError, EngineOptions, OnnxRuntime, Provider};
 use crate::graph::proto::Model;
 
@@ -26,7 +26,7 @@ impl Sessions {
         layouts: &Layouts,
         options: &EngineOptions,
         whole: bool,
-        mut weights: Option<&mut InMemory>,
+        mut weights: Option<&mut SharedWeights>,
     ) -> Result<Self, EngineError> {
         let mut open = |model: &Model, kind: &str, packs: bool| {
             let options = options.for_session(kind);

@@ -145,6 +145,12 @@ impl LaidOutFiles {
         Ok(ready)
     }
 
+    /// The files' paths below the root.
+    pub fn locations(&self) -> impl Iterator<Item = &str> {
+        let paths = self.files.keys();
+        paths.filter_map(|path| path.strip_prefix(ROOT).ok()?.to_str())
+    }
+
     /// Whether the file at `location`, a path below the root, is one of these.
     pub fn has(&self, location: &str) -> bool {
         self.files.contains_key(&Path::new(ROOT).join(location))
