@@ -6,11 +6,12 @@
 //! quick as anything that ONNX Runtime has, for one token and for many, and nothing is packed when a session starts, so
 //! that one file, made once, serves all runs and stays mapped.
 //!
-//! Tokens are positions of an image of one row. One token's features are the same in blocks as they're without:
+//! Tokens are positions of an image, with a row for each sequence. One token's features are the same in blocks as they're
+//! without:
 //!
 //! ```text
 //! x ─ Reshape ─ Conv ─ Reshape ─ y                                    one token
-//! x ─ Reshape ─ ReorderInput ─ Conv ─ ReorderOutput ─ Reshape ─ y     several
+//! x ─ Reshape ─ ReorderInput ─ Conv ─ ReorderOutput ─ Squeeze ─ y     several
 //! ```
 //!
 //! What follows a product element by element stays in blocks, so that a perceptron needs each of them once, and a bias
@@ -187,7 +188,7 @@ fn takers(nodes: &[Node]) -> HashMap<String, Vec<Node>> {
     takers
 }
 
-/// A value in blocks, `[1, channels, 1, positions]`.
+/// A value in blocks, `[1, channels, sequences, positions]`.
 #[derive(Debug, Clone)]
 struct Blocked {
     name: String,
@@ -416,8 +417,11 @@ impl Rewriting<'_> {
         if one_position {
             self.reshape(x, &name, &[1, channels as i64, 1, 1]);
         } else {
-            let rows = format!("{x}/positions");
-            self.reshape(x, &rows, &[1, 1, -1, channels as i64]);
+            let rows = format!("{x}/image");
+            let shape = self.image_shape(channels as i64);
+            self.graph
+                .node
+                .push(node("Reshape", &[x, &shape], &rows, Vec::new()));
             let last = vec![int("channels_last", 1)];
             let mut reorder = node("ReorderInput", &[&rows], &name, last);
             reorder.domain = DOMAIN.to_owned();
@@ -456,11 +460,38 @@ impl Rewriting<'_> {
         let mut reorder = node("ReorderOutput", &[&name], &rows, attributes);
         reorder.domain = DOMAIN.to_owned();
         self.graph.node.push(reorder);
+        let axis = shape_constant(self.graph, "axis.0", &[0]);
+        let mut squeeze = node("Squeeze", &[&rows, &axis], value, Vec::new());
+        squeeze.name = format!("{value}/Squeeze");
+        self.graph.node.push(squeeze);
+    }
+
+    /// The shape of an image of so many `channels`, in a way that nothing can be told of before the graph runs: where
+    /// ONNX Runtime knows the number of axes and not their sizes, it compares each value with all that are no longer
+    /// needed, to find memory for it, and never finds any. Half of the time in which a session is opened went there.
+    fn image_shape(&mut self, channels: i64) -> String {
+        let name = format!("image.{channels}");
+        if self.graph.node.iter().any(|node| node.name == name) {
+            return name;
+        }
         let sequences = match self.runs {
             Runs::Step => 1,
             Runs::Prompt(sequences) => sequences as i64,
         };
-        self.reshape(&rows, value, &[sequences, -1, wanted as i64]);
+        let sizes = [1, sequences, -1, channels];
+        let all = shape_constant(self.graph, &format!("image.{channels}.sizes"), &sizes);
+        let end = "image.end".to_owned();
+        if !self.graph.node.iter().any(|node| node.name == end) {
+            let four = shape_constant(self.graph, "four", &[4]);
+            let first = vec![int("start", 0), int("end", 1)];
+            let batch = node("Shape", &["input_ids"], "image.batch", first);
+            let end = node("Add", &["image.batch", &four], &end, Vec::new());
+            self.graph.node.extend([batch, end]);
+        }
+        let start = shape_constant(self.graph, "first", &[0]);
+        let slice = node("Slice", &[&all, &start, &end], &name, Vec::new());
+        self.graph.node.push(slice);
+        name
     }
 
     fn reshape(&mut self, from: &str, to: &str, shape: &[i64]) {
