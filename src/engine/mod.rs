@@ -111,7 +111,7 @@ impl DecoderEngine {
             None => None,
         };
         let layouts = layouts(model, options, files.as_ref())?;
-        let mut weights = match &files {
+        let weights = match &files {
             Some(files) if options.weights == WeightsMode::Resident => {
                 Some(SharedWeights::read(layouts.models(), &|file| {
                     files.has(file)
@@ -123,7 +123,7 @@ impl DecoderEngine {
         let adapter = manifest.adapter.as_ref();
         let whole = adapter.is_some_and(|adapter| adapter.whole_calls);
         let mut sessions =
-            Sessions::open(runtime, &name, &layouts, options, whole, weights.as_mut())?;
+            Sessions::open(runtime, &name, &layouts, options, whole, weights.as_ref())?;
 
         let compute = element_type(manifest.compute);
         let device = options

@@ -95,7 +95,7 @@ impl OnnxRuntime {
         model: &Model,
         options: &EngineOptions,
         packs: bool,
-        weights: Option<&mut SharedWeights>,
+        weights: Option<&SharedWeights>,
     ) -> Result<Session, EngineError> {
         let builder = self
             .configure(options, packs)

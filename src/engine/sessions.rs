@@ -26,21 +26,25 @@ impl Sessions {
         layouts: &Layouts,
         options: &EngineOptions,
         whole: bool,
-        mut weights: Option<&mut SharedWeights>,
+        weights: Option<&SharedWeights>,
     ) -> Result<Self, EngineError> {
-        let mut open = |model: &Model, kind: &str, packs: bool| {
+        let open = |model: &Model, kind: &str, packs: bool| {
             let options = options.for_session(kind);
-            let session =
-                runtime.open_session(name, model, &options, packs, weights.as_deref_mut())?;
+            let session = runtime.open_session(name, model, &options, packs, weights)?;
             BoundSession::new(session, options.batch_size).map_err(EngineError::runtime(name))
         };
-        let prompt = layouts.prompt.as_ref();
+        // Opening a session keeps one core busy.
+        let (prompt, step) = rayon::join(
+            || {
+                let prompt = layouts.prompt.as_ref();
+                prompt.map(|model| open(model, "prompt", false)).transpose()
+            },
+            || open(&layouts.step, "step", layouts.packs_step),
+        );
         Ok(Self {
-            prompt: prompt
-                .map(|model| open(model, "prompt", false))
-                .transpose()?,
+            prompt: prompt?,
             prompt_end: layouts.prompt_end,
-            step: open(&layouts.step, "step", layouts.packs_step)?,
+            step: step?,
             // ONNX Runtime's attention takes a prompt behind a filled cache for one sequence only; and on a GPU more
             // rows are always better.
             chunk: match (options.provider, options.batch_size) {
