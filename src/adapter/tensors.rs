@@ -335,11 +335,11 @@ impl AdapterTensors {
         Ok(())
     }
 
-    /// Reads the tensor `key` of the file, widened. `-∞` is left to what uses it: PEFT writes it for the vectors that a
-    /// piece of VB-LoRA hasn't got.
+    /// Reads the tensor `key` of the file, widened. PEFT writes `-∞` for the vectors that a piece of VB-LoRA hasn't got;
+    /// elsewhere it's as wrong as `∞`.
     ///
     /// # Errors
-    /// If the adapter is fresh or lacks it, its dtype isn't a float type, or an element is NaN or `∞`.
+    /// If the adapter is fresh or lacks it, its dtype isn't a float type, or an element is a NaN or infinite.
     pub fn read(&self, key: &str) -> Result<Vec<f32>, AdapterError> {
         let full = self.full_key(key);
         let missing = || AdapterError::Missing {
@@ -350,7 +350,10 @@ impl AdapterTensors {
             return Err(missing());
         };
         let values = file.get(&full).ok_or_else(missing)?.to_f32()?;
-        let wrong = |value: &f32| value.is_nan() || *value == f32::INFINITY;
+        let absent = full
+            .contains(super::vblora::LOGITS)
+            .then_some(f32::NEG_INFINITY);
+        let wrong = |value: &f32| !value.is_finite() && Some(*value) != absent;
         match values.iter().position(wrong) {
             None => Ok(values),
             Some(index) => Err(AdapterError::NonFinite {

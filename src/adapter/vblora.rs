@@ -106,6 +106,9 @@ fn bound(config: &JsonObject, bound: f32) -> Result<Init, AdapterError> {
     Err(config.wrong(key, "a positive number").into())
 }
 
+/// In the names of tensors of logits.
+pub const LOGITS: &str = "vblora_logits_";
+
 /// The vectors by their logits.
 fn largest_first(lane: ArrayView1<f32>) -> Vec<usize> {
     let mut order: Vec<usize> = (0..lane.len()).collect();
