@@ -138,6 +138,10 @@ impl OnnxRuntime {
         // Threads that wait for the next step by spinning take the cores of whoever's turn it is.
         let key = "session.force_spinning_stop";
         builder = builder.with_config_entry(key, "1").map_err(text)?;
+        // And a session's threads spin from their start on, by default for as long as the other one takes to open, on the
+        // cores that it needs. What a step does between two operators that share their work is much shorter than this.
+        let key = "session.intra_op.spin_duration_us";
+        builder = builder.with_config_entry(key, "500").map_err(text)?;
         if options.provider == Provider::Cpu {
             // Weights, where they are copied, by all threads; and longer runs of them for each part of a convolution's
             // sum, which are read ahead better than the 128 that are the default.
