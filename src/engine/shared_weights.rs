@@ -83,6 +83,11 @@ impl SharedWeights {
             let path = Path::new(ROOT).join(location);
             // SAFETY: files of laid-out weights are replaced as a whole and never written to, so that what's mapped stays.
             let mapped = File::open(&path).and_then(|file| unsafe { Mmap::map(&file) });
+            // What has to be read from the disk comes in large pages, where the file system has them.
+            #[cfg(target_os = "linux")]
+            if let Ok(mapped) = &mapped {
+                let _ = mapped.advise(memmap2::Advice::HugePage);
+            }
             Ok(Region {
                 location: location.to_owned(),
                 start: 0,

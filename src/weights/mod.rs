@@ -5,6 +5,7 @@ mod diagnosis;
 mod dtype;
 mod error;
 mod file;
+mod parts;
 mod store;
 mod writer;
 

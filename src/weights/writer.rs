@@ -6,13 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use tempfile::NamedTempFile;
 
+use super::parts::Parts;
 use super::{Dtype, NonFinite, TensorView, WeightsError, encode, widen};
 
 /// A tensor that will be written: its name, dtype and shape.
@@ -60,6 +59,8 @@ impl From<&TensorPlan> for BytesPlan {
 pub struct SafetensorsWriter {
     path: PathBuf,
     file: NamedTempFile,
+    length: u64,
+    parts: Parts,
     tensors: BTreeMap<String, (BytesPlan, u64)>,
 }
 
@@ -135,19 +136,22 @@ impl SafetensorsWriter {
         }
 
         let folder = path.parent().unwrap_or(Path::new("."));
-        let mut file = tempfile::Builder::new()
+        let file = tempfile::Builder::new()
             .prefix(".partial-")
             .tempfile_in(folder)
             .map_err(failed)?;
-        file.write_all(&(text.len() as u64).to_le_bytes())
-            .and_then(|()| file.write_all(&text))
-            .and_then(|()| file.as_file().set_len(data_start + offset))
-            .map_err(failed)?;
-        Ok(Self {
+        let length = data_start + offset;
+        file.as_file().set_len(length).map_err(failed)?;
+        let writer = Self {
             path: path.to_owned(),
             file,
+            length,
+            parts: Parts::default(),
             tensors,
-        })
+        };
+        writer.write_at(&(text.len() as u64).to_le_bytes(), 0)?;
+        writer.write_at(&text, 8)?;
+        Ok(writer)
     }
 
     /// What the file will be called.
@@ -170,8 +174,9 @@ impl SafetensorsWriter {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), WeightsError> {
-        let file: &File = self.file.as_file();
-        file.write_all_at(bytes, offset)
+        let file = self.file.as_file();
+        self.parts
+            .write(file, self.length, offset, bytes)
             .map_err(|source| WeightsError::Write {
                 path: self.path.clone(),
                 source,
@@ -268,6 +273,7 @@ impl SafetensorsWriter {
             path: path.clone(),
             source,
         };
+        self.parts.finish(self.file.as_file()).map_err(failed)?;
         set_default_permissions(self.file.as_file()).map_err(failed)?;
         self.file
             .persist(&path)
