@@ -239,8 +239,8 @@ impl<'a> Benchmark<'a> {
             seed: config.seed,
             target: self.target,
         };
-        let sweep = self.sweep_plans(config, &plan, contexts);
-        for plan in std::iter::once(&plan).chain(&sweep) {
+        let mut sweep = self.sweep_plans(config, &plan, contexts);
+        for plan in std::iter::once(&mut plan).chain(&mut sweep) {
             make_ready(plan)?;
         }
         let reader = self.weights_reader(&plan);
@@ -610,9 +610,9 @@ fn records_of(records: &[VariantRecord], job: &Job) -> Vec<VariantRecord> {
 }
 
 /// Makes what sessions need beside the variants' folders, so that none takes longer to open because it's the first.
-fn make_ready(plan: &MeasurePlan) -> Result<()> {
-    for entrant in &plan.entrants {
-        setup::lay_out(&entrant.prepared, &plan.options)?;
+fn make_ready(plan: &mut MeasurePlan) -> Result<()> {
+    for entrant in &mut plan.entrants {
+        setup::lay_out(&mut entrant.prepared, &plan.options)?;
     }
     Ok(())
 }

@@ -99,7 +99,7 @@ impl Prepare {
         if !self.formats.contains(&Format::Onnx) {
             return Ok(());
         }
-        let (prepared, refusal) = if variants.is_empty() {
+        let (mut prepared, refusal) = if variants.is_empty() {
             preparation.prepare_all(&experiment)?
         } else {
             (preparation.prepare(Some(&experiment), &variants)?, None)
@@ -114,7 +114,7 @@ impl Prepare {
         }
         // Unless it's asked for, nothing of the weights' size is written before something is measured.
         let options = setup::engine_options(common, provider, 1, WeightsMode::InPlace);
-        for variant in &prepared {
+        for variant in &mut prepared {
             setup::lay_out(variant, &options)?;
         }
         Ok(())

@@ -12,7 +12,7 @@ use crate::engine::{DecoderEngine, EngineOptions, OnnxRuntime, Provider, Weights
 use crate::experiment::Experiment;
 use crate::json_object::JsonObject;
 use crate::model::{BaseModel, ModelId};
-use crate::prepare::{Precision, Preparation, PreparedVariant};
+use crate::prepare::{Manifest, Precision, Preparation, PreparedVariant};
 use crate::runtime::install::locate_or_install;
 use crate::runtime::library::Library;
 use crate::runtime::locate::locate;
@@ -215,14 +215,27 @@ pub fn engine_options(
     }
 }
 
-/// Makes the copy of the weights that's laid out for the processor, where sessions will use one.
-pub fn lay_out(prepared: &PreparedVariant, options: &EngineOptions) -> Result<()> {
-    DecoderEngine::make_ready(prepared, options, &|bytes| {
+/// Makes the copy of the weights that's laid out for the processor, where sessions will use one, and notes in the manifest
+/// what that took.
+pub fn lay_out(prepared: &mut PreparedVariant, options: &EngineOptions) -> Result<()> {
+    let ready = DecoderEngine::make_ready(prepared, options, &|bytes| {
         message(&format!(
             "laying out weights for this processor: {} MiB, once",
             bytes.div_ceil(1 << 20)
         ));
     })?;
+    let manifest = &mut prepared.manifest;
+    match ready {
+        // Made at another time, perhaps; these sessions do without.
+        None => manifest.lay_out_seconds = None,
+        Some(ready) if ready.own_seconds.is_some() => {
+            manifest.lay_out_seconds = ready.own_seconds;
+            let folder = &prepared.folder;
+            let failed = || format!("cannot write `{}`", folder.join(Manifest::FILE).display());
+            manifest.write(folder).with_context(failed)?;
+        }
+        Some(_) => {}
+    }
     Ok(())
 }
 

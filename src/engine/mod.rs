@@ -40,6 +40,13 @@ use layout::quantized::is_quantized;
 use sessions::Sessions;
 use shared_weights::SharedWeights;
 
+/// What a variant's sessions need beside its folder is there.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MadeReady {
+    /// What laying out this variant's own weights took, in seconds, if it was done now.
+    pub own_seconds: Option<f64>,
+}
+
 /// Sessions with their cache and bound tensors.
 ///
 /// Fields are dropped in order: sessions after the tensors that they allocated.
@@ -70,7 +77,7 @@ pub struct DecoderEngine {
 
 impl DecoderEngine {
     /// Makes what opening `variant` needs beside its folder, so that opening it takes no longer the first time. `begin`
-    /// is told the bytes of a file that has to be written.
+    /// is told the bytes of a file that has to be written. `None` where nothing is needed.
     ///
     /// # Errors
     /// If a file can't be read or written.
@@ -78,12 +85,15 @@ impl DecoderEngine {
         variant: &PreparedVariant,
         options: &EngineOptions,
         begin: &dyn Fn(u64),
-    ) -> Result<(), EngineError> {
-        if let Some(block) = options.block() {
-            let model = model_file::read(&variant.folder, 1)?;
-            laid_out(&model, &variant.folder, block, begin)?;
-        }
-        Ok(())
+    ) -> Result<Option<MadeReady>, EngineError> {
+        let Some(block) = options.block() else {
+            return Ok(None);
+        };
+        let model = model_file::read(&variant.folder, 1)?;
+        let files = laid_out(&model, &variant.folder, block, begin)?;
+        Ok(files.map(|files| MadeReady {
+            own_seconds: files.own_seconds,
+        }))
     }
 
     /// Opens sessions on `variant` and allocates its cache.

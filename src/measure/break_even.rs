@@ -1,12 +1,13 @@
 //! After how many tokens merging has paid for itself.
 //!
 //! ```text
-//! extra  = (prepare + open a session) of merged - the same of unmerged
+//! extra  = (prepare + lay out + open a session) of merged - the same of unmerged
 //! saving = (unmerged's time - merged's time of the same run) / tokens of that run
 //! tokens = extra / saving
 //! ```
 //!
-//! `extra` is taken from what each was measured to take once; the interval is that of the saving.
+//! `extra` is taken from what each was measured to take once; the interval is that of the saving. Laying out the base's
+//! weights for the processor isn't in it: all variants share them.
 
 use serde::Serialize;
 
@@ -18,7 +19,8 @@ use super::stats::{Difference, Pair, paired_difference};
 /// What merging costs at first, and when that is paid back.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BreakEven {
-    /// What merged takes longer to prepare and to open a session on, in seconds; negative where it's ready sooner.
+    /// What merged takes longer to prepare, to lay out and to open a session on, in seconds; negative where it's ready
+    /// sooner.
     pub extra_seconds: f64,
     /// One a group of prompts.
     pub groups: Vec<GroupBreakEven>,
@@ -63,7 +65,10 @@ pub fn break_even(
     merged: &VariantRecord,
     seed: u64,
 ) -> Option<BreakEven> {
-    let ready = |record: &VariantRecord| record.prepare_seconds + record.session_seconds;
+    let ready = |record: &VariantRecord| {
+        let laid_out = record.lay_out_seconds.unwrap_or(0.0);
+        record.prepare_seconds + laid_out + record.session_seconds
+    };
     let extra_seconds = ready(merged) - ready(unmerged);
     let groups: Vec<GroupBreakEven> = measured(unmerged)
         .into_iter()

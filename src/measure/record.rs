@@ -52,6 +52,9 @@ pub struct VariantRecord {
     pub experiment: Option<String>,
     /// What merging and exporting took, in seconds.
     pub prepare_seconds: f64,
+    /// What laying out its own weights took after that, in seconds; absent where its sessions do without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lay_out_seconds: Option<f64>,
     /// What a decode step must read.
     pub reads: DecodeReads,
     /// Tokens in front of each prompt.
@@ -83,6 +86,7 @@ impl VariantRecord {
             variant,
             experiment,
             prepare_seconds: manifest.prepare_seconds,
+            lay_out_seconds: manifest.lay_out_seconds,
             reads: manifest.reads,
             virtual_tokens: manifest.num_virtual_tokens(),
             batch_size,

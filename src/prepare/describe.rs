@@ -57,6 +57,7 @@ pub fn describe(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         fingerprint,
         prepare_seconds: 0.0,
+        lay_out_seconds: None,
         variant,
         model_id: base.id.to_string(),
         model_folder: absolute_path(&base.folder),

@@ -36,6 +36,9 @@ pub struct Manifest {
     pub fingerprint: String,
     /// What making it took, in seconds: merging and exporting, without loading the adapter.
     pub prepare_seconds: f64,
+    /// What laying out its own weights for this processor took after that, in seconds, where that was done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lay_out_seconds: Option<f64>,
     /// Which variant it is.
     pub variant: Variant,
     /// The base model, as it was named.

@@ -273,6 +273,7 @@ fn variant(info: &RunInfo, base: Option<&VariantRecord>, record: &VariantRecord)
         .and_then(|graphs| graphs.get(&record.variant.into()));
     all.insert("executed".to_owned(), json!(graph));
     all.insert("prepare_seconds".to_owned(), json!(record.prepare_seconds));
+    all.insert("lay_out_seconds".to_owned(), json!(record.lay_out_seconds));
     all.insert("session_seconds".to_owned(), json!(record.session_seconds));
     all.insert("warmup_runs".to_owned(), json!(record.warmup_runs));
     all.insert("error".to_owned(), json!(record.error));

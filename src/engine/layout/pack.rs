@@ -11,6 +11,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use rayon::prelude::*;
 use thiserror::Error;
@@ -91,6 +92,8 @@ fn wanted(model: &Model, block: usize) -> Vec<Vec<Piece>> {
 pub struct LaidOutFiles {
     /// Rows of a block.
     pub block: usize,
+    /// What writing the variant's own file took, in seconds, if it was written now. The base's is shared by all variants.
+    pub own_seconds: Option<f64>,
     /// By path.
     files: BTreeMap<PathBuf, SafetensorsFile>,
     names: Names,
@@ -114,6 +117,7 @@ impl LaidOutFiles {
         })?;
         let mut ready = Self {
             block,
+            own_seconds: None,
             files: BTreeMap::new(),
             names: Names::default(),
         };
@@ -138,7 +142,14 @@ impl LaidOutFiles {
             }
             let file = match existing {
                 Some(file) if all => file,
-                existing => write(&path, &groups, existing, &ready.names, begin)?,
+                existing => {
+                    let start = Instant::now();
+                    let written = write(&path, &groups, existing, &ready.names, begin)?;
+                    if path.starts_with(&folder) {
+                        ready.own_seconds = Some(start.elapsed().as_secs_f64());
+                    }
+                    written
+                }
             };
             ready.files.insert(path, file);
         }

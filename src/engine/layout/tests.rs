@@ -243,6 +243,24 @@ fn weights_that_are_stored_as_in_out_are_in_blocks_too() {
 }
 
 #[test]
+fn what_a_variant_lays_out_for_itself_alone_is_timed() {
+    let folder = tempfile::tempdir().unwrap();
+    let all = prepare("llama-gqa", "lora", Dtype::Float32, folder.path());
+    let own_seconds = |variant: &PreparedVariant| {
+        let model = model_file::read(&variant.folder, 40).unwrap();
+        let files = LaidOutFiles::make_ready(&model, &variant.folder, BLOCK, &|_| {}).unwrap();
+        files.own_seconds
+    };
+    let [_, merged, unmerged] = &all[..] else {
+        panic!("three variants");
+    };
+    // It's the first, and so makes the base's file, which isn't its own.
+    assert_eq!(own_seconds(unmerged), None);
+    assert!(own_seconds(merged).unwrap() > 0.0);
+    assert_eq!(own_seconds(merged), None, "it's there");
+}
+
+#[test]
 fn what_is_laid_out_of_changed_weights_is_made_again() {
     let folder = tempfile::tempdir().unwrap();
     let all = prepare("llama-gqa", "lora", Dtype::Float32, folder.path());
