@@ -14,9 +14,9 @@
 
 use ndarray::{Array2, Axis};
 
-use super::default_targets::ADALORA;
 use super::form::{Form, LinearForm, Native, NativeForm, Part, Role, elements};
 use super::options::{factor, rank};
+use super::targets::defaults::ADALORA;
 use super::tuner::{Loading, Tuner};
 use super::{AdapterError, Effects, Init, ModuleAdapter};
 

@@ -10,8 +10,8 @@
 
 use ndarray::Array1;
 
-use super::default_targets::BEFT;
 use super::form::{Form, LinearForm, Native, Part, Role};
+use super::targets::defaults::BEFT;
 use super::tuner::{Loading, Tuner};
 use super::{AdapterError, Effects, Init, ModuleAdapter};
 

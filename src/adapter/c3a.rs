@@ -11,11 +11,11 @@
 
 use ndarray::{Array2, Array3};
 
-use super::default_targets::SPECTRAL;
 use super::dense::changed_weight;
 use super::form::{Form, Native, NativeForm, NativeSite, Part, Role};
 use super::options::rank;
 use super::targets::ValuePattern;
+use super::targets::defaults::SPECTRAL;
 use super::tuner::{Loading, Tuner};
 use super::{AdapterError, Effects, Init, ModuleAdapter, ModuleWeights};
 use crate::graph::{Attr, GraphBuilder, Value};

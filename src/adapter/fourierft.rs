@@ -18,12 +18,12 @@ use std::sync::Arc;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2};
 
-use super::default_targets::SPECTRAL;
 use super::dense::changed_part;
 use super::form::{Form, LinearForm, Part, Role, elements};
 use super::options::{factor, seed};
 use super::places::SeededPlaces;
 use super::targets::ValuePattern;
+use super::targets::defaults::SPECTRAL;
 use super::tuner::{Loading, Tuner};
 use super::{AdapterError, Effects, Init, ModuleAdapter, ModuleWeights};
 

@@ -28,9 +28,9 @@ use rayon::prelude::*;
 use safetensors::Dtype;
 
 use super::components::failed;
-use super::default_targets::QUERY_VALUE_ONLY;
 use super::form::{BaseModule, Form, LinearForm, Part, Role};
 use super::options::{factor, seed};
+use super::targets::defaults::QUERY_VALUE_ONLY;
 use super::tuner::{Layer, Loading, Tuner};
 use super::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::decomposition::{solve, symmetric_eigenvectors};

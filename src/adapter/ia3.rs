@@ -12,9 +12,9 @@
 
 use ndarray::Array1;
 
-use super::default_targets::{IA3, IA3_FEEDFORWARD};
 use super::form::{Form, InputStage, LinearForm, Native, OutputStage, Part, Role};
 use super::targets::NamePattern;
+use super::targets::defaults::{IA3, IA3_FEEDFORWARD};
 use super::tuner::{Loading, Tuner};
 use super::{AdapterError, Effects, Init, ModuleAdapter};
 use crate::json_object::{ConfigError, JsonObject};

@@ -8,9 +8,9 @@
 //!
 //! Sources: Zhao et al., arXiv:2312.11420; PEFT, `tuners/ln_tuning/`.
 
-use super::default_targets::LN_TUNING;
 use super::replaced::{replace, replace_modules};
 use super::targets::Targets;
+use super::targets::defaults::LN_TUNING;
 use super::tuner::Loading;
 use super::{AdapterError, Effects};
 

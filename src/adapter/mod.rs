@@ -14,7 +14,6 @@ mod c3a;
 mod cartridge;
 mod components;
 mod cpt;
-mod default_targets;
 mod deft;
 mod delora;
 mod dense;

@@ -21,9 +21,9 @@ use ndarray::Array2;
 use serde_json::Value;
 
 use super::components::{add_components, components, rounded, trailing};
-use super::default_targets::OSF;
 use super::dense::changed_weight;
 use super::form::Form;
+use super::targets::defaults::OSF;
 use super::tuner::{Layer, Loading, Tuner};
 use super::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::decomposition::Svd;

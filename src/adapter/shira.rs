@@ -15,11 +15,11 @@
 
 use ndarray::{Array1, Array2};
 
-use super::default_targets::QUERY_VALUE_ONLY;
 use super::dense::changed_weight;
 use super::form::Form;
 use super::options::{rank, seed};
 use super::places::SeededPlaces;
+use super::targets::defaults::QUERY_VALUE_ONLY;
 use super::tuner::{Layer, Loading, Tuner};
 use super::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::random::TorchGenerator;

@@ -17,9 +17,9 @@ use std::sync::Arc;
 
 use ndarray::{Array2, Array3, ArrayView1, Axis};
 
-use super::default_targets::ADALORA;
 use super::form::{Form, LinearForm, Part, Role, elements};
 use super::options::rank;
+use super::targets::defaults::ADALORA;
 use super::tuner::{Loading, Tuner};
 use super::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::json_object::JsonObject;

@@ -18,9 +18,9 @@ use std::sync::Arc;
 
 use ndarray::{Array1, Array2, Axis, s};
 
-use super::default_targets::QUERY_VALUE_ONLY;
 use super::form::{Form, LinearForm, Native, NativeForm, Part, Role, elements};
 use super::options::{factor, rank, seed};
+use super::targets::defaults::QUERY_VALUE_ONLY;
 use super::tuner::{Loading, Tuner};
 use super::{AdapterError, Effects, Init, ModuleAdapter};
 use crate::random::TorchGenerator;

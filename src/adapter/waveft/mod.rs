@@ -20,12 +20,12 @@ use std::sync::Arc;
 use ndarray::{Array1, Array2};
 
 use self::filters::reconstruction_low_pass;
-use super::default_targets::SPECTRAL;
 use super::dense::changed_weight;
 use super::form::Form;
 use super::options::{factor, seed};
 use super::places::SeededPlaces;
 use super::targets::ValuePattern;
+use super::targets::defaults::SPECTRAL;
 use super::tuner::{Layer, Loading, Tuner};
 use super::{AdapterError, Effects, Init, ModuleAdapter};
 use crate::json_object::JsonObject;
