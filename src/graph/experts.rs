@@ -40,7 +40,9 @@ pub fn experts(
     let rows = graph.reshape(&at("rows"), x, &[-1, hidden_size]);
     let weights = weights(graph, export, path, routing, x);
     let shape = graph.op("Shape", &at("zeros/size"), &[&rows], &[]);
-    let zero = graph.filled("zero.float", &[], 0.0);
+    // Weighted and summed up in float32 whatever the graph's type: transformers weights so too, and scattered sums in 16 bits
+    // exist for some providers only.
+    let zero = graph.constant_f32("zero.float32", &[], &[0.0]);
     let mut sum = graph.op("Expand", &at("zeros"), &[&zero, &shape], &[]);
     let flat = flat(graph, path, x);
     for (index, expert) in experts.iter().enumerate() {
@@ -64,9 +66,9 @@ pub fn experts(
         let up = product(graph, "up", &expert.up_proj, &picked);
         let inner = graph.mul(&at("Mul"), &activated, &up);
         let made = product(graph, "down", &expert.down_proj, &inner);
-        let weight = graph.to_compute(&at("weight/narrowed"), &weight);
         let weight = graph.gather(&at("picked_weight"), &weight, &tokens, 0);
         let weight = graph.reshape(&at("column"), &weight, &[-1, 1]);
+        let made = graph.to_f32(&at("down/float32"), &made);
         let made = graph.mul(&at("weighted"), &made, &weight);
         let places = graph.reshape(&at("places"), &tokens, &[-1, 1]);
         let attrs = [("reduction", Attr::Text("add"))];
@@ -77,6 +79,7 @@ pub fn experts(
             &attrs,
         );
     }
+    let sum = graph.to_compute(&at("sum/narrowed"), &sum);
     let shape = graph.op("Shape", &at("sum/size"), &[x], &[]);
     graph.op("Reshape", &at("sum"), &[&sum, &shape], &[])
 }
