@@ -1,85 +1,22 @@
-//! Methods with routers, mixtures, gates or a second network, beyond what the fixtures say: what is refused and in which
-//! words, how fresh ones begin, and that files of experts count.
-
-mod common;
+//! Methods with routers, mixtures, gates or a second network, and adapters that mix others.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
-use common::*;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-const CONFIG: &str = "adapter_config.json";
-const WEIGHTS: &str = "adapter_model.safetensors";
+use crate::common::trial::{CONFIG, Trial, WEIGHTS};
+use crate::common::{Tensors, assert_refused, copy_folder, edit_tensors, set_key};
 
-/// KiB of address space that a run may take: a size from a file must not be allocated unseen.
-const ADDRESS_SPACE: u32 = 8 << 20;
-
-/// A copy of a case, to be spoiled.
-struct Trial {
-    root: TempDir,
-    base: PathBuf,
-    adapter: PathBuf,
-}
-
-impl Trial {
-    fn new(model_name: &str, case_name: &str) -> Self {
-        let root = tempfile::tempdir().unwrap();
-        Self {
-            base: copy_folder(&model(model_name), &root.path().join("base-model")),
-            adapter: copy_folder(&case(model_name, case_name), &root.path().join("adapter")),
-            root,
-        }
-    }
-
-    /// A file of the adapter: of its own folder, or of the `expert` below it.
-    fn file(&self, expert: &str, name: &str) -> PathBuf {
-        self.adapter.join(expert).join(name)
-    }
-
-    fn set(&self, key: &str, value: Value) {
-        set_key(&self.file("", CONFIG), key, value);
-    }
-
-    /// Runs `generate`; the logits, or what was written to stderr.
-    fn logits(&self, variant: &str) -> Result<Tensor, String> {
-        let limited = format!("ulimit -v {ADDRESS_SPACE}; exec \"$0\" \"$@\"");
-        let logits = self.root.path().join("logits.safetensors");
-        let mut command = std::process::Command::new("sh");
-        command
-            .env("MALLOC_ARENA_MAX", "2")
-            .args(["-c", &limited, PROGRAM])
-            .args(["generate", "--ep", "cpu", "--threads", "1", "--json"])
-            .args([
-                "--prompt-ids",
-                "3,1,4,1,5,9,31,2,6",
-                "--max-new-tokens",
-                "4",
-            ])
-            .args(["--variant", variant])
-            .arg(&self.adapter)
-            .arg("--model")
-            .arg(&self.base)
-            .arg("--export-dir")
-            .arg(self.root.path().join("exported"))
-            .arg("--logits")
-            .arg(&logits);
-        let outcome = run(&mut command);
-        match outcome.code {
-            Some(0) => Ok(read_tensors(&logits).remove("logits").unwrap()),
-            Some(1) if outcome.stdout.is_empty() => Err(outcome.error().unwrap().to_owned()),
-            _ => panic!("{outcome:?}"),
-        }
-    }
-
-    #[track_caller]
-    fn refused(&self, words: &[&str]) {
-        let error = self.logits("unmerged").expect_err("it's to be refused");
-        for word in words {
-            assert!(error.contains(word), "`{word}` is not in `{error}`");
-        }
-    }
+/// Checks that `generate` refuses the unmerged variant, in `words`.
+#[track_caller]
+fn refused(trial: &Trial, words: &[&str]) {
+    let prompt = [
+        "--prompt-ids",
+        "3,1,4,1,5,9,31,2,6",
+        "--variant",
+        "unmerged",
+    ];
+    assert_refused(&trial.run("generate", &prompt), words);
 }
 
 /// Sets a key of a case's configuration and checks that it's refused by its name, in `words`.
@@ -87,15 +24,7 @@ impl Trial {
 fn option_refused(model_name: &str, case_name: &str, key: &str, value: Value, words: &[&str]) {
     let trial = Trial::new(model_name, case_name);
     trial.set(key, value);
-    trial.refused(&[&[CONFIG, key], words].concat());
-}
-
-/// Sets a key of `arrow_config`.
-fn set_arrow(trial: &Trial, key: &str, value: Value) {
-    let path = trial.file("", CONFIG);
-    let mut arrow = read_json(&path)["arrow_config"].clone();
-    arrow[key] = value;
-    set_key(&path, "arrow_config", arrow);
+    refused(&trial, &[&[CONFIG, key], words].concat());
 }
 
 #[test]
@@ -118,11 +47,14 @@ fn activated_lora_is_refused_where_peft_has_no_arithmetic_for_it() {
     for (other, value) in [("use_dora", json!(true)), ("kasa_config", json!({}))] {
         let trial = Trial::new("llama-gqa", "lora-alora");
         trial.set(other, value);
-        trial.refused(&[CONFIG, other, "alora_invocation_tokens"]);
+        refused(&trial, &[CONFIG, other, "alora_invocation_tokens"]);
     }
     let trial = Trial::new("llama-gqa", "lora-alora");
     trial.set("target_modules", json!(["q_proj", "embed_tokens"]));
-    trial.refused(&[CONFIG, "`target_modules`", "embed_tokens", "linear layers"]);
+    refused(
+        &trial,
+        &[CONFIG, "`target_modules`", "embed_tokens", "linear layers"],
+    );
 }
 
 #[test]
@@ -152,8 +84,8 @@ fn a_router_s_options_are_refused_by_name() {
         ("use_gks", json!(true), "gks_adapter_names"),
     ] {
         let trial = Trial::new("llama-gqa", "lora-arrow");
-        set_arrow(&trial, key, value);
-        trial.refused(&[CONFIG, "arrow_config.", expected]);
+        trial.set_arrow(key, value);
+        refused(&trial, &[CONFIG, "arrow_config.", expected]);
     }
     option_refused(
         "llama-gqa",
@@ -169,39 +101,23 @@ fn experts_outside_of_the_adapter_s_folder_are_refused() {
     for path in ["../task_0", "/task_0", "task_1/../../base-model", ""] {
         let trial = Trial::new("llama-gqa", "lora-arrow");
         copy_folder(
-            &trial.adapter.join("task_0"),
+            &trial.experiment.join("task_0"),
             &trial.root.path().join("task_0"),
         );
-        set_arrow(
+        trial.set_arrow("task_adapter_names", json!(["task_1", "task_2", path]));
+        refused(
             &trial,
-            "task_adapter_names",
-            json!(["task_1", "task_2", path]),
+            &[CONFIG, "arrow_config.task_adapter_names", "own folder"],
         );
-        trial.refused(&[CONFIG, "arrow_config.task_adapter_names", "own folder"]);
 
         let trial = Trial::new("llama-gqa", "xlora");
         copy_folder(
-            &trial.adapter.join("expert_0"),
+            &trial.experiment.join("expert_0"),
             &trial.root.path().join("task_0"),
         );
         let paths = json!({"0": "expert_0", "1": "expert_1", "2": path});
         option_refused("llama-gqa", "xlora", "adapters", paths, &["own folder"]);
     }
-}
-
-#[test]
-fn experts_beside_a_router_s_folder_are_found_as_peft_saves_them() {
-    let inside = Trial::new("llama-gqa", "lora-arrow")
-        .logits("unmerged")
-        .unwrap();
-    let mut trial = Trial::new("llama-gqa", "lora-arrow");
-    let router = trial.adapter.join("arrow_router");
-    fs::create_dir(&router).unwrap();
-    for name in [CONFIG, WEIGHTS] {
-        fs::rename(trial.adapter.join(name), router.join(name)).unwrap();
-    }
-    trial.adapter = router;
-    assert_eq!(trial.logits("unmerged").unwrap(), inside);
 }
 
 #[test]
@@ -221,7 +137,10 @@ fn an_expert_that_is_more_than_a_plain_lora_adapter_is_refused() {
         ] {
             let trial = Trial::new("llama-gqa", case_name);
             set_key(&trial.file(expert, CONFIG), key, value);
-            trial.refused(&[&format!("{expert}/{CONFIG}"), &format!("`{key}`")]);
+            refused(
+                &trial,
+                &[&format!("{expert}/{CONFIG}"), &format!("`{key}`")],
+            );
         }
         let trial = Trial::new("llama-gqa", case_name);
         set_key(
@@ -229,11 +148,14 @@ fn an_expert_that_is_more_than_a_plain_lora_adapter_is_refused() {
             "target_modules",
             json!(["embed_tokens"]),
         );
-        trial.refused(&[
-            &format!("{expert}/{CONFIG}"),
-            "embed_tokens",
-            "linear layers",
-        ]);
+        refused(
+            &trial,
+            &[
+                &format!("{expert}/{CONFIG}"),
+                "embed_tokens",
+                "linear layers",
+            ],
+        );
     }
 }
 
@@ -246,21 +168,21 @@ fn a_spoiled_file_of_an_expert_is_refused_with_its_name() {
         edit_tensors(&trial.file(expert, WEIGHTS), |tensors| {
             tensors.remove(key).unwrap();
         });
-        trial.refused(&[&file, key, "missing"]);
+        refused(&trial, &[&file, key, "missing"]);
 
         let trial = Trial::new("llama-gqa", case_name);
         edit_tensors(&trial.file(expert, WEIGHTS), |tensors| {
             let tensor = tensors.get_mut(key).unwrap();
             tensor.shape.reverse();
         });
-        trial.refused(&[&file, key, "shape", "expected [32, "]);
+        refused(&trial, &[&file, key, "shape", "expected [32, "]);
 
         let trial = Trial::new("llama-gqa", case_name);
         edit_tensors(&trial.file(expert, WEIGHTS), |tensors| {
             let tensor = tensors[key].clone();
             tensors.insert("another".to_owned(), tensor);
         });
-        trial.refused(&[&file, "`another`", "nothing in this model uses"]);
+        refused(&trial, &[&file, "`another`", "nothing in this model uses"]);
 
         let trial = Trial::new("llama-gqa", case_name);
         fs::rename(
@@ -268,15 +190,15 @@ fn a_spoiled_file_of_an_expert_is_refused_with_its_name() {
             trial.file(expert, "adapter_model.bin"),
         )
         .unwrap();
-        trial.refused(&[&format!("{expert}/adapter_model.bin"), "pickle"]);
+        refused(&trial, &[&format!("{expert}/adapter_model.bin"), "pickle"]);
 
         let trial = Trial::new("llama-gqa", case_name);
         fs::remove_file(trial.file(expert, CONFIG)).unwrap();
-        trial.refused(&[&format!("{expert}/{CONFIG}")]);
+        refused(&trial, &[&format!("{expert}/{CONFIG}")]);
 
         let trial = Trial::new("llama-gqa", case_name);
-        fs::remove_dir_all(trial.adapter.join(expert)).unwrap();
-        trial.refused(&[expert]);
+        fs::remove_dir_all(trial.experiment.join(expert)).unwrap();
+        refused(&trial, &[expert]);
     }
 }
 
@@ -285,7 +207,7 @@ fn experts_that_do_not_fit_their_router_are_refused() {
     let trial = Trial::new("llama-gqa", "lora-arrow");
     fs::remove_file(trial.file("task_1", WEIGHTS)).unwrap();
     set_key(&trial.file("task_1", CONFIG), "r", json!(2));
-    trial.refused(&["task_1", "has rank 2", "expected 3"]);
+    refused(&trial, &["task_1", "has rank 2", "expected 3"]);
 
     for (targets, words) in [
         (
@@ -300,23 +222,7 @@ fn experts_that_do_not_fit_their_router_are_refused() {
         let trial = Trial::new("llama-gqa", "lora-arrow");
         fs::remove_file(trial.file("task_1", WEIGHTS)).unwrap();
         set_key(&trial.file("task_1", CONFIG), "target_modules", targets);
-        trial.refused(&["task_1", words]);
-    }
-}
-
-#[test]
-fn an_expert_s_file_counts_among_what_a_prepared_folder_is_made_from() {
-    for (case_name, expert) in [("lora-arrow", "task_1"), ("xlora", "expert_1")] {
-        let trial = Trial::new("llama-gqa", case_name);
-        let before = trial.logits("unmerged").unwrap();
-        edit_tensors(&trial.file(expert, WEIGHTS), |tensors| {
-            for tensor in tensors.values_mut() {
-                tensor.values.iter_mut().for_each(|value| *value *= -1.5);
-                tensor.values[0] += 0.5;
-            }
-        });
-        let after = trial.logits("unmerged").unwrap();
-        assert!(relative_difference(&after.values, &before.values) > 1e-3);
+        refused(&trial, &["task_1", words]);
     }
 }
 
@@ -362,14 +268,20 @@ fn a_mixture_without_its_classifier_is_refused_with_the_way_out() {
     for (case_name, layer) in [("xlora", 0), ("xlora-top", 2)] {
         let trial = Trial::new("llama-gqa", case_name);
         let key = format!("base_model.internal_xlora_classifier.layers.{layer}.weight");
-        edit_tensors(&trial.file("", WEIGHTS), |tensors| {
+        edit_tensors(&trial.weights(), |tensors| {
             tensors.remove(&key).unwrap();
         });
-        trial.refused(&[WEIGHTS, &key, "leaves parts of the classifier out"]);
+        refused(
+            &trial,
+            &[WEIGHTS, &key, "leaves parts of the classifier out"],
+        );
     }
     let trial = Trial::new("llama-gqa", "xlora");
     trial.set("xlora_depth", json!(2));
-    trial.refused(&[WEIGHTS, "layers.0.weight", "shape", "expected [10, 64]"]);
+    refused(
+        &trial,
+        &[WEIGHTS, "layers.0.weight", "shape", "expected [10, 64]"],
+    );
 }
 
 #[test]
@@ -397,8 +309,8 @@ fn lily_is_refused_where_its_file_or_its_options_do_not_fit() {
     let spoiled = |key: &str, change: &dyn Fn(&mut Tensors, &str), words: &[&str]| {
         let trial = Trial::new("llama-gqa", "lily");
         let key = format!("{layer}.{key}");
-        edit_tensors(&trial.file("", WEIGHTS), |tensors| change(tensors, &key));
-        trial.refused(&[&[WEIGHTS, key.as_str()], words].concat());
+        edit_tensors(&trial.weights(), |tensors| change(tensors, &key));
+        refused(&trial, &[&[WEIGHTS, key.as_str()], words].concat());
     };
     let remove = |tensors: &mut Tensors, key: &str| _ = tensors.remove(key).unwrap();
     let turn = |tensors: &mut Tensors, key: &str| tensors.get_mut(key).unwrap().shape.reverse();
@@ -443,38 +355,44 @@ fn shadow_is_refused_where_its_file_or_its_options_do_not_fit() {
         "base_model.model.model.layers.1.shadow_update_gate.default.2.bias",
     ] {
         let trial = Trial::new("llama-gqa", "shadow");
-        edit_tensors(&trial.file("", WEIGHTS), |tensors| {
+        edit_tensors(&trial.weights(), |tensors| {
             tensors.remove(key).unwrap();
         });
-        trial.refused(&[WEIGHTS, key, "missing"]);
+        refused(&trial, &[WEIGHTS, key, "missing"]);
         let trial = Trial::new("llama-gqa", "shadow");
-        edit_tensors(&trial.file("", WEIGHTS), |tensors| {
+        edit_tensors(&trial.weights(), |tensors| {
             tensors.get_mut(key).unwrap().shape.push(1);
         });
-        trial.refused(&[WEIGHTS, key, "shape", "expected"]);
+        refused(&trial, &[WEIGHTS, key, "shape", "expected"]);
     }
     // A second layer of the backbone, and another width.
     let trial = Trial::new("llama-gqa", "shadow");
     trial.set("shadow_num_hidden_layers", json!(2));
-    trial.refused(&[WEIGHTS, "shadow_backbone.default.layers.1.", "missing"]);
+    refused(
+        &trial,
+        &[WEIGHTS, "shadow_backbone.default.layers.1.", "missing"],
+    );
     let trial = Trial::new("llama-gqa", "shadow");
     trial.set("shadow_intermediate_size", json!(8));
-    trial.refused(&[
-        WEIGHTS,
-        "shadow_backbone.default.layers.0.mlp.",
-        "expected [8, 64]",
-    ]);
+    refused(
+        &trial,
+        &[
+            WEIGHTS,
+            "shadow_backbone.default.layers.0.mlp.",
+            "expected [8, 64]",
+        ],
+    );
 }
 
 #[test]
 fn blocks_with_gaps_between_them_are_refused() {
-    let trial = Trial::new("llama-gqa", "shadow");
+    let trial = Trial::with_own_model("llama-gqa", "shadow");
     set_key(
-        &trial.base.join("config.json"),
+        &trial.model.join("config.json"),
         "num_hidden_layers",
         json!(3),
     );
-    edit_tensors(&trial.base.join("model.safetensors"), |tensors| {
+    edit_tensors(&trial.model.join("model.safetensors"), |tensors| {
         let last: Vec<_> = tensors
             .iter()
             .filter(|(name, _)| name.contains("layers.1."))
@@ -486,7 +404,7 @@ fn blocks_with_gaps_between_them_are_refused() {
         "target_modules",
         json!(["model.layers.0", "model.layers.2"]),
     );
-    trial.refused(&[CONFIG, "`target_modules`", "gaps"]);
+    refused(&trial, &[CONFIG, "`target_modules`", "gaps"]);
 }
 
 #[test]
@@ -494,16 +412,16 @@ fn clusters_that_do_not_come_out_as_in_the_file_are_refused_with_the_way_out() {
     let way_out = "merge_and_unload";
     let trial = Trial::new("llama-gqa", "adamss");
     let key = "base_model.model.model.layers.0.self_attn.k_proj.adamss_newB";
-    edit_tensors(&trial.file("", WEIGHTS), |tensors| {
+    edit_tensors(&trial.weights(), |tensors| {
         // Another row of the same length, outside of the span.
         let columns = tensors[key].shape[1];
         let row = &mut tensors.get_mut(key).unwrap().values[..columns];
         row.iter_mut().step_by(2).for_each(|value| *value *= -1.0);
     });
-    trial.refused(&[WEIGHTS, key, "random_seed", way_out]);
+    refused(&trial, &[WEIGHTS, key, "random_seed", way_out]);
 
-    let trial = Trial::new("llama-gqa", "adamss");
-    edit_tensors(&trial.base.join("model.safetensors"), |tensors| {
+    let trial = Trial::with_own_model("llama-gqa", "adamss");
+    edit_tensors(&trial.model.join("model.safetensors"), |tensors| {
         // The same span of inputs from rows that are another way round.
         let weight = tensors
             .get_mut("model.layers.0.self_attn.k_proj.weight")
@@ -512,7 +430,10 @@ fn clusters_that_do_not_come_out_as_in_the_file_are_refused_with_the_way_out() {
         let middle = weight.values.len() / 2 / columns * columns;
         weight.values.rotate_left(middle);
     });
-    trial.refused(&[WEIGHTS, "layers.0.self_attn.k_proj.adamss_", way_out]);
+    refused(
+        &trial,
+        &[WEIGHTS, "layers.0.self_attn.k_proj.adamss_", way_out],
+    );
 
     for (key, value, expected) in [
         ("init_weights", json!("other"), "`orthogonal`"),
@@ -524,59 +445,5 @@ fn clusters_that_do_not_come_out_as_in_the_file_are_refused_with_the_way_out() {
     }
     let trial = Trial::new("llama-gqa", "adamss");
     trial.set("num_subspaces", json!(2));
-    trial.refused(&[WEIGHTS, "adamss_B", "rows together, expected"]);
-}
-
-/// Leaves only the configurations of an adapter and of its experts.
-fn make_fresh(adapter: &Path) {
-    for file in files_below(adapter) {
-        if file.file_name().unwrap() != CONFIG {
-            fs::remove_file(file).unwrap();
-        }
-    }
-}
-
-#[test]
-fn a_fresh_one_starts_as_the_base() {
-    for (model_name, case_name) in [
-        ("llama-gqa", "adamss"),
-        ("llama-gqa", "lily"),
-        ("llama-gqa", "lora-alora"),
-        ("llama-gqa", "lora-arrow-general"),
-        ("llama-gqa", "shadow"),
-        ("llama-gqa", "xlora-top-softmax"),
-        ("llama-bias", "shadow-narrow"),
-        ("llama-bias", "xlora-layerwise"),
-        ("opt-pre", "adamss"),
-        ("opt-pre", "lily"),
-        ("opt-pre", "shadow"),
-        ("opt-pre", "xlora"),
-    ] {
-        let trial = Trial::new(model_name, case_name);
-        make_fresh(&trial.adapter);
-        let base = trial.logits("base").unwrap();
-        let unmerged = trial.logits("unmerged").unwrap();
-        let difference = relative_difference(&unmerged.values, &base.values);
-        assert!(difference < 1e-5, "{model_name}/{case_name}: {difference}");
-    }
-}
-
-#[test]
-fn experts_without_tensors_are_drawn_apart() {
-    let trial = Trial::new("llama-gqa", "lora-arrow");
-    make_fresh(&trial.adapter);
-    for expert in ["task_0", "task_1", "task_2"] {
-        set_key(
-            &trial.file(expert, CONFIG),
-            "init_lora_weights",
-            json!(false),
-        );
-    }
-    let base = trial.logits("base").unwrap();
-    let unmerged = trial.logits("unmerged").unwrap();
-    assert!(relative_difference(&unmerged.values, &base.values) > 1e-3);
-    // One alone is something else than all of them.
-    set_arrow(&trial, "top_k", json!(1));
-    let one = trial.logits("unmerged").unwrap();
-    assert!(relative_difference(&unmerged.values, &one.values) > 1e-4);
+    refused(&trial, &[WEIGHTS, "adamss_B", "rows together, expected"]);
 }

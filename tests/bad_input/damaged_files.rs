@@ -1,8 +1,6 @@
 //! Files with bytes cut, flipped, put in and taken out at random: whatever the library makes of them, it
 //! doesn't panic and it comes to an end; what it accepts, the program runs or refuses.
 
-mod common;
-
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -10,7 +8,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use common::*;
+use crate::common::*;
 use peft_bench::adapter::AdapterForm;
 use peft_bench::config::{BenchmarkConfig, Source};
 use peft_bench::experiment::Experiment;

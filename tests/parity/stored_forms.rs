@@ -1,11 +1,9 @@
 //! The same model and the same adapter in other forms of their files: what Transformers and PEFT take for the same must
 //! give the same here, and what they tell apart must not.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 
-use common::*;
+use crate::common::*;
 use peft_bench::weights::Dtype;
 use serde_json::{Value, json};
 use tempfile::TempDir;
