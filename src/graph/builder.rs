@@ -11,6 +11,7 @@ mod positions;
 mod quantized;
 mod value;
 mod weights;
+mod widened;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;

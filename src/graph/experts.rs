@@ -64,6 +64,7 @@ pub fn experts(
         let up = product(graph, "up", &expert.up_proj, &picked);
         let inner = graph.mul(&at("Mul"), &activated, &up);
         let made = product(graph, "down", &expert.down_proj, &inner);
+        let weight = graph.to_compute(&at("weight/narrowed"), &weight);
         let weight = graph.gather(&at("picked_weight"), &weight, &tokens, 0);
         let weight = graph.reshape(&at("column"), &weight, &[-1, 1]);
         let made = graph.mul(&at("weighted"), &made, &weight);
@@ -94,7 +95,7 @@ fn flat(graph: &mut GraphBuilder, path: &str, x: &Value) -> Value {
     graph.op("Slice", &name, &[&any, &first, &batch], &[])
 }
 
-/// The weight of each expert for each token, `[tokens, experts]`; 0 of those that aren't picked.
+/// The weight of each expert for each token, `[tokens, experts]` in float32; 0 of those that aren't picked.
 fn weights(
     graph: &mut GraphBuilder,
     export: &Export,
@@ -107,6 +108,8 @@ fn weights(
     let logits = linear(graph, export, routing.router, x);
     let logits = graph.reshape(&at("rows"), &logits, &[-1, experts]);
     let last = [("axis", Attr::Int(-1))];
+    // In float32 up to the weights, as in transformers, whatever the graph's type.
+    let logits = graph.to_f32(&at("float32"), &logits);
     let chances = graph.op("Softmax", &at("Softmax"), &[&logits], &last);
     let count = [routing.per_token as i64];
     let count = graph.constant_i64(&at("per_token"), &count, false);
@@ -119,7 +122,7 @@ fn weights(
         picked = graph.op("Div", &at("Div"), &[&picked, &sums], &[]);
     }
     let shape = graph.op("Shape", &at("zeros/size"), &[&chances], &[]);
-    let zero = graph.filled("zero.float", &[], 0.0);
+    let zero = graph.constant_f32("zero.float32", &[], &[0.0]);
     let zeros = graph.op("Expand", &at("zeros"), &[&zero, &shape], &[]);
     graph.op(
         "ScatterElements",

@@ -38,12 +38,18 @@ impl GraphBuilder<'_> {
 
     /// A constant of the graph's float type, every element `value`.
     pub fn filled(&mut self, name: &str, dims: &[usize], value: f32) -> Value {
+        let key = self.scoped(name);
+        if let Some(made) = self.constants.get(&key) {
+            return made.clone();
+        }
         let count = dims.iter().product();
         let constant = self.constant_f32(
             &format!("{name}/float32"),
             dims,
             &vec![round_to(value, self.compute); count],
         );
-        self.to_compute(name, &constant)
+        let made = self.to_compute(name, &constant);
+        self.constants.insert(key, made.clone());
+        made
     }
 }

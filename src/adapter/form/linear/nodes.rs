@@ -133,8 +133,7 @@ impl Delta<'_> {
                 let missing = in_features.next_multiple_of(r) - in_features;
                 if missing > 0 {
                     let pads = [0, 0, 0, 0, 0, missing as i64];
-                    let pads = graph.constant_i64(&at("pads"), &pads, false);
-                    x = graph.op("Pad", &at("Pad"), &[&x, &pads], &[]);
+                    x = graph.pad(&at("Pad"), &x, &pads);
                 }
                 let split = graph.reshape(&at("split"), &x, &[0, 0, -1, r as i64]);
                 let axis = graph.constant_i64("axis_2", &[2], false);
