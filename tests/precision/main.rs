@@ -8,6 +8,7 @@ mod beside;
 mod embedding;
 mod files;
 mod full_precision;
+mod gpu_graphs;
 mod half;
 mod merged;
 mod reference;

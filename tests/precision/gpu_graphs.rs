@@ -1,12 +1,9 @@
 //! Graphs that compute in 16 bits, as a GPU is given them, run on the CPU: ONNX Runtime computes in float32 there what it has no
 //! float16 for. Every family, and every method on one of them, against the same weights in a graph that computes in float32.
 
-mod common;
-
 use std::path::Path;
 use std::sync::LazyLock;
 
-use common::{case, model, names, read_json};
 use peft_bench::adapter::AdapterForm;
 use peft_bench::engine::{DecoderEngine, EngineOptions, OnnxRuntime, Provider, WeightsMode};
 use peft_bench::experiment::Experiment;
@@ -15,6 +12,8 @@ use peft_bench::prepare::{Precision, Preparation, PreparedVariant, Variant};
 use peft_bench::runtime::install::locate_or_install;
 use peft_bench::verify::{follow, trace};
 use peft_bench::weights::Dtype;
+
+use crate::common::{case, model, names, read_json};
 
 /// A process loads ONNX Runtime once.
 static RUNTIME: LazyLock<OnnxRuntime> =
@@ -86,7 +85,6 @@ fn every_family_computes_in_16_bits() {
     let mut failures = Vec::new();
     for model_name in names(&model("")) {
         let found = difference(&model_name, "lora");
-        println!("{found:.5} {model_name}");
         if found.is_nan() || found > TOLERANCE {
             failures.push(format!("{model_name}: {found}"));
         }
@@ -102,7 +100,6 @@ fn every_method_computes_in_16_bits() {
             continue;
         }
         let found = difference("llama-gqa", &case_name);
-        println!("{found:.5} {case_name}");
         if found.is_nan() || found > TOLERANCE {
             failures.push(format!("{case_name}: {found}"));
         }
