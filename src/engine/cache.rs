@@ -2,9 +2,9 @@
 //! attention updates it in place.
 
 use ort::memory::Allocator;
-use ort::value::DynTensor;
+use ort::value::{DefiniteTensorValueTypeMarker, DynTensor, Tensor, Value};
 
-use super::bindings::{element_type, fill};
+use super::bindings::{copy_bytes, element_type, fill};
 use super::bound::BoundSession;
 use super::{EngineError, EngineOptions, Provider};
 use crate::graph::PROMPT_INPUT;
@@ -28,16 +28,16 @@ pub fn allocate(
             let shape = [options.batch_size, heads, options.max_length, width];
             let mut tensor = DynTensor::new(device, element, shape).map_err(&failed)?;
             if let Some(prefix) = &prefix {
+                let entry = 2 * layer + half;
                 let size = manifest.compute.size();
-                let write = |target: &mut DynTensor| {
-                    prefix.write(target, 2 * layer + half, shape, manifest.head_dim, size);
-                };
+                let form = (shape, manifest.head_dim, size);
                 if let Provider::Cuda(_) = options.provider {
-                    let mut staged = DynTensor::new(host, element, shape).map_err(&failed)?;
-                    write(&mut staged);
-                    staged.copy_into(&mut tensor).map_err(&failed)?;
+                    let bytes = [shape.iter().product::<usize>() * size];
+                    let mut staged = Tensor::<u8>::new(host, bytes).map_err(&failed)?;
+                    prefix.write(&mut staged, entry, form);
+                    copy_bytes(&staged, &mut tensor).map_err(&failed)?;
                 } else {
-                    write(&mut tensor);
+                    prefix.write(&mut tensor, entry, form);
                 }
             }
             cache.push(tensor);
@@ -90,15 +90,13 @@ impl Prefix {
         }))
     }
 
-    /// Writes entry `entry` into every sequence of `target`, `[batch, heads, max_length, width]`; heads that are wider than
-    /// `head_dim` are filled with zeros.
-    fn write(
+    /// Writes entry `entry` into every sequence of `target`, `[batch, heads, max_length, width]` of values of `size` bytes; heads
+    /// that are wider than `head_dim` are filled with zeros.
+    fn write<T: DefiniteTensorValueTypeMarker + ?Sized>(
         &self,
-        target: &mut DynTensor,
+        target: &mut Value<T>,
         entry: usize,
-        [batch, heads, max_length, width]: [usize; 4],
-        head_dim: usize,
-        size: usize,
+        ([batch, heads, max_length, width], head_dim, size): ([usize; 4], usize, usize),
     ) {
         let row_bytes = self.bytes.len() / self.rows;
         let head_bytes = head_dim * size;
