@@ -243,7 +243,11 @@ impl Mixture {
         }
         let last = [("axis", Attr::Int(-1))];
         if self.softmax {
-            x = graph.op("Softmax", "/xlora/Softmax", &[&x], &last);
+            // In float32 whatever the graph's type. In float16 on a GPU, ONNX Runtime would make one operator of bias and
+            // softmax, which takes a library more, cuDNN.
+            x = graph.to_f32("/xlora/Softmax/x", &x);
+            x = graph.op("Softmax", "/xlora/Softmax/float32", &[&x], &last);
+            x = graph.to_compute("/xlora/Softmax", &x);
         }
         if let Some(count) = self.top_k {
             let rest = match self.softmax_top_k {
