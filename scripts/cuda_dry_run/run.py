@@ -13,7 +13,7 @@ What follows `--` goes to `generate`.
 What it shows: sessions open with ONNX Runtime's real CUDA provider, every node has a kernel for its types, nothing of a
 layer runs on the CPU without being seen, copies between host and device go the way that they say, and a decode step copies
 nothing but the token's id, the mask and the length of the cache there, and back the next token, the logits (since `generate`
-asks for them) and, of each expert, how many tokens it gets.
+asks for them) and, of each expert, how many tokens it gets. Beside these, the operator of NF4 copies the table of its values.
 What it can't show: whether any result is right, how long anything takes, or whether a real device has the memory. Kernels
 don't run.
 

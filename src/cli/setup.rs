@@ -140,10 +140,11 @@ pub fn preparation<'a>(
     base: &'a BaseModel,
 ) -> Result<Preparation<'a>> {
     let quantization = config.quantization()?;
-    if let (Some(quantization), Provider::Cuda(_)) = (quantization, provider) {
+    if let (Some(_), Provider::Cuda(_)) = (config.quantization_keys.accuracy, provider) {
         bail!(
-            "`--quantize {}` runs on the CPU only so far; use `--ep cpu`",
-            quantization.weights.name()
+            "`--quantize-accuracy` (`quantization_accuracy_level`) chooses the CPU's arithmetic; on a GPU, products with \
+             quantized weights are computed in {}",
+            config.dtype
         );
     }
     let preparation = Preparation {

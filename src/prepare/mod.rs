@@ -47,7 +47,7 @@ pub use variant::Variant;
 use crate::adapter::{Adapter, AdapterError, AdapterForm, Task};
 use crate::experiment::Experiment;
 use crate::model::{BaseModel, ModelError};
-use crate::quantize::{Quantization, QuantizeError};
+use crate::quantize::{Quantization, QuantizeError, QuantizedTypes};
 use crate::weights::{Dtype, WeightsError};
 
 /// What can go wrong while a variant is prepared.
@@ -116,6 +116,14 @@ impl Precision {
         Self {
             quantization,
             ..self
+        }
+    }
+
+    /// The types of what's quantized.
+    pub(super) fn quantized_types(self) -> QuantizedTypes {
+        QuantizedTypes {
+            weights: self.dtype,
+            scales: self.compute,
         }
     }
 

@@ -17,6 +17,7 @@ use crate::adapter::form::Form;
 use crate::arch::DecoderSpec;
 use crate::model::BaseModel;
 use crate::quantize::{Format, Quantization, QuantizedFile};
+use crate::weights::Dtype;
 
 /// The file's name, in the folder of a model's variants.
 pub const QUANTIZED: &str = "quantized.safetensors";
@@ -32,7 +33,8 @@ pub struct QuantizationSummary {
     pub block_size: usize,
     /// Whether zero is a code of every block, in its middle; `nf4` is not evenly spaced.
     pub symmetric: bool,
-    /// `MatMulNBits`' attribute: 4 rounds its inputs to 8 bits as well, 1 computes in float32. `MatMulBnb4` has none.
+    /// `MatMulNBits`' attribute: 4 rounds its inputs to 8 bits as well, 1 computes in float32. `MatMulBnb4` has
+    /// none, and neither has a GPU, which computes in the type of the inputs.
     pub accuracy_level: Option<u8>,
     /// What the head is quantized to; absent where it stays float.
     pub head: Option<Format>,
@@ -53,8 +55,13 @@ pub struct QuantizationSummary {
 }
 
 impl QuantizationSummary {
-    /// Describes `quantization` of a model, with an `unmerged` adapter beside it.
-    pub fn new(spec: &DecoderSpec, quantization: Quantization, unmerged: Option<&Adapter>) -> Self {
+    /// Describes `quantization` of a model that computes in `compute`, with an `unmerged` adapter beside it.
+    pub fn new(
+        spec: &DecoderSpec,
+        quantization: Quantization,
+        compute: Dtype,
+        unmerged: Option<&Adapter>,
+    ) -> Self {
         let Quantization {
             weights,
             head,
@@ -72,7 +79,7 @@ impl QuantizationSummary {
                     replaced += 1;
                     continue;
                 }
-                let bytes = format.bytes(rows, columns);
+                let bytes = format.bytes(rows, columns, compute);
                 all.insert(quantization.key(spec, module), bytes);
             }
         }
@@ -94,7 +101,8 @@ impl QuantizationSummary {
             bits: weights.bits(),
             block_size: weights.block_size(),
             symmetric: !nf4,
-            accuracy_level: quantization.has_accuracy().then_some(accuracy.level()),
+            accuracy_level: (quantization.has_accuracy() && compute == Dtype::Float32)
+                .then_some(accuracy.level()),
             head,
             embedding,
             quantized_weights: all.len(),
@@ -129,7 +137,7 @@ impl Preparation<'_> {
             &fingerprint::fingerprint(self, None, Variant::Base),
             self.base,
             quantization,
-            self.precision.dtype,
+            self.precision.quantized_types(),
             begin,
         )?;
         Ok(Some(Arc::new(file)))

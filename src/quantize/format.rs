@@ -15,6 +15,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::weights::Dtype;
+
 /// The form of one quantized weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Format {
@@ -55,7 +57,7 @@ impl Format {
         }
     }
 
-    /// Shapes of codes (bytes) and scales (float32) of a weight of `rows` × `columns`.
+    /// Shapes of codes (bytes) and scales of a weight of `rows` × `columns`.
     pub fn shapes(self, rows: usize, columns: usize) -> [Vec<usize>; 2] {
         let block = self.block_size();
         match self {
@@ -71,11 +73,11 @@ impl Format {
         }
     }
 
-    /// Bytes of codes and scales together.
-    pub fn bytes(self, rows: usize, columns: usize) -> u64 {
+    /// Bytes of codes and of scales in `scales_type` together.
+    pub fn bytes(self, rows: usize, columns: usize, scales_type: Dtype) -> u64 {
         let [codes, scales] = self.shapes(rows, columns);
         let count = |shape: &[usize]| shape.iter().product::<usize>() as u64;
-        count(&codes) + 4 * count(&scales)
+        count(&codes) + scales_type.size() as u64 * count(&scales)
     }
 
     /// Quantizes whole rows, one behind the other. Of `nf4`, rows that others follow must fill whole blocks.

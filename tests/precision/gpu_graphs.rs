@@ -9,6 +9,7 @@ use peft_bench::engine::{DecoderEngine, EngineOptions, OnnxRuntime, Provider, We
 use peft_bench::experiment::Experiment;
 use peft_bench::model::BaseModel;
 use peft_bench::prepare::{Precision, Preparation, PreparedVariant, Variant};
+use peft_bench::quantize::{Accuracy, Format, Part, Quantization};
 use peft_bench::runtime::install::locate_or_install;
 use peft_bench::verify::{follow, trace};
 use peft_bench::weights::Dtype;
@@ -22,18 +23,45 @@ static RUNTIME: LazyLock<OnnxRuntime> =
 /// What may come of rounding to float16 after every node, as a part of the largest logit.
 const TOLERANCE: f32 = 0.015;
 
+/// What may come of that, of rounding a block's scale, and NF4's values, to float16 as well.
+const QUANTIZED_TOLERANCE: f32 = 0.02;
+
+/// How a graph is made.
+#[derive(Debug, Clone, Copy)]
+struct Make {
+    quantization: Option<Quantization>,
+    adapter_form: AdapterForm,
+}
+
+const PLAIN: Make = Make {
+    quantization: None,
+    adapter_form: AdapterForm::Reduced,
+};
+
+/// Everything in few bits. On the CPU products are computed in float32 of the values that codes stand for, not of rounded inputs.
+fn quantized(weights: Format, embedding: Format) -> Make {
+    let part = |format| Some(Part::Quantized(format));
+    let accuracy = (weights != Format::Nf4).then_some(Accuracy::Float32);
+    let made = Quantization::with(weights, part(weights), part(embedding), accuracy);
+    Make {
+        quantization: Some(made.unwrap()),
+        ..PLAIN
+    }
+}
+
 fn prepare(
     base: &BaseModel,
     experiment: &Path,
+    make: Make,
     gpu: bool,
     export_dir: &Path,
 ) -> Result<PreparedVariant, String> {
     let preparation = Preparation {
         base,
-        precision: Precision::new(Dtype::Float16, gpu),
+        precision: Precision::new(Dtype::Float16, gpu).with_quantization(make.quantization),
         export_dir,
         seed: 0,
-        adapter_form: AdapterForm::Reduced,
+        adapter_form: make.adapter_form,
         task_id: None,
     };
     let experiment = Experiment::find(experiment).map_err(|error| error.to_string())?;
@@ -58,11 +86,11 @@ fn open(variant: &PreparedVariant) -> DecoderEngine {
 }
 
 /// How far the graph in float16 is off, as a part of the largest logit.
-fn difference(model_name: &str, case_name: &str) -> f32 {
+fn difference(model_name: &str, case_name: &str, make: Make) -> f32 {
     let export_dir = tempfile::tempdir().unwrap();
     let base = BaseModel::open_folder(&model(model_name)).unwrap();
     let folder = case(model_name, case_name);
-    let prepare = |gpu| prepare(&base, &folder, gpu, export_dir.path());
+    let prepare = |gpu| prepare(&base, &folder, make, gpu, export_dir.path());
     let (wide, narrow) = match (prepare(false), prepare(true)) {
         (Ok(wide), Ok(narrow)) => (wide, narrow),
         // What's refused is refused on a GPU too.
@@ -84,7 +112,7 @@ fn difference(model_name: &str, case_name: &str) -> f32 {
 fn every_family_computes_in_16_bits() {
     let mut failures = Vec::new();
     for model_name in names(&model("")) {
-        let found = difference(&model_name, "lora");
+        let found = difference(&model_name, "lora", PLAIN);
         if found.is_nan() || found > TOLERANCE {
             failures.push(format!("{model_name}: {found}"));
         }
@@ -99,9 +127,46 @@ fn every_method_computes_in_16_bits() {
         if case_name == "base" {
             continue;
         }
-        let found = difference("llama-gqa", &case_name);
+        let found = difference("llama-gqa", &case_name, PLAIN);
         if found.is_nan() || found > TOLERANCE {
             failures.push(format!("{case_name}: {found}"));
+        }
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+#[test]
+fn quantized_weights_compute_in_16_bits() {
+    let formats = [
+        (Format::Int4, Format::Int4),
+        (Format::Int8, Format::Int8),
+        (Format::Nf4, Format::Int8),
+    ];
+    let mut failures = Vec::new();
+    // Stored the other way; of widths that no block divides, tied; experts; and methods with weights in the place of quantized
+    // ones, with residuals, with values of what codes stand for, and on the embedding.
+    let models = ["gpt2", "llama-tied", "mixtral", "opt-pre"];
+    let cases = ["c3a", "dora", "dora-embed", "lora-pissa", "lora-tokens"];
+    for (weights, embedding) in formats {
+        let make = quantized(weights, embedding);
+        let of_models = models.map(|name| (name, "lora"));
+        let of_cases = cases.map(|name| ("llama-gqa", name));
+        for (model_name, case_name) in of_models.into_iter().chain(of_cases) {
+            let found = difference(model_name, case_name, make);
+            if found.is_nan() || found > QUANTIZED_TOLERANCE {
+                failures.push(format!("{model_name}/{case_name}, {weights:?}: {found}"));
+            }
+        }
+        // What dequantizes weights in the graph.
+        let native = Make {
+            adapter_form: AdapterForm::Native,
+            ..make
+        };
+        for case_name in ["dora", "hira", "hra"] {
+            let found = difference("llama-gqa", case_name, native);
+            if found.is_nan() || found > QUANTIZED_TOLERANCE {
+                failures.push(format!("{case_name}, natively, {weights:?}: {found}"));
+            }
         }
     }
     assert!(failures.is_empty(), "{failures:#?}");

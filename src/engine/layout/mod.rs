@@ -83,7 +83,7 @@ pub fn layouts(
         host::give_logits_alone(&mut made.step);
     }
     if quantized::is_quantized(&made.step) {
-        quantized::join(&mut made.step);
+        quantized::join(&mut made.step, options.provider);
         return Ok(made);
     }
     let sequences = options.batch_size;

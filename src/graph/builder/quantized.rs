@@ -1,10 +1,10 @@
 //! Nodes over quantized weights: products, rows of a table, and a weight that's dequantized at every run.
 
 use super::super::parameters::Parameter;
-use super::super::proto::element;
+use super::super::proto::{element, element_type};
 use super::{Attr, GraphBuilder, Value};
 use crate::quantize::{Format, NF4, QuantizedWeight};
-use crate::weights::ByteSpan;
+use crate::weights::{ByteSpan, Dtype};
 
 impl<'a> GraphBuilder<'a> {
     /// The parameter `name`, if its codes are what the model has of it.
@@ -37,7 +37,12 @@ impl<'a> GraphBuilder<'a> {
         let [_, shape] = weight.format.shapes(weight.rows, weight.columns);
         let codes = self.codes(key, weight);
         let name_of_scales = format!("{key}.scales");
-        let scales = self.shared(&name_of_scales, element::FLOAT32, &shape, &weight.scales);
+        let scales = self.shared(
+            &name_of_scales,
+            element_type(weight.scales_type),
+            &shape,
+            &weight.scales,
+        );
         let mut attrs = vec![
             ("K", Attr::Int(weight.columns as i64)),
             ("N", Attr::Int(weight.rows as i64)),
@@ -47,8 +52,11 @@ impl<'a> GraphBuilder<'a> {
         match weight.format {
             Format::Int4 | Format::Int8 => {
                 attrs.push(("bits", Attr::Int(weight.format.bits() as i64)));
-                let level = i64::from(self.accuracy.level());
-                attrs.push(("accuracy_level", Attr::Int(level)));
+                // Where 16 bits are computed with, the sums' arithmetic isn't chosen.
+                if self.compute == Dtype::Float32 {
+                    let level = i64::from(self.accuracy.level());
+                    attrs.push(("accuracy_level", Attr::Int(level)));
+                }
                 self.contrib("MatMulNBits", name, &inputs, &attrs)
             }
             Format::Nf4 => {
@@ -100,7 +108,7 @@ impl<'a> GraphBuilder<'a> {
         self.op("Slice", name, &[&joined, &start, &end, &axis], &[])
     }
 
-    /// A quantized weight in float32, `[out, in]`. It's worked out at every run, as bitsandbytes does it: since it hangs on
+    /// A quantized weight in the graph's type, `[out, in]`. It's worked out at every run, as bitsandbytes does it: since it hangs on
     /// `x`, ONNX Runtime can't do so when the session starts, and keep it. Of `nf4`, it ends with a block.
     pub(super) fn dequantized(&mut self, key: &str, weight: &QuantizedWeight, x: &Value) -> Value {
         let name = format!("/{key}");
@@ -138,7 +146,7 @@ impl<'a> GraphBuilder<'a> {
         // A byte stands for two values.
         let pairs = (0..256).flat_map(|byte| [NF4[byte >> 4], NF4[byte & 15]]);
         let pairs: Vec<f32> = pairs.collect();
-        let table = self.constant_f32("nf4.pairs", &[256, 2], &pairs);
+        let table = self.constant_float("nf4.pairs", &[256, 2], &pairs);
         let values = self.gather(&at("values"), &table, &codes, 0);
         let values = self.reshape(&at("values/blocks"), &values, &[-1, block as i64]);
         let scales = self.scales_of_blocks(key, weight);
@@ -153,7 +161,7 @@ impl<'a> GraphBuilder<'a> {
         shape.push(1);
         self.external(
             &format!("{key}.scales.blocks"),
-            element::FLOAT32,
+            element_type(weight.scales_type),
             &shape,
             &weight.scales,
         )
