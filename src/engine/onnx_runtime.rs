@@ -157,6 +157,10 @@ impl OnnxRuntime {
         }
         if let Provider::Cuda(device) = options.provider {
             cuda_libraries::preload(&[]);
+            // It puts rotations into attention that are left outside since attention can't do them.
+            let key = "optimization.disable_specified_optimizers";
+            let fusion = "GroupQueryAttentionFusion";
+            builder = builder.with_config_entry(key, fusion).map_err(text)?;
             let cuda = CUDA::default()
                 .with_device_id(device as i32)
                 .with_cuda_graph(CUDA_GRAPH)

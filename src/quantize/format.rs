@@ -7,7 +7,8 @@
 //! | `nf4` | 64 of all rows in order | U8 `[elements / 2]`, the first of two in the upper half | the largest size | `MatMulBnb4` |
 //!
 //! A code `c` of the first two stands for `(c − 8) · scale` and `(c − 128) · scale`, one of `nf4` for `NF4[c] · scale`. The
-//! last block of a row is filled with zeros.
+//! last block of a row is filled with zeros. Scales are worked out in float32, and stored in the type of the products' inputs:
+//! float32 on a CPU, float16 or bfloat16 on a GPU.
 //!
 //! Sources: onnxruntime, `ContribOperators.md` and `core/mlas/lib/q4_dq.cpp`,
 //! `contrib_ops/cpu/quantization/blockwise_quant_block_bnb4.h`; Dettmers et al., arXiv:2305.14314 (NF4); bitsandbytes,

@@ -12,9 +12,9 @@ use peft_bench::prepare::{Precision, Preparation, PreparedVariant, Variant};
 use peft_bench::quantize::{Accuracy, Format, Part, Quantization};
 use peft_bench::runtime::install::locate_or_install;
 use peft_bench::verify::{follow, trace};
-use peft_bench::weights::Dtype;
+use peft_bench::weights::{Dtype, SafetensorsFile, round_to};
 
-use crate::common::{case, model, names, read_json};
+use crate::common::{case, files_below, model, names, read_json};
 
 /// A process loads ONNX Runtime once.
 static RUNTIME: LazyLock<OnnxRuntime> =
@@ -170,4 +170,35 @@ fn quantized_weights_compute_in_16_bits() {
         }
     }
     assert!(failures.is_empty(), "{failures:#?}");
+}
+
+#[test]
+fn a_gpu_has_the_codes_of_the_cpu_and_its_own_scales() {
+    let base = BaseModel::open_folder(&model("llama-tied")).unwrap();
+    let experiment = case("llama-tied", "lora");
+    for format in [Format::Int4, Format::Int8, Format::Nf4] {
+        let export_dir = tempfile::tempdir().unwrap();
+        for gpu in [false, true] {
+            let make = quantized(format, Format::Int8);
+            prepare(&base, &experiment, make, gpu, export_dir.path()).unwrap();
+        }
+        let mut files = files_below(export_dir.path());
+        files.retain(|path| path.ends_with("quantized.safetensors"));
+        files.sort_by_key(|path| !path.to_string_lossy().contains("-as-float32"));
+        let [cpu, gpu] = files.try_into().expect("each has a file");
+        let [cpu, gpu] = [cpu, gpu].map(|path| SafetensorsFile::open(&path).unwrap());
+        assert_eq!(cpu.names(), gpu.names());
+        for name in cpu.names() {
+            let [on_cpu, on_gpu] = [&cpu, &gpu].map(|file| file.get(&name).unwrap());
+            if name.ends_with(".codes") {
+                assert_eq!(on_cpu.bytes, on_gpu.bytes, "{name}");
+                continue;
+            }
+            assert_eq!(on_cpu.dtype().unwrap(), Dtype::Float32, "{name}");
+            assert_eq!(on_gpu.dtype().unwrap(), Dtype::Float16, "{name}");
+            let scales = on_cpu.to_f32().unwrap();
+            let rounded = scales.iter().map(|&value| round_to(value, Dtype::Float16));
+            assert_eq!(on_gpu.to_f32().unwrap(), rounded.collect::<Vec<_>>());
+        }
+    }
 }

@@ -67,7 +67,8 @@ impl<'a> GraphBuilder<'a> {
     }
 
     /// The rows of a quantized matrix, `ids` having `one_axis` or two, block by block: as products take it, so that a tied
-    /// head has the same codes.
+    /// head has the same codes. ONNX Runtime's CUDA kernel finds a value's scale by its place in all of the table, which is
+    /// right where rows are whole blocks, as here (onnxruntime issue 32663).
     pub(super) fn quantized_rows(
         &mut self,
         name: &str,
