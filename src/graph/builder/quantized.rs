@@ -119,21 +119,17 @@ impl<'a> GraphBuilder<'a> {
         let batch = self.op("Shape", &at("batch"), &[x], &attrs);
         let none = self.constant_i64("none", &[0], false);
         let zero = self.mul(&at("zero"), &batch, &none);
-        let zero = self.op("Squeeze", &at("zero/scalar"), &[&zero], &[]);
-        let [shape, _] = weight.format.shapes(weight.rows, weight.columns);
-        let block = weight.format.block_size();
-        let count = match weight.format {
-            Format::Int4 | Format::Int8 => shape[0],
-            Format::Nf4 => weight.rows * weight.columns / block,
-        };
-        let [count, one] = [count as i64, 1].map(|number| {
-            let name = format!("scalar_{number}");
-            self.constant_i64(&name, &[number], true)
-        });
-        let all = self.op("Range", &at("all"), &[&zero, &count, &one], &[]);
         if weight.format != Format::Nf4 {
+            let zero = self.op("Squeeze", &at("zero/scalar"), &[&zero], &[]);
+            let [count, one] = [weight.rows as i64, 1].map(|number| {
+                let name = format!("scalar_{number}");
+                self.constant_i64(&name, &[number], true)
+            });
+            let all = self.op("Range", &at("all"), &[&zero, &count, &one], &[]);
             return self.quantized_rows(&at("dequantized"), &all, true, key, weight);
         }
+        let block = weight.format.block_size();
+        let count = weight.rows * weight.columns / block;
         let bytes = block / 2;
         let blocks = [weight.codes.length as usize / bytes, bytes];
         let codes = self.external(
@@ -142,7 +138,9 @@ impl<'a> GraphBuilder<'a> {
             &blocks,
             &weight.codes,
         );
-        let codes = self.gather(&at("codes"), &codes, &all, 0);
+        let end = self.constant_i64(&format!("end_{count}"), &[count as i64], false);
+        let axis = self.constant_i64("axis_0", &[0], false);
+        let codes = self.op("Slice", &at("codes"), &[&codes, &zero, &end, &axis], &[]);
         let codes = self.cast(&at("codes/i32"), &codes, element::INT32);
         // A byte stands for two values.
         let pairs = (0..256).flat_map(|byte| [NF4[byte >> 4], NF4[byte & 15]]);
