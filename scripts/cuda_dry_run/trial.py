@@ -13,7 +13,7 @@ PATIENCE_SECONDS = 300
 # Bytes of an id, a length, and each position of the mask.
 INT64 = 8
 INT32 = 4
-REFUSAL = re.compile(r"(is not|isn't) supported")
+REFUSAL = re.compile(r"(is not|isn't) (supported|implemented)")
 SIZES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 

@@ -136,6 +136,22 @@ fn every_method_computes_in_16_bits() {
 }
 
 #[test]
+fn what_methods_compute_themselves_is_computed_in_16_bits() {
+    let native = Make {
+        adapter_form: AdapterForm::Native,
+        ..PLAIN
+    };
+    let mut failures = Vec::new();
+    for case_name in ["c3a", "dora", "hira", "hra", "lokr", "oft", "road"] {
+        let found = difference("llama-gqa", case_name, native);
+        if found.is_nan() || found > TOLERANCE {
+            failures.push(format!("{case_name}: {found}"));
+        }
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+#[test]
 fn quantized_weights_compute_in_16_bits() {
     let formats = [
         (Format::Int4, Format::Int4),
