@@ -51,6 +51,7 @@ fn open(variant: &PreparedVariant) -> DecoderEngine {
         batch_size: 1,
         max_length: 64,
         logits_on_host: true,
+        cuda_graph: false,
         profile: None,
     };
     DecoderEngine::open(&RUNTIME, variant, &options)
