@@ -11,12 +11,12 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{IoBinding, RunOptions, Session};
 use prost::Message;
 
-use super::cuda::Stream;
 use super::layout::block_size;
 use super::model_file::ROOT;
 use super::shared_weights::SharedWeights;
 use super::{EngineError, EngineOptions, Provider, TF32};
 use crate::graph::proto::Model;
+use crate::runtime::cuda::Stream;
 use crate::runtime::cuda_libraries;
 use crate::runtime::library::Library;
 

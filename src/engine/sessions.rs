@@ -1,11 +1,11 @@
 //! The sessions of a variant, and which of them runs how many tokens.
 
 use super::bound::BoundSession;
-use super::cuda::Stream;
 use super::layout::{CHUNK, Layouts};
 use super::shared_weights::SharedWeights;
 use super::{EngineError, EngineOptions, OnnxRuntime, Provider};
 use crate::graph::proto::Model;
+use crate::runtime::cuda::Stream;
 
 /// One session, or two over the same weights.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use crate::cli::prompt_plans::{PromptSource, check_room};
 use crate::cli::setup;
 use crate::config::BenchmarkConfig;
 use crate::engine::{EngineError, Provider};
-use crate::measure::bandwidth::WeightsReader;
+use crate::measure::bandwidth::{DeviceCopier, RateMeter, WeightsReader};
 use crate::measure::client::WorkerError;
 use crate::measure::energy::{EnergyMethod, SystemMeter};
 use crate::measure::interference::{Interference, InterferenceWatch};
@@ -67,8 +67,7 @@ impl Benchmark<'_> {
         for plan in std::iter::once(&mut plan).chain(&mut sweep) {
             make_ready(plan)?;
         }
-        let reader = self.weights_reader(&plan);
-        let no_rate = ();
+        let memory = self.memory_meter(&plan);
 
         let comparisons = {
             let progress = MeasureProgress::default();
@@ -98,10 +97,7 @@ impl Benchmark<'_> {
         let meter = SystemMeter::new(self.provider);
         let meters = Meters {
             energy: &meter,
-            memory: match &reader {
-                Some(reader) => reader,
-                None => &no_rate,
-            },
+            memory: memory.as_ref(),
         };
         let progress = MeasureProgress::default();
         let (comparisons, measurement) = match comparisons {
@@ -159,16 +155,26 @@ impl Benchmark<'_> {
         })
     }
 
-    /// What reads as many bytes as a step of the base, where it runs on the processor.
-    fn weights_reader(&self, plan: &MeasurePlan) -> Option<WeightsReader> {
-        let manifest = &plan.entrants.first()?.prepared.manifest;
-        match self.provider {
-            Provider::Cuda(_) => None,
-            Provider::Cpu => WeightsReader::open(
-                &manifest.model_folder,
-                manifest.reads.weight_bytes,
-                plan.options.threads,
-            ),
+    /// What tells the rate of the memory in which the weights are.
+    fn memory_meter(&self, plan: &MeasurePlan) -> Box<dyn RateMeter> {
+        fn boxed(meter: Option<impl RateMeter + 'static>) -> Box<dyn RateMeter> {
+            match meter {
+                Some(meter) => Box::new(meter),
+                None => Box::new(()),
+            }
+        }
+        match (self.provider, plan.entrants.first()) {
+            (Provider::Cuda(device), _) => boxed(DeviceCopier::open(device)),
+            (Provider::Cpu, Some(first)) => {
+                let manifest = &first.prepared.manifest;
+                let bytes = manifest.reads.weight_bytes;
+                boxed(WeightsReader::open(
+                    &manifest.model_folder,
+                    bytes,
+                    plan.options.threads,
+                ))
+            }
+            (Provider::Cpu, None) => Box::new(()),
         }
     }
 

@@ -10,11 +10,10 @@
 
 mod opening;
 mod steps;
-mod stream;
+mod transfer;
 
 pub use opening::open_captured;
 pub use steps::{CapturedSteps, GraphRun};
-pub use stream::Stream;
 
 use serde::{Deserialize, Serialize};
 

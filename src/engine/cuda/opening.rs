@@ -1,10 +1,12 @@
 //! Opens an engine whose decode steps are a CUDA graph, and makes sure that they give what they'd give without.
 
-use super::{StepGraph, Stream};
+use super::StepGraph;
+use super::transfer::read;
 use crate::engine::bindings::{bytes_of, fill};
 use crate::engine::{DecoderEngine, EngineError, EngineOptions, OnnxRuntime};
 use crate::measure::timings::Engine;
 use crate::prepare::PreparedVariant;
+use crate::runtime::cuda::Stream;
 use crate::weights::widen;
 
 /// By how much logits may differ, as a part of the largest: attention adds up in another order where it's told of another
@@ -114,7 +116,7 @@ impl DecoderEngine {
         let mut bytes = vec![0; self.vocab_size * self.compute.size()];
         let read = match (&self.captured, &self.stream) {
             (Some(steps), Some(stream)) => steps.read_logits(stream, &mut bytes),
-            (None, Some(stream)) if !self.logits_on_host => stream.read(&self.logits, &mut bytes),
+            (None, Some(stream)) if !self.logits_on_host => read(stream, &self.logits, &mut bytes),
             _ => {
                 let length = bytes.len();
                 bytes.copy_from_slice(bytes_of(&self.logits, length));

@@ -7,12 +7,13 @@ use ort::memory::Allocator;
 use ort::session::{IoBinding, RunOptions, Session};
 use ort::value::{DynTensor, Tensor};
 
-use super::Stream;
+use super::transfer::{read, write};
 use crate::engine::EngineOptions;
 use crate::engine::layout::host::{LOGITS, MASK, NEXT_TOKEN};
 use crate::engine::onnx_runtime::run_bound;
 use crate::graph::positions::{LAST_INDEX, PAST, TOTAL, TOTAL_I32};
 use crate::graph::{ACTIVE_FROM_INPUT, PROMPT_INPUT};
+use crate::runtime::cuda::Stream;
 
 /// Inputs that hang on the prompt or have sizes that change, and so can't stay as they are.
 const CHANGING: [&str; 4] = [MASK, TOTAL, ACTIVE_FROM_INPUT, PROMPT_INPUT];
@@ -127,15 +128,15 @@ impl CapturedSteps {
     ) -> Result<(), String> {
         let batch = next_tokens.len();
         let ids = i64::from(id).to_ne_bytes().repeat(batch);
-        stream.write(&ids, &mut self.token)?;
+        write(stream, &ids, &mut self.token)?;
         let last = (rows.end as i32 - 1).to_ne_bytes().repeat(batch);
-        stream.write(&last, &mut self.last_index)?;
+        write(stream, &last, &mut self.last_index)?;
         if let Some(past) = &mut self.past {
-            stream.write(&(rows.start as i64).to_ne_bytes(), past)?;
+            write(stream, &(rows.start as i64).to_ne_bytes(), past)?;
         }
         run_bound(session, &self.binding, Some(&self.options.0))?;
         let mut found = vec![0; ids.len()];
-        stream.read(&self.next_token, &mut found)?;
+        read(stream, &self.next_token, &mut found)?;
         for (next, bytes) in next_tokens.iter_mut().zip(found.as_chunks().0) {
             *next = i64::from_ne_bytes(*bytes);
         }
@@ -147,6 +148,6 @@ impl CapturedSteps {
     /// # Errors
     /// What the CUDA runtime says.
     pub fn read_logits(&self, stream: &Stream, target: &mut [u8]) -> Result<(), String> {
-        stream.read(&self.logits, target)
+        read(stream, &self.logits, target)
     }
 }
