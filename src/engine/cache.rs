@@ -5,7 +5,8 @@ use ort::memory::Allocator;
 use ort::session::IoBinding;
 use ort::value::DynTensor;
 
-use super::bindings::{element_type, fill};
+use super::bindings::{bytes_of, element_type, fill};
+use super::cuda::copy_to_device;
 use super::{EngineError, EngineOptions, Provider};
 use crate::graph::PROMPT_INPUT;
 use crate::prepare::{ADAPTER, PreparedVariant, PromptKind};
@@ -32,10 +33,13 @@ pub fn allocate(
                 let write = |target: &mut DynTensor| {
                     prefix.write(target, 2 * layer + half, shape, manifest.head_dim, size);
                 };
-                if let Provider::Cuda(_) = options.provider {
+                if let Provider::Cuda(device) = options.provider {
                     let mut staged = DynTensor::new(host, element, shape).map_err(&failed)?;
                     write(&mut staged);
-                    staged.copy_into(&mut tensor).map_err(&failed)?;
+                    let bytes = bytes_of(&staged, shape.iter().product::<usize>() * size);
+                    // `ort` copies by an operator that doesn't take bfloat16.
+                    copy_to_device(device, bytes, &mut tensor)
+                        .map_err(|message| EngineError::Cuda { device, message })?;
                 } else {
                     write(&mut tensor);
                 }

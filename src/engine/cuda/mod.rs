@@ -14,6 +14,7 @@ mod transfer;
 
 pub use opening::open_captured;
 pub use steps::{CapturedSteps, GraphRun};
+pub use transfer::copy_to_device;
 
 use serde::{Deserialize, Serialize};
 

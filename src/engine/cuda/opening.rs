@@ -41,7 +41,10 @@ fn captured(
     options: &EngineOptions,
     device: u32,
 ) -> Result<DecoderEngine, String> {
-    let text = |error: EngineError| error.to_string();
+    let text = |error: EngineError| match error {
+        EngineError::Run { message, .. } => message,
+        other => other.to_string(),
+    };
     let stream = Stream::new(device)?;
     let mut engine =
         DecoderEngine::open_on(runtime, variant, options, Some(stream)).map_err(text)?;
