@@ -58,7 +58,7 @@ pub fn replace(
 ) -> Result<(), AdapterError> {
     tensors.claim(&key, shape)?;
     let origin = if tensors.is_fresh() {
-        Origin::Base(format!("{}.{name}", module.source))
+        Origin::Base(module.tensor(name))
     } else {
         Origin::Adapter
     };
@@ -213,9 +213,7 @@ fn replace_frozen(
         )));
     }
     tensors.claim(key, shape)?;
-    let own = base
-        .tensor(&format!("{}.{name}", module.source))?
-        .to_f32()?;
+    let own = base.tensor(&module.tensor(name))?.to_f32()?;
     if tensors.read(key)? == own {
         return Ok(());
     }

@@ -530,6 +530,7 @@ mod tests {
         let only = selected(r#"{"target_modules": ["1.self_attn.q_proj"]}"#);
         assert_eq!(only, ["model.layers.1.self_attn.q_proj"]);
     }
+                tied: false,
 
     #[test]
     fn a_string_must_match_the_whole_path() {

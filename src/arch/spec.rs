@@ -196,7 +196,7 @@ impl DecoderSpec {
 
     /// Whether head and embedding share one tensor.
     pub fn tied(&self) -> bool {
-        self.lm_head.source == self.embed_tokens.source
+        self.lm_head.tied
     }
 
     /// Whether a layer has experts.

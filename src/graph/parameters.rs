@@ -54,7 +54,7 @@ impl Parameters {
                 found.stored_in_out.insert(module.path.clone());
             }
             for (name, shape) in module.parameters() {
-                let source = format!("{}.{name}", module.source);
+                let source = module.tensor(name);
                 let tensor = find_base_tensor(spec, base, &source)?;
                 tensor.expect_shape(&shape)?;
                 let stored = Parameter::Stored(tensor.location()?);

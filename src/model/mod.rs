@@ -288,7 +288,7 @@ impl BaseModel {
         let mut distinct = BTreeMap::new();
         for module in spec.modules() {
             for (name, shape) in module.parameters() {
-                let source = format!("{}.{name}", module.source);
+                let source = module.tensor(name);
                 let bytes = self.tensor(&source)?.bytes.len() as u64;
                 distinct.insert(source, (shape.iter().product::<usize>(), bytes));
             }
@@ -320,6 +320,7 @@ fn tie_as_stored(spec: &mut DecoderSpec, store: &TensorStore) {
         (Ok(embedding), Ok(head)) => {
             if (embedding.shape, embedding.bytes) != (head.shape, head.bytes) {
                 spec.lm_head.source = path;
+                spec.lm_head.tied = false;
             }
         }
         (Err(_), Ok(_)) => {
