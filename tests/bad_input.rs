@@ -304,6 +304,24 @@ fn a_tensor_that_nothing_uses_is_refused() {
 }
 
 #[test]
+fn a_tied_head_that_peft_would_lose_is_refused() {
+    let trial = Trial::new("gpt2", "lora-tie-embed");
+    edit_tensors(&trial.weights(), |tensors| {
+        let extra = tensors.values().next().unwrap().clone();
+        tensors.insert("base_model.model.lm_head.lora_A.weight".to_owned(), extra);
+    });
+    trial.adapter_refused(&["`ensure_weight_tying`", "`lm_head.lora_A.weight`"]);
+
+    let trial = Trial::new("llama-tied", "lora-tokens-apart");
+    trial.set("ensure_weight_tying", json!(true));
+    trial.adapter_refused(&["`ensure_weight_tying`", "lists"]);
+
+    let trial = Trial::new("llama-tied", "lora-tie-save-embed");
+    trial.set("target_modules", json!(["q_proj", "lm_head"]));
+    trial.adapter_refused(&["`ensure_weight_tying`", "`lm_head` is saved"]);
+}
+
+#[test]
 fn an_adapter_of_integers_is_refused() {
     let trial = Trial::new("llama-gqa", "lora");
     let bytes = fs::read(trial.weights()).unwrap();

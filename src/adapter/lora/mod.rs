@@ -36,6 +36,7 @@ mod linear;
 mod parameters;
 mod residual;
 mod stacked;
+mod tying;
 
 use std::sync::OnceLock;
 
@@ -54,13 +55,14 @@ use self::linear::LoraLinear;
 use self::parameters::TargetParameters;
 use self::residual::Made;
 pub use self::residual::Residual;
-use super::replaced::{replace_base_layer, replace_biases, replace_modules};
+use self::tying::Tie;
+use super::replaced::{leave_out_bias, replace_base_layer, replace_biases, replace_modules};
 use super::replication::replicate;
 use super::targets::{QUERY_VALUE, Targets};
 use super::token_rows::trainable_token_indices;
 use super::tuner::{Layer, Loading, Table, Target, not_adaptable, target};
 use super::{AdapterError, AdapterTensors, Effects, ModuleAdapter};
-use crate::arch::{DecoderSpec, Module, ModuleKind};
+use crate::arch::{Module, ModuleKind};
 use crate::json_object::JsonObject;
 use crate::model::BaseModel;
 use crate::weights::WeightsError;
@@ -87,19 +89,24 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let mut saved = targets.saved(config, &modules)?;
     let mut effects = Effects::default();
 
-    if lora.ensure_weight_tying && spec.tied() {
-        effects.keeps_tie |= tie(&mut selected, &modules, &spec);
-        effects.keeps_tie |= tie(&mut saved, &modules, &spec);
-    }
+    let tied = match lora.ensure_weight_tying && spec.tied() {
+        true => tying::tie(config, tensors, &targets, &spec, &mut selected, &mut saved)?,
+        false => Tie::Apart,
+    };
+    effects.keeps_tie = match tied {
+        Tie::Apart => false,
+        Tie::Targets => tying::change_alike(&lora, config, &spec)?,
+        Tie::Saved => true,
+    };
     parameters.check_beside(config, &selected, &saved)?;
     replace_modules(&mut effects, tensors, &saved)?;
-    if effects.keeps_tie
-        && let Some(head) = effects
-            .replaced
-            .get_mut(&format!("{}.weight", spec.lm_head.path))
-    {
+    if tied == Tie::Saved {
+        leave_out_bias(&mut effects, &spec.lm_head);
         // The pair's one copy is counted at the embedding.
-        head.trainable = false;
+        let head = format!("{}.weight", spec.lm_head.path);
+        if let Some(head) = effects.replaced.get_mut(&head) {
+            head.trainable = false;
+        }
     }
     let adapted: Vec<Module> = selected
         .iter()
@@ -144,21 +151,6 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     }
     effects.invocation = lora.invocation;
     Ok(effects)
-}
-
-/// With `ensure_weight_tying`, who adapts the embedding of a tied model adapts its head, and the
-/// reverse. Returns whether one of them is adapted.
-fn tie(selected: &mut Vec<Module>, modules: &[Module], spec: &DecoderSpec) -> bool {
-    let pair = [&spec.embed_tokens.path, &spec.lm_head.path];
-    if !selected.iter().any(|module| pair.contains(&&module.path)) {
-        return false;
-    }
-    for path in pair {
-        if !selected.iter().any(|module| module.path == *path) {
-            selected.extend(modules.iter().find(|module| module.path == *path).cloned());
-        }
-    }
-    true
 }
 
 /// The adapter of a module, with fresh factors that are `made` of its weight if its start has such, and the numbers

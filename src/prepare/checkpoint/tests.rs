@@ -198,6 +198,9 @@ fn a_tied_head_is_written_only_where_it_no_longer_equals_the_embedding() {
         ("llama-tied/lora-head", false),
         ("llama-tied/lora-save-embed", false),
         ("llama-tied/lora-embed-head", false),
+        ("llama-tied/lora-tie-alpha", false),
+        ("llama-tied/lora-tokens-ends", true),
+        ("llama-tied/lora-tokens-apart", false),
         ("opt-pre/lora-save-lm-head", false),
     ] {
         let folder = TempDir::new().unwrap();
