@@ -285,6 +285,22 @@ fn a_missing_tensor_is_refused() {
 }
 
 #[test]
+fn a_head_of_another_base_is_refused_where_a_method_works_with_the_bases_own() {
+    let trial = Trial::new("llama-gqa", "osf");
+    trial.set(
+        "target_modules",
+        json!(["lm_head", "q_proj", "k_proj", "down_proj"]),
+    );
+    let mut head = read_tensors(&trial.base_weights())["lm_head.weight"].clone();
+    head.values[0] += 1.0;
+    edit_tensors(&trial.weights(), |tensors| {
+        let name = "base_model.model.lm_head.base_layer.weight";
+        tensors.insert(name.to_owned(), head);
+    });
+    trial.adapter_refused(&["adapter_model.safetensors", "`lm_head.base_layer.weight`"]);
+}
+
+#[test]
 fn a_tensor_that_nothing_uses_is_refused() {
     let trial = Trial::new("llama-gqa", "lora");
     edit_tensors(&trial.weights(), |tensors| {
@@ -315,6 +331,12 @@ fn a_tied_head_that_peft_would_lose_is_refused() {
     let trial = Trial::new("llama-tied", "lora-tokens-apart");
     trial.set("ensure_weight_tying", json!(true));
     trial.adapter_refused(&["`ensure_weight_tying`", "lists"]);
+
+    // What PEFT leaves of the head's weight, and of the embedding's with it, would be in the file.
+    let config =
+        json!({"peft_type": "LORA", "target_modules": ["lm_head"], "init_lora_weights": "olora"});
+    let trial = Trial::fresh("llama-tied", config);
+    trial.adapter_refused(&["`init_lora_weights`", "`lm_head`", "tied"]);
 
     let trial = Trial::new("llama-tied", "lora-tie-save-embed");
     trial.set("target_modules", json!(["q_proj", "lm_head"]));

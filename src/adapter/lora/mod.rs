@@ -67,6 +67,9 @@ use crate::json_object::JsonObject;
 use crate::model::BaseModel;
 use crate::weights::WeightsError;
 
+/// The weight that PEFT saves with embeddings and heads.
+const BASE_WEIGHT: &str = "base_layer.weight";
+
 /// Reads the adapter.
 pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let Loading {
@@ -166,6 +169,19 @@ fn module_adapter(
     let (r, scaling) = lora.rank_and_scaling(config, &module.path)?;
     match target(base, module) {
         Some(Target::Linear(layer)) => {
+            let tied = base.spec.tied() && module.path == base.spec.lm_head.path;
+            if tied && lora.removed(scaling).is_some() && !tensors.has(&layer.key(BASE_WEIGHT)) {
+                let reason = format!(
+                    "it takes a part out of the weight of `{}`, which is the tied embedding's as well",
+                    module.path
+                );
+                let key = if lora.kasa {
+                    "kasa_config"
+                } else {
+                    "init_lora_weights"
+                };
+                return Err(config.refused(key, &reason).into());
+            }
             // What a fresh adapter is made of is what's taken out of the weight.
             let removed = made.as_ref().map(|(a, b)| (a.clone(), b * scaling));
             let factors = factors(lora, config, tensors, &layer, r, made)?;
@@ -219,7 +235,10 @@ fn linear_adapter(
         true => Some(tensors.vector(&keys[2], layer.out_features, lora.init.bias(r))?),
         false => None,
     };
+    // A head is saved with its weight, of which the part is taken out already.
+    let saved = tensors.has(&layer.key(BASE_WEIGHT));
     let residual = match lora.removed(scaling) {
+        Some(_) if saved => None,
         Some(part) => Some(Residual {
             path: layer.path().to_owned(),
             r,
