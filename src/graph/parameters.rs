@@ -69,6 +69,11 @@ impl Parameters {
         self.stored_in_out.contains(path)
     }
 
+    /// Says so of the linear layer at `path`.
+    pub fn set_stored_in_out(&mut self, path: &str) {
+        self.stored_in_out.insert(path.to_owned());
+    }
+
     /// The same with weights from `file`, as far as `quantization` goes.
     ///
     /// # Errors
