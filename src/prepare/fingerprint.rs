@@ -49,6 +49,15 @@ pub fn fingerprint(
     hex(&Sha256::digest(text.as_bytes()))
 }
 
+/// The same of `files` alone.
+pub fn of_files<'a>(files: impl Iterator<Item = &'a Path>) -> String {
+    let mut text = String::new();
+    for file in files {
+        describe(&mut text, file);
+    }
+    hex(&Sha256::digest(text.as_bytes()))
+}
+
 /// A line that changes when the file does.
 fn describe(text: &mut String, file: &Path) {
     let path = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
