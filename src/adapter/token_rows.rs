@@ -98,8 +98,8 @@ pub fn trainable_token_indices(
         found[end] = Some(indices);
     }
     // A tied head with the same list has the embedding's rows; with another one, its own.
-    let mut head_follows = spec.tied();
-    if let (true, [Some(embedding), Some(head)]) = (spec.tied(), found) {
+    let mut head_follows = spec.says_tied();
+    if let (true, [Some(embedding), Some(head)]) = (head_follows, found) {
         head_follows = embedding == head;
         if head_follows {
             found[1] = None;

@@ -13,7 +13,7 @@ pub struct Linear {
     pub out_features: usize,
     /// Whether the checkpoint has a bias.
     pub bias: bool,
-    /// Whether its weight is another module's, the embedding's. Its bias isn't.
+    /// Whether its weight is to be another module's, the embedding's. Its bias isn't.
     pub tied: bool,
     /// How the checkpoint stores `W`.
     pub stored: Stored,
@@ -130,7 +130,7 @@ pub enum ModuleKind {
         out_features: usize,
         /// Whether the base has a bias.
         bias: bool,
-        /// Whether its weight is another module's, the embedding's. Its bias isn't.
+        /// Whether its weight is to be another module's, the embedding's. Its bias isn't.
         tied: bool,
         /// How the checkpoint stores the weight.
         stored: Stored,

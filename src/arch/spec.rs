@@ -196,6 +196,12 @@ impl DecoderSpec {
 
     /// Whether head and embedding share one tensor.
     pub fn tied(&self) -> bool {
+        self.lm_head.source == self.embed_tokens.source
+    }
+
+    /// Whether `config.json` ties the head to the embedding. PEFT goes by that, and ties what it adds to them, also where
+    /// the checkpoint holds both apart.
+    pub fn says_tied(&self) -> bool {
         self.lm_head.tied
     }
 

@@ -320,7 +320,6 @@ fn tie_as_stored(spec: &mut DecoderSpec, store: &TensorStore) {
         (Ok(embedding), Ok(head)) => {
             if (embedding.shape, embedding.bytes) != (head.shape, head.bytes) {
                 spec.lm_head.source = path;
-                spec.lm_head.tied = false;
             }
         }
         (Err(_), Ok(_)) => {

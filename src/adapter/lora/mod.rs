@@ -92,7 +92,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let mut saved = targets.saved(config, &modules)?;
     let mut effects = Effects::default();
 
-    let tied = match lora.ensure_weight_tying && spec.tied() {
+    let tied = match lora.ensure_weight_tying && spec.says_tied() {
         true => tying::tie(config, tensors, &targets, &spec, &mut selected, &mut saved)?,
         false => Tie::Apart,
     };
