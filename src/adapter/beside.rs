@@ -1,8 +1,7 @@
 //! What an adapter adds to the model as a whole, beside what it does to modules.
 
 use super::form::Part;
-use super::shadow::Shadow;
-use super::xlora::Mixture;
+use super::methods::{Mixture, Shadow};
 
 /// A network beside the decoder.
 #[derive(Debug)]

@@ -4,80 +4,38 @@
 //! them ([`Adapter`]): modules whose arithmetic changes ([`ModuleAdapter`]), parameters that are
 //! replaced, tokens or cache rows in front of the prompt. Merging and exporting know only that.
 
-mod adalora;
-mod adamss;
-mod adaption_prompt;
-mod beft;
 mod beside;
-mod boft;
-mod c3a;
-mod cartridge;
 mod components;
-mod cpt;
-mod default_targets;
-mod deft;
-mod delora;
 mod dense;
 mod encoder;
 mod error;
 pub mod form;
-mod fourierft;
-mod frod;
-mod glora;
-mod gralora;
-mod hira;
-mod hra;
-mod ia3;
 mod inputs;
-mod lily;
 mod linalg;
-mod ln_tuning;
-mod loha;
-mod lokr;
-mod lora;
-mod method;
-mod miss;
-mod multitask_prompt_tuning;
-mod oft;
+mod methods;
 mod options;
-mod osf;
-mod p_tuning;
-mod peanut;
 mod places;
-mod poly;
-mod prefix_tuning;
-mod prompt_tuning;
-mod psoft;
-mod randlora;
 mod replaced;
 mod replication;
-mod road;
-mod shadow;
-mod shira;
-mod supertuning;
 mod targets;
 mod task;
 mod tensors;
-mod tinylora;
 mod token_rows;
-mod trainable_tokens;
 mod tuner;
-mod unilora;
-mod vblora;
-mod vera;
-mod waveft;
-mod xlora;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ndarray::{Array1, Array2};
 
 pub use beside::Beside;
 pub use error::AdapterError;
 pub use inputs::{GraphInput, TakeTensor};
-pub use method::{Class, METHODS, Method, PEFT_TYPES, peft_type};
+pub use methods::{
+    BACKBONE, Class, METHODS, Method, Mixture, PEFT_TYPES, Residual, Shadow, expert_folders,
+    peft_type,
+};
 use replaced::replace_saved_embeddings;
 pub use replaced::{Origin, Replacement};
 pub use task::Task;
@@ -85,9 +43,6 @@ pub use tensors::{AdapterTensors, Init};
 
 pub use self::form::AdapterForm;
 use self::form::{Form, Naming, Native};
-pub use self::lora::Residual;
-pub use self::shadow::{BACKBONE, Shadow};
-pub use self::xlora::Mixture;
 use crate::arch::{DecoderSpec, Layer};
 use crate::json_object::JsonObject;
 use crate::model::BaseModel;
@@ -157,17 +112,6 @@ impl Prompt {
             Self::Virtual(tensor) | Self::Prefix(tensor) => tensor.shape[0],
         }
     }
-}
-
-/// The folders of adapters that the one in `folder` mixes; none where its configuration can't be read, which loading
-/// it reports.
-pub fn expert_folders(folder: &Path) -> Vec<PathBuf> {
-    let config = JsonObject::read(&folder.join("adapter_config.json"));
-    let folders = config.and_then(|config| match config.optional_text("peft_type")? {
-        Some("XLORA") => xlora::folders(&config),
-        _ => lora::arrow_folders(&config),
-    });
-    folders.unwrap_or_default()
 }
 
 /// Parameters of prompt learning, as PEFT counts them: those of what makes the prompt in training, of which
@@ -240,7 +184,7 @@ struct Effects {
 
 impl Effects {
     /// Counts the file of an adapter that this one mixes.
-    fn add_expert(&mut self, expert: &lora::Expert) {
+    fn add_expert(&mut self, expert: &methods::Expert) {
         self.expert_bytes += expert.stored_bytes;
         self.has_fresh_experts |= expert.fresh;
     }
@@ -290,7 +234,7 @@ impl Adapter {
         base: &BaseModel,
         task_id: Option<usize>,
     ) -> Result<Self, AdapterError> {
-        let mut effects = method::load(&config, base, &mut tensors, task_id)?;
+        let mut effects = methods::load(&config, base, &mut tensors, task_id)?;
         let modules = effects.spec.as_ref().unwrap_or(&base.spec).modules();
         replace_saved_embeddings(&mut effects, &mut tensors, base, &modules)?;
         tensors.finish()?;

@@ -351,7 +351,7 @@ impl AdapterTensors {
         };
         let values = file.get(&full).ok_or_else(missing)?.to_f32()?;
         let absent = full
-            .contains(super::vblora::LOGITS)
+            .contains(super::methods::VBLORA_LOGITS)
             .then_some(f32::NEG_INFINITY);
         let wrong = |value: &f32| !value.is_finite() && Some(*value) != absent;
         match values.iter().position(wrong) {

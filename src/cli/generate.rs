@@ -12,7 +12,7 @@ use super::prepare::VariantChoice;
 use super::progress::message;
 use super::setup;
 use super::target::Target;
-use crate::engine::{DecoderEngine, EngineError, Provider, WeightsMode};
+use crate::engine::{EngineError, Provider, WeightsMode};
 use crate::measure::timings::Engine;
 use crate::model::TextTokenizer;
 use crate::prepare::{Manifest, PreparedVariant, Variant, task_of};
@@ -90,7 +90,7 @@ impl Generate {
         let mut options = setup::engine_options(common, provider, needed, WeightsMode::InPlace);
         options.logits_on_host = true;
         let runtime = setup::onnx_runtime(common, provider)?;
-        let mut engine = DecoderEngine::open(&runtime, &variant, &options)?;
+        let mut engine = setup::open_engine(&runtime, &variant, &options)?;
 
         let mut token_ids = Vec::with_capacity(self.max_new_tokens);
         let mut logits = Vec::new();

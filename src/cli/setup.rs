@@ -8,7 +8,9 @@ use super::options::{CommonOptions, ExecutionProvider};
 use super::progress::{ByteProgress, message};
 use crate::adapter::Task;
 use crate::config::{BenchmarkConfig, Source};
-use crate::engine::{DecoderEngine, EngineOptions, OnnxRuntime, Provider, WeightsMode};
+use crate::engine::{
+    DecoderEngine, EngineError, EngineOptions, OnnxRuntime, Provider, StepGraph, WeightsMode,
+};
 use crate::experiment::Experiment;
 use crate::json_object::JsonObject;
 use crate::model::{BaseModel, ModelId};
@@ -94,6 +96,14 @@ pub fn base_model(common: &CommonOptions, config: &BenchmarkConfig) -> Result<Ba
 
 /// Where to run weights of `dtype`.
 pub fn provider(common: &CommonOptions, dtype: Dtype) -> Result<Provider> {
+    let provider = any_provider(common, dtype)?;
+    if common.cuda_graph && provider == Provider::Cpu {
+        bail!("`--cuda-graph` is for a GPU, and this runs on the CPU");
+    }
+    Ok(provider)
+}
+
+fn any_provider(common: &CommonOptions, dtype: Dtype) -> Result<Provider> {
     /// ONNX Runtime's CUDA provider has attention over a cache in 16 bits only.
     const FLOAT32: &str = "on a GPU, `--dtype float16` or `bfloat16` is needed";
     let gpus = || Hardware::collect(common.device).num_accelerators;
@@ -211,8 +221,25 @@ pub fn engine_options(
         batch_size: 1,
         max_length,
         logits_on_host: false,
+        cuda_graph: common.cuda_graph,
         profile: None,
     }
+}
+
+/// Opens sessions on `variant`, and says if its decode steps aren't the CUDA graph that was asked for.
+pub fn open_engine(
+    runtime: &OnnxRuntime,
+    variant: &PreparedVariant,
+    options: &EngineOptions,
+) -> Result<DecoderEngine, EngineError> {
+    let engine = DecoderEngine::open(runtime, variant, options)?;
+    if let Some(StepGraph::Refused(reason)) = engine.step_graph() {
+        message(&format!(
+            "note: the decode steps of {} are no CUDA graph: {reason}",
+            variant.manifest.variant
+        ));
+    }
+    Ok(engine)
 }
 
 /// Makes the copy of the weights that's laid out for the processor, where sessions will use one, and notes in the manifest

@@ -2,10 +2,10 @@
 //! attention updates it in place.
 
 use ort::memory::Allocator;
+use ort::session::IoBinding;
 use ort::value::DynTensor;
 
 use super::bindings::{element_type, fill};
-use super::bound::BoundSession;
 use super::{EngineError, EngineOptions, Provider};
 use crate::graph::PROMPT_INPUT;
 use crate::prepare::{ADAPTER, PreparedVariant, PromptKind};
@@ -49,11 +49,10 @@ pub fn allocate(
 /// Binds the cache to a session, as what it reads and as what it writes.
 pub fn bind(
     cache: &mut [DynTensor],
-    bound: &mut BoundSession,
+    binding: &mut IoBinding,
     name: &str,
 ) -> Result<(), EngineError> {
     let failed = EngineError::runtime(name);
-    let binding = &mut bound.binding;
     for (index, tensor) in cache.iter_mut().enumerate() {
         let (layer, kind) = (index / 2, ["key", "value"][index % 2]);
         let past = format!("past_key_values.{layer}.{kind}");

@@ -6,8 +6,10 @@ mod allocator;
 mod bindings;
 mod bound;
 mod cache;
+mod cuda;
 mod error;
 pub mod layout;
+mod lengths;
 mod model_file;
 mod onnx_runtime;
 mod options;
@@ -22,9 +24,10 @@ use ort::value::{DynTensor, Tensor};
 
 pub use adapter::ResidentAdapter;
 pub use allocator::ArenaBytes;
+pub use cuda::StepGraph;
 pub use error::EngineError;
 pub use onnx_runtime::OnnxRuntime;
-pub use options::{CUDA_GRAPH, EngineOptions, Provider, TF32, WeightsMode};
+pub use options::{EngineOptions, Provider, TF32, WeightsMode};
 
 use crate::graph::ACTIVE_FROM_INPUT;
 use crate::graph::proto::Model;
@@ -33,6 +36,7 @@ use crate::measure::timings::Engine;
 use crate::prepare::{PreparedVariant, PromptKind};
 use crate::weights::{Dtype, widen};
 use bindings::{bytes_of, element_type, new_tensor};
+use cuda::{CapturedSteps, Stream};
 use layout::host::largest;
 use layout::layouts;
 use layout::pack::LaidOutFiles;
@@ -59,7 +63,12 @@ pub struct DecoderEngine {
     adapter: Rc<ResidentAdapter>,
     /// The sessions' arenas, of which only statistics are wanted.
     arenas: Vec<Allocator>,
+    /// Decode steps as a CUDA graph.
+    captured: Option<CapturedSteps>,
+    step_graph: Option<StepGraph>,
     sessions: Sessions,
+    /// That the sessions run on, if decode steps are a CUDA graph.
+    stream: Option<Stream>,
     /// Laid-out weights, which the sessions share.
     _weights: Option<SharedWeights>,
     name: String,
@@ -105,6 +114,21 @@ impl DecoderEngine {
         variant: &PreparedVariant,
         options: &EngineOptions,
     ) -> Result<Self, EngineError> {
+        match options.provider {
+            Provider::Cuda(device) if options.cuda_graph => {
+                cuda::open_captured(runtime, variant, options, device)
+            }
+            _ => Self::open_on(runtime, variant, options, None),
+        }
+    }
+
+    /// The same on a stream, if decode steps shall be a CUDA graph.
+    fn open_on(
+        runtime: &OnnxRuntime,
+        variant: &PreparedVariant,
+        options: &EngineOptions,
+        stream: Option<Stream>,
+    ) -> Result<Self, EngineError> {
         let manifest = &variant.manifest;
         let name = variant.folder.display().to_string();
         let prompt_kind = manifest.adapter.as_ref().and_then(|adapter| adapter.prompt);
@@ -132,8 +156,15 @@ impl DecoderEngine {
         };
         let adapter = manifest.adapter.as_ref();
         let whole = adapter.is_some_and(|adapter| adapter.whole_calls);
-        let mut sessions =
-            Sessions::open(runtime, &name, &layouts, options, whole, weights.as_ref())?;
+        let mut sessions = Sessions::open(
+            runtime,
+            &name,
+            &layouts,
+            options,
+            whole,
+            weights.as_ref(),
+            stream.as_ref(),
+        )?;
 
         let compute = element_type(manifest.compute);
         let device = options
@@ -147,12 +178,26 @@ impl DecoderEngine {
         let mut next_token = Tensor::<i64>::new(host, [options.batch_size, 1]).map_err(&failed)?;
         let adapter = ResidentAdapter::read(host, variant)?;
         let mut cache = cache::allocate(host, device, variant, options)?;
+        let mut captured = None;
+        if stream.is_some() {
+            let refused = |message| EngineError::Run {
+                name: name.clone(),
+                message,
+            };
+            let logits = DynTensor::new(device, compute, shape).map_err(&failed)?;
+            let session = &sessions.step.session;
+            let mut steps =
+                CapturedSteps::new(session, device, options, logits).map_err(refused)?;
+            adapter.bind(&mut steps.binding)?;
+            cache::bind(&mut cache, &mut steps.binding, &name)?;
+            captured = Some(steps);
+        }
         for bound in sessions.iter_mut() {
             bound
                 .bind_outputs(&mut logits, &mut next_token)
                 .map_err(&failed)?;
             adapter.bind(&mut bound.binding)?;
-            cache::bind(&mut cache, bound, &name)?;
+            cache::bind(&mut cache, &mut bound.binding, &name)?;
         }
 
         let arenas = sessions
@@ -170,7 +215,10 @@ impl DecoderEngine {
             next_token,
             adapter: Rc::new(adapter),
             arenas,
+            captured,
+            step_graph: None,
             sessions,
+            stream,
             _weights: weights,
             name,
             compute: manifest.compute,
@@ -202,6 +250,11 @@ impl DecoderEngine {
         self.next_token.extract_tensor().1
     }
 
+    /// How decode steps are started, where a CUDA graph was asked for.
+    pub fn step_graph(&self) -> Option<&StepGraph> {
+        self.step_graph.as_ref()
+    }
+
     /// What the arenas of ONNX Runtime's sessions hold together, on the GPU where they run there; `None` where they keep
     /// no statistics.
     pub fn arena_bytes(&self) -> Option<ArenaBytes> {
@@ -215,11 +268,15 @@ impl DecoderEngine {
         let added = before + ids.len();
         let total = self.length + added;
         let bound = self.sessions.for_tokens(added);
-        bound.run(&self.name, ids, self.batch_size, total)?;
+        bound.run(&self.name, ids, self.batch_size, self.length..total)?;
         if !bound.picks {
             self.pick();
         }
         self.length = total;
+        self.first_next_token()
+    }
+
+    fn first_next_token(&self) -> Result<u32, EngineError> {
         let next = self.next_tokens()[0];
         u32::try_from(next).map_err(|_| EngineError::Run {
             name: self.name.clone(),
@@ -310,6 +367,11 @@ impl DecoderEngine {
     /// # Errors
     /// If ONNX Runtime refuses a tensor.
     pub fn swap_adapter(&mut self, adapter: &Rc<ResidentAdapter>) -> Result<(), EngineError> {
+        // It has the first adapter's places in memory.
+        if self.captured.take().is_some() {
+            let reason = "another adapter has been bound since it was recorded";
+            self.step_graph = Some(StepGraph::Refused(reason.to_owned()));
+        }
         for bound in self.sessions.iter_mut() {
             adapter.bind(&mut bound.binding)?;
         }
@@ -351,7 +413,10 @@ impl Engine for DecoderEngine {
 
     fn decode(&mut self, token: u32) -> Result<u32, EngineError> {
         self.check(&[token], 1)?;
-        self.run(&[token], 0)
+        match self.captured {
+            Some(_) => self.run_captured(token),
+            None => self.run(&[token], 0),
+        }
     }
 }
 

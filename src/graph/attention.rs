@@ -295,10 +295,8 @@ fn prepared(
     let inputs = match attention.clip {
         None => inputs,
         Some(clip) => inputs.map(attention, path, |value, name, _| {
-            let least = graph.filled("clip.least", &[], -clip as f32);
-            let most = graph.filled("clip.most", &[], clip as f32);
             let name = format!("/{name}/Clip");
-            graph.op("Clip", &name, &[value, &least, &most], &[])
+            graph.clip(&name, value, -clip as f32, clip as f32)
         }),
     };
     let Inputs::Three([mut query, mut key, value]) = inputs else {
@@ -414,12 +412,7 @@ fn resize_heads(
     let name = format!("/{path}/resize_heads");
     let resized = if to > from {
         let added = (to - from) as i64;
-        let pads = graph.constant_i64(
-            &format!("{name}/pads"),
-            &[0, 0, 0, 0, 0, 0, 0, added],
-            false,
-        );
-        graph.op("Pad", &name, &[&split, &pads], &[])
+        graph.pad(&name, &split, &[0, 0, 0, 0, 0, 0, 0, added])
     } else {
         let start = graph.constant_i64("zero", &[0], false);
         let end = graph.constant_i64(&format!("{name}/end"), &[to as i64], false);

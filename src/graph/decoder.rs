@@ -388,7 +388,6 @@ fn head(graph: &mut GraphBuilder, export: &Export, hidden: &Value) {
     let logits = graph.renamed(&logits, "logits");
     let vocab = spec.vocab_size;
     graph.output(&logits, &[Dim::symbol("batch"), 1.into(), vocab.into()]);
-    let attrs = [("axis", Attr::Int(-1)), ("keepdims", Attr::Int(0))];
-    let next_token = graph.op("ArgMax", "next_token", &[&logits], &attrs);
+    let next_token = graph.place_of_largest("next_token", &logits);
     graph.output_i64(&next_token, &[Dim::symbol("batch"), 1.into()]);
 }

@@ -40,7 +40,9 @@ pub fn experts(
     let rows = graph.reshape(&at("rows"), x, &[-1, hidden_size]);
     let weights = weights(graph, export, path, routing, x);
     let shape = graph.op("Shape", &at("zeros/size"), &[&rows], &[]);
-    let zero = graph.filled("zero.float", &[], 0.0);
+    // Weighted and summed up in float32 whatever the graph's type: transformers weights so too, and scattered sums in 16 bits
+    // exist for some providers only.
+    let zero = graph.constant_f32("zero.float32", &[], &[0.0]);
     let mut sum = graph.op("Expand", &at("zeros"), &[&zero, &shape], &[]);
     let flat = flat(graph, path, x);
     for (index, expert) in experts.iter().enumerate() {
@@ -66,6 +68,7 @@ pub fn experts(
         let made = product(graph, "down", &expert.down_proj, &inner);
         let weight = graph.gather(&at("picked_weight"), &weight, &tokens, 0);
         let weight = graph.reshape(&at("column"), &weight, &[-1, 1]);
+        let made = graph.to_f32(&at("down/float32"), &made);
         let made = graph.mul(&at("weighted"), &made, &weight);
         let places = graph.reshape(&at("places"), &tokens, &[-1, 1]);
         let attrs = [("reduction", Attr::Text("add"))];
@@ -76,6 +79,7 @@ pub fn experts(
             &attrs,
         );
     }
+    let sum = graph.to_compute(&at("sum/narrowed"), &sum);
     let shape = graph.op("Shape", &at("sum/size"), &[x], &[]);
     graph.op("Reshape", &at("sum"), &[&sum, &shape], &[])
 }
@@ -94,7 +98,7 @@ fn flat(graph: &mut GraphBuilder, path: &str, x: &Value) -> Value {
     graph.op("Slice", &name, &[&any, &first, &batch], &[])
 }
 
-/// The weight of each expert for each token, `[tokens, experts]`; 0 of those that aren't picked.
+/// The weight of each expert for each token, `[tokens, experts]` in float32; 0 of those that aren't picked.
 fn weights(
     graph: &mut GraphBuilder,
     export: &Export,
@@ -107,6 +111,8 @@ fn weights(
     let logits = linear(graph, export, routing.router, x);
     let logits = graph.reshape(&at("rows"), &logits, &[-1, experts]);
     let last = [("axis", Attr::Int(-1))];
+    // In float32 up to the weights, as in transformers, whatever the graph's type.
+    let logits = graph.to_f32(&at("float32"), &logits);
     let chances = graph.op("Softmax", &at("Softmax"), &[&logits], &last);
     let count = [routing.per_token as i64];
     let count = graph.constant_i64(&at("per_token"), &count, false);
@@ -119,7 +125,7 @@ fn weights(
         picked = graph.op("Div", &at("Div"), &[&picked, &sums], &[]);
     }
     let shape = graph.op("Shape", &at("zeros/size"), &[&chances], &[]);
-    let zero = graph.filled("zero.float", &[], 0.0);
+    let zero = graph.constant_f32("zero.float32", &[], &[0.0]);
     let zeros = graph.op("Expand", &at("zeros"), &[&zero, &shape], &[]);
     graph.op(
         "ScatterElements",

@@ -58,6 +58,9 @@ pub const TOTAL_I32: &str = "/attention_mask/total/i32";
 /// [`Lengths::total`] in a graph.
 pub const TOTAL: &str = "/attention_mask/total";
 
+/// [`Lengths::past`] in a graph.
+pub const PAST: &str = "/attention_mask/past";
+
 /// Lengths that attention needs, from the attention mask `[batch, total]`.
 #[derive(Debug)]
 pub struct Lengths {
@@ -94,7 +97,7 @@ pub fn lengths(graph: &mut GraphBuilder, attention_mask: &Value, hidden: &Value)
     );
     let total_i32 = graph.cast(TOTAL_I32, &total_scalar, element::INT32);
     let new = axis_1(graph, "/hidden/sequence", hidden);
-    let past = graph.op("Sub", "/attention_mask/past", &[&total, &new], &[]);
+    let past = graph.op("Sub", PAST, &[&total, &new], &[]);
     Lengths {
         last_index,
         total_i32,

@@ -1,7 +1,8 @@
 //! What quantization does to a model's predictions: the distributions at each position of a prompt, against those of the
 //! same model unquantized.
 
-use super::{LogitEngine, argmax};
+use super::LogitEngine;
+use super::trace::argmax;
 
 /// How far a model's predictions are from a reference's.
 #[derive(Debug, Clone, Copy, PartialEq)]

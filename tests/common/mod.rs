@@ -1,6 +1,9 @@
 //! What the tests of the built program share: running it, and making small experiments from the fixtures.
 
-#![allow(dead_code, reason = "each file of tests uses a part of it")]
+#![allow(dead_code, reason = "each crate of tests uses a part of it")]
+
+pub mod reference;
+pub mod trial;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -19,6 +22,10 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_peft-bench");
 
 /// A run takes well under a second; one that takes this long hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// KiB of address space that a run may take where a size from a file must not be allocated unseen. A run takes a
+/// fraction of it.
+const ADDRESS_SPACE: u32 = 8 << 20;
 
 /// How a run ended.
 #[derive(Debug)]
@@ -46,6 +53,30 @@ pub fn program<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(PROGRAM);
     command.args(args);
     command
+}
+
+/// The same with no more than [`ADDRESS_SPACE`].
+pub fn limited<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
+    let limited = format!("ulimit -v {ADDRESS_SPACE}; exec \"$0\" \"$@\"");
+    let mut command = Command::new("sh");
+    command
+        .env("MALLOC_ARENA_MAX", "2")
+        .args(["-c", &limited, PROGRAM])
+        .args(args);
+    command
+}
+
+/// Checks that a run was refused, in words that hold `words`.
+#[track_caller]
+pub fn assert_refused(outcome: &Outcome, words: &[&str]) {
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert_eq!(outcome.stdout, "", "{outcome:?}");
+    let error = outcome
+        .error()
+        .unwrap_or_else(|| panic!("not an error in one line: {outcome:?}"));
+    for word in words {
+        assert!(error.contains(word), "`{word}` is not in `{error}`");
+    }
 }
 
 /// Runs `command` to its end.

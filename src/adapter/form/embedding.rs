@@ -183,7 +183,8 @@ impl TokenForm<'_> {
         let name = format!("/{}/token_adapter", site.path);
         let ids = graph.reshape(&format!("{name}/ids"), site.ids, &[0, 0, 1]);
         let equal = graph.op("Equal", &format!("{name}/Equal"), &[&ids, &indices], &[]);
-        let equal = graph.cast(&format!("{name}/Equal/i32"), &equal, element::INT32);
+        // On a GPU, `ArgMax` takes floats only.
+        let equal = graph.cast(&format!("{name}/Equal/float32"), &equal, element::FLOAT32);
         let attrs = [("axis", Attr::Int(-1)), ("keepdims", Attr::Int(0))];
         let which = graph.op("ArgMax", &format!("{name}/ArgMax"), &[&equal], &attrs);
         let replaced = graph.gather(&format!("{name}/Gather"), &rows, &which, 0);

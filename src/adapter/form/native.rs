@@ -252,10 +252,7 @@ pub fn keep_largest(
     count: usize,
     rest: f32,
 ) -> Value {
-    let count = graph.constant_i64(&format!("{name}/count"), &[count as i64], false);
-    let outputs = [format!("{name}/values"), format!("{name}/indices")];
-    let [values, indices] =
-        graph.op_outputs("TopK", &format!("{name}/TopK"), &[x, &count], outputs, &[]);
+    let [values, indices] = graph.largest(&format!("{name}/TopK"), x, count);
     let shape = graph.op("Shape", &format!("{name}/shape"), &[x], &[]);
     let rest = graph.filled(&format!("{name}/rest"), &[], rest);
     let filled = graph.op("Expand", &format!("{name}/filled"), &[&rest, &shape], &[]);

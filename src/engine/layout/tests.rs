@@ -46,6 +46,7 @@ fn options(weights: WeightsMode) -> EngineOptions {
         batch_size: 1,
         max_length: 40,
         logits_on_host: false,
+        cuda_graph: false,
         profile: None,
     }
 }

@@ -2,14 +2,16 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::*;
+use crate::measure::client::VariantProcess;
 use crate::measure::memory::{PeakMethod, ProcessMemory, StageMemory};
-use crate::measure::protocol::Opened;
+use crate::measure::protocol::{Comparison, OpenRequest, Opened, ParityRequest, SwapRequest};
 use crate::measure::random::SplitMix64;
-use crate::measure::swap::SwapTimes;
-use crate::measure::timings::GenerationTimings;
+use crate::measure::swap::{SwapResult, SwapTimes};
+use crate::measure::timings::{Clock, GenerationTimings};
 use crate::prepare::{Variant, stand_in};
 use crate::prompts::Category;
 use crate::runtime::library::Library;
+use crate::verify::Parity;
 
 #[derive(Clone, Default)]
 struct ScriptedClock(Rc<Cell<Duration>>);
@@ -106,6 +108,7 @@ impl VariantProcess for Process {
     fn open(&mut self, _: OpenRequest) -> Result<Opened, WorkerError> {
         Ok(Opened {
             session_seconds: 0.5,
+            step_graph: None,
             stages: Vec::new(),
         })
     }

@@ -1,0 +1,138 @@
+//! AdaLoRA: `W' = W + c * B diag(E) A`, `c = alpha / (init_r + 1e-5)`.
+//!
+//! | tensor | shape |
+//! |---|---|
+//! | `lora_A` | `[r, in_features]` |
+//! | `lora_B` | `[out_features, r]` |
+//! | `lora_E` | `[r, 1]` |
+//!
+//! Training takes ranks away module by module, and the tensors that are left say which rank a module has,
+//! 0 included; the divisor stays `init_r`. `alpha` is `lora_alpha`, or `init_r` where that isn't positive.
+//! Sums are taken in float32.
+//!
+//! Sources: Zhang et al., arXiv:2303.10512; PEFT, `tuners/adalora/`.
+
+use ndarray::{Array2, Axis};
+
+use crate::adapter::form::{Form, LinearForm, Native, NativeForm, Part, Role, elements};
+use crate::adapter::options::{factor, rank};
+use crate::adapter::targets::defaults::ADALORA;
+use crate::adapter::tuner::{Loading, Tuner};
+use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
+
+/// The tensors of one layer.
+#[derive(Debug)]
+struct AdaLora {
+    /// `A`, `B`, `E`
+    keys: [String; 3],
+    /// `[r, in_features]`
+    a: Array2<f32>,
+    /// `[out_features, r]`
+    b: Array2<f32>,
+    /// `[r, 1]`
+    e: Array2<f32>,
+    scaling: f32,
+}
+
+/// Reads the adapter.
+pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+    let config = loading.config;
+    let init_r = rank(config, "init_r", 12)?;
+    let alpha = factor(config, "lora_alpha", 8.0)?;
+    let alpha = if alpha > 0.0 { alpha } else { init_r as f64 };
+    let scaling = (alpha / (init_r as f64 + 1e-5)) as f32;
+    let identity = config.flag("init_lora_weights", true)?;
+
+    let mut tuner = Tuner::open(loading, ADALORA, Some("lora_only"))?;
+    // `ranknum`, which PEFT doesn't save.
+    tuner.count_frozen(tuner.selected.len());
+    tuner.adapt(|tensors, layer| {
+        let key = layer.key("lora_A");
+        let r = match tensors.shape(&key).as_deref() {
+            Some(&[r, _]) => r,
+            _ => init_r,
+        };
+        let [deviation, energy] = if identity {
+            [Init::Normal(0.02), Init::Zeros]
+        } else {
+            [Init::Normal(1.0), Init::Normal(1.0)]
+        };
+        Ok(AdaLora {
+            keys: ["lora_A", "lora_B", "lora_E"].map(|name| tensors.full_key(&layer.key(name))),
+            a: tensors.matrix(&key, [r, layer.in_features], deviation)?,
+            b: tensors.matrix(&layer.key("lora_B"), [layer.out_features, r], deviation)?,
+            e: tensors.matrix(&layer.key("lora_E"), [r, 1], energy)?,
+            scaling,
+        })
+    })
+}
+
+impl ModuleAdapter for AdaLora {
+    fn form(&self) -> Form<'_> {
+        if self.e.is_empty() {
+            return Form::Linear(LinearForm::default());
+        }
+        Form::Linear(LinearForm::low_rank(
+            Part::stored(&self.keys[0], &self.a, Role::Term),
+            Part::derived("B", self.b.shape(), Role::Term, |_| {
+                let mut b = self.b.clone();
+                for (mut column, e) in b.axis_iter_mut(Axis(1)).zip(&self.e) {
+                    column *= self.scaling * e;
+                }
+                Ok(elements(&b))
+            }),
+        ))
+    }
+
+    /// `A` is scaled by `E` at every step.
+    fn native(&self) -> Native<'_> {
+        if self.e.is_empty() {
+            return Native::Reduced;
+        }
+        let [key_a, key_b, key_e] = &self.keys;
+        let parts = vec![
+            Part::stored(key_a, &self.a, Role::Term),
+            Part::stored(key_b, &self.b, Role::Term),
+            Part::stored(key_e, &self.e, Role::Term),
+        ];
+        Native::Own(NativeForm::new(parts, |site| {
+            let [a, b, e] = [0, 1, 2].map(|index| site.parts[index].clone());
+            let a = site.op("Mul", "A_E", &[&a, &e]);
+            let x = site.x.clone();
+            let inner = site.matmul_transposed("A/MatMul", &x, &a);
+            let delta = site.matmul_transposed("B/MatMul", &inner, &b);
+            let scaling = site.scalar("scaling", self.scaling);
+            let delta = site.op("Mul", "scaled", &[&delta, &scaling]);
+            site.base_plus(&delta)
+        }))
+    }
+
+    fn trainable_params(&self) -> usize {
+        self.a.len() + self.b.len() + self.e.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapter::ModuleWeights;
+    use ndarray::array;
+
+    #[test]
+    fn singular_values_scale_the_pair() {
+        let adapter = AdaLora {
+            keys: Default::default(),
+            a: array![[1.0, 2.0], [1.0, 0.0]],
+            b: array![[1.0, 10.0], [0.0, 1.0]],
+            e: array![[2.0], [-1.0]],
+            scaling: 0.5,
+        };
+        let mut module = ModuleWeights {
+            weight: Array2::zeros((2, 2)),
+            bias: None,
+        };
+        adapter.merge_into(&mut module).unwrap();
+        assert_eq!(module.weight, array![[-4.0, 2.0], [-0.5, 0.0]]);
+        assert_eq!(adapter.trainable_params(), 10);
+    }
+}

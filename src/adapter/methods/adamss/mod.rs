@@ -1,0 +1,401 @@
+//! AdaMSS: a low-rank pair for each cluster of a weight's rows, on a common projection of the input.
+//!
+//! | tensor | shape |
+//! |---|---|
+//! | `adamss_A.{k}` | `[ρ_k, q]` |
+//! | `adamss_B.{k}` | `[n_k, ρ_k]` |
+//! | `adamss_newB` | `[q, in_features]`, with a bias one column more |
+//!
+//! `q = min(r, out_features, columns of newB)`; there are `K = min(num_subspaces, out_features)` clusters, cluster `k` of
+//! `n_k` rows. Row by row `[ΔW | Δb] = B_k A_k newB`. Which rows a cluster has isn't in the file: PEFT works it out from
+//! the base whenever it loads an adapter, and so it's done here (`clusters.rs`). The file tells whether that comes out as
+//! it did: `newB` has to span what the base's decomposition gives, and the clusters have to have as many rows as `B`.
+//! Where they haven't, the adapter is refused, unless there's a single cluster, or every `B` is 0. With `q` equal to
+//! `out_features` the points that are clustered are all equally far apart, and PEFT's own clusters depend on rounding.
+//!
+//! Fresh, `newB` holds the right singular vectors of `[W | b]`, `A_k` those of its cluster's rows of the left ones, and
+//! `B` is 0. Sums are taken in float32.
+//!
+//! Sources: Zheng et al., AdaMSS, NeurIPS 2025; PEFT, `tuners/adamss/`.
+
+mod clusters;
+
+use ndarray::{Array2, Axis, concatenate, s};
+use rayon::prelude::*;
+
+use self::clusters::{LowRank, clusters, low_rank};
+use crate::adapter::components::failed;
+use crate::adapter::form::{Form, LinearForm, Part, Role, elements};
+use crate::adapter::options::{factor, rank, seed};
+use crate::adapter::targets::QUERY_VALUE;
+use crate::adapter::tuner::{Layer, Loading, Tuner};
+use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
+use crate::json_object::JsonObject;
+use crate::model::BaseModel;
+
+/// The options.
+#[derive(Debug)]
+struct Options {
+    r: usize,
+    num_subspaces: usize,
+    subspace_rank: usize,
+    seed: u64,
+    identity: bool,
+    /// Singular values below this share of the largest don't count towards a fresh cluster's rank.
+    threshold: Option<f32>,
+}
+
+/// The tensors of one layer.
+#[derive(Debug)]
+struct AdaMss {
+    /// `[q, in_features]`, or a column more.
+    new_b: Array2<f32>,
+    clusters: Vec<Cluster>,
+    in_features: usize,
+}
+
+#[derive(Debug)]
+struct Cluster {
+    /// `[ρ, q]`
+    a: Array2<f32>,
+    /// `[n, ρ]`
+    b: Array2<f32>,
+    /// The rows of the weight, `n`.
+    rows: Vec<usize>,
+}
+
+/// What a file has for one layer.
+#[derive(Debug)]
+struct Stored {
+    new_b: Array2<f32>,
+    /// `A_k`, `B_k`
+    pairs: Vec<(Array2<f32>, Array2<f32>)>,
+}
+
+/// What's worked out for one layer.
+#[derive(Debug)]
+struct Found {
+    parts: LowRank,
+    /// The rows of each cluster.
+    rows: Vec<Vec<usize>>,
+}
+
+/// Reads the adapter. Decompositions take most of the time; layers go through them in parallel.
+pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+    let options = Options::read(loading.config)?;
+    let base = loading.base;
+    let tuner = Tuner::open(loading, QUERY_VALUE, None)?;
+    let layers = tuner.layers()?;
+    let has_values = tuner.tensors.has_values();
+    let mut stored = Vec::new();
+    for layer in &layers {
+        stored.push(match tuner.tensors.is_fresh() {
+            true => None,
+            false => Some(Stored::read(&options, tuner.tensors, layer)?),
+        });
+    }
+    let found = layers.par_iter().zip(&stored).map(|(layer, stored)| {
+        let needed = stored.as_ref().is_none_or(Stored::needs_rows);
+        let find = || match has_values {
+            true => options.find(base, layer),
+            false => Ok(options.without_values(layer)),
+        };
+        needed.then(find).transpose()
+    });
+    let found: Vec<Option<Found>> = found.collect::<Result<_, AdapterError>>()?;
+    let mut all = stored.into_iter().zip(found);
+    tuner.adapt(|tensors, layer| match all.next() {
+        Some((Some(stored), found)) => stored.adapter(tensors, layer, found),
+        Some((None, Some(found))) => options.fresh(tensors, layer, found),
+        _ => unreachable!("there's one for each layer, and a fresh one is worked out"),
+    })
+}
+
+impl Options {
+    fn read(config: &JsonObject) -> Result<Self, AdapterError> {
+        let identity = match config.get("init_weights") {
+            None => !config
+                .json()
+                .as_object()
+                .is_some_and(|all| all.contains_key("init_weights")),
+            Some(serde_json::Value::Bool(false)) => false,
+            Some(serde_json::Value::String(name)) if name == "orthogonal" => true,
+            Some(_) => return Err(config.wrong("init_weights", "`orthogonal` or null").into()),
+        };
+        let threshold = match config.flag("use_dynamic_rank", false)? {
+            true => Some(factor(config, "svd_threshold", 0.1)? as f32),
+            false => None,
+        };
+        Ok(Self {
+            r: rank(config, "r", 100)?,
+            num_subspaces: rank(config, "num_subspaces", 5)?,
+            subspace_rank: rank(config, "subspace_rank", 1)?,
+            seed: seed(config, "random_seed", 0)?,
+            identity,
+            threshold,
+        })
+    }
+}
+
+impl Options {
+    /// Rows of `newB`.
+    fn q(&self, layer: &Layer) -> usize {
+        let columns = layer.in_features + usize::from(layer.bias);
+        self.r.min(layer.out_features).min(columns)
+    }
+
+    fn clusters(&self, layer: &Layer) -> usize {
+        self.num_subspaces.min(layer.out_features)
+    }
+
+    /// Decomposes `[W | b]` and clusters its rows, as PEFT does it.
+    fn find(&self, base: &BaseModel, layer: &Layer) -> Result<Found, AdapterError> {
+        let matrix = with_bias(base, layer)?;
+        let parts = low_rank(&matrix, self.q(layer), self.seed).map_err(failed(layer.path()))?;
+        let rows = clusters(&parts.u, self.clusters(layer));
+        Ok(Found { parts, rows })
+    }
+
+    /// Something of the sizes that [`find`](Self::find) gives. How a cluster's rows are chosen doesn't change how many
+    /// numbers there are, but with `use_dynamic_rank`, or clusters of fewer rows than `subspace_rank`.
+    fn without_values(&self, layer: &Layer) -> Found {
+        let (q, count) = (self.q(layer), self.clusters(layer));
+        let sizes = (0..count).map(|k| (layer.out_features + k) / count);
+        Found {
+            parts: LowRank {
+                u: Array2::zeros((layer.out_features, q)),
+                vt: Array2::zeros((q, layer.in_features + usize::from(layer.bias))),
+            },
+            rows: one_by_one(&sizes.collect::<Vec<_>>()),
+        }
+    }
+
+    fn fresh(
+        &self,
+        tensors: &mut AdapterTensors,
+        layer: &Layer,
+        found: Found,
+    ) -> Result<AdaMss, AdapterError> {
+        let mut made = Vec::new();
+        for (k, rows) in found.rows.into_iter().enumerate() {
+            let own = found.parts.u.select(Axis(0), &rows);
+            // The right singular vectors of the cluster's rows, by its Gram matrix.
+            let gram = match tensors.has_values() {
+                true => own.t().dot(&own),
+                false => Array2::eye(self.q(layer)),
+            };
+            let gram = crate::decomposition::svd(&gram).map_err(failed(layer.path()))?;
+            let largest = gram.s.first().copied().unwrap_or(0.0);
+            let counted = match self.threshold {
+                Some(share) => gram
+                    .s
+                    .iter()
+                    .filter(|&&value| value > share * largest)
+                    .count(),
+                None => rows.len(),
+            };
+            let rank = counted.min(rows.len()).min(self.subspace_rank);
+            let rank = rank.clamp(1, self.q(layer));
+            let init = match self.identity {
+                true => Init::Zeros,
+                false => Init::Normal(0.01),
+            };
+            let key = layer.key(&format!("adamss_B.{k}"));
+            made.push(Cluster {
+                a: gram.vt.slice(s![..rank, ..]).to_owned(),
+                b: tensors.matrix(&key, [rows.len(), rank], init)?,
+                rows,
+            });
+        }
+        Ok(AdaMss {
+            new_b: found.parts.vt,
+            clusters: made,
+            in_features: layer.in_features,
+        })
+    }
+}
+
+impl Stored {
+    fn read(
+        options: &Options,
+        tensors: &mut AdapterTensors,
+        layer: &Layer,
+    ) -> Result<Self, AdapterError> {
+        let q = options.q(layer);
+        let columns = layer.in_features + usize::from(layer.bias);
+        let new_b = tensors.matrix(&layer.key("adamss_newB"), [q, columns], Init::Zeros)?;
+        let mut pairs = Vec::new();
+        for k in 0..options.clusters(layer) {
+            let keys = ["A", "B"].map(|name| layer.key(&format!("adamss_{name}.{k}")));
+            // Ranks and rows are the cluster's own.
+            let first = |key: &str| tensors.shape(key).and_then(|shape| shape.first().copied());
+            let rank = first(&keys[0]).unwrap_or(options.subspace_rank);
+            let rows = first(&keys[1]).unwrap_or(layer.out_features);
+            let a = tensors.matrix(&keys[0], [rank, q], Init::Zeros)?;
+            let b = tensors.matrix(&keys[1], [rows, rank], Init::Zeros)?;
+            pairs.push((a, b));
+        }
+        let stored = Self { new_b, pairs };
+        let sum: usize = stored.sizes().iter().sum();
+        match sum == layer.out_features {
+            true => Ok(stored),
+            false => Err(tensors.layout(format!(
+                "the tensors `{}` have {sum} rows together, expected {}, those of the weight",
+                tensors.full_key(&layer.key("adamss_B")),
+                layer.out_features
+            ))),
+        }
+    }
+
+    /// Rows of each cluster.
+    fn sizes(&self) -> Vec<usize> {
+        self.pairs.iter().map(|(_, b)| b.nrows()).collect()
+    }
+
+    /// Whether it matters which rows a cluster has.
+    fn needs_rows(&self) -> bool {
+        let is_zero = |b: &Array2<f32>| b.iter().all(|&value| value == 0.0);
+        self.pairs.len() > 1 && !self.pairs.iter().all(|(_, b)| is_zero(b))
+    }
+
+    fn adapter(
+        self,
+        tensors: &AdapterTensors,
+        layer: &Layer,
+        found: Option<Found>,
+    ) -> Result<AdaMss, AdapterError> {
+        let rows = match found {
+            Some(found) => self.checked(tensors, layer, found)?,
+            None => one_by_one(&self.sizes()),
+        };
+        let clusters = self.pairs.into_iter().zip(rows);
+        Ok(AdaMss {
+            new_b: self.new_b,
+            clusters: clusters
+                .map(|((a, b), rows)| Cluster { a, b, rows })
+                .collect(),
+            in_features: layer.in_features,
+        })
+    }
+
+    /// The rows that were found, if they fit what the file has.
+    fn checked(
+        &self,
+        tensors: &AdapterTensors,
+        layer: &Layer,
+        found: Found,
+    ) -> Result<Vec<Vec<usize>>, AdapterError> {
+        /// Of a unit vector, how much may lie outside the span.
+        const OUTSIDE: f32 = 0.02;
+        let advice = "PEFT groups a weight's rows anew when it loads an adapter, by the base's weights and numbers that \
+                      differ between processors and GPUs; merge the adapter where it was trained (`merge_and_unload`) \
+                      and measure that checkpoint";
+        let inside = self.new_b.dot(&found.parts.vt.t());
+        let fits = self.new_b.rows().into_iter().zip(inside.rows());
+        let fits = fits.into_iter().all(|(row, inside)| {
+            let (length, kept) = (row.dot(&row), inside.dot(&inside));
+            length > 0.0 && kept >= (1.0 - OUTSIDE) * length
+        });
+        if !fits {
+            return Err(tensors.layout(format!(
+                "tensor `{}` isn't of this base's weight and `random_seed`: {advice}",
+                tensors.full_key(&layer.key("adamss_newB"))
+            )));
+        }
+        let counts: Vec<usize> = found.rows.iter().map(Vec::len).collect();
+        let sizes = self.sizes();
+        match counts == sizes {
+            true => Ok(found.rows),
+            false => Err(tensors.layout(format!(
+                "the tensors `{}` have {sizes:?} rows, where the clusters of this base's weight have {counts:?}: {advice}",
+                tensors.full_key(&layer.key("adamss_B"))
+            ))),
+        }
+    }
+}
+
+impl AdaMss {
+    fn rank(&self) -> usize {
+        self.clusters.iter().map(|cluster| cluster.a.nrows()).sum()
+    }
+
+    /// `A_k newB`, one below the other: `[Σ ρ_k, in_features]`, with a bias one column more.
+    fn projections(&self) -> Array2<f32> {
+        let parts: Vec<_> = self.clusters.iter().map(|k| k.a.dot(&self.new_b)).collect();
+        let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
+        concatenate(Axis(0), &views).expect("all are as wide as `newB`")
+    }
+
+    /// `B_k` in the rows of its cluster and the columns of its projections: `[out_features, Σ ρ_k]`.
+    fn scattered(&self) -> Array2<f32> {
+        let out: usize = self.clusters.iter().map(|cluster| cluster.rows.len()).sum();
+        let mut all = Array2::zeros((out, self.rank()));
+        let mut first = 0;
+        for cluster in &self.clusters {
+            let columns = first..first + cluster.a.nrows();
+            for (&row, values) in cluster.rows.iter().zip(cluster.b.rows()) {
+                all.slice_mut(s![row, columns.clone()]).assign(&values);
+            }
+            first = columns.end;
+        }
+        all
+    }
+}
+
+/// Rows in the order of the clusters.
+fn one_by_one(sizes: &[usize]) -> Vec<Vec<usize>> {
+    let mut first = 0;
+    let mut next = |&size: &usize| {
+        first += size;
+        (first - size..first).collect()
+    };
+    sizes.iter().map(&mut next).collect()
+}
+
+/// `[W | b]`, or `W` where there's no bias.
+fn with_bias(base: &BaseModel, layer: &Layer) -> Result<Array2<f32>, AdapterError> {
+    let source = &layer.module.source;
+    let matrix = base.full_matrix(&format!("{source}.weight"))?;
+    if !layer.bias {
+        return Ok(matrix);
+    }
+    let bias = base.tensor(&layer.module.tensor("bias"))?.to_f32()?;
+    let column = Array2::from_shape_vec((bias.len(), 1), bias);
+    let column = column.expect("a column has a single width");
+    concatenate(Axis(1), &[matrix.view(), column.view()]).map_err(|_| AdapterError::Targets {
+        path: base.folder.clone(),
+        message: format!("the bias of `{source}` isn't as long as its weight has rows"),
+    })
+}
+
+impl ModuleAdapter for AdaMss {
+    fn form(&self) -> Form<'_> {
+        let out: usize = self.clusters.iter().map(|cluster| cluster.rows.len()).sum();
+        let (rank, columns) = (self.rank(), self.in_features);
+        let bias = (self.new_b.ncols() > columns).then(|| {
+            Part::derived("bias", &[out], Role::InPlace, move |module| {
+                let change = self.scattered().dot(&self.projections().column(columns));
+                let own = module.bias()?.expect("`newB` has a column for it");
+                Ok((own + &change).to_vec())
+            })
+        });
+        Form::Linear(LinearForm {
+            bias,
+            ..LinearForm::low_rank(
+                Part::derived("A", &[rank, columns], Role::Term, move |_| {
+                    Ok(elements(
+                        &self.projections().slice(s![.., ..columns]).to_owned(),
+                    ))
+                }),
+                Part::derived("B", &[out, rank], Role::Term, |_| {
+                    Ok(elements(&self.scattered()))
+                }),
+            )
+        })
+    }
+
+    fn trainable_params(&self) -> usize {
+        let pairs = self.clusters.iter();
+        pairs.map(|cluster| cluster.a.len() + cluster.b.len()).sum()
+    }
+}

@@ -1,0 +1,46 @@
+//! Cartridge: keys and values in front of every layer's cache, trained as they are, most often from those of a text.
+//!
+//! The tensor, its shape and how it enters the cache are prefix tuning's. The first `num_frozen_tokens` rows, by
+//! default one, keep what they were initialised with; they stand in the file like the others. A fresh one is
+//! `N(0, 1)`, as in PEFT before a text is read into it.
+//!
+//! Sources: Eyuboglu et al., arXiv:2506.06266; PEFT, `tuners/cartridge/`.
+
+use super::prefix_tuning::{PrefixShape, prefix};
+use crate::adapter::tuner::Loading;
+use crate::adapter::{AdapterError, Effects, Init, PromptCounts};
+use crate::graph::PROMPT_INPUT;
+use crate::json_object::{ConfigError, JsonObject};
+
+/// Reads the adapter.
+pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+    let Loading {
+        config,
+        base,
+        tensors,
+        ..
+    } = loading;
+    let PrefixShape { count, width, .. } = PrefixShape::read(config, base)?;
+    let frozen = frozen_tokens(config, count)?;
+    let counts = PromptCounts {
+        trainable: (count - frozen) * width,
+        frozen: frozen * width,
+        saved: count * width,
+    };
+    let shape = vec![count, width];
+    let values = tensors.take(PROMPT_INPUT, &shape, Init::Normal(1.0))?;
+    Ok(prefix(shape, values, counts))
+}
+
+/// `num_frozen_tokens`, at most all of them.
+fn frozen_tokens(config: &JsonObject, count: usize) -> Result<usize, ConfigError> {
+    let Some(value) = config.get("num_frozen_tokens") else {
+        return Ok(1);
+    };
+    let found = value.as_u64().filter(|&frozen| frozen <= count as u64);
+    let expected = format!("a number from 0 to `num_virtual_tokens`, {count}");
+    match found {
+        Some(frozen) => Ok(frozen as usize),
+        None => Err(config.wrong("num_frozen_tokens", &expected)),
+    }
+}

@@ -1,0 +1,65 @@
+//! Context-aware prompt tuning: the embeddings of chosen tokens, moved a little, in front of the prompt.
+//!
+//! | tensor | shape |
+//! |---|---|
+//! | `prompt_embeddings` | `[number of cpt_token_ids, embedding_dim]` |
+//!
+//! What's trained is a difference to the tokens' own embeddings whose length is bounded; PEFT saves the sum, so
+//! that inference is prompt tuning's. The masks and factors of the configuration say what's trained and how. A
+//! fresh adapter is the tokens' embeddings.
+//!
+//! Sources: Blau et al., arXiv:2410.17222; PEFT, `tuners/cpt/`.
+
+use super::prompt_tuning::{token_dim, token_rows, virtual_tokens};
+use crate::adapter::tuner::Loading;
+use crate::adapter::{AdapterError, Effects, PromptCounts};
+use crate::graph::PROMPT_INPUT;
+use crate::json_object::{ConfigError, JsonObject};
+use crate::model::BaseModel;
+
+/// Reads the adapter.
+pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+    let Loading {
+        config,
+        base,
+        tensors,
+        ..
+    } = loading;
+    let ids = token_ids(config, base)?;
+    let width = token_dim(config, base)?;
+    let elements = ids.len() * width;
+    let shape = vec![ids.len(), width];
+    let values = tensors.take_or(PROMPT_INPUT, &shape, |_| token_rows(base, ids))?;
+    let counts = PromptCounts {
+        frozen: elements,
+        ..PromptCounts::plain(elements)
+    };
+    Ok(virtual_tokens(shape, values, counts))
+}
+
+/// `cpt_token_ids`; PEFT's default is token 0.
+fn token_ids(config: &JsonObject, base: &BaseModel) -> Result<Vec<usize>, ConfigError> {
+    let most = base.spec.max_position_embeddings;
+    let rows = base.spec.embed_tokens.num_embeddings;
+    let expected = format!("a list of 1 to {most} token ids below {rows}");
+    let key = "cpt_token_ids";
+    let ids = match config.get(key) {
+        None => vec![0],
+        Some(value) => serde_json::from_value::<Vec<usize>>(value.clone())
+            .ok()
+            .filter(|ids| (1..=most).contains(&ids.len()) && ids.iter().all(|&id| id < rows))
+            .ok_or_else(|| config.wrong(key, &expected))?,
+    };
+    for mask in ["cpt_mask", "cpt_tokens_type_mask"] {
+        let length = config.get(mask).map(|mask| mask.as_array().map(Vec::len));
+        if length.is_some_and(|length| length != Some(ids.len())) {
+            let expected = format!("a list of {} numbers, one a token of `{key}`", ids.len());
+            return Err(config.wrong(mask, &expected));
+        }
+    }
+    let count = "num_virtual_tokens";
+    if config.optional_size(count)?.is_some_and(|n| n != ids.len()) {
+        return Err(config.wrong(count, &format!("{}, the length of `{key}`", ids.len())));
+    }
+    Ok(ids)
+}

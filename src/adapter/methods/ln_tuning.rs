@@ -1,0 +1,36 @@
+//! LN tuning: norms are trained, everything else is frozen.
+//!
+//! | tensor | shape |
+//! |---|---|
+//! | `<module>.ln_tuning_layers.weight`, `.bias` | those of the module |
+//!
+//! They replace the module's parameters as they stand. Any module may be targeted: PEFT copies it whole.
+//!
+//! Sources: Zhao et al., arXiv:2312.11420; PEFT, `tuners/ln_tuning/`.
+
+use crate::adapter::replaced::{replace, replace_modules};
+use crate::adapter::targets::Targets;
+use crate::adapter::targets::defaults::LN_TUNING;
+use crate::adapter::tuner::Loading;
+use crate::adapter::{AdapterError, Effects};
+
+/// Reads the adapter.
+pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+    let Loading {
+        config,
+        base,
+        tensors,
+        ..
+    } = loading;
+    let targets = Targets::with_defaults(config, &base.spec.model_type, LN_TUNING)?;
+    let modules = base.spec.modules();
+    let mut effects = Effects::default();
+    for module in targets.select(config, &modules)? {
+        for (name, shape) in module.parameters() {
+            let key = format!("{}.ln_tuning_layers.{name}", module.path);
+            replace(&mut effects, tensors, &module, (name, &shape), key, true)?;
+        }
+    }
+    replace_modules(&mut effects, tensors, &targets.saved(config, &modules)?)?;
+    Ok(effects)
+}

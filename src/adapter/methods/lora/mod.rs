@@ -1,0 +1,338 @@
+//! LoRA: `W' = W + scaling * B A`.
+//!
+//! | tensor | shape |
+//! |---|---|
+//! | `lora_A.weight` | `[r, in_features]` |
+//! | `lora_B.weight` | `[out_features, r]` |
+//! | `lora_B.bias` (`lora_bias`) | `[out_features]` |
+//! | `lora_embedding_A`, `lora_embedding_B` | `[r, num_embeddings]`, `[embedding_dim, r]` |
+//! | `lora_magnitude_vector` (`use_dora`) | `[out_features]`, of an embedding `[embedding_dim]` |
+//!
+//! `scaling` is `lora_alpha / r`, or `lora_alpha / sqrt(r)` with `use_rslora`, after `rank_pattern` and
+//! `alpha_pattern`. Sums are taken in float32. `fan_in_fan_out` says how a layer stores its weight, which
+//! the architecture knows better: PEFT corrects it too.
+//!
+//! Beside modules, or in place of them, parameters can be named (`target_parameters`: `parameters.rs`), those of stacked
+//! experts among them (`stacked.rs`).
+//!
+//! Variants change what the pair is added to (PiSSA, OLoRA, KaSA: `residual.rs`) or how it's stored (BD-LoRA,
+//! QALoRA, KaSA, MiCA: `factors.rs`), or which tokens it acts on (aLoRA: `activated.rs`). EVA, VeLoRA, MonteCLoRA, LoRA-FA and Riemannian preconditioning only
+//! differ in training.
+//!
+//! With DoRA, `V = W + scaling * B A` and `W' = diag(m / |V|) V`, `|V|` the norm of each row (of an
+//! embedding: of each column); the bias isn't scaled.
+//!
+//! Sources: Hu et al., arXiv:2106.09685; Liu et al., arXiv:2402.09353 (DoRA); PEFT, `tuners/lora/`.
+
+mod activated;
+mod arrow;
+mod blocks;
+mod config;
+mod conversion;
+mod embedding;
+mod expert;
+mod factors;
+mod linear;
+mod parameters;
+mod residual;
+mod stacked;
+mod tying;
+
+use std::sync::OnceLock;
+
+use ndarray::{Array1, Array2};
+
+use self::activated::Activated;
+use self::arrow::Experts;
+pub use self::arrow::folders as arrow_folders;
+use self::config::{LoraConfig, LoraInit};
+use self::conversion::converted;
+use self::embedding::LoraEmbedding;
+pub use self::embedding::column_norms;
+pub use self::expert::{Expert, Pair, folder_below};
+use self::factors::{factors, of_weights};
+use self::linear::LoraLinear;
+use self::parameters::TargetParameters;
+use self::residual::Made;
+pub use self::residual::Residual;
+use self::tying::Tie;
+use crate::adapter::replaced::{
+    leave_out_bias, replace_base_layer, replace_biases, replace_modules,
+};
+use crate::adapter::replication::replicate;
+use crate::adapter::targets::{QUERY_VALUE, Targets};
+use crate::adapter::token_rows::trainable_token_indices;
+use crate::adapter::tuner::{Layer, Loading, Table, Target, not_adaptable, target};
+use crate::adapter::{AdapterError, AdapterTensors, Effects, ModuleAdapter};
+use crate::arch::{Module, ModuleKind};
+use crate::json_object::JsonObject;
+use crate::model::BaseModel;
+use crate::weights::WeightsError;
+
+/// The weight that PEFT saves with embeddings and heads.
+const BASE_WEIGHT: &str = "base_layer.weight";
+
+/// Reads the adapter.
+pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+    let Loading {
+        config,
+        base,
+        tensors,
+        ..
+    } = loading;
+    let config = &converted(config, &base.spec)?;
+    let mut lora = LoraConfig::read(config, base.spec.vocab_size)?;
+    let spec = replicate(config, &base.spec)?;
+    let modules = spec.modules();
+    let parameters = TargetParameters::read(config, &lora, &spec)?;
+    let targets = Targets::with_defaults(config, &spec.model_type, QUERY_VALUE)?;
+    // Beside parameters, an empty list of modules means none.
+    let mut selected = match targets.is_empty() && !parameters.is_empty() {
+        true => Vec::new(),
+        false => targets.select(config, &modules)?,
+    };
+    let mut saved = targets.saved(config, &modules)?;
+    let mut effects = Effects::default();
+
+    let tied = match lora.ensure_weight_tying && spec.says_tied() {
+        true => tying::tie(config, tensors, &targets, &spec, &mut selected, &mut saved)?,
+        false => Tie::Apart,
+    };
+    effects.keeps_tie = match tied {
+        Tie::Apart => false,
+        Tie::Targets => tying::change_alike(&lora, config, &spec)?,
+        Tie::Saved => true,
+    };
+    parameters.check_beside(config, &selected, &saved)?;
+    replace_modules(&mut effects, tensors, &saved)?;
+    if tied == Tie::Saved {
+        leave_out_bias(&mut effects, &spec.lm_head);
+        // The pair's one copy is counted at the embedding.
+        let head = format!("{}.weight", spec.lm_head.path);
+        if let Some(head) = effects.replaced.get_mut(&head) {
+            head.trainable = false;
+        }
+    }
+    let adapted: Vec<Module> = selected
+        .iter()
+        .chain(parameters.modules())
+        .cloned()
+        .collect();
+    replace_biases(
+        &mut effects,
+        tensors,
+        config,
+        "lora_only",
+        &modules,
+        &adapted,
+    )?;
+    let experts = match lora.arrow.take() {
+        Some(arrow) => {
+            effects.unmergeable =
+                Some("with `arrow_config` routes every token to experts of its own");
+            let experts = Experts::load(arrow, config, base, tensors, &mut effects)?;
+            experts.check_targets(&selected)?;
+            Some(experts)
+        }
+        None => None,
+    };
+    let mut made = of_weights(&lora, config, base, tensors, &selected)?;
+    for module in &selected {
+        replace_base_layer(&mut effects, tensors, base, module)?;
+        let made = made.remove(&module.path);
+        let (adapter, frozen) = match &experts {
+            Some(experts) => experts.of(config, &lora, base, tensors, module)?,
+            None => module_adapter(config, &lora, base, tensors, module, made)?,
+        };
+        effects.frozen_params += frozen;
+        effects.modules.insert(module.path.clone(), adapter);
+    }
+    parameters.adapt(config, &lora, tensors, &mut effects)?;
+    trainable_token_indices(config, base, tensors, &spec, &mut effects)?;
+    effects.spec = Some(spec);
+    if lora.invocation.is_some() {
+        effects.unmergeable =
+            Some("with `alora_invocation_tokens` acts on some tokens and not on others");
+    }
+    effects.invocation = lora.invocation;
+    Ok(effects)
+}
+
+/// The adapter of a module, with fresh factors that are `made` of its weight if its start has such, and the numbers
+/// of it that PEFT counts and doesn't train.
+fn module_adapter(
+    config: &JsonObject,
+    lora: &LoraConfig,
+    base: &BaseModel,
+    tensors: &mut AdapterTensors,
+    module: &Module,
+    made: Option<Made>,
+) -> Result<(Box<dyn ModuleAdapter>, usize), AdapterError> {
+    let (r, scaling) = lora.rank_and_scaling(config, &module.path)?;
+    match target(base, module) {
+        Some(Target::Linear(layer)) => {
+            let tied = base.spec.tied() && module.path == base.spec.lm_head.path;
+            if tied && lora.removed(scaling).is_some() && !tensors.has(&layer.key(BASE_WEIGHT)) {
+                let reason = format!(
+                    "it takes a part out of the weight of `{}`, which is the tied embedding's as well",
+                    module.path
+                );
+                let key = if lora.kasa {
+                    "kasa_config"
+                } else {
+                    "init_lora_weights"
+                };
+                return Err(config.refused(key, &reason).into());
+            }
+            // What a fresh adapter is made of is what's taken out of the weight.
+            let removed = made.as_ref().map(|(a, b)| (a.clone(), b * scaling));
+            let factors = factors(lora, config, tensors, &layer, r, made)?;
+            let frozen = factors.frozen;
+            let mut adapter = linear_adapter(lora, base, tensors, &layer, factors, (r, scaling))?;
+            if let (Some(residual), Some(removed)) = (&mut adapter.residual, removed) {
+                residual.pair = removed.into();
+            }
+            Ok(match lora.invocation {
+                Some(_) => (Box::new(Activated(adapter)), frozen),
+                None => (Box::new(adapter), frozen),
+            })
+        }
+        Some(Target::Embedding(_))
+            if lora.invocation.is_some()
+                || lora.removed(scaling).is_some()
+                || lora.init == LoraInit::Mica
+                || lora.blocks.is_some()
+                || lora.monteclora_samples.is_some() =>
+        {
+            Err(not_adaptable(config, module, "linear layers"))
+        }
+        Some(Target::Embedding(table)) => {
+            let adapter = embedding_adapter(lora, base, tensors, &table, r, scaling)?;
+            Ok((Box::new(adapter), 0))
+        }
+        None => Err(not_adaptable(
+            config,
+            module,
+            "linear layers and the token embedding",
+        )),
+    }
+}
+
+fn linear_adapter(
+    lora: &LoraConfig,
+    base: &BaseModel,
+    tensors: &mut AdapterTensors,
+    layer: &Layer,
+    factors: factors::Factors,
+    (r, scaling): (usize, f32),
+) -> Result<LoraLinear, AdapterError> {
+    let keys = [
+        "lora_A.weight",
+        "lora_B.weight",
+        "lora_B.bias",
+        "lora_magnitude_vector",
+    ]
+    .map(|name| layer.key(name));
+    let bias = match lora.lora_bias {
+        true => Some(tensors.vector(&keys[2], layer.out_features, lora.init.bias(r))?),
+        false => None,
+    };
+    // A head is saved with its weight, of which the part is taken out already.
+    let saved = tensors.has(&layer.key(BASE_WEIGHT));
+    let residual = match lora.removed(scaling) {
+        Some(_) if saved => None,
+        Some(part) => Some(Residual {
+            path: layer.path().to_owned(),
+            r,
+            part,
+            dtype: base.dtype_in_use(&format!("{}.weight", layer.module.source))?,
+            quantized: base.quantized_to(&layer.module).is_some(),
+            pair: OnceLock::new(),
+        }),
+        None => None,
+    };
+    let mut adapter = LoraLinear {
+        keys: [&keys[0], &keys[1], &keys[3]].map(|key| tensors.full_key(key)),
+        a: factors.a,
+        b: factors.b,
+        bias,
+        scaling,
+        magnitude: None,
+        residual,
+        trainable: factors.trainable,
+    };
+    if lora.use_dora {
+        let module = &layer.module;
+        // What's left of a quantized weight isn't there yet.
+        let weight = match adapter.residual {
+            Some(_) => BaseModel::full_matrix,
+            None => BaseModel::matrix,
+        };
+        let weight = |source: &str| weight(base, source);
+        adapter.magnitude = Some(magnitude(weight, tensors, module, &keys[3], |weight| {
+            adapter.first_norms(weight)
+        })?);
+    }
+    Ok(adapter)
+}
+
+fn embedding_adapter(
+    lora: &LoraConfig,
+    base: &BaseModel,
+    tensors: &mut AdapterTensors,
+    table: &Table,
+    r: usize,
+    scaling: f32,
+) -> Result<LoraEmbedding, AdapterError> {
+    let keys = [
+        "lora_embedding_A",
+        "lora_embedding_B",
+        "lora_magnitude_vector",
+    ]
+    .map(|name| table.key(name));
+    let [init_a, init_b] = lora.init.embedding();
+    let mut adapter = LoraEmbedding {
+        keys: keys.each_ref().map(|key| tensors.full_key(key)),
+        a: tensors.matrix(&keys[0], [r, table.num_embeddings], init_a)?,
+        b: tensors.matrix(&keys[1], [table.embedding_dim, r], init_b)?,
+        scaling,
+        magnitude: None,
+    };
+    if lora.use_dora {
+        let module = &table.module;
+        let weight = |source: &str| base.matrix(source);
+        adapter.magnitude = Some(magnitude(weight, tensors, module, &keys[2], |weight| {
+            Ok(embedding::column_norms(&adapter.updated(weight)))
+        })?);
+    }
+    Ok(adapter)
+}
+
+/// DoRA's magnitude; fresh, the norms of the weight that the adapter starts with.
+fn magnitude(
+    read: impl Fn(&str) -> Result<Array2<f32>, WeightsError>,
+    tensors: &mut AdapterTensors,
+    module: &Module,
+    key: &str,
+    norms: impl Fn(Array2<f32>) -> Result<Array1<f32>, AdapterError>,
+) -> Result<Array1<f32>, AdapterError> {
+    let length = match &module.kind {
+        ModuleKind::Embedding { embedding_dim, .. } => *embedding_dim,
+        ModuleKind::Linear { out_features, .. } | ModuleKind::Routed { out_features, .. } => {
+            *out_features
+        }
+        ModuleKind::Norm { shape, .. } => shape.iter().product(),
+    };
+    // Releases before 0.12 wrote it as a module's weight.
+    let older = format!("{key}.weight");
+    let key = if tensors.has(&older) {
+        older.as_str()
+    } else {
+        key
+    };
+    let values = tensors.take_or(key, &[length], |_| {
+        let weight = read(&format!("{}.weight", module.source))?;
+        Ok(norms(weight)?.to_vec())
+    })?;
+    Ok(values.into())
+}

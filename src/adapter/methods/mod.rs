@@ -1,0 +1,55 @@
+//! The methods, a file each: formula, tensors, precision, sources, configuration, arithmetic.
+//!
+//! What they have in common (targets, tensors, options, forms) is beside this folder.
+
+mod adalora;
+mod adamss;
+mod adaption_prompt;
+mod beft;
+mod boft;
+mod c3a;
+mod cartridge;
+mod cpt;
+mod deft;
+mod delora;
+mod fourierft;
+mod frod;
+mod glora;
+mod gralora;
+mod hira;
+mod hra;
+mod ia3;
+mod lily;
+mod ln_tuning;
+mod loha;
+mod lokr;
+mod lora;
+mod miss;
+mod multitask_prompt_tuning;
+mod oft;
+mod osf;
+mod p_tuning;
+mod peanut;
+mod poly;
+mod prefix_tuning;
+mod prompt_tuning;
+mod psoft;
+mod randlora;
+mod registry;
+mod road;
+mod shadow;
+mod shira;
+mod supertuning;
+mod tinylora;
+mod trainable_tokens;
+mod unilora;
+mod vblora;
+mod vera;
+mod waveft;
+mod xlora;
+
+pub use lora::{Expert, Residual};
+pub use registry::{Class, METHODS, Method, PEFT_TYPES, expert_folders, load, peft_type};
+pub use shadow::{BACKBONE, Shadow};
+pub use vblora::LOGITS as VBLORA_LOGITS;
+pub use xlora::Mixture;

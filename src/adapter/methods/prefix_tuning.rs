@@ -1,0 +1,120 @@
+//! Prefix tuning: trained keys and values in front of every layer's cache.
+//!
+//! | tensor | shape |
+//! |---|---|
+//! | `prompt_embeddings` | `[num_virtual_tokens, layers * 2 * num_key_value_heads * head_dim]` |
+//!
+//! Read as `[num_virtual_tokens, 2 * layers, num_key_value_heads, head_dim]`: entry `2 l` holds layer
+//! `l`'s keys, `2 l + 1` its values. They enter the cache as they are, without rotary embedding; tokens'
+//! positions count from `num_virtual_tokens`. A projection (`prefix_projection`) is applied when the
+//! adapter is saved.
+//!
+//! Sources: Li and Liang, arXiv:2101.00190; PEFT, `tuners/prefix_tuning/`, `peft_model.py`.
+
+use rand::rngs::StdRng;
+
+use crate::adapter::encoder::{hidden_size, linear, linear_params, matrix};
+use crate::adapter::tensors::check_drawn;
+use crate::adapter::tuner::Loading;
+use crate::adapter::{AdapterError, BoundTensor, Effects, Init, Prompt, PromptCounts};
+use crate::graph::PROMPT_INPUT;
+use crate::json_object::{ConfigError, JsonObject};
+use crate::model::BaseModel;
+
+/// Reads the adapter.
+pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+    let Loading {
+        config,
+        base,
+        tensors,
+        ..
+    } = loading;
+    let PrefixShape {
+        count,
+        token_dim,
+        width,
+    } = PrefixShape::read(config, base)?;
+    let projection = config.flag("prefix_projection", false)?;
+    let hidden = hidden_size(config, token_dim)?;
+    let zero = match config.optional_text("init_weights")? {
+        None => false,
+        Some("zero") => true,
+        Some(_) => return Err(config.wrong("init_weights", "null or `zero`").into()),
+    };
+    let mut counts = PromptCounts::plain(count * width);
+    if projection {
+        let layers = linear_params(token_dim, hidden) + linear_params(hidden, width);
+        counts.trainable = count * token_dim + layers;
+    }
+    let shape = vec![count, width];
+    let values = tensors.take_or(PROMPT_INPUT, &shape, |rng| {
+        check_drawn(config.path(), &[counts.trainable])?;
+        Ok(match (projection, zero) {
+            (true, _) => projected([count, token_dim, hidden, width], rng),
+            (false, true) => Init::Zeros.draw(count * width, rng),
+            (false, false) => Init::Normal(1.0).draw(count * width, rng),
+        })
+    })?;
+    Ok(prefix(shape, values, counts))
+}
+
+/// Sizes of a prefix.
+#[derive(Debug, Clone, Copy)]
+pub struct PrefixShape {
+    /// Virtual tokens.
+    pub count: usize,
+    /// Width of a layer's keys, and of its values.
+    pub token_dim: usize,
+    /// Of all layers' keys and values.
+    pub width: usize,
+}
+
+impl PrefixShape {
+    /// Reads `num_virtual_tokens`. A configuration that PEFT has saved holds the sizes of keys and values, too.
+    ///
+    /// # Errors
+    /// If they aren't those of `base`.
+    pub fn read(config: &JsonObject, base: &BaseModel) -> Result<Self, ConfigError> {
+        let count = config.size_up_to("num_virtual_tokens", base.spec.max_position_embeddings)?;
+        let layers = base.spec.layers.len();
+        let attention = &base.spec.layers[0].attention;
+        let token_dim = attention.num_key_value_heads * attention.head_dim;
+        expect(config, "num_layers", layers)?;
+        expect(config, "token_dim", token_dim)?;
+        expect(config, "num_attention_heads", attention.num_key_value_heads)?;
+        Ok(Self {
+            count,
+            token_dim,
+            width: layers * 2 * token_dim,
+        })
+    }
+}
+
+/// Rows of the cache and nothing else.
+pub fn prefix(shape: Vec<usize>, values: Vec<f32>, counts: PromptCounts) -> Effects {
+    Effects {
+        prompt: Some(Prompt::Prefix(BoundTensor {
+            name: PROMPT_INPUT.to_owned(),
+            shape,
+            values,
+        })),
+        prompt_counts: counts,
+        ..Default::default()
+    }
+}
+
+fn expect(config: &JsonObject, key: &str, expected: usize) -> Result<(), ConfigError> {
+    match config.optional_size(key)? {
+        Some(found) if found != expected => {
+            Err(config.wrong(key, &format!("{expected}, as this base model has it")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Fresh rows through a fresh encoder: `Linear`, tanh, `Linear`.
+fn projected([count, token_dim, hidden, width]: [usize; 4], rng: &mut StdRng) -> Vec<f32> {
+    let embedded = matrix(count, token_dim, Init::Normal(1.0), rng);
+    let inner = linear(&embedded, hidden, rng).mapv_into(f32::tanh);
+    linear(&inner, width, rng).into_iter().collect()
+}

@@ -1,0 +1,146 @@
+//! Prompt tuning: `num_virtual_tokens` trained rows in front of the token embeddings.
+//!
+//! | tensor | shape |
+//! |---|---|
+//! | `prompt_embeddings` | `[num_virtual_tokens, embedding_dim]` |
+//!
+//! Positions count from the first virtual token. Fresh rows are `N(0, 1)` (`RANDOM`), rows of random
+//! tokens (`SAMPLE_VOCAB`), or those of a text, repeated or cut (`TEXT`).
+//!
+//! Sources: Lester et al., arXiv:2104.08691; PEFT, `tuners/prompt_tuning/`.
+
+use rand::rngs::StdRng;
+use rand::seq::index;
+
+use crate::adapter::tuner::Loading;
+use crate::adapter::{AdapterError, BoundTensor, Effects, Init, Prompt, PromptCounts};
+use crate::graph::PROMPT_INPUT;
+use crate::json_object::{ConfigError, JsonObject};
+use crate::model::BaseModel;
+use crate::weights::widen;
+
+/// Reads the adapter.
+pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+    let Loading {
+        config,
+        base,
+        tensors,
+        ..
+    } = loading;
+    let count = config.size_up_to("num_virtual_tokens", base.spec.max_position_embeddings)?;
+    let width = token_dim(config, base)?;
+    let shape = vec![count, width];
+    let values = tensors.take_or(PROMPT_INPUT, &shape, |rng| fresh(config, base, count, rng))?;
+    Ok(virtual_tokens(
+        shape,
+        values,
+        PromptCounts::plain(count * width),
+    ))
+}
+
+/// The width of a virtual token.
+///
+/// # Errors
+/// If `token_dim` isn't that of the model's embedding.
+pub fn token_dim(config: &JsonObject, base: &BaseModel) -> Result<usize, ConfigError> {
+    let width = base.spec.embed_tokens.embedding_dim;
+    match config.optional_size("token_dim")? {
+        Some(found) if found != width => {
+            let expected = format!("{width}, the width of this model's embedding");
+            Err(config.wrong("token_dim", &expected))
+        }
+        _ => Ok(width),
+    }
+}
+
+/// Rows in front of the token embeddings and nothing else.
+pub fn virtual_tokens(shape: Vec<usize>, values: Vec<f32>, counts: PromptCounts) -> Effects {
+    Effects {
+        prompt: Some(Prompt::Virtual(BoundTensor {
+            name: PROMPT_INPUT.to_owned(),
+            shape,
+            values,
+        })),
+        prompt_counts: counts,
+        ..Default::default()
+    }
+}
+
+/// Rows as `prompt_tuning_init` says.
+///
+/// # Errors
+/// If it's unknown, or its text has no tokens of the model.
+pub fn fresh(
+    config: &JsonObject,
+    base: &BaseModel,
+    count: usize,
+    rng: &mut StdRng,
+) -> Result<Vec<f32>, AdapterError> {
+    let table = &base.spec.embed_tokens;
+    let ids: Vec<usize> = match config.optional_text("prompt_tuning_init")? {
+        None | Some("RANDOM") => {
+            return Ok(Init::Normal(1.0).draw(count * table.embedding_dim, rng));
+        }
+        Some("SAMPLE_VOCAB") => {
+            let distinct = count.min(table.num_embeddings);
+            let drawn = index::sample(rng, table.num_embeddings, distinct).into_vec();
+            drawn.into_iter().cycle().take(count).collect()
+        }
+        Some("TEXT") => text_ids(config, base)?
+            .into_iter()
+            .cycle()
+            .take(count)
+            .collect(),
+        Some(_) => {
+            let expected = "one of RANDOM, SAMPLE_VOCAB, TEXT";
+            return Err(config.wrong("prompt_tuning_init", expected).into());
+        }
+    };
+    token_rows(base, ids)
+}
+
+/// The base's embeddings of `ids`, which are below its vocabulary's size.
+///
+/// # Errors
+/// If they can't be read.
+pub fn token_rows(
+    base: &BaseModel,
+    ids: impl IntoIterator<Item = usize>,
+) -> Result<Vec<f32>, AdapterError> {
+    let table = &base.spec.embed_tokens;
+    let rows = base.tensor(&format!("{}.weight", table.source))?;
+    rows.expect_shape(&[table.num_embeddings, table.embedding_dim])?;
+    let dtype = rows.dtype()?;
+    let size = table.embedding_dim * dtype.size();
+    let row = |id| widen(&rows.bytes[id * size..][..size], dtype);
+    Ok(ids.into_iter().flat_map(row).collect())
+}
+
+fn text_ids(config: &JsonObject, base: &BaseModel) -> Result<Vec<usize>, AdapterError> {
+    let text = config
+        .optional_text("prompt_tuning_init_text")?
+        .ok_or_else(|| config.missing("prompt_tuning_init_text", "the text for `TEXT`"))?;
+    let failed = |message: String| AdapterError::Fresh {
+        path: config.path().to_owned(),
+        message,
+    };
+    let ids = base
+        .tokenizer()
+        .and_then(|tokenizer| tokenizer.encode(text))
+        .map_err(|error| {
+            failed(format!(
+                "`prompt_tuning_init` `TEXT` needs a tokenizer: {error}"
+            ))
+        })?;
+    if ids.is_empty() {
+        return Err(failed("`prompt_tuning_init_text` has no tokens".to_owned()));
+    }
+    let rows = base.spec.embed_tokens.num_embeddings;
+    if let Some(id) = ids.iter().find(|id| **id as usize >= rows) {
+        return Err(failed(format!(
+            "the tokenizer gives `prompt_tuning_init_text` the token id {id}, and the embedding has \
+             {rows} rows"
+        )));
+    }
+    Ok(ids.into_iter().map(|id| id as usize).collect())
+}

@@ -1,0 +1,457 @@
+//! From `peft_type` to the method that implements it.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    adalora, adamss, adaption_prompt, beft, boft, c3a, cartridge, cpt, deft, delora, fourierft,
+    frod, glora, gralora, hira, hra, ia3, lily, ln_tuning, loha, lokr, lora, miss,
+    multitask_prompt_tuning, oft, osf, p_tuning, peanut, poly, prefix_tuning, prompt_tuning, psoft,
+    randlora, road, shadow, shira, supertuning, tinylora, trainable_tokens, unilora, vblora, vera,
+    waveft, xlora,
+};
+use crate::adapter::tuner::Loading;
+use crate::adapter::{AdapterError, AdapterTensors, Effects};
+use crate::json_object::{ConfigError, JsonObject};
+use crate::model::BaseModel;
+
+/// A method that is implemented.
+#[derive(Debug, Clone, Copy)]
+pub struct Method {
+    /// Its `peft_type`.
+    pub peft_type: &'static str,
+    /// How it meets the base's parameters.
+    pub class: Class,
+    /// Variants of it that are supported, beside the plain one.
+    pub variants: &'static str,
+    /// Options and variants of it that are refused by name, and why.
+    pub refused: &'static str,
+    load: fn(Loading) -> Result<Effects, AdapterError>,
+}
+
+/// How a method meets the base's parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// It can be folded into the weights of the modules that it targets.
+    Weight,
+    /// It replaces other parameters: norms, biases, rows of the embedding.
+    Parameter,
+    /// It adds something that no weight can hold.
+    Beside,
+}
+
+impl Class {
+    /// Whether there's a merged variant.
+    pub fn merges(self) -> bool {
+        self != Self::Beside
+    }
+
+    /// `A`, `B` or `C`.
+    pub fn letter(self) -> char {
+        match self {
+            Self::Weight => 'A',
+            Self::Parameter => 'B',
+            Self::Beside => 'C',
+        }
+    }
+}
+
+/// All methods, in the order of their names.
+pub const METHODS: &[Method] = &[
+    Method {
+        peft_type: "ADALORA",
+        class: Class::Weight,
+        variants: "pruned ranks",
+        refused: "",
+        load: adalora::load,
+    },
+    Method {
+        peft_type: "ADAMSS",
+        class: Class::Weight,
+        variants: "use_dynamic_rank",
+        refused: "clusters that come out otherwise than PEFT's",
+        load: adamss::load,
+    },
+    Method {
+        peft_type: "ADAPTION_PROMPT",
+        class: Class::Beside,
+        variants: "",
+        refused: "bases other than llama, mistral and gpt2",
+        load: adaption_prompt::load,
+    },
+    Method {
+        peft_type: "BEFT",
+        class: Class::Parameter,
+        variants: "",
+        refused: "",
+        load: beft::load,
+    },
+    Method {
+        peft_type: "BOFT",
+        class: Class::Weight,
+        variants: "",
+        refused: "more than 8 levels (`boft_n_butterfly_factor`)",
+        load: boft::load,
+    },
+    Method {
+        peft_type: "C3A",
+        class: Class::Weight,
+        variants: "block_size_pattern",
+        refused: "",
+        load: c3a::load,
+    },
+    Method {
+        peft_type: "CARTRIDGE",
+        class: Class::Beside,
+        variants: "num_frozen_tokens",
+        refused: "batches of more than one; other adapters in turn (`--swap`)",
+        load: cartridge::load,
+    },
+    Method {
+        peft_type: "CPT",
+        class: Class::Beside,
+        variants: "",
+        refused: "",
+        load: cpt::load,
+    },
+    Method {
+        peft_type: "DEFT",
+        class: Class::Weight,
+        variants: "relu, qr, para",
+        refused: "",
+        load: deft::load,
+    },
+    Method {
+        peft_type: "DELORA",
+        class: Class::Weight,
+        variants: "",
+        refused: "",
+        load: delora::load,
+    },
+    Method {
+        peft_type: "FOURIERFT",
+        class: Class::Weight,
+        variants: "",
+        refused: "",
+        load: fourierft::load,
+    },
+    Method {
+        peft_type: "FROD",
+        class: Class::Weight,
+        variants: "",
+        refused: "`save_projection` false for trained adapters, a basis that is stored in 16 bits, `init_weights` false for fresh ones",
+        load: frod::load,
+    },
+    Method {
+        peft_type: "GLORA",
+        class: Class::Weight,
+        variants: "lora, vector, constant, none",
+        refused: "",
+        load: glora::load,
+    },
+    Method {
+        peft_type: "GRALORA",
+        class: Class::Weight,
+        variants: "hybrid_r",
+        refused: "",
+        load: gralora::load,
+    },
+    Method {
+        peft_type: "HIRA",
+        class: Class::Weight,
+        variants: "embeddings",
+        refused: "",
+        load: hira::load,
+    },
+    Method {
+        peft_type: "HRA",
+        class: Class::Weight,
+        variants: "apply_GS",
+        refused: "`apply_GS` with an even `r` for fresh adapters",
+        load: hra::load,
+    },
+    Method {
+        peft_type: "IA3",
+        class: Class::Weight,
+        variants: "feedforward_modules",
+        refused: "",
+        load: ia3::load,
+    },
+    Method {
+        peft_type: "LILY",
+        class: Class::Beside,
+        variants: "stride_A",
+        refused: "the head as a target",
+        load: lily::load,
+    },
+    Method {
+        peft_type: "LN_TUNING",
+        class: Class::Parameter,
+        variants: "",
+        refused: "",
+        load: ln_tuning::load,
+    },
+    Method {
+        peft_type: "LOHA",
+        class: Class::Weight,
+        variants: "",
+        refused: "",
+        load: loha::load,
+    },
+    Method {
+        peft_type: "LOKR",
+        class: Class::Weight,
+        variants: "decompose_both, decompose_factor",
+        refused: "",
+        load: lokr::load,
+    },
+    Method {
+        peft_type: "LORA",
+        class: Class::Weight,
+        variants: "rsLoRA, DoRA, PiSSA, OLoRA, EVA, MiCA, KaSA, BD-LoRA, QALoRA, VeLoRA, MonteCLoRA, \
+                   `lora_bias`, `target_parameters`, `trainable_token_indices`, `layer_replication`, LoRA-FA; aLoRA and Arrow, which aren't merged",
+        refused: "`pissa_niter_k`, CorDA, LoRA-GA, LoftQ unless converted",
+        load: lora::load,
+    },
+    Method {
+        peft_type: "MISS",
+        class: Class::Weight,
+        variants: "mini, bat",
+        refused: "",
+        load: miss::load,
+    },
+    Method {
+        peft_type: "MULTITASK_PROMPT_TUNING",
+        class: Class::Beside,
+        variants: "one fixed task (`--task-id`)",
+        refused: "initial values of another adapter, for fresh adapters",
+        load: multitask_prompt_tuning::load,
+    },
+    Method {
+        peft_type: "OFT",
+        class: Class::Weight,
+        variants: "exact and Cayley-Neumann, coft, block_share, embeddings",
+        refused: "",
+        load: oft::load,
+    },
+    Method {
+        peft_type: "OSF",
+        class: Class::Weight,
+        variants: "effective_rank, rank_pattern",
+        refused: "",
+        load: osf::load,
+    },
+    Method {
+        peft_type: "P_TUNING",
+        class: Class::Beside,
+        variants: "MLP, LSTM",
+        refused: "",
+        load: p_tuning::load,
+    },
+    Method {
+        peft_type: "PEANUT",
+        class: Class::Weight,
+        variants: "depth, act_fn",
+        refused: "Transformers' rarer activations (`act_fn`)",
+        load: peanut::load,
+    },
+    Method {
+        peft_type: "POLY",
+        class: Class::Weight,
+        variants: "one fixed task (`--task-id`)",
+        refused: "",
+        load: poly::load,
+    },
+    Method {
+        peft_type: "PREFIX_TUNING",
+        class: Class::Beside,
+        variants: "prefix_projection",
+        refused: "batches of more than one; other adapters in turn (`--swap`)",
+        load: prefix_tuning::load,
+    },
+    Method {
+        peft_type: "PROMPT_TUNING",
+        class: Class::Beside,
+        variants: "",
+        refused: "",
+        load: prompt_tuning::load,
+    },
+    Method {
+        peft_type: "PSOFT",
+        class: Class::Weight,
+        variants: "diagonal rotations, and fresh ones",
+        refused: "rotations that mix singular vectors, whose signs aren't saved; `psoft_svd` lowrank but for the identity",
+        load: psoft::load,
+    },
+    Method {
+        peft_type: "PVERA",
+        class: Class::Weight,
+        variants: "save_projection false",
+        refused: "`sample_at_inference`, since every run would differ",
+        load: vera::load_probabilistic,
+    },
+    Method {
+        peft_type: "RANDLORA",
+        class: Class::Weight,
+        variants: "sparse, very_sparse, save_projection false",
+        refused: "",
+        load: randlora::load,
+    },
+    Method {
+        peft_type: "ROAD",
+        class: Class::Weight,
+        variants: "road_1, road_2, road_4",
+        refused: "",
+        load: road::load,
+    },
+    Method {
+        peft_type: "SHADOW",
+        class: Class::Beside,
+        variants: "",
+        refused: "shadow_model other than mirror; bases with experts",
+        load: shadow::load,
+    },
+    Method {
+        peft_type: "SHIRA",
+        class: Class::Weight,
+        variants: "",
+        refused: "`mask_type` other than random for fresh adapters",
+        load: shira::load,
+    },
+    Method {
+        peft_type: "SUPERTUNING",
+        class: Class::Weight,
+        variants: "r, save_precomputed_indices false",
+        refused: "unsaved indices where elements are of the same size",
+        load: supertuning::load,
+    },
+    Method {
+        peft_type: "TINYLORA",
+        class: Class::Weight,
+        variants: "weight_tying, save_projection false",
+        refused: "`init_weights` false for fresh adapters",
+        load: tinylora::load,
+    },
+    Method {
+        peft_type: "TRAINABLE_TOKENS",
+        class: Class::Parameter,
+        variants: "",
+        refused: "modules beside the token embedding and the head; a tied head that is changed as well",
+        load: trainable_tokens::load,
+    },
+    Method {
+        peft_type: "UNILORA",
+        class: Class::Weight,
+        variants: "save_indices",
+        refused: "",
+        load: unilora::load,
+    },
+    Method {
+        peft_type: "VBLORA",
+        class: Class::Weight,
+        variants: "save_only_topk_weights",
+        refused: "equal logits where `topk` decides between them",
+        load: vblora::load,
+    },
+    Method {
+        peft_type: "VERA",
+        class: Class::Weight,
+        variants: "save_projection false",
+        refused: "",
+        load: vera::load,
+    },
+    Method {
+        peft_type: "WAVEFT",
+        class: Class::Weight,
+        variants: "",
+        refused: "wavelets that PEFT has no coefficients for",
+        load: waveft::load,
+    },
+    Method {
+        peft_type: "XLORA",
+        class: Class::Beside,
+        variants: "layerwise_scalings, top_k_lora, enable_softmax_topk, scaling_pass_value",
+        refused: "experts with variants of LoRA; scaling_pass_value together with top_k_lora",
+        load: xlora::load,
+    },
+];
+
+/// The `peft_type` of each of [`METHODS`].
+pub const PEFT_TYPES: [&str; METHODS.len()] = {
+    let mut names = [""; METHODS.len()];
+    let mut index = 0;
+    while index < names.len() {
+        names[index] = METHODS[index].peft_type;
+        index += 1;
+    }
+    names
+};
+
+/// The method of an `adapter_config.json`.
+///
+/// # Errors
+/// If its `peft_type` is absent or not supported.
+pub fn method(config: &JsonObject) -> Result<&'static Method, ConfigError> {
+    let supported = || PEFT_TYPES.join(", ");
+    let found = config
+        .optional_text("peft_type")?
+        .ok_or_else(|| config.missing("peft_type", &format!("one of {}", supported())))?;
+    let known = METHODS.iter().find(|method| method.peft_type == found);
+    known.ok_or_else(|| ConfigError::Unsupported {
+        path: config.path().to_owned(),
+        key: "peft_type",
+        found: found.to_owned(),
+        supported: supported(),
+    })
+}
+
+/// The `peft_type` of an `adapter_config.json`.
+///
+/// # Errors
+/// If it's absent or not supported.
+pub fn peft_type(config: &JsonObject) -> Result<&'static str, ConfigError> {
+    Ok(method(config)?.peft_type)
+}
+
+/// Reads an adapter by its method.
+pub fn load(
+    config: &JsonObject,
+    base: &BaseModel,
+    tensors: &mut AdapterTensors,
+    task_id: Option<usize>,
+) -> Result<Effects, AdapterError> {
+    match config.optional_text("task_type")? {
+        None | Some("CAUSAL_LM") => {}
+        Some(_) => return Err(config.wrong("task_type", "`CAUSAL_LM`").into()),
+    }
+    // Prompt methods say how many stacks get the prompt: an encoder and a decoder would be 2.
+    let submodules = config.optional_size("num_transformer_submodules")?;
+    if submodules.unwrap_or(1) != 1 {
+        let expected = "1, for a decoder";
+        return Err(config.wrong("num_transformer_submodules", expected).into());
+    }
+    let effects = (method(config)?.load)(Loading {
+        config,
+        base,
+        tensors,
+        task_id,
+    })?;
+    match (effects.task, task_id) {
+        (None, Some(id)) => Err(AdapterError::NoTasks {
+            id,
+            peft_type: peft_type(config)?,
+            path: config.path().to_owned(),
+        }),
+        _ => Ok(effects),
+    }
+}
+
+/// The folders of adapters that the one in `folder` mixes; none where its configuration can't be read, which loading
+/// it reports.
+pub fn expert_folders(folder: &Path) -> Vec<PathBuf> {
+    let config = JsonObject::read(&folder.join("adapter_config.json"));
+    let folders = config.and_then(|config| match config.optional_text("peft_type")? {
+        Some("XLORA") => xlora::folders(&config),
+        _ => lora::arrow_folders(&config),
+    });
+    folders.unwrap_or_default()
+}

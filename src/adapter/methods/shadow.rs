@@ -1,0 +1,491 @@
+//! Shadow: a small decoder beside the base, whose state every block of the base is drawn towards.
+//!
+//! | tensor, below the block's path | shape |
+//! |---|---|
+//! | `shadow_down.default.weight`, `shadow_up.default.weight` | `[r, d]`, `[d, r]` |
+//! | `shadow_update_transform.default.{0,2}.{weight,bias}` | `[u, d]`, `[u]`, `[d, u]`, `[d]` |
+//! | `shadow_update_gate.default.{0,2}.{weight,bias}` | the same |
+//!
+//! | tensor of the model | shape |
+//! |---|---|
+//! | `base_model.shadow_backbone.default.*` | those of a decoder of the base's architecture, without head |
+//! | `base_model.shadow_projection.default.weight` | `[d, shadow_hidden_size]`, where that isn't `d` |
+//!
+//! The backbone has `shadow_num_hidden_layers` (1) and the base's other sizes, but for `shadow_hidden_size`,
+//! `shadow_intermediate_size` and `shadow_num_attention_heads`; the width of a head stays. Where its width is the
+//! base's it takes the base's embeddings (`share_embeddings`), else it has its own. It keeps a cache of its own.
+//! Its last hidden states, projected, are the state `s`. Each targeted block, one behind the other, computes
+//! `h ← block(h + shadow_alpha * up(down(h - s)))` and `s ← (1 - g) ∘ s + g ∘ transform(h)` with
+//! `g = sigmoid(gate(h))`; `transform` and `gate` are two linear layers with a GELU between them. The state behind the
+//! last targeted block goes nowhere, so the networks that make it take no part here; PEFT runs them.
+//!
+//! Sources: PEFT, `tuners/shadow/`.
+
+use ndarray::{ArrayD, IxDyn};
+use serde_json::Value as Json;
+
+use crate::adapter::form::{Part, Role};
+use crate::adapter::options::{factor, rank};
+use crate::adapter::replaced::replace_modules;
+use crate::adapter::targets::Targets;
+use crate::adapter::tuner::Loading;
+use crate::adapter::{AdapterError, AdapterTensors, Beside, Effects, Init};
+use crate::arch::{self, DecoderSpec, Module, ModuleKind, NormKind};
+use crate::graph::{Dim, GraphBuilder, Value};
+use crate::json_object::{ConfigError, JsonObject};
+use crate::model::BaseModel;
+
+/// Where the backbone's parameters stand in the graph's, in front of their paths.
+pub const BACKBONE: &str = "shadow_backbone/";
+/// The modules of the backbone.
+const BACKBONE_KEY: &str = "base_model.shadow_backbone.default.";
+/// Deeper backbones aren't made.
+const DEEPEST: usize = 1 << 12;
+
+/// The second network, and what ties it to the base's blocks.
+#[derive(Debug)]
+pub struct Shadow {
+    /// The backbone's architecture; its head and, if shared, its embedding aren't used.
+    pub spec: DecoderSpec,
+    /// Whether it takes the base's embeddings.
+    pub shares_embeddings: bool,
+    /// The backbone's parameters by their names in its architecture.
+    backbone: Vec<(String, Held)>,
+    projection: Option<Held>,
+    /// The first targeted block.
+    first: usize,
+    blocks: Vec<Block>,
+    /// Numbers of all its tensors, those that take no part too.
+    parameters: usize,
+}
+
+/// A tensor of the checkpoint.
+#[derive(Debug)]
+struct Held {
+    key: String,
+    values: ArrayD<f32>,
+    role: Role,
+}
+
+/// What belongs to one block.
+#[derive(Debug)]
+struct Block {
+    down: Held,
+    /// Times `shadow_alpha`.
+    up: Held,
+    /// Absent behind the last block.
+    update: Option<[Network; 2]>,
+}
+
+/// Two linear layers: weight and bias of each.
+type Network = [Held; 4];
+
+/// Reads the adapter.
+pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+    let Loading {
+        config,
+        base,
+        tensors,
+        ..
+    } = loading;
+    if !matches!(config.optional_text("shadow_model")?, None | Some("mirror")) {
+        let reason = "only `mirror`, a backbone of the base's own architecture, is implemented";
+        return Err(config.refused("shadow_model", reason).into());
+    }
+    let mut effects = Effects::default();
+    let modules = base.spec.modules();
+    let targets = Targets::read(config, &base.spec.model_type, Some(&[]))?;
+    let saved = targets.saved(config, &modules)?;
+    replace_modules(&mut effects, tensors, &saved)?;
+    let shadow = Shadow::read(config, base, tensors, targeted(config, base)?)?;
+    effects.shared_params = shadow.parameters;
+    effects.unmergeable = Some("draws every block towards the state of a second network");
+    effects.beside = Some(Beside::Shadow(Box::new(shadow)));
+    Ok(effects)
+}
+
+/// The first and the number of the blocks that are targeted, which follow each other.
+fn targeted(config: &JsonObject, base: &BaseModel) -> Result<std::ops::Range<usize>, AdapterError> {
+    let block = |path: &str| Module {
+        path: path.to_owned(),
+        source: path.to_owned(),
+        kind: ModuleKind::Norm {
+            shape: vec![base.spec.hidden_size],
+            kind: NormKind::LayerWithoutParameters,
+        },
+    };
+    let paths: Vec<&str> = base
+        .spec
+        .layers
+        .iter()
+        .map(|layer| layer.path.as_str())
+        .collect();
+    let blocks: Vec<Module> = paths.iter().map(|path| block(path)).collect();
+    let targets = Targets::read(config, &base.spec.model_type, Some(&paths))?;
+    let selected = targets.select(config, &blocks)?;
+    for module in base.spec.modules() {
+        if config.get("target_modules").is_some() && targets.contains(config, &module)? {
+            return Err(AdapterError::Targets {
+                path: config.path().to_owned(),
+                message: format!(
+                    "`target_modules` selects `{}`; this method adapts whole blocks: {}",
+                    module.path,
+                    paths.join(", ")
+                ),
+            });
+        }
+    }
+    let is_selected = |path: &&str| selected.iter().any(|module| module.path == **path);
+    let first = paths.iter().position(&is_selected).unwrap_or(0);
+    let range = first..first + selected.len();
+    match paths[range.clone()].iter().all(is_selected) {
+        true => Ok(range),
+        false => {
+            let reason = "the blocks that it selects have gaps between them, and the state can't pass over a block";
+            Err(config.refused("target_modules", reason).into())
+        }
+    }
+}
+
+impl Shadow {
+    fn read(
+        config: &JsonObject,
+        base: &BaseModel,
+        tensors: &mut AdapterTensors,
+        targeted: std::ops::Range<usize>,
+    ) -> Result<Self, AdapterError> {
+        let width = base.spec.hidden_size;
+        let spec = mirrored(config, base)?;
+        let inner = spec.hidden_size;
+        let shares = config.flag("share_embeddings", true)? && inner == width;
+        let made = spec
+            .project_out
+            .as_ref()
+            .map_or(inner, |project| project.out_features);
+        if made != inner {
+            let reason = format!(
+                "the backbone's states are {made} wide behind its `project_out`, and have to be {inner} wide"
+            );
+            return Err(config.refused("shadow_model", &reason).into());
+        }
+        let mut holding = Holding {
+            tensors,
+            parameters: 0,
+        };
+        let backbone = backbone(&mut holding, base, &spec, shares)?;
+        let projection = match inner == width {
+            true => None,
+            false => {
+                let key = "base_model.shadow_projection.default.weight";
+                let init = Init::linear_default(inner);
+                Some(holding.take(key, &[width, inner], init, Role::Map)?)
+            }
+        };
+        let r = rank(config, "r", 8)?;
+        let hidden = match config.get("update_hidden_size") {
+            Some(_) => rank(config, "update_hidden_size", r)?,
+            None => r,
+        };
+        let alpha = factor(config, "shadow_alpha", 0.1)? as f32;
+        let identity = config.flag("init_weights", true)?;
+        let mut blocks = Vec::new();
+        for index in targeted.clone() {
+            let path = &base.spec.layers[index].path;
+            let key = |name: &str| format!("{path}.{name}.weight");
+            let up = match identity {
+                true => Init::Zeros,
+                false => Init::linear_default(r),
+            };
+            let block = Block {
+                down: holding.take(
+                    &key("shadow_down.default"),
+                    &[r, width],
+                    Init::linear_default(width),
+                    Role::Map,
+                )?,
+                up: holding
+                    .take(&key("shadow_up.default"), &[width, r], up, Role::Term)?
+                    .times(alpha),
+                update: Some([
+                    holding.network(
+                        &format!("{path}.shadow_update_transform.default"),
+                        width,
+                        hidden,
+                    )?,
+                    holding.network(
+                        &format!("{path}.shadow_update_gate.default"),
+                        width,
+                        hidden,
+                    )?,
+                ]),
+            };
+            blocks.push(block);
+        }
+        if let Some(last) = blocks.last_mut() {
+            last.update = None;
+        }
+        Ok(Self {
+            parameters: holding.parameters,
+            spec,
+            shares_embeddings: shares,
+            backbone,
+            projection,
+            first: targeted.start,
+            blocks,
+        })
+    }
+
+    /// Its tensors.
+    pub fn parts(&self) -> Vec<Part<'_>> {
+        let backbone = self.backbone.iter().map(|(_, held)| held);
+        let blocks = self.blocks.iter().flat_map(|block| {
+            let update = block.update.iter().flatten().flatten();
+            [&block.down, &block.up].into_iter().chain(update)
+        });
+        let all = backbone.chain(&self.projection).chain(blocks);
+        all.map(Held::part).collect()
+    }
+
+    /// The backbone's parameters: their names behind [`BACKBONE`], the inputs that hold them, and their shapes.
+    pub fn parameters(&self) -> impl Iterator<Item = (String, &str, &[usize])> {
+        self.backbone.iter().map(|(name, held)| {
+            let name = format!("{BACKBONE}{name}");
+            (name, held.key.as_str(), held.values.shape())
+        })
+    }
+
+    /// The state that the first targeted block gets, from the backbone's last hidden states.
+    pub fn projected(&self, graph: &mut GraphBuilder, hidden: Value) -> Value {
+        let Some(projection) = &self.projection else {
+            return hidden;
+        };
+        let weight = projection.input(graph);
+        graph.matmul_transposed("/shadow_projection/MatMul", &hidden, &weight)
+    }
+
+    /// What block `index` gets for `h`, `[batch, sequence, d]`, what the one before it made. `state` goes on to that
+    /// block. `None` where the block isn't targeted.
+    pub fn enter(
+        &self,
+        graph: &mut GraphBuilder,
+        index: usize,
+        h: &Value,
+        state: &mut Value,
+    ) -> Option<Value> {
+        let place = index.checked_sub(self.first)?;
+        let block = self.blocks.get(place)?;
+        let name = format!("/shadow/{index}");
+        if let Some(before) = place.checked_sub(1)
+            && let Some([transform, gate]) = &self.blocks[before].update
+        {
+            let candidate = network(graph, &format!("{name}/transform"), transform, h);
+            let gate = network(graph, &format!("{name}/gate"), gate, h);
+            let gate = graph.op("Sigmoid", &format!("{name}/gate/Sigmoid"), &[&gate], &[]);
+            // (1 - g) s + g t
+            let change = graph.op("Sub", &format!("{name}/change"), &[&candidate, state], &[]);
+            let change = graph.mul(&format!("{name}/gated"), &gate, &change);
+            *state = graph.add(&format!("{name}/state"), state, &change);
+        }
+        let (down, up) = (block.down.input(graph), block.up.input(graph));
+        let delta = graph.op("Sub", &format!("{name}/discrepancy"), &[h, state], &[]);
+        let inner = graph.matmul_transposed(&format!("{name}/down"), &delta, &down);
+        let delta = graph.matmul_transposed(&format!("{name}/up"), &inner, &up);
+        Some(graph.add(&format!("{name}/Add"), h, &delta))
+    }
+}
+
+fn network(graph: &mut GraphBuilder, name: &str, network: &Network, x: &Value) -> Value {
+    let [w0, b0, w2, b2] = network.each_ref().map(|held| held.input(graph));
+    let inner = graph.matmul_transposed(&format!("{name}/0/MatMul"), x, &w0);
+    let inner = graph.add(&format!("{name}/0/Add"), &inner, &b0);
+    let inner = graph.contrib("Gelu", &format!("{name}/1"), &[&inner], &[]);
+    let outer = graph.matmul_transposed(&format!("{name}/2/MatMul"), &inner, &w2);
+    graph.add(&format!("{name}/2/Add"), &outer, &b2)
+}
+
+/// The backbone's architecture: the base's with other sizes.
+fn mirrored(config: &JsonObject, base: &BaseModel) -> Result<DecoderSpec, AdapterError> {
+    let mut changed = base.config.clone();
+    let mut set = |names: &[&str], value: usize| {
+        let known = names.iter().find(|name| changed.get(name).is_some());
+        changed = changed.with(known.unwrap_or(&names[0]), Json::from(value));
+    };
+    let layers = config
+        .optional_size_up_to("shadow_num_hidden_layers", DEEPEST)?
+        .unwrap_or(1);
+    set(&["num_hidden_layers", "n_layer"], layers);
+    let attention = &base.spec.layers[0].attention;
+    if base.spec.model_type == "llama" {
+        // Transformers has worked them out before PEFT changes the others.
+        set(&["head_dim"], attention.head_dim);
+        set(&["num_key_value_heads"], attention.num_key_value_heads);
+    }
+    for (key, names) in [
+        ("shadow_hidden_size", &["hidden_size"][..]),
+        (
+            "shadow_intermediate_size",
+            &["intermediate_size", "ffn_dim"],
+        ),
+        ("shadow_num_attention_heads", &["num_attention_heads"]),
+    ] {
+        let Some(size) = rank_or_none(config, key)? else {
+            continue;
+        };
+        if !["llama", "opt"].contains(&base.spec.model_type.as_str()) {
+            let reason = format!("not for the model type `{}`", base.spec.model_type);
+            return Err(config.refused(key, &reason).into());
+        }
+        set(names, size);
+    }
+    if let Some(Json::Array(types)) = changed.get("layer_types") {
+        let mut types = types.clone();
+        if let Some(last) = types.last().cloned() {
+            types.resize(layers, last);
+        }
+        changed = changed.with("layer_types", types.into());
+    }
+    let spec = arch::spec(&changed)?;
+    check_mirrored(config, &spec)?;
+    Ok(spec)
+}
+
+/// Refuses a backbone with parts whose fresh values, names or places differ from the ones here.
+fn check_mirrored(config: &JsonObject, spec: &DecoderSpec) -> Result<(), ConfigError> {
+    let modules = spec.modules();
+    let has = |test: &dyn Fn(&Module) -> bool| modules.iter().any(test);
+    let part = if has(&|module| matches!(module.kind, ModuleKind::Routed { .. })) {
+        "experts"
+    } else {
+        return Ok(());
+    };
+    let reason = format!(
+        "SHADOW for a `{}`, whose backbone would have {part}, is not implemented",
+        spec.model_type
+    );
+    Err(config.refused("peft_type", &reason))
+}
+
+/// A size that no model exceeds, if it's there.
+fn rank_or_none(config: &JsonObject, key: &str) -> Result<Option<usize>, ConfigError> {
+    config.optional_size_up_to(key, 1 << 20)
+}
+
+/// The backbone's parameters; fresh ones as Transformers starts a model.
+fn backbone(
+    holding: &mut Holding,
+    base: &BaseModel,
+    spec: &DecoderSpec,
+    shares_embeddings: bool,
+) -> Result<Vec<(String, Held)>, AdapterError> {
+    let deviation = ["initializer_range", "init_std"].iter().find_map(|key| {
+        let value = base.config.get(key)?.as_f64()?;
+        Some(value as f32)
+    });
+    let deviation = deviation
+        .filter(|deviation| deviation.is_finite())
+        .unwrap_or(0.02);
+    // `model.layers.0` is `layers.0` below the backbone, which has no head.
+    let first = spec.layers[0].path.as_str();
+    let parts: Vec<&str> = first.rsplitn(3, '.').collect();
+    let prefix = format!("{}.", parts[2]);
+    let mut all = Vec::new();
+    for module in spec.modules() {
+        let own = module.path.strip_prefix(&prefix);
+        let Some(own) = own else { continue };
+        // PEFT takes out a table called `embed_tokens`. One of another name stays, and is never read.
+        let is_shared = shares_embeddings && module.path == spec.embed_tokens.path;
+        if is_shared && own == "embed_tokens" {
+            continue;
+        }
+        for (name, shape) in module.parameters() {
+            let (init, role) = match (&module.kind, name) {
+                (_, "bias") => (Init::Zeros, Role::Map),
+                (ModuleKind::Norm { kind, .. }, _) if *kind == NormKind::RmsPlusOne => {
+                    (Init::Zeros, Role::Map)
+                }
+                (ModuleKind::Norm { .. }, _) => (Init::Constant(1.0), Role::Map),
+                (ModuleKind::Embedding { .. }, _) => (Init::Normal(deviation), Role::Table),
+                // What GPT-2 adds to its residual starts smaller the more layers there are.
+                _ if module.is_stored_in_out() && own.ends_with("c_proj") => {
+                    let addends = (2 * spec.layers.len()) as f32;
+                    (Init::Normal(deviation / addends.sqrt()), Role::Map)
+                }
+                (ModuleKind::Linear { .. } | ModuleKind::Routed { .. }, _) => {
+                    (Init::Normal(deviation), Role::Map)
+                }
+            };
+            let key = format!("{BACKBONE_KEY}{own}.{name}");
+            let held = holding.take(&key, &shape, init, role)?;
+            if is_shared {
+                continue;
+            }
+            all.push((format!("{}.{name}", module.path), held));
+        }
+    }
+    Ok(all)
+}
+
+/// Takes tensors and counts their numbers.
+struct Holding<'a> {
+    tensors: &'a mut AdapterTensors,
+    parameters: usize,
+}
+
+impl Holding<'_> {
+    fn take(
+        &mut self,
+        key: &str,
+        shape: &[usize],
+        init: Init,
+        role: Role,
+    ) -> Result<Held, AdapterError> {
+        let values = self.tensors.take(key, shape, init)?;
+        self.parameters += values.len();
+        Ok(Held {
+            key: self.tensors.full_key(key),
+            values: ArrayD::from_shape_vec(IxDyn(shape), values)
+                .expect("`take` gives as many values as asked for"),
+            role,
+        })
+    }
+
+    fn network(
+        &mut self,
+        path: &str,
+        width: usize,
+        hidden: usize,
+    ) -> Result<Network, AdapterError> {
+        let mut take = |name: &str, shape: &[usize], fan_in| {
+            let init = Init::linear_default(fan_in);
+            self.take(&format!("{path}.{name}"), shape, init, Role::Map)
+        };
+        Ok([
+            take("0.weight", &[hidden, width], width)?,
+            take("0.bias", &[hidden], width)?,
+            take("2.weight", &[width, hidden], hidden)?,
+            take("2.bias", &[width], hidden)?,
+        ])
+    }
+}
+
+impl Held {
+    /// The same times a constant.
+    fn times(mut self, factor: f32) -> Self {
+        self.values *= factor;
+        self
+    }
+
+    fn part(&self) -> Part<'_> {
+        Part::stored(&self.key, &self.values, self.role)
+    }
+
+    fn input(&self, graph: &mut GraphBuilder) -> Value {
+        let dims: Vec<Dim> = self
+            .values
+            .shape()
+            .iter()
+            .map(|&size| size.into())
+            .collect();
+        graph.shared_input(&self.key, &dims)
+    }
+}

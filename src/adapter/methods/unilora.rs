@@ -1,0 +1,240 @@
+//! Uni-LoRA: low-rank pairs for all modules, every element of which is one of the few numbers of a vector.
+//!
+//! | tensor | shape |
+//! |---|---|
+//! | shared `base_model.unilora_theta_d` | `[theta_d_length]` |
+//! | `unilora_indices_A`, `unilora_scales_A` (`save_indices`) | `[r, in_features]` |
+//! | `unilora_indices_B`, `unilora_scales_B` (`save_indices`) | `[out_features, r]` |
+//!
+//! `W' = W + B A`, with `A[j] = theta[index] / sqrt(count)`, `count` how often that index occurs in the
+//! whole model, and `B` alike. Unless they're saved, the indices are made again: every number of the
+//! vector equally often, a few chosen ones once more, all shuffled from `proj_seed` (by NumPy), and dealt
+//! to the modules in the model's order, `A` before `B`. The scale is rounded to the base weight's dtype.
+//!
+//! Sources: arXiv:2506.00799; PEFT, `tuners/unilora/`.
+
+use std::sync::Arc;
+
+use ndarray::Array1;
+
+use crate::adapter::components::rounded;
+use crate::adapter::form::{Form, LinearForm, Part, Role};
+use crate::adapter::options::{factor, rank};
+use crate::adapter::targets::QUERY_VALUE;
+use crate::adapter::tuner::{Layer, Loading, Tuner};
+use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
+use crate::json_object::JsonObject;
+use crate::random::NumpyGenerator;
+use crate::weights::Dtype;
+
+/// The tensors of one layer.
+#[derive(Debug)]
+struct UniLora {
+    /// `[theta_d_length]`
+    theta: Arc<Array1<f32>>,
+    a: Elements,
+    b: Elements,
+    r: usize,
+    out_features: usize,
+    in_features: usize,
+}
+
+/// The elements of one matrix, row by row.
+#[derive(Debug)]
+struct Elements {
+    /// Which number of the vector.
+    indices: Vec<usize>,
+    /// What it's multiplied by.
+    scales: Scales,
+}
+
+#[derive(Debug)]
+enum Scales {
+    /// For each element.
+    Saved(Vec<f32>),
+    /// For each number of the vector.
+    ByIndex(Arc<Vec<f32>>, Dtype),
+}
+
+/// Reads the adapter.
+pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+    let config = loading.config;
+    let base = loading.base;
+    let r = rank(config, "r", 4)?;
+    let length = config.optional_size_up_to("theta_d_length", u32::MAX as usize)?;
+    let length = length.unwrap_or(256);
+    let bound = factor(config, "init_theta_d_bound", 0.02)? as f32;
+    let init = match config.flag("init_weights", true)? {
+        true => Init::Uniform(bound),
+        false => Init::Normal(1.0),
+    };
+    let seed = proj_seed(config)?;
+
+    let mut tuner = Tuner::open(loading, QUERY_VALUE, Some("unilora_only"))?;
+    let layers = tuner.layers()?;
+    let key = "base_model.unilora_theta_d";
+    let theta = Arc::new(tuner.tensors.vector(key, length, init)?);
+    tuner.count_shared(length);
+    // PEFT reads them where they are, and makes them where they aren't.
+    let is_saved = |layer: &Layer| tuner.tensors.has(&layer.key("unilora_indices_A"));
+    let mut dealt = if layers.iter().any(is_saved) {
+        Dealt::none()
+    } else {
+        let count = layers
+            .iter()
+            .map(|layer| r * (layer.in_features + layer.out_features));
+        Dealt::new(count.sum(), length, seed)
+    };
+    tuner.adapt(|tensors, layer| {
+        let dtype = base.dtype_in_use(&format!("{}.weight", layer.module.source))?;
+        let mut matrix = |which: &str, shape: [usize; 2]| {
+            let indices = layer.key(&format!("unilora_indices_{which}"));
+            let scales = layer.key(&format!("unilora_scales_{which}"));
+            if dealt.is_empty() {
+                return Ok::<_, AdapterError>(Elements {
+                    indices: tensors.indices(&indices, &shape, length)?,
+                    scales: Scales::Saved(tensors.take(&scales, &shape, Init::Zeros)?),
+                });
+            }
+            Ok(Elements {
+                indices: dealt.take(shape[0] * shape[1]),
+                scales: Scales::ByIndex(Arc::clone(&dealt.scales), dtype),
+            })
+        };
+        Ok(UniLora {
+            a: matrix("A", [r, layer.in_features])?,
+            b: matrix("B", [layer.out_features, r])?,
+            theta: Arc::clone(&theta),
+            r,
+            out_features: layer.out_features,
+            in_features: layer.in_features,
+        })
+    })
+}
+
+/// NumPy takes no negative seeds.
+fn proj_seed(config: &JsonObject) -> Result<u64, AdapterError> {
+    match config.get("proj_seed") {
+        None => Ok(42),
+        Some(value) => Ok(value
+            .as_u64()
+            .ok_or_else(|| config.wrong("proj_seed", "a whole number, not negative"))?),
+    }
+}
+
+/// The indices of the whole model, as they're dealt out.
+#[derive(Debug)]
+struct Dealt {
+    indices: std::vec::IntoIter<u32>,
+    /// `1 / sqrt(count)` of each number of the vector, 0 where it doesn't occur.
+    scales: Arc<Vec<f32>>,
+}
+
+impl Dealt {
+    fn none() -> Self {
+        Self {
+            indices: Vec::new().into_iter(),
+            scales: Arc::default(),
+        }
+    }
+
+    /// `count` indices below `length`.
+    fn new(count: usize, length: usize, seed: u64) -> Self {
+        let mut generator = NumpyGenerator::new(seed);
+        let numbers = 0..u32::try_from(length).expect("the configuration's reader checks that");
+        let mut indices: Vec<u32> = numbers
+            .clone()
+            .flat_map(|number| std::iter::repeat_n(number, count / length))
+            .collect();
+        let rest = (count % length) as u32;
+        if rest > 0 {
+            indices.extend(generator.choice(numbers.end, rest));
+        }
+        generator.shuffle(&mut indices);
+        let mut counts = vec![0_u32; length];
+        for &index in &indices {
+            counts[index as usize] += 1;
+        }
+        let scale = |count: u32| match count {
+            0 => 0.0,
+            count => 1.0 / (count as f32).sqrt(),
+        };
+        Self {
+            indices: indices.into_iter(),
+            scales: Arc::new(counts.into_iter().map(scale).collect()),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.scales.is_empty()
+    }
+
+    fn take(&mut self, count: usize) -> Vec<usize> {
+        let taken = self.indices.by_ref().take(count);
+        taken.map(|index| index as usize).collect()
+    }
+}
+
+impl Elements {
+    fn values(&self, theta: &Array1<f32>) -> Vec<f32> {
+        let elements = self.indices.iter().enumerate();
+        elements
+            .map(|(place, &index)| {
+                let scale = match &self.scales {
+                    Scales::Saved(scales) => scales[place],
+                    Scales::ByIndex(scales, dtype) => rounded(scales[index], *dtype),
+                };
+                theta[index] * scale
+            })
+            .collect()
+    }
+}
+
+impl ModuleAdapter for UniLora {
+    fn form(&self) -> Form<'_> {
+        let a = Part::derived("A", &[self.r, self.in_features], Role::Term, |_| {
+            Ok(self.a.values(&self.theta))
+        });
+        let b = Part::derived("B", &[self.out_features, self.r], Role::Term, |_| {
+            Ok(self.b.values(&self.theta))
+        });
+        Form::Linear(LinearForm::low_rank(a, b))
+    }
+
+    /// The vector is shared, and counted once for all.
+    fn trainable_params(&self) -> usize {
+        0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::array;
+
+    #[test]
+    fn every_number_is_dealt_about_equally_often() {
+        let mut dealt = Dealt::new(23, 5, 42);
+        let mut counts = [0; 5];
+        let all = dealt.take(23);
+        for index in &all {
+            counts[*index] += 1;
+        }
+        assert_eq!(counts.iter().sum::<i32>(), 23);
+        assert!(counts.iter().all(|count| [4, 5].contains(count)));
+        let scale = |count: &i32| 1.0 / (*count as f32).sqrt();
+        assert_eq!(
+            *dealt.scales,
+            counts.iter().map(scale).collect::<Vec<f32>>()
+        );
+    }
+
+    #[test]
+    fn elements_are_numbers_of_the_vector_times_their_scales() {
+        let elements = Elements {
+            indices: vec![1, 0, 1],
+            scales: Scales::ByIndex(Arc::new(vec![2.0, 0.5]), Dtype::Float32),
+        };
+        assert_eq!(elements.values(&array![3.0, 10.0]), [5.0, 6.0, 5.0]);
+    }
+}

@@ -1,0 +1,365 @@
+//! X-LoRA: a mixture of LoRA adapters, whose shares a classifier finds anew for every token.
+//!
+//! | file | tensors |
+//! |---|---|
+//! | the mixture's | `base_model.internal_xlora_classifier.layers.{k}.weight`, `.bias` |
+//! | each of `adapters`, a folder below the mixture's | LoRA's |
+//!
+//! Every forward has two passes. In the first, the scaling pass, experts are scaled by `scaling_pass_value` (0 by
+//! default: the base model). The classifier takes that pass' last hidden states, behind the final norm, token by
+//! token: `xlora_depth` linear layers with ReLU between them. Softmaxed (`enable_softmax`, divided by
+//! `softmax_temperature`) its outputs are the experts' shares `σ_e`, one set for all layers or one for each
+//! (`layerwise_scalings`); with `top_k_lora` all but the largest are 0, and `enable_softmax_topk` softmaxes those.
+//! In the second pass `y = W x + b + Σ_e σ_e * global_scaling_weight * scaling_e * B_e A_e x`.
+//!
+//! PEFT takes no cache for it and runs the whole sequence twice for each token. Both passes are causal, so what
+//! they compute for a position never changes again: here both have a cache of their own, in one graph, which
+//! gives the same numbers.
+//!
+//! PEFT 0.21 leaves tensors out when it saves a mixture, since it takes `layers.0` for the expert `0`: such a file
+//! lacks its classifier, and is refused.
+//!
+//! Sources: Buehler and Buehler, arXiv:2402.07148; PEFT, `tuners/xlora/`.
+
+use ndarray::{Array1, Array2, Axis, concatenate};
+
+use super::lora::{Expert, Pair, folder_below};
+use crate::adapter::form::{Form, Native, NativeForm, Part, Role, elements, keep_largest};
+use crate::adapter::options::factor;
+use crate::adapter::tuner::Loading;
+use crate::adapter::{AdapterError, AdapterTensors, Beside, Effects, Init, ModuleAdapter};
+use crate::graph::{Attr, GraphBuilder, Value};
+use crate::json_object::{ConfigError, JsonObject};
+
+/// Deeper classifiers aren't made.
+const DEEPEST: usize = 64;
+/// Nor wider ones.
+const WIDEST: usize = 1 << 16;
+/// The module that holds the classifier.
+const CLASSIFIER: &str = "base_model.internal_xlora_classifier.layers";
+
+/// How the classifier's outputs become shares.
+#[derive(Debug)]
+pub struct Mixture {
+    layers: Vec<LinearLayer>,
+    experts: usize,
+    /// Adapted layers, where each has shares of its own.
+    layerwise: Option<usize>,
+    softmax: bool,
+    top_k: Option<usize>,
+    softmax_top_k: bool,
+    /// The share of every expert in the scaling pass.
+    scaling_pass: f32,
+}
+
+/// A layer of the classifier.
+#[derive(Debug)]
+struct LinearLayer {
+    keys: [String; 2],
+    weight: Array2<f32>,
+    bias: Array1<f32>,
+}
+
+/// Reads the adapter.
+pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+    let Loading {
+        config,
+        base,
+        tensors,
+        ..
+    } = loading;
+    let mut effects = Effects::default();
+    let mut experts = Vec::new();
+    for (index, folder) in folders(config)?.iter().enumerate() {
+        let seed = tensors.seed().wrapping_add(index as u64 + 1);
+        let expert = Expert::load(folder, base, seed)?;
+        effects.add_expert(&expert);
+        experts.push(expert);
+    }
+    let modules = base.spec.modules().into_iter();
+    let is_adapted = |path: &String| experts.iter().any(|expert| expert.pairs.contains_key(path));
+    let adapted: Vec<String> = modules
+        .map(|module| module.path)
+        .filter(is_adapted)
+        .collect();
+
+    let width = base.spec.lm_head.in_features;
+    let mixture = Mixture::read(config, tensors, experts.len(), adapted.len(), width)?;
+    effects.shared_params = mixture.layers.iter().map(LinearLayer::elements).sum();
+    let of_experts: usize = experts.iter().map(Expert::elements).sum();
+    match config.flag("use_trainable_adapters", false)? {
+        true => effects.shared_params += of_experts,
+        false => effects.frozen_params += of_experts,
+    }
+    let global = factor(config, "global_scaling_weight", 1.0)? as f32;
+    for (number, path) in adapted.into_iter().enumerate() {
+        let pairs = experts.iter_mut().enumerate();
+        let pairs = pairs.filter_map(|(index, expert)| Some((index, expert.pairs.remove(&path)?)));
+        let mixed = Mixed {
+            pairs: pairs.collect(),
+            global,
+            number: mixture.layerwise.map(|_| number),
+        };
+        effects.modules.insert(path, Box::new(mixed));
+    }
+    effects.unmergeable = Some("mixes its experts anew for every token");
+    effects.beside = Some(Beside::Mixture(mixture));
+    Ok(effects)
+}
+
+/// The folders of the experts, in the order of the classifier's outputs. PEFT calls the `i`-th entry of `adapters`
+/// `i`, and takes the outputs in the order of the entries' own names, which have to be such numbers.
+///
+/// # Errors
+/// If they aren't, or a path leaves the mixture's folder.
+pub fn folders(config: &JsonObject) -> Result<Vec<std::path::PathBuf>, ConfigError> {
+    const KEY: &str = "adapters";
+    let expected = "an object with the experts' folders under the names `0`, `1` and so on";
+    let Some(object) = config.optional_object(KEY)? else {
+        return Err(config.missing(KEY, expected));
+    };
+    let entries: Vec<_> = object.json().as_object().into_iter().flatten().collect();
+    let mut found = Vec::new();
+    let mut seen = std::collections::BTreeSet::new();
+    for (name, _) in &entries {
+        let place = name
+            .parse()
+            .ok()
+            .filter(|&place: &usize| place < entries.len());
+        let entry = place.filter(|place| place.to_string() == **name && seen.insert(*place));
+        let path = entry.map(|place| entries[place].1.as_str());
+        let path = path.ok_or_else(|| config.wrong(KEY, expected))?;
+        let path = path.ok_or_else(|| object.wrong(name, "a path"))?;
+        found.push(folder_below(config, KEY, path)?);
+    }
+    match found.is_empty() {
+        true => Err(config.wrong(KEY, expected)),
+        false => Ok(found),
+    }
+}
+
+impl Mixture {
+    fn read(
+        config: &JsonObject,
+        tensors: &mut AdapterTensors,
+        experts: usize,
+        adapted: usize,
+        width: usize,
+    ) -> Result<Self, AdapterError> {
+        // PEFT takes 4096 where it's absent, and fails where that isn't the base's.
+        let given = config.optional_size("hidden_size")?;
+        if given.is_some_and(|given| given != width) {
+            let expected = format!("{width}, the width of the base's last hidden states");
+            return Err(config.wrong("hidden_size", &expected).into());
+        }
+        let layerwise = config.flag("layerwise_scalings", false)?.then_some(adapted);
+        let top_k = config.optional_size("top_k_lora")?;
+        if top_k.is_some_and(|count| count > experts) {
+            let expected = format!("at most {experts}, the number of experts");
+            return Err(config.wrong("top_k_lora", &expected).into());
+        }
+        let temperature = factor(config, "softmax_temperature", 1.0)? as f32;
+        if temperature <= 0.0 {
+            let expected = "a positive number that float32 holds";
+            return Err(config.wrong("softmax_temperature", expected).into());
+        }
+        let softmax_top_k = config.flag("enable_softmax_topk", false)?;
+        let mut scaling_pass = factor(config, "scaling_pass_value", 0.0)? as f32;
+        if scaling_pass != 0.0 {
+            if top_k.is_some_and(|count| count < experts) {
+                let reason =
+                    "with `top_k_lora`, PEFT keeps whichever it finds first of equal shares";
+                return Err(config.refused("scaling_pass_value", reason).into());
+            }
+            if softmax_top_k {
+                scaling_pass = 1.0 / experts as f32;
+            }
+        }
+        let softmax = config.flag("enable_softmax", true)?;
+        let mut layers = classifier(config, tensors, width, experts * layerwise.unwrap_or(1))?;
+        if let Some(last) = layers.last_mut().filter(|_| softmax) {
+            // Here rather than in the graph, which is then the same for every temperature.
+            last.weight /= temperature;
+            last.bias /= temperature;
+        }
+        Ok(Self {
+            layers,
+            experts,
+            layerwise,
+            softmax,
+            top_k: top_k.filter(|&count| count < experts),
+            softmax_top_k,
+            scaling_pass,
+        })
+    }
+
+    /// The classifier's tensors.
+    pub fn parts(&self) -> Vec<Part<'_>> {
+        let parts = self.layers.iter().flat_map(|layer| {
+            let [weight, bias] = &layer.keys;
+            [
+                Part::stored(weight, &layer.weight, Role::Map),
+                Part::stored(bias, &layer.bias, Role::Map),
+            ]
+        });
+        parts.collect()
+    }
+
+    /// Whether experts act in the scaling pass.
+    pub fn scales_first_pass(&self) -> bool {
+        self.scaling_pass != 0.0
+    }
+
+    /// The shares in the scaling pass, the same for all tokens: `[1, 1, E]`, or `[1, 1, layers, E]`.
+    pub fn first_shares(&self, graph: &mut GraphBuilder) -> Value {
+        let mut shape = vec![1, 1, self.experts];
+        if let Some(layers) = self.layerwise {
+            shape.insert(2, layers);
+        }
+        graph.filled("/xlora/scaling_pass", &shape, self.scaling_pass)
+    }
+
+    /// Adds the classifier over `hidden`, `[batch, sequence, hidden_size]`; returns the shares, `[batch, sequence, E]`
+    /// or `[batch, sequence, layers, E]`.
+    pub fn shares(&self, graph: &mut GraphBuilder, hidden: &Value) -> Value {
+        let mut x = hidden.clone();
+        for (index, layer) in self.layers.iter().enumerate() {
+            let name = format!("/xlora/layers.{index}");
+            if index > 0 {
+                x = graph.op("Relu", &format!("{name}/Relu"), &[&x], &[]);
+            }
+            let mut input = |key: &String, shape: &[usize]| {
+                let dims: Vec<_> = shape.iter().map(|&size| size.into()).collect();
+                graph.shared_input(key, &dims)
+            };
+            let weight = input(&layer.keys[0], layer.weight.shape());
+            let bias = input(&layer.keys[1], layer.bias.shape());
+            x = graph.matmul_transposed(&format!("{name}/MatMul"), &x, &weight);
+            x = graph.add(&format!("{name}/Add"), &x, &bias);
+        }
+        if let Some(layers) = self.layerwise {
+            let shape = [0, 0, layers as i64, self.experts as i64];
+            x = graph.reshape("/xlora/layerwise", &x, &shape);
+        }
+        let last = [("axis", Attr::Int(-1))];
+        if self.softmax {
+            x = graph.op("Softmax", "/xlora/Softmax", &[&x], &last);
+        }
+        if let Some(count) = self.top_k {
+            let rest = match self.softmax_top_k {
+                true => f32::NEG_INFINITY,
+                false => 0.0,
+            };
+            x = keep_largest(graph, "/xlora/kept", &x, count, rest);
+        }
+        if self.softmax_top_k {
+            x = graph.op("Softmax", "/xlora/kept/Softmax", &[&x], &last);
+        }
+        x
+    }
+}
+
+/// Takes the classifier's layers, from `width` to `outputs`. PEFT numbers activations and dropout among them.
+fn classifier(
+    config: &JsonObject,
+    tensors: &mut AdapterTensors,
+    width: usize,
+    outputs: usize,
+) -> Result<Vec<LinearLayer>, AdapterError> {
+    let depth = config
+        .optional_size_up_to("xlora_depth", DEEPEST)?
+        .unwrap_or(1);
+    let inner = config
+        .optional_size_up_to("xlora_size", WIDEST)?
+        .unwrap_or(2048);
+    let dropout = factor(config, "xlora_dropout_p", 0.2)?;
+    let step = if dropout > 0.0 { 3 } else { 2 };
+    (0..depth)
+        .map(|index| {
+            let columns = if index == 0 { width } else { inner };
+            let rows = if index + 1 == depth { outputs } else { inner };
+            let keys = ["weight", "bias"].map(|name| format!("{CLASSIFIER}.{}.{name}", index * step));
+            if !tensors.is_fresh() && !tensors.has(&keys[0]) {
+                return Err(tensors.layout(format!(
+                    "tensor `{}` is missing: PEFT leaves parts of the classifier out when it saves an X-LoRA adapter; \
+                     write all of its state to the file",
+                    keys[0]
+                )));
+            }
+            let init = Init::linear_default(columns);
+            Ok(LinearLayer {
+                weight: tensors.matrix(&keys[0], [rows, columns], init)?,
+                bias: tensors.vector(&keys[1], rows, init)?,
+                keys,
+            })
+        })
+        .collect()
+}
+
+impl LinearLayer {
+    fn elements(&self) -> usize {
+        self.weight.len() + self.bias.len()
+    }
+}
+
+/// The experts of one layer.
+#[derive(Debug)]
+struct Mixed {
+    /// With the number of each among all experts.
+    pairs: Vec<(usize, Pair)>,
+    global: f32,
+    /// The layer's place among the adapted ones, where it has shares of its own.
+    number: Option<usize>,
+}
+
+impl ModuleAdapter for Mixed {
+    fn form(&self) -> Form<'_> {
+        let rank: usize = self.pairs.iter().map(|(_, pair)| pair.a.nrows()).sum();
+        let (rows, columns) = (self.pairs[0].1.b.nrows(), self.pairs[0].1.a.ncols());
+        let parts = vec![
+            Part::derived("A", &[rank, columns], Role::Term, |_| {
+                let all = self.pairs.iter().flat_map(|(_, pair)| elements(&pair.a));
+                Ok(all.collect())
+            }),
+            Part::derived("B", &[rows, rank], Role::Term, |_| {
+                let scaled = |(_, pair): &(usize, Pair)| &pair.b * (pair.scaling * self.global);
+                let scaled: Vec<Array2<f32>> = self.pairs.iter().map(scaled).collect();
+                let views: Vec<_> = scaled.iter().map(|b| b.view()).collect();
+                let all = concatenate(Axis(1), &views).expect("all are of one layer");
+                Ok(elements(&all))
+            }),
+        ];
+        // The expert that each row of `A` belongs to.
+        let owners = self.pairs.iter();
+        let owners = owners.flat_map(|(index, pair)| vec![*index as i64; pair.a.nrows()]);
+        let owners: Vec<i64> = owners.collect();
+        Form::Native(NativeForm::new(parts, move |site| {
+            let [a, b] = [0, 1].map(|index| site.parts[index].clone());
+            let mut shares = site.token_gate();
+            if let Some(number) = self.number {
+                let name = site.name("number");
+                let number = site.graph.constant_i64(&name, &[number as i64], true);
+                let name = site.name("own_shares");
+                shares = site.graph.gather(&name, &shares, &number, 2);
+            }
+            let name = site.name("owners");
+            let owners = site.graph.constant_i64(&name, &owners, false);
+            let name = site.name("shares");
+            let shares = site.graph.gather(&name, &shares, &owners, -1);
+            let x = site.x.clone();
+            let inner = site.matmul_transposed("A/MatMul", &x, &a);
+            let inner = site.op("Mul", "shared", &[&inner, &shares]);
+            let delta = site.matmul_transposed("B/MatMul", &inner, &b);
+            site.base_plus(&delta)
+        }))
+    }
+
+    fn native(&self) -> Native<'_> {
+        Native::Reduced
+    }
+
+    /// They are counted with the classifier, by [`load`].
+    fn trainable_params(&self) -> usize {
+        0
+    }
+}

@@ -1,0 +1,148 @@
+//! Names and regular expressions that mean modules.
+//!
+//! Python's `re.fullmatch` and `re.match` are anchored here by hand; look-around is supported.
+
+use fancy_regex::Regex;
+use serde_json::Value;
+
+use crate::json_object::{ConfigError, JsonObject};
+
+/// A string (a regular expression) or a list of names.
+#[derive(Debug, Clone)]
+pub enum NamePattern {
+    /// Must match the whole path.
+    Whole(Regex),
+    /// The path is one of these, or ends with a dot and one of these.
+    Names(Vec<String>),
+}
+
+impl NamePattern {
+    /// Reads `key`, if it's there.
+    ///
+    /// # Errors
+    /// If it's neither a string nor a list of strings, or no regular expression.
+    pub fn read(config: &JsonObject, key: &str) -> Result<Option<Self>, ConfigError> {
+        match config.get(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => whole(config, key, text).map(|r| Some(Self::Whole(r))),
+            Some(_) => config
+                .optional_texts(key)
+                .map_err(|_| {
+                    config.wrong(key, "a string (regular expression) or a list of strings")
+                })
+                .map(|names| names.map(Self::Names)),
+        }
+    }
+
+    /// Whether `path` is meant by this value of `key`.
+    ///
+    /// # Errors
+    /// If a regular expression can't be matched.
+    pub fn matches(&self, config: &JsonObject, key: &str, path: &str) -> Result<bool, ConfigError> {
+        match self {
+            Self::Whole(regex) => is_match(config, key, regex, path),
+            Self::Names(names) => Ok(names.iter().any(|name| ends_with_name(path, name))),
+        }
+    }
+}
+
+/// `re.fullmatch`
+fn whole(config: &JsonObject, key: &str, pattern: &str) -> Result<Regex, ConfigError> {
+    Regex::new(&format!(r"\A(?:{pattern})\z"))
+        .map_err(|error| config.refused(key, &format!("not a regular expression: {error}")))
+}
+
+/// Whether `path` is `name`, or ends with a dot and `name`.
+pub(super) fn ends_with_name(path: &str, name: &str) -> bool {
+    path == name || path.strip_suffix(name).is_some_and(|p| p.ends_with('.'))
+}
+
+/// A pattern that runs into the engine's backtracking limit is refused: taken for no match, it would
+/// leave modules out without a word.
+pub(super) fn is_match(
+    config: &JsonObject,
+    key: &str,
+    regex: &Regex,
+    path: &str,
+) -> Result<bool, ConfigError> {
+    regex.is_match(path).map_err(|error| {
+        config.refused(
+            key,
+            &format!("the regular expression fails on `{path}`: {error}"),
+        )
+    })
+}
+
+/// `rank_pattern`, `alpha_pattern`: the first key, in file order, that matches the path or ends it.
+#[derive(Debug, Clone, Default)]
+pub struct ValuePattern {
+    key: String,
+    values: Vec<(Regex, f64)>,
+}
+
+impl ValuePattern {
+    /// Reads the object `key`, if it's there. Its values are positive and `allowed`, which `expected` puts
+    /// in words.
+    ///
+    /// # Errors
+    /// If it isn't an object of such numbers, or a key is no regular expression.
+    pub fn read(
+        config: &JsonObject,
+        key: &str,
+        expected: &str,
+        allowed: impl Fn(f64) -> bool,
+    ) -> Result<Self, ConfigError> {
+        Self::read_after(r"(?:.*\.)?", config, key, expected, allowed)
+    }
+
+    /// The same for a method whose keys never match the whole path, only what follows a dot.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_below(
+        config: &JsonObject,
+        key: &str,
+        expected: &str,
+        allowed: impl Fn(f64) -> bool,
+    ) -> Result<Self, ConfigError> {
+        Self::read_after(r".*\.", config, key, expected, allowed)
+    }
+
+    fn read_after(
+        before: &str,
+        config: &JsonObject,
+        key: &str,
+        expected: &str,
+        allowed: impl Fn(f64) -> bool,
+    ) -> Result<Self, ConfigError> {
+        let Some(object) = config.optional_object(key)? else {
+            return Ok(Self::default());
+        };
+        let mut all = Vec::new();
+        for (pattern, value) in object.json().as_object().into_iter().flatten() {
+            let regex = whole(config, key, &format!(r"{before}(?:{pattern})"))?;
+            let value = value
+                .as_f64()
+                .filter(|value| *value > 0.0 && allowed(*value))
+                .ok_or_else(|| object.wrong(pattern, expected))?;
+            all.push((regex, value));
+        }
+        Ok(Self {
+            key: key.to_owned(),
+            values: all,
+        })
+    }
+
+    /// The value for `path`, if a key matches.
+    ///
+    /// # Errors
+    /// If a regular expression can't be matched.
+    pub fn get(&self, config: &JsonObject, path: &str) -> Result<Option<f64>, ConfigError> {
+        for (regex, value) in &self.values {
+            if is_match(config, &self.key, regex, path)? {
+                return Ok(Some(*value));
+            }
+        }
+        Ok(None)
+    }
+}

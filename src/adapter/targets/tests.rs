@@ -1,0 +1,115 @@
+use super::*;
+use crate::arch::Stored;
+
+fn config(json: &str) -> JsonObject {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("adapter_config.json");
+    std::fs::write(&path, json).unwrap();
+    JsonObject::read(&path).unwrap()
+}
+
+fn modules() -> Vec<Module> {
+    let mut all = Vec::new();
+    for layer in 0..3 {
+        for name in ["self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj"] {
+            all.push(linear(&format!("model.layers.{layer}.{name}")));
+        }
+    }
+    all.push(linear("lm_head"));
+    all
+}
+
+fn linear(path: &str) -> Module {
+    Module {
+        path: path.to_owned(),
+        source: path.to_owned(),
+        kind: ModuleKind::Linear {
+            tied: false,
+            in_features: 2,
+            out_features: 2,
+            bias: false,
+            stored: Stored::OutIn,
+        },
+    }
+}
+
+fn selected(json: &str) -> Vec<String> {
+    let config = config(json);
+    let targets = Targets::read(&config, "llama", Some(&["q_proj"])).unwrap();
+    let selected = targets.select(&config, &modules()).unwrap();
+    selected.into_iter().map(|module| module.path).collect()
+}
+
+#[test]
+fn a_list_matches_by_suffix_at_a_dot() {
+    assert_eq!(selected(r#"{"target_modules": ["q_proj"]}"#).len(), 3);
+    assert_eq!(selected(r#"{"target_modules": null}"#).len(), 3);
+    let only = selected(r#"{"target_modules": ["1.self_attn.q_proj"]}"#);
+    assert_eq!(only, ["model.layers.1.self_attn.q_proj"]);
+}
+
+#[test]
+fn a_string_must_match_the_whole_path() {
+    assert_eq!(
+        selected(r#"{"target_modules": ".*\\.(?!1\\.)\\d\\..*v_proj"}"#).len(),
+        2
+    );
+    let config = config(r#"{"target_modules": "v_proj"}"#);
+    let targets = Targets::read(&config, "llama", None).unwrap();
+    let error = targets.select(&config, &modules()).unwrap_err().to_string();
+    assert!(
+        error.contains("matches no module") && error.contains("up_proj"),
+        "{error}"
+    );
+}
+
+#[test]
+fn all_linear_leaves_the_head_out() {
+    assert_eq!(selected(r#"{"target_modules": "ALL-linear"}"#).len(), 9);
+}
+
+#[test]
+fn layers_are_filtered_but_not_for_exact_paths() {
+    let json = r#"{"target_modules": ["v_proj", "model.layers.0.self_attn.q_proj"],
+                       "layers_to_transform": [2]}"#;
+    assert_eq!(
+        selected(json),
+        [
+            "model.layers.0.self_attn.q_proj",
+            "model.layers.2.self_attn.v_proj"
+        ]
+    );
+    let json = r#"{"target_modules": ["v_proj"], "layers_to_transform": 1,
+                       "layers_pattern": ["blocks", "layers"]}"#;
+    assert_eq!(selected(json), ["model.layers.1.self_attn.v_proj"]);
+}
+
+#[test]
+fn a_misspelt_name_is_an_error_even_beside_a_good_one() {
+    let config = config(r#"{"target_modules": ["q_proj", "w_proj"]}"#);
+    let targets = Targets::read(&config, "llama", None).unwrap();
+    let error = targets.select(&config, &modules()).unwrap_err().to_string();
+    assert!(error.contains("w_proj"), "{error}");
+}
+
+#[test]
+fn a_methods_own_names_may_match_nothing() {
+    let own = ["gone", "q_proj"];
+    let asked = |names: &str| {
+        let config = config(&format!(r#"{{"target_modules": {names}}}"#));
+        let targets = Targets::read(&config, "mixtral", Some(&own)).unwrap();
+        targets.select(&config, &modules()).is_ok()
+    };
+    assert!(asked("null") && asked(r#"["q_proj", "gone"]"#));
+    assert!(!asked(r#"["gone", "k_proj"]"#));
+}
+
+#[test]
+fn patterns_take_the_first_key_that_matches() {
+    let config = config(r#"{"rank_pattern": {"0.self_attn.q_proj": 3, "q_proj": 5, "_proj": 9}}"#);
+    let ranks = ValuePattern::read(&config, "rank_pattern", "a rank", |_| true).unwrap();
+    let rank = |path: &str| ranks.get(&config, path).unwrap();
+    assert_eq!(rank("model.layers.0.self_attn.q_proj"), Some(3.0));
+    assert_eq!(rank("model.layers.1.self_attn.q_proj"), Some(5.0));
+    assert_eq!(rank("model.layers.1.self_attn.v_proj"), None);
+}

@@ -1,0 +1,39 @@
+//! How a measurement ended for each job.
+
+use super::job::{Job, records_of};
+use super::run::Measured;
+use crate::measure::client::WorkerError;
+use crate::measure::swap::SwapResult;
+use crate::results::Status;
+
+impl Measured {
+    /// How a job's measurement ended, and why not well.
+    pub(super) fn judge(&self, index: usize, job: &Job) -> (Status, Option<String>) {
+        let parity = self.comparisons[index].parity.as_ref();
+        let wrong = parity.filter(|parity| !parity.passed);
+        let wrong =
+            wrong.map(|parity| format!("parity check failed: {}", parity.failures.join("; ")));
+        match &self.outcome {
+            Err(WorkerError::Interrupted) => (Status::Cancelled, Some("interrupted".to_owned())),
+            Err(error) => (Status::Failed, Some(error.to_string())),
+            Ok(()) => {
+                let main = records_of(&self.records, job).into_iter();
+                let main = main.filter_map(|record| record.error);
+                let mut errors = main.chain(self.sweep.iter().flat_map(|run| {
+                    let size = run.batch_size;
+                    let records = records_of(&run.records, job).into_iter();
+                    let errors = records.filter_map(|record| record.error);
+                    errors.map(move |error| format!("with batches of {size}: {error}"))
+                }));
+                let swap = match &self.swaps[index] {
+                    Some(SwapResult::Failed(error)) => Some(format!("swapping: {error}")),
+                    _ => None,
+                };
+                match errors.next().or(swap).or(wrong) {
+                    Some(error) => (Status::Failed, Some(error)),
+                    None => (Status::Success, None),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! One measurement, from its plan to everything that was measured.
+
+use anyhow::{Context, Result};
+
+use super::{Benchmark, Job};
+use crate::cli::measure_progress::MeasureProgress;
+use crate::cli::progress::message;
+use crate::cli::prompt_plans::{PromptSource, check_room};
+use crate::cli::setup;
+use crate::config::BenchmarkConfig;
+use crate::engine::{EngineError, Provider};
+use crate::measure::bandwidth::WeightsReader;
+use crate::measure::client::WorkerError;
+use crate::measure::energy::{EnergyMethod, SystemMeter};
+use crate::measure::interference::{Interference, InterferenceWatch};
+use crate::measure::protocol::Comparison;
+use crate::measure::record::VariantRecord;
+use crate::measure::session::{MeasurePlan, Measurement, Meters, Precision, Step};
+use crate::measure::subject::Subject;
+use crate::measure::swap::SwapResult;
+use crate::measure::sweep::SweepRun;
+use crate::prepare::PromptKind;
+use crate::results::{BaseCache, CacheKey};
+use crate::runtime::library::Library;
+
+/// What was measured.
+pub(super) struct Measured {
+    pub records: Vec<VariantRecord>,
+    pub sweep: Vec<SweepRun>,
+    /// One a job, where swaps were asked for.
+    pub swaps: Vec<Option<SwapResult>>,
+    /// One a job.
+    pub comparisons: Vec<Comparison>,
+    pub precision: Option<Precision>,
+    pub interference: Option<Interference>,
+    pub energy_method: Option<EnergyMethod>,
+    pub outcome: Result<(), WorkerError>,
+    pub base_is_cached: bool,
+    pub library: Library,
+}
+
+impl Benchmark<'_> {
+    /// Measures everything that was asked for.
+    pub(super) fn run(&self, config: &BenchmarkConfig, jobs: &mut [Job]) -> Result<Measured> {
+        let first = jobs.iter().flat_map(|job| &job.variants).next();
+        let first = first.context("there is nothing to measure")?;
+        let source = PromptSource::open(self.prompts, first)?;
+        let prompts = source.categories(config)?;
+        let contexts = source.contexts(config, self.contexts)?;
+        for prompts in [&prompts, &contexts] {
+            check_room(prompts, jobs.iter().flat_map(|job| &job.variants))?;
+        }
+        check_batches(config, jobs)?;
+        let library = setup::library(self.common, self.provider)?;
+        let options = self.options(config);
+        let mut plan = MeasurePlan {
+            program: std::env::current_exe().context("cannot find this program's own file")?,
+            library: library.clone(),
+            entrants: self.entrants(jobs)?,
+            prompts,
+            runs: config.num_inference_runs,
+            options,
+            seed: config.seed,
+            target: self.target,
+        };
+        let mut sweep = self.sweep_plans(config, &plan, contexts);
+        for plan in std::iter::once(&mut plan).chain(&mut sweep) {
+            make_ready(plan)?;
+        }
+        let reader = self.weights_reader(&plan);
+        let no_rate = ();
+
+        let comparisons = {
+            let progress = MeasureProgress::default();
+            progress.report(Step::Comparing);
+            let several = jobs.len() > 1;
+            jobs.iter()
+                .map(|job| plan.parity(several.then_some(job.label.as_str()), self.interrupt))
+                .collect::<Result<Vec<Comparison>, WorkerError>>()
+        };
+        let cache = BaseCache::new(&self.common.output);
+        let key = self.base_key(&plan);
+        let mut cached = None;
+        if self.cached_base {
+            cached = key.as_ref().and_then(|key| cache.get(key));
+            match &cached {
+                Some(_) => plan.entrants.retain(|one| one.subject != Subject::Base),
+                None => {
+                    message("note: no earlier measurement of this base fits; it is measured now")
+                }
+            }
+        }
+        if self.base_only && cached.is_some() {
+            message("note: this base was measured before, with everything the same");
+        }
+
+        let watch = InterferenceWatch::start();
+        let meter = SystemMeter::new(self.provider);
+        let meters = Meters {
+            energy: &meter,
+            memory: match &reader {
+                Some(reader) => reader,
+                None => &no_rate,
+            },
+        };
+        let progress = MeasureProgress::default();
+        let (comparisons, measurement) = match comparisons {
+            Err(interrupted) => (
+                vec![Comparison::default(); jobs.len()],
+                nothing(Err(interrupted)),
+            ),
+            Ok(comparisons) if plan.entrants.is_empty() => (comparisons, nothing(Ok(()))),
+            Ok(comparisons) => {
+                let measured = plan.run(self.interrupt, meters, &|step| progress.report(step));
+                (comparisons, measured)
+            }
+        };
+        let Measurement {
+            records,
+            precision,
+            outcome,
+        } = measurement;
+        let base_is_cached = cached.is_some();
+        let records: Vec<VariantRecord> = cached.into_iter().chain(records).collect();
+        let base = records.iter().find(|r| r.variant == Subject::Base);
+        let parities = comparisons.iter().filter_map(|one| one.parity.as_ref());
+        let parity = parities.into_iter().all(|parity| parity.passed);
+        let good = outcome.is_ok() && parity && self.target.is_none() && !base_is_cached;
+        if let (Some(key), Some(base), true) = (&key, base, good)
+            && base.error.is_none()
+        {
+            cache
+                .put(key, base)
+                .context("cannot write the base's measurement")?;
+        }
+        drop(progress);
+        let (sweep, outcome) = match outcome {
+            Ok(()) => self.sweep(sweep, meters, &records, !base_is_cached),
+            Err(error) => (Vec::new(), Err(error)),
+        };
+        let (swaps, outcome) = match (self.swap, outcome) {
+            (Some(count), Ok(())) => match self.swaps(jobs, &plan, count)? {
+                Ok(swaps) => (swaps, Ok(())),
+                Err(interrupted) => (vec![None; jobs.len()], Err(interrupted)),
+            },
+            (_, outcome) => (vec![None; jobs.len()], outcome),
+        };
+        Ok(Measured {
+            records,
+            sweep,
+            swaps,
+            comparisons,
+            precision,
+            interference: watch.and_then(|watch| watch.finish()),
+            energy_method: meter.method(),
+            outcome,
+            base_is_cached,
+            library,
+        })
+    }
+
+    /// What reads as many bytes as a step of the base, where it runs on the processor.
+    fn weights_reader(&self, plan: &MeasurePlan) -> Option<WeightsReader> {
+        let manifest = &plan.entrants.first()?.prepared.manifest;
+        match self.provider {
+            Provider::Cuda(_) => None,
+            Provider::Cpu => WeightsReader::open(
+                &manifest.model_folder,
+                manifest.reads.weight_bytes,
+                plan.options.threads,
+            ),
+        }
+    }
+
+    fn base_key(&self, plan: &MeasurePlan) -> Option<CacheKey> {
+        let mut entrants = plan.entrants.iter();
+        let base = entrants.find(|one| one.subject == Subject::Base)?;
+        Some(CacheKey::new(
+            &base.prepared.manifest,
+            &plan.prompts,
+            plan.runs,
+            &plan.options,
+            &plan.library,
+            &self.hardware,
+            &self.system,
+        ))
+    }
+}
+
+/// Makes what sessions need beside the variants' folders, so that none takes longer to open because it's the first.
+fn make_ready(plan: &mut MeasurePlan) -> Result<()> {
+    for entrant in &mut plan.entrants {
+        setup::lay_out(&mut entrant.prepared, &plan.options)?;
+    }
+    Ok(())
+}
+
+/// Checks that every variant runs with every batch size.
+fn check_batches(config: &BenchmarkConfig, jobs: &[Job]) -> Result<()> {
+    let variants = jobs.iter().flat_map(|job| &job.variants);
+    let mut adapters = variants.filter_map(|variant| variant.manifest.adapter.as_ref());
+    let prefix = adapters.any(|adapter| matches!(adapter.prompt, Some(PromptKind::Prefix(_))));
+    match config.batch_sizes.iter().find(|size| **size > 1) {
+        Some(&batch_size) if prefix => Err(EngineError::PrefixBatch { batch_size }.into()),
+        _ => Ok(()),
+    }
+}
+
+/// A measurement that wasn't made.
+fn nothing(outcome: Result<(), WorkerError>) -> Measurement {
+    Measurement {
+        records: Vec::new(),
+        precision: None,
+        outcome,
+    }
+}

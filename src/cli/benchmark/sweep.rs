@@ -1,0 +1,69 @@
+//! Other batch sizes, and prompts of given lengths.
+
+use super::Benchmark;
+use crate::cli::measure_progress::MeasureProgress;
+use crate::cli::progress::message;
+use crate::config::BenchmarkConfig;
+use crate::measure::client::WorkerError;
+use crate::measure::record::{PromptPlan, VariantRecord};
+use crate::measure::session::{MeasurePlan, Meters};
+use crate::measure::sweep::SweepRun;
+
+impl Benchmark<'_> {
+    /// One plan a batch size, where there are several or prompts of given lengths.
+    pub(super) fn sweep_plans(
+        &self,
+        config: &BenchmarkConfig,
+        main: &MeasurePlan,
+        contexts: Vec<PromptPlan>,
+    ) -> Vec<MeasurePlan> {
+        if contexts.is_empty() && config.batch_sizes.len() == 1 {
+            return Vec::new();
+        }
+        let plan = |&batch_size: &usize| {
+            let mut plan = main.clone();
+            plan.options.batch_size = batch_size;
+            plan.target = None;
+            if !contexts.is_empty() {
+                plan.prompts.clone_from(&contexts);
+            }
+            plan
+        };
+        config.batch_sizes.iter().map(plan).collect()
+    }
+
+    /// Measures what `plans` has that the main measurement, whose records are `main`, hasn't.
+    pub(super) fn sweep(
+        &self,
+        plans: Vec<MeasurePlan>,
+        meters: Meters,
+        main: &[VariantRecord],
+        paired: bool,
+    ) -> (Vec<SweepRun>, Result<(), WorkerError>) {
+        let mut runs = Vec::new();
+        for (index, plan) in plans.into_iter().enumerate() {
+            let batch_size = plan.options.batch_size;
+            if index == 0 && self.contexts.is_empty() {
+                let records = main.to_vec();
+                runs.push(SweepRun {
+                    batch_size,
+                    records,
+                    paired,
+                });
+                continue;
+            }
+            message(&format!("batches of {batch_size}"));
+            let progress = MeasureProgress::default();
+            let found = plan.run(self.interrupt, meters, &|step| progress.report(step));
+            runs.push(SweepRun {
+                batch_size,
+                records: found.records,
+                paired: true,
+            });
+            if found.outcome.is_err() {
+                return (runs, found.outcome);
+            }
+        }
+        (runs, Ok(()))
+    }
+}

@@ -1,0 +1,62 @@
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::measure::break_even::{BreakEven, GroupBreakEven, Verdict};
+use crate::measure::executed::ExecutedGraph;
+use crate::prepare::Variant;
+use crate::prompts::Category;
+
+fn found(verdicts: [Verdict; 3]) -> BreakEven {
+    let groups = Category::ALL.into_iter().zip(verdicts);
+    BreakEven {
+        extra_seconds: 0.5,
+        groups: groups
+            .map(|(category, verdict)| GroupBreakEven {
+                group: Group::Category(category),
+                saving_per_token: 0.0,
+                saving_interval: None,
+                verdict,
+            })
+            .collect(),
+    }
+}
+
+#[test]
+fn where_nodes_ran_is_told_if_it_is_not_all_in_one_place() {
+    let graph = |nodes: &[(&str, usize)], memory_copies| ExecutedGraph {
+        nodes: nodes
+            .iter()
+            .map(|(name, count)| ((*name).to_owned(), *count))
+            .collect(),
+        memory_copies,
+        ..ExecutedGraph::default()
+    };
+    let graphs = BTreeMap::from([
+        (Variant::Base, graph(&[("CPU", 9)], 0)),
+        (Variant::Unmerged, graph(&[("CPU", 1), ("CUDA", 8)], 2)),
+    ]);
+    let step = |(variant, graph)| (variant, BTreeMap::from([("step".to_owned(), graph)]));
+    let graphs = graphs.into_iter().map(step).collect();
+    assert_eq!(
+        executed("", &graphs),
+        "unmerged  the nodes of its step ran 1 on CPU, 8 on CUDA; 2 of them copy between host and device\n"
+    );
+}
+
+#[test]
+fn groups_that_agree_on_the_break_even_share_a_line() {
+    let text = break_even("", &found([Verdict::NotDetected; 3]));
+    assert_eq!(text.lines().count(), 1);
+    assert!(text.ends_with("0.50 s more than unmerged: no saving detected\n"));
+
+    let after = Verdict::After {
+        tokens: 12_345.6,
+        interval: [987.0, 1e6],
+    };
+    let text = break_even("", &found([Verdict::Never, Verdict::Never, after]));
+    assert!(text.contains("short, medium: never"), "{text}");
+    assert!(
+        text.contains("long: paid back after 12\u{202f}000 tokens (990 … 1\u{202f}000\u{202f}000)"),
+        "{text}"
+    );
+}

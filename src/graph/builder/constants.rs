@@ -1,0 +1,55 @@
+//! Constants, whose bytes are in the graph itself.
+
+use super::{GraphBuilder, Value};
+use crate::graph::proto::{self, element};
+use crate::weights::round_to;
+
+impl GraphBuilder<'_> {
+    /// A constant vector of int64; empty `dims` for a scalar.
+    pub fn constant_i64(&mut self, name: &str, values: &[i64], scalar: bool) -> Value {
+        let raw = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let dims = if scalar { vec![] } else { vec![values.len()] };
+        self.constant(name, element::INT64, &dims, raw)
+    }
+
+    /// A constant of type float32, whatever the graph's type.
+    pub fn constant_f32(&mut self, name: &str, dims: &[usize], values: &[f32]) -> Value {
+        let raw = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.constant(name, element::FLOAT32, dims, raw)
+    }
+
+    fn constant(&mut self, name: &str, data_type: i32, dims: &[usize], raw: Vec<u8>) -> Value {
+        let name = &self.scoped(name);
+        if let Some(value) = self.constants.get(name) {
+            return value.clone();
+        }
+        self.graph.initializer.push(proto::Tensor {
+            dims: dims.iter().map(|&d| d as i64).collect(),
+            data_type,
+            name: name.to_owned(),
+            raw_data: raw,
+            external_data: Vec::new(),
+            data_location: 0,
+        });
+        let value = Value(name.to_owned());
+        self.constants.insert(name.to_owned(), value.clone());
+        value
+    }
+
+    /// A constant of the graph's float type, every element `value`.
+    pub fn filled(&mut self, name: &str, dims: &[usize], value: f32) -> Value {
+        let key = self.scoped(name);
+        if let Some(made) = self.constants.get(&key) {
+            return made.clone();
+        }
+        let count = dims.iter().product();
+        let constant = self.constant_f32(
+            &format!("{name}/float32"),
+            dims,
+            &vec![round_to(value, self.compute); count],
+        );
+        let made = self.to_compute(name, &constant);
+        self.constants.insert(key, made.clone());
+        made
+    }
+}

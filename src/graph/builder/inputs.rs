@@ -1,0 +1,44 @@
+//! Inputs and outputs of the graph.
+
+use super::value::value_info;
+use super::{Dim, GraphBuilder, Value};
+use crate::graph::proto::{element, element_type};
+
+impl GraphBuilder<'_> {
+    /// Adds an input of the graph's float type.
+    pub fn input(&mut self, name: &str, dims: &[Dim]) -> Value {
+        self.typed_input(name, element_type(self.compute), dims)
+    }
+
+    /// An input of the graph's float type that several modules share; added when first asked for.
+    pub fn shared_input(&mut self, name: &str, dims: &[Dim]) -> Value {
+        if let Some(value) = self.constants.get(name) {
+            return value.clone();
+        }
+        let value = self.input(name, dims);
+        self.constants.insert(name.to_owned(), value.clone());
+        value
+    }
+
+    /// Adds an input of type int64.
+    pub fn input_i64(&mut self, name: &str, dims: &[Dim]) -> Value {
+        self.typed_input(name, element::INT64, dims)
+    }
+
+    fn typed_input(&mut self, name: &str, elem_type: i32, dims: &[Dim]) -> Value {
+        self.graph.input.push(value_info(name, elem_type, dims));
+        Value(name.to_owned())
+    }
+
+    /// Declares `value`, of the graph's float type, an output; it has its final name already.
+    pub fn output(&mut self, value: &Value, dims: &[Dim]) {
+        let info = value_info(value.name(), element_type(self.compute), dims);
+        self.graph.output.push(info);
+    }
+
+    /// Declares `value`, of type int64, an output.
+    pub fn output_i64(&mut self, value: &Value, dims: &[Dim]) {
+        let info = value_info(value.name(), element::INT64, dims);
+        self.graph.output.push(info);
+    }
+}

@@ -1,0 +1,90 @@
+//! Operators that blocks ask for by name.
+
+use super::{Attr, GraphBuilder, Value};
+use crate::graph::proto::{element, element_type};
+use crate::weights::Dtype;
+
+impl GraphBuilder<'_> {
+    /// `a + b`, broadcast
+    pub fn add(&mut self, name: &str, a: &Value, b: &Value) -> Value {
+        self.op("Add", name, &[a, b], &[])
+    }
+
+    /// `a * b`, broadcast
+    pub fn mul(&mut self, name: &str, a: &Value, b: &Value) -> Value {
+        self.op("Mul", name, &[a, b], &[])
+    }
+
+    /// `x · wᵀ`: `x` is `[…, in]`, `w` is `[out, in]`, as checkpoints store it.
+    pub fn matmul_transposed(&mut self, name: &str, x: &Value, w: &Value) -> Value {
+        self.contrib("FusedMatMul", name, &[x, w], &[("transB", Attr::Int(1))])
+    }
+
+    /// `x · wᵀ` for such rows.
+    pub fn routed_matmul_transposed(&mut self, name: &str, x: &Value, w: &Value) -> Value {
+        let attrs = [("transB", Attr::Int(1)), ("alpha", Attr::Float(1.0))];
+        self.contrib("FusedMatMul", name, &[x, w], &attrs)
+    }
+
+    /// `x` cut into three along `axis`, in parts of these sizes and names.
+    pub fn split(
+        &mut self,
+        name: &str,
+        x: &Value,
+        axis: i64,
+        sizes: [usize; 3],
+        names: [String; 3],
+    ) -> [Value; 3] {
+        let sizes = sizes.map(|size| size as i64);
+        let sizes = self.constant_i64(&format!("{name}/sizes"), &sizes, false);
+        let attrs = [("axis", Attr::Int(axis))];
+        self.op_outputs("Split", name, &[x, &sizes], names, &attrs)
+    }
+
+    /// Slices of `data` along `axis`, by `indices`.
+    pub fn gather(&mut self, name: &str, data: &Value, indices: &Value, axis: i64) -> Value {
+        self.op(
+            "Gather",
+            name,
+            &[data, indices],
+            &[("axis", Attr::Int(axis))],
+        )
+    }
+
+    /// `x` with its axes in another order.
+    pub fn transpose(&mut self, name: &str, x: &Value, order: &[i64]) -> Value {
+        self.op(
+            "Transpose",
+            name,
+            &[x],
+            &[("perm", Attr::Ints(order.to_vec()))],
+        )
+    }
+
+    /// `x` as another element type.
+    pub fn cast(&mut self, name: &str, x: &Value, to: i32) -> Value {
+        self.op("Cast", name, &[x], &[("to", Attr::Int(i64::from(to)))])
+    }
+
+    /// `x` with another shape; 0 keeps an axis, −1 is worked out.
+    pub fn reshape(&mut self, name: &str, x: &Value, shape: &[i64]) -> Value {
+        let shape = self.constant_i64(&format!("{name}/shape"), shape, false);
+        self.op("Reshape", name, &[x, &shape], &[])
+    }
+
+    /// `x` cast from float32 to the graph's type, where that's another.
+    pub fn to_compute(&mut self, name: &str, x: &Value) -> Value {
+        match self.compute {
+            Dtype::Float32 => x.clone(),
+            other => self.cast(name, x, element_type(other)),
+        }
+    }
+
+    /// `x` cast from the graph's type to float32, where that's another.
+    pub fn to_f32(&mut self, name: &str, x: &Value) -> Value {
+        match self.compute {
+            Dtype::Float32 => x.clone(),
+            _ => self.cast(name, x, element::FLOAT32),
+        }
+    }
+}

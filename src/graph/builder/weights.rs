@@ -1,0 +1,139 @@
+//! The model's parameters: references into files, and products with them, however they're stored.
+
+use super::{Dim, GraphBuilder, Value};
+use crate::graph::parameters::Parameter;
+use crate::graph::proto::{self, element_type};
+use crate::weights::{ByteSpan, TensorLocation};
+
+impl GraphBuilder<'_> {
+    /// The parameter `name` of the model, which must be there.
+    pub fn parameter(&mut self, name: &str) -> Value {
+        self.find_parameter(name)
+            .unwrap_or_else(|| panic!("parameter `{name}` was checked when the model was opened"))
+    }
+
+    /// The parameter `name` of the model, if there: a reference into its file, with casts where its
+    /// dtype isn't the one asked for, or an input of the graph.
+    pub fn find_parameter(&mut self, name: &str) -> Option<Value> {
+        let parameters = self.parameters;
+        match parameters.get(&format!("{}{name}", self.owner))? {
+            Parameter::Stored(location) => Some(self.stored(name, location)),
+            Parameter::Quantized(_) => {
+                unreachable!("`{name}` is quantized, and taken by products alone")
+            }
+            Parameter::Input { name, shape } => {
+                let dims: Vec<Dim> = shape.iter().map(|&size| size.into()).collect();
+                Some(self.shared_input(name, &dims))
+            }
+        }
+    }
+
+    fn stored(&mut self, name: &str, location: &TensorLocation) -> Value {
+        let key = (location.path.clone(), location.offset);
+        if let Some(value) = self.placed.get(&key) {
+            return value.clone();
+        }
+        let span = ByteSpan {
+            path: location.path.clone(),
+            offset: location.offset,
+            length: location.length,
+        };
+        let mut value = self.external(name, element_type(location.dtype), &location.shape, &span);
+        // ONNX Runtime folds these casts when the session starts.
+        let mut dtype = location.dtype;
+        for wanted in [self.storage, self.compute] {
+            if dtype != wanted {
+                value = self.cast(&format!("/{name}/{wanted}"), &value, element_type(wanted));
+                dtype = wanted;
+            }
+        }
+        self.placed.insert(key, value.clone());
+        value
+    }
+
+    /// An initializer whose bytes are in another file.
+    pub(super) fn external(
+        &mut self,
+        name: &str,
+        data_type: i32,
+        shape: &[usize],
+        span: &ByteSpan,
+    ) -> Value {
+        // Relative to the model's folder: a folder that's moved together with its weights still works.
+        let relative = pathdiff::diff_paths(&span.path, self.folder);
+        let relative = relative.unwrap_or_else(|| span.path.clone());
+        let entry = |key: &str, value: String| proto::Entry {
+            key: key.to_owned(),
+            value,
+        };
+        self.graph.initializer.push(proto::Tensor {
+            dims: shape.iter().map(|&d| d as i64).collect(),
+            data_type,
+            name: name.to_owned(),
+            raw_data: Vec::new(),
+            external_data: vec![
+                entry("location", relative.to_string_lossy().into_owned()),
+                entry("offset", span.offset.to_string()),
+                entry("length", span.length.to_string()),
+            ],
+            data_location: 1,
+        });
+        Value(name.to_owned())
+    }
+
+    /// `W x` for the linear layer at `path`: `x` is `[…, in]`.
+    pub fn product(&mut self, name: &str, path: &str, x: &Value) -> Value {
+        let weight = format!("{path}.weight");
+        if let Some(quantized) = self.quantized_weight(&weight) {
+            return self.quantized(name, x, &weight, quantized);
+        }
+        let weight = self.parameter(&weight);
+        match self.is_stored_in_out(path) {
+            true => self.op("MatMul", name, &[x, &weight], &[]),
+            false => self.matmul_transposed(name, x, &weight),
+        }
+    }
+
+    /// Whether the weight of the linear layer at `path` is `[in, out]`.
+    fn is_stored_in_out(&self, path: &str) -> bool {
+        let path = format!("{}{path}", self.owner);
+        self.parameters.is_stored_in_out(&path)
+    }
+
+    /// The same for rows, `[n, in]`, of which there may be none: what's laid out for one row or for a whole prompt
+    /// doesn't fit, and the factor keeps it from being taken for a product that does.
+    pub fn routed_product(&mut self, name: &str, path: &str, x: &Value) -> Value {
+        let weight = format!("{path}.weight");
+        if let Some(quantized) = self.quantized_weight(&weight) {
+            return self.quantized(name, x, &weight, quantized);
+        }
+        let weight = self.parameter(&weight);
+        self.routed_matmul_transposed(name, x, &weight)
+    }
+
+    /// The rows of the embedding at `path` that `ids` name, `[…, embedding_dim]`.
+    pub fn rows(&mut self, name: &str, path: &str, ids: &Value) -> Value {
+        let weight = format!("{path}.weight");
+        match self.quantized_weight(&weight) {
+            Some(quantized) => self.quantized_rows(name, ids, false, &weight, quantized),
+            None => {
+                let weight = self.parameter(&weight);
+                self.gather(name, &weight, ids, 0)
+            }
+        }
+    }
+
+    /// The weight of the linear layer at `path`, `[out, in]`, for nodes that take it together with `x`: a quantized one is
+    /// dequantized whenever `x` comes.
+    pub fn weight(&mut self, path: &str, x: &Value) -> Value {
+        let weight = format!("{path}.weight");
+        if let Some(quantized) = self.quantized_weight(&weight) {
+            return self.dequantized(&weight, quantized, x);
+        }
+        let weight = self.parameter(&weight);
+        match self.is_stored_in_out(path) {
+            true => self.transpose(&format!("/{path}/weight/Transpose"), &weight, &[1, 0]),
+            false => weight,
+        }
+    }
+}

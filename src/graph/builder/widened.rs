@@ -1,0 +1,71 @@
+//! Operators that ONNX Runtime's CUDA provider (1.31) has for float16 and float32, but not for bfloat16: where that's the
+//! graph's type, they compute in float32. None of them rounds, so that the results are the same.
+
+use super::{Attr, GraphBuilder, Value};
+use crate::graph::proto::element;
+use crate::weights::Dtype;
+
+impl GraphBuilder<'_> {
+    /// `x`, `least` at least and `most` at most.
+    pub fn clip(&mut self, name: &str, x: &Value, least: f32, most: f32) -> Value {
+        let least = self.filled("clip.least", &[], least);
+        let most = self.filled("clip.most", &[], most);
+        let inputs = [x, &least, &most];
+        let parts = ["x", "least", "most"].map(|part| format!("{name}/{part}"));
+        let [x, least, most] = [0, 1, 2].map(|index| self.widened(&parts[index], inputs[index]));
+        self.narrowed_op("Clip", name, &[&x, &least, &most], &[])
+    }
+
+    /// `x` with zeros around it: `pads` are the numbers in front of it, one for each axis, and those behind it.
+    pub fn pad(&mut self, name: &str, x: &Value, pads: &[i64]) -> Value {
+        let pads = self.constant_i64(&format!("{name}/pads"), pads, false);
+        let x = self.widened(&format!("{name}/x"), x);
+        self.narrowed_op("Pad", name, &[&x, &pads], &[])
+    }
+
+    /// The place of the largest value of the last axis, which is dropped: int64.
+    pub fn place_of_largest(&mut self, name: &str, x: &Value) -> Value {
+        let x = self.widened(&format!("/{name}/x"), x);
+        let attrs = [("axis", Attr::Int(-1)), ("keepdims", Attr::Int(0))];
+        self.op("ArgMax", name, &[&x], &attrs)
+    }
+
+    /// The `count` largest values of the last axis, of the graph's type, and their places, int64.
+    pub fn largest(&mut self, name: &str, x: &Value, count: usize) -> [Value; 2] {
+        let count = self.constant_i64(&format!("{name}/count"), &[count as i64], false);
+        let x = self.widened(&format!("{name}/x"), x);
+        let values = format!("{name}/values");
+        let places = format!("{name}/indices");
+        match self.compute {
+            Dtype::BFloat16 => {
+                let outputs = [format!("{values}/float32"), places];
+                let [wide, places] = self.op_outputs("TopK", name, &[&x, &count], outputs, &[]);
+                [self.to_compute(&values, &wide), places]
+            }
+            _ => self.op_outputs("TopK", name, &[&x, &count], [values, places], &[]),
+        }
+    }
+
+    fn widened(&mut self, name: &str, x: &Value) -> Value {
+        match self.compute {
+            Dtype::BFloat16 => self.cast(name, x, element::FLOAT32),
+            _ => x.clone(),
+        }
+    }
+
+    fn narrowed_op(
+        &mut self,
+        op: &'static str,
+        name: &str,
+        inputs: &[&Value],
+        attrs: &[(&'static str, Attr)],
+    ) -> Value {
+        match self.compute {
+            Dtype::BFloat16 => {
+                let wide = self.op(op, &format!("{name}/float32"), inputs, attrs);
+                self.to_compute(name, &wide)
+            }
+            _ => self.op(op, name, inputs, attrs),
+        }
+    }
+}

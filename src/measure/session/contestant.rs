@@ -1,0 +1,49 @@
+//! One that takes part: its process, and what was recorded of it.
+
+use crate::measure::client::{VariantProcess, WorkerError};
+use crate::measure::energy::EnergyMeter;
+use crate::measure::record::{PromptPlan, RunRecord, VariantRecord};
+
+/// A subject with its process, while it lives.
+pub(super) struct Contestant<P> {
+    pub record: VariantRecord,
+    pub process: Option<P>,
+}
+
+impl<P: VariantProcess> Contestant<P> {
+    /// Generates once; `run` is absent for a warm-up.
+    pub(super) fn generate(
+        &mut self,
+        prompt: &PromptPlan,
+        run: Option<usize>,
+        meter: &dyn EnergyMeter,
+        memory_rate: Option<f64>,
+    ) -> Result<(), WorkerError> {
+        let Some(process) = &mut self.process else {
+            return Ok(());
+        };
+        let before = meter.read();
+        let (_, timings) = process.generate(&prompt.prompt_ids, prompt.new_tokens)?;
+        let energy = || meter.joules(&before?, &meter.read()?);
+        match run {
+            None => self.record.warmup_runs += 1,
+            Some(run) => self.record.runs.push(RunRecord {
+                group: prompt.group,
+                prompt: prompt.index,
+                prompt_tokens: prompt.prompt_ids.len(),
+                run,
+                timings,
+                energy_joules: energy(),
+                memory_rate,
+            }),
+        }
+        Ok(())
+    }
+
+    pub(super) fn end_stage(&mut self, name: &str) -> Result<(), WorkerError> {
+        if let Some(process) = &mut self.process {
+            self.record.add_stage(process.stage(name)?);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,69 @@
+//! Whether the variants of an experiment compute the same, asked before they're measured.
+
+use super::MeasurePlan;
+use crate::measure::client::{Interrupt, VariantProcess, WorkerClient, WorkerError};
+use crate::measure::protocol::{Comparison, ParityRequest};
+use crate::measure::subject::Subject;
+use crate::prepare::PreparedVariant;
+use crate::verify::Parity;
+
+/// Tokens that the variants are compared on.
+const PARITY_TOKENS: usize = 8;
+
+impl MeasurePlan {
+    /// Compares what the variants of an experiment compute, on the shortest prompt, with an invocation that the adapter
+    /// may need, in a process of its own: those that are measured
+    /// afterwards begin with nothing of it in their memory.
+    ///
+    /// # Errors
+    /// If it's interrupted. Whatever else goes wrong is a check that isn't passed.
+    pub fn parity(
+        &self,
+        experiment: Option<&str>,
+        interrupt: &Interrupt,
+    ) -> Result<Comparison, WorkerError> {
+        let start = |name: &str| WorkerClient::start(self.program.clone(), name, interrupt);
+        self.parity_in(experiment, &start)
+    }
+
+    pub(super) fn parity_in<P: VariantProcess>(
+        &self,
+        experiment: Option<&str>,
+        start: &dyn Fn(&str) -> Result<P, WorkerError>,
+    ) -> Result<Comparison, WorkerError> {
+        let Some(prompt) = self.shortest_prompt() else {
+            return Ok(Comparison::default());
+        };
+        let plain = self
+            .entrants
+            .iter()
+            .filter(|one| one.experiment.is_none() || one.experiment.as_deref() == experiment)
+            .filter(|one| !matches!(one.subject, Subject::BaseAgain | Subject::UnmergedEmpty));
+        let variants: Vec<PreparedVariant> = plain.map(|one| one.prepared.clone()).collect();
+        let all = variants.iter().map(|prepared| &prepared.manifest);
+        let invoking = all.fold(prompt.prompt_ids.clone(), |ids, one| one.invoking(&ids));
+        let room = |prepared: &PreparedVariant| {
+            let manifest = &prepared.manifest;
+            let used = manifest.num_virtual_tokens() + invoking.len();
+            manifest.max_position_embeddings.saturating_sub(used)
+        };
+        let room = variants.iter().map(room).min().unwrap_or(0);
+        let checked = start("parity check").and_then(|mut worker| {
+            worker.parity(ParityRequest {
+                library: self.library.clone(),
+                variants,
+                options: self.options.clone(),
+                prompt_ids: invoking,
+                new_tokens: PARITY_TOKENS.min(room).max(1),
+            })
+        });
+        match checked {
+            Err(WorkerError::Interrupted) => Err(WorkerError::Interrupted),
+            Err(error) => Ok(Comparison {
+                parity: Some(Parity::impossible(error.to_string())),
+                ..Comparison::default()
+            }),
+            Ok(comparison) => Ok(comparison),
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! Files and options that can't be used: one line on stderr that names the file and what was expected, exit code 1 or
+//! 2, and what was prepared before stays as it was.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod adapter_config;
+mod adapter_file;
+mod base_config;
+mod base_file;
+mod damaged_files;
+mod parameters;
+mod prompts;
+mod requests;
+mod routers;
+mod safetensors_bytes;
+mod spoilt;
+mod values;

@@ -1,0 +1,14 @@
+//! `measure`, `base` and `verify` through the built program: results, and what ends a run early.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod cached_base;
+mod interruption;
+mod overheads;
+mod parity;
+mod refusals;
+mod results;
+mod several;
+mod sweep;
+mod workplace;

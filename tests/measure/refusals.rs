@@ -1,0 +1,47 @@
+//! What can't be measured, which is said before anything is.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::common::*;
+use crate::workplace::Workplace;
+
+#[test]
+fn batches_and_contexts_that_cannot_be_run_are_refused_before_anything_is_measured() {
+    let place = Workplace::new(1);
+    let prefix = place.measure(
+        &case("llama-gqa", "prefix-tuning"),
+        &["--batch-size", "1,4"],
+    );
+    assert_eq!(prefix.code, Some(1));
+    assert!(prefix.stderr.contains("batch of 4"), "{}", prefix.stderr);
+    let long = place.measure(&case("llama-gqa", "lora"), &["--sweep", "16,400"]);
+    assert_eq!(long.code, Some(1));
+    assert!(
+        long.stderr.contains("prompts of 400 tokens"),
+        "{}",
+        long.stderr
+    );
+    assert!(!long.stderr.contains("measuring"), "{}", long.stderr);
+    let zero = place.measure(&case("llama-gqa", "lora"), &["--batch-size", "0"]);
+    assert_eq!(zero.code, Some(2));
+}
+
+#[test]
+fn a_prompt_that_is_too_long_is_an_error_in_a_failed_result() {
+    let place = Workplace::new(1);
+    let prompts = json!({
+        "short": ["a b"], "medium": ["the cat"], "long": ["abcdefgh ".repeat(200)],
+    });
+    fs::write(place.path("prompts.json"), prompts.to_string()).unwrap();
+    let outcome = place.measure(&case("llama-gqa", "lora"), &[]);
+    assert_eq!(outcome.code, Some(1), "{}", outcome.stdout);
+    assert!(
+        outcome.stderr.contains("positions") && outcome.stderr.contains("`long`"),
+        "{}",
+        outcome.stderr
+    );
+    let result = place.result("failed/lora--lora.json");
+    assert_eq!(result["run_info"]["status"], "failed");
+}

@@ -1,0 +1,142 @@
+//! A folder to measure in.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::common::{Outcome, case, model, names, program, run};
+
+/// A working folder with short prompts and few runs, for the fixture model that has a tokenizer.
+pub struct Workplace {
+    pub folder: TempDir,
+}
+
+impl Workplace {
+    pub fn new(runs: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let prompts = json!({
+            "short": ["a b"], "medium": ["the cat sat"], "long": ["one two three four five"],
+        });
+        let config = json!({
+            "model_id": model("llama-gqa"),
+            "dtype": "float32",
+            "seed": 1,
+            "max_new_tokens": 4,
+            "num_inference_runs": runs,
+            "num_prompt_samples": 1,
+        });
+        let write = |name: &str, value: &Value| {
+            fs::write(folder.path().join(name), value.to_string()).unwrap();
+        };
+        write("prompts.json", &prompts);
+        write("config.json", &config);
+        Self { folder }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = program(arguments);
+        command.current_dir(self.folder.path()).args([
+            "--config",
+            "config.json",
+            "--ep",
+            "cpu",
+            "--threads",
+            "1",
+        ]);
+        command
+    }
+
+    pub fn measure(&self, target: &Path, more: &[&str]) -> Outcome {
+        let target = target.to_str().unwrap();
+        let mut arguments = vec!["measure", target, "--prompts", "prompts.json"];
+        arguments.extend(more);
+        run(&mut self.command(&arguments))
+    }
+
+    pub fn measure_all(&self, targets: &[&Path], more: &[&str]) -> Outcome {
+        let targets = targets.iter().map(|target| target.to_str().unwrap());
+        let mut arguments = vec!["measure"];
+        arguments.extend(targets);
+        arguments.extend(["--prompts", "prompts.json"]);
+        arguments.extend(more);
+        run(&mut self.command(&arguments))
+    }
+
+    pub fn result(&self, name: &str) -> Value {
+        serde_json::from_slice(&fs::read(self.path("results").join(name)).unwrap()).unwrap()
+    }
+
+    /// Starts a measurement that would take very long, and waits until its workers run.
+    #[expect(clippy::zombie_processes, reason = "the caller waits for it")]
+    pub fn start_long(&self) -> (std::process::Child, Vec<i32>) {
+        let target = case("llama-gqa", "lora");
+        let arguments = [
+            "measure",
+            target.to_str().unwrap(),
+            "--prompts",
+            "prompts.json",
+        ];
+        let child = self
+            .command(&arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let started = Instant::now();
+        loop {
+            let workers = workers_of(child.id());
+            if workers.len() == 3 {
+                // Until the last of them has its session, its death would be one while opening.
+                sleep(Duration::from_millis(500));
+                return (child, workers);
+            }
+            assert!(started.elapsed() < Duration::from_secs(60), "no workers");
+            sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// Process ids of the children of `parent`, in the order they were started.
+fn workers_of(parent: u32) -> Vec<i32> {
+    let mut found: Vec<i32> = names(Path::new("/proc"))
+        .iter()
+        .filter_map(|name| name.parse().ok())
+        .filter(|id: &i32| {
+            let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+            let fields = stat.rsplit(')').next().unwrap_or_default();
+            fields.split_whitespace().nth(1) == Some(parent.to_string().as_str())
+        })
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+pub fn kill(id: i32, signal: &str) {
+    let status = Command::new("kill")
+        .args([signal, &id.to_string()])
+        .status();
+    assert!(status.unwrap().success());
+}
+
+pub fn ended(mut child: std::process::Child) -> (Option<i32>, String) {
+    let started = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        assert!(started.elapsed() < Duration::from_secs(60), "it goes on");
+        sleep(Duration::from_millis(5));
+    }
+    let output = child.wait_with_output().unwrap();
+    (
+        output.status.code(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
+}

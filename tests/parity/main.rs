@@ -1,0 +1,13 @@
+//! The built program against `transformers` and `peft`: every case of `tests/fixtures/cases`, its logits, tokens and
+//! parameter counts; and what must leave logits as they are.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod cases;
+mod fresh;
+mod fresh_routers;
+mod native;
+mod stored_forms;
+mod text;
+mod weights;

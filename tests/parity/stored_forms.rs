@@ -1,0 +1,305 @@
+//! The same model and the same adapter in other forms of their files: what Transformers and PEFT take for the same must
+//! give the same here, and what they tell apart must not.
+
+use std::path::{Path, PathBuf};
+
+use crate::common::*;
+use peft_bench::weights::Dtype;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A copy of a base and of one of its adapters, to be written in another form.
+struct Form {
+    root: TempDir,
+    base: PathBuf,
+    adapter: PathBuf,
+    case: Value,
+}
+
+impl Form {
+    fn of(model_name: &str, case_name: &str) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let folder = case(model_name, case_name);
+        Self {
+            base: copy_folder(&model(model_name), &root.path().join("base-model")),
+            adapter: copy_folder(&folder, &root.path().join("adapter")),
+            case: read_json(&folder.join("case.json")),
+            root,
+        }
+    }
+
+    fn config(&self) -> PathBuf {
+        self.base.join("config.json")
+    }
+
+    fn adapter_config(&self) -> PathBuf {
+        self.adapter.join("adapter_config.json")
+    }
+
+    /// Changes the tensors of the base, in one file and float32.
+    fn edit_base(&self, change: impl FnOnce(&mut Tensors)) {
+        let mut tensors = read_checkpoint(&self.base);
+        change(&mut tensors);
+        write_tensors(
+            &self.base.join("model.safetensors"),
+            &tensors,
+            Dtype::Float32,
+        );
+    }
+
+    /// Adds copies of base tensors to the adapter's file, changed by `change`: a key there, and the base's.
+    fn save_beside(&self, pairs: &[(&str, &str)], change: impl Fn(&mut f32)) {
+        let base = read_checkpoint(&self.base);
+        edit_tensors(&self.adapter.join("adapter_model.safetensors"), |tensors| {
+            for (key, source) in pairs {
+                let mut tensor = base[*source].clone();
+                tensor.values.iter_mut().for_each(&change);
+                tensors.insert((*key).to_owned(), tensor);
+            }
+        });
+    }
+
+    /// The logits of `generate` for the case's prompt.
+    fn logits(&self, variant: &str) -> Vec<f32> {
+        let target = match variant {
+            "base" => &self.base,
+            _ => &self.adapter,
+        };
+        self.logits_of(target, variant)
+    }
+
+    fn logits_of(&self, target: &Path, variant: &str) -> Vec<f32> {
+        let ids: Vec<String> = self.case["prompt_ids"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(Value::to_string)
+            .collect();
+        let file = self.root.path().join("logits.safetensors");
+        let mut command = program(["generate", "--ep", "cpu", "--threads", "1", "--json"]);
+        command.args(["--variant", variant, "--prompt-ids", &ids.join(",")]);
+        command.args(["--max-new-tokens", "8"]).arg(target);
+        if target != self.base {
+            command.arg("--model").arg(&self.base);
+        }
+        command
+            .arg("--export-dir")
+            .arg(self.root.path().join("exported"));
+        let outcome = run(command.arg("--logits").arg(&file));
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        read_tensors(&file).remove("logits").unwrap().values
+    }
+
+    /// What PEFT gave for `variant`.
+    fn expected(&self, variant: &str) -> Vec<f32> {
+        let path = self.adapter.join("expected.safetensors");
+        read_tensors(&path).remove(variant).unwrap().values
+    }
+
+    /// The logits of the checkpoint that `prepare --format hf` writes.
+    fn logits_of_checkpoint(&self) -> Vec<f32> {
+        let exported = self.root.path().join("checkpoints");
+        let mut command = program(["prepare", "--ep", "cpu", "--format", "hf"]);
+        command.arg(&self.adapter).arg("--model").arg(&self.base);
+        let outcome = run(command.arg("--export-dir").arg(&exported));
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        let model = exported.join(&names(&exported)[0]);
+        let checkpoint = model.join(&names(&model)[0]).join("checkpoint");
+        let whole = Self {
+            root: tempfile::tempdir().unwrap(),
+            base: checkpoint,
+            adapter: self.adapter.clone(),
+            case: self.case.clone(),
+        };
+        whole.logits("base")
+    }
+}
+
+#[track_caller]
+fn assert_same(actual: &[f32], expected: &[f32]) {
+    let difference = relative_difference(actual, expected);
+    assert!(difference <= TOLERANCE, "off by {difference:e}");
+}
+
+#[track_caller]
+fn assert_apart(actual: &[f32], expected: &[f32]) {
+    let difference = relative_difference(actual, expected);
+    assert!(difference > 100.0 * TOLERANCE, "off by {difference:e} only");
+}
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+
+#[test]
+fn a_head_that_is_stored_apart_is_not_tied() {
+    let form = Form::of("llama-gqa", "base");
+    set_key(&form.config(), "tie_word_embeddings", json!(true));
+    assert_same(&form.logits("base"), &form.expected("base"));
+
+    let form = Form::of("llama-gqa", "lora");
+    set_key(&form.config(), "tie_word_embeddings", json!(true));
+    assert_same(&form.logits("unmerged"), &form.expected("unmerged"));
+    assert_same(&form.logits_of_checkpoint(), &form.expected("merged"));
+}
+
+/// PEFT goes by the configuration alone.
+#[test]
+fn replaced_rows_are_the_heads_too_where_a_tied_models_head_is_stored_apart() {
+    const ROWS: &str = "token_adapter.trainable_tokens_delta";
+    let of = |tied: bool| {
+        let form = Form::of("llama-tied", "lora-tokens");
+        set_key(&form.config(), "tie_word_embeddings", json!(tied));
+        form.edit_base(|tensors| {
+            let mut head = tensors[EMBEDDING].clone();
+            head.values.iter_mut().for_each(|value| *value *= -1.5);
+            tensors.insert("lm_head.weight".to_owned(), head);
+        });
+        form
+    };
+    let both = of(false);
+    let rows = read_json(&both.adapter_config())["trainable_token_indices"].clone();
+    set_key(
+        &both.adapter_config(),
+        "trainable_token_indices",
+        json!({"embed_tokens": rows, "lm_head": rows}),
+    );
+    edit_tensors(&both.adapter.join("adapter_model.safetensors"), |tensors| {
+        let own = tensors[&format!("base_model.model.model.embed_tokens.{ROWS}")].clone();
+        tensors.insert(format!("base_model.model.lm_head.{ROWS}"), own);
+    });
+    for variant in ["unmerged", "merged"] {
+        assert_same(&of(true).logits(variant), &both.logits(variant));
+    }
+    assert_apart(&of(true).logits("unmerged"), &both.logits("base"));
+}
+
+#[test]
+fn one_tensor_serves_a_tied_model_under_either_name_or_both() {
+    for keeps in [true, false] {
+        let form = Form::of("llama-tied", "lora");
+        form.edit_base(|tensors| {
+            let embedding = tensors[EMBEDDING].clone();
+            tensors.insert("lm_head.weight".to_owned(), embedding);
+            if !keeps {
+                tensors.remove(EMBEDDING);
+            }
+        });
+        for variant in ["unmerged", "merged"] {
+            assert_same(&form.logits(variant), &form.expected(variant));
+        }
+    }
+}
+
+/// What `save_embedding_layers` adds to the file.
+#[test]
+fn embeddings_saved_beside_an_adapter_take_the_place_of_the_base_s() {
+    let keys = ["base_model.model.lm_head.weight", "lm_head.weight"];
+    let pair = [
+        (keys[0], keys[1]),
+        ("base_model.model.model.embed_tokens.weight", EMBEDDING),
+    ];
+    for model_name in ["llama-gqa", "llama-rope3"] {
+        let form = Form::of(model_name, "lora");
+        form.save_beside(&pair, |_| {});
+        for variant in ["unmerged", "merged"] {
+            assert_same(&form.logits(variant), &form.expected(variant));
+        }
+        // The same as a base with these, and an adapter without.
+        let other = Form::of(model_name, "lora");
+        form.save_beside(&pair, |value| *value = *value * 0.75 + 0.03);
+        other.edit_base(|tensors| {
+            for (_, source) in pair {
+                let values = &mut tensors.get_mut(source).unwrap().values;
+                values.iter_mut().for_each(|v| *v = *v * 0.75 + 0.03);
+            }
+        });
+        for variant in ["unmerged", "merged"] {
+            assert_same(&form.logits(variant), &other.logits(variant));
+            assert_apart(&form.logits(variant), &form.expected(variant));
+        }
+    }
+}
+
+#[test]
+fn in_a_tied_model_one_of_them_stands_for_both() {
+    let form = Form::of("llama-tied", "lora");
+    let key = "base_model.model.lm_head.weight";
+    form.save_beside(&[(key, EMBEDDING)], |value| *value *= 0.7);
+    let other = Form::of("llama-tied", "lora");
+    other.edit_base(|tensors| {
+        let values = &mut tensors.get_mut(EMBEDDING).unwrap().values;
+        values.iter_mut().for_each(|value| *value *= 0.7);
+    });
+    for variant in ["unmerged", "merged"] {
+        assert_same(&form.logits(variant), &other.logits(variant));
+        assert_apart(&form.logits(variant), &form.expected(variant));
+    }
+}
+
+#[test]
+fn beside_a_prompt_they_have_one_prefix_less() {
+    let form = Form::of("opt-pre", "prompt-tuning");
+    let source = "model.decoder.embed_tokens.weight";
+    let key = "base_model.model.decoder.embed_tokens.weight";
+    form.save_beside(&[(key, source)], |_| {});
+    assert_same(&form.logits("unmerged"), &form.expected("unmerged"));
+}
+
+/// With `bias: all` PEFT writes the biases of whole modules three times.
+#[test]
+fn what_is_written_again_for_a_whole_module_is_passed_over() {
+    let form = Form::of("opt-pre", "lora-save-layer-part");
+    let layer = "base_model.model.model.decoder.layers.1.fc1";
+    let source = "model.decoder.layers.1.fc1.bias";
+    for infix in ["modules_to_save", "original_module"] {
+        form.save_beside(&[(&format!("{layer}.{infix}.bias"), source)], |_| {});
+    }
+    for variant in ["unmerged", "merged"] {
+        assert_same(&form.logits(variant), &form.expected(variant));
+    }
+}
+
+#[test]
+fn a_resized_vocabulary_is_refused_by_its_tensor() {
+    let form = Form::of("llama-gqa", "lora");
+    edit_tensors(&form.adapter.join("adapter_model.safetensors"), |tensors| {
+        let mut head = read_checkpoint(&form.base)["lm_head.weight"].clone();
+        head.values.extend_from_slice(&vec![0.0; head.shape[1]]);
+        head.shape[0] += 1;
+        tensors.insert("base_model.model.lm_head.weight".to_owned(), head);
+    });
+    let mut command = program(["generate", "--ep", "cpu", "--prompt-ids", "3,4"]);
+    command.arg(&form.adapter).arg("--model").arg(&form.base);
+    let outcome = run(command.arg("--export-dir").arg(form.root.path().join("x")));
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    let error = outcome.error().unwrap();
+    assert!(
+        error.contains("lm_head.weight") && error.contains("resize the base first"),
+        "{error}"
+    );
+}
+
+/// Transformers' GPT-NeoX has its own names for what others call `rope_theta` and `partial_rotary_factor`, and passes over
+/// the usual ones outside `rope_parameters`.
+#[test]
+fn gpt_neox_has_its_own_names_for_its_rotation() {
+    let form = Form::of("gpt-neox", "base");
+    let parameters = read_json(&form.config())["rope_parameters"].clone();
+    remove_key(&form.config(), "rope_parameters");
+    for (key, value) in [
+        ("rotary_emb_base", parameters["rope_theta"].clone()),
+        ("rotary_pct", parameters["partial_rotary_factor"].clone()),
+        ("rope_theta", json!(123.0)),
+        ("partial_rotary_factor", json!(1.0)),
+    ] {
+        set_key(&form.config(), key, value);
+    }
+    assert_same(&form.logits("base"), &form.expected("base"));
+}
+
+/// PEFT takes 1 for any number of levels where it can't compile its CUDA extension.
+#[test]
+fn boft_without_butterflies_has_one_level() {
+    let form = Form::of("llama-gqa", "boft");
+    set_key(&form.adapter_config(), "boft_n_butterfly_factor", json!(0));
+    assert_same(&form.logits("merged"), &form.expected("merged"));
+}

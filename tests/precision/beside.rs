@@ -1,0 +1,202 @@
+//! Adapters beside quantized weights, against the same over what the codes stand for.
+
+use peft_bench::quantize::Format;
+use peft_bench::weights::SafetensorsFile;
+use serde_json::json;
+
+use crate::common::*;
+use crate::trial::{CLOSE, Trial, bound, check};
+
+/// Cases that are refused, quantized or not.
+const REFUSED: [&str; 2] = ["psoft", "psoft-cayley-neumann"];
+
+/// Cases that take something from the weights in full precision, which have tests of their own.
+const OF_FULL_PRECISION: [&str; 7] = [
+    "adamss",
+    "adamss-one-subspace",
+    "dora-pissa",
+    "lora-kasa",
+    "lora-olora",
+    "lora-pissa",
+    "supertuning-unsaved",
+];
+
+/// The cases of a model that are `meant`.
+pub fn cases_of(name: &str, meant: impl Fn(&str) -> bool) -> Vec<String> {
+    let mut all = names(case(name, "base").parent().unwrap());
+    all.retain(|name| {
+        name != "base"
+            && !REFUSED.contains(&name.as_str())
+            && !OF_FULL_PRECISION.contains(&name.as_str())
+            && meant(name)
+    });
+    all
+}
+
+/// Methods that need more of a weight than its products.
+pub fn needs_more(name: &str) -> bool {
+    let methods = [
+        "c3a",
+        "dora",
+        "fourierft",
+        "frod",
+        "glora",
+        "gralora",
+        "hira",
+        "lily",
+        "lora-alora",
+        "lora-arrow",
+        "lora-replication",
+        "miss-bat",
+        "osf",
+        "randlora",
+        "shadow",
+        "shira",
+        "supertuning",
+        "waveft",
+        "xlora",
+    ];
+    methods.iter().any(|method| name.starts_with(method))
+}
+
+#[test]
+fn every_method_computes_the_same_beside_4_bits_as_over_what_they_stand_for() {
+    let trial = Trial::new("llama-gqa", Format::Int4);
+    let cases = cases_of("llama-gqa", |_| true);
+    assert!(cases.len() > 95, "{}", cases.len());
+    check(&trial, &cases);
+}
+
+#[test]
+fn methods_that_need_more_than_products_do_so_beside_8_bits_and_nf4_too() {
+    for (name, format) in [("llama-bias", Format::Int8), ("opt-pre", Format::Nf4)] {
+        let trial = Trial::new(name, format);
+        let cases = cases_of(name, |name| {
+            let full = [
+                "frod-unsaved",
+                "lora-alora-olora",
+                "supertuning-unsaved-least",
+            ];
+            needs_more(name) && !full.contains(&name)
+        });
+        assert!(cases.len() > 12, "{cases:?}");
+        check(&trial, &cases);
+    }
+}
+
+/// A method's own nodes take products with the weight, or the dequantized weight.
+#[test]
+fn a_methods_own_computation_is_the_same_beside_quantized_weights() {
+    for format in [Format::Int4, Format::Int8, Format::Nf4] {
+        let mut trial = Trial::new("llama-gqa", format);
+        trial.more = &["--adapter-form", "native"];
+        let all = [
+            "adalora",
+            "boft",
+            "c3a",
+            "delora",
+            "dora",
+            "gralora",
+            "hira",
+            "hra",
+            "lily",
+            "loha",
+            "lokr",
+            "lora-alora",
+            "oft",
+            "randlora",
+            "road",
+            "shadow",
+            "vera",
+            "xlora",
+        ];
+        let over_weights = ["dora", "hira", "hra"];
+        let cases = if format == Format::Int4 {
+            &all[..]
+        } else {
+            &over_weights
+        };
+        check(
+            &trial,
+            &cases
+                .iter()
+                .map(|&case| case.to_owned())
+                .collect::<Vec<_>>(),
+        );
+        // It's dequantized by nodes, and not beforehand.
+        for case in over_weights {
+            let (_, tensors) = bound(&trial, &self::case("llama-gqa", case), true);
+            assert!(tensors.values().all(|tensor| tensor.values.len() < 64 * 32));
+        }
+    }
+    // Rows of 48 are padded to whole blocks.
+    let mut trial = Trial::new("llama-tied", Format::Int4);
+    trial.more = &["--adapter-form", "native"];
+    let folder = trial.case("lora");
+    std::fs::remove_file(folder.join("adapter_model.safetensors")).unwrap();
+    let config = folder.join("adapter_config.json");
+    set_key(&config, "use_dora", json!(true));
+    set_key(&config, "init_lora_weights", json!(false));
+    check(&trial, &["lora".to_owned()]);
+}
+
+#[test]
+fn a_tied_head_and_weights_stored_the_other_way_round_do_so_too() {
+    let trial = Trial::new("llama-tied", Format::Int4);
+    check(
+        &trial,
+        &["lora", "lora-rslora", "waveft-coif1"].map(str::to_owned),
+    );
+    let trial = Trial::new("gpt2", Format::Nf4);
+    check(
+        &trial,
+        &["dora", "fourierft-default-targets", "lora", "randlora"].map(str::to_owned),
+    );
+}
+
+#[test]
+fn experts_are_quantized_and_their_routers_are_not() {
+    for name in ["mixtral", "olmoe", "qwen3-moe"] {
+        for format in [Format::Int4, Format::Int8, Format::Nf4] {
+            let trial = Trial::new(name, format);
+            let file = SafetensorsFile::open(&trial.file()).unwrap();
+            let names = file.names();
+            let stored = read_checkpoint(&model(name));
+            let experts = |name: &&String| name.contains("experts.") && name.ends_with(".weight");
+            let experts: Vec<&String> = stored.keys().filter(experts).collect();
+            assert!(experts.len() >= 24, "{name}: {experts:?}");
+            for expert in experts {
+                assert!(names.contains(&format!("{expert}.codes")), "{expert}");
+            }
+            let routers = names.iter().filter(|name| name.contains(".gate.weight"));
+            assert_eq!(routers.count(), 0, "{name}");
+            check(&trial, &["lora".to_owned()]);
+            let base = |quantized| trial.logits(&case(name, "lora"), "base", quantized);
+            let difference = relative_difference(&base(true), &base(false));
+            assert!(difference <= CLOSE, "{name} in {format:?}: {difference:e}");
+        }
+    }
+}
+
+/// Users are told where an adapter has float weights in the place of quantized ones.
+#[test]
+fn weights_that_an_adapter_replaces_are_counted_and_told() {
+    let trial = Trial::new("llama-gqa", Format::Int4);
+    for (name, replaced) in [("c3a", 6), ("lora", 0), ("lora-save-lm-head", 1)] {
+        let mut command = trial.command("prepare", &trial.case(name), true);
+        let outcome = run(command.args(["--variant", "unmerged"]));
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        let note = format!("in float32 in the place of {replaced} of 15 that are quantized");
+        assert_eq!(outcome.stderr.contains(&note), replaced > 0, "{outcome:?}");
+        let mut manifests = files_below(&trial.root.path().join("quantized"));
+        manifests.retain(|path| {
+            path.to_string_lossy()
+                .contains(&format!("--{name}/unmerged/manifest"))
+        });
+        let found = &read_json(&manifests[0])["quantization"];
+        assert_eq!(
+            (&found["replaced_weights"], &found["quantized_weights"]),
+            (&json!(replaced), &json!(15 - replaced))
+        );
+    }
+}

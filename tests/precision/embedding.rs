@@ -1,0 +1,82 @@
+//! Quantized embeddings, and heads that share their codes.
+
+use peft_bench::quantize::Format;
+use peft_bench::weights::SafetensorsFile;
+
+use crate::common::*;
+use crate::trial::{EMBEDDING, Trial, check};
+
+/// Adapters on the embedding, tied or not, get the rows that codes stand for; so does a head that shares them.
+#[test]
+fn adapters_beside_and_on_a_quantized_embedding_compute_the_same() {
+    for format in [Format::Int4, Format::Int8] {
+        let trial = Trial::with_embedding("llama-gqa", Format::Int4, Some(format));
+        let cases = [
+            "cpt",
+            "dora-embed",
+            "hira-embed",
+            "lora",
+            "lora-embed",
+            "lora-save-lm-head",
+            "lora-tokens",
+            "oft-embed",
+            "p-tuning-mlp",
+            "prompt-tuning",
+            "shadow",
+            "tinylora-embed",
+            "trainable-tokens",
+            "xlora",
+        ];
+        check(&trial, &cases.map(str::to_owned));
+        // Its width is no multiple of a block's.
+        let trial = Trial::with_embedding("llama-tied", format, Some(format));
+        let cases = [
+            "dora-embed",
+            "lora",
+            "lora-embed",
+            "lora-embed-head",
+            "lora-head",
+            "lora-save-embed",
+            "lora-tie-embed",
+            "lora-tokens",
+            "lora-tokens-map",
+            "trainable-tokens",
+        ];
+        check(&trial, &cases.map(str::to_owned));
+        let file = SafetensorsFile::open(&trial.file()).unwrap();
+        assert!(file.get("lm_head.weight.codes").is_none());
+        // A head of another form has codes of its own.
+        let other = [Format::Int4, Format::Int8][usize::from(format == Format::Int4)];
+        let trial = Trial::with_embedding("llama-tied", other, Some(format));
+        check(&trial, &["lora".to_owned()]);
+        let file = SafetensorsFile::open(&trial.file()).unwrap();
+        let codes = |name: &str| file.get(&format!("{name}.codes")).unwrap().shape.to_vec();
+        assert_ne!(codes("lm_head.weight"), codes(EMBEDDING));
+        let trial = Trial::with_embedding("opt-nonorm", Format::Nf4, Some(format));
+        check(&trial, &["lora".to_owned(), "trainable-tokens".to_owned()]);
+    }
+}
+
+/// The rows are those that the codes stand for, bit for bit.
+#[test]
+fn a_quantized_embedding_is_looked_up_without_rounding() {
+    for format in [Format::Int4, Format::Int8] {
+        let trial = Trial::with_embedding("llama-gqa", Format::Int4, Some(format));
+        let folder = case("llama-gqa", "lora");
+        let found = trial.logits(&folder, "base", true);
+        // The same model with these rows in float32, and everything else as it was.
+        let rows = read_tensors(&trial.plain().join("model.safetensors")).remove(EMBEDDING);
+        let stored = copy_folder(&model("llama-gqa"), &trial.root.path().join("rows"));
+        edit_tensors(&stored.join("model.safetensors"), |tensors| {
+            let before = tensors.insert(EMBEDDING.to_owned(), rows.unwrap());
+            assert_ne!(before.as_ref(), tensors.get(EMBEDDING));
+        });
+        let mut command = program(["generate", "--ep", "cpu", "--threads", "1"]);
+        command
+            .arg(&stored)
+            .arg("--export-dir")
+            .arg(stored.join("exports"));
+        command.args(["--quantize", "4bit", "--quantize-accuracy", "1"]);
+        assert_eq!(trial.logits_of(command, &folder, "base"), found);
+    }
+}

@@ -1,0 +1,70 @@
+//! Weights of 16 bits.
+
+use std::fs;
+
+use peft_bench::weights::Dtype;
+
+use crate::common::*;
+use crate::reference::{command_for, entries, generate, result_of};
+
+/// How far float32 arithmetic over weights of 16 bits may lie from transformers', which rounds every intermediate
+/// value to 16 bits.
+fn half_tolerance(dtype: Dtype) -> f32 {
+    match dtype {
+        Dtype::Float16 => 3e-3,
+        _ => 2e-2,
+    }
+}
+
+#[test]
+fn weights_of_16_bits_give_what_transformers_gives_in_16_bits() {
+    let (entries, expected) = entries();
+    let folder = tempfile::tempdir().unwrap();
+    let mut counted = 0;
+    for (name, entry) in &entries {
+        let Some(dtype) = &entry.dtype else {
+            continue;
+        };
+        let tolerance = half_tolerance(dtype.parse().unwrap());
+        assert!(
+            entry.margin > 2.0 * tolerance,
+            "{name}: its tokens hang on rounding"
+        );
+        let (tokens, logits) = result_of(&mut command_for(entry, folder.path()));
+        let difference = relative_difference(&logits, &expected[name].values);
+        assert!(difference <= tolerance, "{name}: {difference:e}");
+        assert_eq!(tokens, entry.token_ids, "{name}");
+        counted += 1;
+    }
+    assert_eq!(counted, 6);
+}
+
+#[test]
+fn a_checkpoint_of_16_bits_is_read_where_it_is_and_gives_the_same() {
+    for (name, dtype) in [("float16", Dtype::Float16), ("bfloat16", Dtype::BFloat16)] {
+        for base in ["llama-gqa", "opt-pre"] {
+            let folder = tempfile::tempdir().unwrap();
+            let stored = copy_folder(&model(base), &folder.path().join("stored"));
+            let weights = stored.join("model.safetensors");
+            write_tensors(&weights, &read_tensors(&weights), dtype);
+            let exports = folder.path().join("exports");
+            let ids = [5, 6, 7, 8];
+            let direct = result_of(generate(&stored, &exports, &ids, 4).args(["--dtype", name]));
+            let rounded =
+                result_of(generate(&model(base), &exports, &ids, 4).args(["--dtype", name]));
+            assert_eq!(direct, rounded, "{base} in {name}");
+            // Nothing of the weights' size was written.
+            let written = files_below(&exports);
+            assert!(
+                written
+                    .iter()
+                    .all(|path| !path.ends_with("model.safetensors"))
+            );
+            let largest = written
+                .iter()
+                .map(|path| fs::metadata(path).unwrap().len())
+                .max();
+            assert!(largest.unwrap() < fs::metadata(&weights).unwrap().len());
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Merged weights, which are quantized after the merge.
+
+use peft_bench::quantize::Format;
+use peft_bench::weights::Dtype;
+use serde_json::json;
+
+use crate::beside::{cases_of, needs_more};
+use crate::common::*;
+use crate::trial::{APART, CLOSE, EMBEDDING, Trial, prepared_in_full, stood_for};
+
+/// A merge is quantized like a base of its weights.
+#[test]
+fn merged_weights_are_what_codes_of_the_merge_stand_for() {
+    let format = Format::Int4;
+    let trial = Trial::new("llama-gqa", format);
+    let beside = ["lily", "lora-alora", "lora-arrow", "shadow", "xlora"];
+    let merges =
+        |name: &str| needs_more(name) && !beside.iter().any(|other| name.starts_with(other));
+    let mut cases = cases_of("llama-gqa", |name| {
+        merges(name) && name != "lora-replication"
+    });
+    cases.extend(["lora-pissa", "lora-kasa", "lora-olora", "adamss"].map(str::to_owned));
+    assert!(cases.len() > 20, "{cases:?}");
+    let stored = read_checkpoint(&trial.plain());
+    for name in cases {
+        let folder = case("llama-gqa", &name);
+        let merged = prepared_in_full(&trial, &folder, "merged", "overlay.safetensors");
+        let mut tensors = stored.clone();
+        for (key, tensor) in merged {
+            let linear = key.ends_with("_proj.weight");
+            let merged = match linear {
+                false => tensor,
+                true => stood_for(&tensor, format),
+            };
+            let own = tensors.get_mut(&key).unwrap();
+            assert_eq!(own.shape, merged.shape);
+            *own = merged;
+        }
+        let plain = copy_folder(&trial.plain(), &trial.root.path().join(&name));
+        write_tensors(&plain.join("model.safetensors"), &tensors, Dtype::Float32);
+        let found = trial.logits(&folder, "merged", true);
+        let expected = trial.over(&plain, &folder);
+        let difference = relative_difference(&found, &expected);
+        assert!(difference <= CLOSE, "{name}: {difference:e}");
+        let base = trial.logits(&folder, "base", true);
+        assert!(relative_difference(&found, &base) > APART, "{name}");
+    }
+}
+
+/// Merged embeddings are quantized; a tied head is the merged embedding, in its own form.
+#[test]
+fn a_merged_embedding_and_its_tied_head_are_quantized_after_the_merge() {
+    for (embedding, head) in [
+        (Format::Int8, Format::Int8),
+        (Format::Int4, Format::Int8),
+        (Format::Int8, Format::Int4),
+    ] {
+        let trial = Trial::with_embedding("llama-tied", head, Some(embedding));
+        for name in ["lora-tie-embed", "trainable-tokens"] {
+            let folder = trial.case(name);
+            let overlay = prepared_in_full(&trial, &folder, "merged", "overlay.safetensors");
+            let plain = copy_folder(&trial.plain(), &trial.root.path().join(name));
+            set_key(
+                &plain.join("config.json"),
+                "tie_word_embeddings",
+                json!(false),
+            );
+            edit_tensors(&plain.join("model.safetensors"), |tensors| {
+                for (key, tensor) in &overlay {
+                    let format = if key == EMBEDDING { embedding } else { head };
+                    tensors.insert(key.clone(), stood_for(tensor, format));
+                }
+                let copy = stood_for(&overlay[EMBEDDING], head);
+                tensors.insert("lm_head.weight".to_owned(), copy);
+            });
+            let found = trial.logits(&folder, "merged", true);
+            let difference = relative_difference(&found, &trial.over(&plain, &folder));
+            assert!(difference <= CLOSE, "{name}: {difference:e}");
+            let base = trial.logits(&folder, "base", true);
+            assert!(relative_difference(&found, &base) > APART, "{name}");
+        }
+    }
+}

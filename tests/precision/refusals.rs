@@ -1,0 +1,100 @@
+//! What can't be quantized, or isn't to be.
+
+use std::fs;
+
+use peft_bench::weights::SafetensorsFile;
+use serde_json::json;
+
+use crate::common::*;
+use crate::reference::generate;
+
+#[test]
+fn a_weight_that_is_not_finite_is_named_and_nothing_is_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = copy_folder(&model("llama-gqa"), &folder.path().join("base"));
+    let exports = folder.path().join("exports");
+    let path = base.join("model.safetensors");
+    let file = SafetensorsFile::open(&path).unwrap();
+    let weight = file.get("model.layers.1.mlp.up_proj.weight").unwrap();
+    let place = weight.span().offset as usize + 4 * 64 * 3;
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[place..place + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(&path, bytes).unwrap();
+    let mut command = generate(&base, &exports, &[3, 4], 2);
+    let outcome = run(command.args(["--quantize", "nf4"]));
+    assert_eq!(outcome.code, Some(1));
+    assert!(
+        outcome.stderr.contains("model.layers.1.mlp.up_proj.weight"),
+        "{}",
+        outcome.stderr
+    );
+    assert!(outcome.stderr.contains("row 3"), "{}", outcome.stderr);
+    assert!(files_below(&exports).is_empty());
+}
+
+#[test]
+fn what_is_not_supported_in_combination_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let refuse = |args: &[&str], parts: &[&str]| {
+        let mut command = program(args);
+        command.arg("--model").arg(model("llama-gqa"));
+        let outcome = run(command.arg("--export-dir").arg(folder.path()));
+        assert!(matches!(outcome.code, Some(1 | 2)), "{args:?}: {outcome:?}");
+        for part in parts {
+            assert!(
+                outcome.stderr.contains(part),
+                "{args:?}: {}",
+                outcome.stderr
+            );
+        }
+    };
+    let lora = case("llama-gqa", "lora");
+    let lora = lora.to_str().unwrap();
+    let ids = ["--prompt-ids", "3,4"];
+    let generate = |target, more: &[&'static str]| [&["generate", target], &ids[..], more].concat();
+    refuse(
+        &generate(lora, &["--quantize-head", "8bit"]),
+        &["`quantization_head`", "`use_4bit`"],
+    );
+    refuse(
+        &generate(lora, &["--quantize", "nf4", "--quantize-accuracy", "4"]),
+        &["accuracy level"],
+    );
+    refuse(&generate(lora, &["--quantize", "2bit"]), &["2bit", "nf4"]);
+    refuse(
+        &generate(lora, &["--quantize", "nf4", "--quantize-embedding", "nf4"]),
+        &["--quantize-embedding", "4bit, 8bit, float"],
+    );
+    refuse(
+        &generate(lora, &["--quantize-embedding", "8bit"]),
+        &["`quantization_embedding`", "`use_4bit`"],
+    );
+    refuse(
+        &["prepare", lora, "--quantize", "4bit", "--format", "hf"],
+        &["--format hf", "full precision"],
+    );
+}
+
+#[test]
+fn a_checkpoint_that_is_quantized_already_is_refused_by_its_method() {
+    let folder = tempfile::tempdir().unwrap();
+    for method in ["gptq", "awq", "bitsandbytes"] {
+        let base = copy_folder(&model("llama-gqa"), &folder.path().join(method));
+        set_key(
+            &base.join("config.json"),
+            "quantization_config",
+            json!({ "quant_method": method, "bits": 4 }),
+        );
+        let outcome = run(&mut generate(
+            &base,
+            &folder.path().join("exports"),
+            &[3],
+            1,
+        ));
+        assert_eq!(outcome.code, Some(1));
+        let expected = ["quantization_config", method, "--quantize"];
+        for part in expected {
+            assert!(outcome.stderr.contains(part), "{}", outcome.stderr);
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! A quantized model, and the same in float32 over a plain checkpoint of what the codes stand for. With float32
+//! arithmetic (`--quantize-accuracy 1`) both are the same numbers, summed in another order.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use peft_bench::quantize::{Format, QuantizedFile};
+use peft_bench::weights::SafetensorsFile;
+use serde_json::{Value, json};
+
+use crate::common::*;
+
+/// Sums of float32 in another order, a few layers deep.
+pub const CLOSE: f32 = 5e-5;
+
+/// What an adapter changes at least, and what another weight would change.
+pub const APART: f32 = 2e-3;
+
+/// The embedding's tensor.
+pub const EMBEDDING: &str = "model.embed_tokens.weight";
+
+/// A model that's quantized with some options, and what it's compared to.
+pub struct Trial {
+    pub root: tempfile::TempDir,
+    pub name: String,
+    pub options: Vec<String>,
+    pub format: Format,
+    pub head: Option<Format>,
+    pub embedding: Option<Format>,
+    /// Options of all runs.
+    pub more: &'static [&'static str],
+}
+
+impl Trial {
+    /// Quantizes the model `name`, and writes what its weights stand for.
+    pub fn new(name: &str, format: Format) -> Self {
+        Self::with_embedding(name, format, None)
+    }
+
+    /// The same with a quantized embedding.
+    pub fn with_embedding(name: &str, format: Format, embedding: Option<Format>) -> Self {
+        let mut options = vec!["--quantize", format.name()];
+        if let Some(embedding) = embedding {
+            options.extend(["--quantize-embedding", embedding.name()]);
+        }
+        let mut options: Vec<String> = options.into_iter().map(str::to_owned).collect();
+        if format != Format::Nf4 {
+            options.extend(["--quantize-accuracy", "1"].map(str::to_owned));
+        }
+        let trial = Self {
+            root: tempfile::tempdir().unwrap(),
+            name: name.to_owned(),
+            format,
+            head: (format != Format::Nf4).then_some(format),
+            embedding,
+            more: &[],
+            options,
+        };
+        let mut command = program(["prepare", "--variant", "base", "--ep", "cpu"]);
+        command
+            .arg(case(name, "lora"))
+            .arg("--model")
+            .arg(model(name));
+        let exports = trial.root.path().join("quantized");
+        command
+            .arg("--export-dir")
+            .arg(&exports)
+            .args(&trial.options);
+        let outcome = run(&mut command);
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        trial.write_plain();
+        trial
+    }
+
+    /// The file of quantized weights.
+    pub fn file(&self) -> PathBuf {
+        let mut found = files_below(&self.root.path().join("quantized"));
+        found.retain(|path| path.ends_with("quantized.safetensors"));
+        assert_eq!(found.len(), 1, "{found:?}");
+        found.remove(0)
+    }
+
+    /// The checkpoint of what the codes stand for.
+    pub fn plain(&self) -> PathBuf {
+        self.root.path().join("plain")
+    }
+
+    pub fn write_plain(&self) {
+        let plain = copy_folder(&model(&self.name), &self.plain());
+        let all = SafetensorsFile::open(&self.file()).unwrap();
+        let keys: Vec<String> = all
+            .names()
+            .iter()
+            .filter_map(|name| Some(name.strip_suffix(".codes")?.to_owned()))
+            .collect();
+        assert!(!keys.is_empty());
+        let file = QuantizedFile::of(all);
+        edit_tensors(&plain.join("model.safetensors"), |tensors| {
+            for key in keys {
+                let names: Vec<&String> = tensors.keys().collect();
+                let stored = names.into_iter().find(|name| key.ends_with(name.as_str()));
+                let stored = stored.cloned();
+                let [rows, columns] = match &stored {
+                    Some(name) => tensors[name].shape.clone().try_into().unwrap(),
+                    // The copy of a tied head.
+                    None => {
+                        set_key(
+                            &plain.join("config.json"),
+                            "tie_word_embeddings",
+                            json!(false),
+                        );
+                        tensors[EMBEDDING].shape.clone().try_into().unwrap()
+                    }
+                };
+                let name = stored.unwrap_or_else(|| key.clone());
+                let format = match key.as_str() {
+                    "lm_head.weight" => self.head.unwrap(),
+                    other if other.ends_with("embed_tokens.weight") => self.embedding.unwrap(),
+                    _ => self.format,
+                };
+                let in_out =
+                    self.name == "gpt2" && !key.contains("wte") && !key.contains("lm_head");
+                let values = match in_out {
+                    false => file.dequantize(&key, format, rows, columns).unwrap(),
+                    true => {
+                        let turned = file.dequantize(&key, format, columns, rows).unwrap();
+                        let place = |at: usize| turned[at % columns * rows + at / columns];
+                        (0..rows * columns).map(place).collect()
+                    }
+                };
+                let shape = vec![rows, columns];
+                tensors.insert(name, Tensor { shape, values });
+            }
+        });
+    }
+
+    /// Logits of `variant` of a case, of the quantized model or over the plain checkpoint.
+    pub fn logits(&self, target: &Path, variant: &str, quantized: bool) -> Vec<f32> {
+        let command = self.command("generate", target, quantized);
+        self.logits_of(command, target, variant)
+    }
+
+    /// Those of the checkpoint `plain` itself, for the prompt of a case.
+    pub fn over(&self, plain: &Path, target: &Path) -> Vec<f32> {
+        let mut command = program(["generate", "--ep", "cpu", "--threads", "1"]);
+        command
+            .arg(plain)
+            .arg("--export-dir")
+            .arg(plain.join("exports"));
+        self.logits_of(command, target, "base")
+    }
+
+    pub fn logits_of(&self, mut command: Command, target: &Path, variant: &str) -> Vec<f32> {
+        let about = read_json(&target.join("case.json"));
+        let ids: Vec<String> = about["prompt_ids"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(Value::to_string)
+            .collect();
+        command.args(["--variant", variant, "--prompt-ids", &ids.join(",")]);
+        if let (Some(task), true) = (about["task_id"].as_u64(), variant != "base") {
+            command.args(["--task-id", &task.to_string()]);
+        }
+        logits(command.args(["--max-new-tokens", "4"]))
+    }
+
+    pub fn command(&self, command: &str, target: &Path, quantized: bool) -> Command {
+        let mut command = program([command, "--ep", "cpu", "--threads", "1"]);
+        command.arg(target).args(self.more);
+        match quantized {
+            true => command
+                .arg("--model")
+                .arg(model(&self.name))
+                .args(&self.options),
+            false => command.arg("--model").arg(self.plain()),
+        };
+        let exports = ["plain-exports", "quantized"][usize::from(quantized)];
+        command
+            .arg("--export-dir")
+            .arg(self.root.path().join(exports));
+        command
+    }
+
+    /// A case. Of a copy of the base's embedding or head, which PEFT saves beside adapters of them, there's nothing in it: it
+    /// would take the place of what the codes stand for.
+    pub fn case(&self, name: &str) -> PathBuf {
+        let copy = self.root.path().join("cases").join(name);
+        if !copy.is_dir() {
+            copy_folder(&case(&self.name, name), &copy);
+            let weights = copy.join("adapter_model.safetensors");
+            if weights.is_file() && self.embedding.is_some() {
+                edit_tensors(&weights, |tensors| {
+                    tensors.retain(|key, _| !key.ends_with(".base_layer.weight"));
+                });
+            }
+        }
+        copy
+    }
+
+    /// What's wrong with the unmerged variant of `name` beside the quantized weights.
+    pub fn fault(&self, name: &str) -> Option<String> {
+        let case = self.case(name);
+        let quantized = self.logits(&case, "unmerged", true);
+        let plain = self.logits(&case, "unmerged", false);
+        let base = self.logits(&case, "base", false);
+        // The first row: later ones may follow another token.
+        let first = quantized.len() / 4;
+        let difference = relative_difference(&quantized, &plain);
+        let effect = relative_difference(&quantized[..first], &base[..first]);
+        let acts = effect > APART || WITHOUT_EFFECT.contains(&name);
+        (difference > CLOSE || !acts).then(|| {
+            let (model, format) = (&self.name, self.format.name());
+            format!("{model}/{name} in {format}: {difference:e} off, {effect:e} from the base")
+        })
+    }
+}
+
+/// Cases whose adapter isn't to do anything for their prompt.
+const WITHOUT_EFFECT: [&str; 1] = ["lora-alora-absent"];
+
+#[track_caller]
+fn logits(command: &mut Command) -> Vec<f32> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("logits.safetensors");
+    let outcome = run(command.arg("--logits").arg(&path));
+    assert_eq!(outcome.code, Some(0), "{command:?}: {}", outcome.stderr);
+    read_tensors(&path).remove("logits").unwrap().values
+}
+
+/// What a matrix's codes stand for.
+pub fn stood_for(matrix: &Tensor, format: Format) -> Tensor {
+    let [rows, columns] = matrix.shape[..] else {
+        panic!("{:?} is no matrix", matrix.shape);
+    };
+    let made = format.quantize(&matrix.values, columns);
+    Tensor {
+        shape: matrix.shape.clone(),
+        values: format.dequantize(&made.codes, &made.scales, rows, columns),
+    }
+}
+
+/// Checks `cases` two at a time.
+#[track_caller]
+pub fn check(trial: &Trial, cases: &[String]) {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut faults = Vec::new();
+        while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+            faults.extend(trial.fault(case));
+        }
+        faults
+    };
+    let faults = std::thread::scope(|scope| {
+        let workers = [scope.spawn(work), scope.spawn(work)];
+        workers.map(|worker| worker.join().unwrap()).concat()
+    });
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// The tensors that are bound to the unmerged graph of `target`.
+pub fn bound(trial: &Trial, target: &Path, quantized: bool) -> (PathBuf, Tensors) {
+    let mut command = trial.command("prepare", target, quantized);
+    let outcome = run(command.args(["--variant", "unmerged"]));
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let exports = ["plain-exports", "quantized"][usize::from(quantized)];
+    let mut found = files_below(&trial.root.path().join(exports));
+    let name = target.file_name().unwrap().to_str().unwrap();
+    let own = |path: &PathBuf| {
+        path.to_string_lossy()
+            .contains(&format!("--{name}/unmerged"))
+    };
+    found.retain(|path| own(path) && path.ends_with("adapter.safetensors"));
+    assert_eq!(found.len(), 1, "{found:?}");
+    let path = found.remove(0);
+    let tensors = read_tensors(&path);
+    (path, tensors)
+}
+
+/// The tensors of the unmerged graph over the model as it is.
+pub fn full_precision(trial: &Trial, target: &Path) -> Tensors {
+    prepared_in_full(trial, target, "unmerged", "adapter.safetensors")
+}
+
+/// The tensors of a file of `variant`, over the model as it is.
+pub fn prepared_in_full(trial: &Trial, target: &Path, variant: &str, file: &str) -> Tensors {
+    let exports = tempfile::tempdir().unwrap();
+    let mut command = program(["prepare", "--variant", variant, "--ep", "cpu"]);
+    command.arg(target).arg("--model").arg(model(&trial.name));
+    let outcome = run(command.arg("--export-dir").arg(exports.path()));
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let mut found = files_below(exports.path());
+    found.retain(|path| path.ends_with(file));
+    assert_eq!(found.len(), 1, "{found:?}");
+    read_tensors(&found[0])
+}

@@ -1,0 +1,10 @@
+//! What `prepare` leaves in a folder: when it's made again, who can use it, and for what.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod checkpoints;
+mod experts;
+mod folders;
+mod tasks;
+mod up_to_date;
