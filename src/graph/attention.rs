@@ -195,8 +195,8 @@ fn turn(
     )
 }
 
-/// What an adapter adds to the outputs of the heads, if it does, and where; `query` is turned already unless the attention node
-/// does that.
+/// What an adapter adds to an attention, if it does, and where; `query` is turned already unless the attention node does
+/// that.
 fn beside(
     graph: &mut GraphBuilder,
     export: &Export,
