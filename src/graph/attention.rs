@@ -7,6 +7,7 @@ use super::export::Export;
 use super::linear::{add_bias, linear};
 use super::norm::norm_of_heads;
 use super::positions::{Lengths, PositionTables, RotaryTables};
+use crate::adapter::form::{Form, Place};
 use crate::arch::{Attention, FusedRows, Pairs, Position, Projections, RotarySpec};
 
 /// An attention that an adapter's nodes are built beside.
@@ -54,7 +55,7 @@ enum Inputs {
 /// past_key_values.{i}.key, .value ─────────┘                       └─ present.{i}.key, .value
 /// ```
 ///
-/// What an adapter adds to the heads' outputs comes in before `o_proj`; it takes the queries.
+/// What an adapter adds to the heads' outputs comes in before `o_proj` or behind it; it takes the queries.
 ///
 /// - `x` and the value returned: `[batch, sequence, hidden_size]`; of the last layer, the last position
 /// - cache: `[batch, num_key_value_heads, past, head_dim]`
@@ -151,10 +152,14 @@ pub fn attention(
         let path = &attention.o_proj.path;
         context = resize_heads(graph, path, &context, heads, width, attention.head_dim);
     }
-    let Some(beside) = beside else {
+    let Some((beside, place)) = beside else {
         return linear(graph, export, &attention.o_proj, &context);
     };
     let name = format!("/{}/adapter/Add", attention.path());
+    if place == Place::Output {
+        let output = linear(graph, export, &attention.o_proj, &context);
+        return graph.add(&name, &output, &beside);
+    }
     let context = graph.add(&name, &context, &beside);
     let output = linear(graph, export, &attention.o_proj, &context);
     // PEFT projects the two terms one by one, so that a bias counts twice.
@@ -190,8 +195,8 @@ fn turn(
     )
 }
 
-/// What an adapter adds to the outputs of the heads, if it does; `query` is turned already unless the attention node
-/// does that.
+/// What an adapter adds to an attention, if it does, and where; `query` is turned already unless the attention node does
+/// that.
 fn beside(
     graph: &mut GraphBuilder,
     export: &Export,
@@ -199,10 +204,13 @@ fn beside(
     tables: &mut PositionTables,
     lengths: &Lengths,
     query: &Value,
-) -> Option<Value> {
+) -> Option<(Value, Place)> {
     let attention = &export.spec.layers[index].attention;
     let path = attention.path();
     let (form, naming) = export.module_form(path)?;
+    let Form::Attention(form) = form else {
+        unreachable!("no other form is of an attention");
+    };
     let heads = attention.num_attention_heads;
     let mut query = match &attention.position {
         Position::Rotary(rotary) if turns_inside(attention, rotary) => {
@@ -222,7 +230,7 @@ fn beside(
         num_key_value_heads: attention.num_key_value_heads,
         head_dim: attention.head_dim,
     };
-    Some(form.attention(graph, &naming, &site))
+    Some((form.nodes(graph, &naming, &site), form.place))
 }
 
 /// Whether the attention node turns queries and keys itself.

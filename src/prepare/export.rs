@@ -13,7 +13,7 @@ use super::partial;
 use super::quantized::check_beside;
 use super::residuals::{Residuals, write_residuals};
 use super::{Manifest, Precision, Preparation, PrepareError, Variant};
-use crate::adapter::{Adapter, Beside, GraphInput};
+use crate::adapter::{Adapter, BACKBONE, Beside, GraphInput};
 use crate::arch::DecoderSpec;
 use crate::experiment::Experiment;
 use crate::graph::{Export, Parameter, Parameters, build};
@@ -217,6 +217,11 @@ fn unmerged_parameters(
         for (name, input, shape) in shadow.parameters() {
             let (input, shape) = (input.to_owned(), shape.to_vec());
             parameters.set(&name, Parameter::Input { name: input, shape });
+        }
+        for module in shadow.spec.modules() {
+            if module.is_stored_in_out() {
+                parameters.set_stored_in_out(&format!("{BACKBONE}{}", module.path));
+            }
         }
     }
     Ok(parameters)

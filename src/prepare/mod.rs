@@ -10,6 +10,7 @@
 //!     <method>--<name>/unmerged-empty/   the same with zeros, on demand
 //!     <method>--<name>/checkpoint/   a merged Hugging Face checkpoint
 //!     quantized.safetensors          the base's quantized weights, in the folder of a quantized model
+//!     finite-weights                 that the base's weights hold no NaN and no infinity
 //! ```
 //!
 //! The manifest is written last, so a folder without one is incomplete, and holds a fingerprint of
@@ -20,6 +21,7 @@ mod describe;
 mod empty;
 mod export;
 mod fingerprint;
+mod finite;
 mod manifest;
 mod merge;
 mod others;
@@ -262,6 +264,7 @@ impl Preparation<'_> {
                 });
                 continue;
             }
+            finite::check(self.base, &self.model_folder())?;
             let load = |experiment: &Experiment, base: &BaseModel| {
                 let (folder, seed) = (&experiment.folder, self.seed);
                 let loaded = Adapter::load_for_task(folder, base, seed, self.task_id)?;

@@ -151,12 +151,10 @@ impl Preparation<'_> {
     }
 }
 
-/// Refuses what can't stand beside quantized weights: nodes that dequantize what doesn't end with a block, and what takes
-/// something out of a weight that the adapter has replaced.
+/// Refuses what can't stand beside quantized weights: nodes that dequantize what doesn't end with a block.
 pub fn check_beside(adapter: &Adapter, quantization: Quantization) -> Result<(), PrepareError> {
     for module in adapter.spec.modules() {
-        let (Some(own), Some(form), Some(format)) = (
-            adapter.module(&module.path),
+        let (Some(form), Some(format)) = (
             adapter.unmerged_form(&module.path),
             quantization.of(&adapter.spec, &module),
         ) else {
@@ -174,16 +172,6 @@ pub fn check_beside(adapter: &Adapter, quantization: Quantization) -> Result<(),
         if ends_within_block && matches!(&form, Form::Native(native) if native.takes_weight) {
             return Err(refused(
                 "its own computation dequantizes the weight, whose last block isn't full; leave `--adapter-form native` away",
-            ));
-        }
-        let replaced = || {
-            adapter
-                .replaced()
-                .contains_key(&format!("{}.weight", module.path))
-        };
-        if own.residual().is_some() && replaced() {
-            return Err(refused(
-                "it has another weight for that module, which isn't quantized; prepare only `--variant merged`",
             ));
         }
     }

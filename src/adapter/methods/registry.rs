@@ -75,7 +75,7 @@ pub const METHODS: &[Method] = &[
         peft_type: "ADAPTION_PROMPT",
         class: Class::Beside,
         variants: "",
-        refused: "bases other than llama and mistral",
+        refused: "bases other than llama, mistral and gpt2",
         load: adaption_prompt::load,
     },
     Method {
@@ -307,7 +307,7 @@ pub const METHODS: &[Method] = &[
         peft_type: "SHADOW",
         class: Class::Beside,
         variants: "",
-        refused: "shadow_model other than mirror; bases with experts, and gpt2",
+        refused: "shadow_model other than mirror; bases with experts",
         load: shadow::load,
     },
     Method {
