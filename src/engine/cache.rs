@@ -7,11 +7,12 @@ use ort::value::DynTensor;
 use super::bindings::{element_type, fill};
 use super::bound::BoundSession;
 use super::{EngineError, EngineOptions, Provider};
-use crate::graph::PROMPT_INPUT;
+use crate::graph::{AttentionOperator, PROMPT_INPUT};
 use crate::prepare::{ADAPTER, PreparedVariant, PromptKind};
 use crate::weights::{SafetensorsFile, WeightsError};
 
-/// Allocates the cache, key and value of each layer in turn; a trained prefix is written into its first rows.
+/// Allocates the cache, key and value of each layer in turn; a trained prefix is written into its first rows. On a device,
+/// other rows are zeros only where they must be numbers.
 pub fn allocate(
     host: &Allocator,
     device: &Allocator,
@@ -22,25 +23,31 @@ pub fn allocate(
     let failed = EngineError::runtime(&variant.folder.display().to_string());
     let prefix = Prefix::read(variant)?;
     let element = element_type(manifest.compute);
+    let begins_filled = prefix.is_some() || manifest.attention == AttentionOperator::Standard;
     let mut cache = Vec::new();
     for (layer, &(heads, width)) in manifest.cache.iter().enumerate() {
         for half in 0..2 {
             let shape = [options.batch_size, heads, options.max_length, width];
-            let mut tensor = DynTensor::new(device, element, shape).map_err(&failed)?;
-            if let Some(prefix) = &prefix {
-                let size = manifest.compute.size();
-                let write = |target: &mut DynTensor| {
-                    prefix.write(target, 2 * layer + half, shape, manifest.head_dim, size);
-                };
-                if let Provider::Cuda(_) = options.provider {
-                    let mut staged = DynTensor::new(host, element, shape).map_err(&failed)?;
-                    write(&mut staged);
-                    staged.copy_into(&mut tensor).map_err(&failed)?;
-                } else {
-                    write(&mut tensor);
+            let filled = |allocator| {
+                let mut tensor = DynTensor::new(allocator, element, shape)?;
+                if let Some(prefix) = &prefix {
+                    let (entry, size) = (2 * layer + half, manifest.compute.size());
+                    prefix.write(&mut tensor, entry, shape, manifest.head_dim, size);
                 }
-            }
-            cache.push(tensor);
+                Ok(tensor)
+            };
+            let tensor = match options.provider {
+                Provider::Cpu => filled(device),
+                Provider::Cuda(_) => {
+                    DynTensor::new(device, element, shape).and_then(|mut tensor| {
+                        if begins_filled {
+                            filled(host)?.copy_into(&mut tensor)?;
+                        }
+                        Ok(tensor)
+                    })
+                }
+            };
+            cache.push(tensor.map_err(&failed)?);
         }
     }
     Ok(cache)
