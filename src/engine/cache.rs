@@ -11,8 +11,12 @@ use crate::graph::{AttentionOperator, PROMPT_INPUT};
 use crate::prepare::{ADAPTER, PreparedVariant, PromptKind};
 use crate::weights::{SafetensorsFile, WeightsError};
 
+/// The length of a cache that is read as a whole is a multiple of this: where a mask's rows aren't, ONNX Runtime (1.31) takes
+/// other kernels on a GPU, and a single row more would change the times.
+const LENGTH_MULTIPLE: usize = 4;
+
 /// Allocates the cache, key and value of each layer in turn; a trained prefix is written into its first rows. On a device,
-/// other rows are zeros only where they must be numbers.
+/// other rows are zeros only where they are read as well.
 pub fn allocate(
     host: &Allocator,
     device: &Allocator,
@@ -23,11 +27,15 @@ pub fn allocate(
     let failed = EngineError::runtime(&variant.folder.display().to_string());
     let prefix = Prefix::read(variant)?;
     let element = element_type(manifest.compute);
-    let begins_filled = prefix.is_some() || manifest.attention == AttentionOperator::Standard;
+    let read_whole = manifest.attention == AttentionOperator::Standard;
+    let length = match read_whole {
+        true => options.max_length.next_multiple_of(LENGTH_MULTIPLE),
+        false => options.max_length,
+    };
     let mut cache = Vec::new();
     for (layer, &(heads, width)) in manifest.cache.iter().enumerate() {
         for half in 0..2 {
-            let shape = [options.batch_size, heads, options.max_length, width];
+            let shape = [options.batch_size, heads, length, width];
             let filled = |allocator| {
                 let mut tensor = DynTensor::new(allocator, element, shape)?;
                 if let Some(prefix) = &prefix {
@@ -40,7 +48,7 @@ pub fn allocate(
                 Provider::Cpu => filled(device),
                 Provider::Cuda(_) => {
                     DynTensor::new(device, element, shape).and_then(|mut tensor| {
-                        if begins_filled {
+                        if read_whole || prefix.is_some() {
                             filled(host)?.copy_into(&mut tensor)?;
                         }
                         Ok(tensor)

@@ -30,6 +30,8 @@ const ORDER: f32 = 1e-4;
 /// Longer than the window of any fixture.
 const PROMPT_LENGTH: usize = 18;
 
+const MAX_LENGTH: usize = 61;
+
 fn prepare(
     base: &BaseModel,
     experiment: &Path,
@@ -130,9 +132,9 @@ impl Comparison<'_> {
         };
         let prompt: Vec<u32> = self.prompt.map_or_else(own, <[u32]>::to_vec);
         // Of one sequence: behind a prefix, the graph for a CPU takes no more.
-        let expected = trace(&mut open(&cpu, 1, 64), &prompt, self.tokens).unwrap();
+        let expected = trace(&mut open(&cpu, 1, MAX_LENGTH), &prompt, self.tokens).unwrap();
         let differences = self.batches.iter().map(|&batch_size| {
-            let mut engine = open(&gpu, batch_size, 64);
+            let mut engine = open(&gpu, batch_size, MAX_LENGTH);
             let found = follow(&mut engine, &prompt, &expected.tokens).unwrap();
             let next = engine.next_tokens();
             assert_eq!(next.len(), batch_size);
