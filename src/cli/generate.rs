@@ -143,6 +143,10 @@ impl Generate {
                 settled(common, &variant.manifest)?;
                 self.task.check_prepared(&variant.manifest)?;
                 let provider = setup::provider(common, variant.manifest.dtype)?;
+                if let Provider::Cuda(_) = provider {
+                    // A CPU runs what was made for a GPU too.
+                    setup::check_prepared(&folder, &variant.manifest, provider)?;
+                }
                 return Ok((variant, provider));
             }
             Target::Experiment(experiment) => {

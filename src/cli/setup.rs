@@ -104,8 +104,6 @@ pub fn provider(common: &CommonOptions, dtype: Dtype) -> Result<Provider> {
 }
 
 fn any_provider(common: &CommonOptions, dtype: Dtype) -> Result<Provider> {
-    /// ONNX Runtime's CUDA provider has attention over a cache in 16 bits only.
-    const FLOAT32: &str = "on a GPU, `--dtype float16` or `bfloat16` is needed";
     let gpus = || Hardware::collect(common.device).num_accelerators;
     match common.ep {
         ExecutionProvider::Cpu => Ok(Provider::Cpu),
@@ -113,15 +111,14 @@ fn any_provider(common: &CommonOptions, dtype: Dtype) -> Result<Provider> {
             "`--ep cuda` was asked for, but this machine has no NVIDIA GPU (NVML finds none); \
              use `--ep cpu`"
         ),
-        ExecutionProvider::Cuda if dtype == Dtype::Float32 => {
-            bail!("`--ep cuda` can't run float32: {FLOAT32}")
-        }
         ExecutionProvider::Cuda => Ok(Provider::Cuda(common.device)),
         ExecutionProvider::Auto if gpus() == 0 => Ok(Provider::Cpu),
         ExecutionProvider::Auto if dtype == Dtype::Float32 => {
-            message(&format!(
-                "note: there is a GPU, but this runs on the CPU: {FLOAT32}"
-            ));
+            // What a GPU would compute with has been checked on a CPU only.
+            message(
+                "note: there is a GPU, but float32 runs on the CPU unless `--ep cuda` asks for the GPU; \
+                 `--dtype float16` or `bfloat16` runs there by itself",
+            );
             Ok(Provider::Cpu)
         }
         ExecutionProvider::Auto => {
@@ -140,6 +137,28 @@ fn any_provider(common: &CommonOptions, dtype: Dtype) -> Result<Provider> {
 /// The precision that follows from dtype and provider.
 pub fn precision(dtype: Dtype, provider: Provider) -> Precision {
     Precision::new(dtype, matches!(provider, Provider::Cuda(_)))
+}
+
+/// Checks that a folder's variant computes as one that's prepared for `provider` would.
+pub fn check_prepared(folder: &Path, manifest: &Manifest, provider: Provider) -> Result<()> {
+    let expected = precision(manifest.dtype, provider);
+    if manifest.compute != expected.compute {
+        bail!(
+            "`{}` was prepared to compute in {} and {provider} takes {}; prepare it again with this \
+             `--ep`",
+            folder.display(),
+            manifest.compute,
+            expected.compute
+        );
+    }
+    if manifest.attention != expected.attention {
+        bail!(
+            "`{}` was prepared for another `--ep`: its attention is made of other operators than \
+             {provider} takes; prepare it again with this `--ep`",
+            folder.display()
+        );
+    }
+    Ok(())
 }
 
 /// Where variants of `base` are prepared, and how. Its weights are quantized first, if they shall be.

@@ -29,11 +29,11 @@ pub use error::EngineError;
 pub use onnx_runtime::OnnxRuntime;
 pub use options::{EngineOptions, Provider, TF32, WeightsMode};
 
-use crate::graph::ACTIVE_FROM_INPUT;
 use crate::graph::proto::Model;
+use crate::graph::{ACTIVE_FROM_INPUT, AttentionOperator};
 use crate::measure::swap::SwapEngine;
 use crate::measure::timings::Engine;
-use crate::prepare::{PreparedVariant, PromptKind};
+use crate::prepare::{Manifest, PreparedVariant, PromptKind};
 use crate::runtime::cuda::Stream;
 use crate::weights::{Dtype, widen};
 use bindings::{bytes_of, element_type, new_tensor};
@@ -106,6 +106,20 @@ impl DecoderEngine {
         }))
     }
 
+    /// Whether a variant runs so many sequences at once.
+    ///
+    /// # Errors
+    /// If it doesn't.
+    pub fn check_batch(manifest: &Manifest, batch_size: usize) -> Result<(), EngineError> {
+        let prompt = manifest.adapter.as_ref().and_then(|adapter| adapter.prompt);
+        match (prompt, manifest.attention, batch_size) {
+            (Some(PromptKind::Prefix(_)), AttentionOperator::GroupQuery, 2..) => {
+                Err(EngineError::PrefixBatch { batch_size })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Opens sessions on `variant` and allocates its cache.
     ///
     /// # Errors
@@ -133,9 +147,7 @@ impl DecoderEngine {
         let manifest = &variant.manifest;
         let name = variant.folder.display().to_string();
         let prompt_kind = manifest.adapter.as_ref().and_then(|adapter| adapter.prompt);
-        if let (Some(PromptKind::Prefix(_)), batch_size @ 2..) = (prompt_kind, options.batch_size) {
-            return Err(EngineError::PrefixBatch { batch_size });
-        }
+        Self::check_batch(manifest, options.batch_size)?;
         let failed = EngineError::runtime(&name);
         let model = model_file::read(&variant.folder, options.max_length)?;
         let block = options

@@ -64,6 +64,7 @@ pub fn describe(
         synthetic: base.id.is_synthetic(),
         dtype: preparation.precision.dtype,
         compute: preparation.precision.compute,
+        attention: preparation.precision.attention,
         vocab_size: spec.vocab_size,
         max_position_embeddings: spec.max_position_embeddings,
         positions_end: spec.positions_end.map(str::to_owned),

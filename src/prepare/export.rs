@@ -18,7 +18,7 @@ use crate::arch::DecoderSpec;
 use crate::experiment::Experiment;
 use crate::graph::{Export, Parameter, Parameters, build};
 use crate::model::BaseModel;
-use crate::quantize::{Accuracy, QuantizedFile};
+use crate::quantize::QuantizedFile;
 use crate::weights::{Dtype, SafetensorsWriter, TensorPlan};
 
 /// The graph's file.
@@ -127,17 +127,8 @@ pub fn export(
         first_cache: 0,
         all_positions: false,
     };
-    let precision = preparation.precision;
-    let model = build(
-        &export,
-        &parameters,
-        precision.dtype,
-        precision.compute,
-        precision
-            .quantization
-            .map_or(Accuracy::Int8, |quantization| quantization.accuracy),
-        &target,
-    );
+    let arithmetic = preparation.precision.arithmetic();
+    let model = build(&export, &parameters, arithmetic, &target);
     let path = made.join(GRAPH);
     write_file(&path, &model.encode_to_vec()).map_err(failed(&folder.join(GRAPH)))?;
 

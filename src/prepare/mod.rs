@@ -26,6 +26,7 @@ mod manifest;
 mod merge;
 mod others;
 mod partial;
+mod precision;
 mod quantized;
 mod reads;
 mod residuals;
@@ -43,13 +44,14 @@ pub use export::{ADAPTER, GRAPH};
 pub use manifest::{AdapterSummary, DecodeReads, Manifest, ManifestError, PromptKind, write_file};
 pub use others::{not_swappable, other_adapters};
 pub(crate) use partial::create as partial_folder;
+pub use precision::Precision;
 pub use quantized::{QUANTIZED, QuantizationSummary};
 pub use variant::Variant;
 
 use crate::adapter::{Adapter, AdapterError, AdapterForm, Task};
 use crate::experiment::Experiment;
 use crate::model::{BaseModel, ModelError};
-use crate::quantize::{Quantization, QuantizeError};
+use crate::quantize::QuantizeError;
 use crate::weights::{Dtype, WeightsError};
 
 /// What can go wrong while a variant is prepared.
@@ -89,48 +91,6 @@ pub enum PrepareError {
     NotMergeable { reason: String },
     #[error("`{}` exists and was not written by this program; choose another folder", path.display())]
     Occupied { path: PathBuf },
-}
-
-/// What weights are rounded to, and what the graph computes in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Precision {
-    /// The dtype that was asked for.
-    pub dtype: Dtype,
-    /// The dtype of the arithmetic. ONNX Runtime's CPU provider computes in float32.
-    pub compute: Dtype,
-    /// How weights are quantized, once they're rounded.
-    pub quantization: Option<Quantization>,
-}
-
-impl Precision {
-    /// The precision of `dtype` on a CPU or a GPU.
-    pub fn new(dtype: Dtype, cuda: bool) -> Self {
-        let compute = if cuda { dtype } else { Dtype::Float32 };
-        Self {
-            dtype,
-            compute,
-            quantization: None,
-        }
-    }
-
-    /// The same with quantized weights.
-    pub fn with_quantization(self, quantization: Option<Quantization>) -> Self {
-        Self {
-            quantization,
-            ..self
-        }
-    }
-
-    fn label(self) -> String {
-        let mut label = self.dtype.to_string();
-        if self.dtype != self.compute {
-            label += &format!("-as-{}", self.compute);
-        }
-        if let Some(quantization) = self.quantization {
-            label += &format!("-{}", quantization.label());
-        }
-        label
-    }
 }
 
 /// Where and how variants are prepared.

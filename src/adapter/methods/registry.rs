@@ -103,7 +103,7 @@ pub const METHODS: &[Method] = &[
         peft_type: "CARTRIDGE",
         class: Class::Beside,
         variants: "num_frozen_tokens",
-        refused: "batches of more than one; other adapters in turn (`--swap`)",
+        refused: "batches of more than one, but in float32 on a GPU; other adapters in turn (`--swap`)",
         load: cartridge::load,
     },
     Method {
@@ -265,7 +265,7 @@ pub const METHODS: &[Method] = &[
         peft_type: "PREFIX_TUNING",
         class: Class::Beside,
         variants: "prefix_projection",
-        refused: "batches of more than one; other adapters in turn (`--swap`)",
+        refused: "batches of more than one, but in float32 on a GPU; other adapters in turn (`--swap`)",
         load: prefix_tuning::load,
     },
     Method {

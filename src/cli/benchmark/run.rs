@@ -8,7 +8,7 @@ use crate::cli::progress::message;
 use crate::cli::prompt_plans::{PromptSource, check_room};
 use crate::cli::setup;
 use crate::config::BenchmarkConfig;
-use crate::engine::{EngineError, Provider};
+use crate::engine::{DecoderEngine, Provider};
 use crate::measure::bandwidth::{DeviceCopier, RateMeter, WeightsReader};
 use crate::measure::client::WorkerError;
 use crate::measure::energy::{EnergyMethod, SystemMeter};
@@ -19,7 +19,6 @@ use crate::measure::session::{MeasurePlan, Measurement, Meters, Precision, Step}
 use crate::measure::subject::Subject;
 use crate::measure::swap::SwapResult;
 use crate::measure::sweep::SweepRun;
-use crate::prepare::PromptKind;
 use crate::results::{BaseCache, CacheKey};
 use crate::runtime::library::Library;
 
@@ -203,13 +202,12 @@ fn make_ready(plan: &mut MeasurePlan) -> Result<()> {
 
 /// Checks that every variant runs with every batch size.
 fn check_batches(config: &BenchmarkConfig, jobs: &[Job]) -> Result<()> {
-    let variants = jobs.iter().flat_map(|job| &job.variants);
-    let mut adapters = variants.filter_map(|variant| variant.manifest.adapter.as_ref());
-    let prefix = adapters.any(|adapter| matches!(adapter.prompt, Some(PromptKind::Prefix(_))));
-    match config.batch_sizes.iter().find(|size| **size > 1) {
-        Some(&batch_size) if prefix => Err(EngineError::PrefixBatch { batch_size }.into()),
-        _ => Ok(()),
+    for variant in jobs.iter().flat_map(|job| &job.variants) {
+        for &size in &config.batch_sizes {
+            DecoderEngine::check_batch(&variant.manifest, size)?;
+        }
     }
+    Ok(())
 }
 
 /// A measurement that wasn't made.

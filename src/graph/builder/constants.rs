@@ -46,7 +46,7 @@ impl GraphBuilder<'_> {
         let constant = self.constant_f32(
             &format!("{name}/float32"),
             dims,
-            &vec![round_to(value, self.compute); count],
+            &vec![round_to(value, self.arithmetic.compute); count],
         );
         let made = self.to_compute(name, &constant);
         self.constants.insert(key, made.clone());

@@ -47,7 +47,7 @@ impl<'a> GraphBuilder<'a> {
         match weight.format {
             Format::Int4 | Format::Int8 => {
                 attrs.push(("bits", Attr::Int(weight.format.bits() as i64)));
-                let level = i64::from(self.accuracy.level());
+                let level = i64::from(self.arithmetic.accuracy.level());
                 attrs.push(("accuracy_level", Attr::Int(level)));
                 self.contrib("MatMulNBits", name, &inputs, &attrs)
             }

@@ -41,7 +41,7 @@ impl GraphBuilder<'_> {
         let mut value = self.external(name, element_type(location.dtype), &location.shape, &span);
         // ONNX Runtime folds these casts when the session starts.
         let mut dtype = location.dtype;
-        for wanted in [self.storage, self.compute] {
+        for wanted in [self.arithmetic.storage, self.arithmetic.compute] {
             if dtype != wanted {
                 value = self.cast(&format!("/{name}/{wanted}"), &value, element_type(wanted));
                 dtype = wanted;

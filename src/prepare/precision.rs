@@ -1,0 +1,68 @@
+//! What weights are rounded to, and how a graph computes with them.
+
+use crate::graph::{Arithmetic, AttentionOperator};
+use crate::quantize::{Accuracy, Quantization};
+use crate::weights::Dtype;
+
+/// What weights are rounded to, and what the graph computes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Precision {
+    /// The dtype that was asked for.
+    pub dtype: Dtype,
+    /// The dtype of the arithmetic. ONNX Runtime's CPU provider computes in float32.
+    pub compute: Dtype,
+    /// What attention is made of.
+    pub attention: AttentionOperator,
+    /// How weights are quantized, once they're rounded.
+    pub quantization: Option<Quantization>,
+}
+
+impl Precision {
+    /// The precision of `dtype` on a CPU or a GPU.
+    pub fn new(dtype: Dtype, cuda: bool) -> Self {
+        let attention = match (cuda, dtype) {
+            (true, Dtype::Float32) => AttentionOperator::Standard,
+            _ => AttentionOperator::GroupQuery,
+        };
+        Self {
+            dtype,
+            compute: if cuda { dtype } else { Dtype::Float32 },
+            attention,
+            quantization: None,
+        }
+    }
+
+    /// The same with quantized weights.
+    pub fn with_quantization(self, quantization: Option<Quantization>) -> Self {
+        Self {
+            quantization,
+            ..self
+        }
+    }
+
+    /// How a graph computes.
+    pub(super) fn arithmetic(self) -> Arithmetic {
+        let accuracy = self.quantization.map(|quantization| quantization.accuracy);
+        Arithmetic {
+            storage: self.dtype,
+            compute: self.compute,
+            accuracy: accuracy.unwrap_or(Accuracy::Int8),
+            attention: self.attention,
+        }
+    }
+
+    /// In names of folders.
+    pub(super) fn label(self) -> String {
+        let mut label = self.dtype.to_string();
+        if self.dtype != self.compute {
+            label += &format!("-as-{}", self.compute);
+        }
+        if self.attention == AttentionOperator::Standard {
+            label += "-cuda";
+        }
+        if let Some(quantization) = self.quantization {
+            label += &format!("-{}", quantization.label());
+        }
+        label
+    }
+}
