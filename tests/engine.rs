@@ -53,6 +53,7 @@ fn options() -> EngineOptions {
         batch_size: 1,
         max_length: 40,
         logits_on_host: true,
+        cuda_graph: false,
         profile: None,
     }
 }

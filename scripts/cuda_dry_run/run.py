@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs `--ep cuda` without a GPU: every fixture model and every fixture method, over CUDA libraries that compute nothing.
 
-    scripts/cuda_dry_run/run.py                              # everything, in float16 and in bfloat16
+    scripts/cuda_dry_run/run.py                              # everything, in float16, bfloat16 and float32
     scripts/cuda_dry_run/run.py gemma2 llama-gqa/dora        # these
     scripts/cuda_dry_run/run.py --dtype float16 -- --quantize 4bit
     scripts/cuda_dry_run/run.py --show llama-gqa/dora        # and the names of nodes on the CPU, and of kernels
@@ -12,7 +12,7 @@ What follows `--` goes to `generate`.
 
 What it shows: sessions open with ONNX Runtime's real CUDA provider, every node has a kernel for its types, nothing of a
 layer runs on the CPU without being seen, copies between host and device go the way that they say, and a decode step copies
-nothing but the token's id, the mask and the length of the cache there, and back the next token, the logits (since `generate`
+nothing but the token's id and lengths or the mask there, and back the next token, the logits (since `generate`
 asks for them) and, of each expert, how many tokens it gets. Beside these, the operator of NF4 copies the table of its values.
 What it can't show: whether any result is right, how long anything takes, or whether a real device has the memory. Kernels
 don't run.
@@ -83,7 +83,7 @@ def arguments() -> argparse.Namespace:
     if "--" in own:
         own, after = own[: own.index("--")], own[own.index("--") + 1 :]
     options = parser.parse_args(own)
-    options.dtype = options.dtype or ["float16", "bfloat16"]
+    options.dtype = options.dtype or ["float16", "bfloat16", "float32"]
     options.generate = after
     return options
 

@@ -10,7 +10,7 @@ PROMPT = [1, 2, 3, 4, 5]
 NEW_TOKENS = 5
 PATIENCE_SECONDS = 300
 
-# Bytes of an id, a length, and each position of the mask.
+# Bytes of an id, and of each position of a mask; a length has as many, or half.
 INT64 = 8
 INT32 = 4
 REFUSAL = re.compile(r"(is not|isn't) (supported|implemented)")
@@ -75,11 +75,10 @@ class Trial:
         if len(self.steps) != NEW_TOKENS:
             return [*found, f"brings {len(self.steps)} tokens back, not {NEW_TOKENS}"]
         operators = Counter(operator for operator, _ in self.nodes.values())
-        # The operator brings the 16 values of NF4 along at every call. The mask grows with every step, by one position.
+        # The operator brings the 16 values of NF4 along at every call.
         tables = Counter({16 * self.size: operators["MatMulBnb4"]})
         before, last = (sorted((Counter(copies(step, "h2d")) - tables).elements()) for step in self.steps[-2:])
-        lengths = last[:-1] in ([INT64], [INT64, INT64])
-        if not lengths or before != [*last[:-1], last[-1] - INT64]:
+        if not is_decode_step(before, last):
             found.append(f"a decode step copies {last} bytes to the device, and the one before {before}")
         back, expected = copies(self.steps[-1], "d2h"), [INT64, vocabulary * self.size]
         # Which tokens go to an expert is asked on the device, how many of them on the host.
@@ -118,6 +117,14 @@ def split(calls: list[str]) -> list[list[str]]:
         if call == f"copy d2h {INT64}":
             steps.append([])
     return steps[:-1]
+
+
+def is_decode_step(before: list[int], last: list[int]) -> bool:
+    """Whether `last`, sorted, is what a step takes to the device: the token's id and one or two lengths, or else a mask, which
+    has a position more than in the step `before`, and at most one length or two."""
+    small, masks = ([size for size in last if (size > INT64) == large] for large in [False, True])
+    grown = [*small, *(size - INT64 for size in masks)]
+    return INT64 in small and len(small) <= 3 and len(masks) <= 1 and before == grown
 
 
 def copies(calls: list[str], direction: str) -> list[int]:

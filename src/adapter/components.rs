@@ -45,6 +45,14 @@ impl Leading {
         }
     }
 
+    /// The same with components that are known already.
+    pub fn known(path: &str, r: usize, found: Svd) -> Self {
+        Self {
+            found: found.into(),
+            ..Self::new(path, r)
+        }
+    }
+
     /// The components, given the module's weight.
     ///
     /// # Errors

@@ -392,6 +392,7 @@ impl Adapter {
         match &replacement.origin {
             Origin::Adapter => self.tensors.read(&replacement.key),
             Origin::Base(source) => Ok(base.tensor(source)?.to_f32()?),
+            Origin::Zeros => Ok(vec![0.0; replacement.len()]),
         }
     }
 

@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 
 use super::{AdapterError, AdapterTensors, Effects, tensors};
-use crate::arch::{Module, ModuleKind};
+use crate::arch::{Linear, Module, ModuleKind};
 use crate::json_object::{ConfigError, JsonObject};
 use crate::model::BaseModel;
 
@@ -37,6 +37,8 @@ pub enum Origin {
     Adapter,
     /// A fresh adapter's copies are the base's own tensors, of this name.
     Base(String),
+    /// There are none: zeros.
+    Zeros,
 }
 
 impl Replacement {
@@ -58,7 +60,7 @@ pub fn replace(
 ) -> Result<(), AdapterError> {
     tensors.claim(&key, shape)?;
     let origin = if tensors.is_fresh() {
-        Origin::Base(format!("{}.{name}", module.source))
+        Origin::Base(module.tensor(name))
     } else {
         Origin::Adapter
     };
@@ -147,6 +149,25 @@ pub fn replace_modules(
     Ok(())
 }
 
+/// Leaves the bias of `layer` out, where it has one: some of PEFT's layers that stand in for a head compute without it.
+pub fn leave_out_bias(effects: &mut Effects, layer: &Linear) {
+    if !layer.bias {
+        return;
+    }
+    let name = format!("{}.bias", layer.path);
+    // One that is trained all the same is still counted.
+    let trained = effects.replaced.get(&name).filter(|found| found.trainable);
+    let none = Replacement {
+        key: name.clone(),
+        input: format!("{}{name}", tensors::PREFIX),
+        shape: vec![layer.out_features],
+        origin: Origin::Zeros,
+        trainable: trained.is_some(),
+        is_copy: false,
+    };
+    effects.replaced.insert(name, none);
+}
+
 /// Targeted embeddings and heads are saved with their own weight (`<module>.base_layer.weight`). PEFT
 /// loads it in place of the base's; where it's the same to the bit it needs no place of its own.
 pub fn replace_base_layer(
@@ -213,9 +234,7 @@ fn replace_frozen(
         )));
     }
     tensors.claim(key, shape)?;
-    let own = base
-        .tensor(&format!("{}.{name}", module.source))?
-        .to_f32()?;
+    let own = base.tensor(&module.tensor(name))?.to_f32()?;
     if tensors.read(key)? == own {
         return Ok(());
     }

@@ -141,6 +141,28 @@ impl Targets {
         !self.are_defaults && matches!(self.include, Include::Pattern(NamePattern::Names(_)))
     }
 
+    /// Whether `target_modules` has a name that ends with one of `names`, or is a regular expression that matches one of
+    /// them by itself.
+    ///
+    /// # Errors
+    /// If a regular expression can't be matched.
+    pub fn name_one_of(&self, config: &JsonObject, names: &[&str]) -> Result<bool, ConfigError> {
+        match &self.include {
+            Include::AllLinear | Include::Nothing => Ok(false),
+            Include::Pattern(NamePattern::Names(targets)) => Ok(targets
+                .iter()
+                .any(|target| names.iter().any(|name| ends_with_name(target, name)))),
+            Include::Pattern(NamePattern::Whole(regex)) => {
+                for name in names {
+                    if is_match(config, "target_modules", regex, name)? {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
+        }
+    }
+
     /// Whether `module` is targeted.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use ndarray::Array2;
 
 use super::form::{Form, Native, Part, Role, TokenForm};
+use super::replaced::leave_out_bias;
 use super::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::arch::DecoderSpec;
 use crate::json_object::JsonObject;
@@ -70,6 +71,7 @@ pub fn trainable_token_indices(
         return Ok(());
     };
     let mut lists: Vec<(String, Vec<usize>)> = Vec::new();
+    let ends = [&spec.embed_tokens.path, &spec.lm_head.path];
     if value.is_object() {
         let object = config.optional_object(KEY)?.ok_or_else(wrong)?;
         for (name, list) in object.json().as_object().into_iter().flatten() {
@@ -81,24 +83,40 @@ pub fn trainable_token_indices(
         lists.push((spec.embed_tokens.path.clone(), list));
     }
 
-    let pair = [&spec.embed_tokens.path, &spec.lm_head.path];
-    for (name, indices) in lists {
-        let path = pair
-            .into_iter()
-            .find(|path| **path == name || path.ends_with(&format!(".{name}")))
+    let mut found: [Option<&[usize]>; 2] = [None, None];
+    for (name, indices) in &lists {
+        let end = ends
+            .iter()
+            .position(|path| *path == name || path.ends_with(&format!(".{name}")))
             .ok_or_else(|| AdapterError::Targets {
                 path: config.path().to_owned(),
                 message: format!(
                     "`{KEY}` names `{name}`; supported are `{}` and `{}`",
-                    pair[0], pair[1]
+                    ends[0], ends[1]
                 ),
             })?;
+        found[end] = Some(indices);
+    }
+    // A tied head with the same list has the embedding's rows; with another one, its own.
+    let mut head_follows = spec.says_tied();
+    if let (true, [Some(embedding), Some(head)]) = (head_follows, found) {
+        head_follows = embedding == head;
+        if head_follows {
+            found[1] = None;
+        } else if config.flag("ensure_weight_tying", false)? {
+            let reason = "the lists of a tied embedding and its head differ";
+            return Err(config.refused("ensure_weight_tying", reason).into());
+        }
+    }
+    for (path, indices) in ends.into_iter().zip(found) {
+        let Some(indices) = indices else { continue };
         let rows = ReplacedRows {
             option: KEY,
             infix: ".token_adapter",
             path,
-            indices: &indices,
+            indices,
             init: None,
+            head_follows,
         };
         replace_rows(config, base, tensors, spec, effects, &rows)?;
     }
@@ -118,9 +136,12 @@ pub struct ReplacedRows<'a> {
     pub indices: &'a [usize],
     /// How fresh rows start, if not as copies.
     pub init: Option<Init>,
+    /// Whether the embedding's rows are the head's too.
+    pub head_follows: bool,
 }
 
-/// Adds the adapter that replaces `rows`; of a tied embedding, the head's too.
+/// Adds the adapter that replaces `rows`, and the head's where that follows. A head with replaced rows has no bias, as in
+/// PEFT's forward; its merge keeps it.
 pub fn replace_rows(
     config: &JsonObject,
     base: &BaseModel,
@@ -141,7 +162,7 @@ pub fn replace_rows(
         let expected = format!("token ids below {} (found {index})", spec.vocab_size);
         return Err(config.wrong(option, &expected).into());
     }
-    let tied = spec.tied() && path == pair[0];
+    let tied = rows.head_follows && path == pair[0];
     if tied && changes_head(effects, &pair[1]) {
         let reason = format!(
             "`{}` is tied to the embedding and is changed as well",
@@ -185,6 +206,9 @@ pub fn replace_rows(
         counted,
         head,
     };
+    if tied || path == pair[1] {
+        leave_out_bias(effects, &spec.lm_head);
+    }
     if tied {
         effects.keeps_tie = true;
         let head = Box::new(adapter(false, true));

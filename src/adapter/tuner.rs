@@ -131,6 +131,31 @@ impl<'a> Tuner<'a> {
         })
     }
 
+    /// Paths of selected modules that the file has another weight for. PEFT loads it behind what it makes of the base's.
+    pub fn reweighted(&self) -> BTreeSet<String> {
+        let paths = self.selected.iter().map(|module| &module.path);
+        let other = |path: &&String| {
+            self.effects
+                .replaced
+                .contains_key(&format!("{path}.weight"))
+        };
+        paths.filter(other).cloned().collect()
+    }
+
+    /// Refuses files with such weights, for methods that work with the base's own.
+    ///
+    /// # Errors
+    /// If there is one.
+    pub fn refuse_reweighted(&self) -> Result<(), AdapterError> {
+        match self.reweighted().first() {
+            None => Ok(()),
+            Some(path) => Err(self.tensors.layout(format!(
+                "`{path}.base_layer.weight` isn't the base's weight, and PEFT makes this method's parts of both: use the \
+                 base that the adapter was made for"
+            ))),
+        }
+    }
+
     /// The selected modules, which must all be linear layers.
     ///
     /// # Errors

@@ -125,7 +125,7 @@ pub const FAMILIES: &[Family] = &[
         model_type: "phi",
         name: "Phi-1.5, Phi-2",
         special: "parallel residual, partly turned heads, head with a bias",
-        refused: "tied embeddings (`tie_word_embeddings`): the head has a bias",
+        refused: "",
         read: phi::spec,
     },
     Family {
@@ -174,7 +174,7 @@ pub const FAMILIES: &[Family] = &[
         model_type: "gptj",
         name: "GPT-J",
         special: "parallel residual, neighbouring pairs of a part of each head turned",
-        refused: "tied embeddings (`tie_word_embeddings`): the head has a bias",
+        refused: "",
         read: gptj::spec,
     },
     Family {

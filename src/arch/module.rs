@@ -13,6 +13,8 @@ pub struct Linear {
     pub out_features: usize,
     /// Whether the checkpoint has a bias.
     pub bias: bool,
+    /// Whether its weight is to be another module's, the embedding's. Its bias isn't.
+    pub tied: bool,
     /// How the checkpoint stores `W`.
     pub stored: Stored,
     /// The key of `config.json` that gives it a bias, and others with it.
@@ -28,6 +30,7 @@ impl Linear {
             in_features,
             out_features,
             bias,
+            tied: false,
             stored: Stored::OutIn,
             bias_key: None,
         }
@@ -127,6 +130,8 @@ pub enum ModuleKind {
         out_features: usize,
         /// Whether the base has a bias.
         bias: bool,
+        /// Whether its weight is to be another module's, the embedding's. Its bias isn't.
+        tied: bool,
         /// How the checkpoint stores the weight.
         stored: Stored,
     },
@@ -164,6 +169,7 @@ impl Module {
                 out_features,
                 bias,
                 stored,
+                ..
             } => {
                 let shape = match stored {
                     Stored::OutIn => vec![out_features, in_features],
@@ -190,6 +196,13 @@ impl Module {
                 .map(|&name| (name, shape.clone()))
                 .collect(),
         }
+    }
+
+    /// The tensor of the checkpoint that is its parameter `name`.
+    pub fn tensor(&self, name: &str) -> String {
+        let own_bias = name == "bias" && matches!(self.kind, ModuleKind::Linear { tied: true, .. });
+        let source = if own_bias { &self.path } else { &self.source };
+        format!("{source}.{name}")
     }
 
     /// Rows and columns of its weight, if that's a matrix: of outputs and inputs, or of tokens and their width.
@@ -272,6 +285,7 @@ impl Linear {
                 in_features: self.in_features,
                 out_features: self.out_features,
                 bias: self.bias,
+                tied: self.tied,
                 stored: self.stored,
             },
         }

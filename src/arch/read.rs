@@ -33,7 +33,7 @@ pub fn activation(
     }
 }
 
-/// The head at `path`, which shares the embedding's tensor where `tie_word_embeddings` says so.
+/// The head at `path`, whose weight is the embedding's where `tie_word_embeddings` says so.
 pub fn head(
     config: &JsonObject,
     tied_by_default: bool,
@@ -42,10 +42,6 @@ pub fn head(
     bias: bool,
 ) -> Result<Linear, ConfigError> {
     let tied = config.flag("tie_word_embeddings", tied_by_default)?;
-    if tied && bias {
-        let reason = "a head with a bias can't share the embedding's tensor";
-        return Err(config.refused("tie_word_embeddings", reason));
-    }
     let head = Linear::new(
         path.to_owned(),
         embedding.num_embeddings,
@@ -55,6 +51,7 @@ pub fn head(
     Ok(match tied {
         true => Linear {
             source: embedding.source.clone(),
+            tied: true,
             ..head
         },
         false => head,

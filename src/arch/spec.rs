@@ -199,6 +199,12 @@ impl DecoderSpec {
         self.lm_head.source == self.embed_tokens.source
     }
 
+    /// Whether `config.json` ties the head to the embedding. PEFT goes by that, and ties what it adds to them, also where
+    /// the checkpoint holds both apart.
+    pub fn says_tied(&self) -> bool {
+        self.lm_head.tied
+    }
+
     /// Whether a layer has experts.
     pub fn has_experts(&self) -> bool {
         let mut layers = self.layers.iter();

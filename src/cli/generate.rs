@@ -13,7 +13,7 @@ use super::prepare::VariantChoice;
 use super::progress::message;
 use super::setup;
 use super::target::Target;
-use crate::engine::{DecoderEngine, EngineError, Provider, WeightsMode};
+use crate::engine::{EngineError, Provider, WeightsMode};
 use crate::measure::timings::Engine;
 use crate::model::TextTokenizer;
 use crate::prepare::{Manifest, PreparedVariant, Variant, task_of};
@@ -100,7 +100,7 @@ impl Generate {
             options.profile = Some(folder.clone());
         }
         let runtime = setup::onnx_runtime(common, provider)?;
-        let mut engine = DecoderEngine::open(&runtime, &variant, &options)?;
+        let mut engine = setup::open_engine(&runtime, &variant, &options)?;
 
         let mut token_ids = Vec::with_capacity(self.max_new_tokens);
         let mut logits = Vec::new();
@@ -153,6 +153,10 @@ impl Generate {
                 settled(common, &variant.manifest)?;
                 self.task.check_prepared(&variant.manifest)?;
                 let provider = setup::provider(common, variant.manifest.dtype)?;
+                if let Provider::Cuda(_) = provider {
+                    // A CPU runs what was made for a GPU too.
+                    setup::check_prepared(&folder, &variant.manifest, provider)?;
+                }
                 return Ok((variant, provider));
             }
             Target::Experiment(experiment) => {

@@ -369,16 +369,7 @@ fn prepared_folder(
     let Some(first) = variants.first() else {
         bail!("`{}` holds no variant", folder.display());
     };
-    let expected = setup::precision(first.manifest.dtype, provider);
-    if first.manifest.compute != expected.compute {
-        bail!(
-            "`{}` was prepared to compute in {} and {provider} takes {}; prepare it again with this \
-             `--ep`",
-            folder.display(),
-            first.manifest.compute,
-            expected.compute
-        );
-    }
+    setup::check_prepared(folder, &first.manifest, provider)?;
     config = config_with(&variants, &config);
     Ok(Prepared {
         config,

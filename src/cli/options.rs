@@ -49,6 +49,10 @@ pub struct CommonOptions {
     #[arg(long, global = true, value_name = "N", default_value_t = 0)]
     pub device: u32,
 
+    /// Start decode steps on a GPU as a CUDA graph, where that's possible and gives the same.
+    #[arg(long, global = true)]
+    pub cuda_graph: bool,
+
     /// Threads of the CPU provider [default: physical cores].
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,

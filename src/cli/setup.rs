@@ -8,7 +8,9 @@ use super::options::{CommonOptions, ExecutionProvider};
 use super::progress::{ByteProgress, message};
 use crate::adapter::Task;
 use crate::config::{BenchmarkConfig, Source};
-use crate::engine::{DecoderEngine, EngineOptions, OnnxRuntime, Provider, WeightsMode};
+use crate::engine::{
+    DecoderEngine, EngineError, EngineOptions, OnnxRuntime, Provider, StepGraph, WeightsMode,
+};
 use crate::experiment::Experiment;
 use crate::json_object::JsonObject;
 use crate::model::{BaseModel, ModelId};
@@ -94,8 +96,14 @@ pub fn base_model(common: &CommonOptions, config: &BenchmarkConfig) -> Result<Ba
 
 /// Where to run weights of `dtype`.
 pub fn provider(common: &CommonOptions, dtype: Dtype) -> Result<Provider> {
-    /// ONNX Runtime's CUDA provider has attention over a cache in 16 bits only.
-    const FLOAT32: &str = "on a GPU, `--dtype float16` or `bfloat16` is needed";
+    let provider = any_provider(common, dtype)?;
+    if common.cuda_graph && provider == Provider::Cpu {
+        bail!("`--cuda-graph` is for a GPU, and this runs on the CPU");
+    }
+    Ok(provider)
+}
+
+fn any_provider(common: &CommonOptions, dtype: Dtype) -> Result<Provider> {
     let gpus = || Hardware::collect(common.device).num_accelerators;
     match common.ep {
         ExecutionProvider::Cpu => Ok(Provider::Cpu),
@@ -103,15 +111,14 @@ pub fn provider(common: &CommonOptions, dtype: Dtype) -> Result<Provider> {
             "`--ep cuda` was asked for, but this machine has no NVIDIA GPU (NVML finds none); \
              use `--ep cpu`"
         ),
-        ExecutionProvider::Cuda if dtype == Dtype::Float32 => {
-            bail!("`--ep cuda` can't run float32: {FLOAT32}")
-        }
         ExecutionProvider::Cuda => Ok(Provider::Cuda(common.device)),
         ExecutionProvider::Auto if gpus() == 0 => Ok(Provider::Cpu),
         ExecutionProvider::Auto if dtype == Dtype::Float32 => {
-            message(&format!(
-                "note: there is a GPU, but this runs on the CPU: {FLOAT32}"
-            ));
+            // What a GPU would compute with has been checked on a CPU only.
+            message(
+                "note: there is a GPU, but float32 runs on the CPU unless `--ep cuda` asks for the GPU; \
+                 `--dtype float16` or `bfloat16` runs there by itself",
+            );
             Ok(Provider::Cpu)
         }
         ExecutionProvider::Auto => {
@@ -130,6 +137,28 @@ pub fn provider(common: &CommonOptions, dtype: Dtype) -> Result<Provider> {
 /// The precision that follows from dtype and provider.
 pub fn precision(dtype: Dtype, provider: Provider) -> Precision {
     Precision::new(dtype, matches!(provider, Provider::Cuda(_)))
+}
+
+/// Checks that a folder's variant computes as one that's prepared for `provider` would.
+pub fn check_prepared(folder: &Path, manifest: &Manifest, provider: Provider) -> Result<()> {
+    let expected = precision(manifest.dtype, provider);
+    if manifest.compute != expected.compute {
+        bail!(
+            "`{}` was prepared to compute in {} and {provider} takes {}; prepare it again with this \
+             `--ep`",
+            folder.display(),
+            manifest.compute,
+            expected.compute
+        );
+    }
+    if manifest.attention != expected.attention {
+        bail!(
+            "`{}` was prepared for another `--ep`: its attention is made of other operators than \
+             {provider} takes; prepare it again with this `--ep`",
+            folder.display()
+        );
+    }
+    Ok(())
 }
 
 /// Where variants of `base` are prepared, and how. Its weights are quantized first, if they shall be.
@@ -218,8 +247,25 @@ pub fn engine_options(
         batch_size: 1,
         max_length,
         logits_on_host: false,
+        cuda_graph: common.cuda_graph,
         profile: None,
     }
+}
+
+/// Opens sessions on `variant`, and says if its decode steps aren't the CUDA graph that was asked for.
+pub fn open_engine(
+    runtime: &OnnxRuntime,
+    variant: &PreparedVariant,
+    options: &EngineOptions,
+) -> Result<DecoderEngine, EngineError> {
+    let engine = DecoderEngine::open(runtime, variant, options)?;
+    if let Some(StepGraph::Refused(reason)) = engine.step_graph() {
+        message(&format!(
+            "note: the decode steps of {} are no CUDA graph: {reason}",
+            variant.manifest.variant
+        ));
+    }
+    Ok(engine)
 }
 
 /// Makes the copy of the weights that's laid out for the processor, where sessions will use one, and notes in the manifest

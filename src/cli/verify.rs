@@ -9,7 +9,7 @@ use super::options::{CommonOptions, TaskOptions};
 use super::output::line;
 use super::setup;
 use super::target::Target;
-use crate::engine::{DecoderEngine, WeightsMode};
+use crate::engine::WeightsMode;
 use crate::prepare::{PreparedVariant, task_of};
 use crate::verify::{Divergence, Parity, at_each_position, check};
 
@@ -59,7 +59,7 @@ impl Verify {
         options.logits_on_host = true;
         let runtime = setup::onnx_runtime(common, provider)?;
         let inputs = manifest.adapter.as_ref().map_or(0, |a| a.inputs.len());
-        let open = |variant: &PreparedVariant| DecoderEngine::open(&runtime, variant, &options);
+        let open = |variant: &PreparedVariant| setup::open_engine(&runtime, variant, &options);
         let compare = |variants: &[PreparedVariant]| {
             let parity = check(variants, &prompt_ids, count, open)?;
             parity.context("there is no variant to compare")

@@ -4,9 +4,7 @@
 //! borrowed memory when it's bound, and in this release that clone deadlocks.
 
 use ort::memory::Allocator;
-use ort::value::{
-    DefiniteTensorValueTypeMarker, DynTensor, Tensor, TensorElementType, TensorRefMut, Value,
-};
+use ort::value::{DefiniteTensorValueTypeMarker, DynTensor, Tensor, TensorElementType, Value};
 
 use crate::weights::Dtype;
 
@@ -38,33 +36,13 @@ pub fn bytes_of<T: DefiniteTensorValueTypeMarker + ?Sized>(
     unsafe_code,
     reason = "`ort` gives typed slices only for types known at compile time"
 )]
-pub fn fill<T: DefiniteTensorValueTypeMarker + ?Sized>(
-    tensor: &mut Value<T>,
-    offset: usize,
-    bytes: &[u8],
-) {
+pub fn fill(tensor: &mut DynTensor, offset: usize, bytes: &[u8]) {
     assert!(tensor.memory_info().is_cpu_accessible());
     // SAFETY: callers stay within the tensor that they made, which is on the host.
     unsafe {
         let target = tensor.data_ptr_mut().cast::<u8>().add(offset);
         std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len());
     }
-}
-
-/// Copies the bytes `from`, `[bytes]`, to a tensor of that size, wherever it is.
-///
-/// `ort` copies by running a graph of one node, of an opset that doesn't know bfloat16.
-#[expect(
-    unsafe_code,
-    reason = "`ort` gives no tensor that looks at another one's memory as bytes"
-)]
-pub fn copy_bytes(from: &Tensor<u8>, to: &mut DynTensor) -> ort::Result<()> {
-    let info = to.memory_info().to_owned();
-    let (data, shape) = (to.data_ptr_mut(), from.shape().clone());
-    assert_eq!(from.size(), to.size());
-    // SAFETY: the view is of a tensor of the same size that's borrowed for longer, in its own memory.
-    let view = unsafe { TensorRefMut::<u8>::from_raw(info, data, shape)? };
-    from.copy_into(view)
 }
 
 /// A tensor of int64 with `values`.

@@ -1,13 +1,16 @@
 //! A session with the tensors that are bound to it.
 
+use std::ops::Range;
+
 use ort::session::{IoBinding, Session};
 use ort::value::{DynTensor, Tensor};
 
-use super::EngineError;
 use super::bindings::new_tensor;
+use super::cuda::GraphRun;
 use super::layout::host::{LOGITS, MASK, NEXT_TOKEN};
+use super::lengths::Lengths;
 use super::onnx_runtime::run_bound;
-use crate::graph::positions::{LAST_INDEX, TOTAL, TOTAL_I32};
+use super::{EngineError, EngineOptions, Provider};
 
 /// A session with its binding.
 ///
@@ -17,9 +20,11 @@ pub struct BoundSession {
     pub binding: IoBinding,
     /// One new token of every sequence, `[batch, 1]`.
     token: Tensor<i64>,
-    last_index: Tensor<i32>,
-    total_i32: Tensor<i32>,
-    total: Tensor<i64>,
+    lengths: Lengths,
+    /// Whether inputs are copied where they are bound, and not read when a run begins.
+    copies: bool,
+    /// Keeps its runs from being recorded, where the session could do so.
+    graph_run: Option<GraphRun>,
     takes_mask: bool,
     /// Whether it picks the next token, and not only gives logits.
     pub picks: bool,
@@ -27,31 +32,22 @@ pub struct BoundSession {
 }
 
 impl BoundSession {
-    /// Binds the lengths, of runs with `batch` sequences, where the session takes them.
-    pub fn new(session: Session, batch: usize) -> ort::Result<Self> {
+    /// Binds the lengths, of runs with `options.batch_size` sequences, where the session takes them.
+    /// `captures`: it may record CUDA graphs, which its own runs shan't be.
+    pub fn new(session: Session, options: &EngineOptions, captures: bool) -> ort::Result<Self> {
         let mut binding = session.create_binding()?;
         let host = session.allocator();
         let takes = |name: &str| session.inputs().iter().any(|input| input.name() == name);
-        let last_index = Tensor::<i32>::new(host, [batch])?;
-        let total_i32 = Tensor::<i32>::new(host, [0_usize; 0])?;
-        let total = Tensor::<i64>::new(host, [1_usize])?;
-        if takes(LAST_INDEX) {
-            binding.bind_input(LAST_INDEX, &last_index)?;
-        }
-        if takes(TOTAL_I32) {
-            binding.bind_input(TOTAL_I32, &total_i32)?;
-        }
-        if takes(TOTAL) {
-            binding.bind_input(TOTAL, &total)?;
-        }
+        let lengths = Lengths::new(&session, host, options.batch_size)?;
+        lengths.bind(&mut binding)?;
         let mut outputs = session.outputs().iter();
         Ok(Self {
-            token: Tensor::<i64>::new(host, [batch, 1])?,
+            token: Tensor::<i64>::new(host, [options.batch_size, 1])?,
             takes_mask: takes(MASK),
             picks: outputs.any(|output| output.name() == NEXT_TOKEN),
-            last_index,
-            total_i32,
-            total,
+            lengths,
+            copies: options.provider != Provider::Cpu,
+            graph_run: captures.then(GraphRun::plain).transpose()?,
             binding,
             session,
         })
@@ -70,7 +66,7 @@ impl BoundSession {
         Ok(())
     }
 
-    /// Runs `ids`, the same for each of `batch` sequences, behind a cache that they make `total` rows long.
+    /// Runs `ids`, the same for each of `batch` sequences, which fill `rows` of the cache.
     ///
     /// # Errors
     /// If ONNX Runtime can't bind or run it; `name` is the variant's.
@@ -79,17 +75,22 @@ impl BoundSession {
         name: &str,
         ids: &[u32],
         batch: usize,
-        total: usize,
+        rows: Range<usize>,
     ) -> Result<(), EngineError> {
-        self.bind_inputs(ids, batch, total)
+        self.bind_inputs(ids, batch, &rows)
             .map_err(EngineError::runtime(name))?;
-        run_bound(&self.session, &self.binding).map_err(|message| EngineError::Run {
+        run_bound(
+            &self.session,
+            &self.binding,
+            self.graph_run.as_ref().map(|run| &run.0),
+        )
+        .map_err(|message| EngineError::Run {
             name: name.to_owned(),
             message,
         })
     }
 
-    fn bind_inputs(&mut self, ids: &[u32], batch: usize, total: usize) -> ort::Result<()> {
+    fn bind_inputs(&mut self, ids: &[u32], batch: usize, rows: &Range<usize>) -> ort::Result<()> {
         let host = self.session.allocator();
         // Every sequence of the batch is given the same tokens, and so makes the same ones.
         if let &[id] = ids {
@@ -101,15 +102,14 @@ impl BoundSession {
             self.binding.bind_input("input_ids", &input)?;
         }
         if self.takes_mask {
-            let ones = vec![1_i64; batch * total];
-            let mask = new_tensor(host, &[batch, total], &ones)?;
+            let ones = vec![1_i64; batch * rows.end];
+            let mask = new_tensor(host, &[batch, rows.end], &ones)?;
             self.binding.bind_input(MASK, &mask)?;
         }
-        // These are bound already: a run reads what's in them when it begins.
-        let all = total as i32;
-        self.last_index.extract_tensor_mut().1.fill(all - 1);
-        self.total_i32.extract_tensor_mut().1.fill(all);
-        self.total.extract_tensor_mut().1.fill(total as i64);
+        self.lengths.set(rows);
+        if self.copies {
+            self.lengths.bind(&mut self.binding)?;
+        }
         Ok(())
     }
 }

@@ -2,16 +2,22 @@
 //! attention updates it in place.
 
 use ort::memory::Allocator;
-use ort::value::{DefiniteTensorValueTypeMarker, DynTensor, Tensor, Value};
+use ort::session::IoBinding;
+use ort::value::DynTensor;
 
-use super::bindings::{copy_bytes, element_type, fill};
-use super::bound::BoundSession;
+use super::bindings::{bytes_of, element_type, fill};
+use super::cuda::copy_to_device;
 use super::{EngineError, EngineOptions, Provider};
-use crate::graph::PROMPT_INPUT;
+use crate::graph::{AttentionOperator, PROMPT_INPUT};
 use crate::prepare::{ADAPTER, PreparedVariant, PromptKind};
 use crate::weights::{SafetensorsFile, WeightsError};
 
-/// Allocates the cache, key and value of each layer in turn; a trained prefix is written into its first rows.
+/// The length of a cache that is read as a whole is a multiple of this: where a mask's rows aren't, ONNX Runtime (1.31) takes
+/// other kernels on a GPU, and a single row more would change the times.
+const LENGTH_MULTIPLE: usize = 4;
+
+/// Allocates the cache, key and value of each layer in turn; a trained prefix is written into its first rows. On a device,
+/// other rows are zeros only where they are read as well.
 pub fn allocate(
     host: &Allocator,
     device: &Allocator,
@@ -22,24 +28,42 @@ pub fn allocate(
     let failed = EngineError::runtime(&variant.folder.display().to_string());
     let prefix = Prefix::read(variant)?;
     let element = element_type(manifest.compute);
+    let read_whole = manifest.attention == AttentionOperator::Standard;
+    let length = match read_whole {
+        true => options.max_length.next_multiple_of(LENGTH_MULTIPLE),
+        false => options.max_length,
+    };
     let mut cache = Vec::new();
     for (layer, &(heads, width)) in manifest.cache.iter().enumerate() {
         for half in 0..2 {
-            let shape = [options.batch_size, heads, options.max_length, width];
-            let mut tensor = DynTensor::new(device, element, shape).map_err(&failed)?;
-            if let Some(prefix) = &prefix {
-                let entry = 2 * layer + half;
-                let size = manifest.compute.size();
-                let form = (shape, manifest.head_dim, size);
-                if let Provider::Cuda(_) = options.provider {
-                    let bytes = [shape.iter().product::<usize>() * size];
-                    let mut staged = Tensor::<u8>::new(host, bytes).map_err(&failed)?;
-                    prefix.write(&mut staged, entry, form);
-                    copy_bytes(&staged, &mut tensor).map_err(&failed)?;
-                } else {
-                    prefix.write(&mut tensor, entry, form);
+            let shape = [options.batch_size, heads, length, width];
+            let size = manifest.compute.size();
+            let filled = |allocator| {
+                let mut tensor = DynTensor::new(allocator, element, shape).map_err(&failed)?;
+                if let Some(prefix) = &prefix {
+                    let entry = 2 * layer + half;
+                    prefix.write(&mut tensor, entry, shape, manifest.head_dim, size);
                 }
-            }
+                Ok::<_, EngineError>(tensor)
+            };
+            let tensor = match options.provider {
+                Provider::Cpu => filled(device)?,
+                Provider::Cuda(number) => {
+                    let mut tensor = DynTensor::new(device, element, shape).map_err(&failed)?;
+                    if read_whole || prefix.is_some() {
+                        let staged = filled(host)?;
+                        let bytes = bytes_of(&staged, shape.iter().product::<usize>() * size);
+                        // `ort` copies by an operator that doesn't take bfloat16.
+                        copy_to_device(number, bytes, &mut tensor).map_err(|message| {
+                            EngineError::Cuda {
+                                device: number,
+                                message,
+                            }
+                        })?;
+                    }
+                    tensor
+                }
+            };
             cache.push(tensor);
         }
     }
@@ -49,11 +73,10 @@ pub fn allocate(
 /// Binds the cache to a session, as what it reads and as what it writes.
 pub fn bind(
     cache: &mut [DynTensor],
-    bound: &mut BoundSession,
+    binding: &mut IoBinding,
     name: &str,
 ) -> Result<(), EngineError> {
     let failed = EngineError::runtime(name);
-    let binding = &mut bound.binding;
     for (index, tensor) in cache.iter_mut().enumerate() {
         let (layer, kind) = (index / 2, ["key", "value"][index % 2]);
         let past = format!("past_key_values.{layer}.{kind}");
@@ -90,13 +113,15 @@ impl Prefix {
         }))
     }
 
-    /// Writes entry `entry` into every sequence of `target`, `[batch, heads, max_length, width]` of values of `size` bytes; heads
-    /// that are wider than `head_dim` are filled with zeros.
-    fn write<T: DefiniteTensorValueTypeMarker + ?Sized>(
+    /// Writes entry `entry` into every sequence of `target`, `[batch, heads, max_length, width]`; heads that are wider than
+    /// `head_dim` are filled with zeros.
+    fn write(
         &self,
-        target: &mut Value<T>,
+        target: &mut DynTensor,
         entry: usize,
-        ([batch, heads, max_length, width], head_dim, size): ([usize; 4], usize, usize),
+        [batch, heads, max_length, width]: [usize; 4],
+        head_dim: usize,
+        size: usize,
     ) {
         let row_bytes = self.bytes.len() / self.rows;
         let head_bytes = head_dim * size;

@@ -43,7 +43,7 @@ pub enum EngineError {
     #[error("ONNX Runtime cannot run `{name}`: {message}")]
     Run { name: String, message: String },
     #[error(
-        "a prefix (prefix tuning) can't be run with a batch of {batch_size}: ONNX Runtime's attention \
+        "a prefix (prefix tuning) can't be run with a batch of {batch_size}: ONNX Runtime's `GroupQueryAttention` \
          takes a prompt behind a filled cache for one sequence only"
     )]
     PrefixBatch { batch_size: usize },

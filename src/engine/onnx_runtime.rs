@@ -7,16 +7,16 @@ use ort::AsPointer;
 use ort::environment::Environment;
 use ort::ep::CUDA;
 use ort::logging::LogLevel;
-use ort::session::IoBinding;
-use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::session::{IoBinding, RunOptions, Session};
 use prost::Message;
 
 use super::layout::block_size;
 use super::model_file::ROOT;
 use super::shared_weights::SharedWeights;
-use super::{CUDA_GRAPH, EngineError, EngineOptions, Provider, TF32};
+use super::{EngineError, EngineOptions, Provider, TF32};
 use crate::graph::proto::Model;
+use crate::runtime::cuda::Stream;
 use crate::runtime::cuda_libraries;
 use crate::runtime::library::Library;
 
@@ -88,7 +88,7 @@ impl OnnxRuntime {
     }
 
     /// Opens a session on `model`, with `weights` that are in memory already; `packs` lets ONNX Runtime copy others into
-    /// its own layout.
+    /// its own layout. Given a stream, it runs on that and may record CUDA graphs.
     pub(super) fn open_session(
         &self,
         name: &str,
@@ -96,19 +96,20 @@ impl OnnxRuntime {
         options: &EngineOptions,
         packs: bool,
         weights: Option<&SharedWeights>,
+        stream: Option<&Stream>,
     ) -> Result<Session, EngineError> {
-        let builder = self
-            .configure(options, packs)
-            .map_err(|error| match options.provider {
-                Provider::Cuda(device) => EngineError::Cuda {
-                    device,
-                    message: explain_cuda(&error),
-                },
-                Provider::Cpu => EngineError::Run {
-                    name: name.to_owned(),
-                    message: error,
-                },
-            });
+        let builder =
+            self.configure(options, packs, stream)
+                .map_err(|error| match options.provider {
+                    Provider::Cuda(device) => EngineError::Cuda {
+                        device,
+                        message: explain_cuda(&error),
+                    },
+                    Provider::Cpu => EngineError::Run {
+                        name: name.to_owned(),
+                        message: error,
+                    },
+                });
         let mut builder = builder?;
         if let Some(weights) = weights {
             let failed = |message| EngineError::Run {
@@ -122,7 +123,12 @@ impl OnnxRuntime {
             .map_err(EngineError::runtime(name))
     }
 
-    fn configure(&self, options: &EngineOptions, packs: bool) -> Result<SessionBuilder, String> {
+    fn configure(
+        &self,
+        options: &EngineOptions,
+        packs: bool,
+        stream: Option<&Stream>,
+    ) -> Result<SessionBuilder, String> {
         let text = |error: ort::Error<SessionBuilder>| error.message().to_owned();
         let key = "session.model_external_initializers_file_folder_path";
         let mut builder =
@@ -161,10 +167,16 @@ impl OnnxRuntime {
             let key = "optimization.disable_specified_optimizers";
             let fusion = "GroupQueryAttentionFusion";
             builder = builder.with_config_entry(key, fusion).map_err(text)?;
-            let cuda = CUDA::default()
+            let mut cuda = CUDA::default()
                 .with_device_id(device as i32)
-                .with_cuda_graph(CUDA_GRAPH)
+                .with_cuda_graph(stream.is_some())
                 .with_tf32(TF32);
+            if let Some(stream) = stream {
+                // SAFETY: the engine drops its stream after its sessions.
+                #[expect(unsafe_code, reason = "the stream must outlive the session")]
+                let on_stream = unsafe { cuda.with_compute_stream(stream.handle()) };
+                cuda = on_stream;
+            }
             // Without this, `ort` falls back to the CPU without a word.
             let cuda = cuda.build().error_on_failure();
             builder = builder.with_execution_providers([cuda]).map_err(text)?;
@@ -184,13 +196,18 @@ fn explain_cuda(message: &str) -> String {
 /// Runs the graph on what's bound. `ort`'s own call wraps every output in a new value, at each step two
 /// for every layer, which nothing here looks at.
 #[expect(unsafe_code, reason = "the safe call collects all outputs")]
-pub(super) fn run_bound(session: &Session, binding: &IoBinding) -> Result<(), String> {
+pub(super) fn run_bound(
+    session: &Session,
+    binding: &IoBinding,
+    options: Option<&RunOptions>,
+) -> Result<(), String> {
     let api = ort::api();
+    let options = options.map_or(std::ptr::null(), |options| options.ptr());
     // SAFETY: both handles are alive; null run options are allowed; a status that isn't null is an
     // error, whose message is copied before it's released.
     unsafe {
         let run = api.RunWithBinding;
-        let status = run(session.ptr().cast_mut(), std::ptr::null(), binding.ptr());
+        let status = run(session.ptr().cast_mut(), options, binding.ptr());
         if status.0.is_null() {
             return Ok(());
         }

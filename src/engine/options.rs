@@ -67,14 +67,14 @@ pub struct EngineOptions {
     pub max_length: usize,
     /// Whether every step's logits are brought to the host.
     pub logits_on_host: bool,
+    /// Whether decode steps on a GPU are replayed from a CUDA graph, where that gives the same.
+    #[serde(default)]
+    pub cuda_graph: bool,
     /// ONNX Runtime writes profiles of what runs into folders below this one, `prompt` and `step`, when the sessions are
     /// closed.
     #[serde(default)]
     pub profile: Option<PathBuf>,
 }
-
-/// Whether a session on a GPU records its steps as a CUDA graph: lengths change from step to step, so it doesn't.
-pub const CUDA_GRAPH: bool = false;
 
 /// Whether float32 products on a GPU may be rounded to TF32.
 pub const TF32: bool = false;

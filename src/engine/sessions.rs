@@ -5,6 +5,7 @@ use super::layout::{CHUNK, Layouts};
 use super::shared_weights::SharedWeights;
 use super::{EngineError, EngineOptions, OnnxRuntime, Provider};
 use crate::graph::proto::Model;
+use crate::runtime::cuda::Stream;
 
 /// One session, or two over the same weights.
 #[derive(Debug)]
@@ -19,7 +20,7 @@ pub struct Sessions {
 
 impl Sessions {
     /// Opens a session on each graph, with `weights` that are in memory already; `name` is the variant's. `whole`: a
-    /// prompt must go through at once.
+    /// prompt must go through at once. Given a `stream`, they run on that and may record CUDA graphs.
     pub fn open(
         runtime: &OnnxRuntime,
         name: &str,
@@ -27,11 +28,13 @@ impl Sessions {
         options: &EngineOptions,
         whole: bool,
         weights: Option<&SharedWeights>,
+        stream: Option<&Stream>,
     ) -> Result<Self, EngineError> {
         let open = |model: &Model, kind: &str, packs: bool| {
             let options = options.for_session(kind);
-            let session = runtime.open_session(name, model, &options, packs, weights)?;
-            BoundSession::new(session, options.batch_size).map_err(EngineError::runtime(name))
+            let session = runtime.open_session(name, model, &options, packs, weights, stream)?;
+            let captures = stream.is_some();
+            BoundSession::new(session, &options, captures).map_err(EngineError::runtime(name))
         };
         // Opening a session keeps one core busy.
         let (prompt, step) = rayon::join(

@@ -1,13 +1,22 @@
-//! Self-attention with a cache, as one `GroupQueryAttention` node.
+//! Self-attention with a cache.
 //!
 //! With `past` and `present` bound to the same buffer the cache is updated in place.
+
+mod group_query;
+mod operator;
+mod standard;
+
+pub use operator::AttentionOperator;
 
 use super::builder::{Attr, Dim, GraphBuilder, Value};
 use super::export::Export;
 use super::linear::{add_bias, linear};
 use super::norm::norm_of_heads;
-use super::positions::{Lengths, PositionTables, RotaryTables};
+use super::positions::{Lengths, Operands, PositionTables};
+use crate::adapter::form::{Form, Place};
 use crate::arch::{Attention, FusedRows, Pairs, Position, Projections, RotarySpec};
+use group_query::group_query;
+use standard::standard;
 
 /// An attention that an adapter's nodes are built beside.
 #[derive(Debug)]
@@ -25,7 +34,7 @@ pub struct AttentionSite<'a> {
     pub head_dim: usize,
 }
 
-/// Widths that `GroupQueryAttention` takes are multiples of this; other heads are filled with zeros,
+/// Widths of heads that `GroupQueryAttention` takes are multiples of this; other heads are filled with zeros,
 /// which change no score and no sum.
 const HEAD_MULTIPLE: usize = 8;
 
@@ -35,6 +44,38 @@ const ROTARY_MULTIPLE: usize = 16;
 /// The width of a head in the cache.
 pub fn cache_head_dim(attention: &Attention) -> usize {
     attention.head_dim.next_multiple_of(HEAD_MULTIPLE)
+}
+
+/// One layer's keys and values.
+struct Cache {
+    /// `[batch, num_key_value_heads, past, width]` each.
+    past: [Value; 2],
+    /// What they're called with the new ones, which are outputs of the graph.
+    present: [String; 2],
+}
+
+impl Cache {
+    /// Adds inputs and outputs of the graph's cache of this number.
+    fn new(graph: &mut GraphBuilder, attention: &Attention, number: usize) -> Self {
+        let shape = |length: &str| {
+            [
+                Dim::symbol("batch"),
+                attention.num_key_value_heads.into(),
+                Dim::symbol(length),
+                cache_head_dim(attention).into(),
+            ]
+        };
+        let kinds = ["key", "value"];
+        let past = kinds.map(|kind| {
+            let name = format!("past_key_values.{number}.{kind}");
+            graph.input(&name, &shape("past"))
+        });
+        let present = kinds.map(|kind| format!("present.{number}.{kind}"));
+        for name in &present {
+            graph.output(name, &shape("present"));
+        }
+        Self { past, present }
+    }
 }
 
 /// What attention takes.
@@ -50,11 +91,11 @@ enum Inputs {
 /// ```text
 /// x ─ q_proj (─ norm) (─ RotaryEmbedding) ─┐
 /// x ─ k_proj (─ norm) (─ RotaryEmbedding) ─┤
-/// x ─ v_proj ──────────────────────────────┼─ GroupQueryAttention ─┬─ o_proj ─
-/// past_key_values.{i}.key, .value ─────────┘                       └─ present.{i}.key, .value
+/// x ─ v_proj ──────────────────────────────┼─ operator ─┬─ o_proj ─
+/// past_key_values.{i}.key, .value ─────────┘            └─ present.{i}.key, .value
 /// ```
 ///
-/// What an adapter adds to the heads' outputs comes in before `o_proj`; it takes the queries.
+/// What an adapter adds to the heads' outputs comes in before `o_proj` or behind it; it takes the queries.
 ///
 /// - `x` and the value returned: `[batch, sequence, hidden_size]`; of the last layer, the last position
 /// - cache: `[batch, num_key_value_heads, past, head_dim]`
@@ -69,7 +110,6 @@ pub fn attention(
     let layer = &export.spec.layers[index];
     let (path, attention) = (&layer.path, &layer.attention);
     let heads = attention.num_attention_heads;
-    let kv_heads = attention.num_key_value_heads;
     let width = cache_head_dim(attention);
 
     let has_beside = export.module_form(attention.path()).is_some();
@@ -81,68 +121,20 @@ pub fn attention(
     };
     let inputs = widened(graph, attention, path, inputs);
 
-    let cache = |length: &str| {
-        [
-            Dim::symbol("batch"),
-            kv_heads.into(),
-            Dim::symbol(length),
-            width.into(),
-        ]
-    };
     let number = export.first_cache + index;
-    let past_key = graph.input(&format!("past_key_values.{number}.key"), &cache("past"));
-    let past_value = graph.input(&format!("past_key_values.{number}.value"), &cache("past"));
-    let absent = GraphBuilder::absent();
-    let [query, key, value] = match inputs {
-        Inputs::Three(three) => three,
-        Inputs::Joined(qkv) => [qkv, absent.clone(), absent.clone()],
+    let cache = Cache::new(graph, attention, number);
+    let mut context = match &lengths.operands {
+        Operands::GroupQuery {
+            last_index,
+            total_i32,
+        } => {
+            let rows = [last_index, total_i32];
+            group_query(graph, layer, tables, lengths, rows, inputs, &cache)
+        }
+        Operands::Standard { start } => {
+            standard(graph, layer, tables, lengths, start, inputs, &cache)
+        }
     };
-    let mut inputs = vec![
-        &query,
-        &key,
-        &value,
-        &past_key,
-        &past_value,
-        &lengths.last_index,
-        &lengths.total_i32,
-    ];
-    let mut attrs = vec![
-        ("num_heads", Attr::Int(heads as i64)),
-        ("kv_num_heads", Attr::Int(kv_heads as i64)),
-        ("scale", Attr::Float(attention.scale as f32)),
-    ];
-    if let Some(window) = attention.window {
-        attrs.push(("local_window_size", Attr::Int(window as i64)));
-    }
-    if let Some(cap) = attention.softcap {
-        attrs.push(("softcap", Attr::Float(cap as f32)));
-    }
-    let turned: RotaryTables;
-    let bias: Value;
-    match &attention.position {
-        Position::Rotary(rotary) if turns_inside(attention, rotary) => {
-            turned = tables.rotary(graph, rotary);
-            inputs.extend([&turned.cos, &turned.sin]);
-            attrs.push(("do_rotary", Attr::Int(1)));
-            if rotary.pairs == Pairs::Neighbours {
-                attrs.push(("rotary_interleaved", Attr::Int(1)));
-            }
-        }
-        Position::Alibi(slopes) => {
-            bias = tables.alibi(graph, slopes, lengths);
-            // Cosines, sines and position ids, which aren't given.
-            inputs.extend([&absent, &absent, &absent, &bias]);
-        }
-        Position::Rotary(_) | Position::None => {}
-    }
-    let name = format!("/{path}/self_attn/GroupQueryAttention");
-    let present = ["key", "value"].map(|kind| format!("present.{number}.{kind}"));
-    let outputs = [name.as_str(), present[0].as_str(), present[1].as_str()];
-    let made = graph.contrib_outputs("GroupQueryAttention", &name, &inputs, &outputs, &attrs);
-    graph.output(&made[1], &cache("present"));
-    graph.output(&made[2], &cache("present"));
-
-    let mut context = made[0].clone();
     if export.is_last_layer(index) {
         let name = format!("/{path}/self_attn/last");
         context = graph.last_position(&name, &context);
@@ -151,10 +143,14 @@ pub fn attention(
         let path = &attention.o_proj.path;
         context = resize_heads(graph, path, &context, heads, width, attention.head_dim);
     }
-    let Some(beside) = beside else {
+    let Some((beside, place)) = beside else {
         return linear(graph, export, &attention.o_proj, &context);
     };
     let name = format!("/{}/adapter/Add", attention.path());
+    if place == Place::Output {
+        let output = linear(graph, export, &attention.o_proj, &context);
+        return graph.add(&name, &output, &beside);
+    }
     let context = graph.add(&name, &context, &beside);
     let output = linear(graph, export, &attention.o_proj, &context);
     // PEFT projects the two terms one by one, so that a bias counts twice.
@@ -190,8 +186,8 @@ fn turn(
     )
 }
 
-/// What an adapter adds to the outputs of the heads, if it does; `query` is turned already unless the attention node
-/// does that.
+/// What an adapter adds to an attention, if it does, and where; `query` is turned already unless the attention node does
+/// that.
 fn beside(
     graph: &mut GraphBuilder,
     export: &Export,
@@ -199,13 +195,16 @@ fn beside(
     tables: &mut PositionTables,
     lengths: &Lengths,
     query: &Value,
-) -> Option<Value> {
+) -> Option<(Value, Place)> {
     let attention = &export.spec.layers[index].attention;
     let path = attention.path();
     let (form, naming) = export.module_form(path)?;
+    let Form::Attention(form) = form else {
+        unreachable!("no other form is of an attention");
+    };
     let heads = attention.num_attention_heads;
     let mut query = match &attention.position {
-        Position::Rotary(rotary) if turns_inside(attention, rotary) => {
+        Position::Rotary(rotary) if turns_inside(graph, attention, rotary) => {
             let name = format!("{path}/adapter");
             let size = (heads, attention.head_dim);
             turn(graph, tables, rotary, lengths, &name, query, size)
@@ -222,14 +221,16 @@ fn beside(
         num_key_value_heads: attention.num_key_value_heads,
         head_dim: attention.head_dim,
     };
-    Some(form.attention(graph, &naming, &site))
+    Some((form.nodes(graph, &naming, &site), form.place))
 }
 
 /// Whether the attention node turns queries and keys itself.
-fn turns_inside(attention: &Attention, rotary: &RotarySpec) -> bool {
-    [attention.head_dim, rotary.dim()]
-        .iter()
-        .all(|size| size.is_multiple_of(ROTARY_MULTIPLE))
+fn turns_inside(graph: &GraphBuilder, attention: &Attention, rotary: &RotarySpec) -> bool {
+    let sizes = [attention.head_dim, rotary.dim()];
+    graph.attention_operator() == AttentionOperator::GroupQuery
+        && sizes
+            .iter()
+            .all(|size| size.is_multiple_of(ROTARY_MULTIPLE))
 }
 
 /// Queries, keys and values as the projections make them.
@@ -266,7 +267,7 @@ fn prepared(
     apart: bool,
 ) -> Inputs {
     let before = match &attention.position {
-        Position::Rotary(rotary) if !turns_inside(attention, rotary) => Some(rotary),
+        Position::Rotary(rotary) if !turns_inside(graph, attention, rotary) => Some(rotary),
         _ => None,
     };
     let apart = apart || attention.query_key_norms.is_some() || before.is_some();

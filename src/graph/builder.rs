@@ -1,6 +1,6 @@
 //! Puts nodes, constants and references to weights together into an ONNX graph.
 //!
-//! Standard operators are those of opset 21; the contributed ones (`com.microsoft`) are documented in
+//! Standard operators are those of opset 21, or 24 where attention is; the contributed ones (`com.microsoft`) are documented in
 //! <https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md>.
 
 mod constants;
@@ -20,27 +20,19 @@ pub use positions::LAST_POSITION;
 pub use value::{Attr, Dim, Value};
 
 use super::parameters::Parameters;
-use super::proto;
-use crate::quantize::Accuracy;
+use super::{Arithmetic, AttentionOperator, proto};
 use crate::weights::Dtype;
 
 /// The two operator domains.
 const STANDARD: &str = "";
 const MICROSOFT: &str = "com.microsoft";
-const OPSET: i64 = 21;
-const IR_VERSION: i64 = 10;
 
 /// A graph that's being built.
 #[derive(Debug)]
 pub struct GraphBuilder<'a> {
     graph: proto::Graph,
     parameters: &'a Parameters,
-    /// The type of the graph's arithmetic.
-    compute: Dtype,
-    /// The type that weights are rounded to.
-    storage: Dtype,
-    /// The arithmetic of products with quantized weights.
-    accuracy: Accuracy,
+    arithmetic: Arithmetic,
     /// Weights that are in the graph already, by file and offset.
     placed: HashMap<(std::path::PathBuf, u64), Value>,
     /// Constants and shared inputs, by name.
@@ -57,23 +49,15 @@ pub struct GraphBuilder<'a> {
 }
 
 impl<'a> GraphBuilder<'a> {
-    /// An empty graph over `parameters`, for a `model.onnx` in `folder` (absolute): weights are
-    /// rounded to `storage`, and computed with in `compute`.
-    pub fn new(
-        parameters: &'a Parameters,
-        storage: Dtype,
-        compute: Dtype,
-        folder: &'a Path,
-    ) -> Self {
+    /// An empty graph over `parameters`, for a `model.onnx` in `folder` (absolute).
+    pub fn new(parameters: &'a Parameters, arithmetic: Arithmetic, folder: &'a Path) -> Self {
         Self {
             graph: proto::Graph {
                 name: "decoder".to_owned(),
                 ..Default::default()
             },
             parameters,
-            compute,
-            storage,
-            accuracy: Accuracy::Int8,
+            arithmetic,
             placed: HashMap::new(),
             constants: BTreeMap::new(),
             last: HashSet::new(),
@@ -84,20 +68,15 @@ impl<'a> GraphBuilder<'a> {
         }
     }
 
-    /// The same with this arithmetic where weights are quantized.
-    pub fn with_accuracy(mut self, accuracy: Accuracy) -> Self {
-        self.accuracy = accuracy;
-        self
-    }
-
     /// The finished model.
     pub fn finish(self) -> proto::Model {
+        let (opset, ir_version) = self.arithmetic.attention.versions();
         proto::Model {
-            ir_version: IR_VERSION,
+            ir_version,
             producer_name: env!("CARGO_PKG_NAME").to_owned(),
             producer_version: env!("CARGO_PKG_VERSION").to_owned(),
             graph: Some(self.graph),
-            opset_import: [(STANDARD, OPSET), (MICROSOFT, 1)]
+            opset_import: [(STANDARD, opset), (MICROSOFT, 1)]
                 .map(|(domain, version)| proto::OperatorSet {
                     domain: domain.to_owned(),
                     version,
@@ -109,7 +88,17 @@ impl<'a> GraphBuilder<'a> {
 
     /// The type of the graph's arithmetic.
     pub fn compute(&self) -> Dtype {
-        self.compute
+        self.arithmetic.compute
+    }
+
+    /// Whether a GPU computes it.
+    pub fn on_gpu(&self) -> bool {
+        self.arithmetic.on_gpu()
+    }
+
+    /// What attention is made of.
+    pub fn attention_operator(&self) -> AttentionOperator {
+        self.arithmetic.attention
     }
 
     /// Puts `scope` in front of the names of the nodes that follow, unless they're names of outputs, and `owner` in

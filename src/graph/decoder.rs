@@ -21,28 +21,21 @@ use super::linear::{embedding, linear};
 use super::mlp::mlp;
 use super::norm::{add_norm, norm};
 use super::positions::{Lengths, PositionTables, active_mask, learned_rows, lengths};
-use super::proto;
-use super::{Parameters, attention as attention_block};
+use super::{Arithmetic, Parameters, attention as attention_block, proto};
 use crate::adapter::{Adapter, BACKBONE, Beside, Mixture, Shadow};
 use crate::arch::{Arrangement, DecoderSpec, EmbeddingScale, Layer, Norm};
-use crate::quantize::Accuracy;
-use crate::weights::Dtype;
 
 pub use attention_block::cache_head_dim;
 
-/// Builds the graph for a `model.onnx` in `folder`: `parameters` says where each weight is, weights are
-/// rounded to `storage`, arithmetic is in `compute`, and with quantized weights in `accuracy`.
+/// Builds the graph for a `model.onnx` in `folder`: `parameters` says where each weight is.
 pub fn build(
     export: &Export,
     parameters: &Parameters,
-    storage: Dtype,
-    compute: Dtype,
-    accuracy: Accuracy,
+    arithmetic: Arithmetic,
     folder: &std::path::Path,
 ) -> proto::Model {
     let spec = export.spec;
-    let builder = GraphBuilder::new(parameters, storage, compute, folder);
-    let mut builder = builder.with_accuracy(accuracy);
+    let mut builder = GraphBuilder::new(parameters, arithmetic, folder);
     let graph = &mut builder;
 
     let sequence = [Dim::symbol("batch"), Dim::symbol("sequence")];
@@ -222,8 +215,7 @@ fn prepend_prompt(graph: &mut GraphBuilder, spec: &DecoderSpec, hidden: &Value) 
         &[Dim::symbol("num_virtual_tokens"), width.into()],
     );
     let name = "/prompt_embeddings";
-    let attrs = [("start", Attr::Int(0)), ("end", Attr::Int(1))];
-    let batch = graph.op("Shape", &format!("{name}/batch"), &[hidden], &attrs);
+    let batch = graph.size_of_axis(&format!("{name}/batch"), hidden, 0);
     let rest = graph.op("Shape", &format!("{name}/rows"), &[&prompt], &[]);
     let shape = graph.op(
         "Concat",
@@ -387,7 +379,10 @@ fn head(graph: &mut GraphBuilder, export: &Export, hidden: &Value) {
     // An `Identity` would copy them.
     let logits = graph.renamed(&logits, "logits");
     let vocab = spec.vocab_size;
-    graph.output(&logits, &[Dim::symbol("batch"), 1.into(), vocab.into()]);
+    graph.output(
+        logits.name(),
+        &[Dim::symbol("batch"), 1.into(), vocab.into()],
+    );
     let next_token = graph.place_of_largest("next_token", &logits);
     graph.output_i64(&next_token, &[Dim::symbol("batch"), 1.into()]);
 }

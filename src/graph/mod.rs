@@ -4,19 +4,22 @@
 //! [`decoder`](decoder::build) for the list. Node names repeat the checkpoint's path, so that a node in
 //! a profile leads to its weight.
 
+mod arithmetic;
 mod attention;
 mod builder;
 mod decoder;
 mod experts;
 mod export;
 mod linear;
+mod mask;
 mod mlp;
 mod norm;
 mod parameters;
 pub mod positions;
 pub mod proto;
 
-pub use attention::AttentionSite;
+pub use arithmetic::Arithmetic;
+pub use attention::{AttentionOperator, AttentionSite};
 pub use builder::{Attr, Dim, GraphBuilder, LAST_POSITION, Value};
 pub use decoder::{build, cache_head_dim};
 pub use export::{ACTIVE_FROM_INPUT, Export, PROMPT_INPUT, ROTARY_LENGTH};

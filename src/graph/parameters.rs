@@ -54,7 +54,7 @@ impl Parameters {
                 found.stored_in_out.insert(module.path.clone());
             }
             for (name, shape) in module.parameters() {
-                let source = format!("{}.{name}", module.source);
+                let source = module.tensor(name);
                 let tensor = find_base_tensor(spec, base, &source)?;
                 tensor.expect_shape(&shape)?;
                 let stored = Parameter::Stored(tensor.location()?);
@@ -67,6 +67,11 @@ impl Parameters {
     /// Whether the weight of the linear layer at `path` is `[in_features, out_features]`.
     pub fn is_stored_in_out(&self, path: &str) -> bool {
         self.stored_in_out.contains(path)
+    }
+
+    /// Says so of the linear layer at `path`.
+    pub fn set_stored_in_out(&mut self, path: &str) {
+        self.stored_in_out.insert(path.to_owned());
     }
 
     /// The same with weights from `file`, as far as `quantization` goes.

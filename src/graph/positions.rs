@@ -1,7 +1,9 @@
 //! Where tokens are: lengths from the attention mask, rotary tables, learned rows.
 
+use super::AttentionOperator;
 use super::builder::{Attr, Dim, GraphBuilder, Value};
 use super::export::{ACTIVE_FROM_INPUT, ROTARY_LENGTH};
+use super::mask::Masks;
 use super::proto::{element, element_type};
 use crate::arch::RotarySpec;
 
@@ -11,6 +13,8 @@ pub struct PositionTables {
     max_positions: usize,
     rotary: Vec<(RotarySpec, RotaryTables)>,
     alibi: Option<Value>,
+    /// For attention over a whole cache.
+    pub masks: Masks,
 }
 
 impl PositionTables {
@@ -20,6 +24,7 @@ impl PositionTables {
             max_positions,
             rotary: Vec::new(),
             alibi: None,
+            masks: Masks::default(),
         }
     }
 
@@ -49,22 +54,23 @@ impl PositionTables {
     }
 }
 
-/// [`Lengths::last_index`] in a graph.
+/// [`Operands::GroupQuery::last_index`] in a graph.
 pub const LAST_INDEX: &str = "/attention_mask/last_index";
 
-/// [`Lengths::total_i32`] in a graph.
+/// [`Operands::GroupQuery::total_i32`] in a graph.
 pub const TOTAL_I32: &str = "/attention_mask/total/i32";
 
 /// [`Lengths::total`] in a graph.
 pub const TOTAL: &str = "/attention_mask/total";
 
+/// [`Lengths::past`] in a graph.
+pub const PAST: &str = "/attention_mask/past";
+
 /// Lengths that attention needs, from the attention mask `[batch, total]`.
 #[derive(Debug)]
 pub struct Lengths {
-    /// Tokens of each row less one, i32 `[batch]`.
-    pub last_index: Value,
-    /// Cached and new tokens, i32 scalar.
-    pub total_i32: Value,
+    /// As the graph's operator takes them.
+    pub operands: Operands,
     /// Cached and new tokens, i64 `[1]`.
     pub total: Value,
     /// Cached tokens, i64 `[1]`.
@@ -73,8 +79,45 @@ pub struct Lengths {
     pub new: Value,
 }
 
+/// Lengths as an [`AttentionOperator`] takes them.
+#[derive(Debug)]
+pub enum Operands {
+    /// [`AttentionOperator::GroupQuery`]
+    GroupQuery {
+        /// Tokens of each row less one, i32 `[batch]`.
+        last_index: Value,
+        /// Cached and new tokens, i32 scalar.
+        total_i32: Value,
+    },
+    /// [`AttentionOperator::Standard`]
+    Standard {
+        /// The row of the cache that new tokens are written from, i64 `[batch]`.
+        start: Value,
+    },
+}
+
 /// Adds the lengths; `hidden` is `[batch, sequence, …]`.
 pub fn lengths(graph: &mut GraphBuilder, attention_mask: &Value, hidden: &Value) -> Lengths {
+    let total = graph.size_of_axis(TOTAL, attention_mask, 1);
+    let new = graph.size_of_axis("/hidden/sequence", hidden, 1);
+    let past = graph.op("Sub", PAST, &[&total, &new], &[]);
+    let operands = match graph.attention_operator() {
+        AttentionOperator::GroupQuery => row_lengths(graph, attention_mask, &total),
+        AttentionOperator::Standard => {
+            let batch = graph.size_of_axis("/hidden/batch", hidden, 0);
+            let start = graph.op("Expand", "/cache/start", &[&past, &batch], &[]);
+            Operands::Standard { start }
+        }
+    };
+    Lengths {
+        operands,
+        total,
+        past,
+        new,
+    }
+}
+
+fn row_lengths(graph: &mut GraphBuilder, attention_mask: &Value, total: &Value) -> Operands {
     let one = graph.constant_i64("one", &[1], false);
     let tokens = graph.op(
         "ReduceSum",
@@ -84,23 +127,17 @@ pub fn lengths(graph: &mut GraphBuilder, attention_mask: &Value, hidden: &Value)
     );
     let last = graph.op("Sub", "/attention_mask/Sub", &[&tokens, &one], &[]);
     let last_index = graph.cast(LAST_INDEX, &last, element::INT32);
-    let total = axis_1(graph, TOTAL, attention_mask);
     let scalar = graph.constant_i64("empty", &[], false);
     let total_scalar = graph.op(
         "Reshape",
         "/attention_mask/total/scalar",
-        &[&total, &scalar],
+        &[total, &scalar],
         &[],
     );
     let total_i32 = graph.cast(TOTAL_I32, &total_scalar, element::INT32);
-    let new = axis_1(graph, "/hidden/sequence", hidden);
-    let past = graph.op("Sub", "/attention_mask/past", &[&total, &new], &[]);
-    Lengths {
+    Operands::GroupQuery {
         last_index,
         total_i32,
-        total,
-        past,
-        new,
     }
 }
 
@@ -108,12 +145,7 @@ pub fn lengths(graph: &mut GraphBuilder, attention_mask: &Value, hidden: &Value)
 /// `[batch, sequence, 1]`.
 pub fn active_mask(graph: &mut GraphBuilder, lengths: &Lengths) -> Value {
     let start = graph.input_i64(ACTIVE_FROM_INPUT, &[Dim::symbol("batch"), 1.into()]);
-    let scalar = graph.constant_i64("empty", &[], false);
-    let mut as_scalar = |name: &str, x: &Value| graph.op("Reshape", name, &[x, &scalar], &[]);
-    let past = as_scalar("/active/past", &lengths.past);
-    let total = as_scalar("/active/total", &lengths.total);
-    let step = graph.constant_i64("one.scalar", &[1], true);
-    let positions = graph.op("Range", "/active/positions", &[&past, &total, &step], &[]);
+    let positions = graph.range("/active/positions", &lengths.past, &lengths.total);
     let active = graph.op(
         "GreaterOrEqual",
         "/active/GreaterOrEqual",
@@ -122,12 +154,6 @@ pub fn active_mask(graph: &mut GraphBuilder, lengths: &Lengths) -> Value {
     );
     let mask = graph.cast("/active/Cast", &active, element_type(graph.compute()));
     graph.reshape("/active/mask", &mask, &[0, 0, 1])
-}
-
-/// The size of axis 1, i64 `[1]`.
-fn axis_1(graph: &mut GraphBuilder, name: &str, x: &Value) -> Value {
-    let attrs = [("start", Attr::Int(1)), ("end", Attr::Int(2))];
-    graph.op("Shape", name, &[x], &attrs)
 }
 
 /// Tables of cosines and sines, each `[positions, pairs]`.
@@ -174,21 +200,23 @@ fn rotary_tables(
 }
 
 fn alibi(graph: &mut GraphBuilder, slopes: &[f32], lengths: &Lengths) -> Value {
-    let heads = slopes.len();
-    let zero = graph.constant_i64("zero.scalar", &[0], true);
-    let step = graph.constant_i64("one.scalar", &[1], true);
-    let scalar = graph.constant_i64("empty", &[], false);
-    let total = graph.op("Reshape", "/alibi/total", &[&lengths.total, &scalar], &[]);
-    let range = graph.op("Range", "/alibi/Range", &[&zero, &total, &step], &[]);
-    let range = graph.cast("/alibi/Range/float32", &range, element::FLOAT32);
-    let slopes = graph.constant_f32("alibi.slopes", &[1, heads, 1, 1], slopes);
-    let row = graph.mul("/alibi/Mul", &slopes, &range);
-    let row = graph.to_compute("/alibi/row", &row);
+    let zero = graph.constant_i64("zero", &[0], false);
+    let places = graph.range("/alibi/Range", &zero, &lengths.total);
+    let row = alibi_row(graph, slopes, &places);
     let one = graph.constant_i64("one", &[1], false);
     let attrs = [("axis", Attr::Int(0))];
     let shape = [&one, &one, &lengths.new, &one];
     let shape = graph.op("Concat", "/alibi/shape", &shape, &attrs);
     graph.op("Expand", "/alibi/Expand", &[&row, &shape], &[])
+}
+
+/// What is added to the scores of keys at `places`, i64 `[length]`: `[1, heads, 1, length]`.
+pub fn alibi_row(graph: &mut GraphBuilder, slopes: &[f32], places: &Value) -> Value {
+    let places = graph.cast("/alibi/Range/float32", places, element::FLOAT32);
+    let heads = slopes.len();
+    let slopes = graph.constant_f32("alibi.slopes", &[1, heads, 1, 1], slopes);
+    let row = graph.mul("/alibi/Mul", &slopes, &places);
+    graph.to_compute("/alibi/row", &row)
 }
 
 /// Adds the rows of the new tokens' positions from the learned table `path`:

@@ -1,5 +1,7 @@
 //! The floor of a decode step: reading as many bytes as the step must read, and doing nothing with them
-//! but add them up.
+//! but add them up, or on a GPU copy them.
+
+mod device;
 
 use std::fs::File;
 use std::hint::black_box;
@@ -7,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use memmap2::Mmap;
+
+pub use device::DeviceCopier;
 
 use super::stats::median;
 
@@ -25,8 +29,7 @@ const LEAST_BYTES: usize = 32 << 20;
 
 /// Reads a model's weights where they are mapped, with as many threads as the session has.
 ///
-/// Weights that fit the processor's caches are read from there, as a decode step does. On a GPU there's no such
-/// meter: its memory can't be read from the host at the rate at which kernels read it.
+/// Weights that fit the processor's caches are read from there, as a decode step does.
 #[derive(Debug)]
 pub struct WeightsReader {
     map: Mmap,

@@ -8,7 +8,7 @@ use super::executed::ExecutedGraph;
 use super::memory::StageMemory;
 use super::swap::SwapTimes;
 use super::timings::GenerationTimings;
-use crate::engine::EngineOptions;
+use crate::engine::{EngineOptions, StepGraph};
 use crate::prepare::{PreparedVariant, Variant};
 use crate::runtime::library::Library;
 use crate::verify::Parity;
@@ -110,6 +110,9 @@ pub struct Comparison {
 pub struct Opened {
     /// From the loaded library to the session with its cache, in seconds.
     pub session_seconds: f64,
+    /// How decode steps are started, where a CUDA graph was asked for.
+    #[serde(default)]
+    pub step_graph: Option<StepGraph>,
     /// Memory before anything was loaded, and with the session open.
     pub stages: Vec<StageMemory>,
 }

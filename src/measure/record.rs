@@ -6,6 +6,7 @@ use super::group::Group;
 use super::memory::{MemoryRecord, StageMemory};
 use super::subject::Subject;
 use super::timings::GenerationTimings;
+use crate::engine::StepGraph;
 use crate::prepare::{DecodeReads, PreparedVariant};
 
 /// A prompt that's measured.
@@ -63,6 +64,9 @@ pub struct VariantRecord {
     pub batch_size: usize,
     /// From the loaded library to the session with its cache, in seconds.
     pub session_seconds: f64,
+    /// How decode steps on a GPU are started, where a CUDA graph was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step_graph: Option<StepGraph>,
     /// Generations before those that count.
     pub warmup_runs: usize,
     /// Generations in the order they were made.
@@ -91,6 +95,7 @@ impl VariantRecord {
             virtual_tokens: manifest.num_virtual_tokens(),
             batch_size,
             session_seconds: 0.0,
+            step_graph: None,
             warmup_runs: 0,
             runs: Vec::new(),
             stages: Vec::new(),

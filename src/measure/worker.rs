@@ -98,8 +98,10 @@ impl Worker {
         }
         stages.push(loaded.clone());
         self.sampler = Some(sampler);
+        let step_graph = self.engine.as_ref().and_then(DecoderEngine::step_graph);
         Ok(Response::Opened(Opened {
             session_seconds,
+            step_graph: step_graph.cloned(),
             stages,
         }))
     }

@@ -288,7 +288,7 @@ impl BaseModel {
         let mut distinct = BTreeMap::new();
         for module in spec.modules() {
             for (name, shape) in module.parameters() {
-                let source = format!("{}.{name}", module.source);
+                let source = module.tensor(name);
                 let bytes = self.tensor(&source)?.bytes.len() as u64;
                 distinct.insert(source, (shape.iter().product::<usize>(), bytes));
             }

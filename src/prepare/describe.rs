@@ -64,6 +64,7 @@ pub fn describe(
         synthetic: base.id.is_synthetic(),
         dtype: preparation.precision.dtype,
         compute: preparation.precision.compute,
+        attention: preparation.precision.attention,
         vocab_size: spec.vocab_size,
         max_position_embeddings: spec.max_position_embeddings,
         positions_end: spec.positions_end.map(str::to_owned),
@@ -84,8 +85,7 @@ pub fn describe(
         has_residuals: false,
         reads: decode_reads(spec, unmerged, bound, preparation.precision),
         quantization: preparation.precision.quantization.map(|quantization| {
-            let compute = preparation.precision.compute;
-            QuantizationSummary::new(spec, quantization, compute, unmerged)
+            QuantizationSummary::new(spec, quantization, preparation.precision, unmerged)
         }),
         adapter: summary,
     })

@@ -13,12 +13,12 @@ use super::partial;
 use super::quantized::check_beside;
 use super::residuals::{Residuals, write_residuals};
 use super::{Manifest, Preparation, PrepareError, Variant};
-use crate::adapter::{Adapter, Beside, GraphInput};
+use crate::adapter::{Adapter, BACKBONE, Beside, GraphInput};
 use crate::arch::DecoderSpec;
 use crate::experiment::Experiment;
 use crate::graph::{Export, Parameter, Parameters, build};
 use crate::model::BaseModel;
-use crate::quantize::{Accuracy, QuantizedFile};
+use crate::quantize::QuantizedFile;
 use crate::weights::{Dtype, SafetensorsWriter, TensorPlan};
 
 /// The graph's file.
@@ -138,17 +138,8 @@ pub fn export(
         first_cache: 0,
         all_positions: false,
     };
-    let precision = preparation.precision;
-    let model = build(
-        &export,
-        &parameters,
-        precision.dtype,
-        precision.compute,
-        precision
-            .quantization
-            .map_or(Accuracy::Int8, |quantization| quantization.accuracy),
-        &target,
-    );
+    let arithmetic = preparation.precision.arithmetic();
+    let model = build(&export, &parameters, arithmetic, &target);
     let path = made.join(GRAPH);
     write_file(&path, &model.encode_to_vec()).map_err(failed(&folder.join(GRAPH)))?;
 
@@ -228,6 +219,11 @@ fn unmerged_parameters(
         for (name, input, shape) in shadow.parameters() {
             let (input, shape) = (input.to_owned(), shape.to_vec());
             parameters.set(&name, Parameter::Input { name: input, shape });
+        }
+        for module in shadow.spec.modules() {
+            if module.is_stored_in_out() {
+                parameters.set_stored_in_out(&format!("{BACKBONE}{}", module.path));
+            }
         }
     }
     Ok(parameters)

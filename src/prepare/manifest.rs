@@ -11,6 +11,7 @@ use thiserror::Error;
 use super::Variant;
 use super::quantized::QuantizationSummary;
 use crate::adapter::{AdapterForm, Task};
+use crate::graph::AttentionOperator;
 use crate::quantize::Quantization;
 use crate::weights::Dtype;
 
@@ -51,6 +52,9 @@ pub struct Manifest {
     pub dtype: Dtype,
     /// The dtype of the graph's arithmetic.
     pub compute: Dtype,
+    /// What its attention is made of.
+    #[serde(default)]
+    pub attention: AttentionOperator,
     /// Rows of the head.
     pub vocab_size: usize,
     /// Positions that the model was made for.

@@ -112,9 +112,10 @@ pub fn changes<'a>(
         return Err(PrepareError::NotMergeable { reason });
     }
     let head_follows = head_follows(adapter);
-    let skipped = |path: &str| head_follows && path == adapter.spec.lm_head.path;
-
-    let adapted = modules.iter().filter(|module| !skipped(&module.path));
+    let head = &adapter.spec.lm_head.path;
+    let adapted = modules
+        .iter()
+        .filter(|module| !(head_follows && module.path == *head));
     let mut all: Vec<Change> = adapted
         .filter_map(|module| {
             let adapter = adapter.module(&module.path)?;
@@ -127,8 +128,8 @@ pub fn changes<'a>(
         .map(|(name, _)| name)
         .collect();
     for (name, replacement) in adapter.replaced() {
-        let module = name.rsplit_once('.').map_or("", |(module, _)| module);
-        if !merged.contains(name) && !skipped(module) {
+        let follows = head_follows && *name == format!("{head}.weight");
+        if !merged.contains(name) && !follows {
             all.push(Change::Parameter { name, replacement });
         }
     }

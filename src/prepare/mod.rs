@@ -10,6 +10,7 @@
 //!     <method>--<name>/unmerged-empty/   the same with zeros, on demand
 //!     <method>--<name>/checkpoint/   a merged Hugging Face checkpoint
 //!     quantized.safetensors          the base's quantized weights, in the folder of a quantized model
+//!     finite-weights                 that the base's weights hold no NaN and no infinity
 //! ```
 //!
 //! The manifest is written last, so a folder without one is incomplete, and holds a fingerprint of
@@ -20,10 +21,12 @@ mod describe;
 mod empty;
 mod export;
 mod fingerprint;
+mod finite;
 mod manifest;
 mod merge;
 mod others;
 mod partial;
+mod precision;
 mod quantized;
 mod reads;
 mod residuals;
@@ -41,13 +44,14 @@ pub use export::{ADAPTER, GRAPH};
 pub use manifest::{AdapterSummary, DecodeReads, Manifest, ManifestError, PromptKind, write_file};
 pub use others::{not_swappable, other_adapters};
 pub(crate) use partial::create as partial_folder;
+pub use precision::Precision;
 pub use quantized::{QUANTIZED, QuantizationSummary};
 pub use variant::Variant;
 
 use crate::adapter::{Adapter, AdapterError, AdapterForm, Task};
 use crate::experiment::Experiment;
 use crate::model::{BaseModel, ModelError};
-use crate::quantize::{Quantization, QuantizeError, QuantizedTypes};
+use crate::quantize::QuantizeError;
 use crate::weights::{Dtype, WeightsError};
 
 /// What can go wrong while a variant is prepared.
@@ -87,56 +91,6 @@ pub enum PrepareError {
     NotMergeable { reason: String },
     #[error("`{}` exists and was not written by this program; choose another folder", path.display())]
     Occupied { path: PathBuf },
-}
-
-/// What weights are rounded to, and what the graph computes in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Precision {
-    /// The dtype that was asked for.
-    pub dtype: Dtype,
-    /// The dtype of the arithmetic. ONNX Runtime's CPU provider computes in float32.
-    pub compute: Dtype,
-    /// How weights are quantized, once they're rounded.
-    pub quantization: Option<Quantization>,
-}
-
-impl Precision {
-    /// The precision of `dtype` on a CPU or a GPU.
-    pub fn new(dtype: Dtype, cuda: bool) -> Self {
-        let compute = if cuda { dtype } else { Dtype::Float32 };
-        Self {
-            dtype,
-            compute,
-            quantization: None,
-        }
-    }
-
-    /// The same with quantized weights.
-    pub fn with_quantization(self, quantization: Option<Quantization>) -> Self {
-        Self {
-            quantization,
-            ..self
-        }
-    }
-
-    /// The types of what's quantized.
-    pub(super) fn quantized_types(self) -> QuantizedTypes {
-        QuantizedTypes {
-            weights: self.dtype,
-            scales: self.compute,
-        }
-    }
-
-    fn label(self) -> String {
-        let mut label = self.dtype.to_string();
-        if self.dtype != self.compute {
-            label += &format!("-as-{}", self.compute);
-        }
-        if let Some(quantization) = self.quantization {
-            label += &format!("-{}", quantization.label());
-        }
-        label
-    }
 }
 
 /// Where and how variants are prepared.
@@ -270,6 +224,7 @@ impl Preparation<'_> {
                 });
                 continue;
             }
+            finite::check(self.base, &self.model_folder())?;
             let load = |experiment: &Experiment, base: &BaseModel| {
                 let (folder, seed) = (&experiment.folder, self.seed);
                 let loaded = Adapter::load_for_task(folder, base, seed, self.task_id)?;

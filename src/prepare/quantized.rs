@@ -11,13 +11,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Preparation, PrepareError, Variant, fingerprint};
+use super::{Precision, Preparation, PrepareError, Variant, fingerprint};
 use crate::adapter::Adapter;
 use crate::adapter::form::Form;
 use crate::arch::DecoderSpec;
 use crate::model::BaseModel;
-use crate::quantize::{Format, Quantization, QuantizedFile};
-use crate::weights::Dtype;
+use crate::quantize::{Accuracy, Format, Quantization, QuantizedFile};
 
 /// The file's name, in the folder of a model's variants.
 pub const QUANTIZED: &str = "quantized.safetensors";
@@ -55,18 +54,18 @@ pub struct QuantizationSummary {
 }
 
 impl QuantizationSummary {
-    /// Describes `quantization` of a model that computes in `compute`, with an `unmerged` adapter beside it.
+    /// Describes `quantization` of a model that's prepared in `precision`, with an `unmerged` adapter beside it.
     pub fn new(
         spec: &DecoderSpec,
         quantization: Quantization,
-        compute: Dtype,
+        precision: Precision,
         unmerged: Option<&Adapter>,
     ) -> Self {
         let Quantization {
             weights,
             head,
             embedding,
-            accuracy,
+            ..
         } = quantization;
         let others = unmerged.map_or_else(BTreeSet::new, Adapter::replaced_weights);
         let mut all = BTreeMap::new();
@@ -79,7 +78,7 @@ impl QuantizationSummary {
                     replaced += 1;
                     continue;
                 }
-                let bytes = format.bytes(rows, columns, compute);
+                let bytes = format.bytes(rows, columns, precision.compute);
                 all.insert(quantization.key(spec, module), bytes);
             }
         }
@@ -101,8 +100,7 @@ impl QuantizationSummary {
             bits: weights.bits(),
             block_size: weights.block_size(),
             symmetric: !nf4,
-            accuracy_level: (quantization.has_accuracy() && compute == Dtype::Float32)
-                .then_some(accuracy.level()),
+            accuracy_level: precision.accuracy().map(Accuracy::level),
             head,
             embedding,
             quantized_weights: all.len(),
@@ -159,12 +157,10 @@ impl Preparation<'_> {
     }
 }
 
-/// Refuses what can't stand beside quantized weights: nodes that dequantize what doesn't end with a block, and what takes
-/// something out of a weight that the adapter has replaced.
+/// Refuses what can't stand beside quantized weights: nodes that dequantize what doesn't end with a block.
 pub fn check_beside(adapter: &Adapter, quantization: Quantization) -> Result<(), PrepareError> {
     for module in adapter.spec.modules() {
-        let (Some(own), Some(form), Some(format)) = (
-            adapter.module(&module.path),
+        let (Some(form), Some(format)) = (
             adapter.unmerged_form(&module.path),
             quantization.of(&adapter.spec, &module),
         ) else {
@@ -182,16 +178,6 @@ pub fn check_beside(adapter: &Adapter, quantization: Quantization) -> Result<(),
         if ends_within_block && matches!(&form, Form::Native(native) if native.takes_weight) {
             return Err(refused(
                 "its own computation dequantizes the weight, whose last block isn't full; leave `--adapter-form native` away",
-            ));
-        }
-        let replaced = || {
-            adapter
-                .replaced()
-                .contains_key(&format!("{}.weight", module.path))
-        };
-        if own.residual().is_some() && replaced() {
-            return Err(refused(
-                "it has another weight for that module, which isn't quantized; prepare only `--variant merged`",
             ));
         }
     }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::Status;
 use super::metrics::{samples, summarize};
-use crate::engine::{CUDA_GRAPH, EngineOptions, Provider, TF32};
+use crate::engine::{EngineOptions, Provider, TF32};
 use crate::measure::break_even::break_even;
 use crate::measure::comparison::{half_width, measured, overhead};
 use crate::measure::energy::EnergyMethod;
@@ -123,7 +123,7 @@ impl RunInfo<'_> {
             "provider": self.options.provider.to_string(),
             "threads": self.options.threads,
             "batch_size": self.options.batch_size,
-            "cuda_graph": cuda.then_some(CUDA_GRAPH),
+            "cuda_graph": cuda.then_some(self.options.cuda_graph),
             "tf32": cuda.then_some(TF32),
             "allowed_cores": allowed_cores(),
             "weights": self.options.weights,
@@ -275,6 +275,9 @@ fn variant(info: &RunInfo, base: Option<&VariantRecord>, record: &VariantRecord)
     all.insert("prepare_seconds".to_owned(), json!(record.prepare_seconds));
     all.insert("lay_out_seconds".to_owned(), json!(record.lay_out_seconds));
     all.insert("session_seconds".to_owned(), json!(record.session_seconds));
+    if let Some(step_graph) = &record.step_graph {
+        all.insert("cuda_graph".to_owned(), json!(step_graph));
+    }
     all.insert("warmup_runs".to_owned(), json!(record.warmup_runs));
     all.insert("error".to_owned(), json!(record.error));
     Value::Object(all)

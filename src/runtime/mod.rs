@@ -1,5 +1,6 @@
 //! ONNX Runtime's shared library: where it is, and how it gets there.
 
+pub mod cuda;
 pub mod cuda_libraries;
 pub mod install;
 pub mod library;

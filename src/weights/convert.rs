@@ -84,9 +84,56 @@ pub fn encode(
     Ok(())
 }
 
+/// The first NaN or infinity in little-endian `bytes` of `dtype`, and its index.
+pub fn first_non_finite(bytes: &[u8], dtype: Dtype) -> Option<(usize, f32)> {
+    // The largest magnitude's bits tell for all elements at once; the compiler makes that wide.
+    let all_finite = match dtype {
+        Dtype::Float32 => {
+            let bits = bytes
+                .chunks_exact(4)
+                .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+            let largest = bits.map(|bits| bits & 0x7fff_ffff).fold(0, u32::max);
+            largest < f32::INFINITY.to_bits()
+        }
+        Dtype::Float16 | Dtype::BFloat16 => {
+            let bits = bytes
+                .chunks_exact(2)
+                .map(|b| u16::from_le_bytes([b[0], b[1]]));
+            let largest = bits.map(|bits| bits & 0x7fff).fold(0, u16::max);
+            let infinity = match dtype {
+                Dtype::BFloat16 => bf16::INFINITY.to_bits(),
+                _ => f16::INFINITY.to_bits(),
+            };
+            largest < infinity
+        }
+    };
+    if all_finite {
+        return None;
+    }
+    let mut values = widen(bytes, dtype).into_iter().enumerate();
+    values.find(|(_, value)| !value.is_finite())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_value_that_is_not_finite_is_found_in_every_dtype() {
+        for dtype in [Dtype::Float32, Dtype::Float16, Dtype::BFloat16] {
+            let infinity = match dtype {
+                Dtype::Float32 => f32::INFINITY.to_le_bytes().to_vec(),
+                Dtype::Float16 => f16::NEG_INFINITY.to_le_bytes().to_vec(),
+                Dtype::BFloat16 => bf16::NAN.to_le_bytes().to_vec(),
+            };
+            let mut bytes = Vec::new();
+            encode(&[0.0, -65_000.0, 1e-7], dtype, 0, &mut bytes).unwrap();
+            assert_eq!(first_non_finite(&bytes, dtype), None);
+            bytes.extend(infinity);
+            let (index, value) = first_non_finite(&bytes, dtype).unwrap();
+            assert!(index == 3 && !value.is_finite());
+        }
+    }
 
     #[test]
     fn rounding_is_to_nearest_even_and_widening_is_exact() {

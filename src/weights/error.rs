@@ -42,6 +42,17 @@ pub enum WeightsError {
     },
 
     #[error(
+        "tensor `{name}` in `{}` holds {value} (element {index}); weights have to be finite",
+        path.display()
+    )]
+    NonFinite {
+        name: String,
+        path: PathBuf,
+        index: usize,
+        value: f32,
+    },
+
+    #[error(
         "tensor `{name}` in `{}` has dtype {actual:?}; supported: F32, F16, BF16",
         path.display()
     )]

@@ -9,7 +9,7 @@ mod parts;
 mod store;
 mod writer;
 
-pub use convert::{NonFinite, encode, round_to, widen};
+pub use convert::{NonFinite, encode, first_non_finite, round_to, widen};
 pub use dtype::{Dtype, UnknownDtype};
 pub use error::WeightsError;
 pub use file::{ByteSpan, SafetensorsFile, TensorLocation, TensorView};

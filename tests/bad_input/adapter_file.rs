@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::common::{case, edit_tensors};
+use crate::common::{case, edit_tensors, read_tensors};
 use crate::safetensors_bytes::{header_of, spoilt_files, with_header};
 use crate::spoilt::Spoilt;
 
@@ -42,6 +42,22 @@ fn a_missing_tensor_is_refused() {
 }
 
 #[test]
+fn a_head_of_another_base_is_refused_where_a_method_works_with_the_bases_own() {
+    let trial = Spoilt::new("llama-gqa", "osf");
+    trial.set(
+        "target_modules",
+        json!(["lm_head", "q_proj", "k_proj", "down_proj"]),
+    );
+    let mut head = read_tensors(&trial.base_weights())["lm_head.weight"].clone();
+    head.values[0] += 1.0;
+    edit_tensors(&trial.weights(), |tensors| {
+        let name = "base_model.model.lm_head.base_layer.weight";
+        tensors.insert(name.to_owned(), head);
+    });
+    trial.adapter_refused(&["adapter_model.safetensors", "`lm_head.base_layer.weight`"]);
+}
+
+#[test]
 fn a_tensor_that_nothing_uses_is_refused() {
     let trial = Spoilt::new("llama-gqa", "lora");
     edit_tensors(&trial.weights(), |tensors| {
@@ -58,6 +74,30 @@ fn a_tensor_that_nothing_uses_is_refused() {
     let trial = Spoilt::new("llama-gqa", "lora");
     trial.set("target_modules", json!(["q_proj"]));
     trial.adapter_refused(&["adapter_model.safetensors", "v_proj.lora_A", "4 in all"]);
+}
+
+#[test]
+fn a_tied_head_that_peft_would_lose_is_refused() {
+    let trial = Spoilt::new("gpt2", "lora-tie-embed");
+    edit_tensors(&trial.weights(), |tensors| {
+        let extra = tensors.values().next().unwrap().clone();
+        tensors.insert("base_model.model.lm_head.lora_A.weight".to_owned(), extra);
+    });
+    trial.adapter_refused(&["`ensure_weight_tying`", "`lm_head.lora_A.weight`"]);
+
+    let trial = Spoilt::new("llama-tied", "lora-tokens-apart");
+    trial.set("ensure_weight_tying", json!(true));
+    trial.adapter_refused(&["`ensure_weight_tying`", "lists"]);
+
+    // What PEFT leaves of the head's weight, and of the embedding's with it, would be in the file.
+    let config =
+        json!({"peft_type": "LORA", "target_modules": ["lm_head"], "init_lora_weights": "olora"});
+    let trial = Spoilt::fresh("llama-tied", config);
+    trial.adapter_refused(&["`init_lora_weights`", "`lm_head`", "tied"]);
+
+    let trial = Spoilt::new("llama-tied", "lora-tie-save-embed");
+    trial.set("target_modules", json!(["q_proj", "lm_head"]));
+    trial.adapter_refused(&["`ensure_weight_tying`", "`lm_head` is saved"]);
 }
 
 #[test]

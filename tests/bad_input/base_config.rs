@@ -230,7 +230,6 @@ fn values_that_a_model_cannot_have_are_refused_by_name() {
         ("gemma2", "attn_logit_softcapping", json!(-1)),
         ("gemma2", "query_pre_attn_scalar", json!(0)),
         ("gemma3", "use_bidirectional_attention", json!(true)),
-        ("phi", "tie_word_embeddings", json!(true)),
         (
             "phi3",
             "rope_parameters",

@@ -9,7 +9,7 @@ use crate::spoilt::Spoilt;
 #[test]
 fn a_shadow_of_a_model_that_it_cannot_mirror_is_refused() {
     let config = json!({"peft_type": "SHADOW", "task_type": "CAUSAL_LM", "r": 4});
-    for (model, words) in [("mixtral", "experts"), ("gpt2", "[in, out]")] {
+    for (model, words) in [("mixtral", "experts"), ("olmoe", "experts")] {
         let trial = Spoilt::fresh(model, config.clone());
         trial.refused(&trial.prepare(&[]), &["SHADOW", words]);
     }

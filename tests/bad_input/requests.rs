@@ -1,10 +1,15 @@
 //! What's asked for on the command line, and where it's to be written.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use peft_bench::adapter::AdapterForm;
+use peft_bench::experiment::Experiment;
+use peft_bench::model::BaseModel;
+use peft_bench::prepare::{Precision, Preparation, Variant};
 use peft_bench::system::Hardware;
+use peft_bench::weights::Dtype;
 use serde_json::json;
 
 use crate::common::*;
@@ -165,6 +170,38 @@ fn options_that_a_prepared_folder_has_settled_are_refused() {
     let mut command = trial.command(&["generate", "--prompt-ids", "1", "--dtype", "float32"]);
     let outcome = run(command.arg(&prepared));
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
+}
+
+#[test]
+fn what_was_prepared_for_a_gpu_is_not_measured_on_a_cpu() {
+    let trial = Spoilt::new("llama-gqa", "lora");
+    let base = BaseModel::open_folder(&trial.base).unwrap();
+    let preparation = Preparation {
+        base: &base,
+        precision: Precision::new(Dtype::Float32, true),
+        export_dir: &trial.root.path().join("for-a-gpu"),
+        seed: 0,
+        adapter_form: AdapterForm::Reduced,
+        task_id: None,
+    };
+    let experiment = Experiment::find(&trial.experiment).unwrap();
+    let all = preparation.prepare(Some(&experiment), &[Variant::Base, Variant::Unmerged]);
+    let folder = all.unwrap()[1].folder.parent().unwrap().to_owned();
+    let mut command = trial.command(&["measure"]);
+    trial.refused(
+        &run(command.arg(&folder)),
+        &["prepared for another `--ep`", "its attention"],
+    );
+    // A CPU can run it, though, and that gives the same tokens.
+    let models = names(&trial.exported);
+    let own = trial.exported.join(&models[0]).join("lora--trial");
+    let generate = |folder: &Path| {
+        let mut command = trial.command(&["generate", "--prompt-ids", "1,2,3", "--json"]);
+        let outcome = run(command.arg(folder));
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        outcome.stdout
+    };
+    assert_eq!(generate(&folder), generate(&own));
 }
 
 #[test]

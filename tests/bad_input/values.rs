@@ -61,26 +61,53 @@ fn a_merged_value_that_overflows_float16_is_refused() {
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
 }
 
+/// Overwrites the first element of the base's `name`.
+fn spoil_base(trial: &Spoilt, name: &str, value: f32) {
+    let mut bytes = fs::read(trial.base_weights()).unwrap();
+    let at = data_of(&bytes, name).start;
+    bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    fs::write(trial.base_weights(), bytes).unwrap();
+}
+
+#[test]
+fn a_weight_of_the_base_that_is_not_finite_is_refused() {
+    for (name, value, found) in [
+        ("model.layers.0.mlp.up_proj.weight", f32::NAN, "NaN"),
+        ("model.norm.weight", f32::NEG_INFINITY, "-inf"),
+    ] {
+        let trial = Spoilt::new("llama-gqa", "lora");
+        spoil_base(&trial, name, value);
+        let words = [
+            "model.safetensors",
+            &format!("`{name}`"),
+            found,
+            "element 0",
+        ];
+        for variant in ["base", "merged", "unmerged"] {
+            trial.refused(&trial.prepare(&["--variant", variant]), &words);
+        }
+        trial.base_refused(&words);
+        // It counts once it's mended.
+        spoil_base(&trial, name, 0.5);
+        assert_eq!(trial.prepare(&[]).code, Some(0));
+    }
+}
+
 #[test]
 fn logits_that_are_not_finite_are_refused() {
-    const NAME: &str = "model.layers.0.mlp.up_proj.weight";
-    for (value, dtype) in [(f32::NAN, "float32"), (1e5, "float16")] {
-        let trial = Spoilt::new("llama-gqa", "lora");
-        let mut bytes = fs::read(trial.base_weights()).unwrap();
-        let at = data_of(&bytes, NAME).start;
-        bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
-        fs::write(trial.base_weights(), bytes).unwrap();
-        for variant in ["base", "unmerged"] {
-            let options = [
-                "--prompt-ids",
-                "1,2,3",
-                "--dtype",
-                dtype,
-                "--variant",
-                variant,
-            ];
-            let outcome = trial.generate(&options);
-            assert_refused(&outcome, &["logits", variant, "not finite", dtype]);
-        }
+    let trial = Spoilt::new("llama-gqa", "lora");
+    // Finite in float32, and not in the dtype that's asked for.
+    spoil_base(&trial, "model.layers.0.mlp.up_proj.weight", 1e5);
+    for variant in ["base", "unmerged"] {
+        let options = [
+            "--prompt-ids",
+            "1,2,3",
+            "--dtype",
+            "float16",
+            "--variant",
+            variant,
+        ];
+        let outcome = trial.generate(&options);
+        assert_refused(&outcome, &["logits", variant, "not finite", "float16"]);
     }
 }

@@ -142,7 +142,7 @@ pub fn prepared_folder(export_dir: &Path) -> PathBuf {
     let folder = export_dir.join(&models[0]);
     let experiments: Vec<_> = names(&folder)
         .into_iter()
-        .filter(|name| name != "base")
+        .filter(|name| name != "base" && folder.join(name).is_dir())
         .collect();
     assert_eq!(experiments.len(), 1, "{experiments:?}");
     folder.join(&experiments[0])

@@ -108,7 +108,7 @@ impl Trial {
         let model = &names(&self.root.path().join("exported"))[0];
         let model = self.root.path().join("exported").join(model);
         let mut experiments = names(&model);
-        experiments.retain(|name| name != "base");
+        experiments.retain(|name| name != "base" && model.join(name).is_dir());
         model.join(&experiments[0]).join(variant)
     }
 

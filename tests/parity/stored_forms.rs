@@ -141,6 +141,37 @@ fn a_head_that_is_stored_apart_is_not_tied() {
     assert_same(&form.logits_of_checkpoint(), &form.expected("merged"));
 }
 
+/// PEFT goes by the configuration alone.
+#[test]
+fn replaced_rows_are_the_heads_too_where_a_tied_models_head_is_stored_apart() {
+    const ROWS: &str = "token_adapter.trainable_tokens_delta";
+    let of = |tied: bool| {
+        let form = Form::of("llama-tied", "lora-tokens");
+        set_key(&form.config(), "tie_word_embeddings", json!(tied));
+        form.edit_base(|tensors| {
+            let mut head = tensors[EMBEDDING].clone();
+            head.values.iter_mut().for_each(|value| *value *= -1.5);
+            tensors.insert("lm_head.weight".to_owned(), head);
+        });
+        form
+    };
+    let both = of(false);
+    let rows = read_json(&both.adapter_config())["trainable_token_indices"].clone();
+    set_key(
+        &both.adapter_config(),
+        "trainable_token_indices",
+        json!({"embed_tokens": rows, "lm_head": rows}),
+    );
+    edit_tensors(&both.adapter.join("adapter_model.safetensors"), |tensors| {
+        let own = tensors[&format!("base_model.model.model.embed_tokens.{ROWS}")].clone();
+        tensors.insert(format!("base_model.model.lm_head.{ROWS}"), own);
+    });
+    for variant in ["unmerged", "merged"] {
+        assert_same(&of(true).logits(variant), &both.logits(variant));
+    }
+    assert_apart(&of(true).logits("unmerged"), &both.logits("base"));
+}
+
 #[test]
 fn one_tensor_serves_a_tied_model_under_either_name_or_both() {
     for keeps in [true, false] {

@@ -11,6 +11,17 @@ pub struct AttentionForm<'a> {
     pub keys: Part<'a>,
     /// `[num_key_value_heads, length, head_dim]`
     pub values: Part<'a>,
+    /// Where the outcome is added.
+    pub place: Place,
+}
+
+/// Where what is added to an attention comes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// To what the heads give, in front of the output projection, whose bias counts once more.
+    Heads,
+    /// To the attention's output, as it is.
+    Output,
 }
 
 impl<'a> AttentionForm<'a> {

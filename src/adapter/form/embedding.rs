@@ -189,7 +189,7 @@ impl TokenForm<'_> {
         let which = graph.op("ArgMax", &format!("{name}/ArgMax"), &[&equal], &attrs);
         let replaced = graph.gather(&format!("{name}/Gather"), &rows, &which, 0);
         let axis = graph.constant_i64("last", &[-1], false);
-        // No id is listed twice. On a GPU, `ReduceMax` takes a library more, cuDNN.
+        // One or none is equal. `ReduceMax` needs cuDNN on a GPU.
         let hit = graph.op(
             "ReduceSum",
             &format!("{name}/ReduceSum"),

@@ -26,14 +26,14 @@ mod linear;
 mod native;
 mod part;
 
-pub use attention::AttentionForm;
+pub use attention::{AttentionForm, Place};
 pub use embedding::{EmbeddingForm, TokenForm};
 pub use linear::{Delta, InputStage, LinearForm, OutputStage, inverse, rotate_input, scale_rows};
 pub use native::{Native, NativeForm, NativeSite, keep_largest};
 pub use part::{BaseModule, Part, PartName, Role, elements};
 
 use super::{AdapterError, ModuleWeights};
-use crate::graph::{AttentionSite, EmbeddingSite, GraphBuilder, LinearSite, RoutedSite, Value};
+use crate::graph::{EmbeddingSite, GraphBuilder, LinearSite, RoutedSite, Value};
 
 /// What an adapter does to one module.
 #[derive(Debug)]
@@ -166,19 +166,6 @@ impl Form<'_> {
             Self::Linear(_) | Self::Native(_) | Self::Attention(_) => {
                 unreachable!("`{}` is an embedding", site.path)
             }
-        }
-    }
-
-    /// Adds the nodes beside an attention; returns what's added to its heads' outputs.
-    pub fn attention(
-        &self,
-        graph: &mut GraphBuilder,
-        naming: &Naming,
-        site: &AttentionSite,
-    ) -> Value {
-        match self {
-            Self::Attention(form) => form.nodes(graph, naming, site),
-            _ => unreachable!("`{}` is an attention", site.path),
         }
     }
 }

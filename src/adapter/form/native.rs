@@ -4,7 +4,6 @@ use std::fmt;
 
 use super::{Naming, Part, linear::input};
 use crate::graph::{Attr, GraphBuilder, LinearSite, Value};
-use crate::weights::Dtype;
 
 /// How a module's own computation relates to its reduced form.
 #[derive(Debug)]
@@ -150,7 +149,7 @@ impl NativeSite<'_, '_, '_> {
             .graph
             .constant_i64(&format!("axis_{axis}"), &[axis], false);
         let attrs = [("keepdims", Attr::Int(i64::from(kept)))];
-        if self.graph.compute() == Dtype::Float32 {
+        if !self.graph.on_gpu() {
             return self.graph.op("ReduceL2", &name, &[x, &axis], &attrs);
         }
         // On a GPU, that takes a library more, cuDNN, and no bfloat16. In float16, squares would overflow.

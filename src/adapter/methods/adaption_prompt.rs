@@ -11,20 +11,26 @@
 //! the factor on the scores in `K` and the gate in `V`. A fresh adapter has `N(0, 1)` rows and a gate of 0, which makes
 //! it the identity.
 //!
+//! On GPT-2, where `c_attn` gives queries, keys and values together, the term isn't projected, and the factor on the
+//! scores is the same whatever the model's own is.
+//!
 //! Sources: Zhang et al., arXiv:2303.16199; PEFT, `tuners/adaption_prompt/`.
 
-use ndarray::{Array1, Array2, Array3};
+use ndarray::{Array1, Array2, Array3, ArrayView2, s};
 
-use crate::adapter::form::{AttentionForm, Form, Part, Role, elements};
+use crate::adapter::form::{AttentionForm, Form, Part, Place, Role, elements};
 use crate::adapter::tuner::Loading;
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
 use crate::arch::{Attention, Linear, Projections};
 use crate::json_object::JsonObject;
 use crate::model::BaseModel;
 
-/// Architectures that PEFT has it for, but for GPT-2, and what it calls their attention.
-const MODEL_TYPES: [&str; 2] = ["llama", "mistral"];
-const ATTENTION: &str = "self_attn";
+/// Architectures that PEFT has it for, and what it calls their attention.
+const ATTENTIONS: [(&str, &str); 3] = [
+    ("llama", "self_attn"),
+    ("mistral", "self_attn"),
+    ("gpt2", "attn"),
+];
 
 /// Keys and values of one layer.
 #[derive(Debug)]
@@ -33,6 +39,7 @@ struct AdaptionPrompt {
     keys: Array3<f32>,
     /// `[num_key_value_heads, adapter_len, head_dim]`, times the gate
     values: Array3<f32>,
+    place: Place,
     trainable: usize,
 }
 
@@ -55,10 +62,10 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     };
     for layer in &spec.layers[spec.layers.len() - adapted..] {
         let attention = &layer.attention;
-        let Projections::Separate { key, value, .. } = &attention.projections else {
-            unreachable!("the families that are let through have projections of their own");
+        let place = match attention.projections {
+            Projections::Separate { .. } => Place::Heads,
+            Projections::Fused { .. } => Place::Output,
         };
-        let (k_proj, v_proj) = (key, value);
         let key = |name: &str| format!("{}.{name}", attention.path());
         let shape = [1, length, width];
         let prompt = tensors.take(&key("adaption_prompt"), &shape, Init::Normal(1.0))?;
@@ -66,19 +73,17 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         let prompt = Array2::from_shape_vec((length, width), prompt)
             .expect("`take` gives as many values as asked for");
         let scale = 1.0 / (attention.head_dim as f32).sqrt();
-        let heads = |layer: &Linear| match tensors.has_values() {
-            true => heads(base, attention, layer, &prompt),
-            false => Ok(Array3::zeros((
-                length,
-                attention.num_key_value_heads,
-                attention.head_dim,
-            ))),
+        let [keys, values] = match tensors.has_values() {
+            true => heads(base, attention, &prompt)?,
+            false => [(); 2].map(|()| {
+                Array3::zeros((length, attention.num_key_value_heads, attention.head_dim))
+            }),
         };
-        let keys = heads(k_proj)? * scale;
-        let values = heads(v_proj)? * gate;
+        let (keys, values) = (keys * scale, values * gate);
         let adapter = AdaptionPrompt {
             keys: keys.permuted_axes([1, 2, 0]),
             values: values.permuted_axes([1, 0, 2]),
+            place,
             trainable: prompt.len() + 1,
         };
         let path = attention.path().to_owned();
@@ -88,33 +93,60 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
 }
 
 fn check_target(config: &JsonObject, model_type: &str) -> Result<(), AdapterError> {
-    if !MODEL_TYPES.contains(&model_type) {
-        return Err(AdapterError::Targets {
-            path: config.path().to_owned(),
-            message: format!(
-                "ADAPTION_PROMPT is for {}, and this base is `{model_type}`",
-                MODEL_TYPES.join(" and ")
-            ),
-        });
-    }
+    let names = || ATTENTIONS.map(|(name, _)| name).join(", ");
+    let found = ATTENTIONS.iter().find(|(name, _)| *name == model_type);
+    let (_, attention) = found.ok_or_else(|| AdapterError::Targets {
+        path: config.path().to_owned(),
+        message: format!(
+            "ADAPTION_PROMPT is for {}, and this base is `{model_type}`",
+            names()
+        ),
+    })?;
     match config.optional_text("target_modules")? {
-        None | Some(ATTENTION) => Ok(()),
-        Some(_) => Err(config
-            .wrong("target_modules", &format!("`{ATTENTION}`"))
-            .into()),
+        Some(other) if other != *attention => {
+            let expected = format!("`{attention}`");
+            Err(config.wrong("target_modules", &expected).into())
+        }
+        _ => Ok(()),
     }
 }
 
-/// The prompt through a projection of keys or values: `[adapter_len, num_key_value_heads, head_dim]`.
+/// The prompt's keys and values, each `[adapter_len, num_key_value_heads, head_dim]`.
 fn heads(
     base: &BaseModel,
     attention: &Attention,
+    prompt: &Array2<f32>,
+) -> Result<[Array3<f32>; 2], AdapterError> {
+    let count = attention.num_key_value_heads;
+    let shape = (prompt.nrows(), count, attention.head_dim);
+    let split = |rows: ArrayView2<f32>| {
+        let rows = rows.to_shape(shape);
+        rows.expect("the projection has the sizes of the attention")
+            .into_owned()
+    };
+    match &attention.projections {
+        Projections::Separate { key, value, .. } => Ok([
+            split(projected(base, key, prompt)?.view()),
+            split(projected(base, value, prompt)?.view()),
+        ]),
+        Projections::Fused { qkv, .. } => {
+            let rows = projected(base, qkv, prompt)?;
+            let width = count * attention.head_dim;
+            let [keys, values] = [1, 2].map(|part| part * width..(part + 1) * width);
+            Ok([keys, values].map(|part| split(rows.slice(s![.., part]))))
+        }
+    }
+}
+
+/// The prompt through a linear layer, `[adapter_len, out_features]`.
+fn projected(
+    base: &BaseModel,
     layer: &Linear,
     prompt: &Array2<f32>,
-) -> Result<Array3<f32>, AdapterError> {
+) -> Result<Array2<f32>, AdapterError> {
     let source = format!("{}.weight", layer.source);
-    let stored = base.tensor(&source)?;
-    stored.expect_shape(&[layer.out_features, layer.in_features])?;
+    let (_, shape) = layer.module().parameters().swap_remove(0);
+    base.tensor(&source)?.expect_shape(&shape)?;
     let weight = base.matrix(&source)?;
     let mut rows = prompt.dot(&weight.t());
     if layer.bias {
@@ -122,14 +154,7 @@ fn heads(
         bias.expect_shape(&[layer.out_features])?;
         rows += &Array1::from(bias.to_f32()?);
     }
-    let shape = (
-        prompt.nrows(),
-        attention.num_key_value_heads,
-        attention.head_dim,
-    );
-    Ok(rows
-        .into_shape_with_order(shape)
-        .expect("the projection has the sizes of the attention"))
+    Ok(rows)
 }
 
 impl ModuleAdapter for AdaptionPrompt {
@@ -138,6 +163,7 @@ impl ModuleAdapter for AdaptionPrompt {
         Form::Attention(AttentionForm {
             keys: Part::derived("K", keys.shape(), Role::Term, |_| Ok(elements(keys))),
             values: Part::derived("V", values.shape(), Role::Term, |_| Ok(elements(values))),
+            place: self.place,
         })
     }
 

@@ -77,6 +77,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     }
 
     let tuner = Tuner::open(loading, QUERY_VALUE_ONLY, Some("frod_only"))?;
+    tuner.refuse_reweighted()?;
     let mut kinds: BTreeMap<String, Vec<Layer>> = BTreeMap::new();
     for layer in tuner.layers()? {
         kinds.entry(kind(layer.path())).or_default().push(layer);

@@ -48,7 +48,9 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let base = loading.base;
     let ranks = Ranks::read(config)?;
-    Tuner::open(loading, OSF, None)?.adapt(|tensors, layer| {
+    let tuner = Tuner::open(loading, OSF, None)?;
+    tuner.refuse_reweighted()?;
+    tuner.adapt(|tensors, layer| {
         let smaller = layer.in_features.min(layer.out_features);
         let kept = ranks.of(config, layer.path(), smaller)?;
         let k = smaller - kept.min(smaller);

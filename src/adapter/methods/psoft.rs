@@ -19,7 +19,7 @@
 use ndarray::{Array1, Array2, Axis};
 
 use super::oft::neumann;
-use crate::adapter::components::{Leading, scaled_columns, scaled_rows};
+use crate::adapter::components::{Leading, components, leading, scaled_columns, scaled_rows};
 use crate::adapter::form::{Form, LinearForm, Part, Role, elements};
 use crate::adapter::linalg::{cayley, skew};
 use crate::adapter::options::{factor, rank};
@@ -58,7 +58,10 @@ struct Options {
 pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let options = Options::read(config)?;
-    Tuner::open(loading, QUERY_VALUE, None)?.adapt(|tensors, layer| {
+    let base = loading.base;
+    let tuner = Tuner::open(loading, QUERY_VALUE, None)?;
+    let reweighted = tuner.reweighted();
+    tuner.adapt(|tensors, layer| {
         let r = options.r;
         if r > layer.in_features.min(layer.out_features) {
             let expected = format!("at most the smaller side of `{}`", layer.path());
@@ -85,8 +88,17 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
                           with PEFT, or convert it to LoRA there (`save_as_lora`)";
             return Err(config.refused("psoft_svd", reason).into());
         }
+        let leading = match reweighted.contains(layer.path()) {
+            false => Leading::new(layer.path(), r),
+            // Those of the base's weight stay, beside the one in the file.
+            true => {
+                let weight = base.matrix(&format!("{}.weight", layer.module.source))?;
+                let all = components(&weight, layer.path())?;
+                Leading::known(layer.path(), r, leading(&all, r))
+            }
+        };
         Ok(Psoft {
-            leading: Leading::new(layer.path(), r),
+            leading,
             diagonal,
             balanced: options.balanced,
             out_features: layer.out_features,

@@ -75,7 +75,7 @@ pub const METHODS: &[Method] = &[
         peft_type: "ADAPTION_PROMPT",
         class: Class::Beside,
         variants: "",
-        refused: "bases other than llama and mistral",
+        refused: "bases other than llama, mistral and gpt2",
         load: adaption_prompt::load,
     },
     Method {
@@ -103,7 +103,7 @@ pub const METHODS: &[Method] = &[
         peft_type: "CARTRIDGE",
         class: Class::Beside,
         variants: "num_frozen_tokens",
-        refused: "batches of more than one; other adapters in turn (`--swap`)",
+        refused: "batches of more than one, but in float32 on a GPU; other adapters in turn (`--swap`)",
         load: cartridge::load,
     },
     Method {
@@ -265,7 +265,7 @@ pub const METHODS: &[Method] = &[
         peft_type: "PREFIX_TUNING",
         class: Class::Beside,
         variants: "prefix_projection",
-        refused: "batches of more than one; other adapters in turn (`--swap`)",
+        refused: "batches of more than one, but in float32 on a GPU; other adapters in turn (`--swap`)",
         load: prefix_tuning::load,
     },
     Method {
@@ -307,7 +307,7 @@ pub const METHODS: &[Method] = &[
         peft_type: "SHADOW",
         class: Class::Beside,
         variants: "",
-        refused: "shadow_model other than mirror; bases with experts, and gpt2",
+        refused: "shadow_model other than mirror; bases with experts",
         load: shadow::load,
     },
     Method {

@@ -355,8 +355,6 @@ fn check_mirrored(config: &JsonObject, spec: &DecoderSpec) -> Result<(), ConfigE
     let has = |test: &dyn Fn(&Module) -> bool| modules.iter().any(test);
     let part = if has(&|module| matches!(module.kind, ModuleKind::Routed { .. })) {
         "experts"
-    } else if has(&Module::is_stored_in_out) {
-        "weights that are stored as [in, out]"
     } else {
         return Ok(());
     };
@@ -393,10 +391,12 @@ fn backbone(
     let mut all = Vec::new();
     for module in spec.modules() {
         let own = module.path.strip_prefix(&prefix);
+        let Some(own) = own else { continue };
+        // PEFT takes out a table called `embed_tokens`. One of another name stays, and is never read.
         let is_shared = shares_embeddings && module.path == spec.embed_tokens.path;
-        let Some(own) = own.filter(|_| !is_shared) else {
+        if is_shared && own == "embed_tokens" {
             continue;
-        };
+        }
         for (name, shape) in module.parameters() {
             let (init, role) = match (&module.kind, name) {
                 (_, "bias") => (Init::Zeros, Role::Map),
@@ -405,12 +405,20 @@ fn backbone(
                 }
                 (ModuleKind::Norm { .. }, _) => (Init::Constant(1.0), Role::Map),
                 (ModuleKind::Embedding { .. }, _) => (Init::Normal(deviation), Role::Table),
+                // What GPT-2 adds to its residual starts smaller the more layers there are.
+                _ if module.is_stored_in_out() && own.ends_with("c_proj") => {
+                    let addends = (2 * spec.layers.len()) as f32;
+                    (Init::Normal(deviation / addends.sqrt()), Role::Map)
+                }
                 (ModuleKind::Linear { .. } | ModuleKind::Routed { .. }, _) => {
                     (Init::Normal(deviation), Role::Map)
                 }
             };
             let key = format!("{BACKBONE_KEY}{own}.{name}");
             let held = holding.take(&key, &shape, init, role)?;
+            if is_shared {
+                continue;
+            }
             all.push((format!("{}.{name}", module.path), held));
         }
     }

@@ -48,6 +48,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
             path,
             indices: &indices,
             init,
+            head_follows: spec.says_tied(),
         };
         replace_rows(config, base, tensors, spec, &mut effects, &rows)?;
     }

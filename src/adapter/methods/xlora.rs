@@ -237,17 +237,18 @@ impl Mixture {
             x = graph.matmul_transposed(&format!("{name}/MatMul"), &x, &weight);
             x = graph.add(&format!("{name}/Add"), &x, &bias);
         }
-        if let Some(layers) = self.layerwise {
-            let shape = [0, 0, layers as i64, self.experts as i64];
-            x = graph.reshape("/xlora/layerwise", &x, &shape);
-        }
+        // Right behind an addition, a softmax becomes ONNX Runtime's `BiasSoftmax`, which on a GPU needs cuDNN.
+        let experts = self.experts as i64;
+        x = match self.layerwise {
+            Some(layers) => {
+                let shape = [0, 0, layers as i64, experts];
+                graph.reshape("/xlora/layerwise", &x, &shape)
+            }
+            None => graph.reshape("/xlora/shares", &x, &[0, 0, experts]),
+        };
         let last = [("axis", Attr::Int(-1))];
         if self.softmax {
-            // In float32 whatever the graph's type. In float16 on a GPU, ONNX Runtime would make one operator of bias and
-            // softmax, which takes a library more, cuDNN.
-            x = graph.to_f32("/xlora/Softmax/x", &x);
-            x = graph.op("Softmax", "/xlora/Softmax/float32", &[&x], &last);
-            x = graph.to_compute("/xlora/Softmax", &x);
+            x = graph.op("Softmax", "/xlora/Softmax", &[&x], &last);
         }
         if let Some(count) = self.top_k {
             let rest = match self.softmax_top_k {

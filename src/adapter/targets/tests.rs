@@ -24,6 +24,7 @@ fn linear(path: &str) -> Module {
         path: path.to_owned(),
         source: path.to_owned(),
         kind: ModuleKind::Linear {
+            tied: false,
             in_features: 2,
             out_features: 2,
             bias: false,

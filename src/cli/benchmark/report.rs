@@ -38,6 +38,7 @@ impl Benchmark<'_> {
                 );
             }
             text.push_str(&table::executed(title, &measured.comparisons[index].graphs));
+            text.push_str(&table::step_graphs(title, &records));
             if let Some(swap) = &measured.swaps[index] {
                 text.push_str(&table::swap(title, swap, config.seed));
             }

@@ -8,8 +8,8 @@ use crate::cli::progress::message;
 use crate::cli::prompt_plans::{PromptSource, check_room};
 use crate::cli::setup;
 use crate::config::BenchmarkConfig;
-use crate::engine::{EngineError, Provider};
-use crate::measure::bandwidth::WeightsReader;
+use crate::engine::{DecoderEngine, Provider};
+use crate::measure::bandwidth::{DeviceCopier, RateMeter, WeightsReader};
 use crate::measure::client::WorkerError;
 use crate::measure::energy::{EnergyMethod, SystemMeter};
 use crate::measure::interference::{Interference, InterferenceWatch};
@@ -19,7 +19,6 @@ use crate::measure::session::{MeasurePlan, Measurement, Meters, Precision, Step}
 use crate::measure::subject::Subject;
 use crate::measure::swap::SwapResult;
 use crate::measure::sweep::SweepRun;
-use crate::prepare::PromptKind;
 use crate::results::{BaseCache, CacheKey};
 use crate::runtime::library::Library;
 
@@ -67,8 +66,7 @@ impl Benchmark<'_> {
         for plan in std::iter::once(&mut plan).chain(&mut sweep) {
             make_ready(plan)?;
         }
-        let reader = self.weights_reader(&plan);
-        let no_rate = ();
+        let memory = self.memory_meter(&plan);
 
         let comparisons = {
             let progress = MeasureProgress::default();
@@ -98,10 +96,7 @@ impl Benchmark<'_> {
         let meter = SystemMeter::new(self.provider);
         let meters = Meters {
             energy: &meter,
-            memory: match &reader {
-                Some(reader) => reader,
-                None => &no_rate,
-            },
+            memory: memory.as_ref(),
         };
         let progress = MeasureProgress::default();
         let (comparisons, measurement) = match comparisons {
@@ -159,16 +154,26 @@ impl Benchmark<'_> {
         })
     }
 
-    /// What reads as many bytes as a step of the base, where it runs on the processor.
-    fn weights_reader(&self, plan: &MeasurePlan) -> Option<WeightsReader> {
-        let manifest = &plan.entrants.first()?.prepared.manifest;
-        match self.provider {
-            Provider::Cuda(_) => None,
-            Provider::Cpu => WeightsReader::open(
-                &manifest.model_folder,
-                manifest.reads.weight_bytes,
-                plan.options.threads,
-            ),
+    /// What tells the rate of the memory in which the weights are.
+    fn memory_meter(&self, plan: &MeasurePlan) -> Box<dyn RateMeter> {
+        fn boxed(meter: Option<impl RateMeter + 'static>) -> Box<dyn RateMeter> {
+            match meter {
+                Some(meter) => Box::new(meter),
+                None => Box::new(()),
+            }
+        }
+        match (self.provider, plan.entrants.first()) {
+            (Provider::Cuda(device), _) => boxed(DeviceCopier::open(device)),
+            (Provider::Cpu, Some(first)) => {
+                let manifest = &first.prepared.manifest;
+                let bytes = manifest.reads.weight_bytes;
+                boxed(WeightsReader::open(
+                    &manifest.model_folder,
+                    bytes,
+                    plan.options.threads,
+                ))
+            }
+            (Provider::Cpu, None) => Box::new(()),
         }
     }
 
@@ -197,13 +202,12 @@ fn make_ready(plan: &mut MeasurePlan) -> Result<()> {
 
 /// Checks that every variant runs with every batch size.
 fn check_batches(config: &BenchmarkConfig, jobs: &[Job]) -> Result<()> {
-    let variants = jobs.iter().flat_map(|job| &job.variants);
-    let mut adapters = variants.filter_map(|variant| variant.manifest.adapter.as_ref());
-    let prefix = adapters.any(|adapter| matches!(adapter.prompt, Some(PromptKind::Prefix(_))));
-    match config.batch_sizes.iter().find(|size| **size > 1) {
-        Some(&batch_size) if prefix => Err(EngineError::PrefixBatch { batch_size }.into()),
-        _ => Ok(()),
+    for variant in jobs.iter().flat_map(|job| &job.variants) {
+        for &size in &config.batch_sizes {
+            DecoderEngine::check_batch(&variant.manifest, size)?;
+        }
     }
+    Ok(())
 }
 
 /// A measurement that wasn't made.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::cells::named;
+use crate::engine::StepGraph;
 use crate::measure::executed::ExecutedGraph;
+use crate::measure::record::VariantRecord;
 use crate::measure::session::Precision;
 use crate::prepare::Variant;
 use crate::verify::Parity;
@@ -40,6 +42,24 @@ pub fn executed(
         }
     }
     text
+}
+
+/// A line for each variant whose decode steps aren't a CUDA graph, though that was asked for: its times say as much about that
+/// as about the variant. `title` names the experiment, where there are several.
+pub fn step_graphs<'a>(
+    title: &str,
+    records: impl IntoIterator<Item = &'a VariantRecord>,
+) -> String {
+    let line = |record: &VariantRecord| match &record.step_graph {
+        Some(StepGraph::Refused(reason)) => {
+            let name = named(title, record.variant);
+            Some(format!(
+                "{name}  its decode steps are no CUDA graph: {reason}\n"
+            ))
+        }
+        Some(StepGraph::Captured) | None => None,
+    };
+    records.into_iter().filter_map(line).collect()
 }
 
 /// A sentence about what the variants compute; empty where there was nothing to compare. `title` names the experiment,

@@ -1,8 +1,10 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::engine::StepGraph;
 use crate::measure::break_even::{BreakEven, GroupBreakEven, Verdict};
 use crate::measure::executed::ExecutedGraph;
+use crate::measure::record::scripted;
 use crate::prepare::Variant;
 use crate::prompts::Category;
 
@@ -40,6 +42,23 @@ fn where_nodes_ran_is_told_if_it_is_not_all_in_one_place() {
     assert_eq!(
         executed("", &graphs),
         "unmerged  the nodes of its step ran 1 on CPU, 8 on CUDA; 2 of them copy between host and device\n"
+    );
+}
+
+#[test]
+fn a_variant_without_the_cuda_graph_that_was_asked_for_is_named() {
+    let record = |subject, step_graph| VariantRecord {
+        step_graph,
+        ..scripted(subject, 1)
+    };
+    let records = [
+        record(Subject::Base, None),
+        record(Subject::Merged, Some(StepGraph::Captured)),
+        record(Subject::Unmerged, Some(StepGraph::Refused("no".to_owned()))),
+    ];
+    assert_eq!(
+        step_graphs("", &records),
+        "unmerged  its decode steps are no CUDA graph: no\n"
     );
 }
 

@@ -4,7 +4,7 @@
 //! nodes cost up to a hundredth of it. The engine's masks have no gaps, so that lengths are numbers that it has; the
 //! logits are on the host.
 
-use crate::graph::positions::{LAST_INDEX, TOTAL, TOTAL_I32};
+use crate::graph::positions::{LAST_INDEX, PAST, TOTAL, TOTAL_I32};
 use crate::graph::proto::{
     Dimension, DimensionValue, Model, Shape, TensorType, Type, ValueInfo, element,
 };
@@ -20,6 +20,7 @@ pub fn take_lengths(model: &mut Model, batch_size: usize) {
         (LAST_INDEX, element::INT32, Some(batch_size)),
         (TOTAL_I32, element::INT32, None),
         (TOTAL, element::INT64, Some(1)),
+        (PAST, element::INT64, Some(1)),
     ];
     let is_length = |name: &String| lengths.iter().any(|(length, ..)| length == name);
     graph.node.retain(|node| !node.output.iter().any(is_length));
@@ -47,6 +48,17 @@ pub fn take_lengths(model: &mut Model, batch_size: usize) {
         }
     }
     graph.input.retain(|input| mask || input.name != MASK);
+}
+
+/// The same for a GPU, if attention alone asks for lengths. Where sizes of tables or masks hang on them, they must be
+/// worked out on the host: from a shape they are, and from an input they would come back from the GPU.
+pub fn take_lengths_of_attention(model: &mut Model, batch_size: usize) {
+    let mut taken = model.clone();
+    take_lengths(&mut taken, batch_size);
+    let inputs = taken.graph.iter().flat_map(|graph| &graph.input);
+    if inputs.into_iter().all(|input| input.name != TOTAL) {
+        *model = taken;
+    }
 }
 
 /// The mask, an input of prepared graphs.

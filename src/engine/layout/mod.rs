@@ -81,6 +81,8 @@ pub fn layouts(
     if options.provider == Provider::Cpu {
         host::take_lengths(&mut made.step, options.batch_size);
         host::give_logits_alone(&mut made.step);
+    } else {
+        host::take_lengths_of_attention(&mut made.step, options.batch_size);
     }
     if quantized::is_quantized(&made.step) {
         quantized::join(&mut made.step, options.provider);

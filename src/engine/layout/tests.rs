@@ -46,6 +46,7 @@ fn options(weights: WeightsMode) -> EngineOptions {
         batch_size: 1,
         max_length: 40,
         logits_on_host: false,
+        cuda_graph: false,
         profile: None,
     }
 }
@@ -332,6 +333,7 @@ fn lengths_are_inputs_and_the_next_token_is_picked_on_the_host() {
                 "/attention_mask/last_index",
                 "/attention_mask/total/i32",
                 "/attention_mask/total",
+                "/attention_mask/past",
             ],
         ),
     ] {
@@ -351,15 +353,49 @@ fn lengths_are_inputs_and_the_next_token_is_picked_on_the_host() {
 }
 
 #[test]
-fn gpus_run_the_plain_graph() {
+fn gpus_run_the_plain_graph_and_are_told_lengths_that_only_attention_takes() {
     let folder = tempfile::tempdir().unwrap();
-    let base = &prepare("llama-gqa", "lora", Dtype::Float32, folder.path())[0];
-    let model = model_file::read(&base.folder, 40).unwrap();
     let mut options = options(WeightsMode::Mapped);
     options.provider = Provider::Cuda(0);
+    let inputs = |model: &Model| -> Vec<String> {
+        let inputs = &model.graph.as_ref().unwrap().input;
+        let names = inputs.iter().map(|input| input.name.clone());
+        names.filter(|name| !name.starts_with("past")).collect()
+    };
+
+    // Tables of positions are cut by lengths from the mask's shape, which are known on the host.
+    let base = &prepare("opt-pre", "lora", Dtype::Float32, folder.path())[0];
+    let model = model_file::read(&base.folder, 40).unwrap();
     let found = layouts(model.clone(), &options, None).unwrap();
     assert_eq!(found.step, model);
     assert!(found.prompt.is_none());
+
+    for (name, taken) in [
+        (
+            "llama-gqa",
+            &["/attention_mask/last_index", "/attention_mask/total/i32"][..],
+        ),
+        // Its heads are turned by a node in front of attention.
+        (
+            "phi",
+            &[
+                "/attention_mask/last_index",
+                "/attention_mask/total/i32",
+                "/attention_mask/past",
+            ],
+        ),
+    ] {
+        let base = &prepare(name, "lora", Dtype::Float32, folder.path())[0];
+        let model = model_file::read(&base.folder, 40).unwrap();
+        let found = layouts(model.clone(), &options, None).unwrap();
+        assert_eq!(inputs(&found.step)[1..], *taken, "{name}");
+        assert_eq!(inputs(&model), ["input_ids", "attention_mask"]);
+        assert_eq!(
+            found.step.graph.unwrap().output,
+            model.graph.unwrap().output
+        );
+        assert!(found.prompt.is_none());
+    }
 }
 
 #[test]

@@ -50,7 +50,7 @@ impl GraphBuilder<'_> {
         }
         let values: Vec<f32> = values
             .iter()
-            .map(|&value| round_to(value, self.compute))
+            .map(|&value| round_to(value, self.arithmetic.compute))
             .collect();
         let constant = self.constant_f32(&format!("{name}/float32"), dims, &values);
         let made = self.to_compute(name, &constant);

@@ -7,7 +7,7 @@ use crate::graph::proto::{element, element_type};
 impl GraphBuilder<'_> {
     /// Adds an input of the graph's float type.
     pub fn input(&mut self, name: &str, dims: &[Dim]) -> Value {
-        self.typed_input(name, element_type(self.compute), dims)
+        self.typed_input(name, element_type(self.arithmetic.compute), dims)
     }
 
     /// An input of the graph's float type that several modules share; added when first asked for.
@@ -30,9 +30,9 @@ impl GraphBuilder<'_> {
         Value(name.to_owned())
     }
 
-    /// Declares `value`, of the graph's float type, an output; it has its final name already.
-    pub fn output(&mut self, value: &Value, dims: &[Dim]) {
-        let info = value_info(value.name(), element_type(self.compute), dims);
+    /// Declares the value of this name, of the graph's float type, an output.
+    pub fn output(&mut self, name: &str, dims: &[Dim]) {
+        let info = value_info(name, element_type(self.arithmetic.compute), dims);
         self.graph.output.push(info);
     }
 

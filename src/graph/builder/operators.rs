@@ -51,6 +51,22 @@ impl GraphBuilder<'_> {
         )
     }
 
+    /// The size of an axis, i64 `[1]`.
+    pub fn size_of_axis(&mut self, name: &str, x: &Value, axis: i64) -> Value {
+        let attrs = [("start", Attr::Int(axis)), ("end", Attr::Int(axis + 1))];
+        self.op("Shape", name, &[x], &attrs)
+    }
+
+    /// The whole numbers from `start` on and before `end`, each i64 `[1]`.
+    pub fn range(&mut self, name: &str, start: &Value, end: &Value) -> Value {
+        let scalar = self.constant_i64("empty", &[], false);
+        let ends = [("start", start), ("end", end)];
+        let [start, end] = ends
+            .map(|(part, end)| self.op("Reshape", &format!("{name}/{part}"), &[end, &scalar], &[]));
+        let step = self.constant_i64("one.scalar", &[1], true);
+        self.op("Range", name, &[&start, &end, &step], &[])
+    }
+
     /// `x` with its axes in another order.
     pub fn transpose(&mut self, name: &str, x: &Value, order: &[i64]) -> Value {
         self.op(
@@ -74,7 +90,7 @@ impl GraphBuilder<'_> {
 
     /// `x` cast from float32 to the graph's type, where that's another.
     pub fn to_compute(&mut self, name: &str, x: &Value) -> Value {
-        match self.compute {
+        match self.arithmetic.compute {
             Dtype::Float32 => x.clone(),
             other => self.cast(name, x, element_type(other)),
         }
@@ -82,7 +98,7 @@ impl GraphBuilder<'_> {
 
     /// `x` cast from the graph's type to float32, where that's another.
     pub fn to_f32(&mut self, name: &str, x: &Value) -> Value {
-        match self.compute {
+        match self.arithmetic.compute {
             Dtype::Float32 => x.clone(),
             _ => self.cast(name, x, element::FLOAT32),
         }

@@ -4,7 +4,7 @@ use super::super::parameters::Parameter;
 use super::super::proto::{element, element_type};
 use super::{Attr, GraphBuilder, Value};
 use crate::quantize::{Format, NF4, QuantizedWeight};
-use crate::weights::{ByteSpan, Dtype};
+use crate::weights::ByteSpan;
 
 impl<'a> GraphBuilder<'a> {
     /// The parameter `name`, if its codes are what the model has of it.
@@ -52,10 +52,8 @@ impl<'a> GraphBuilder<'a> {
         match weight.format {
             Format::Int4 | Format::Int8 => {
                 attrs.push(("bits", Attr::Int(weight.format.bits() as i64)));
-                // Where 16 bits are computed with, the sums' arithmetic isn't chosen.
-                if self.compute == Dtype::Float32 {
-                    let level = i64::from(self.accuracy.level());
-                    attrs.push(("accuracy_level", Attr::Int(level)));
+                if let Some(accuracy) = self.arithmetic.accuracy {
+                    attrs.push(("accuracy_level", Attr::Int(i64::from(accuracy.level()))));
                 }
                 self.contrib("MatMulNBits", name, &inputs, &attrs)
             }

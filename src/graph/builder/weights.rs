@@ -41,7 +41,7 @@ impl GraphBuilder<'_> {
         let mut value = self.external(name, element_type(location.dtype), &location.shape, &span);
         // ONNX Runtime folds these casts when the session starts.
         let mut dtype = location.dtype;
-        for wanted in [self.storage, self.compute] {
+        for wanted in [self.arithmetic.storage, self.arithmetic.compute] {
             if dtype != wanted {
                 value = self.cast(&format!("/{name}/{wanted}"), &value, element_type(wanted));
                 dtype = wanted;
@@ -88,10 +88,16 @@ impl GraphBuilder<'_> {
             return self.quantized(name, x, &weight, quantized);
         }
         let weight = self.parameter(&weight);
-        match self.parameters.is_stored_in_out(path) {
+        match self.is_stored_in_out(path) {
             true => self.op("MatMul", name, &[x, &weight], &[]),
             false => self.matmul_transposed(name, x, &weight),
         }
+    }
+
+    /// Whether the weight of the linear layer at `path` is `[in, out]`.
+    fn is_stored_in_out(&self, path: &str) -> bool {
+        let path = format!("{}{path}", self.owner);
+        self.parameters.is_stored_in_out(&path)
     }
 
     /// The same for rows, `[n, in]`, of which there may be none: what's laid out for one row or for a whole prompt
@@ -125,7 +131,7 @@ impl GraphBuilder<'_> {
             return self.dequantized(&weight, quantized, x);
         }
         let weight = self.parameter(&weight);
-        match self.parameters.is_stored_in_out(path) {
+        match self.is_stored_in_out(path) {
             true => self.transpose(&format!("/{path}/weight/Transpose"), &weight, &[1, 0]),
             false => weight,
         }

@@ -36,7 +36,7 @@ impl GraphBuilder<'_> {
         let x = self.widened(&format!("{name}/x"), x);
         let values = format!("{name}/values");
         let places = format!("{name}/indices");
-        match self.compute {
+        match self.arithmetic.compute {
             Dtype::BFloat16 => {
                 let outputs = [format!("{values}/float32"), places];
                 let [wide, places] = self.op_outputs("TopK", name, &[&x, &count], outputs, &[]);
@@ -47,7 +47,7 @@ impl GraphBuilder<'_> {
     }
 
     fn widened(&mut self, name: &str, x: &Value) -> Value {
-        match self.compute {
+        match self.arithmetic.compute {
             Dtype::BFloat16 => self.cast(name, x, element::FLOAT32),
             _ => x.clone(),
         }
@@ -60,7 +60,7 @@ impl GraphBuilder<'_> {
         inputs: &[&Value],
         attrs: &[(&'static str, Attr)],
     ) -> Value {
-        match self.compute {
+        match self.arithmetic.compute {
             Dtype::BFloat16 => {
                 let wide = self.op(op, &format!("{name}/float32"), inputs, attrs);
                 self.to_compute(name, &wide)

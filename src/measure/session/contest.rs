@@ -176,6 +176,7 @@ impl<P: VariantProcess> Contest<'_, P> {
             options,
         })?;
         contestant.record.session_seconds = opened.session_seconds;
+        contestant.record.step_graph = opened.step_graph;
         contestant.record.stages = opened.stages;
         contestant.process = Some(process);
         if let Some(shortest) = plan.shortest_prompt() {

@@ -108,6 +108,7 @@ impl VariantProcess for Process {
     fn open(&mut self, _: OpenRequest) -> Result<Opened, WorkerError> {
         Ok(Opened {
             session_seconds: 0.5,
+            step_graph: None,
             stages: Vec::new(),
         })
     }

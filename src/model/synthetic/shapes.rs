@@ -75,7 +75,7 @@ impl Shape {
         let mut all = Vec::new();
         for module in self.spec().modules() {
             for (parameter, shape) in module.parameters() {
-                let name = format!("{}.{parameter}", module.source);
+                let name = module.tensor(parameter);
                 // A tied head has the embedding's.
                 if !seen.insert(name.clone()) {
                     continue;

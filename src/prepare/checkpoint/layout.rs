@@ -15,7 +15,7 @@ use crate::weights::{Dtype, TensorPlan, TensorView};
 pub struct Layout<'a> {
     /// In the order of the model's modules.
     pub tensors: Vec<Tensor<'a>>,
-    /// Whether the head shares the embedding's tensor; then it has none of its own.
+    /// Whether the head shares the embedding's tensor; then it has no weight of its own.
     pub tied: bool,
     /// Keys of `config.json` that give modules the biases that the adapter adds.
     pub bias_keys: BTreeSet<&'static str>,
@@ -94,12 +94,13 @@ impl<'a> Layout<'a> {
         let mut used = BTreeSet::new();
         let mut names = BTreeMap::new();
         for module in modules {
-            if tied && module.path == spec.lm_head.path {
-                continue;
-            }
+            let shares_weight = tied && module.path == spec.lm_head.path;
             let mut own_dtype = Dtype::Float32;
             for (name, shape) in module.parameters() {
-                let stored = base.tensor(&format!("{}.{name}", module.source))?;
+                if shares_weight && name == "weight" {
+                    continue;
+                }
+                let stored = base.tensor(&module.tensor(name))?;
                 stored.expect_shape(&shape)?;
                 used.insert(stored.name);
                 own_dtype = dtype.unwrap_or(stored.dtype()?);

@@ -192,10 +192,15 @@ fn a_tied_head_is_written_only_where_it_no_longer_equals_the_embedding() {
         ("llama-tied/lora-tie-embed", true),
         ("llama-tied/lora-tie-save-embed", true),
         ("opt-pre/lora-tie-embed", true),
+        ("phi-tied/lora", true),
         ("llama-tied/lora-embed", false),
+        ("phi-tied/lora-ends", false),
         ("llama-tied/lora-head", false),
         ("llama-tied/lora-save-embed", false),
         ("llama-tied/lora-embed-head", false),
+        ("llama-tied/lora-tie-alpha", false),
+        ("llama-tied/lora-tokens-ends", true),
+        ("llama-tied/lora-tokens-apart", false),
         ("opt-pre/lora-save-lm-head", false),
     ] {
         let folder = TempDir::new().unwrap();

@@ -4,7 +4,6 @@ use super::rotation::rotate_input;
 use super::{Delta, InputStage, LinearForm, OutputStage};
 use crate::adapter::form::{Naming, Part};
 use crate::graph::{Attr, Dim, GraphBuilder, LinearSite, RoutedSite, Value};
-use crate::weights::Dtype;
 
 impl LinearForm<'_> {
     /// Adds the layer's nodes; returns its output, bias included.
@@ -118,7 +117,7 @@ impl Delta<'_> {
                 let (q, v) = (outer.shape[1] as i64, inner.shape[1] as i64);
                 let out = (outer.shape[0] * inner.shape[0]) as i64;
                 let (mut outer, inner) = (input(graph, naming, outer), input(graph, naming, inner));
-                if graph.compute() != Dtype::Float32 {
+                if graph.on_gpu() {
                     // On a GPU, a matrix in front of several is a product over lists of pointers, which are copied there at
                     // every step; one that has as many axes isn't, where there's one token.
                     outer = graph.reshape(&at("outer/axes"), &outer, &[1, 1, -1, q]);

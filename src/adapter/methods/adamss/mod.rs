@@ -359,7 +359,7 @@ fn with_bias(base: &BaseModel, layer: &Layer) -> Result<Array2<f32>, AdapterErro
     if !layer.bias {
         return Ok(matrix);
     }
-    let bias = base.tensor(&format!("{source}.bias"))?.to_f32()?;
+    let bias = base.tensor(&layer.module.tensor("bias"))?.to_f32()?;
     let column = Array2::from_shape_vec((bias.len(), 1), bias);
     let column = column.expect("a column has a single width");
     concatenate(Axis(1), &[matrix.view(), column.view()]).map_err(|_| AdapterError::Targets {

@@ -36,6 +36,7 @@ mod linear;
 mod parameters;
 mod residual;
 mod stacked;
+mod tying;
 
 use std::sync::OnceLock;
 
@@ -54,16 +55,22 @@ use self::linear::LoraLinear;
 use self::parameters::TargetParameters;
 use self::residual::Made;
 pub use self::residual::Residual;
-use crate::adapter::replaced::{replace_base_layer, replace_biases, replace_modules};
+use self::tying::Tie;
+use crate::adapter::replaced::{
+    leave_out_bias, replace_base_layer, replace_biases, replace_modules,
+};
 use crate::adapter::replication::replicate;
 use crate::adapter::targets::{QUERY_VALUE, Targets};
 use crate::adapter::token_rows::trainable_token_indices;
 use crate::adapter::tuner::{Layer, Loading, Table, Target, not_adaptable, target};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, ModuleAdapter};
-use crate::arch::{DecoderSpec, Module, ModuleKind};
+use crate::arch::{Module, ModuleKind};
 use crate::json_object::JsonObject;
 use crate::model::BaseModel;
 use crate::weights::WeightsError;
+
+/// The weight that PEFT saves with embeddings and heads.
+const BASE_WEIGHT: &str = "base_layer.weight";
 
 /// Reads the adapter.
 pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
@@ -87,19 +94,24 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let mut saved = targets.saved(config, &modules)?;
     let mut effects = Effects::default();
 
-    if lora.ensure_weight_tying && spec.tied() {
-        effects.keeps_tie |= tie(&mut selected, &modules, &spec);
-        effects.keeps_tie |= tie(&mut saved, &modules, &spec);
-    }
+    let tied = match lora.ensure_weight_tying && spec.says_tied() {
+        true => tying::tie(config, tensors, &targets, &spec, &mut selected, &mut saved)?,
+        false => Tie::Apart,
+    };
+    effects.keeps_tie = match tied {
+        Tie::Apart => false,
+        Tie::Targets => tying::change_alike(&lora, config, &spec)?,
+        Tie::Saved => true,
+    };
     parameters.check_beside(config, &selected, &saved)?;
     replace_modules(&mut effects, tensors, &saved)?;
-    if effects.keeps_tie
-        && let Some(head) = effects
-            .replaced
-            .get_mut(&format!("{}.weight", spec.lm_head.path))
-    {
+    if tied == Tie::Saved {
+        leave_out_bias(&mut effects, &spec.lm_head);
         // The pair's one copy is counted at the embedding.
-        head.trainable = false;
+        let head = format!("{}.weight", spec.lm_head.path);
+        if let Some(head) = effects.replaced.get_mut(&head) {
+            head.trainable = false;
+        }
     }
     let adapted: Vec<Module> = selected
         .iter()
@@ -146,21 +158,6 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     Ok(effects)
 }
 
-/// With `ensure_weight_tying`, who adapts the embedding of a tied model adapts its head, and the
-/// reverse. Returns whether one of them is adapted.
-fn tie(selected: &mut Vec<Module>, modules: &[Module], spec: &DecoderSpec) -> bool {
-    let pair = [&spec.embed_tokens.path, &spec.lm_head.path];
-    if !selected.iter().any(|module| pair.contains(&&module.path)) {
-        return false;
-    }
-    for path in pair {
-        if !selected.iter().any(|module| module.path == *path) {
-            selected.extend(modules.iter().find(|module| module.path == *path).cloned());
-        }
-    }
-    true
-}
-
 /// The adapter of a module, with fresh factors that are `made` of its weight if its start has such, and the numbers
 /// of it that PEFT counts and doesn't train.
 fn module_adapter(
@@ -174,6 +171,19 @@ fn module_adapter(
     let (r, scaling) = lora.rank_and_scaling(config, &module.path)?;
     match target(base, module) {
         Some(Target::Linear(layer)) => {
+            let tied = base.spec.tied() && module.path == base.spec.lm_head.path;
+            if tied && lora.removed(scaling).is_some() && !tensors.has(&layer.key(BASE_WEIGHT)) {
+                let reason = format!(
+                    "it takes a part out of the weight of `{}`, which is the tied embedding's as well",
+                    module.path
+                );
+                let key = if lora.kasa {
+                    "kasa_config"
+                } else {
+                    "init_lora_weights"
+                };
+                return Err(config.refused(key, &reason).into());
+            }
             // What a fresh adapter is made of is what's taken out of the weight.
             let removed = made.as_ref().map(|(a, b)| (a.clone(), b * scaling));
             let factors = factors(lora, config, tensors, &layer, r, made)?;
@@ -227,7 +237,10 @@ fn linear_adapter(
         true => Some(tensors.vector(&keys[2], layer.out_features, lora.init.bias(r))?),
         false => None,
     };
+    // A head is saved with its weight, of which the part is taken out already.
+    let saved = tensors.has(&layer.key(BASE_WEIGHT));
     let residual = match lora.removed(scaling) {
+        Some(_) if saved => None,
         Some(part) => Some(Residual {
             path: layer.path().to_owned(),
             r,

@@ -1,0 +1,135 @@
+//! Opens an engine whose decode steps are a CUDA graph, and makes sure that they give what they'd give without.
+
+use super::StepGraph;
+use super::transfer::read;
+use crate::engine::bindings::{bytes_of, fill};
+use crate::engine::{DecoderEngine, EngineError, EngineOptions, OnnxRuntime};
+use crate::measure::timings::Engine;
+use crate::prepare::PreparedVariant;
+use crate::runtime::cuda::Stream;
+use crate::weights::widen;
+
+/// By how much logits may differ, as a part of the largest: attention adds up in another order where it's told of another
+/// number of rows.
+const TOLERANCE: f32 = 0.02;
+
+/// Steps that are compared. ONNX Runtime runs the first one twice, to record it, and replays the others.
+const STEPS: usize = 3;
+
+/// Opens an engine with a CUDA graph; one without where ONNX Runtime refuses, or what's replayed gives something else.
+pub fn open_captured(
+    runtime: &OnnxRuntime,
+    variant: &PreparedVariant,
+    options: &EngineOptions,
+    device: u32,
+) -> Result<DecoderEngine, EngineError> {
+    let reason = match captured(runtime, variant, options, device) {
+        Ok(mut engine) => {
+            engine.step_graph = Some(StepGraph::Captured);
+            return Ok(engine);
+        }
+        Err(reason) => reason,
+    };
+    let mut engine = DecoderEngine::open_on(runtime, variant, options, None)?;
+    engine.step_graph = Some(StepGraph::Refused(reason));
+    Ok(engine)
+}
+
+fn captured(
+    runtime: &OnnxRuntime,
+    variant: &PreparedVariant,
+    options: &EngineOptions,
+    device: u32,
+) -> Result<DecoderEngine, String> {
+    let text = |error: EngineError| match error {
+        EngineError::Run { message, .. } => message,
+        other => other.to_string(),
+    };
+    let stream = Stream::new(device)?;
+    let mut engine =
+        DecoderEngine::open_on(runtime, variant, options, Some(stream)).map_err(text)?;
+    let taken = engine.prefix + engine.virtual_tokens + 1;
+    let steps = STEPS.min(engine.max_length.saturating_sub(taken));
+    let expected = engine.without_graph(steps)?;
+    let found = engine.logits_of_steps(steps).map_err(text)?;
+    for (step, (expected, found)) in expected.iter().zip(&found).enumerate() {
+        let largest = expected.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+        let difference = expected.iter().zip(found).map(|(a, b)| (a - b).abs());
+        let off = difference.fold(
+            0.0_f32,
+            |most, x| if x > most || x.is_nan() { x } else { most },
+        );
+        if off.is_nan() || off > TOLERANCE * largest {
+            let number = step + 1;
+            return Err(format!(
+                "step {number} of the graph gives logits that are off by {off}, of {largest} at most"
+            ));
+        }
+    }
+    Ok(engine)
+}
+
+impl DecoderEngine {
+    /// Runs a decode step as a CUDA graph.
+    pub(in crate::engine) fn run_captured(&mut self, token: u32) -> Result<u32, EngineError> {
+        let (Some(steps), Some(stream)) = (&mut self.captured, &self.stream) else {
+            return self.run(&[token], 0);
+        };
+        let rows = self.length..self.length + 1;
+        let next = self.next_token.extract_tensor_mut().1;
+        let session = &self.sessions.step.session;
+        let run = steps.run(session, stream, token, &rows, next);
+        let done = run.and_then(|()| {
+            if self.logits_on_host {
+                let mut bytes = vec![0; self.vocab_size * self.compute.size()];
+                steps.read_logits(stream, &mut bytes)?;
+                fill(&mut self.logits, 0, &bytes);
+            }
+            Ok(())
+        });
+        done.map_err(|message| EngineError::Run {
+            name: self.name.clone(),
+            message,
+        })?;
+        self.length = rows.end;
+        self.first_next_token()
+    }
+
+    /// What `steps` decode steps give without the graph.
+    fn without_graph(&mut self, steps: usize) -> Result<Vec<Vec<f32>>, String> {
+        let captured = self.captured.take();
+        let found = self.logits_of_steps(steps);
+        self.captured = captured;
+        found.map_err(|error| error.to_string())
+    }
+
+    /// The logits of decode steps behind a prompt of one token, always with the same tokens.
+    fn logits_of_steps(&mut self, steps: usize) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.prefill(&[0])?;
+        let mut all = Vec::new();
+        for step in 1..=steps {
+            self.decode((step % self.vocab_size) as u32)?;
+            all.push(self.last_logits()?);
+        }
+        Ok(all)
+    }
+
+    /// The last step's logits, wherever they are.
+    fn last_logits(&self) -> Result<Vec<f32>, EngineError> {
+        let mut bytes = vec![0; self.vocab_size * self.compute.size()];
+        let read = match (&self.captured, &self.stream) {
+            (Some(steps), Some(stream)) => steps.read_logits(stream, &mut bytes),
+            (None, Some(stream)) if !self.logits_on_host => read(stream, &self.logits, &mut bytes),
+            _ => {
+                let length = bytes.len();
+                bytes.copy_from_slice(bytes_of(&self.logits, length));
+                Ok(())
+            }
+        };
+        read.map_err(|message| EngineError::Run {
+            name: self.name.clone(),
+            message,
+        })?;
+        Ok(widen(&bytes, self.compute))
+    }
+}

@@ -1,0 +1,153 @@
+//! Decode steps whose tensors stay where they are.
+
+use std::fmt;
+use std::ops::Range;
+
+use ort::memory::Allocator;
+use ort::session::{IoBinding, RunOptions, Session};
+use ort::value::{DynTensor, Tensor};
+
+use super::transfer::{read, write};
+use crate::engine::EngineOptions;
+use crate::engine::layout::host::{LOGITS, MASK, NEXT_TOKEN};
+use crate::engine::onnx_runtime::run_bound;
+use crate::graph::positions::{LAST_INDEX, PAST, TOTAL, TOTAL_I32};
+use crate::graph::{ACTIVE_FROM_INPUT, PROMPT_INPUT};
+use crate::runtime::cuda::Stream;
+
+/// Inputs that hang on the prompt or have sizes that change, and so can't stay as they are.
+const CHANGING: [&str; 4] = [MASK, TOTAL, ACTIVE_FROM_INPUT, PROMPT_INPUT];
+
+/// ONNX Runtime's key of a run: which graph it records or replays.
+const GRAPH_ID: &str = "gpu_graph_id";
+
+/// Options of a run in a session that can record CUDA graphs.
+pub struct GraphRun(pub RunOptions);
+
+impl GraphRun {
+    /// Of one that's neither recorded nor replayed.
+    pub fn plain() -> ort::Result<Self> {
+        let mut options = RunOptions::new()?;
+        options.set(GRAPH_ID, "-1")?;
+        Ok(Self(options))
+    }
+
+    /// Of one that's recorded at first, and replayed from then on. It's not waited for: its results are read on the
+    /// same stream.
+    fn recorded() -> ort::Result<Self> {
+        let mut options = RunOptions::new()?;
+        options.set(GRAPH_ID, "1")?;
+        options.disable_device_sync()?;
+        Ok(Self(options))
+    }
+}
+
+impl fmt::Debug for GraphRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GraphRun").finish_non_exhaustive()
+    }
+}
+
+/// A session's decode steps as a CUDA graph, with what's bound to them. The session runs on one [`Stream`].
+#[derive(Debug)]
+pub struct CapturedSteps {
+    /// For cache and adapter, which stay where they are too.
+    pub binding: IoBinding,
+    options: GraphRun,
+    /// `[batch, 1]`, as the next token is.
+    token: Tensor<i64>,
+    last_index: Tensor<i32>,
+    past: Option<Tensor<i64>>,
+    /// On the host.
+    _total: Tensor<i32>,
+    next_token: Tensor<i64>,
+    logits: DynTensor,
+}
+
+impl CapturedSteps {
+    /// Binds all but cache and adapter. `logits` are on the device.
+    ///
+    /// # Errors
+    /// If the session takes what changes from step to step, or ONNX Runtime refuses.
+    pub fn new(
+        session: &Session,
+        device: &Allocator,
+        options: &EngineOptions,
+        logits: DynTensor,
+    ) -> Result<Self, String> {
+        let takes = |name: &str| session.inputs().iter().any(|input| input.name() == name);
+        if let Some(name) = CHANGING.into_iter().find(|name| takes(name)) {
+            return Err(format!(
+                "the graph takes `{name}`, which changes from step to step"
+            ));
+        }
+        let failed = |error: ort::Error| error.message().to_owned();
+        let batch = options.batch_size;
+        let bind = || {
+            let mut made = Self {
+                binding: session.create_binding()?,
+                options: GraphRun::recorded()?,
+                token: Tensor::<i64>::new(device, [batch, 1])?,
+                last_index: Tensor::<i32>::new(device, [batch])?,
+                past: takes(PAST)
+                    .then(|| Tensor::<i64>::new(device, [1_usize]))
+                    .transpose()?,
+                _total: Tensor::<i32>::new(session.allocator(), [0_usize; 0])?,
+                next_token: Tensor::<i64>::new(device, [batch, 1])?,
+                logits,
+            };
+            made._total
+                .extract_tensor_mut()
+                .1
+                .fill(options.max_length as i32);
+            let binding = &mut made.binding;
+            binding.bind_input("input_ids", &made.token)?;
+            binding.bind_input(LAST_INDEX, &made.last_index)?;
+            binding.bind_input(TOTAL_I32, &made._total)?;
+            if let Some(past) = &made.past {
+                binding.bind_input(PAST, past)?;
+            }
+            binding.bind_output(NEXT_TOKEN, &mut made.next_token)?;
+            binding.bind_output(LOGITS, &mut made.logits)?;
+            Ok(made)
+        };
+        bind().map_err(failed)
+    }
+
+    /// Runs token `id` of every sequence, which fills the one row of the cache in `rows`, and brings the next tokens back.
+    ///
+    /// # Errors
+    /// What ONNX Runtime or the CUDA runtime says.
+    pub fn run(
+        &mut self,
+        session: &Session,
+        stream: &Stream,
+        id: u32,
+        rows: &Range<usize>,
+        next_tokens: &mut [i64],
+    ) -> Result<(), String> {
+        let batch = next_tokens.len();
+        let ids = i64::from(id).to_ne_bytes().repeat(batch);
+        write(stream, &ids, &mut self.token)?;
+        let last = (rows.end as i32 - 1).to_ne_bytes().repeat(batch);
+        write(stream, &last, &mut self.last_index)?;
+        if let Some(past) = &mut self.past {
+            write(stream, &(rows.start as i64).to_ne_bytes(), past)?;
+        }
+        run_bound(session, &self.binding, Some(&self.options.0))?;
+        let mut found = vec![0; ids.len()];
+        read(stream, &self.next_token, &mut found)?;
+        for (next, bytes) in next_tokens.iter_mut().zip(found.as_chunks().0) {
+            *next = i64::from_ne_bytes(*bytes);
+        }
+        Ok(())
+    }
+
+    /// The first bytes of the last step's logits.
+    ///
+    /// # Errors
+    /// What the CUDA runtime says.
+    pub fn read_logits(&self, stream: &Stream, target: &mut [u8]) -> Result<(), String> {
+        read(stream, &self.logits, target)
+    }
+}

@@ -1,0 +1,55 @@
+//! Copies between the host and tensors on the device, in the order of a stream.
+
+use ort::value::{DefiniteTensorValueTypeMarker, Value};
+
+use crate::runtime::cuda::{CopyKind, Stream};
+
+/// Copies `bytes` to the beginning of `target`, a tensor on `device`, and waits for it.
+///
+/// # Errors
+/// What the CUDA runtime says.
+pub fn copy_to_device<T>(device: u32, bytes: &[u8], target: &mut Value<T>) -> Result<(), String>
+where
+    T: DefiniteTensorValueTypeMarker + ?Sized,
+{
+    let stream = Stream::new(device)?;
+    write(&stream, bytes, target)?;
+    stream.synchronize()
+}
+
+/// Copies `bytes` to the beginning of `target`, a tensor on the device, behind what was started before.
+#[expect(unsafe_code, reason = "a copy between two memories")]
+pub fn write<T>(stream: &Stream, bytes: &[u8], target: &mut Value<T>) -> Result<(), String>
+where
+    T: DefiniteTensorValueTypeMarker + ?Sized,
+{
+    // SAFETY: callers give the tensor that they made for so many bytes; `bytes` isn't pinned.
+    unsafe {
+        let target = target.data_ptr_mut().cast();
+        stream.copy(
+            target,
+            bytes.as_ptr().cast(),
+            bytes.len(),
+            CopyKind::ToDevice,
+        )
+    }
+}
+
+/// Copies the first `target.len()` bytes of `source`, a tensor on the device, once all is done that was started before.
+#[expect(unsafe_code, reason = "a copy between two memories")]
+pub fn read<T>(stream: &Stream, source: &Value<T>, target: &mut [u8]) -> Result<(), String>
+where
+    T: DefiniteTensorValueTypeMarker + ?Sized,
+{
+    // SAFETY: callers give the tensor that they made for so many bytes; `target` is waited for.
+    unsafe {
+        let source = source.data_ptr().cast();
+        stream.copy(
+            target.as_mut_ptr().cast(),
+            source,
+            target.len(),
+            CopyKind::ToHost,
+        )?;
+    }
+    stream.synchronize()
+}

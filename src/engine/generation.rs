@@ -1,0 +1,136 @@
+//! A generation: the prompt in as few runs as may be, then a token a run.
+
+use ort::value::DynTensor;
+
+use super::bindings::new_tensor;
+use super::layout::host::largest;
+use super::{DecoderEngine, EngineError};
+use crate::graph::{ACTIVE_FROM_INPUT, PROMPT_INPUT};
+use crate::measure::timings::Engine;
+
+impl DecoderEngine {
+    /// Runs `ids` behind `before` virtual tokens, and brings the next token back.
+    pub(super) fn run(&mut self, ids: &[u32], before: usize) -> Result<u32, EngineError> {
+        let added = before + ids.len();
+        let total = self.length + added;
+        let bound = self.sessions.for_tokens(added);
+        bound.run(&self.name, ids, self.batch_size, self.length..total)?;
+        if !bound.picks {
+            self.pick();
+        }
+        self.length = total;
+        self.first_next_token()
+    }
+
+    pub(super) fn first_next_token(&self) -> Result<u32, EngineError> {
+        let next = self.next_tokens()[0];
+        u32::try_from(next).map_err(|_| EngineError::Run {
+            name: self.name.clone(),
+            message: format!("`next_token` is {next}"),
+        })
+    }
+
+    /// Picks the next token of every sequence from logits in float32, on the host.
+    fn pick(&mut self) {
+        let (_, logits) = self
+            .logits
+            .try_extract_tensor::<f32>()
+            .expect("sessions that give logits alone give float32");
+        let rows = logits.chunks_exact(self.vocab_size);
+        let (_, next) = self.next_token.extract_tensor_mut();
+        for (row, next) in rows.zip(next) {
+            *next = largest(row) as i64;
+        }
+    }
+
+    /// Whether `ids` are tokens of the model, and there's room for `added` positions.
+    fn check(&self, ids: &[u32], added: usize) -> Result<(), EngineError> {
+        if let Some(&id) = ids.iter().find(|&&id| id as usize >= self.vocab_size) {
+            return Err(EngineError::TokenId {
+                id,
+                vocab_size: self.vocab_size,
+            });
+        }
+        let needed = self.length + added;
+        if needed > self.max_length {
+            return Err(EngineError::TooLong {
+                needed,
+                reserved: self.max_length,
+            });
+        }
+        Ok(())
+    }
+
+    /// Binds the virtual tokens, or none, to every session.
+    fn bind_prompt(&mut self, rows: bool) -> Result<(), EngineError> {
+        let Some(prompt) = &self.adapter.prompt else {
+            return Ok(());
+        };
+        let failed = EngineError::runtime(&self.name);
+        let width = prompt.shape()[1];
+        let host = self.sessions.step.session.allocator();
+        let none = DynTensor::new(host, *prompt.data_type(), [0, width]).map_err(&failed)?;
+        let value = if rows { prompt.as_ref() } else { &none };
+        for bound in self.sessions.iter_mut() {
+            let binding = &mut bound.binding;
+            binding.bind_input(PROMPT_INPUT, value).map_err(&failed)?;
+        }
+        Ok(())
+    }
+
+    /// Tells an adapter that the prompt has to invoke where it begins to act: in all chunks, and in decode steps.
+    fn bind_active_from(&mut self, prompt_ids: &[u32]) -> Result<(), EngineError> {
+        let Some(start) = self.adapter.active_from(prompt_ids) else {
+            return Ok(());
+        };
+        let failed = EngineError::runtime(&self.name);
+        let host = self.sessions.step.session.allocator();
+        let starts = vec![start; self.batch_size];
+        let starts = new_tensor(host, &[self.batch_size, 1], &starts).map_err(&failed)?;
+        for bound in self.sessions.iter_mut() {
+            let binding = &mut bound.binding;
+            binding
+                .bind_input(ACTIVE_FROM_INPUT, &starts)
+                .map_err(&failed)?;
+        }
+        Ok(())
+    }
+}
+
+impl Engine for DecoderEngine {
+    type Error = EngineError;
+
+    fn prefill(&mut self, prompt_ids: &[u32]) -> Result<u32, EngineError> {
+        if prompt_ids.is_empty() {
+            return Err(EngineError::EmptyPrompt);
+        }
+        self.length = self.prefix;
+        self.check(prompt_ids, self.virtual_tokens + prompt_ids.len())?;
+        let mut before = self.virtual_tokens;
+        let mut rest = prompt_ids;
+        self.bind_prompt(true)?;
+        self.bind_active_from(prompt_ids)?;
+        loop {
+            // Virtual tokens go with the first chunk, and with one token at least.
+            let size = self.sessions.next_chunk(before + rest.len());
+            let (chunk, others) = rest.split_at(size.saturating_sub(before).clamp(1, rest.len()));
+            let token = self.run(chunk, before)?;
+            if before > 0 {
+                before = 0;
+                self.bind_prompt(false)?;
+            }
+            if others.is_empty() {
+                return Ok(token);
+            }
+            rest = others;
+        }
+    }
+
+    fn decode(&mut self, token: u32) -> Result<u32, EngineError> {
+        self.check(&[token], 1)?;
+        match self.captured {
+            Some(_) => self.run_captured(token),
+            None => self.run(&[token], 0),
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! How many tokens there are, given to a session that takes it.
+
+use std::ops::Range;
+
+use ort::memory::Allocator;
+use ort::session::{IoBinding, Session};
+use ort::value::Tensor;
+
+use crate::graph::positions::{LAST_INDEX, PAST, TOTAL, TOTAL_I32};
+
+/// The lengths that a session takes, on the host.
+#[derive(Debug)]
+pub struct Lengths {
+    last_index: Option<Tensor<i32>>,
+    total_i32: Option<Tensor<i32>>,
+    total: Option<Tensor<i64>>,
+    past: Option<Tensor<i64>>,
+}
+
+impl Lengths {
+    /// Those of runs with `batch` sequences.
+    pub fn new(session: &Session, host: &Allocator, batch: usize) -> ort::Result<Self> {
+        let takes = |name: &str| session.inputs().iter().any(|input| input.name() == name);
+        let i32s = |name, shape: &[usize]| {
+            let make = || Tensor::<i32>::new(host, shape);
+            takes(name).then(make).transpose()
+        };
+        let i64s = |name| {
+            let make = || Tensor::<i64>::new(host, [1_usize]);
+            takes(name).then(make).transpose()
+        };
+        Ok(Self {
+            last_index: i32s(LAST_INDEX, &[batch])?,
+            total_i32: i32s(TOTAL_I32, &[])?,
+            total: i64s(TOTAL)?,
+            past: i64s(PAST)?,
+        })
+    }
+
+    /// Sets them for a run that fills `rows` of the cache.
+    pub fn set(&mut self, rows: &Range<usize>) {
+        let fill = |tensor: &mut Option<Tensor<i32>>, value: usize| {
+            if let Some(tensor) = tensor {
+                tensor.extract_tensor_mut().1.fill(value as i32);
+            }
+        };
+        fill(&mut self.last_index, rows.end - 1);
+        fill(&mut self.total_i32, rows.end);
+        let fill = |tensor: &mut Option<Tensor<i64>>, value: usize| {
+            if let Some(tensor) = tensor {
+                tensor.extract_tensor_mut().1.fill(value as i64);
+            }
+        };
+        fill(&mut self.total, rows.end);
+        fill(&mut self.past, rows.start);
+    }
+
+    /// Binds them. What's read on the host is read when a run begins; what's read on a GPU is copied there now.
+    pub fn bind(&self, binding: &mut IoBinding) -> ort::Result<()> {
+        for (name, tensor) in [(LAST_INDEX, &self.last_index), (TOTAL_I32, &self.total_i32)] {
+            if let Some(tensor) = tensor {
+                binding.bind_input(name, tensor)?;
+            }
+        }
+        for (name, tensor) in [(TOTAL, &self.total), (PAST, &self.past)] {
+            if let Some(tensor) = tensor {
+                binding.bind_input(name, tensor)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,203 @@
+//! Opens a variant: what its sessions need beside its folder, the sessions, what's bound to them.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use ort::value::{DynTensor, Tensor};
+
+use super::bindings::element_type;
+use super::cuda::{CapturedSteps, open_captured};
+use super::layout::layouts;
+use super::layout::pack::LaidOutFiles;
+use super::layout::quantized::is_quantized;
+use super::sessions::Sessions;
+use super::shared_weights::SharedWeights;
+use super::{
+    DecoderEngine, EngineError, EngineOptions, OnnxRuntime, Provider, ResidentAdapter, WeightsMode,
+    cache, model_file,
+};
+use crate::graph::AttentionOperator;
+use crate::graph::proto::Model;
+use crate::prepare::{Manifest, PreparedVariant, PromptKind};
+use crate::runtime::cuda::Stream;
+
+/// What a variant's sessions need beside its folder is there.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MadeReady {
+    /// What laying out this variant's own weights took, in seconds, if it was done now.
+    pub own_seconds: Option<f64>,
+}
+
+impl DecoderEngine {
+    /// Makes what opening `variant` needs beside its folder, so that opening it takes no longer the first time. `begin`
+    /// is told the bytes of a file that has to be written. `None` where nothing is needed.
+    ///
+    /// # Errors
+    /// If a file can't be read or written.
+    pub fn make_ready(
+        variant: &PreparedVariant,
+        options: &EngineOptions,
+        begin: &dyn Fn(u64),
+    ) -> Result<Option<MadeReady>, EngineError> {
+        let Some(block) = options.block() else {
+            return Ok(None);
+        };
+        let model = model_file::read(&variant.folder, 1)?;
+        let files = laid_out(&model, &variant.folder, block, begin)?;
+        Ok(files.map(|files| MadeReady {
+            own_seconds: files.own_seconds,
+        }))
+    }
+
+    /// Whether a variant runs so many sequences at once.
+    ///
+    /// # Errors
+    /// If it doesn't.
+    pub fn check_batch(manifest: &Manifest, batch_size: usize) -> Result<(), EngineError> {
+        let prompt = manifest.adapter.as_ref().and_then(|adapter| adapter.prompt);
+        match (prompt, manifest.attention, batch_size) {
+            (Some(PromptKind::Prefix(_)), AttentionOperator::GroupQuery, 2..) => {
+                Err(EngineError::PrefixBatch { batch_size })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Opens sessions on `variant` and allocates its cache.
+    ///
+    /// # Errors
+    /// If a file is missing or has changed, or ONNX Runtime can't run the graph as asked.
+    pub fn open(
+        runtime: &OnnxRuntime,
+        variant: &PreparedVariant,
+        options: &EngineOptions,
+    ) -> Result<Self, EngineError> {
+        match options.provider {
+            Provider::Cuda(device) if options.cuda_graph => {
+                open_captured(runtime, variant, options, device)
+            }
+            _ => Self::open_on(runtime, variant, options, None),
+        }
+    }
+
+    /// The same on a stream, if decode steps shall be a CUDA graph.
+    pub(super) fn open_on(
+        runtime: &OnnxRuntime,
+        variant: &PreparedVariant,
+        options: &EngineOptions,
+        stream: Option<Stream>,
+    ) -> Result<Self, EngineError> {
+        let manifest = &variant.manifest;
+        let name = variant.folder.display().to_string();
+        let prompt_kind = manifest.adapter.as_ref().and_then(|adapter| adapter.prompt);
+        Self::check_batch(manifest, options.batch_size)?;
+        let failed = EngineError::runtime(&name);
+        let model = model_file::read(&variant.folder, options.max_length)?;
+        let block = options
+            .block()
+            .filter(|&block| runtime.block_size() == Some(block));
+        let files = match block {
+            Some(block) => laid_out(&model, &variant.folder, block, &|_| {})?,
+            None => None,
+        };
+        let layouts = layouts(model, options, files.as_ref())?;
+        let weights = match &files {
+            Some(files) if options.weights == WeightsMode::Resident => {
+                Some(SharedWeights::read(layouts.models(), &|file| {
+                    files.has(file)
+                })?)
+            }
+            Some(files) => Some(SharedWeights::map(files.locations())?),
+            None => None,
+        };
+        let adapter = manifest.adapter.as_ref();
+        let whole = adapter.is_some_and(|adapter| adapter.whole_calls);
+        let mut sessions = Sessions::open(
+            runtime,
+            &name,
+            &layouts,
+            options,
+            whole,
+            weights.as_ref(),
+            stream.as_ref(),
+        )?;
+
+        let compute = element_type(manifest.compute);
+        let device = options
+            .device_allocator(&sessions.step.session)
+            .map_err(&failed)?;
+        let device = device.as_ref().unwrap_or(sessions.step.session.allocator());
+        let host = sessions.step.session.allocator();
+        let logits_allocator = if options.logits_on_host { host } else { device };
+        let shape = [options.batch_size, 1, manifest.vocab_size];
+        let mut logits = DynTensor::new(logits_allocator, compute, shape).map_err(&failed)?;
+        let mut next_token = Tensor::<i64>::new(host, [options.batch_size, 1]).map_err(&failed)?;
+        let adapter = ResidentAdapter::read(host, variant)?;
+        let mut cache = cache::allocate(host, device, variant, options)?;
+        let mut captured = None;
+        if stream.is_some() {
+            let refused = |message| EngineError::Run {
+                name: name.clone(),
+                message,
+            };
+            let logits = DynTensor::new(device, compute, shape).map_err(&failed)?;
+            let session = &sessions.step.session;
+            let mut steps =
+                CapturedSteps::new(session, device, options, logits).map_err(refused)?;
+            adapter.bind(&mut steps.binding)?;
+            cache::bind(&mut cache, &mut steps.binding, &name)?;
+            captured = Some(steps);
+        }
+        for bound in sessions.iter_mut() {
+            bound
+                .bind_outputs(&mut logits, &mut next_token)
+                .map_err(&failed)?;
+            adapter.bind(&mut bound.binding)?;
+            cache::bind(&mut cache, &mut bound.binding, &name)?;
+        }
+
+        let arenas = sessions
+            .iter()
+            .filter_map(|bound| options.arena(&bound.session))
+            .collect();
+        let (prefix, virtual_tokens) = match prompt_kind {
+            Some(PromptKind::Prefix(count)) => (count, 0),
+            Some(PromptKind::VirtualTokens(count)) => (0, count),
+            None => (0, 0),
+        };
+        Ok(Self {
+            _cache: cache,
+            logits,
+            next_token,
+            adapter: Rc::new(adapter),
+            arenas,
+            captured,
+            step_graph: None,
+            sessions,
+            stream,
+            _weights: weights,
+            name,
+            compute: manifest.compute,
+            vocab_size: manifest.vocab_size,
+            prefix,
+            virtual_tokens,
+            length: prefix,
+            max_length: options.max_length,
+            batch_size: options.batch_size,
+            logits_on_host: options.logits_on_host,
+        })
+    }
+}
+
+/// Makes and opens what `model`'s sessions take in blocks of so many rows. A quantized model has no such weights.
+fn laid_out(
+    model: &Model,
+    folder: &Path,
+    block: usize,
+    begin: &dyn Fn(u64),
+) -> Result<Option<LaidOutFiles>, EngineError> {
+    if is_quantized(model) {
+        return Ok(None);
+    }
+    Ok(Some(LaidOutFiles::make_ready(model, folder, block, begin)?))
+}

@@ -1,0 +1,74 @@
+//! Attention as one `GroupQueryAttention` node, which keeps the cache.
+//!
+//! With `past` and `present` bound to the same buffer the cache is updated in place.
+
+use super::{Cache, Inputs, turns_inside};
+use crate::arch::{Layer, Pairs, Position};
+use crate::graph::builder::{Attr, GraphBuilder, Value};
+use crate::graph::positions::{Lengths, PositionTables, RotaryTables};
+
+/// Adds the node; `rows` are [`Operands::GroupQuery`](crate::graph::positions::Operands::GroupQuery). Returns what the
+/// heads give.
+pub fn group_query(
+    graph: &mut GraphBuilder,
+    layer: &Layer,
+    tables: &mut PositionTables,
+    lengths: &Lengths,
+    rows: [&Value; 2],
+    inputs: Inputs,
+    cache: &Cache,
+) -> Value {
+    let attention = &layer.attention;
+    let absent = GraphBuilder::absent();
+    let [query, key, value] = match inputs {
+        Inputs::Three(three) => three,
+        Inputs::Joined(qkv) => [qkv, absent.clone(), absent.clone()],
+    };
+    let mut inputs = vec![
+        &query,
+        &key,
+        &value,
+        &cache.past[0],
+        &cache.past[1],
+        rows[0],
+        rows[1],
+    ];
+    let mut attrs = vec![
+        ("num_heads", Attr::Int(attention.num_attention_heads as i64)),
+        (
+            "kv_num_heads",
+            Attr::Int(attention.num_key_value_heads as i64),
+        ),
+        ("scale", Attr::Float(attention.scale as f32)),
+    ];
+    if let Some(window) = attention.window {
+        attrs.push(("local_window_size", Attr::Int(window as i64)));
+    }
+    if let Some(cap) = attention.softcap {
+        attrs.push(("softcap", Attr::Float(cap as f32)));
+    }
+    let turned: RotaryTables;
+    let bias: Value;
+    match &attention.position {
+        Position::Rotary(rotary) if turns_inside(graph, attention, rotary) => {
+            turned = tables.rotary(graph, rotary);
+            inputs.extend([&turned.cos, &turned.sin]);
+            attrs.push(("do_rotary", Attr::Int(1)));
+            if rotary.pairs == Pairs::Neighbours {
+                attrs.push(("rotary_interleaved", Attr::Int(1)));
+            }
+        }
+        Position::Alibi(slopes) => {
+            bias = tables.alibi(graph, slopes, lengths);
+            // Cosines, sines and position ids, which aren't given.
+            inputs.extend([&absent, &absent, &absent, &bias]);
+        }
+        Position::Rotary(_) | Position::None => {}
+    }
+    let name = format!("/{}/self_attn/GroupQueryAttention", layer.path);
+    let [key, value] = &cache.present;
+    let outputs = [name.as_str(), key, value];
+    graph
+        .contrib_outputs("GroupQueryAttention", &name, &inputs, &outputs, &attrs)
+        .remove(0)
+}

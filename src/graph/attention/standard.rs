@@ -1,0 +1,67 @@
+//! Attention of ONNX's own operators (opset 24): `TensorScatter` writes into the cache, `Attention` reads all of it.
+//!
+//! With `past` and `present` bound to the same buffer nothing but the new rows is copied. The operator knows neither how much of the
+//! cache is filled nor windows, so that a mask tells what a query sees. What it doesn't see counts nothing, but it's
+//! multiplied: rows that nothing has been written to must be numbers.
+
+use super::{Cache, Inputs, cache_head_dim, split_kinds};
+use crate::arch::Layer;
+use crate::graph::builder::{Attr, GraphBuilder, Value};
+use crate::graph::positions::{Lengths, PositionTables};
+
+/// Adds the nodes; new rows are written from `start` on, and queries and keys are turned already. Returns what the heads
+/// give.
+///
+/// ```text
+/// query ─ Reshape ─ Transpose ────────────────────────┐
+/// key ─── Reshape ─ Transpose ─ TensorScatter ────────┤ (present.{i}.key)
+/// value ─ Reshape ─ Transpose ─ TensorScatter ────────┼─ Attention ─ Transpose ─ Reshape ─
+/// mask ───────────────────────────────────────────────┘ (present.{i}.value)
+/// ```
+pub fn standard(
+    graph: &mut GraphBuilder,
+    layer: &Layer,
+    tables: &mut PositionTables,
+    lengths: &Lengths,
+    start: &Value,
+    inputs: Inputs,
+    cache: &Cache,
+) -> Value {
+    let (path, attention) = (&layer.path, &layer.attention);
+    let [query, key, value] = match inputs {
+        Inputs::Three(three) => three,
+        Inputs::Joined(qkv) => split_kinds(graph, attention, path, &qkv),
+    };
+    let (heads, kv_heads) = (
+        attention.num_attention_heads as i64,
+        attention.num_key_value_heads as i64,
+    );
+    let width = cache_head_dim(attention) as i64;
+    let at = |part: &str| format!("/{path}/self_attn/{part}");
+    let to_front = |graph: &mut GraphBuilder, part: &str, x: &Value, heads: i64| {
+        let split = graph.reshape(&at(&format!("{part}/split")), x, &[0, 0, heads, width]);
+        graph.transpose(&at(&format!("{part}/to_front")), &split, &[0, 2, 1, 3])
+    };
+    let query = to_front(graph, "query", &query, heads);
+    let mut written = |part: &str, x: &Value, index: usize| {
+        let rows = to_front(graph, part, x, kv_heads);
+        let inputs = [&cache.past[index], &rows, start];
+        let outputs = [cache.present[index].clone()];
+        let attrs = [("axis", Attr::Int(2))];
+        let name = at(&format!("{part}/TensorScatter"));
+        let [present] = graph.op_outputs("TensorScatter", &name, &inputs, outputs, &attrs);
+        present
+    };
+    let keys = written("key", &key, 0);
+    let values = written("value", &value, 1);
+    let masks = &mut tables.masks;
+    let mask = masks.of(graph, attention, lengths, &cache.past[0]);
+    let mut attrs = vec![("scale", Attr::Float(attention.scale as f32))];
+    if let Some(cap) = attention.softcap {
+        attrs.push(("softcap", Attr::Float(cap as f32)));
+    }
+    let inputs = [&query, &keys, &values, &mask];
+    let attended = graph.op("Attention", &at("Attention"), &inputs, &attrs);
+    let attended = graph.transpose(&at("to_back"), &attended, &[0, 2, 1, 3]);
+    graph.reshape(&at("join"), &attended, &[0, 0, heads * width])
+}
