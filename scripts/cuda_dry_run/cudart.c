@@ -4,6 +4,7 @@
 //     kernel NAME
 //     copy h2d|d2h|d2d|h2h BYTES [wrong]
 //     wait
+//     graph
 //
 // `wrong` is a copy whose pointers aren't where its direction says. What comes back from the device is zeros, since nothing
 // was computed there. What isn't defined here is a stub that returns 0 (`libraries.py`).
@@ -222,14 +223,6 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
     free(stream);
     return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-    dry_run_log("wait", "");
-    return cudaSuccess;
-}
-cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *status) {
-    *status = cudaStreamCaptureStatusNone;
-    return cudaSuccess;
-}
 cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void *data) {
     function(data);
     return cudaSuccess;
@@ -249,6 +242,43 @@ cudaError_t cudaMemPoolCreate(cudaMemPool_t *pool, const struct cudaMemPoolProps
 }
 cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t pool, enum cudaMemPoolAttr attribute, void *value) {
     *(unsigned long long *)value = 0;
+    return cudaSuccess;
+}
+
+// ---- Graphs: since kernels do nothing, nothing of what's recorded is kept. Calls while recording are logged as ever.
+
+static int recording;
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode mode) {
+    recording = 1;
+    return cudaSuccess;
+}
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *status) {
+    *status = recording ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+    return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+    dry_run_log("wait", "");
+    // What's recorded can't be waited for.
+    return recording ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
+    recording = 0;
+    return handle((void **)graph);
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *executable, cudaGraph_t graph, unsigned long long flags) {
+    return handle((void **)executable);
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
+    dry_run_log("graph", "");
+    return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
+    free(executable);
+    return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+    free(graph);
     return cudaSuccess;
 }
 

@@ -8,7 +8,7 @@
 
 It needs a C compiler, Python 3 with pip, and the built program (`cargo build --release`, or PEFT_BENCH). ONNX Runtime with
 CUDA (255 MB) is fetched by the program itself, as for a real GPU, into `--folder`; or take the one that ORT_DYLIB_PATH names.
-What follows `--` goes to `generate`.
+What follows `--` goes to `generate`; with `--cuda-graph` a decode step must be one graph, or the program says why not.
 
 What it shows: sessions open with ONNX Runtime's real CUDA provider, every node has a kernel for its types, nothing of a
 layer runs on the CPU without being seen, copies between host and device go the way that they say, and a decode step copies

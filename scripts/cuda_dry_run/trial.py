@@ -14,6 +14,7 @@ PATIENCE_SECONDS = 300
 INT64 = 8
 INT32 = 4
 REFUSAL = re.compile(r"(is not|isn't) (supported|implemented)")
+NO_GRAPH = re.compile(r"are no CUDA graph: (.*)")
 SIZES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
@@ -30,12 +31,14 @@ class Trial:
         self.command = [program, "generate", *target, *options, "--ep", "cuda", "--offline"]
         self.command += ["--prompt-ids", ",".join(map(str, PROMPT)), "--max-new-tokens", str(NEW_TOKENS)]
         self.environment = environment
+        self.graph = "--cuda-graph" in options
         self.size = SIZES[options[options.index("--dtype") + 1]]
         # Of all nodes, name to (operator, provider); of each step, its calls.
         self.nodes: dict[str, tuple[str, str]] = {}
         self.steps: list[list[str]] = []
-        # Why the program doesn't do that, on a CPU neither.
+        # Why the program doesn't do that, on a CPU neither; why a step isn't the CUDA graph that was asked for.
         self.refusal: str | None = None
+        self.no_graph: str | None = None
 
     def run(self, folder: Path) -> list[str]:
         """Runs the case in `folder`, and returns what is wrong."""
@@ -61,6 +64,11 @@ class Trial:
             self.read_profile(json.loads(profile.read_text()))
         calls = log.read_text().splitlines()
         self.steps = split(calls)
+        if self.graph:
+            # Before it generates, the program compares some steps.
+            self.steps = self.steps[-NEW_TOKENS:]
+            found = NO_GRAPH.search(done.stderr)
+            self.no_graph = found and found[1]
         return self.faults(calls, vocabulary)
 
     def read_profile(self, events: list[dict]) -> None:
@@ -74,6 +82,9 @@ class Trial:
         found = [f"copies the wrong way: {call}" for call in calls if call.endswith(" wrong")]
         if len(self.steps) != NEW_TOKENS:
             return [*found, f"brings {len(self.steps)} tokens back, not {NEW_TOKENS}"]
+        graphs, kernels = (sum(call.startswith(what) for call in self.steps[-1]) for what in ["graph", "kernel "])
+        if self.graph and not self.no_graph and (graphs, kernels) != (1, 0):
+            found.append(f"a decode step starts {graphs} graphs and {kernels} kernels")
         operators = Counter(operator for operator, _ in self.nodes.values())
         # The operator brings the 16 values of NF4 along at every call.
         tables = Counter({16 * self.size: operators["MatMulBnb4"]})
@@ -101,7 +112,8 @@ class Trial:
         there, back = (copies(last, direction) for direction in ["h2d", "d2h"])
         both = [f"{sum(sizes)} B in {len(sizes)}" for sizes in [there, back]]
         kernels = sum(call.startswith("kernel ") for call in last)
-        return f"{len(self.nodes):>5} {len(self.on_cpu()):>17} {both[0]:>12} {both[1]:>12} {kernels:>7}"
+        row = f"{len(self.nodes):>5} {len(self.on_cpu()):>17} {both[0]:>12} {both[1]:>12} {kernels:>7}"
+        return f"{row}  no graph: {self.no_graph}" if self.no_graph else row
 
     def details(self) -> list[str]:
         lines = [f"on the CPU: {name} ({self.nodes[name][0]})" for name in sorted(self.on_cpu())]

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use ort::value::{DynTensor, Tensor};
 
 use super::bindings::element_type;
-use super::cuda::{CapturedSteps, open_captured};
+use super::cuda::{CapturedSteps, check_capturable, open_captured};
 use super::layout::layouts;
 use super::layout::pack::LaidOutFiles;
 use super::layout::quantized::is_quantized;
@@ -101,6 +101,12 @@ impl DecoderEngine {
             None => None,
         };
         let layouts = layouts(model, options, files.as_ref())?;
+        if stream.is_some() {
+            check_capturable(&layouts.step).map_err(|message| EngineError::Run {
+                name: name.clone(),
+                message,
+            })?;
+        }
         let weights = match &files {
             Some(files) if options.weights == WeightsMode::Resident => {
                 Some(SharedWeights::read(layouts.models(), &|file| {

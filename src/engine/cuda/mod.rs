@@ -13,7 +13,7 @@ mod steps;
 mod transfer;
 
 pub use opening::open_captured;
-pub use steps::{CapturedSteps, GraphRun};
+pub use steps::{CapturedSteps, GraphRun, check_capturable};
 pub use transfer::copy_to_device;
 
 use serde::{Deserialize, Serialize};

@@ -12,11 +12,27 @@ use crate::engine::EngineOptions;
 use crate::engine::layout::host::{LOGITS, MASK, NEXT_TOKEN};
 use crate::engine::onnx_runtime::run_bound;
 use crate::graph::positions::{LAST_INDEX, PAST, TOTAL, TOTAL_I32};
+use crate::graph::proto::Model;
 use crate::graph::{ACTIVE_FROM_INPUT, PROMPT_INPUT};
 use crate::runtime::cuda::Stream;
 
 /// Inputs that hang on the prompt or have sizes that change, and so can't stay as they are.
 const CHANGING: [&str; 4] = [MASK, TOTAL, ACTIVE_FROM_INPUT, PROMPT_INPUT];
+
+/// Whether the nodes of a step's graph can be recorded.
+///
+/// # Errors
+/// If there's one whose result has a size that's found on the GPU: the sizes of the recorded step would be those of all others.
+pub fn check_capturable(model: &Model) -> Result<(), String> {
+    let mut nodes = model.graph.iter().flat_map(|graph| &graph.node);
+    match nodes.find(|node| node.op_type == "NonZero") {
+        Some(node) => Err(format!(
+            "`{}` finds how many tokens an expert gets, which changes from step to step",
+            node.name
+        )),
+        None => Ok(()),
+    }
+}
 
 /// ONNX Runtime's key of a run: which graph it records or replays.
 const GRAPH_ID: &str = "gpu_graph_id";
@@ -149,5 +165,29 @@ impl CapturedSteps {
     /// What the CUDA runtime says.
     pub fn read_logits(&self, stream: &Stream, target: &mut [u8]) -> Result<(), String> {
         read(stream, &self.logits, target)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::proto::{Graph, Node};
+
+    #[test]
+    fn steps_whose_sizes_are_found_on_the_gpu_are_not_recorded() {
+        let model = |op_type: &str| Model {
+            graph: Some(Graph {
+                node: vec![Node {
+                    name: "/experts.3".to_owned(),
+                    op_type: op_type.to_owned(),
+                    ..Node::default()
+                }],
+                ..Graph::default()
+            }),
+            ..Model::default()
+        };
+        assert_eq!(check_capturable(&model("MatMul")), Ok(()));
+        let problem = check_capturable(&model("NonZero")).unwrap_err();
+        assert!(problem.contains("`/experts.3`"), "{problem}");
     }
 }
