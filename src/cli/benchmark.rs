@@ -185,12 +185,19 @@ impl<'a> Benchmark<'a> {
         status: Status,
         error: Option<String>,
     ) -> RunInfo<'b> {
+        let mut benchmark_config = config.to_json();
+        if options.provider != Provider::Cpu
+            && let Some(keys) = benchmark_config.as_object_mut()
+        {
+            // Not chosen there, and refused where these parameters are used again.
+            keys.shift_remove("quantization_accuracy_level");
+        }
         RunInfo {
             timestamp: self.timestamp.clone(),
             duration: self.started.elapsed().as_secs_f64(),
             status,
             error,
-            benchmark_config: config.to_json(),
+            benchmark_config,
             hardware: &self.hardware,
             system: &self.system,
             library: None,

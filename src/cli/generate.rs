@@ -1,8 +1,9 @@
 //! `peft-bench generate`
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::json;
 
@@ -52,6 +53,10 @@ pub struct Generate {
     #[arg(long, value_name = "FILE")]
     logits: Option<PathBuf>,
 
+    /// Write ONNX Runtime's profiles of what ran, in a folder for each session.
+    #[arg(long, value_name = "FOLDER")]
+    profile: Option<PathBuf>,
+
     #[command(flatten)]
     task: TaskOptions,
 }
@@ -89,6 +94,11 @@ impl Generate {
         }
         let mut options = setup::engine_options(common, provider, needed, WeightsMode::InPlace);
         options.logits_on_host = true;
+        if let Some(folder) = &self.profile {
+            fs::create_dir_all(folder)
+                .with_context(|| format!("cannot create `{}`", folder.display()))?;
+            options.profile = Some(folder.clone());
+        }
         let runtime = setup::onnx_runtime(common, provider)?;
         let mut engine = setup::open_engine(&runtime, &variant, &options)?;
 

@@ -169,12 +169,7 @@ pub fn preparation<'a>(
     base: &'a BaseModel,
 ) -> Result<Preparation<'a>> {
     let quantization = config.quantization()?;
-    if let (Some(quantization), Provider::Cuda(_)) = (quantization, provider) {
-        bail!(
-            "`--quantize {}` runs on the CPU only so far; use `--ep cpu`",
-            quantization.weights.name()
-        );
-    }
+    check_accuracy(config, provider)?;
     let preparation = Preparation {
         base,
         precision: precision(config.dtype, provider).with_quantization(quantization),
@@ -190,6 +185,18 @@ pub fn preparation<'a>(
         ));
     })?;
     Ok(preparation)
+}
+
+/// Refuses to choose an arithmetic where there's but one.
+fn check_accuracy(config: &BenchmarkConfig, provider: Provider) -> Result<()> {
+    if let (Some(_), Provider::Cuda(_)) = (config.quantization_keys.accuracy, provider) {
+        bail!(
+            "`--quantize-accuracy` (`quantization_accuracy_level`) chooses the CPU's arithmetic; on a GPU, products with \
+             quantized weights are computed in {}",
+            config.dtype
+        );
+    }
+    Ok(())
 }
 
 /// Says so where an adapter has several tasks and none was asked for.
@@ -314,4 +321,21 @@ pub fn library(common: &CommonOptions, provider: Provider) -> Result<Library> {
 /// Finds or fetches ONNX Runtime, and loads it.
 pub fn onnx_runtime(common: &CommonOptions, provider: Provider) -> Result<OnnxRuntime> {
     Ok(OnnxRuntime::load(&library(common, provider)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quantize::{Accuracy, Format};
+
+    #[test]
+    fn an_arithmetic_of_the_cpu_is_not_chosen_for_a_gpu() {
+        let mut config = BenchmarkConfig::load(Source::Embedded, None).unwrap();
+        config.quantization_keys.set(Some(Format::Int4));
+        assert!(check_accuracy(&config, Provider::Cuda(0)).is_ok());
+        config.quantization_keys.accuracy = Some(Accuracy::Int8);
+        assert!(check_accuracy(&config, Provider::Cpu).is_ok());
+        let error = check_accuracy(&config, Provider::Cuda(0)).unwrap_err();
+        assert!(error.to_string().contains("`--quantize-accuracy`"));
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use ort::AsPointer;
 use ort::environment::Environment;
-use ort::ep::CUDA;
+use ort::ep::{ArenaExtendStrategy, CUDA};
 use ort::logging::LogLevel;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{IoBinding, RunOptions, Session};
@@ -163,9 +163,18 @@ impl OnnxRuntime {
         }
         if let Provider::Cuda(device) = options.provider {
             cuda_libraries::preload(&[]);
+            // It puts rotations into attention that are left outside since attention can't do them.
+            let key = "optimization.disable_specified_optimizers";
+            let fusion = "GroupQueryAttentionFusion";
+            builder = builder.with_config_entry(key, fusion).map_err(text)?;
+            // Weights stay as long as the session: outside the arena, which hands out memory again and rounds it up.
+            let key = "session.use_device_allocator_for_initializers";
+            builder = builder.with_config_entry(key, "1").map_err(text)?;
             let mut cuda = CUDA::default()
                 .with_device_id(device as i32)
                 .with_cuda_graph(stream.is_some())
+                // The other strategy doubles what it takes at every turn, so that up to half of it is never used.
+                .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested)
                 .with_tf32(TF32);
             if let Some(stream) = stream {
                 // SAFETY: the engine drops its stream after its sessions.

@@ -91,6 +91,11 @@ impl<'a> GraphBuilder<'a> {
         self.arithmetic.compute
     }
 
+    /// Whether a GPU computes it.
+    pub fn on_gpu(&self) -> bool {
+        self.arithmetic.on_gpu()
+    }
+
     /// What attention is made of.
     pub fn attention_operator(&self) -> AttentionOperator {
         self.arithmetic.attention

@@ -89,13 +89,16 @@ pub fn experts(
 /// Sizes of what an expert is given are known only then. Where ONNX Runtime knows the number of axes, it compares each
 /// such value's shape with those of all values that are no longer needed, to find memory for it, and never finds any: with
 /// thousands of experts in a graph, opening a session takes minutes in place of seconds.
+///
+/// With a GPU, it's to be worked out on the CPU, or else it's brought back in every step: `Min`, which takes a shape as it takes
+/// other values, is, and nothing but the CPU has `Unique`, of which nobody knows how many are left.
 fn flat(graph: &mut GraphBuilder, path: &str, x: &Value) -> Value {
+    let at = |name: &str| format!("/{path}/mlp/{name}");
     let any = graph.constant_i64("any_length", &[-1], false);
-    let first = graph.constant_i64("zero", &[0], false);
     let attrs = [("start", Attr::Int(0)), ("end", Attr::Int(1))];
-    let batch = graph.op("Shape", &format!("/{path}/mlp/batch"), &[x], &attrs);
-    let name = format!("/{path}/mlp/flat");
-    graph.op("Slice", &name, &[&any, &first, &batch], &[])
+    let batch = graph.op("Shape", &at("batch"), &[x], &attrs);
+    let any = graph.op("Min", &at("any_length"), &[&batch, &any], &[]);
+    graph.op("Unique", &at("flat"), &[&any], &[])
 }
 
 /// The weight of each expert for each token, `[tokens, experts]` in float32; 0 of those that aren't picked.

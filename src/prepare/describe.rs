@@ -84,10 +84,9 @@ pub fn describe(
         routed: spec.has_experts(),
         has_residuals: false,
         reads: decode_reads(spec, unmerged, bound, preparation.precision),
-        quantization: preparation
-            .precision
-            .quantization
-            .map(|quantization| QuantizationSummary::new(spec, quantization, unmerged)),
+        quantization: preparation.precision.quantization.map(|quantization| {
+            QuantizationSummary::new(spec, quantization, preparation.precision, unmerged)
+        }),
         adapter: summary,
     })
 }

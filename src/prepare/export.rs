@@ -12,7 +12,7 @@ use super::merge::{OVERLAY, merge};
 use super::partial;
 use super::quantized::check_beside;
 use super::residuals::{Residuals, write_residuals};
-use super::{Manifest, Precision, Preparation, PrepareError, Variant};
+use super::{Manifest, Preparation, PrepareError, Variant};
 use crate::adapter::{Adapter, BACKBONE, Beside, GraphInput};
 use crate::arch::DecoderSpec;
 use crate::experiment::Experiment;
@@ -97,9 +97,14 @@ pub fn export(
             bound = adapter.inputs();
             // Before values are worked out, since this checks the shapes of the base's tensors.
             let mut parameters = unmerged_parameters(preparation, adapter, quantized)?;
-            let Precision { dtype, compute, .. } = preparation.precision;
+            let precision = preparation.precision;
             let path = made.join(RESIDUALS);
-            let residuals = write_residuals(ingredients.base, adapter, dtype, &path)?;
+            let residuals = write_residuals(
+                ingredients.base,
+                adapter,
+                precision.quantized_types(),
+                &path,
+            )?;
             has_residuals = residuals.is_some();
             let left;
             let base = match residuals {
@@ -113,7 +118,13 @@ pub fn export(
                 }
                 None => ingredients.base,
             };
-            write_bound(base, compute, adapter, &bound, &made.join(ADAPTER))?;
+            write_bound(
+                base,
+                precision.compute,
+                adapter,
+                &bound,
+                &made.join(ADAPTER),
+            )?;
             parameters
         }
         _ => base_parameters(preparation, &preparation.base.spec, quantized)?,

@@ -15,7 +15,7 @@ use crate::graph::{Parameter, Parameters};
 use crate::model::BaseModel;
 use crate::quantize::{Format, QuantizeError, QuantizedFile, joined_plans, write_matrix};
 use crate::weights::{
-    BytesPlan, Dtype, SafetensorsFile, SafetensorsWriter, WeightsError, WriteTensorError,
+    BytesPlan, SafetensorsFile, SafetensorsWriter, WeightsError, WriteTensorError,
 };
 
 /// Something that merging changes.
@@ -202,10 +202,7 @@ pub fn merge(
         parameters = parameters.quantized(spec, quantization, file)?;
     }
     let path = folder.join(OVERLAY);
-    let plans: Vec<BytesPlan> = merged
-        .iter()
-        .flat_map(|one| one.plans(precision.dtype))
-        .collect();
+    let plans: Vec<BytesPlan> = merged.iter().flat_map(|one| one.plans(precision)).collect();
     let writer = SafetensorsWriter::create_with(&path, &plans, &[])?;
     let by_name = merged.iter().map(|one| (one.name.as_str(), one));
     let by_name: BTreeMap<&str, &Merged> = by_name.collect();
@@ -214,9 +211,9 @@ pub fn merge(
             by_name
                 .get(name)
                 .expect("every merged parameter is planned")
-                .write(&writer, values, precision.dtype)?;
+                .write(&writer, values, precision)?;
             match &head_copy {
-                Some(head) if name == embedding => head.write(&writer, values, precision.dtype),
+                Some(head) if name == embedding => head.write(&writer, values, precision),
                 _ => Ok(()),
             }
         })
@@ -253,26 +250,29 @@ impl Merged {
         }
     }
 
-    fn plans(&self, dtype: Dtype) -> Vec<BytesPlan> {
+    fn plans(&self, precision: Precision) -> Vec<BytesPlan> {
         match self.format {
             Some(format) => {
                 let [rows, columns] = self.size();
-                joined_plans(&[(&self.name, format, rows, columns)])
+                joined_plans(
+                    &[(&self.name, format, rows, columns)],
+                    precision.quantized_types().scales,
+                )
             }
             None => vec![BytesPlan {
                 name: self.name.clone(),
-                stored: dtype.to_safetensors(),
+                stored: precision.dtype.to_safetensors(),
                 shape: self.shape.clone(),
             }],
         }
     }
 
-    /// Writes `values`: rounded to `dtype`, and then quantized, some rows at a time.
+    /// Writes `values`: rounded, and then quantized, some rows at a time.
     fn write(
         &self,
         writer: &SafetensorsWriter,
         values: &[f32],
-        dtype: Dtype,
+        precision: Precision,
     ) -> Result<(), WriteTensorError> {
         let Some(format) = self.format else {
             return writer.write(&self.name, values);
@@ -288,8 +288,9 @@ impl Merged {
             }
             false => values,
         };
+        let types = precision.quantized_types();
         Ok(
-            write_matrix(writer, &self.name, format, columns, values, dtype)
+            write_matrix(writer, &self.name, format, columns, values, types)
                 .map_err(QuantizeError::into_weights)?,
         )
     }

@@ -1,7 +1,7 @@
 //! What weights are rounded to, and how a graph computes with them.
 
 use crate::graph::{Arithmetic, AttentionOperator};
-use crate::quantize::{Accuracy, Quantization};
+use crate::quantize::{Accuracy, Quantization, QuantizedTypes};
 use crate::weights::Dtype;
 
 /// What weights are rounded to, and what the graph computes in.
@@ -40,15 +40,32 @@ impl Precision {
         }
     }
 
+    /// The arithmetic of products with quantized weights where it's chosen: on a CPU.
+    pub(super) fn accuracy(self) -> Option<Accuracy> {
+        self.arithmetic().accuracy
+    }
+
+    /// The types of what's quantized.
+    pub(super) fn quantized_types(self) -> QuantizedTypes {
+        QuantizedTypes {
+            weights: self.dtype,
+            scales: self.compute,
+        }
+    }
+
     /// How a graph computes.
     pub(super) fn arithmetic(self) -> Arithmetic {
-        let accuracy = self.quantization.map(|quantization| quantization.accuracy);
-        Arithmetic {
+        let mut arithmetic = Arithmetic {
             storage: self.dtype,
             compute: self.compute,
-            accuracy: accuracy.unwrap_or(Accuracy::Int8),
+            accuracy: None,
             attention: self.attention,
+        };
+        let quantization = self.quantization.filter(|found| found.has_accuracy());
+        if !arithmetic.on_gpu() {
+            arithmetic.accuracy = quantization.map(|quantization| quantization.accuracy);
         }
+        arithmetic
     }
 
     /// In names of folders.

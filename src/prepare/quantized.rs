@@ -11,12 +11,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Preparation, PrepareError, Variant, fingerprint};
+use super::{Precision, Preparation, PrepareError, Variant, fingerprint};
 use crate::adapter::Adapter;
 use crate::adapter::form::Form;
 use crate::arch::DecoderSpec;
 use crate::model::BaseModel;
-use crate::quantize::{Format, Quantization, QuantizedFile};
+use crate::quantize::{Accuracy, Format, Quantization, QuantizedFile};
 
 /// The file's name, in the folder of a model's variants.
 pub const QUANTIZED: &str = "quantized.safetensors";
@@ -32,7 +32,8 @@ pub struct QuantizationSummary {
     pub block_size: usize,
     /// Whether zero is a code of every block, in its middle; `nf4` is not evenly spaced.
     pub symmetric: bool,
-    /// `MatMulNBits`' attribute: 4 rounds its inputs to 8 bits as well, 1 computes in float32. `MatMulBnb4` has none.
+    /// `MatMulNBits`' attribute: 4 rounds its inputs to 8 bits as well, 1 computes in float32. `MatMulBnb4` has
+    /// none, and neither has a GPU, which computes in the type of the inputs.
     pub accuracy_level: Option<u8>,
     /// What the head is quantized to; absent where it stays float.
     pub head: Option<Format>,
@@ -53,13 +54,18 @@ pub struct QuantizationSummary {
 }
 
 impl QuantizationSummary {
-    /// Describes `quantization` of a model, with an `unmerged` adapter beside it.
-    pub fn new(spec: &DecoderSpec, quantization: Quantization, unmerged: Option<&Adapter>) -> Self {
+    /// Describes `quantization` of a model that's prepared in `precision`, with an `unmerged` adapter beside it.
+    pub fn new(
+        spec: &DecoderSpec,
+        quantization: Quantization,
+        precision: Precision,
+        unmerged: Option<&Adapter>,
+    ) -> Self {
         let Quantization {
             weights,
             head,
             embedding,
-            accuracy,
+            ..
         } = quantization;
         let others = unmerged.map_or_else(BTreeSet::new, Adapter::replaced_weights);
         let mut all = BTreeMap::new();
@@ -72,7 +78,7 @@ impl QuantizationSummary {
                     replaced += 1;
                     continue;
                 }
-                let bytes = format.bytes(rows, columns);
+                let bytes = format.bytes(rows, columns, precision.compute);
                 all.insert(quantization.key(spec, module), bytes);
             }
         }
@@ -94,7 +100,7 @@ impl QuantizationSummary {
             bits: weights.bits(),
             block_size: weights.block_size(),
             symmetric: !nf4,
-            accuracy_level: quantization.has_accuracy().then_some(accuracy.level()),
+            accuracy_level: precision.accuracy().map(Accuracy::level),
             head,
             embedding,
             quantized_weights: all.len(),
@@ -129,7 +135,7 @@ impl Preparation<'_> {
             &fingerprint::fingerprint(self, None, Variant::Base),
             self.base,
             quantization,
-            self.precision.dtype,
+            self.precision.quantized_types(),
             begin,
         )?;
         Ok(Some(Arc::new(file)))

@@ -68,16 +68,20 @@ fn module_bytes(
     let [read, of] = match module.kind {
         ModuleKind::Embedding { embedding_dim, .. } => {
             let float = embedding_dim as u64 * size;
-            return format.map_or(float, |format| format.bytes(1, embedding_dim));
+            return format.map_or(float, |format| {
+                format.bytes(1, embedding_dim, precision.compute)
+            });
         }
         ModuleKind::Routed { share, .. } => share.map(|count| count as u64),
         _ => [1, 1],
     };
     let bytes = |(name, shape): (&str, Vec<usize>)| match (format, &shape[..]) {
         (Some(format), &[columns, rows]) if name == "weight" && module.is_stored_in_out() => {
-            format.bytes(rows, columns)
+            format.bytes(rows, columns, precision.compute)
         }
-        (Some(format), &[rows, columns]) if name == "weight" => format.bytes(rows, columns),
+        (Some(format), &[rows, columns]) if name == "weight" => {
+            format.bytes(rows, columns, precision.compute)
+        }
         _ => shape.iter().product::<usize>() as u64 * size,
     };
     let own: u64 = module.parameters().into_iter().map(bytes).sum();

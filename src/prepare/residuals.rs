@@ -11,8 +11,10 @@ use rayon::prelude::*;
 use super::PrepareError;
 use crate::adapter::{Adapter, AdapterError};
 use crate::model::BaseModel;
-use crate::quantize::{QuantizeError, QuantizedFile, QuantizedWeight, joined_plans, write_matrix};
-use crate::weights::{BytesPlan, Dtype, SafetensorsFile, SafetensorsWriter};
+use crate::quantize::{
+    QuantizeError, QuantizedFile, QuantizedTypes, QuantizedWeight, joined_plans, write_matrix,
+};
+use crate::weights::{BytesPlan, SafetensorsFile, SafetensorsWriter};
 
 /// A file of them.
 #[derive(Debug)]
@@ -31,7 +33,7 @@ pub struct Residuals {
 pub fn write_residuals(
     base: &BaseModel,
     adapter: &Adapter,
-    dtype: Dtype,
+    types: QuantizedTypes,
     path: &Path,
 ) -> Result<Option<Residuals>, PrepareError> {
     let modules = adapter.spec.modules();
@@ -50,7 +52,7 @@ pub fn write_residuals(
     let plans: Vec<BytesPlan> = all
         .iter()
         .flat_map(|(name, _, _, format, [rows, columns])| {
-            joined_plans(&[(name, *format, *rows, *columns)])
+            joined_plans(&[(name, *format, *rows, *columns)], types.scales)
         })
         .collect();
     let writer = SafetensorsWriter::create_with(path, &plans, &[])?;
@@ -60,7 +62,7 @@ pub fn write_residuals(
             let left = residual.of(&weight)?;
             let values = left.as_standard_layout();
             let values = values.as_slice().expect("standard layout is contiguous");
-            write_matrix(&writer, name, *format, *columns, values, dtype)
+            write_matrix(&writer, name, *format, *columns, values, types)
                 .map_err(QuantizeError::into_weights)?;
             Ok::<(), AdapterError>(())
         })?;

@@ -16,7 +16,7 @@ use crate::arch::{DecoderSpec, Expert, Layer, Linear, Mlp, Module, Projections};
 use crate::model::BaseModel;
 use crate::weights::{
     ByteSpan, BytesPlan, Dtype, SafetensorsFile, SafetensorsWriter, TensorView, WeightsError,
-    round_to, widen,
+    encode, round_to, widen,
 };
 
 /// The key of the fingerprint in the header.
@@ -68,8 +68,19 @@ pub struct QuantizedWeight {
     pub columns: usize,
     /// The codes.
     pub codes: ByteSpan,
-    /// The scales, float32.
+    /// The scales.
     pub scales: ByteSpan,
+    /// Their type.
+    pub scales_type: Dtype,
+}
+
+/// The types that weights have on the way to their codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QuantizedTypes {
+    /// What they're rounded to before.
+    pub weights: Dtype,
+    /// What scales are rounded to once there are codes: the type of a product's input, since operators take no other.
+    pub scales: Dtype,
 }
 
 /// An open file of quantized weights.
@@ -114,8 +125,7 @@ impl QuantizedFile {
     }
 
     /// Opens the file at `path`, and makes it first where it isn't there, was made from something else, or is damaged.
-    /// `dtype` is what weights are rounded to before they're quantized; `begin` is told the bytes of a file that has to be
-    /// made.
+    /// `begin` is told the bytes of a file that has to be made.
     ///
     /// # Errors
     /// If a weight is missing or isn't finite, or the file can't be written.
@@ -124,7 +134,7 @@ impl QuantizedFile {
         fingerprint: &str,
         base: &BaseModel,
         quantization: Quantization,
-        dtype: Dtype,
+        types: QuantizedTypes,
         begin: &dyn Fn(u64),
     ) -> Result<Self, QuantizeError> {
         let groups = sources(&base.spec, quantization);
@@ -133,7 +143,7 @@ impl QuantizedFile {
             && all().all(|one| {
                 found
                     .find(&one.key, one.format, one.rows, one.columns)
-                    .is_ok()
+                    .is_ok_and(|weight| weight.scales_type == types.scales)
             })
         {
             return Ok(found);
@@ -151,12 +161,12 @@ impl QuantizedFile {
                 let named = group
                     .iter()
                     .map(|one| (one.key.as_str(), one.format, one.rows, one.columns));
-                joined_plans(&named.collect::<Vec<_>>())
+                joined_plans(&named.collect::<Vec<_>>(), types.scales)
             })
             .collect();
         begin(
             all()
-                .map(|one| one.format.bytes(one.rows, one.columns))
+                .map(|one| one.format.bytes(one.rows, one.columns, types.scales))
                 .sum(),
         );
 
@@ -179,7 +189,7 @@ impl QuantizedFile {
             .collect();
         batches
             .into_par_iter()
-            .try_for_each(|(one, first)| quantize_batch(base, one, first, dtype, &writer))?;
+            .try_for_each(|(one, first)| quantize_batch(base, one, first, types, &writer))?;
         writer.finish()?;
         fs::rename(&made, path).map_err(written)?;
         let file = SafetensorsFile::open(path)?;
@@ -204,8 +214,8 @@ impl QuantizedFile {
         let [codes, scales] = names(key);
         let codes = self.file.get(&codes).ok_or_else(missing)?;
         let scales = self.file.get(&scales).ok_or_else(missing)?;
-        let types = (codes.stored, scales.stored);
-        let fits = types == (safetensors::Dtype::U8, safetensors::Dtype::F32)
+        let scales_type = scales.dtype()?;
+        let fits = codes.stored == safetensors::Dtype::U8
             && format.shapes(rows, columns) == [codes.shape.to_vec(), scales.shape.to_vec()];
         if !fits {
             return Err(missing());
@@ -216,6 +226,7 @@ impl QuantizedFile {
             columns,
             codes: codes.span(),
             scales: scales.span(),
+            scales_type,
         })
     }
 
@@ -230,13 +241,13 @@ impl QuantizedFile {
         rows: usize,
         columns: usize,
     ) -> Result<Vec<f32>, QuantizeError> {
-        self.find(key, format, rows, columns)?;
+        let scales_type = self.find(key, format, rows, columns)?.scales_type;
         let [codes, scales] = names(key);
         let part = |name: &str| {
             let tensor = self.file.get(name).map(|tensor| tensor.bytes.to_vec());
             tensor.expect("it was found above")
         };
-        let scales = widen(&part(&scales), Dtype::Float32);
+        let scales = widen(&part(&scales), scales_type);
         Ok(format.dequantize(&part(&codes), &scales, rows, columns))
     }
 }
@@ -246,14 +257,18 @@ fn names(key: &str) -> [String; 2] {
     ["codes", "scales"].map(|part| format!("{key}.{part}"))
 }
 
-/// Plans of weights, `(key, format, rows, columns)`, whose codes follow each other, and then their scales.
-pub fn joined_plans(weights: &[(&str, Format, usize, usize)]) -> Vec<BytesPlan> {
+/// Plans of weights, `(key, format, rows, columns)`, whose codes follow each other, and then their scales in
+/// `scales_type`.
+pub fn joined_plans(
+    weights: &[(&str, Format, usize, usize)],
+    scales_type: Dtype,
+) -> Vec<BytesPlan> {
     let plan = |part: usize| {
         weights
             .iter()
             .map(move |&(key, format, rows, columns)| BytesPlan {
                 name: names(key)[part].clone(),
-                stored: [safetensors::Dtype::U8, safetensors::Dtype::F32][part],
+                stored: [safetensors::Dtype::U8, scales_type.to_safetensors()][part],
                 shape: format.shapes(rows, columns)[part].clone(),
             })
     };
@@ -263,15 +278,16 @@ pub fn joined_plans(weights: &[(&str, Format, usize, usize)]) -> Vec<BytesPlan> 
 /// Quantizes `values`, whole rows of the planned weight `key` from its row `first` on, and writes them.
 ///
 /// # Errors
-/// If a value isn't finite once it's rounded to `dtype`, or writing fails.
+/// If a value isn't finite once it's rounded, or writing fails.
 fn write_quantized(
     writer: &SafetensorsWriter,
     key: &str,
     format: Format,
     (first, columns): (usize, usize),
     values: &mut [f32],
-    dtype: Dtype,
+    types: QuantizedTypes,
 ) -> Result<(), QuantizeError> {
+    let dtype = types.weights;
     for (row, values) in values.chunks_exact_mut(columns).enumerate() {
         if dtype != Dtype::Float32 {
             values
@@ -296,11 +312,14 @@ fn write_quantized(
             .map(|shape| shape.iter().product()),
     };
     writer.write_part(&codes, before_codes, &made.codes)?;
-    let bytes: Vec<u8> = made.scales.iter().flat_map(|v| v.to_le_bytes()).collect();
-    Ok(writer.write_part(&scales, 4 * before_scales, &bytes)?)
+    let mut bytes = Vec::new();
+    encode(&made.scales, types.scales, 0, &mut bytes)
+        .expect("no scale is larger than the values of its block, which are finite in that type");
+    let size = types.scales.size();
+    Ok(writer.write_part(&scales, size * before_scales, &bytes)?)
 }
 
-/// Quantizes `values`, all of the planned weight `key`, and writes them: rounded to `dtype` first, some rows at a time.
+/// Quantizes `values`, all of the planned weight `key`, and writes them: rounded first, some rows at a time.
 ///
 /// # Errors
 /// As [`write_quantized`].
@@ -310,12 +329,12 @@ pub fn write_matrix(
     format: Format,
     columns: usize,
     values: &[f32],
-    dtype: Dtype,
+    types: QuantizedTypes,
 ) -> Result<(), QuantizeError> {
     let step = format.rows_at_once(columns, BATCH);
     for (index, rows) in values.chunks(step * columns).enumerate() {
         let place = (index * step, columns);
-        write_quantized(writer, key, format, place, &mut rows.to_vec(), dtype)?;
+        write_quantized(writer, key, format, place, &mut rows.to_vec(), types)?;
     }
     Ok(())
 }
@@ -324,7 +343,7 @@ fn quantize_batch(
     base: &BaseModel,
     one: &Source,
     first: usize,
-    dtype: Dtype,
+    types: QuantizedTypes,
     writer: &SafetensorsWriter,
 ) -> Result<(), QuantizeError> {
     let tensor = base.tensor(&one.tensor)?;
@@ -354,7 +373,7 @@ fn quantize_batch(
         }
     };
     let place = (first, one.columns);
-    write_quantized(writer, &one.key, one.format, place, &mut values, dtype).map_err(|error| {
+    write_quantized(writer, &one.key, one.format, place, &mut values, types).map_err(|error| {
         match error {
             // The reader looks for the tensor in the checkpoint.
             QuantizeError::NonFinite { row, dtype, .. } => QuantizeError::NonFinite {

@@ -7,13 +7,16 @@
 //! | `nf4` | 64 of all rows in order | U8 `[elements / 2]`, the first of two in the upper half | the largest size | `MatMulBnb4` |
 //!
 //! A code `c` of the first two stands for `(c − 8) · scale` and `(c − 128) · scale`, one of `nf4` for `NF4[c] · scale`. The
-//! last block of a row is filled with zeros.
+//! last block of a row is filled with zeros. Scales are worked out in float32, and stored in the type of the products' inputs:
+//! float32 on a CPU, float16 or bfloat16 on a GPU.
 //!
 //! Sources: onnxruntime, `ContribOperators.md` and `core/mlas/lib/q4_dq.cpp`,
 //! `contrib_ops/cpu/quantization/blockwise_quant_block_bnb4.h`; Dettmers et al., arXiv:2305.14314 (NF4); bitsandbytes,
 //! `csrc/kernels.cu`.
 
 use serde::{Deserialize, Serialize};
+
+use crate::weights::Dtype;
 
 /// The form of one quantized weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -55,7 +58,7 @@ impl Format {
         }
     }
 
-    /// Shapes of codes (bytes) and scales (float32) of a weight of `rows` × `columns`.
+    /// Shapes of codes (bytes) and scales of a weight of `rows` × `columns`.
     pub fn shapes(self, rows: usize, columns: usize) -> [Vec<usize>; 2] {
         let block = self.block_size();
         match self {
@@ -71,11 +74,11 @@ impl Format {
         }
     }
 
-    /// Bytes of codes and scales together.
-    pub fn bytes(self, rows: usize, columns: usize) -> u64 {
+    /// Bytes of codes and of scales in `scales_type` together.
+    pub fn bytes(self, rows: usize, columns: usize, scales_type: Dtype) -> u64 {
         let [codes, scales] = self.shapes(rows, columns);
         let count = |shape: &[usize]| shape.iter().product::<usize>() as u64;
-        count(&codes) + 4 * count(&scales)
+        count(&codes) + scales_type.size() as u64 * count(&scales)
     }
 
     /// Quantizes whole rows, one behind the other. Of `nf4`, rows that others follow must fill whole blocks.

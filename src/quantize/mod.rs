@@ -11,7 +11,9 @@ mod format;
 
 use serde::{Deserialize, Serialize};
 
-pub use file::{QuantizeError, QuantizedFile, QuantizedWeight, joined_plans, write_matrix};
+pub use file::{
+    QuantizeError, QuantizedFile, QuantizedTypes, QuantizedWeight, joined_plans, write_matrix,
+};
 pub use format::{Format, NF4, Quantized};
 
 use crate::arch::{DecoderSpec, Module, ModuleKind};

@@ -8,6 +8,7 @@ mod cases;
 mod fresh;
 mod fresh_routers;
 mod native;
+mod profiles;
 mod stored_forms;
 mod text;
 mod weights;

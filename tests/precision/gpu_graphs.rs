@@ -11,11 +11,12 @@ use peft_bench::engine::{DecoderEngine, EngineOptions, OnnxRuntime, Provider, We
 use peft_bench::experiment::Experiment;
 use peft_bench::model::BaseModel;
 use peft_bench::prepare::{Precision, Preparation, PreparedVariant, Variant};
+use peft_bench::quantize::{Accuracy, Format, Part, Quantization};
 use peft_bench::runtime::install::locate_or_install;
 use peft_bench::verify::{follow, trace};
-use peft_bench::weights::Dtype;
+use peft_bench::weights::{Dtype, SafetensorsFile, round_to};
 
-use crate::common::{case, copy_folder, model, names, read_json, set_key};
+use crate::common::{case, copy_folder, files_below, model, names, read_json, set_key};
 
 /// A process loads ONNX Runtime once.
 static RUNTIME: LazyLock<OnnxRuntime> =
@@ -32,18 +33,58 @@ const PROMPT_LENGTH: usize = 18;
 
 const MAX_LENGTH: usize = 61;
 
+/// What may come of that, of rounding a block's scale, and NF4's values, to float16 as well.
+const QUANTIZED: f32 = 0.02;
+
+/// How a graph is made.
+#[derive(Debug, Clone, Copy)]
+struct Make {
+    dtype: Dtype,
+    quantization: Option<Quantization>,
+    adapter_form: AdapterForm,
+}
+
+impl Make {
+    const fn plain(dtype: Dtype) -> Self {
+        Self {
+            dtype,
+            quantization: None,
+            adapter_form: AdapterForm::Reduced,
+        }
+    }
+
+    /// Everything in few bits. On the CPU products are computed in float32 of the values that codes stand for, not of rounded
+    /// inputs.
+    fn quantized(dtype: Dtype, weights: Format, embedding: Format) -> Self {
+        let part = |format| Some(Part::Quantized(format));
+        let accuracy = (weights != Format::Nf4).then_some(Accuracy::Float32);
+        let made = Quantization::with(weights, part(weights), part(embedding), accuracy);
+        Self {
+            quantization: Some(made.unwrap()),
+            ..Self::plain(dtype)
+        }
+    }
+
+    fn native(self) -> Self {
+        Self {
+            adapter_form: AdapterForm::Native,
+            ..self
+        }
+    }
+}
+
 fn prepare(
     base: &BaseModel,
     experiment: &Path,
-    precision: Precision,
+    (make, gpu): (Make, bool),
     export_dir: &Path,
 ) -> Result<PreparedVariant, String> {
     let preparation = Preparation {
         base,
-        precision,
+        precision: Precision::new(make.dtype, gpu).with_quantization(make.quantization),
         export_dir,
         seed: 0,
-        adapter_form: AdapterForm::Reduced,
+        adapter_form: make.adapter_form,
         task_id: None,
     };
     let experiment = Experiment::find(experiment).map_err(|error| error.to_string())?;
@@ -55,18 +96,13 @@ fn prepare(
 
 /// The adapter in `folder` beside `base`, as a CPU and as a GPU is given it; `None` where both refuse it for the same
 /// reason.
-fn pair(
-    base: &Path,
-    folder: &Path,
-    dtype: Dtype,
-    export_dir: &Path,
-) -> Option<[PreparedVariant; 2]> {
+fn pair(base: &Path, folder: &Path, make: Make, export_dir: &Path) -> Option<[PreparedVariant; 2]> {
     let base = BaseModel::open_folder(base).unwrap();
-    let prepare = |gpu| prepare(&base, folder, Precision::new(dtype, gpu), export_dir);
+    let prepare = |gpu| prepare(&base, folder, (make, gpu), export_dir);
     match (prepare(false), prepare(true)) {
         (Ok(cpu), Ok(gpu)) => {
             assert_eq!(cpu.manifest.compute, Dtype::Float32);
-            assert_eq!(gpu.manifest.compute, dtype);
+            assert_eq!(gpu.manifest.compute, make.dtype);
             assert_ne!(cpu.folder, gpu.folder);
             Some([cpu, gpu])
         }
@@ -95,7 +131,7 @@ fn open(variant: &PreparedVariant, batch_size: usize, max_length: usize) -> Deco
 
 /// What is compared.
 struct Comparison<'a> {
-    dtype: Dtype,
+    make: Make,
     /// The case's own without one.
     prompt: Option<&'a [u32]>,
     /// The prompt gives the first of them.
@@ -105,14 +141,14 @@ struct Comparison<'a> {
 
 /// One prompt and a few steps.
 const IN_16_BITS: Comparison = Comparison {
-    dtype: Dtype::Float16,
+    make: Make::plain(Dtype::Float16),
     prompt: None,
     tokens: 4,
     batches: &[1],
 };
 
 const IN_FLOAT32: Comparison = Comparison {
-    dtype: Dtype::Float32,
+    make: Make::plain(Dtype::Float32),
     prompt: None,
     tokens: 6,
     batches: &[1, 2],
@@ -123,7 +159,7 @@ impl Comparison<'_> {
     fn difference(&self, model_name: &str, case_name: &str) -> f32 {
         let export_dir = tempfile::tempdir().unwrap();
         let folder = case(model_name, case_name);
-        let made = pair(&model(model_name), &folder, self.dtype, export_dir.path());
+        let made = pair(&model(model_name), &folder, self.make, export_dir.path());
         let Some([cpu, gpu]) = made else {
             return 0.0;
         };
@@ -225,7 +261,7 @@ fn a_long_prompt_gives_the_same_in_float32_in_chunks_and_at_once() {
         let [cpu, gpu] = pair(
             &base,
             &case(model_name, name),
-            Dtype::Float32,
+            Make::plain(Dtype::Float32),
             folder.path(),
         )
         .unwrap();
@@ -238,6 +274,106 @@ fn a_long_prompt_gives_the_same_in_float32_in_chunks_and_at_once() {
                 difference < ORDER,
                 "{model_name}, batch of {batch_size}: {difference}"
             );
+        }
+    }
+}
+
+#[test]
+fn what_methods_compute_themselves_is_computed_in_16_bits() {
+    let comparison = Comparison {
+        make: IN_16_BITS.make.native(),
+        ..IN_16_BITS
+    };
+    let cases = ["c3a", "dora", "hira", "hra", "lokr", "oft", "road"];
+    let off = off(cases.map(str::to_owned).to_vec(), ROUNDING, |name| {
+        comparison.difference("llama-gqa", name)
+    });
+    assert!(off.is_empty(), "{off:#?}");
+}
+
+/// Stored the other way; of widths that no block divides, tied; experts; and methods with weights in the place of quantized ones,
+/// with residuals, with values of what codes stand for, and on the embedding.
+const QUANTIZED_CASES: [(&str, &str); 9] = [
+    ("gpt2", "lora"),
+    ("llama-tied", "lora"),
+    ("mixtral", "lora"),
+    ("opt-pre", "lora"),
+    ("llama-gqa", "c3a"),
+    ("llama-gqa", "dora"),
+    ("llama-gqa", "dora-embed"),
+    ("llama-gqa", "lora-pissa"),
+    ("llama-gqa", "lora-tokens"),
+];
+
+/// What dequantizes weights in the graph.
+const DEQUANTIZING: [(&str, &str); 3] = [
+    ("llama-gqa", "dora"),
+    ("llama-gqa", "hira"),
+    ("llama-gqa", "hra"),
+];
+
+fn quantized_weights_are_as_on_the_cpu(comparison: &Comparison, tolerance: f32) {
+    let formats = [
+        (Format::Int4, Format::Int4),
+        (Format::Int8, Format::Int8),
+        (Format::Nf4, Format::Int8),
+    ];
+    let mut failures = Vec::new();
+    for (weights, embedding) in formats {
+        let make = Make::quantized(comparison.make.dtype, weights, embedding);
+        let reduced = QUANTIZED_CASES.map(|case| (make, case));
+        let native = DEQUANTIZING.map(|case| (make.native(), case));
+        for (make, (model_name, case_name)) in reduced.into_iter().chain(native) {
+            let found = Comparison {
+                make,
+                ..*comparison
+            }
+            .difference(model_name, case_name);
+            if found.is_nan() || found > tolerance {
+                failures.push(format!("{model_name}/{case_name}, {make:?}: {found}"));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+#[test]
+fn quantized_weights_compute_in_16_bits() {
+    quantized_weights_are_as_on_the_cpu(&IN_16_BITS, QUANTIZED);
+}
+
+#[test]
+fn quantized_weights_compute_in_float32() {
+    quantized_weights_are_as_on_the_cpu(&IN_FLOAT32, ORDER);
+}
+
+#[test]
+fn a_gpu_has_the_codes_of_the_cpu_and_its_own_scales() {
+    let base = BaseModel::open_folder(&model("llama-tied")).unwrap();
+    let experiment = case("llama-tied", "lora");
+    for format in [Format::Int4, Format::Int8, Format::Nf4] {
+        let export_dir = tempfile::tempdir().unwrap();
+        for gpu in [false, true] {
+            let make = Make::quantized(Dtype::Float16, format, Format::Int8);
+            prepare(&base, &experiment, (make, gpu), export_dir.path()).unwrap();
+        }
+        let mut files = files_below(export_dir.path());
+        files.retain(|path| path.ends_with("quantized.safetensors"));
+        files.sort_by_key(|path| !path.to_string_lossy().contains("-as-float32"));
+        let [cpu, gpu] = files.try_into().expect("each has a file");
+        let [cpu, gpu] = [cpu, gpu].map(|path| SafetensorsFile::open(&path).unwrap());
+        assert_eq!(cpu.names(), gpu.names());
+        for name in cpu.names() {
+            let [on_cpu, on_gpu] = [&cpu, &gpu].map(|file| file.get(&name).unwrap());
+            if name.ends_with(".codes") {
+                assert_eq!(on_cpu.bytes, on_gpu.bytes, "{name}");
+                continue;
+            }
+            assert_eq!(on_cpu.dtype().unwrap(), Dtype::Float32, "{name}");
+            assert_eq!(on_gpu.dtype().unwrap(), Dtype::Float16, "{name}");
+            let scales = on_cpu.to_f32().unwrap();
+            let rounded = scales.iter().map(|&value| round_to(value, Dtype::Float16));
+            assert_eq!(on_gpu.to_f32().unwrap(), rounded.collect::<Vec<_>>());
         }
     }
 }

@@ -149,7 +149,18 @@ impl NativeSite<'_, '_, '_> {
             .graph
             .constant_i64(&format!("axis_{axis}"), &[axis], false);
         let attrs = [("keepdims", Attr::Int(i64::from(kept)))];
-        self.graph.op("ReduceL2", &name, &[x, &axis], &attrs)
+        if !self.graph.on_gpu() {
+            return self.graph.op("ReduceL2", &name, &[x, &axis], &attrs);
+        }
+        // On a GPU, that takes a library more, cuDNN, and no bfloat16. In float16, squares would overflow.
+        let at = |what: &str| format!("{name}/{what}");
+        let x = self.graph.to_f32(&at("x"), x);
+        let squares = self.graph.mul(&at("squares"), &x, &x);
+        let sum = self
+            .graph
+            .op("ReduceSum", &at("sum"), &[&squares, &axis], &attrs);
+        let norms = self.graph.op("Sqrt", &at("float32"), &[&sum], &[]);
+        self.graph.to_compute(&name, &norms)
     }
 
     /// The identity matrix.

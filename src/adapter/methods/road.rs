@@ -180,7 +180,11 @@ impl ModuleAdapter for Road {
             let factor = |site: &mut NativeSite, name: &str, function: &str, which: i64| {
                 let angle = spread(site, &format!("{name}/theta"), &theta, which);
                 let scale = spread(site, &format!("{name}/alpha"), &alpha, which);
-                let turned = site.op(function, &format!("{name}/{function}"), &[&angle]);
+                // There's none in bfloat16.
+                let angle = site.to_f32(&format!("{name}/theta/float32"), &angle);
+                let turned = site.op(function, &format!("{name}/{function}/float32"), &[&angle]);
+                let narrow = site.name(&format!("{name}/{function}"));
+                let turned = site.graph.to_compute(&narrow, &turned);
                 site.op("Mul", name, &[&scale, &turned])
             };
             let own = factor(site, "c", "Cos", 0);

@@ -85,7 +85,7 @@ pub fn layouts(
         host::take_lengths_of_attention(&mut made.step, options.batch_size);
     }
     if quantized::is_quantized(&made.step) {
-        quantized::join(&mut made.step);
+        quantized::join(&mut made.step, options.provider);
         return Ok(made);
     }
     let sequences = options.batch_size;

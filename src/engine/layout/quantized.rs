@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::joined::{groups, split, take_joined};
 use super::products::{drop_unused, int, node};
+use crate::engine::Provider;
 use crate::graph::proto::{Entry, Graph, Model, Node, Tensor};
 
 /// Whether a product of `model` has codes that ONNX Runtime has to pack.
@@ -27,9 +28,17 @@ fn is_product(node: &Node) -> bool {
     ["MatMulNBits", "MatMulBnb4"].contains(&node.op_type.as_str())
 }
 
+/// How many products a GPU takes as one. The operator that cuts their outputs apart gets more of them by lists, which are copied
+/// there at every step, with an entry for each column.
+const MOST_ON_A_GPU: usize = 4;
+
 /// Joins products that share their input: an attention node takes the joined queries, keys and values as they are, where
 /// nothing comes between, and else they're cut apart.
-pub fn join(model: &mut Model) {
+pub fn join(model: &mut Model, provider: Provider) {
+    let most = match provider {
+        Provider::Cpu => usize::MAX,
+        Provider::Cuda(_) => MOST_ON_A_GPU,
+    };
     let Some(graph) = &mut model.graph else {
         return;
     };
@@ -46,7 +55,7 @@ pub fn join(model: &mut Model) {
             let parts = group.outputs.iter().map(|output| products[output].clone());
             (first, (parts.collect::<Vec<_>>(), group.attention))
         })
-        .filter(|(_, (parts, _))| can_be_joined(parts))
+        .filter(|(_, (parts, _))| parts.len() <= most && can_be_joined(parts))
         .collect();
     let mut done: HashSet<String> = HashSet::new();
     let mut taken: HashMap<String, String> = HashMap::new();

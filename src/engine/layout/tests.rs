@@ -447,6 +447,24 @@ fn quantized_products_of_one_input_are_one_mapped_where_they_follow_each_other()
 }
 
 #[test]
+fn gpus_are_given_no_more_outputs_to_cut_apart_than_they_do_without_lists() {
+    let folder = tempfile::tempdir().unwrap();
+    let quantization = Some(Quantization::new(Format::Int4));
+    let precision = Precision::new(Dtype::Float16, true).with_quantization(quantization);
+    let mut on_gpu = options(WeightsMode::InPlace);
+    on_gpu.provider = Provider::Cuda(0);
+    // Attention and perceptron have one input in the first, but in its last layer, where all but keys and values are of the last
+    // position; in the second each has its own.
+    for (model, [on_cpu, expected]) in [("cohere", [3 + 4, 7 + 4]), ("llama-gqa", [4 + 4, 4 + 4])] {
+        let base = &prepare_as(model, "lora", precision, folder.path())[0];
+        let products =
+            |options: &EngineOptions| count(&rewritten_for(base, options).0.step, "MatMulNBits");
+        assert_eq!(products(&options(WeightsMode::InPlace)), on_cpu + 1);
+        assert_eq!(products(&on_gpu), expected + 1, "{model}");
+    }
+}
+
+#[test]
 fn experts_are_one_node_where_their_weights_are_stacked() {
     for (model, normalised) in [("mixtral", 1), ("qwen3-moe", 1), ("olmoe", 0)] {
         let folder = tempfile::tempdir().unwrap();

@@ -38,16 +38,21 @@ impl GraphBuilder<'_> {
 
     /// A constant of the graph's float type, every element `value`.
     pub fn filled(&mut self, name: &str, dims: &[usize], value: f32) -> Value {
+        let count = dims.iter().product();
+        self.constant_float(name, dims, &vec![value; count])
+    }
+
+    /// A constant of the graph's float type.
+    pub fn constant_float(&mut self, name: &str, dims: &[usize], values: &[f32]) -> Value {
         let key = self.scoped(name);
         if let Some(made) = self.constants.get(&key) {
             return made.clone();
         }
-        let count = dims.iter().product();
-        let constant = self.constant_f32(
-            &format!("{name}/float32"),
-            dims,
-            &vec![round_to(value, self.arithmetic.compute); count],
-        );
+        let values: Vec<f32> = values
+            .iter()
+            .map(|&value| round_to(value, self.arithmetic.compute))
+            .collect();
+        let constant = self.constant_f32(&format!("{name}/float32"), dims, &values);
         let made = self.to_compute(name, &constant);
         self.constants.insert(key, made.clone());
         made

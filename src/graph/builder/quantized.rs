@@ -1,7 +1,7 @@
 //! Nodes over quantized weights: products, rows of a table, and a weight that's dequantized at every run.
 
 use super::super::parameters::Parameter;
-use super::super::proto::element;
+use super::super::proto::{element, element_type};
 use super::{Attr, GraphBuilder, Value};
 use crate::quantize::{Format, NF4, QuantizedWeight};
 use crate::weights::ByteSpan;
@@ -37,7 +37,12 @@ impl<'a> GraphBuilder<'a> {
         let [_, shape] = weight.format.shapes(weight.rows, weight.columns);
         let codes = self.codes(key, weight);
         let name_of_scales = format!("{key}.scales");
-        let scales = self.shared(&name_of_scales, element::FLOAT32, &shape, &weight.scales);
+        let scales = self.shared(
+            &name_of_scales,
+            element_type(weight.scales_type),
+            &shape,
+            &weight.scales,
+        );
         let mut attrs = vec![
             ("K", Attr::Int(weight.columns as i64)),
             ("N", Attr::Int(weight.rows as i64)),
@@ -47,8 +52,9 @@ impl<'a> GraphBuilder<'a> {
         match weight.format {
             Format::Int4 | Format::Int8 => {
                 attrs.push(("bits", Attr::Int(weight.format.bits() as i64)));
-                let level = i64::from(self.arithmetic.accuracy.level());
-                attrs.push(("accuracy_level", Attr::Int(level)));
+                if let Some(accuracy) = self.arithmetic.accuracy {
+                    attrs.push(("accuracy_level", Attr::Int(i64::from(accuracy.level()))));
+                }
                 self.contrib("MatMulNBits", name, &inputs, &attrs)
             }
             Format::Nf4 => {
@@ -59,7 +65,8 @@ impl<'a> GraphBuilder<'a> {
     }
 
     /// The rows of a quantized matrix, `ids` having `one_axis` or two, block by block: as products take it, so that a tied
-    /// head has the same codes.
+    /// head has the same codes. ONNX Runtime's CUDA kernel finds a value's scale by its place in all of the table, which is
+    /// right where rows are whole blocks, as here (onnxruntime issue 32663).
     pub(super) fn quantized_rows(
         &mut self,
         name: &str,
@@ -100,7 +107,7 @@ impl<'a> GraphBuilder<'a> {
         self.op("Slice", name, &[&joined, &start, &end, &axis], &[])
     }
 
-    /// A quantized weight in float32, `[out, in]`. It's worked out at every run, as bitsandbytes does it: since it hangs on
+    /// A quantized weight in the graph's type, `[out, in]`. It's worked out at every run, as bitsandbytes does it: since it hangs on
     /// `x`, ONNX Runtime can't do so when the session starts, and keep it. Of `nf4`, it ends with a block.
     pub(super) fn dequantized(&mut self, key: &str, weight: &QuantizedWeight, x: &Value) -> Value {
         let name = format!("/{key}");
@@ -110,21 +117,17 @@ impl<'a> GraphBuilder<'a> {
         let batch = self.op("Shape", &at("batch"), &[x], &attrs);
         let none = self.constant_i64("none", &[0], false);
         let zero = self.mul(&at("zero"), &batch, &none);
-        let zero = self.op("Squeeze", &at("zero/scalar"), &[&zero], &[]);
-        let [shape, _] = weight.format.shapes(weight.rows, weight.columns);
-        let block = weight.format.block_size();
-        let count = match weight.format {
-            Format::Int4 | Format::Int8 => shape[0],
-            Format::Nf4 => weight.rows * weight.columns / block,
-        };
-        let [count, one] = [count as i64, 1].map(|number| {
-            let name = format!("scalar_{number}");
-            self.constant_i64(&name, &[number], true)
-        });
-        let all = self.op("Range", &at("all"), &[&zero, &count, &one], &[]);
         if weight.format != Format::Nf4 {
+            let zero = self.op("Squeeze", &at("zero/scalar"), &[&zero], &[]);
+            let [count, one] = [weight.rows as i64, 1].map(|number| {
+                let name = format!("scalar_{number}");
+                self.constant_i64(&name, &[number], true)
+            });
+            let all = self.op("Range", &at("all"), &[&zero, &count, &one], &[]);
             return self.quantized_rows(&at("dequantized"), &all, true, key, weight);
         }
+        let block = weight.format.block_size();
+        let count = weight.rows * weight.columns / block;
         let bytes = block / 2;
         let blocks = [weight.codes.length as usize / bytes, bytes];
         let codes = self.external(
@@ -133,12 +136,14 @@ impl<'a> GraphBuilder<'a> {
             &blocks,
             &weight.codes,
         );
-        let codes = self.gather(&at("codes"), &codes, &all, 0);
+        let end = self.constant_i64(&format!("end_{count}"), &[count as i64], false);
+        let axis = self.constant_i64("axis_0", &[0], false);
+        let codes = self.op("Slice", &at("codes"), &[&codes, &zero, &end, &axis], &[]);
         let codes = self.cast(&at("codes/i32"), &codes, element::INT32);
         // A byte stands for two values.
         let pairs = (0..256).flat_map(|byte| [NF4[byte >> 4], NF4[byte & 15]]);
         let pairs: Vec<f32> = pairs.collect();
-        let table = self.constant_f32("nf4.pairs", &[256, 2], &pairs);
+        let table = self.constant_float("nf4.pairs", &[256, 2], &pairs);
         let values = self.gather(&at("values"), &table, &codes, 0);
         let values = self.reshape(&at("values/blocks"), &values, &[-1, block as i64]);
         let scales = self.scales_of_blocks(key, weight);
@@ -153,7 +158,7 @@ impl<'a> GraphBuilder<'a> {
         shape.push(1);
         self.external(
             &format!("{key}.scales.blocks"),
-            element::FLOAT32,
+            element_type(weight.scales_type),
             &shape,
             &weight.scales,
         )

@@ -116,7 +116,12 @@ impl Delta<'_> {
             Self::Kronecker { outer, inner } => {
                 let (q, v) = (outer.shape[1] as i64, inner.shape[1] as i64);
                 let out = (outer.shape[0] * inner.shape[0]) as i64;
-                let (outer, inner) = (input(graph, naming, outer), input(graph, naming, inner));
+                let (mut outer, inner) = (input(graph, naming, outer), input(graph, naming, inner));
+                if graph.on_gpu() {
+                    // On a GPU, a matrix in front of several is a product over lists of pointers, which are copied there at
+                    // every step; one that has as many axes isn't, where there's one token.
+                    outer = graph.reshape(&at("outer/axes"), &outer, &[1, 1, -1, q]);
+                }
                 let split = graph.reshape(&at("split"), site.x, &[0, 0, q, v]);
                 let right = graph.matmul_transposed(&at("inner/MatMul"), &split, &inner);
                 let both = graph.op("MatMul", &at("outer/MatMul"), &[&outer, &right], &[]);

@@ -1,0 +1,123 @@
+#!/usr/bin/env python3
+"""Runs `--ep cuda` without a GPU: every fixture model and every fixture method, over CUDA libraries that compute nothing.
+
+    scripts/cuda_dry_run/run.py                              # everything, in float16, bfloat16 and float32
+    scripts/cuda_dry_run/run.py gemma2 llama-gqa/dora        # these
+    scripts/cuda_dry_run/run.py --dtype float16 -- --quantize 4bit
+    scripts/cuda_dry_run/run.py --show llama-gqa/dora        # and the names of nodes on the CPU, and of kernels
+
+It needs a C compiler, Python 3 with pip, and the built program (`cargo build --release`, or PEFT_BENCH). ONNX Runtime with
+CUDA (255 MB) is fetched by the program itself, as for a real GPU, into `--folder`; or take the one that ORT_DYLIB_PATH names.
+What follows `--` goes to `generate`.
+
+What it shows: sessions open with ONNX Runtime's real CUDA provider, every node has a kernel for its types, nothing of a
+layer runs on the CPU without being seen, copies between host and device go the way that they say, and a decode step copies
+nothing but the token's id and lengths or the mask there, and back the next token, the logits (since `generate`
+asks for them) and, of each expert, how many tokens it gets. Beside these, the operator of NF4 copies the table of its values.
+What it can't show: whether any result is right, how long anything takes, or whether a real device has the memory. Kernels
+don't run.
+
+The exit code is 1 where a case doesn't run, a copy is wrong, or a decode step copies more than that.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import libraries
+from trial import Trial
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+FIXTURES = ROOT / "tests/fixtures"
+
+# The model that has a case of every method.
+METHODS_OF = "llama-gqa"
+
+
+def main() -> int:
+    options = arguments()
+    program = Path(os.environ.get("PEFT_BENCH", ROOT / "target/release/peft-bench")).absolute()
+    if not os.access(program, os.X_OK):
+        print(f"there is no program `{program}`; run `cargo build --release`, or set PEFT_BENCH", file=sys.stderr)
+        return 2
+    cases = [case for case in all_cases() if not options.cases or wanted(case, options.cases)]
+    if not cases:
+        print("no case is of that name", file=sys.stderr)
+        return 2
+    options.folder.mkdir(parents=True, exist_ok=True)
+    environment = surroundings(program, options.folder.absolute())
+
+    print(f"{'dtype':<9} {'case':<36} {'nodes':>5} {'on CPU, in layers':>17} {'there':>12} {'back':>12} {'kernels':>7}")
+    failed = refused = 0
+    for dtype in options.dtype:
+        for case in cases:
+            with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+                trial = Trial(program, environment, FIXTURES, case, ["--dtype", dtype, *options.generate])
+                faults = trial.run(Path(folder))
+            print(f"{dtype:<9} {'/'.join(case):<36} {trial.row()}", flush=True)
+            for fault in faults:
+                print(f"    {fault}", flush=True)
+            if options.show:
+                print("".join(f"    {line}\n" for line in trial.details()), end="", flush=True)
+            failed += bool(faults)
+            refused += trial.refusal is not None
+    total = len(cases) * len(options.dtype)
+    print(f"{total - failed - refused} of {total} run, place and copy as they should, {failed} don't, {refused} are refused")
+    print("no kernel ran, so no result was computed")
+    return int(failed > 0)
+
+
+def arguments() -> argparse.Namespace:
+    summary, _, rest = __doc__.partition("\n")
+    parser = argparse.ArgumentParser(
+        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("cases", nargs="*", metavar="MODEL[/CASE]", help="fixtures to run [default: all]")
+    parser.add_argument("--dtype", action="append", choices=["float16", "bfloat16", "float32"])
+    parser.add_argument("--folder", type=Path, default=ROOT / "target/cuda-dry-run", help="for what is fetched and built")
+    parser.add_argument("--show", action="store_true", help="name nodes on the CPU, and count kernels by name")
+    own, after = sys.argv[1:], []
+    if "--" in own:
+        own, after = own[: own.index("--")], own[own.index("--") + 1 :]
+    options = parser.parse_args(own)
+    options.dtype = options.dtype or ["float16", "bfloat16", "float32"]
+    options.generate = after
+    return options
+
+
+def all_cases() -> list[tuple[str, str]]:
+    """Every model by itself and with LoRA, and one of them with every method."""
+    cases = []
+    for model in sorted(path.name for path in (FIXTURES / "models").iterdir()):
+        folder = FIXTURES / "cases" / model
+        names = sorted(path.parent.name for path in folder.glob("*/adapter_config.json"))
+        cases += [(model, "base")]
+        cases += [(model, name) for name in names if model == METHODS_OF or name == "lora"]
+    return cases
+
+
+def wanted(case: tuple[str, str], asked: list[str]) -> bool:
+    return case[0] in asked or "/".join(case) in asked
+
+
+def surroundings(program: Path, folder: Path) -> dict[str, str]:
+    """The environment in which `program` finds ONNX Runtime and the libraries, once they are there."""
+    environment = dict(os.environ)
+    if not environment.get("ORT_DYLIB_PATH"):
+        environment["PEFT_BENCH_CACHE"] = str(folder / "cache")
+        done = subprocess.run([program, "runtime", "install", "--cuda"], env=environment)
+        if done.returncode:
+            sys.exit("ONNX Runtime with CUDA can't be had")
+        (library,) = (folder / "cache").glob("onnxruntime-*-cuda/libonnxruntime.so.*")
+        environment["ORT_DYLIB_PATH"] = str(library)
+    made = libraries.build(Path(environment["ORT_DYLIB_PATH"]), folder)
+    environment["LD_LIBRARY_PATH"] = str(made)
+    environment.pop("CUDA_VISIBLE_DEVICES", None)
+    return environment
+
+
+if __name__ == "__main__":
+    sys.exit(main())

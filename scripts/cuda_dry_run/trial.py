@@ -1,0 +1,133 @@
+"""One case over the dry run's libraries: what it runs and copies, by the log of calls and by ONNX Runtime's profile."""
+
+import json
+import re
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+PROMPT = [1, 2, 3, 4, 5]
+NEW_TOKENS = 5
+PATIENCE_SECONDS = 300
+
+# Bytes of an id, and of each position of a mask; a length has as many, or half.
+INT64 = 8
+INT32 = 4
+REFUSAL = re.compile(r"(is not|isn't) (supported|implemented)")
+SIZES = {"float16": 2, "bfloat16": 2, "float32": 4}
+
+
+class Trial:
+    def __init__(self, program: Path, environment: dict, fixtures: Path, case: tuple[str, str], options: list[str]):
+        model, name = case
+        base = fixtures / "models" / model
+        adapter = fixtures / "cases" / model / name
+        target = [base] if name == "base" else [adapter, "--model", base, "--variant", "unmerged"]
+        about = adapter / "case.json"
+        task = json.loads(about.read_text()).get("task_id") if about.is_file() and name != "base" else None
+        if task is not None:
+            target += ["--task-id", str(task)]
+        self.command = [program, "generate", *target, *options, "--ep", "cuda", "--offline"]
+        self.command += ["--prompt-ids", ",".join(map(str, PROMPT)), "--max-new-tokens", str(NEW_TOKENS)]
+        self.environment = environment
+        self.size = SIZES[options[options.index("--dtype") + 1]]
+        # Of all nodes, name to (operator, provider); of each step, its calls.
+        self.nodes: dict[str, tuple[str, str]] = {}
+        self.steps: list[list[str]] = []
+        # Why the program doesn't do that, on a CPU neither.
+        self.refusal: str | None = None
+
+    def run(self, folder: Path) -> list[str]:
+        """Runs the case in `folder`, and returns what is wrong."""
+        log = folder / "calls.log"
+        own = ["--export-dir", folder / "exports", "--profile", folder / "profiles"]
+        environment = self.environment | {"CUDA_DRY_RUN_LOG": str(log)}
+        try:
+            done = subprocess.run(
+                [*self.command, *own], env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            return [f"takes longer than {PATIENCE_SECONDS} seconds"]
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if line.strip()]
+            said = lines[-1].removeprefix("error: ") if lines else "nothing is said"
+            if REFUSAL.search(said):
+                self.refusal = said
+                return []
+            return [f"doesn't run ({done.returncode}): {said}"]
+        (manifest,) = (folder / "exports").glob("**/manifest.json")
+        vocabulary = json.loads(manifest.read_text())["vocab_size"]
+        for profile in (folder / "profiles").glob("*/*.json"):
+            self.read_profile(json.loads(profile.read_text()))
+        calls = log.read_text().splitlines()
+        self.steps = split(calls)
+        return self.faults(calls, vocabulary)
+
+    def read_profile(self, events: list[dict]) -> None:
+        for event in events:
+            provider = event.get("args", {}).get("provider")
+            if event.get("cat") == "Node" and provider and event["name"].endswith("_kernel_time"):
+                name = event["name"].removesuffix("_kernel_time")
+                self.nodes[name] = (event["args"]["op_name"], provider)
+
+    def faults(self, calls: list[str], vocabulary: int) -> list[str]:
+        found = [f"copies the wrong way: {call}" for call in calls if call.endswith(" wrong")]
+        if len(self.steps) != NEW_TOKENS:
+            return [*found, f"brings {len(self.steps)} tokens back, not {NEW_TOKENS}"]
+        operators = Counter(operator for operator, _ in self.nodes.values())
+        # The operator brings the 16 values of NF4 along at every call.
+        tables = Counter({16 * self.size: operators["MatMulBnb4"]})
+        before, last = (sorted((Counter(copies(step, "h2d")) - tables).elements()) for step in self.steps[-2:])
+        if not is_decode_step(before, last):
+            found.append(f"a decode step copies {last} bytes to the device, and the one before {before}")
+        back, expected = copies(self.steps[-1], "d2h"), [INT64, vocabulary * self.size]
+        # Which tokens go to an expert is asked on the device, how many of them on the host.
+        expected += [INT32] * operators["NonZero"]
+        if sorted(back) != sorted(expected):
+            found.append(f"a decode step brings {sorted(back)} bytes back, not {sorted(expected)}")
+        return found
+
+    def on_cpu(self) -> list[str]:
+        """Nodes of layers that the CPU computes."""
+        nodes = ((name, provider) for name, (_, provider) in self.nodes.items())
+        return [name for name, provider in nodes if provider == "CPUExecutionProvider" and "layers." in name]
+
+    def row(self) -> str:
+        if self.refusal:
+            return f"refused: {self.refusal[:80]}…"
+        if not self.steps:
+            return "–"
+        last = self.steps[-1]
+        there, back = (copies(last, direction) for direction in ["h2d", "d2h"])
+        both = [f"{sum(sizes)} B in {len(sizes)}" for sizes in [there, back]]
+        kernels = sum(call.startswith("kernel ") for call in last)
+        return f"{len(self.nodes):>5} {len(self.on_cpu()):>17} {both[0]:>12} {both[1]:>12} {kernels:>7}"
+
+    def details(self) -> list[str]:
+        lines = [f"on the CPU: {name} ({self.nodes[name][0]})" for name in sorted(self.on_cpu())]
+        kernels = Counter(call.split(" ", 1)[1] for call in (self.steps or [[]])[-1] if call.startswith("kernel "))
+        return lines + [f"{count:>4} × {name}" for name, count in kernels.most_common()]
+
+
+def split(calls: list[str]) -> list[list[str]]:
+    """The calls of each step, which ends when the next token comes back. What's before the first is starting."""
+    steps: list[list[str]] = [[]]
+    for call in calls:
+        steps[-1].append(call)
+        if call == f"copy d2h {INT64}":
+            steps.append([])
+    return steps[:-1]
+
+
+def is_decode_step(before: list[int], last: list[int]) -> bool:
+    """Whether `last`, sorted, is what a step takes to the device: the token's id and one or two lengths, or else a mask, which
+    has a position more than in the step `before`, and at most one length or two."""
+    small, masks = ([size for size in last if (size > INT64) == large] for large in [False, True])
+    grown = [*small, *(size - INT64 for size in masks)]
+    return INT64 in small and len(small) <= 3 and len(masks) <= 1 and before == grown
+
+
+def copies(calls: list[str], direction: str) -> list[int]:
+    """Bytes of each copy."""
+    found = (re.match(rf"copy {direction} (\d+)", call) for call in calls)
+    return [int(match[1]) for match in found if match]
