@@ -139,7 +139,7 @@ impl Adapter {
     ) -> Result<ModuleWeights, AdapterError> {
         let read = |name: &str| match self.replaced().get(&format!("{}.{name}", module.path)) {
             Some(replacement) => self.replacement_values(base, replacement),
-            None => Ok(base.tensor(&module.tensor(name))?.to_f32()?),
+            None => Ok(base.values_of(&module.tensor(name))?),
         };
         let name = format!("{}.weight", module.path);
         let own = match self.replaced().contains_key(&name) {

@@ -391,7 +391,7 @@ impl Adapter {
     ) -> Result<Vec<f32>, AdapterError> {
         match &replacement.origin {
             Origin::Adapter => self.tensors.read(&replacement.key),
-            Origin::Base(source) => Ok(base.tensor(source)?.to_f32()?),
+            Origin::Base(source) => Ok(base.values_of(source)?),
             Origin::Zeros => Ok(vec![0.0; replacement.len()]),
         }
     }

@@ -20,7 +20,7 @@ use crate::cache_dir::cache_dir;
 use crate::graph::find_base_tensor;
 use crate::json_object::{ConfigError, JsonObject};
 use crate::quantize::{Format, Quantization, QuantizeError, QuantizedFile};
-use crate::weights::{Dtype, TensorStore, TensorView, WeightsError};
+use crate::weights::{Dtype, TensorStore, TensorView, WeightsError, round_to, widen};
 
 /// A base model that can't be opened.
 #[derive(Debug, Error)]
@@ -58,6 +58,8 @@ pub struct BaseModel {
     pub store: TensorStore,
     /// What weights are rounded to, where they are not left as stored.
     dtype: Option<Dtype>,
+    /// What its values are rounded to, for adapters beside it.
+    rounded: Option<Dtype>,
     /// What stands in the place of its weights for adapters beside it.
     quantized: Option<QuantizedView>,
 }
@@ -126,8 +128,30 @@ impl BaseModel {
             spec,
             store,
             dtype: None,
+            rounded: None,
             quantized: None,
         })
+    }
+
+    /// The same model as an adapter beside its weights sees it, once they're rounded to `dtype`: what's computed from a
+    /// weight is computed from what it's rounded to, as PEFT does it, which loads the base in that type.
+    ///
+    /// # Errors
+    /// If its files can't be opened again.
+    pub fn beside_rounded(&self, dtype: Dtype) -> Result<Self, ModelError> {
+        Ok(Self {
+            rounded: Some(dtype),
+            ..self.again()?
+        })
+    }
+
+    /// Whether all tensors are of a type that rounding to `dtype` leaves as it is.
+    pub fn fits(&self, dtype: Dtype) -> bool {
+        let fits = |name| {
+            let tensor = self.store.get(name);
+            tensor.is_ok_and(|tensor| tensor.stored == dtype.to_safetensors())
+        };
+        dtype == Dtype::Float32 || self.store.names().all(fits)
     }
 
     /// The same model as an adapter beside its quantized weights sees it: what's computed from a weight is computed from
@@ -165,9 +189,17 @@ impl BaseModel {
 
     fn seen_as(&self, quantized: QuantizedView) -> Result<Self, ModelError> {
         Ok(Self {
+            quantized: Some(quantized),
+            ..self.again()?
+        })
+    }
+
+    /// The same, opened once more.
+    fn again(&self) -> Result<Self, ModelError> {
+        Ok(Self {
             id: self.id.clone(),
             dtype: self.dtype,
-            quantized: Some(quantized),
+            rounded: self.rounded,
             ..Self::open_folder(&self.folder)?
         })
     }
@@ -213,6 +245,30 @@ impl BaseModel {
         find_base_tensor(&self.spec, &self.store, source)
     }
 
+    /// Values of a tensor of the checkpoint, all or some rows of it, whose bytes these are: widened, and rounded where an
+    /// adapter beside rounded weights sees them.
+    ///
+    /// # Errors
+    /// If its dtype isn't a float type.
+    pub fn values(&self, tensor: &TensorView, bytes: &[u8]) -> Result<Vec<f32>, WeightsError> {
+        let mut values = widen(bytes, tensor.dtype()?);
+        if let Some(dtype) = self.rounded {
+            for value in &mut values {
+                *value = round_to(*value, dtype);
+            }
+        }
+        Ok(values)
+    }
+
+    /// All values of the checkpoint's tensor `source`, as [`values`](Self::values) makes them.
+    ///
+    /// # Errors
+    /// If the checkpoint has none, or its dtype isn't a float type.
+    pub fn values_of(&self, source: &str) -> Result<Vec<f32>, WeightsError> {
+        let tensor = self.tensor(source)?;
+        self.values(&tensor, tensor.bytes)
+    }
+
     /// The dtype that the tensor `source` has in memory: that which the model is used with, else its own.
     ///
     /// # Errors
@@ -244,7 +300,7 @@ impl BaseModel {
         self.full_matrix(source)
     }
 
-    /// The same in full precision, whatever is quantized: for what PEFT makes of the weights once, before it trains.
+    /// The same before it's quantized, whatever is: for what PEFT makes of the weights once, before it trains.
     ///
     /// # Errors
     /// As [`matrix`](Self::matrix).
@@ -259,7 +315,7 @@ impl BaseModel {
                 ),
             });
         };
-        let values = tensor.to_f32()?;
+        let values = self.values(&tensor, tensor.bytes)?;
         let mut matrix = Array2::from_shape_vec((rows, columns), values)
             .expect("the header's shape was checked against the tensor's length");
         let in_out = |linear: &arch::Linear| {

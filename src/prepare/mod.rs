@@ -205,7 +205,7 @@ impl Preparation<'_> {
     ) -> Result<Vec<PreparedVariant>, PrepareError> {
         let mut prepared = Vec::new();
         let quantized = self.quantized_file(&|_| {})?;
-        // As an adapter beside quantized weights sees the base, and that adapter.
+        // As an adapter beside rounded or quantized weights sees the base, and that adapter.
         let mut beside: Option<(BaseModel, Adapter)> = None;
         for &variant in variants {
             let experiment = experiment.filter(|_| variant != Variant::Base);
@@ -230,7 +230,7 @@ impl Preparation<'_> {
                 let loaded = Adapter::load_for_task(folder, base, seed, self.task_id)?;
                 loaded.with_form(self.adapter_form)
             };
-            let seen = self.beside_quantized(variant, quantized.as_ref())?;
+            let seen = self.beside(variant, quantized.as_ref())?;
             let (base, used) = match (experiment, seen) {
                 (Some(experiment), Some(base)) => {
                     let adapter = load(experiment, &base)?;

@@ -141,19 +141,26 @@ impl Preparation<'_> {
         Ok(Some(Arc::new(file)))
     }
 
-    /// The base as the adapter of `variant` sees it beside its `quantized` weights; `None` where that's the base itself.
-    pub(super) fn beside_quantized(
+    /// The base as the adapter of `variant` sees it beside its weights, rounded and maybe `quantized`; `None` where that's the
+    /// base itself.
+    pub(super) fn beside(
         &self,
         variant: Variant,
         quantized: Option<&Arc<QuantizedFile>>,
     ) -> Result<Option<BaseModel>, PrepareError> {
-        match (variant, self.precision.quantization, quantized) {
-            (Variant::Unmerged, Some(quantization), Some(file)) => {
-                let file = Arc::clone(file);
-                Ok(Some(self.base.beside_quantized(quantization, file)?))
-            }
-            _ => Ok(None),
+        if variant != Variant::Unmerged {
+            return Ok(None);
         }
+        let dtype = self.precision.dtype;
+        let rounded = match self.base.fits(dtype) {
+            true => None,
+            false => Some(self.base.beside_rounded(dtype)?),
+        };
+        let (Some(quantization), Some(file)) = (self.precision.quantization, quantized) else {
+            return Ok(rounded);
+        };
+        let base = rounded.as_ref().unwrap_or(self.base);
+        Ok(Some(base.beside_quantized(quantization, Arc::clone(file))?))
     }
 }
 

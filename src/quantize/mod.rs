@@ -181,13 +181,14 @@ impl Quantization {
     }
 
     /// What the quantized weight of `module` is called: by its tensor in the checkpoint, since replicated layers share one;
-    /// but by its own place where it's a tied head whose embedding has another form.
+    /// but by its own place where a tied head and its embedding have different forms, whichever of them the checkpoint has.
     pub fn key(self, spec: &DecoderSpec, module: &Module) -> String {
         let apart = self.head != self.embedding && spec.tied();
-        let of = match apart && module.path == spec.lm_head.path {
-            true => &module.path,
-            false => &module.source,
-        };
+        let of =
+            match apart && [&spec.lm_head.path, &spec.embed_tokens.path].contains(&&module.path) {
+                true => &module.path,
+                false => &module.source,
+            };
         format!("{of}.weight")
     }
 }

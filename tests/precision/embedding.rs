@@ -1,9 +1,12 @@
 //! Quantized embeddings, and heads that share their codes.
 
+use std::path::Path;
+
 use peft_bench::quantize::Format;
 use peft_bench::weights::SafetensorsFile;
 
 use crate::common::*;
+use crate::reference::{generate, result_of};
 use crate::trial::{EMBEDDING, Trial, check};
 
 /// Adapters on the embedding, tied or not, get the rows that codes stand for; so does a head that shares them.
@@ -78,5 +81,34 @@ fn a_quantized_embedding_is_looked_up_without_rounding() {
             .arg(stored.join("exports"));
         command.args(["--quantize", "4bit", "--quantize-accuracy", "1"]);
         assert_eq!(trial.logits_of(command, &folder, "base"), found);
+    }
+}
+
+/// Of a checkpoint that has the head alone, which serves as the embedding, both are quantized, each to its own form.
+#[test]
+fn a_head_that_serves_as_the_embedding_is_quantized_to_both_forms() {
+    let folder = tempfile::tempdir().unwrap();
+    let exports = folder.path().join("exports");
+    let stored = copy_folder(&model("llama-tied"), &folder.path().join("head"));
+    edit_tensors(&stored.join("model.safetensors"), |tensors| {
+        let rows = tensors.remove(EMBEDDING).unwrap();
+        tensors.insert("lm_head.weight".to_owned(), rows);
+    });
+    for (head, embedding) in [
+        ("4bit", "8bit"),
+        ("nf4", "4bit"),
+        ("float", "8bit"),
+        ("8bit", "8bit"),
+    ] {
+        let logits = |base: &Path| {
+            let mut command = generate(base, &exports, &[5, 6, 7, 8], 3);
+            command.args(["--quantize", "4bit", "--quantize-accuracy", "1"]);
+            result_of(command.args(["--quantize-head", head, "--quantize-embedding", embedding]))
+        };
+        assert_eq!(
+            logits(&stored),
+            logits(&model("llama-tied")),
+            "{head}, {embedding}"
+        );
     }
 }

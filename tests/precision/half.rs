@@ -1,8 +1,9 @@
 //! Weights of 16 bits.
 
 use std::fs;
+use std::path::Path;
 
-use peft_bench::weights::Dtype;
+use peft_bench::weights::{Dtype, round_to};
 
 use crate::common::*;
 use crate::reference::{command_for, entries, generate, result_of};
@@ -65,6 +66,54 @@ fn a_checkpoint_of_16_bits_is_read_where_it_is_and_gives_the_same() {
                 .map(|path| fs::metadata(path).unwrap().len())
                 .max();
             assert!(largest.unwrap() < fs::metadata(&weights).unwrap().len());
+        }
+    }
+}
+
+/// What's computed from a weight, once (DoRA's norm, a decomposition) or instead of it (HiRA), is computed from what it's
+/// rounded to, as by PEFT, which loads the base in that type.
+#[test]
+fn adapters_see_the_rounded_weights() {
+    for (name, adapters) in [
+        (
+            "llama-gqa",
+            &[
+                "adaption-prompt",
+                "c3a",
+                "dora",
+                "fourierft",
+                "hira",
+                "hra",
+                "lora-pissa",
+                "osf",
+                "randlora",
+                "shira",
+                "trainable-tokens",
+            ][..],
+        ),
+        ("gpt2", &["dora", "fourierft-default-targets", "randlora"]),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let rounded = copy_folder(&model(name), &folder.path().join("rounded"));
+        edit_tensors(&rounded.join("model.safetensors"), |tensors| {
+            for tensor in tensors.values_mut() {
+                for value in &mut tensor.values {
+                    *value = round_to(*value, Dtype::BFloat16);
+                }
+            }
+        });
+        for &adapter in adapters {
+            let logits = |base: &Path| {
+                let exports = folder.path().join("exports");
+                let mut command = generate(&case(name, adapter), &exports, &[5, 6, 7, 8], 3);
+                command.arg("--model").arg(base);
+                result_of(command.args(["--dtype", "bfloat16"]))
+            };
+            assert_eq!(
+                logits(&model(name)),
+                logits(&rounded),
+                "{adapter} on {name}"
+            );
         }
     }
 }

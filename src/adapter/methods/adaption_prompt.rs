@@ -152,7 +152,7 @@ fn projected(
     if layer.bias {
         let bias = base.tensor(&format!("{}.bias", layer.source))?;
         bias.expect_shape(&[layer.out_features])?;
-        rows += &Array1::from(bias.to_f32()?);
+        rows += &Array1::from(base.values(&bias, bias.bytes)?);
     }
     Ok(rows)
 }

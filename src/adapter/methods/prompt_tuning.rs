@@ -17,7 +17,6 @@ use crate::adapter::{AdapterError, BoundTensor, Effects, Init, Prompt, PromptCou
 use crate::graph::PROMPT_INPUT;
 use crate::json_object::{ConfigError, JsonObject};
 use crate::model::BaseModel;
-use crate::weights::widen;
 
 /// Reads the adapter.
 pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
@@ -110,10 +109,12 @@ pub fn token_rows(
     let table = &base.spec.embed_tokens;
     let rows = base.tensor(&format!("{}.weight", table.source))?;
     rows.expect_shape(&[table.num_embeddings, table.embedding_dim])?;
-    let dtype = rows.dtype()?;
-    let size = table.embedding_dim * dtype.size();
-    let row = |id| widen(&rows.bytes[id * size..][..size], dtype);
-    Ok(ids.into_iter().flat_map(row).collect())
+    let size = table.embedding_dim * rows.dtype()?.size();
+    let mut values = Vec::new();
+    for id in ids {
+        values.extend(base.values(&rows, &rows.bytes[id * size..][..size])?);
+    }
+    Ok(values)
 }
 
 fn text_ids(config: &JsonObject, base: &BaseModel) -> Result<Vec<usize>, AdapterError> {
