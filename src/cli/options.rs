@@ -24,7 +24,7 @@ pub struct CommonOptions {
     #[arg(long, global = true, value_name = "DTYPE")]
     pub dtype: Option<Dtype>,
 
-    /// Quantize the weights of linear layers: blocks of 32 rounded to 4 or 8 bits, or bitsandbytes' NF4. Only on the CPU.
+    /// Quantize the weights of linear layers: blocks of 32 rounded to 4 or 8 bits, or bitsandbytes' NF4.
     #[arg(long, global = true, value_name = "FORMAT")]
     pub quantize: Option<QuantizeChoice>,
 
@@ -36,8 +36,8 @@ pub struct CommonOptions {
     #[arg(long, global = true, value_name = "FORMAT", value_parser = embedding)]
     pub quantize_embedding: Option<Part>,
 
-    /// Arithmetic with 4 and 8 bits: 4 rounds inputs to 8 bits too, 1 computes in float32 and is several times slower
-    /// [default: 4].
+    /// Arithmetic with 4 and 8 bits on a CPU: 4 rounds inputs to 8 bits too, 1 computes in float32 and is several times
+    /// slower [default: 4].
     #[arg(long, global = true, value_name = "LEVEL", value_parser = accuracy)]
     pub quantize_accuracy: Option<Accuracy>,
 
