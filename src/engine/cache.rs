@@ -6,10 +6,11 @@ use ort::session::IoBinding;
 use ort::value::DynTensor;
 
 use super::bindings::{bytes_of, element_type, fill};
-use super::cuda::copy_to_device;
+use super::cuda::write;
 use super::{EngineError, EngineOptions, Provider};
 use crate::graph::{AttentionOperator, PROMPT_INPUT};
 use crate::prepare::{ADAPTER, PreparedVariant, PromptKind};
+use crate::runtime::cuda::Stream;
 use crate::weights::{SafetensorsFile, WeightsError};
 
 /// The length of a cache that is read as a whole is a multiple of this: where a mask's rows aren't, ONNX Runtime (1.31) takes
@@ -33,6 +34,13 @@ pub fn allocate(
         true => options.max_length.next_multiple_of(LENGTH_MULTIPLE),
         false => options.max_length,
     };
+    let stream = match options.provider {
+        Provider::Cuda(device) if read_whole || prefix.is_some() => {
+            let stream = Stream::new(device);
+            Some(stream.map_err(|message| EngineError::Cuda { device, message })?)
+        }
+        _ => None,
+    };
     let mut cache = Vec::new();
     for (layer, &(heads, width)) in manifest.cache.iter().enumerate() {
         for half in 0..2 {
@@ -50,15 +58,15 @@ pub fn allocate(
                 Provider::Cpu => filled(device)?,
                 Provider::Cuda(number) => {
                     let mut tensor = DynTensor::new(device, element, shape).map_err(&failed)?;
-                    if read_whole || prefix.is_some() {
+                    if let Some(stream) = &stream {
                         let staged = filled(host)?;
                         let bytes = bytes_of(&staged, shape.iter().product::<usize>() * size);
                         // `ort` copies by an operator that doesn't take bfloat16.
-                        copy_to_device(number, bytes, &mut tensor).map_err(|message| {
-                            EngineError::Cuda {
-                                device: number,
-                                message,
-                            }
+                        let written = write(stream, bytes, &mut tensor);
+                        let done = written.and_then(|()| stream.synchronize());
+                        done.map_err(|message| EngineError::Cuda {
+                            device: number,
+                            message,
                         })?;
                     }
                     tensor

@@ -14,7 +14,7 @@ mod transfer;
 
 pub use opening::open_captured;
 pub use steps::{CapturedSteps, GraphRun, check_capturable};
-pub use transfer::copy_to_device;
+pub use transfer::write;
 
 use serde::{Deserialize, Serialize};
 

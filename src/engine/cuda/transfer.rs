@@ -4,19 +4,6 @@ use ort::value::{DefiniteTensorValueTypeMarker, Value};
 
 use crate::runtime::cuda::{CopyKind, Stream};
 
-/// Copies `bytes` to the beginning of `target`, a tensor on `device`, and waits for it.
-///
-/// # Errors
-/// What the CUDA runtime says.
-pub fn copy_to_device<T>(device: u32, bytes: &[u8], target: &mut Value<T>) -> Result<(), String>
-where
-    T: DefiniteTensorValueTypeMarker + ?Sized,
-{
-    let stream = Stream::new(device)?;
-    write(&stream, bytes, target)?;
-    stream.synchronize()
-}
-
 /// Copies `bytes` to the beginning of `target`, a tensor on the device, behind what was started before.
 #[expect(unsafe_code, reason = "a copy between two memories")]
 pub fn write<T>(stream: &Stream, bytes: &[u8], target: &mut Value<T>) -> Result<(), String>
