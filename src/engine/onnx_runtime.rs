@@ -162,7 +162,7 @@ impl OnnxRuntime {
                 .map_err(text)?;
         }
         if let Provider::Cuda(device) = options.provider {
-            cuda_libraries::preload(&[]);
+            cuda_libraries::preload();
             // It puts rotations into attention that are left outside since attention can't do them.
             let key = "optimization.disable_specified_optimizers";
             let fusion = "GroupQueryAttentionFusion";
@@ -192,7 +192,7 @@ impl OnnxRuntime {
 
 /// Adds what's missing on this machine to ONNX Runtime's message.
 fn explain_cuda(message: &str) -> String {
-    match cuda_libraries::preload(&[]).advice() {
+    match cuda_libraries::preload().advice() {
         Some(advice) => format!("{message}; {advice}"),
         None => message.to_owned(),
     }

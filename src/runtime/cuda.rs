@@ -60,7 +60,7 @@ impl Stream {
     #[expect(unsafe_code, reason = "functions of a C library")]
     pub fn new(device: u32) -> Result<Self, String> {
         // It may lie where the loader doesn't look.
-        cuda_libraries::preload(&[]);
+        cuda_libraries::preload();
         // SAFETY: loading it has no effects beyond those of ONNX Runtime's loading it; the names and types are those of its
         // header.
         unsafe {

@@ -9,6 +9,7 @@
 
 use std::cell::LazyCell;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use super::python::Python;
 
@@ -97,16 +98,16 @@ impl Preloaded {
 /// Loads the CUDA libraries for good, with their symbols open to all.
 ///
 /// Each is taken from where the loader finds it by itself, else from the first of these folders that
-/// has it: `hints`, `nvidia/*/lib` of the active Python environment, CUDA's usual folder.
-pub fn preload(hints: &[PathBuf]) -> Preloaded {
+/// has it: `nvidia/*/lib` of the active Python environment, CUDA's usual folder. A process looks for them once: a missing one is
+/// asked of Python, a process of its own.
+pub fn preload() -> &'static Preloaded {
+    static PRELOADED: OnceLock<Preloaded> = OnceLock::new();
     let folders = || {
         let python = Python::from_environment().site_packages();
-        let mut folders = hints.to_vec();
-        folders.extend(python.iter().flat_map(|site| nvidia_folders(site)));
-        folders.extend(SYSTEM_FOLDERS.map(PathBuf::from));
-        folders
+        let nvidia = python.iter().flat_map(|site| nvidia_folders(site));
+        nvidia.chain(SYSTEM_FOLDERS.map(PathBuf::from)).collect()
     };
-    preload_from(folders, &open_globally)
+    PRELOADED.get_or_init(|| preload_from(folders, &open_globally))
 }
 
 /// `open` loads a file, or says why it can't. `folders` is asked only when the loader misses one.
