@@ -20,6 +20,7 @@ pub mod experiment;
 pub mod graph;
 mod json_check;
 pub mod json_object;
+mod logits;
 pub mod measure;
 pub mod model;
 pub mod prepare;

@@ -2,6 +2,7 @@
 
 use super::tolerance::Norm;
 use crate::engine::DecoderEngine;
+use crate::logits::{difference, mean_difference};
 use crate::measure::timings::Engine;
 
 /// An engine that shows the logits of its last token.
@@ -64,41 +65,14 @@ pub fn follow<E: LogitEngine>(
 impl Trace {
     /// `max |a - b| / max |a|` over all steps.
     pub fn difference(&self, other: &[Vec<f32>]) -> f32 {
-        let pairs = self.logits.iter().flatten().zip(other.iter().flatten());
-        let (mut largest, mut difference) = (0.0_f32, 0.0_f32);
-        for (a, b) in pairs {
-            largest = largest.max(a.abs());
-            // A NaN must not pass: `max` would drop it, and so would a quotient of two infinities.
-            let step = (a - b).abs();
-            if !step.is_finite() {
-                return f32::INFINITY;
-            }
-            difference = difference.max(step);
-        }
-        difference / largest.max(f32::MIN_POSITIVE)
-    }
-
-    /// `rms(a - b) / rms(a)` over all steps: what rounding does to most logits, and not to the one that it hits hardest.
-    fn mean_difference(&self, other: &[Vec<f32>]) -> f32 {
-        let pairs = self.logits.iter().flatten().zip(other.iter().flatten());
-        let (mut size, mut difference) = (0.0_f64, 0.0_f64);
-        for (&a, &b) in pairs {
-            size += f64::from(a).powi(2);
-            difference += (f64::from(a) - f64::from(b)).powi(2);
-        }
-        let ratio = (difference / size.max(f64::MIN_POSITIVE)).sqrt();
-        if ratio.is_finite() {
-            ratio as f32
-        } else {
-            f32::INFINITY
-        }
+        difference(&self.logits, other)
     }
 
     /// The difference that variants of one model are judged by.
     pub(super) fn judged(&self, other: &[Vec<f32>], norm: Norm) -> f32 {
         match norm {
             Norm::Largest => self.difference(other),
-            Norm::Mean => self.mean_difference(other),
+            Norm::Mean => mean_difference(&self.logits, other),
         }
     }
 

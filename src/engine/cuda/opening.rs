@@ -1,9 +1,12 @@
 //! Opens an engine whose decode steps are a CUDA graph, and makes sure that they give what they'd give without.
 
+use std::slice::from_ref;
+
 use super::StepGraph;
 use super::transfer::read;
 use crate::engine::bindings::{bytes_of, fill};
 use crate::engine::{DecoderEngine, EngineError, EngineOptions, OnnxRuntime};
+use crate::logits::difference;
 use crate::measure::timings::Engine;
 use crate::prepare::PreparedVariant;
 use crate::runtime::cuda::Stream;
@@ -53,16 +56,11 @@ fn captured(
     let expected = engine.without_graph(steps)?;
     let found = engine.logits_of_steps(steps).map_err(text)?;
     for (step, (expected, found)) in expected.iter().zip(&found).enumerate() {
-        let largest = expected.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
-        let difference = expected.iter().zip(found).map(|(a, b)| (a - b).abs());
-        let off = difference.fold(
-            0.0_f32,
-            |most, x| if x > most || x.is_nan() { x } else { most },
-        );
-        if off.is_nan() || off > TOLERANCE * largest {
+        let off = difference(from_ref(expected), from_ref(found));
+        if off > TOLERANCE {
             let number = step + 1;
             return Err(format!(
-                "step {number} of the graph gives logits that are off by {off}, of {largest} at most"
+                "step {number} of the graph gives logits that are off by {off:.1e} of the largest"
             ));
         }
     }
