@@ -95,8 +95,7 @@ pub fn experts(
 fn flat(graph: &mut GraphBuilder, path: &str, x: &Value) -> Value {
     let at = |name: &str| format!("/{path}/mlp/{name}");
     let any = graph.constant_i64("any_length", &[-1], false);
-    let attrs = [("start", Attr::Int(0)), ("end", Attr::Int(1))];
-    let batch = graph.op("Shape", &at("batch"), &[x], &attrs);
+    let batch = graph.size_of_axis(&at("batch"), x, 0);
     let any = graph.op("Min", &at("any_length"), &[&batch, &any], &[]);
     graph.op("Unique", &at("flat"), &[&any], &[])
 }

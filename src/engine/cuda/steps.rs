@@ -74,7 +74,7 @@ pub struct CapturedSteps {
     token: Tensor<i64>,
     last_index: Tensor<i32>,
     past: Option<Tensor<i64>>,
-    /// On the host.
+    /// On the host, where the binding reads it.
     _total: Tensor<i32>,
     next_token: Tensor<i64>,
     logits: DynTensor,
@@ -100,6 +100,8 @@ impl CapturedSteps {
         let failed = |error: ort::Error| error.message().to_owned();
         let batch = options.batch_size;
         let bind = || {
+            let mut total = Tensor::<i32>::new(session.allocator(), [0_usize; 0])?;
+            total.extract_tensor_mut().1.fill(options.max_length as i32);
             let mut made = Self {
                 binding: session.create_binding()?,
                 options: GraphRun::recorded()?,
@@ -108,14 +110,10 @@ impl CapturedSteps {
                 past: takes(PAST)
                     .then(|| Tensor::<i64>::new(device, [1_usize]))
                     .transpose()?,
-                _total: Tensor::<i32>::new(session.allocator(), [0_usize; 0])?,
+                _total: total,
                 next_token: Tensor::<i64>::new(device, [batch, 1])?,
                 logits,
             };
-            made._total
-                .extract_tensor_mut()
-                .1
-                .fill(options.max_length as i32);
             let binding = &mut made.binding;
             binding.bind_input("input_ids", &made.token)?;
             binding.bind_input(LAST_INDEX, &made.last_index)?;

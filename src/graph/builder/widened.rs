@@ -10,9 +10,9 @@ impl GraphBuilder<'_> {
     pub fn clip(&mut self, name: &str, x: &Value, least: f32, most: f32) -> Value {
         let least = self.filled("clip.least", &[], least);
         let most = self.filled("clip.most", &[], most);
-        let inputs = [x, &least, &most];
-        let parts = ["x", "least", "most"].map(|part| format!("{name}/{part}"));
-        let [x, least, most] = [0, 1, 2].map(|index| self.widened(&parts[index], inputs[index]));
+        let inputs = [("x", x), ("least", &least), ("most", &most)];
+        let [x, least, most] =
+            inputs.map(|(part, value)| self.widened(&format!("{name}/{part}"), value));
         self.narrowed_op("Clip", name, &[&x, &least, &most], &[])
     }
 
