@@ -40,7 +40,7 @@ use thiserror::Error;
 
 pub use checkpoint::{CheckpointSummary, write_checkpoint};
 pub use empty::empty_variant;
-pub use export::{ADAPTER, GRAPH};
+pub use export::{ADAPTER, GRAPH, RESIDUALS};
 pub use manifest::{AdapterSummary, DecodeReads, Manifest, ManifestError, PromptKind, write_file};
 pub use others::{not_swappable, other_adapters};
 pub(crate) use partial::create as partial_folder;

@@ -1,6 +1,6 @@
 //! Graphs as a GPU is given them, run on the CPU: every family, and every method on one of them, against the same weights in the
-//! graph that a CPU is given. In 16 bits ONNX Runtime computes in float32 there what it has no float16 for; in float32
-//! attention is made of other operators.
+//! graph that a CPU is given. In float16 ONNX Runtime computes in float32 there what it has no kernel for; graphs of bfloat16 are
+//! run with float32 in its place, since it has nearly none for that; in float32 attention is made of other operators.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,13 +10,20 @@ use peft_bench::adapter::AdapterForm;
 use peft_bench::engine::{DecoderEngine, EngineOptions, OnnxRuntime, Provider, WeightsMode};
 use peft_bench::experiment::Experiment;
 use peft_bench::model::BaseModel;
-use peft_bench::prepare::{Precision, Preparation, PreparedVariant, Variant};
+use peft_bench::prepare::{
+    ADAPTER, Precision, Preparation, PreparedVariant, QUANTIZED, RESIDUALS, Variant,
+};
 use peft_bench::quantize::{Accuracy, Format, Part, Quantization};
 use peft_bench::runtime::install::locate_or_install;
 use peft_bench::verify::{follow, trace};
-use peft_bench::weights::{Dtype, SafetensorsFile, round_to};
+use peft_bench::weights::Dtype;
 
-use crate::common::{case, copy_folder, files_below, model, names, read_json, set_key};
+use crate::common::{case, copy_folder, model, names, read_json, set_key};
+
+mod quantized;
+mod widened;
+
+use widened::{widen_into, widened};
 
 /// A process loads ONNX Runtime once.
 static RUNTIME: LazyLock<OnnxRuntime> =
@@ -28,13 +35,18 @@ const ROUNDING: f32 = 0.015;
 /// What may come of sums in another order.
 const ORDER: f32 = 1e-4;
 
+/// Families that multiply with, or clip to, numbers of their configuration, which a graph of bfloat16 rounds.
+const HAS_CONSTANTS: [&str; 7] = [
+    "cohere", "gemma", "gemma2", "granite", "mpt", "olmo", "olmoe",
+];
+
+/// What may come of that.
+const CONSTANTS: f32 = 0.005;
+
 /// Longer than the window of any fixture.
 const PROMPT_LENGTH: usize = 18;
 
 const MAX_LENGTH: usize = 61;
-
-/// What may come of that, of rounding a block's scale, and NF4's values, to float16 as well.
-const QUANTIZED: f32 = 0.02;
 
 /// How a graph is made.
 #[derive(Debug, Clone, Copy)]
@@ -129,6 +141,18 @@ fn open(variant: &PreparedVariant, batch_size: usize, max_length: usize) -> Deco
         .unwrap_or_else(|error| panic!("{}: {error}", variant.folder.display()))
 }
 
+/// The graph for a GPU in float32, and that for a CPU with the same rounded numbers: tensors of the adapter, scales.
+fn as_wide([cpu, gpu]: [PreparedVariant; 2], export_dir: &Path) -> [PreparedVariant; 2] {
+    let wide = widened(&gpu, &export_dir.join("widened"));
+    for file in [ADAPTER, RESIDUALS, &format!("../../{QUANTIZED}")] {
+        let [on_cpu, on_gpu] = [&cpu, &gpu].map(|variant| variant.folder.join(file));
+        if on_gpu.is_file() {
+            widen_into(&on_gpu, &on_cpu);
+        }
+    }
+    [cpu, wide]
+}
+
 /// What is compared.
 struct Comparison<'a> {
     make: Make,
@@ -144,6 +168,13 @@ const IN_16_BITS: Comparison = Comparison {
     make: Make::plain(Dtype::Float16),
     prompt: None,
     tokens: 4,
+    batches: &[1],
+};
+
+const IN_BFLOAT16: Comparison = Comparison {
+    make: Make::plain(Dtype::BFloat16),
+    prompt: None,
+    tokens: 6,
     batches: &[1],
 };
 
@@ -168,6 +199,10 @@ impl Comparison<'_> {
             serde_json::from_value(json["prompt_ids"].clone()).unwrap()
         };
         let prompt: Vec<u32> = self.prompt.map_or_else(own, <[u32]>::to_vec);
+        let [cpu, gpu] = match self.make.dtype {
+            Dtype::BFloat16 => as_wide([cpu, gpu], export_dir.path()),
+            _ => [cpu, gpu],
+        };
         // Of one sequence: behind a prefix, the graph for a CPU takes no more.
         let expected = trace(&mut open(&cpu, 1, MAX_LENGTH), &prompt, self.tokens).unwrap();
         let differences = self.batches.iter().map(|&batch_size| {
@@ -220,6 +255,27 @@ fn every_family_computes_in_16_bits() {
 fn every_method_computes_in_16_bits() {
     let off = off(methods(), ROUNDING, |name| {
         IN_16_BITS.difference("llama-gqa", name)
+    });
+    assert!(off.is_empty(), "{off:#?}");
+}
+
+#[test]
+fn every_family_computes_in_bfloat16() {
+    let (constants, others) = names(&model(""))
+        .into_iter()
+        .partition(|name| HAS_CONSTANTS.contains(&name.as_str()));
+    for (names, tolerance) in [(constants, CONSTANTS), (others, ORDER)] {
+        let off = off(names, tolerance, |name| {
+            IN_BFLOAT16.difference(name, "lora")
+        });
+        assert!(off.is_empty(), "{off:#?}");
+    }
+}
+
+#[test]
+fn every_method_computes_in_bfloat16() {
+    let off = off(methods(), ORDER, |name| {
+        IN_BFLOAT16.difference("llama-gqa", name)
     });
     assert!(off.is_empty(), "{off:#?}");
 }
@@ -280,100 +336,23 @@ fn a_long_prompt_gives_the_same_in_float32_in_chunks_and_at_once() {
 
 #[test]
 fn what_methods_compute_themselves_is_computed_in_16_bits() {
-    let comparison = Comparison {
-        make: IN_16_BITS.make.native(),
-        ..IN_16_BITS
-    };
-    let cases = ["c3a", "dora", "hira", "hra", "lokr", "oft", "road"];
-    let off = off(cases.map(str::to_owned).to_vec(), ROUNDING, |name| {
-        comparison.difference("llama-gqa", name)
-    });
-    assert!(off.is_empty(), "{off:#?}");
-}
-
-/// Stored the other way; of widths that no block divides, tied; experts; and methods with weights in the place of quantized ones,
-/// with residuals, with values of what codes stand for, and on the embedding.
-const QUANTIZED_CASES: [(&str, &str); 9] = [
-    ("gpt2", "lora"),
-    ("llama-tied", "lora"),
-    ("mixtral", "lora"),
-    ("opt-pre", "lora"),
-    ("llama-gqa", "c3a"),
-    ("llama-gqa", "dora"),
-    ("llama-gqa", "dora-embed"),
-    ("llama-gqa", "lora-pissa"),
-    ("llama-gqa", "lora-tokens"),
-];
-
-/// What dequantizes weights in the graph.
-const DEQUANTIZING: [(&str, &str); 3] = [
-    ("llama-gqa", "dora"),
-    ("llama-gqa", "hira"),
-    ("llama-gqa", "hra"),
-];
-
-fn quantized_weights_are_as_on_the_cpu(comparison: &Comparison, tolerance: f32) {
-    let formats = [
-        (Format::Int4, Format::Int4),
-        (Format::Int8, Format::Int8),
-        (Format::Nf4, Format::Int8),
-    ];
-    let mut failures = Vec::new();
-    for (weights, embedding) in formats {
-        let make = Make::quantized(comparison.make.dtype, weights, embedding);
-        let reduced = QUANTIZED_CASES.map(|case| (make, case));
-        let native = DEQUANTIZING.map(|case| (make.native(), case));
-        for (make, (model_name, case_name)) in reduced.into_iter().chain(native) {
-            let found = Comparison {
-                make,
-                ..*comparison
-            }
-            .difference(model_name, case_name);
-            if found.is_nan() || found > tolerance {
-                failures.push(format!("{model_name}/{case_name}, {make:?}: {found}"));
-            }
-        }
-    }
-    assert!(failures.is_empty(), "{failures:#?}");
-}
-
-#[test]
-fn quantized_weights_compute_in_16_bits() {
-    quantized_weights_are_as_on_the_cpu(&IN_16_BITS, QUANTIZED);
-}
-
-#[test]
-fn quantized_weights_compute_in_float32() {
-    quantized_weights_are_as_on_the_cpu(&IN_FLOAT32, ORDER);
-}
-
-#[test]
-fn a_gpu_has_the_codes_of_the_cpu_and_its_own_scales() {
-    let base = BaseModel::open_folder(&model("llama-tied")).unwrap();
-    let experiment = case("llama-tied", "lora");
-    for format in [Format::Int4, Format::Int8, Format::Nf4] {
-        let export_dir = tempfile::tempdir().unwrap();
-        for gpu in [false, true] {
-            let make = Make::quantized(Dtype::Float16, format, Format::Int8);
-            prepare(&base, &experiment, (make, gpu), export_dir.path()).unwrap();
-        }
-        let mut files = files_below(export_dir.path());
-        files.retain(|path| path.ends_with("quantized.safetensors"));
-        files.sort_by_key(|path| !path.to_string_lossy().contains("-as-float32"));
-        let [cpu, gpu] = files.try_into().expect("each has a file");
-        let [cpu, gpu] = [cpu, gpu].map(|path| SafetensorsFile::open(&path).unwrap());
-        assert_eq!(cpu.names(), gpu.names());
-        for name in cpu.names() {
-            let [on_cpu, on_gpu] = [&cpu, &gpu].map(|file| file.get(&name).unwrap());
-            if name.ends_with(".codes") {
-                assert_eq!(on_cpu.bytes, on_gpu.bytes, "{name}");
-                continue;
-            }
-            assert_eq!(on_cpu.dtype().unwrap(), Dtype::Float32, "{name}");
-            assert_eq!(on_gpu.dtype().unwrap(), Dtype::Float16, "{name}");
-            let scales = on_cpu.to_f32().unwrap();
-            let rounded = scales.iter().map(|&value| round_to(value, Dtype::Float16));
-            assert_eq!(on_gpu.to_f32().unwrap(), rounded.collect::<Vec<_>>());
-        }
+    let cases = ["dora", "hira", "hra", "lokr", "oft", "road"].as_slice();
+    // C3A divides by the size of its blocks.
+    let with_constants = ["c3a"].as_slice();
+    for (comparison, cases, tolerance) in [
+        (IN_16_BITS, cases, ROUNDING),
+        (IN_16_BITS, with_constants, ROUNDING),
+        (IN_BFLOAT16, cases, ORDER),
+        (IN_BFLOAT16, with_constants, CONSTANTS),
+    ] {
+        let comparison = Comparison {
+            make: comparison.make.native(),
+            ..comparison
+        };
+        let names = cases.iter().map(ToString::to_string).collect();
+        let off = off(names, tolerance, |name| {
+            comparison.difference("llama-gqa", name)
+        });
+        assert!(off.is_empty(), "{off:#?}");
     }
 }

@@ -1,0 +1,107 @@
+//! The same with quantized weights.
+
+use peft_bench::model::BaseModel;
+use peft_bench::quantize::Format;
+use peft_bench::weights::{Dtype, SafetensorsFile, round_to};
+
+use super::{CONSTANTS, Comparison, IN_16_BITS, IN_BFLOAT16, IN_FLOAT32, Make, ORDER, prepare};
+use crate::common::{case, files_below, model};
+
+/// What may come of rounding to float16 after every node, of rounding a block's scale, and NF4's values, to float16 as well.
+const ROUNDING_SCALES: f32 = 0.02;
+
+/// Stored the other way; of widths that no block divides, tied; experts; and methods with weights in the place of quantized ones,
+/// with residuals, with values of what codes stand for, and on the embedding.
+const QUANTIZED_CASES: [(&str, &str); 9] = [
+    ("gpt2", "lora"),
+    ("llama-tied", "lora"),
+    ("mixtral", "lora"),
+    ("opt-pre", "lora"),
+    ("llama-gqa", "c3a"),
+    ("llama-gqa", "dora"),
+    ("llama-gqa", "dora-embed"),
+    ("llama-gqa", "lora-pissa"),
+    ("llama-gqa", "lora-tokens"),
+];
+
+/// What dequantizes weights in the graph.
+const DEQUANTIZING: [(&str, &str); 3] = [
+    ("llama-gqa", "dora"),
+    ("llama-gqa", "hira"),
+    ("llama-gqa", "hra"),
+];
+
+fn quantized_weights_are_as_on_the_cpu(comparison: &Comparison, tolerance: impl Fn(Format) -> f32) {
+    let formats = [
+        (Format::Int4, Format::Int4),
+        (Format::Int8, Format::Int8),
+        (Format::Nf4, Format::Int8),
+    ];
+    let mut failures = Vec::new();
+    for (weights, embedding) in formats {
+        let make = Make::quantized(comparison.make.dtype, weights, embedding);
+        let reduced = QUANTIZED_CASES.map(|case| (make, case));
+        let native = DEQUANTIZING.map(|case| (make.native(), case));
+        for (make, (model_name, case_name)) in reduced.into_iter().chain(native) {
+            let found = Comparison {
+                make,
+                ..*comparison
+            }
+            .difference(model_name, case_name);
+            if found.is_nan() || found > tolerance(weights) {
+                failures.push(format!("{model_name}/{case_name}, {make:?}: {found}"));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+#[test]
+fn quantized_weights_compute_in_16_bits() {
+    quantized_weights_are_as_on_the_cpu(&IN_16_BITS, |_| ROUNDING_SCALES);
+}
+
+#[test]
+fn quantized_weights_compute_in_bfloat16() {
+    // Where the graph dequantizes, NF4's sixteen values are constants of it.
+    quantized_weights_are_as_on_the_cpu(&IN_BFLOAT16, |weights| match weights {
+        Format::Nf4 => CONSTANTS,
+        Format::Int4 | Format::Int8 => ORDER,
+    });
+}
+
+#[test]
+fn quantized_weights_compute_in_float32() {
+    quantized_weights_are_as_on_the_cpu(&IN_FLOAT32, |_| ORDER);
+}
+
+#[test]
+fn a_gpu_has_the_codes_of_the_cpu_and_its_own_scales() {
+    let base = BaseModel::open_folder(&model("llama-tied")).unwrap();
+    let experiment = case("llama-tied", "lora");
+    for format in [Format::Int4, Format::Int8, Format::Nf4] {
+        let export_dir = tempfile::tempdir().unwrap();
+        for gpu in [false, true] {
+            let make = Make::quantized(Dtype::Float16, format, Format::Int8);
+            prepare(&base, &experiment, (make, gpu), export_dir.path()).unwrap();
+        }
+        let mut files = files_below(export_dir.path());
+        files.retain(|path| path.ends_with("quantized.safetensors"));
+        files.sort_by_key(|path| !path.to_string_lossy().contains("-as-float32"));
+        let [cpu, gpu] = files.try_into().expect("each has a file");
+        let [cpu, gpu] = [cpu, gpu].map(|path| SafetensorsFile::open(&path).unwrap());
+        assert_eq!(cpu.names(), gpu.names());
+        for name in cpu.names() {
+            let [on_cpu, on_gpu] = [&cpu, &gpu].map(|file| file.get(&name).unwrap());
+            if name.ends_with(".codes") {
+                assert_eq!(on_cpu.bytes, on_gpu.bytes, "{name}");
+                continue;
+            }
+            assert_eq!(on_cpu.dtype().unwrap(), Dtype::Float32, "{name}");
+            assert_eq!(on_gpu.dtype().unwrap(), Dtype::Float16, "{name}");
+            let scales = on_cpu.to_f32().unwrap();
+            let rounded = scales.iter().map(|&value| round_to(value, Dtype::Float16));
+            assert_eq!(on_gpu.to_f32().unwrap(), rounded.collect::<Vec<_>>());
+        }
+    }
+}
