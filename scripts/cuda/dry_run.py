@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Runs `--ep cuda` without a GPU: every fixture model and every fixture method, over CUDA libraries that compute nothing.
 
-    scripts/cuda_dry_run/run.py                              # everything, in float16, bfloat16 and float32
-    scripts/cuda_dry_run/run.py gemma2 llama-gqa/dora        # these
-    scripts/cuda_dry_run/run.py --dtype float16 -- --quantize 4bit
-    scripts/cuda_dry_run/run.py --show llama-gqa/dora        # and the names of nodes on the CPU, and of kernels
+    scripts/cuda/dry_run.py                                  # everything, in float16, bfloat16 and float32
+    scripts/cuda/dry_run.py gemma2 llama-gqa/dora            # these
+    scripts/cuda/dry_run.py --dtype float16 -- --quantize 4bit
+    scripts/cuda/dry_run.py --show llama-gqa/dora            # and the names of nodes on the CPU, and of kernels
 
 It needs a C compiler, Python 3 with pip, and the built program (`cargo build --release`, or PEFT_BENCH). ONNX Runtime with
 CUDA (255 MB) is fetched by the program itself, as for a real GPU, into `--folder`; or take the one that ORT_DYLIB_PATH names.
@@ -28,25 +28,14 @@ import tempfile
 from pathlib import Path
 
 import libraries
+from cases import ROOT, arguments_and_rest, built_program, chosen
 from trial import Trial
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-FIXTURES = ROOT / "tests/fixtures"
-
-# The model that has a case of every method.
-METHODS_OF = "llama-gqa"
 
 
 def main() -> int:
     options = arguments()
-    program = Path(os.environ.get("PEFT_BENCH", ROOT / "target/release/peft-bench")).absolute()
-    if not os.access(program, os.X_OK):
-        print(f"there is no program `{program}`; run `cargo build --release`, or set PEFT_BENCH", file=sys.stderr)
-        return 2
-    cases = [case for case in all_cases() if not options.cases or wanted(case, options.cases)]
-    if not cases:
-        print("no case is of that name", file=sys.stderr)
-        return 2
+    program = built_program()
+    cases = chosen(options.cases)
     options.folder.mkdir(parents=True, exist_ok=True)
     environment = surroundings(program, options.folder.absolute())
 
@@ -55,7 +44,7 @@ def main() -> int:
     for dtype in options.dtype:
         for case in cases:
             with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-                trial = Trial(program, environment, FIXTURES, case, ["--dtype", dtype, *options.generate])
+                trial = Trial(program, environment, case, ["--dtype", dtype, *options.generate])
                 faults = trial.run(Path(folder))
             print(f"{dtype:<9} {'/'.join(case):<36} {trial.row()}", flush=True)
             for fault in faults:
@@ -79,28 +68,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", action="append", choices=["float16", "bfloat16", "float32"])
     parser.add_argument("--folder", type=Path, default=ROOT / "target/cuda-dry-run", help="for what is fetched and built")
     parser.add_argument("--show", action="store_true", help="name nodes on the CPU, and count kernels by name")
-    own, after = sys.argv[1:], []
-    if "--" in own:
-        own, after = own[: own.index("--")], own[own.index("--") + 1 :]
+    own, after = arguments_and_rest()
     options = parser.parse_args(own)
     options.dtype = options.dtype or ["float16", "bfloat16", "float32"]
     options.generate = after
     return options
-
-
-def all_cases() -> list[tuple[str, str]]:
-    """Every model by itself and with LoRA, and one of them with every method."""
-    cases = []
-    for model in sorted(path.name for path in (FIXTURES / "models").iterdir()):
-        folder = FIXTURES / "cases" / model
-        names = sorted(path.parent.name for path in folder.glob("*/adapter_config.json"))
-        cases += [(model, "base")]
-        cases += [(model, name) for name in names if model == METHODS_OF or name == "lora"]
-    return cases
-
-
-def wanted(case: tuple[str, str], asked: list[str]) -> bool:
-    return case[0] in asked or "/".join(case) in asked
 
 
 def surroundings(program: Path, folder: Path) -> dict[str, str]:

@@ -6,6 +6,8 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
+from cases import target
+
 PROMPT = [1, 2, 3, 4, 5]
 NEW_TOKENS = 5
 PATIENCE_SECONDS = 300
@@ -19,16 +21,8 @@ SIZES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
 class Trial:
-    def __init__(self, program: Path, environment: dict, fixtures: Path, case: tuple[str, str], options: list[str]):
-        model, name = case
-        base = fixtures / "models" / model
-        adapter = fixtures / "cases" / model / name
-        target = [base] if name == "base" else [adapter, "--model", base, "--variant", "unmerged"]
-        about = adapter / "case.json"
-        task = json.loads(about.read_text()).get("task_id") if about.is_file() and name != "base" else None
-        if task is not None:
-            target += ["--task-id", str(task)]
-        self.command = [program, "generate", *target, *options, "--ep", "cuda", "--offline"]
+    def __init__(self, program: Path, environment: dict, case: tuple[str, str], options: list[str]):
+        self.command = [program, "generate", *target(case), *options, "--ep", "cuda", "--offline"]
         self.command += ["--prompt-ids", ",".join(map(str, PROMPT)), "--max-new-tokens", str(NEW_TOKENS)]
         self.environment = environment
         self.graph = "--cuda-graph" in options

@@ -1,0 +1,158 @@
+#!/usr/bin/env python3
+"""Compares logits of a GPU with those of the CPU: every fixture model and every fixture method.
+
+    scripts/cuda/parity.py                                   # everything, in float16, bfloat16 and float32
+    scripts/cuda/parity.py gemma2 llama-gqa/dora             # these
+    scripts/cuda/parity.py --dtype float16 -- --quantize 4bit
+    scripts/cuda/parity.py --dtype float16 -- --cuda-graph   # with decode steps as a CUDA graph
+
+It needs an NVIDIA GPU, Python 3, and the built program (`cargo build --release`, or PEFT_BENCH), which finds ONNX Runtime as
+usual (ORT_DYLIB_PATH). What follows `--` goes to `generate` on both sides, but for `--cuda-graph`.
+
+A difference is the largest of any logit, as a part of the largest of its step. The CPU computes in float32, of weights that
+are rounded to the type; so in 16 bits the GPU's own rounding is what is seen. Steps count as far as both made the same tokens.
+
+The exit code is 1 where a case is off by more than its type allows, or runs on one side only.
+"""
+
+import argparse
+import json
+import math
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+from array import array
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from cases import about, arguments_and_rest, built_program, chosen, target
+
+PROMPT = [1, 2, 3, 4, 5]
+NEW_TOKENS = 6
+GRAPH = "--cuda-graph"
+# Sums in another order; in 16 bits, rounding behind every node.
+TOLERANCES = {"float32": 1e-4, "float16": 0.015, "bfloat16": 0.12}
+
+
+@dataclass
+class Side:
+    """What one provider made of a case."""
+
+    tokens: list[int]
+    logits: list[array]
+    no_graph: bool
+
+
+class Refused(Exception):
+    """A case that the program doesn't run, with its reason."""
+
+
+def main() -> int:
+    options = arguments()
+    program = built_program()
+    cases = chosen(options.cases)
+    failed = refused = 0
+    print(f"{'dtype':<9} {'case':<36} {'difference':>10}  tokens")
+    with ThreadPoolExecutor(options.jobs) as pool:
+        work = [(dtype, case) for dtype in options.dtype for case in cases]
+        outcomes = pool.map(lambda one: outcome(program, *one, options), work)
+        for (dtype, case), (row, verdict) in zip(work, outcomes, strict=True):
+            print(f"{dtype:<9} {'/'.join(case):<36} {row}", flush=True)
+            failed += verdict == "failed"
+            refused += verdict == "refused"
+    good = len(work) - failed - refused
+    print(f"{good} of {len(work)} are as on the CPU, {failed} aren't, {refused} are refused on both")
+    return int(failed > 0)
+
+
+def arguments() -> argparse.Namespace:
+    summary, _, rest = __doc__.partition("\n")
+    parser = argparse.ArgumentParser(
+        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("cases", nargs="*", metavar="MODEL[/CASE]", help="fixtures to run [default: all]")
+    parser.add_argument("--dtype", action="append", choices=list(TOLERANCES))
+    parser.add_argument("--jobs", type=int, default=min(8, os.cpu_count() or 1), help="cases at once")
+    parser.add_argument("--tolerance", type=float, help=f"in place of {TOLERANCES}")
+    own, after = arguments_and_rest()
+    options = parser.parse_args(own)
+    options.dtype = options.dtype or list(TOLERANCES)
+    options.generate = after
+    return options
+
+
+def outcome(program: Path, dtype: str, case: tuple[str, str], options: argparse.Namespace) -> tuple[str, str]:
+    """A row of the table, and `good`, `failed` or `refused`."""
+    shared = ["--dtype", dtype, *(option for option in options.generate if option != GRAPH)]
+    graph = [GRAPH] if GRAPH in options.generate else []
+    sides = []
+    for provider in [["--ep", "cpu"], ["--ep", "cuda", *graph]]:
+        try:
+            sides.append(run(program, case, [*shared, *provider]))
+        except Refused as reason:
+            sides.append(str(reason))
+    cpu, gpu = sides
+    if isinstance(cpu, str) and isinstance(gpu, str):
+        return f"refused: {gpu[:90]}", "refused"
+    for name, side in [("CPU", cpu), ("GPU", gpu)]:
+        if isinstance(side, str):
+            return f"only on the {name}: {side}", "failed"
+    steps = same_steps(cpu.tokens, gpu.tokens)
+    off = max(difference(*pair) for pair in list(zip(cpu.logits, gpu.logits, strict=True))[:steps])
+    good = off <= (options.tolerance or TOLERANCES[dtype])
+    agreed = sum(1 for _ in matching(cpu.tokens, gpu.tokens))
+    row = f"{off:>10.1e}  {agreed} of {len(cpu.tokens)}"
+    row += "  no CUDA graph" if graph and gpu.no_graph else ""
+    return row + ("" if good else "  TOO FAR OFF"), "good" if good else "failed"
+
+
+def run(program: Path, case: tuple[str, str], options: list[str]) -> Side:
+    prompt = about(case).get("prompt_ids", PROMPT)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "logits.safetensors"
+        command = [program, "generate", *target(case), *options, "--offline", "--json", "--threads", "1"]
+        command += ["--prompt-ids", ",".join(map(str, prompt)), "--max-new-tokens", str(NEW_TOKENS)]
+        command += ["--logits", file, "--export-dir", Path(folder) / "exports"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if line.strip()]
+            raise Refused(lines[-1].removeprefix("error: ") if lines else f"ends with {done.returncode}")
+        tokens = json.loads(done.stdout)["token_ids"]
+        return Side(tokens, read_rows(file.read_bytes()), "are no CUDA graph" in done.stderr)
+
+
+def read_rows(data: bytes) -> list[array]:
+    """The rows of the tensor `logits` of a safetensors file."""
+    (header_bytes,) = struct.unpack("<Q", data[:8])
+    about_logits = json.loads(data[8 : 8 + header_bytes])["logits"]
+    start, end = about_logits["data_offsets"]
+    values = array("f", data[8 + header_bytes :][start:end])
+    rows, columns = about_logits["shape"]
+    return [values[row * columns : (row + 1) * columns] for row in range(rows)]
+
+
+def matching(own: list[int], other: list[int]):
+    """Tokens before the first that differs."""
+    for a, b in zip(own, other, strict=True):
+        if a != b:
+            return
+        yield a
+
+
+def same_steps(own: list[int], other: list[int]) -> int:
+    """Steps with the same tokens before them."""
+    return min(len(own), sum(1 for _ in matching(own, other)) + 1)
+
+
+def difference(expected: array, found: array) -> float:
+    largest = max(map(abs, expected))
+    off = max(abs(a - b) for a, b in zip(expected, found, strict=True)) / largest
+    # A NaN is larger than nothing.
+    return math.inf if any(map(math.isnan, found)) else off
+
+
+if __name__ == "__main__":
+    sys.exit(main())
