@@ -18,8 +18,12 @@ VARIANTS = ["base", "merged", "unmerged"]
 WEIGHTS = ["mapped", "in-place", "resident"]
 """How this program holds weights."""
 PRECISIONS = ["float32", "int4"]
+DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+"""On a GPU, and what onnxruntime-genai's builder calls them."""
 QUANTIZED = "peft-bench 4bit"
 """This program with blocks of 32 weights rounded to 4 bits."""
+ON_A_GPU = {"peft-bench": False, "peft-bench graph": True}
+"""This program on a GPU: whether decode steps are a CUDA graph."""
 
 
 @dataclass
@@ -52,6 +56,8 @@ class Setting:
     work: Path
     omp_wait_policy: str
     precision: str = "float32"
+    ep: str = "cpu"
+    dtype: str = "float32"
     variants: list[str] = field(default_factory=lambda: VARIANTS)
     weights: list[str] = field(default_factory=lambda: WEIGHTS)
     llama_cpp_python: Path | None = None
@@ -62,6 +68,7 @@ class Setting:
         self.model_config: dict = {}
         self.adapter = self.work / "lora" / "random_r8"
         self.exports = self.work / "exported_models"
+        self.library = environment.onnxruntime_library(self.python)
         self.env = os.environ | {
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
@@ -71,6 +78,9 @@ class Setting:
         self.env.pop("OMP_WAIT_POLICY", None)
         if self.omp_wait_policy != "default":
             self.env["OMP_WAIT_POLICY"] = self.omp_wait_policy
+        if self.on_a_gpu:
+            # CUDA's libraries are those of torch's environment.
+            self.env |= {"VIRTUAL_ENV": str(self.python.parent.parent), "ORT_DYLIB_PATH": str(self.library)}
 
     def run(self, name: str, command: list) -> float:
         """Runs a step of preparation; returns its seconds."""
@@ -85,7 +95,7 @@ class Setting:
 
     def prepare(self, name: str, *options: str) -> float:
         """`peft-bench prepare` of the adapter."""
-        command = [self.binary, "prepare", self.adapter, "--model", self.model, "--dtype", "float32", "--ep", "cpu"]
+        command = [self.binary, "prepare", self.adapter, "--model", self.model, "--dtype", self.dtype, "--ep", self.ep]
         return self.run(name, [*command, "--export-dir", self.exports, *options])
 
     def prepared(self, variant: str, quantized: bool = False) -> Path:
@@ -94,6 +104,16 @@ class Setting:
         found = self.exports.glob(f"*/{folder}/manifest.json")
         (manifest,) = [path for path in found if ("-4bit/" in str(path)) == quantized]
         return manifest
+
+    def checkpoint(self, name: str) -> tuple[Path, float]:
+        """The merged checkpoint that `peft-bench prepare` writes, and its seconds."""
+        seconds = self.prepare(name, "--format", "hf")
+        (config,) = self.exports.glob(f"*/*/checkpoint-{self.dtype}/config.json")
+        return config.parent, seconds
+
+    @property
+    def on_a_gpu(self) -> bool:
+        return self.ep == "cuda"
 
     def python_peer(self, worker: str, request: dict, label: str, python: Path | None = None) -> Callable[[], Peer]:
         command = [str(python or self.python), str(HERE / "workers" / worker)]
@@ -112,45 +132,60 @@ def peft_bench(setting: Setting) -> list[Contestant]:
     adapter.write_lora(setting.adapter, setting.model_config)
     shutil.rmtree(manifest.parent)
 
-    library = environment.onnxruntime_library(setting.python)
-    contestants = []
-    for variant in setting.variants:
-        seconds = setting.prepare(f"prepare-{variant}", "--variant", variant)
-        manifest = setting.prepared(variant)
-        graphs = size(manifest.parent)
-        made = dict.fromkeys(setting.weights, (seconds, graphs))
-        if "mapped" in made:
-            seconds += setting.prepare(f"lay-out-{variant}", "--variant", variant, "--weights", "mapped")
-            made["mapped"] = seconds, size(manifest.parent)
-        for weights in setting.weights:
-            start = own_peer(setting, library, manifest, weights)
-            contestants.append(Contestant(f"peft-bench {weights}", variant, *made[weights], start))
-        if setting.precision == "int4":
-            seconds = setting.prepare(f"quantize-{variant}", "--variant", variant, "--quantize", "4bit")
-            manifest = setting.prepared(variant, quantized=True)
-            written = size(manifest.parent)
-            if variant == "base":
-                written += size(manifest.parent.parent / "quantized.safetensors")
-            start = own_peer(setting, library, manifest, "mapped")
-            contestants.append(Contestant(QUANTIZED, variant, seconds, written, start))
+    make = on_a_gpu if setting.on_a_gpu else on_the_cpu
+    contestants = [one for variant in setting.variants for one in make(setting, variant)]
     return sorted(contestants, key=lambda contestant: contestant.name)
 
 
-def own_peer(setting: Setting, library: Path, manifest: Path, weights: str) -> Callable[[], Peer]:
+def on_the_cpu(setting: Setting, variant: str) -> list[Contestant]:
+    contestants = []
+    seconds = setting.prepare(f"prepare-{variant}", "--variant", variant)
+    manifest = setting.prepared(variant)
+    graphs = size(manifest.parent)
+    made = dict.fromkeys(setting.weights, (seconds, graphs))
+    if "mapped" in made:
+        seconds += setting.prepare(f"lay-out-{variant}", "--variant", variant, "--weights", "mapped")
+        made["mapped"] = seconds, size(manifest.parent)
+    for weights in setting.weights:
+        start = own_peer(setting, manifest, weights)
+        contestants.append(Contestant(f"peft-bench {weights}", variant, *made[weights], start))
+    if setting.precision == "int4":
+        seconds = setting.prepare(f"quantize-{variant}", "--variant", variant, "--quantize", "4bit")
+        manifest = setting.prepared(variant, quantized=True)
+        written = size(manifest.parent)
+        if variant == "base":
+            written += size(manifest.parent.parent / "quantized.safetensors")
+        start = own_peer(setting, manifest, "mapped")
+        contestants.append(Contestant(QUANTIZED, variant, seconds, written, start))
+    return contestants
+
+
+def on_a_gpu(setting: Setting, variant: str) -> list[Contestant]:
+    seconds = setting.prepare(f"prepare-{variant}", "--variant", variant)
+    manifest = setting.prepared(variant)
+    written = size(manifest.parent)
+    return [
+        Contestant(name, variant, seconds, written, own_peer(setting, manifest, "in-place", graph))
+        for name, graph in ON_A_GPU.items()
+    ]
+
+
+def own_peer(setting: Setting, manifest: Path, weights: str, cuda_graph: bool = False) -> Callable[[], Peer]:
     """This program's worker on a prepared variant."""
-    request = worker_request(setting, library, manifest, weights)
-    log = setting.work / f"peft-bench-{weights}-{manifest.parent.parent.name}-{manifest.parent.name}.log"
+    request = worker_request(setting, manifest, weights, cuda_graph)
+    kind = "graph" if cuda_graph else weights
+    log = setting.work / f"peft-bench-{kind}-{manifest.parent.parent.name}-{manifest.parent.name}.log"
     return lambda: Peer([str(setting.binary), "worker"], request, setting.env, log, says_ready=False)
 
 
-def worker_request(setting: Setting, library: Path, manifest: Path, weights: str) -> dict:
+def worker_request(setting: Setting, manifest: Path, weights: str, cuda_graph: bool) -> dict:
     """What this program's own worker is asked to open."""
     return {
         "library": {
-            "path": str(library),
-            "version": library.name.removeprefix("libonnxruntime.so."),
+            "path": str(setting.library),
+            "version": setting.library.name.removeprefix("libonnxruntime.so."),
             "source": "Environment",
-            "has_cuda": False,
+            "has_cuda": setting.on_a_gpu,
         },
         "variant": {
             "folder": str(manifest.parent),
@@ -158,12 +193,13 @@ def worker_request(setting: Setting, library: Path, manifest: Path, weights: str
             "up_to_date": True,
         },
         "options": {
-            "provider": "cpu",
+            "provider": {"cuda": 0} if setting.on_a_gpu else "cpu",
             "threads": setting.threads,
             "weights": weights,
             "batch_size": 1,
             "max_length": setting.max_length,
             "logits_on_host": False,
+            "cuda_graph": cuda_graph,
         },
     }
 
@@ -177,6 +213,8 @@ def transformers(setting: Setting) -> list[Contestant]:
             "adapter": None if variant == "base" else str(setting.adapter),
             "merge": variant == "merged",
             "threads": setting.threads,
+            "device": setting.ep,
+            "dtype": setting.dtype,
         }
         start = setting.python_peer("transformers_worker.py", request, f"transformers-{variant}")
         contestants.append(Contestant("transformers", variant, 0.0, 0, start))
@@ -189,9 +227,8 @@ def genai(setting: Setting) -> list[Contestant]:
     for variant in setting.variants:
         source, extra, seconds, written = setting.model_folder, [], 0.0, 0
         if variant == "merged":
-            seconds = setting.prepare("checkpoint", "--format", "hf")
-            (config,) = setting.exports.glob("*/*/checkpoint-float32/config.json")
-            source, written = config.parent, size(config.parent)
+            source, seconds = setting.checkpoint("checkpoint")
+            written = size(source)
         if variant == "unmerged":
             extra.append(f"adapter_path={setting.adapter}")
         if setting.precision == "int4":
@@ -199,7 +236,8 @@ def genai(setting: Setting) -> list[Contestant]:
         options = ["--extra_options", *extra] if extra else []
         folder = setting.work / "genai" / variant
         command = [setting.python, "-m", "onnxruntime_genai.models.builder", "-i", source, "-o", folder]
-        command += ["-p", {"float32": "fp32"}.get(setting.precision, setting.precision), "-e", "cpu", "-c", setting.work / "genai" / "cache", *options]
+        precision = "int4" if setting.precision == "int4" else DTYPES[setting.dtype]
+        command += ["-p", precision, "-e", setting.ep, "-c", setting.work / "genai" / "cache", *options]
         seconds += setting.run(f"genai-builder-{variant}", command)
         configure_genai(folder / "genai_config.json", setting.threads)
         request = {"model": str(folder), "max_length": setting.max_length}
@@ -229,9 +267,7 @@ def llama_cpp(setting: Setting) -> list[Contestant]:
     for variant in setting.variants:
         source, adapter, model, seconds = setting.model_folder, None, folder / f"{variant}.gguf", 0.0
         if variant == "merged":
-            seconds = setting.prepare("checkpoint-llama.cpp", "--format", "hf")
-            (config,) = setting.exports.glob("*/*/checkpoint-float32/config.json")
-            source = config.parent
+            source, seconds = setting.checkpoint("checkpoint-llama.cpp")
         seconds += setting.run(f"gguf-{variant}", [python, script, "model", source, model])
         if variant == "unmerged":
             adapter = folder / "adapter.gguf"

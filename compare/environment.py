@@ -1,13 +1,24 @@
 """The Python environment of the peers: `compare/.venv`, made on first use from `requirements.txt`."""
 
 import json
+import os
 import subprocess
 import sys
 import venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PACKAGES = ["torch", "transformers", "peft", "onnxruntime", "onnxruntime-genai", "llama-cpp-python", "numpy"]
+PACKAGES = [
+    "torch",
+    "transformers",
+    "peft",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-genai",
+    "onnxruntime-genai-cuda",
+    "llama-cpp-python",
+    "numpy",
+]
 
 
 def make(name: str = ".venv", requirements: str = "requirements.txt") -> Path:
@@ -36,7 +47,9 @@ def versions(python: Path) -> dict[str, str | None]:
 
 
 def onnxruntime_library(python: Path) -> Path:
-    """The `libonnxruntime` that genai uses, so that peft-bench runs on the very same file."""
+    """The one that `ORT_DYLIB_PATH` names, or the one that genai uses, so that peft-bench runs on the very same file."""
+    if named := os.environ.get("ORT_DYLIB_PATH"):
+        return Path(named)
     script = "import importlib.util as u; print(u.find_spec('onnxruntime').submodule_search_locations[0])"
     package = subprocess.run([python, "-c", script], check=True, capture_output=True, text=True).stdout.strip()
     return next((Path(package) / "capi").glob("libonnxruntime.so.*"))

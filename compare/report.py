@@ -9,20 +9,28 @@ from statistics import median
 import rounds
 
 MIB = 1 << 20
-OURS = ["peft-bench mapped", "peft-bench in-place", "peft-bench resident", "peft-bench 4bit"]
+OURS = [
+    "peft-bench mapped",
+    "peft-bench in-place",
+    "peft-bench resident",
+    "peft-bench 4bit",
+    "peft-bench",
+    "peft-bench graph",
+]
 REFERENCE = "transformers"
 
 
 def markdown(raw: dict) -> str:
     machine = raw["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in raw["versions"].items() if version)
-    precision = "Float32" if raw.get("precision", "float32") == "float32" else "4 bits beside float32"
+    precision = raw["dtype"] if raw["precision"] == "float32" else "4 bits beside float32"
+    gpu = f"{machine['gpu']}; " if "gpu" in machine else ""
     lines = [
         "# peft-bench and its peers",
         "",
         f"    {raw['command']}",
         "",
-        f"{machine['cpu']}, {machine['logical_cpus']} logical CPUs, {machine['system']}. {precision}, "
+        f"{gpu}{machine['cpu']}, {machine['logical_cpus']} logical CPUs, {machine['system']}. Computed: {precision}; "
         f"{raw['threads']} threads everywhere, {raw['new_tokens']} new tokens, {raw['rounds']} rounds in turn, "
         f"torch's threads wait by the policy `{raw['omp_wait_policy']}`; {versions}.",
         "",
@@ -75,6 +83,12 @@ def time_text(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
 
 
+def digits(milliseconds: float) -> str:
+    """Three of them, or all before the point."""
+    decimals = next((places for places, least in enumerate([100, 10, 1]) if milliseconds >= least), 3)
+    return f"{milliseconds:.{decimals}f}"
+
+
 class Runs:
     """What all contestants did with one prompt."""
 
@@ -97,8 +111,8 @@ class Runs:
         lines = [f"| {title} | variant | median | {ratios} |", f"| --- | --- | --: |{' --: |' * len(present)}"]
         for name, variant in self.prompts:
             values = self.seconds((name, variant), metric)
-            middle, low, high = (value * 1000 for value in rounds.summary(values))
-            cells = [name, variant, f"{middle:.1f} ms ({low:.1f} … {high:.1f})"]
+            middle, low, high = (digits(value * 1000) for value in rounds.summary(values))
+            cells = [name, variant, f"{middle} ms ({low} … {high})"]
             for ours in present:
                 if name == ours or (ours, variant) not in self.prompts:
                     cells.append("–")

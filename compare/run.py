@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import shlex
+import subprocess
 import sys
 import tempfile
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import environment
 import report
-from contestants import PEERS, PRECISIONS, VARIANTS, WEIGHTS, Contestant, Setting
+from contestants import DTYPES, PEERS, PRECISIONS, VARIANTS, WEIGHTS, Contestant, Setting
 from process import Peer, PeerError
 from rounds import orders
 
@@ -31,12 +32,15 @@ def main() -> None:
     binary = arguments.binary.resolve()
     if not binary.is_file():
         sys.exit(f"error: {binary} is absent; build it with `cargo build --release`")
-    python = arguments.python or environment.make()
+    made = (".venv", "requirements.txt") if arguments.ep == "cpu" else (".venv-cuda", "requirements-cuda.txt")
+    python = arguments.python or environment.make(*made)
     raw = {
         "command": shlex.join(["python3", *sys.argv]),
-        "machine": machine(),
+        "machine": machine(arguments.ep),
         "versions": {"peft-bench": report.program_version(binary)} | environment.versions(python),
         "precision": arguments.precision,
+        "ep": arguments.ep,
+        "dtype": arguments.dtype,
         "threads": arguments.threads,
         "omp_wait_policy": arguments.omp_wait_policy,
         "new_tokens": arguments.new_tokens,
@@ -57,6 +61,8 @@ def main() -> None:
                 work=Path(work).resolve(),
                 omp_wait_policy=arguments.omp_wait_policy,
                 precision=arguments.precision,
+                ep=arguments.ep,
+                dtype=arguments.dtype,
                 variants=arguments.variants,
                 weights=arguments.weights,
                 llama_cpp_python=arguments.llama_cpp_python,
@@ -90,6 +96,8 @@ def parse() -> argparse.Namespace:
         default="float32",
         help="int4: this program's and onnxruntime-genai's weights in 4 bits, beside float32",
     )
+    parser.add_argument("--ep", choices=["cpu", "cuda"], default="cpu", help="cuda: everything on an NVIDIA GPU")
+    parser.add_argument("--dtype", choices=list(DTYPES), help="on a GPU [default: float16]; on the CPU float32")
     parser.add_argument("--prompt-tokens", nargs="+", type=positive, default=[64, 512], metavar="N")
     parser.add_argument("--new-tokens", type=positive, default=32, metavar="N")
     parser.add_argument("--rounds", type=positive, default=20, metavar="N")
@@ -116,6 +124,11 @@ def parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.new_tokens < 2:
         parser.error("--new-tokens must be at least 2: the first one is the prefill")
+    if arguments.ep == "cpu" and arguments.dtype not in [None, "float32"]:
+        parser.error(f"--dtype {arguments.dtype} needs --ep cuda")
+    if arguments.ep == "cuda" and (arguments.precision != "float32" or "llama.cpp" in arguments.peers):
+        parser.error("4 bits and llama.cpp are compared on the CPU")
+    arguments.dtype = arguments.dtype or ("float32" if arguments.ep == "cpu" else "float16")
     arguments.model = arguments.model or ["synthetic/llama-135m", "synthetic/llama-336m"]
     return arguments
 
@@ -244,11 +257,18 @@ def fixed_prompt(tokens: int, vocab_size: int) -> list[int]:
     return [3 + position * 7919 % (vocab_size - 3) for position in range(tokens)]
 
 
-def machine() -> dict:
+def machine(ep: str) -> dict:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     cpu = names[0] if names else platform.processor()
-    return {"cpu": cpu, "logical_cpus": os.cpu_count(), "system": platform.platform()}
+    found = {"cpu": cpu, "logical_cpus": os.cpu_count(), "system": platform.platform()}
+    if ep == "cuda":
+        command = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader", "--id=0"]
+        try:
+            found["gpu"] = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError) as error:
+            sys.exit(f"error: `--ep cuda` asks nvidia-smi for the GPU: {error}")
+    return found
 
 
 def physical_cores() -> int:

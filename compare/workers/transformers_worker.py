@@ -8,7 +8,8 @@ from transformers import AutoModelForCausalLM
 
 def open_model(options: dict):
     torch.set_num_threads(options["threads"])
-    model = AutoModelForCausalLM.from_pretrained(options["model"], dtype=torch.float32)
+    dtype = getattr(torch, options["dtype"])
+    model = AutoModelForCausalLM.from_pretrained(options["model"], dtype=dtype).to(options["device"])
     if options["adapter"]:
         model = PeftModel.from_pretrained(model, options["adapter"])
         if options["merge"]:
@@ -17,7 +18,7 @@ def open_model(options: dict):
 
     def generate(prompt_ids: list[int], new_tokens: int):
         # Entered at each step: a generator that held it open would leave it on between two turns.
-        inputs, cache = torch.tensor([prompt_ids]), None
+        inputs, cache = torch.tensor([prompt_ids], device=options["device"]), None
         for _ in range(new_tokens):
             with torch.inference_mode():
                 output = model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
