@@ -6,6 +6,7 @@ use super::shared_weights::SharedWeights;
 use super::{EngineError, EngineOptions, OnnxRuntime, Provider};
 use crate::graph::proto::Model;
 use crate::runtime::cuda::Stream;
+use crate::system::give_back_freed;
 
 /// One session, or two over the same weights.
 #[derive(Debug)]
@@ -44,6 +45,7 @@ impl Sessions {
             },
             || open(&layouts.step, "step", layouts.packs_step),
         );
+        give_back_freed();
         Ok(Self {
             prompt: prompt?,
             prompt_end: layouts.prompt_end,

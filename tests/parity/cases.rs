@@ -160,6 +160,7 @@ models! {
     olmo_is_as_the_reference: "olmo",
     olmo2_is_as_the_reference: "olmo2",
     olmoe_is_as_the_reference: "olmoe",
+    olmoe_of_two_blocks_is_as_the_reference: "olmoe-wide",
     opt_without_key_prefix_is_as_the_reference: "opt-bare",
     opt_without_biases_is_as_the_reference: "opt-nobias",
     opt_without_final_norm_is_as_the_reference: "opt-nonorm",

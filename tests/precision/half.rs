@@ -37,7 +37,7 @@ fn weights_of_16_bits_give_what_transformers_gives_in_16_bits() {
         assert_eq!(tokens, entry.token_ids, "{name}");
         counted += 1;
     }
-    assert_eq!(counted, 6);
+    assert_eq!(counted, 8);
 }
 
 #[test]

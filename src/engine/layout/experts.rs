@@ -1,108 +1,76 @@
-//! Experts in one node: `MoE`, with the weights of all experts stacked.
+//! Experts in one node.
 //!
 //! A prepared graph has a dozen nodes for each expert, which run whether a token picks it or not: with 64 experts in each of
-//! 16 layers they take longer than reading the weights of those that are picked. ONNX Runtime's own node goes through the
-//! picked ones alone, several at a time. It wants the experts' weights behind one another, the rows of `gate_proj` and
-//! `up_proj` in turn, so that they're copied once, like others ([`super::pack`]).
+//! 16 layers they take longer than reading the weights of those that are picked. ONNX Runtime's own nodes go through the
+//! picked ones alone, several at a time: `MoE` with plain weights ([`stacked`]), `QMoE` with quantized ones ([`quantized`]). Both
+//! want the experts' weights behind one another, the rows of `gate_proj` and `up_proj` in turn.
 //!
 //! Where an adapter's nodes come between, a layer stays as it is.
 
+pub mod quantized;
+pub mod stacked;
+
 use std::collections::HashMap;
 
-use super::pack::{Found, LaidOutFiles, PackError};
-use super::piece::Piece;
-use super::products::{Products, Weight, drop_unused, float, int, text};
-use crate::graph::proto::{Graph, Model, Node, Tensor};
+use super::products::{float, int, text};
+use crate::graph::proto::{Attribute, Graph, Node, Tensor};
 
-/// The experts of a layer.
+/// The experts of a layer, whose weights are each a `W`.
 #[derive(Debug)]
-struct Layer {
+struct Layer<W> {
     /// The node that adds the last expert's rows: its output is the sum of all.
     last: String,
     /// What goes in, `[tokens, hidden_size]`.
     rows: String,
     /// The router's, `[tokens, experts]`.
     logits: String,
+    /// What becomes of them: 0 of experts that aren't picked.
+    weights: String,
     /// Experts that a token goes through.
     per_token: i64,
     /// Whether their weights are divided by their sum.
     normalised: bool,
-    /// `gate_proj` and `up_proj` of all experts, and `down_proj`.
-    weights: [Vec<Piece>; 2],
+    /// `gate_proj`, `up_proj` and `down_proj` of each.
+    experts: Vec<[W; 3]>,
 }
 
-/// The weights that `model` wants stacked, in groups that shall follow each other.
-pub fn wanted(model: &Model) -> Vec<Vec<Piece>> {
-    let layers = model.graph.iter().flat_map(|graph| {
-        let products = Products::of(model);
-        Reader::new(graph, &products).layers()
-    });
-    layers.flat_map(|layer| layer.weights).collect()
-}
-
-/// Makes one node of each layer's experts whose weights are stacked in `files`.
-///
-/// # Errors
-/// If a file can't be read.
-pub fn fuse(model: &mut Model, files: &LaidOutFiles) -> Result<(), PackError> {
-    let products = Products::of(model);
-    let Some(graph) = &mut model.graph else {
-        return Ok(());
-    };
-    for layer in Reader::new(graph, &products).layers() {
-        let [inner, outer] = &layer.weights;
-        if let (Some(inner), Some(outer)) = (files.find(inner)?, files.find(outer)?) {
-            replace(graph, &layer, &inner, &outer);
-        }
-    }
-    drop_unused(graph);
-    Ok(())
-}
-
-fn replace(graph: &mut Graph, layer: &Layer, inner: &Found, outer: &Found) {
-    let experts = layer.weights[0].len();
-    let mut stacked = |part: &str, found: &Found| {
-        let name = format!("{}/{part}", layer.last);
-        let dims = [experts, found.rows / experts, found.columns].map(|size| size as i64);
-        let tensor = found.initializer(&name, dims.to_vec());
-        graph.initializer.push(tensor);
-        name
-    };
-    let inner = stacked("gate_up.weight", inner);
-    let outer = stacked("down.weight", outer);
-    let none = String::new;
-    let node = graph.node.iter_mut().find(|node| node.name == layer.last);
-    let Some(node) = node else {
-        return;
-    };
-    let output = node.output.clone();
-    *node = Node {
-        input: vec![
-            layer.rows.clone(),
-            layer.logits.clone(),
-            inner,
-            none(),
-            outer,
-        ],
-        output,
-        name: layer.last.clone(),
-        op_type: "MoE".to_owned(),
-        attribute: vec![
-            int("k", layer.per_token),
+impl<W> Layer<W> {
+    /// What both operators are told.
+    fn attributes(&self) -> Vec<Attribute> {
+        vec![
+            int("k", self.per_token),
             text("activation_type", "swiglu"),
-            // Rows of the two in turn, the only order that the node knows on a CPU.
+            // Rows of the two in turn, the only order that the nodes know on a CPU.
             int("swiglu_fusion", 1),
             // swiglu = g * sigmoid(alpha * g) * (up + beta)
             float("activation_alpha", 1.0),
             float("activation_beta", 0.0),
-            int("normalize_routing_weights", layer.normalised.into()),
-        ],
-        domain: "com.microsoft".to_owned(),
-    };
+        ]
+    }
+
+    /// Puts a node of `operator` in the place of the layer's last one. The others are then unused.
+    fn replace(&self, graph: &mut Graph, operator: &str, input: Vec<String>, own: Vec<Attribute>) {
+        let node = graph.node.iter_mut().find(|node| node.name == self.last);
+        if let Some(node) = node {
+            let mut attribute = self.attributes();
+            attribute.extend(own);
+            *node = Node {
+                input,
+                output: node.output.clone(),
+                name: self.last.clone(),
+                op_type: operator.to_owned(),
+                attribute,
+                domain: "com.microsoft".to_owned(),
+            };
+        }
+    }
 }
 
+/// A product by its output: what goes in, and its weight.
+type Products<'a, W> = HashMap<&'a str, (&'a str, W)>;
+
 /// One of them.
-struct Expert<'a> {
+struct Expert<'a, W> {
     /// The sum of those before it.
     before: &'a str,
     /// What goes into the layer.
@@ -111,21 +79,20 @@ struct Expert<'a> {
     weights: &'a str,
     /// Its place among them.
     index: i64,
-    gate: &'a Weight,
-    up: &'a Weight,
-    down: &'a Weight,
+    /// `gate_proj`, `up_proj` and `down_proj`.
+    parts: [W; 3],
 }
 
 /// Follows values back to the nodes that make them.
-struct Reader<'a> {
+struct Reader<'a, W> {
     graph: &'a Graph,
-    products: &'a Products,
+    products: Products<'a, W>,
     makers: HashMap<&'a str, &'a Node>,
     constants: HashMap<&'a str, &'a Tensor>,
 }
 
-impl<'a> Reader<'a> {
-    fn new(graph: &'a Graph, products: &'a Products) -> Self {
+impl<'a, W: Clone> Reader<'a, W> {
+    fn new(graph: &'a Graph, products: Products<'a, W>) -> Self {
         let outputs = |node: &'a Node| node.output.iter().map(move |name| (name.as_str(), node));
         let constants = graph.initializer.iter();
         Self {
@@ -139,7 +106,7 @@ impl<'a> Reader<'a> {
     }
 
     /// All layers whose experts are perceptrons of plain weights and nothing else.
-    fn layers(&self) -> Vec<Layer> {
+    fn layers(&self) -> Vec<Layer<W>> {
         let continued: Vec<&str> = self.sums().map(|node| node.input[0].as_str()).collect();
         self.sums()
             .filter(|node| !continued.contains(&node.output[0].as_str()))
@@ -155,7 +122,7 @@ impl<'a> Reader<'a> {
             .filter(|node| node.op_type == "ScatterND")
     }
 
-    fn layer(&self, last: &'a Node) -> Option<Layer> {
+    fn layer(&self, last: &'a Node) -> Option<Layer<W>> {
         let mut experts = Vec::new();
         let mut node = last;
         let (rows, weights) = loop {
@@ -169,7 +136,7 @@ impl<'a> Reader<'a> {
             }
         };
         experts.reverse();
-        let same = |(index, expert): (usize, &Expert)| {
+        let same = |(index, expert): (usize, &Expert<W>)| {
             (expert.rows, expert.weights) == (rows, weights) && expert.index == index as i64
         };
         if !experts.iter().enumerate().all(same) {
@@ -183,23 +150,19 @@ impl<'a> Reader<'a> {
         let picked = divided.map_or(picked, |node| &node.input[0]);
         let top = self.made_by(picked, "TopK")?;
         let chances = self.made_by(&top.input[0], "Softmax")?;
-        let pair = |expert: &Expert| Piece::Alternating(expert.gate.clone(), expert.up.clone());
-        let down = |expert: &Expert| Piece::Rows(expert.down.clone());
         Some(Layer {
             last: last.name.clone(),
             rows: rows.to_owned(),
             logits: chances.input[0].clone(),
+            weights: weights.to_owned(),
             per_token: self.number(&top.input[1])?,
             normalised: divided.is_some(),
-            weights: [
-                experts.iter().map(pair).collect(),
-                experts.iter().map(down).collect(),
-            ],
+            experts: experts.into_iter().map(|expert| expert.parts).collect(),
         })
     }
 
     /// The expert whose rows `sum` adds; see [`crate::graph`] for its nodes.
-    fn expert(&self, sum: &'a Node) -> Option<Expert<'a>> {
+    fn expert(&self, sum: &'a Node) -> Option<Expert<'a, W>> {
         let [before, _, weighted] = &sum.input[..] else {
             return None;
         };
@@ -223,9 +186,7 @@ impl<'a> Reader<'a> {
             rows,
             weights,
             index: self.number(index)?,
-            gate,
-            up,
-            down,
+            parts: [gate, up, down],
         })
     }
 
@@ -242,9 +203,8 @@ impl<'a> Reader<'a> {
     }
 
     /// What `value` is a product of.
-    fn product(&self, value: &str) -> Option<(&'a str, &'a Weight)> {
-        let weight = self.products.routed_weight_of(value)?;
-        Some((&self.made_by(value, "FusedMatMul")?.input[0], weight))
+    fn product(&self, value: &str) -> Option<(&'a str, W)> {
+        self.products.get(value).cloned()
     }
 
     /// A constant of one whole number.

@@ -10,7 +10,7 @@
 //! | resident | the same, read into memory | the same |
 //! | in place | weights on the left ([`left`]) if short, else as prepared | as prepared |
 //!
-//! Where there's such a file, the experts of a layer are one node ([`experts`]).
+//! Where there's such a file, or they are quantized, the experts of a layer are one node ([`experts`]).
 //!
 //! A quantized model has one session, in which products of one input are one ([`quantized`]); what stays float
 //! is as prepared.
@@ -85,13 +85,16 @@ pub fn layouts(
         host::take_lengths_of_attention(&mut made.step, options.batch_size);
     }
     if quantized::is_quantized(&made.step) {
+        if options.provider == Provider::Cpu {
+            experts::quantized::fuse(&mut made.step);
+        }
         quantized::join(&mut made.step, options.provider);
         return Ok(made);
     }
     let sequences = options.batch_size;
     if let Some(files) = files {
         made.packs_step = false;
-        experts::fuse(&mut made.step, files)?;
+        experts::stacked::fuse(&mut made.step, files)?;
         let mut prompt = made.step.clone();
         blocked::rewrite(&mut prompt, files, Runs::Prompt(sequences))?;
         // Several sequences are several rows, even when decoding.

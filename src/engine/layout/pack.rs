@@ -83,7 +83,7 @@ impl Found {
 /// The pieces that `model` wants, in groups that shall follow each other.
 fn wanted(model: &Model, block: usize) -> Vec<Vec<Piece>> {
     let mut groups = blocked::wanted(model, block);
-    groups.extend(experts::wanted(model));
+    groups.extend(experts::stacked::wanted(model));
     groups
 }
 

@@ -137,7 +137,7 @@ fn attribute(node: &Node, name: &str) -> i64 {
 
 /// Adds the initializers `names`, one behind the other, as `joined`: one reference where they follow each other in
 /// their file, else a node.
-fn joined_initializer(
+pub fn joined_initializer(
     graph: &mut Graph,
     nodes: &mut Vec<Node>,
     names: &[String],

@@ -9,7 +9,7 @@ use crate::engine::model_file;
 use crate::experiment::Experiment;
 use crate::model::BaseModel;
 use crate::prepare::{Precision, Preparation, PreparedVariant, Variant};
-use crate::quantize::{Format, Quantization};
+use crate::quantize::{Accuracy, Format, Quantization};
 use crate::weights::{Dtype, SafetensorsFile};
 
 fn prepare(model: &str, case: &str, dtype: Dtype, export_dir: &Path) -> Vec<PreparedVariant> {
@@ -517,6 +517,53 @@ fn experts_with_an_adapter_beside_them_stay_as_they_are_and_merged_ones_do_not()
                 "{model}/{case} {name}"
             );
         }
+    }
+}
+
+#[test]
+fn quantized_experts_are_one_node_where_it_computes_the_same() {
+    let precision =
+        |quantization| Precision::new(Dtype::Float32, false).with_quantization(Some(quantization));
+    let level = |format, level| Quantization::with(format, None, None, Some(level)).unwrap();
+    for (model, quantization, expected) in [
+        ("olmoe-wide", Quantization::new(Format::Int4), 1),
+        ("olmoe-wide", level(Format::Int4, Accuracy::Float32), 1),
+        ("olmoe-wide", Quantization::new(Format::Int8), 1),
+        // The node rounds inputs to 8 bits, whatever it's told.
+        ("olmoe-wide", level(Format::Int8, Accuracy::Float32), 0),
+        ("olmoe-wide", Quantization::new(Format::Nf4), 0),
+        // One block a row, and less than one.
+        ("olmoe", Quantization::new(Format::Int4), 0),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let case = match model {
+            "olmoe" => "lora-experts",
+            _ => "lora-experts-down",
+        };
+        let all = prepare_as(model, case, precision(quantization), folder.path());
+        for variant in &all {
+            let expected = match variant.manifest.variant {
+                Variant::Unmerged => 0,
+                Variant::Base | Variant::Merged => expected,
+            };
+            for weights in [WeightsMode::InPlace, WeightsMode::Mapped] {
+                let step = rewritten(variant, weights).0.step;
+                let name = variant.manifest.variant.name();
+                assert_eq!(
+                    count(&step, "QMoE"),
+                    expected,
+                    "{model} {name} {quantization:?}"
+                );
+                assert_eq!(
+                    count(&step, "ScatterND") > 0,
+                    expected == 0,
+                    "{model} {name}"
+                );
+            }
+        }
+        let mut on_gpu = options(WeightsMode::InPlace);
+        on_gpu.provider = Provider::Cuda(0);
+        assert_eq!(count(&rewritten_for(&all[0], &on_gpu).0.step, "QMoE"), 0);
     }
 }
 
