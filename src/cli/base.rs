@@ -40,7 +40,7 @@ impl Base {
         let mut benchmark = Benchmark::new(common, provider, self.prompts.as_deref(), &interrupt);
         benchmark.base_only = true;
         benchmark.cached_base = !self.force;
-        let prepared = setup::base_model(common, &config).and_then(|base| {
+        let prepared = setup::base_to_measure(common, &config).and_then(|base| {
             let preparation = setup::preparation(common, &config, provider, &base)?;
             Ok(preparation.prepare(None, &[Variant::Base])?)
         });

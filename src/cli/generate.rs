@@ -1,9 +1,10 @@
 //! `peft-bench generate`
 
+use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use serde_json::json;
 
@@ -15,7 +16,7 @@ use super::setup;
 use super::target::Target;
 use crate::engine::{EngineError, Provider, WeightsMode};
 use crate::measure::timings::Engine;
-use crate::model::TextTokenizer;
+use crate::model::{TextTokenizer, TokenizerError};
 use crate::prepare::{Manifest, PreparedVariant, Variant, task_of};
 use crate::weights::{Dtype, SafetensorsWriter, TensorPlan};
 
@@ -68,6 +69,15 @@ fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Why text can't be a prompt, and what can.
+fn without_tokenizer(error: &TokenizerError) -> anyhow::Error {
+    let cause = error.source().map(|cause| format!(": {cause}"));
+    anyhow!(
+        "{error}{}; or give token ids (`--prompt-ids`)",
+        cause.unwrap_or_default()
+    )
+}
+
 impl Generate {
     /// Runs the command.
     pub fn run(&self, common: &CommonOptions) -> Result<()> {
@@ -77,7 +87,7 @@ impl Generate {
         let prompt_ids = match (&self.prompt, &self.prompt_ids) {
             (Some(text), _) => tokenizer
                 .as_ref()
-                .map_err(|e| anyhow::anyhow!("{e}"))?
+                .map_err(without_tokenizer)?
                 .encode(text)?,
             (None, Some(ids)) => ids.clone(),
             (None, None) => unreachable!("clap asks for one of them"),

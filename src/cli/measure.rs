@@ -335,7 +335,7 @@ fn prepare_experiment(
     experiment: &Experiment,
     config: BenchmarkConfig,
 ) -> Result<Prepared> {
-    let base = setup::base_model(common, &config)?;
+    let base = setup::base_to_measure(common, &config)?;
     let preparation = setup::preparation(common, &config, provider, &base)?;
     let (variants, refusal) = preparation.prepare_all(experiment)?;
     setup::note_task(&config, task_of(&variants));
@@ -403,7 +403,7 @@ fn prepare_checkpoint(
             model_id,
             ..config.clone()
         };
-        let base = setup::base_model(common, &config)?;
+        let base = setup::base_to_measure(common, &config)?;
         let preparation = setup::preparation(common, &config, provider, &base)?;
         let mut prepared = preparation.prepare(None, &[Variant::Base])?.remove(0);
         prepared.manifest.variant = variant;

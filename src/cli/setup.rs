@@ -13,7 +13,7 @@ use crate::engine::{
 };
 use crate::experiment::Experiment;
 use crate::json_object::JsonObject;
-use crate::model::{BaseModel, ModelId};
+use crate::model::{BaseModel, ModelId, TextTokenizer};
 use crate::prepare::{Manifest, Precision, Preparation, PreparedVariant};
 use crate::runtime::install::locate_or_install;
 use crate::runtime::library::Library;
@@ -91,6 +91,13 @@ pub fn base_model(common: &CommonOptions, config: &BenchmarkConfig) -> Result<Ba
     if common.verbose {
         message(&format!("base model {id} in {}", model.folder.display()));
     }
+    Ok(model)
+}
+
+/// The same for measuring with prompts. What they're tokenized with has to be there before anything is prepared.
+pub fn base_to_measure(common: &CommonOptions, config: &BenchmarkConfig) -> Result<BaseModel> {
+    let model = base_model(common, config)?;
+    TextTokenizer::find(&model.folder)?;
     Ok(model)
 }
 

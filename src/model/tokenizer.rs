@@ -12,8 +12,8 @@ use tokenizers::Tokenizer;
 #[allow(missing_docs, reason = "each variant is its message")]
 pub enum TokenizerError {
     #[error(
-        "`{}` has no `tokenizer.json`; give token ids (`--prompt-ids`), or add the file (a slow \
-         tokenizer's `save_pretrained` with `AutoTokenizer` writes it)",
+        "`{}` has no `tokenizer.json`, which text is tokenized with; add the file (a slow tokenizer's \
+         `save_pretrained` with `AutoTokenizer` writes it)",
         folder.display()
     )]
     Missing { folder: PathBuf },
@@ -47,17 +47,26 @@ pub struct TextTokenizer {
 }
 
 impl TextTokenizer {
+    /// The path of `folder/tokenizer.json`.
+    ///
+    /// # Errors
+    /// If it's missing.
+    pub fn find(folder: &Path) -> Result<PathBuf, TokenizerError> {
+        let path = folder.join("tokenizer.json");
+        match path.exists() {
+            true => Ok(path),
+            false => Err(TokenizerError::Missing {
+                folder: folder.to_owned(),
+            }),
+        }
+    }
+
     /// Opens `folder/tokenizer.json`.
     ///
     /// # Errors
     /// If it's missing or malformed.
     pub fn open(folder: &Path) -> Result<Self, TokenizerError> {
-        let path = folder.join("tokenizer.json");
-        if !path.exists() {
-            return Err(TokenizerError::Missing {
-                folder: folder.to_owned(),
-            });
-        }
+        let path = Self::find(folder)?;
         match read(&path) {
             Ok(tokenizer) => Ok(Self { path, tokenizer }),
             Err(source) => Err(TokenizerError::Tokenizer { path, source }),
