@@ -3,14 +3,12 @@
 mod cgroup;
 mod cpu;
 mod hardware;
-mod heap;
 
 use serde::{Deserialize, Serialize};
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 pub use cpu::{allowed_cores, physical_cores, usable_cores};
 pub use hardware::Hardware;
-pub use heap::give_back_freed;
 
 /// The machine, for the result's `meta_info.system_info`. The first five keys are named as in PEFT's suite.
 ///

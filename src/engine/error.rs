@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use super::layout::pack::PackError;
+use super::layout::piece::PackError;
 use crate::weights::WeightsError;
 
 /// A variant that can't be run.

@@ -6,7 +6,7 @@ use ort::memory::Allocator;
 use ort::session::{IoBinding, Session};
 use ort::value::Tensor;
 
-use crate::graph::positions::{LAST_INDEX, PAST, TOTAL, TOTAL_I32};
+use crate::graph::lengths::{LAST_INDEX, PAST, TOTAL, TOTAL_I32};
 
 /// The lengths that a session takes, on the host.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ mod cache;
 mod cuda;
 mod error;
 mod generation;
+mod heap;
 pub mod layout;
 mod lengths;
 mod model_file;

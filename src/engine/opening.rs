@@ -7,9 +7,9 @@ use ort::value::{DynTensor, Tensor};
 
 use super::bindings::element_type;
 use super::cuda::{CapturedSteps, check_capturable, open_captured};
-use super::layout::layouts;
 use super::layout::pack::LaidOutFiles;
 use super::layout::quantized::is_quantized;
+use super::layout::{layouts, wanted};
 use super::sessions::Sessions;
 use super::shared_weights::SharedWeights;
 use super::{
@@ -205,5 +205,8 @@ fn laid_out(
     if is_quantized(model) {
         return Ok(None);
     }
-    Ok(Some(LaidOutFiles::make_ready(model, folder, block, begin)?))
+    let wanted = wanted(model, block);
+    Ok(Some(LaidOutFiles::make_ready(
+        wanted, folder, block, begin,
+    )?))
 }

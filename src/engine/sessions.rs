@@ -1,12 +1,12 @@
 //! The sessions of a variant, and which of them runs how many tokens.
 
 use super::bound::BoundSession;
+use super::heap::give_back_freed;
 use super::layout::{CHUNK, Layouts};
 use super::shared_weights::SharedWeights;
 use super::{EngineError, EngineOptions, OnnxRuntime, Provider};
 use crate::graph::proto::Model;
 use crate::runtime::cuda::Stream;
-use crate::system::give_back_freed;
 
 /// One session, or two over the same weights.
 #[derive(Debug)]

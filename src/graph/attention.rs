@@ -10,9 +10,10 @@ pub use operator::AttentionOperator;
 
 use super::builder::{Attr, Dim, GraphBuilder, Value};
 use super::export::Export;
+use super::lengths::{Lengths, Operands};
 use super::linear::{add_bias, linear};
 use super::norm::norm_of_heads;
-use super::positions::{Lengths, Operands, PositionTables};
+use super::positions::PositionTables;
 use crate::adapter::form::{Form, Place};
 use crate::arch::{Attention, FusedRows, Pairs, Position, Projections, RotarySpec};
 use group_query::group_query;

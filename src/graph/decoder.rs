@@ -17,10 +17,11 @@
 use super::attention::attention;
 use super::builder::{Attr, Dim, GraphBuilder, Value};
 use super::export::{Export, PROMPT_INPUT};
+use super::lengths::{Lengths, lengths};
 use super::linear::{embedding, linear};
 use super::mlp::mlp;
 use super::norm::{add_norm, norm};
-use super::positions::{Lengths, PositionTables, active_mask, learned_rows, lengths};
+use super::positions::{PositionTables, active_mask, learned_rows};
 use super::{Arithmetic, Parameters, attention as attention_block, proto};
 use crate::adapter::{Adapter, BACKBONE, Beside, Mixture, Shadow};
 use crate::arch::{Arrangement, DecoderSpec, EmbeddingScale, Layer, Norm};

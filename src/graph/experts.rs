@@ -2,10 +2,10 @@
 //!
 //! Which tokens an expert gets is found when the graph runs, so that weights of experts that no token picks aren't read.
 
+use super::activation::activate;
 use super::builder::{Attr, GraphBuilder, Value};
 use super::export::Export;
 use super::linear::{RoutedSite, linear, routed};
-use super::mlp::activate;
 use crate::arch::{Activation, Expert, Linear};
 
 /// What a layer's router decides.

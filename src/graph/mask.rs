@@ -1,8 +1,9 @@
 //! Which cached positions a new one sees, as a number that's added to its score: for attention over the whole cache, filled
 //! or not.
 
+use super::alibi::alibi_row;
 use super::builder::{GraphBuilder, Value};
-use super::positions::{Lengths, alibi_row};
+use super::lengths::Lengths;
 use crate::arch::{Attention, Position};
 
 /// Hides a position: no score comes near it. Minus infinity isn't used, as kernels that go through the positions block by

@@ -1,10 +1,11 @@
 //! The multilayer perceptron of a layer.
 
+use super::activation::activate;
 use super::builder::{Attr, GraphBuilder, Value};
 use super::experts::{Routing, experts as routed};
 use super::export::Export;
 use super::linear::linear;
-use crate::arch::{Activation, Mlp};
+use crate::arch::Mlp;
 
 /// Adds the perceptron of the layer at `path`.
 ///
@@ -62,16 +63,5 @@ pub fn mlp(graph: &mut GraphBuilder, export: &Export, path: &str, mlp: &Mlp, x: 
             let activated = activate(graph, &name, *activation, &inner);
             linear(graph, export, fc2, &activated)
         }
-    }
-}
-
-/// Adds an activation.
-pub fn activate(graph: &mut GraphBuilder, name: &str, activation: Activation, x: &Value) -> Value {
-    match activation {
-        // `QuickGelu` is `x * sigmoid(alpha * x)`.
-        Activation::Silu => graph.contrib("QuickGelu", name, &[x], &[("alpha", Attr::Float(1.0))]),
-        Activation::Relu => graph.op("Relu", name, &[x], &[]),
-        Activation::Gelu => graph.contrib("Gelu", name, &[x], &[]),
-        Activation::GeluTanh => graph.contrib("FastGelu", name, &[x], &[]),
     }
 }

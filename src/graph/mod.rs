@@ -4,18 +4,21 @@
 //! [`decoder`](decoder::build) for the list. Node names repeat the checkpoint's path, so that a node in
 //! a profile leads to its weight.
 
+mod activation;
+mod alibi;
 mod arithmetic;
 mod attention;
 mod builder;
 mod decoder;
 mod experts;
 mod export;
+pub mod lengths;
 mod linear;
 mod mask;
 mod mlp;
 mod norm;
 mod parameters;
-pub mod positions;
+mod positions;
 pub mod proto;
 
 pub use arithmetic::Arithmetic;

@@ -1,8 +1,9 @@
-//! Where tokens are: lengths from the attention mask, rotary tables, learned rows.
+//! Where tokens are: rotary tables, learned rows.
 
-use super::AttentionOperator;
-use super::builder::{Attr, Dim, GraphBuilder, Value};
+use super::alibi::alibi;
+use super::builder::{Dim, GraphBuilder, Value};
 use super::export::{ACTIVE_FROM_INPUT, ROTARY_LENGTH};
+use super::lengths::Lengths;
 use super::mask::Masks;
 use super::proto::{element, element_type};
 use crate::arch::RotarySpec;
@@ -51,93 +52,6 @@ impl PositionTables {
         let bias = alibi(graph, slopes, lengths);
         self.alibi = Some(bias.clone());
         bias
-    }
-}
-
-/// [`Operands::GroupQuery::last_index`] in a graph.
-pub const LAST_INDEX: &str = "/attention_mask/last_index";
-
-/// [`Operands::GroupQuery::total_i32`] in a graph.
-pub const TOTAL_I32: &str = "/attention_mask/total/i32";
-
-/// [`Lengths::total`] in a graph.
-pub const TOTAL: &str = "/attention_mask/total";
-
-/// [`Lengths::past`] in a graph.
-pub const PAST: &str = "/attention_mask/past";
-
-/// Lengths that attention needs, from the attention mask `[batch, total]`.
-#[derive(Debug)]
-pub struct Lengths {
-    /// As the graph's operator takes them.
-    pub operands: Operands,
-    /// Cached and new tokens, i64 `[1]`.
-    pub total: Value,
-    /// Cached tokens, i64 `[1]`.
-    pub past: Value,
-    /// New tokens, i64 `[1]`.
-    pub new: Value,
-}
-
-/// Lengths as an [`AttentionOperator`] takes them.
-#[derive(Debug)]
-pub enum Operands {
-    /// [`AttentionOperator::GroupQuery`]
-    GroupQuery {
-        /// Tokens of each row less one, i32 `[batch]`.
-        last_index: Value,
-        /// Cached and new tokens, i32 scalar.
-        total_i32: Value,
-    },
-    /// [`AttentionOperator::Standard`]
-    Standard {
-        /// The row of the cache that new tokens are written from, i64 `[batch]`.
-        start: Value,
-    },
-}
-
-/// Adds the lengths; `hidden` is `[batch, sequence, …]`.
-pub fn lengths(graph: &mut GraphBuilder, attention_mask: &Value, hidden: &Value) -> Lengths {
-    let total = graph.size_of_axis(TOTAL, attention_mask, 1);
-    let new = graph.size_of_axis("/hidden/sequence", hidden, 1);
-    let past = graph.op("Sub", PAST, &[&total, &new], &[]);
-    let operands = match graph.attention_operator() {
-        AttentionOperator::GroupQuery => row_lengths(graph, attention_mask, &total),
-        AttentionOperator::Standard => {
-            let batch = graph.size_of_axis("/hidden/batch", hidden, 0);
-            let start = graph.op("Expand", "/cache/start", &[&past, &batch], &[]);
-            Operands::Standard { start }
-        }
-    };
-    Lengths {
-        operands,
-        total,
-        past,
-        new,
-    }
-}
-
-fn row_lengths(graph: &mut GraphBuilder, attention_mask: &Value, total: &Value) -> Operands {
-    let one = graph.constant_i64("one", &[1], false);
-    let tokens = graph.op(
-        "ReduceSum",
-        "/attention_mask/ReduceSum",
-        &[attention_mask, &one],
-        &[("keepdims", Attr::Int(0))],
-    );
-    let last = graph.op("Sub", "/attention_mask/Sub", &[&tokens, &one], &[]);
-    let last_index = graph.cast(LAST_INDEX, &last, element::INT32);
-    let scalar = graph.constant_i64("empty", &[], false);
-    let total_scalar = graph.op(
-        "Reshape",
-        "/attention_mask/total/scalar",
-        &[total, &scalar],
-        &[],
-    );
-    let total_i32 = graph.cast(TOTAL_I32, &total_scalar, element::INT32);
-    Operands::GroupQuery {
-        last_index,
-        total_i32,
     }
 }
 
@@ -197,26 +111,6 @@ fn rotary_tables(
         cos: table("Cos", "cos_cache"),
         sin: table("Sin", "sin_cache"),
     }
-}
-
-fn alibi(graph: &mut GraphBuilder, slopes: &[f32], lengths: &Lengths) -> Value {
-    let zero = graph.constant_i64("zero", &[0], false);
-    let places = graph.range("/alibi/Range", &zero, &lengths.total);
-    let row = alibi_row(graph, slopes, &places);
-    let one = graph.constant_i64("one", &[1], false);
-    let attrs = [("axis", Attr::Int(0))];
-    let shape = [&one, &one, &lengths.new, &one];
-    let shape = graph.op("Concat", "/alibi/shape", &shape, &attrs);
-    graph.op("Expand", "/alibi/Expand", &[&row, &shape], &[])
-}
-
-/// What is added to the scores of keys at `places`, i64 `[length]`: `[1, heads, 1, length]`.
-pub fn alibi_row(graph: &mut GraphBuilder, slopes: &[f32], places: &Value) -> Value {
-    let places = graph.cast("/alibi/Range/float32", places, element::FLOAT32);
-    let heads = slopes.len();
-    let slopes = graph.constant_f32("alibi.slopes", &[1, heads, 1, 1], slopes);
-    let row = graph.mul("/alibi/Mul", &slopes, &places);
-    graph.to_compute("/alibi/row", &row)
 }
 
 /// Adds the rows of the new tokens' positions from the learned table `path`:

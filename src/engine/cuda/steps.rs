@@ -11,7 +11,7 @@ use super::transfer::{read, write};
 use crate::engine::EngineOptions;
 use crate::engine::layout::host::{LOGITS, MASK, NEXT_TOKEN};
 use crate::engine::onnx_runtime::run_bound;
-use crate::graph::positions::{LAST_INDEX, PAST, TOTAL, TOTAL_I32};
+use crate::graph::lengths::{LAST_INDEX, PAST, TOTAL, TOTAL_I32};
 use crate::graph::proto::Model;
 use crate::graph::{ACTIVE_FROM_INPUT, PROMPT_INPUT};
 use crate::runtime::cuda::Stream;

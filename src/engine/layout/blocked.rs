@@ -28,7 +28,8 @@ use std::collections::{HashMap, HashSet};
 
 use super::block_size::import;
 use super::joined::{Group, groups, take_joined};
-use super::pack::{LaidOutFiles, PackError};
+use super::pack::LaidOutFiles;
+use super::piece::PackError;
 use super::products::{Products, drop_unused};
 use crate::graph::proto::{Graph, Model, Node};
 use bias::take_biases;

@@ -4,7 +4,7 @@
 //! nodes cost up to a hundredth of it. The engine's masks have no gaps, so that lengths are numbers that it has; the
 //! logits are on the host.
 
-use crate::graph::positions::{LAST_INDEX, PAST, TOTAL, TOTAL_I32};
+use crate::graph::lengths::{LAST_INDEX, PAST, TOTAL, TOTAL_I32};
 use crate::graph::proto::{
     Dimension, DimensionValue, Model, Shape, TensorType, Type, ValueInfo, element,
 };

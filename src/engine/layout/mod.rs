@@ -34,7 +34,8 @@ mod tests;
 use super::options::{EngineOptions, Provider, WeightsMode};
 use crate::graph::proto::Model;
 use blocked::Runs;
-use pack::{LaidOutFiles, PackError};
+use pack::LaidOutFiles;
+use piece::{PackError, Piece};
 
 /// Tokens up to which a prompt has weights on the left: beyond, copying the tokens costs what it saves.
 pub const SHORT_PROMPT: usize = 128;
@@ -61,6 +62,13 @@ impl Layouts {
     pub fn models(&self) -> impl Iterator<Item = &Model> {
         self.prompt.iter().chain([&self.step])
     }
+}
+
+/// The pieces that `model` wants, in groups that shall follow each other.
+pub fn wanted(model: &Model, block: usize) -> Vec<Vec<Piece>> {
+    let mut groups = blocked::wanted(model, block);
+    groups.extend(experts::stacked::wanted(model));
+    groups
 }
 
 /// Rewrites `model` for sessions that are opened with `options`; `files` has what's laid out for it, if anything is.

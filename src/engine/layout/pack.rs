@@ -8,21 +8,18 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use rayon::prelude::*;
-use thiserror::Error;
 
-use super::piece::{Batch, Piece};
+use super::piece::{Batch, PackError, Piece};
 use super::products::Weight;
-use super::{blocked, experts};
 use crate::engine::model_file::ROOT;
-use crate::graph::proto::{Entry, Model, Tensor, element};
+use crate::graph::proto::{Entry, Tensor, element};
 use crate::prepare::GRAPH;
-use crate::weights::{Dtype, SafetensorsFile, SafetensorsWriter, TensorPlan, WeightsError};
+use crate::weights::{Dtype, SafetensorsFile, SafetensorsWriter, TensorPlan};
 
 /// The file of laid-out weights, in a prepared folder.
 pub const LAID_OUT: &str = "laid-out.safetensors";
@@ -32,18 +29,6 @@ const BASE: &str = "base";
 
 /// Between the parts of a piece's name. Of a path with one in it, what's made isn't kept when others are added.
 const BETWEEN: char = '\n';
-
-/// Laid-out weights that can't be made or read.
-#[derive(Debug, Error)]
-#[allow(missing_docs, reason = "each variant is its message")]
-pub enum PackError {
-    #[error("cannot read `{}`", path.display())]
-    Read { path: PathBuf, source: io::Error },
-    #[error(
-        "a copy of the weights can't be laid out for this processor; `--weights in-place` does without one"
-    )]
-    Write(#[source] WeightsError),
-}
 
 /// A piece, or several of one form behind one another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,13 +65,6 @@ impl Found {
     }
 }
 
-/// The pieces that `model` wants, in groups that shall follow each other.
-fn wanted(model: &Model, block: usize) -> Vec<Vec<Piece>> {
-    let mut groups = blocked::wanted(model, block);
-    groups.extend(experts::stacked::wanted(model));
-    groups
-}
-
 /// The open files of laid-out weights of one variant.
 #[derive(Debug)]
 pub struct LaidOutFiles {
@@ -100,13 +78,13 @@ pub struct LaidOutFiles {
 }
 
 impl LaidOutFiles {
-    /// Makes what `model` wants in blocks of so many rows, if it isn't there, and opens it. `folder` is the variant's;
-    /// `begin` is told the bytes of each file that has to be made.
+    /// Makes what's `wanted`, in groups that shall follow each other and blocks of so many rows, if it isn't there, and opens
+    /// it. `folder` is the variant's; `begin` is told the bytes of each file that has to be made.
     ///
     /// # Errors
     /// If a weight can't be read, or a file can't be written.
     pub fn make_ready(
-        model: &Model,
+        wanted: Vec<Vec<Piece>>,
         folder: &Path,
         block: usize,
         begin: &dyn Fn(u64),
@@ -123,7 +101,7 @@ impl LaidOutFiles {
         };
         let shared = shared_folder(&folder);
         let mut homes: BTreeMap<PathBuf, Vec<Vec<Piece>>> = BTreeMap::new();
-        for group in wanted(model, block) {
+        for group in wanted {
             let own = |weight: &Weight| Path::new(ROOT).join(&weight.location).starts_with(&folder);
             let home = match group.iter().flat_map(Piece::sources).any(own) {
                 true => &folder,

@@ -3,16 +3,29 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::pack::PackError;
+use thiserror::Error;
+
 use super::products::Weight;
 use crate::engine::model_file::ROOT;
 use crate::graph::proto;
-use crate::weights::{Dtype, SafetensorsWriter, round_to, widen};
+use crate::weights::{Dtype, SafetensorsWriter, WeightsError, round_to, widen};
 
 /// What's converted at a time.
 const BATCH_BYTES: usize = 8 << 20;
+
+/// Laid-out weights that can't be made or read.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "each variant is its message")]
+pub enum PackError {
+    #[error("cannot read `{}`", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error(
+        "a copy of the weights can't be laid out for this processor; `--weights in-place` does without one"
+    )]
+    Write(#[source] WeightsError),
+}
 
 /// A tensor of float32, made from one weight or two.
 #[derive(Debug, Clone, PartialEq, Eq)]

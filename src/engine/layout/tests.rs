@@ -61,8 +61,9 @@ fn rewritten_for(variant: &PreparedVariant, options: &EngineOptions) -> (Layouts
     let made = std::cell::RefCell::new(Vec::new());
     let begin = |bytes| made.borrow_mut().push(bytes);
     let laid_out = options.provider == Provider::Cpu && options.weights != WeightsMode::InPlace;
-    let files =
-        laid_out.then(|| LaidOutFiles::make_ready(&model, &variant.folder, BLOCK, &begin).unwrap());
+    let files = laid_out.then(|| {
+        LaidOutFiles::make_ready(wanted(&model, BLOCK), &variant.folder, BLOCK, &begin).unwrap()
+    });
     let layouts = layouts(model, options, files.as_ref()).unwrap();
     (layouts, made.into_inner())
 }
@@ -249,7 +250,9 @@ fn what_a_variant_lays_out_for_itself_alone_is_timed() {
     let all = prepare("llama-gqa", "lora", Dtype::Float32, folder.path());
     let own_seconds = |variant: &PreparedVariant| {
         let model = model_file::read(&variant.folder, 40).unwrap();
-        let files = LaidOutFiles::make_ready(&model, &variant.folder, BLOCK, &|_| {}).unwrap();
+        let files =
+            LaidOutFiles::make_ready(wanted(&model, BLOCK), &variant.folder, BLOCK, &|_| {})
+                .unwrap();
         files.own_seconds
     };
     let [_, merged, unmerged] = &all[..] else {

@@ -5,9 +5,10 @@
 use super::{Cache, Inputs, turns_inside};
 use crate::arch::{Layer, Pairs, Position};
 use crate::graph::builder::{Attr, GraphBuilder, Value};
-use crate::graph::positions::{Lengths, PositionTables, RotaryTables};
+use crate::graph::lengths::Lengths;
+use crate::graph::positions::{PositionTables, RotaryTables};
 
-/// Adds the node; `rows` are [`Operands::GroupQuery`](crate::graph::positions::Operands::GroupQuery). Returns what the
+/// Adds the node; `rows` are [`Operands::GroupQuery`](crate::graph::lengths::Operands::GroupQuery). Returns what the
 /// heads give.
 pub fn group_query(
     graph: &mut GraphBuilder,

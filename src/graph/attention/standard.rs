@@ -7,7 +7,8 @@
 use super::{Cache, Inputs, cache_head_dim, split_kinds};
 use crate::arch::Layer;
 use crate::graph::builder::{Attr, GraphBuilder, Value};
-use crate::graph::positions::{Lengths, PositionTables};
+use crate::graph::lengths::Lengths;
+use crate::graph::positions::PositionTables;
 
 /// Adds the nodes; new rows are written from `start` on, and queries and keys are turned already. Returns what the heads
 /// give.

@@ -10,13 +10,6 @@ use crate::weights::Dtype;
 /// The names that releases of Transformers have given the weights' dtype, the newer one first.
 const DTYPE_KEYS: [&str; 2] = ["dtype", "torch_dtype"];
 
-/// The key of `config.json` that gives the linear layer at `path` a bias, and others with it.
-pub fn bias_key(spec: &DecoderSpec, path: &str) -> Option<&'static str> {
-    spec.linears()
-        .find(|linear| linear.path == path)
-        .and_then(|linear| linear.bias_key)
-}
-
 /// The file's text.
 pub fn text(base: &BaseModel, spec: &DecoderSpec, layout: &Layout, dtype: Option<Dtype>) -> String {
     let mut config = base.config.json().clone();

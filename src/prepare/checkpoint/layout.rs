@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::config::bias_key;
 use crate::adapter::{Adapter, AdapterError};
-use crate::arch::{Module, ModuleKind};
+use crate::arch::{DecoderSpec, Module, ModuleKind};
 use crate::model::BaseModel;
 use crate::prepare::PrepareError;
 use crate::prepare::merge::{Change, head_follows};
@@ -164,4 +163,11 @@ fn no_place(adapter: &Adapter, module: &Module) -> PrepareError {
         _ => "target_modules",
     };
     AdapterError::from(adapter.config.refused(option, &reason)).into()
+}
+
+/// The key of `config.json` that gives the linear layer at `path` a bias, and others with it.
+fn bias_key(spec: &DecoderSpec, path: &str) -> Option<&'static str> {
+    spec.linears()
+        .find(|linear| linear.path == path)
+        .and_then(|linear| linear.bias_key)
 }

@@ -18,10 +18,10 @@
 
 use ndarray::{Array1, Array2, Axis, concatenate};
 
+use super::arrow_config::{ArrowConfig, KEY};
 use super::config::LoraConfig;
 use super::expert::{Expert, Pair, folder_below};
 use crate::adapter::form::{Form, Native, NativeForm, NativeSite, Part, Role, elements};
-use crate::adapter::options::factor;
 use crate::adapter::tuner::{Target, not_adaptable, target};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::arch::Module;
@@ -29,71 +29,6 @@ use crate::graph::{Attr, Value};
 use crate::json_object::{ConfigError, JsonObject};
 use crate::model::BaseModel;
 use crate::random::TorchGenerator;
-
-/// The key of the configuration.
-pub const KEY: &str = "arrow_config";
-
-/// `arrow_config`
-#[derive(Debug)]
-pub struct ArrowConfig {
-    tasks: Vec<String>,
-    general: Vec<String>,
-    top_k: usize,
-    temperature: f32,
-    seed: u64,
-}
-
-impl ArrowConfig {
-    /// Reads the option, if it's there.
-    ///
-    /// # Errors
-    /// If something in it is wrong.
-    pub fn read(config: &JsonObject) -> Result<Option<Self>, ConfigError> {
-        let Some(object) = config.optional_object(KEY)? else {
-            return Ok(None);
-        };
-        let names = |key: &str| {
-            let names = object.optional_texts(key)?.unwrap_or_default();
-            let mut seen = std::collections::BTreeSet::new();
-            match names.iter().find(|name| !seen.insert(name.as_str())) {
-                Some(_) => Err(object.wrong(key, "names that differ from each other")),
-                None => Ok(names),
-            }
-        };
-        let tasks = names("task_adapter_names")?;
-        if tasks.is_empty() {
-            let expected = "the names of the experts, `task_0` and so on";
-            return Err(match object.get("task_adapter_names") {
-                None => object.missing("task_adapter_names", expected),
-                Some(_) => object.wrong("task_adapter_names", expected),
-            });
-        }
-        let general = match object.flag("use_gks", false)? {
-            true => names("gks_adapter_names")?,
-            false => Vec::new(),
-        };
-        if general.is_empty() && object.flag("use_gks", false)? {
-            let expected = "the names of the general adapters, `gks_0` and so on, for `use_gks`";
-            return Err(object.missing("gks_adapter_names", expected));
-        }
-        let top_k = object.optional_size("top_k")?.unwrap_or(3);
-        if top_k > tasks.len() {
-            let expected = format!("at most {}, the number of experts", tasks.len());
-            return Err(object.wrong("top_k", &expected));
-        }
-        let temperature = factor(&object, "router_temperature", 1.0)? as f32;
-        if temperature <= 0.0 {
-            return Err(object.wrong("router_temperature", "a positive number that float32 holds"));
-        }
-        Ok(Some(Self {
-            tasks,
-            general,
-            top_k,
-            temperature,
-            seed: crate::adapter::options::seed(&object, "rng_seed", 0)?,
-        }))
-    }
-}
 
 /// The folders of the adapters that the router's configuration names.
 ///

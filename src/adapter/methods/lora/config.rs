@@ -1,14 +1,11 @@
 //! LoRA's configuration.
 
-use ndarray::Array2;
-
 use super::activated::{self, invocation};
-use super::arrow::{self, ArrowConfig};
+use super::arrow_config::{self, ArrowConfig};
 use super::blocks::Blocks;
-use super::factors::Stored;
+use super::init::LoraInit;
 use super::residual::Removed;
 use crate::adapter::options::{Factor, Rank};
-use crate::adapter::{AdapterError, AdapterTensors, Init};
 use crate::json_object::{ConfigError, JsonObject};
 
 /// The options that change inference, but for those of `Targets`.
@@ -41,30 +38,10 @@ pub struct LoraConfig {
     pub invocation: Option<Vec<u32>>,
 }
 
-/// `init_lora_weights`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LoraInit {
-    /// `true`: `A` Kaiming uniform, `B = 0`. Also how EVA starts before it has seen data.
-    Default,
-    /// `gaussian`: `A ~ N(0, 1/r^2)`, `B = 0`.
-    Gaussian,
-    /// `false`: both as `nn.Linear` starts; not the identity.
-    Random,
-    /// `orthogonal`: columns of `B` and rows of `A` from disjoint halves of an orthogonal matrix, so
-    /// that `B A = 0`.
-    Orthogonal,
-    /// `pissa`: from the weight's largest components, which are taken out of the weight.
-    Pissa,
-    /// `olora`: from the weight's QR decomposition, whose part is taken out of the weight.
-    Olora,
-    /// `mica`: `A = 0`, `B` from the left vectors of the weight's smallest components, and never trained.
-    Mica,
-}
-
 /// Variants of which PEFT allows one at a time.
 const EXCLUSIVE: [&str; 7] = [
     "use_dora",
-    arrow::KEY,
+    arrow_config::KEY,
     activated::KEY,
     "use_bdlora",
     "velora_config",
@@ -84,7 +61,7 @@ impl LoraConfig {
     /// # Errors
     /// If one is wrong, or isn't implemented.
     pub fn read(config: &JsonObject, vocab_size: usize) -> Result<Self, ConfigError> {
-        let init = init(config)?;
+        let init = LoraInit::read(config)?;
         let mut variants = EXCLUSIVE.into_iter().filter(|key| is_on(config, key));
         if let (Some(first), Some(second)) = (variants.next(), variants.next()) {
             let reason = format!("it can't be had together with `{first}`");
@@ -98,7 +75,7 @@ impl LoraConfig {
         let arrow = ArrowConfig::read(config)?;
         if arrow.is_some() && (init != LoraInit::Default || config.flag("lora_bias", false)?) {
             let reason = "it can't be had together with `lora_bias` or another `init_lora_weights` than the default";
-            return Err(config.refused(arrow::KEY, reason));
+            return Err(config.refused(arrow_config::KEY, reason));
         }
         let invocation = invocation(config, vocab_size)?;
         if invocation.is_some() && init == LoraInit::Mica {
@@ -156,117 +133,4 @@ impl LoraConfig {
             _ => None,
         }
     }
-}
-
-fn init(config: &JsonObject) -> Result<LoraInit, ConfigError> {
-    const KEY: &str = "init_lora_weights";
-    match config.get(KEY).cloned() {
-        None | Some(serde_json::Value::Bool(true)) => Ok(LoraInit::Default),
-        Some(serde_json::Value::Bool(false)) => Ok(LoraInit::Random),
-        Some(serde_json::Value::String(name)) => match name.as_str() {
-            "gaussian" => Ok(LoraInit::Gaussian),
-            "orthogonal" => Ok(LoraInit::Orthogonal),
-            "eva" => Ok(LoraInit::Default),
-            "pissa" => Ok(LoraInit::Pissa),
-            "olora" => Ok(LoraInit::Olora),
-            "mica" => Ok(LoraInit::Mica),
-            other => Err(config.refused(
-                KEY,
-                &format!(
-                    "`{other}` belongs to a base that was changed by a random decomposition, by data or by \
-                     quantisation, which can't be made again; save the adapter converted to plain LoRA \
-                     (`path_initial_model_for_weight_conversion`)"
-                ),
-            )),
-        },
-        Some(_) => Err(config.wrong(KEY, "`true`, `false` or a name")),
-    }
-}
-
-impl LoraInit {
-    /// Takes `A` and `B` of a linear layer.
-    pub fn linear(
-        self,
-        tensors: &mut AdapterTensors,
-        [key_a, key_b]: [&str; 2],
-        stored: Stored,
-    ) -> Result<(Array2<f32>, Array2<f32>), AdapterError> {
-        let ([r, in_features], [out_features, _]) = (stored.a, stored.b);
-        if self == Self::Orthogonal && tensors.is_fresh() {
-            return orthogonal(tensors, r, in_features, out_features);
-        }
-        let [init_a, init_b] = match self {
-            _ if stored.blocks_in_a => [
-                Init::Uniform((6.0 / in_features as f32).sqrt()),
-                Init::Zeros,
-            ],
-            Self::Gaussian => [Init::Normal(1.0 / r as f32), Init::Zeros],
-            Self::Random => [Init::linear_default(in_features), Init::linear_default(r)],
-            // Of the last three, fresh factors are made of the weight.
-            Self::Default | Self::Orthogonal | Self::Pissa | Self::Olora | Self::Mica => {
-                [Init::linear_default(in_features), Init::Zeros]
-            }
-        };
-        let a = tensors.matrix(key_a, stored.a, init_a)?;
-        let b = tensors.matrix(key_b, stored.b, init_b)?;
-        Ok((a, b))
-    }
-
-    /// `lora_B.bias`
-    pub fn bias(self, r: usize) -> Init {
-        match self {
-            Self::Random => Init::linear_default(r),
-            _ => Init::Zeros,
-        }
-    }
-
-    /// `lora_embedding_A`, `lora_embedding_B`
-    pub fn embedding(self) -> [Init; 2] {
-        match self {
-            // `nn.Embedding` and `gaussian` start at random; PEFT zeroes `A` only by default.
-            Self::Random => [Init::Normal(1.0), Init::Normal(1.0)],
-            _ => [Init::Zeros, Init::Normal(1.0)],
-        }
-    }
-}
-
-/// `Q` orthogonal `[r, r]`: `A = (X · Q[even rows])ᵀ / 10`, `B = Yᵀ · Q[odd rows] / 10`, with normal `X`
-/// `[in_features, r/2]` and `Y` `[r/2, out_features]`.
-fn orthogonal(
-    tensors: &mut AdapterTensors,
-    r: usize,
-    in_features: usize,
-    out_features: usize,
-) -> Result<(Array2<f32>, Array2<f32>), AdapterError> {
-    if !r.is_multiple_of(2) {
-        return Err(AdapterError::Fresh {
-            path: tensors.path().to_owned(),
-            message: format!("`init_lora_weights` `orthogonal` needs an even rank, not {r}"),
-        });
-    }
-    let half = r / 2;
-    let mut draw =
-        |rows: usize, columns: usize| tensors.matrix("fresh", [rows, columns], Init::Normal(1.0));
-    let q = orthonormal_rows(draw(r, r)?);
-    let x = draw(in_features, half)?;
-    let y = draw(half, out_features)?;
-    let even = q.slice(ndarray::s![0..;2, ..]);
-    let odd = q.slice(ndarray::s![1..;2, ..]);
-    let a = x.dot(&even).t().mapv(|value| value / 10.0);
-    let b = y.t().dot(&odd).mapv(|value| value / 10.0);
-    Ok((a, b))
-}
-
-/// Gram–Schmidt on the rows.
-fn orthonormal_rows(mut q: Array2<f32>) -> Array2<f32> {
-    for i in 0..q.nrows() {
-        for j in 0..i {
-            let overlap = q.row(i).dot(&q.row(j));
-            let other = q.row(j).to_owned();
-            q.row_mut(i).scaled_add(-overlap, &other);
-        }
-        let norm = q.row(i).dot(&q.row(i)).sqrt();
-        q.row_mut(i).mapv_inplace(|value| value / norm);
-    }
-    q
 }

@@ -8,9 +8,10 @@ use std::path::{Component, Path, PathBuf};
 
 use ndarray::Array2;
 
-use super::config::{LoraConfig, LoraInit, is_on};
+use super::config::{LoraConfig, is_on};
 use super::conversion::converted;
 use super::factors::{factors, of_weights};
+use super::init::LoraInit;
 use crate::adapter::targets::{QUERY_VALUE, Targets};
 use crate::adapter::tuner::{Target, not_adaptable, target};
 use crate::adapter::{AdapterError, AdapterTensors};

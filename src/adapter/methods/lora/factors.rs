@@ -16,7 +16,8 @@ use ndarray::{Array1, Array2};
 use rayon::prelude::*;
 
 use super::blocks::{Side, block_diagonal};
-use super::config::{LoraConfig, LoraInit};
+use super::config::LoraConfig;
+use super::init::{LoraInit, Stored};
 use super::residual::{Made, minor, orthogonal, principal};
 use crate::adapter::components::scaled_columns;
 use crate::adapter::tuner::{Layer, Target, target};
@@ -137,17 +138,6 @@ fn stored(
         stored.a[1] /= group;
     }
     stored
-}
-
-/// How `A` and `B` are stored.
-#[derive(Debug, Clone, Copy)]
-pub struct Stored {
-    /// `[r, in_features]`, or less.
-    pub a: [usize; 2],
-    /// `[out_features, r]`, or less.
-    pub b: [usize; 2],
-    /// Whether `A` holds blocks, which are drawn from another range.
-    pub blocks_in_a: bool,
 }
 
 /// Fresh factors that are made of the weights, by the modules' paths. Each thread holds one weight.

@@ -11,10 +11,10 @@
 
 use ndarray::Array2;
 
-use super::config::{LoraConfig, LoraInit, is_on};
+use super::config::{LoraConfig, is_on};
 use super::conversion::PARAMETERS;
 use super::embedding::LoraEmbedding;
-use super::factors::Stored;
+use super::init::{LoraInit, Stored};
 use super::linear::LoraLinear;
 use super::stacked::{self, Stack, Wanted};
 use crate::adapter::form::Form;

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use ndarray::{Array3, ArrayView2, Axis, s};
 
-use super::config::LoraInit;
+use super::init::LoraInit;
 use crate::adapter::form::{Form, LinearForm, Part, Role};
 use crate::adapter::{AdapterError, AdapterTensors, Init, ModuleAdapter};
 use crate::arch::{Expert, Linear};

@@ -4,8 +4,8 @@ use super::forms::Blocked;
 use super::{Rewriting, Runs};
 use crate::engine::layout::block_size::DOMAIN;
 use crate::engine::layout::joined::split;
-use crate::engine::layout::pack::{Found, PackError};
-use crate::engine::layout::piece::Piece;
+use crate::engine::layout::pack::Found;
+use crate::engine::layout::piece::{PackError, Piece};
 use crate::engine::layout::products::{Weight, ints, node};
 use crate::graph::proto::Node;
 

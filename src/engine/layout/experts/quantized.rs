@@ -46,15 +46,11 @@ impl Form {
         }
     }
 
-    fn blocks(self) -> i64 {
-        self.columns / self.block
-    }
-
     /// Whether `QMoE` computes it as `MatMulNBits` does. It takes a single block of a row for scales of whole rows, and
     /// always rounds inputs where weights have 8 bits.
     fn is_same(self) -> bool {
-        let whole = self.columns % self.block == 0 && self.blocks() > 1;
-        whole && (self.bits == 4 || self.accuracy == 4)
+        let whole = self.block > 0 && self.columns % self.block == 0;
+        whole && self.columns > self.block && (self.bits == 4 || self.accuracy == 4)
     }
 }
 

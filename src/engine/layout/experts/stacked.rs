@@ -1,8 +1,8 @@
 //! `MoE`: the weights of all experts are stacked in a file, copied once, like others ([`super::super::pack`]).
 
 use super::{Layer, Reader};
-use crate::engine::layout::pack::{Found, LaidOutFiles, PackError};
-use crate::engine::layout::piece::Piece;
+use crate::engine::layout::pack::{Found, LaidOutFiles};
+use crate::engine::layout::piece::{PackError, Piece};
 use crate::engine::layout::products::{Products, Weight, drop_unused, int};
 use crate::graph::proto::{Graph, Model};
 

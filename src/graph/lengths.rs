@@ -1,0 +1,92 @@
+//! Lengths of cache and call, from the attention mask.
+
+use super::AttentionOperator;
+use super::builder::{Attr, GraphBuilder, Value};
+use super::proto::element;
+
+/// [`Operands::GroupQuery::last_index`] in a graph.
+pub const LAST_INDEX: &str = "/attention_mask/last_index";
+
+/// [`Operands::GroupQuery::total_i32`] in a graph.
+pub const TOTAL_I32: &str = "/attention_mask/total/i32";
+
+/// [`Lengths::total`] in a graph.
+pub const TOTAL: &str = "/attention_mask/total";
+
+/// [`Lengths::past`] in a graph.
+pub const PAST: &str = "/attention_mask/past";
+
+/// Lengths that attention needs, from the attention mask `[batch, total]`.
+#[derive(Debug)]
+pub struct Lengths {
+    /// As the graph's operator takes them.
+    pub operands: Operands,
+    /// Cached and new tokens, i64 `[1]`.
+    pub total: Value,
+    /// Cached tokens, i64 `[1]`.
+    pub past: Value,
+    /// New tokens, i64 `[1]`.
+    pub new: Value,
+}
+
+/// Lengths as an [`AttentionOperator`] takes them.
+#[derive(Debug)]
+pub enum Operands {
+    /// [`AttentionOperator::GroupQuery`]
+    GroupQuery {
+        /// Tokens of each row less one, i32 `[batch]`.
+        last_index: Value,
+        /// Cached and new tokens, i32 scalar.
+        total_i32: Value,
+    },
+    /// [`AttentionOperator::Standard`]
+    Standard {
+        /// The row of the cache that new tokens are written from, i64 `[batch]`.
+        start: Value,
+    },
+}
+
+/// Adds the lengths; `hidden` is `[batch, sequence, …]`.
+pub fn lengths(graph: &mut GraphBuilder, attention_mask: &Value, hidden: &Value) -> Lengths {
+    let total = graph.size_of_axis(TOTAL, attention_mask, 1);
+    let new = graph.size_of_axis("/hidden/sequence", hidden, 1);
+    let past = graph.op("Sub", PAST, &[&total, &new], &[]);
+    let operands = match graph.attention_operator() {
+        AttentionOperator::GroupQuery => row_lengths(graph, attention_mask, &total),
+        AttentionOperator::Standard => {
+            let batch = graph.size_of_axis("/hidden/batch", hidden, 0);
+            let start = graph.op("Expand", "/cache/start", &[&past, &batch], &[]);
+            Operands::Standard { start }
+        }
+    };
+    Lengths {
+        operands,
+        total,
+        past,
+        new,
+    }
+}
+
+fn row_lengths(graph: &mut GraphBuilder, attention_mask: &Value, total: &Value) -> Operands {
+    let one = graph.constant_i64("one", &[1], false);
+    let tokens = graph.op(
+        "ReduceSum",
+        "/attention_mask/ReduceSum",
+        &[attention_mask, &one],
+        &[("keepdims", Attr::Int(0))],
+    );
+    let last = graph.op("Sub", "/attention_mask/Sub", &[&tokens, &one], &[]);
+    let last_index = graph.cast(LAST_INDEX, &last, element::INT32);
+    let scalar = graph.constant_i64("empty", &[], false);
+    let total_scalar = graph.op(
+        "Reshape",
+        "/attention_mask/total/scalar",
+        &[total, &scalar],
+        &[],
+    );
+    let total_i32 = graph.cast(TOTAL_I32, &total_scalar, element::INT32);
+    Operands::GroupQuery {
+        last_index,
+        total_i32,
+    }
+}
