@@ -18,11 +18,12 @@ use std::time::{Duration, Instant};
 use memmap2::Mmap;
 use peft_bench::adapter::AdapterForm;
 use peft_bench::cache_dir::cache_dir;
-use peft_bench::engine::{DecoderEngine, EngineOptions, OnnxRuntime, Provider, WeightsMode};
+use peft_bench::engine::{
+    DecoderEngine, Engine, EngineOptions, OnnxRuntime, Provider, WeightsMode,
+};
 use peft_bench::measure::bandwidth::timed_sum;
 use peft_bench::measure::memory::ProcessMemory;
 use peft_bench::measure::stats::median;
-use peft_bench::measure::timings::Engine;
 use peft_bench::model::{BaseModel, ModelId};
 use peft_bench::prepare::{Precision, Preparation, PreparedVariant, Variant};
 use peft_bench::runtime::install::locate_or_install;

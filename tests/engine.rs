@@ -9,9 +9,10 @@ use std::sync::LazyLock;
 use common::{case, copy_folder, edit_tensors, model, set_key};
 use peft_bench::adapter::AdapterForm;
 use peft_bench::engine::layout::block_size;
-use peft_bench::engine::{DecoderEngine, EngineOptions, OnnxRuntime, Provider, WeightsMode};
+use peft_bench::engine::{
+    DecoderEngine, Engine, EngineOptions, OnnxRuntime, Provider, WeightsMode,
+};
 use peft_bench::experiment::Experiment;
-use peft_bench::measure::timings::Engine;
 use peft_bench::model::BaseModel;
 use peft_bench::prepare::{Precision, Preparation, PreparedVariant, Variant, other_adapters};
 use peft_bench::runtime::install::locate_or_install;

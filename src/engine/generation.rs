@@ -4,9 +4,8 @@ use ort::value::DynTensor;
 
 use super::bindings::new_tensor;
 use super::layout::host::largest;
-use super::{DecoderEngine, EngineError};
+use super::{DecoderEngine, Engine, EngineError};
 use crate::graph::{ACTIVE_FROM_INPUT, PROMPT_INPUT};
-use crate::measure::timings::Engine;
 
 impl DecoderEngine {
     /// Runs `ids` behind `before` virtual tokens, and brings the next token back.

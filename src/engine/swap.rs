@@ -2,8 +2,7 @@
 
 use std::rc::Rc;
 
-use super::{DecoderEngine, EngineError, ResidentAdapter, StepGraph};
-use crate::measure::swap::SwapEngine;
+use super::{DecoderEngine, EngineError, ResidentAdapter, StepGraph, SwapEngine};
 use crate::prepare::PreparedVariant;
 
 impl DecoderEngine {

@@ -25,7 +25,6 @@ pub mod group;
 pub mod interference;
 pub mod memory;
 pub mod protocol;
-pub(crate) mod random;
 pub mod record;
 pub mod roofline;
 pub mod schedule;

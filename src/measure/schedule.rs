@@ -8,7 +8,7 @@
 //! Source: E. J. Williams, "Experimental designs balanced for the estimation of residual effects of treatments",
 //! Australian Journal of Scientific Research A 2, 1949.
 
-use super::random::SplitMix64;
+use crate::random::SplitMix64;
 
 /// The number of rounds after which every position and every neighbour has come up equally often.
 ///

@@ -11,19 +11,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::stats::{Overhead, Pair, median, paired_overhead};
-use super::timings::{Clock, Engine};
-
-/// An engine whose adapter can be exchanged.
-pub trait SwapEngine: Engine {
-    /// An adapter in memory.
-    type Adapter;
-
-    /// Binds `adapter` in place of the present one.
-    ///
-    /// # Errors
-    /// If it can't be bound.
-    fn swap(&mut self, adapter: &Self::Adapter) -> Result<(), Self::Error>;
-}
+use super::timings::Clock;
+use crate::engine::SwapEngine;
 
 /// One swap, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -141,6 +130,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::engine::Engine;
 
     #[derive(Clone, Default)]
     struct ScriptedClock(Rc<Cell<Duration>>);

@@ -9,24 +9,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::stats;
-
-/// Makes one token after another.
-pub trait Engine {
-    /// What can go wrong in it.
-    type Error;
-
-    /// Begins a new sequence: computes the prompt and returns the first new token.
-    ///
-    /// # Errors
-    /// If the model can't be run on this prompt.
-    fn prefill(&mut self, prompt_ids: &[u32]) -> Result<u32, Self::Error>;
-
-    /// Computes `token`, the one returned last, and returns the one after it.
-    ///
-    /// # Errors
-    /// If the model can't be run.
-    fn decode(&mut self, token: u32) -> Result<u32, Self::Error>;
-}
+use crate::engine::Engine;
 
 /// Tells the time since a moment of its own; never goes back.
 pub trait Clock {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{ADAPTER, PrepareError, PreparedVariant, PromptKind, values};
-use crate::measure::random::SplitMix64;
+use crate::random::SplitMix64;
 
 /// Writes `count` adapters with the tensors of `unmerged` and other values below `folder`. They can take the place of
 /// the one that a session on `unmerged` was opened with; they have no graph of their own.

@@ -11,6 +11,8 @@
 //! | [`NumpyGenerator`] | UNILORA |
 //! | [`RandomState`] | ADAMSS |
 //!
+//! The order of runs and bootstrap intervals take their own, which can be made again: `SplitMix64`.
+//!
 //! What only has to look random (a fresh adapter's trained tensors) is drawn elsewhere, with `rand`.
 
 mod mt19937;
@@ -20,8 +22,10 @@ mod permutation;
 mod random_state;
 #[cfg(test)]
 mod recorded;
+mod split_mix;
 mod torch;
 
 pub use numpy::NumpyGenerator;
 pub use random_state::RandomState;
+pub(crate) use split_mix::SplitMix64;
 pub use torch::TorchGenerator;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::measure::timings::Engine;
+use crate::engine::Engine;
 use crate::quantize::Format;
 
 const TRAINED: Expected = Expected {

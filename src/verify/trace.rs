@@ -2,8 +2,8 @@
 
 use super::tolerance::Norm;
 use crate::engine::DecoderEngine;
+use crate::engine::Engine;
 use crate::logits::{difference, mean_difference};
-use crate::measure::timings::Engine;
 
 /// An engine that shows the logits of its last token.
 pub trait LogitEngine: Engine {

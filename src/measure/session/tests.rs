@@ -5,11 +5,11 @@ use super::*;
 use crate::measure::client::VariantProcess;
 use crate::measure::memory::{PeakMethod, ProcessMemory, StageMemory};
 use crate::measure::protocol::{Comparison, OpenRequest, Opened, ParityRequest, SwapRequest};
-use crate::measure::random::SplitMix64;
 use crate::measure::swap::{SwapResult, SwapTimes};
 use crate::measure::timings::{Clock, GenerationTimings};
 use crate::prepare::{Variant, stand_in};
 use crate::prompts::Category;
+use crate::random::SplitMix64;
 use crate::runtime::library::Library;
 use crate::verify::Parity;
 

@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{median, quantile_of_sorted};
-use crate::measure::random::SplitMix64;
+use crate::random::SplitMix64;
 
 /// Where a stratum has fewer samples than this on a side, no difference is called detected.
 pub const MIN_SAMPLES_TO_DETECT: usize = 5;
