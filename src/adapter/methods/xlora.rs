@@ -251,14 +251,16 @@ impl Mixture {
             x = graph.op("Softmax", "/xlora/Softmax", &[&x], &last);
         }
         if let Some(count) = self.top_k {
-            let rest = match self.softmax_top_k {
-                true => f32::NEG_INFINITY,
-                false => 0.0,
-            };
-            x = keep_largest(graph, "/xlora/kept", &x, count, rest);
+            x = keep_largest(graph, "/xlora/kept", &x, count, 0.0);
         }
         if self.softmax_top_k {
-            x = graph.op("Softmax", "/xlora/kept/Softmax", &[&x], &last);
+            // Shares of 0, which a softmax comes to as well, take no part.
+            let zero = graph.filled("/xlora/zero", &[], 0.0);
+            let lowest = graph.filled("/xlora/lowest", &[], f32::NEG_INFINITY);
+            let none = graph.op("Equal", "/xlora/none", &[&x, &zero], &[]);
+            let kept = graph.op("Where", "/xlora/some", &[&none, &lowest, &x], &[]);
+            let kept = graph.op("Softmax", "/xlora/kept/Softmax", &[&kept], &last);
+            x = graph.op("Where", "/xlora/shares/some", &[&none, &zero, &kept], &[]);
         }
         x
     }
