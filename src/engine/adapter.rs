@@ -48,9 +48,9 @@ impl ResidentAdapter {
         if variant.manifest.variant == Variant::Unmerged {
             resident.invocation.clone_from(&adapter.invocation);
         }
+        // They are written into the cache, and no input.
         if let Some(PromptKind::Prefix(rows)) = adapter.prompt {
             resident.prefix = rows;
-            return Ok(resident);
         }
         if adapter.inputs.is_empty() {
             return Ok(resident);
@@ -58,7 +58,9 @@ impl ResidentAdapter {
         let path = variant.folder.join(ADAPTER);
         let file = SafetensorsFile::open(&path)?;
         let failed = EngineError::runtime(&name);
-        for input in &adapter.inputs {
+        let bound = |input: &&String| resident.prefix == 0 || *input != PROMPT_INPUT;
+        let inputs: Vec<&String> = adapter.inputs.iter().filter(bound).collect();
+        for input in inputs {
             let view = file.get(input).ok_or_else(|| WeightsError::Missing {
                 name: input.clone(),
                 path: path.clone(),
