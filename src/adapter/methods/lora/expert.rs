@@ -15,6 +15,7 @@ use super::init::LoraInit;
 use crate::adapter::targets::{QUERY_VALUE, Targets};
 use crate::adapter::tuner::{Target, not_adaptable, target};
 use crate::adapter::{AdapterError, AdapterTensors};
+use crate::arch::Module;
 use crate::json_object::{ConfigError, JsonObject};
 use crate::model::BaseModel;
 
@@ -108,6 +109,7 @@ impl Expert {
                 b: taken.b,
                 scaling,
             };
+            claim_base_layer(&mut tensors, base, &module)?;
             pairs.insert(module.path, pair);
         }
         tensors.finish()?;
@@ -124,6 +126,26 @@ impl Expert {
     pub fn elements(&self) -> usize {
         self.pairs.values().map(Pair::elements).sum()
     }
+}
+
+/// PEFT saves an adapted head's own weight with the adapter, and loads it into the base that all experts share.
+fn claim_base_layer(
+    tensors: &mut AdapterTensors,
+    base: &BaseModel,
+    module: &Module,
+) -> Result<(), AdapterError> {
+    let key = format!("{}.base_layer.weight", module.path);
+    if !tensors.has(&key) {
+        return Ok(());
+    }
+    let (name, shape) = module.parameters().swap_remove(0);
+    tensors.claim(&key, &shape)?;
+    if tensors.read(&key)? != base.tensor(&module.tensor(name))?.to_f32()? {
+        return Err(tensors.layout(format!(
+            "tensor `{key}` isn't the base's, whose weights all experts share"
+        )));
+    }
+    Ok(())
 }
 
 impl Pair {

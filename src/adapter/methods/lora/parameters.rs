@@ -334,7 +334,8 @@ fn matrix(
     let [rows, columns] = [shape[0], shape[1]];
     // An old adapter on a router has the checkpoint's name of it.
     let older = format!("{}.lora_A.weight", module.source);
-    let place = match tensors.has(&older) {
+    let is_router = matches!(module.kind, ModuleKind::Routed { .. });
+    let place = match is_router && tensors.has(&older) {
         true => &module.source,
         false => &module.path,
     };
