@@ -17,6 +17,7 @@ mod options;
 mod places;
 mod replaced;
 mod replication;
+mod stacked;
 mod targets;
 mod task;
 mod tensors;
@@ -391,6 +392,10 @@ impl Adapter {
     ) -> Result<Vec<f32>, AdapterError> {
         match &replacement.origin {
             Origin::Adapter => self.tensors.read(&replacement.key),
+            Origin::Part(first) => {
+                let part = *first..first + replacement.len();
+                self.tensors.read_part(&replacement.key, part)
+            }
             Origin::Base(source) => Ok(base.values_of(source)?),
             Origin::Zeros => Ok(vec![0.0; replacement.len()]),
         }

@@ -2,14 +2,15 @@
 //!
 //! - `bias: all | lora_only`: the file holds new biases, not deltas; `<module>.base_layer.bias` for a
 //!   targeted module, `<module>.bias` for others.
-//! - `modules_to_save`: copies of whole modules, under the modules' own names.
+//! - `modules_to_save`: copies of whole modules, under the modules' own names; of experts, the tensors of all of them.
 //!
 //! Source: PEFT, `utils/save_and_load.py`.
 
 use std::collections::BTreeSet;
 
+use super::stacked::{StackedWeight, stacked_weights};
 use super::{AdapterError, AdapterTensors, Effects, tensors};
-use crate::arch::{Linear, Module, ModuleKind};
+use crate::arch::{DecoderSpec, Linear, Module, ModuleKind};
 use crate::json_object::{ConfigError, JsonObject};
 use crate::model::BaseModel;
 
@@ -35,6 +36,8 @@ pub struct Replacement {
 pub enum Origin {
     /// In the adapter's file.
     Adapter,
+    /// The same, from this element of a tensor on.
+    Part(usize),
     /// A fresh adapter's copies are the base's own tensors, of this name.
     Base(String),
     /// There are none: zeros.
@@ -131,18 +134,68 @@ fn wrong_bias(config: &JsonObject, own: &str) -> ConfigError {
 pub fn replace_modules(
     effects: &mut Effects,
     tensors: &mut AdapterTensors,
+    spec: &DecoderSpec,
     saved: &[Module],
 ) -> Result<(), AdapterError> {
+    let stacked = stacked_weights(spec);
     for module in saved {
+        if let Some(weight) = stacked.get(&module.path) {
+            replace_part(effects, tensors, module, weight)?;
+            continue;
+        }
         for (name, shape) in module.parameters() {
             let key = format!("{}.{name}", module.path);
             replace(effects, tensors, module, (name, &shape), key, true)?;
-            // Written twice with `bias: all` and with `save_embedding_layers`; the base's own isn't used any more.
-            for infix in ["modules_to_save", "original_module"] {
-                let again = format!("{}.{infix}.{name}", module.path);
-                if tensors.has(&again) {
-                    tensors.claim(&again, &shape)?;
-                }
+            claim_again(tensors, module, name, &shape)?;
+        }
+    }
+    Ok(())
+}
+
+/// Replaces an expert's weight by its part of the tensor that has those of all.
+fn replace_part(
+    effects: &mut Effects,
+    tensors: &mut AdapterTensors,
+    module: &Module,
+    weight: &StackedWeight,
+) -> Result<(), AdapterError> {
+    tensors.claim(&weight.name, &weight.shape)?;
+    let (name, shape) = module.parameters().swap_remove(0);
+    let path = format!("{}.{name}", module.path);
+    let replacement = Replacement {
+        key: weight.name.clone(),
+        input: format!("{}{path}", tensors::PREFIX),
+        shape,
+        origin: match tensors.is_fresh() {
+            true => Origin::Base(module.tensor(name)),
+            false => Origin::Part(weight.first),
+        },
+        trainable: true,
+        is_copy: true,
+    };
+    effects.replaced.insert(path, replacement);
+    Ok(())
+}
+
+/// Claims what's written twice: the parameter `name` of a saved module with `save_embedding_layers`, and biases with `bias:
+/// all`, under the names of what is around them. The base's own isn't used any more.
+fn claim_again(
+    tensors: &mut AdapterTensors,
+    module: &Module,
+    name: &str,
+    shape: &[usize],
+) -> Result<(), AdapterError> {
+    let whole = format!("{}.{name}", module.path);
+    let places = whole.match_indices('.').map(|(at, _)| whole.split_at(at));
+    for (saved, rest) in places {
+        for infix in [
+            "modules_to_save",
+            "modules_to_save.default",
+            "original_module",
+        ] {
+            let again = format!("{saved}.{infix}{rest}");
+            if tensors.has(&again) {
+                tensors.claim(&again, shape)?;
             }
         }
     }
@@ -238,9 +291,11 @@ fn replace_frozen(
     if tensors.read(key)? == own {
         return Ok(());
     }
-    // In a tied model it's the other module's tensor, too.
+    // In a tied model the weight is the other module's, too. A head's bias is its own.
     let pair = [base.spec.embed_tokens.module(), base.spec.lm_head.module()];
-    let other = |other: &&Module| other.source == module.source && other.path != module.path;
+    let other = |other: &&Module| {
+        name == "weight" && other.source == module.source && other.path != module.path
+    };
     for module in [module].into_iter().chain(pair.iter().filter(other)) {
         let path = format!("{}.{name}", module.path);
         if effects.replaced.contains_key(&path) {

@@ -6,6 +6,7 @@
 //! only partly used would be measured under a wrong name.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use ndarray::{Array1, Array2, Array3};
@@ -15,7 +16,7 @@ use rand_distr::{Distribution, StandardNormal, Uniform};
 
 use super::AdapterError;
 use crate::json_object::JsonObject;
-use crate::weights::{SafetensorsFile, WeightsError};
+use crate::weights::{SafetensorsFile, WeightsError, widen};
 
 /// What PEFT's wrapper puts in front of every module's path.
 pub const PREFIX: &str = "base_model.model.";
@@ -341,6 +342,18 @@ impl AdapterTensors {
     /// # Errors
     /// If the adapter is fresh or lacks it, its dtype isn't a float type, or an element is a NaN or infinite.
     pub fn read(&self, key: &str) -> Result<Vec<f32>, AdapterError> {
+        self.values(key, None)
+    }
+
+    /// The same of some of its elements. Its shape has been checked.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_part(&self, key: &str, part: Range<usize>) -> Result<Vec<f32>, AdapterError> {
+        self.values(key, Some(part))
+    }
+
+    fn values(&self, key: &str, part: Option<Range<usize>>) -> Result<Vec<f32>, AdapterError> {
         let full = self.full_key(key);
         let missing = || AdapterError::Missing {
             key: full.clone(),
@@ -349,7 +362,16 @@ impl AdapterTensors {
         let Source::File(file) = &self.source else {
             return Err(missing());
         };
-        let values = file.get(&full).ok_or_else(missing)?.to_f32()?;
+        let tensor = file.get(&full).ok_or_else(missing)?;
+        let dtype = tensor.dtype()?;
+        let first = part.as_ref().map_or(0, |part| part.start);
+        let values = match part {
+            Some(part) => widen(
+                &tensor.bytes[part.start * dtype.size()..part.end * dtype.size()],
+                dtype,
+            ),
+            None => widen(tensor.bytes, dtype),
+        };
         let absent = full
             .contains(super::methods::VBLORA_LOGITS)
             .then_some(f32::NEG_INFINITY);
@@ -358,7 +380,7 @@ impl AdapterTensors {
             None => Ok(values),
             Some(index) => Err(AdapterError::NonFinite {
                 path: file.path().to_owned(),
-                index,
+                index: first + index,
                 value: values[index],
                 key: full,
             }),

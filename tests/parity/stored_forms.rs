@@ -244,6 +244,74 @@ fn beside_a_prompt_they_have_one_prefix_less() {
     assert_same(&form.logits("unmerged"), &form.expected("unmerged"));
 }
 
+/// The head's weight stands for the embedding's, and its bias for no other.
+#[test]
+fn in_a_tied_model_a_head_keeps_its_own_bias() {
+    let form = Form::of("phi-tied", "lora");
+    let pair = [
+        ("base_model.model.lm_head.weight", EMBEDDING),
+        ("base_model.model.lm_head.bias", "lm_head.bias"),
+    ];
+    form.save_beside(&pair, |value| *value = *value * 0.7 + 0.1);
+    let other = Form::of("phi-tied", "lora");
+    other.edit_base(|tensors| {
+        for (_, source) in pair {
+            let values = &mut tensors.get_mut(source).unwrap().values;
+            values.iter_mut().for_each(|v| *v = *v * 0.7 + 0.1);
+        }
+    });
+    for variant in ["unmerged", "merged"] {
+        assert_same(&form.logits(variant), &other.logits(variant));
+        assert_apart(&form.logits(variant), &form.expected(variant));
+    }
+    // The base is in float16, and so is the checkpoint.
+    let off = relative_difference(&form.logits_of_checkpoint(), &form.logits("merged"));
+    assert!(off < 1e-2, "{off:e}");
+}
+
+#[test]
+fn beside_a_prefix_they_take_the_place_of_the_base_s() {
+    let pair = [("base_model.model.embed_tokens.weight", EMBEDDING)];
+    for case_name in ["prefix-tuning", "cartridge"] {
+        let form = Form::of("llama-gqa", case_name);
+        form.save_beside(&pair, |value| *value *= 0.7);
+        let other = Form::of("llama-gqa", case_name);
+        other.edit_base(|tensors| {
+            let values = &mut tensors.get_mut(EMBEDDING).unwrap().values;
+            values.iter_mut().for_each(|value| *value *= 0.7);
+        });
+        assert_same(&form.logits("unmerged"), &other.logits("unmerged"));
+        assert_apart(&form.logits("unmerged"), &form.expected("unmerged"));
+    }
+}
+
+/// PEFT leaves shares that are exactly 0 out of the second softmax.
+#[test]
+fn experts_without_a_share_get_none_from_a_second_softmax() {
+    let form = Form::of("llama-gqa", "xlora-top-softmax");
+    set_key(&form.adapter_config(), "enable_softmax", Value::Bool(true));
+    edit_tensors(&form.adapter.join("adapter_model.safetensors"), |tensors| {
+        let (key, bias) = tensors
+            .iter_mut()
+            .rfind(|(key, _)| key.contains("internal_xlora_classifier") && key.ends_with(".bias"))
+            .unwrap();
+        // A softmax of float32 comes to 1 and 0.
+        bias.values.iter_mut().for_each(|value| *value = -200.0);
+        bias.values[0] = 200.0;
+        let weight = key.replace(".bias", ".weight");
+        tensors.get_mut(&weight).unwrap().values.fill(0.0);
+    });
+    let twice = form.logits("unmerged");
+    set_key(
+        &form.adapter_config(),
+        "enable_softmax_topk",
+        Value::Bool(false),
+    );
+    set_key(&form.adapter_config(), "top_k_lora", Value::Null);
+    assert_same(&twice, &form.logits("unmerged"));
+    assert_apart(&twice, &form.expected("unmerged"));
+}
+
 /// With `bias: all` PEFT writes the biases of whole modules three times.
 #[test]
 fn what_is_written_again_for_a_whole_module_is_passed_over() {

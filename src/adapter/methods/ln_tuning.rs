@@ -31,6 +31,11 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
             replace(&mut effects, tensors, &module, (name, &shape), key, true)?;
         }
     }
-    replace_modules(&mut effects, tensors, &targets.saved(config, &modules)?)?;
+    replace_modules(
+        &mut effects,
+        tensors,
+        &base.spec,
+        &targets.saved(config, &modules)?,
+    )?;
     Ok(effects)
 }

@@ -96,7 +96,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let modules = base.spec.modules();
     let targets = Targets::read(config, &base.spec.model_type, Some(&[]))?;
     let saved = targets.saved(config, &modules)?;
-    replace_modules(&mut effects, tensors, &saved)?;
+    replace_modules(&mut effects, tensors, &base.spec, &saved)?;
     let shadow = Shadow::read(config, base, tensors, targeted(config, base)?)?;
     effects.shared_params = shadow.parameters;
     effects.unmergeable = Some("draws every block towards the state of a second network");

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::pattern::{NamePattern, ends_with_name};
 use super::{Include, Targets};
 use crate::adapter::AdapterError;
-use crate::arch::Module;
+use crate::arch::{Module, ModuleKind};
 use crate::json_object::{ConfigError, JsonObject};
 
 impl Targets {
@@ -102,11 +102,11 @@ impl Targets {
         for entry in &self.modules_to_save {
             let before = saved.len();
             for module in modules {
-                let inside = module.path.ends_with(entry.as_str())
-                    || module
-                        .path
+                let path = module_of(module);
+                let inside = path.ends_with(entry.as_str())
+                    || path
                         .match_indices('.')
-                        .any(|(end, _)| module.path[..end].ends_with(entry.as_str()));
+                        .any(|(end, _)| path[..end].ends_with(entry.as_str()));
                 if inside {
                     saved.push(module.clone());
                 }
@@ -124,6 +124,15 @@ impl Targets {
         saved.sort_by(|a, b| a.path.cmp(&b.path));
         saved.dedup();
         Ok(saved)
+    }
+}
+
+/// The path of what Transformers has as a module: of a single expert, the one that holds the weights of all.
+fn module_of(module: &Module) -> &str {
+    const EXPERTS: &str = ".experts";
+    match (&module.kind, module.path.find(".experts.")) {
+        (ModuleKind::Routed { .. }, Some(at)) => &module.path[..at + EXPERTS.len()],
+        _ => &module.path,
     }
 }
 

@@ -107,7 +107,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         Tie::Saved => true,
     };
     parameters.check_beside(config, &selected, &saved)?;
-    replace_modules(&mut effects, tensors, &saved)?;
+    replace_modules(&mut effects, tensors, &base.spec, &saved)?;
     if tied == Tie::Saved {
         leave_out_bias(&mut effects, &spec.lm_head);
         // The pair's one copy is counted at the embedding.
