@@ -257,7 +257,7 @@ impl Mixture {
             // Shares of 0, which a softmax comes to as well, take no part.
             let zero = graph.filled("/xlora/zero", &[], 0.0);
             let lowest = graph.filled("/xlora/lowest", &[], f32::NEG_INFINITY);
-            let none = graph.op("Equal", "/xlora/none", &[&x, &zero], &[]);
+            let none = graph.is_zero("/xlora/none", &x);
             let kept = graph.op("Where", "/xlora/some", &[&none, &lowest, &x], &[]);
             let kept = graph.op("Softmax", "/xlora/kept/Softmax", &[&kept], &last);
             x = graph.op("Where", "/xlora/shares/some", &[&none, &zero, &kept], &[]);

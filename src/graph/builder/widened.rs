@@ -23,6 +23,14 @@ impl GraphBuilder<'_> {
         self.narrowed_op("Pad", name, &[&x, &pads], &[])
     }
 
+    /// Whether each element of `x` is 0: bool.
+    pub fn is_zero(&mut self, name: &str, x: &Value) -> Value {
+        let zero = self.filled("is_zero.zero", &[], 0.0);
+        let inputs = [("x", x), ("zero", &zero)];
+        let [x, zero] = inputs.map(|(part, value)| self.widened(&format!("{name}/{part}"), value));
+        self.op("Equal", name, &[&x, &zero], &[])
+    }
+
     /// The place of the largest value of the last axis, which is dropped: int64.
     pub fn place_of_largest(&mut self, name: &str, x: &Value) -> Value {
         let x = self.widened(&format!("/{name}/x"), x);
