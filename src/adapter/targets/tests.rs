@@ -113,3 +113,34 @@ fn patterns_take_the_first_key_that_matches() {
     assert_eq!(rank("model.layers.1.self_attn.q_proj"), Some(5.0));
     assert_eq!(rank("model.layers.1.self_attn.v_proj"), None);
 }
+
+#[test]
+fn what_no_pattern_matches_may_be_a_key_itself() {
+    let path = "model.layers.0.self_attn.q_proj";
+    let value = |keys: &str, path: &str| {
+        let config = config(&format!(r#"{{"block_size_pattern": {keys}}}"#));
+        let sizes = ValuePattern::read_below(&config, "block_size_pattern", "a size", |_| true);
+        sizes.unwrap().get(&config, path).unwrap()
+    };
+    let whole = format!(r#"{{"{path}": 8}}"#);
+    assert_eq!(value(&whole, path), Some(8.0));
+    // What's matched goes before what's the same.
+    let both = format!(r#"{{"{path}": 8, "q_proj": 4}}"#);
+    assert_eq!(value(&both, path), Some(4.0));
+    // A pattern of the whole path has no dot in front of it.
+    assert_eq!(value(r#"{"model\\.layers\\.0.*": 8}"#, path), None);
+}
+
+#[test]
+fn alternatives_below_a_dot_are_no_group() {
+    let config = config(r#"{"n_frequency_pattern": {"q_proj|v_proj": 8}}"#);
+    let read = [ValuePattern::read, ValuePattern::read_below]
+        .map(|read| read(&config, "n_frequency_pattern", "a count", |_| true).unwrap());
+    let values = |path: &str| {
+        let of = |pattern: &ValuePattern| pattern.get(&config, path).unwrap();
+        [of(&read[0]), of(&read[1])]
+    };
+    assert_eq!(values("layers.0.q_proj"), [Some(8.0), Some(8.0)]);
+    assert_eq!(values("layers.0.v_proj"), [Some(8.0), None]);
+    assert_eq!(values("layers.0.q_proj_b"), [None, Some(8.0)]);
+}
