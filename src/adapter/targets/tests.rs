@@ -85,6 +85,25 @@ fn layers_are_filtered_but_not_for_exact_paths() {
 }
 
 #[test]
+fn a_pattern_of_layers_is_no_group_and_empty_none() {
+    let json = |pattern: &str| {
+        format!(
+            r#"{{"target_modules": ["v_proj"], "layers_to_transform": 1, "layers_pattern": {pattern}}}"#
+        )
+    };
+    let only = ["model.layers.1.self_attn.v_proj"];
+    for pattern in [r#""""#, "[]", r#""(layers)""#, r#""blocks|.*layers""#] {
+        assert_eq!(selected(&json(pattern)), only, "{pattern}");
+    }
+    // The first alternative has no index behind it.
+    let config = config(&json(r#""layers|blocks""#));
+    let targets = Targets::read(&config, "llama", None).unwrap();
+    assert!(!targets.contains(&config, &modules()[4]).unwrap());
+    let alone = selected(r#"{"target_modules": ["v_proj"], "layers_pattern": ""}"#);
+    assert_eq!(alone.len(), 3);
+}
+
+#[test]
 fn a_misspelt_name_is_an_error_even_beside_a_good_one() {
     let config = config(r#"{"target_modules": ["q_proj", "w_proj"]}"#);
     let targets = Targets::read(&config, "llama", None).unwrap();
