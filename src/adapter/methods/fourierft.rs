@@ -43,7 +43,7 @@ struct FourierFt {
 pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let default = config.optional_size("n_frequency")?.unwrap_or(1000);
-    let whole = |count: f64| count.fract() == 0.0;
+    let whole = |count: f64| count > 0.0 && count.fract() == 0.0;
     let pattern = "n_frequency_pattern";
     let pattern = ValuePattern::read_below(config, pattern, "a positive integer", whole)?;
     let scaling = factor(config, "scaling", 150.0)?;

@@ -94,8 +94,8 @@ struct Entry {
 }
 
 impl ValuePattern {
-    /// Reads the object `key`, if it's there. Its values are positive and `allowed`, which `expected` puts in words. Its
-    /// keys match a whole path, or what follows a dot (PEFT's `get_pattern_key`).
+    /// Reads the object `key`, if it's there. Its values are `allowed`, which `expected` puts in words. Its keys match a
+    /// whole path, or what follows a dot (PEFT's `get_pattern_key`).
     ///
     /// # Errors
     /// If it isn't an object of such numbers, or a key is no regular expression.
@@ -149,7 +149,7 @@ impl ValuePattern {
             let regex = anchored(config, key, &pattern(name))?;
             let value = value
                 .as_f64()
-                .filter(|value| *value > 0.0 && allowed(*value))
+                .filter(|value| allowed(*value))
                 .ok_or_else(|| object.wrong(name, expected))?;
             all.push(Entry {
                 name: name.clone(),
