@@ -19,7 +19,7 @@ impl Rank {
     /// # Errors
     /// If one is no rank.
     pub fn read(config: &JsonObject, default: usize) -> Result<Self, ConfigError> {
-        let whole = |r: f64| r.fract() == 0.0 && r <= LARGEST_RANK as f64;
+        let whole = |r: f64| r > 0.0 && r.fract() == 0.0 && r <= LARGEST_RANK as f64;
         let expected = format!("a positive integer (at most {LARGEST_RANK})");
         Ok(Self {
             default: rank(config, "r", default)?,
@@ -56,7 +56,7 @@ impl Factor {
         pattern: &str,
     ) -> Result<Self, ConfigError> {
         let finite = |value: f64| (value as f32).is_finite();
-        let expected = "a positive number that float32 holds";
+        let expected = "a number that float32 holds";
         Ok(Self {
             default: factor(config, key, default)?,
             pattern: ValuePattern::read(config, pattern, expected, finite)?,
@@ -104,4 +104,29 @@ pub fn seed(config: &JsonObject, key: &str, default: u64) -> Result<u64, ConfigE
     let negative = value.as_i64().map(|seed| seed as u64);
     let found = value.as_u64().or(negative);
     found.ok_or_else(|| config.wrong(key, "a whole number"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn factors_of_modules_may_be_any_number_and_ranks_only_whole_ones() {
+        let config = |key: &str, value: f64| {
+            JsonObject::of(Path::new("x"), json!({(key): {"q_proj": value}}))
+        };
+        for alpha in [0.0, -2.5, 3.0] {
+            let config = config("alpha_pattern", alpha);
+            let factor = Factor::read(&config, "lora_alpha", 8.0, "alpha_pattern").unwrap();
+            assert_eq!(factor.of(&config, "layers.0.q_proj").unwrap(), alpha);
+            assert_eq!(factor.of(&config, "layers.0.v_proj").unwrap(), 8.0);
+        }
+        for r in [0.0, -1.0, 0.5] {
+            assert!(Rank::read(&config("rank_pattern", r), 8).is_err());
+        }
+    }
 }

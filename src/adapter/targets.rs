@@ -101,6 +101,7 @@ impl Targets {
         };
         let layers_pattern = match config.get("layers_pattern") {
             None => Vec::new(),
+            Some(Value::String(text)) if text.is_empty() => Vec::new(),
             Some(Value::String(text)) => vec![text.clone()],
             Some(_) => config.optional_texts("layers_pattern")?.unwrap_or_default(),
         };
@@ -211,12 +212,13 @@ impl Targets {
         let Some(layers) = &self.layers else {
             return Ok(true);
         };
-        let mut patterns = vec![r"\A.*?\.[^.]*\.(\d+)\.".to_owned()];
+        let mut patterns = vec![r"\A.*?\.[^.]*\.(?P<idx>\d+)\.".to_owned()];
         if !self.layers_pattern.is_empty() {
             patterns = self
                 .layers_pattern
                 .iter()
-                .map(|pattern| format!(r"\A(?:.*?\.)?(?:{pattern})\.(\d+)\."))
+                // Not grouped, as in PEFT: of alternatives, only the last stands in front of an index.
+                .map(|pattern| format!(r"\A(?:(?:^|.*?\.){pattern}\.(?P<idx>\d+)\.)"))
                 .collect();
         }
         for pattern in patterns {
@@ -231,7 +233,8 @@ impl Targets {
                 config.refused("layers_pattern", &reason)
             })?;
             if let Some(found) = found {
-                let index = found.get(1).and_then(|digits| digits.as_str().parse().ok());
+                let index = found.name("idx");
+                let index = index.and_then(|digits| digits.as_str().parse().ok());
                 return Ok(index.is_some_and(|index: usize| layers.contains(&index)));
             }
         }

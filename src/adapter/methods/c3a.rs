@@ -69,7 +69,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let block_size = rank(config, "block_size", 256)?;
     let pattern =
         ValuePattern::read_below(config, "block_size_pattern", "a positive integer", |size| {
-            size.fract() == 0.0 && size < 1e9
+            size > 0.0 && size.fract() == 0.0 && size < 1e9
         })?;
     let start = Start::read(config)?;
     Tuner::open(loading, SPECTRAL, Some("c3a_only"))?.adapt(|tensors, layer| {

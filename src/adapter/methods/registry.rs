@@ -307,7 +307,8 @@ pub const METHODS: &[Method] = &[
         peft_type: "SHADOW",
         class: Class::Beside,
         variants: "",
-        refused: "shadow_model other than mirror; bases with experts",
+        refused: "shadow_model other than mirror; bases with experts; `shadow_hidden_size`, `shadow_intermediate_size` and \
+                  `shadow_num_attention_heads` for bases other than llama and opt",
         load: shadow::load,
     },
     Method {

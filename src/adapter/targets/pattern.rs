@@ -48,7 +48,12 @@ impl NamePattern {
 
 /// `re.fullmatch`
 fn whole(config: &JsonObject, key: &str, pattern: &str) -> Result<Regex, ConfigError> {
-    Regex::new(&format!(r"\A(?:{pattern})\z"))
+    anchored(config, key, &format!(r"(?:{pattern})\z"))
+}
+
+/// `re.match`
+fn anchored(config: &JsonObject, key: &str, pattern: &str) -> Result<Regex, ConfigError> {
+    Regex::new(&format!(r"\A(?:{pattern})"))
         .map_err(|error| config.refused(key, &format!("not a regular expression: {error}")))
 }
 
@@ -73,16 +78,24 @@ pub(super) fn is_match(
     })
 }
 
-/// `rank_pattern`, `alpha_pattern`: the first key, in file order, that matches the path or ends it.
+/// `rank_pattern`, `alpha_pattern` and the like: the number of the first key, in file order, that matches a path; where
+/// none does, that of the key that is the path.
 #[derive(Debug, Clone, Default)]
 pub struct ValuePattern {
     key: String,
-    values: Vec<(Regex, f64)>,
+    values: Vec<Entry>,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    name: String,
+    regex: Regex,
+    value: f64,
 }
 
 impl ValuePattern {
-    /// Reads the object `key`, if it's there. Its values are positive and `allowed`, which `expected` puts
-    /// in words.
+    /// Reads the object `key`, if it's there. Its values are `allowed`, which `expected` puts in words. Its keys match a
+    /// whole path, or what follows a dot (PEFT's `get_pattern_key`).
     ///
     /// # Errors
     /// If it isn't an object of such numbers, or a key is no regular expression.
@@ -92,10 +105,17 @@ impl ValuePattern {
         expected: &str,
         allowed: impl Fn(f64) -> bool,
     ) -> Result<Self, ConfigError> {
-        Self::read_after(r"(?:.*\.)?", config, key, expected, allowed)
+        Self::read_as(
+            |name| format!(r"(.*\.)?({name})$"),
+            config,
+            key,
+            expected,
+            allowed,
+        )
     }
 
-    /// The same for a method whose keys never match the whole path, only what follows a dot.
+    /// The same as C3A and FourierFT have it: keys match what follows a dot only, and aren't grouped. Of alternatives, a
+    /// dot stands in front of the first alone, and only the last reaches to the path's end.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -105,11 +125,17 @@ impl ValuePattern {
         expected: &str,
         allowed: impl Fn(f64) -> bool,
     ) -> Result<Self, ConfigError> {
-        Self::read_after(r".*\.", config, key, expected, allowed)
+        Self::read_as(
+            |name| format!(r".*\.{name}$"),
+            config,
+            key,
+            expected,
+            allowed,
+        )
     }
 
-    fn read_after(
-        before: &str,
+    fn read_as(
+        pattern: impl Fn(&str) -> String,
         config: &JsonObject,
         key: &str,
         expected: &str,
@@ -119,13 +145,17 @@ impl ValuePattern {
             return Ok(Self::default());
         };
         let mut all = Vec::new();
-        for (pattern, value) in object.json().as_object().into_iter().flatten() {
-            let regex = whole(config, key, &format!(r"{before}(?:{pattern})"))?;
+        for (name, value) in object.json().as_object().into_iter().flatten() {
+            let regex = anchored(config, key, &pattern(name))?;
             let value = value
                 .as_f64()
-                .filter(|value| *value > 0.0 && allowed(*value))
-                .ok_or_else(|| object.wrong(pattern, expected))?;
-            all.push((regex, value));
+                .filter(|value| allowed(*value))
+                .ok_or_else(|| object.wrong(name, expected))?;
+            all.push(Entry {
+                name: name.clone(),
+                regex,
+                value,
+            });
         }
         Ok(Self {
             key: key.to_owned(),
@@ -133,16 +163,17 @@ impl ValuePattern {
         })
     }
 
-    /// The value for `path`, if a key matches.
+    /// The value for `path`, if a key means it.
     ///
     /// # Errors
     /// If a regular expression can't be matched.
     pub fn get(&self, config: &JsonObject, path: &str) -> Result<Option<f64>, ConfigError> {
-        for (regex, value) in &self.values {
-            if is_match(config, &self.key, regex, path)? {
-                return Ok(Some(*value));
+        for entry in &self.values {
+            if is_match(config, &self.key, &entry.regex, path)? {
+                return Ok(Some(entry.value));
             }
         }
-        Ok(None)
+        let named = self.values.iter().find(|entry| entry.name == path);
+        Ok(named.map(|entry| entry.value))
     }
 }

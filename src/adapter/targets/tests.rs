@@ -85,6 +85,25 @@ fn layers_are_filtered_but_not_for_exact_paths() {
 }
 
 #[test]
+fn a_pattern_of_layers_is_no_group_and_empty_none() {
+    let json = |pattern: &str| {
+        format!(
+            r#"{{"target_modules": ["v_proj"], "layers_to_transform": 1, "layers_pattern": {pattern}}}"#
+        )
+    };
+    let only = ["model.layers.1.self_attn.v_proj"];
+    for pattern in [r#""""#, "[]", r#""(layers)""#, r#""blocks|.*layers""#] {
+        assert_eq!(selected(&json(pattern)), only, "{pattern}");
+    }
+    // The first alternative has no index behind it.
+    let config = config(&json(r#""layers|blocks""#));
+    let targets = Targets::read(&config, "llama", None).unwrap();
+    assert!(!targets.contains(&config, &modules()[4]).unwrap());
+    let alone = selected(r#"{"target_modules": ["v_proj"], "layers_pattern": ""}"#);
+    assert_eq!(alone.len(), 3);
+}
+
+#[test]
 fn a_misspelt_name_is_an_error_even_beside_a_good_one() {
     let config = config(r#"{"target_modules": ["q_proj", "w_proj"]}"#);
     let targets = Targets::read(&config, "llama", None).unwrap();
@@ -112,4 +131,35 @@ fn patterns_take_the_first_key_that_matches() {
     assert_eq!(rank("model.layers.0.self_attn.q_proj"), Some(3.0));
     assert_eq!(rank("model.layers.1.self_attn.q_proj"), Some(5.0));
     assert_eq!(rank("model.layers.1.self_attn.v_proj"), None);
+}
+
+#[test]
+fn what_no_pattern_matches_may_be_a_key_itself() {
+    let path = "model.layers.0.self_attn.q_proj";
+    let value = |keys: &str, path: &str| {
+        let config = config(&format!(r#"{{"block_size_pattern": {keys}}}"#));
+        let sizes = ValuePattern::read_below(&config, "block_size_pattern", "a size", |_| true);
+        sizes.unwrap().get(&config, path).unwrap()
+    };
+    let whole = format!(r#"{{"{path}": 8}}"#);
+    assert_eq!(value(&whole, path), Some(8.0));
+    // What's matched goes before what's the same.
+    let both = format!(r#"{{"{path}": 8, "q_proj": 4}}"#);
+    assert_eq!(value(&both, path), Some(4.0));
+    // A pattern of the whole path has no dot in front of it.
+    assert_eq!(value(r#"{"model\\.layers\\.0.*": 8}"#, path), None);
+}
+
+#[test]
+fn alternatives_below_a_dot_are_no_group() {
+    let config = config(r#"{"n_frequency_pattern": {"q_proj|v_proj": 8}}"#);
+    let read = [ValuePattern::read, ValuePattern::read_below]
+        .map(|read| read(&config, "n_frequency_pattern", "a count", |_| true).unwrap());
+    let values = |path: &str| {
+        let of = |pattern: &ValuePattern| pattern.get(&config, path).unwrap();
+        [of(&read[0]), of(&read[1])]
+    };
+    assert_eq!(values("layers.0.q_proj"), [Some(8.0), Some(8.0)]);
+    assert_eq!(values("layers.0.v_proj"), [Some(8.0), None]);
+    assert_eq!(values("layers.0.q_proj_b"), [None, Some(8.0)]);
 }

@@ -19,6 +19,8 @@ pub struct LoraEmbedding {
     pub scaling: f32,
     /// DoRA's magnitude, `[embedding_dim]`.
     pub magnitude: Option<Array1<f32>>,
+    /// Numbers that PEFT trains for `A` and `B`.
+    pub trainable: usize,
 }
 
 /// Euclidean norms of the columns, `[embedding_dim]`.
@@ -82,6 +84,6 @@ impl ModuleAdapter for LoraEmbedding {
     }
 
     fn trainable_params(&self) -> usize {
-        self.a.len() + self.b.len() + self.magnitude.as_ref().map_or(0, Array1::len)
+        self.trainable + self.magnitude.as_ref().map_or(0, Array1::len)
     }
 }

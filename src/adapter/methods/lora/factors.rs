@@ -20,7 +20,7 @@ use super::config::LoraConfig;
 use super::init::{LoraInit, Stored};
 use super::residual::{Made, minor, orthogonal, principal};
 use crate::adapter::components::scaled_columns;
-use crate::adapter::tuner::{Layer, Target, target};
+use crate::adapter::tuner::{Layer, Table, Target, target};
 use crate::adapter::{AdapterError, AdapterTensors, Init};
 use crate::arch::Module;
 use crate::json_object::JsonObject;
@@ -108,11 +108,34 @@ fn check_rank(
         LoraInit::Pissa | LoraInit::Olora | LoraInit::Mica => smaller,
         _ => return Ok(()),
     };
-    if r <= largest {
-        return Ok(());
+    at_most(config, layer.path(), r, largest)
+}
+
+/// The same of an embedding, which only MiCA decomposes.
+///
+/// # Errors
+/// If the rank doesn't fit the table.
+pub fn check_table_rank(
+    lora: &LoraConfig,
+    config: &JsonObject,
+    table: &Table,
+    r: usize,
+) -> Result<(), AdapterError> {
+    let largest = table.num_embeddings.min(table.embedding_dim);
+    match lora.init {
+        LoraInit::Mica => at_most(config, &table.module.path, r, largest),
+        _ => Ok(()),
     }
-    let expected = format!("at most {largest}, for `{}` (it gets {r})", layer.path());
-    Err(config.wrong("r", &expected).into())
+}
+
+fn at_most(config: &JsonObject, path: &str, r: usize, largest: usize) -> Result<(), AdapterError> {
+    match r <= largest {
+        true => Ok(()),
+        false => {
+            let expected = format!("at most {largest}, for `{path}` (it gets {r})");
+            Err(config.wrong("r", &expected).into())
+        }
+    }
 }
 
 /// The shapes of `A` and `B` in a file, and what a fresh `A` is drawn for.
@@ -140,7 +163,8 @@ fn stored(
     stored
 }
 
-/// Fresh factors that are made of the weights, by the modules' paths. Each thread holds one weight.
+/// Fresh factors that are made of the weights, by the modules' paths. Each thread holds one weight. Of an embedding's,
+/// PEFT makes MiCA's only.
 ///
 /// # Errors
 /// If a rank doesn't fit its module, or a weight can't be read or decomposed.
@@ -159,19 +183,30 @@ pub fn of_weights(
         return Ok(BTreeMap::new());
     }
     let make = |module: &Module| -> Result<Option<(String, Made)>, AdapterError> {
-        let Some(Target::Linear(layer)) = target(base, module) else {
-            return Ok(None);
-        };
-        let (path, (r, scaling)) = (layer.path(), lora.rank_and_scaling(config, &module.path)?);
-        check_rank(lora, config, &layer, r)?;
-        let weight = base.full_matrix(&format!("{}.weight", module.source))?;
-        let pair = match lora.init {
-            LoraInit::Pissa => principal(&weight, path, r, scaling)?,
-            LoraInit::Olora => orthogonal(&weight, path, r)?,
-            _ => (
-                Array2::zeros((r, layer.in_features)),
-                minor(&weight, path, r)?,
-            ),
+        let path = module.path.as_str();
+        let (r, scaling) = lora.rank_and_scaling(config, path)?;
+        let weight = || base.full_matrix(&format!("{}.weight", module.source));
+        let pair = match target(base, module) {
+            Some(Target::Linear(layer)) => {
+                check_rank(lora, config, &layer, r)?;
+                match lora.init {
+                    LoraInit::Pissa => principal(&weight()?, path, r, scaling)?,
+                    LoraInit::Olora => orthogonal(&weight()?, path, r)?,
+                    _ => (
+                        Array2::zeros((r, layer.in_features)),
+                        minor(&weight()?, path, r)?,
+                    ),
+                }
+            }
+            Some(Target::Embedding(table)) if lora.init == LoraInit::Mica => {
+                check_table_rank(lora, config, &table, r)?;
+                // A table's rows are its outputs: `[num_embeddings, embedding_dim]`.
+                (
+                    Array2::zeros((r, table.num_embeddings)),
+                    minor(&weight()?.reversed_axes(), path, r)?,
+                )
+            }
+            _ => return Ok(None),
         };
         Ok(Some((path.to_owned(), pair)))
     };

@@ -105,7 +105,7 @@ impl LoraInit {
     /// `lora_embedding_A`, `lora_embedding_B`
     pub fn embedding(self) -> [Init; 2] {
         match self {
-            // `nn.Embedding` and `gaussian` start at random; PEFT zeroes `A` only by default.
+            // PEFT leaves both as it has drawn them, and else zeroes `A`. Fresh factors of MiCA are made of the weight.
             Self::Random => [Init::Normal(1.0), Init::Normal(1.0)],
             _ => [Init::Zeros, Init::Normal(1.0)],
         }

@@ -17,7 +17,7 @@
 //!
 //! Variants change what the pair is added to (PiSSA, OLoRA, KaSA: `residual.rs`) or how it's stored (BD-LoRA,
 //! QALoRA, KaSA, MiCA: `factors.rs`), or which tokens it acts on (aLoRA: `activated.rs`). EVA, VeLoRA, MonteCLoRA, LoRA-FA and Riemannian preconditioning only
-//! differ in training.
+//! differ in training. An embedding has PiSSA and OLoRA as plain LoRA: nothing is taken out of its rows.
 //!
 //! With DoRA, `V = W + scaling * B A` and `W' = diag(m / |V|) V`, `|V|` the norm of each row (of an
 //! embedding: of each column); the bias isn't scaled.
@@ -52,7 +52,7 @@ use self::conversion::converted;
 use self::embedding::LoraEmbedding;
 pub use self::embedding::column_norms;
 pub use self::expert::{Expert, Pair, folder_below};
-use self::factors::{factors, of_weights};
+use self::factors::{check_table_rank, factors, of_weights};
 use self::init::LoraInit;
 use self::linear::LoraLinear;
 use self::parameters::TargetParameters;
@@ -202,16 +202,20 @@ fn module_adapter(
         }
         Some(Target::Embedding(_))
             if lora.invocation.is_some()
-                || lora.removed(scaling).is_some()
-                || lora.init == LoraInit::Mica
+                || lora.kasa
                 || lora.blocks.is_some()
                 || lora.monteclora_samples.is_some() =>
         {
             Err(not_adaptable(config, module, "linear layers"))
         }
         Some(Target::Embedding(table)) => {
-            let adapter = embedding_adapter(lora, base, tensors, &table, r, scaling)?;
-            Ok((Box::new(adapter), 0))
+            check_table_rank(lora, config, &table, r)?;
+            let adapter = embedding_adapter(lora, base, tensors, &table, (r, scaling), made)?;
+            let frozen = match lora.init {
+                LoraInit::Mica => adapter.b.len(),
+                _ => 0,
+            };
+            Ok((Box::new(adapter), frozen))
         }
         None => Err(not_adaptable(
             config,
@@ -284,8 +288,8 @@ fn embedding_adapter(
     base: &BaseModel,
     tensors: &mut AdapterTensors,
     table: &Table,
-    r: usize,
-    scaling: f32,
+    (r, scaling): (usize, f32),
+    made: Option<Made>,
 ) -> Result<LoraEmbedding, AdapterError> {
     let keys = [
         "lora_embedding_A",
@@ -294,10 +298,21 @@ fn embedding_adapter(
     ]
     .map(|name| table.key(name));
     let [init_a, init_b] = lora.init.embedding();
+    let (a, b) = match made {
+        Some(factors) => factors,
+        None => (
+            tensors.matrix(&keys[0], [r, table.num_embeddings], init_a)?,
+            tensors.matrix(&keys[1], [table.embedding_dim, r], init_b)?,
+        ),
+    };
     let mut adapter = LoraEmbedding {
         keys: keys.each_ref().map(|key| tensors.full_key(key)),
-        a: tensors.matrix(&keys[0], [r, table.num_embeddings], init_a)?,
-        b: tensors.matrix(&keys[1], [table.embedding_dim, r], init_b)?,
+        trainable: match lora.init {
+            LoraInit::Mica => a.len(),
+            _ => a.len() + b.len(),
+        },
+        a,
+        b,
         scaling,
         magnitude: None,
     };

@@ -354,6 +354,7 @@ fn matrix(
     let inner: Box<dyn ModuleAdapter> = match module.kind {
         ModuleKind::Embedding { .. } => Box::new(LoraEmbedding {
             keys: [key_b, key_a, none],
+            trainable: a.len() + b.len(),
             a: turned(b),
             b: turned(a),
             scaling,

@@ -9,6 +9,7 @@
 //! Source: PEFT, `tuners/tuners_utils.py` (`_check_tied_modules`), `tuners/lora/model.py`, `utils/other.py`.
 
 use super::config::LoraConfig;
+use super::init::LoraInit;
 use crate::adapter::AdapterTensors;
 use crate::adapter::targets::Targets;
 use crate::arch::{DecoderSpec, Linear, Module};
@@ -85,7 +86,7 @@ pub fn tie(
 }
 
 /// Whether a tied pair of targets stays the same after a merge. DoRA rescales the rows of one and the columns of the
-/// other, and patterns may scale them apart.
+/// other, patterns may scale them apart, and starts that make a head's factors anew leave it with tensors of its own.
 ///
 /// # Errors
 /// If a pattern can't be matched.
@@ -96,5 +97,9 @@ pub fn change_alike(
 ) -> Result<bool, ConfigError> {
     let of = |path: &str| lora.rank_and_scaling(config, path);
     let same = of(&spec.embed_tokens.path)? == of(&spec.lm_head.path)?;
-    Ok(same && !lora.use_dora && !lora.lora_bias)
+    let shared = matches!(
+        lora.init,
+        LoraInit::Default | LoraInit::Gaussian | LoraInit::Random
+    );
+    Ok(same && shared && !lora.use_dora && !lora.lora_bias)
 }

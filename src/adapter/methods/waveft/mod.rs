@@ -90,7 +90,7 @@ struct Counts {
 impl Counts {
     fn read(config: &JsonObject, layers: &[Layer]) -> Result<Self, AdapterError> {
         let default = config.optional_size("n_frequency")?.unwrap_or(2592);
-        let whole = |count: f64| count.fract() == 0.0;
+        let whole = |count: f64| count > 0.0 && count.fract() == 0.0;
         let elements: usize = layers.iter().map(Layer::elements).sum();
         let proportional = config.flag("proportional_parameters", false)?;
         Ok(Self {
