@@ -24,14 +24,14 @@ def ratio(values: list[float], reference: list[float]) -> tuple[float, float, fl
 
 
 def orders(count: int, rounds: int) -> list[list[int]]:
-    """The order of turns of each round: rows of a Williams square spread over the rounds, every second one reversed.
+    """The order of turns of each round: rows of a Williams square spread over the rounds, each followed by its reverse.
 
     So nobody is always first, or always behind the same neighbour.
     """
     row = [index // 2 + 1 if index % 2 else -(index // 2) for index in range(count)]
+    step = max(1, 2 * count // rounds)
     result = []
     for number in range(rounds):
-        shift = number * max(1, count // rounds) if rounds < count else number
-        order = [(item + shift) % count for item in row]
+        order = [(item + number // 2 * step) % count for item in row]
         result.append(order[::-1] if number % 2 else order)
     return result

@@ -149,7 +149,9 @@ def compare(setting: Setting, arguments: argparse.Namespace) -> dict:
     tally = Tally(setting.model, prompts, arguments, absent)
     for sitting in range(arguments.starts):
         with ExitStack() as stack:
-            opened = [tally.open(contestant, stack) for contestant in ready]
+            # Whoever starts first takes some percent longer ever after, so that all take their turns at that too.
+            started = {index: tally.open(ready[index], stack) for index in orders(len(ready), arguments.starts)[sitting]}
+            opened = [started[index] for index in range(len(ready))]
             tally.take_turns(opened, sitting)
             tally.note_memory(opened)
     measured = [tally.result(contestant) for contestant in ready if contestant.label not in absent]

@@ -2,6 +2,7 @@
 
 use super::bound::BoundSession;
 use super::heap::give_back_freed;
+use super::layout::experts::quantized::has_stacked_at_start;
 use super::layout::{CHUNK, Layouts};
 use super::shared_weights::SharedWeights;
 use super::{EngineError, EngineOptions, OnnxRuntime, Provider};
@@ -45,7 +46,9 @@ impl Sessions {
             },
             || open(&layouts.step, "step", layouts.packs_step),
         );
-        give_back_freed();
+        if layouts.models().any(has_stacked_at_start) {
+            give_back_freed();
+        }
         Ok(Self {
             prompt: prompt?,
             prompt_end: layouts.prompt_end,

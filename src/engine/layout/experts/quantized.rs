@@ -7,6 +7,8 @@ use crate::engine::layout::products::{drop_unused, int, node, shape_constant};
 use crate::engine::layout::quantized::joined_initializer;
 use crate::graph::proto::{Graph, Model, Node};
 
+const OPERATOR: &str = "QMoE";
+
 /// The place among the inputs of what each picked expert's output is multiplied with. Without it, it's the softmax over the
 /// picked ones.
 const ROUTER_WEIGHTS: usize = 14;
@@ -65,6 +67,12 @@ pub fn fuse(model: &mut Model) {
     drop_unused(graph);
 }
 
+/// Whether `model` has experts that ONNX Runtime stacks when its session starts.
+pub fn has_stacked_at_start(model: &Model) -> bool {
+    let mut nodes = model.graph.iter().flat_map(|graph| &graph.node);
+    nodes.any(|node| node.op_type == OPERATOR)
+}
+
 fn layers(graph: &Graph) -> Vec<Layer<Quantized>> {
     let products = graph
         .node
@@ -117,7 +125,7 @@ fn replace(graph: &mut Graph, layer: &Layer<Quantized>) {
         int("accuracy_level", gate.accuracy),
         int("normalize_routing_weights", 0),
     ];
-    layer.replace(graph, "QMoE", input, own);
+    layer.replace(graph, OPERATOR, input, own);
 }
 
 /// Adds nodes that bring codes and scales of all experts behind one another.
