@@ -56,16 +56,23 @@ fn rotations(config: &JsonObject, head_dim: usize) -> Result<[RotarySpec; 2], Co
         Some(parameters) => parameters.optional_object(name),
         None => Ok(None),
     };
+    // Transformers 5 looks for YaRN's `truncate` around the two entries, whatever is in them.
+    let truncate = match &parameters {
+        Some(parameters) => parameters.flag("truncate", true)?,
+        None => true,
+    };
     let full = match entry("full_attention")? {
         Some(found) => Some(found),
         None => config.optional_object("rope_scaling")?,
     };
+    let full = full.map(|full| full.with("truncate", truncate.into()));
     let defaults = |theta| RopeDefaults {
         theta,
         ..RopeDefaults::default()
     };
     let full_theta = defaults((1_000_000.0, "rope_theta"));
     let local = entry("sliding_attention")?;
+    let local = local.map(|local| local.with("truncate", truncate.into()));
     let local_theta = config
         .optional_number("rope_local_base_freq")?
         .unwrap_or(10_000.0);
@@ -85,4 +92,32 @@ fn rotations(config: &JsonObject, head_dim: usize) -> Result<[RotarySpec; 2], Co
         None => RotarySpec::plain(theta, head_dim, rope::Pairs::Halves),
     };
     Ok([full, local])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn truncation_is_said_around_the_two_rotations_and_not_within() {
+        let full = |inside: Value, around: Value| {
+            let yarn = json!({
+                "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0,
+                "original_max_position_embeddings": 32, "truncate": inside,
+            });
+            let config = json!({
+                "max_position_embeddings": 128,
+                "rope_parameters": { "full_attention": yarn, "truncate": around },
+            });
+            let [full, _] = rotations(&JsonObject::of(Path::new("x"), config), 16).unwrap();
+            full.inv_freq
+        };
+        let usual = full(json!(true), json!(true));
+        assert_eq!(full(json!(false), json!(true)), usual);
+        assert_ne!(full(json!(true), json!(false)), usual);
+    }
 }
