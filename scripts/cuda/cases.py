@@ -1,5 +1,6 @@
-"""Which fixtures are run, and by which program."""
+"""Which fixtures are run, by which program, and what it says."""
 
+import argparse
 import json
 import os
 import sys
@@ -7,6 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FIXTURES = ROOT / "tests/fixtures"
+
+DTYPES = ["float16", "bfloat16", "float32"]
 
 # The model that has a case of every method.
 METHODS_OF = "llama-gqa"
@@ -51,12 +54,32 @@ def about(case: tuple[str, str]) -> dict:
     return json.loads(file.read_text()) if file.is_file() else {}
 
 
-def arguments_and_rest() -> tuple[list[str], list[str]]:
-    """The command line before and after `--`."""
+def parser(doc: str) -> argparse.ArgumentParser:
+    """Of a script whose `doc` says what it does, and which runs these cases."""
+    summary, _, rest = doc.partition("\n")
+    made = argparse.ArgumentParser(
+        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("cases", nargs="*", metavar="MODEL[/CASE]", help="fixtures to run [default: all]")
+    made.add_argument("--dtype", action="append", choices=DTYPES)
+    return made
+
+
+def parse(made: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command line; what follows `--` is `generate`."""
     own, after = sys.argv[1:], []
     if "--" in own:
         own, after = own[: own.index("--")], own[own.index("--") + 1 :]
-    return own, after
+    options = made.parse_args(own)
+    options.dtype = options.dtype or DTYPES
+    options.generate = after
+    return options
+
+
+def last_words(stderr: str) -> str:
+    """The last line, which is the error of a program that failed."""
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    return lines[-1].removeprefix("error: ") if lines else "nothing is said"
 
 
 def fail(message: str) -> None:

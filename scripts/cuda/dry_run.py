@@ -28,7 +28,7 @@ import tempfile
 from pathlib import Path
 
 import libraries
-from cases import ROOT, arguments_and_rest, built_program, chosen
+from cases import ROOT, built_program, chosen, parse, parser
 from trial import Trial
 
 
@@ -60,19 +60,10 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    summary, _, rest = __doc__.partition("\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("cases", nargs="*", metavar="MODEL[/CASE]", help="fixtures to run [default: all]")
-    parser.add_argument("--dtype", action="append", choices=["float16", "bfloat16", "float32"])
-    parser.add_argument("--folder", type=Path, default=ROOT / "target/cuda-dry-run", help="for what is fetched and built")
-    parser.add_argument("--show", action="store_true", help="name nodes on the CPU, and count kernels by name")
-    own, after = arguments_and_rest()
-    options = parser.parse_args(own)
-    options.dtype = options.dtype or ["float16", "bfloat16", "float32"]
-    options.generate = after
-    return options
+    options = parser(__doc__)
+    options.add_argument("--folder", type=Path, default=ROOT / "target/cuda-dry-run", help="for what is fetched and built")
+    options.add_argument("--show", action="store_true", help="name nodes on the CPU, and count kernels by name")
+    return parse(options)
 
 
 def surroundings(program: Path, folder: Path) -> dict[str, str]:

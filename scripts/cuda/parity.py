@@ -28,7 +28,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from cases import about, arguments_and_rest, built_program, chosen, target
+from cases import about, built_program, chosen, last_words, parse, parser, target
+from trial import NO_GRAPH
 
 PROMPT = [1, 2, 3, 4, 5]
 NEW_TOKENS = 6
@@ -69,19 +70,10 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    summary, _, rest = __doc__.partition("\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("cases", nargs="*", metavar="MODEL[/CASE]", help="fixtures to run [default: all]")
-    parser.add_argument("--dtype", action="append", choices=list(TOLERANCES))
-    parser.add_argument("--jobs", type=int, default=min(8, os.cpu_count() or 1), help="cases at once")
-    parser.add_argument("--tolerance", type=float, help=f"in place of {TOLERANCES}")
-    own, after = arguments_and_rest()
-    options = parser.parse_args(own)
-    options.dtype = options.dtype or list(TOLERANCES)
-    options.generate = after
-    return options
+    options = parser(__doc__)
+    options.add_argument("--jobs", type=int, default=min(8, os.cpu_count() or 1), help="cases at once")
+    options.add_argument("--tolerance", type=float, help=f"in place of {TOLERANCES}")
+    return parse(options)
 
 
 def outcome(program: Path, dtype: str, case: tuple[str, str], options: argparse.Namespace) -> tuple[str, str]:
@@ -100,10 +92,12 @@ def outcome(program: Path, dtype: str, case: tuple[str, str], options: argparse.
     for name, side in [("CPU", cpu), ("GPU", gpu)]:
         if isinstance(side, str):
             return f"only on the {name}: {side}", "failed"
-    steps = same_steps(cpu.tokens, gpu.tokens)
-    off = max(difference(*pair) for pair in list(zip(cpu.logits, gpu.logits, strict=True))[:steps])
+    pairs = enumerate(zip(cpu.tokens, gpu.tokens, strict=True))
+    agreed = next((place for place, (own, other) in pairs if own != other), len(cpu.tokens))
+    # The step that picked the first other token had the same ones before it.
+    rows = list(zip(cpu.logits, gpu.logits, strict=True))[: agreed + 1]
+    off = max(difference(*pair) for pair in rows)
     good = off <= (options.tolerance or TOLERANCES[dtype])
-    agreed = sum(1 for _ in matching(cpu.tokens, gpu.tokens))
     row = f"{off:>10.1e}  {agreed} of {len(cpu.tokens)}"
     row += "  no CUDA graph" if graph and gpu.no_graph else ""
     return row + ("" if good else "  TOO FAR OFF"), "good" if good else "failed"
@@ -118,10 +112,9 @@ def run(program: Path, case: tuple[str, str], options: list[str]) -> Side:
         command += ["--logits", file, "--export-dir", Path(folder) / "exports"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if line.strip()]
-            raise Refused(lines[-1].removeprefix("error: ") if lines else f"ends with {done.returncode}")
+            raise Refused(last_words(done.stderr))
         tokens = json.loads(done.stdout)["token_ids"]
-        return Side(tokens, read_rows(file.read_bytes()), "are no CUDA graph" in done.stderr)
+        return Side(tokens, read_rows(file.read_bytes()), NO_GRAPH.search(done.stderr) is not None)
 
 
 def read_rows(data: bytes) -> list[array]:
@@ -132,19 +125,6 @@ def read_rows(data: bytes) -> list[array]:
     values = array("f", data[8 + header_bytes :][start:end])
     rows, columns = about_logits["shape"]
     return [values[row * columns : (row + 1) * columns] for row in range(rows)]
-
-
-def matching(own: list[int], other: list[int]):
-    """Tokens before the first that differs."""
-    for a, b in zip(own, other, strict=True):
-        if a != b:
-            return
-        yield a
-
-
-def same_steps(own: list[int], other: list[int]) -> int:
-    """Steps with the same tokens before them."""
-    return min(len(own), sum(1 for _ in matching(own, other)) + 1)
 
 
 def difference(expected: array, found: array) -> float:

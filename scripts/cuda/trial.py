@@ -6,7 +6,7 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
-from cases import target
+from cases import last_words, target
 
 PROMPT = [1, 2, 3, 4, 5]
 NEW_TOKENS = 5
@@ -46,8 +46,7 @@ class Trial:
         except subprocess.TimeoutExpired:
             return [f"takes longer than {PATIENCE_SECONDS} seconds"]
         if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if line.strip()]
-            said = lines[-1].removeprefix("error: ") if lines else "nothing is said"
+            said = last_words(done.stderr)
             if REFUSAL.search(said):
                 self.refusal = said
                 return []
