@@ -47,6 +47,16 @@ impl Form {
         );
     }
 
+    /// Changes every value of these tensors of the base.
+    fn change_base(&self, names: &[&str], change: impl Fn(&mut f32)) {
+        self.edit_base(|tensors| {
+            for name in names {
+                let values = &mut tensors.get_mut(*name).unwrap().values;
+                values.iter_mut().for_each(&change);
+            }
+        });
+    }
+
     /// Adds copies of base tensors to the adapter's file, changed by `change`: a key there, and the base's.
     fn save_beside(&self, pairs: &[(&str, &str)], change: impl Fn(&mut f32)) {
         let base = read_checkpoint(&self.base);
@@ -205,13 +215,9 @@ fn embeddings_saved_beside_an_adapter_take_the_place_of_the_base_s() {
         }
         // The same as a base with these, and an adapter without.
         let other = Form::of(model_name, "lora");
-        form.save_beside(&pair, |value| *value = *value * 0.75 + 0.03);
-        other.edit_base(|tensors| {
-            for (_, source) in pair {
-                let values = &mut tensors.get_mut(source).unwrap().values;
-                values.iter_mut().for_each(|v| *v = *v * 0.75 + 0.03);
-            }
-        });
+        let change = |value: &mut f32| *value = *value * 0.75 + 0.03;
+        form.save_beside(&pair, change);
+        other.change_base(&pair.map(|(_, source)| source), change);
         for variant in ["unmerged", "merged"] {
             assert_same(&form.logits(variant), &other.logits(variant));
             assert_apart(&form.logits(variant), &form.expected(variant));
@@ -225,10 +231,7 @@ fn in_a_tied_model_one_of_them_stands_for_both() {
     let key = "base_model.model.lm_head.weight";
     form.save_beside(&[(key, EMBEDDING)], |value| *value *= 0.7);
     let other = Form::of("llama-tied", "lora");
-    other.edit_base(|tensors| {
-        let values = &mut tensors.get_mut(EMBEDDING).unwrap().values;
-        values.iter_mut().for_each(|value| *value *= 0.7);
-    });
+    other.change_base(&[EMBEDDING], |value| *value *= 0.7);
     for variant in ["unmerged", "merged"] {
         assert_same(&form.logits(variant), &other.logits(variant));
         assert_apart(&form.logits(variant), &form.expected(variant));
@@ -252,14 +255,10 @@ fn in_a_tied_model_a_head_keeps_its_own_bias() {
         ("base_model.model.lm_head.weight", EMBEDDING),
         ("base_model.model.lm_head.bias", "lm_head.bias"),
     ];
-    form.save_beside(&pair, |value| *value = *value * 0.7 + 0.1);
+    let change = |value: &mut f32| *value = *value * 0.7 + 0.1;
+    form.save_beside(&pair, change);
     let other = Form::of("phi-tied", "lora");
-    other.edit_base(|tensors| {
-        for (_, source) in pair {
-            let values = &mut tensors.get_mut(source).unwrap().values;
-            values.iter_mut().for_each(|v| *v = *v * 0.7 + 0.1);
-        }
-    });
+    other.change_base(&pair.map(|(_, source)| source), change);
     for variant in ["unmerged", "merged"] {
         assert_same(&form.logits(variant), &other.logits(variant));
         assert_apart(&form.logits(variant), &form.expected(variant));
@@ -276,10 +275,7 @@ fn beside_a_prefix_they_take_the_place_of_the_base_s() {
         let form = Form::of("llama-gqa", case_name);
         form.save_beside(&pair, |value| *value *= 0.7);
         let other = Form::of("llama-gqa", case_name);
-        other.edit_base(|tensors| {
-            let values = &mut tensors.get_mut(EMBEDDING).unwrap().values;
-            values.iter_mut().for_each(|value| *value *= 0.7);
-        });
+        other.change_base(&[EMBEDDING], |value| *value *= 0.7);
         assert_same(&form.logits("unmerged"), &other.logits("unmerged"));
         assert_apart(&form.logits("unmerged"), &form.expected("unmerged"));
     }

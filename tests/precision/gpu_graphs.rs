@@ -217,19 +217,17 @@ impl Comparison<'_> {
     }
 }
 
-/// Those of `names` that are off by more than `tolerance`.
-fn off(
-    names: Vec<String>,
-    tolerance: f32,
-    difference: impl Fn(&str) -> f32,
-) -> BTreeMap<String, f32> {
+/// None of `names` is off by more than `tolerance`.
+#[track_caller]
+fn assert_within(names: Vec<String>, tolerance: f32, difference: impl Fn(&str) -> f32) {
     let differences = names.into_iter().map(|name| {
         let found = difference(&name);
         (name, found)
     });
-    differences
+    let off: BTreeMap<String, f32> = differences
         .filter(|(_, found)| *found > tolerance)
-        .collect()
+        .collect();
+    assert!(off.is_empty(), "{off:#?}");
 }
 
 fn methods() -> Vec<String> {
@@ -245,18 +243,16 @@ fn long_prompt(length: usize) -> Vec<u32> {
 
 #[test]
 fn every_family_computes_in_16_bits() {
-    let off = off(names(&model("")), ROUNDING, |name| {
+    assert_within(names(&model("")), ROUNDING, |name| {
         IN_16_BITS.difference(name, "lora")
     });
-    assert!(off.is_empty(), "{off:#?}");
 }
 
 #[test]
 fn every_method_computes_in_16_bits() {
-    let off = off(methods(), ROUNDING, |name| {
+    assert_within(methods(), ROUNDING, |name| {
         IN_16_BITS.difference("llama-gqa", name)
     });
-    assert!(off.is_empty(), "{off:#?}");
 }
 
 #[test]
@@ -265,19 +261,17 @@ fn every_family_computes_in_bfloat16() {
         .into_iter()
         .partition(|name| HAS_CONSTANTS.contains(&name.as_str()));
     for (names, tolerance) in [(constants, CONSTANTS), (others, ORDER)] {
-        let off = off(names, tolerance, |name| {
+        assert_within(names, tolerance, |name| {
             IN_BFLOAT16.difference(name, "lora")
         });
-        assert!(off.is_empty(), "{off:#?}");
     }
 }
 
 #[test]
 fn every_method_computes_in_bfloat16() {
-    let off = off(methods(), ORDER, |name| {
+    assert_within(methods(), ORDER, |name| {
         IN_BFLOAT16.difference("llama-gqa", name)
     });
-    assert!(off.is_empty(), "{off:#?}");
 }
 
 #[test]
@@ -286,18 +280,16 @@ fn every_family_computes_in_float32_beyond_its_window() {
         prompt: Some(&long_prompt(PROMPT_LENGTH)),
         ..IN_FLOAT32
     };
-    let off = off(names(&model("")), ORDER, |name| {
+    assert_within(names(&model("")), ORDER, |name| {
         comparison.difference(name, "lora")
     });
-    assert!(off.is_empty(), "{off:#?}");
 }
 
 #[test]
 fn every_method_computes_in_float32() {
-    let off = off(methods(), ORDER, |name| {
+    assert_within(methods(), ORDER, |name| {
         IN_FLOAT32.difference("llama-gqa", name)
     });
-    assert!(off.is_empty(), "{off:#?}");
 }
 
 /// The second chunk stands behind a filled cache.
@@ -350,9 +342,8 @@ fn what_methods_compute_themselves_is_computed_in_16_bits() {
             ..comparison
         };
         let names = cases.iter().map(ToString::to_string).collect();
-        let off = off(names, tolerance, |name| {
+        assert_within(names, tolerance, |name| {
             comparison.difference("llama-gqa", name)
         });
-        assert!(off.is_empty(), "{off:#?}");
     }
 }
