@@ -19,7 +19,7 @@ impl Rank {
     /// # Errors
     /// If one is no rank.
     pub fn read(config: &JsonObject, default: usize) -> Result<Self, ConfigError> {
-        let whole = |r: f64| r > 0.0 && r.fract() == 0.0 && r <= LARGEST_RANK as f64;
+        let whole = |r: f64| is_count(r) && r <= LARGEST_RANK as f64;
         let expected = format!("a positive integer (at most {LARGEST_RANK})");
         Ok(Self {
             default: rank(config, "r", default)?,
@@ -104,6 +104,11 @@ pub fn seed(config: &JsonObject, key: &str, default: u64) -> Result<u64, ConfigE
     let negative = value.as_i64().map(|seed| seed as u64);
     let found = value.as_u64().or(negative);
     found.ok_or_else(|| config.wrong(key, "a whole number"))
+}
+
+/// Whether `value` is a positive integer.
+pub fn is_count(value: f64) -> bool {
+    value > 0.0 && value.fract() == 0.0
 }
 
 #[cfg(test)]

@@ -137,6 +137,9 @@ pub fn replace_modules(
     spec: &DecoderSpec,
     saved: &[Module],
 ) -> Result<(), AdapterError> {
+    if saved.is_empty() {
+        return Ok(());
+    }
     let stacked = stacked_weights(spec);
     for module in saved {
         if let Some(weight) = stacked.get(&module.path) {

@@ -1,10 +1,38 @@
-//! Where the weights of single experts are in the tensors that hold all experts of a layer, as Transformers has them:
-//! `experts.gate_up_proj`, `[experts, 2 * intermediate_size, hidden_size]`, the gate's rows before those of up, and
-//! `experts.down_proj`, `[experts, hidden_size, intermediate_size]`.
+//! The tensors that hold the weights of all experts of a layer, as Transformers has them.
 
 use std::collections::BTreeMap;
 
-use crate::arch::{DecoderSpec, Expert, Mlp};
+use crate::arch::{DecoderSpec, Expert, Linear, Mlp};
+
+/// Which of a layer's tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stack {
+    /// `gate_up_proj`, `[experts, 2 * intermediate_size, hidden_size]`
+    GateUp,
+    /// `down_proj`, `[experts, hidden_size, intermediate_size]`
+    Down,
+}
+
+impl Stack {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::GateUp, Self::Down];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::GateUp => "gate_up_proj",
+            Self::Down => "down_proj",
+        }
+    }
+
+    /// The projections of an expert that it holds, one below the other.
+    pub fn linears(self, expert: &Expert) -> Vec<&Linear> {
+        match self {
+            Self::GateUp => vec![&expert.gate_proj, &expert.up_proj],
+            Self::Down => vec![&expert.down_proj],
+        }
+    }
+}
 
 /// One expert's weight in such a tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,27 +52,19 @@ pub fn stacked_weights(spec: &DecoderSpec) -> BTreeMap<String, StackedWeight> {
         let Mlp::Experts { experts, .. } = &layer.mlp else {
             continue;
         };
-        for (index, expert) in experts.iter().enumerate() {
-            let Expert {
-                gate_proj,
-                up_proj,
-                down_proj,
-            } = expert;
-            for (name, linears) in [
-                ("gate_up_proj", vec![gate_proj, up_proj]),
-                ("down_proj", vec![down_proj]),
-            ] {
-                let rows: usize = linears.iter().map(|linear| linear.out_features).sum();
-                let columns = linears[0].in_features;
-                let mut first = index * rows * columns;
+        for stack in Stack::ALL {
+            let mut first = 0;
+            for expert in experts {
+                let linears = stack.linears(expert);
+                let rows = linears.iter().map(|linear| linear.out_features).sum();
                 for linear in linears {
                     let weight = StackedWeight {
-                        name: format!("{}.mlp.experts.{name}", layer.path),
-                        shape: [experts.len(), rows, columns],
+                        name: format!("{}.mlp.experts.{}", layer.path, stack.name()),
+                        shape: [experts.len(), rows, linear.in_features],
                         first,
                     };
                     all.insert(linear.path.clone(), weight);
-                    first += linear.out_features * columns;
+                    first += linear.out_features * linear.in_features;
                 }
             }
         }

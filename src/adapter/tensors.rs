@@ -364,14 +364,9 @@ impl AdapterTensors {
         };
         let tensor = file.get(&full).ok_or_else(missing)?;
         let dtype = tensor.dtype()?;
-        let first = part.as_ref().map_or(0, |part| part.start);
-        let values = match part {
-            Some(part) => widen(
-                &tensor.bytes[part.start * dtype.size()..part.end * dtype.size()],
-                dtype,
-            ),
-            None => widen(tensor.bytes, dtype),
-        };
+        let part = part.unwrap_or(0..tensor.bytes.len() / dtype.size());
+        let bytes = part.start * dtype.size()..part.end * dtype.size();
+        let values = widen(&tensor.bytes[bytes], dtype);
         let absent = full
             .contains(super::methods::VBLORA_LOGITS)
             .then_some(f32::NEG_INFINITY);
@@ -380,7 +375,7 @@ impl AdapterTensors {
             None => Ok(values),
             Some(index) => Err(AdapterError::NonFinite {
                 path: file.path().to_owned(),
-                index: first + index,
+                index: part.start + index,
                 value: values[index],
                 key: full,
             }),

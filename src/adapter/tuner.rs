@@ -115,12 +115,8 @@ impl<'a> Tuner<'a> {
         let targets = Targets::with_defaults(config, &base.spec.model_type, defaults)?;
         let selected = without_experts(&targets, targets.select(config, &modules)?, base);
         let mut effects = Effects::default();
-        replace_modules(
-            &mut effects,
-            tensors,
-            &base.spec,
-            &targets.saved(config, &modules)?,
-        )?;
+        let saved = targets.saved(config, &modules)?;
+        replace_modules(&mut effects, tensors, &base.spec, &saved)?;
         if let Some(own) = own_bias {
             replace_biases(&mut effects, tensors, config, own, &modules, &selected)?;
         }

@@ -48,7 +48,6 @@ impl ResidentAdapter {
         if variant.manifest.variant == Variant::Unmerged {
             resident.invocation.clone_from(&adapter.invocation);
         }
-        // They are written into the cache, and no input.
         if let Some(PromptKind::Prefix(rows)) = adapter.prompt {
             resident.prefix = rows;
         }
@@ -58,9 +57,11 @@ impl ResidentAdapter {
         let path = variant.folder.join(ADAPTER);
         let file = SafetensorsFile::open(&path)?;
         let failed = EngineError::runtime(&name);
-        let bound = |input: &&String| resident.prefix == 0 || *input != PROMPT_INPUT;
-        let inputs: Vec<&String> = adapter.inputs.iter().filter(bound).collect();
-        for input in inputs {
+        for input in &adapter.inputs {
+            // Rows of a prefix are written into the cache.
+            if input == PROMPT_INPUT && resident.prefix > 0 {
+                continue;
+            }
             let view = file.get(input).ok_or_else(|| WeightsError::Missing {
                 name: input.clone(),
                 path: path.clone(),

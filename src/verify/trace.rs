@@ -1,8 +1,7 @@
 //! Tokens and their logits, and how far those of two engines lie apart.
 
 use super::tolerance::Norm;
-use crate::engine::DecoderEngine;
-use crate::engine::Engine;
+use crate::engine::{DecoderEngine, Engine};
 use crate::logits::{difference, mean_difference};
 
 /// An engine that shows the logits of its last token.

@@ -13,7 +13,7 @@ use ndarray::{Array2, Array3};
 
 use crate::adapter::dense::changed_weight;
 use crate::adapter::form::{Form, Native, NativeForm, NativeSite, Part, Role};
-use crate::adapter::options::rank;
+use crate::adapter::options::{is_count, rank};
 use crate::adapter::targets::ValuePattern;
 use crate::adapter::targets::defaults::SPECTRAL;
 use crate::adapter::tuner::{Loading, Tuner};
@@ -69,7 +69,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let block_size = rank(config, "block_size", 256)?;
     let pattern =
         ValuePattern::read_below(config, "block_size_pattern", "a positive integer", |size| {
-            size > 0.0 && size.fract() == 0.0 && size < 1e9
+            is_count(size) && size < 1e9
         })?;
     let start = Start::read(config)?;
     Tuner::open(loading, SPECTRAL, Some("c3a_only"))?.adapt(|tensors, layer| {

@@ -20,7 +20,7 @@ use ndarray::{Array1, Array2};
 
 use crate::adapter::dense::changed_part;
 use crate::adapter::form::{Form, LinearForm, Part, Role, elements};
-use crate::adapter::options::{factor, seed};
+use crate::adapter::options::{factor, is_count, seed};
 use crate::adapter::places::SeededPlaces;
 use crate::adapter::targets::ValuePattern;
 use crate::adapter::targets::defaults::SPECTRAL;
@@ -43,9 +43,8 @@ struct FourierFt {
 pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let default = config.optional_size("n_frequency")?.unwrap_or(1000);
-    let whole = |count: f64| count > 0.0 && count.fract() == 0.0;
     let pattern = "n_frequency_pattern";
-    let pattern = ValuePattern::read_below(config, pattern, "a positive integer", whole)?;
+    let pattern = ValuePattern::read_below(config, pattern, "a positive integer", is_count)?;
     let scaling = factor(config, "scaling", 150.0)?;
     let mut places = SeededPlaces::new(seed(config, "random_loc_seed", 777)?);
     let init = match config.flag("init_weights", false)? {

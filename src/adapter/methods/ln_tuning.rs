@@ -31,11 +31,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
             replace(&mut effects, tensors, &module, (name, &shape), key, true)?;
         }
     }
-    replace_modules(
-        &mut effects,
-        tensors,
-        &base.spec,
-        &targets.saved(config, &modules)?,
-    )?;
+    let saved = targets.saved(config, &modules)?;
+    replace_modules(&mut effects, tensors, &base.spec, &saved)?;
     Ok(effects)
 }

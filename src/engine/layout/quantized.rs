@@ -129,7 +129,8 @@ fn can_be_joined(parts: &[Node]) -> bool {
     parts.iter().all(|part| alike(part) && whole(part))
 }
 
-fn attribute(node: &Node, name: &str) -> i64 {
+/// The whole number `name` of a node; 0 where it has none.
+pub fn attribute(node: &Node, name: &str) -> i64 {
     let mut all = node.attribute.iter();
     all.find(|attribute| attribute.name == name)
         .map_or(0, |attribute| attribute.i)

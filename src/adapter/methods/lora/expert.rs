@@ -12,10 +12,10 @@ use super::config::{LoraConfig, is_on};
 use super::conversion::converted;
 use super::factors::{factors, of_weights};
 use super::init::LoraInit;
+use crate::adapter::replaced::replace_base_layer;
 use crate::adapter::targets::{QUERY_VALUE, Targets};
 use crate::adapter::tuner::{Target, not_adaptable, target};
-use crate::adapter::{AdapterError, AdapterTensors};
-use crate::arch::Module;
+use crate::adapter::{AdapterError, AdapterTensors, Effects};
 use crate::json_object::{ConfigError, JsonObject};
 use crate::model::BaseModel;
 
@@ -89,6 +89,8 @@ impl Expert {
         let mut tensors = AdapterTensors::open(folder, &config, seed)?;
         let targets = Targets::with_defaults(&config, &base.spec.model_type, QUERY_VALUE)?;
         let mut pairs = BTreeMap::new();
+        // What a head's own weight in the file would do to the base.
+        let mut effects = Effects::default();
         let selected = targets.select(&config, &base.spec.modules())?;
         let mut made = of_weights(&lora, &config, base, &tensors, &selected)?;
         for module in selected {
@@ -109,8 +111,14 @@ impl Expert {
                 b: taken.b,
                 scaling,
             };
-            claim_base_layer(&mut tensors, base, &module)?;
+            replace_base_layer(&mut effects, &mut tensors, base, &module)?;
             pairs.insert(module.path, pair);
+        }
+        if let Some(other) = effects.replaced.values().next() {
+            return Err(tensors.layout(format!(
+                "tensor `{}` isn't the base's, whose weights all experts share",
+                other.key
+            )));
         }
         tensors.finish()?;
         let elements: usize = pairs.values().map(Pair::elements).sum();
@@ -126,26 +134,6 @@ impl Expert {
     pub fn elements(&self) -> usize {
         self.pairs.values().map(Pair::elements).sum()
     }
-}
-
-/// PEFT saves an adapted head's own weight with the adapter, and loads it into the base that all experts share.
-fn claim_base_layer(
-    tensors: &mut AdapterTensors,
-    base: &BaseModel,
-    module: &Module,
-) -> Result<(), AdapterError> {
-    let key = format!("{}.base_layer.weight", module.path);
-    if !tensors.has(&key) {
-        return Ok(());
-    }
-    let (name, shape) = module.parameters().swap_remove(0);
-    tensors.claim(&key, &shape)?;
-    if tensors.read(&key)? != base.tensor(&module.tensor(name))?.to_f32()? {
-        return Err(tensors.layout(format!(
-            "tensor `{key}` isn't the base's, whose weights all experts share"
-        )));
-    }
-    Ok(())
 }
 
 impl Pair {

@@ -1,6 +1,7 @@
 //! `init_lora_weights`: how a fresh adapter starts.
 
 use ndarray::Array2;
+use serde_json::Value;
 
 use crate::adapter::{AdapterError, AdapterTensors, Init};
 use crate::json_object::{ConfigError, JsonObject};
@@ -43,27 +44,28 @@ impl LoraInit {
     /// If it isn't one of these.
     pub fn read(config: &JsonObject) -> Result<Self, ConfigError> {
         const KEY: &str = "init_lora_weights";
-        match config.get(KEY).cloned() {
-        None | Some(serde_json::Value::Bool(true)) => Ok(Self::Default),
-        Some(serde_json::Value::Bool(false)) => Ok(Self::Random),
-        Some(serde_json::Value::String(name)) => match name.as_str() {
-            "gaussian" => Ok(Self::Gaussian),
-            "orthogonal" => Ok(Self::Orthogonal),
-            "eva" => Ok(Self::Default),
-            "pissa" => Ok(Self::Pissa),
-            "olora" => Ok(Self::Olora),
-            "mica" => Ok(Self::Mica),
-            other => Err(config.refused(
-                KEY,
-                &format!(
+        let name = match config.get(KEY) {
+            None | Some(Value::Bool(true)) => return Ok(Self::Default),
+            Some(Value::Bool(false)) => return Ok(Self::Random),
+            Some(Value::String(name)) => name.as_str(),
+            Some(_) => return Err(config.wrong(KEY, "`true`, `false` or a name")),
+        };
+        Ok(match name {
+            "gaussian" => Self::Gaussian,
+            "orthogonal" => Self::Orthogonal,
+            "eva" => Self::Default,
+            "pissa" => Self::Pissa,
+            "olora" => Self::Olora,
+            "mica" => Self::Mica,
+            other => {
+                let reason = format!(
                     "`{other}` belongs to a base that was changed by a random decomposition, by data or by \
                      quantisation, which can't be made again; save the adapter converted to plain LoRA \
                      (`path_initial_model_for_weight_conversion`)"
-                ),
-            )),
-        },
-        Some(_) => Err(config.wrong(KEY, "`true`, `false` or a name")),
-    }
+                );
+                return Err(config.refused(KEY, &reason));
+            }
+        })
     }
 
     /// Takes `A` and `B` of a linear layer.

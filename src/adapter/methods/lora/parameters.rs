@@ -16,8 +16,9 @@ use super::conversion::PARAMETERS;
 use super::embedding::LoraEmbedding;
 use super::init::{LoraInit, Stored};
 use super::linear::LoraLinear;
-use super::stacked::{self, Stack, Wanted};
+use super::stacked::{self, Wanted};
 use crate::adapter::form::Form;
+use crate::adapter::stacked::Stack;
 use crate::adapter::{AdapterError, AdapterTensors, Effects, ModuleAdapter, ModuleWeights};
 use crate::arch::{DecoderSpec, Expert, Mlp, Module, ModuleKind};
 use crate::json_object::{ConfigError, JsonObject};
@@ -299,7 +300,7 @@ fn parameters(spec: &DecoderSpec) -> Vec<Parameter<'_>> {
         }
     }
     for (_, experts, path) in mixtures {
-        for stack in [Stack::GateUp, Stack::Down] {
+        for stack in Stack::ALL {
             all.push(Parameter {
                 name: format!("{path}.{}", stack.name()),
                 kind: Kind::Stack(stack, experts),

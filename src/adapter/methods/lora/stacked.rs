@@ -20,35 +20,9 @@ use ndarray::{Array3, ArrayView2, Axis, s};
 
 use super::init::LoraInit;
 use crate::adapter::form::{Form, LinearForm, Part, Role};
+use crate::adapter::stacked::Stack;
 use crate::adapter::{AdapterError, AdapterTensors, Init, ModuleAdapter};
-use crate::arch::{Expert, Linear};
-
-/// Which of a layer's tensors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stack {
-    /// `gate_up_proj`, `[experts, 2 * intermediate_size, hidden_size]`
-    GateUp,
-    /// `down_proj`, `[experts, hidden_size, intermediate_size]`
-    Down,
-}
-
-impl Stack {
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::GateUp => "gate_up_proj",
-            Self::Down => "down_proj",
-        }
-    }
-
-    /// The projections of an expert that it holds, one below the other.
-    fn linears(self, expert: &Expert) -> Vec<&Linear> {
-        match self {
-            Self::GateUp => vec![&expert.gate_proj, &expert.up_proj],
-            Self::Down => vec![&expert.down_proj],
-        }
-    }
-}
+use crate::arch::Expert;
 
 /// The factors of all experts of a layer.
 #[derive(Debug)]

@@ -22,7 +22,7 @@ use ndarray::{Array1, Array2};
 use self::filters::reconstruction_low_pass;
 use crate::adapter::dense::changed_weight;
 use crate::adapter::form::Form;
-use crate::adapter::options::{factor, seed};
+use crate::adapter::options::{factor, is_count, seed};
 use crate::adapter::places::SeededPlaces;
 use crate::adapter::targets::ValuePattern;
 use crate::adapter::targets::defaults::SPECTRAL;
@@ -90,7 +90,6 @@ struct Counts {
 impl Counts {
     fn read(config: &JsonObject, layers: &[Layer]) -> Result<Self, AdapterError> {
         let default = config.optional_size("n_frequency")?.unwrap_or(2592);
-        let whole = |count: f64| count > 0.0 && count.fract() == 0.0;
         let elements: usize = layers.iter().map(Layer::elements).sum();
         let proportional = config.flag("proportional_parameters", false)?;
         Ok(Self {
@@ -99,7 +98,7 @@ impl Counts {
                 config,
                 "n_frequency_pattern",
                 "a positive integer",
-                whole,
+                is_count,
             )?,
             proportional: proportional
                 .then_some([elements as f64, (default * layers.len()) as f64]),

@@ -4,7 +4,7 @@
 
 use super::{Layer, Reader};
 use crate::engine::layout::products::{drop_unused, int, node, shape_constant};
-use crate::engine::layout::quantized::joined_initializer;
+use crate::engine::layout::quantized::{attribute, joined_initializer};
 use crate::graph::proto::{Graph, Model, Node};
 
 const OPERATOR: &str = "QMoE";
@@ -34,11 +34,7 @@ struct Form {
 impl Form {
     /// Of the product `node`.
     fn of(node: &Node) -> Self {
-        let number = |name: &str| {
-            let mut all = node.attribute.iter();
-            all.find(|attribute| attribute.name == name)
-                .map_or(0, |attribute| attribute.i)
-        };
+        let number = |name| attribute(node, name);
         Self {
             rows: number("N"),
             columns: number("K"),
@@ -101,7 +97,7 @@ fn can_be_one(layer: &Layer<Quantized>) -> bool {
 }
 
 fn replace(graph: &mut Graph, layer: &Layer<Quantized>) {
-    let [gate, _, down] = layer.experts[0].each_ref().map(|weight| weight.form);
+    let form = layer.experts[0][0].form;
     let mut stack = Stack {
         graph,
         layer,
@@ -120,9 +116,9 @@ fn replace(graph: &mut Graph, layer: &Layer<Quantized>) {
     [input[5], input[6]] = outer;
     input[ROUTER_WEIGHTS].clone_from(&layer.weights);
     let own = vec![
-        int("expert_weight_bits", gate.bits),
-        int("block_size", down.block),
-        int("accuracy_level", gate.accuracy),
+        int("expert_weight_bits", form.bits),
+        int("block_size", form.block),
+        int("accuracy_level", form.accuracy),
         int("normalize_routing_weights", 0),
     ];
     layer.replace(graph, OPERATOR, input, own);
