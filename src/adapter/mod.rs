@@ -181,6 +181,8 @@ struct Effects {
     /// Bytes of the tensors of adapters that it mixes, and whether one of them was drawn fresh.
     expert_bytes: u64,
     has_fresh_experts: bool,
+    /// What users should be told of how those are taken.
+    expert_notes: Vec<String>,
 }
 
 impl Effects {
@@ -188,6 +190,7 @@ impl Effects {
     fn add_expert(&mut self, expert: &methods::Expert) {
         self.expert_bytes += expert.stored_bytes;
         self.has_fresh_experts |= expert.fresh;
+        self.expert_notes.extend_from_slice(&expert.notes);
     }
 }
 
@@ -239,6 +242,9 @@ impl Adapter {
         let modules = effects.spec.as_ref().unwrap_or(&base.spec).modules();
         replace_saved_embeddings(&mut effects, &mut tensors, base, &modules)?;
         tensors.finish()?;
+        for note in std::mem::take(&mut effects.expert_notes) {
+            tensors.note(note);
+        }
         let spec = effects.spec.take();
         Ok(Self {
             peft_type: peft_type(&config)?.to_owned(),
@@ -399,6 +405,11 @@ impl Adapter {
             Origin::Base(source) => Ok(base.values_of(source)?),
             Origin::Zeros => Ok(vec![0.0; replacement.len()]),
         }
+    }
+
+    /// What users should be told of how it's taken.
+    pub fn notes(&self) -> &[String] {
+        self.tensors.notes()
     }
 
     /// Whether its values, or those of an adapter that it mixes, were drawn fresh.

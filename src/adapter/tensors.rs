@@ -16,7 +16,7 @@ use rand_distr::{Distribution, StandardNormal, Uniform};
 
 use super::AdapterError;
 use crate::json_object::JsonObject;
-use crate::weights::{SafetensorsFile, WeightsError, widen};
+use crate::weights::{SafetensorsFile, WeightsError};
 
 /// What PEFT's wrapper puts in front of every module's path.
 pub const PREFIX: &str = "base_model.model.";
@@ -77,6 +77,7 @@ pub struct AdapterTensors {
     /// For messages: the base that the adapter says it was made for.
     made_for: String,
     seed: u64,
+    notes: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -123,6 +124,7 @@ impl AdapterTensors {
             used: BTreeSet::new(),
             made_for,
             seed,
+            notes: Vec::new(),
         })
     }
 
@@ -146,6 +148,18 @@ impl AdapterTensors {
     /// made of, a weight of the base for one, may be read.
     pub fn has_values(&self) -> bool {
         !matches!(self.source, Source::Shapes { .. })
+    }
+
+    /// Keeps what users should be told of how the adapter is taken, once.
+    pub fn note(&mut self, text: String) {
+        if !self.notes.contains(&text) {
+            self.notes.push(text);
+        }
+    }
+
+    /// What was noted.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// What a fresh adapter is drawn with.
@@ -340,7 +354,8 @@ impl AdapterTensors {
     /// elsewhere it's as wrong as `∞`.
     ///
     /// # Errors
-    /// If the adapter is fresh or lacks it, its dtype isn't a float type, or an element is a NaN or infinite.
+    /// If the adapter is fresh or lacks it, its dtype isn't a float type, or an element is a NaN or infinite, or becomes so
+    /// when float64 is rounded.
     pub fn read(&self, key: &str) -> Result<Vec<f32>, AdapterError> {
         self.values(key, None)
     }
@@ -363,10 +378,8 @@ impl AdapterTensors {
             return Err(missing());
         };
         let tensor = file.get(&full).ok_or_else(missing)?;
-        let dtype = tensor.dtype()?;
-        let part = part.unwrap_or(0..tensor.bytes.len() / dtype.size());
-        let bytes = part.start * dtype.size()..part.end * dtype.size();
-        let values = widen(&tensor.bytes[bytes], dtype);
+        let part = part.unwrap_or(0..tensor.shape.iter().product());
+        let values = tensor.part_to_f32(part.clone())?;
         let absent = full
             .contains(super::methods::VBLORA_LOGITS)
             .then_some(f32::NEG_INFINITY);

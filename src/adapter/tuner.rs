@@ -113,9 +113,9 @@ impl<'a> Tuner<'a> {
         } = loading;
         let modules = base.spec.modules();
         let targets = Targets::with_defaults(config, &base.spec.model_type, defaults)?;
-        let selected = without_experts(&targets, targets.select(config, &modules)?, base);
+        let selected = without_experts(&targets, targets.select(config, tensors, &modules)?, base);
         let mut effects = Effects::default();
-        let saved = targets.saved(config, &modules)?;
+        let saved = targets.saved(config, tensors, &modules)?;
         replace_modules(&mut effects, tensors, &base.spec, &saved)?;
         if let Some(own) = own_bias {
             replace_biases(&mut effects, tensors, config, own, &modules, &selected)?;

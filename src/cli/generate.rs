@@ -195,6 +195,7 @@ impl Generate {
         let preparation = setup::preparation(common, &config, provider, &base)?;
         let mut prepared = preparation.prepare(experiment.as_ref(), &[variant])?;
         setup::note_task(&config, task_of(&prepared));
+        setup::note_adapter_of(&prepared);
         setup::note_replaced(&prepared);
         let variant = prepared.remove(0);
         if common.verbose && !variant.up_to_date {

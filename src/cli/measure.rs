@@ -339,6 +339,7 @@ fn prepare_experiment(
     let preparation = setup::preparation(common, &config, provider, &base)?;
     let (variants, refusal) = preparation.prepare_all(experiment)?;
     setup::note_task(&config, task_of(&variants));
+    setup::note_adapter_of(&variants);
     setup::note_replaced(&variants);
     let absent = refusal.map(|reason| (Variant::Merged, reason));
     Ok(Prepared {

@@ -87,6 +87,7 @@ impl Prepare {
             let (folder, seed) = (&experiment.folder, config.seed);
             let adapter = Adapter::load_for_task(folder, &base, seed, config.task_id)?;
             setup::note_task(&config, adapter.task());
+            setup::note_adapter(adapter.notes());
             let folder = preparation.checkpoint_folder(&experiment, common.dtype);
             let written = write_checkpoint(&base, Some(&adapter), common.dtype, &folder)?;
             message(&format!(
@@ -106,6 +107,7 @@ impl Prepare {
         };
         if !self.formats.contains(&Format::Hf) {
             setup::note_task(&config, task_of(&prepared));
+            setup::note_adapter_of(&prepared);
         }
         setup::note_replaced(&prepared);
         report(&prepared);

@@ -217,6 +217,23 @@ pub fn note_task(config: &BenchmarkConfig, task: Option<Task>) {
     }
 }
 
+/// Says what there is to be told of how adapters are taken.
+pub fn note_adapter(notes: &[String]) {
+    for note in notes {
+        message(&format!("note: {note}"));
+    }
+}
+
+/// The same of the adapter of prepared variants.
+pub fn note_adapter_of(prepared: &[PreparedVariant]) {
+    let mut adapters = prepared
+        .iter()
+        .filter_map(|one| one.manifest.adapter.as_ref());
+    if let Some(adapter) = adapters.next() {
+        note_adapter(&adapter.notes);
+    }
+}
+
 /// Says so where an unmerged adapter has float weights in the place of quantized ones, which its costs come from.
 pub fn note_replaced(prepared: &[PreparedVariant]) {
     for variant in prepared {

@@ -46,6 +46,7 @@ impl Verify {
         let (variants, reason) = preparation.prepare_all(&experiment)?;
 
         setup::note_task(&config, task_of(&variants));
+        setup::note_adapter_of(&variants);
         setup::note_replaced(&variants);
         let manifest = &variants[1].manifest;
         let vocab_size = manifest.vocab_size;

@@ -50,6 +50,7 @@ pub fn describe(
             whole_calls: adapter.takes_whole_calls(),
             invocation: adapter.invocation().map(<[u32]>::to_vec),
             task: adapter.task(),
+            notes: adapter.notes().to_vec(),
         }),
         _ => None,
     };

@@ -145,6 +145,9 @@ pub struct AdapterSummary {
     /// The task that it was prepared for; `None` where its method has none.
     #[serde(default)]
     pub task: Option<Task>,
+    /// What users should be told of how it's taken.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// What prompt learning puts in front of the prompt.

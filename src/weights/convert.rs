@@ -36,6 +36,13 @@ pub fn widen(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
     }
 }
 
+/// Rounds little-endian float64 `bytes` to `f32`, as PyTorch does when it copies one into the other.
+pub fn narrow(bytes: &[u8]) -> Vec<f32> {
+    let (chunks, _) = bytes.as_chunks::<8>();
+    let values = chunks.iter().map(|&chunk| f64::from_le_bytes(chunk) as f32);
+    values.collect()
+}
+
 /// Rounds one value to `dtype` and widens it again.
 pub fn round_to(value: f32, dtype: Dtype) -> f32 {
     match dtype {

@@ -4,12 +4,14 @@
 //! their shapes or the file) are the `safetensors` crate's.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 use safetensors::SafeTensors;
 use safetensors::tensor::Metadata;
 
+use super::convert::narrow;
 use super::diagnosis::diagnosis;
 use super::{Dtype, WeightsError, widen};
 
@@ -161,12 +163,25 @@ impl TensorView<'_> {
         })
     }
 
-    /// All elements, widened.
+    /// All elements, widened; of float64, rounded.
     ///
     /// # Errors
-    /// If the element type is not a supported float type.
+    /// If the element type is not a float type.
     pub fn to_f32(&self) -> Result<Vec<f32>, WeightsError> {
-        Ok(widen(self.bytes, self.dtype()?))
+        self.part_to_f32(0..self.shape.iter().product())
+    }
+
+    /// The same of some of them, which are there.
+    ///
+    /// # Errors
+    /// As [`to_f32`](Self::to_f32).
+    pub fn part_to_f32(&self, part: Range<usize>) -> Result<Vec<f32>, WeightsError> {
+        let bytes = |size: usize| &self.bytes[part.start * size..part.end * size];
+        if self.stored == safetensors::Dtype::F64 {
+            return Ok(narrow(bytes(8)));
+        }
+        let dtype = self.dtype()?;
+        Ok(widen(bytes(dtype.size()), dtype))
     }
 
     /// All elements of a tensor of whole numbers. Float types are taken too, if every element is whole:

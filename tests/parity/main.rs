@@ -10,5 +10,6 @@ mod fresh_routers;
 mod native;
 mod profiles;
 mod stored_forms;
+mod surplus;
 mod text;
 mod weights;

@@ -20,7 +20,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         tensors,
         ..
     } = loading;
-    let PrefixShape { count, width, .. } = PrefixShape::read(config, base)?;
+    let PrefixShape { count, width, .. } = PrefixShape::read(config, base, tensors.is_fresh())?;
     let frozen = frozen_tokens(config, count)?;
     let counts = PromptCounts {
         trainable: (count - frozen) * width,

@@ -25,13 +25,13 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let targets = Targets::with_defaults(config, &base.spec.model_type, LN_TUNING)?;
     let modules = base.spec.modules();
     let mut effects = Effects::default();
-    for module in targets.select(config, &modules)? {
+    for module in targets.select(config, tensors, &modules)? {
         for (name, shape) in module.parameters() {
             let key = format!("{}.ln_tuning_layers.{name}", module.path);
             replace(&mut effects, tensors, &module, (name, &shape), key, true)?;
         }
     }
-    let saved = targets.saved(config, &modules)?;
+    let saved = targets.saved(config, tensors, &modules)?;
     replace_modules(&mut effects, tensors, &base.spec, &saved)?;
     Ok(effects)
 }

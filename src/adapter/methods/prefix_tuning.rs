@@ -33,7 +33,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         count,
         token_dim,
         width,
-    } = PrefixShape::read(config, base)?;
+    } = PrefixShape::read(config, base, tensors.is_fresh())?;
     let projection = config.flag("prefix_projection", false)?;
     let hidden = hidden_size(config, token_dim)?;
     let zero = match config.optional_text("init_weights")? {
@@ -70,18 +70,23 @@ pub struct PrefixShape {
 }
 
 impl PrefixShape {
-    /// Reads `num_virtual_tokens`. A configuration that PEFT has saved holds the sizes of keys and values, too.
+    /// Reads `num_virtual_tokens`. A configuration that PEFT has saved holds the sizes of keys and values, too. In a
+    /// `fresh` one there may be others, such as the hidden size: PEFT writes over them where the base's configuration has
+    /// `num_key_value_heads` (`_prepare_prompt_learning_config`).
     ///
     /// # Errors
     /// If they aren't those of `base`.
-    pub fn read(config: &JsonObject, base: &BaseModel) -> Result<Self, ConfigError> {
+    pub fn read(config: &JsonObject, base: &BaseModel, fresh: bool) -> Result<Self, ConfigError> {
         let count = config.size_up_to("num_virtual_tokens", base.spec.max_position_embeddings)?;
         let layers = base.spec.layers.len();
         let attention = &base.spec.layers[0].attention;
         let token_dim = attention.num_key_value_heads * attention.head_dim;
         expect(config, "num_layers", layers)?;
-        expect(config, "token_dim", token_dim)?;
-        expect(config, "num_attention_heads", attention.num_key_value_heads)?;
+        let overwritten = fresh && base.config.get("num_key_value_heads").is_some();
+        if !overwritten {
+            expect(config, "token_dim", token_dim)?;
+            expect(config, "num_attention_heads", attention.num_key_value_heads)?;
+        }
         Ok(Self {
             count,
             token_dim,

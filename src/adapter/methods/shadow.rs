@@ -95,9 +95,10 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let mut effects = Effects::default();
     let modules = base.spec.modules();
     let targets = Targets::read(config, &base.spec.model_type, Some(&[]))?;
-    let saved = targets.saved(config, &modules)?;
+    let saved = targets.saved(config, tensors, &modules)?;
     replace_modules(&mut effects, tensors, &base.spec, &saved)?;
-    let shadow = Shadow::read(config, base, tensors, targeted(config, base)?)?;
+    let blocks = targeted(config, base, tensors)?;
+    let shadow = Shadow::read(config, base, tensors, blocks)?;
     effects.shared_params = shadow.parameters;
     effects.unmergeable = Some("draws every block towards the state of a second network");
     effects.beside = Some(Beside::Shadow(Box::new(shadow)));
@@ -105,7 +106,11 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
 }
 
 /// The first and the number of the blocks that are targeted, which follow each other.
-fn targeted(config: &JsonObject, base: &BaseModel) -> Result<std::ops::Range<usize>, AdapterError> {
+fn targeted(
+    config: &JsonObject,
+    base: &BaseModel,
+    tensors: &mut AdapterTensors,
+) -> Result<std::ops::Range<usize>, AdapterError> {
     let block = |path: &str| Module {
         path: path.to_owned(),
         source: path.to_owned(),
@@ -122,7 +127,7 @@ fn targeted(config: &JsonObject, base: &BaseModel) -> Result<std::ops::Range<usi
         .collect();
     let blocks: Vec<Module> = paths.iter().map(|path| block(path)).collect();
     let targets = Targets::read(config, &base.spec.model_type, Some(&paths))?;
-    let selected = targets.select(config, &blocks)?;
+    let selected = targets.select(config, tensors, &blocks)?;
     for module in base.spec.modules() {
         if config.get("target_modules").is_some() && targets.contains(config, &module)? {
             return Err(AdapterError::Targets {

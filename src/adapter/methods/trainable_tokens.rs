@@ -36,7 +36,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         true => None,
         false => Some(Init::Normal(1.0)),
     };
-    for module in targets.select(config, &modules)? {
+    for module in targets.select(config, tensors, &modules)? {
         let path = module.path.as_str();
         if path != spec.embed_tokens.path && path != spec.lm_head.path {
             let allowed = "the token embedding and the head";

@@ -1,24 +1,27 @@
-//! The modules of a model that are targeted, and what no module answers to.
+//! The modules of a model that are targeted, and what no module answers to: a misspelling in a fresh experiment, and in a
+//! trained adapter what its list has for other models too. Its tensors say what it adapts, and every one has to be used.
 
 use serde_json::Value;
 
 use super::pattern::{NamePattern, ends_with_name};
 use super::{Include, Targets};
-use crate::adapter::AdapterError;
+use crate::adapter::{AdapterError, AdapterTensors};
 use crate::arch::{Module, ModuleKind};
 use crate::json_object::{ConfigError, JsonObject};
 
 impl Targets {
-    /// The targeted ones of `modules`.
+    /// The targeted ones of `modules`. What PEFT passes over without a word is an error of a fresh adapter, and noted in
+    /// `tensors` of a trained one.
     ///
     /// # Errors
     /// If there's none.
     pub fn select(
         &self,
         config: &JsonObject,
+        tensors: &mut AdapterTensors,
         modules: &[Module],
     ) -> Result<Vec<Module>, AdapterError> {
-        self.check_every_layer(config, modules)?;
+        self.check_every_layer(config, tensors, modules)?;
         let mut selected = Vec::new();
         for module in modules {
             if self.contains(config, module)? {
@@ -37,54 +40,43 @@ impl Targets {
                 ),
             });
         }
-        self.check_every_name(config, modules)?;
+        if let (false, Include::Pattern(NamePattern::Names(names))) =
+            (self.are_defaults, &self.include)
+        {
+            let is_there = |name: &&String| {
+                let mut paths = modules.iter().map(|module| &module.path);
+                paths.any(|path| ends_with_name(path, name))
+            };
+            let absent: Vec<&String> = names.iter().filter(|name| !is_there(name)).collect();
+            pass_over("target_modules", &absent, config, tensors, modules)?;
+        }
         Ok(selected)
     }
 
-    /// A layer that the model doesn't have; PEFT passes it over without a word.
+    /// Layers that the model doesn't have.
     fn check_every_layer(
         &self,
         config: &JsonObject,
+        tensors: &mut AdapterTensors,
         modules: &[Module],
     ) -> Result<(), ConfigError> {
+        const KEY: &str = "layers_to_transform";
         let number = |module: &Module| module.path.split('.').find_map(|part| part.parse().ok());
         let last: Option<usize> = modules.iter().filter_map(number).max();
         let (Some(layers), Some(last)) = (&self.layers, last) else {
             return Ok(());
         };
-        if layers.iter().any(|layer| *layer > last) {
-            let expected = format!("indices of this model's layers, 0 to {last}");
-            return Err(config.wrong("layers_to_transform", &expected));
-        }
-        Ok(())
-    }
-
-    /// A name in a list that no module ends with is a misspelling; PEFT skips it without a word.
-    fn check_every_name(
-        &self,
-        config: &JsonObject,
-        modules: &[Module],
-    ) -> Result<(), AdapterError> {
-        let Include::Pattern(NamePattern::Names(names)) = &self.include else {
-            return Ok(());
-        };
-        if self.are_defaults {
+        let absent: Vec<&usize> = layers.iter().filter(|layer| **layer > last).collect();
+        if absent.is_empty() {
             return Ok(());
         }
-        for name in names {
-            if !modules
-                .iter()
-                .any(|module| ends_with_name(&module.path, name))
-            {
-                return Err(AdapterError::Targets {
-                    path: config.path().to_owned(),
-                    message: format!(
-                        "`{name}` in `target_modules` matches no module of this model; it has {}",
-                        examples(modules)
-                    ),
-                });
-            }
+        let range = format!("this model's layers, 0 to {last}");
+        if tensors.is_fresh() {
+            return Err(config.wrong(KEY, &format!("indices of {range}")));
         }
+        tensors.note(format!(
+            "`{KEY}` has {absent:?} beside {range}; every tensor of the adapter is used"
+        ));
         Ok(())
     }
 
@@ -92,13 +84,15 @@ impl Targets {
     /// `input_layernorm`.
     ///
     /// # Errors
-    /// If an entry names none.
+    /// If an entry of a fresh adapter names none.
     pub fn saved(
         &self,
         config: &JsonObject,
+        tensors: &mut AdapterTensors,
         modules: &[Module],
     ) -> Result<Vec<Module>, AdapterError> {
         let mut saved = Vec::new();
+        let mut absent = Vec::new();
         for entry in &self.modules_to_save {
             let before = saved.len();
             for module in modules {
@@ -112,19 +106,42 @@ impl Targets {
                 }
             }
             if saved.len() == before {
-                return Err(AdapterError::Targets {
-                    path: config.path().to_owned(),
-                    message: format!(
-                        "`{entry}` in `modules_to_save` matches no module of this model; it has {}",
-                        examples(modules)
-                    ),
-                });
+                absent.push(entry);
             }
         }
+        pass_over("modules_to_save", &absent, config, tensors, modules)?;
         saved.sort_by(|a, b| a.path.cmp(&b.path));
         saved.dedup();
         Ok(saved)
     }
+}
+
+/// Notes names in `key` that no module answers to.
+fn pass_over(
+    key: &str,
+    absent: &[&String],
+    config: &JsonObject,
+    tensors: &mut AdapterTensors,
+    modules: &[Module],
+) -> Result<(), AdapterError> {
+    let Some(first) = absent.first() else {
+        return Ok(());
+    };
+    if tensors.is_fresh() {
+        return Err(AdapterError::Targets {
+            path: config.path().to_owned(),
+            message: format!(
+                "`{first}` in `{key}` matches no module of this model; it has {}",
+                examples(modules)
+            ),
+        });
+    }
+    let names: Vec<String> = absent.iter().map(|name| format!("`{name}`")).collect();
+    tensors.note(format!(
+        "`{key}` names {}, which this model doesn't have; every tensor of the adapter is used",
+        names.join(", ")
+    ));
+    Ok(())
 }
 
 /// The path of what Transformers has as a module: of a single expert, the one that holds the weights of all.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::adapter::AdapterTensors;
 use crate::arch::Stored;
 
 fn config(json: &str) -> JsonObject {
@@ -6,6 +7,10 @@ fn config(json: &str) -> JsonObject {
     let path = folder.path().join("adapter_config.json");
     std::fs::write(&path, json).unwrap();
     JsonObject::read(&path).unwrap()
+}
+
+fn fresh(config: &JsonObject) -> AdapterTensors {
+    AdapterTensors::without_values(config).unwrap()
 }
 
 fn modules() -> Vec<Module> {
@@ -36,7 +41,9 @@ fn linear(path: &str) -> Module {
 fn selected(json: &str) -> Vec<String> {
     let config = config(json);
     let targets = Targets::read(&config, "llama", Some(&["q_proj"])).unwrap();
-    let selected = targets.select(&config, &modules()).unwrap();
+    let selected = targets
+        .select(&config, &mut fresh(&config), &modules())
+        .unwrap();
     selected.into_iter().map(|module| module.path).collect()
 }
 
@@ -56,7 +63,10 @@ fn a_string_must_match_the_whole_path() {
     );
     let config = config(r#"{"target_modules": "v_proj"}"#);
     let targets = Targets::read(&config, "llama", None).unwrap();
-    let error = targets.select(&config, &modules()).unwrap_err().to_string();
+    let error = targets
+        .select(&config, &mut fresh(&config), &modules())
+        .unwrap_err()
+        .to_string();
     assert!(
         error.contains("matches no module") && error.contains("up_proj"),
         "{error}"
@@ -107,7 +117,10 @@ fn a_pattern_of_layers_is_no_group_and_empty_none() {
 fn a_misspelt_name_is_an_error_even_beside_a_good_one() {
     let config = config(r#"{"target_modules": ["q_proj", "w_proj"]}"#);
     let targets = Targets::read(&config, "llama", None).unwrap();
-    let error = targets.select(&config, &modules()).unwrap_err().to_string();
+    let error = targets
+        .select(&config, &mut fresh(&config), &modules())
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("w_proj"), "{error}");
 }
 
@@ -117,7 +130,9 @@ fn a_methods_own_names_may_match_nothing() {
     let asked = |names: &str| {
         let config = config(&format!(r#"{{"target_modules": {names}}}"#));
         let targets = Targets::read(&config, "mixtral", Some(&own)).unwrap();
-        targets.select(&config, &modules()).is_ok()
+        targets
+            .select(&config, &mut fresh(&config), &modules())
+            .is_ok()
     };
     assert!(asked("null") && asked(r#"["q_proj", "gone"]"#));
     assert!(!asked(r#"["gone", "k_proj"]"#));

@@ -30,6 +30,8 @@ pub struct Expert {
     pub fresh: bool,
     /// Bytes of its tensors; for a fresh one in float32.
     pub stored_bytes: u64,
+    /// What users should be told of how it's taken.
+    pub notes: Vec<String>,
 }
 
 /// The factors of one module.
@@ -91,7 +93,7 @@ impl Expert {
         let mut pairs = BTreeMap::new();
         // What a head's own weight in the file would do to the base.
         let mut effects = Effects::default();
-        let selected = targets.select(&config, &base.spec.modules())?;
+        let selected = targets.select(&config, &mut tensors, &base.spec.modules())?;
         let mut made = of_weights(&lora, &config, base, &tensors, &selected)?;
         for module in selected {
             let Some(Target::Linear(layer)) = target(base, &module) else {
@@ -125,6 +127,7 @@ impl Expert {
         Ok(Self {
             fresh: tensors.is_fresh(),
             stored_bytes: tensors.stored_bytes().unwrap_or(4 * elements as u64),
+            notes: tensors.notes().to_vec(),
             config,
             pairs,
         })

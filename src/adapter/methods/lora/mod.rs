@@ -92,9 +92,9 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     // Beside parameters, an empty list of modules means none.
     let mut selected = match targets.is_empty() && !parameters.is_empty() {
         true => Vec::new(),
-        false => targets.select(config, &modules)?,
+        false => targets.select(config, tensors, &modules)?,
     };
-    let mut saved = targets.saved(config, &modules)?;
+    let mut saved = targets.saved(config, tensors, &modules)?;
     let mut effects = Effects::default();
 
     let tied = match lora.ensure_weight_tying && spec.says_tied() {
