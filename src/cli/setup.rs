@@ -97,7 +97,7 @@ pub fn base_model(common: &CommonOptions, config: &BenchmarkConfig) -> Result<Ba
 /// The same for measuring with prompts. What they're tokenized with has to be there before anything is prepared.
 pub fn base_to_measure(common: &CommonOptions, config: &BenchmarkConfig) -> Result<BaseModel> {
     let model = base_model(common, config)?;
-    TextTokenizer::find(&model.folder)?;
+    TextTokenizer::open(&model.folder)?;
     Ok(model)
 }
 

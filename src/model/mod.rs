@@ -13,7 +13,7 @@ use ndarray::Array2;
 use thiserror::Error;
 
 pub use id::ModelId;
-pub use tokenizer::{TextTokenizer, TokenizerError};
+pub use tokenizer::{TOKENIZER_FILES, TextTokenizer, TokenizerError, has_tokenizer};
 
 use crate::arch::{self, DecoderSpec, Module};
 use crate::cache_dir::cache_dir;

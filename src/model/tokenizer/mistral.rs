@@ -1,0 +1,49 @@
+//! `fix_mistral_regex`: what Mistral's public checkpoints of some months should have split text with.
+//!
+//! Source: `TokenizersBackend._patch_mistral_regex`, `tokenization_utils_tokenizers.py`.
+
+use serde_json::{Map, Value, json};
+use tokenizers::{PreTokenizerWrapper, Tokenizer};
+
+const SPLIT: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// Models whose checkpoints were wrong.
+const MODELS: [&str; 5] = ["mistral", "mistral3", "voxtral", "ministral", "pixtral"];
+/// Transformers writes right ones since.
+const FIXED_IN: u32 = 5;
+/// Vocabularies of other models are smaller.
+const LEAST_TOKENS: usize = 100_001;
+
+/// Replaces the splits, where `config` is one of those checkpoints'.
+pub fn fix(tokenizer: &mut Tokenizer, config: &Map<String, Value>) -> tokenizers::Result<()> {
+    let text = |key: &str| config.get(key).and_then(Value::as_str);
+    let major = text("transformers_version").and_then(|version| version.split('.').next());
+    let major: Option<u32> = major.and_then(|major| major.parse().ok());
+    let concerned = !config.is_empty()
+        && major.is_none_or(|major| major < FIXED_IN)
+        && text("model_type").is_none_or(|model| MODELS.contains(&model))
+        && tokenizer.get_vocab_size(true) >= LEAST_TOKENS;
+    let Some(current) = tokenizer.get_pre_tokenizer().filter(|_| concerned) else {
+        return Ok(());
+    };
+    let fixed = fixed(serde_json::to_value(current)?);
+    let fixed: PreTokenizerWrapper = serde_json::from_value(fixed)?;
+    tokenizer.with_pre_tokenizer(Some(fixed));
+    Ok(())
+}
+
+fn fixed(mut current: Value) -> Value {
+    let split = json!({
+        "type": "Split", "pattern": { "Regex": SPLIT }, "behavior": "Isolated", "invert": false
+    });
+    if let Some(first) = current["pretokenizers"].get_mut(0) {
+        *first = split;
+        return current;
+    }
+    if current["type"] == "Metaspace" {
+        current = json!({
+            "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false
+        });
+    }
+    json!({ "type": "Sequence", "pretokenizers": [split, current] })
+}

@@ -1,0 +1,269 @@
+//! Text to token ids and back, as `AutoTokenizer.from_pretrained(folder)` of Transformers does it.
+//!
+//! ```text
+//! tokenizer.json                  as it is, or its vocabulary with what the class builds around it
+//! tokenizer.model                 SentencePiece's pieces
+//! vocab.json, merges.txt          a byte-level vocabulary
+//! tokenizer_config.json, …        the class, tokens that are added, what stands in front and behind
+//! ```
+//!
+//! Padding and truncation that `tokenizer.json` holds are for training, and are never applied.
+
+mod class;
+mod error;
+mod files;
+mod mistral;
+mod pipeline;
+mod sentencepiece;
+mod settings;
+mod special;
+#[cfg(test)]
+mod tests;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use tokenizers::{ModelWrapper, Tokenizer};
+
+pub use error::TokenizerError;
+pub use files::{TOKENIZER_FILES, has_tokenizer};
+
+use class::Class;
+use files::{Vocabulary, bytes, object};
+use pipeline::{Words, build};
+use sentencepiece::Model;
+use settings::Settings;
+use special::Specials;
+
+/// The part of `tokenizer.json` whose reader panics where it isn't JSON.
+#[derive(Deserialize)]
+struct Panicking {
+    #[serde(rename = "decoder")]
+    _decoder: Option<Value>,
+}
+
+/// Text to token ids and back.
+#[derive(Debug)]
+pub struct TextTokenizer {
+    path: PathBuf,
+    tokenizer: Tokenizer,
+    /// Whether spaces in front of punctuation are taken out of decoded text.
+    cleans_up: bool,
+}
+
+impl TextTokenizer {
+    /// Opens the tokenizer in `folder`.
+    ///
+    /// # Errors
+    /// If there's none, it's malformed, or Transformers would load it in a way that isn't known here.
+    pub fn open(folder: &Path) -> Result<Self, TokenizerError> {
+        let values = object(&folder.join("tokenizer_config.json"))?;
+        let config = object(&folder.join("config.json"))?;
+        let stored = folder.join("tokenizer.json");
+        let stored = match stored.is_file() {
+            true => Some((bytes(&stored)?, stored)),
+            false => None,
+        };
+        let stored = stored
+            .as_ref()
+            .map(|(bytes, path)| (path.as_path(), bytes.as_slice()));
+        let mut class = Class::of(folder, &values, &config, stored.map(|(_, bytes)| bytes))?;
+        let vocabulary = Vocabulary::find(folder, class.is_byte_level())?;
+        if let Vocabulary::Merges { .. } = vocabulary
+            && !class.is_byte_level()
+        {
+            class = Class::declared(folder, &values)?;
+        }
+        let settings = Settings::read(folder, values, stored)?;
+        let path = vocabulary.path().to_owned();
+        let failed = |source| TokenizerError::Tokenizer {
+            path: path.clone(),
+            source,
+        };
+        let unread = |reason: &str| TokenizerError::Unread {
+            path: path.clone(),
+            reason: reason.to_owned(),
+        };
+        let (mut tokenizer, specials) = match (&vocabulary, stored) {
+            (Vocabulary::Json(_), Some((_, stored))) => {
+                let specials = Specials::new(class, &settings, None)?;
+                let tokenizer = match class {
+                    Class::AsStored => as_stored(stored),
+                    _ => rebuilt(class, &settings, &specials, stored),
+                };
+                (tokenizer.map_err(failed)?, specials)
+            }
+            (Vocabulary::SentencePiece(path), _) => {
+                if class.is_byte_level() {
+                    return Err(unread("its class takes `vocab.json` and `merges.txt`"));
+                }
+                let model = Model::read(path)?;
+                let specials = Specials::new(class, &settings, Some(&model))?;
+                let parts = match class {
+                    Class::AsStored => model.parts(
+                        &settings.added,
+                        !settings.has("legacy") || settings.flag("legacy"),
+                    ),
+                    _ => {
+                        let (vocab, merges) = model.bpe();
+                        let words = Words { vocab, merges };
+                        Ok(build(class, &settings, words, specials.unknown()))
+                    }
+                };
+                let tokenizer = parts.and_then(|parts| assembled(parts, Value::Null));
+                (tokenizer.map_err(failed)?, specials)
+            }
+            (Vocabulary::Merges { vocab, merges }, _) => {
+                if !class.is_byte_level() {
+                    return Err(unread(
+                        "its class takes no `vocab.json` and `merges.txt` (`tokenizer_class` in \
+                         `tokenizer_config.json` may name one that does, such as `GPT2Tokenizer` or `Qwen2Tokenizer`)",
+                    ));
+                }
+                let words = Words {
+                    vocab: files::json(vocab)?,
+                    merges: merge_lines(merges)?,
+                };
+                let specials = Specials::new(class, &settings, None)?;
+                let parts = build(class, &settings, words, specials.unknown());
+                (assembled(parts, Value::Null).map_err(failed)?, specials)
+            }
+            (Vocabulary::Json(_), None) => unreachable!("the file was read before"),
+        };
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None).map_err(failed)?;
+        tokenizer.set_encode_special_tokens(settings.flag("split_special_tokens"));
+        specials
+            .add(class, &settings, &mut tokenizer)
+            .map_err(failed)?;
+        if settings.flag("fix_mistral_regex") {
+            mistral::fix(&mut tokenizer, &config).map_err(failed)?;
+        }
+        // That would take real spaces out of what byte pairs give.
+        let is_bpe = matches!(tokenizer.get_model(), ModelWrapper::BPE(_));
+        let forced = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output";
+        let cleans_up =
+            settings.flag("clean_up_tokenization_spaces") && (!is_bpe || settings.flag(forced));
+        Ok(Self {
+            path,
+            tokenizer,
+            cleans_up,
+        })
+    }
+
+    /// Token ids of `text`, with the special tokens that the tokenizer adds.
+    ///
+    /// # Errors
+    /// If the tokenizer fails.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let encoding = self.tokenizer.encode(text, true);
+        let encoding = encoding.map_err(|source| self.failed(source))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of `ids`, without special tokens.
+    ///
+    /// # Errors
+    /// If the tokenizer fails.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
+        let text = self.tokenizer.decode(ids, true);
+        let text = text.map_err(|source| self.failed(source))?;
+        Ok(match self.cleans_up {
+            true => cleaned_up(text),
+            false => text,
+        })
+    }
+
+    /// Whether it gives the same as `other` for every text.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let text = |one: &Self| one.tokenizer.to_string(false).ok();
+        let split = |one: &Self| one.tokenizer.get_encode_special_tokens();
+        self.cleans_up == other.cleans_up
+            && split(self) == split(other)
+            && text(self) == text(other)
+    }
+
+    fn failed(&self, source: tokenizers::Error) -> TokenizerError {
+        TokenizerError::Tokenizer {
+            path: self.path.clone(),
+            source,
+        }
+    }
+}
+
+/// `tokenizer.json` as it is, which has been seen to be JSON before `tokenizers` sees it.
+fn as_stored(bytes: &[u8]) -> tokenizers::Result<Tokenizer> {
+    serde_json::from_slice::<Panicking>(bytes)?;
+    Tokenizer::from_bytes(bytes)
+}
+
+/// What `class` builds around the vocabulary of a `tokenizer.json`, with its post-processor.
+fn rebuilt(
+    class: Class,
+    settings: &Settings,
+    specials: &Specials,
+    bytes: &[u8],
+) -> tokenizers::Result<Tokenizer> {
+    let mut stored: Value = serde_json::from_slice(bytes)?;
+    let words = Words::of_model(&stored["model"]);
+    let post_processor = stored["post_processor"].take();
+    let parts = build(class, settings, words, specials.unknown());
+    assembled(parts, post_processor)
+}
+
+/// A tokenizer of `parts`, without added tokens.
+fn assembled(
+    mut parts: Map<String, Value>,
+    post_processor: Value,
+) -> tokenizers::Result<Tokenizer> {
+    parts.insert("version".to_owned(), json!("1.0"));
+    parts.insert("added_tokens".to_owned(), json!([]));
+    parts.insert("post_processor".to_owned(), post_processor);
+    Tokenizer::from_bytes(serde_json::to_vec(&parts)?)
+}
+
+/// The pairs in `merges.txt`: two tokens a line, behind a line with the version.
+fn merge_lines(path: &Path) -> Result<Value, TokenizerError> {
+    let text = fs::read_to_string(path).map_err(|source| TokenizerError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let mut merges = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        if line.starts_with("#version") {
+            continue;
+        }
+        let pair: Vec<&str> = line.split(' ').collect();
+        if pair.len() != 2 {
+            return Err(TokenizerError::Value {
+                path: path.to_owned(),
+                key: format!("line {}", number + 1),
+                found: format!("{} tokens", pair.len()),
+                expected: "two tokens with a space between them",
+            });
+        }
+        merges.push(json!(pair));
+    }
+    Ok(Value::Array(merges))
+}
+
+/// `clean_up_tokenization` of Transformers.
+fn cleaned_up(text: String) -> String {
+    const REPLACED: [(&str, &str); 10] = [
+        (" .", "."),
+        (" ?", "?"),
+        (" !", "!"),
+        (" ,", ","),
+        (" ' ", "'"),
+        (" n't", "n't"),
+        (" 'm", "'m"),
+        (" 's", "'s"),
+        (" 've", "'ve"),
+        (" 're", "'re"),
+    ];
+    REPLACED
+        .iter()
+        .fold(text, |text, (from, to)| text.replace(from, to))
+}
