@@ -24,6 +24,7 @@ was. Results of other options want a folder of their own (--output).
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -153,8 +154,12 @@ def measure(command: list[str], output: Path, extra: list[str]) -> str | None:
 
 
 def read(output: Path, name: str) -> dict | None:
-    path = output / f"{name.replace('/', '--')}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    """The newest result of an experiment."""
+    # Behind its name, a hash where it's not measured in this folder, and what it was measured with.
+    called = re.compile(re.escape(name.replace("/", "--")) + r"(-[0-9a-f]{8})?--.*\.json")
+    found = [path for path in output.glob("*.json") if called.fullmatch(path.name)]
+    newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
+    return None if newest is None else json.loads(newest.read_text())
 
 
 def row(name: str, result: dict) -> list[str]:

@@ -1,10 +1,12 @@
 //! The benchmark's parameters: `default_benchmark_params.json`, and an experiment's
 //! `benchmark_params.json` that overrides single keys of it.
 //!
-//! The keys are those of PEFT's text generation benchmark, and others that may be absent: `batch_size`, `task_id`, and
-//! three on quantization. Three rules differ from it:
+//! The keys are those of PEFT's text generation benchmark, whose own file of defaults is one here too, and others:
+//! `batch_size`, `task_id`, and four on quantization. What a file doesn't have is as in the built-in one. Three rules differ
+//! from PEFT's:
 //!
-//! - A key that starts with `_` is a comment; any other unknown key is an error.
+//! - A key that starts with `_` is a comment; any other unknown key is an error. Those of PEFT's that mean nothing here are
+//!   known, and said.
 //! - Overrides are merged key by key, nested ones too.
 //! - An override of `max_new_tokens` alone applies to every category. In PEFT's benchmark the
 //!   defaults' category values silently win over it.
@@ -65,20 +67,32 @@ pub struct BenchmarkConfig {
 }
 
 impl BenchmarkConfig {
-    /// Reads the defaults, then applies the experiment's `overrides`, if there are any.
+    /// Reads the defaults, which those that are built in complete, then applies the experiment's `overrides`, if there are
+    /// any. `note` is told of keys that are known and do nothing here.
     ///
     /// # Errors
     /// If a file can't be read, a key is unknown, or a value has a wrong type or is out of range;
     /// the error names the file, the key and what's allowed.
-    pub fn load(defaults: Source<'_>, overrides: Option<&Path>) -> Result<Self, ConfigError> {
+    pub fn load(
+        defaults: Source<'_>,
+        overrides: Option<&Path>,
+        note: &dyn Fn(&str),
+    ) -> Result<Self, ConfigError> {
+        let mut params = Params::parse(EMBEDDED_NAME, EMBEDDED, note)?;
         let defaults = match defaults {
-            Source::Embedded => Params::parse(EMBEDDED_NAME, EMBEDDED)?,
-            Source::File(path) => Params::read(path)?,
+            Source::Embedded => None,
+            Source::File(path) => Some(path),
         };
-        match overrides {
-            Some(path) => Self::resolve(defaults, Params::read(path)?),
-            None => Self::resolve(defaults, Params::default()),
+        for path in defaults.into_iter().chain(overrides) {
+            params = Params::read(path, note)?.over(params);
         }
+        Self::resolve(params)
+    }
+
+    /// The built-in parameters.
+    #[must_use]
+    pub fn built_in() -> Self {
+        Self::load(Source::Embedded, None, &|_| {}).expect("a test reads the built-in parameters")
     }
 
     /// The number of new tokens for each prompt of `category`.
@@ -145,58 +159,26 @@ impl BenchmarkConfig {
         all
     }
 
-    fn resolve(defaults: Params, overrides: Params) -> Result<Self, ConfigError> {
-        // The override's own `max_new_tokens` outranks the defaults' category values, and the
-        // override's category values outrank both.
-        let mut categories = defaults.categories;
-        if overrides.max_new_tokens.is_some() {
-            categories.clear();
-        }
-        categories.extend(overrides.categories);
-
-        let file = &defaults.file;
+    fn resolve(params: Params) -> Result<Self, ConfigError> {
         Ok(Self {
-            model_id: either(overrides.model_id, defaults.model_id, file, "model_id")?,
-            dtype: either(overrides.dtype, defaults.dtype, file, "dtype")?,
-            seed: either(overrides.seed, defaults.seed, file, "seed")?,
-            max_new_tokens: either(
-                overrides.max_new_tokens,
-                defaults.max_new_tokens,
-                file,
-                "max_new_tokens",
-            )?,
-            num_inference_runs: either(
-                overrides.num_inference_runs,
-                defaults.num_inference_runs,
-                file,
-                "num_inference_runs",
-            )?,
-            num_prompt_samples: either(
-                overrides.num_prompt_samples,
-                defaults.num_prompt_samples,
-                file,
-                "num_prompt_samples",
-            )?,
-            batch_sizes: overrides
-                .batch_sizes
-                .or(defaults.batch_sizes)
-                .unwrap_or_else(|| vec![1]),
-            task_id: overrides.task_id.or(defaults.task_id),
-            quantization_keys: overrides.quantization.or(defaults.quantization),
-            category_max_new_tokens: categories,
+            model_id: given(params.model_id, "model_id")?,
+            dtype: given(params.dtype, "dtype")?,
+            seed: given(params.seed, "seed")?,
+            max_new_tokens: given(params.max_new_tokens, "max_new_tokens")?,
+            num_inference_runs: given(params.num_inference_runs, "num_inference_runs")?,
+            num_prompt_samples: given(params.num_prompt_samples, "num_prompt_samples")?,
+            batch_sizes: given(params.batch_sizes, "batch_size")?,
+            task_id: params.task_id,
+            quantization_keys: params.quantization,
+            category_max_new_tokens: params.categories,
         })
     }
 }
 
-/// The overriding value of `key`, or else the default, which only `file` could have given.
-fn either<T>(
-    overriding: Option<T>,
-    default: Option<T>,
-    file: &str,
-    key: &'static str,
-) -> Result<T, ConfigError> {
-    overriding.or(default).ok_or_else(|| ConfigError::Missing {
-        file: file.to_owned(),
+/// The value of `key`, which the built-in parameters have at least.
+fn given<T>(value: Option<T>, key: &'static str) -> Result<T, ConfigError> {
+    value.ok_or(ConfigError::Missing {
+        file: EMBEDDED_NAME,
         key,
     })
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::file_names;
 use crate::json_object::{ConfigError, JsonObject};
 
 /// An experiment that isn't there.
@@ -79,9 +80,20 @@ impl Experiment {
         })
     }
 
-    /// `<method>--<name>`, for files and folders.
+    /// `<method>--<name>`, to be read.
     pub fn file_stem(&self) -> String {
         format!("{}--{}", self.method, self.name)
+    }
+
+    /// The same for files and folders: with a hash of its place, unless it's one of the `experiments/` here.
+    pub fn file_name(&self) -> String {
+        let below = Path::new(EXPERIMENTS).join(&self.method).join(&self.name);
+        let place = |path: &Path| std::fs::canonicalize(path).ok();
+        let shipped = place(&below).is_some_and(|below| place(&self.folder) == Some(below));
+        match shipped {
+            true => self.file_stem(),
+            false => file_names::of_place(&self.file_stem(), &self.folder),
+        }
     }
 }
 

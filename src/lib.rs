@@ -6,7 +6,7 @@
 //!     ▼ merge      overlay.safetensors: the touched tensors and no others
 //!     ▼ export     model.onnx: its weights are references into safetensors files
 //!     ▼ measure    one worker process a variant, interleaved; time, memory
-//! results/<method>--<name>.json
+//! results/<method>--<name>--<model>--<dtype>--<provider>.json
 //! ```
 
 pub mod adapter;
@@ -17,6 +17,7 @@ pub mod config;
 pub mod decomposition;
 pub mod engine;
 pub mod experiment;
+mod file_names;
 pub mod graph;
 mod json_check;
 pub mod json_object;

@@ -190,6 +190,11 @@ impl Prompts {
         })
     }
 
+    /// Every prompt in its category.
+    pub fn by_category(&self) -> &BTreeMap<Category, Vec<String>> {
+        &self.by_category
+    }
+
     /// Every prompt, the short ones first.
     pub fn texts(&self) -> impl Iterator<Item = &str> {
         self.by_category.values().flatten().map(String::as_str)

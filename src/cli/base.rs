@@ -12,7 +12,7 @@ use super::options::{BatchOptions, CommonOptions};
 use super::setup;
 use crate::prepare::Variant;
 
-/// The result's name.
+/// What it's called.
 const STEM: &str = "base";
 
 /// `base`
@@ -49,6 +49,7 @@ impl Base {
                 &config,
                 vec![Job {
                     stem: STEM.to_owned(),
+                    target: STEM.to_owned(),
                     label: STEM.to_owned(),
                     variants,
                     absent: BTreeMap::new(),

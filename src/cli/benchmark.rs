@@ -3,6 +3,7 @@
 mod entrants;
 mod job;
 mod judge;
+mod name;
 mod report;
 mod run;
 mod swaps;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Result, bail};
+use serde_json::Map;
 
 pub use job::Job;
 
@@ -97,8 +99,8 @@ impl<'a> Benchmark<'a> {
         let measured = match self.run(config, &mut jobs) {
             Ok(measured) => measured,
             Err(error) => {
-                let stems = jobs.iter().map(|job| job.stem.as_str());
-                return Err(self.failed(config, stems, error));
+                let targets = jobs.iter().map(|job| job.target.as_str());
+                return Err(self.failed(config, targets, error));
             }
         };
         let mut paths = Vec::new();
@@ -126,15 +128,17 @@ impl<'a> Benchmark<'a> {
     pub fn failed<'s>(
         &self,
         config: &BenchmarkConfig,
-        stems: impl Iterator<Item = &'s str>,
+        targets: impl Iterator<Item = &'s str>,
         error: anyhow::Error,
     ) -> anyhow::Error {
         let options = self.options(config);
-        let info = self.info(config, &options, Status::Failed, Some(format!("{error:#}")));
-        let document = ResultDocument::new(&info, &[], &[]);
-        for stem in stems {
+        let mut info = self.info(config, &options, Status::Failed, Some(format!("{error:#}")));
+        for target in targets {
+            let name = self.name(config, target);
+            info.settings.clone_from(&name.settings);
+            let document = ResultDocument::new(&info, &[], &[]);
             let output = &self.common.output;
-            if let Err(second) = results::write(output, stem, Status::Failed, &document) {
+            if let Err(second) = results::write(output, &name, Status::Failed, &document) {
                 return error.context(format!("{second}"));
             }
         }
@@ -158,6 +162,8 @@ impl<'a> Benchmark<'a> {
     ) -> Result<PathBuf> {
         let options = self.options(config);
         let mut info = self.info(config, &options, status, error);
+        let name = self.name(config, &job.target);
+        info.settings.clone_from(&name.settings);
         info.library = Some(&measured.library);
         info.base_is_cached = measured.base_is_cached;
         info.manifests = job.manifests();
@@ -175,7 +181,7 @@ impl<'a> Benchmark<'a> {
         info.swap = measured.swaps[index].as_ref();
         let document = ResultDocument::new(&info, &records_of(&measured.records, job), &sweep);
         let output = &self.common.output;
-        Ok(results::write(output, &job.stem, status, &document)?)
+        Ok(results::write(output, &name, status, &document)?)
     }
 
     fn info<'b>(
@@ -198,6 +204,7 @@ impl<'a> Benchmark<'a> {
             status,
             error,
             benchmark_config,
+            settings: Map::new(),
             hardware: &self.hardware,
             system: &self.system,
             library: None,

@@ -17,6 +17,7 @@ use super::target::Target;
 use crate::config::{BenchmarkConfig, QuantizationKeys};
 use crate::engine::Provider;
 use crate::experiment::Experiment;
+use crate::file_names;
 use crate::measure::client::Interrupt;
 use crate::measure::session;
 use crate::model::ModelId;
@@ -112,6 +113,7 @@ impl Measure {
     /// Runs the command. Experiments with the same parameters are measured together; whatever else there is, by itself.
     pub fn run(&self, common: &CommonOptions) -> Result<Outcome> {
         let interrupt = interrupt::install()?;
+        let contexts = distinct(self.sweep.iter().map(|count| *count as usize));
         let mut failures = Vec::new();
         let fail = |failures: &mut Vec<String>, name: &str, error: anyhow::Error| {
             if self.targets.len() == 1 {
@@ -138,7 +140,7 @@ impl Measure {
             let names = round.labels();
             for (request, label) in round.requests.into_iter().zip(names) {
                 let name = request.name.clone();
-                match self.prepare(common, request, label, &interrupt) {
+                match self.prepare(common, request, label, &contexts, &interrupt) {
                     Ok((prepared_config, job)) => {
                         config = Some(prepared_config);
                         jobs.push(job);
@@ -149,7 +151,6 @@ impl Measure {
             let Some(config) = config else {
                 continue;
             };
-            let contexts = distinct(self.sweep.iter().map(|count| *count as usize));
             let provider = setup::provider(common, config.dtype)?;
             let benchmark = self.benchmark(common, provider, &contexts, &interrupt);
             let stems: Vec<String> = jobs.iter().map(|job| job.stem.clone()).collect();
@@ -224,6 +225,7 @@ impl Measure {
         common: &CommonOptions,
         request: Request,
         label: String,
+        contexts: &[usize],
         interrupt: &Interrupt,
     ) -> Result<(BenchmarkConfig, Job)> {
         let Request {
@@ -232,20 +234,22 @@ impl Measure {
             config,
             ..
         } = request;
+        let name = result_name(&found, &stem);
         let provider = setup::provider(common, config.dtype)?;
         match prepare(common, provider, &found, config.clone()) {
             Ok(prepared) => Ok((
                 prepared.config,
                 Job {
                     stem,
+                    target: name,
                     label,
                     variants: prepared.variants,
                     absent: prepared.absent,
                 },
             )),
             Err(error) => {
-                let benchmark = self.benchmark(common, provider, &[], interrupt);
-                Err(benchmark.failed(&config, [stem.as_str()].into_iter(), error))
+                let benchmark = self.benchmark(common, provider, contexts, interrupt);
+                Err(benchmark.failed(&config, [name.as_str()].into_iter(), error))
             }
         }
     }
@@ -313,6 +317,15 @@ fn stem(found: &Target, target: &Path) -> String {
             adapter.map_or_else(|| format!("prepared--{}", name(target)), |a| a.experiment)
         }
         Target::Checkpoint(_) => format!("checkpoint--{}", name(target)),
+    }
+}
+
+/// What a target that's called `stem` is called in the name of its result.
+fn result_name(found: &Target, stem: &str) -> String {
+    match found {
+        Target::Experiment(experiment) => experiment.file_name(),
+        Target::Prepared(folder) => file_names::of_place(stem, folder),
+        Target::Checkpoint(id) => format!("checkpoint--{}", file_names::of_model(id)),
     }
 }
 

@@ -6,12 +6,13 @@ use anyhow::{Result, anyhow, bail};
 
 use crate::config::BenchmarkConfig;
 use crate::engine::EngineError;
+use crate::file_names::short_hash;
 use crate::measure::group::Group;
 use crate::measure::record::PromptPlan;
 use crate::measure::sweep::synthesised;
 use crate::model::TextTokenizer;
 use crate::prepare::PreparedVariant;
-use crate::prompts::{Category, Prompts};
+use crate::prompts::{Category, Prompts, PromptsError};
 
 /// The prompts' file, in the working folder.
 const PROMPTS: &str = "prompts/prompts.json";
@@ -26,12 +27,28 @@ impl PromptSource {
     /// Reads the prompts of `file`, or of the working folder, or those that are built in; and the tokenizer of
     /// `variant`.
     pub fn open(file: Option<&Path>, variant: &PreparedVariant) -> Result<Self> {
-        let here = Path::new(PROMPTS);
-        let file = file.or_else(|| here.is_file().then_some(here));
         Ok(Self {
-            prompts: Prompts::load(file)?,
+            prompts: load(file)?,
             tokenizer: TextTokenizer::open(&variant.manifest.model_folder)?,
         })
+    }
+
+    /// A hash of the prompts' texts, or of the name of a file that can't be read; `None` of those that are built in.
+    pub fn digest(file: Option<&Path>) -> Option<String> {
+        let hash = |prompts: &Prompts| {
+            let texts = serde_json::json!(prompts.by_category());
+            short_hash(texts.to_string().as_bytes())
+        };
+        let built_in = Prompts::load(None).map(|prompts| hash(&prompts)).ok();
+        let found = match load(file) {
+            Ok(prompts) => hash(&prompts),
+            Err(_) => short_hash(
+                file.unwrap_or(Path::new(PROMPTS))
+                    .as_os_str()
+                    .as_encoded_bytes(),
+            ),
+        };
+        (Some(&found) != built_in.as_ref()).then_some(found)
     }
 
     /// The prompts of every category.
@@ -68,6 +85,11 @@ impl PromptSource {
         let of = |&count| synthesised(&texts, count, samples, config.max_new_tokens);
         Ok(contexts.iter().flat_map(of).collect())
     }
+}
+
+fn load(file: Option<&Path>) -> Result<Prompts, PromptsError> {
+    let here = Path::new(PROMPTS);
+    Prompts::load(file.or_else(|| here.is_file().then_some(here)))
 }
 
 /// Checks that every variant has room for every prompt.

@@ -34,7 +34,8 @@ pub fn config(common: &CommonOptions, experiment: Option<&Experiment>) -> Result
     };
     let overrides = experiment.map(|experiment| experiment.folder.join("benchmark_params.json"));
     let overrides = overrides.filter(|path| path.is_file());
-    let mut config = BenchmarkConfig::load(defaults, overrides.as_deref())?;
+    let note = |text: &str| message(&format!("note: {text}"));
+    let mut config = BenchmarkConfig::load(defaults, overrides.as_deref(), &note)?;
     if let Some(model) = &common.model {
         config.model_id.clone_from(model);
     }
@@ -354,7 +355,7 @@ mod tests {
 
     #[test]
     fn an_arithmetic_of_the_cpu_is_not_chosen_for_a_gpu() {
-        let mut config = BenchmarkConfig::load(Source::Embedded, None).unwrap();
+        let mut config = BenchmarkConfig::built_in();
         config.quantization_keys.set(Some(Format::Int4));
         assert!(check_accuracy(&config, Provider::Cuda(0)).is_ok());
         config.quantization_keys.accuracy = Some(Accuracy::Int8);

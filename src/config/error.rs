@@ -65,11 +65,11 @@ pub enum ConfigError {
         expected: String,
     },
 
-    /// The defaults lack a key.
+    /// The built-in defaults lack a key.
     #[error("{file} has no key `{key}`")]
     Missing {
         /// The file.
-        file: String,
+        file: &'static str,
         /// The key.
         key: &'static str,
     },

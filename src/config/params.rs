@@ -32,6 +32,24 @@ const KEYS: [&str; 15] = [
     "category_generation_params",
 ];
 
+/// Keys of PEFT's suite, now or earlier, that do nothing here, and why.
+const WITHOUT_MEANING: [(&str, &str); 9] = [
+    (
+        "reserve_output_tokens",
+        "no prompt is shortened; one that is too long is an error",
+    ),
+    ("prompts_file", "`--prompts FILE` chooses the prompts"),
+    ("prompt_categories", "all categories are measured"),
+    ("train_batch_size", NO_TRAINING),
+    ("train_steps", NO_TRAINING),
+    ("peft_method", IN_ADAPTER),
+    ("peft_params", IN_ADAPTER),
+    ("peft_config_variants", IN_ADAPTER),
+    ("variant_name", IN_ADAPTER),
+];
+const NO_TRAINING: &str = "nothing is trained";
+const IN_ADAPTER: &str = "the experiment's `adapter_config.json` says what is measured";
+
 const DTYPES: [&str; 3] = ["float32", "float16", "bfloat16"];
 const NEW_TOKENS: RangeInclusive<u64> = 1..=100_000;
 const INFERENCE_RUNS: RangeInclusive<u64> = 1..=1_000;
@@ -42,7 +60,6 @@ const BATCH_SIZE: RangeInclusive<u64> = 1..=1_024;
 /// One file's content: every key may be absent.
 #[derive(Debug, Default)]
 pub(super) struct Params {
-    pub file: String,
     pub model_id: Option<String>,
     pub dtype: Option<Dtype>,
     pub seed: Option<u64>,
@@ -56,15 +73,15 @@ pub(super) struct Params {
 }
 
 impl Params {
-    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+    pub fn read(path: &Path, note: &dyn Fn(&str)) -> Result<Self, ConfigError> {
         let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
             path: path.to_owned(),
             source,
         })?;
-        Self::parse(&path.display().to_string(), &text)
+        Self::parse(&path.display().to_string(), &text, note)
     }
 
-    pub fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
+    pub fn parse(file: &str, text: &str, note: &dyn Fn(&str)) -> Result<Self, ConfigError> {
         let value: Value = serde_json::from_str(text).map_err(|source| ConfigError::Json {
             file: file.to_owned(),
             source,
@@ -75,14 +92,36 @@ impl Params {
                 found: json_type(&value),
             });
         };
-        let mut params = Self {
-            file: file.to_owned(),
-            ..Self::default()
-        };
+        let mut params = Self::default();
         for (key, value) in without_comments(object) {
-            params.set(&Entry { file, key, value })?;
+            match WITHOUT_MEANING.iter().find(|(known, _)| *known == key) {
+                Some((_, why)) => note(&format!("`{key}` in {file} does nothing: {why}")),
+                None => params.set(&Entry { file, key, value })?,
+            }
         }
         Ok(params)
+    }
+
+    /// These, and those `below` where these say nothing.
+    pub fn over(self, below: Self) -> Self {
+        // `max_new_tokens` outranks the categories' values below it, and values of its own file outrank both.
+        let mut categories = match self.max_new_tokens {
+            Some(_) => BTreeMap::new(),
+            None => below.categories,
+        };
+        categories.extend(self.categories);
+        Self {
+            model_id: self.model_id.or(below.model_id),
+            dtype: self.dtype.or(below.dtype),
+            seed: self.seed.or(below.seed),
+            max_new_tokens: self.max_new_tokens.or(below.max_new_tokens),
+            num_inference_runs: self.num_inference_runs.or(below.num_inference_runs),
+            num_prompt_samples: self.num_prompt_samples.or(below.num_prompt_samples),
+            batch_sizes: self.batch_sizes.or(below.batch_sizes),
+            task_id: self.task_id.or(below.task_id),
+            quantization: self.quantization.or(below.quantization),
+            categories,
+        }
     }
 
     fn set(&mut self, entry: &Entry<'_>) -> Result<(), ConfigError> {
@@ -105,6 +144,8 @@ impl Params {
             "quantization_accuracy_level" => {
                 self.quantization.accuracy = Some(entry.accuracy()?);
             }
+            // PEFT's suite writes `null` where it was told nothing.
+            "category_generation_params" if entry.value.is_null() => {}
             "category_generation_params" => self.categories = entry.categories()?,
             _ => return Err(entry.unknown(&KEYS)),
         }

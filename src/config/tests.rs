@@ -5,7 +5,7 @@ fn with_overrides(text: &str) -> Result<BenchmarkConfig, ConfigError> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("benchmark_params.json");
     fs::write(&path, text).unwrap();
-    BenchmarkConfig::load(Source::Embedded, Some(&path))
+    BenchmarkConfig::load(Source::Embedded, Some(&path), &|_| {})
 }
 
 fn message(text: &str) -> String {
@@ -16,7 +16,7 @@ fn message(text: &str) -> String {
 
 #[test]
 fn the_embedded_defaults_are_valid_and_complete() {
-    let config = BenchmarkConfig::load(Source::Embedded, None).unwrap();
+    let config = BenchmarkConfig::built_in();
     assert_eq!(config.model_id, "synthetic/llama-135m");
     assert_eq!(config.dtype.to_string(), "float32");
     assert_eq!(config.seed, 42);
@@ -139,12 +139,7 @@ fn values_out_of_range_or_of_a_wrong_type_are_errors_that_tell_the_range() {
 
 #[test]
 fn keys_on_quantization_come_to_formats() {
-    let quantization = |text: &str| {
-        let file = Params::parse("x.json", text).unwrap();
-        let config =
-            BenchmarkConfig::resolve(Params::parse(EMBEDDED_NAME, EMBEDDED).unwrap(), file);
-        config.unwrap().quantization()
-    };
+    let quantization = |text: &str| with_overrides(text).unwrap().quantization();
     assert_eq!(quantization("{}").unwrap(), None);
     let four = Quantization::new(Format::Int4);
     assert_eq!(quantization(r#"{"use_4bit": true}"#).unwrap(), Some(four));
@@ -198,18 +193,64 @@ fn keys_on_quantization_come_to_formats() {
     }
 }
 
-#[test]
-fn a_defaults_file_without_a_required_key_is_an_error() {
+/// PEFT's own `default_benchmark_params.json`, of its text generation benchmark.
+const PEFTS_DEFAULTS: &str = r#"{
+    "model_id": "meta-llama/Llama-3.2-3B",
+    "dtype": "float16",
+    "seed": 42,
+    "num_inference_runs": 10,
+    "max_new_tokens": 20,
+    "category_generation_params": {
+        "short": {"max_new_tokens": 20},
+        "medium": {"max_new_tokens": 50},
+        "long": {"max_new_tokens": 100}
+    }
+}"#;
+
+/// What a file of defaults comes to, and what is noted of it.
+fn defaults(text: &str) -> (BenchmarkConfig, Vec<String>) {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("other.json");
-    fs::write(&path, r#"{"model_id": "a/b", "dtype": "float16"}"#).unwrap();
-    let message = BenchmarkConfig::load(Source::File(&path), None)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        message.contains("other.json has no key `seed`"),
-        "{message}"
+    let path = folder.path().join("defaults.json");
+    fs::write(&path, text).unwrap();
+    let notes = std::cell::RefCell::new(Vec::new());
+    let note = |text: &str| notes.borrow_mut().push(text.to_owned());
+    let config = BenchmarkConfig::load(Source::File(&path), None, &note).unwrap();
+    (config, notes.into_inner())
+}
+
+#[test]
+fn peft_s_own_defaults_are_taken_as_they_are() {
+    let (config, notes) = defaults(PEFTS_DEFAULTS);
+    assert_eq!(config.model_id, "meta-llama/Llama-3.2-3B");
+    assert_eq!(config.dtype, Dtype::Float16);
+    assert_eq!((config.seed, config.num_inference_runs), (42, 10));
+    let new_tokens = Category::ALL.map(|category| config.max_new_tokens_for(category));
+    assert_eq!(new_tokens, [20, 50, 100]);
+    assert_eq!(
+        config.num_prompt_samples,
+        BenchmarkConfig::built_in().num_prompt_samples
     );
+    assert!(notes.is_empty(), "{notes:?}");
+}
+
+#[test]
+fn what_a_file_of_defaults_does_not_have_is_built_in() {
+    assert_eq!(defaults("{}").0, BenchmarkConfig::built_in());
+    let (config, _) = defaults(r#"{"max_new_tokens": 7, "category_generation_params": null}"#);
+    let new_tokens = Category::ALL.map(|category| config.max_new_tokens_for(category));
+    assert_eq!(new_tokens, [7; 3], "not the built-in categories'");
+}
+
+#[test]
+fn keys_of_peft_s_suite_that_mean_nothing_here_are_said() {
+    let (config, notes) = defaults(r#"{"reserve_output_tokens": 50, "train_steps": 9, "seed": 1}"#);
+    assert_eq!(config.seed, 1);
+    assert_eq!(notes.len(), 2, "{notes:?}");
+    assert!(
+        notes[0].contains("`reserve_output_tokens` in "),
+        "{notes:?}"
+    );
+    assert!(notes[0].contains("no prompt is shortened"), "{notes:?}");
 }
 
 #[test]
@@ -224,7 +265,7 @@ fn the_resolved_configuration_is_itself_a_valid_file_of_defaults() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("resolved.json");
     fs::write(&path, config.to_json().to_string()).unwrap();
-    let again = BenchmarkConfig::load(Source::File(&path), None).unwrap();
+    let again = BenchmarkConfig::load(Source::File(&path), None, &|_| {}).unwrap();
     assert_eq!(again.to_json(), config.to_json());
 }
 

@@ -57,6 +57,8 @@ pub enum Verdict {
     Never,
     /// Neither a saving nor a loss was detected, so there's no number.
     NotDetected,
+    /// There are too few runs to detect either.
+    TooFewPairs,
 }
 
 /// Compares the two variants of one experiment; `None` without a run that both made.
@@ -120,7 +122,8 @@ fn verdict(extra_seconds: f64, saving: &Difference) -> Verdict {
             tokens: extra / saving.seconds,
             interval: [extra / high, extra / low],
         },
-        (None, _) => Verdict::NotDetected,
+        (None, _) if saving.enough => Verdict::NotDetected,
+        (None, _) => Verdict::TooFewPairs,
     }
 }
 
@@ -160,6 +163,7 @@ mod tests {
         assert_eq!(found(1, 1, 2.0).verdict, Verdict::NotDetected);
         assert_eq!(found(1, 1, -0.1).verdict, Verdict::AtOnce);
         assert_eq!(found(1, 2, -0.1).verdict, Verdict::Never);
+        assert_eq!(found(1, 1, 2.0).verdict, Verdict::NotDetected);
         let few = |subject, factor| {
             let mut record = scripted(subject, factor);
             record.runs.truncate(3);
@@ -169,6 +173,6 @@ mod tests {
         let mut slow = merged.clone();
         slow.prepare_seconds = 9.0;
         let found = break_even(&unmerged, &slow, 1).unwrap();
-        assert_eq!(found.groups[0].verdict, Verdict::NotDetected);
+        assert_eq!(found.groups[0].verdict, Verdict::TooFewPairs);
     }
 }

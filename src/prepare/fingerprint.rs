@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::{Preparation, Variant};
 use crate::adapter::expert_folders;
 use crate::experiment::Experiment;
-use crate::model::ModelId;
+use crate::file_names::hex;
 
 /// Goes up when graphs or merges change, so that folders made before are made again.
 const REVISION: u32 = 17;
@@ -67,32 +67,4 @@ fn describe(text: &mut String, file: &Path) {
         .and_then(|metadata| metadata.modified().ok())
         .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     let _ = writeln!(text, "{} {size:?} {modified:?}", path.display());
-}
-
-/// A folder name for a model: readable, and different for different models.
-pub fn slug(id: &ModelId) -> String {
-    let readable = |text: &str| -> String {
-        let keep = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        text.chars()
-            .map(|c| if keep(c) { c } else { '-' })
-            .collect()
-    };
-    match id {
-        ModelId::Local(path) => {
-            let full = fs::canonicalize(path).unwrap_or_else(|_| path.clone());
-            let name = full
-                .file_name()
-                .map_or("model".into(), |name| name.to_string_lossy());
-            let hash = hex(&Sha256::digest(full.as_os_str().as_encoded_bytes()));
-            format!("{}-{}", readable(&name), &hash[..8])
-        }
-        ModelId::Hub(_) | ModelId::Synthetic(_) => readable(&id.to_string().replace('/', "--")),
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -13,6 +13,8 @@
 //!     finite-weights                 that the base's weights hold no NaN and no infinity
 //! ```
 //!
+//! A model or an adapter of another folder, but for the shipped `experiments/`, has a hash of its path in its name.
+//!
 //! The manifest is written last, so a folder without one is incomplete, and holds a fingerprint of
 //! everything that the folder was made from.
 
@@ -50,6 +52,7 @@ pub use variant::Variant;
 
 use crate::adapter::{Adapter, AdapterError, AdapterForm, Task};
 use crate::experiment::Experiment;
+use crate::file_names;
 use crate::model::{BaseModel, ModelError};
 use crate::quantize::QuantizeError;
 use crate::weights::{Dtype, WeightsError};
@@ -131,7 +134,7 @@ impl Preparation<'_> {
     }
 
     fn model_folder(&self) -> PathBuf {
-        let slug = fingerprint::slug(&self.base.id);
+        let slug = file_names::of_model(&self.base.id);
         self.export_dir
             .join(format!("{slug}--{}", self.precision.label()))
     }
@@ -141,7 +144,7 @@ impl Preparation<'_> {
         match experiment {
             Some(experiment) if variant != Variant::Base => self
                 .model_folder()
-                .join(experiment.file_stem())
+                .join(experiment.file_name())
                 .join(self.variant_folder(variant)),
             _ => self.model_folder().join(Variant::Base.name()),
         }
@@ -160,7 +163,7 @@ impl Preparation<'_> {
             Some(dtype) => format!("checkpoint-{dtype}"),
             None => "checkpoint".to_owned(),
         };
-        let folder = self.model_folder().join(experiment.file_stem());
+        let folder = self.model_folder().join(experiment.file_name());
         folder.join(name)
     }
 

@@ -50,6 +50,8 @@ pub struct RunInfo<'a> {
     pub error: Option<String>,
     /// The resolved parameters.
     pub benchmark_config: Value,
+    /// What the hash in the result's name stands for.
+    pub settings: Map<String, Value>,
     /// Accelerators.
     pub hardware: &'a Hardware,
     /// The machine.
@@ -109,6 +111,7 @@ fn run_info(info: &RunInfo) -> Value {
         "error": info.error,
         "peft_config": adapter.map(|adapter| &adapter.config),
         "benchmark_config": info.benchmark_config,
+        "settings": info.settings,
         "session": info.options_json(),
         "target_precision": info.precision,
         "interference": info.interference,

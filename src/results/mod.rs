@@ -1,11 +1,12 @@
 //! Result files: the sections and keys of PEFT's suite, and this program's own beside them.
 //!
-//! A good result is `results/<method>--<name>.json`. One that failed or was cancelled is written under
-//! `results/failed/`, with its error, and never takes a good one's place.
+//! A result has the [name](ResultName) of its configuration, so that only a later run of the same takes its place. One that
+//! failed or was cancelled is written under `results/failed/`, with its error, and never takes a good one's place.
 
 mod cache;
 mod document;
 mod metrics;
+mod name;
 
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,7 @@ use thiserror::Error;
 pub use cache::{BaseCache, CacheKey};
 pub use document::{ResultDocument, RunInfo};
 pub use metrics::{CategoryMetrics, count_outliers, summarize};
+pub use name::ResultName;
 
 use crate::prepare::write_file;
 
@@ -40,13 +42,13 @@ pub struct WriteError {
     source: std::io::Error,
 }
 
-/// Writes `document` as the result `stem` below `folder`; returns its path.
+/// Writes `document` as the result `name` below `folder`; returns its path.
 ///
 /// # Errors
 /// If it can't be written.
 pub fn write(
     folder: &Path,
-    stem: &str,
+    name: &ResultName,
     status: Status,
     document: &ResultDocument,
 ) -> Result<PathBuf, WriteError> {
@@ -54,7 +56,7 @@ pub fn write(
         Status::Success => folder.to_owned(),
         Status::Running | Status::Failed | Status::Cancelled => folder.join("failed"),
     };
-    let path = folder.join(format!("{stem}.json"));
+    let path = folder.join(name.file());
     let written = std::fs::create_dir_all(&folder).and_then(|()| {
         let text = serde_json::to_vec_pretty(document)?;
         write_file(&path, &text)

@@ -42,13 +42,13 @@ fn a_base_that_was_cut_after_it_was_prepared_is_refused() {
     fs::write(trial.base_weights(), &bytes[..bytes.len() / 2]).unwrap();
     let models = names(&trial.exported);
     for variant in ["base", "unmerged", "merged"] {
-        let below = if variant == "base" {
-            "base"
-        } else {
-            "lora--trial"
+        let prepared = trial.exported.join(&models[0]);
+        let below = match variant {
+            "base" => prepared.join("base"),
+            _ => only(&prepared.join("lora--trial")),
         };
         let mut command = trial.command(&["generate", "--prompt-ids", "1", "--variant", variant]);
-        let outcome = run(command.arg(trial.exported.join(&models[0]).join(below)));
+        let outcome = run(command.arg(below));
         trial.refused(&outcome, &["model.safetensors", "shorter", "prepare"]);
     }
 }

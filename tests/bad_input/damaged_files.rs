@@ -251,7 +251,7 @@ fn damaged_benchmark_parameters_are_read_or_refused() {
     fs::copy(defaults, &file).unwrap();
     let read = file.clone();
     damage(file, usize::MAX, move || {
-        let config = BenchmarkConfig::load(Source::File(&read), None);
+        let config = BenchmarkConfig::load(Source::File(&read), None, &|_| {});
         config.map(drop).map_err(|e| e.to_string())
     });
 }

@@ -161,7 +161,7 @@ fn a_model_that_is_no_model_is_refused() {
 fn options_that_a_prepared_folder_has_settled_are_refused() {
     let trial = Spoilt::new("llama-gqa", "lora");
     let models = names(&trial.exported);
-    let prepared = trial.exported.join(&models[0]).join("lora--trial");
+    let prepared = only(&trial.exported.join(&models[0]).join("lora--trial"));
     for options in [["--model", "synthetic/x"], ["--dtype", "float16"]] {
         let mut command = trial.command(&["generate", "--prompt-ids", "1"]);
         let outcome = run(command.arg(&prepared).args(options));
@@ -194,7 +194,7 @@ fn what_was_prepared_for_a_gpu_is_not_measured_on_a_cpu() {
     );
     // A CPU can run it, though, and that gives the same tokens.
     let models = names(&trial.exported);
-    let own = trial.exported.join(&models[0]).join("lora--trial");
+    let own = only(&trial.exported.join(&models[0]).join("lora--trial"));
     let generate = |folder: &Path| {
         let mut command = trial.command(&["generate", "--prompt-ids", "1,2,3", "--json"]);
         let outcome = run(command.arg(folder));
@@ -248,7 +248,7 @@ fn a_full_disk_during_the_merge_is_an_error_that_names_the_file() {
     );
 
     let models = names(&trial.exported);
-    let earlier = trial.exported.join(&models[0]).join("lora--trial/merged");
+    let earlier = only(&trial.exported.join(&models[0]).join("lora--trial")).join("merged");
     let mut command = trial.command(&["generate", "--prompt-ids", "1,2,3"]);
     let outcome = run(command.arg(earlier));
     assert_eq!(outcome.code, Some(0), "{outcome:?}");

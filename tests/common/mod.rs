@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each crate of tests uses a part of it")]
 
+pub mod cases;
 pub mod reference;
 pub mod trial;
 
@@ -138,6 +139,38 @@ pub fn names(folder: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// What in the folder of `path` is called as `path` ends, such as `lora--lora`: a prepared folder with the hash of the
+/// adapter's place, or results, whose names go on.
+pub fn called(path: &Path) -> Vec<PathBuf> {
+    let (folder, stem) = (path.parent().unwrap(), path.file_name().unwrap());
+    let stem = stem.to_str().unwrap();
+    let is_called = |name: &String| {
+        let rest = name
+            .strip_prefix(stem)
+            .and_then(|rest| rest.strip_prefix('-'));
+        rest.is_some_and(|rest| {
+            let hash = rest.get(..8).unwrap_or_default();
+            let hashed = hash.len() == 8 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let end = rest.get(8..).filter(|_| hashed);
+            rest.starts_with('-') || end.is_some_and(|end| end.is_empty() || end.starts_with("--"))
+        })
+    };
+    let mut found = match folder.is_dir() {
+        true => names(folder),
+        false => Vec::new(),
+    };
+    found.retain(is_called);
+    found.iter().map(|name| folder.join(name)).collect()
+}
+
+/// The only one of [`called`].
+#[track_caller]
+pub fn only(path: &Path) -> PathBuf {
+    let mut found = called(path);
+    assert_eq!(found.len(), 1, "{}: {found:?}", path.display());
+    found.remove(0)
 }
 
 /// All files and folders below `folder`.

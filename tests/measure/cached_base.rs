@@ -23,7 +23,7 @@ fn a_base_is_measured_once_until_something_changes() {
 
     let outcome = place.measure(&case("llama-gqa", "lora"), &["--cached-base"]);
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
-    let result = place.result("lora--lora.json");
+    let result = place.result("lora--lora");
     assert_eq!(result["run_info"]["session"]["base"], "cached");
     let overhead = &result["generation_info"]["variants"]["unmerged"]["overhead_pct"]["overall"];
     assert_eq!(overhead["paired"], false);

@@ -15,9 +15,9 @@ fn ctrl_c_ends_as_cancelled_and_the_next_run_works() {
     kill(child.id() as i32, "-INT");
     let (code, stderr) = ended(child);
     assert_eq!(code, Some(130), "{stderr}");
-    let result = place.result("failed/lora--lora.json");
+    let result = place.result("failed/lora--lora");
     assert_eq!(result["run_info"]["status"], "cancelled");
-    assert!(!place.path("results/lora--lora.json").exists());
+    assert!(place.results("lora--lora").is_empty());
     for worker in workers {
         assert!(
             !Path::new(&format!("/proc/{worker}/cmdline")).exists(),
@@ -35,17 +35,22 @@ fn ctrl_c_ends_as_cancelled_and_the_next_run_works() {
 #[test]
 fn a_killed_worker_fails_the_run_and_leaves_the_earlier_result() {
     let place = Workplace::new(1000);
-    fs::create_dir(place.path("results")).unwrap();
-    fs::write(place.path("results/lora--lora.json"), "earlier").unwrap();
-    let (child, workers) = place.start_long();
-    kill(workers[0], "-KILL");
-    let (code, stderr) = ended(child);
-    assert_eq!(code, Some(1), "{stderr}");
-    assert!(
-        stderr.contains("signal 9") && stderr.contains("base"),
-        "{stderr}"
-    );
-    let result = place.result("failed/lora--lora.json");
+    let run_and_kill = || {
+        let (child, workers) = place.start_long();
+        kill(workers[0], "-KILL");
+        let (code, stderr) = ended(child);
+        assert_eq!(code, Some(1), "{stderr}");
+        assert!(
+            stderr.contains("signal 9") && stderr.contains("base"),
+            "{stderr}"
+        );
+    };
+    run_and_kill();
+    let failed = only(&place.path("results/failed/lora--lora"));
+    let earlier = place.path("results").join(failed.file_name().unwrap());
+    fs::write(&earlier, "earlier").unwrap();
+    run_and_kill();
+    let result = place.result("failed/lora--lora");
     assert_eq!(result["run_info"]["status"], "failed");
     assert!(
         result["run_info"]["error"]
@@ -53,10 +58,7 @@ fn a_killed_worker_fails_the_run_and_leaves_the_earlier_result() {
             .unwrap()
             .contains("signal 9")
     );
-    assert_eq!(
-        fs::read_to_string(place.path("results/lora--lora.json")).unwrap(),
-        "earlier"
-    );
+    assert_eq!(fs::read_to_string(earlier).unwrap(), "earlier");
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod common;
 
 mod cached_base;
 mod interruption;
+mod names;
 mod overheads;
 mod parity;
 mod refusals;

@@ -29,7 +29,7 @@ fn rounds_go_on_until_the_time_is_over_and_the_base_is_measured_against_itself()
         "{}",
         outcome.stdout
     );
-    let result = place.result("lora--lora.json");
+    let result = place.result("lora--lora");
     let precision = &result["run_info"]["target_precision"];
     assert_eq!(precision["met"], false);
     let runs = precision["runs"].as_u64().unwrap();
@@ -59,7 +59,7 @@ fn adapters_take_turns_in_one_session_and_a_prefix_cannot() {
         } else {
             "prompt_tuning--prompt-tuning"
         };
-        let swap = &place.result(&format!("{stem}.json"))["generation_info"]["swap"];
+        let swap = &place.result(stem)["generation_info"]["swap"];
         assert_eq!(swap["metrics"]["adapters"], 3);
         assert_eq!(swap["loads"].as_array().unwrap().len(), 3);
         // Three rounds of three.
@@ -80,7 +80,7 @@ fn adapters_take_turns_in_one_session_and_a_prefix_cannot() {
     }
     let outcome = place.measure(&case("llama-gqa", "prefix-tuning"), &["--swap"]);
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
-    let result = place.result("prefix_tuning--prefix-tuning.json");
+    let result = place.result("prefix_tuning--prefix-tuning");
     let reason = &result["generation_info"]["swap"]["absent"];
     assert!(reason.as_str().unwrap().contains("cache"), "{reason}");
     let outcome = place.measure(&case("llama-gqa", "lora"), &["--swap=1"]);
@@ -93,14 +93,13 @@ fn an_adapter_of_zeros_is_the_base_in_the_unmerged_graph() {
     for name in ["lora", "dora"] {
         let outcome = place.measure(&case("llama-gqa", name), &["--empty"]);
         assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
-        let result = place.result(&format!("lora--{name}.json"));
+        let result = place.result(&format!("lora--{name}"));
         let empty = &result["generation_info"]["variants"]["unmerged-empty"];
         assert!(empty["overhead_pct"]["overall"]["pct"].is_f64(), "{empty}");
 
         let exported = place.path("exported_models");
-        let experiment = exported
-            .join(&names(&exported)[0])
-            .join(format!("lora--{name}"));
+        let model = exported.join(&names(&exported)[0]);
+        let experiment = only(&model.join(format!("lora--{name}")));
         let (full, zeros) = (
             read_tensors(&experiment.join("unmerged/adapter.safetensors")),
             read_tensors(&experiment.join("unmerged-empty/adapter.safetensors")),

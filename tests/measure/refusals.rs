@@ -42,6 +42,6 @@ fn a_prompt_that_is_too_long_is_an_error_in_a_failed_result() {
         "{}",
         outcome.stderr
     );
-    let result = place.result("failed/lora--lora.json");
+    let result = place.result("failed/lora--lora");
     assert_eq!(result["run_info"]["status"], "failed");
 }

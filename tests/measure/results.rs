@@ -14,7 +14,7 @@ fn a_result_has_the_sections_of_pefts_suite_and_its_own() {
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
     assert!(outcome.stdout.contains("unmerged") && outcome.stdout.contains("overhead"));
 
-    let result = place.result("lora--lora.json");
+    let result = place.result("lora--lora");
     assert_eq!(result["run_info"]["status"], "success");
     assert_eq!(result["run_info"]["peft_config"]["peft_type"], "LORA");
     assert_eq!(
@@ -156,7 +156,7 @@ fn a_method_without_a_merged_variant_says_why() {
     let place = Workplace::new(1);
     let outcome = place.measure(&case("llama-gqa", "prompt-tuning"), &[]);
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
-    let result = place.result("prompt_tuning--prompt-tuning.json");
+    let result = place.result("prompt_tuning--prompt-tuning");
     let merged = &result["generation_info"]["variants"]["merged"];
     assert!(
         merged["absent"]
@@ -173,15 +173,15 @@ fn a_result_says_which_task_was_measured() {
     for (options, id) in [(&["--task-id", "2"][..], 2), (&[], 0)] {
         let outcome = place.measure(&experiment, options);
         assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
-        let result = place.result("poly--poly.json");
+        let result = read_json(&place.written(&outcome));
         assert_eq!(result["meta_info"]["task"], json!({"id": id, "of": 3}));
         assert_eq!(outcome.stderr.contains("this is task 0"), id == 0);
     }
     let prepared = place.path("exported_models");
-    let prepared = prepared.join(&names(&prepared)[0]).join("poly--poly");
+    let prepared = only(&prepared.join(&names(&prepared)[0]).join("poly--poly"));
     let outcome = place.measure(&prepared, &["--task-id", "0"]);
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
-    let config = &place.result("poly--poly.json")["run_info"]["benchmark_config"];
+    let config = &read_json(&place.written(&outcome))["run_info"]["benchmark_config"];
     assert_eq!(config["task_id"], 0);
     for (target, words) in [
         (prepared, "prepared for task 0 of 3"),

@@ -15,11 +15,11 @@ fn prepared_folders_and_merged_checkpoints_are_measured_too() {
         run(&mut place.command(&["prepare", target, "--format", "onnx", "--format", "hf"]));
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
     let exported = place.path("exported_models");
-    let experiment = exported.join(&names(&exported)[0]).join("lora--lora");
+    let experiment = only(&exported.join(&names(&exported)[0]).join("lora--lora"));
 
     let outcome = place.measure(&experiment, &[]);
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
-    let result = place.result("lora--lora.json");
+    let result = place.result("lora--lora");
     let variants = result["generation_info"]["variants"].as_object().unwrap();
     assert!(variants.contains_key("merged") && variants.contains_key("unmerged"));
     assert!(variants.contains_key("base"));
@@ -28,11 +28,12 @@ fn prepared_folders_and_merged_checkpoints_are_measured_too() {
     let base = model("llama-gqa");
     let outcome = place.measure(&checkpoint, &["--model", base.to_str().unwrap()]);
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
-    let result = place.result("checkpoint--checkpoint.json");
+    let result = place.result("checkpoint--checkpoint");
     let variants = result["generation_info"]["variants"].as_object().unwrap();
     assert!(variants["merged"]["overhead_pct"]["overall"]["pct"].is_f64());
     let outcome = place.measure(&checkpoint, &[]);
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    assert_eq!(place.results("checkpoint--checkpoint").len(), 2);
 }
 
 #[test]
@@ -71,7 +72,7 @@ fn experiments_with_the_same_parameters_are_measured_against_one_base() {
         assert!(line.chars().count() <= 100, "{line}");
     }
 
-    let result = |stem: &str| place.result(&format!("{stem}.json"))["generation_info"].clone();
+    let result = |stem: &str| place.result(stem)["generation_info"].clone();
     let [lora, dora, prompt] =
         ["lora--lora", "lora--dora", "prompt_tuning--prompt-tuning"].map(result);
     let base = &lora["variants"]["base"];
@@ -112,13 +113,10 @@ fn an_experiment_that_fails_leaves_those_beside_it_alone() {
     let outcome = place.measure_all(&[&good, &bad], &[]);
     assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("lora--bad"), "{}", outcome.stderr);
+    assert_eq!(place.result("lora--lora")["run_info"]["status"], "success");
     assert_eq!(
-        place.result("lora--lora.json")["run_info"]["status"],
-        "success"
-    );
-    assert_eq!(
-        place.result("failed/lora--bad.json")["run_info"]["status"],
+        place.result("failed/lora--bad")["run_info"]["status"],
         "failed"
     );
-    assert!(!place.path("results/lora--bad.json").exists());
+    assert!(place.results("lora--bad").is_empty());
 }

@@ -24,7 +24,7 @@ fn every_batch_size_is_measured_with_every_context_length() {
         "{}",
         outcome.stdout
     );
-    let result = place.result("lora--lora.json");
+    let result = place.result("lora--lora");
     assert_eq!(
         result["run_info"]["benchmark_config"]["batch_size"],
         json!([2, 3])
@@ -72,7 +72,7 @@ fn a_list_of_batch_sizes_alone_sweeps_the_categories() {
     let place = Workplace::new(1);
     let outcome = place.measure(&case("llama-gqa", "lora"), &["--batch-size", "1,2"]);
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
-    let info = &place.result("lora--lora.json")["generation_info"];
+    let info = &place.result("lora--lora")["generation_info"];
     let sweep = info["sweep"].as_array().unwrap();
     let key = |entry: &Value| {
         format!(

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::common::{Outcome, case, model, names, program, run};
+use crate::common::{Outcome, called, case, model, names, only, program, read_json, run};
 
 /// A working folder with short prompts and few runs, for the fixture model that has a tokenizer.
 pub struct Workplace {
@@ -71,8 +71,23 @@ impl Workplace {
         run(&mut self.command(&arguments))
     }
 
-    pub fn result(&self, name: &str) -> Value {
-        serde_json::from_slice(&fs::read(self.path("results").join(name)).unwrap()).unwrap()
+    /// The file that a measurement names as its result.
+    #[track_caller]
+    pub fn written(&self, outcome: &Outcome) -> PathBuf {
+        let mut lines = outcome.stdout.lines();
+        let line = lines.find_map(|line| line.strip_prefix("result  "));
+        self.path(line.unwrap_or_else(|| panic!("{outcome:?}")))
+    }
+
+    /// The results of what is called `stem`, below `results`.
+    pub fn results(&self, stem: &str) -> Vec<PathBuf> {
+        called(&self.path("results").join(stem))
+    }
+
+    /// The only result of what is called `stem`.
+    #[track_caller]
+    pub fn result(&self, stem: &str) -> Value {
+        read_json(&only(&self.path("results").join(stem)))
     }
 
     /// Starts a measurement that would take very long, and waits until its workers run.

@@ -1,79 +1,10 @@
-//! Every case, merged and unmerged, as the reference gave it.
-
-use std::collections::BTreeSet;
-use std::process::Command;
+//! Every case, merged and unmerged, with weights in place and as they are measured, as the reference gave it.
 
 use peft_bench::adapter::PEFT_TYPES;
+use peft_bench::arch::FAMILIES;
 
-use crate::common::reference::{Case, check_counts, check_variant, peft_type};
-use crate::common::{case, model, names, run};
-
-/// Cases that no program could give without what PEFT leaves out of the files, and the option that says so.
-const REFUSED: &[(&str, &str)] = &[
-    ("llama-bias/frod-unsaved", "save_projection"),
-    ("llama-bias/psoft-full-matrix", "psoft_R.weight"),
-    ("llama-gqa/psoft", "psoft_R.weight"),
-    ("llama-gqa/psoft-cayley-neumann", "psoft_R.weight"),
-    ("opt-nobias/psoft-no-diagonals", "psoft_R.weight"),
-    ("opt-pre/psoft", "psoft_R.weight"),
-    ("opt-pre/psoft-cayley-neumann-eps", "psoft_R.weight"),
-    ("opt-pre/psoft-pissa", "psoft_R.weight"),
-];
-
-fn check_refusal(command: &mut Command) -> Result<(), String> {
-    let outcome = run(command);
-    let why = outcome.stderr.contains("`merged`") && outcome.stderr.contains("can't be merged");
-    match outcome.code {
-        Some(1) if why && outcome.stdout.is_empty() => Ok(()),
-        _ => Err(format!(
-            "expected a refusal that says why, found {outcome:?}"
-        )),
-    }
-}
-
-/// An option or a tensor has to be refused by its name.
-fn check_refused_by(name: &str, command: &mut Command) -> Result<(), String> {
-    let outcome = run(command);
-    let by_name = outcome.stderr.contains(&format!("`{name}`"));
-    match outcome.code {
-        Some(1) if by_name && outcome.stdout.is_empty() => Ok(()),
-        _ => Err(format!("expected a refusal by name, found {outcome:?}")),
-    }
-}
-
-/// Runs all variants of a case; a message for each that fails.
-fn check_case(model_name: &str, case_name: &str) -> Vec<String> {
-    let folder = case(model_name, case_name);
-    let case = Case::read(&folder);
-    let mut failures = Vec::new();
-    let mut note = |variant: &str, result: Result<(), String>| {
-        if let Err(message) = result {
-            failures.push(format!("{model_name}/{case_name} {variant}: {message}"));
-        }
-    };
-    let export_dir = tempfile::tempdir().unwrap();
-    if case_name == "base" {
-        let mut command = case.generate(&model(model_name), "base", export_dir.path());
-        note("base", check_variant(&case, &folder, "base", &mut command));
-        return failures;
-    }
-    let label = format!("{model_name}/{case_name}");
-    let refused = REFUSED.iter().find(|(refused, _)| *refused == label);
-    for variant in ["unmerged", "merged"] {
-        let mut command = case.generate(&folder, variant, export_dir.path());
-        command.arg("--model").arg(model(model_name));
-        let result = if let Some((_, option)) = refused {
-            check_refused_by(option, &mut command)
-        } else if variant == "merged" && !case.merged {
-            check_refusal(&mut command)
-        } else {
-            check_variant(&case, &folder, variant, &mut command)
-                .and_then(|()| check_counts(&case, export_dir.path(), variant))
-        };
-        note(variant, result);
-    }
-    failures
-}
+use crate::common::cases::{REFUSED, check_case, models, of_each_method};
+use crate::common::{case, names};
 
 /// Runs every case of a model; one message for all that fail.
 fn check_model(name: &str) {
@@ -92,18 +23,20 @@ fn check_model(name: &str) {
 }
 
 #[test]
-fn every_supported_method_has_a_case() {
-    let folders = names(&case("", "")).into_iter().flat_map(|model| {
-        names(&case(&model, ""))
-            .into_iter()
-            .map(move |name| (model.clone(), name))
-    });
-    let found: BTreeSet<String> = folders
-        .filter(|(_, name)| name != "base")
-        .map(|(model, name)| peft_type(&case(&model, &name)))
-        .collect();
+fn every_method_has_a_case() {
+    let found = of_each_method();
     for supported in PEFT_TYPES {
-        assert!(found.contains(supported), "{supported}");
+        assert!(found.contains_key(supported), "{supported}");
+    }
+}
+
+#[test]
+fn every_family_has_cases() {
+    let found = models();
+    for family in FAMILIES {
+        let mut types = found.iter().map(|(_, model_type)| model_type);
+        let of_family = types.any(|model_type| model_type == family.model_type);
+        assert!(of_family, "{}", family.model_type);
     }
 }
 

@@ -5,6 +5,7 @@ use std::fs;
 
 use serde_json::json;
 
+use crate::common::cases::LAYOUTS;
 use crate::common::reference::{
     Bench, Case, assert_apart, assert_close, check_variant, generate, peft_type,
 };
@@ -44,20 +45,21 @@ fn what_methods_compute_themselves_is_as_the_reference() {
             let label = format!("{model_name}/{case_name}");
             let case = Case::read(&folder);
             let export_dir = tempfile::tempdir().unwrap();
-            let mut command = case.generate(&folder, "unmerged", export_dir.path());
-            command.arg("--model").arg(model(model_name));
-            command.args(["--adapter-form", "native"]);
-            let outcome = check_variant(&case, &folder, "unmerged", &mut command);
-            match outcome {
-                Ok(()) => {
-                    checked.insert(peft_type(&folder));
-                }
-                Err(message) if message.contains("--adapter-form native") => {
-                    if !lacks_native(&label) {
-                        failures.push(format!("{label}: {message}"));
+            for layout in LAYOUTS {
+                let mut command = case.generate(&folder, "unmerged", export_dir.path());
+                command.arg("--model").arg(model(model_name));
+                command.args(["--adapter-form", "native", "--weights", layout]);
+                match check_variant(&case, &folder, "unmerged", &mut command) {
+                    Ok(()) => {
+                        checked.insert(peft_type(&folder));
                     }
+                    Err(message) if message.contains("--adapter-form native") => {
+                        if !lacks_native(&label) {
+                            failures.push(format!("{label}: {message}"));
+                        }
+                    }
+                    Err(message) => failures.push(format!("{label}, {layout}: {message}")),
                 }
-                Err(message) => failures.push(format!("{label}: {message}")),
             }
         }
     }

@@ -90,14 +90,17 @@ fn quantized_models_compute_what_transformers_and_peft_compute_over_the_same_wei
         let Some(quantize) = &entry.quantize else {
             continue;
         };
-        let mut command = command_for(entry, folder.path());
-        if quantize != "nf4" {
-            command.args(["--quantize-accuracy", "1"]);
+        for layout in cases::LAYOUTS {
+            let mut command = command_for(entry, folder.path());
+            command.args(["--weights", layout]);
+            if quantize != "nf4" {
+                command.args(["--quantize-accuracy", "1"]);
+            }
+            let (tokens, logits) = result_of(&mut command);
+            let difference = relative_difference(&logits, &expected[name].values);
+            assert!(difference <= TOLERANCE, "{name}, {layout}: {difference:e}");
+            assert_eq!(tokens, entry.token_ids, "{name}, {layout}");
         }
-        let (tokens, logits) = result_of(&mut command);
-        let difference = relative_difference(&logits, &expected[name].values);
-        assert!(difference <= TOLERANCE, "{name}: {difference:e}");
-        assert_eq!(tokens, entry.token_ids, "{name}");
         counted += 1;
     }
     assert_eq!(counted, 54);

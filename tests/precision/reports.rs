@@ -90,7 +90,7 @@ fn a_result_says_what_was_quantized_and_counts_its_bytes() {
         "{}",
         outcome.stdout
     );
-    let result = read_json(&results.join("lora--small.json"));
+    let result = read_json(&only(&results.join("lora--small")));
     let found = &result["meta_info"]["quantization"];
     assert_eq!(found["scheme"], "rtn");
     assert_eq!(

@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::json;
 
 use crate::common::trial::{PROMPT, Trial};
-use crate::common::{assert_refused, names, program, relative_difference};
+use crate::common::{assert_refused, names, only, program, relative_difference};
 
 /// Experiments with several tasks, and a variant of each.
 const WITH_TASKS: [(&str, &str); 3] = [
@@ -116,7 +116,7 @@ fn a_prepared_folder_keeps_its_task() {
     let trial = Trial::new("opt-pre", "poly-last-task");
     assert_eq!(trial.run("prepare", &["--task-id", "2"]).code, Some(0));
     let exported = trial.root.path().join("exported");
-    let folder = exported.join(&names(&exported)[0]).join("poly--trial");
+    let folder = only(&exported.join(&names(&exported)[0]).join("poly--trial"));
     let run = |task: &str| {
         let mut command = program([
             "generate",

@@ -7,8 +7,10 @@ use crate::prepare::{Manifest, PreparedVariant, Variant};
 
 /// What has a result of its own: an experiment, mostly.
 pub struct Job {
-    /// The result's name: `<method>--<name>`.
+    /// What it's called: `<method>--<name>`.
     pub stem: String,
+    /// What it's called in the result's name, where others that are called the same are told apart.
+    pub target: String,
     /// What it's called in the table, where several are measured together.
     pub label: String,
     /// The base among them.

@@ -14,6 +14,7 @@ pub fn break_even(title: &str, found: &BreakEven) -> String {
         Verdict::AtOnce => "paid at once".to_owned(),
         Verdict::Never => "never paid back, since merged is slower".to_owned(),
         Verdict::NotDetected => "no saving detected".to_owned(),
+        Verdict::TooFewPairs => "too few pairs to tell".to_owned(),
         Verdict::After { tokens, interval } => {
             let [low, high] = interval.map(rounded);
             format!(

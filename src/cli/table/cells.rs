@@ -4,7 +4,7 @@ use std::fmt::{Display, Write};
 
 use crate::measure::group::Group;
 use crate::measure::record::VariantRecord;
-use crate::measure::stats::Overhead;
+use crate::measure::stats::{MIN_SAMPLES_TO_DETECT, Overhead};
 
 /// A cell without a figure.
 pub(super) fn none() -> String {
@@ -22,6 +22,24 @@ pub(super) fn interval(over: &Overhead) -> String {
         Some([low, high]) => format!("{low:+.1} … {high:+.1} %"),
         None => none(),
     }
+}
+
+/// What follows from an overhead's interval, behind a dash; nothing where a difference was detected.
+pub(super) fn verdict(over: &Overhead) -> String {
+    match (over.detected, over.enough()) {
+        (true, _) => String::new(),
+        (false, true) => " — no difference detected".to_owned(),
+        (false, false) => format!(" — {}", too_few(over)),
+    }
+}
+
+/// That an overhead comes from too few pairs, whatever its interval says.
+pub(super) fn too_few(over: &Overhead) -> String {
+    let what = if over.paired { "pairs" } else { "runs" };
+    format!(
+        "too few {what} to tell: {} where {MIN_SAMPLES_TO_DETECT} are needed (`num_inference_runs`)",
+        over.fewest_pairs
+    )
 }
 
 /// A time.

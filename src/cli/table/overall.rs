@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::cells::interval;
+use super::cells::{interval, too_few, verdict};
 use crate::measure::comparison::{half_width, measured, overhead};
 use crate::measure::record::VariantRecord;
 use crate::measure::stats::Overhead;
@@ -32,17 +32,13 @@ pub(super) fn overall(
     let width = width.unwrap_or(0).max(14);
     for record in records.iter().filter(others) {
         if let Some(over) = overhead(base, record, &measured, paired, seed) {
-            let verdict = match (over.detected, over.interval_pct) {
-                (true, _) => "",
-                (false, Some(_)) => " — no difference detected",
-                (false, None) => " — too few runs to tell",
-            };
             let _ = writeln!(
                 text,
-                "{:<width$} {:+.1} % over all prompts, {}{verdict}",
+                "{:<width$} {:+.1} % over all prompts, {}{}",
                 record.label(),
                 over.pct,
-                interval(&over)
+                interval(&over),
+                verdict(&over)
             );
             let noise = again.as_ref().and_then(half_width);
             if let Some(noise) = noise.filter(|noise| *noise > over.pct.abs()) {
@@ -65,6 +61,12 @@ fn aa(again: &Overhead) -> String {
     };
     let verdict = if low <= 0.0 && high >= 0.0 {
         "contains zero, as it should"
+    } else if !again.enough() {
+        return format!(
+            "a/a       the base against itself: {}, {}",
+            interval(again),
+            too_few(again)
+        );
     } else {
         "warning: does not contain zero; something favours one of two equal processes"
     };

@@ -1,6 +1,6 @@
 //! What changing adapters takes.
 
-use super::cells::{interval, milliseconds, named, none, percent, size};
+use super::cells::{interval, milliseconds, named, none, percent, size, verdict};
 use crate::measure::swap::SwapResult;
 
 /// What swapping adapters takes. `title` names the experiment, where there are several.
@@ -15,10 +15,7 @@ pub fn swap(title: &str, result: &SwapResult, seed: u64) -> String {
         return String::new();
     };
     let over = found.first_token_overhead.as_ref();
-    let verdict = match over.is_some_and(|over| over.detected) {
-        true => "",
-        false => " — no difference detected",
-    };
+    let verdict = over.map_or_else(String::new, verdict);
     format!(
         "{name} {} adapters of {} take turns: reading one takes {}, binding it {}\n          first token {} after a \
          swap, {} without: {}, {}{verdict}\n",

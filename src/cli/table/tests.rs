@@ -79,3 +79,30 @@ fn groups_that_agree_on_the_break_even_share_a_line() {
         "{text}"
     );
 }
+
+#[test]
+fn few_pairs_are_said_whatever_their_interval() {
+    let runs = |subject, times: u32, count: usize| {
+        let mut record = scripted(subject, times);
+        record.runs.retain(|run| run.run < count);
+        record
+    };
+    let text = |count| {
+        let records = [
+            runs(Subject::Base, 1, count),
+            runs(Subject::Merged, 2, count),
+            runs(Subject::BaseAgain, 2, count),
+        ];
+        render(&records, true, 1)
+    };
+    let few = text(4);
+    let expected = "too few pairs to tell: 4 where 5 are needed (`num_inference_runs`)";
+    assert_eq!(few.matches(expected).count(), 2, "{few}");
+    assert!(!few.contains("no difference detected") && !few.contains("something favours"));
+    assert_eq!(text(1).matches("too few").count(), 2);
+    let enough = text(5);
+    assert!(
+        !enough.contains("too few") && enough.contains("something favours"),
+        "{enough}"
+    );
+}

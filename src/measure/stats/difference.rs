@@ -9,6 +9,8 @@ pub struct Difference {
     pub seconds: f64,
     /// Its bootstrap 95 % interval; `None` of a single pair.
     pub interval: Option<[f64; 2]>,
+    /// There are so many pairs that a difference could be detected.
+    pub enough: bool,
     /// The interval excludes 0, and there are [`MIN_SAMPLES_TO_DETECT`] pairs.
     pub detected: bool,
 }
@@ -21,10 +23,12 @@ pub fn paired_difference(pairs: &[Pair], seed: u64) -> Option<Difference> {
     let interval = (differences.len() > 1)
         .then(|| overhead::bootstrap(std::slice::from_ref(&differences), None, seed));
     let excludes_zero = interval.is_some_and(|[low, high]| low > 0.0 || high < 0.0);
+    let enough = differences.len() >= MIN_SAMPLES_TO_DETECT;
     Some(Difference {
         seconds,
         interval,
-        detected: excludes_zero && differences.len() >= MIN_SAMPLES_TO_DETECT,
+        enough,
+        detected: excludes_zero && enough,
     })
 }
 

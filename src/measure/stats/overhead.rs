@@ -66,12 +66,21 @@ pub struct Overhead {
     pub interval_pct: Option<[f64; 2]>,
     /// How many pairs it is taken from; for unpaired samples, the smaller side's count.
     pub pairs: usize,
+    /// How many the stratum with the fewest has.
+    pub fewest_pairs: usize,
     /// Base and variant were measured side by side. Where they were not, the interval covers each side's own
     /// scatter and not what changed on the machine between them.
     pub paired: bool,
     /// The interval excludes 0, and every stratum has [`MIN_SAMPLES_TO_DETECT`] samples. Otherwise no difference was
     /// detected, which does not prove that there is none.
     pub detected: bool,
+}
+
+impl Overhead {
+    /// Whether a difference could be detected at all.
+    pub fn enough(&self) -> bool {
+        self.fewest_pairs >= MIN_SAMPLES_TO_DETECT
+    }
 }
 
 /// Why no overhead can be computed.
@@ -166,6 +175,7 @@ fn overhead(
         pct: percent(log_ratio(values, base, median_of)),
         interval_pct,
         pairs: pairs.unwrap_or(0),
+        fewest_pairs: smallest_stratum,
         paired: base.is_none(),
         detected: excludes_zero && smallest_stratum >= MIN_SAMPLES_TO_DETECT,
     })
@@ -295,10 +305,12 @@ mod tests {
         let few = paired_overhead(&[pairs(&[(1.0, 1.5); 4])], 1).unwrap();
         assert!(few.interval_pct.unwrap()[0] > 0.0 && !few.detected);
         let few_in_one_stratum = [pairs(&[(1.0, 1.5); 20]), pairs(&[(1.0, 1.5); 4])];
-        assert!(!paired_overhead(&few_in_one_stratum, 1).unwrap().detected);
+        let found = paired_overhead(&few_in_one_stratum, 1).unwrap();
+        assert!(!found.detected && !found.enough());
+        assert_eq!((found.pairs, found.fewest_pairs), (24, 4));
 
         let enough = paired_overhead(&[pairs(&[(1.0, 1.5); 5])], 1).unwrap();
-        assert!(enough.detected);
+        assert!(enough.detected && enough.enough());
         let faster = paired_overhead(&[pairs(&[(1.5, 1.0); 5])], 1).unwrap();
         assert!(faster.pct < 0.0 && faster.detected);
     }
