@@ -147,12 +147,19 @@ impl Attention {
 
     /// The same, to change them, in no particular order.
     pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
-        let mut all = match &mut self.projections {
-            Projections::Separate { query, key, value } => vec![query, key, value],
-            Projections::Fused { qkv, .. } => vec![qkv],
-        };
+        let mut all = self.projections.linears_mut();
         all.push(&mut self.o_proj);
         all
+    }
+}
+
+impl Projections {
+    /// All of them, to change them.
+    pub(super) fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        match self {
+            Self::Separate { query, key, value } => vec![query, key, value],
+            Self::Fused { qkv, .. } => vec![qkv],
+        }
     }
 }
 

@@ -1,9 +1,51 @@
 //! Changes of a whole decoder that families have in common.
 
 use super::heads::Heads;
-use super::{Activation, Arrangement, DecoderSpec, Linear, Mlp, Norm, NormKind, NormOver};
+use super::{
+    Activation, Arrangement, Attention, DecoderSpec, Embedding, Linear, Mlp, Norm, NormKind,
+    NormOver,
+};
 
 impl DecoderSpec {
+    /// Path and source of every module, to change them.
+    pub(super) fn names_mut(&mut self) -> Vec<(&mut String, &mut String)> {
+        fn of_linear(linear: &mut Linear) -> (&mut String, &mut String) {
+            (&mut linear.path, &mut linear.source)
+        }
+        fn of_norm(norm: &mut Norm) -> (&mut String, &mut String) {
+            (&mut norm.path, &mut norm.source)
+        }
+        fn of_table(table: &mut Embedding) -> (&mut String, &mut String) {
+            (&mut table.path, &mut table.source)
+        }
+        let mut all = vec![of_table(&mut self.embed_tokens)];
+        all.extend(
+            self.learned_positions
+                .iter_mut()
+                .map(|p| of_table(&mut p.table)),
+        );
+        all.extend(self.embedding_norm.iter_mut().map(of_norm));
+        all.extend(self.project_in.iter_mut().map(of_linear));
+        all.extend(self.project_out.iter_mut().map(of_linear));
+        for layer in &mut self.layers {
+            let Attention {
+                projections,
+                o_proj,
+                query_key_norms,
+                ..
+            } = &mut layer.attention;
+            all.extend(projections.linears_mut().into_iter().map(of_linear));
+            all.push(of_linear(o_proj));
+            let norms = query_key_norms.iter_mut().flatten();
+            all.extend(norms.map(|norm| of_norm(&mut norm.norm)));
+            all.extend(layer.mlp.linears_mut().into_iter().map(of_linear));
+            all.extend(layer.arrangement.norms_mut().into_iter().map(of_norm));
+        }
+        all.extend(self.final_norm.iter_mut().map(of_norm));
+        all.push(of_linear(&mut self.lm_head));
+        all
+    }
+
     /// Gives every layer norms of queries and keys, of these names inside `self_attn`.
     pub(super) fn norm_queries_and_keys(
         &mut self,

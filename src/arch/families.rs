@@ -3,7 +3,7 @@
 use super::{
     DecoderSpec, bloom, cohere, falcon, gemma, gemma2, gemma3, gpt_neox, gpt2, gptj, granite,
     llama, mistral, mixtral, mpt, olmo, olmo2, olmoe, opt, phi, phi3, qwen2, qwen3, qwen3_moe,
-    smollm3, stablelm, starcoder2,
+    smollm3, stablelm, starcoder2, wrappers,
 };
 use crate::json_object::{ConfigError, JsonObject};
 
@@ -18,7 +18,7 @@ pub struct Family {
     pub special: &'static str,
     /// Options that are refused by name.
     pub refused: &'static str,
-    read: fn(&JsonObject) -> Result<DecoderSpec, ConfigError>,
+    pub(super) read: fn(&JsonObject) -> Result<DecoderSpec, ConfigError>,
 }
 
 /// All of them.
@@ -214,12 +214,18 @@ pub const FAMILIES: &[Family] = &[
 /// that isn't implemented.
 pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     let supported = || {
-        let names: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();
-        names.join(", ")
+        let names = FAMILIES.iter().map(|family| family.model_type);
+        let wrappers = wrappers::WRAPPERS.iter();
+        let wrappers = wrappers.filter(|wrapper| wrapper.refused.is_none());
+        let names = names.chain(wrappers.map(|wrapper| wrapper.model_type));
+        names.collect::<Vec<&str>>().join(", ")
     };
     let Some(model_type) = config.optional_text("model_type")? else {
         return Err(config.missing("model_type", &format!("one of {}", supported())));
     };
+    if let Some(wrapper) = wrappers::wrapper(model_type) {
+        return wrapper.spec(config);
+    }
     let mut families = FAMILIES.iter();
     match families.find(|family| family.model_type == model_type) {
         Some(family) => (family.read)(config),

@@ -24,6 +24,7 @@ mod mixtral;
 mod mlp;
 mod module;
 mod mpt;
+mod names;
 mod olmo;
 mod olmo2;
 mod olmoe;
@@ -40,13 +41,16 @@ mod spec;
 mod stablelm;
 mod starcoder2;
 mod windows;
+mod wrappers;
 
 pub use attention::{Attention, Declared, FusedRows, HeadNorm, NormOver, Position, Projections};
 pub use families::{FAMILIES, Family, spec};
 pub use mlp::{Activation, Expert, Mlp};
 pub use module::{Embedding, Linear, Module, ModuleKind, Norm, NormKind, Stored};
+pub use names::bare;
 pub use rope::{Pairs, RotarySpec};
-pub use spec::{Arrangement, DecoderSpec, EmbeddingScale, Layer, LearnedPositions};
+pub use spec::{Arrangement, DecoderSpec, EmbeddingScale, Layer, LearnedPositions, Tower};
+pub use wrappers::{Text, WRAPPERS, Wrapper, locate};
 
 /// No model has more layers; each is described before the weights are looked at.
 const MOST_LAYERS: usize = 1 << 12;

@@ -198,7 +198,8 @@ impl Scaling<'_> {
             None => "type",
         };
         match self.parameters.optional_text(key)? {
-            None | Some("default") => Ok(()),
+            // With three axes of positions, which are the same for text.
+            None | Some("default" | "mrope") => Ok(()),
             Some("linear") => {
                 let factor = self.positive("factor")? as f32;
                 spec.inv_freq.iter_mut().for_each(|f| *f /= factor);

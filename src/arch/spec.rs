@@ -24,6 +24,8 @@ pub struct DecoderSpec {
     pub base_prefix: &'static str,
     /// Modules that checkpoints may have under another name, with that name.
     pub other_names: &'static [(&'static str, &'static str)],
+    /// How the checkpoint calls the modules, where the decoder is a wrapper's text tower.
+    pub tower: Option<Tower>,
     /// Token embedding.
     pub embed_tokens: Embedding,
     /// What embeddings are multiplied by.
@@ -46,6 +48,26 @@ pub struct DecoderSpec {
     pub logit_scale: Option<f64>,
     /// Logits, scaled, become `cap * tanh(logits / cap)`.
     pub logit_softcap: Option<f64>,
+}
+
+/// The names of a wrapper's text tower in a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tower {
+    /// In the place of the first part of the modules' paths (`base_prefix`).
+    pub prefix: String,
+    /// The head's.
+    pub head: String,
+}
+
+impl Tower {
+    /// What the checkpoint calls the module at `path`, of a decoder whose paths begin with `below` and whose head is at `head`.
+    pub(super) fn name_of(&self, path: &str, below: &str, head: &str) -> String {
+        match path.strip_prefix(below) {
+            Some(rest) => format!("{}{rest}", self.prefix),
+            None if path == head => self.head.clone(),
+            None => path.to_owned(),
+        }
+    }
 }
 
 /// A factor of the token embeddings.
@@ -172,6 +194,7 @@ impl DecoderSpec {
             positions_end: None,
             base_prefix: "",
             other_names: &[],
+            tower: None,
             embed_tokens,
             embedding_scale: None,
             learned_positions: None,
@@ -184,6 +207,22 @@ impl DecoderSpec {
             logit_scale: None,
             logit_softcap: None,
         })
+    }
+
+    /// What the checkpoint calls the module at `path`.
+    pub fn stored_name(&self, path: &str) -> String {
+        match &self.tower {
+            Some(tower) => tower.name_of(path, self.base_prefix, &self.lm_head.path),
+            None => path.to_owned(),
+        }
+    }
+
+    /// What the checkpoint calls the parameter `name`.
+    pub fn stored_parameter(&self, name: &str) -> String {
+        match name.rsplit_once('.') {
+            Some((path, parameter)) => format!("{}.{parameter}", self.stored_name(path)),
+            None => name.to_owned(),
+        }
     }
 
     /// What the token embedding's module multiplies its rows by, if anything.

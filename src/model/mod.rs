@@ -120,6 +120,7 @@ impl BaseModel {
         refuse_quantized(&config)?;
         let mut spec = arch::spec(&config)?;
         let store = TensorStore::open_folder(folder)?;
+        arch::locate(&mut spec, &store)?;
         tie_as_stored(&mut spec, &store);
         Ok(Self {
             id: ModelId::Local(folder.to_owned()),
@@ -370,7 +371,7 @@ fn tie_as_stored(spec: &mut DecoderSpec, store: &TensorStore) {
     if !spec.tied() {
         return;
     }
-    let path = spec.lm_head.path.clone();
+    let path = spec.stored_name(&spec.lm_head.path);
     let stored = |source: &str| find_base_tensor(spec, store, &format!("{source}.weight"));
     match (stored(&spec.embed_tokens.source), stored(&path)) {
         (Ok(embedding), Ok(head)) => {

@@ -1,0 +1,46 @@
+//! Names of modules and tensors, of which different programs write different first parts.
+
+/// What stands around a decoder, in the order of a path: PEFT's model, a model with its head, a wrapper's text tower. Which
+/// of them a name has depends on what was saved.
+const AROUND: [&str; 6] = [
+    "base_model",
+    "model",
+    "language_model",
+    "text_model",
+    "transformer",
+    "gpt_neox",
+];
+
+/// `name` without what stands around the decoder: `layers.0.mlp.up_proj.weight`, `lm_head.weight`.
+pub fn bare(name: &str) -> &str {
+    let mut rest = name;
+    while let Some((first, behind)) = rest.split_once('.')
+        && AROUND.contains(&first)
+    {
+        rest = behind;
+    }
+    rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_the_same_whatever_stands_around_the_decoder() {
+        for name in [
+            "layers.0.norm",
+            "model.layers.0.norm",
+            "model.language_model.layers.0.norm",
+            "language_model.model.layers.0.norm",
+            "model.language_model.model.layers.0.norm",
+            "base_model.model.model.text_model.layers.0.norm",
+        ] {
+            assert_eq!(bare(name), "layers.0.norm");
+        }
+        assert_eq!(bare("language_model.lm_head"), "lm_head");
+        let vision = "vision_tower.vision_model.layers.0";
+        assert_eq!(bare(vision), vision);
+        assert_eq!(bare("model"), "model");
+    }
+}
