@@ -60,6 +60,8 @@ pub struct JsonObject {
     json: Value,
     /// Prefix of keys in messages, for nested objects: `rope_scaling.`
     scope: String,
+    /// What paths of modules begin with in the model, and in this configuration.
+    spelling: Vec<[String; 2]>,
 }
 
 /// No model has a dimension beyond this; a larger number is a broken file, and would overflow.
@@ -84,6 +86,7 @@ impl JsonObject {
             path,
             json,
             scope: String::new(),
+            spelling: Vec::new(),
         };
         if config.json.is_object() {
             Ok(config)
@@ -102,6 +105,7 @@ impl JsonObject {
             path: path.to_owned(),
             json,
             scope: String::new(),
+            spelling: Vec::new(),
         }
     }
 
@@ -115,6 +119,22 @@ impl JsonObject {
         let mut changed = self.clone();
         changed.json[key] = value;
         changed
+    }
+
+    /// The same for a configuration whose paths of modules begin with the second of each pair where the model's begin with the
+    /// first.
+    pub fn spelled_as(self, spelling: Vec<[String; 2]>) -> Self {
+        Self { spelling, ..self }
+    }
+
+    /// The model's `path`, and what else this configuration may call it.
+    pub fn spellings(&self, path: &str) -> Vec<String> {
+        let mut all = vec![path.to_owned()];
+        all.extend(self.spelling.iter().find_map(|[own, other]| {
+            let rest = path.strip_prefix(own.as_str())?;
+            Some(format!("{other}{rest}"))
+        }));
+        all
     }
 
     /// The whole object.
@@ -275,6 +295,7 @@ impl JsonObject {
                 path: self.path.clone(),
                 json: value.clone(),
                 scope: format!("{}{key}.", self.scope),
+                spelling: self.spelling.clone(),
             })),
             Some(_) => Err(self.wrong(key, "an object")),
         }

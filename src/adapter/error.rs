@@ -39,8 +39,20 @@ pub enum AdapterError {
         value: f32,
     },
 
-    #[error("tensor `{key}` is missing in `{}`", path.display())]
-    Missing { key: String, path: PathBuf },
+    #[error("tensor `{key}` is missing in `{}`{nearest}", path.display())]
+    Missing {
+        key: String,
+        path: PathBuf,
+        /// The name in the file that is most like it, in words.
+        nearest: String,
+    },
+
+    #[error("tensor `{key}` is missing in `{}`, and {found} could both be it", path.display())]
+    Ambiguous {
+        key: String,
+        found: String,
+        path: PathBuf,
+    },
 
     #[error(
         "tensor `{key}` in `{}` has shape {actual:?}, expected {expected:?}; was the adapter made \

@@ -11,6 +11,7 @@ mod encoder;
 mod error;
 pub mod form;
 mod inputs;
+mod keys;
 mod linalg;
 mod methods;
 mod options;
@@ -238,6 +239,7 @@ impl Adapter {
         base: &BaseModel,
         task_id: Option<usize>,
     ) -> Result<Self, AdapterError> {
+        let config = tensors.spell(&config, &base.spec);
         let mut effects = methods::load(&config, base, &mut tensors, task_id)?;
         let modules = effects.spec.as_ref().unwrap_or(&base.spec).modules();
         replace_saved_embeddings(&mut effects, &mut tensors, base, &modules)?;

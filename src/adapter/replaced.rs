@@ -259,7 +259,11 @@ pub fn replace_saved_embeddings(
             // Around a prompt's model there is one wrapper less, and none around its modules.
             for infix in ["", ".base_layer"] {
                 let plain = format!("{}{infix}.{name}", module.path);
-                for key in [format!("{}{plain}", tensors::SHARED), plain] {
+                let around = format!("{}{plain}", tensors::SHARED);
+                for key in match tensors.has_exactly(&around) {
+                    true => vec![around, plain],
+                    false => vec![plain],
+                } {
                     if tensors.has(&key) && !tensors.is_used(&key) {
                         replace_frozen(effects, tensors, base, module, (name, &shape), &key)?;
                     }

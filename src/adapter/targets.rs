@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::arch::{Module, ModuleKind};
 use crate::json_object::{ConfigError, JsonObject};
-use pattern::{ends_with_name, is_match};
+use pattern::{ends_with_name, is_match, is_named};
 
 /// `target_modules`, `exclude_modules`, `layers_to_transform`, `layers_pattern`, `modules_to_save`.
 #[derive(Debug, Clone)]
@@ -170,7 +170,8 @@ impl Targets {
     /// If `layers_pattern` is no regular expression.
     pub fn contains(&self, config: &JsonObject, module: &Module) -> Result<bool, ConfigError> {
         let path = module.path.as_str();
-        if self.is_inside_saved(path) {
+        let spellings = config.spellings(path);
+        if spellings.iter().any(|path| self.is_inside_saved(path)) {
             return Ok(false);
         }
         if let Some(exclude) = &self.exclude
@@ -188,10 +189,10 @@ impl Targets {
                 is_match(config, "target_modules", regex, path)
             }
             Include::Pattern(NamePattern::Names(names)) => {
-                if names.iter().any(|name| name == path) {
+                if names.iter().any(|name| spellings.contains(name)) {
                     return Ok(true);
                 }
-                let named = names.iter().any(|name| ends_with_name(path, name));
+                let named = names.iter().any(|name| is_named(config, path, name));
                 Ok(named && self.layer_is_meant(config, path)?)
             }
         }

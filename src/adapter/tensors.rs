@@ -15,6 +15,8 @@ use rand::rngs::StdRng;
 use rand_distr::{Distribution, StandardNormal, Uniform};
 
 use super::AdapterError;
+use super::keys::{Keys, Other, is_of_other_tower};
+use crate::arch::DecoderSpec;
 use crate::json_object::JsonObject;
 use crate::weights::{SafetensorsFile, WeightsError};
 
@@ -73,6 +75,7 @@ impl Init {
 #[derive(Debug)]
 pub struct AdapterTensors {
     source: Source,
+    keys: Keys,
     used: BTreeSet<String>,
     /// For messages: the base that the adapter says it was made for.
     made_for: String,
@@ -119,8 +122,13 @@ impl AdapterTensors {
             Some(base) if !base.is_empty() => format!(" (it says `{base}`)"),
             _ => String::new(),
         };
+        let names = match &source {
+            Source::File(file) => file.names(),
+            Source::Fresh { .. } | Source::Shapes { .. } => Vec::new(),
+        };
         Ok(Self {
             source,
+            keys: Keys::new(names),
             used: BTreeSet::new(),
             made_for,
             seed,
@@ -175,8 +183,17 @@ impl AdapterTensors {
         }
     }
 
-    /// The key as the checkpoint has it. PEFT writes [`PREFIX`] before every module's path; adapters
-    /// injected straight into a Transformers model lack it.
+    /// The configuration as it's to be read: where the file begins the paths of modules in another way than `spec`, its
+    /// patterns were made for paths that begin so.
+    pub fn spell(&self, config: &JsonObject, spec: &DecoderSpec) -> JsonObject {
+        match self.keys.spelling(spec) {
+            Some(spelling) => config.clone().spelled_as(spelling),
+            None => config.clone(),
+        }
+    }
+
+    /// The key as PEFT has it. PEFT writes [`PREFIX`] before every module's path; adapters injected straight into a
+    /// Transformers model lack it.
     pub fn full_key(&self, key: &str) -> String {
         match &self.source {
             Source::File(file) if file.get(key).is_some() => key.to_owned(),
@@ -189,6 +206,14 @@ impl AdapterTensors {
     /// Whether the file has `key`. A fresh adapter has no optional tensors.
     pub fn has(&self, key: &str) -> bool {
         match &self.source {
+            Source::File(_) => self.stored_key(key).is_some(),
+            Source::Fresh { .. } | Source::Shapes { .. } => false,
+        }
+    }
+
+    /// Whether the file has `key` under this very name.
+    pub fn has_exactly(&self, key: &str) -> bool {
+        match &self.source {
             Source::File(file) => file.get(&self.full_key(key)).is_some(),
             Source::Fresh { .. } | Source::Shapes { .. } => false,
         }
@@ -196,7 +221,55 @@ impl AdapterTensors {
 
     /// Whether the tensor `key` of the file was asked for.
     pub fn is_used(&self, key: &str) -> bool {
-        self.used.contains(&self.full_key(key))
+        let stored = self.stored_key(key);
+        stored.is_some_and(|stored| self.used.contains(&stored))
+    }
+
+    /// What the file calls the tensor `key`, if it has it.
+    fn stored_key(&self, key: &str) -> Option<String> {
+        let Source::File(file) = &self.source else {
+            return None;
+        };
+        let full = self.full_key(key);
+        if file.get(&full).is_some() {
+            return Some(full);
+        }
+        match self.keys.other(&full) {
+            Other::Key(other) => Some(other.to_owned()),
+            Other::Several(_) | Other::None => None,
+        }
+    }
+
+    /// The error for a `key` that the file doesn't have, or has more than once.
+    fn missing(&self, key: &str) -> AdapterError {
+        let key = self.full_key(key);
+        let path = self.path().to_owned();
+        if let Other::Several(found) = self.keys.other(&key) {
+            let names: Vec<String> = found.iter().map(|name| format!("`{name}`")).collect();
+            return AdapterError::Ambiguous {
+                key,
+                found: names.join(" and "),
+                path,
+            };
+        }
+        let Source::File(file) = &self.source else {
+            return AdapterError::Missing {
+                key,
+                path,
+                nearest: String::new(),
+            };
+        };
+        let near = |name: &String| strsim::normalized_levenshtein(name, &key);
+        let names = file.names().into_iter();
+        let unused = names.filter(|name| !self.used.contains(name));
+        let nearest = unused.max_by(|a, b| near(a).total_cmp(&near(b)));
+        AdapterError::Missing {
+            nearest: nearest.map_or_else(String::new, |name| {
+                format!("; of those that it has, `{name}` is the nearest")
+            }),
+            key,
+            path,
+        }
     }
 
     /// Takes the tensor `key`, or draws it from `init`.
@@ -307,15 +380,12 @@ impl AdapterTensors {
         below: usize,
     ) -> Result<Vec<usize>, AdapterError> {
         self.claim(key, shape)?;
-        let full = self.full_key(key);
+        let full = self.stored_key(key).ok_or_else(|| self.missing(key))?;
         let numbers = match &self.source {
             Source::File(file) => file.get(&full).map(|tensor| tensor.to_i64()),
             Source::Fresh { .. } | Source::Shapes { .. } => None,
         };
-        let numbers = numbers.ok_or_else(|| AdapterError::Missing {
-            key: full.clone(),
-            path: self.path().to_owned(),
-        })??;
+        let numbers = numbers.ok_or_else(|| self.missing(key))??;
         let index = |number: i64| usize::try_from(number).ok().filter(|index| *index < below);
         if let Some(wrong) = numbers.iter().find(|number| index(**number).is_none()) {
             let message = format!("tensor `{full}` holds {wrong}, expected indices below {below}");
@@ -329,24 +399,25 @@ impl AdapterTensors {
     /// # Errors
     /// If the file lacks it, or it has another shape.
     pub fn claim(&mut self, key: &str, expected: &[usize]) -> Result<(), AdapterError> {
-        let full = self.full_key(key);
         let Source::File(file) = &self.source else {
             return Ok(());
         };
-        let tensor = file.get(&full).ok_or_else(|| AdapterError::Missing {
-            key: full.clone(),
-            path: file.path().to_owned(),
-        })?;
+        let stored = self.stored_key(key).ok_or_else(|| self.missing(key))?;
+        let tensor = file.get(&stored).ok_or_else(|| self.missing(key))?;
         if tensor.shape != expected {
             return Err(AdapterError::Shape {
                 path: file.path().to_owned(),
                 actual: tensor.shape.to_owned(),
                 expected: expected.to_owned(),
                 made_for: self.made_for.clone(),
-                key: full,
+                key: stored,
             });
         }
-        self.used.insert(full);
+        let full = self.full_key(key);
+        if full != stored {
+            self.keys.note(full, stored.clone());
+        }
+        self.used.insert(stored);
         Ok(())
     }
 
@@ -369,14 +440,11 @@ impl AdapterTensors {
     }
 
     fn values(&self, key: &str, part: Option<Range<usize>>) -> Result<Vec<f32>, AdapterError> {
-        let full = self.full_key(key);
-        let missing = || AdapterError::Missing {
-            key: full.clone(),
-            path: self.path().to_owned(),
-        };
+        let missing = || self.missing(key);
         let Source::File(file) = &self.source else {
             return Err(missing());
         };
+        let full = self.stored_key(key).ok_or_else(missing)?;
         let tensor = file.get(&full).ok_or_else(missing)?;
         let part = part.unwrap_or(0..tensor.shape.iter().product());
         let values = tensor.part_to_f32(part.clone())?;
@@ -398,7 +466,7 @@ impl AdapterTensors {
     /// The shape of `key` in the file, if it has it.
     pub fn shape(&self, key: &str) -> Option<Vec<usize>> {
         match &self.source {
-            Source::File(file) => Some(file.get(&self.full_key(key))?.shape.to_owned()),
+            Source::File(file) => Some(file.get(&self.stored_key(key)?)?.shape.to_owned()),
             Source::Fresh { .. } | Source::Shapes { .. } => None,
         }
     }
@@ -406,7 +474,7 @@ impl AdapterTensors {
     /// The dtype of `key` in the file, if it has it.
     pub fn stored_dtype(&self, key: &str) -> Option<safetensors::Dtype> {
         match &self.source {
-            Source::File(file) => Some(file.get(&self.full_key(key))?.stored),
+            Source::File(file) => Some(file.get(&self.stored_key(key)?)?.stored),
             Source::Fresh { .. } | Source::Shapes { .. } => None,
         }
     }
@@ -424,24 +492,32 @@ impl AdapterTensors {
         }
     }
 
-    /// The no-op guard: every tensor of the file must have been asked for.
+    /// The no-op guard: every tensor of the file must have been asked for, but for those of parts that text doesn't reach.
     ///
     /// # Errors
     /// If one was not.
-    pub fn finish(&self) -> Result<(), AdapterError> {
+    pub fn finish(&mut self) -> Result<(), AdapterError> {
         let Source::File(file) = &self.source else {
             return Ok(());
         };
-        let unused: Vec<String> = file
-            .names()
-            .into_iter()
-            .filter(|name| !self.used.contains(name))
-            .collect();
+        let names = file.names().into_iter();
+        let left = names.filter(|name| !self.used.contains(name));
+        let (others, unused): (Vec<String>, Vec<String>) =
+            left.partition(|name| is_of_other_tower(name));
+        if !others.is_empty() {
+            let count = others.len();
+            self.note(format!(
+                "{count} of the adapter's tensors are of parts that text doesn't reach (images, sounds), and are passed over"
+            ));
+        }
+        if let Some(renamed) = self.keys.renamed() {
+            self.note(renamed);
+        }
         let Some(first) = unused.iter().min() else {
             return Ok(());
         };
         Err(AdapterError::Unused {
-            path: file.path().to_owned(),
+            path: self.path().to_owned(),
             count: unused.len(),
             first: first.clone(),
             advice: format!(

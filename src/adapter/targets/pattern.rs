@@ -41,7 +41,7 @@ impl NamePattern {
     pub fn matches(&self, config: &JsonObject, key: &str, path: &str) -> Result<bool, ConfigError> {
         match self {
             Self::Whole(regex) => is_match(config, key, regex, path),
-            Self::Names(names) => Ok(names.iter().any(|name| ends_with_name(path, name))),
+            Self::Names(names) => Ok(names.iter().any(|name| is_named(config, path, name))),
         }
     }
 }
@@ -62,7 +62,13 @@ pub(super) fn ends_with_name(path: &str, name: &str) -> bool {
     path == name || path.strip_suffix(name).is_some_and(|p| p.ends_with('.'))
 }
 
-/// A pattern that runs into the engine's backtracking limit is refused: taken for no match, it would
+/// The same, however `config` spells `path`.
+pub(super) fn is_named(config: &JsonObject, path: &str, name: &str) -> bool {
+    let spellings = config.spellings(path);
+    spellings.iter().any(|path| ends_with_name(path, name))
+}
+
+/// Whether `regex` matches `path`, however `config` spells it. A pattern that runs into the engine's backtracking limit is refused: taken for no match, it would
 /// leave modules out without a word.
 pub(super) fn is_match(
     config: &JsonObject,
@@ -70,12 +76,18 @@ pub(super) fn is_match(
     regex: &Regex,
     path: &str,
 ) -> Result<bool, ConfigError> {
-    regex.is_match(path).map_err(|error| {
-        config.refused(
-            key,
-            &format!("the regular expression fails on `{path}`: {error}"),
-        )
-    })
+    for path in config.spellings(path) {
+        let matches = regex.is_match(&path).map_err(|error| {
+            config.refused(
+                key,
+                &format!("the regular expression fails on `{path}`: {error}"),
+            )
+        })?;
+        if matches {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// `rank_pattern`, `alpha_pattern` and the like: the number of the first key, in file order, that matches a path; where
@@ -173,7 +185,11 @@ impl ValuePattern {
                 return Ok(Some(entry.value));
             }
         }
-        let named = self.values.iter().find(|entry| entry.name == path);
+        let spellings = config.spellings(path);
+        let named = self
+            .values
+            .iter()
+            .find(|entry| spellings.contains(&entry.name));
         Ok(named.map(|entry| entry.value))
     }
 }

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::pattern::{NamePattern, ends_with_name};
+use super::pattern::{NamePattern, is_named};
 use super::{Include, Targets};
 use crate::adapter::{AdapterError, AdapterTensors};
 use crate::arch::{Module, ModuleKind};
@@ -45,7 +45,7 @@ impl Targets {
         {
             let is_there = |name: &&String| {
                 let mut paths = modules.iter().map(|module| &module.path);
-                paths.any(|path| ends_with_name(path, name))
+                paths.any(|path| is_named(config, path, name))
             };
             let absent: Vec<&String> = names.iter().filter(|name| !is_there(name)).collect();
             pass_over("target_modules", &absent, config, tensors, modules)?;
@@ -96,12 +96,13 @@ impl Targets {
         for entry in &self.modules_to_save {
             let before = saved.len();
             for module in modules {
-                let path = module_of(module);
-                let inside = path.ends_with(entry.as_str())
-                    || path
-                        .match_indices('.')
-                        .any(|(end, _)| path[..end].ends_with(entry.as_str()));
-                if inside {
+                let inside = |path: &String| {
+                    path.ends_with(entry.as_str())
+                        || path
+                            .match_indices('.')
+                            .any(|(end, _)| path[..end].ends_with(entry.as_str()))
+                };
+                if config.spellings(module_of(module)).iter().any(inside) {
                     saved.push(module.clone());
                 }
             }

@@ -72,7 +72,8 @@ impl Expert {
                 .wrong("peft_type", "`LORA`, which every expert is")
                 .into());
         }
-        let config = converted(&config, &base.spec)?;
+        let mut tensors = AdapterTensors::open(folder, &config, seed)?;
+        let config = converted(&tensors.spell(&config, &base.spec), &base.spec)?;
         for key in NOT_TAKEN {
             if is_on(&config, key) {
                 let reason =
@@ -88,7 +89,6 @@ impl Expert {
             let reason = "it changes the base's weights, which all experts share";
             return Err(config.refused("init_lora_weights", reason).into());
         }
-        let mut tensors = AdapterTensors::open(folder, &config, seed)?;
         let targets = Targets::with_defaults(&config, &base.spec.model_type, QUERY_VALUE)?;
         let mut pairs = BTreeMap::new();
         // What a head's own weight in the file would do to the base.
