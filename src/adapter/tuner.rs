@@ -251,7 +251,7 @@ pub fn target(base: &BaseModel, module: &Module) -> Option<Target> {
 
 /// Transformers stacks the experts of a layer, so that they are no modules, and PEFT passes them over. One whose name was
 /// asked for, and belongs to no other module, stays to be refused, and so does what has nothing beside it.
-fn without_experts(targets: &Targets, selected: Vec<Module>, base: &BaseModel) -> Vec<Module> {
+pub fn without_experts(targets: &Targets, selected: Vec<Module>, base: &BaseModel) -> Vec<Module> {
     let is_expert = |module: &Module| {
         matches!(module.kind, ModuleKind::Routed { .. }) && !base.spec.is_router(&module.path)
     };

@@ -1,5 +1,7 @@
 //! What has parameters: linear layers, tables, norms; and how adapters see them.
 
+use super::DecoderSpec;
+
 /// `y = W x + b`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Linear {
@@ -226,14 +228,15 @@ impl Module {
         }
     }
 
-    /// Its place in a checkpoint: of routers and experts the name that the family's checkpoints have, with the number of
-    /// its own layer, which another layer's tensors may serve.
-    pub fn stored_path(&self) -> String {
+    /// Its place in a checkpoint of `spec`: of routers and experts the name that the family's checkpoints have, with the
+    /// number of its own layer, which another layer's tensors may serve.
+    pub fn stored_path(&self, spec: &DecoderSpec) -> String {
+        let own = spec.stored_name(&self.path);
         if !matches!(self.kind, ModuleKind::Routed { .. }) {
-            return self.path.clone();
+            return own;
         }
         let is_number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
-        let parts = self.source.split('.').zip(self.path.split('.'));
+        let parts = self.source.split('.').zip(own.split('.'));
         let parts = parts.map(|(stored, own)| if is_number(own) { own } else { stored });
         parts.collect::<Vec<&str>>().join(".")
     }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::output::print;
-use crate::arch::{FAMILIES, Family};
+use crate::arch::{FAMILIES, Family, Text, WRAPPERS, Wrapper};
 use crate::model::synthetic::{self, SyntheticModel};
 
 /// `models`
@@ -23,7 +23,7 @@ impl Models {
     }
 }
 
-/// One line a family and one a shape, in columns.
+/// One line a family, one a wrapper and one a shape, in columns.
 fn plain() -> String {
     let widest = |texts: &mut dyn Iterator<Item = usize>| texts.max().unwrap_or(0);
     let types = widest(&mut FAMILIES.iter().map(|family| family.model_type.len()));
@@ -49,6 +49,23 @@ fn plain() -> String {
         ));
     }
     lines.push(String::new());
+    lines.push("Text towers of multimodal models, for prompts of text alone:".to_owned());
+    let types = widest(&mut WRAPPERS.iter().map(|wrapper| wrapper.model_type.len()));
+    let names = widest(&mut WRAPPERS.iter().map(|wrapper| wrapper.name.len()));
+    for wrapper in WRAPPERS {
+        let Wrapper {
+            model_type, name, ..
+        } = wrapper;
+        let (text, refused) = tower(wrapper);
+        let refused = match refused {
+            refused if refused.is_empty() => refused,
+            refused => format!("; refused: {refused}"),
+        };
+        lines.push(format!(
+            "{model_type:<types$}  {name:<names$}  {text}{refused}"
+        ));
+    }
+    lines.push(String::new());
     let shapes: Vec<SyntheticModel> = synthetic::models().collect();
     let names = widest(&mut shapes.iter().map(|shape| shape.name.len()));
     lines.push("--model synthetic/<shape>, with random weights:".to_owned());
@@ -62,6 +79,23 @@ fn plain() -> String {
         );
     }
     lines.join("\n") + "\n"
+}
+
+/// A wrapper's text family, and what is refused.
+fn tower(wrapper: &Wrapper) -> (String, String) {
+    let text = wrapper.text.model_type();
+    let (text, lacking) = match (wrapper.text, wrapper.text.family()) {
+        (Text::Always(_), Some(family)) => (family.model_type.to_owned(), None),
+        (Text::Usually(_), Some(family)) => {
+            (format!("{}, or another family", family.model_type), None)
+        }
+        (_, None) => (
+            "another family".to_owned(),
+            Some(format!("with `{text}`, which isn't supported")),
+        ),
+    };
+    let refused = wrapper.refused.map(str::to_owned).or(lacking);
+    (text, refused.unwrap_or_default())
 }
 
 fn millions(parameters: u64) -> u64 {
@@ -86,6 +120,16 @@ fn markdown() -> String {
             family.special,
             family.refused,
             names.join(", ")
+        ));
+    }
+    lines.push(String::new());
+    lines.push("| multimodal `model_type` | models | text family | refused |".to_owned());
+    lines.push("| --- | --- | --- | --- |".to_owned());
+    for wrapper in WRAPPERS {
+        let (text, refused) = tower(wrapper);
+        lines.push(format!(
+            "| `{}` | {} | {text} | {refused} |",
+            wrapper.model_type, wrapper.name
         ));
     }
     lines.join("\n") + "\n"
@@ -113,6 +157,9 @@ mod tests {
         };
         for family in FAMILIES {
             assert!(has(family.model_type), "{}", family.model_type);
+        }
+        for wrapper in WRAPPERS {
+            assert!(has(wrapper.model_type), "{}", wrapper.model_type);
         }
         for shape in synthetic::models() {
             assert!(has(shape.name), "{}", shape.name);

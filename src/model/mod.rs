@@ -2,6 +2,7 @@
 
 pub mod hub;
 mod id;
+mod stacks;
 pub mod synthetic;
 mod tokenizer;
 
@@ -119,8 +120,9 @@ impl BaseModel {
         let config = JsonObject::read(&folder.join("config.json"))?;
         refuse_quantized(&config)?;
         let mut spec = arch::spec(&config)?;
-        let store = TensorStore::open_folder(folder)?;
+        let mut store = TensorStore::open_folder(folder)?;
         arch::locate(&mut spec, &store)?;
+        stacks::take_apart(&spec, &mut store)?;
         tie_as_stored(&mut spec, &store);
         Ok(Self {
             id: ModelId::Local(folder.to_owned()),

@@ -134,7 +134,20 @@ fn whole_numbers<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> i64) ->
     chunks.iter().map(|&chunk| read(chunk)).collect()
 }
 
-impl TensorView<'_> {
+impl<'a> TensorView<'a> {
+    /// The part of it that begins `first` bytes behind its start and is as long as `shape` asks for, as a tensor of its own.
+    /// The whole has been checked to be as long.
+    pub(super) fn part(&self, name: &'a str, first: usize, shape: &'a [usize]) -> Self {
+        let length = shape.iter().product::<usize>() * self.stored.bitsize() / 8;
+        Self {
+            name,
+            shape,
+            bytes: &self.bytes[first..first + length],
+            offset: self.offset + first as u64,
+            ..self.clone()
+        }
+    }
+
     /// The element type, if it is one of the three float types.
     ///
     /// # Errors

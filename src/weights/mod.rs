@@ -13,5 +13,5 @@ pub use convert::{NonFinite, encode, first_non_finite, round_to, widen};
 pub use dtype::{Dtype, UnknownDtype};
 pub use error::WeightsError;
 pub use file::{ByteSpan, SafetensorsFile, TensorLocation, TensorView};
-pub use store::TensorStore;
+pub use store::{Part, TensorStore};
 pub use writer::{BytesPlan, SafetensorsWriter, TensorPlan, WriteTensorError};

@@ -14,8 +14,21 @@ pub struct TensorStore {
     files: Vec<SafetensorsFile>,
     /// Tensor name to the file that has it.
     names: BTreeMap<String, usize>,
+    /// Names of parts of tensors.
+    parts: BTreeMap<String, Part>,
     /// What error messages call the checkpoint.
     path: PathBuf,
+}
+
+/// A part of a tensor, which is found as if it were a tensor.
+#[derive(Debug)]
+pub struct Part {
+    /// The tensor.
+    pub whole: String,
+    /// Its first element in the tensor.
+    pub first: usize,
+    /// Its own shape.
+    pub shape: Vec<usize>,
 }
 
 #[derive(Deserialize)]
@@ -58,6 +71,7 @@ impl TensorStore {
         Ok(Self {
             files: vec![file],
             names,
+            parts: BTreeMap::new(),
             path: path.to_owned(),
         })
     }
@@ -104,7 +118,12 @@ impl TensorStore {
             }
             names.insert(name, number);
         }
-        Ok(Self { files, names, path })
+        Ok(Self {
+            files,
+            names,
+            parts: BTreeMap::new(),
+            path,
+        })
     }
 
     /// The file or index that the checkpoint was opened from.
@@ -127,10 +146,31 @@ impl TensorStore {
         self.names.contains_key(name)
     }
 
-    /// The tensor `name`, if there.
+    /// The tensor `name`, or the part of one that has this name, if there.
     pub fn find(&self, name: &str) -> Option<TensorView<'_>> {
-        let (name, &number) = self.names.get_key_value(name)?;
-        self.files[number].get(name)
+        if let Some((name, &number)) = self.names.get_key_value(name) {
+            return self.files[number].get(name);
+        }
+        let (name, part) = self.parts.get_key_value(name)?;
+        let whole = self.find(&part.whole)?;
+        let size = whole.stored.bitsize() / 8;
+        Some(whole.part(name, part.first * size, &part.shape))
+    }
+
+    /// Has the part of a tensor found under `name`.
+    ///
+    /// # Panics
+    /// If the tensor isn't there, or isn't as long.
+    pub fn add_part(&mut self, name: String, part: Part) {
+        let whole = self.find(&part.whole).expect("the tensor was found");
+        let elements = |shape: &[usize]| shape.iter().product::<usize>();
+        assert!(part.first + elements(&part.shape) <= elements(whole.shape));
+        self.parts.insert(name, part);
+    }
+
+    /// What `name` is a part of, if it's the name of a part.
+    pub fn part(&self, name: &str) -> Option<&Part> {
+        self.parts.get(name)
     }
 
     /// The tensor `name`.

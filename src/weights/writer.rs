@@ -37,7 +37,8 @@ pub struct BytesPlan {
 }
 
 impl BytesPlan {
-    fn bytes(&self) -> u64 {
+    /// Bytes of the tensor.
+    pub fn bytes(&self) -> u64 {
         let bits = self.shape.iter().map(|&d| d as u64).product::<u64>();
         bits * self.stored.bitsize() as u64 / 8
     }
@@ -160,12 +161,17 @@ impl SafetensorsWriter {
     }
 
     fn place(&self, name: &str, elements: usize) -> (Dtype, u64) {
-        let (plan, start) = &self.tensors[name];
+        let (plan, _) = &self.tensors[name];
         assert_eq!(
             plan.shape.iter().product::<usize>(),
             elements,
             "tensor `{name}` has another size than was planned"
         );
+        self.float_place(name)
+    }
+
+    fn float_place(&self, name: &str) -> (Dtype, u64) {
+        let (plan, start) = &self.tensors[name];
         let dtype = Dtype::from_safetensors(plan.stored);
         (
             dtype.expect("values are written to tensors of float types"),
@@ -199,20 +205,47 @@ impl SafetensorsWriter {
         Ok(())
     }
 
-    /// Writes the planned tensor `name` from `tensor`, whose dtype may be another one, a chunk at a time.
+    /// Writes elements of the planned tensor `name`, the first of them its element `first`, as [`write`](Self::write) does.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    ///
+    /// # Panics
+    /// If `name` was not planned, or has fewer elements.
+    pub fn write_elements(
+        &self,
+        name: &str,
+        first: usize,
+        values: &[f32],
+    ) -> Result<(), WriteTensorError> {
+        let (dtype, start) = self.float_place(name);
+        let elements = self.tensors[name].0.shape.iter().product::<usize>();
+        assert!(first + values.len() <= elements, "tensor `{name}`");
+        let mut bytes = Vec::new();
+        for (number, chunk) in values.chunks(CHUNK).enumerate() {
+            let first = first + number * CHUNK;
+            self.write_chunk(name, dtype, start, (first, chunk), &mut bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the elements of `tensor`, whose dtype may be another one, into the planned tensor `name`, the first of them its
+    /// element `first`, a chunk at a time.
     ///
     /// # Errors
     /// If `tensor` has no float type, a value isn't finite in the planned dtype, or writing fails.
     ///
     /// # Panics
-    /// If `name` was not planned, or with another number of elements.
-    pub fn write_converted(&self, name: &str, tensor: &TensorView) -> Result<(), WriteTensorError> {
+    /// If `name` was not planned, or has fewer elements.
+    pub fn write_converted(
+        &self,
+        name: &str,
+        first: usize,
+        tensor: &TensorView,
+    ) -> Result<(), WriteTensorError> {
         let from = tensor.dtype()?;
-        let (dtype, start) = self.place(name, tensor.bytes.len() / from.size());
-        let mut bytes = Vec::new();
         for (number, chunk) in tensor.bytes.chunks(CHUNK * from.size()).enumerate() {
-            let values = widen(chunk, from);
-            self.write_chunk(name, dtype, start, (number * CHUNK, &values), &mut bytes)?;
+            self.write_elements(name, first + number * CHUNK, &widen(chunk, from))?;
         }
         Ok(())
     }
@@ -338,7 +371,7 @@ mod tests {
         let create =
             |dtype| SafetensorsWriter::create(&to, &[plan("a", &[length], dtype)]).unwrap();
         let writer = create(Dtype::BFloat16);
-        writer.write_converted("a", &tensor).unwrap();
+        writer.write_converted("a", 0, &tensor).unwrap();
         writer.finish().unwrap();
         let rounded: Vec<f32> = values
             .iter()
@@ -348,7 +381,7 @@ mod tests {
         assert_eq!(converted.get("a").unwrap().to_f32().unwrap(), rounded);
 
         let error = create(Dtype::Float16)
-            .write_converted("a", &tensor)
+            .write_converted("a", 0, &tensor)
             .unwrap_err();
         let WriteTensorError::NonFinite { source, .. } = error else {
             panic!("{error}");

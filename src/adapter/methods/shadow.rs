@@ -310,6 +310,13 @@ fn network(graph: &mut GraphBuilder, name: &str, network: &Network, x: &Value) -
 
 /// The backbone's architecture: the base's with other sizes.
 fn mirrored(config: &JsonObject, base: &BaseModel) -> Result<DecoderSpec, AdapterError> {
+    if base.spec.tower.is_some() {
+        let reason = format!(
+            "SHADOW for a `{}`, whose backbone would be multimodal too, is not implemented",
+            base.spec.model_type
+        );
+        return Err(config.refused("peft_type", &reason).into());
+    }
     let mut changed = base.config.clone();
     let mut set = |names: &[&str], value: usize| {
         let known = names.iter().find(|name| changed.get(name).is_some());

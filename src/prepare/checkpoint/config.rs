@@ -10,17 +10,31 @@ use crate::weights::Dtype;
 /// The names that releases of Transformers have given the weights' dtype, the newer one first.
 const DTYPE_KEYS: [&str; 2] = ["dtype", "torch_dtype"];
 
+/// A wrapper's key for its text tower.
+const TEXT: &str = "text_config";
+
+const TIED: &str = "tie_word_embeddings";
+
 /// The file's text.
 pub fn text(base: &BaseModel, spec: &DecoderSpec, layout: &Layout, dtype: Option<Dtype>) -> String {
     let mut config = base.config.json().clone();
-    if spec.layers.len() != base.spec.layers.len() {
-        config["num_hidden_layers"] = json!(spec.layers.len());
-    }
+    let nested = spec.tower.is_some() && config.get(TEXT).is_some_and(Value::is_object);
     if layout.tied != base.spec.tied() {
-        config["tie_word_embeddings"] = json!(layout.tied);
+        config[TIED] = json!(layout.tied);
+        // Some wrappers tie what either of the two says.
+        if nested {
+            config[TEXT][TIED] = json!(layout.tied);
+        }
+    }
+    let text = match nested {
+        true => &mut config[TEXT],
+        false => &mut config,
+    };
+    if spec.layers.len() != base.spec.layers.len() {
+        text["num_hidden_layers"] = json!(spec.layers.len());
     }
     for &key in &layout.bias_keys {
-        config[key] = json!(true);
+        text[key] = json!(true);
     }
     if let Some(dtype) = dtype {
         set_dtype(&mut config, dtype);

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::adapter::{Adapter, AdapterError};
-use crate::arch::{DecoderSpec, Module, ModuleKind};
+use crate::arch::{DecoderSpec, Module, ModuleKind, bare};
 use crate::model::BaseModel;
 use crate::prepare::PrepareError;
 use crate::prepare::merge::{Change, head_follows};
-use crate::weights::{Dtype, TensorPlan, TensorView};
+use crate::weights::{BytesPlan, Dtype, Part, TensorView};
 
 /// The tensors of a checkpoint.
 #[derive(Debug)]
@@ -20,15 +20,15 @@ pub struct Layout<'a> {
     pub bias_keys: BTreeSet<&'static str>,
     /// Tensors of the base that nothing uses.
     pub dropped: Vec<String>,
-    /// What parameters are called that have another name in checkpoints.
-    names: BTreeMap<String, String>,
+    /// Where parameters are that have another name in checkpoints: a tensor and an element of it.
+    places: BTreeMap<String, (String, usize)>,
 }
 
 /// One tensor.
 #[derive(Debug)]
 pub struct Tensor<'a> {
     /// Name, dtype and shape.
-    pub plan: TensorPlan,
+    pub plan: BytesPlan,
     /// Its values.
     pub values: Values<'a>,
 }
@@ -40,6 +40,8 @@ pub enum Values<'a> {
     Merged,
     /// The base.
     Stored(TensorView<'a>),
+    /// The base for some parts, from these elements on, and the merge for the others.
+    Parts(Vec<(usize, TensorView<'a>)>),
     /// A bias that Transformers asks for because another module has one.
     Zeros,
 }
@@ -91,7 +93,8 @@ impl<'a> Layout<'a> {
 
         let mut tensors = Vec::new();
         let mut used = BTreeSet::new();
-        let mut names = BTreeMap::new();
+        let mut places = BTreeMap::new();
+        let mut stacks: BTreeMap<String, usize> = BTreeMap::new();
         for module in modules {
             let shares_weight = tied && module.path == spec.lm_head.path;
             let mut own_dtype = Dtype::Float32;
@@ -101,49 +104,113 @@ impl<'a> Layout<'a> {
                 }
                 let stored = base.tensor(&module.tensor(name))?;
                 stored.expect_shape(&shape)?;
-                used.insert(stored.name);
                 own_dtype = dtype.unwrap_or(stored.dtype()?);
                 let place = format!("{}.{name}", module.path);
-                let values = match changed.contains(&place) {
+                let is_changed = changed.contains(&place);
+                if let Some(part) = base.store.part(stored.name) {
+                    let whole = base.store.get(&part.whole)?;
+                    used.insert(whole.name);
+                    let name = stack_name(&module.stored_path(spec), part);
+                    let index = *stacks.entry(name.clone()).or_insert_with(|| {
+                        let shape = whole.shape.to_owned();
+                        let values = Values::Parts(Vec::new());
+                        tensors.push(tensor(name.clone(), own_dtype, shape, values));
+                        tensors.len() - 1
+                    });
+                    places.insert(place, (name, part.first));
+                    if let (false, Values::Parts(parts)) = (is_changed, &mut tensors[index].values)
+                    {
+                        parts.push((part.first, stored));
+                    }
+                    continue;
+                }
+                used.insert(stored.name);
+                let values = match is_changed {
                     true => Values::Merged,
                     false => Values::Stored(stored),
                 };
-                let name = format!("{}.{name}", module.stored_path());
+                let name = format!("{}.{name}", module.stored_path(spec));
                 tensors.push(tensor(name.clone(), own_dtype, shape, values));
                 if name != place {
-                    names.insert(place, name);
+                    places.insert(place, (name, 0));
                 }
             }
             let key = bias_key(spec, &module.path).filter(|_| lacks_bias(module));
             if key.is_some_and(|key| bias_keys.contains(key)) {
-                let name = format!("{}.bias", module.path);
+                let place = format!("{}.bias", module.path);
                 let rows = module.parameters().swap_remove(0).1[0];
-                let values = match changed.contains(&name) {
+                let values = match changed.contains(&place) {
                     true => Values::Merged,
                     false => Values::Zeros,
                 };
-                tensors.push(tensor(name, own_dtype, vec![rows], values));
+                let name = spec.stored_parameter(&place);
+                tensors.push(tensor(name.clone(), own_dtype, vec![rows], values));
+                if name != place {
+                    places.insert(place, (name, 0));
+                }
             }
         }
-        let dropped = base.store.names().filter(|name| !used.contains(name));
+        let towers = other_towers(spec, base);
+        let left = base.store.names().filter(|name| !used.contains(name));
+        let (others, dropped): (Vec<&str>, Vec<&str>) =
+            left.partition(|name| towers.contains(name));
+        for name in others {
+            let stored = base.store.get(name)?;
+            // What isn't of a float type (positions, for one) stays as it is.
+            let stored_dtype = match (dtype, stored.dtype()) {
+                (Some(dtype), Ok(_)) => dtype.to_safetensors(),
+                _ => stored.stored,
+            };
+            tensors.push(Tensor {
+                plan: BytesPlan {
+                    name: name.to_owned(),
+                    stored: stored_dtype,
+                    shape: stored.shape.to_owned(),
+                },
+                values: Values::Stored(stored),
+            });
+        }
         Ok(Self {
             tensors,
             tied,
             bias_keys,
-            dropped: dropped.map(str::to_owned).collect(),
-            names,
+            dropped: dropped.into_iter().map(str::to_owned).collect(),
+            places,
         })
     }
 
-    /// What the parameter `name` is called in the checkpoint.
-    pub fn name_of<'b>(&'b self, name: &'b str) -> &'b str {
-        self.names.get(name).map_or(name, String::as_str)
+    /// Where the parameter `name` is in the checkpoint: its tensor, and the element that it begins with.
+    pub fn place_of<'b>(&'b self, name: &'b str) -> (&'b str, usize) {
+        let place = self.places.get(name);
+        place.map_or((name, 0), |(tensor, first)| (tensor, *first))
     }
+}
+
+/// Tensors of a wrapper's parts beside the text tower.
+fn other_towers<'a>(spec: &DecoderSpec, base: &'a BaseModel) -> BTreeSet<&'a str> {
+    if spec.tower.is_none() {
+        return BTreeSet::new();
+    }
+    let first = |name: &str| bare(name).split('.').next().map(str::to_owned);
+    let own: BTreeSet<Option<String>> = spec.modules().iter().map(|m| first(&m.path)).collect();
+    let names = base.store.names();
+    names.filter(|name| !own.contains(&first(name))).collect()
+}
+
+/// The name of the tensor that holds the weights of all experts of a layer, that at `path` among them.
+fn stack_name(path: &str, part: &Part) -> String {
+    let experts = path.rfind(".experts.").map_or(path, |at| &path[..at]);
+    let name = part.whole.rsplit('.').next().unwrap_or(&part.whole);
+    format!("{experts}.experts.{name}")
 }
 
 fn tensor(name: String, dtype: Dtype, shape: Vec<usize>, values: Values) -> Tensor {
     Tensor {
-        plan: TensorPlan { name, dtype, shape },
+        plan: BytesPlan {
+            name,
+            stored: dtype.to_safetensors(),
+            shape,
+        },
         values,
     }
 }

@@ -15,6 +15,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -25,7 +26,7 @@ use self::shards::Shards;
 use self::target::Target;
 use super::PrepareError;
 use super::manifest::write_file;
-use super::merge::changes;
+use super::merge::{Change, changes};
 use super::partial;
 use crate::adapter::{Adapter, AdapterError};
 use crate::model::BaseModel;
@@ -98,6 +99,9 @@ fn write_sharded(
         None => Vec::new(),
     };
     let layout = Layout::new(base, adapter, &modules, &changes, dtype)?;
+    let parameters: Vec<(String, _)> = changes.iter().flat_map(Change::parameters).collect();
+    let changed = parameters.iter().map(|(name, _)| layout.place_of(name).0);
+    let changed: BTreeSet<&str> = changed.collect();
 
     let target = Target::new(folder, base, adapter)?;
     let partial = partial::create(target.parent()).map_err(target.failed(""))?;
@@ -107,7 +111,8 @@ fn write_sharded(
     if let Some(adapter) = adapter {
         changes.par_iter().try_for_each(|change| {
             change.apply(base, adapter, &|name, values| {
-                shards.write(layout.name_of(name), values)
+                let (tensor, first) = layout.place_of(name);
+                shards.write(tensor, first, values)
             })
         })?;
     }
@@ -116,8 +121,11 @@ fn write_sharded(
         .par_iter()
         .try_for_each(|tensor| match &tensor.values {
             Values::Merged => Ok(()),
-            Values::Stored(stored) => shards.copy(&tensor.plan, stored),
-            Values::Zeros => shards.write(&tensor.plan.name, &vec![0.0; tensor.elements()]),
+            Values::Stored(stored) => shards.copy(&tensor.plan, 0, stored),
+            Values::Parts(parts) => parts
+                .iter()
+                .try_for_each(|(first, stored)| shards.copy(&tensor.plan, *first, stored)),
+            Values::Zeros => shards.write(&tensor.plan.name, 0, &vec![0.0; tensor.elements()]),
         })
         .map_err(AdapterError::from)?;
     let written = shards.finish()?;
@@ -136,7 +144,7 @@ fn write_sharded(
     write(target::MARKER, target::marker(base, adapter))?;
     partial::replace(made, target.path()).map_err(target.failed(""))?;
 
-    let merged = |tensor: &&layout::Tensor| matches!(tensor.values, Values::Merged);
+    let merged = |tensor: &&layout::Tensor| changed.contains(tensor.plan.name.as_str());
     Ok(CheckpointSummary {
         folder: target.path().to_owned(),
         shards: written.files,

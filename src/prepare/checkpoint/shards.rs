@@ -10,7 +10,7 @@ use serde_json::json;
 use super::layout::Tensor;
 use crate::prepare::PrepareError;
 use crate::prepare::manifest::write_file;
-use crate::weights::{SafetensorsWriter, TensorPlan, TensorView, WeightsError, WriteTensorError};
+use crate::weights::{BytesPlan, SafetensorsWriter, TensorView, WeightsError, WriteTensorError};
 
 /// The files of a checkpoint while they're being written.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl Shards {
         let mut shards = Self {
             writers: Vec::new(),
             places: BTreeMap::new(),
-            tensor_bytes: tensors.iter().map(|tensor| bytes(&tensor.plan)).sum(),
+            tensor_bytes: tensors.iter().map(|tensor| tensor.plan.bytes()).sum(),
             made: made.to_owned(),
             target: target.to_owned(),
         };
@@ -59,7 +59,7 @@ impl Shards {
                 1 => "model.safetensors".to_owned(),
                 count => format!("model-{:05}-of-{count:05}.safetensors", number + 1),
             };
-            let writer = SafetensorsWriter::create(&made.join(&name), plans);
+            let writer = SafetensorsWriter::create_with(&made.join(&name), plans, &[]);
             let writer = writer.map_err(|error| shards.renamed(error))?;
             shards.writers.push((name, writer));
             let places = plans.iter().map(|plan| (plan.name.clone(), number));
@@ -68,26 +68,33 @@ impl Shards {
         Ok(shards)
     }
 
-    /// Writes the tensor `name`, rounded once to its dtype.
+    /// Writes elements of the tensor `name`, from its element `first` on, rounded once to its dtype.
     ///
     /// # Errors
     /// If a value isn't finite in that dtype, or writing fails.
-    pub fn write(&self, name: &str, values: &[f32]) -> Result<(), WriteTensorError> {
-        let written = self.writer(name).write(name, values);
+    pub fn write(&self, name: &str, first: usize, values: &[f32]) -> Result<(), WriteTensorError> {
+        let written = self.writer(name).write_elements(name, first, values);
         written.map_err(|error| self.renamed_tensor(error))
     }
 
-    /// Writes `stored` as `plan`: byte for byte, or converted where it has another dtype.
+    /// Writes `stored` into the tensor of `plan`, from its element `first` on: byte for byte, or converted where that has
+    /// another dtype.
     ///
     /// # Errors
     /// If a converted value isn't finite, or writing fails.
-    pub fn copy(&self, plan: &TensorPlan, stored: &TensorView) -> Result<(), WriteTensorError> {
+    pub fn copy(
+        &self,
+        plan: &BytesPlan,
+        first: usize,
+        stored: &TensorView,
+    ) -> Result<(), WriteTensorError> {
         let writer = self.writer(&plan.name);
-        let copied = if stored.dtype()? == plan.dtype {
-            let written = writer.write_bytes(&plan.name, stored.bytes);
+        let copied = if stored.stored == plan.stored {
+            let first = first * plan.stored.bitsize() / 8;
+            let written = writer.write_part(&plan.name, first, stored.bytes);
             written.map_err(WriteTensorError::from)
         } else {
-            writer.write_converted(&plan.name, stored)
+            writer.write_converted(&plan.name, first, stored)
         };
         copied.map_err(|error| self.renamed_tensor(error))
     }
@@ -160,24 +167,19 @@ impl Shards {
 }
 
 /// The tensors of each file, in order.
-fn split(tensors: &[Tensor], limit: u64) -> Vec<Vec<TensorPlan>> {
-    let mut groups: Vec<Vec<TensorPlan>> = vec![Vec::new()];
+fn split(tensors: &[Tensor], limit: u64) -> Vec<Vec<BytesPlan>> {
+    let mut groups: Vec<Vec<BytesPlan>> = vec![Vec::new()];
     let mut size = 0;
     for Tensor { plan, .. } in tensors {
-        if size > 0 && size + bytes(plan) > limit {
+        if size > 0 && size + plan.bytes() > limit {
             groups.push(Vec::new());
             size = 0;
         }
-        size += bytes(plan);
+        size += plan.bytes();
         groups
             .last_mut()
             .expect("there is at least one group")
             .push(plan.clone());
     }
     groups
-}
-
-fn bytes(plan: &TensorPlan) -> u64 {
-    let elements = plan.shape.iter().map(|&size| size as u64).product::<u64>();
-    elements * plan.dtype.size() as u64
 }

@@ -108,8 +108,12 @@ pub fn converted(config: &JsonObject, spec: &DecoderSpec) -> Result<JsonObject, 
         .with(PARAMETERS, json!(parameters)))
 }
 
-/// The names of an expert's gate, up and down projection.
+/// The names of an expert's gate, up and down projection, in models whose configurations PEFT converts.
 fn names(spec: &DecoderSpec) -> Option<[&str; 3]> {
+    // No wrapper is among the models that it's done for.
+    if spec.tower.is_some() {
+        return None;
+    }
     let experts = spec.layers.iter().find_map(|layer| match &layer.mlp {
         Mlp::Experts { experts, .. } => experts.first(),
         _ => None,

@@ -65,7 +65,9 @@ use crate::adapter::replaced::{
 use crate::adapter::replication::replicate;
 use crate::adapter::targets::{QUERY_VALUE, Targets};
 use crate::adapter::token_rows::trainable_token_indices;
-use crate::adapter::tuner::{Layer, Loading, Table, Target, not_adaptable, target};
+use crate::adapter::tuner::{
+    Layer, Loading, Table, Target, not_adaptable, target, without_experts,
+};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, ModuleAdapter};
 use crate::arch::{Module, ModuleKind};
 use crate::json_object::JsonObject;
@@ -94,6 +96,10 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         true => Vec::new(),
         false => targets.select(config, tensors, &modules)?,
     };
+    if spec.tower.is_some() {
+        // A wrapper's configuration isn't converted, and PEFT finds no modules in its experts.
+        selected = without_experts(&targets, selected, base);
+    }
     let mut saved = targets.saved(config, tensors, &modules)?;
     let mut effects = Effects::default();
 

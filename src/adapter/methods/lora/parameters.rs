@@ -91,8 +91,11 @@ impl<'a> TargetParameters<'a> {
         check_options(config, lora)?;
         let all = parameters(spec);
         let is_meant = |parameter: &Parameter, name: &str| {
-            let rest = parameter.name.strip_suffix(name);
-            rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+            let is_meant = |spelled: &String| {
+                let rest = spelled.strip_suffix(name);
+                rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+            };
+            config.spellings(&parameter.name).iter().any(is_meant)
         };
         let failed = |message: String| AdapterError::Targets {
             path: config.path().to_owned(),

@@ -1,0 +1,71 @@
+//! Checkpoints that hold the experts of a layer in one tensor: `experts.gate_up_proj`, `[experts, 2 * intermediate, hidden]`,
+//! the rows of each gate before those of its up projection, and `experts.down_proj`, `[experts, hidden, intermediate]`. Their
+//! parts are found under the names that they have where each expert is stored by itself.
+
+use crate::arch::{DecoderSpec, Expert, Linear, Mlp};
+use crate::weights::{Part, TensorStore, WeightsError};
+
+/// Has the parts of the stacked tensors in `store` found by the names that `spec` has for them.
+///
+/// # Errors
+/// If such a tensor has another shape.
+pub fn take_apart(spec: &DecoderSpec, store: &mut TensorStore) -> Result<(), WeightsError> {
+    for layer in &spec.layers {
+        let Mlp::Experts { experts, .. } = &layer.mlp else {
+            continue;
+        };
+        take_apart_one(store, experts, "gate_up_proj", |expert| {
+            vec![&expert.gate_proj, &expert.up_proj]
+        })?;
+        take_apart_one(store, experts, "down_proj", |expert| {
+            vec![&expert.down_proj]
+        })?;
+    }
+    Ok(())
+}
+
+fn take_apart_one(
+    store: &mut TensorStore,
+    experts: &[Expert],
+    name: &str,
+    linears: impl Fn(&Expert) -> Vec<&Linear>,
+) -> Result<(), WeightsError> {
+    let Some(first) = experts.first() else {
+        return Ok(());
+    };
+    let source = &first.down_proj.source;
+    let Some(at) = source.rfind(".experts.") else {
+        return Ok(());
+    };
+    let whole = format!("{}.experts.{name}", &source[..at]);
+    let Some(found) = store.find(&whole) else {
+        return Ok(());
+    };
+    let rows: usize = linears(first).iter().map(|l| l.out_features).sum();
+    let columns = linears(first)[0].in_features;
+    let turned = [experts.len(), columns, rows];
+    if found.shape == turned && rows != columns {
+        return Err(WeightsError::Layout {
+            path: found.path.to_owned(),
+            message: format!(
+                "tensor `{whole}` has shape {turned:?}, inputs before outputs, which isn't supported; expected \
+                 `[experts, outputs, inputs]`, [{}, {rows}, {columns}]",
+                experts.len()
+            ),
+        });
+    }
+    found.expect_shape(&[experts.len(), rows, columns])?;
+    let mut next = 0;
+    for expert in experts {
+        for linear in linears(expert) {
+            let part = Part {
+                whole: whole.clone(),
+                first: next,
+                shape: vec![linear.out_features, linear.in_features],
+            };
+            next += linear.out_features * linear.in_features;
+            store.add_part(format!("{}.weight", linear.source), part);
+        }
+    }
+    Ok(())
+}
