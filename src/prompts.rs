@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::json_check::{did_you_mean, json_type, nearest, quoted, without_comments};
+use crate::json::check::{did_you_mean, json_type, nearest, quoted, without_comments};
 
 const EMBEDDED: &str = include_str!("../prompts/prompts.json");
 

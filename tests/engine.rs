@@ -8,15 +8,14 @@ use std::sync::LazyLock;
 
 use common::{case, copy_folder, edit_tensors, model, set_key};
 use peft_bench::adapter::AdapterForm;
-use peft_bench::engine::layout::block_size;
-use peft_bench::engine::{
-    DecoderEngine, Engine, EngineOptions, OnnxRuntime, Provider, WeightsMode,
-};
+use peft_bench::lowering::block_size;
+use peft_bench::engine::{DecoderEngine, Engine, EngineOptions, OnnxRuntime, Provider, WeightsMode};
 use peft_bench::experiment::Experiment;
 use peft_bench::model::BaseModel;
-use peft_bench::prepare::{Precision, Preparation, PreparedVariant, Variant, other_adapters};
-use peft_bench::runtime::install::locate_or_install;
-use peft_bench::verify::{follow, trace};
+use peft_bench::onnxruntime::install::locate_or_install;
+use peft_bench::parity::{follow, trace};
+use peft_bench::prepare::{Preparation, other_adapters};
+use peft_bench::prepared::{Precision, PreparedVariant, Variant};
 use peft_bench::weights::Dtype;
 
 const PROMPT: [u32; 6] = [3, 1, 4, 1, 5, 9];

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::decomposition::DecompositionError;
-use crate::json_object::ConfigError;
+use crate::json::ConfigError;
 use crate::weights::{WeightsError, WriteTensorError};
 
 /// An adapter that can't be loaded, or doesn't fit the base.

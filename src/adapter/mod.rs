@@ -5,25 +5,17 @@
 //! replaced, tokens or cache rows in front of the prompt. Merging and exporting know only that.
 
 mod beside;
-mod components;
-mod dense;
-mod encoder;
 mod error;
 pub mod form;
 mod inputs;
 mod keys;
-mod linalg;
 mod methods;
-mod options;
-mod places;
 mod replaced;
-mod replication;
-mod stacked;
 mod targets;
 mod task;
 mod tensors;
 mod token_rows;
-mod tuner;
+mod toolbox;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -46,7 +38,7 @@ pub use tensors::{AdapterTensors, Init};
 pub use self::form::AdapterForm;
 use self::form::{Form, Naming, Native};
 use crate::arch::{DecoderSpec, Layer};
-use crate::json_object::JsonObject;
+use crate::json::JsonObject;
 use crate::model::BaseModel;
 
 /// A module's parameters, widened to float32, while an adapter is folded into them.

@@ -8,10 +8,10 @@
 
 use std::collections::BTreeSet;
 
-use super::stacked::{StackedWeight, stacked_weights};
+use super::toolbox::stacked::{StackedWeight, stacked_weights};
 use super::{AdapterError, AdapterTensors, Effects, tensors};
 use crate::arch::{DecoderSpec, Linear, Module, ModuleKind};
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 use crate::model::BaseModel;
 
 /// A parameter of the base that an adapter replaces.

@@ -13,7 +13,7 @@ use fancy_regex::Regex;
 use serde_json::Value;
 
 use crate::arch::{Module, ModuleKind};
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 use pattern::{ends_with_name, is_match, is_named};
 
 /// `target_modules`, `exclude_modules`, `layers_to_transform`, `layers_pattern`, `modules_to_save`.

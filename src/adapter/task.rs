@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::AdapterError;
-use super::options::rank;
-use crate::json_object::JsonObject;
+use super::toolbox::options::rank;
+use crate::json::JsonObject;
 
 /// The task that an adapter was loaded for. PEFT is given it with every call (`task_ids`); here a prepared adapter
 /// is of one task.

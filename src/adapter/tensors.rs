@@ -17,7 +17,7 @@ use rand_distr::{Distribution, StandardNormal, Uniform};
 use super::AdapterError;
 use super::keys::{Keys, Other, is_of_other_tower};
 use crate::arch::DecoderSpec;
-use crate::json_object::JsonObject;
+use crate::json::JsonObject;
 use crate::weights::{SafetensorsFile, WeightsError};
 
 /// What PEFT's wrapper puts in front of every module's path.

@@ -16,7 +16,7 @@ use super::form::{Form, Native, Part, Role, TokenForm};
 use super::replaced::leave_out_bias;
 use super::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::arch::DecoderSpec;
-use crate::json_object::JsonObject;
+use crate::json::JsonObject;
 use crate::model::BaseModel;
 
 /// Replaced rows of an embedding, or of a head.

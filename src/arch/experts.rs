@@ -1,7 +1,7 @@
 //! Mixtures of experts: a router picks a few perceptrons for each token.
 
 use super::{Activation, DecoderSpec, Expert, Linear, Mlp};
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 
 /// No model has more experts a layer; each is described before the weights are looked at.
 const MOST_EXPERTS: usize = 1 << 12;

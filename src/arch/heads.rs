@@ -1,7 +1,7 @@
 //! Sizes of attention heads, as most families' `config.json` has them.
 
 use super::{HeadNorm, Norm, NormKind, NormOver};
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 
 /// No model has wider heads; tables are made before the weights are looked at.
 const WIDEST: usize = 1 << 16;

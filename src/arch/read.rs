@@ -1,7 +1,7 @@
 //! What several families read from `config.json` alike.
 
 use super::{Activation, Embedding, Linear};
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 
 /// A norm's epsilon.
 pub fn epsilon(config: &JsonObject, key: &str, default: f64) -> Result<f64, ConfigError> {

@@ -19,7 +19,7 @@
 use serde_json::Value;
 
 use super::read::positive;
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 
 /// A rotary embedding.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,7 +5,7 @@
 //! They differ where layers are replicated, and for a head that is tied to the embedding.
 
 use super::{Attention, Embedding, Linear, Mlp, Module, Norm};
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 
 /// A decoder-only language model.
 #[derive(Debug, Clone)]

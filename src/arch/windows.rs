@@ -1,7 +1,7 @@
 //! Which layers see only a window of the tokens before them.
 
 use super::DecoderSpec;
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 
 /// `sliding_window`; where the key is absent it's `default`, and where it's null there's none.
 pub fn size(config: &JsonObject, default: Option<usize>) -> Result<Option<usize>, ConfigError> {

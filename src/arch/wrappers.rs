@@ -11,7 +11,7 @@
 use super::families::{FAMILIES, Family};
 use super::names::bare;
 use super::{DecoderSpec, Tower};
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 use crate::weights::{TensorStore, WeightsError};
 
 /// Multimodal models with the same `model_type`.

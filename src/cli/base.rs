@@ -10,7 +10,7 @@ use super::benchmark::{Benchmark, Job, Outcome};
 use super::interrupt;
 use super::options::{BatchOptions, CommonOptions};
 use super::setup;
-use crate::prepare::Variant;
+use crate::prepared::Variant;
 
 /// What it's called.
 const STEM: &str = "base";

@@ -16,7 +16,7 @@ use super::setup;
 use super::target::Target;
 use crate::engine::{Engine, EngineError, Provider, WeightsMode};
 use crate::model::{TextTokenizer, TokenizerError};
-use crate::prepare::{Manifest, PreparedVariant, Variant, task_of};
+use crate::prepared::{Manifest, PreparedVariant, Variant, task_of};
 use crate::weights::{Dtype, SafetensorsWriter, TensorPlan};
 
 /// `generate`

@@ -21,7 +21,7 @@ use crate::file_names;
 use crate::measure::client::Interrupt;
 use crate::measure::session;
 use crate::model::ModelId;
-use crate::prepare::{PreparedVariant, Variant, task_of};
+use crate::prepared::{PreparedVariant, Variant, task_of};
 
 /// `measure`
 #[derive(Debug, Args)]

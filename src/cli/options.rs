@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use crate::adapter::AdapterForm;
 use crate::config::{BenchmarkConfig, EMBEDDINGS, HEADS};
 use crate::engine::WeightsMode;
-use crate::prepare::{Manifest, Variant};
+use crate::prepared::{Manifest, Variant};
 use crate::quantize::{Accuracy, Format, Part};
 use crate::weights::Dtype;
 

@@ -11,7 +11,8 @@ use super::setup;
 use super::target::Target;
 use crate::adapter::Adapter;
 use crate::engine::WeightsMode;
-use crate::prepare::{PreparedVariant, Variant, task_of, write_checkpoint};
+use crate::prepare::write_checkpoint;
+use crate::prepared::{PreparedVariant, Variant, task_of};
 
 /// `prepare`
 #[derive(Debug, Args)]

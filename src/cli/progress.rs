@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write, stderr};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::runtime::install::InstallEvent;
+use crate::onnxruntime::install::InstallEvent;
 
 /// Prints a line on stderr. A closed stderr is no reason to stop.
 pub fn message(text: &str) {

@@ -11,7 +11,7 @@ use crate::measure::group::Group;
 use crate::measure::record::PromptPlan;
 use crate::measure::sweep::synthesised;
 use crate::model::TextTokenizer;
-use crate::prepare::PreparedVariant;
+use crate::prepared::PreparedVariant;
 use crate::prompts::{Category, Prompts, PromptsError};
 
 /// The prompts' file, in the working folder.

@@ -7,9 +7,9 @@ use super::options::CommonOptions;
 use super::output::line;
 use super::progress::ByteProgress;
 use crate::engine::OnnxRuntime;
-use crate::runtime::install::install;
-use crate::runtime::library::{Library, Source};
-use crate::runtime::locate::locate;
+use crate::onnxruntime::install::install;
+use crate::onnxruntime::library::{Library, Source};
+use crate::onnxruntime::locate::locate;
 
 /// `runtime`
 #[derive(Debug, Args)]

@@ -8,16 +8,15 @@ use super::options::{CommonOptions, ExecutionProvider};
 use super::progress::{ByteProgress, message};
 use crate::adapter::Task;
 use crate::config::{BenchmarkConfig, Source};
-use crate::engine::{
-    DecoderEngine, EngineError, EngineOptions, OnnxRuntime, Provider, StepGraph, WeightsMode,
-};
+use crate::engine::{DecoderEngine, EngineError, EngineOptions, OnnxRuntime, Provider, StepGraph, WeightsMode};
 use crate::experiment::Experiment;
-use crate::json_object::JsonObject;
+use crate::json::JsonObject;
 use crate::model::{BaseModel, ModelId, TextTokenizer};
-use crate::prepare::{Manifest, Precision, Preparation, PreparedVariant};
-use crate::runtime::install::locate_or_install;
-use crate::runtime::library::Library;
-use crate::runtime::locate::locate;
+use crate::onnxruntime::install::locate_or_install;
+use crate::onnxruntime::library::Library;
+use crate::onnxruntime::locate::locate;
+use crate::prepare::Preparation;
+use crate::prepared::{Manifest, Precision, PreparedVariant};
 use crate::system::{Hardware, physical_cores};
 use crate::weights::Dtype;
 

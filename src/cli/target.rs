@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::experiment::Experiment;
 use crate::model::ModelId;
-use crate::prepare::{Manifest, Variant};
+use crate::prepared::{Manifest, Variant};
 
 /// What a command's argument names.
 #[derive(Debug)]

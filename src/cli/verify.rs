@@ -10,8 +10,8 @@ use super::output::line;
 use super::setup;
 use super::target::Target;
 use crate::engine::WeightsMode;
-use crate::prepare::{PreparedVariant, task_of};
-use crate::verify::{Divergence, Parity, at_each_position, check};
+use crate::parity::{Divergence, Parity, at_each_position, check};
+use crate::prepared::{PreparedVariant, task_of};
 
 /// `verify`
 #[derive(Debug, Args)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::json_check::did_you_mean;
+use crate::json::check::did_you_mean;
 
 /// Why the parameters can't be used.
 #[derive(Debug, Error)]

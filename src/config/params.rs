@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::ConfigError;
 use super::quantization::{EMBEDDINGS, HEADS, QuantizationKeys, SCHEMES};
-use crate::json_check::{json_type, nearest, quoted, without_comments};
+use crate::json::check::{json_type, nearest, quoted, without_comments};
 use crate::prompts::Category;
 use crate::quantize::Accuracy;
 use crate::weights::Dtype;

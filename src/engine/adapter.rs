@@ -13,7 +13,7 @@ use ort::value::DynTensor;
 use super::EngineError;
 use super::bindings::{element_type, fill};
 use crate::graph::{ACTIVE_FROM_INPUT, PROMPT_INPUT};
-use crate::prepare::{ADAPTER, PreparedVariant, PromptKind, Variant};
+use crate::prepared::{ADAPTER, PreparedVariant, PromptKind, Variant};
 use crate::weights::{SafetensorsFile, WeightsError};
 
 /// An adapter's tensors in memory that ONNX Runtime allocated.

@@ -7,10 +7,10 @@ use ort::value::{DynTensor, Tensor};
 
 use super::bindings::new_tensor;
 use super::cuda::GraphRun;
-use super::layout::host::{LOGITS, MASK, NEXT_TOKEN};
 use super::lengths::Lengths;
 use super::onnx_runtime::run_bound;
 use super::{EngineError, EngineOptions, Provider};
+use crate::lowering::host::{LOGITS, MASK, NEXT_TOKEN};
 
 /// A session with its binding.
 ///

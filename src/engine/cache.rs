@@ -9,8 +9,8 @@ use super::bindings::{bytes_of, element_type, fill};
 use super::cuda::write;
 use super::{EngineError, EngineOptions, Provider};
 use crate::graph::{AttentionOperator, PROMPT_INPUT};
-use crate::prepare::{ADAPTER, PreparedVariant, PromptKind};
-use crate::runtime::cuda::Stream;
+use crate::onnxruntime::cuda::Stream;
+use crate::prepared::{ADAPTER, PreparedVariant, PromptKind};
 use crate::weights::{SafetensorsFile, WeightsError};
 
 /// The length of a cache that is read as a whole is a multiple of this: where a mask's rows aren't, ONNX Runtime (1.31) takes

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use super::layout::piece::PackError;
+use crate::lowering::model_file::ModelFileError;
+use crate::lowering::piece::PackError;
 use crate::weights::WeightsError;
 
 /// A variant that can't be run.
@@ -21,17 +22,8 @@ pub enum EngineError {
         bytes: usize,
         source: std::io::Error,
     },
-    #[error("`{}` is not a graph that this program wrote", path.display())]
-    Graph {
-        path: PathBuf,
-        source: prost::DecodeError,
-    },
-    #[error(
-        "`{}` is shorter than `{}` expects: was the base model changed? prepare the experiment again",
-        weights.display(),
-        graph.display()
-    )]
-    Weights { graph: PathBuf, weights: PathBuf },
+    #[error(transparent)]
+    Model(#[from] ModelFileError),
     #[error(transparent)]
     Adapter(#[from] WeightsError),
     #[error(transparent)]

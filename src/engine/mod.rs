@@ -11,9 +11,10 @@ mod error;
 mod generation;
 mod heap;
 mod interface;
-pub mod layout;
+
 mod lengths;
-mod model_file;
+pub mod logits;
+
 mod onnx_runtime;
 mod opening;
 mod options;
@@ -33,9 +34,12 @@ pub use error::EngineError;
 pub use interface::{Engine, SwapEngine};
 pub use onnx_runtime::OnnxRuntime;
 pub use opening::MadeReady;
-pub use options::{EngineOptions, Provider, TF32, WeightsMode};
+pub use options::{EngineOptions, TF32};
 
-use crate::runtime::cuda::Stream;
+pub use crate::lowering::WeightsMode;
+pub use crate::onnxruntime::Provider;
+
+use crate::onnxruntime::cuda::Stream;
 use crate::weights::{Dtype, widen};
 use bindings::bytes_of;
 use cuda::CapturedSteps;

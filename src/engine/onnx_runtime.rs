@@ -11,14 +11,14 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{IoBinding, RunOptions, Session};
 use prost::Message;
 
-use super::layout::block_size;
-use super::model_file::ROOT;
 use super::shared_weights::SharedWeights;
 use super::{EngineError, EngineOptions, Provider, TF32};
 use crate::graph::proto::Model;
-use crate::runtime::cuda::Stream;
-use crate::runtime::cuda_libraries;
-use crate::runtime::library::Library;
+use crate::lowering::block_size;
+use crate::lowering::model_file::ROOT;
+use crate::onnxruntime::cuda::Stream;
+use crate::onnxruntime::cuda_libraries;
+use crate::onnxruntime::library::Library;
 
 /// A loaded ONNX Runtime.
 #[derive(Debug)]

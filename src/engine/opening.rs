@@ -1,25 +1,21 @@
 //! Opens a variant: what its sessions need beside its folder, the sessions, what's bound to them.
 
-use std::path::Path;
 use std::rc::Rc;
 
 use ort::value::{DynTensor, Tensor};
 
 use super::bindings::element_type;
 use super::cuda::{CapturedSteps, check_capturable, open_captured};
-use super::layout::pack::LaidOutFiles;
-use super::layout::quantized::is_quantized;
-use super::layout::{layouts, wanted};
 use super::sessions::Sessions;
 use super::shared_weights::SharedWeights;
 use super::{
     DecoderEngine, EngineError, EngineOptions, OnnxRuntime, Provider, ResidentAdapter, WeightsMode,
-    cache, model_file,
+    cache,
 };
 use crate::graph::AttentionOperator;
-use crate::graph::proto::Model;
-use crate::prepare::{Manifest, PreparedVariant, PromptKind};
-use crate::runtime::cuda::Stream;
+use crate::lowering::{layouts, make_ready, model_file};
+use crate::onnxruntime::cuda::Stream;
+use crate::prepared::{Manifest, PreparedVariant, PromptKind};
 
 /// What a variant's sessions need beside its folder is there.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -43,7 +39,7 @@ impl DecoderEngine {
             return Ok(None);
         };
         let model = model_file::read(&variant.folder, 1)?;
-        let files = laid_out(&model, &variant.folder, block, begin)?;
+        let files = make_ready(&model, &variant.folder, block, begin)?;
         Ok(files.map(|files| MadeReady {
             own_seconds: files.own_seconds,
         }))
@@ -97,10 +93,10 @@ impl DecoderEngine {
             .block()
             .filter(|&block| runtime.block_size() == Some(block));
         let files = match block {
-            Some(block) => laid_out(&model, &variant.folder, block, &|_| {})?,
+            Some(block) => make_ready(&model, &variant.folder, block, &|_| {})?,
             None => None,
         };
-        let layouts = layouts(model, options, files.as_ref())?;
+        let layouts = layouts(model, options.lowering(), files.as_ref())?;
         if stream.is_some() {
             check_capturable(&layouts.step).map_err(|message| EngineError::Run {
                 name: name.clone(),
@@ -193,20 +189,4 @@ impl DecoderEngine {
             logits_on_host: options.logits_on_host,
         })
     }
-}
-
-/// Makes and opens what `model`'s sessions take in blocks of so many rows. A quantized model has no such weights.
-fn laid_out(
-    model: &Model,
-    folder: &Path,
-    block: usize,
-    begin: &dyn Fn(u64),
-) -> Result<Option<LaidOutFiles>, EngineError> {
-    if is_quantized(model) {
-        return Ok(None);
-    }
-    let wanted = wanted(model, block);
-    Ok(Some(LaidOutFiles::make_ready(
-        wanted, folder, block, begin,
-    )?))
 }

@@ -1,56 +1,13 @@
 //! How a session is opened.
 
-use std::fmt;
 use std::path::PathBuf;
 
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::Session;
 use serde::{Deserialize, Serialize};
 
-use super::layout::block_size;
-
-/// Where the graph runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Provider {
-    /// The processor.
-    Cpu,
-    /// The NVIDIA GPU of this number.
-    Cuda(u32),
-}
-
-impl fmt::Display for Provider {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(device) => write!(f, "cuda:{device}"),
-        }
-    }
-}
-
-/// How weights are held in memory on a CPU. See [`layout`](super::layout) for what each comes to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum WeightsMode {
-    /// Mapped from files: a copy that's laid out for the processor, made once. Starts at once, and variants share the
-    /// page cache.
-    Mapped,
-    /// The checkpoint alone, mapped: nothing is written, and everything is slower.
-    #[serde(rename = "in-place")]
-    InPlace,
-    /// The same copy, read into memory of the process when a session starts.
-    Resident,
-}
-
-impl fmt::Display for WeightsMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Mapped => "mapped",
-            Self::InPlace => "in-place",
-            Self::Resident => "resident",
-        })
-    }
-}
+use crate::lowering::{Lowering, WeightsMode, block_size};
+use crate::onnxruntime::Provider;
 
 /// How a session is opened.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -80,6 +37,15 @@ pub struct EngineOptions {
 pub const TF32: bool = false;
 
 impl EngineOptions {
+    /// What graphs are rewritten for.
+    pub(super) fn lowering(&self) -> Lowering {
+        Lowering {
+            provider: self.provider,
+            weights: self.weights,
+            sequences: self.batch_size,
+        }
+    }
+
     /// The size of blocks in which sessions read their weights, on a CPU; `None` where they read them as they're stored.
     pub(super) fn block(&self) -> Option<usize> {
         let laid_out = self.provider == Provider::Cpu && self.weights != WeightsMode::InPlace;

@@ -2,12 +2,12 @@
 
 use super::bound::BoundSession;
 use super::heap::give_back_freed;
-use super::layout::experts::quantized::has_stacked_at_start;
-use super::layout::{CHUNK, Layouts};
 use super::shared_weights::SharedWeights;
 use super::{EngineError, EngineOptions, OnnxRuntime, Provider};
 use crate::graph::proto::Model;
-use crate::runtime::cuda::Stream;
+use crate::lowering::experts::quantized::has_stacked_at_start;
+use crate::lowering::{CHUNK, Layouts};
+use crate::onnxruntime::cuda::Stream;
 
 /// One session, or two over the same weights.
 #[derive(Debug)]

@@ -18,8 +18,8 @@ use ort::value::{Shape, TensorRefMut};
 use rayon::prelude::*;
 
 use super::EngineError;
-use super::model_file::ROOT;
 use crate::graph::proto::{Model, Tensor, element};
+use crate::lowering::model_file::ROOT;
 
 /// What one thread reads at a time.
 const PART: usize = 32 << 20;

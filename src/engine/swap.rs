@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::{DecoderEngine, EngineError, ResidentAdapter, StepGraph, SwapEngine};
-use crate::prepare::PreparedVariant;
+use crate::prepared::PreparedVariant;
 
 impl DecoderEngine {
     /// Reads another adapter for this session, to be bound by [`swap_adapter`](Self::swap_adapter).

@@ -9,9 +9,9 @@ use super::memory::StageMemory;
 use super::swap::SwapTimes;
 use super::timings::GenerationTimings;
 use crate::engine::{EngineOptions, StepGraph};
-use crate::prepare::{PreparedVariant, Variant};
-use crate::runtime::library::Library;
-use crate::verify::Parity;
+use crate::onnxruntime::library::Library;
+use crate::parity::Parity;
+use crate::prepared::{PreparedVariant, Variant};
 
 /// What the parent asks for.
 #[derive(Debug, Clone, Serialize, Deserialize)]

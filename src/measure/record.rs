@@ -7,7 +7,7 @@ use super::memory::{MemoryRecord, StageMemory};
 use super::subject::Subject;
 use super::timings::GenerationTimings;
 use crate::engine::StepGraph;
-use crate::prepare::{DecodeReads, PreparedVariant};
+use crate::prepared::{DecodeReads, PreparedVariant};
 
 /// A prompt that's measured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,7 +162,7 @@ pub(crate) fn scripted(variant: Subject, factor: u32) -> VariantRecord {
             memory_rate: None,
         })
         .collect();
-    let prepared = crate::prepare::stand_in(crate::prepare::Variant::Base);
+    let prepared = crate::prepared::stand_in(crate::prepared::Variant::Base);
     VariantRecord {
         warmup_runs: 1,
         runs,

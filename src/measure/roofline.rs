@@ -58,7 +58,7 @@ mod tests {
     use super::*;
     use crate::measure::record::scripted;
     use crate::measure::subject::Subject;
-    use crate::prepare::DecodeReads;
+    use crate::prepared::DecodeReads;
     use crate::prompts::Category;
 
     #[test]

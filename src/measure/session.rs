@@ -24,8 +24,8 @@ use super::record::{PromptPlan, VariantRecord, label};
 use super::subject::Subject;
 use super::timings::SystemClock;
 use crate::engine::EngineOptions;
-use crate::prepare::PreparedVariant;
-use crate::runtime::library::Library;
+use crate::onnxruntime::library::Library;
+use crate::prepared::PreparedVariant;
 use contest::Contest;
 
 /// What is measured, and how.

@@ -14,8 +14,8 @@ use super::protocol::{
 use super::swap::{SwapTimes, time_swaps};
 use super::timings::{Clock, SystemClock, time_generation};
 use crate::engine::{DecoderEngine, OnnxRuntime, Provider};
-use crate::prepare::Variant;
-use crate::verify;
+use crate::parity;
+use crate::prepared::Variant;
 
 /// Time between two samples of memory. The kernel's high-water mark catches what falls between.
 const SAMPLING: Duration = Duration::from_millis(10);
@@ -125,7 +125,7 @@ fn parity(request: ParityRequest) -> Result<Response, Failure> {
         std::fs::create_dir_all(&folder).ok()?;
         Some(folder)
     };
-    let parity = verify::check(&request.variants, prompt_ids, count, |variant| {
+    let parity = parity::check(&request.variants, prompt_ids, count, |variant| {
         let mut options = request.options.clone();
         options.profile = folder(variant.manifest.variant);
         let length = variant.manifest.num_virtual_tokens() + prompt_ids.len() + count;

@@ -2,6 +2,7 @@
 
 pub mod hub;
 mod id;
+mod names;
 mod stacks;
 pub mod synthetic;
 mod tokenizer;
@@ -14,12 +15,12 @@ use ndarray::Array2;
 use thiserror::Error;
 
 pub use id::ModelId;
+pub use names::find_base_tensor;
 pub use tokenizer::{TOKENIZER_FILES, TextTokenizer, TokenizerError, has_tokenizer};
 
 use crate::arch::{self, DecoderSpec, Module};
-use crate::cache_dir::cache_dir;
-use crate::graph::find_base_tensor;
-use crate::json_object::{ConfigError, JsonObject};
+use crate::files::cache_dir::cache_dir;
+use crate::json::{ConfigError, JsonObject};
 use crate::quantize::{Format, Quantization, QuantizeError, QuantizedFile};
 use crate::weights::{Dtype, TensorStore, TensorView, WeightsError, round_to, widen};
 

@@ -22,7 +22,7 @@ use safetensors::Dtype;
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::json_check::{did_you_mean, nearest, quoted};
+use crate::json::check::{did_you_mean, nearest, quoted};
 use shapes::{SHAPES, Shape};
 
 /// Part of every folder's name: to be raised whenever a shape, the generator or the tokenizer's

@@ -3,12 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::quantized::QuantizationSummary;
 use super::reads::decode_reads;
-use super::{AdapterSummary, Manifest, Preparation, PrepareError, PromptKind, Variant};
+use super::{Preparation, PrepareError};
 use crate::adapter::{Adapter, GraphInput, Prompt};
 use crate::experiment::Experiment;
 use crate::graph::cache_head_dim;
+use crate::prepared::QuantizationSummary;
+use crate::prepared::{AdapterSummary, Manifest, PromptKind, Variant};
 
 /// Describes `variant`, whose unmerged graph has `bound` tensors as inputs.
 ///

@@ -7,7 +7,9 @@ use std::fs;
 use std::path::Path;
 
 use super::export::files;
-use super::{ADAPTER, Manifest, PrepareError, PreparedVariant, partial, values};
+use super::{PrepareError, values};
+use crate::files::partial;
+use crate::prepared::{ADAPTER, Manifest, PreparedVariant};
 
 /// The folder's name, beside `unmerged`.
 const FOLDER: &str = "unmerged-empty";

@@ -7,26 +7,20 @@ use std::time::Instant;
 use prost::Message;
 
 use super::describe::describe;
-use super::manifest::write_file;
 use super::merge::{OVERLAY, merge};
-use super::partial;
 use super::quantized::check_beside;
 use super::residuals::{Residuals, write_residuals};
-use super::{Manifest, Preparation, PrepareError, Variant};
+use super::{Preparation, PrepareError};
 use crate::adapter::{Adapter, BACKBONE, Beside, GraphInput};
 use crate::arch::DecoderSpec;
 use crate::experiment::Experiment;
+use crate::files::partial;
+use crate::files::write_file;
 use crate::graph::{Export, Parameter, Parameters, build};
 use crate::model::BaseModel;
+use crate::prepared::{ADAPTER, GRAPH, Manifest, RESIDUALS, Variant};
 use crate::quantize::QuantizedFile;
 use crate::weights::{Dtype, SafetensorsWriter, TensorPlan};
-
-/// The graph's file.
-pub const GRAPH: &str = "model.onnx";
-/// The tensors that are bound to the inputs of an unmerged graph.
-pub const ADAPTER: &str = "adapter.safetensors";
-/// What an unmerged adapter leaves of quantized weights.
-pub const RESIDUALS: &str = "residuals.safetensors";
 
 /// The files of a variant's folder, beside its manifest.
 pub fn files(manifest: &Manifest) -> Vec<&'static str> {

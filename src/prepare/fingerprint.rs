@@ -7,7 +7,7 @@ use std::time::UNIX_EPOCH;
 
 use sha2::{Digest, Sha256};
 
-use super::{Preparation, Variant};
+use super::Preparation;
 use crate::adapter::expert_folders;
 use crate::experiment::Experiment;
 use crate::file_names::hex;

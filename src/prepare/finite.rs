@@ -11,8 +11,8 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::manifest::write_file;
 use super::{PrepareError, fingerprint};
+use crate::files::write_file;
 use crate::model::BaseModel;
 use crate::weights::{Dtype, TensorView, WeightsError, first_non_finite};
 

@@ -8,15 +8,14 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::{Precision, PrepareError};
+use super::PrepareError;
 use crate::adapter::{Adapter, AdapterError, ModuleAdapter, Replacement};
 use crate::arch::{Module, ModuleKind};
 use crate::graph::{Parameter, Parameters};
 use crate::model::BaseModel;
+use crate::prepared::Precision;
 use crate::quantize::{Format, QuantizeError, QuantizedFile, joined_plans, write_matrix};
-use crate::weights::{
-    BytesPlan, SafetensorsFile, SafetensorsWriter, WeightsError, WriteTensorError,
-};
+use crate::weights::{BytesPlan, SafetensorsFile, SafetensorsWriter, WeightsError, WriteTensorError};
 
 /// Something that merging changes.
 #[derive(Debug)]

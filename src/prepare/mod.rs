@@ -24,36 +24,26 @@ mod empty;
 mod export;
 mod fingerprint;
 mod finite;
-mod manifest;
 mod merge;
 mod others;
-mod partial;
-mod precision;
 mod quantized;
 mod reads;
 mod residuals;
 mod values;
-mod variant;
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use checkpoint::{CheckpointSummary, write_checkpoint};
 pub use empty::empty_variant;
-pub use export::{ADAPTER, GRAPH, RESIDUALS};
-pub use manifest::{AdapterSummary, DecodeReads, Manifest, ManifestError, PromptKind, write_file};
 pub use others::{not_swappable, other_adapters};
-pub(crate) use partial::create as partial_folder;
-pub use precision::Precision;
-pub use quantized::{QUANTIZED, QuantizationSummary};
-pub use variant::Variant;
 
-use crate::adapter::{Adapter, AdapterError, AdapterForm, Task};
+use crate::adapter::{Adapter, AdapterError, AdapterForm};
 use crate::experiment::Experiment;
 use crate::file_names;
 use crate::model::{BaseModel, ModelError};
+use crate::prepared::{Manifest, ManifestError, Precision, PreparedVariant, Variant};
 use crate::quantize::QuantizeError;
 use crate::weights::{Dtype, WeightsError};
 
@@ -111,17 +101,6 @@ pub struct Preparation<'a> {
     pub adapter_form: AdapterForm,
     /// The task of an adapter that has several.
     pub task_id: Option<usize>,
-}
-
-/// A variant that's ready to run.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct PreparedVariant {
-    /// Its folder.
-    pub folder: PathBuf,
-    /// What it is.
-    pub manifest: Manifest,
-    /// Whether it was there already, unchanged.
-    pub up_to_date: bool,
 }
 
 impl Preparation<'_> {
@@ -262,31 +241,5 @@ impl Preparation<'_> {
             });
         }
         Ok(prepared)
-    }
-}
-
-/// The task that `variants` of one experiment were prepared for.
-pub fn task_of(variants: &[PreparedVariant]) -> Option<Task> {
-    let mut adapters = variants
-        .iter()
-        .filter_map(|one| one.manifest.adapter.as_ref());
-    adapters.find_map(|adapter| adapter.task)
-}
-
-/// A variant that stands for one, in tests that read none of its files.
-#[cfg(test)]
-pub(crate) fn stand_in(variant: Variant) -> PreparedVariant {
-    let manifest = serde_json::json!({
-        "version": "0", "fingerprint": "0", "variant": variant, "model_id": "m",
-        "model_folder": "m", "synthetic": true, "dtype": "float32", "compute": "float32",
-        "vocab_size": 2, "max_position_embeddings": 9, "embedding_dim": 2, "cache": [],
-        "head_dim": 1, "base_params": 1, "base_bytes": 4,
-        "prepare_seconds": 0.0,
-        "reads": { "weight_bytes": 1, "adapter_bytes": 0, "cache_bytes_per_position": 0 }, "adapter": null,
-    });
-    PreparedVariant {
-        folder: "nowhere".into(),
-        manifest: serde_json::from_value(manifest).unwrap(),
-        up_to_date: true,
     }
 }

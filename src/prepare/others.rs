@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::{ADAPTER, PrepareError, PreparedVariant, PromptKind, values};
+use super::{PrepareError, values};
+use crate::prepared::{ADAPTER, PreparedVariant, PromptKind};
 use crate::random::SplitMix64;
 
 /// Writes `count` adapters with the tensors of `unmerged` and other values below `folder`. They can take the place of

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{DecodeReads, Precision};
 use crate::adapter::{Adapter, Beside, GraphInput};
 use crate::arch::{DecoderSpec, Module, ModuleKind};
 use crate::graph::cache_head_dim;
+use crate::prepared::{DecodeReads, Precision};
 
 /// Counts the bytes of one step, with `bound` tensors of an `unmerged` adapter. Of an embedding a single row is read,
 /// unless it's the head as well; replicated layers are read once for each replica.

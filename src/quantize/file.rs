@@ -14,10 +14,7 @@ use thiserror::Error;
 use super::{Format, Quantization};
 use crate::arch::{DecoderSpec, Expert, Layer, Linear, Mlp, Module, Projections};
 use crate::model::BaseModel;
-use crate::weights::{
-    ByteSpan, BytesPlan, Dtype, SafetensorsFile, SafetensorsWriter, TensorView, WeightsError,
-    encode, round_to, widen,
-};
+use crate::weights::{ByteSpan, BytesPlan, Dtype, SafetensorsFile, SafetensorsWriter, TensorView, WeightsError, encode, round_to, widen};
 
 /// The key of the fingerprint in the header.
 const FINGERPRINT: &str = "fingerprint";
@@ -178,7 +175,7 @@ impl QuantizedFile {
         let name = path.file_name().expect("callers name a file");
         fs::create_dir_all(folder).map_err(written)?;
         // In a folder of its own, since what a killed process left there is removed.
-        let partial = crate::prepare::partial_folder(folder).map_err(written)?;
+        let partial = crate::files::partial::create(folder).map_err(written)?;
         let made = partial.path().join(name);
         let writer = SafetensorsWriter::create_with(&made, &plans, &[(FINGERPRINT, fingerprint)])?;
         let batches: Vec<(&Source, usize)> = all()

@@ -8,9 +8,10 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::engine::EngineOptions;
+use crate::files::write_file;
 use crate::measure::record::{PromptPlan, VariantRecord};
-use crate::prepare::{Manifest, write_file};
-use crate::runtime::library::Library;
+use crate::onnxruntime::library::Library;
+use crate::prepared::Manifest;
 use crate::system::{Hardware, SystemInfo};
 
 /// Everything that could change a base's measurement.
@@ -111,7 +112,7 @@ impl BaseCache {
 mod tests {
     use super::*;
     use crate::measure::subject::Subject;
-    use crate::prepare::{Variant, stand_in};
+    use crate::prepared::{Variant, stand_in};
 
     fn record() -> VariantRecord {
         VariantRecord {

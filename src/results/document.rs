@@ -20,11 +20,11 @@ use crate::measure::session::Precision;
 use crate::measure::subject::Subject;
 use crate::measure::swap::SwapResult;
 use crate::measure::sweep::SweepRun;
-use crate::prepare::{Manifest, Variant};
+use crate::onnxruntime::library::Library;
+use crate::parity::Parity;
+use crate::prepared::{Manifest, Variant};
 use crate::quantize::Format;
-use crate::runtime::library::Library;
 use crate::system::{Hardware, SystemInfo, allowed_cores};
-use crate::verify::Parity;
 
 /// Figures that end in `_mb` count 2^20 bytes, as PEFT's suite does.
 const MB: f64 = 1_048_576.0;

@@ -18,7 +18,7 @@ pub use document::{ResultDocument, RunInfo};
 pub use metrics::{CategoryMetrics, count_outliers, summarize};
 pub use name::ResultName;
 
-use crate::prepare::write_file;
+use crate::files::write_file;
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

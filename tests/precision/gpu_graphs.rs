@@ -10,12 +10,11 @@ use peft_bench::adapter::AdapterForm;
 use peft_bench::engine::{DecoderEngine, EngineOptions, OnnxRuntime, Provider, WeightsMode};
 use peft_bench::experiment::Experiment;
 use peft_bench::model::BaseModel;
-use peft_bench::prepare::{
-    ADAPTER, Precision, Preparation, PreparedVariant, QUANTIZED, RESIDUALS, Variant,
-};
+use peft_bench::onnxruntime::install::locate_or_install;
+use peft_bench::parity::{follow, trace};
+use peft_bench::prepare::Preparation;
+use peft_bench::prepared::{ADAPTER, Precision, PreparedVariant, QUANTIZED, RESIDUALS, Variant};
 use peft_bench::quantize::{Accuracy, Format, Part, Quantization};
-use peft_bench::runtime::install::locate_or_install;
-use peft_bench::verify::{follow, trace};
 use peft_bench::weights::Dtype;
 
 use crate::common::{case, copy_folder, model, names, read_json, set_key};

@@ -15,9 +15,9 @@
 use ndarray::{Array2, Axis};
 
 use crate::adapter::form::{Form, LinearForm, Native, NativeForm, Part, Role, elements};
-use crate::adapter::options::{factor, rank};
 use crate::adapter::targets::defaults::ADALORA;
-use crate::adapter::tuner::{Loading, Tuner};
+use crate::adapter::toolbox::options::{factor, rank};
+use crate::adapter::toolbox::tuner::{Loading, Tuner};
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
 
 /// The tensors of one layer.

@@ -19,10 +19,10 @@
 use ndarray::{Array1, Array2, Array3, ArrayView2, s};
 
 use crate::adapter::form::{AttentionForm, Form, Part, Place, Role, elements};
-use crate::adapter::tuner::Loading;
+use crate::adapter::toolbox::tuner::Loading;
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
 use crate::arch::{Attention, Linear, Projections};
-use crate::json_object::JsonObject;
+use crate::json::JsonObject;
 use crate::model::BaseModel;
 
 /// Architectures that PEFT has it for, and what it calls their attention.

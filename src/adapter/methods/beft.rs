@@ -12,7 +12,7 @@ use ndarray::Array1;
 
 use crate::adapter::form::{Form, LinearForm, Native, Part, Role};
 use crate::adapter::targets::defaults::BEFT;
-use crate::adapter::tuner::{Loading, Tuner};
+use crate::adapter::toolbox::tuner::{Loading, Tuner};
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
 
 /// What is added to one layer's bias, `[out_features]`.

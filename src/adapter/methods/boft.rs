@@ -18,13 +18,13 @@ use ndarray::{Array1, Array3, Array4, Axis};
 use crate::adapter::form::{
     Form, InputStage, LinearForm, Native, NativeForm, NativeSite, Part, Role, elements, inverse,
 };
-use crate::adapter::linalg::{cayley, skew_part, stack};
-use crate::adapter::options::rank;
 use crate::adapter::targets::QUERY_VALUE;
-use crate::adapter::tuner::{Layer, Loading, Tuner};
+use crate::adapter::toolbox::linalg::{cayley, skew_part, stack};
+use crate::adapter::toolbox::options::rank;
+use crate::adapter::toolbox::tuner::{Layer, Loading, Tuner};
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
 use crate::graph::{Attr, Value};
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 
 /// The tensors of one layer.
 #[derive(Debug)]

@@ -11,15 +11,15 @@
 
 use ndarray::{Array2, Array3};
 
-use crate::adapter::dense::changed_weight;
 use crate::adapter::form::{Form, Native, NativeForm, NativeSite, Part, Role};
-use crate::adapter::options::{is_count, rank};
 use crate::adapter::targets::ValuePattern;
 use crate::adapter::targets::defaults::SPECTRAL;
-use crate::adapter::tuner::{Loading, Tuner};
+use crate::adapter::toolbox::dense::changed_weight;
+use crate::adapter::toolbox::options::{is_count, rank};
+use crate::adapter::toolbox::tuner::{Loading, Tuner};
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter, ModuleWeights};
 use crate::graph::{Attr, GraphBuilder, Value};
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 
 /// The tensor of one layer.
 #[derive(Debug)]

@@ -7,10 +7,10 @@
 //! Sources: Eyuboglu et al., arXiv:2506.06266; PEFT, `tuners/cartridge/`.
 
 use super::prefix_tuning::{PrefixShape, prefix};
-use crate::adapter::tuner::Loading;
+use crate::adapter::toolbox::tuner::Loading;
 use crate::adapter::{AdapterError, Effects, Init, PromptCounts};
 use crate::graph::PROMPT_INPUT;
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 
 /// Reads the adapter.
 pub fn load(loading: Loading) -> Result<Effects, AdapterError> {

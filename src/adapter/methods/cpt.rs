@@ -11,10 +11,10 @@
 //! Sources: Blau et al., arXiv:2410.17222; PEFT, `tuners/cpt/`.
 
 use super::prompt_tuning::{token_dim, token_rows, virtual_tokens};
-use crate::adapter::tuner::Loading;
+use crate::adapter::toolbox::tuner::Loading;
 use crate::adapter::{AdapterError, Effects, PromptCounts};
 use crate::graph::PROMPT_INPUT;
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 use crate::model::BaseModel;
 
 /// Reads the adapter.

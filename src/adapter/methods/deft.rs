@@ -14,9 +14,9 @@
 use ndarray::{Array2, s};
 
 use crate::adapter::form::{BaseModule, Form, LinearForm, Part, Role, elements};
-use crate::adapter::options::{factor, rank};
 use crate::adapter::targets::QUERY_VALUE;
-use crate::adapter::tuner::{Loading, Tuner};
+use crate::adapter::toolbox::options::{factor, rank};
+use crate::adapter::toolbox::tuner::{Loading, Tuner};
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
 
 /// The factors of one layer.

@@ -18,9 +18,9 @@ use super::lora::column_norms;
 use crate::adapter::form::{
     Form, LinearForm, Native, NativeForm, NativeSite, Part, Role, elements,
 };
-use crate::adapter::options::{Factor, Rank};
 use crate::adapter::targets::QUERY_VALUE;
-use crate::adapter::tuner::{Loading, Tuner};
+use crate::adapter::toolbox::options::{Factor, Rank};
+use crate::adapter::toolbox::tuner::{Loading, Tuner};
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
 use crate::graph::Value;
 

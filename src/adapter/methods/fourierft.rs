@@ -18,13 +18,13 @@ use std::sync::Arc;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2};
 
-use crate::adapter::dense::changed_part;
 use crate::adapter::form::{Form, LinearForm, Part, Role, elements};
-use crate::adapter::options::{factor, is_count, seed};
-use crate::adapter::places::SeededPlaces;
 use crate::adapter::targets::ValuePattern;
 use crate::adapter::targets::defaults::SPECTRAL;
-use crate::adapter::tuner::{Loading, Tuner};
+use crate::adapter::toolbox::dense::changed_part;
+use crate::adapter::toolbox::options::{factor, is_count, seed};
+use crate::adapter::toolbox::places::SeededPlaces;
+use crate::adapter::toolbox::tuner::{Loading, Tuner};
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter, ModuleWeights};
 
 /// The tensors of one layer.

@@ -27,11 +27,11 @@ use ndarray::{Array1, Array2, Axis};
 use rayon::prelude::*;
 use safetensors::Dtype;
 
-use crate::adapter::components::failed;
 use crate::adapter::form::{BaseModule, Form, LinearForm, Part, Role};
-use crate::adapter::options::{factor, seed};
 use crate::adapter::targets::defaults::QUERY_VALUE_ONLY;
-use crate::adapter::tuner::{Layer, Loading, Tuner};
+use crate::adapter::toolbox::components::failed;
+use crate::adapter::toolbox::options::{factor, seed};
+use crate::adapter::toolbox::tuner::{Layer, Loading, Tuner};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::decomposition::{solve, symmetric_eigenvectors};
 use crate::model::BaseModel;

@@ -14,13 +14,13 @@
 
 use ndarray::{Array1, Array2, Axis, s};
 
-use crate::adapter::dense::changed_part;
 use crate::adapter::form::{Form, LinearForm, Part, Role};
-use crate::adapter::options::rank;
 use crate::adapter::targets::QUERY_VALUE;
-use crate::adapter::tuner::{Layer, Loading, Tuner};
+use crate::adapter::toolbox::dense::changed_part;
+use crate::adapter::toolbox::options::rank;
+use crate::adapter::toolbox::tuner::{Layer, Loading, Tuner};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 
 /// How a path is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

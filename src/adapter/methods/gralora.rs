@@ -20,9 +20,9 @@ use ndarray::{Array2, Array3, Axis, concatenate, s};
 use crate::adapter::form::{
     BaseModule, Form, LinearForm, Native, NativeForm, NativeSite, Part, Role, elements,
 };
-use crate::adapter::options::{factor, rank};
 use crate::adapter::targets::QUERY_VALUE;
-use crate::adapter::tuner::{Loading, Tuner};
+use crate::adapter::toolbox::options::{factor, rank};
+use crate::adapter::toolbox::tuner::{Loading, Tuner};
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter, ModuleWeights};
 use crate::graph::Value;
 

@@ -17,11 +17,11 @@
 
 use ndarray::{Array2, Axis, s};
 
-use crate::adapter::dense::changed_weight;
 use crate::adapter::form::{EmbeddingForm, Form, Native, NativeForm, Part, Role};
-use crate::adapter::options::rank;
 use crate::adapter::targets::QUERY_VALUE;
-use crate::adapter::tuner::{Loading, Target, Tuner};
+use crate::adapter::toolbox::dense::changed_weight;
+use crate::adapter::toolbox::options::rank;
+use crate::adapter::toolbox::tuner::{Loading, Target, Tuner};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter, ModuleWeights};
 
 /// The tensors of one module.

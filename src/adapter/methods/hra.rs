@@ -15,9 +15,9 @@ use ndarray::{Array2, s};
 use crate::adapter::form::{
     BaseModule, Form, LinearForm, Native, NativeForm, Part, Role, elements,
 };
-use crate::adapter::options::rank;
 use crate::adapter::targets::QUERY_VALUE;
-use crate::adapter::tuner::{Loading, Tuner};
+use crate::adapter::toolbox::options::rank;
+use crate::adapter::toolbox::tuner::{Loading, Tuner};
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
 use crate::graph::Value;
 

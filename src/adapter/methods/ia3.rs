@@ -15,9 +15,9 @@ use ndarray::Array1;
 use crate::adapter::form::{Form, InputStage, LinearForm, Native, OutputStage, Part, Role};
 use crate::adapter::targets::NamePattern;
 use crate::adapter::targets::defaults::{IA3, IA3_FEEDFORWARD};
-use crate::adapter::tuner::{Loading, Tuner};
+use crate::adapter::toolbox::tuner::{Loading, Tuner};
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 
 /// The vector of one layer.
 #[derive(Debug)]

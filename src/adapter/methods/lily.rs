@@ -22,12 +22,12 @@ use std::sync::Arc;
 use ndarray::Array2;
 
 use crate::adapter::form::{Form, Native, NativeForm, NativeSite, Part, Role};
-use crate::adapter::options::{factor, rank};
 use crate::adapter::targets::QUERY_VALUE;
-use crate::adapter::tuner::{Layer, Loading, Tuner};
+use crate::adapter::toolbox::options::{factor, rank};
+use crate::adapter::toolbox::tuner::{Layer, Loading, Tuner};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::graph::{Attr, Value};
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 
 /// The tensors of one layer.
 #[derive(Debug)]

@@ -11,7 +11,7 @@
 use crate::adapter::replaced::{replace, replace_modules};
 use crate::adapter::targets::Targets;
 use crate::adapter::targets::defaults::LN_TUNING;
-use crate::adapter::tuner::Loading;
+use crate::adapter::toolbox::tuner::Loading;
 use crate::adapter::{AdapterError, Effects};
 
 /// Reads the adapter.

@@ -16,9 +16,9 @@ use ndarray::{Array2, Axis, s};
 use crate::adapter::form::{
     BaseModule, Form, LinearForm, Native, NativeForm, Part, Role, elements,
 };
-use crate::adapter::options::{Factor, Rank};
 use crate::adapter::targets::QUERY_VALUE;
-use crate::adapter::tuner::{Loading, Tuner};
+use crate::adapter::toolbox::options::{Factor, Rank};
+use crate::adapter::toolbox::tuner::{Loading, Tuner};
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter, ModuleWeights};
 
 /// The tensors of one layer.

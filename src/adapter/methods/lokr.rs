@@ -16,11 +16,11 @@ use ndarray::Array2;
 use crate::adapter::form::{
     Delta, Form, LinearForm, Native, NativeForm, NativeSite, Part, Role, elements,
 };
-use crate::adapter::options::{Factor, Rank};
 use crate::adapter::targets::QUERY_VALUE;
-use crate::adapter::tuner::{Layer, Loading, Tuner};
+use crate::adapter::toolbox::options::{Factor, Rank};
+use crate::adapter::toolbox::tuner::{Layer, Loading, Tuner};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 
 /// One side of the product.
 #[derive(Debug)]

@@ -13,9 +13,9 @@
 use ndarray::{Array2, Array3, Axis, s};
 
 use crate::adapter::form::{BaseModule, Delta, Form, LinearForm, Native, Part, Role, elements};
-use crate::adapter::options::rank;
 use crate::adapter::targets::QUERY_VALUE;
-use crate::adapter::tuner::{Loading, Tuner};
+use crate::adapter::toolbox::options::rank;
+use crate::adapter::toolbox::tuner::{Loading, Tuner};
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter, ModuleWeights};
 
 /// The block of one layer.

@@ -15,12 +15,12 @@
 use ndarray::{Array2, Axis};
 
 use super::prompt_tuning::{fresh, token_dim, virtual_tokens};
-use crate::adapter::options::rank;
 use crate::adapter::task::Task;
-use crate::adapter::tuner::Loading;
+use crate::adapter::toolbox::options::rank;
+use crate::adapter::toolbox::tuner::Loading;
 use crate::adapter::{AdapterError, Effects, Init, PromptCounts};
 use crate::graph::PROMPT_INPUT;
-use crate::json_object::JsonObject;
+use crate::json::JsonObject;
 
 /// Reads the adapter.
 pub fn load(loading: Loading) -> Result<Effects, AdapterError> {

@@ -18,12 +18,12 @@ use crate::adapter::form::{
     EmbeddingForm, Form, InputStage, LinearForm, Native, NativeForm, Part, Role, elements,
     rotate_input,
 };
-use crate::adapter::linalg::{cayley, skew, stack};
-use crate::adapter::options::{factor, rank};
 use crate::adapter::targets::QUERY_VALUE;
-use crate::adapter::tuner::{Loading, Target, Tuner};
+use crate::adapter::toolbox::linalg::{cayley, skew, stack};
+use crate::adapter::toolbox::options::{factor, rank};
+use crate::adapter::toolbox::tuner::{Loading, Target, Tuner};
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 
 /// The options that change inference.
 #[derive(Debug)]

@@ -20,14 +20,14 @@ use fancy_regex::Regex;
 use ndarray::Array2;
 use serde_json::Value;
 
-use crate::adapter::components::{add_components, components, rounded, trailing};
-use crate::adapter::dense::changed_weight;
 use crate::adapter::form::Form;
 use crate::adapter::targets::defaults::OSF;
-use crate::adapter::tuner::{Layer, Loading, Tuner};
+use crate::adapter::toolbox::components::{add_components, components, rounded, trailing};
+use crate::adapter::toolbox::dense::changed_weight;
+use crate::adapter::toolbox::tuner::{Layer, Loading, Tuner};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::decomposition::Svd;
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 use crate::weights::Dtype;
 
 /// The tensors of one layer.

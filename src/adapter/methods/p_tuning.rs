@@ -18,14 +18,14 @@
 use rand::rngs::StdRng;
 
 use super::prompt_tuning::{token_dim, virtual_tokens};
-use crate::adapter::encoder::{
+use crate::adapter::tensors::check_drawn;
+use crate::adapter::toolbox::encoder::{
     bidirectional_lstm, bidirectional_lstm_params, hidden_size, linear, linear_params, matrix, relu,
 };
-use crate::adapter::tensors::check_drawn;
-use crate::adapter::tuner::Loading;
+use crate::adapter::toolbox::tuner::Loading;
 use crate::adapter::{AdapterError, Effects, Init, PromptCounts};
 use crate::graph::PROMPT_INPUT;
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 
 /// No encoder has more layers.
 const MOST_LAYERS: usize = 256;

@@ -16,10 +16,10 @@
 use ndarray::{Array2, Array4, s};
 
 use crate::adapter::form::{Form, LinearForm, Part, Role, elements};
-use crate::adapter::options::rank;
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::task::Task;
-use crate::adapter::tuner::{Loading, Tuner};
+use crate::adapter::toolbox::options::rank;
+use crate::adapter::toolbox::tuner::{Loading, Tuner};
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
 
 /// The mixed skills of one layer.

@@ -13,12 +13,12 @@
 
 use rand::rngs::StdRng;
 
-use crate::adapter::encoder::{hidden_size, linear, linear_params, matrix};
 use crate::adapter::tensors::check_drawn;
-use crate::adapter::tuner::Loading;
+use crate::adapter::toolbox::encoder::{hidden_size, linear, linear_params, matrix};
+use crate::adapter::toolbox::tuner::Loading;
 use crate::adapter::{AdapterError, BoundTensor, Effects, Init, Prompt, PromptCounts};
 use crate::graph::PROMPT_INPUT;
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 use crate::model::BaseModel;
 
 /// Reads the adapter.

@@ -12,10 +12,10 @@
 use rand::rngs::StdRng;
 use rand::seq::index;
 
-use crate::adapter::tuner::Loading;
+use crate::adapter::toolbox::tuner::Loading;
 use crate::adapter::{AdapterError, BoundTensor, Effects, Init, Prompt, PromptCounts};
 use crate::graph::PROMPT_INPUT;
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 use crate::model::BaseModel;
 
 /// Reads the adapter.

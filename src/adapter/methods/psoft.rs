@@ -19,14 +19,16 @@
 use ndarray::{Array1, Array2, Axis};
 
 use super::oft::neumann;
-use crate::adapter::components::{Leading, components, leading, scaled_columns, scaled_rows};
 use crate::adapter::form::{Form, LinearForm, Part, Role, elements};
-use crate::adapter::linalg::{cayley, skew};
-use crate::adapter::options::{factor, rank};
 use crate::adapter::targets::QUERY_VALUE;
-use crate::adapter::tuner::{Layer, Loading, Tuner};
+use crate::adapter::toolbox::components::{
+    Leading, components, leading, scaled_columns, scaled_rows,
+};
+use crate::adapter::toolbox::linalg::{cayley, skew};
+use crate::adapter::toolbox::options::{factor, rank};
+use crate::adapter::toolbox::tuner::{Layer, Loading, Tuner};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
-use crate::json_object::JsonObject;
+use crate::json::JsonObject;
 
 /// The tensors of one layer.
 #[derive(Debug)]

@@ -25,11 +25,11 @@ use half::bf16;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, Array3, s};
 
-use crate::adapter::dense::changed_weight;
 use crate::adapter::form::{Form, Native, NativeForm, Part, Role};
-use crate::adapter::options::{factor, rank, seed};
 use crate::adapter::targets::QUERY_VALUE;
-use crate::adapter::tuner::{Layer, Loading, Tuner};
+use crate::adapter::toolbox::dense::changed_weight;
+use crate::adapter::toolbox::options::{factor, rank, seed};
+use crate::adapter::toolbox::tuner::{Layer, Loading, Tuner};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::random::TorchGenerator;
 

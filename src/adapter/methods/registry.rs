@@ -9,9 +9,9 @@ use super::{
     randlora, road, shadow, shira, supertuning, tinylora, trainable_tokens, unilora, vblora, vera,
     waveft, xlora,
 };
-use crate::adapter::tuner::Loading;
+use crate::adapter::toolbox::tuner::Loading;
 use crate::adapter::{AdapterError, AdapterTensors, Effects};
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 use crate::model::BaseModel;
 
 /// A method that is implemented.

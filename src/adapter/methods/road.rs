@@ -15,12 +15,12 @@ use ndarray::Array1;
 use crate::adapter::form::{
     Form, LinearForm, Native, NativeForm, NativeSite, OutputStage, Part, Role,
 };
-use crate::adapter::options::rank;
 use crate::adapter::targets::QUERY_VALUE;
-use crate::adapter::tuner::{Loading, Tuner};
+use crate::adapter::toolbox::options::rank;
+use crate::adapter::toolbox::tuner::{Loading, Tuner};
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
 use crate::graph::{Attr, Value};
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 
 /// How many angles there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

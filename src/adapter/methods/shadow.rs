@@ -25,14 +25,14 @@ use ndarray::{ArrayD, IxDyn};
 use serde_json::Value as Json;
 
 use crate::adapter::form::{Part, Role};
-use crate::adapter::options::{factor, rank};
 use crate::adapter::replaced::replace_modules;
 use crate::adapter::targets::Targets;
-use crate::adapter::tuner::Loading;
+use crate::adapter::toolbox::options::{factor, rank};
+use crate::adapter::toolbox::tuner::Loading;
 use crate::adapter::{AdapterError, AdapterTensors, Beside, Effects, Init};
 use crate::arch::{self, DecoderSpec, Module, ModuleKind, NormKind};
 use crate::graph::{Dim, GraphBuilder, Value};
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 use crate::model::BaseModel;
 
 /// Where the backbone's parameters stand in the graph's, in front of their paths.

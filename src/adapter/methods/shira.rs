@@ -15,12 +15,12 @@
 
 use ndarray::{Array1, Array2};
 
-use crate::adapter::dense::changed_weight;
 use crate::adapter::form::Form;
-use crate::adapter::options::{rank, seed};
-use crate::adapter::places::SeededPlaces;
 use crate::adapter::targets::defaults::QUERY_VALUE_ONLY;
-use crate::adapter::tuner::{Layer, Loading, Tuner};
+use crate::adapter::toolbox::dense::changed_weight;
+use crate::adapter::toolbox::options::{rank, seed};
+use crate::adapter::toolbox::places::SeededPlaces;
+use crate::adapter::toolbox::tuner::{Layer, Loading, Tuner};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::random::TorchGenerator;
 

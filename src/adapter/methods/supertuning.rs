@@ -20,11 +20,11 @@ use std::cmp::Ordering;
 use ndarray::{Array1, Array2};
 
 use super::shira::scatter_add;
-use crate::adapter::dense::changed_part;
 use crate::adapter::form::{Form, LinearForm, Part, Role};
-use crate::adapter::options::{factor, rank};
 use crate::adapter::targets::QUERY_VALUE;
-use crate::adapter::tuner::{Layer, Loading, Tuner};
+use crate::adapter::toolbox::dense::changed_part;
+use crate::adapter::toolbox::options::{factor, rank};
+use crate::adapter::toolbox::tuner::{Layer, Loading, Tuner};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 
 /// The tensors of one layer.

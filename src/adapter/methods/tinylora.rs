@@ -20,11 +20,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ndarray::{Array1, Array2, Array3, Axis};
 
-use crate::adapter::components::{Leading, scaled_columns, scaled_rows};
 use crate::adapter::form::{BaseModule, EmbeddingForm, Form, LinearForm, Part, Role, elements};
-use crate::adapter::options::{factor, rank, seed};
 use crate::adapter::targets::QUERY_VALUE;
-use crate::adapter::tuner::{Loading, Target, Tuner};
+use crate::adapter::toolbox::components::{Leading, scaled_columns, scaled_rows};
+use crate::adapter::toolbox::options::{factor, rank, seed};
+use crate::adapter::toolbox::tuner::{Loading, Target, Tuner};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::random::TorchGenerator;
 

@@ -11,7 +11,7 @@
 
 use crate::adapter::targets::Targets;
 use crate::adapter::token_rows::{ReplacedRows, replace_rows};
-use crate::adapter::tuner::{Loading, not_adaptable};
+use crate::adapter::toolbox::tuner::{Loading, not_adaptable};
 use crate::adapter::{AdapterError, Effects, Init};
 
 const KEY: &str = "token_indices";

@@ -17,13 +17,13 @@ use std::sync::Arc;
 
 use ndarray::Array1;
 
-use crate::adapter::components::rounded;
 use crate::adapter::form::{Form, LinearForm, Part, Role};
-use crate::adapter::options::{factor, rank};
 use crate::adapter::targets::QUERY_VALUE;
-use crate::adapter::tuner::{Layer, Loading, Tuner};
+use crate::adapter::toolbox::components::rounded;
+use crate::adapter::toolbox::options::{factor, rank};
+use crate::adapter::toolbox::tuner::{Layer, Loading, Tuner};
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
-use crate::json_object::JsonObject;
+use crate::json::JsonObject;
 use crate::random::NumpyGenerator;
 use crate::weights::Dtype;
 

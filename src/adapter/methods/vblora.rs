@@ -18,11 +18,11 @@ use std::sync::Arc;
 use ndarray::{Array2, Array3, ArrayView1, Axis};
 
 use crate::adapter::form::{Form, LinearForm, Part, Role, elements};
-use crate::adapter::options::rank;
 use crate::adapter::targets::defaults::ADALORA;
-use crate::adapter::tuner::{Loading, Tuner};
+use crate::adapter::toolbox::options::rank;
+use crate::adapter::toolbox::tuner::{Loading, Tuner};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
-use crate::json_object::JsonObject;
+use crate::json::JsonObject;
 
 const BANK: &str = "base_model.vblora_vector_bank";
 
@@ -58,7 +58,8 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         return Err(config.wrong("topk", &expected).into());
     }
     let only_topk = config.flag("save_only_topk_weights", false)?;
-    let number = |key: &str, default: f64| crate::adapter::options::factor(config, key, default);
+    let number =
+        |key: &str, default: f64| crate::adapter::toolbox::options::factor(config, key, default);
     let logits = Init::Normal(number("init_logits_std", 0.1)? as f32);
     let bound = bound(config, number("init_vector_bank_bound", 0.02)? as f32)?;
 

@@ -19,9 +19,9 @@ use std::sync::Arc;
 use ndarray::{Array1, Array2, Axis, s};
 
 use crate::adapter::form::{Form, LinearForm, Native, NativeForm, Part, Role, elements};
-use crate::adapter::options::{factor, rank, seed};
 use crate::adapter::targets::defaults::QUERY_VALUE_ONLY;
-use crate::adapter::tuner::{Loading, Tuner};
+use crate::adapter::toolbox::options::{factor, rank, seed};
+use crate::adapter::toolbox::tuner::{Loading, Tuner};
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
 use crate::random::TorchGenerator;
 

@@ -25,11 +25,11 @@ use ndarray::{Array1, Array2, Axis, concatenate};
 
 use super::lora::{Expert, Pair, folder_below};
 use crate::adapter::form::{Form, Native, NativeForm, Part, Role, elements, keep_largest};
-use crate::adapter::options::factor;
-use crate::adapter::tuner::Loading;
+use crate::adapter::toolbox::options::factor;
+use crate::adapter::toolbox::tuner::Loading;
 use crate::adapter::{AdapterError, AdapterTensors, Beside, Effects, Init, ModuleAdapter};
 use crate::graph::{Attr, GraphBuilder, Value};
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 
 /// Deeper classifiers aren't made.
 const DEEPEST: usize = 64;

@@ -5,7 +5,7 @@
 use fancy_regex::Regex;
 use serde_json::Value;
 
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 
 /// A string (a regular expression) or a list of names.
 #[derive(Debug, Clone)]

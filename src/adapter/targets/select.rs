@@ -7,7 +7,7 @@ use super::pattern::{NamePattern, is_named};
 use super::{Include, Targets};
 use crate::adapter::{AdapterError, AdapterTensors};
 use crate::arch::{Module, ModuleKind};
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 
 impl Targets {
     /// The targeted ones of `modules`. What PEFT passes over without a word is an error of a fresh adapter, and noted in

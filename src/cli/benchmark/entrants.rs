@@ -6,7 +6,8 @@ use super::{Benchmark, Job};
 use crate::cli::progress::message;
 use crate::measure::session::Entrant;
 use crate::measure::subject::Subject;
-use crate::prepare::{PreparedVariant, Variant, empty_variant};
+use crate::prepare::empty_variant;
+use crate::prepared::{PreparedVariant, Variant};
 
 impl Benchmark<'_> {
     /// Who takes part: one base, and what each job has beside it.

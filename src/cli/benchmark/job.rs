@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::measure::record::VariantRecord;
-use crate::prepare::{Manifest, PreparedVariant, Variant};
+use crate::prepared::{Manifest, PreparedVariant, Variant};
 
 /// What has a result of its own: an experiment, mostly.
 pub struct Job {

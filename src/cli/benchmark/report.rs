@@ -8,7 +8,7 @@ use crate::config::BenchmarkConfig;
 use crate::engine::{Provider, WeightsMode};
 use crate::measure::break_even::break_even;
 use crate::measure::subject::Subject;
-use crate::prepare::Manifest;
+use crate::prepared::Manifest;
 
 impl Benchmark<'_> {
     /// Everything that's printed: a table, and a line for whatever else there is to say.

@@ -19,8 +19,8 @@ use crate::measure::session::{MeasurePlan, Measurement, Meters, Precision, Step}
 use crate::measure::subject::Subject;
 use crate::measure::swap::SwapResult;
 use crate::measure::sweep::SweepRun;
+use crate::onnxruntime::library::Library;
 use crate::results::{BaseCache, CacheKey};
-use crate::runtime::library::Library;
 
 /// What was measured.
 pub(super) struct Measured {

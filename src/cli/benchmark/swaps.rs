@@ -7,7 +7,8 @@ use crate::cli::progress::message;
 use crate::measure::client::WorkerError;
 use crate::measure::session::MeasurePlan;
 use crate::measure::swap::SwapResult;
-use crate::prepare::{Variant, not_swappable, other_adapters};
+use crate::prepare::{not_swappable, other_adapters};
+use crate::prepared::Variant;
 
 impl Benchmark<'_> {
     /// Lets `count` adapters of each job take turns.

@@ -8,8 +8,8 @@ use crate::engine::StepGraph;
 use crate::measure::executed::ExecutedGraph;
 use crate::measure::record::VariantRecord;
 use crate::measure::session::Precision;
-use crate::prepare::Variant;
-use crate::verify::Parity;
+use crate::parity::Parity;
+use crate::prepared::Variant;
 
 /// A line for each variant that doesn't exist; `title` names the experiment, where there are several.
 pub fn absent(title: &str, absent: &BTreeMap<Variant, String>) -> String {

@@ -5,7 +5,7 @@ use crate::engine::StepGraph;
 use crate::measure::break_even::{BreakEven, GroupBreakEven, Verdict};
 use crate::measure::executed::ExecutedGraph;
 use crate::measure::record::scripted;
-use crate::prepare::Variant;
+use crate::prepared::Variant;
 use crate::prompts::Category;
 
 fn found(verdicts: [Verdict; 3]) -> BreakEven {

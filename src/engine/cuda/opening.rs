@@ -5,10 +5,10 @@ use std::slice::from_ref;
 use super::StepGraph;
 use super::transfer::read;
 use crate::engine::bindings::{bytes_of, fill};
+use crate::engine::logits::difference;
 use crate::engine::{DecoderEngine, Engine, EngineError, EngineOptions, OnnxRuntime};
-use crate::logits::difference;
-use crate::prepare::PreparedVariant;
-use crate::runtime::cuda::Stream;
+use crate::onnxruntime::cuda::Stream;
+use crate::prepared::PreparedVariant;
 use crate::weights::widen;
 
 /// By how much logits may differ, as a part of the largest: attention adds up in another order where it's told of another

@@ -2,7 +2,7 @@
 
 use ort::value::{DefiniteTensorValueTypeMarker, Value};
 
-use crate::runtime::cuda::{CopyKind, Stream};
+use crate::onnxruntime::cuda::{CopyKind, Stream};
 
 /// Copies `bytes` to the beginning of `target`, a tensor on the device, behind what was started before.
 #[expect(unsafe_code, reason = "a copy between two memories")]

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::RateMeter;
 use crate::measure::stats::median;
-use crate::runtime::cuda::{CopyKind, DeviceMemory, Stream};
+use crate::onnxruntime::cuda::{CopyKind, DeviceMemory, Stream};
 
 /// What's copied at once: far beyond any cache.
 const BYTES: usize = 256 << 20;

@@ -11,7 +11,7 @@ use crate::measure::record::{PromptPlan, VariantRecord};
 use crate::measure::schedule::{balanced_order, balanced_period};
 use crate::measure::subject::Subject;
 use crate::measure::timings::Clock;
-use crate::prepare::PreparedVariant;
+use crate::prepared::PreparedVariant;
 
 /// A measurement under way.
 pub(super) struct Contest<'a, P> {

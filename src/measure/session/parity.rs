@@ -4,8 +4,8 @@ use super::MeasurePlan;
 use crate::measure::client::{Interrupt, VariantProcess, WorkerClient, WorkerError};
 use crate::measure::protocol::{Comparison, ParityRequest};
 use crate::measure::subject::Subject;
-use crate::prepare::PreparedVariant;
-use crate::verify::Parity;
+use crate::parity::Parity;
+use crate::prepared::PreparedVariant;
 
 /// Tokens that the variants are compared on.
 const PARITY_TOKENS: usize = 8;

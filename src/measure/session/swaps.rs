@@ -4,7 +4,7 @@ use super::MeasurePlan;
 use crate::measure::client::{Interrupt, VariantProcess, WorkerClient, WorkerError};
 use crate::measure::protocol::{OpenRequest, SwapRequest};
 use crate::measure::swap::SwapResult;
-use crate::prepare::PreparedVariant;
+use crate::prepared::PreparedVariant;
 
 impl MeasurePlan {
     /// Lets the adapter of `unmerged` and `others` take turns, in a process of its own, behind the shortest prompt.

@@ -7,11 +7,11 @@ use crate::measure::memory::{PeakMethod, ProcessMemory, StageMemory};
 use crate::measure::protocol::{Comparison, OpenRequest, Opened, ParityRequest, SwapRequest};
 use crate::measure::swap::{SwapResult, SwapTimes};
 use crate::measure::timings::{Clock, GenerationTimings};
-use crate::prepare::{Variant, stand_in};
+use crate::onnxruntime::library::Library;
+use crate::parity::Parity;
+use crate::prepared::{Variant, stand_in};
 use crate::prompts::Category;
 use crate::random::SplitMix64;
-use crate::runtime::library::Library;
-use crate::verify::Parity;
 
 #[derive(Clone, Default)]
 struct ScriptedClock(Rc<Cell<Duration>>);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::tokenizer::{END_OF_TEXT_ID, PADDING_ID};
 use crate::arch::{self, DecoderSpec, ModuleKind, NormKind};
-use crate::json_object::JsonObject;
+use crate::json::JsonObject;
 
 /// A model's architecture and sizes.
 pub(super) struct Shape {

@@ -95,7 +95,7 @@ pub fn object(path: &Path) -> Result<Map<String, Value>, TokenizerError> {
         other => Err(TokenizerError::Value {
             path: path.to_owned(),
             key: String::new(),
-            found: crate::json_check::json_type(&other).to_owned(),
+            found: crate::json::check::json_type(&other).to_owned(),
             expected: "an object",
         }),
     }

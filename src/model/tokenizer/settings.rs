@@ -12,7 +12,7 @@ use tokenizers::AddedToken;
 
 use super::TokenizerError;
 use super::files::object;
-use crate::json_check::json_type;
+use crate::json::check::json_type;
 
 /// Special tokens that every class has a name for, in the order in which they're added.
 pub const NAMED: [&str; 7] = [

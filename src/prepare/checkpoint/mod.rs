@@ -25,10 +25,10 @@ use self::layout::{Layout, Values};
 use self::shards::Shards;
 use self::target::Target;
 use super::PrepareError;
-use super::manifest::write_file;
 use super::merge::{Change, changes};
-use super::partial;
 use crate::adapter::{Adapter, AdapterError};
+use crate::files::partial;
+use crate::files::write_file;
 use crate::model::BaseModel;
 use crate::weights::Dtype;
 

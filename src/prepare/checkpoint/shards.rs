@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::layout::Tensor;
+use crate::files::write_file;
 use crate::prepare::PrepareError;
-use crate::prepare::manifest::write_file;
 use crate::weights::{BytesPlan, SafetensorsWriter, TensorView, WeightsError, WriteTensorError};
 
 /// The files of a checkpoint while they're being written.

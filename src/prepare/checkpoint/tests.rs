@@ -9,8 +9,9 @@ use super::{CheckpointSummary, write_checkpoint, write_sharded};
 use crate::adapter::Adapter;
 use crate::graph::{Parameter, Parameters};
 use crate::model::BaseModel;
+use crate::prepare::PrepareError;
 use crate::prepare::merge::merge;
-use crate::prepare::{Precision, PrepareError};
+use crate::prepared::Precision;
 use crate::weights::{Dtype, SafetensorsFile, SafetensorsWriter, TensorPlan};
 
 fn fixtures() -> PathBuf {

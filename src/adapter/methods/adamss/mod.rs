@@ -24,13 +24,13 @@ use ndarray::{Array2, Axis, concatenate, s};
 use rayon::prelude::*;
 
 use self::clusters::{LowRank, clusters, low_rank};
-use crate::adapter::components::failed;
 use crate::adapter::form::{Form, LinearForm, Part, Role, elements};
-use crate::adapter::options::{factor, rank, seed};
 use crate::adapter::targets::QUERY_VALUE;
-use crate::adapter::tuner::{Layer, Loading, Tuner};
+use crate::adapter::toolbox::components::failed;
+use crate::adapter::toolbox::options::{factor, rank, seed};
+use crate::adapter::toolbox::tuner::{Layer, Loading, Tuner};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
-use crate::json_object::JsonObject;
+use crate::json::JsonObject;
 use crate::model::BaseModel;
 
 /// The options.

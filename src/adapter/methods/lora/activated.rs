@@ -11,7 +11,7 @@ use super::linear::LoraLinear;
 use super::residual::Residual;
 use crate::adapter::ModuleAdapter;
 use crate::adapter::form::{Form, Native, NativeForm, Part, Role, elements};
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 
 /// The key of the configuration.
 pub const KEY: &str = "alora_invocation_tokens";

@@ -22,11 +22,11 @@ use super::arrow_config::{ArrowConfig, KEY};
 use super::config::LoraConfig;
 use super::expert::{Expert, Pair, folder_below};
 use crate::adapter::form::{Form, Native, NativeForm, NativeSite, Part, Role, elements};
-use crate::adapter::tuner::{Target, not_adaptable, target};
+use crate::adapter::toolbox::tuner::{Target, not_adaptable, target};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::arch::Module;
 use crate::graph::{Attr, Value};
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 use crate::model::BaseModel;
 use crate::random::TorchGenerator;
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::adapter::options::{factor, seed};
-use crate::json_object::{ConfigError, JsonObject};
+use crate::adapter::toolbox::options::{factor, seed};
+use crate::json::{ConfigError, JsonObject};
 
 /// The key of the configuration.
 pub const KEY: &str = "arrow_config";

@@ -8,7 +8,7 @@
 
 use ndarray::{Array2, s};
 
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 
 /// `use_bdlora`
 #[derive(Debug)]

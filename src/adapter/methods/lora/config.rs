@@ -5,8 +5,8 @@ use super::arrow_config::{self, ArrowConfig};
 use super::blocks::Blocks;
 use super::init::LoraInit;
 use super::residual::Removed;
-use crate::adapter::options::{Factor, Rank};
-use crate::json_object::{ConfigError, JsonObject};
+use crate::adapter::toolbox::options::{Factor, Rank};
+use crate::json::{ConfigError, JsonObject};
 
 /// The options that change inference, but for those of `Targets`.
 #[derive(Debug)]

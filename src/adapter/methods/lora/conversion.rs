@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use super::config::is_on;
 use crate::adapter::targets::{NamePattern, QUERY_VALUE, Targets};
 use crate::arch::{DecoderSpec, Mlp, Module, ModuleKind};
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 
 /// The key of the parameters' names.
 pub const PARAMETERS: &str = "target_parameters";

@@ -14,9 +14,9 @@ use super::factors::{factors, of_weights};
 use super::init::LoraInit;
 use crate::adapter::replaced::replace_base_layer;
 use crate::adapter::targets::{QUERY_VALUE, Targets};
-use crate::adapter::tuner::{Target, not_adaptable, target};
+use crate::adapter::toolbox::tuner::{Target, not_adaptable, target};
 use crate::adapter::{AdapterError, AdapterTensors, Effects};
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 use crate::model::BaseModel;
 
 /// An expert.

@@ -19,11 +19,11 @@ use super::blocks::{Side, block_diagonal};
 use super::config::LoraConfig;
 use super::init::{LoraInit, Stored};
 use super::residual::{Made, minor, orthogonal, principal};
-use crate::adapter::components::scaled_columns;
-use crate::adapter::tuner::{Layer, Table, Target, target};
+use crate::adapter::toolbox::components::scaled_columns;
+use crate::adapter::toolbox::tuner::{Layer, Table, Target, target};
 use crate::adapter::{AdapterError, AdapterTensors, Init};
 use crate::arch::Module;
-use crate::json_object::JsonObject;
+use crate::json::JsonObject;
 use crate::model::BaseModel;
 
 /// The factors of one layer.

@@ -4,7 +4,7 @@ use ndarray::Array2;
 use serde_json::Value;
 
 use crate::adapter::{AdapterError, AdapterTensors, Init};
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 
 /// `init_lora_weights`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

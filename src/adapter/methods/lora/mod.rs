@@ -62,15 +62,14 @@ use self::tying::Tie;
 use crate::adapter::replaced::{
     leave_out_bias, replace_base_layer, replace_biases, replace_modules,
 };
-use crate::adapter::replication::replicate;
 use crate::adapter::targets::{QUERY_VALUE, Targets};
 use crate::adapter::token_rows::trainable_token_indices;
-use crate::adapter::tuner::{
+use crate::adapter::toolbox::tuner::{
     Layer, Loading, Table, Target, not_adaptable, target, without_experts,
 };
 use crate::adapter::{AdapterError, AdapterTensors, Effects, ModuleAdapter};
 use crate::arch::{Module, ModuleKind};
-use crate::json_object::JsonObject;
+use crate::json::JsonObject;
 use crate::model::BaseModel;
 use crate::weights::WeightsError;
 

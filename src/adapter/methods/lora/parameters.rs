@@ -18,10 +18,10 @@ use super::init::{LoraInit, Stored};
 use super::linear::LoraLinear;
 use super::stacked::{self, Wanted};
 use crate::adapter::form::Form;
-use crate::adapter::stacked::Stack;
+use crate::adapter::toolbox::stacked::Stack;
 use crate::adapter::{AdapterError, AdapterTensors, Effects, ModuleAdapter, ModuleWeights};
 use crate::arch::{DecoderSpec, Expert, Mlp, Module, ModuleKind};
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 
 /// Options that PEFT refuses with it.
 const NOT_WITH: [&str; 9] = [

@@ -14,7 +14,7 @@ use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, s};
 
 use crate::adapter::AdapterError;
-use crate::adapter::components::{
+use crate::adapter::toolbox::components::{
     components, failed, leading, rounded, scaled_columns, scaled_rows, trailing,
 };
 use crate::decomposition::{Svd, qr};

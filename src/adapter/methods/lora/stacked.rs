@@ -20,7 +20,7 @@ use ndarray::{Array3, ArrayView2, Axis, s};
 
 use super::init::LoraInit;
 use crate::adapter::form::{Form, LinearForm, Part, Role};
-use crate::adapter::stacked::Stack;
+use crate::adapter::toolbox::stacked::Stack;
 use crate::adapter::{AdapterError, AdapterTensors, Init, ModuleAdapter};
 use crate::arch::Expert;
 

@@ -13,7 +13,7 @@ use super::init::LoraInit;
 use crate::adapter::AdapterTensors;
 use crate::adapter::targets::Targets;
 use crate::arch::{DecoderSpec, Linear, Module};
-use crate::json_object::{ConfigError, JsonObject};
+use crate::json::{ConfigError, JsonObject};
 
 /// What PEFT takes for one of the ends.
 const NAMES: [&str; 2] = ["embed_tokens", "lm_head"];

@@ -20,15 +20,15 @@ use std::sync::Arc;
 use ndarray::{Array1, Array2};
 
 use self::filters::reconstruction_low_pass;
-use crate::adapter::dense::changed_weight;
 use crate::adapter::form::Form;
-use crate::adapter::options::{factor, is_count, seed};
-use crate::adapter::places::SeededPlaces;
 use crate::adapter::targets::ValuePattern;
 use crate::adapter::targets::defaults::SPECTRAL;
-use crate::adapter::tuner::{Layer, Loading, Tuner};
+use crate::adapter::toolbox::dense::changed_weight;
+use crate::adapter::toolbox::options::{factor, is_count, seed};
+use crate::adapter::toolbox::places::SeededPlaces;
+use crate::adapter::toolbox::tuner::{Layer, Loading, Tuner};
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
-use crate::json_object::JsonObject;
+use crate::json::JsonObject;
 
 /// The tensors of one layer.
 #[derive(Debug)]

@@ -1,0 +1,27 @@
+//! The form of methods whose delta has no small factors: the weight itself is replaced by the base's,
+//! changed in place. It costs no node in the graph.
+
+use ndarray::Array2;
+
+use crate::adapter::AdapterError;
+use crate::adapter::form::{LinearForm, Part, Role};
+
+/// A weight of this shape, as `change` leaves the base's.
+pub fn changed_weight<'a>(
+    shape: [usize; 2],
+    change: impl Fn(&mut Array2<f32>) -> Result<(), AdapterError> + Send + Sync + 'a,
+) -> LinearForm<'a> {
+    LinearForm::replaced(changed_part(shape, change))
+}
+
+/// The tensor of [`changed_weight`].
+pub fn changed_part<'a>(
+    shape: [usize; 2],
+    change: impl Fn(&mut Array2<f32>) -> Result<(), AdapterError> + Send + Sync + 'a,
+) -> Part<'a> {
+    Part::derived("weight", &shape, Role::InPlace, move |base| {
+        let mut weight = base.weight()?.as_standard_layout().into_owned();
+        change(&mut weight)?;
+        Ok(weight.into_raw_vec_and_offset().0)
+    })
+}

@@ -1,0 +1,64 @@
+//! `layer_replication`: a taller stack from the base's layers.
+//!
+//! `[[a, b], …]`: the new stack is the concatenation of the half-open ranges `[a, b)`. Base weights are
+//! shared between a layer and its replicas; adapters are separate and named by the new indices.
+//!
+//! Source: PEFT, `tuners/tuners_utils.py`, `replicate_layers`.
+
+use crate::arch::{DecoderSpec, Layer};
+use crate::json::{ConfigError, JsonObject};
+
+/// The architecture with the layers that `layer_replication` asks for.
+pub fn replicate(config: &JsonObject, spec: &DecoderSpec) -> Result<DecoderSpec, ConfigError> {
+    let Some(value) = config.get("layer_replication") else {
+        return Ok(spec.clone());
+    };
+    let count = spec.layers.len();
+    let ranges: Option<Vec<[usize; 2]>> = serde_json::from_value(value.clone()).ok();
+    let ranges = ranges
+        .filter(|ranges| {
+            ranges
+                .iter()
+                .all(|&[start, end]| start < end && end <= count)
+        })
+        .filter(|ranges| !ranges.is_empty())
+        .ok_or_else(|| {
+            let expected = format!("a list of ranges `[start, end]` within 0..{count}");
+            config.wrong("layer_replication", &expected)
+        })?;
+    let mut replicated = spec.clone();
+    replicated.layers = ranges
+        .into_iter()
+        .flat_map(|[start, end]| start..end)
+        .enumerate()
+        .map(|(index, source)| renumbered(&spec.layers[source], index))
+        .collect();
+    Ok(replicated)
+}
+
+/// The layer with paths for place `index`; its sources stay.
+fn renumbered(layer: &Layer, index: usize) -> Layer {
+    let mut copy = layer.clone();
+    let stem = layer.path.rfind('.').map_or("", |dot| &layer.path[..dot]);
+    let path = format!("{stem}.{index}");
+    let move_to = |old: &mut String| {
+        let rest = old[layer.path.len()..].to_owned();
+        *old = format!("{path}{rest}");
+    };
+    let attention = &mut copy.attention;
+    for linear in attention
+        .linears_mut()
+        .into_iter()
+        .chain(copy.mlp.linears_mut())
+    {
+        move_to(&mut linear.path);
+    }
+    for norm in copy.attention.query_key_norms.iter_mut().flatten() {
+        move_to(&mut norm.norm.path);
+    }
+    for norm in copy.arrangement.norms_mut() {
+        move_to(&mut norm.path);
+    }
+    copy.path = path;
+    copy
+}

@@ -1,0 +1,277 @@
+//! What every method that adapts modules shares: the options that select them, the biases and whole
+//! modules that are replaced beside them, and the loop over the selected ones.
+
+use std::collections::BTreeSet;
+
+use crate::adapter::replaced::{replace_base_layer, replace_biases, replace_modules};
+use crate::adapter::targets::{DefaultTargets, Targets};
+use crate::adapter::{AdapterError, AdapterTensors, Effects, ModuleAdapter};
+use crate::arch::{Module, ModuleKind};
+use crate::json::JsonObject;
+use crate::model::BaseModel;
+
+/// What a method's loader is given.
+#[derive(Debug)]
+pub struct Loading<'a> {
+    /// `adapter_config.json`
+    pub config: &'a JsonObject,
+    /// The base model.
+    pub base: &'a BaseModel,
+    /// The adapter's tensors.
+    pub tensors: &'a mut AdapterTensors,
+    /// The task that was asked for, of methods that have several.
+    pub task_id: Option<usize>,
+}
+
+/// A linear layer that is adapted.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    /// The module.
+    pub module: Module,
+    /// Columns of the weight.
+    pub in_features: usize,
+    /// Rows of the weight.
+    pub out_features: usize,
+    /// Whether the base has a bias.
+    pub bias: bool,
+}
+
+impl Layer {
+    /// Its place in the model.
+    pub fn path(&self) -> &str {
+        &self.module.path
+    }
+
+    /// The key of its tensor `name`.
+    pub fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.module.path)
+    }
+
+    /// Elements of the weight.
+    pub fn elements(&self) -> usize {
+        self.in_features * self.out_features
+    }
+}
+
+/// An embedding that is adapted.
+#[derive(Debug, Clone)]
+pub struct Table {
+    /// The module.
+    pub module: Module,
+    /// Rows.
+    pub num_embeddings: usize,
+    /// Width of a row.
+    pub embedding_dim: usize,
+}
+
+impl Table {
+    /// The key of its tensor `name`.
+    pub fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.module.path)
+    }
+}
+
+/// A module that is adapted.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// A linear layer.
+    Linear(Layer),
+    /// The token embedding.
+    Embedding(Table),
+}
+
+/// A method that adapts modules, between its configuration and its tensors.
+#[derive(Debug)]
+pub struct Tuner<'a> {
+    /// `adapter_config.json`
+    pub config: &'a JsonObject,
+    /// The base model.
+    pub base: &'a BaseModel,
+    /// The adapter's tensors.
+    pub tensors: &'a mut AdapterTensors,
+    /// The selected modules, in the order in which PEFT visits them.
+    pub selected: Vec<Module>,
+    effects: Effects,
+}
+
+impl<'a> Tuner<'a> {
+    /// Reads the options that methods share. `defaults` are targets by model type; `own_bias` is the
+    /// method's own value of `bias` (`lora_only`), if it has that option.
+    ///
+    /// # Errors
+    /// If one is wrong, or a replaced parameter is missing or has another shape.
+    pub fn open(
+        loading: Loading<'a>,
+        defaults: DefaultTargets,
+        own_bias: Option<&str>,
+    ) -> Result<Self, AdapterError> {
+        let Loading {
+            config,
+            base,
+            tensors,
+            ..
+        } = loading;
+        let modules = base.spec.modules();
+        let targets = Targets::with_defaults(config, &base.spec.model_type, defaults)?;
+        let selected = without_experts(&targets, targets.select(config, tensors, &modules)?, base);
+        let mut effects = Effects::default();
+        let saved = targets.saved(config, tensors, &modules)?;
+        replace_modules(&mut effects, tensors, &base.spec, &saved)?;
+        if let Some(own) = own_bias {
+            replace_biases(&mut effects, tensors, config, own, &modules, &selected)?;
+        }
+        for module in &selected {
+            replace_base_layer(&mut effects, tensors, base, module)?;
+        }
+        Ok(Self {
+            config,
+            base,
+            tensors,
+            selected,
+            effects,
+        })
+    }
+
+    /// Paths of selected modules that the file has another weight for. PEFT loads it behind what it makes of the base's.
+    pub fn reweighted(&self) -> BTreeSet<String> {
+        let paths = self.selected.iter().map(|module| &module.path);
+        let other = |path: &&String| {
+            self.effects
+                .replaced
+                .contains_key(&format!("{path}.weight"))
+        };
+        paths.filter(other).cloned().collect()
+    }
+
+    /// Refuses files with such weights, for methods that work with the base's own.
+    ///
+    /// # Errors
+    /// If there is one.
+    pub fn refuse_reweighted(&self) -> Result<(), AdapterError> {
+        match self.reweighted().first() {
+            None => Ok(()),
+            Some(path) => Err(self.tensors.layout(format!(
+                "`{path}.base_layer.weight` isn't the base's weight, and PEFT makes this method's parts of both: use the \
+                 base that the adapter was made for"
+            ))),
+        }
+    }
+
+    /// The selected modules, which must all be linear layers.
+    ///
+    /// # Errors
+    /// If one isn't.
+    pub fn layers(&self) -> Result<Vec<Layer>, AdapterError> {
+        let selected = self.selected.iter();
+        selected
+            .map(|module| match target(self.base, module) {
+                Some(Target::Linear(layer)) => Ok(layer),
+                _ => Err(not_adaptable(self.config, module, "linear layers")),
+            })
+            .collect()
+    }
+
+    /// Adapts every selected module, all of which must be linear layers.
+    ///
+    /// # Errors
+    /// If one isn't, or `make` fails.
+    pub fn adapt<A: ModuleAdapter + 'static>(
+        mut self,
+        mut make: impl FnMut(&mut AdapterTensors, &Layer) -> Result<A, AdapterError>,
+    ) -> Result<Effects, AdapterError> {
+        for layer in self.layers()? {
+            let adapter = make(self.tensors, &layer)?;
+            self.insert(&layer.module.path, Box::new(adapter));
+        }
+        Ok(self.effects)
+    }
+
+    /// Adapts every selected module: linear layers, and the token embedding.
+    ///
+    /// # Errors
+    /// If one is something else, or `make` fails.
+    pub fn adapt_any(
+        mut self,
+        mut make: impl FnMut(
+            &mut AdapterTensors,
+            &Target,
+        ) -> Result<Box<dyn ModuleAdapter>, AdapterError>,
+    ) -> Result<Effects, AdapterError> {
+        for module in std::mem::take(&mut self.selected) {
+            let allowed = "linear layers and the token embedding";
+            let target = target(self.base, &module)
+                .ok_or_else(|| not_adaptable(self.config, &module, allowed))?;
+            let adapter = make(self.tensors, &target)?;
+            self.insert(&module.path, adapter);
+        }
+        Ok(self.effects)
+    }
+
+    /// Gives the module at `path` its adapter.
+    pub fn insert(&mut self, path: &str, adapter: Box<dyn ModuleAdapter>) {
+        self.effects.modules.insert(path.to_owned(), adapter);
+    }
+
+    /// Counts trainable parameters that modules share.
+    pub fn count_shared(&mut self, trainable: usize) {
+        self.effects.shared_params += trainable;
+    }
+
+    /// Counts parameters that PEFT adds and doesn't train; buffers aren't counted.
+    pub fn count_frozen(&mut self, frozen: usize) {
+        self.effects.frozen_params += frozen;
+    }
+}
+
+/// The module as a target, if it's one that a method may adapt.
+pub fn target(base: &BaseModel, module: &Module) -> Option<Target> {
+    match module.kind {
+        ModuleKind::Linear {
+            in_features,
+            out_features,
+            bias,
+            ..
+        } => Some(Target::Linear(Layer {
+            module: module.clone(),
+            in_features,
+            out_features,
+            bias,
+        })),
+        ModuleKind::Embedding {
+            num_embeddings,
+            embedding_dim,
+        } if module.path == base.spec.embed_tokens.path => Some(Target::Embedding(Table {
+            module: module.clone(),
+            num_embeddings,
+            embedding_dim,
+        })),
+        _ => None,
+    }
+}
+
+/// Transformers stacks the experts of a layer, so that they are no modules, and PEFT passes them over. One whose name was
+/// asked for, and belongs to no other module, stays to be refused, and so does what has nothing beside it.
+pub fn without_experts(targets: &Targets, selected: Vec<Module>, base: &BaseModel) -> Vec<Module> {
+    let is_expert = |module: &Module| {
+        matches!(module.kind, ModuleKind::Routed { .. }) && !base.spec.is_router(&module.path)
+    };
+    let name = |module: &Module| module.path.rsplit('.').next().map(str::to_owned);
+    let (experts, mut others): (Vec<_>, Vec<_>) = selected.into_iter().partition(is_expert);
+    let names: BTreeSet<_> = others.iter().map(name).collect();
+    let stays = |module: &Module| {
+        names.is_empty() || (targets.are_listed() && !names.contains(&name(module)))
+    };
+    others.extend(experts.into_iter().filter(stays));
+    others
+}
+
+/// The error for a selected module that the method can't adapt.
+pub fn not_adaptable(config: &JsonObject, module: &Module, allowed: &str) -> AdapterError {
+    AdapterError::Targets {
+        path: config.path().to_owned(),
+        message: format!(
+            "`target_modules` selects `{}`, which this method can't adapt; only {allowed} are supported",
+            module.path
+        ),
+    }
+}

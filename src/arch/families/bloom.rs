@@ -1,0 +1,76 @@
+//! BLOOM (`model_type: "bloom"`).
+//!
+//! - ALiBi in place of positions; a LayerNorm of the embedding.
+//! - Queries, keys and values in one projection, head by head; biases everywhere.
+//! - GELU with tanh, between projections of the fourfold width.
+//! - `apply_residual_connection_post_layernorm`: the residual is the norm's output.
+//!
+//! Source: `modeling_bloom.py`, Hugging Face Transformers.
+
+use crate::arch::heads::Heads;
+use crate::arch::{Activation, Arrangement, Attention, DecoderSpec, Embedding, FusedRows, Layer, Linear, MOST_LAYERS, Mlp, Norm, NormKind, Position, Projections, alibi, read};
+use crate::json::{ConfigError, JsonObject};
+
+/// Positions that BLOOM was trained with: its configuration doesn't have to say.
+const POSITIONS: usize = 2048;
+
+/// Reads the architecture from `config.json`.
+pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
+    let hidden_size = config.size(read::either(config, ["hidden_size", "n_embed"]))?;
+    let vocab_size = config.size("vocab_size")?;
+    let heads = read::either(config, ["n_head", "num_attention_heads"]);
+    let heads = Heads::even(config, heads, hidden_size)?;
+    let epsilon = read::epsilon(config, "layer_norm_epsilon", 1e-5)?;
+    let normed_residual = config.flag("apply_residual_connection_post_layernorm", false)?;
+    let positions = config.optional_size("seq_length")?.unwrap_or(POSITIONS);
+    let position = Position::Alibi(alibi::bloom(heads.queries));
+
+    let norm = |path: String| Norm::new(path, hidden_size, NormKind::Layer, epsilon);
+    let count = read::either(config, ["n_layer", "num_hidden_layers"]);
+    let layers = (0..config.size_up_to(count, MOST_LAYERS)?)
+        .map(|index| {
+            let path = format!("transformer.h.{index}");
+            let at = |name: &str| format!("{path}.{name}");
+            let linear = |name: &str, out, input| Linear::new(at(name), out, input, true);
+            let attention = norm(at("input_layernorm"));
+            let mlp = norm(at("post_attention_layernorm"));
+            Layer {
+                attention: Attention {
+                    position: position.clone(),
+                    ..Attention::new(
+                        heads,
+                        Projections::Fused {
+                            qkv: linear(
+                                "self_attention.query_key_value",
+                                3 * hidden_size,
+                                hidden_size,
+                            ),
+                            rows: FusedRows::Groups,
+                        },
+                        linear("self_attention.dense", hidden_size, hidden_size),
+                    )
+                },
+                mlp: Mlp::Plain {
+                    fc1: linear("mlp.dense_h_to_4h", 4 * hidden_size, hidden_size),
+                    fc2: linear("mlp.dense_4h_to_h", hidden_size, 4 * hidden_size),
+                    activation: Activation::GeluTanh,
+                },
+                arrangement: match normed_residual {
+                    true => Arrangement::NormedResidual { attention, mlp },
+                    false => Arrangement::Before { attention, mlp },
+                },
+                residual_scale: None,
+                path,
+            }
+        })
+        .collect();
+    let embedding = Embedding::new("transformer.word_embeddings", vocab_size, hidden_size);
+    let lm_head = read::head(config, true, &embedding, "lm_head", false)?;
+    let embedding_norm = norm("transformer.word_embeddings_layernorm".to_owned());
+    Ok(DecoderSpec {
+        base_prefix: "transformer.",
+        embedding_norm: Some(embedding_norm),
+        final_norm: Some(norm("transformer.ln_f".to_owned())),
+        ..DecoderSpec::plain(config, positions, embedding, layers, lm_head)?
+    })
+}

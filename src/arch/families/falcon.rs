@@ -1,0 +1,127 @@
+//! Falcon (`model_type: "falcon"`).
+//!
+//! - Queries, keys and values in one projection: with `new_decoder_architecture` group by group; else with
+//!   `multi_query` all queries, one key, one value; else head by head.
+//! - Attention and perceptron side by side with `parallel_attn`, behind one LayerNorm, or two with
+//!   `num_ln_in_parallel_attn` 2; else one after the other.
+//! - Rotary positions.
+//! - Biases on all linear layers with `bias`.
+//!
+//! Source: `modeling_falcon.py`, Hugging Face Transformers.
+
+use crate::arch::heads::Heads;
+use crate::arch::rope::{self, RopeDefaults};
+use crate::arch::{Activation, Arrangement, Attention, DecoderSpec, Embedding, FusedRows, Layer, Linear, MOST_LAYERS, Mlp, Norm, NormKind, Position, Projections, read};
+use crate::json::{ConfigError, JsonObject};
+
+/// Reads the architecture from `config.json`.
+pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
+    let reason = "Transformers' eager and fused attention add it twice and once";
+    read::must_be_off(config, "alibi", reason)?;
+    let hidden_size = config.size(read::either(config, ["hidden_size", "n_embed"]))?;
+    let inner_size = config
+        .optional_size("ffn_hidden_size")?
+        .unwrap_or(4 * hidden_size);
+    let vocab_size = config.size("vocab_size")?;
+    let epsilon = read::epsilon(config, "layer_norm_epsilon", 1e-5)?;
+    let activation = read::activation(config, "activation", Activation::Gelu)?;
+    let bias = config.flag("bias", false)?;
+    let new = config.flag("new_decoder_architecture", false)?;
+    let parallel = config.flag("parallel_attn", true)?;
+    if new && !parallel {
+        let reason = "`new_decoder_architecture` needs it to be true";
+        return Err(config.refused("parallel_attn", reason));
+    }
+    let norms = match config.optional_size("num_ln_in_parallel_attn")? {
+        None if new => 2,
+        Some(2) if new => 2,
+        None | Some(1) => 1,
+        Some(_) => {
+            let expected = "1, or 2 with `new_decoder_architecture`";
+            return Err(config.wrong("num_ln_in_parallel_attn", expected));
+        }
+    };
+
+    let all = Heads::even(config, "num_attention_heads", hidden_size)?;
+    let multi_query = config.flag("multi_query", true)?;
+    let keys = match (new, multi_query) {
+        (false, true) => 1,
+        _ => config.optional_size("num_kv_heads")?.unwrap_or(all.queries),
+    };
+    let heads = Heads { keys, ..all };
+    let fits = match (new, multi_query) {
+        (true, _) => heads.queries.is_multiple_of(keys),
+        (false, true) => true,
+        (false, false) => keys == heads.queries,
+    };
+    if !fits {
+        let expected = format!(
+            "`num_attention_heads` ({}), or with `new_decoder_architecture` a divisor of it",
+            heads.queries
+        );
+        return Err(config.wrong("num_kv_heads", &expected));
+    }
+    let rows = match (new, multi_query) {
+        (false, true) => FusedRows::Kinds,
+        _ => FusedRows::Groups,
+    };
+    let rotary = rope::rotary(config, heads.width, &RopeDefaults::default())?;
+    let positions = config
+        .optional_size("max_position_embeddings")?
+        .unwrap_or(2048);
+
+    let norm = |path: String| Norm::new(path, hidden_size, NormKind::Layer, epsilon);
+    let layers = (0..config.size_up_to("num_hidden_layers", MOST_LAYERS)?)
+        .map(|index| {
+            let path = format!("transformer.h.{index}");
+            let at = |name: &str| format!("{path}.{name}");
+            let linear = |name: &str, out, input| {
+                Linear::new(at(name), out, input, bias).with_bias_key("bias")
+            };
+            let qkv = (heads.queries + 2 * heads.keys) * heads.width;
+            Layer {
+                attention: Attention {
+                    position: Position::Rotary(rotary.clone()),
+                    ..Attention::new(
+                        heads,
+                        Projections::Fused {
+                            qkv: linear("self_attention.query_key_value", qkv, hidden_size),
+                            rows,
+                        },
+                        linear("self_attention.dense", hidden_size, hidden_size),
+                    )
+                },
+                mlp: Mlp::Plain {
+                    fc1: linear("mlp.dense_h_to_4h", inner_size, hidden_size),
+                    fc2: linear("mlp.dense_4h_to_h", hidden_size, inner_size),
+                    activation,
+                },
+                arrangement: match (parallel, norms) {
+                    (true, 2) => Arrangement::Parallel {
+                        attention: norm(at("ln_attn")),
+                        mlp: Some(norm(at("ln_mlp"))),
+                    },
+                    (true, _) => Arrangement::Parallel {
+                        attention: norm(at("input_layernorm")),
+                        mlp: None,
+                    },
+                    (false, _) => Arrangement::Before {
+                        attention: norm(at("input_layernorm")),
+                        mlp: norm(at("post_attention_layernorm")),
+                    },
+                },
+                residual_scale: None,
+                path,
+            }
+        })
+        .collect();
+    let embedding = Embedding::new("transformer.word_embeddings", vocab_size, hidden_size);
+    let lm_head = read::head(config, true, &embedding, "lm_head", false)?;
+    let (positions, positions_end) = rotary.most_positions(positions);
+    Ok(DecoderSpec {
+        positions_end,
+        base_prefix: "transformer.",
+        final_norm: Some(norm("transformer.ln_f".to_owned())),
+        ..DecoderSpec::plain(config, positions, embedding, layers, lm_head)?
+    })
+}

@@ -1,0 +1,122 @@
+//! Gemma 3's text models (`model_type: "gemma3_text"`): Gemma 2 with three changes.
+//!
+//! - RMSNorm of every query and key head, before the rotation.
+//! - Layers with a window have a rotation of their own: `rope_local_base_freq`, or `rope_parameters` with an
+//!   entry for each type of layer. Five of six layers have one, unless `layer_types` or
+//!   `sliding_window_pattern` says otherwise.
+//! - No soft cap on attention scores; one on logits where `final_logit_softcapping` is set.
+//!
+//! Source: `modeling_gemma3.py`, `configuration_gemma3.py`, Hugging Face Transformers.
+
+use super::llama::Differences;
+use super::{gemma, gemma2};
+use crate::arch::rope::{self, RopeDefaults};
+use crate::arch::{Activation, DecoderSpec, NormKind, NormOver, Position, RotarySpec, windows};
+use crate::json::{ConfigError, JsonObject};
+
+/// Reads the architecture from `config.json`.
+pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
+    let differences = Differences {
+        activation: ("hidden_activation", Activation::GeluTanh),
+        key_value_heads: Some(4),
+        positions: 131_072,
+        ..gemma::differences()
+    };
+    let mut spec = gemma::decoder(config, &differences)?;
+    gemma2::put_norms_around(&mut spec);
+    gemma2::scale_scores(config, &mut spec)?;
+    spec.norm_queries_and_keys(["q_norm", "k_norm"], NormOver::Head, NormKind::RmsPlusOne);
+    spec.logit_softcap = gemma2::cap(config, "final_logit_softcapping", None)?;
+
+    let window = windows::size(config, Some(4096))?;
+    let pattern = config.optional_size("sliding_window_pattern")?.unwrap_or(6);
+    let otherwise = |layer: usize| !(layer + 1).is_multiple_of(pattern);
+    let sliding = windows::sliding(config, spec.layers.len(), otherwise)?;
+    windows::set(&mut spec, &sliding, window);
+
+    let head_dim = spec.layers[0].attention.head_dim;
+    let [full, local] = rotations(config, head_dim)?;
+    for (layer, sliding) in spec.layers.iter_mut().zip(sliding) {
+        let rotary = if sliding { &local } else { &full };
+        layer.attention.position = Position::Rotary(rotary.clone());
+    }
+    for rotary in [full, local] {
+        let (positions, end) = rotary.most_positions(spec.max_position_embeddings);
+        spec.max_position_embeddings = positions;
+        spec.positions_end = spec.positions_end.or(end);
+    }
+    Ok(spec)
+}
+
+/// Rotations of layers that see everything and of those with a window.
+fn rotations(config: &JsonObject, head_dim: usize) -> Result<[RotarySpec; 2], ConfigError> {
+    let parameters = config.optional_object("rope_parameters")?;
+    let entry = |name: &str| match &parameters {
+        Some(parameters) => parameters.optional_object(name),
+        None => Ok(None),
+    };
+    // Transformers 5 looks for YaRN's `truncate` around the two entries, whatever is in them.
+    let truncate = match &parameters {
+        Some(parameters) => parameters.flag("truncate", true)?,
+        None => true,
+    };
+    let full = match entry("full_attention")? {
+        Some(found) => Some(found),
+        None => config.optional_object("rope_scaling")?,
+    };
+    let full = full.map(|full| full.with("truncate", truncate.into()));
+    let defaults = |theta| RopeDefaults {
+        theta,
+        ..RopeDefaults::default()
+    };
+    let full_theta = defaults((1_000_000.0, "rope_theta"));
+    let local = entry("sliding_attention")?;
+    let local = local.map(|local| local.with("truncate", truncate.into()));
+    let local_theta = config
+        .optional_number("rope_local_base_freq")?
+        .unwrap_or(10_000.0);
+    let theta = match &local {
+        Some(local) => local.optional_number("rope_theta")?.unwrap_or(local_theta),
+        None => local_theta,
+    };
+    if theta <= 0.0 {
+        return Err(config.wrong("rope_local_base_freq", "a positive number"));
+    }
+    let full = rope::with_parameters(config, full, head_dim, &full_theta)?;
+    let local = match local {
+        Some(local) => {
+            let local_defaults = defaults((theta, "rope_local_base_freq"));
+            rope::with_parameters(config, Some(local), head_dim, &local_defaults)?
+        }
+        None => RotarySpec::plain(theta, head_dim, rope::Pairs::Halves),
+    };
+    Ok([full, local])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn truncation_is_said_around_the_two_rotations_and_not_within() {
+        let full = |inside: Value, around: Value| {
+            let yarn = json!({
+                "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0,
+                "original_max_position_embeddings": 32, "truncate": inside,
+            });
+            let config = json!({
+                "max_position_embeddings": 128,
+                "rope_parameters": { "full_attention": yarn, "truncate": around },
+            });
+            let [full, _] = rotations(&JsonObject::of(Path::new("x"), config), 16).unwrap();
+            full.inv_freq
+        };
+        let usual = full(json!(true), json!(true));
+        assert_eq!(full(json!(false), json!(true)), usual);
+        assert_ne!(full(json!(true), json!(false)), usual);
+    }
+}

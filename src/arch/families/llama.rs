@@ -1,0 +1,158 @@
+//! Llama (`model_type: "llama"`): the plain form that other families are told apart from.
+//!
+//! - `h = x + o_proj(attention(norm(x)))`, `y = h + mlp(norm(h))`, RMSNorm, rotary positions.
+//! - Grouped-query attention; a gated perceptron.
+//! - Biases on all four attention projections with `attention_bias`, on all three of the perceptron
+//!   with `mlp_bias`.
+//!
+//! Source: `modeling_llama.py`, Hugging Face Transformers.
+
+use crate::arch::heads::Heads;
+use crate::arch::rope::{self, RopeDefaults};
+use crate::arch::{Activation, Arrangement, Attention, DecoderSpec, Embedding, Layer, Linear, MOST_LAYERS, Mlp, Norm, NormKind, Position, Projections, read};
+use crate::json::{ConfigError, JsonObject};
+
+/// Reads the architecture from `config.json`.
+pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
+    decoder(config, &Differences::default())
+}
+
+/// Where a linear layer has a bias.
+#[derive(Debug, Clone, Copy)]
+pub enum Bias {
+    /// Nowhere.
+    Never,
+    /// Where this key of `config.json` says so, and by default if it's `true` here.
+    Key(&'static str, bool),
+    /// Everywhere.
+    Always,
+}
+
+/// How a family's configuration differs from Llama's.
+#[derive(Debug, Clone)]
+pub struct Differences {
+    /// The norms of layers and the last one.
+    pub norm: NormKind,
+    /// The norms' epsilon: its key, and its value where that's absent.
+    pub epsilon: (&'static str, f64),
+    /// Biases of queries, keys and values.
+    pub qkv_bias: Bias,
+    /// Bias of the output projection.
+    pub output_bias: Bias,
+    /// Biases of the perceptron.
+    pub mlp_bias: Bias,
+    /// Whether head and embedding share a tensor by default.
+    pub tied: bool,
+    /// The activation: its key, and its value where that's absent.
+    pub activation: (&'static str, Activation),
+    /// Key heads by default; as many as query heads if none.
+    pub key_value_heads: Option<usize>,
+    /// Width of a head by default; `hidden_size / num_attention_heads` if none.
+    pub head_dim: Option<usize>,
+    /// `max_position_embeddings` by default.
+    pub positions: usize,
+    /// Rotary positions by default.
+    pub rope: RopeDefaults,
+}
+
+impl Default for Differences {
+    fn default() -> Self {
+        Self {
+            norm: NormKind::Rms,
+            epsilon: ("rms_norm_eps", 1e-6),
+            qkv_bias: Bias::Key("attention_bias", false),
+            output_bias: Bias::Key("attention_bias", false),
+            mlp_bias: Bias::Key("mlp_bias", false),
+            tied: false,
+            activation: ("hidden_act", Activation::Silu),
+            key_value_heads: None,
+            head_dim: None,
+            positions: 2048,
+            rope: RopeDefaults::default(),
+        }
+    }
+}
+
+/// Reads a decoder that is Llama's but for `differences`, with the names of its modules.
+pub fn decoder(config: &JsonObject, differences: &Differences) -> Result<DecoderSpec, ConfigError> {
+    let hidden_size = config.size("hidden_size")?;
+    let intermediate_size = config.size("intermediate_size")?;
+    let vocab_size = config.size("vocab_size")?;
+    let heads = Heads::grouped(
+        config,
+        hidden_size,
+        differences.key_value_heads,
+        differences.head_dim,
+    )?;
+    let (key, default) = differences.epsilon;
+    let epsilon = read::epsilon(config, key, default)?;
+    let (key, default) = differences.activation;
+    let activation = read::activation(config, key, default)?;
+    let max_position_embeddings = config
+        .optional_size("max_position_embeddings")?
+        .unwrap_or(differences.positions);
+    let rotary = rope::rotary(config, heads.width, &differences.rope)?;
+    let bias = |bias: Bias| match bias {
+        Bias::Never => Ok(false),
+        Bias::Key(key, default) => config.flag(key, default),
+        Bias::Always => Ok(true),
+    };
+    let biases = [
+        (differences.qkv_bias, bias(differences.qkv_bias)?),
+        (differences.output_bias, bias(differences.output_bias)?),
+        (differences.mlp_bias, bias(differences.mlp_bias)?),
+    ];
+    let [qkv, output, mlp] = biases;
+
+    let norm = |path: String| Norm::new(path, hidden_size, differences.norm, epsilon);
+    let linear = |path: String, out, input, (from, bias): (Bias, bool)| {
+        let linear = Linear::new(path, out, input, bias);
+        match from {
+            Bias::Key(key, _) => linear.with_bias_key(key),
+            Bias::Never | Bias::Always => linear,
+        }
+    };
+    let (queries, keys) = (heads.queries * heads.width, heads.keys * heads.width);
+    let layers = (0..config.size_up_to("num_hidden_layers", MOST_LAYERS)?)
+        .map(|index| {
+            let path = format!("model.layers.{index}");
+            let at = |name: &str| format!("{path}.{name}");
+            Layer {
+                attention: Attention {
+                    position: Position::Rotary(rotary.clone()),
+                    ..Attention::new(
+                        heads,
+                        Projections::Separate {
+                            query: linear(at("self_attn.q_proj"), queries, hidden_size, qkv),
+                            key: linear(at("self_attn.k_proj"), keys, hidden_size, qkv),
+                            value: linear(at("self_attn.v_proj"), keys, hidden_size, qkv),
+                        },
+                        linear(at("self_attn.o_proj"), hidden_size, queries, output),
+                    )
+                },
+                mlp: Mlp::Gated {
+                    gate_proj: linear(at("mlp.gate_proj"), intermediate_size, hidden_size, mlp),
+                    up_proj: linear(at("mlp.up_proj"), intermediate_size, hidden_size, mlp),
+                    down_proj: linear(at("mlp.down_proj"), hidden_size, intermediate_size, mlp),
+                    activation,
+                },
+                arrangement: Arrangement::Before {
+                    attention: norm(at("input_layernorm")),
+                    mlp: norm(at("post_attention_layernorm")),
+                },
+                residual_scale: None,
+                path,
+            }
+        })
+        .collect();
+
+    let embed_tokens = Embedding::new("model.embed_tokens", vocab_size, hidden_size);
+    let lm_head = read::head(config, differences.tied, &embed_tokens, "lm_head", false)?;
+    let (positions, positions_end) = rotary.most_positions(max_position_embeddings);
+    Ok(DecoderSpec {
+        positions_end,
+        base_prefix: "model.",
+        final_norm: Some(norm("model.norm".to_owned())),
+        ..DecoderSpec::plain(config, positions, embed_tokens, layers, lm_head)?
+    })
+}

@@ -1,0 +1,107 @@
+//! OPT (`model_type: "opt"`).
+//!
+//! - Learned positions; the table's first two rows belong to no position.
+//! - Biases everywhere with `enable_bias`; LayerNorm, without parameters where
+//!   `layer_norm_elementwise_affine` is false.
+//! - `do_layer_norm_before`: the norms stand before their sublayers and there's a final norm (unless
+//!   `_remove_final_layer_norm`); else behind the residual and there's none (opt-350m).
+//! - `word_embed_proj_dim` other than `hidden_size`: projections behind the embedding and before the
+//!   head, without biases.
+//!
+//! Source: `modeling_opt.py`, Hugging Face Transformers.
+
+use crate::arch::heads::Heads;
+use crate::arch::{Activation, Arrangement, Attention, Declared, DecoderSpec, Embedding, Layer, LearnedPositions, Linear, MOST_LAYERS, Mlp, Norm, NormKind, Projections, read};
+use crate::json::{ConfigError, JsonObject};
+
+/// Rows of the position table before position 0.
+const POSITION_OFFSET: usize = 2;
+
+/// Reads the architecture from `config.json`.
+pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
+    let hidden_size = config.size("hidden_size")?;
+    let ffn_dim = config.size("ffn_dim")?;
+    let vocab_size = config.size("vocab_size")?;
+    let max_position_embeddings = config.size("max_position_embeddings")?;
+    let heads = Heads::even(config, "num_attention_heads", hidden_size)?;
+    let embedding_dim = config
+        .optional_size("word_embed_proj_dim")?
+        .unwrap_or(hidden_size);
+    let bias = config.flag("enable_bias", true)?;
+    let before = config.flag("do_layer_norm_before", true)?;
+    let final_norm = before && !config.flag("_remove_final_layer_norm", false)?;
+    let kind = if config.flag("layer_norm_elementwise_affine", true)? {
+        NormKind::Layer
+    } else {
+        NormKind::LayerWithoutParameters
+    };
+    let activation = read::activation(config, "activation_function", Activation::Relu)?;
+
+    let linear =
+        |path, out, input| Linear::new(path, out, input, bias).with_bias_key("enable_bias");
+    let norm = |path: String| Norm::new(path, hidden_size, kind, 1e-5);
+    let layers = (0..config.size_up_to("num_hidden_layers", MOST_LAYERS)?)
+        .map(|index| {
+            let path = format!("model.decoder.layers.{index}");
+            let at = |name: &str| format!("{path}.{name}");
+            let square = |name: &str| linear(at(name), hidden_size, hidden_size);
+            let attention = norm(at("self_attn_layer_norm"));
+            let mlp = norm(at("final_layer_norm"));
+            Layer {
+                attention: Attention {
+                    declared: Declared::KeyFirst,
+                    ..Attention::new(
+                        heads,
+                        Projections::Separate {
+                            query: square("self_attn.q_proj"),
+                            key: square("self_attn.k_proj"),
+                            value: square("self_attn.v_proj"),
+                        },
+                        square("self_attn.out_proj"),
+                    )
+                },
+                mlp: Mlp::Plain {
+                    fc1: linear(at("fc1"), ffn_dim, hidden_size),
+                    fc2: linear(at("fc2"), hidden_size, ffn_dim),
+                    activation,
+                },
+                arrangement: if before {
+                    Arrangement::Before { attention, mlp }
+                } else {
+                    Arrangement::AfterResidual { attention, mlp }
+                },
+                residual_scale: None,
+                path,
+            }
+        })
+        .collect();
+    let projection = |name: &str, out, input| {
+        let path = format!("model.decoder.{name}");
+        (embedding_dim != hidden_size).then(|| Linear::new(path, out, input, false))
+    };
+
+    let embed_tokens = Embedding::new("model.decoder.embed_tokens", vocab_size, embedding_dim);
+    let lm_head = read::head(config, true, &embed_tokens, "lm_head", false)?;
+    Ok(DecoderSpec {
+        hidden_size,
+        base_prefix: "model.",
+        learned_positions: Some(LearnedPositions {
+            table: Embedding::new(
+                "model.decoder.embed_positions",
+                max_position_embeddings + POSITION_OFFSET,
+                hidden_size,
+            ),
+            offset: POSITION_OFFSET,
+        }),
+        project_in: projection("project_in", hidden_size, embedding_dim),
+        final_norm: final_norm.then(|| norm("model.decoder.final_layer_norm".to_owned())),
+        project_out: projection("project_out", embedding_dim, hidden_size),
+        ..DecoderSpec::plain(
+            config,
+            max_position_embeddings,
+            embed_tokens,
+            layers,
+            lm_head,
+        )?
+    })
+}

@@ -1,0 +1,21 @@
+//! Files and folders that appear whole or not at all, and the folder of this program's cache.
+
+pub mod cache_dir;
+pub mod partial;
+
+use std::io::Write;
+use std::path::Path;
+use std::{fs, io};
+
+/// Writes a whole file under a temporary name beside it, then renames.
+pub fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new()
+        .prefix(".partial-")
+        .permissions(fs::Permissions::from_mode(0o644))
+        .tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! Values in blocks and without: the nodes that lead from one form to the other.
+
+use super::{Rewriting, Runs};
+use crate::lowering::block_size::DOMAIN;
+use crate::lowering::products::{int, node, shape_constant};
+
+/// A value in blocks, `[1, channels, sequences, positions]`.
+#[derive(Debug, Clone)]
+pub(super) struct Blocked {
+    pub name: String,
+    /// Channels that are wanted; what's beyond fills the last block.
+    pub wanted: usize,
+    /// All channels.
+    pub channels: usize,
+    /// Whether there's one position, whatever the run.
+    pub one_position: bool,
+    /// Whether the plain form is there too.
+    pub plain: bool,
+}
+
+impl Rewriting<'_> {
+    /// The form in blocks of `x`, which has so many `channels`.
+    pub(super) fn make_blocked(&mut self, x: &str, channels: usize, one_position: bool) -> String {
+        if let Some(blocked) = self.blocked.get(x)
+            && blocked.channels == channels
+        {
+            return blocked.name.clone();
+        }
+        self.make_plain(x);
+        if let Some(blocked) = self.inputs.get(x) {
+            return blocked.clone();
+        }
+        let name = format!("{x}/in_blocks");
+        if one_position {
+            self.reshape(x, &name, &[1, channels as i64, 1, 1]);
+        } else {
+            let rows = format!("{x}/image");
+            let shape = self.image_shape(channels as i64);
+            self.graph
+                .node
+                .push(node("Reshape", &[x, &shape], &rows, Vec::new()));
+            let last = vec![int("channels_last", 1)];
+            let mut reorder = node("ReorderInput", &[&rows], &name, last);
+            reorder.domain = DOMAIN.to_owned();
+            self.graph.node.push(reorder);
+        }
+        self.inputs.insert(x.to_owned(), name.clone());
+        name
+    }
+
+    /// Makes the plain form of `value`, if it has only that in blocks.
+    pub(super) fn make_plain(&mut self, value: &str) {
+        let Some(blocked) = self.blocked.get_mut(value).filter(|blocked| !blocked.plain) else {
+            return;
+        };
+        blocked.plain = true;
+        let Blocked {
+            name,
+            wanted,
+            channels,
+            one_position,
+            ..
+        } = blocked.clone();
+        if one_position {
+            let filled = match wanted == channels {
+                true => value.to_owned(),
+                false => format!("{value}/filled"),
+            };
+            self.reshape(&name, &filled, &[1, 1, channels as i64]);
+            if wanted != channels {
+                self.cut(&filled, value, wanted as i64);
+            }
+            return;
+        }
+        let rows = format!("{value}/rows");
+        let attributes = vec![int("channels", wanted as i64), int("channels_last", 1)];
+        let mut reorder = node("ReorderOutput", &[&name], &rows, attributes);
+        reorder.domain = DOMAIN.to_owned();
+        self.graph.node.push(reorder);
+        let axis = shape_constant(self.graph, "axis.0", &[0]);
+        let mut squeeze = node("Squeeze", &[&rows, &axis], value, Vec::new());
+        squeeze.name = format!("{value}/Squeeze");
+        self.graph.node.push(squeeze);
+    }
+
+    /// The shape of an image of so many `channels`, in a way that nothing can be told of before the graph runs: where
+    /// ONNX Runtime knows the number of axes and not their sizes, it compares each value with all that are no longer
+    /// needed, to find memory for it, and never finds any. Half of the time in which a session is opened went there.
+    fn image_shape(&mut self, channels: i64) -> String {
+        let name = format!("image.{channels}");
+        if self.graph.node.iter().any(|node| node.name == name) {
+            return name;
+        }
+        let sequences = match self.runs {
+            Runs::Step => 1,
+            Runs::Prompt(sequences) => sequences as i64,
+        };
+        let sizes = [1, sequences, -1, channels];
+        let all = shape_constant(self.graph, &format!("image.{channels}.sizes"), &sizes);
+        let end = "image.end".to_owned();
+        if !self.graph.node.iter().any(|node| node.name == end) {
+            let four = shape_constant(self.graph, "four", &[4]);
+            let first = vec![int("start", 0), int("end", 1)];
+            let batch = node("Shape", &["input_ids"], "image.batch", first);
+            let end = node("Add", &["image.batch", &four], &end, Vec::new());
+            self.graph.node.extend([batch, end]);
+        }
+        let start = shape_constant(self.graph, "first", &[0]);
+        let slice = node("Slice", &[&all, &start, &end], &name, Vec::new());
+        self.graph.node.push(slice);
+        name
+    }
+
+    fn reshape(&mut self, from: &str, to: &str, shape: &[i64]) {
+        let sizes: Vec<String> = shape.iter().map(i64::to_string).collect();
+        let shape = shape_constant(self.graph, &format!("shape.{}", sizes.join(".")), shape);
+        let mut reshape = node("Reshape", &[from, &shape], to, Vec::new());
+        reshape.name = format!("{to}/Reshape");
+        self.graph.node.push(reshape);
+    }
+
+    /// Cuts off what fills the last block.
+    fn cut(&mut self, filled: &str, value: &str, wanted: i64) {
+        let start = shape_constant(self.graph, "first", &[0]);
+        let end = shape_constant(self.graph, &format!("rows.{wanted}"), &[wanted]);
+        let axis = shape_constant(self.graph, "axis.2", &[2]);
+        let inputs = [filled, &start, &end, &axis];
+        let mut cut = node("Slice", &inputs, value, Vec::new());
+        cut.name = format!("{value}/Slice");
+        self.graph.node.push(cut);
+    }
+}

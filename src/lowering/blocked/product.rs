@@ -1,0 +1,124 @@
+//! Products, by themselves or several as one.
+
+use super::forms::Blocked;
+use super::{Rewriting, Runs};
+use crate::graph::proto::Node;
+use crate::lowering::block_size::DOMAIN;
+use crate::lowering::joined::split;
+use crate::lowering::pack::Found;
+use crate::lowering::piece::{PackError, Piece};
+use crate::lowering::products::{Weight, ints, node};
+
+impl Rewriting<'_> {
+    /// Makes one product of those that begin with `first`, where that's worth it.
+    pub(super) fn group(&mut self, first: &Node) -> Result<bool, PackError> {
+        let Some(group) = self.groups.get(&first.output[0]) else {
+            return Ok(false);
+        };
+        let (x, outputs, attention) = (
+            group.x.clone(),
+            group.outputs.clone(),
+            group.attention.clone(),
+        );
+        let one_position = self.one_position(first);
+        // Cutting it apart costs little at one position.
+        if attention.is_none() && !one_position {
+            return Ok(false);
+        }
+        let weights: Vec<Weight> = outputs
+            .iter()
+            .filter_map(|value| self.products.weight_of(value).cloned())
+            .collect();
+        let rows: Vec<i64> = weights.iter().map(|weight| weight.rows as i64).collect();
+        let piece = |weight| Piece::Blocks(weight, self.block);
+        let pieces: Vec<Piece> = weights.into_iter().map(piece).collect();
+        let Some(found) = self.files.find(&pieces)? else {
+            return Ok(false);
+        };
+        let joined = format!("{}/joined", first.output[0]);
+        let all = found.rows;
+        let bias = self.joined_bias(&joined, &outputs, &rows);
+        let bias = bias.as_deref();
+        let blocked = self.convolution(&x, &found, all, bias, &joined, one_position);
+        if let Some(attention) = attention {
+            self.blocked.insert(joined.clone(), blocked);
+            self.make_plain(&joined);
+            self.attention.insert(attention, joined);
+        } else if outputs.iter().all(|output| self.stays_blocked(output)) {
+            let names: Vec<String> = outputs.iter().map(|o| format!("{o}/blocked")).collect();
+            let cut = split(self.graph, &blocked.name, &names, &rows, 1);
+            self.graph.node.push(cut);
+            for ((output, name), rows) in outputs.iter().zip(names).zip(rows) {
+                let part = Blocked {
+                    name,
+                    wanted: rows as usize,
+                    channels: rows as usize,
+                    ..blocked.clone()
+                };
+                self.blocked.insert(output.clone(), part);
+            }
+        } else {
+            self.blocked.insert(joined.clone(), blocked);
+            self.make_plain(&joined);
+            let cut = split(self.graph, &joined, &outputs, &rows, -1);
+            self.graph.node.push(cut);
+        }
+        self.done.extend(outputs);
+        Ok(true)
+    }
+
+    /// Makes the product `product` in blocks, with its bias.
+    pub(super) fn product(&mut self, product: &Node, weight: &Weight) -> Result<bool, PackError> {
+        let piece = Piece::Blocks(weight.clone(), self.block);
+        let Some(found) = self.files.find(&[piece])? else {
+            return Ok(false);
+        };
+        let (x, output) = (&product.input[0], &product.output[0]);
+        let bias = self.biases.get(output).cloned();
+        let one_position = self.one_position(product);
+        let rows = weight.rows;
+        let blocked = self.convolution(x, &found, rows, bias.as_deref(), output, one_position);
+        self.blocked.insert(output.clone(), blocked);
+        Ok(true)
+    }
+
+    /// Adds the product of `x` with the weight `found`, of which the first `wanted` rows are, called `output`.
+    fn convolution(
+        &mut self,
+        x: &str,
+        found: &Found,
+        wanted: usize,
+        bias: Option<&str>,
+        output: &str,
+        one_position: bool,
+    ) -> Blocked {
+        let x = self.make_blocked(x, found.columns, one_position);
+        let weight = format!("{output}/blocks.weight");
+        let dims = vec![found.rows as i64, found.columns as i64, 1, 1];
+        self.graph
+            .initializer
+            .push(found.initializer(&weight, dims));
+        let mut inputs = vec![x.as_str(), &weight];
+        inputs.extend(bias);
+        let name = format!("{output}/blocked");
+        let kernel = vec![ints("kernel_shape", &[1, 1])];
+        let mut convolution = node("Conv", &inputs, &name, kernel);
+        convolution.domain = DOMAIN.to_owned();
+        self.graph.node.push(convolution);
+        Blocked {
+            name,
+            wanted,
+            channels: found.rows,
+            one_position,
+            plain: false,
+        }
+    }
+
+    /// Whether the product `product` has one position in every run.
+    fn one_position(&self, product: &Node) -> bool {
+        match self.runs {
+            Runs::Step => true,
+            Runs::Prompt(sequences) => sequences == 1 && self.products.is_last(product),
+        }
+    }
+}

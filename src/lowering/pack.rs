@@ -1,0 +1,312 @@
+//! Files of weights that are laid out for the processor: made once from a model's weights, and mapped afterwards.
+//!
+//! Those of a base model are in its prepared folder, and all variants beside it share them; those of merged tensors
+//! are beside the variant's own `overlay.safetensors`. They vanish with their folders. A piece is named by its form and, of
+//! each source, path, size, modification time, offset and types, so that one made from an earlier version of a file is
+//! never taken.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use rayon::prelude::*;
+
+use super::piece::{Batch, PackError, Piece};
+use super::products::Weight;
+use crate::graph::proto::{Entry, Tensor, element};
+use crate::lowering::model_file::ROOT;
+use crate::prepared::GRAPH;
+use crate::weights::{Dtype, SafetensorsFile, SafetensorsWriter, TensorPlan};
+
+/// The file of laid-out weights, in a prepared folder.
+pub const LAID_OUT: &str = "laid-out.safetensors";
+
+/// The name of the base's prepared folder.
+const BASE: &str = "base";
+
+/// Between the parts of a piece's name. Of a path with one in it, what's made isn't kept when others are added.
+const BETWEEN: char = '\n';
+
+/// A piece, or several of one form behind one another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The file's path below the root.
+    location: String,
+    /// First byte.
+    offset: u64,
+    /// Of all of them: `out_features`.
+    pub rows: usize,
+    /// `in_features`
+    pub columns: usize,
+}
+
+impl Found {
+    /// The initializer `name` of this shape.
+    pub fn initializer(&self, name: &str, dims: Vec<i64>) -> Tensor {
+        let entry = |key: &str, value: String| Entry {
+            key: key.to_owned(),
+            value,
+        };
+        Tensor {
+            dims,
+            data_type: element::FLOAT32,
+            name: name.to_owned(),
+            external_data: vec![
+                entry("location", self.location.clone()),
+                entry("offset", self.offset.to_string()),
+                entry("length", (4 * self.rows * self.columns).to_string()),
+            ],
+            data_location: 1,
+            ..Default::default()
+        }
+    }
+}
+
+/// The open files of laid-out weights of one variant.
+#[derive(Debug)]
+pub struct LaidOutFiles {
+    /// Rows of a block.
+    pub block: usize,
+    /// What writing the variant's own file took, in seconds, if it was written now. The base's is shared by all variants.
+    pub own_seconds: Option<f64>,
+    /// By path.
+    files: BTreeMap<PathBuf, SafetensorsFile>,
+    names: Names,
+}
+
+impl LaidOutFiles {
+    /// Makes what's `wanted`, in groups that shall follow each other and blocks of so many rows, if it isn't there, and opens
+    /// it. `folder` is the variant's; `begin` is told the bytes of each file that has to be made.
+    ///
+    /// # Errors
+    /// If a weight can't be read, or a file can't be written.
+    pub fn make_ready(
+        wanted: Vec<Vec<Piece>>,
+        folder: &Path,
+        block: usize,
+        begin: &dyn Fn(u64),
+    ) -> Result<Self, PackError> {
+        let folder = fs::canonicalize(folder).map_err(|source| PackError::Read {
+            path: folder.to_owned(),
+            source,
+        })?;
+        let mut ready = Self {
+            block,
+            own_seconds: None,
+            files: BTreeMap::new(),
+            names: Names::default(),
+        };
+        let shared = shared_folder(&folder);
+        let mut homes: BTreeMap<PathBuf, Vec<Vec<Piece>>> = BTreeMap::new();
+        for group in wanted {
+            let own = |weight: &Weight| Path::new(ROOT).join(&weight.location).starts_with(&folder);
+            let home = match group.iter().flat_map(Piece::sources).any(own) {
+                true => &folder,
+                false => &shared,
+            };
+            homes.entry(home.join(LAID_OUT)).or_default().push(group);
+        }
+        for (path, groups) in homes {
+            let existing = SafetensorsFile::open(&path).ok();
+            let mut all = true;
+            for group in &groups {
+                all &= match &existing {
+                    Some(file) => ready.names.joined(file, group)?.is_some(),
+                    None => false,
+                };
+            }
+            let file = match existing {
+                Some(file) if all => file,
+                existing => {
+                    let start = Instant::now();
+                    let written = write(&path, &groups, existing, &ready.names, begin)?;
+                    if path.starts_with(&folder) {
+                        ready.own_seconds = Some(start.elapsed().as_secs_f64());
+                    }
+                    written
+                }
+            };
+            ready.files.insert(path, file);
+        }
+        Ok(ready)
+    }
+
+    /// The files' paths below the root.
+    pub fn locations(&self) -> impl Iterator<Item = &str> {
+        let paths = self.files.keys();
+        paths.filter_map(|path| path.strip_prefix(ROOT).ok()?.to_str())
+    }
+
+    /// Whether the file at `location`, a path below the root, is one of these.
+    pub fn has(&self, location: &str) -> bool {
+        self.files.contains_key(&Path::new(ROOT).join(location))
+    }
+
+    /// Where `pieces` are, if they follow each other.
+    ///
+    /// # Errors
+    /// If a source's file can't be asked for its size.
+    pub fn find(&self, pieces: &[Piece]) -> Result<Option<Found>, PackError> {
+        for (path, file) in &self.files {
+            if let Some(offset) = self.names.joined(file, pieces)? {
+                let [_, columns] = pieces[0].size();
+                return Ok(Some(Found {
+                    location: path
+                        .strip_prefix(ROOT)
+                        .unwrap_or(path)
+                        .to_string_lossy()
+                        .into_owned(),
+                    offset,
+                    rows: pieces.iter().map(|piece| piece.size()[0]).sum(),
+                    columns,
+                }));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The folder of the base that the variant in `folder` was prepared beside, or `folder` itself.
+fn shared_folder(folder: &Path) -> PathBuf {
+    let beside = folder.ancestors().nth(2).map(|model| model.join(BASE));
+    match beside {
+        Some(base) if base.join(GRAPH).is_file() => base,
+        _ => folder.to_owned(),
+    }
+}
+
+/// Names of pieces, with what's known of their sources' files.
+#[derive(Debug, Default)]
+struct Names {
+    stamps: RefCell<HashMap<String, (u64, i128)>>,
+}
+
+impl Names {
+    /// Size and modification time, in nanoseconds, of a file below the root.
+    fn stamp(&self, location: &str) -> Result<(u64, i128), PackError> {
+        if let Some(known) = self.stamps.borrow().get(location) {
+            return Ok(*known);
+        }
+        let path = Path::new(ROOT).join(location);
+        let data = fs::metadata(&path).map_err(|source| PackError::Read { path, source })?;
+        let modified = i128::from(data.mtime()) * 1_000_000_000 + i128::from(data.mtime_nsec());
+        let stamp = (data.len(), modified);
+        self.stamps.borrow_mut().insert(location.to_owned(), stamp);
+        Ok(stamp)
+    }
+
+    fn of(&self, piece: &Piece) -> Result<String, PackError> {
+        let mut name = piece.form();
+        for weight in piece.sources() {
+            name.push(BETWEEN);
+            name += &self.of_source(weight)?;
+        }
+        Ok(name)
+    }
+
+    fn of_source(&self, weight: &Weight) -> Result<String, PackError> {
+        let (size, modified) = self.stamp(&weight.location)?;
+        let types: Vec<String> = weight.types.iter().map(i32::to_string).collect();
+        Ok(format!(
+            "{}:{size}:{modified}:{}:{}",
+            weight.location,
+            weight.offset,
+            types.join("-")
+        ))
+    }
+
+    /// Whether all sources of the piece `name` are as they were.
+    fn is_current(&self, name: &str) -> bool {
+        name.split(BETWEEN).skip(1).all(|source| {
+            let parts: Vec<&str> = source.rsplitn(5, ':').collect();
+            let [_, _, modified, size, location] = parts[..] else {
+                return false;
+            };
+            self.stamp(location).is_ok_and(|stamp| {
+                (stamp.0.to_string(), stamp.1.to_string()) == (size.to_owned(), modified.to_owned())
+            })
+        })
+    }
+
+    /// Where `pieces` begin in `file`, if they follow each other there.
+    fn joined(&self, file: &SafetensorsFile, pieces: &[Piece]) -> Result<Option<u64>, PackError> {
+        let mut first = None;
+        let mut end = None;
+        for piece in pieces {
+            let name = self.of(piece)?;
+            let Some(tensor) = file.get(&name) else {
+                return Ok(None);
+            };
+            let Ok(location) = tensor.location() else {
+                return Ok(None);
+            };
+            let follows = end.is_none_or(|end| end == location.offset);
+            if tensor.shape != piece.shape() || location.dtype != Dtype::Float32 || !follows {
+                return Ok(None);
+            }
+            first.get_or_insert(location.offset);
+            end = Some(location.offset + location.length);
+        }
+        Ok(first)
+    }
+}
+
+/// Writes the file at `path` with `groups`, and what's still current of the `existing` one.
+fn write(
+    path: &Path,
+    groups: &[Vec<Piece>],
+    existing: Option<SafetensorsFile>,
+    names: &Names,
+    begin: &dyn Fn(u64),
+) -> Result<SafetensorsFile, PackError> {
+    let mut seen = HashSet::new();
+    let mut plans = Vec::new();
+    let mut pieces = Vec::new();
+    for piece in groups.iter().flatten() {
+        let name = names.of(piece)?;
+        if seen.insert(name.clone()) {
+            plans.push(TensorPlan {
+                name: name.clone(),
+                dtype: Dtype::Float32,
+                shape: piece.shape(),
+            });
+            pieces.push((name, piece));
+        }
+    }
+    let kept: Vec<String> = existing
+        .iter()
+        .flat_map(SafetensorsFile::names)
+        .filter(|name| !seen.contains(name) && names.is_current(name))
+        .collect();
+    for (name, file) in kept.iter().zip(existing.iter().cycle()) {
+        if let Some(tensor) = file.get(name) {
+            plans.push(TensorPlan {
+                name: name.clone(),
+                dtype: Dtype::Float32,
+                shape: tensor.shape.to_owned(),
+            });
+        }
+    }
+    let bytes = |plan: &TensorPlan| 4 * plan.shape.iter().product::<usize>() as u64;
+    begin(plans.iter().map(bytes).sum());
+    let writer = SafetensorsWriter::create(path, &plans).map_err(PackError::Write)?;
+    let batches: Vec<Batch> = pieces
+        .iter()
+        .flat_map(|(name, piece)| piece.batches(name))
+        .collect();
+    batches
+        .par_iter()
+        .try_for_each(|batch| batch.write(&writer))?;
+    for (name, file) in kept.iter().zip(existing.iter().cycle()) {
+        if let Some(tensor) = file.get(name) {
+            writer
+                .write_bytes(name, tensor.bytes)
+                .map_err(PackError::Write)?;
+        }
+    }
+    writer.finish().map_err(PackError::Write)?;
+    SafetensorsFile::open(path).map_err(PackError::Write)
+}

@@ -1,0 +1,207 @@
+//! What a file of laid-out weights holds: weights in blocks, and those of experts as one node takes them.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use super::products::Weight;
+use crate::graph::proto;
+use crate::lowering::model_file::ROOT;
+use crate::weights::{Dtype, SafetensorsWriter, WeightsError, round_to, widen};
+
+/// What's converted at a time.
+const BATCH_BYTES: usize = 8 << 20;
+
+/// Laid-out weights that can't be made or read.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "each variant is its message")]
+pub enum PackError {
+    #[error("cannot read `{}`", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error(
+        "a copy of the weights can't be laid out for this processor; `--weights in-place` does without one"
+    )]
+    Write(#[source] WeightsError),
+}
+
+/// A tensor of float32, made from one weight or two.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// `[rows / b, columns, b]`: each block is the transpose of `b` rows; what's missing of the last are zeros.
+    Blocks(Weight, usize),
+    /// `[rows, columns]`, as it's stored.
+    Rows(Weight),
+    /// `[2 * rows, columns]`: a row of the first, one of the second, and so on.
+    Alternating(Weight, Weight),
+}
+
+impl Piece {
+    /// What it's made from.
+    pub fn sources(&self) -> Vec<&Weight> {
+        match self {
+            Self::Blocks(weight, _) | Self::Rows(weight) => vec![weight],
+            Self::Alternating(first, second) => vec![first, second],
+        }
+    }
+
+    /// A word for the form.
+    pub fn form(&self) -> String {
+        match self {
+            Self::Blocks(_, block) => format!("blocks.{block}"),
+            Self::Rows(_) => "rows".to_owned(),
+            Self::Alternating(..) => "alternating".to_owned(),
+        }
+    }
+
+    /// Rows, with those that fill the last block, and columns.
+    pub fn size(&self) -> [usize; 2] {
+        let sources = self.sources();
+        let rows: usize = sources.iter().map(|weight| weight.rows).sum();
+        [rows.next_multiple_of(self.unit()), sources[0].columns]
+    }
+
+    /// The tensor's shape.
+    pub fn shape(&self) -> Vec<usize> {
+        let [rows, columns] = self.size();
+        match self {
+            Self::Blocks(_, block) => vec![rows / block, columns, *block],
+            Self::Rows(_) | Self::Alternating(..) => vec![rows, columns],
+        }
+    }
+
+    /// Rows of each source that are laid out by themselves.
+    fn unit(&self) -> usize {
+        match self {
+            Self::Blocks(_, block) => *block,
+            Self::Rows(_) | Self::Alternating(..) => 1,
+        }
+    }
+
+    /// Cuts the work of writing it, as the tensor `name`, into parts of some MiB.
+    pub fn batches<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Batch<'a>> {
+        let rows = self.sources()[0].rows;
+        let [all, columns] = self.size();
+        let unit = self.unit();
+        let row_bytes = (4 * columns * all / rows.max(1)).max(1);
+        let step = (BATCH_BYTES / (row_bytes * unit)).max(1) * unit;
+        (0..rows).step_by(step).map(move |first| Batch {
+            name,
+            piece: self,
+            first,
+            count: step.min(rows - first),
+        })
+    }
+}
+
+/// Some rows of each source of a piece.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    name: &'a str,
+    piece: &'a Piece,
+    first: usize,
+    count: usize,
+}
+
+impl Batch<'_> {
+    /// Lays them out and writes them.
+    ///
+    /// # Errors
+    /// If a source can't be read, or the file can't be written.
+    pub fn write(&self, writer: &SafetensorsWriter) -> Result<(), PackError> {
+        let [_, columns] = self.piece.size();
+        let sources = self.piece.sources();
+        let values: Vec<Vec<f32>> = sources
+            .iter()
+            .map(|weight| self.read(weight))
+            .collect::<Result<_, _>>()?;
+        let rows = (self.count * sources.len()).next_multiple_of(self.piece.unit());
+        let mut laid_out = vec![0_u8; 4 * columns * rows];
+        match (self.piece, &values[..]) {
+            (Piece::Blocks(_, block), [values]) => blocks(values, *block, columns, &mut laid_out),
+            (_, values) => alternate(values, columns, &mut laid_out),
+        }
+        let start = 4 * columns * self.first * sources.len();
+        writer
+            .write_part(self.name, start, &laid_out)
+            .map_err(PackError::Write)
+    }
+
+    /// These rows of `weight`, rounded to each of its types in turn.
+    fn read(&self, weight: &Weight) -> Result<Vec<f32>, PackError> {
+        let path = Path::new(ROOT).join(&weight.location);
+        let dtypes: Vec<Dtype> = weight
+            .types
+            .iter()
+            .filter_map(|&element| proto::dtype(element))
+            .collect();
+        let stored = dtypes[0];
+        let read = || match weight.in_out {
+            true => self.read_columns(weight, &path, stored),
+            false => self.read_rows(weight, &path, stored),
+        };
+        let mut values = match read() {
+            Ok(values) => values,
+            Err(source) => return Err(PackError::Read { path, source }),
+        };
+        for &dtype in &dtypes[1..] {
+            if dtype != Dtype::Float32 {
+                for value in &mut values {
+                    *value = round_to(*value, dtype);
+                }
+            }
+        }
+        Ok(values)
+    }
+
+    fn read_rows(&self, weight: &Weight, path: &Path, stored: Dtype) -> io::Result<Vec<f32>> {
+        let row_bytes = weight.columns * stored.size();
+        let mut bytes = vec![0; self.count * row_bytes];
+        let start = weight.offset + (self.first * row_bytes) as u64;
+        File::open(path)?.read_exact_at(&mut bytes, start)?;
+        Ok(widen(&bytes, stored))
+    }
+
+    /// The same of a weight that's stored as its transpose.
+    fn read_columns(&self, weight: &Weight, path: &Path, stored: Dtype) -> io::Result<Vec<f32>> {
+        let file = File::open(path)?;
+        let mut values = vec![0.0; self.count * weight.columns];
+        let mut bytes = vec![0; self.count * stored.size()];
+        for column in 0..weight.columns {
+            let place = column * weight.rows + self.first;
+            let start = weight.offset + (place * stored.size()) as u64;
+            file.read_exact_at(&mut bytes, start)?;
+            for (row, value) in widen(&bytes, stored).into_iter().enumerate() {
+                values[row * weight.columns + column] = value;
+            }
+        }
+        Ok(values)
+    }
+}
+
+/// Blocks of so many rows of `values`, rows of so many `columns`.
+fn blocks(values: &[f32], rows: usize, columns: usize, laid_out: &mut [u8]) {
+    let block = rows * columns;
+    let blocks = laid_out.chunks_exact_mut(4 * block);
+    for (from, to) in values.chunks(block).zip(blocks) {
+        for (column, target) in to.chunks_exact_mut(4 * rows).enumerate() {
+            let rows = from.chunks_exact(columns);
+            for (row, place) in rows.zip(target.chunks_exact_mut(4)) {
+                place.copy_from_slice(&row[column].to_le_bytes());
+            }
+        }
+    }
+}
+
+/// Rows of so many `columns`, one of each source after the other.
+fn alternate(sources: &[Vec<f32>], columns: usize, laid_out: &mut [u8]) {
+    for (place, row) in laid_out.chunks_exact_mut(4 * columns).enumerate() {
+        let source = &sources[place % sources.len()];
+        let from = &source[place / sources.len() * columns..][..columns];
+        for (value, place) in from.iter().zip(row.chunks_exact_mut(4)) {
+            place.copy_from_slice(&value.to_le_bytes());
+        }
+    }
+}

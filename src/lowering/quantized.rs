@@ -1,0 +1,185 @@
+//! Products with quantized weights: `MatMulNBits` and `MatMulBnb4`.
+//!
+//! ONNX Runtime packs the codes of `MatMulNBits` when a session starts, whatever the options say of packing, or else the
+//! product is some hundred times slower. Products of one input are joined for the same reason as in [`super::blocked`]:
+//! in the file of quantized weights they follow each other, so the joined one is mapped too; where a merge has changed
+//! some of them, ONNX Runtime joins them at the start.
+
+use std::collections::{HashMap, HashSet};
+
+use super::joined::{groups, split, take_joined};
+use super::products::{drop_unused, int, node};
+use crate::graph::proto::{Entry, Graph, Model, Node, Tensor};
+use crate::onnxruntime::Provider;
+
+/// Whether a product of `model` has codes that ONNX Runtime has to pack.
+pub fn needs_packing(model: &Model) -> bool {
+    let mut nodes = model.graph.iter().flat_map(|graph| &graph.node);
+    nodes.any(|node| node.op_type == "MatMulNBits")
+}
+
+/// Whether a product of `model` has a quantized weight.
+pub fn is_quantized(model: &Model) -> bool {
+    let mut nodes = model.graph.iter().flat_map(|graph| &graph.node);
+    nodes.any(is_product)
+}
+
+fn is_product(node: &Node) -> bool {
+    ["MatMulNBits", "MatMulBnb4"].contains(&node.op_type.as_str())
+}
+
+/// How many products a GPU takes as one. The operator that cuts their outputs apart gets more of them by lists, which are copied
+/// there at every step, with an entry for each column.
+const MOST_ON_A_GPU: usize = 4;
+
+/// Joins products that share their input: an attention node takes the joined queries, keys and values as they are, where
+/// nothing comes between, and else they're cut apart.
+pub fn join(model: &mut Model, provider: Provider) {
+    let most = match provider {
+        Provider::Cpu => usize::MAX,
+        Provider::Cuda(_) => MOST_ON_A_GPU,
+    };
+    let Some(graph) = &mut model.graph else {
+        return;
+    };
+    let products: HashMap<String, Node> = graph
+        .node
+        .iter()
+        .filter(|node| is_product(node))
+        .map(|node| (node.output[0].clone(), node.clone()))
+        .collect();
+    // By the first one's output, with the attention node that takes them.
+    let groups: HashMap<String, (Vec<Node>, Option<String>)> = groups(graph, is_product)
+        .into_iter()
+        .map(|(first, group)| {
+            let parts = group.outputs.iter().map(|output| products[output].clone());
+            (first, (parts.collect::<Vec<_>>(), group.attention))
+        })
+        .filter(|(_, (parts, _))| parts.len() <= most && can_be_joined(parts))
+        .collect();
+    let mut done: HashSet<String> = HashSet::new();
+    let mut taken: HashMap<String, String> = HashMap::new();
+    let mut nodes = Vec::new();
+    for mut node in std::mem::take(&mut graph.node) {
+        let output = node.output.first().cloned().unwrap_or_default();
+        if let Some(joined) = taken.get(&node.name) {
+            take_joined(&mut node, joined);
+        }
+        if done.contains(&output) {
+            continue;
+        }
+        let Some((parts, attention)) = groups.get(&output) else {
+            nodes.push(node);
+            continue;
+        };
+        let joined = format!("{output}/joined");
+        add_joined(graph, &mut nodes, parts, &joined);
+        match attention {
+            Some(name) => {
+                taken.insert(name.clone(), joined);
+            }
+            None => {
+                let rows: Vec<i64> = parts.iter().map(|part| attribute(part, "N")).collect();
+                let outputs: Vec<String> =
+                    parts.iter().map(|part| part.output[0].clone()).collect();
+                nodes.push(split(graph, &joined, &outputs, &rows, -1));
+            }
+        }
+        done.extend(parts.iter().map(|part| part.output[0].clone()));
+    }
+    graph.node = nodes;
+    drop_unused(graph);
+}
+
+/// Adds the product `joined` in the place of `parts`.
+fn add_joined(graph: &mut Graph, nodes: &mut Vec<Node>, parts: &[Node], joined: &str) {
+    let [codes, scales] = [(1, "codes"), (2, "scales")].map(|(place, what)| {
+        let names: Vec<String> = parts.iter().map(|part| part.input[place].clone()).collect();
+        joined_initializer(graph, nodes, &names, &format!("{joined}.{what}"))
+    });
+    let mut product = parts[0].clone();
+    let rows: i64 = parts.iter().map(|part| attribute(part, "N")).sum();
+    for attribute in &mut product.attribute {
+        if attribute.name == "N" {
+            *attribute = int("N", rows);
+        }
+    }
+    product.input[1] = codes;
+    product.input[2] = scales;
+    product.output = vec![joined.to_owned()];
+    joined.clone_into(&mut product.name);
+    nodes.push(product);
+}
+
+/// The same operator, input and form; of NF4, whose blocks don't end with rows, whole blocks.
+fn can_be_joined(parts: &[Node]) -> bool {
+    let first = &parts[0];
+    let alike = |part: &Node| {
+        let same = |name| attribute(part, name) == attribute(first, name);
+        part.op_type == first.op_type
+            && part.input[0] == first.input[0]
+            && ["K", "bits", "block_size", "accuracy_level"]
+                .into_iter()
+                .all(same)
+    };
+    let whole = |part: &Node| {
+        let elements = attribute(part, "N") * attribute(part, "K");
+        part.op_type == "MatMulNBits" || elements % attribute(part, "block_size") == 0
+    };
+    parts.iter().all(|part| alike(part) && whole(part))
+}
+
+/// The whole number `name` of a node; 0 where it has none.
+pub fn attribute(node: &Node, name: &str) -> i64 {
+    let mut all = node.attribute.iter();
+    all.find(|attribute| attribute.name == name)
+        .map_or(0, |attribute| attribute.i)
+}
+
+/// Adds the initializers `names`, one behind the other, as `joined`: one reference where they follow each other in
+/// their file, else a node.
+pub fn joined_initializer(
+    graph: &mut Graph,
+    nodes: &mut Vec<Node>,
+    names: &[String],
+    joined: &str,
+) -> String {
+    let find = |name: &String| graph.initializer.iter().find(|tensor| tensor.name == *name);
+    let found: Option<Vec<&Tensor>> = names.iter().map(find).collect();
+    let places: Option<Vec<(&str, u64, u64)>> = found
+        .iter()
+        .flatten()
+        .map(|tensor| {
+            let entry = |key: &str| {
+                let found = tensor.external_data.iter().find(|entry| entry.key == key);
+                found.map(|entry| entry.value.as_str())
+            };
+            let number = |key| entry(key)?.parse().ok();
+            Some((entry("location")?, number("offset")?, number("length")?))
+        })
+        .collect();
+    if let (Some(tensors), Some(places)) = (found, places)
+        && places
+            .windows(2)
+            .all(|pair| pair[0].0 == pair[1].0 && pair[0].1 + pair[0].2 == pair[1].1)
+    {
+        let mut tensor = tensors[0].clone();
+        tensor.name = joined.to_owned();
+        tensor.dims[0] = tensors.iter().map(|tensor| tensor.dims[0]).sum();
+        let length: u64 = places.iter().map(|place| place.2).sum();
+        let entry = |key: &str, value: String| Entry {
+            key: key.to_owned(),
+            value,
+        };
+        tensor.external_data = vec![
+            entry("location", places[0].0.to_owned()),
+            entry("offset", places[0].1.to_string()),
+            entry("length", length.to_string()),
+        ];
+        graph.initializer.push(tensor);
+    } else {
+        let parts: Vec<&str> = names.iter().map(String::as_str).collect();
+        nodes.push(node("Concat", &parts, joined, vec![int("axis", 0)]));
+    }
+    joined.to_owned()
+}

@@ -1,0 +1,208 @@
+//! Parity: do two variants of a model compute the same?
+//!
+//! The unmerged variant generates greedily, and the others are given its tokens, so that a single different choice
+//! doesn't set all that follows apart. One engine is open at a time.
+
+mod divergence;
+#[cfg(test)]
+mod tests;
+mod tolerance;
+mod trace;
+
+use serde::{Deserialize, Serialize};
+
+pub use divergence::{Divergence, at_each_position};
+pub use tolerance::{Norm, tolerance};
+pub use trace::{LogitEngine, Trace, follow, trace};
+
+use crate::prepared::{ADAPTER, PreparedVariant, Variant};
+use crate::quantize::Quantization;
+use crate::weights::{Dtype, SafetensorsFile};
+
+/// What the variants of a model were found to compute.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Parity {
+    /// How differences are taken.
+    #[serde(default)]
+    pub norm: Norm,
+    /// The difference of merged and unmerged logits; absent without both, or where it isn't finite.
+    pub merged_vs_unmerged: Option<f32>,
+    /// The most that `merged_vs_unmerged` may be.
+    pub allowed: f32,
+    /// Steps in which merged picks the token that unmerged picked.
+    pub same_tokens: Option<usize>,
+    /// Steps that were compared.
+    pub of: usize,
+    /// The same difference of the adapter (unmerged, or merged where that's all there is) against the base.
+    pub adapter_vs_base: Option<f32>,
+    /// Tensors that the unmerged variant is given; every one is an input of its graph, or ends in its cache.
+    pub adapter_tensors: Option<usize>,
+    /// Nothing was found wrong.
+    pub passed: bool,
+    /// What was found wrong.
+    pub failures: Vec<String>,
+    /// What is remarkable, and not wrong.
+    pub note: Option<String>,
+}
+
+/// What's known of the adapter before its variants are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Expected {
+    dtype: Dtype,
+    quantization: Option<Quantization>,
+    /// Tokens go through some of many experts.
+    routed: bool,
+    /// There is a manifest that describes the adapter; a checkpoint that others merged has none.
+    known: bool,
+    fresh: bool,
+    /// Tensors in the file of the unmerged variant, and in its manifest.
+    tensors: Option<(usize, usize)>,
+}
+
+/// Compares the variants on one prompt for `count` tokens. `open` opens one engine after another, each with its
+/// logits on the host.
+///
+/// # Errors
+/// If an engine can't be opened or fails.
+pub fn check<E: LogitEngine>(
+    variants: &[PreparedVariant],
+    prompt_ids: &[u32],
+    count: usize,
+    open: impl Fn(&PreparedVariant) -> Result<E, E::Error>,
+) -> Result<Option<Parity>, E::Error> {
+    let find = |variant| {
+        let mut all = variants.iter();
+        all.find(|prepared| prepared.manifest.variant == variant)
+    };
+    let order = [Variant::Unmerged, Variant::Merged, Variant::Base];
+    let mut present = order
+        .into_iter()
+        .filter_map(|variant| Some((variant, find(variant)?)));
+    let Some((leader, first)) = present.next() else {
+        return Ok(None);
+    };
+    let lead = trace(&mut open(first)?, prompt_ids, count)?;
+    let mut followers = Vec::new();
+    for (variant, prepared) in present {
+        let logits = follow(&mut open(prepared)?, prompt_ids, &lead.tokens)?;
+        followers.push((variant, logits));
+    }
+    let adapter = first.manifest.adapter.as_ref();
+    let expected = Expected {
+        dtype: first.manifest.dtype,
+        quantization: first.manifest.quantization(),
+        routed: first.manifest.routed,
+        known: adapter.is_some(),
+        fresh: adapter.is_some_and(|adapter| adapter.fresh),
+        tensors: find(Variant::Unmerged).and_then(count_tensors),
+    };
+    Ok(Some(judge(leader, &lead, &followers, expected)))
+}
+
+/// Tensors in the unmerged variant's file, and in its manifest.
+fn count_tensors(unmerged: &PreparedVariant) -> Option<(usize, usize)> {
+    let adapter = unmerged.manifest.adapter.as_ref()?;
+    let file = SafetensorsFile::open(&unmerged.folder.join(ADAPTER));
+    let found = file.map_or(0, |file| file.names().len());
+    Some((found, adapter.inputs.len()))
+}
+
+/// Decides what the logits say. `lead` is of the variant `leader`, and the others followed its tokens.
+fn judge(
+    leader: Variant,
+    lead: &Trace,
+    followers: &[(Variant, Vec<Vec<f32>>)],
+    expected: Expected,
+) -> Parity {
+    let of = |variant| {
+        let mut all = followers.iter();
+        all.find(|(other, _)| *other == variant)
+            .map(|(_, logits)| logits)
+    };
+    let allowed = tolerance(expected.dtype, expected.quantization, expected.routed);
+    let norm = Norm::of(expected.quantization);
+    let mut failures = Vec::new();
+    let mut note = None;
+
+    let all = std::iter::once((leader, &lead.logits));
+    for (variant, logits) in all.chain(followers.iter().map(|(name, logits)| (*name, logits))) {
+        if !logits.iter().flatten().all(|value| value.is_finite()) {
+            failures.push(format!("logits of `{variant}` are not finite"));
+        }
+    }
+    let merged = of(Variant::Merged);
+    let merged_vs_unmerged = merged.map(|merged| lead.judged(merged, norm));
+    if let Some(difference) = merged_vs_unmerged
+        && difference > allowed
+    {
+        failures.push(format!(
+            "merged and unmerged disagree: their logits differ by {difference:.1e} {}, {allowed:.0e} is allowed in {}{}",
+            norm.of_what(),
+            expected.dtype,
+            expected
+                .quantization
+                .map_or(String::new(), |q| format!(", {}", q.label()))
+        ));
+    }
+    let adapter_vs_base = of(Variant::Base).map(|base| lead.judged(base, norm));
+    if adapter_vs_base == Some(0.0) {
+        if expected.fresh {
+            note = Some(
+                "a fresh adapter of this method is the identity, so it changes nothing yet"
+                    .to_owned(),
+            );
+        } else if expected.known {
+            failures.push("the adapter changes nothing: its logits are the base's".to_owned());
+        } else {
+            note = Some("the checkpoint computes what the base computes".to_owned());
+        }
+    }
+    if note.is_none()
+        && expected.quantization.is_some()
+        && let (Some(effect), Some(_)) = (adapter_vs_base, merged_vs_unmerged)
+        && effect <= allowed
+    {
+        note = Some(format!(
+            "the adapter changes logits by {effect:.1e}, no more than quantizing anew may, so this can't tell a wrong \
+             merge; `verify` compares the unquantized ones too"
+        ));
+    }
+    if let Some((found, listed)) = expected.tensors
+        && found != listed
+    {
+        failures.push(format!(
+            "`{ADAPTER}` has {found} tensors, its manifest lists {listed}"
+        ));
+    }
+    let finite = |difference: Option<f32>| difference.filter(|value| value.is_finite());
+    Parity {
+        norm,
+        merged_vs_unmerged: finite(merged_vs_unmerged),
+        allowed,
+        same_tokens: merged.map(|merged| lead.agreeing_tokens(merged)),
+        of: lead.tokens.len(),
+        adapter_vs_base: finite(adapter_vs_base),
+        adapter_tensors: expected.tensors.map(|(found, _)| found),
+        passed: failures.is_empty(),
+        failures,
+        note,
+    }
+}
+
+impl Parity {
+    /// The record of a check that couldn't be made.
+    pub fn impossible(reason: String) -> Self {
+        Self {
+            norm: Norm::default(),
+            merged_vs_unmerged: None,
+            allowed: 0.0,
+            same_tokens: None,
+            of: 0,
+            adapter_vs_base: None,
+            adapter_tensors: None,
+            passed: false,
+            failures: vec![format!("it could not be checked: {reason}")],
+            note: None,
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Tokens and their logits, and how far those of two engines lie apart.
+
+use super::tolerance::Norm;
+use crate::engine::logits::{difference, mean_difference};
+use crate::engine::{DecoderEngine, Engine};
+
+/// An engine that shows the logits of its last token.
+pub trait LogitEngine: Engine {
+    /// The logits that the last token was picked from, `[vocab_size]`.
+    fn logits(&self) -> Vec<f32>;
+}
+
+impl LogitEngine for DecoderEngine {
+    fn logits(&self) -> Vec<f32> {
+        Self::logits(self)
+    }
+}
+
+/// Tokens, and the logits that each was picked from.
+#[derive(Debug, Clone)]
+pub struct Trace {
+    /// Greedy tokens.
+    pub tokens: Vec<u32>,
+    /// `[tokens, vocab_size]`
+    pub logits: Vec<Vec<f32>>,
+}
+
+/// Generates `count` tokens greedily.
+///
+/// # Errors
+/// If the engine fails.
+pub fn trace<E: LogitEngine>(
+    engine: &mut E,
+    prompt_ids: &[u32],
+    count: usize,
+) -> Result<Trace, E::Error> {
+    let mut tokens = vec![engine.prefill(prompt_ids)?];
+    let mut logits = vec![engine.logits()];
+    while tokens.len() < count {
+        tokens.push(engine.decode(tokens[tokens.len() - 1])?);
+        logits.push(engine.logits());
+    }
+    Ok(Trace { tokens, logits })
+}
+
+/// The logits of each step where the engine is given `tokens`, whatever it would have picked itself.
+///
+/// # Errors
+/// If the engine fails.
+pub fn follow<E: LogitEngine>(
+    engine: &mut E,
+    prompt_ids: &[u32],
+    tokens: &[u32],
+) -> Result<Vec<Vec<f32>>, E::Error> {
+    engine.prefill(prompt_ids)?;
+    let mut logits = vec![engine.logits()];
+    for &token in &tokens[..tokens.len().saturating_sub(1)] {
+        engine.decode(token)?;
+        logits.push(engine.logits());
+    }
+    Ok(logits)
+}
+
+impl Trace {
+    /// `max |a - b| / max |a|` over all steps.
+    pub fn difference(&self, other: &[Vec<f32>]) -> f32 {
+        difference(&self.logits, other)
+    }
+
+    /// The difference that variants of one model are judged by.
+    pub(super) fn judged(&self, other: &[Vec<f32>], norm: Norm) -> f32 {
+        match norm {
+            Norm::Largest => self.difference(other),
+            Norm::Mean => mean_difference(&self.logits, other),
+        }
+    }
+
+    /// Steps in which `other` has its largest logit at the same token.
+    pub fn agreeing_tokens(&self, other: &[Vec<f32>]) -> usize {
+        let steps = self.tokens.iter().zip(other);
+        steps
+            .filter(|(token, row)| **token as usize == argmax(row))
+            .count()
+    }
+}
+
+/// The place of the largest value, the first of several.
+pub(super) fn argmax(row: &[f32]) -> usize {
+    let mut best = 0;
+    for (index, value) in row.iter().enumerate() {
+        if *value > row[best] {
+            best = index;
+        }
+    }
+    best
+}

@@ -1,0 +1,61 @@
+//! Prepared folders: what `prepare` writes and the engine reads.
+
+mod manifest;
+mod precision;
+mod quantization;
+mod variant;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use manifest::{AdapterSummary, DecodeReads, Manifest, ManifestError, PromptKind};
+pub use precision::Precision;
+pub use quantization::{QUANTIZED, QuantizationSummary};
+pub use variant::Variant;
+
+use crate::adapter::Task;
+
+/// The graph's file.
+pub const GRAPH: &str = "model.onnx";
+/// The tensors that are bound to the inputs of an unmerged graph.
+pub const ADAPTER: &str = "adapter.safetensors";
+/// What an unmerged adapter leaves of quantized weights.
+pub const RESIDUALS: &str = "residuals.safetensors";
+
+/// A variant that's ready to run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PreparedVariant {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// What it is.
+    pub manifest: Manifest,
+    /// Whether it was there already, unchanged.
+    pub up_to_date: bool,
+}
+
+/// The task that `variants` of one experiment were prepared for.
+pub fn task_of(variants: &[PreparedVariant]) -> Option<Task> {
+    let mut adapters = variants
+        .iter()
+        .filter_map(|one| one.manifest.adapter.as_ref());
+    adapters.find_map(|adapter| adapter.task)
+}
+
+/// A variant that stands for one, in tests that read none of its files.
+#[cfg(test)]
+pub(crate) fn stand_in(variant: Variant) -> PreparedVariant {
+    let manifest = serde_json::json!({
+        "version": "0", "fingerprint": "0", "variant": variant, "model_id": "m",
+        "model_folder": "m", "synthetic": true, "dtype": "float32", "compute": "float32",
+        "vocab_size": 2, "max_position_embeddings": 9, "embedding_dim": 2, "cache": [],
+        "head_dim": 1, "base_params": 1, "base_bytes": 4,
+        "prepare_seconds": 0.0,
+        "reads": { "weight_bytes": 1, "adapter_bytes": 0, "cache_bytes_per_position": 0 }, "adapter": null,
+    });
+    PreparedVariant {
+        folder: "nowhere".into(),
+        manifest: serde_json::from_value(manifest).unwrap(),
+        up_to_date: true,
+    }
+}
