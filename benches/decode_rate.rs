@@ -19,6 +19,7 @@ use memmap2::Mmap;
 use peft_bench::adapter::AdapterForm;
 use peft_bench::engine::{DecoderEngine, Engine, EngineOptions, OnnxRuntime, Provider, WeightsMode};
 use peft_bench::files::cache_dir::cache_dir;
+use peft_bench::machine::physical_cores;
 use peft_bench::measure::bandwidth::timed_sum;
 use peft_bench::measure::memory::ProcessMemory;
 use peft_bench::measure::stats::median;
@@ -26,7 +27,6 @@ use peft_bench::model::{BaseModel, ModelId};
 use peft_bench::onnxruntime::install::locate_or_install;
 use peft_bench::prepare::Preparation;
 use peft_bench::prepared::{Precision, PreparedVariant, Variant};
-use peft_bench::system::physical_cores;
 use peft_bench::weights::Dtype;
 
 const ROUNDS: usize = 40;

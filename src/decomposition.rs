@@ -128,13 +128,17 @@ fn array(matrix: MatRef<f64>) -> Array2<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapter::Init;
     use ndarray::array;
     use rand::SeedableRng;
+    use rand::distr::Distribution;
     use rand::rngs::StdRng;
 
     fn random(rows: usize, columns: usize) -> Array2<f32> {
-        let values = Init::Normal(1.0).draw(rows * columns, &mut StdRng::seed_from_u64(5));
+        let mut rng = StdRng::seed_from_u64(5);
+        let normal = rand_distr::StandardNormal;
+        let values = (0..rows * columns)
+            .map(|_| normal.sample(&mut rng))
+            .collect();
         Array2::from_shape_vec((rows, columns), values).unwrap()
     }
 

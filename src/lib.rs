@@ -21,6 +21,7 @@ pub mod files;
 pub mod graph;
 pub mod json;
 pub mod lowering;
+pub mod machine;
 pub mod measure;
 pub mod model;
 pub mod onnxruntime;

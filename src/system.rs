@@ -1,13 +1,12 @@
 //! What the measurements were made on: the operating system, the processor, memory, and accelerators.
 
 mod cgroup;
-mod cpu;
 mod hardware;
 
+use crate::machine::{physical_cores, usable_cores};
 use serde::{Deserialize, Serialize};
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
-pub use cpu::{allowed_cores, physical_cores, usable_cores};
 pub use hardware::Hardware;
 
 /// The machine, for the result's `meta_info.system_info`. The first five keys are named as in PEFT's suite.

@@ -8,9 +8,11 @@ use std::sync::LazyLock;
 
 use common::{case, copy_folder, edit_tensors, model, set_key};
 use peft_bench::adapter::AdapterForm;
-use peft_bench::lowering::block_size;
-use peft_bench::engine::{DecoderEngine, Engine, EngineOptions, OnnxRuntime, Provider, WeightsMode};
+use peft_bench::engine::{
+    DecoderEngine, Engine, EngineOptions, OnnxRuntime, Provider, WeightsMode,
+};
 use peft_bench::experiment::Experiment;
+use peft_bench::lowering::block_size;
 use peft_bench::model::BaseModel;
 use peft_bench::onnxruntime::install::locate_or_install;
 use peft_bench::parity::{follow, trace};

@@ -11,13 +11,14 @@ use crate::config::{BenchmarkConfig, Source};
 use crate::engine::{DecoderEngine, EngineError, EngineOptions, OnnxRuntime, Provider, StepGraph, WeightsMode};
 use crate::experiment::Experiment;
 use crate::json::JsonObject;
+use crate::machine::physical_cores;
 use crate::model::{BaseModel, ModelId, TextTokenizer};
 use crate::onnxruntime::install::locate_or_install;
 use crate::onnxruntime::library::Library;
 use crate::onnxruntime::locate::locate;
 use crate::prepare::Preparation;
 use crate::prepared::{Manifest, Precision, PreparedVariant};
-use crate::system::{Hardware, physical_cores};
+use crate::system::Hardware;
 use crate::weights::Dtype;
 
 /// The file of defaults, in the working folder.

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use nvml_wrapper::Nvml;
 use serde::{Deserialize, Serialize};
 
-use super::gpu::{load_nvml, visible_devices};
 use crate::engine::Provider;
+use crate::machine::nvml::{load_nvml, visible_devices};
 
 /// Which counter energy was read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

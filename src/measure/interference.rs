@@ -110,7 +110,7 @@ fn core_times(stat: &str, allowed: Option<&[u32]>) -> Option<CoreTimes> {
 #[cfg(target_os = "linux")]
 fn core_times_now() -> Option<CoreTimes> {
     let stat = std::fs::read_to_string("/proc/stat").ok()?;
-    core_times(&stat, crate::system::allowed_cores().as_deref())
+    core_times(&stat, crate::machine::allowed_cores().as_deref())
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -14,7 +14,7 @@ use crate::adapter::form::Form;
 use crate::prepared::{QUANTIZED, Variant};
 
 use crate::model::BaseModel;
-use crate::quantize::{Format, Quantization, QuantizedFile};
+use crate::quantize::{self, Format, Quantization, QuantizedFile};
 
 impl Preparation<'_> {
     /// Makes the base's quantized weights, where it's to be quantized and they aren't there. `begin` is told their bytes.
@@ -37,7 +37,10 @@ impl Preparation<'_> {
         let file = QuantizedFile::make_ready(
             &self.model_folder().join(QUANTIZED),
             &fingerprint::fingerprint(self, None, Variant::Base),
-            self.base,
+            quantize::Base {
+                spec: &self.base.spec,
+                tensor: &|name| self.base.tensor(name),
+            },
             quantization,
             self.precision.quantized_types(),
             begin,

@@ -13,8 +13,10 @@ use thiserror::Error;
 
 use super::{Format, Quantization};
 use crate::arch::{DecoderSpec, Expert, Layer, Linear, Mlp, Module, Projections};
-use crate::model::BaseModel;
-use crate::weights::{ByteSpan, BytesPlan, Dtype, SafetensorsFile, SafetensorsWriter, TensorView, WeightsError, encode, round_to, widen};
+use crate::weights::{
+    ByteSpan, BytesPlan, Dtype, SafetensorsFile, SafetensorsWriter, TensorView, WeightsError,
+    encode, round_to, widen,
+};
 
 /// The key of the fingerprint in the header.
 const FINGERPRINT: &str = "fingerprint";
@@ -86,6 +88,15 @@ pub struct QuantizedFile {
     file: SafetensorsFile,
 }
 
+/// The model whose weights are quantized.
+#[derive(Clone, Copy)]
+pub struct Base<'a> {
+    /// Its architecture.
+    pub spec: &'a DecoderSpec,
+    /// Finds the checkpoint's tensor of a name.
+    pub tensor: &'a (dyn Fn(&str) -> Result<TensorView<'a>, WeightsError> + Sync),
+}
+
 /// One weight that is to be quantized.
 struct Source {
     /// In the file.
@@ -129,12 +140,12 @@ impl QuantizedFile {
     pub fn make_ready(
         path: &Path,
         fingerprint: &str,
-        base: &BaseModel,
+        base: Base,
         quantization: Quantization,
         types: QuantizedTypes,
         begin: &dyn Fn(u64),
     ) -> Result<Self, QuantizeError> {
-        let groups = sources(&base.spec, quantization);
+        let groups = sources(base.spec, quantization);
         let all = || groups.iter().flatten();
         if let Some(found) = Self::open(path, fingerprint)
             && all().all(|one| {
@@ -150,7 +161,7 @@ impl QuantizedFile {
                 true => [one.columns, one.rows],
                 false => [one.rows, one.columns],
             };
-            base.tensor(&one.tensor)?.expect_shape(&shape)?;
+            (base.tensor)(&one.tensor)?.expect_shape(&shape)?;
         }
         let plans: Vec<BytesPlan> = groups
             .iter()
@@ -337,13 +348,13 @@ pub fn write_matrix(
 }
 
 fn quantize_batch(
-    base: &BaseModel,
+    base: Base,
     one: &Source,
     first: usize,
     types: QuantizedTypes,
     writer: &SafetensorsWriter,
 ) -> Result<(), QuantizeError> {
-    let tensor = base.tensor(&one.tensor)?;
+    let tensor = (base.tensor)(&one.tensor)?;
     let stored = tensor.dtype()?;
     let rows = one
         .format

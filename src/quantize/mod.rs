@@ -12,7 +12,7 @@ mod format;
 use serde::{Deserialize, Serialize};
 
 pub use file::{
-    QuantizeError, QuantizedFile, QuantizedTypes, QuantizedWeight, joined_plans, write_matrix,
+    Base, QuantizeError, QuantizedFile, QuantizedTypes, QuantizedWeight, joined_plans, write_matrix,
 };
 pub use format::{Format, NF4, Quantized};
 

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::Status;
 use super::metrics::{samples, summarize};
 use crate::engine::{EngineOptions, Provider, TF32};
+use crate::machine::allowed_cores;
 use crate::measure::break_even::break_even;
 use crate::measure::comparison::{half_width, measured, overhead};
 use crate::measure::energy::EnergyMethod;
@@ -24,7 +25,7 @@ use crate::onnxruntime::library::Library;
 use crate::parity::Parity;
 use crate::prepared::{Manifest, Variant};
 use crate::quantize::Format;
-use crate::system::{Hardware, SystemInfo, allowed_cores};
+use crate::system::{Hardware, SystemInfo};
 
 /// Figures that end in `_mb` count 2^20 bytes, as PEFT's suite does.
 const MB: f64 = 1_048_576.0;

@@ -5,7 +5,7 @@
 use nvml_wrapper::{cuda_driver_version_major, cuda_driver_version_minor};
 use serde::{Deserialize, Serialize};
 
-use crate::measure::gpu::{load_nvml, visible_devices};
+use crate::machine::nvml::{load_nvml, visible_devices};
 
 /// The accelerators that CUDA shows this process. `None` is what doesn't exist or isn't told.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
