@@ -1,25 +1,28 @@
 //! How a graph computes.
 
 use super::AttentionOperator;
-use crate::quantize::Accuracy;
 use crate::weights::Dtype;
+
+/// The kind of processor that a graph is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// ONNX Runtime's CPU provider, which computes in float32.
+    Cpu,
+    /// Its CUDA provider.
+    Gpu,
+}
 
 /// How a graph computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Arithmetic {
+    /// Where it runs.
+    pub device: Device,
     /// The type that weights are rounded to.
     pub storage: Dtype,
     /// The type of the arithmetic.
     pub compute: Dtype,
-    /// The arithmetic of products with quantized weights, where it's chosen.
-    pub accuracy: Option<Accuracy>,
-    /// What attention is made of.
+    /// `accuracy_level` of `MatMulNBits`, where it's chosen.
+    pub accuracy_level: Option<u8>,
+    /// The attention operator.
     pub attention: AttentionOperator,
-}
-
-impl Arithmetic {
-    /// Whether it's a GPU's: a CPU computes in float32, with attention of its own.
-    pub fn on_gpu(self) -> bool {
-        self.compute != Dtype::Float32 || self.attention == AttentionOperator::Standard
-    }
 }

@@ -20,7 +20,7 @@ pub use positions::LAST_POSITION;
 pub use value::{Attr, Dim, Value};
 
 use super::parameters::Parameters;
-use super::{Arithmetic, AttentionOperator, proto};
+use super::{Arithmetic, AttentionOperator, Device, proto};
 use crate::weights::Dtype;
 
 /// The two operator domains.
@@ -91,12 +91,12 @@ impl<'a> GraphBuilder<'a> {
         self.arithmetic.compute
     }
 
-    /// Whether a GPU computes it.
+    /// Whether the graph is made for a GPU.
     pub fn on_gpu(&self) -> bool {
-        self.arithmetic.on_gpu()
+        self.arithmetic.device == Device::Gpu
     }
 
-    /// What attention is made of.
+    /// The attention operator.
     pub fn attention_operator(&self) -> AttentionOperator {
         self.arithmetic.attention
     }

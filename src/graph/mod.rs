@@ -21,7 +21,7 @@ mod parameters;
 mod positions;
 pub mod proto;
 
-pub use arithmetic::Arithmetic;
+pub use arithmetic::{Arithmetic, Device};
 pub use attention::{AttentionOperator, AttentionSite};
 pub use builder::{Attr, Dim, GraphBuilder, LAST_POSITION, Value};
 pub use decoder::{build, cache_head_dim};

@@ -5,8 +5,7 @@ use std::path::PathBuf;
 
 use crate::arch::DecoderSpec;
 use crate::model::find_base_tensor;
-use crate::quantize::{Quantization, QuantizeError, QuantizedFile, QuantizedWeight};
-use crate::weights::{TensorLocation, TensorStore, WeightsError};
+use crate::weights::{QuantizedWeight, TensorLocation, TensorStore, WeightsError};
 
 /// The origin of one parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,32 +69,9 @@ impl Parameters {
         self.stored_in_out.contains(path)
     }
 
-    /// Says so of the linear layer at `path`.
+    /// Marks the weight of the linear layer at `path` as `[in_features, out_features]`.
     pub fn set_stored_in_out(&mut self, path: &str) {
         self.stored_in_out.insert(path.to_owned());
-    }
-
-    /// The same with weights from `file`, as far as `quantization` goes.
-    ///
-    /// # Errors
-    /// If the file lacks one.
-    pub fn quantized(
-        mut self,
-        spec: &DecoderSpec,
-        quantization: Quantization,
-        file: &QuantizedFile,
-    ) -> Result<Self, QuantizeError> {
-        for module in spec.modules() {
-            if let Some(format) = quantization.of(spec, &module)
-                && let Some([rows, columns]) = module.matrix_size()
-            {
-                let key = quantization.key(spec, &module);
-                let weight = file.find(&key, format, rows, columns)?;
-                let name = format!("{}.weight", module.path);
-                self.set(&name, Parameter::Quantized(weight));
-            }
-        }
-        Ok(self)
     }
 
     /// The origin of `name`, if the model has such a parameter.
@@ -110,7 +86,7 @@ impl Parameters {
             .map(|(name, origin)| (name.as_str(), origin))
     }
 
-    /// The same, to change them.
+    /// All of them, to change them.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (&str, &mut Parameter)> {
         self.all
             .iter_mut()

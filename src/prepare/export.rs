@@ -8,7 +8,7 @@ use prost::Message;
 
 use super::describe::describe;
 use super::merge::{OVERLAY, merge};
-use super::quantized::check_beside;
+use super::quantized::{check_beside, take_quantized};
 use super::residuals::{Residuals, write_residuals};
 use super::{Preparation, PrepareError};
 use crate::adapter::{Adapter, BACKBONE, Beside, GraphInput};
@@ -183,11 +183,11 @@ fn base_parameters(
     spec: &DecoderSpec,
     quantized: Option<&QuantizedFile>,
 ) -> Result<Parameters, PrepareError> {
-    let parameters = Parameters::of_base(spec, &preparation.base.store)?;
-    match (preparation.precision.quantization, quantized) {
-        (Some(quantization), Some(file)) => Ok(parameters.quantized(spec, quantization, file)?),
-        _ => Ok(parameters),
+    let mut parameters = Parameters::of_base(spec, &preparation.base.store)?;
+    if let (Some(quantization), Some(file)) = (preparation.precision.quantization, quantized) {
+        take_quantized(&mut parameters, spec, quantization, file)?;
     }
+    Ok(parameters)
 }
 
 /// The base's parameters, but for those that the adapter replaces, which are inputs.

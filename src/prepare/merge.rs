@@ -9,6 +9,7 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::PrepareError;
+use super::quantized::take_quantized;
 use crate::adapter::{Adapter, AdapterError, ModuleAdapter, Replacement};
 use crate::arch::{Module, ModuleKind};
 use crate::graph::{Parameter, Parameters};
@@ -198,7 +199,7 @@ pub fn merge(
     // Before anything is merged, since this checks the shapes of the base's tensors.
     let mut parameters = Parameters::of_base(spec, &base.store)?;
     if let (Some(quantization), Some(file)) = (precision.quantization, quantized) {
-        parameters = parameters.quantized(spec, quantization, file)?;
+        take_quantized(&mut parameters, spec, quantization, file)?;
     }
     let path = folder.join(OVERLAY);
     let plans: Vec<BytesPlan> = merged.iter().flat_map(|one| one.plans(precision)).collect();

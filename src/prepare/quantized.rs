@@ -11,10 +11,11 @@ use std::sync::Arc;
 use super::{Preparation, PrepareError, fingerprint};
 use crate::adapter::Adapter;
 use crate::adapter::form::Form;
-use crate::prepared::{QUANTIZED, Variant};
-
+use crate::arch::DecoderSpec;
+use crate::graph::{Parameter, Parameters};
 use crate::model::BaseModel;
-use crate::quantize::{self, Format, Quantization, QuantizedFile};
+use crate::prepared::{QUANTIZED, Variant};
+use crate::quantize::{self, Format, Quantization, QuantizeError, QuantizedFile};
 
 impl Preparation<'_> {
     /// Makes the base's quantized weights, where it's to be quantized and they aren't there. `begin` is told their bytes.
@@ -69,6 +70,29 @@ impl Preparation<'_> {
         let base = rounded.as_ref().unwrap_or(self.base);
         Ok(Some(base.beside_quantized(quantization, Arc::clone(file))?))
     }
+}
+
+/// Replaces the weights that `quantization` covers by those in `file`.
+///
+/// # Errors
+/// If the file lacks one.
+pub fn take_quantized(
+    parameters: &mut Parameters,
+    spec: &DecoderSpec,
+    quantization: Quantization,
+    file: &QuantizedFile,
+) -> Result<(), QuantizeError> {
+    for module in spec.modules() {
+        if let Some(format) = quantization.of(spec, &module)
+            && let Some([rows, columns]) = module.matrix_size()
+        {
+            let key = quantization.key(spec, &module);
+            let weight = file.find(&key, format, rows, columns)?;
+            let name = format!("{}.weight", module.path);
+            parameters.set(&name, Parameter::Quantized(weight));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses what can't stand beside quantized weights: nodes that dequantize what doesn't end with a block.

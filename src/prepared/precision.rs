@@ -1,12 +1,14 @@
 //! What weights are rounded to, and how a graph computes with them.
 
-use crate::graph::{Arithmetic, AttentionOperator};
+use crate::graph::{Arithmetic, AttentionOperator, Device};
 use crate::quantize::{Accuracy, Quantization, QuantizedTypes};
 use crate::weights::Dtype;
 
 /// What weights are rounded to, and what the graph computes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Precision {
+    /// Where the graph runs.
+    pub device: Device,
     /// The dtype that was asked for.
     pub dtype: Dtype,
     /// The dtype of the arithmetic. ONNX Runtime's CPU provider computes in float32.
@@ -25,6 +27,7 @@ impl Precision {
             _ => AttentionOperator::GroupQuery,
         };
         Self {
+            device: if cuda { Device::Gpu } else { Device::Cpu },
             dtype,
             compute: if cuda { dtype } else { Dtype::Float32 },
             attention,
@@ -42,7 +45,11 @@ impl Precision {
 
     /// The arithmetic of products with quantized weights where it's chosen: on a CPU.
     pub fn accuracy(self) -> Option<Accuracy> {
-        self.arithmetic().accuracy
+        let quantization = self.quantization.filter(|found| found.has_accuracy());
+        match self.device {
+            Device::Cpu => quantization.map(|quantization| quantization.accuracy),
+            Device::Gpu => None,
+        }
     }
 
     /// The types of what's quantized.
@@ -55,17 +62,13 @@ impl Precision {
 
     /// How a graph computes.
     pub fn arithmetic(self) -> Arithmetic {
-        let mut arithmetic = Arithmetic {
+        Arithmetic {
+            device: self.device,
             storage: self.dtype,
             compute: self.compute,
-            accuracy: None,
+            accuracy_level: self.accuracy().map(Accuracy::level),
             attention: self.attention,
-        };
-        let quantization = self.quantization.filter(|found| found.has_accuracy());
-        if !arithmetic.on_gpu() {
-            arithmetic.accuracy = quantization.map(|quantization| quantization.accuracy);
         }
-        arithmetic
     }
 
     /// In names of folders.

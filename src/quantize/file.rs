@@ -14,7 +14,7 @@ use thiserror::Error;
 use super::{Format, Quantization};
 use crate::arch::{DecoderSpec, Expert, Layer, Linear, Mlp, Module, Projections};
 use crate::weights::{
-    ByteSpan, BytesPlan, Dtype, SafetensorsFile, SafetensorsWriter, TensorView, WeightsError,
+    BytesPlan, Dtype, QuantizedWeight, SafetensorsFile, SafetensorsWriter, TensorView, WeightsError,
     encode, round_to, widen,
 };
 
@@ -54,23 +54,6 @@ impl QuantizeError {
             }
         }
     }
-}
-
-/// Where a quantized weight is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QuantizedWeight {
-    /// Its form.
-    pub format: Format,
-    /// `out_features`
-    pub rows: usize,
-    /// `in_features`
-    pub columns: usize,
-    /// The codes.
-    pub codes: ByteSpan,
-    /// The scales.
-    pub scales: ByteSpan,
-    /// Their type.
-    pub scales_type: Dtype,
 }
 
 /// The types that weights have on the way to their codes.
@@ -229,7 +212,7 @@ impl QuantizedFile {
             return Err(missing());
         }
         Ok(QuantizedWeight {
-            format,
+            encoding: format.encoding(),
             rows,
             columns,
             codes: codes.span(),

@@ -16,7 +16,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::weights::Dtype;
+use crate::weights::{CodeTable, Dtype, Encoding, NF4};
 
 /// The form of one quantized weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -42,36 +42,37 @@ impl Format {
         }
     }
 
+    /// How its values are encoded.
+    pub fn encoding(self) -> Encoding {
+        match self {
+            Self::Int4 => Encoding::Even {
+                bits: 4,
+                block_size: 32,
+            },
+            Self::Int8 => Encoding::Even {
+                bits: 8,
+                block_size: 32,
+            },
+            Self::Nf4 => Encoding::Table {
+                table: CodeTable::Nf4,
+                block_size: 64,
+            },
+        }
+    }
+
     /// Bits of a code.
     pub fn bits(self) -> usize {
-        match self {
-            Self::Int4 | Self::Nf4 => 4,
-            Self::Int8 => 8,
-        }
+        self.encoding().bits()
     }
 
     /// Values that share a scale.
     pub fn block_size(self) -> usize {
-        match self {
-            Self::Int4 | Self::Int8 => 32,
-            Self::Nf4 => 64,
-        }
+        self.encoding().block_size()
     }
 
     /// Shapes of codes (bytes) and scales of a weight of `rows` × `columns`.
     pub fn shapes(self, rows: usize, columns: usize) -> [Vec<usize>; 2] {
-        let block = self.block_size();
-        match self {
-            Self::Int4 | Self::Int8 => {
-                let blocks = columns.div_ceil(block);
-                let bytes = block * self.bits() / 8;
-                [vec![rows, blocks, bytes], vec![rows, blocks]]
-            }
-            Self::Nf4 => {
-                let elements = rows * columns;
-                [vec![elements.div_ceil(2)], vec![elements.div_ceil(block)]]
-            }
-        }
+        self.encoding().shapes(rows, columns)
     }
 
     /// Bytes of codes and of scales in `scales_type` together.
@@ -179,26 +180,6 @@ fn steps(values: &[f32], columns: usize, bits: usize) -> Quantized {
     }
     Quantized { codes, scales }
 }
-
-/// The values that codes of NF4 stand for, times their block's scale: quantiles, scaled to −1 … 1.
-pub const NF4: [f32; 16] = [
-    -1.0,
-    -0.696_192_8,
-    -0.525_073_05,
-    -0.394_917_5,
-    -0.284_441_38,
-    -0.184_773_43,
-    -0.091_050_036,
-    0.0,
-    0.079_580_3,
-    0.160_930_2,
-    0.246_112_3,
-    0.337_915_24,
-    0.440_709_83,
-    0.562_617,
-    0.722_956_84,
-    1.0,
-];
 
 /// A value above the `i`-th of these isn't rounded to the `i`-th of [`NF4`], nor to a smaller one. They are bitsandbytes':
 /// the middles, but for the twelfth, which lies a millionth higher.

@@ -12,9 +12,9 @@ mod format;
 use serde::{Deserialize, Serialize};
 
 pub use file::{
-    Base, QuantizeError, QuantizedFile, QuantizedTypes, QuantizedWeight, joined_plans, write_matrix,
+    Base, QuantizeError, QuantizedFile, QuantizedTypes, joined_plans, write_matrix,
 };
-pub use format::{Format, NF4, Quantized};
+pub use format::{Format, Quantized};
 
 use crate::arch::{DecoderSpec, Module, ModuleKind};
 

@@ -6,6 +6,7 @@ mod dtype;
 mod error;
 mod file;
 mod parts;
+mod quantized;
 mod store;
 mod writer;
 
@@ -13,5 +14,6 @@ pub use convert::{NonFinite, encode, first_non_finite, round_to, widen};
 pub use dtype::{Dtype, UnknownDtype};
 pub use error::WeightsError;
 pub use file::{ByteSpan, SafetensorsFile, TensorLocation, TensorView};
+pub use quantized::{CodeTable, Encoding, NF4, QuantizedWeight};
 pub use store::{Part, TensorStore};
 pub use writer::{BytesPlan, SafetensorsWriter, TensorPlan, WriteTensorError};

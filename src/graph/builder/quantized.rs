@@ -3,8 +3,7 @@
 use super::super::parameters::Parameter;
 use super::super::proto::{element, element_type};
 use super::{Attr, GraphBuilder, Value};
-use crate::quantize::{Format, NF4, QuantizedWeight};
-use crate::weights::ByteSpan;
+use crate::weights::{ByteSpan, CodeTable, Encoding, QuantizedWeight};
 
 impl<'a> GraphBuilder<'a> {
     /// The parameter `name`, if its codes are what the model has of it.
@@ -17,7 +16,7 @@ impl<'a> GraphBuilder<'a> {
 
     /// The codes of a quantized weight.
     fn codes(&mut self, key: &str, weight: &QuantizedWeight) -> Value {
-        let [shape, _] = weight.format.shapes(weight.rows, weight.columns);
+        let [shape, _] = weight.encoding.shapes(weight.rows, weight.columns);
         self.shared(
             &format!("{key}.codes"),
             element::UINT8,
@@ -34,7 +33,7 @@ impl<'a> GraphBuilder<'a> {
         key: &str,
         weight: &QuantizedWeight,
     ) -> Value {
-        let [_, shape] = weight.format.shapes(weight.rows, weight.columns);
+        let [_, shape] = weight.encoding.shapes(weight.rows, weight.columns);
         let codes = self.codes(key, weight);
         let name_of_scales = format!("{key}.scales");
         let scales = self.shared(
@@ -46,19 +45,22 @@ impl<'a> GraphBuilder<'a> {
         let mut attrs = vec![
             ("K", Attr::Int(weight.columns as i64)),
             ("N", Attr::Int(weight.rows as i64)),
-            ("block_size", Attr::Int(weight.format.block_size() as i64)),
+            ("block_size", Attr::Int(weight.encoding.block_size() as i64)),
         ];
         let inputs = [x, &codes, &scales];
-        match weight.format {
-            Format::Int4 | Format::Int8 => {
-                attrs.push(("bits", Attr::Int(weight.format.bits() as i64)));
-                if let Some(accuracy) = self.arithmetic.accuracy {
-                    attrs.push(("accuracy_level", Attr::Int(i64::from(accuracy.level()))));
+        match weight.encoding {
+            Encoding::Even { bits, .. } => {
+                attrs.push(("bits", Attr::Int(bits as i64)));
+                if let Some(level) = self.arithmetic.accuracy_level {
+                    attrs.push(("accuracy_level", Attr::Int(i64::from(level))));
                 }
                 self.contrib("MatMulNBits", name, &inputs, &attrs)
             }
-            Format::Nf4 => {
-                attrs.push(("quant_type", Attr::Int(1)));
+            Encoding::Table { table, .. } => {
+                let kind = match table {
+                    CodeTable::Nf4 => 1,
+                };
+                attrs.push(("quant_type", Attr::Int(kind)));
                 self.contrib("MatMulBnb4", name, &inputs, &attrs)
             }
         }
@@ -77,12 +79,12 @@ impl<'a> GraphBuilder<'a> {
     ) -> Value {
         let codes = self.codes(key, weight);
         let scales = self.scales_of_blocks(key, weight);
-        let block = weight.format.block_size();
+        let block = weight.encoding.block_size();
         let attrs = [
             ("gather_axis", Attr::Int(0)),
             ("quantize_axis", Attr::Int(2)),
             ("block_size", Attr::Int(block as i64)),
-            ("bits", Attr::Int(weight.format.bits() as i64)),
+            ("bits", Attr::Int(weight.encoding.bits() as i64)),
         ];
         let inputs = [&codes, ids, &scales];
         let blocks = self.contrib(
@@ -117,7 +119,7 @@ impl<'a> GraphBuilder<'a> {
         let batch = self.op("Shape", &at("batch"), &[x], &attrs);
         let none = self.constant_i64("none", &[0], false);
         let zero = self.mul(&at("zero"), &batch, &none);
-        if weight.format != Format::Nf4 {
+        let Encoding::Table { table, .. } = weight.encoding else {
             let zero = self.op("Squeeze", &at("zero/scalar"), &[&zero], &[]);
             let [count, one] = [weight.rows as i64, 1].map(|number| {
                 let name = format!("scalar_{number}");
@@ -125,8 +127,8 @@ impl<'a> GraphBuilder<'a> {
             });
             let all = self.op("Range", &at("all"), &[&zero, &count, &one], &[]);
             return self.quantized_rows(&at("dequantized"), &all, true, key, weight);
-        }
-        let block = weight.format.block_size();
+        };
+        let block = weight.encoding.block_size();
         let count = weight.rows * weight.columns / block;
         let bytes = block / 2;
         let blocks = [weight.codes.length as usize / bytes, bytes];
@@ -141,7 +143,8 @@ impl<'a> GraphBuilder<'a> {
         let codes = self.op("Slice", &at("codes"), &[&codes, &zero, &end, &axis], &[]);
         let codes = self.cast(&at("codes/i32"), &codes, element::INT32);
         // A byte stands for two values.
-        let pairs = (0..256).flat_map(|byte| [NF4[byte >> 4], NF4[byte & 15]]);
+        let of_codes = table.values();
+        let pairs = (0..256).flat_map(|byte| [of_codes[byte >> 4], of_codes[byte & 15]]);
         let pairs: Vec<f32> = pairs.collect();
         let table = self.constant_float("nf4.pairs", &[256, 2], &pairs);
         let values = self.gather(&at("values"), &table, &codes, 0);
@@ -154,7 +157,7 @@ impl<'a> GraphBuilder<'a> {
 
     /// The scales of a quantized weight, with an axis for the values of a block.
     fn scales_of_blocks(&mut self, key: &str, weight: &QuantizedWeight) -> Value {
-        let [_, mut shape] = weight.format.shapes(weight.rows, weight.columns);
+        let [_, mut shape] = weight.encoding.shapes(weight.rows, weight.columns);
         shape.push(1);
         self.external(
             &format!("{key}.scales.blocks"),
