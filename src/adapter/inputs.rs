@@ -54,7 +54,7 @@ impl Adapter {
                 }
             }
         }
-        for part in self.beside().iter().flat_map(|beside| beside.parts()) {
+        for part in self.side_network().iter().flat_map(|own| own.parts()) {
             all.push(GraphInput {
                 name: self.naming("").input(&part),
                 shape: part.shape.clone(),
@@ -113,7 +113,7 @@ impl Adapter {
                 }
                 Ok::<(), AdapterError>(())
             })?;
-        for part in self.beside().iter().flat_map(|beside| beside.parts()) {
+        for part in self.side_network().iter().flat_map(|own| own.parts()) {
             let own = BaseModule::of(ModuleWeights::default());
             take(&self.naming("").input(&part), &part.values(&own)?)?;
         }

@@ -4,13 +4,14 @@
 //! them ([`Adapter`]): modules whose arithmetic changes ([`ModuleAdapter`]), parameters that are
 //! replaced, tokens or cache rows in front of the prompt. Merging and exporting know only that.
 
-mod beside;
+mod adaptation;
 mod error;
 pub mod form;
 mod inputs;
 mod keys;
 mod methods;
 mod replaced;
+mod side_network;
 mod targets;
 mod task;
 mod tensors;
@@ -23,15 +24,12 @@ use std::path::Path;
 
 use ndarray::{Array1, Array2};
 
-pub use beside::Beside;
 pub use error::AdapterError;
 pub use inputs::{GraphInput, TakeTensor};
-pub use methods::{
-    BACKBONE, Class, METHODS, Method, Mixture, PEFT_TYPES, Residual, Shadow, expert_folders,
-    peft_type,
-};
+pub use methods::{Class, METHODS, Method, PEFT_TYPES, Residual, expert_folders, peft_type};
 use replaced::replace_saved_embeddings;
 pub use replaced::{Origin, Replacement};
+pub use side_network::{SideNetwork, SideParameter};
 pub use task::Task;
 pub use tensors::{AdapterTensors, Init};
 
@@ -168,7 +166,7 @@ struct Effects {
     /// What it computes depends on all tokens of a call together.
     whole_calls: bool,
     /// What it adds to the model as a whole.
-    beside: Option<Beside>,
+    side_network: Option<Box<dyn SideNetwork>>,
     /// What it does that can't be merged.
     unmergeable: Option<&'static str>,
     /// Bytes of the tensors of adapters that it mixes, and whether one of them was drawn fresh.
@@ -350,18 +348,15 @@ impl Adapter {
         self.effects.invocation.as_deref()
     }
 
-    /// What it adds to the model as a whole, beside what it does to modules.
-    pub fn beside(&self) -> Option<&Beside> {
-        self.effects.beside.as_ref()
+    /// What it adds to the model as a whole, apart from what it does to modules.
+    pub fn side_network(&self) -> Option<&dyn SideNetwork> {
+        self.effects.side_network.as_deref()
     }
 
     /// Layers of the unmerged graph that have a cache of their own, behind those of the architecture.
     pub fn more_layers(&self) -> &[Layer] {
-        match &self.effects.beside {
-            Some(Beside::Mixture(_)) => &self.spec.layers,
-            Some(Beside::Shadow(shadow)) => &shadow.spec.layers,
-            None => &[],
-        }
+        let network = self.side_network();
+        network.map_or(&[], |network| network.layers(&self.spec))
     }
 
     /// Whether what it computes depends on all tokens of a call together: a prompt can't be split then, and every

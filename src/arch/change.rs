@@ -61,7 +61,7 @@ impl DecoderSpec {
                 keys: attention.num_key_value_heads,
                 width: attention.head_dim,
             };
-            let epsilon = layer.arrangement.norms()[0].epsilon;
+            let epsilon = layer.arrangement.first_norm().epsilon;
             attention.query_key_norms = Some(heads.norms(paths, over, kind, epsilon));
         }
     }
@@ -70,7 +70,7 @@ impl DecoderSpec {
     /// a name inside the layer.
     pub(super) fn rearrange(&mut self, make: impl Fn(&dyn Fn(&str) -> Norm) -> Arrangement) {
         for layer in &mut self.layers {
-            let model = layer.arrangement.norms()[0].clone();
+            let model = layer.arrangement.first_norm().clone();
             let norm = |name: &str| {
                 let path = format!("{}.{name}", layer.path);
                 Norm::new(path, model.size, model.kind, model.epsilon)

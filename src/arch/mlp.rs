@@ -1,5 +1,7 @@
 //! Multilayer perceptrons, as data.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Linear, Module, ModuleKind};
 
 /// A multilayer perceptron.
@@ -62,7 +64,8 @@ pub struct Expert {
 }
 
 /// An element-wise function.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Activation {
     /// `x * sigmoid(x)`
     Silu,

@@ -3,6 +3,7 @@
 //! A new architecture is a new value; a new operator is a new block in `graph` and a variant here.
 
 mod alibi;
+mod arrangement;
 mod attention;
 mod change;
 mod experts;
@@ -17,13 +18,14 @@ mod spec;
 mod windows;
 mod wrappers;
 
+pub use arrangement::{Arrangement, Residual, SublayerNorms};
 pub use attention::{Attention, Declared, FusedRows, HeadNorm, NormOver, Position, Projections};
 pub use families::{FAMILIES, Family, spec};
 pub use mlp::{Activation, Expert, Mlp};
 pub use module::{Embedding, Linear, Module, ModuleKind, Norm, NormKind, Stored};
 pub use names::bare;
 pub use rope::{Pairs, RotarySpec};
-pub use spec::{Arrangement, DecoderSpec, EmbeddingScale, Layer, LearnedPositions, Tower};
+pub use spec::{DecoderSpec, EmbeddingScale, Layer, LearnedPositions, Tower};
 pub use wrappers::{Text, WRAPPERS, Wrapper, locate};
 
 /// No model has more layers; each is described before the weights are looked at.

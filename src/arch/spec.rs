@@ -4,7 +4,7 @@
 //! (`model.layers.0.self_attn.q_proj`), and `source`, the checkpoint's module whose tensors it uses.
 //! They differ where layers are replicated, and for a head that is tied to the embedding.
 
-use super::{Attention, Embedding, Linear, Mlp, Module, Norm};
+use super::{Arrangement, Attention, Embedding, Linear, Mlp, Module, Norm};
 use crate::json::{ConfigError, JsonObject};
 
 /// A decoder-only language model.
@@ -101,80 +101,6 @@ pub struct Layer {
     pub arrangement: Arrangement,
     /// What attention and perceptron give is multiplied by this before it's added to the residual.
     pub residual_scale: Option<f64>,
-}
-
-/// A layer's norms, and where they stand.
-#[derive(Debug, Clone)]
-pub enum Arrangement {
-    /// `h = x + attention(norm(x))`, `y = h + mlp(norm(h))`
-    Before {
-        /// Before attention.
-        attention: Norm,
-        /// Before the perceptron.
-        mlp: Norm,
-    },
-    /// The same with `norm(x)` in place of `x` as the residual: `n = norm(x)`, `h = n + attention(n)`, and so
-    /// on.
-    NormedResidual {
-        /// Before attention.
-        attention: Norm,
-        /// Before the perceptron.
-        mlp: Norm,
-    },
-    /// `h = norm(x + attention(x))`, `y = norm(h + mlp(h))`
-    AfterResidual {
-        /// Behind attention's residual.
-        attention: Norm,
-        /// Behind the perceptron's residual.
-        mlp: Norm,
-    },
-    /// `h = x + norm(attention(x))`, `y = h + norm(mlp(h))`
-    After {
-        /// Behind attention.
-        attention: Norm,
-        /// Behind the perceptron.
-        mlp: Norm,
-    },
-    /// `h = x + norm(attention(norm(x)))`, `y = h + norm(mlp(norm(h)))`
-    Around {
-        /// Before and behind attention.
-        attention: [Norm; 2],
-        /// Before and behind the perceptron.
-        mlp: [Norm; 2],
-    },
-    /// `y = x + attention(norm(x)) + mlp(norm(x))`
-    Parallel {
-        /// Before attention, and before the perceptron if that has none of its own.
-        attention: Norm,
-        /// Before the perceptron.
-        mlp: Option<Norm>,
-    },
-}
-
-impl Arrangement {
-    /// Its norms, in the order in which they're computed.
-    pub fn norms(&self) -> Vec<&Norm> {
-        match self {
-            Self::Before { attention, mlp }
-            | Self::NormedResidual { attention, mlp }
-            | Self::AfterResidual { attention, mlp }
-            | Self::After { attention, mlp } => vec![attention, mlp],
-            Self::Around { attention, mlp } => attention.iter().chain(mlp).collect(),
-            Self::Parallel { attention, mlp } => [attention].into_iter().chain(mlp).collect(),
-        }
-    }
-
-    /// The same, to change them.
-    pub fn norms_mut(&mut self) -> Vec<&mut Norm> {
-        match self {
-            Self::Before { attention, mlp }
-            | Self::NormedResidual { attention, mlp }
-            | Self::AfterResidual { attention, mlp }
-            | Self::After { attention, mlp } => vec![attention, mlp],
-            Self::Around { attention, mlp } => attention.iter_mut().chain(mlp).collect(),
-            Self::Parallel { attention, mlp } => [attention].into_iter().chain(mlp).collect(),
-        }
-    }
 }
 
 impl DecoderSpec {
@@ -274,7 +200,7 @@ impl DecoderSpec {
             }
             all.extend(layer.mlp.linears().into_iter().map(Linear::module));
             all.extend(layer.mlp.routed());
-            all.extend(layer.arrangement.norms().into_iter().map(Norm::module));
+            all.extend(layer.arrangement.norms().map(Norm::module));
         }
         all.extend(self.final_norm.iter().map(Norm::module));
         all.push(self.lm_head.module());

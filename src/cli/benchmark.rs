@@ -173,6 +173,7 @@ impl<'a> Benchmark<'a> {
         info.energy_method = measured.energy_method;
         info.parity = measured.comparisons[index].parity.as_ref();
         info.graphs = Some(&measured.comparisons[index].graphs);
+        info.not_lowered = Some(&measured.comparisons[index].not_lowered);
         let sweep = measured.sweep.iter().map(|run| SweepRun {
             records: records_of(&run.records, job),
             ..run.clone()
@@ -212,6 +213,7 @@ impl<'a> Benchmark<'a> {
             manifests: BTreeMap::new(),
             parity: None,
             graphs: None,
+            not_lowered: None,
             absent: BTreeMap::new(),
             base_is_cached: false,
             precision: None,

@@ -12,7 +12,7 @@ mod tests;
 
 pub use break_even::break_even;
 pub use doubts::doubts;
-pub use notes::{absent, executed, parity, precision, step_graphs};
+pub use notes::{absent, executed, not_lowered, parity, precision, step_graphs};
 pub use swap::swap;
 pub use sweep::sweep;
 

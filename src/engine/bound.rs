@@ -10,7 +10,7 @@ use super::cuda::GraphRun;
 use super::lengths::Lengths;
 use super::onnx_runtime::run_bound;
 use super::{EngineError, EngineOptions, Provider};
-use crate::lowering::host::{LOGITS, MASK, NEXT_TOKEN};
+use crate::lowering::host_side::{LOGITS, MASK, NEXT_TOKEN};
 
 /// A session with its binding.
 ///

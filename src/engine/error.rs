@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::lowering::laid_out_tensor::LayOutError;
 use crate::lowering::model_file::ModelFileError;
-use crate::lowering::piece::PackError;
 use crate::weights::WeightsError;
 
 /// A variant that can't be run.
@@ -27,7 +27,7 @@ pub enum EngineError {
     #[error(transparent)]
     Adapter(#[from] WeightsError),
     #[error(transparent)]
-    Pack(#[from] PackError),
+    Pack(#[from] LayOutError),
     #[error("ONNX Runtime cannot be loaded from `{}`: {message}", path.display())]
     Load { path: PathBuf, message: String },
     #[error("ONNX Runtime cannot use CUDA device {device}: {message}")]

@@ -5,7 +5,7 @@ use ort::value::DynTensor;
 use super::bindings::new_tensor;
 use super::{DecoderEngine, Engine, EngineError};
 use crate::graph::{ACTIVE_FROM_INPUT, PROMPT_INPUT};
-use crate::lowering::host::largest;
+use crate::lowering::host_side::largest;
 
 impl DecoderEngine {
     /// Runs `ids` behind `before` virtual tokens, and brings the next token back.

@@ -16,7 +16,7 @@ mod lengths;
 pub mod logits;
 
 mod onnx_runtime;
-mod opening;
+mod open;
 mod options;
 mod sessions;
 mod shared_weights;
@@ -33,10 +33,10 @@ pub use cuda::StepGraph;
 pub use error::EngineError;
 pub use interface::{Engine, SwapEngine};
 pub use onnx_runtime::OnnxRuntime;
-pub use opening::MadeReady;
+pub use open::MadeReady;
 pub use options::{EngineOptions, TF32};
 
-pub use crate::lowering::WeightsMode;
+pub use crate::lowering::{NotLowered, WeightsMode};
 pub use crate::onnxruntime::Provider;
 
 use crate::onnxruntime::cuda::Stream;
@@ -77,6 +77,7 @@ pub struct DecoderEngine {
     max_length: usize,
     batch_size: usize,
     logits_on_host: bool,
+    not_lowered: Vec<NotLowered>,
 }
 
 impl DecoderEngine {
@@ -96,6 +97,11 @@ impl DecoderEngine {
     /// The last token of every sequence of the batch.
     pub fn next_tokens(&self) -> &[i64] {
         self.next_token.extract_tensor().1
+    }
+
+    /// What runs as prepared though another form is quicker.
+    pub fn not_lowered(&self) -> &[NotLowered] {
+        &self.not_lowered
     }
 
     /// How decode steps are started, where a CUDA graph was asked for.

@@ -7,7 +7,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::ops::Deref;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use memmap2::{Mmap, MmapMut};
@@ -20,6 +20,7 @@ use rayon::prelude::*;
 use super::EngineError;
 use crate::graph::proto::{Model, Tensor, element};
 use crate::lowering::model_file::ROOT;
+use crate::weights::ByteSpan;
 
 /// What one thread reads at a time.
 const PART: usize = 32 << 20;
@@ -36,8 +37,8 @@ pub struct SharedWeights {
 /// Some bytes of a file.
 #[derive(Debug)]
 struct Region {
-    /// The file's path below the root.
-    location: String,
+    /// The file.
+    path: PathBuf,
     /// First byte.
     start: u64,
     bytes: Bytes,
@@ -60,27 +61,21 @@ impl Deref for Bytes {
     }
 }
 
-/// Where an initializer is, if that's in a file that `is_laid_out`: location, first byte, the byte behind the last.
-fn place(tensor: &Tensor, is_laid_out: &dyn Fn(&str) -> bool) -> Option<(String, u64, u64)> {
-    let entry = |key: &str| {
-        let entry = tensor.external_data.iter().find(|entry| entry.key == key);
-        entry.map(|entry| entry.value.as_str())
-    };
-    let location = entry("location").filter(|location| is_laid_out(location))?;
-    let offset: u64 = entry("offset")?.parse().ok()?;
-    let length: u64 = entry("length")?.parse().ok()?;
-    Some((location.to_owned(), offset, offset.checked_add(length)?))
+/// Where an initializer is, if that's in a file that `is_laid_out`.
+fn span(tensor: &Tensor, is_laid_out: &dyn Fn(&Path) -> bool) -> Option<ByteSpan> {
+    let span = tensor.span(Path::new(ROOT))?;
+    (is_laid_out(&span.path) && span.offset.checked_add(span.length).is_some()).then_some(span)
 }
 
 impl SharedWeights {
-    /// Maps the files at `locations`, paths below the root.
+    /// Maps the files at `paths`.
     ///
     /// # Errors
     /// If one can't be mapped.
     #[expect(unsafe_code, reason = "a mapped file can be changed by others")]
-    pub fn map<'a>(locations: impl Iterator<Item = &'a str>) -> Result<Self, EngineError> {
-        let map = |location: &str| {
-            let path = Path::new(ROOT).join(location);
+    pub fn map<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<Self, EngineError> {
+        let map = |path: &Path| {
+            let path = path.to_owned();
             // SAFETY: files of laid-out weights are replaced as a whole and never written to, so that what's mapped stays.
             let mapped = File::open(&path).and_then(|file| unsafe { Mmap::map(&file) });
             // What has to be read from the disk comes in large pages, where the file system has them.
@@ -88,15 +83,18 @@ impl SharedWeights {
             if let Ok(mapped) = &mapped {
                 let _ = mapped.advise(memmap2::Advice::HugePage);
             }
-            Ok(Region {
-                location: location.to_owned(),
-                start: 0,
-                bytes: Bytes::Mapped(mapped.map_err(|source| EngineError::Read { path, source })?),
-            })
+            match mapped {
+                Ok(mapped) => Ok(Region {
+                    path,
+                    start: 0,
+                    bytes: Bytes::Mapped(mapped),
+                }),
+                Err(source) => Err(EngineError::Read { path, source }),
+            }
         };
         Ok(Self {
             values: Mutex::default(),
-            regions: locations.map(map).collect::<Result<_, EngineError>>()?,
+            regions: paths.map(map).collect::<Result<_, EngineError>>()?,
         })
     }
 
@@ -106,27 +104,29 @@ impl SharedWeights {
     /// If a file can't be read, or there's no memory for it.
     pub fn read<'a>(
         models: impl Iterator<Item = &'a Model>,
-        is_laid_out: &dyn Fn(&str) -> bool,
+        is_laid_out: &dyn Fn(&Path) -> bool,
     ) -> Result<Self, EngineError> {
         let initializers = models
             .flat_map(|model| &model.graph)
             .flat_map(|graph| &graph.initializer);
-        let mut places: Vec<(String, u64, u64)> = initializers
-            .filter_map(|tensor| place(tensor, is_laid_out))
+        let mut spans: Vec<ByteSpan> = initializers
+            .filter_map(|tensor| span(tensor, is_laid_out))
             .collect();
-        places.sort();
-        let mut joined: Vec<(String, u64, u64)> = Vec::new();
-        for (location, start, end) in places {
+        spans.sort_by(|a, b| (&a.path, a.offset).cmp(&(&b.path, b.offset)));
+        let mut joined: Vec<ByteSpan> = Vec::new();
+        for span in spans {
             match joined.last_mut() {
-                Some(last) if last.0 == location && start <= last.2 => last.2 = last.2.max(end),
-                _ => joined.push((location, start, end)),
+                Some(last) if last.path == span.path && span.offset <= last.end() => {
+                    last.length = last.end().max(span.end()) - last.offset;
+                }
+                _ => joined.push(span),
             }
         }
-        let read = |(location, start, end): (String, u64, u64)| {
+        let read = |span: ByteSpan| {
             Ok(Region {
-                bytes: Bytes::Own(read(&location, start, (end - start) as usize)?),
-                location,
-                start,
+                bytes: Bytes::Own(read(&span)?),
+                path: span.path,
+                start: span.offset,
             })
         };
         Ok(Self {
@@ -174,30 +174,25 @@ impl SharedWeights {
 
     /// The bytes of an initializer in float32, if they are here.
     fn find(&self, tensor: &Tensor) -> Option<&[u8]> {
-        let known = |location: &str| {
-            self.regions
-                .iter()
-                .any(|region| region.location == location)
-        };
-        let (location, start, end) = place(tensor, &known)?;
+        let known = |path: &Path| self.regions.iter().any(|region| region.path == path);
+        let span = span(tensor, &known)?;
         let elements: i64 = tensor.dims.iter().product();
         let is_float = tensor.data_type == element::FLOAT32;
-        if !is_float || u64::try_from(elements).ok()?.checked_mul(4)? != end - start {
+        if !is_float || u64::try_from(elements).ok()?.checked_mul(4)? != span.length {
             return None;
         }
         self.regions.iter().find_map(|region| {
-            let first = start.checked_sub(region.start)? as usize;
-            let last = end.checked_sub(region.start)? as usize;
-            let bytes = region.bytes.get(first..last)?;
+            let first = span.offset.checked_sub(region.start)? as usize;
+            let bytes = region.bytes.get(first..first + span.length as usize)?;
             // Elements of float32 have to begin where such can.
-            (region.location == location && bytes.as_ptr().cast::<f32>().is_aligned())
-                .then_some(bytes)
+            (region.path == span.path && bytes.as_ptr().cast::<f32>().is_aligned()).then_some(bytes)
         })
     }
 }
 
-/// Reads so many bytes from `start` on of the file at `location`, with all threads.
-fn read(location: &str, start: u64, length: usize) -> Result<MmapMut, EngineError> {
+/// Reads `span` with all threads.
+fn read(span: &ByteSpan) -> Result<MmapMut, EngineError> {
+    let length = span.length as usize;
     let failed = |source| EngineError::Memory {
         bytes: length,
         source,
@@ -206,15 +201,14 @@ fn read(location: &str, start: u64, length: usize) -> Result<MmapMut, EngineErro
     // Where the kernel has none, small pages do.
     #[cfg(target_os = "linux")]
     let _ = memory.advise(memmap2::Advice::HugePage);
-    let path = Path::new(ROOT).join(location);
     let failed = |source| EngineError::Read {
-        path: path.clone(),
+        path: span.path.clone(),
         source,
     };
-    let file = File::open(&path).map_err(failed)?;
+    let file = File::open(&span.path).map_err(failed)?;
     let parts = memory[..length].par_chunks_mut(PART).enumerate();
     parts
-        .map(|(index, part)| file.read_exact_at(part, start + (index * PART) as u64))
+        .map(|(index, part)| file.read_exact_at(part, span.offset + (index * PART) as u64))
         .collect::<Result<(), _>>()
         .map_err(failed)?;
     Ok(memory)

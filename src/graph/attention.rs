@@ -9,17 +9,25 @@ mod standard;
 pub use operator::AttentionOperator;
 
 use super::builder::{Attr, Dim, GraphBuilder, Value};
-use super::export::Export;
 use super::lengths::{Lengths, Operands};
 use super::linear::{add_bias, linear};
 use super::norm::norm_of_heads;
+use super::pass::Pass;
 use super::positions::PositionTables;
-use crate::adapter::form::{Form, Place};
 use crate::arch::{Attention, FusedRows, Pairs, Position, Projections, RotarySpec};
 use group_query::group_query;
 use standard::standard;
 
-/// An attention that an adapter's nodes are built beside.
+/// Where what an adapter adds to an attention comes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttentionPlace {
+    /// To what the heads give, in front of the output projection, whose bias counts once more.
+    Heads,
+    /// To the attention's output, as it is.
+    Output,
+}
+
+/// An attention that an adapter adds something to.
 #[derive(Debug)]
 pub struct AttentionSite<'a> {
     /// The attention's path; adapter nodes are named below it.
@@ -100,29 +108,33 @@ enum Inputs {
 ///
 /// - `x` and the value returned: `[batch, sequence, hidden_size]`; of the last layer, the last position
 /// - cache: `[batch, num_key_value_heads, past, head_dim]`
-pub fn attention(
+pub(super) fn attention(
     graph: &mut GraphBuilder,
-    export: &Export,
+    pass: &Pass,
     index: usize,
     tables: &mut PositionTables,
     lengths: &Lengths,
     x: &Value,
 ) -> Value {
-    let layer = &export.spec.layers[index];
+    let layer = &pass.spec.layers[index];
     let (path, attention) = (&layer.path, &layer.attention);
     let heads = attention.num_attention_heads;
     let width = cache_head_dim(attention);
 
-    let has_beside = export.module_form(attention.path()).is_some();
-    let inputs = projected(graph, export, attention, path, x);
-    let inputs = prepared(graph, attention, path, tables, lengths, inputs, has_beside);
-    let beside = match &inputs {
-        Inputs::Three([query, ..]) => beside(graph, export, index, tables, lengths, query),
-        Inputs::Joined(_) => None,
+    let is_adapted = pass
+        .adaptation
+        .is_some_and(|own| own.adapts_attention(attention.path()));
+    let inputs = projected(graph, pass, attention, path, x);
+    let inputs = prepared(graph, attention, path, tables, lengths, inputs, is_adapted);
+    let added = match &inputs {
+        Inputs::Three([query, ..]) if is_adapted => {
+            added(graph, pass, index, tables, lengths, query)
+        }
+        _ => None,
     };
     let inputs = widened(graph, attention, path, inputs);
 
-    let number = export.first_cache + index;
+    let number = pass.first_cache + index;
     let cache = Cache::new(graph, attention, number);
     let mut context = match &lengths.operands {
         Operands::GroupQuery {
@@ -136,7 +148,7 @@ pub fn attention(
             standard(graph, layer, tables, lengths, start, inputs, &cache)
         }
     };
-    if export.is_last_layer(index) {
+    if pass.is_last_layer(index) {
         let name = format!("/{path}/self_attn/last");
         context = graph.last_position(&name, &context);
     }
@@ -144,16 +156,16 @@ pub fn attention(
         let path = &attention.o_proj.path;
         context = resize_heads(graph, path, &context, heads, width, attention.head_dim);
     }
-    let Some((beside, place)) = beside else {
-        return linear(graph, export, &attention.o_proj, &context);
+    let Some((added, place)) = added else {
+        return linear(graph, pass, &attention.o_proj, &context);
     };
     let name = format!("/{}/adapter/Add", attention.path());
-    if place == Place::Output {
-        let output = linear(graph, export, &attention.o_proj, &context);
-        return graph.add(&name, &output, &beside);
+    if place == AttentionPlace::Output {
+        let output = linear(graph, pass, &attention.o_proj, &context);
+        return graph.add(&name, &output, &added);
     }
-    let context = graph.add(&name, &context, &beside);
-    let output = linear(graph, export, &attention.o_proj, &context);
+    let context = graph.add(&name, &context, &added);
+    let output = linear(graph, pass, &attention.o_proj, &context);
     // PEFT projects the two terms one by one, so that a bias counts twice.
     let bias = graph.find_parameter(&format!("{}.bias", attention.o_proj.path));
     let path = format!("{}/adapter", attention.o_proj.path);
@@ -187,22 +199,18 @@ fn turn(
     )
 }
 
-/// What an adapter adds to an attention, if it does, and where; `query` is turned already unless the attention node does
-/// that.
-fn beside(
+/// What an adapter adds to an attention, and where; `query` is turned already unless the attention node does that.
+fn added(
     graph: &mut GraphBuilder,
-    export: &Export,
+    pass: &Pass,
     index: usize,
     tables: &mut PositionTables,
     lengths: &Lengths,
     query: &Value,
-) -> Option<(Value, Place)> {
-    let attention = &export.spec.layers[index].attention;
+) -> Option<(Value, AttentionPlace)> {
+    let attention = &pass.spec.layers[index].attention;
     let path = attention.path();
-    let (form, naming) = export.module_form(path)?;
-    let Form::Attention(form) = form else {
-        unreachable!("no other form is of an attention");
-    };
+    let adaptation = pass.adaptation?;
     let heads = attention.num_attention_heads;
     let mut query = match &attention.position {
         Position::Rotary(rotary) if turns_inside(graph, attention, rotary) => {
@@ -212,7 +220,7 @@ fn beside(
         }
         _ => query.clone(),
     };
-    if export.is_last_layer(index) {
+    if pass.is_last_layer(index) {
         query = graph.last_position(&format!("/{path}/adapter/last"), &query);
     }
     let site = AttentionSite {
@@ -222,7 +230,7 @@ fn beside(
         num_key_value_heads: attention.num_key_value_heads,
         head_dim: attention.head_dim,
     };
-    Some((form.nodes(graph, &naming, &site), form.place))
+    adaptation.attention(graph, &site)
 }
 
 /// Whether the attention node turns queries and keys itself.
@@ -237,17 +245,17 @@ fn turns_inside(graph: &GraphBuilder, attention: &Attention, rotary: &RotarySpec
 /// Queries, keys and values as the projections make them.
 fn projected(
     graph: &mut GraphBuilder,
-    export: &Export,
+    pass: &Pass,
     attention: &Attention,
     path: &str,
     x: &Value,
 ) -> Inputs {
     match &attention.projections {
         Projections::Separate { query, key, value } => {
-            Inputs::Three([query, key, value].map(|layer| linear(graph, export, layer, x)))
+            Inputs::Three([query, key, value].map(|layer| linear(graph, pass, layer, x)))
         }
         Projections::Fused { qkv, rows } => {
-            let joined = linear(graph, export, qkv, x);
+            let joined = linear(graph, pass, qkv, x);
             match rows {
                 FusedRows::Kinds => Inputs::Joined(joined),
                 FusedRows::Groups => Inputs::Three(split_groups(graph, attention, path, &joined)),

@@ -16,7 +16,6 @@ mod widened;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
-pub use positions::LAST_POSITION;
 pub use value::{Attr, Dim, Value};
 
 use super::parameters::Parameters;
@@ -26,6 +25,25 @@ use crate::weights::Dtype;
 /// The two operator domains.
 const STANDARD: &str = "";
 const MICROSOFT: &str = "com.microsoft";
+
+/// What stands in front of names, for nodes that aren't the decoder's own pass.
+#[derive(Debug, Clone, Default)]
+pub struct Scope {
+    /// In front of the names of nodes, unless they're names of the graph's outputs.
+    pub nodes: String,
+    /// In front of the names of parameters, for a network that isn't the base.
+    pub parameters: String,
+}
+
+impl Scope {
+    /// A scope of nodes over the base's parameters.
+    pub fn nodes(name: &str) -> Self {
+        Self {
+            nodes: name.to_owned(),
+            parameters: String::new(),
+        }
+    }
+}
 
 /// A graph that's being built.
 #[derive(Debug)]
@@ -39,12 +57,7 @@ pub struct GraphBuilder<'a> {
     constants: BTreeMap<String, Value>,
     /// Values of the last position only.
     last: HashSet<String>,
-    /// What gates the adapters of all modules, token by token.
-    token_gate: Option<Value>,
-    /// In front of the names of nodes, for a pass that isn't the only one.
-    scope: String,
-    /// In front of the names of parameters, for a network that isn't the base.
-    owner: String,
+    scope: Scope,
     folder: &'a Path,
 }
 
@@ -61,9 +74,7 @@ impl<'a> GraphBuilder<'a> {
             placed: HashMap::new(),
             constants: BTreeMap::new(),
             last: HashSet::new(),
-            token_gate: None,
-            scope: String::new(),
-            owner: String::new(),
+            scope: Scope::default(),
             folder,
         }
     }
@@ -101,18 +112,30 @@ impl<'a> GraphBuilder<'a> {
         self.arithmetic.attention
     }
 
-    /// Puts `scope` in front of the names of the nodes that follow, unless they're names of outputs, and `owner` in
-    /// front of the names of parameters.
-    pub fn set_scope(&mut self, scope: &str, owner: &str) {
-        scope.clone_into(&mut self.scope);
-        owner.clone_into(&mut self.owner);
+    /// What `build` adds, in `scope`.
+    pub fn within<T>(&mut self, scope: Scope, build: impl FnOnce(&mut Self) -> T) -> T {
+        let around = std::mem::replace(&mut self.scope, scope);
+        let made = build(self);
+        self.scope = around;
+        made
     }
 
     /// `name` in the present scope.
     fn scoped(&self, name: &str) -> String {
         match name.starts_with('/') {
-            true => format!("{}{name}", self.scope),
+            true => format!("{}{name}", self.scope.nodes),
             false => name.to_owned(),
         }
+    }
+
+    /// A module's path in the present scope: different for each pass through the same layer.
+    pub fn scoped_path(&self, path: &str) -> String {
+        let scoped = self.scoped(&format!("/{path}"));
+        scoped.trim_start_matches('/').to_owned()
+    }
+
+    /// A parameter's name in the present scope.
+    fn scoped_parameter(&self, name: &str) -> String {
+        format!("{}{name}", self.scope.parameters)
     }
 }

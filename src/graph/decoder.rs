@@ -14,17 +14,18 @@
 //! | `next_token` | i64 `[batch, 1]`, their argmax |
 //! | `present.{i}.key`, `.value` | like `past` |
 
+use super::adaptation::Carried;
 use super::attention::attention;
+use super::before_layers::BeforeLayers;
 use super::builder::{Attr, Dim, GraphBuilder, Value};
-use super::export::{Export, PROMPT_INPUT};
 use super::lengths::{Lengths, lengths};
 use super::linear::{embedding, linear};
 use super::mlp::mlp;
 use super::norm::{add_norm, norm};
-use super::positions::{PositionTables, active_mask, learned_rows};
-use super::{Arithmetic, Parameters, attention as attention_block, proto};
-use crate::adapter::{Adapter, BACKBONE, Beside, Mixture, Shadow};
-use crate::arch::{Arrangement, DecoderSpec, EmbeddingScale, Layer, Norm};
+use super::pass::{Export, PROMPT_INPUT, Pass};
+use super::positions::{PositionTables, learned_rows};
+use super::{Adaptation, Arithmetic, Parameters, attention as attention_block, proto};
+use crate::arch::{DecoderSpec, EmbeddingScale, Layer, Norm, Residual};
 
 pub use attention_block::cache_head_dim;
 
@@ -35,7 +36,7 @@ pub fn build(
     arithmetic: Arithmetic,
     folder: &std::path::Path,
 ) -> proto::Model {
-    let spec = export.spec;
+    let Export { spec, adaptation } = *export;
     let mut builder = GraphBuilder::new(parameters, arithmetic, folder);
     let graph = &mut builder;
 
@@ -44,53 +45,78 @@ pub fn build(
     let total = [Dim::symbol("batch"), Dim::symbol("total")];
     let attention_mask = graph.input_i64("attention_mask", &total);
 
-    let mut hidden = embedding(graph, export, &spec.embed_tokens, &input_ids);
+    let mut pass = Pass {
+        spec,
+        adaptation,
+        token_gate: None,
+        first_cache: 0,
+        all_positions: adaptation.is_some_and(Adaptation::takes_whole_calls),
+    };
+    let embedded = embedded(graph, &pass, &input_ids);
+    let lengths = lengths(graph, &attention_mask, &embedded);
+    let mut tables = PositionTables::new(spec.max_position_embeddings);
+    let hidden = positioned(graph, spec, &lengths, embedded.clone());
+
+    let carried = match adaptation {
+        None => Carried::default(),
+        Some(adaptation) => adaptation.before_layers(&mut BeforeLayers {
+            graph,
+            input_ids: &input_ids,
+            embedded: &embedded,
+            hidden: &hidden,
+            spec,
+            adaptation,
+            tables: &mut tables,
+            lengths: &lengths,
+            next_cache: spec.layers.len(),
+        }),
+    };
+    pass.token_gate = carried.token_gate;
+    let mut hidden = layers(graph, &pass, &mut tables, &lengths, hidden, carried.state);
+    if pass.all_positions {
+        hidden = graph.last_position("/hidden/last", &hidden);
+    }
+    head(graph, &pass, &hidden);
+    builder.finish()
+}
+
+/// The embeddings of the tokens, behind those of virtual ones, as wide as the layers.
+fn embedded(graph: &mut GraphBuilder, pass: &Pass, input_ids: &Value) -> Value {
+    let spec = pass.spec;
+    let mut hidden = embedding(graph, pass, &spec.embed_tokens, input_ids);
     if let Some(EmbeddingScale::Rows(scale)) = spec.embedding_scale {
         hidden = times(graph, "/embeddings/scale", &hidden, scale);
     }
-    if export.adapter.is_some_and(Adapter::has_virtual_tokens) {
+    if pass.adaptation.is_some_and(Adaptation::has_virtual_tokens) {
         hidden = prepend_prompt(graph, spec, &hidden);
     }
     if let Some(EmbeddingScale::All(scale)) = spec.embedding_scale {
         hidden = times(graph, "/embeddings/scale", &hidden, scale);
     }
-    if let Some(project_in) = &spec.project_in {
-        hidden = linear(graph, export, project_in, &hidden);
+    match &spec.project_in {
+        Some(project_in) => linear(graph, pass, project_in, &hidden),
+        None => hidden,
     }
-    let lengths = lengths(graph, &attention_mask, &hidden);
-    if export
-        .adapter
-        .is_some_and(|adapter| adapter.invocation().is_some())
-    {
-        let mask = active_mask(graph, &lengths);
-        graph.set_token_gate(mask);
-    }
-    let mut tables = PositionTables::new(spec.max_position_embeddings);
-    let shadow = match export.adapter.and_then(Adapter::beside) {
-        Some(Beside::Shadow(shadow)) => {
-            let shared = shadow.shares_embeddings.then(|| hidden.clone());
-            let inputs = (&input_ids, shared);
-            let state = shadow_state(graph, export, shadow, &mut tables, &lengths, inputs);
-            Some((&**shadow, state))
-        }
-        _ => None,
-    };
-    let hidden = positioned(graph, spec, &lengths, hidden);
+}
 
-    if let Some(Beside::Mixture(mixture)) = export.adapter.and_then(Adapter::beside) {
-        let shares = scaling_pass(graph, export, mixture, &mut tables, &lengths, &hidden);
-        graph.set_token_gate(shares);
+/// The embeddings of another decoder than the one that's exported: `shared` ones, or its own.
+pub(super) fn own_embedding(
+    graph: &mut GraphBuilder,
+    pass: &Pass,
+    input_ids: &Value,
+    shared: Option<&Value>,
+) -> Value {
+    let Some(shared) = shared else {
+        return embedded(graph, pass, input_ids);
+    };
+    match &pass.spec.project_in {
+        Some(project_in) => linear(graph, pass, project_in, shared),
+        None => shared.clone(),
     }
-    let mut hidden = layers(graph, export, &mut tables, &lengths, hidden, shadow);
-    if export.needs_all_positions() {
-        hidden = graph.last_position("/hidden/last", &hidden);
-    }
-    head(graph, export, &hidden);
-    builder.finish()
 }
 
 /// Adds learned positions to the embedding, and normalises it, where the model does.
-fn positioned(
+pub(super) fn positioned(
     graph: &mut GraphBuilder,
     spec: &DecoderSpec,
     lengths: &Lengths,
@@ -106,100 +132,37 @@ fn positioned(
     hidden
 }
 
-/// Everything between the embedding and the head, with Shadow's state on the way.
-fn layers(
+/// Everything between the embedding and the head, with the adaptation's `state` on the way.
+pub(super) fn layers(
     graph: &mut GraphBuilder,
-    export: &Export,
+    pass: &Pass,
     tables: &mut PositionTables,
     lengths: &Lengths,
     embedded: Value,
-    mut shadow: Option<(&Shadow, Value)>,
+    mut state: Option<Value>,
 ) -> Value {
-    let spec = export.spec;
+    let spec = pass.spec;
     let mut stream = Stream {
         residual: embedded,
         update: None,
     };
     for index in 0..spec.layers.len() {
-        if let Some((shadow, state)) = &mut shadow {
+        if let (Some(adaptation), Some(state)) = (pass.adaptation, &mut state) {
             let sum = stream.sum(graph, &format!("/{}/Add", spec.layers[index].path));
-            if let Some(drawn) = shadow.enter(graph, index, &sum, state) {
-                stream.residual = drawn;
+            if let Some(changed) = adaptation.enter_layer(graph, index, &sum, state) {
+                stream.residual = changed;
             }
         }
-        layer(graph, export, index, tables, lengths, &mut stream);
+        layer(graph, pass, index, tables, lengths, &mut stream);
     }
     let hidden = match &spec.final_norm {
         Some(final_norm) => stream.normed(graph, final_norm),
         None => stream.sum(graph, "/last/Add"),
     };
     match &spec.project_out {
-        Some(project_out) => linear(graph, export, project_out, &hidden),
+        Some(project_out) => linear(graph, pass, project_out, &hidden),
         None => hidden,
     }
-}
-
-/// X-LoRA's first pass, with caches of its own behind those of the second; returns the experts' shares.
-fn scaling_pass(
-    graph: &mut GraphBuilder,
-    export: &Export,
-    mixture: &Mixture,
-    tables: &mut PositionTables,
-    lengths: &Lengths,
-    embedded: &Value,
-) -> Value {
-    let first = Export {
-        adapter: export.adapter.filter(|_| mixture.scales_first_pass()),
-        first_cache: export.spec.layers.len(),
-        all_positions: true,
-        ..*export
-    };
-    graph.set_scope("/scaling_pass", "");
-    if mixture.scales_first_pass() {
-        let shares = mixture.first_shares(graph);
-        graph.set_token_gate(shares);
-    }
-    let hidden = layers(graph, &first, tables, lengths, embedded.clone(), None);
-    graph.set_scope("", "");
-    mixture.shares(graph, &hidden)
-}
-
-/// Shadow's backbone, over the base's embeddings, if they're given, or its own; returns the state of the first block.
-fn shadow_state(
-    graph: &mut GraphBuilder,
-    export: &Export,
-    shadow: &Shadow,
-    tables: &mut PositionTables,
-    lengths: &Lengths,
-    (input_ids, shared): (&Value, Option<Value>),
-) -> Value {
-    let spec = &shadow.spec;
-    let backbone = Export {
-        spec,
-        adapter: None,
-        first_cache: export.spec.layers.len(),
-        all_positions: true,
-    };
-    graph.set_scope("/shadow_backbone", BACKBONE);
-    let mut hidden = match shared {
-        Some(rows) => rows,
-        None => {
-            let rows = embedding(graph, &backbone, &spec.embed_tokens, input_ids);
-            match spec.embedding_scale {
-                Some(EmbeddingScale::Rows(scale) | EmbeddingScale::All(scale)) => {
-                    times(graph, "/embeddings/scale", &rows, scale)
-                }
-                None => rows,
-            }
-        }
-    };
-    if let Some(project_in) = &spec.project_in {
-        hidden = linear(graph, &backbone, project_in, &hidden);
-    }
-    let hidden = positioned(graph, spec, lengths, hidden);
-    let hidden = layers(graph, &backbone, tables, lengths, hidden, None);
-    graph.set_scope("", "");
-    shadow.projected(graph, hidden)
 }
 
 /// `x` times a constant.
@@ -253,7 +216,7 @@ impl Stream {
         self.residual.clone()
     }
 
-    /// Its norm, with everything added.
+    /// The norm of the stream, with everything added.
     fn normed(&mut self, graph: &mut GraphBuilder, by: &Norm) -> Value {
         match self.update.take() {
             None => norm(graph, by, &self.residual),
@@ -265,92 +228,88 @@ impl Stream {
         }
     }
 
-    /// The same, and the norm takes the stream's place.
-    fn norm(&mut self, graph: &mut GraphBuilder, by: &Norm) -> Value {
+    /// Replaces the stream by its norm, with everything added.
+    fn replace_by_norm(&mut self, graph: &mut GraphBuilder, by: &Norm) -> Value {
         self.residual = self.normed(graph, by);
         self.residual.clone()
+    }
+
+    /// What a sublayer with the norm `before` it gets; `name` is the sum's, if there's one.
+    fn enter(
+        &mut self,
+        graph: &mut GraphBuilder,
+        before: Option<&Norm>,
+        residual: Residual,
+        name: &str,
+    ) -> Value {
+        match (before, residual) {
+            (None, _) => self.sum(graph, name),
+            (Some(before), Residual::Plain) => self.normed(graph, before),
+            (Some(before), Residual::Normed) => self.replace_by_norm(graph, before),
+        }
+    }
+
+    /// Adds what a sublayer made, and normalises the sum where there's a `closing` norm.
+    fn leave(&mut self, graph: &mut GraphBuilder, made: Value, closing: Option<&Norm>) {
+        self.add(made);
+        if let Some(closing) = closing {
+            self.replace_by_norm(graph, closing);
+        }
     }
 }
 
 /// Adds layer `index`. Behind the last layer's attention only the last position matters, so only that goes on.
 fn layer(
     graph: &mut GraphBuilder,
-    export: &Export,
+    pass: &Pass,
     index: usize,
     tables: &mut PositionTables,
     lengths: &Lengths,
     stream: &mut Stream,
 ) {
-    let layer = &export.spec.layers[index];
-    let path = &layer.path;
-    let sum = format!("/{path}/Add");
+    let layer = &pass.spec.layers[index];
+    let (path, arrangement) = (&layer.path, &layer.arrangement);
+    let residual = arrangement.residual;
+    let [around_attention, around_mlp] = [&arrangement.attention, &arrangement.mlp];
+    // Both sublayers of a parallel layer may have one norm.
+    let shares_norm = arrangement.parallel && around_mlp.before.is_none();
 
-    let x = match &layer.arrangement {
-        Arrangement::Before { attention, .. }
-        | Arrangement::Around {
-            attention: [attention, _],
-            ..
-        }
-        | Arrangement::Parallel { attention, .. } => stream.normed(graph, attention),
-        Arrangement::NormedResidual { attention, .. } => stream.norm(graph, attention),
-        Arrangement::AfterResidual { .. } | Arrangement::After { .. } => stream.sum(graph, &sum),
-    };
-    let mut attended = attention(graph, export, index, tables, lengths, &x);
-    let mut x = x;
-    if export.is_last_layer(index) {
+    let sum = format!("/{path}/Add");
+    let mut x = stream.enter(graph, around_attention.before.as_ref(), residual, &sum);
+    let attended = attention(graph, pass, index, tables, lengths, &x);
+    if pass.is_last_layer(index) {
         stream.residual = graph.last_position("/residual/last", &stream.residual);
-        if let Arrangement::Parallel { mlp: None, .. } = layer.arrangement {
+        if shares_norm {
             x = graph.last_position("/hidden/last", &x);
         }
     }
-    match &layer.arrangement {
-        Arrangement::After { attention, .. }
-        | Arrangement::Around {
-            attention: [_, attention],
-            ..
-        } => attended = norm(graph, attention, &attended),
-        _ => {}
-    }
-    attended = scaled(graph, layer, "attention", attended);
+    let attended = normed(graph, around_attention.behind.as_ref(), attended);
+    let attended = scaled(graph, layer, "attention", attended);
 
-    let x = match &layer.arrangement {
-        Arrangement::Parallel { mlp: None, .. } => x,
-        Arrangement::Parallel { mlp: Some(mlp), .. } => norm(graph, mlp, &stream.residual),
-        Arrangement::Before { mlp, .. } | Arrangement::Around { mlp: [mlp, _], .. } => {
-            stream.add(attended.clone());
-            stream.normed(graph, mlp)
+    match (arrangement.parallel, &around_mlp.before) {
+        (true, None) => {}
+        (true, Some(before)) => x = norm(graph, before, &stream.residual),
+        (false, before) => {
+            let closing = around_attention.closing.as_ref();
+            stream.leave(graph, attended.clone(), closing);
+            let sum = format!("/{path}/self_attn/Add");
+            x = stream.enter(graph, before.as_ref(), residual, &sum);
         }
-        Arrangement::NormedResidual { mlp, .. } => {
-            stream.add(attended.clone());
-            stream.norm(graph, mlp)
-        }
-        Arrangement::AfterResidual { attention, .. } => {
-            stream.add(attended.clone());
-            stream.norm(graph, attention)
-        }
-        Arrangement::After { .. } => {
-            stream.add(attended.clone());
-            stream.sum(graph, &format!("/{path}/self_attn/Add"))
-        }
-    };
-    let mut made = mlp(graph, export, path, &layer.mlp, &x);
-    match &layer.arrangement {
-        Arrangement::After { mlp, .. } | Arrangement::Around { mlp: [_, mlp], .. } => {
-            made = norm(graph, mlp, &made);
-        }
-        _ => {}
     }
-    made = scaled(graph, layer, "mlp", made);
-    match &layer.arrangement {
-        Arrangement::Parallel { .. } => {
-            let both = graph.add(&format!("/{path}/parallel/Add"), &attended, &made);
-            stream.add(both);
-        }
-        Arrangement::AfterResidual { mlp, .. } => {
-            stream.add(made);
-            stream.norm(graph, mlp);
-        }
-        _ => stream.add(made),
+    let made = mlp(graph, pass, path, &layer.mlp, &x);
+    let made = normed(graph, around_mlp.behind.as_ref(), made);
+    let mut made = scaled(graph, layer, "mlp", made);
+    if arrangement.parallel {
+        made = graph.add(&format!("/{path}/parallel/Add"), &attended, &made);
+    }
+    stream.leave(graph, made, around_mlp.closing.as_ref());
+}
+
+/// `x` behind a norm, where there's one.
+fn normed(graph: &mut GraphBuilder, by: Option<&Norm>, x: Value) -> Value {
+    match by {
+        Some(by) => norm(graph, by, &x),
+        None => x,
     }
 }
 
@@ -366,9 +325,9 @@ fn scaled(graph: &mut GraphBuilder, layer: &Layer, sublayer: &str, made: Value) 
 }
 
 /// Adds `logits` and `next_token` of `hidden`, `[batch, 1, embedding_dim]`.
-fn head(graph: &mut GraphBuilder, export: &Export, hidden: &Value) {
-    let spec = export.spec;
-    let mut logits = linear(graph, export, &spec.lm_head, hidden);
+fn head(graph: &mut GraphBuilder, pass: &Pass, hidden: &Value) {
+    let spec = pass.spec;
+    let mut logits = linear(graph, pass, &spec.lm_head, hidden);
     if let Some(scale) = spec.logit_scale {
         logits = times(graph, "/logits/scale", &logits, scale);
     }

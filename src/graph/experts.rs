@@ -4,8 +4,9 @@
 
 use super::activation::activate;
 use super::builder::{Attr, GraphBuilder, Value};
-use super::export::Export;
-use super::linear::{RoutedSite, linear, routed};
+use super::linear::{ExpertSite, OfExpert, expert_linear, linear};
+use super::pass::Pass;
+use super::{Projection, Role};
 use crate::arch::{Activation, Expert, Linear};
 
 /// What a layer's router decides.
@@ -27,9 +28,9 @@ pub struct Routing<'a> {
 /// ```
 ///
 /// - `x` and the value returned: `[batch, sequence, hidden_size]`
-pub fn experts(
+pub(super) fn experts(
     graph: &mut GraphBuilder,
-    export: &Export,
+    pass: &Pass,
     path: &str,
     routing: Routing,
     (experts, activation): (&[Expert], Activation),
@@ -37,14 +38,20 @@ pub fn experts(
 ) -> Value {
     let hidden_size = routing.router.in_features as i64;
     let at = |name: &str| format!("/{path}/mlp/{name}");
+    let layer = graph.scoped_path(path);
     let rows = graph.reshape(&at("rows"), x, &[-1, hidden_size]);
-    let weights = weights(graph, export, path, routing, x);
+    let role = Role::ExpertRows {
+        layer: layer.clone(),
+    };
+    graph.set_role(&rows, &role);
+    let weights = weights(graph, pass, path, routing, x);
     let shape = graph.op("Shape", &at("zeros/size"), &[&rows], &[]);
     // Weighted and summed up in float32 whatever the graph's type: transformers weights so too, and scattered sums in 16 bits
     // exist for some providers only.
     let zero = graph.constant_f32("zero.float32", &[], &[0.0]);
     let mut sum = graph.op("Expand", &at("zeros"), &[&zero, &shape], &[]);
     let flat = flat(graph, path, x);
+    let mut any_adapted = false;
     for (index, expert) in experts.iter().enumerate() {
         let at = |name: &str| format!("/{path}/mlp/experts.{index}/{name}");
         let own = graph.constant_i64(&format!("expert.{index}"), &[index as i64], true);
@@ -53,19 +60,31 @@ pub fn experts(
         let tokens = graph.op("Reshape", &at("tokens"), &[&tokens, &flat], &[]);
         let picked = graph.gather(&at("rows"), &rows, &tokens, 0);
         let mut shared = None;
-        let mut product = |graph: &mut GraphBuilder, name: &str, linear: &Linear, x: &Value| {
-            let site = RoutedSite {
+        let mut product = |graph: &mut GraphBuilder, projection, linear: &Linear, x: &Value| {
+            let site = ExpertSite {
                 path: &linear.path,
                 x,
                 inner: &mut shared,
             };
-            routed(graph, export, &at(name), site)
+            let name = match projection {
+                Projection::Gate => "gate",
+                Projection::Up => "up",
+                Projection::Down => "down",
+            };
+            let of = OfExpert {
+                layer: path,
+                index,
+                projection,
+            };
+            let (made, adapted) = expert_linear(graph, pass, &at(name), of, site);
+            any_adapted |= adapted;
+            made
         };
-        let gate = product(graph, "gate", &expert.gate_proj, &picked);
+        let gate = product(graph, Projection::Gate, &expert.gate_proj, &picked);
         let activated = activate(graph, &at("act_fn"), activation, &gate);
-        let up = product(graph, "up", &expert.up_proj, &picked);
+        let up = product(graph, Projection::Up, &expert.up_proj, &picked);
         let inner = graph.mul(&at("Mul"), &activated, &up);
-        let made = product(graph, "down", &expert.down_proj, &inner);
+        let made = product(graph, Projection::Down, &expert.down_proj, &inner);
         let weight = graph.gather(&at("picked_weight"), &weight, &tokens, 0);
         let weight = graph.reshape(&at("column"), &weight, &[-1, 1]);
         let made = graph.to_f32(&at("down/float32"), &made);
@@ -79,19 +98,28 @@ pub fn experts(
             &attrs,
         );
     }
+    let role = Role::Experts {
+        layer,
+        count: experts.len(),
+        per_token: routing.per_token,
+        normalised: routing.normalised,
+        activation,
+        adapted: any_adapted,
+    };
+    graph.set_role(&sum, &role);
     let sum = graph.to_compute(&at("sum/narrowed"), &sum);
     let shape = graph.op("Shape", &at("sum/size"), &[x], &[]);
     graph.op("Reshape", &at("sum"), &[&sum, &shape], &[])
 }
 
-/// The shape `[-1]`, in a way that nothing can be told of before the graph runs.
+/// The shape `[-1]`, computed so that ONNX Runtime can't infer it before the run.
 ///
-/// Sizes of what an expert is given are known only then. Where ONNX Runtime knows the number of axes, it compares each
+/// How many rows an expert gets is known only then. Where ONNX Runtime knows the number of axes, it compares each
 /// such value's shape with those of all values that are no longer needed, to find memory for it, and never finds any: with
 /// thousands of experts in a graph, opening a session takes minutes in place of seconds.
 ///
-/// With a GPU, it's to be worked out on the CPU, or else it's brought back in every step: `Min`, which takes a shape as it takes
-/// other values, is, and nothing but the CPU has `Unique`, of which nobody knows how many are left.
+/// With a GPU, it must be computed on the CPU, or else it's copied back in every step. `Min` of a shape is; `Unique` runs only on
+/// the CPU, and its output size is unknown until run time.
 fn flat(graph: &mut GraphBuilder, path: &str, x: &Value) -> Value {
     let at = |name: &str| format!("/{path}/mlp/{name}");
     let any = graph.constant_i64("any_length", &[-1], false);
@@ -103,18 +131,23 @@ fn flat(graph: &mut GraphBuilder, path: &str, x: &Value) -> Value {
 /// The weight of each expert for each token, `[tokens, experts]` in float32; 0 of those that aren't picked.
 fn weights(
     graph: &mut GraphBuilder,
-    export: &Export,
+    pass: &Pass,
     path: &str,
     routing: Routing,
     x: &Value,
 ) -> Value {
     let at = |name: &str| format!("/{path}/mlp/router/{name}");
     let experts = routing.router.out_features as i64;
-    let logits = linear(graph, export, routing.router, x);
+    let logits = linear(graph, pass, routing.router, x);
     let logits = graph.reshape(&at("rows"), &logits, &[-1, experts]);
     let last = [("axis", Attr::Int(-1))];
     // In float32 up to the weights, as in transformers, whatever the graph's type.
     let logits = graph.to_f32(&at("float32"), &logits);
+    let layer = graph.scoped_path(path);
+    let role = Role::RouterLogits {
+        layer: layer.clone(),
+    };
+    graph.set_role(&logits, &role);
     let chances = graph.op("Softmax", &at("Softmax"), &[&logits], &last);
     let count = [routing.per_token as i64];
     let count = graph.constant_i64(&at("per_token"), &count, false);
@@ -129,10 +162,12 @@ fn weights(
     let shape = graph.op("Shape", &at("zeros/size"), &[&chances], &[]);
     let zero = graph.constant_f32("zero.float32", &[], &[0.0]);
     let zeros = graph.op("Expand", &at("zeros"), &[&zero, &shape], &[]);
-    graph.op(
+    let weights = graph.op(
         "ScatterElements",
         &at("weights"),
         &[&zeros, &indices, &picked],
         &[("axis", Attr::Int(1))],
-    )
+    );
+    graph.set_role(&weights, &Role::RoutingWeights { layer });
+    weights
 }

@@ -1,8 +1,8 @@
 //! Lengths of cache and call, from the attention mask.
 
-use super::AttentionOperator;
 use super::builder::{Attr, GraphBuilder, Value};
 use super::proto::element;
+use super::{AttentionOperator, Length, Role};
 
 /// [`Operands::GroupQuery::last_index`] in a graph.
 pub const LAST_INDEX: &str = "/attention_mask/last_index";
@@ -51,6 +51,8 @@ pub fn lengths(graph: &mut GraphBuilder, attention_mask: &Value, hidden: &Value)
     let total = graph.size_of_axis(TOTAL, attention_mask, 1);
     let new = graph.size_of_axis("/hidden/sequence", hidden, 1);
     let past = graph.op("Sub", PAST, &[&total, &new], &[]);
+    set_length(graph, &total, Length::Total);
+    set_length(graph, &past, Length::Past);
     let operands = match graph.attention_operator() {
         AttentionOperator::GroupQuery => row_lengths(graph, attention_mask, &total),
         AttentionOperator::Standard => {
@@ -77,6 +79,7 @@ fn row_lengths(graph: &mut GraphBuilder, attention_mask: &Value, total: &Value) 
     );
     let last = graph.op("Sub", "/attention_mask/Sub", &[&tokens, &one], &[]);
     let last_index = graph.cast(LAST_INDEX, &last, element::INT32);
+    set_length(graph, &last_index, Length::LastIndex);
     let scalar = graph.constant_i64("empty", &[], false);
     let total_scalar = graph.op(
         "Reshape",
@@ -85,8 +88,13 @@ fn row_lengths(graph: &mut GraphBuilder, attention_mask: &Value, total: &Value) 
         &[],
     );
     let total_i32 = graph.cast(TOTAL_I32, &total_scalar, element::INT32);
+    set_length(graph, &total_i32, Length::TotalI32);
     Operands::GroupQuery {
         last_index,
         total_i32,
     }
+}
+
+fn set_length(graph: &mut GraphBuilder, value: &Value, length: Length) {
+    graph.set_role(value, &Role::Length { length });
 }

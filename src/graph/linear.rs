@@ -1,7 +1,8 @@
-//! Linear layers and the token embedding, with an adapter's nodes beside them.
+//! Linear layers and the token embedding, with an adapter's nodes where there's one.
 
+use super::Projection;
 use super::builder::{GraphBuilder, Value};
-use super::export::Export;
+use super::pass::Pass;
 use crate::arch::{Embedding, Linear};
 
 /// A linear layer that an adapter's nodes are built around.
@@ -11,17 +12,30 @@ pub struct LinearSite<'a> {
     pub path: &'a str,
     /// The layer's input, `[batch, sequence, in_features]`.
     pub x: &'a Value,
+    /// The gate of each token's adapters, `[batch, sequence, n]`, where there's one.
+    pub token_gate: Option<&'a Value>,
 }
 
 /// A projection of an expert that an adapter's nodes are built around.
 #[derive(Debug)]
-pub struct RoutedSite<'a> {
+pub struct ExpertSite<'a> {
     /// The module's path; adapter nodes are named below it.
     pub path: &'a str,
     /// The rows that the expert gets, `[n, in_features]`; there may be none.
     pub x: &'a Value,
     /// `x` times an `A` and that `A`, where another projection of the same `x` may share it.
     pub inner: &'a mut Option<(Value, Value)>,
+}
+
+/// Which projection of which expert a product belongs to.
+#[derive(Debug, Clone, Copy)]
+pub struct OfExpert<'a> {
+    /// The layer's path.
+    pub layer: &'a str,
+    /// The expert's number.
+    pub index: usize,
+    /// Which of its weights.
+    pub projection: Projection,
 }
 
 /// An embedding that an adapter's nodes are built around.
@@ -36,22 +50,35 @@ pub struct EmbeddingSite<'a> {
 }
 
 /// Adds `W x + b` for `x` of `[batch, sequence, in_features]`, with the adapter of that module.
-pub fn linear(graph: &mut GraphBuilder, export: &Export, layer: &Linear, x: &Value) -> Value {
+pub(super) fn linear(graph: &mut GraphBuilder, pass: &Pass, layer: &Linear, x: &Value) -> Value {
     let path = &layer.path;
-    if let Some((form, naming)) = export.module_form(path) {
-        return form.linear(graph, &naming, &LinearSite { path, x });
+    let site = LinearSite {
+        path,
+        x,
+        token_gate: pass.token_gate.as_ref(),
+    };
+    let adapted = pass.adaptation.and_then(|own| own.linear(graph, &site));
+    if let Some(adapted) = adapted {
+        return adapted;
     }
     let bias = graph.find_parameter(&format!("{path}.bias"));
     let product = graph.product(&format!("/{path}/MatMul"), path, x);
     add_bias(graph, path, &product, bias.as_ref())
 }
 
-/// Adds `W x` for the rows of an expert, with the adapter of that module.
-pub fn routed(graph: &mut GraphBuilder, export: &Export, name: &str, site: RoutedSite) -> Value {
-    let product = graph.routed_product(name, site.path, site.x);
-    match export.module_form(site.path) {
-        Some((form, naming)) => form.routed(graph, &naming, site, &product),
-        None => product,
+/// Adds `W x` for the rows of an expert, with the adapter of that module; also tells whether it has one.
+pub(super) fn expert_linear(
+    graph: &mut GraphBuilder,
+    pass: &Pass,
+    name: &str,
+    of: OfExpert,
+    site: ExpertSite,
+) -> (Value, bool) {
+    let product = graph.expert_product(name, site.path, of, site.x);
+    let adapted = pass.adaptation;
+    match adapted.and_then(|own| own.expert(graph, site, &product)) {
+        Some(adapted) => (adapted, true),
+        None => (product, false),
     }
 }
 
@@ -69,23 +96,19 @@ pub fn add_bias(
 }
 
 /// Adds the rows of `ids` (`[batch, sequence]`), with the adapter of that module.
-pub fn embedding(
+pub(super) fn embedding(
     graph: &mut GraphBuilder,
-    export: &Export,
+    pass: &Pass,
     table: &Embedding,
     ids: &Value,
 ) -> Value {
     let path = &table.path;
     let rows = graph.rows(&format!("/{path}/Gather"), path, ids);
-    match export.module_form(path) {
-        Some((form, naming)) => {
-            let site = EmbeddingSite {
-                path,
-                ids,
-                rows: &rows,
-            };
-            form.embedding(graph, &naming, &site)
-        }
-        None => rows,
-    }
+    let site = EmbeddingSite {
+        path,
+        ids,
+        rows: &rows,
+    };
+    let adapted = pass.adaptation.and_then(|own| own.embedding(graph, &site));
+    adapted.unwrap_or(rows)
 }

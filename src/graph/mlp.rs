@@ -3,15 +3,21 @@
 use super::activation::activate;
 use super::builder::{Attr, GraphBuilder, Value};
 use super::experts::{Routing, experts as routed};
-use super::export::Export;
 use super::linear::linear;
+use super::pass::Pass;
 use crate::arch::Mlp;
 
 /// Adds the perceptron of the layer at `path`.
 ///
 /// - `x` and the value returned: `[batch, sequence, hidden_size]`
 /// - between the projections: `[batch, sequence, intermediate_size]`
-pub fn mlp(graph: &mut GraphBuilder, export: &Export, path: &str, mlp: &Mlp, x: &Value) -> Value {
+pub(super) fn mlp(
+    graph: &mut GraphBuilder,
+    pass: &Pass,
+    path: &str,
+    mlp: &Mlp,
+    x: &Value,
+) -> Value {
     match mlp {
         Mlp::Gated {
             gate_proj,
@@ -19,25 +25,25 @@ pub fn mlp(graph: &mut GraphBuilder, export: &Export, path: &str, mlp: &Mlp, x: 
             down_proj,
             activation,
         } => {
-            let gate = linear(graph, export, gate_proj, x);
+            let gate = linear(graph, pass, gate_proj, x);
             let activated = activate(graph, &format!("/{path}/mlp/act_fn"), *activation, &gate);
-            let up = linear(graph, export, up_proj, x);
+            let up = linear(graph, pass, up_proj, x);
             let product = graph.mul(&format!("/{path}/mlp/Mul"), &activated, &up);
-            linear(graph, export, down_proj, &product)
+            linear(graph, pass, down_proj, &product)
         }
         Mlp::GatedFused {
             gate_up_proj,
             down_proj,
             activation,
         } => {
-            let both = linear(graph, export, gate_up_proj, x);
+            let both = linear(graph, pass, gate_up_proj, x);
             let name = |name: &str| format!("/{path}/mlp/{name}");
             let names = [name("gate"), name("up")];
             let attrs = [("axis", Attr::Int(-1)), ("num_outputs", Attr::Int(2))];
             let [gate, up] = graph.op_outputs("Split", &name("Split"), &[&both], names, &attrs);
             let activated = activate(graph, &name("act_fn"), *activation, &gate);
             let product = graph.mul(&name("Mul"), &activated, &up);
-            linear(graph, export, down_proj, &product)
+            linear(graph, pass, down_proj, &product)
         }
         Mlp::Experts {
             router,
@@ -51,17 +57,17 @@ pub fn mlp(graph: &mut GraphBuilder, export: &Export, path: &str, mlp: &Mlp, x: 
                 per_token: *per_token,
                 normalised: *normalised,
             };
-            routed(graph, export, path, routing, (experts, *activation), x)
+            routed(graph, pass, path, routing, (experts, *activation), x)
         }
         Mlp::Plain {
             fc1,
             fc2,
             activation,
         } => {
-            let inner = linear(graph, export, fc1, x);
+            let inner = linear(graph, pass, fc1, x);
             let name = format!("/{path}/activation_fn");
             let activated = activate(graph, &name, *activation, &inner);
-            linear(graph, export, fc2, &activated)
+            linear(graph, pass, fc2, &activated)
         }
     }
 }

@@ -5,26 +5,33 @@
 //! a profile leads to its weight.
 
 mod activation;
+mod adaptation;
 mod alibi;
 mod arithmetic;
 mod attention;
+mod before_layers;
 mod builder;
 mod decoder;
 mod experts;
-mod export;
+mod external_data;
 pub mod lengths;
 mod linear;
 mod mask;
 mod mlp;
 mod norm;
 mod parameters;
+mod pass;
 mod positions;
 pub mod proto;
+mod role;
 
+pub use adaptation::{Adaptation, Carried};
 pub use arithmetic::{Arithmetic, Device};
-pub use attention::{AttentionOperator, AttentionSite};
-pub use builder::{Attr, Dim, GraphBuilder, LAST_POSITION, Value};
+pub use attention::{AttentionOperator, AttentionPlace, AttentionSite};
+pub use before_layers::BeforeLayers;
+pub use builder::{Attr, Dim, GraphBuilder, Scope, Value};
 pub use decoder::{build, cache_head_dim};
-pub use export::{ACTIVE_FROM_INPUT, Export, PROMPT_INPUT, ROTARY_LENGTH};
-pub use linear::{EmbeddingSite, LinearSite, RoutedSite};
+pub use linear::{EmbeddingSite, ExpertSite, LinearSite};
 pub use parameters::{Parameter, Parameters};
+pub use pass::{ACTIVE_FROM_INPUT, Export, PROMPT_INPUT, ROTARY_LENGTH};
+pub use role::{Length, Projection, Role};

@@ -2,9 +2,9 @@
 
 use super::alibi::alibi;
 use super::builder::{Dim, GraphBuilder, Value};
-use super::export::{ACTIVE_FROM_INPUT, ROTARY_LENGTH};
 use super::lengths::Lengths;
 use super::mask::Masks;
+use super::pass::{ACTIVE_FROM_INPUT, ROTARY_LENGTH};
 use super::proto::{element, element_type};
 use crate::arch::RotarySpec;
 

@@ -88,6 +88,9 @@ pub struct Node {
     /// The operator's domain.
     #[prost(string, tag = "7")]
     pub domain: String,
+    /// Free key–value pairs.
+    #[prost(message, repeated, tag = "9")]
+    pub metadata_props: Vec<Entry>,
 }
 
 /// `AttributeProto`

@@ -20,22 +20,24 @@
 
 mod bias;
 mod elementwise;
-mod forms;
 mod product;
-mod wanted;
+mod reorder;
+mod selection;
 
 use std::collections::{HashMap, HashSet};
 
+use super::NotLowered;
 use super::block_size::import;
-use super::joined::{Group, groups, take_joined};
-use super::pack::LaidOutFiles;
-use super::piece::PackError;
+use super::joined_products::{Group, groups, take_joined};
+use super::laid_out_files::LaidOutFiles;
+use super::laid_out_tensor::LayOutError;
 use super::products::{Products, drop_unused};
 use crate::graph::proto::{Graph, Model, Node};
 use bias::take_biases;
-use forms::Blocked;
+use reorder::Blocked;
 
-pub use wanted::wanted;
+use selection::not_laid_out;
+pub use selection::wanted;
 
 /// The runs of a graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,18 +48,22 @@ pub enum Runs {
     Prompt(usize),
 }
 
-/// Rewrites every product of `model` whose weight is in `files`.
+/// Rewrites every product of `model` whose weight is in `files`. Returns the linear layers that stay as they are.
 ///
 /// # Errors
 /// If a source's file can't be asked for its size.
-pub fn rewrite(model: &mut Model, files: &LaidOutFiles, runs: Runs) -> Result<(), PackError> {
+pub fn rewrite(
+    model: &mut Model,
+    files: &LaidOutFiles,
+    runs: Runs,
+) -> Result<Vec<NotLowered>, LayOutError> {
     let mut products = Products::of(model);
     import(model);
     let Some(graph) = &mut model.graph else {
-        return Ok(());
+        return Ok(Vec::new());
     };
     let biases = take_biases(graph, &mut products, files.block);
-    let groups = groups(graph, |node| products.weight(node).is_some());
+    let groups = groups(graph, |node| products.out_in_weight(node).is_some());
     let (constant, nodes): (Vec<Node>, Vec<Node>) = std::mem::take(&mut graph.node)
         .into_iter()
         .partition(|node| products.is_constant(&node.output[0]));
@@ -88,8 +94,9 @@ pub fn rewrite(model: &mut Model, files: &LaidOutFiles, runs: Runs) -> Result<()
     for output in outputs {
         rewriting.make_plain(&output);
     }
+    let not_lowered = not_laid_out(rewriting.graph, &rewriting.products, files.block);
     drop_unused(graph);
-    Ok(())
+    Ok(not_lowered)
 }
 
 /// The nodes that take each value.
@@ -125,14 +132,14 @@ struct Rewriting<'a> {
 }
 
 impl Rewriting<'_> {
-    fn node(&mut self, mut node: Node) -> Result<(), PackError> {
+    fn node(&mut self, mut node: Node) -> Result<(), LayOutError> {
         if let Some(joined) = self.attention.get(&node.name) {
             take_joined(&mut node, joined);
         }
         if node.output.iter().any(|output| self.done.contains(output)) {
             return Ok(());
         }
-        if let Some(weight) = self.products.any_weight(&node).cloned()
+        if let Some(weight) = self.products.weight(&node).cloned()
             && (self.group(&node)? || self.product(&node, &weight)?)
         {
             return Ok(());

@@ -5,21 +5,26 @@
 //! picked ones alone, several at a time: `MoE` with plain weights ([`stacked`]), `QMoE` with quantized ones ([`quantized`]). Both
 //! want the experts' weights behind one another, the rows of `gate_proj` and `up_proj` in turn.
 //!
-//! Where an adapter's nodes come between, a layer stays as it is.
+//! Which nodes belong to the experts of a layer is read from their roles.
 
 pub mod quantized;
 pub mod stacked;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
+use super::NotLowered;
 use super::products::{float, int, text};
-use crate::graph::proto::{Attribute, Graph, Node, Tensor};
+use crate::arch::Activation;
+use crate::graph::proto::{Attribute, Graph, Model, Node};
+use crate::graph::{Projection, Role};
 
 /// The experts of a layer, whose weights are each a `W`.
 #[derive(Debug)]
-struct Layer<W> {
-    /// The node that adds the last expert's rows: its output is the sum of all.
-    last: String,
+struct ExpertLayer<W> {
+    /// The layer's path.
+    path: String,
+    /// The node whose output is the sum of all.
+    sum: String,
     /// What goes in, `[tokens, hidden_size]`.
     rows: String,
     /// The router's, `[tokens, experts]`.
@@ -27,18 +32,18 @@ struct Layer<W> {
     /// What becomes of them: 0 of experts that aren't picked.
     weights: String,
     /// Experts that a token goes through.
-    per_token: i64,
+    per_token: usize,
     /// Whether their weights are divided by their sum.
     normalised: bool,
     /// `gate_proj`, `up_proj` and `down_proj` of each.
     experts: Vec<[W; 3]>,
 }
 
-impl<W> Layer<W> {
-    /// What both operators are told.
+impl<W> ExpertLayer<W> {
+    /// The attributes that both operators have.
     fn attributes(&self) -> Vec<Attribute> {
         vec![
-            int("k", self.per_token),
+            int("k", self.per_token as i64),
             text("activation_type", "swiglu"),
             // Rows of the two in turn, the only order that the nodes know on a CPU.
             int("swiglu_fusion", 1),
@@ -48,168 +53,161 @@ impl<W> Layer<W> {
         ]
     }
 
-    /// Puts a node of `operator` in the place of the layer's last one. The others are then unused.
+    /// Puts a node of `operator` in the place of the layer's sum. The other nodes are then unused.
     fn replace(&self, graph: &mut Graph, operator: &str, input: Vec<String>, own: Vec<Attribute>) {
-        let node = graph.node.iter_mut().find(|node| node.name == self.last);
+        let node = graph.node.iter_mut().find(|node| node.name == self.sum);
         if let Some(node) = node {
             let mut attribute = self.attributes();
             attribute.extend(own);
             *node = Node {
                 input,
                 output: node.output.clone(),
-                name: self.last.clone(),
+                name: self.sum.clone(),
                 op_type: operator.to_owned(),
                 attribute,
                 domain: "com.microsoft".to_owned(),
+                metadata_props: Vec::new(),
             };
         }
     }
+
+    fn refused(&self, reason: impl Into<String>) -> NotLowered {
+        not_lowered(&self.path, reason)
+    }
 }
 
-/// A product by its output: what goes in, and its weight.
-type Products<'a, W> = HashMap<&'a str, (&'a str, W)>;
-
-/// One of them.
-struct Expert<'a, W> {
-    /// The sum of those before it.
-    before: &'a str,
-    /// What goes into the layer.
-    rows: &'a str,
-    /// Of each expert for each token, `[tokens, experts]`.
-    weights: &'a str,
-    /// Its place among them.
-    index: i64,
-    /// `gate_proj`, `up_proj` and `down_proj`.
-    parts: [W; 3],
+fn not_lowered(layer: &str, reason: impl Into<String>) -> NotLowered {
+    NotLowered {
+        role: "experts".to_owned(),
+        path: layer.to_owned(),
+        reason: reason.into(),
+    }
 }
 
-/// Follows values back to the nodes that make them.
-struct Reader<'a, W> {
-    graph: &'a Graph,
-    products: Products<'a, W>,
-    makers: HashMap<&'a str, &'a Node>,
-    constants: HashMap<&'a str, &'a Tensor>,
+/// Reports the experts of every layer of `model`, which all stay as they are for this `reason`.
+pub fn all_refused(model: &Model, reason: &str) -> Vec<NotLowered> {
+    let nodes = model.graph.iter().flat_map(|graph| &graph.node);
+    let layer = |node: &Node| match Role::of(node)? {
+        Role::Experts { layer, .. } => Some(layer),
+        _ => None,
+    };
+    nodes
+        .filter_map(layer)
+        .map(|layer| not_lowered(&layer, reason))
+        .collect()
 }
 
-impl<'a, W: Clone> Reader<'a, W> {
-    fn new(graph: &'a Graph, products: Products<'a, W>) -> Self {
-        let outputs = |node: &'a Node| node.output.iter().map(move |name| (name.as_str(), node));
-        let constants = graph.initializer.iter();
+/// What the nodes of one layer's experts make.
+#[derive(Debug)]
+struct Found<W> {
+    rows: Option<String>,
+    logits: Option<String>,
+    weights: Option<String>,
+    projections: BTreeMap<(usize, Projection), Result<W, &'static str>>,
+    sum: Option<(String, Role)>,
+}
+
+impl<W> Default for Found<W> {
+    fn default() -> Self {
         Self {
-            graph,
-            products,
-            makers: graph.node.iter().flat_map(outputs).collect(),
-            constants: constants
-                .map(|tensor| (tensor.name.as_str(), tensor))
-                .collect(),
+            rows: None,
+            logits: None,
+            weights: None,
+            projections: BTreeMap::new(),
+            sum: None,
         }
     }
+}
 
-    /// All layers whose experts are perceptrons of plain weights and nothing else.
-    fn layers(&self) -> Vec<Layer<W>> {
-        let continued: Vec<&str> = self.sums().map(|node| node.input[0].as_str()).collect();
-        self.sums()
-            .filter(|node| !continued.contains(&node.output[0].as_str()))
-            .filter_map(|last| self.layer(last))
-            .collect()
-    }
-
-    /// The nodes that add an expert's rows.
-    fn sums(&self) -> impl Iterator<Item = &'a Node> {
-        self.graph
-            .node
-            .iter()
-            .filter(|node| node.op_type == "ScatterND")
-    }
-
-    fn layer(&self, last: &'a Node) -> Option<Layer<W>> {
-        let mut experts = Vec::new();
-        let mut node = last;
-        let (rows, weights) = loop {
-            let expert = self.expert(node)?;
-            let before = expert.before;
-            let shared = (expert.rows, expert.weights);
-            experts.push(expert);
-            match self.made_by(before, "ScatterND") {
-                Some(next) => node = next,
-                None => break shared,
+/// The experts of each layer of `graph`, or why they can't be one node; `weight` finds that of a projection's product, or
+/// tells what's wrong with it.
+fn layers<W>(
+    graph: &Graph,
+    weight: impl Fn(&Node) -> Result<W, &'static str>,
+) -> Vec<Result<ExpertLayer<W>, NotLowered>> {
+    let mut layers: Vec<(String, Found<W>)> = Vec::new();
+    let mut places: BTreeMap<String, usize> = BTreeMap::new();
+    for node in &graph.node {
+        let Some(role) = Role::of(node) else {
+            continue;
+        };
+        let layer = match &role {
+            Role::Linear { .. } | Role::Length { .. } => continue,
+            Role::Expert { layer, .. }
+            | Role::ExpertRows { layer }
+            | Role::RouterLogits { layer }
+            | Role::RoutingWeights { layer }
+            | Role::Experts { layer, .. } => layer.clone(),
+        };
+        let place = *places.entry(layer.clone()).or_insert_with(|| {
+            layers.push((layer, Found::default()));
+            layers.len() - 1
+        });
+        let found = &mut layers[place].1;
+        let value = node.output[0].clone();
+        match role {
+            Role::Linear { .. } | Role::Length { .. } => {}
+            Role::Expert {
+                index, projection, ..
+            } => {
+                found.projections.insert((index, projection), weight(node));
             }
-        };
-        experts.reverse();
-        let same = |(index, expert): (usize, &Expert<W>)| {
-            (expert.rows, expert.weights) == (rows, weights) && expert.index == index as i64
-        };
-        if !experts.iter().enumerate().all(same) {
-            return None;
-        }
-        let scattered = self.made_by(weights, "ScatterElements")?;
-        let [_, _, picked] = &scattered.input[..] else {
-            return None;
-        };
-        let divided = self.made_by(picked, "Div");
-        let picked = divided.map_or(picked, |node| &node.input[0]);
-        let top = self.made_by(picked, "TopK")?;
-        let chances = self.made_by(&top.input[0], "Softmax")?;
-        Some(Layer {
-            last: last.name.clone(),
-            rows: rows.to_owned(),
-            logits: chances.input[0].clone(),
-            weights: weights.to_owned(),
-            per_token: self.number(&top.input[1])?,
-            normalised: divided.is_some(),
-            experts: experts.into_iter().map(|expert| expert.parts).collect(),
-        })
-    }
-
-    /// The expert whose rows `sum` adds; see [`crate::graph`] for its nodes.
-    fn expert(&self, sum: &'a Node) -> Option<Expert<'a, W>> {
-        let [before, _, weighted] = &sum.input[..] else {
-            return None;
-        };
-        let [made, column] = self.inputs(weighted, "Mul")?;
-        let (inner, down) = self.product(made)?;
-        let [activated, up] = self.inputs(inner, "Mul")?;
-        let activation = self.made_by(activated, "QuickGelu")?;
-        let is_silu = activation
-            .attribute
-            .iter()
-            .all(|a| a.name != "alpha" || a.f == 1.0);
-        let (picked, gate) = self.product(&activation.input[0])?;
-        let (also, up) = self.product(up)?;
-        let [rows, tokens] = self.inputs(picked, "Gather")?;
-        let column = self.made_by(column, "Reshape")?;
-        let [weight, places] = self.inputs(&column.input[0], "Gather")?;
-        let [weights, index] = self.inputs(weight, "Gather")?;
-        (is_silu && also == picked && places == tokens).then_some(())?;
-        Some(Expert {
-            before,
-            rows,
-            weights,
-            index: self.number(index)?,
-            parts: [gate, up, down],
-        })
-    }
-
-    fn made_by(&self, value: &str, operator: &str) -> Option<&'a Node> {
-        let node = self.makers.get(value).copied();
-        node.filter(|node| node.op_type == operator)
-    }
-
-    fn inputs(&self, value: &str, operator: &str) -> Option<[&'a str; 2]> {
-        match &self.made_by(value, operator)?.input[..] {
-            [a, b] => Some([a, b]),
-            _ => None,
+            Role::ExpertRows { .. } => found.rows = Some(value),
+            Role::RouterLogits { .. } => found.logits = Some(value),
+            Role::RoutingWeights { .. } => found.weights = Some(value),
+            Role::Experts { .. } => found.sum = Some((node.name.clone(), role)),
         }
     }
+    let layers = layers.into_iter();
+    layers
+        .map(|(path, found)| found.layer(&path).map_err(|why| not_lowered(&path, why)))
+        .collect()
+}
 
-    /// What `value` is a product of.
-    fn product(&self, value: &str) -> Option<(&'a str, W)> {
-        self.products.get(value).cloned()
-    }
-
-    /// A constant of one whole number.
-    fn number(&self, name: &str) -> Option<i64> {
-        let bytes = &self.constants.get(name)?.raw_data;
-        Some(i64::from_le_bytes(bytes.as_slice().try_into().ok()?))
+impl<W> Found<W> {
+    fn layer(mut self, path: &str) -> Result<ExpertLayer<W>, &'static str> {
+        const INCOMPLETE: &str = "a node of theirs is missing";
+        let Some((
+            sum,
+            Role::Experts {
+                count,
+                per_token,
+                normalised,
+                activation,
+                adapted,
+                ..
+            },
+        )) = self.sum
+        else {
+            return Err(INCOMPLETE);
+        };
+        if adapted {
+            return Err("an adapter's nodes stand between theirs");
+        }
+        if activation != Activation::Silu {
+            return Err("ONNX Runtime's node for experts has another activation");
+        }
+        let mut of = |index, projection| {
+            let weight = self.projections.remove(&(index, projection));
+            weight.ok_or(INCOMPLETE)?
+        };
+        let mut experts = Vec::new();
+        for index in 0..count {
+            experts.push([
+                of(index, Projection::Gate)?,
+                of(index, Projection::Up)?,
+                of(index, Projection::Down)?,
+            ]);
+        }
+        Ok(ExpertLayer {
+            path: path.to_owned(),
+            sum,
+            rows: self.rows.ok_or(INCOMPLETE)?,
+            logits: self.logits.ok_or(INCOMPLETE)?,
+            weights: self.weights.ok_or(INCOMPLETE)?,
+            per_token,
+            normalised,
+            experts,
+        })
     }
 }

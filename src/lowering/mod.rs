@@ -6,9 +6,9 @@
 //!
 //! | | prompts | decode steps |
 //! | --- | --- | --- |
-//! | mapped | in blocks of channels ([`blocked`]), mapped from a file that's made once ([`pack`]) | the same |
+//! | mapped | in blocks of channels ([`blocked`]), mapped from a file that's made once ([`laid_out_files`]) | the same |
 //! | resident | the same, read into memory | the same |
-//! | in place | weights on the left ([`left`]) if short, else as prepared | as prepared |
+//! | in place | weights on the left ([`weights_on_the_left`]) if short, else as prepared | as prepared |
 //!
 //! Where there's such a file, or they are quantized, the experts of a layer are one node ([`experts`]).
 //!
@@ -16,32 +16,35 @@
 //! is as prepared.
 //!
 //! Graphs are rewritten when a session is opened: the prepared folder keeps the plain one, which any ONNX Runtime can
-//! run. No operator of ours is used. `docs/performance.md` has what each form is worth.
+//! run. What a node is in the decoder is read from its [`Role`](crate::graph::Role), which the exporter wrote onto it; what has a
+//! role and can't be rewritten is reported ([`NotLowered`]). No operator of ours is used. `docs/performance.md` has what each form is worth.
 
 pub mod block_size;
 pub mod blocked;
 pub mod experts;
-pub mod host;
-mod joined;
-pub mod left;
+pub mod host_side;
+mod joined_products;
+pub mod laid_out_files;
+pub mod laid_out_tensor;
 mod mode;
 pub mod model_file;
-pub mod pack;
-pub mod piece;
+mod not_lowered;
 mod products;
 pub mod quantized;
 #[cfg(test)]
 mod tests;
+pub mod weights_on_the_left;
 
 use std::path::Path;
 
 pub use mode::WeightsMode;
+pub use not_lowered::NotLowered;
 
 use crate::graph::proto::Model;
 use crate::onnxruntime::Provider;
 use blocked::Runs;
-use pack::LaidOutFiles;
-use piece::{PackError, Piece};
+use laid_out_files::LaidOutFiles;
+use laid_out_tensor::{LaidOutTensor, LayOutError};
 
 /// Tokens up to which a prompt has weights on the left: beyond, copying the tokens costs what it saves.
 pub const SHORT_PROMPT: usize = 128;
@@ -72,6 +75,8 @@ pub struct Layouts {
     pub prompt_end: usize,
     /// Whether ONNX Runtime packs the weights of `step`.
     pub packs_step: bool,
+    /// What stays as prepared though another form is quicker.
+    pub not_lowered: Vec<NotLowered>,
 }
 
 impl Layouts {
@@ -81,8 +86,8 @@ impl Layouts {
     }
 }
 
-/// The pieces that `model` wants, in groups that shall follow each other.
-fn wanted(model: &Model, block: usize) -> Vec<Vec<Piece>> {
+/// The tensors that `model` wants laid out, in groups that shall follow each other.
+fn wanted(model: &Model, block: usize) -> Vec<Vec<LaidOutTensor>> {
     let mut groups = blocked::wanted(model, block);
     groups.extend(experts::stacked::wanted(model));
     groups
@@ -98,7 +103,7 @@ pub fn make_ready(
     folder: &Path,
     block: usize,
     begin: &dyn Fn(u64),
-) -> Result<Option<LaidOutFiles>, PackError> {
+) -> Result<Option<LaidOutFiles>, LayOutError> {
     if quantized::is_quantized(model) {
         return Ok(None);
     }
@@ -114,22 +119,37 @@ pub fn layouts(
     model: Model,
     target: Lowering,
     files: Option<&LaidOutFiles>,
-) -> Result<Layouts, PackError> {
+) -> Result<Layouts, LayOutError> {
+    let mut made = rewritten(model, target, files)?;
+    let graphs = made.prompt.iter_mut().chain([&mut made.step]);
+    graphs.for_each(products::take_roles_off);
+    Ok(made)
+}
+
+/// The same, with the roles still on the nodes.
+fn rewritten(
+    model: Model,
+    target: Lowering,
+    files: Option<&LaidOutFiles>,
+) -> Result<Layouts, LayOutError> {
     let mut made = Layouts {
         packs_step: quantized::needs_packing(&model) || target.weights == WeightsMode::Resident,
         step: model,
         prompt: None,
         prompt_end: usize::MAX,
+        not_lowered: Vec::new(),
     };
     if target.provider == Provider::Cpu {
-        host::take_lengths(&mut made.step, target.sequences);
-        host::give_logits_alone(&mut made.step);
+        host_side::take_lengths(&mut made.step, target.sequences);
+        host_side::give_logits_alone(&mut made.step);
     } else {
-        host::take_lengths_of_attention(&mut made.step, target.sequences);
+        host_side::take_lengths_of_attention(&mut made.step, target.sequences);
+        let reason = "on a GPU, they have no other form here";
+        made.not_lowered = experts::all_refused(&made.step, reason);
     }
     if quantized::is_quantized(&made.step) {
         if target.provider == Provider::Cpu {
-            experts::quantized::fuse(&mut made.step);
+            made.not_lowered = experts::quantized::fuse(&mut made.step);
         }
         quantized::join(&mut made.step, target.provider);
         return Ok(made);
@@ -137,9 +157,10 @@ pub fn layouts(
     let sequences = target.sequences;
     if let Some(files) = files {
         made.packs_step = false;
-        experts::stacked::fuse(&mut made.step, files)?;
+        made.not_lowered = experts::stacked::fuse(&mut made.step, files)?;
         let mut prompt = made.step.clone();
-        blocked::rewrite(&mut prompt, files, Runs::Prompt(sequences))?;
+        let left = blocked::rewrite(&mut prompt, files, Runs::Prompt(sequences))?;
+        made.not_lowered.extend(left);
         // Several sequences are several rows, even when decoding.
         if sequences > 1 {
             made.step = prompt;
@@ -151,9 +172,13 @@ pub fn layouts(
     }
     // Weights of 16 bits are widened when a session starts: another one would hold them once more.
     let converted = products::Products::of(&made.step).any_is_converted();
+    if target.provider == Provider::Cpu {
+        let reason = "one node for them takes a copy of their weights, which `--weights in-place` does without";
+        made.not_lowered = experts::all_refused(&made.step, reason);
+    }
     if target.provider == Provider::Cpu && sequences == 1 && !converted {
         let mut prompt = made.step.clone();
-        left::turn(&mut prompt);
+        weights_on_the_left::turn(&mut prompt);
         made.prompt = Some(prompt);
         made.prompt_end = SHORT_PROMPT + 1;
     }

@@ -53,7 +53,7 @@ pub fn read(folder: &Path, max_length: usize) -> Result<Model, ModelFileError> {
         source,
     })?;
     let folder = fs::canonicalize(folder).map_err(unreadable(folder))?;
-    let mut files: HashMap<String, (PathBuf, u64)> = HashMap::new();
+    let mut files: HashMap<PathBuf, (PathBuf, u64)> = HashMap::new();
     for tensor in model
         .graph
         .iter_mut()
@@ -62,38 +62,26 @@ pub fn read(folder: &Path, max_length: usize) -> Result<Model, ModelFileError> {
         if tensor.name == ROTARY_LENGTH {
             tensor.raw_data = (max_length as i64).to_le_bytes().to_vec();
         }
-        let number = |key: &str, tensor: &crate::graph::proto::Tensor| -> u64 {
-            let entry = tensor.external_data.iter().find(|entry| entry.key == key);
-            entry
-                .and_then(|entry| entry.value.parse().ok())
-                .unwrap_or(0)
-        };
-        let end = number("offset", tensor).saturating_add(number("length", tensor));
-        let location = tensor
-            .external_data
-            .iter_mut()
-            .find(|entry| entry.key == "location");
-        let Some(location) = location else {
+        let Some(mut span) = tensor.span(&folder) else {
             continue;
         };
-        let (file, size) = match files.get(&location.value) {
+        let (file, size) = match files.get(&span.path) {
             Some(known) => known.clone(),
             None => {
-                let joined = folder.join(&location.value);
-                let file = fs::canonicalize(&joined).map_err(unreadable(&joined))?;
+                let file = fs::canonicalize(&span.path).map_err(unreadable(&span.path))?;
                 let size = fs::metadata(&file).map_err(unreadable(&file))?.len();
-                files.insert(location.value.clone(), (file.clone(), size));
+                files.insert(span.path.clone(), (file.clone(), size));
                 (file, size)
             }
         };
-        if end > size {
+        if span.offset.saturating_add(span.length) > size {
             return Err(ModelFileError::Weights {
                 graph: path,
                 weights: file,
             });
         }
-        let below_root = file.strip_prefix(ROOT).unwrap_or(&file);
-        location.value = below_root.to_string_lossy().into_owned();
+        span.path = file;
+        tensor.set_span(&span, Path::new(ROOT));
     }
     Ok(model)
 }

@@ -1,19 +1,18 @@
 //! Finds a graph's products with weights, and helps to write other nodes in their place.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 
-use crate::graph::LAST_POSITION;
+use super::model_file::ROOT;
+use crate::graph::Role;
 use crate::graph::proto::{Attribute, Graph, Model, Node, Tensor, element};
+use crate::weights::ByteSpan;
 
 /// A weight in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Weight {
-    /// The initializer's name.
-    pub name: String,
-    /// Path below the root of the file system.
-    pub location: String,
-    /// First byte.
-    pub offset: u64,
+    /// Its bytes.
+    pub span: ByteSpan,
     /// `out_features`
     pub rows: usize,
     /// `in_features`
@@ -24,19 +23,22 @@ pub struct Weight {
     pub types: Vec<i32>,
 }
 
-/// The products `x Wᵀ` of a graph, with `W` in a file.
+/// The products of a graph with weights that are in files, found by the roles of their nodes.
 #[derive(Debug, Default)]
 pub struct Products {
-    /// By the name of the value that the product makes.
-    by_output: HashMap<String, Weight>,
-    /// Products `x W` with `W` stored as `[in_features, out_features]`.
-    in_out: HashMap<String, Weight>,
-    /// Products of rows that an expert was given, of which there may be none.
-    routed: HashMap<String, Weight>,
-    /// Those of a single position: behind the selection of the last one.
-    last: HashSet<String>,
+    /// Products of linear layers, by the name of the value that they make.
+    linear: HashMap<String, LinearProduct>,
+    /// Products of experts' projections.
+    experts: HashMap<String, Weight>,
     /// Values that don't depend on inputs: initializers, and casts of them.
     constants: HashSet<String>,
+}
+
+#[derive(Debug)]
+struct LinearProduct {
+    weight: Weight,
+    /// Whether it has a single position, whatever the prompt.
+    last_position: bool,
 }
 
 impl Products {
@@ -53,7 +55,6 @@ impl Products {
             .collect();
         found.constants = initializers.keys().map(|&name| name.to_owned()).collect();
         let mut casts: HashMap<&str, &Node> = HashMap::new();
-        let mut last = false;
         for node in &graph.node {
             let is_constant =
                 |found: &Self| node.input.iter().all(|name| found.constants.contains(name));
@@ -61,70 +62,63 @@ impl Products {
                 casts.insert(&node.output[0], node);
                 found.constants.insert(node.output[0].clone());
             }
-            last |= node.op_type == "Gather" && node.input.iter().any(|name| name == LAST_POSITION);
-            let Some(kind) = kind(node) else {
+            let role = Role::of(node);
+            let Some(Role::Linear { .. } | Role::Expert { .. }) = role else {
                 continue;
             };
-            let Some(weight) = weight(node, kind, &initializers, &casts) else {
+            let Some(weight) = weight(node, &initializers, &casts) else {
                 continue;
             };
             let output = node.output[0].clone();
-            if last && kind != Kind::Routed {
-                found.last.insert(output.clone());
-            }
-            match kind {
-                Kind::InOut => {
-                    found.in_out.insert(output, weight);
+            match role {
+                Some(Role::Linear { last_position, .. }) => {
+                    let product = LinearProduct {
+                        weight,
+                        last_position,
+                    };
+                    found.linear.insert(output, product);
                 }
-                Kind::Routed => {
-                    found.routed.insert(output, weight);
-                }
-                Kind::Plain => {
-                    found.by_output.insert(output, weight);
+                _ => {
+                    found.experts.insert(output, weight);
                 }
             }
         }
         found
     }
 
-    /// The weight of the product that `node` makes, if it is one.
+    /// The weight of the linear layer whose product `node` makes, if it makes one.
     pub fn weight(&self, node: &Node) -> Option<&Weight> {
-        self.by_output.get(node.output.first()?)
+        let product = self.linear.get(node.output.first()?)?;
+        Some(&product.weight)
     }
 
-    /// The weight of the product `value`.
-    pub fn weight_of(&self, value: &str) -> Option<&Weight> {
-        self.by_output.get(value)
+    /// The same, if the weight is stored as `[out_features, in_features]`.
+    pub fn out_in_weight(&self, node: &Node) -> Option<&Weight> {
+        self.out_in_weight_of(node.output.first()?)
     }
 
-    /// The same, however the weight is stored.
-    pub fn any_weight(&self, node: &Node) -> Option<&Weight> {
-        self.weight(node)
-            .or_else(|| self.in_out.get(node.output.first()?))
+    /// The weight of the product `value`, if it's stored as `[out_features, in_features]`.
+    pub fn out_in_weight_of(&self, value: &str) -> Option<&Weight> {
+        let weight = &self.linear.get(value)?.weight;
+        (!weight.in_out).then_some(weight)
     }
 
-    /// The weight of `value`, if that's a product with rows that an expert was given.
-    pub fn routed_weight_of(&self, value: &str) -> Option<&Weight> {
-        self.routed.get(value)
+    /// The weight of the expert's projection whose product `node` makes, if it makes one.
+    pub fn expert_weight(&self, node: &Node) -> Option<&Weight> {
+        self.experts.get(node.output.first()?)
     }
 
     /// Gives the product `value` another name.
     pub fn rename(&mut self, value: &str, name: &str) {
-        for products in [&mut self.by_output, &mut self.in_out] {
-            if let Some(weight) = products.remove(value) {
-                products.insert(name.to_owned(), weight);
-            }
-        }
-        if self.last.remove(value) {
-            self.last.insert(name.to_owned());
+        if let Some(product) = self.linear.remove(value) {
+            self.linear.insert(name.to_owned(), product);
         }
     }
 
     /// Whether the product `node` is one of a single position, whatever the prompt.
-    pub fn is_last(&self, node: &Node) -> bool {
-        node.output
-            .first()
-            .is_some_and(|name| self.last.contains(name))
+    pub fn is_last_position(&self, node: &Node) -> bool {
+        let product = node.output.first().and_then(|name| self.linear.get(name));
+        product.is_some_and(|product| product.last_position)
     }
 
     /// Whether `value` is the same in every run.
@@ -151,37 +145,23 @@ impl Products {
 
     /// Whether a weight isn't stored in the type that's computed with.
     pub fn any_is_converted(&self) -> bool {
-        let mut all = self.by_output.values().chain(self.in_out.values());
-        all.any(|weight| weight.types.len() > 1)
+        let mut all = self.linear.values();
+        all.any(|product| product.weight.types.len() > 1)
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Plain,
-    InOut,
-    Routed,
-}
-
-/// Which kind of product `node` is, if it is one: a factor tells those of experts from all others.
-fn kind(node: &Node) -> Option<Kind> {
-    let transposed = |a: &Attribute| a.name == "transB" && a.i == 1;
-    let factor = |a: &Attribute| a.name == "alpha" && a.f == 1.0;
-    match &node.attribute[..] {
-        [] if node.op_type == "MatMul" => Some(Kind::InOut),
-        _ if node.op_type != "FusedMatMul" => None,
-        [a] if transposed(a) => Some(Kind::Plain),
-        [a, b] if transposed(a) && factor(b) => Some(Kind::Routed),
-        _ => None,
-    }
-}
-
+/// The weight of a product of plain numbers, if it's in a file: `MatMul` takes it as `[in, out]`, `FusedMatMul` as
+/// `[out, in]`.
 fn weight(
     node: &Node,
-    kind: Kind,
     initializers: &HashMap<&str, &Tensor>,
     casts: &HashMap<&str, &Node>,
 ) -> Option<Weight> {
+    let in_out = match node.op_type.as_str() {
+        "MatMul" => true,
+        "FusedMatMul" => false,
+        _ => return None,
+    };
     let mut name = node.input[1].as_str();
     let mut types = Vec::new();
     while let Some(cast) = casts.get(name) {
@@ -191,20 +171,13 @@ fn weight(
     let tensor = initializers.get(name)?;
     types.push(tensor.data_type);
     types.reverse();
-    let entry = |key: &str| {
-        let entry = tensor.external_data.iter().find(|entry| entry.key == key);
-        entry.map(|entry| entry.value.clone())
-    };
-    let in_out = kind == Kind::InOut;
     let (rows, columns) = match tensor.dims[..] {
         [columns, rows] if in_out => (rows, columns),
         [rows, columns] => (rows, columns),
         _ => return None,
     };
     Some(Weight {
-        name: name.to_owned(),
-        location: entry("location")?,
-        offset: entry("offset")?.parse().ok()?,
+        span: tensor.span(Path::new(ROOT))?,
         rows: usize::try_from(rows).ok()?,
         columns: usize::try_from(columns).ok()?,
         in_out,
@@ -260,7 +233,7 @@ pub fn node(op: &str, inputs: &[&str], output: &str, attribute: Vec<Attribute>) 
         name: output.to_owned(),
         op_type: op.to_owned(),
         attribute,
-        domain: String::new(),
+        ..Node::default()
     }
 }
 
@@ -285,6 +258,12 @@ pub fn uses(graph: &Graph) -> HashMap<&str, usize> {
         *uses.entry(name.as_str()).or_default() += 1;
     }
     uses
+}
+
+/// Takes the roles off the nodes of `model`: they've been read.
+pub fn take_roles_off(model: &mut Model) {
+    let nodes = model.graph.iter_mut().flat_map(|graph| &mut graph.node);
+    nodes.for_each(Role::take_off);
 }
 
 /// Drops nodes and initializers whose values nothing takes any more.

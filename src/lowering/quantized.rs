@@ -6,11 +6,14 @@
 //! some of them, ONNX Runtime joins them at the start.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 
-use super::joined::{groups, split, take_joined};
+use super::joined_products::{groups, split, take_joined};
+use super::model_file::ROOT;
 use super::products::{drop_unused, int, node};
-use crate::graph::proto::{Entry, Graph, Model, Node, Tensor};
+use crate::graph::proto::{Graph, Model, Node, Tensor};
 use crate::onnxruntime::Provider;
+use crate::weights::ByteSpan;
 
 /// Whether a product of `model` has codes that ONNX Runtime has to pack.
 pub fn needs_packing(model: &Model) -> bool {
@@ -146,36 +149,23 @@ pub fn joined_initializer(
 ) -> String {
     let find = |name: &String| graph.initializer.iter().find(|tensor| tensor.name == *name);
     let found: Option<Vec<&Tensor>> = names.iter().map(find).collect();
-    let places: Option<Vec<(&str, u64, u64)>> = found
-        .iter()
-        .flatten()
-        .map(|tensor| {
-            let entry = |key: &str| {
-                let found = tensor.external_data.iter().find(|entry| entry.key == key);
-                found.map(|entry| entry.value.as_str())
-            };
-            let number = |key| entry(key)?.parse().ok();
-            Some((entry("location")?, number("offset")?, number("length")?))
-        })
-        .collect();
-    if let (Some(tensors), Some(places)) = (found, places)
-        && places
-            .windows(2)
-            .all(|pair| pair[0].0 == pair[1].0 && pair[0].1 + pair[0].2 == pair[1].1)
+    let root = Path::new(ROOT);
+    let spans = found.iter().flatten().map(|tensor| tensor.span(root));
+    let spans: Option<Vec<ByteSpan>> = spans.collect();
+    let follows = |pair: &[ByteSpan]| {
+        pair[0].path == pair[1].path && pair[0].offset + pair[0].length == pair[1].offset
+    };
+    if let (Some(tensors), Some(spans)) = (found, spans)
+        && spans.windows(2).all(follows)
     {
         let mut tensor = tensors[0].clone();
         tensor.name = joined.to_owned();
         tensor.dims[0] = tensors.iter().map(|tensor| tensor.dims[0]).sum();
-        let length: u64 = places.iter().map(|place| place.2).sum();
-        let entry = |key: &str, value: String| Entry {
-            key: key.to_owned(),
-            value,
+        let span = ByteSpan {
+            length: spans.iter().map(|span| span.length).sum(),
+            ..spans[0].clone()
         };
-        tensor.external_data = vec![
-            entry("location", places[0].0.to_owned()),
-            entry("offset", places[0].1.to_string()),
-            entry("length", length.to_string()),
-        ];
+        tensor.set_span(&span, root);
         graph.initializer.push(tensor);
     } else {
         let parts: Vec<&str> = names.iter().map(String::as_str).collect();

@@ -191,7 +191,7 @@ fn the_merged_variant_runs_the_bases_graph_and_adds_what_changed() {
 /// What's laid out of a base, by the bytes at which the sources begin.
 fn laid_out_of(base: &PreparedVariant) -> BTreeMap<u64, (Vec<usize>, Vec<f32>)> {
     rewritten(base, WeightsMode::Mapped);
-    let file = SafetensorsFile::open(&base.folder.join(pack::LAID_OUT)).unwrap();
+    let file = SafetensorsFile::open(&base.folder.join(laid_out_files::LAID_OUT)).unwrap();
     let blocks = file.names().into_iter().map(|name| {
         let offset = name.rsplit(':').nth(1).unwrap().parse().unwrap();
         let tensor = file.get(&name).unwrap();
@@ -280,7 +280,7 @@ fn what_is_laid_out_of_changed_weights_is_made_again() {
     assert_eq!(made.len(), 1);
     // What was made of the earlier version isn't kept.
     assert!(rewritten(merged, WeightsMode::Mapped).1.is_empty());
-    let size = std::fs::metadata(merged.folder.join(pack::LAID_OUT)).unwrap();
+    let size = std::fs::metadata(merged.folder.join(laid_out_files::LAID_OUT)).unwrap();
     assert!(size.len() < made[0] + 4096, "{} {made:?}", size.len());
 }
 
@@ -366,8 +366,9 @@ fn gpus_run_the_plain_graph_and_are_told_lengths_that_only_attention_takes() {
 
     // Tables of positions are cut by lengths from the mask's shape, which are known on the host.
     let base = &prepare("opt-pre", "lora", Dtype::Float32, folder.path())[0];
-    let model = model_file::read(&base.folder, 40).unwrap();
+    let mut model = model_file::read(&base.folder, 40).unwrap();
     let found = layouts(model.clone(), target, None).unwrap();
+    products::take_roles_off(&mut model);
     assert_eq!(found.step, model);
     assert!(found.prompt.is_none());
 
@@ -465,5 +466,48 @@ fn gpus_are_given_no_more_outputs_to_cut_apart_than_they_do_without_lists() {
         let products = |target: Lowering| count(&rewritten_for(base, target).0.step, "MatMulNBits");
         assert_eq!(products(target(WeightsMode::InPlace)), on_cpu + 1);
         assert_eq!(products(on_gpu), expected + 1, "{model}");
+    }
+}
+
+/// `(role, path, reason)` of what isn't lowered, without the paths' beginnings.
+fn not_lowered(layouts: &Layouts) -> Vec<(&str, &str, &str)> {
+    let all = layouts.not_lowered.iter();
+    all.map(|one| (one.role.as_str(), one.path.as_str(), one.reason.as_str()))
+        .collect()
+}
+
+#[test]
+fn what_has_a_role_and_stays_as_prepared_is_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    let all = prepare("llama-gqa", "oft", Dtype::Float32, folder.path());
+    for variant in &all {
+        let layouts = rewritten(variant, WeightsMode::Mapped).0;
+        assert_eq!(not_lowered(&layouts), []);
+    }
+    // Merged weights of every form are in a file; unmerged, this one is an input of the graph.
+    let all = prepare("llama-gqa", "shira", Dtype::Float32, folder.path());
+    let layouts = rewritten(&all[2], WeightsMode::Mapped).0;
+    let found = not_lowered(&layouts);
+    assert!(!found.is_empty());
+    for (role, path, reason) in found {
+        assert_eq!(role, "linear");
+        assert!(path.starts_with("model.layers."), "{path}");
+        assert_eq!(reason, "its weight isn't read from a file as it is");
+    }
+    assert_eq!(not_lowered(&rewritten(&all[1], WeightsMode::Mapped).0), []);
+}
+
+#[test]
+fn rewritten_graphs_have_no_roles() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = &prepare("mixtral", "lora", Dtype::Float32, folder.path())[0];
+    let has_role = |model: &Model| {
+        let nodes = &model.graph.as_ref().unwrap().node;
+        nodes.iter().any(|node| !node.metadata_props.is_empty())
+    };
+    assert!(has_role(&model_file::read(&base.folder, 40).unwrap()));
+    for weights in [WeightsMode::Mapped, WeightsMode::InPlace] {
+        let layouts = rewritten(base, weights).0;
+        assert!(!layouts.models().any(has_role));
     }
 }

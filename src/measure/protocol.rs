@@ -8,7 +8,7 @@ use super::executed::ExecutedGraph;
 use super::memory::StageMemory;
 use super::swap::SwapTimes;
 use super::timings::GenerationTimings;
-use crate::engine::{EngineOptions, StepGraph};
+use crate::engine::{EngineOptions, NotLowered, StepGraph};
 use crate::onnxruntime::library::Library;
 use crate::parity::Parity;
 use crate::prepared::{PreparedVariant, Variant};
@@ -103,6 +103,9 @@ pub struct Comparison {
     pub parity: Option<Parity>,
     /// The nodes that ran in each session of a variant, as far as ONNX Runtime tells them.
     pub graphs: BTreeMap<Variant, BTreeMap<String, ExecutedGraph>>,
+    /// What of a variant runs as prepared though another form is quicker.
+    #[serde(default)]
+    pub not_lowered: BTreeMap<Variant, Vec<NotLowered>>,
 }
 
 /// A session that was opened.

@@ -1,5 +1,7 @@
 //! The worker process: one variant, in a process of its own, so that its memory is its own.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::{BufRead, Write};
 use std::rc::Rc;
@@ -125,13 +127,19 @@ fn parity(request: ParityRequest) -> Result<Response, Failure> {
         std::fs::create_dir_all(&folder).ok()?;
         Some(folder)
     };
+    let not_lowered = RefCell::new(BTreeMap::new());
     let parity = parity::check(&request.variants, prompt_ids, count, |variant| {
         let mut options = request.options.clone();
         options.profile = folder(variant.manifest.variant);
         let length = variant.manifest.num_virtual_tokens() + prompt_ids.len() + count;
         options.max_length = length;
         options.logits_on_host = true;
-        DecoderEngine::open(&runtime, variant, &options)
+        let engine = DecoderEngine::open(&runtime, variant, &options)?;
+        let found = engine.not_lowered().to_vec();
+        not_lowered
+            .borrow_mut()
+            .insert(variant.manifest.variant, found);
+        Ok(engine)
     })?;
     let variants = request.variants.iter().map(|one| one.manifest.variant);
     let graphs = variants
@@ -139,6 +147,7 @@ fn parity(request: ParityRequest) -> Result<Response, Failure> {
     Ok(Response::Compared(Comparison {
         parity,
         graphs: graphs.collect(),
+        not_lowered: not_lowered.into_inner(),
     }))
 }
 

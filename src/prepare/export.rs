@@ -11,12 +11,12 @@ use super::merge::{OVERLAY, merge};
 use super::quantized::{check_beside, take_quantized};
 use super::residuals::{Residuals, write_residuals};
 use super::{Preparation, PrepareError};
-use crate::adapter::{Adapter, BACKBONE, Beside, GraphInput};
+use crate::adapter::{Adapter, GraphInput};
 use crate::arch::DecoderSpec;
 use crate::experiment::Experiment;
 use crate::files::partial;
 use crate::files::write_file;
-use crate::graph::{Export, Parameter, Parameters, build};
+use crate::graph::{Adaptation, Export, Parameter, Parameters, build};
 use crate::model::BaseModel;
 use crate::prepared::{ADAPTER, GRAPH, Manifest, RESIDUALS, Variant};
 use crate::quantize::QuantizedFile;
@@ -128,9 +128,9 @@ pub fn export(
     let spec = adapter.map_or(&preparation.base.spec, |adapter| &adapter.spec);
     let export = Export {
         spec,
-        adapter: adapter.filter(|_| variant == Variant::Unmerged),
-        first_cache: 0,
-        all_positions: false,
+        adaptation: adapter
+            .filter(|_| variant == Variant::Unmerged)
+            .map(|adapter| adapter as &dyn Adaptation),
     };
     let arithmetic = preparation.precision.arithmetic();
     let model = build(&export, &parameters, arithmetic, &target);
@@ -209,16 +209,22 @@ fn unmerged_parameters(
             },
         );
     }
-    if let Some(Beside::Shadow(shadow)) = adapter.beside() {
-        for (name, input, shape) in shadow.parameters() {
-            let (input, shape) = (input.to_owned(), shape.to_vec());
-            parameters.set(&name, Parameter::Input { name: input, shape });
+    for parameter in adapter
+        .side_network()
+        .iter()
+        .flat_map(|own| own.parameters())
+    {
+        if let (true, Some(path)) = (
+            parameter.is_stored_in_out,
+            parameter.name.strip_suffix(".weight"),
+        ) {
+            parameters.set_stored_in_out(path);
         }
-        for module in shadow.spec.modules() {
-            if module.is_stored_in_out() {
-                parameters.set_stored_in_out(&format!("{BACKBONE}{}", module.path));
-            }
-        }
+        let origin = Parameter::Input {
+            name: parameter.input.to_owned(),
+            shape: parameter.shape.to_vec(),
+        };
+        parameters.set(&parameter.name, origin);
     }
     Ok(parameters)
 }

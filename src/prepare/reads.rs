@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::adapter::{Adapter, Beside, GraphInput};
+use crate::adapter::{Adapter, GraphInput};
 use crate::arch::{DecoderSpec, Module, ModuleKind};
 use crate::graph::cache_head_dim;
 use crate::prepared::{DecodeReads, Precision};
@@ -25,7 +25,8 @@ pub fn decode_reads(
     let replaced = unmerged.map_or_else(BTreeSet::new, Adapter::replaced_weights);
     let read = |module| module_bytes(spec, module, precision, &replaced);
     let mut weights: u64 = modules.iter().map(read).sum();
-    if let Some(Beside::Mixture(_)) = unmerged.and_then(Adapter::beside) {
+    let side_network = unmerged.and_then(Adapter::side_network);
+    if side_network.is_some_and(|network| network.repeats_decoder()) {
         // Another pass, without embedding and head.
         let ends = [&spec.embed_tokens.path, &spec.lm_head.path];
         let between = modules

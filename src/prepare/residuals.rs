@@ -11,9 +11,7 @@ use rayon::prelude::*;
 use super::PrepareError;
 use crate::adapter::{Adapter, AdapterError};
 use crate::model::BaseModel;
-use crate::quantize::{
-    QuantizeError, QuantizedFile, QuantizedTypes, joined_plans, write_matrix,
-};
+use crate::quantize::{QuantizeError, QuantizedFile, QuantizedTypes, joined_plans, write_matrix};
 use crate::weights::{BytesPlan, QuantizedWeight, SafetensorsFile, SafetensorsWriter};
 
 /// A file of them.

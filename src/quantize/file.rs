@@ -14,8 +14,8 @@ use thiserror::Error;
 use super::{Format, Quantization};
 use crate::arch::{DecoderSpec, Expert, Layer, Linear, Mlp, Module, Projections};
 use crate::weights::{
-    BytesPlan, Dtype, QuantizedWeight, SafetensorsFile, SafetensorsWriter, TensorView, WeightsError,
-    encode, round_to, widen,
+    BytesPlan, Dtype, QuantizedWeight, SafetensorsFile, SafetensorsWriter, TensorView,
+    WeightsError, encode, round_to, widen,
 };
 
 /// The key of the fingerprint in the header.

@@ -11,9 +11,7 @@ mod format;
 
 use serde::{Deserialize, Serialize};
 
-pub use file::{
-    Base, QuantizeError, QuantizedFile, QuantizedTypes, joined_plans, write_matrix,
-};
+pub use file::{Base, QuantizeError, QuantizedFile, QuantizedTypes, joined_plans, write_matrix};
 pub use format::{Format, Quantized};
 
 use crate::arch::{DecoderSpec, Module, ModuleKind};

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::Status;
 use super::metrics::{samples, summarize};
-use crate::engine::{EngineOptions, Provider, TF32};
+use crate::engine::{EngineOptions, NotLowered, Provider, TF32};
 use crate::machine::allowed_cores;
 use crate::measure::break_even::break_even;
 use crate::measure::comparison::{half_width, measured, overhead};
@@ -67,6 +67,8 @@ pub struct RunInfo<'a> {
     pub parity: Option<&'a Parity>,
     /// The nodes that ran, by variant and session.
     pub graphs: Option<&'a BTreeMap<Variant, BTreeMap<String, ExecutedGraph>>>,
+    /// What of a variant runs as prepared though another form is quicker.
+    pub not_lowered: Option<&'a BTreeMap<Variant, Vec<NotLowered>>>,
     /// Variants that don't exist, with the reason.
     pub absent: BTreeMap<Variant, String>,
     /// Whether the base was measured in this run, interleaved, or taken from the cache.
@@ -276,6 +278,13 @@ fn variant(info: &RunInfo, base: Option<&VariantRecord>, record: &VariantRecord)
         .graphs
         .and_then(|graphs| graphs.get(&record.variant.into()));
     all.insert("executed".to_owned(), json!(graph));
+    let not_lowered = info
+        .not_lowered
+        .and_then(|all| all.get(&record.variant.into()))
+        .filter(|found| !found.is_empty());
+    if let Some(not_lowered) = not_lowered {
+        all.insert("not_lowered".to_owned(), json!(not_lowered));
+    }
     all.insert("prepare_seconds".to_owned(), json!(record.prepare_seconds));
     all.insert("lay_out_seconds".to_owned(), json!(record.lay_out_seconds));
     all.insert("session_seconds".to_owned(), json!(record.session_seconds));

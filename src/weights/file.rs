@@ -51,6 +51,13 @@ pub struct ByteSpan {
     pub length: u64,
 }
 
+impl ByteSpan {
+    /// The byte behind the last one.
+    pub fn end(&self) -> u64 {
+        self.offset + self.length
+    }
+}
+
 /// One tensor of a mapped file.
 #[derive(Debug, Clone)]
 pub struct TensorView<'a> {

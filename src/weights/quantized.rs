@@ -89,7 +89,10 @@ impl Encoding {
             }
             Self::Table { block_size, .. } => {
                 let elements = rows * columns;
-                [vec![elements.div_ceil(2)], vec![elements.div_ceil(block_size)]]
+                [
+                    vec![elements.div_ceil(2)],
+                    vec![elements.div_ceil(block_size)],
+                ]
             }
         }
     }

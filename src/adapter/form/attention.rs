@@ -2,7 +2,7 @@
 
 use super::linear::input;
 use super::{Naming, Part};
-use crate::graph::{AttentionSite, Attr, GraphBuilder, Value};
+use crate::graph::{AttentionPlace, AttentionSite, Attr, GraphBuilder, Value};
 
 /// Keys and values that every token attends to, apart from the tokens before it: no mask, a softmax of their own.
 #[derive(Debug)]
@@ -12,16 +12,7 @@ pub struct AttentionForm<'a> {
     /// `[num_key_value_heads, length, head_dim]`
     pub values: Part<'a>,
     /// Where the outcome is added.
-    pub place: Place,
-}
-
-/// Where what is added to an attention comes in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// To what the heads give, in front of the output projection, whose bias counts once more.
-    Heads,
-    /// To the attention's output, as it is.
-    Output,
+    pub place: AttentionPlace,
 }
 
 impl<'a> AttentionForm<'a> {

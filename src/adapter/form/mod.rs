@@ -26,14 +26,14 @@ mod linear;
 mod native;
 mod part;
 
-pub use attention::{AttentionForm, Place};
+pub use attention::AttentionForm;
 pub use embedding::{EmbeddingForm, TokenForm};
 pub use linear::{Delta, InputStage, LinearForm, OutputStage, inverse, rotate_input, scale_rows};
 pub use native::{Native, NativeForm, NativeSite, keep_largest};
 pub use part::{BaseModule, Part, PartName, Role, elements};
 
 use super::{AdapterError, ModuleWeights};
-use crate::graph::{EmbeddingSite, GraphBuilder, LinearSite, RoutedSite, Value};
+use crate::graph::{EmbeddingSite, ExpertSite, GraphBuilder, LinearSite, Value};
 
 /// What an adapter does to one module.
 #[derive(Debug)]
@@ -140,15 +140,15 @@ impl Form<'_> {
     }
 
     /// Adds what comes to `product`, an expert's; returns the sum.
-    pub fn routed(
+    pub fn expert(
         &self,
         graph: &mut GraphBuilder,
         naming: &Naming,
-        site: RoutedSite,
+        site: ExpertSite,
         product: &Value,
     ) -> Value {
         match self {
-            Self::Linear(form) => form.routed_nodes(graph, naming, site, product),
+            Self::Linear(form) => form.expert_nodes(graph, naming, site, product),
             _ => unreachable!("`{}` is a projection of an expert", site.path),
         }
     }

@@ -44,6 +44,8 @@ pub struct NativeSite<'a, 'b, 'g> {
     pub path: &'b str,
     /// The layer's input, `[batch, sequence, in_features]`.
     pub x: &'b Value,
+    /// The gate of each token's adapters, where there's one.
+    token_gate: Option<&'b Value>,
     /// The values of the parts.
     pub parts: Vec<Value>,
 }
@@ -75,6 +77,7 @@ impl<'a> NativeForm<'a> {
             graph,
             path: site.path,
             x: site.x,
+            token_gate: site.token_gate,
             parts,
         })
     }
@@ -109,6 +112,12 @@ impl NativeSite<'_, '_, '_> {
         self.graph.product(&name, self.path, x)
     }
 
+    /// The layer over a given `weight`, without bias.
+    pub fn product_with(&mut self, name: &str, x: &Value, weight: &Value) -> Value {
+        let name = self.name(name);
+        self.graph.product_with(&name, self.path, x, weight)
+    }
+
     /// The base's layer.
     pub fn base(&mut self, x: &Value) -> Value {
         let product = self.product(x);
@@ -118,7 +127,7 @@ impl NativeSite<'_, '_, '_> {
     /// The layer over another weight, with the base's bias.
     pub fn linear(&mut self, x: &Value, weight: &Value) -> Value {
         let name = format!("/{}/MatMul", self.path);
-        let product = self.graph.matmul_transposed(&name, x, weight);
+        let product = self.graph.product_with(&name, self.path, x, weight);
         self.biased(&product)
     }
 
@@ -179,9 +188,15 @@ impl NativeSite<'_, '_, '_> {
         self.graph.to_compute(&at, &identity)
     }
 
-    /// The value `[batch, sequence, n]` that gates the adapters of all modules, for the positions of `x`.
+    /// The gate of each token's adapters, `[batch, sequence, n]`, for the positions of `x`.
+    ///
+    /// # Panics
+    /// If there's none: a method whose modules ask for it makes it before the layers.
     pub fn token_gate(&mut self) -> Value {
-        self.graph.token_gate(self.x)
+        let gate = self
+            .token_gate
+            .expect("the method makes a gate before the layers");
+        self.graph.gate_for(gate, self.x)
     }
 
     /// `x`, `[batch, sequence, n * width]`, with block `i` of each token times `shares[i]`, `[batch, sequence, n]`.

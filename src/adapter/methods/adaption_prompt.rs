@@ -18,10 +18,11 @@
 
 use ndarray::{Array1, Array2, Array3, ArrayView2, s};
 
-use crate::adapter::form::{AttentionForm, Form, Part, Place, Role, elements};
+use crate::adapter::form::{AttentionForm, Form, Part, Role, elements};
 use crate::adapter::toolbox::tuner::Loading;
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
 use crate::arch::{Attention, Linear, Projections};
+use crate::graph::AttentionPlace;
 use crate::json::JsonObject;
 use crate::model::BaseModel;
 
@@ -39,7 +40,7 @@ struct AdaptionPrompt {
     keys: Array3<f32>,
     /// `[num_key_value_heads, adapter_len, head_dim]`, times the gate
     values: Array3<f32>,
-    place: Place,
+    place: AttentionPlace,
     trainable: usize,
 }
 
@@ -63,8 +64,8 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     for layer in &spec.layers[spec.layers.len() - adapted..] {
         let attention = &layer.attention;
         let place = match attention.projections {
-            Projections::Separate { .. } => Place::Heads,
-            Projections::Fused { .. } => Place::Output,
+            Projections::Separate { .. } => AttentionPlace::Heads,
+            Projections::Fused { .. } => AttentionPlace::Output,
         };
         let key = |name: &str| format!("{}.{name}", attention.path());
         let shape = [1, length, width];

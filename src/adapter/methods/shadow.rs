@@ -29,14 +29,14 @@ use crate::adapter::replaced::replace_modules;
 use crate::adapter::targets::Targets;
 use crate::adapter::toolbox::options::{factor, rank};
 use crate::adapter::toolbox::tuner::Loading;
-use crate::adapter::{AdapterError, AdapterTensors, Beside, Effects, Init};
-use crate::arch::{self, DecoderSpec, Module, ModuleKind, NormKind};
-use crate::graph::{Dim, GraphBuilder, Value};
+use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, SideNetwork, SideParameter};
+use crate::arch::{self, DecoderSpec, Layer, Module, ModuleKind, NormKind};
+use crate::graph::{BeforeLayers, Carried, Dim, GraphBuilder, Scope, Value};
 use crate::json::{ConfigError, JsonObject};
 use crate::model::BaseModel;
 
 /// Where the backbone's parameters stand in the graph's, in front of their paths.
-pub const BACKBONE: &str = "shadow_backbone/";
+const BACKBONE: &str = "shadow_backbone/";
 /// The modules of the backbone.
 const BACKBONE_KEY: &str = "base_model.shadow_backbone.default.";
 /// Deeper backbones aren't made.
@@ -44,18 +44,18 @@ const DEEPEST: usize = 1 << 12;
 
 /// The second network, and what ties it to the base's blocks.
 #[derive(Debug)]
-pub struct Shadow {
+struct Shadow {
     /// The backbone's architecture; its head and, if shared, its embedding aren't used.
-    pub spec: DecoderSpec,
+    spec: DecoderSpec,
     /// Whether it takes the base's embeddings.
-    pub shares_embeddings: bool,
+    shares_embeddings: bool,
     /// The backbone's parameters by their names in its architecture.
     backbone: Vec<(String, Held)>,
     projection: Option<Held>,
     /// The first targeted block.
     first: usize,
     blocks: Vec<Block>,
-    /// Numbers of all its tensors, those that take no part too.
+    /// Parameter count of all tensors, unused ones included.
     parameters: usize,
 }
 
@@ -101,7 +101,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let shadow = Shadow::read(config, base, tensors, blocks)?;
     effects.shared_params = shadow.parameters;
     effects.unmergeable = Some("draws every block towards the state of a second network");
-    effects.beside = Some(Beside::Shadow(Box::new(shadow)));
+    effects.side_network = Some(Box::new(shadow));
     Ok(effects)
 }
 
@@ -240,8 +240,18 @@ impl Shadow {
         })
     }
 
-    /// Its tensors.
-    pub fn parts(&self) -> Vec<Part<'_>> {
+    /// The state that the first targeted block gets, from the backbone's last hidden states.
+    fn projected(&self, graph: &mut GraphBuilder, hidden: Value) -> Value {
+        let Some(projection) = &self.projection else {
+            return hidden;
+        };
+        let weight = projection.input(graph);
+        graph.matmul_transposed("/shadow_projection/MatMul", &hidden, &weight)
+    }
+}
+
+impl SideNetwork for Shadow {
+    fn parts(&self) -> Vec<Part<'_>> {
         let backbone = self.backbone.iter().map(|(_, held)| held);
         let blocks = self.blocks.iter().flat_map(|block| {
             let update = block.update.iter().flatten().flatten();
@@ -251,26 +261,43 @@ impl Shadow {
         all.map(Held::part).collect()
     }
 
-    /// The backbone's parameters: their names behind [`BACKBONE`], the inputs that hold them, and their shapes.
-    pub fn parameters(&self) -> impl Iterator<Item = (String, &str, &[usize])> {
-        self.backbone.iter().map(|(name, held)| {
-            let name = format!("{BACKBONE}{name}");
-            (name, held.key.as_str(), held.values.shape())
-        })
+    fn layers<'a>(&'a self, _spec: &'a DecoderSpec) -> &'a [Layer] {
+        &self.spec.layers
     }
 
-    /// The state that the first targeted block gets, from the backbone's last hidden states.
-    pub fn projected(&self, graph: &mut GraphBuilder, hidden: Value) -> Value {
-        let Some(projection) = &self.projection else {
-            return hidden;
+    fn parameters(&self) -> Vec<SideParameter<'_>> {
+        let in_out: Vec<String> = self
+            .spec
+            .modules()
+            .iter()
+            .filter(|module| module.is_stored_in_out())
+            .map(|module| format!("{}.weight", module.path))
+            .collect();
+        let parameters = self.backbone.iter().map(|(name, held)| SideParameter {
+            name: format!("{BACKBONE}{name}"),
+            input: &held.key,
+            shape: held.values.shape(),
+            is_stored_in_out: in_out.contains(name),
+        });
+        parameters.collect()
+    }
+
+    /// The backbone, over the base's embeddings or its own, and the projection of its last hidden states.
+    fn before_layers(&self, decoder: &mut BeforeLayers) -> Carried {
+        let scope = Scope {
+            nodes: "/shadow_backbone".to_owned(),
+            parameters: BACKBONE.to_owned(),
         };
-        let weight = projection.input(graph);
-        graph.matmul_transposed("/shadow_projection/MatMul", &hidden, &weight)
+        let embedded = self.shares_embeddings.then_some(decoder.embedded);
+        let hidden = decoder.decoder(scope, &self.spec, embedded);
+        Carried {
+            token_gate: None,
+            state: Some(self.projected(decoder.graph, hidden)),
+        }
     }
 
-    /// What block `index` gets for `h`, `[batch, sequence, d]`, what the one before it made. `state` goes on to that
-    /// block. `None` where the block isn't targeted.
-    pub fn enter(
+    /// Draws `h`, what block `index` gets, `[batch, sequence, d]`, towards the state, if the block is targeted.
+    fn enter_layer(
         &self,
         graph: &mut GraphBuilder,
         index: usize,

@@ -27,8 +27,9 @@ use super::lora::{Expert, Pair, folder_below};
 use crate::adapter::form::{Form, Native, NativeForm, Part, Role, elements, keep_largest};
 use crate::adapter::toolbox::options::factor;
 use crate::adapter::toolbox::tuner::Loading;
-use crate::adapter::{AdapterError, AdapterTensors, Beside, Effects, Init, ModuleAdapter};
-use crate::graph::{Attr, GraphBuilder, Value};
+use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter, SideNetwork};
+use crate::arch::{DecoderSpec, Layer};
+use crate::graph::{Attr, BeforeLayers, Carried, GraphBuilder, Value};
 use crate::json::{ConfigError, JsonObject};
 
 /// Deeper classifiers aren't made.
@@ -40,7 +41,7 @@ const CLASSIFIER: &str = "base_model.internal_xlora_classifier.layers";
 
 /// How the classifier's outputs become shares.
 #[derive(Debug)]
-pub struct Mixture {
+struct Mixture {
     layers: Vec<LinearLayer>,
     experts: usize,
     /// Adapted layers, where each has shares of its own.
@@ -103,7 +104,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         effects.modules.insert(path, Box::new(mixed));
     }
     effects.unmergeable = Some("mixes its experts anew for every token");
-    effects.beside = Some(Beside::Mixture(mixture));
+    effects.side_network = Some(Box::new(mixture));
     Ok(effects)
 }
 
@@ -193,35 +194,22 @@ impl Mixture {
         })
     }
 
-    /// The classifier's tensors.
-    pub fn parts(&self) -> Vec<Part<'_>> {
-        let parts = self.layers.iter().flat_map(|layer| {
-            let [weight, bias] = &layer.keys;
-            [
-                Part::stored(weight, &layer.weight, Role::Map),
-                Part::stored(bias, &layer.bias, Role::Map),
-            ]
-        });
-        parts.collect()
-    }
-
-    /// Whether experts act in the scaling pass.
-    pub fn scales_first_pass(&self) -> bool {
-        self.scaling_pass != 0.0
-    }
-
     /// The shares in the scaling pass, the same for all tokens: `[1, 1, E]`, or `[1, 1, layers, E]`.
-    pub fn first_shares(&self, graph: &mut GraphBuilder) -> Value {
+    fn first_shares(&self, graph: &mut GraphBuilder) -> Value {
         let mut shape = vec![1, 1, self.experts];
         if let Some(layers) = self.layerwise {
             shape.insert(2, layers);
         }
-        graph.filled("/xlora/scaling_pass", &shape, self.scaling_pass)
+        graph.filled(
+            "/scaling_pass/xlora/scaling_pass",
+            &shape,
+            self.scaling_pass,
+        )
     }
 
     /// Adds the classifier over `hidden`, `[batch, sequence, hidden_size]`; returns the shares, `[batch, sequence, E]`
     /// or `[batch, sequence, layers, E]`.
-    pub fn shares(&self, graph: &mut GraphBuilder, hidden: &Value) -> Value {
+    fn shares(&self, graph: &mut GraphBuilder, hidden: &Value) -> Value {
         let mut x = hidden.clone();
         for (index, layer) in self.layers.iter().enumerate() {
             let name = format!("/xlora/layers.{index}");
@@ -263,6 +251,37 @@ impl Mixture {
             x = graph.op("Where", "/xlora/shares/some", &[&none, &zero, &kept], &[]);
         }
         x
+    }
+}
+
+impl SideNetwork for Mixture {
+    fn parts(&self) -> Vec<Part<'_>> {
+        let parts = self.layers.iter().flat_map(|layer| {
+            let [weight, bias] = &layer.keys;
+            [
+                Part::stored(weight, &layer.weight, Role::Map),
+                Part::stored(bias, &layer.bias, Role::Map),
+            ]
+        });
+        parts.collect()
+    }
+
+    fn layers<'a>(&'a self, spec: &'a DecoderSpec) -> &'a [Layer] {
+        &spec.layers
+    }
+
+    fn repeats_decoder(&self) -> bool {
+        true
+    }
+
+    /// The scaling pass, where experts act if their shares aren't 0, and the classifier.
+    fn before_layers(&self, decoder: &mut BeforeLayers) -> Carried {
+        let first = (self.scaling_pass != 0.0).then(|| self.first_shares(decoder.graph));
+        let hidden = decoder.layers("/scaling_pass", first);
+        Carried {
+            token_gate: Some(self.shares(decoder.graph, &hidden)),
+            state: None,
+        }
     }
 }
 

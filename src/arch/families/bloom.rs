@@ -56,8 +56,8 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
                     activation: Activation::GeluTanh,
                 },
                 arrangement: match normed_residual {
-                    true => Arrangement::NormedResidual { attention, mlp },
-                    false => Arrangement::Before { attention, mlp },
+                    true => Arrangement::normed_residual(attention, mlp),
+                    false => Arrangement::before(attention, mlp),
                 },
                 residual_scale: None,
                 path,

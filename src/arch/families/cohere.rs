@@ -29,10 +29,7 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
         ..Differences::default()
     };
     let mut spec = llama::decoder(config, &differences)?;
-    spec.rearrange(|norm| Arrangement::Parallel {
-        attention: norm("input_layernorm"),
-        mlp: None,
-    });
+    spec.rearrange(|norm| Arrangement::parallel(norm("input_layernorm"), None));
     if config.flag("use_qk_norm", false)? {
         spec.norm_queries_and_keys(["q_norm", "k_norm"], NormOver::HeadWithOwnWeight, kind);
     }

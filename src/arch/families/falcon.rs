@@ -97,18 +97,14 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
                     activation,
                 },
                 arrangement: match (parallel, norms) {
-                    (true, 2) => Arrangement::Parallel {
-                        attention: norm(at("ln_attn")),
-                        mlp: Some(norm(at("ln_mlp"))),
-                    },
-                    (true, _) => Arrangement::Parallel {
-                        attention: norm(at("input_layernorm")),
-                        mlp: None,
-                    },
-                    (false, _) => Arrangement::Before {
-                        attention: norm(at("input_layernorm")),
-                        mlp: norm(at("post_attention_layernorm")),
-                    },
+                    (true, 2) => {
+                        Arrangement::parallel(norm(at("ln_attn")), Some(norm(at("ln_mlp"))))
+                    }
+                    (true, _) => Arrangement::parallel(norm(at("input_layernorm")), None),
+                    (false, _) => Arrangement::before(
+                        norm(at("input_layernorm")),
+                        norm(at("post_attention_layernorm")),
+                    ),
                 },
                 residual_scale: None,
                 path,

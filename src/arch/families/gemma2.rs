@@ -35,9 +35,11 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
 
 /// A norm before and behind each sublayer.
 pub fn put_norms_around(spec: &mut DecoderSpec) {
-    spec.rearrange(|norm| Arrangement::Around {
-        attention: ["input_layernorm", "post_attention_layernorm"].map(&norm),
-        mlp: ["pre_feedforward_layernorm", "post_feedforward_layernorm"].map(&norm),
+    spec.rearrange(|norm| {
+        Arrangement::around(
+            ["input_layernorm", "post_attention_layernorm"].map(&norm),
+            ["pre_feedforward_layernorm", "post_feedforward_layernorm"].map(&norm),
+        )
     });
 }
 

@@ -55,10 +55,7 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
                     fc2: linear(at("mlp.c_proj"), hidden_size, inner_size),
                     activation,
                 },
-                arrangement: Arrangement::Before {
-                    attention: norm(at("ln_1")),
-                    mlp: norm(at("ln_2")),
-                },
+                arrangement: Arrangement::before(norm(at("ln_1")), norm(at("ln_2"))),
                 residual_scale: None,
                 path,
             }

@@ -63,11 +63,8 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
                     activation,
                 },
                 arrangement: match parallel {
-                    true => Arrangement::Parallel {
-                        attention,
-                        mlp: Some(mlp),
-                    },
-                    false => Arrangement::Before { attention, mlp },
+                    true => Arrangement::parallel(attention, Some(mlp)),
+                    false => Arrangement::before(attention, mlp),
                 },
                 residual_scale: None,
                 path,

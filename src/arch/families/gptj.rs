@@ -55,10 +55,7 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
                     fc2: Linear::new(at("mlp.fc_out"), hidden_size, inner_size, true),
                     activation,
                 },
-                arrangement: Arrangement::Parallel {
-                    attention: norm(at("ln_1")),
-                    mlp: None,
-                },
+                arrangement: Arrangement::parallel(norm(at("ln_1")), None),
                 residual_scale: None,
                 path,
             }

@@ -136,10 +136,10 @@ pub fn decoder(config: &JsonObject, differences: &Differences) -> Result<Decoder
                     down_proj: linear(at("mlp.down_proj"), hidden_size, intermediate_size, mlp),
                     activation,
                 },
-                arrangement: Arrangement::Before {
-                    attention: norm(at("input_layernorm")),
-                    mlp: norm(at("post_attention_layernorm")),
-                },
+                arrangement: Arrangement::before(
+                    norm(at("input_layernorm")),
+                    norm(at("post_attention_layernorm")),
+                ),
                 residual_scale: None,
                 path,
             }

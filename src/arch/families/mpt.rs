@@ -54,10 +54,7 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
                     fc2: linear("ffn.down_proj", hidden_size, 4 * hidden_size),
                     activation: Activation::Gelu,
                 },
-                arrangement: Arrangement::Before {
-                    attention: norm(at("norm_1")),
-                    mlp: norm(at("norm_2")),
-                },
+                arrangement: Arrangement::before(norm(at("norm_1")), norm(at("norm_2"))),
                 residual_scale: None,
                 path,
             }

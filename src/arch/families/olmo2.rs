@@ -18,9 +18,11 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     };
     let mut spec = llama::decoder(config, &differences)?;
     spec.norm_queries_and_keys(["q_norm", "k_norm"], NormOver::Projection, NormKind::Rms);
-    spec.rearrange(|norm| Arrangement::After {
-        attention: norm("post_attention_layernorm"),
-        mlp: norm("post_feedforward_layernorm"),
+    spec.rearrange(|norm| {
+        Arrangement::after(
+            norm("post_attention_layernorm"),
+            norm("post_feedforward_layernorm"),
+        )
     });
     Ok(spec)
 }

@@ -66,9 +66,9 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
                     activation,
                 },
                 arrangement: if before {
-                    Arrangement::Before { attention, mlp }
+                    Arrangement::before(attention, mlp)
                 } else {
-                    Arrangement::AfterResidual { attention, mlp }
+                    Arrangement::after_residual(attention, mlp)
                 },
                 residual_scale: None,
                 path,

@@ -28,10 +28,7 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
         ..Differences::default()
     };
     let mut spec = llama::decoder(config, &differences)?;
-    spec.rearrange(|norm| Arrangement::Parallel {
-        attention: norm("input_layernorm"),
-        mlp: None,
-    });
+    spec.rearrange(|norm| Arrangement::parallel(norm("input_layernorm"), None));
     spec.make_mlps_plain(["mlp.fc1", "mlp.fc2"]);
     for layer in &mut spec.layers {
         layer

@@ -31,10 +31,7 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     };
     let mut spec = llama::decoder(config, &differences)?;
     if config.flag("use_parallel_residual", false)? {
-        spec.rearrange(|norm| Arrangement::Parallel {
-            attention: norm("input_layernorm"),
-            mlp: None,
-        });
+        spec.rearrange(|norm| Arrangement::parallel(norm("input_layernorm"), None));
     }
     Ok(spec)
 }

@@ -38,6 +38,10 @@ impl Benchmark<'_> {
                 );
             }
             text.push_str(&table::executed(title, &measured.comparisons[index].graphs));
+            if self.common.verbose {
+                let found = &measured.comparisons[index].not_lowered;
+                text.push_str(&table::not_lowered(title, found));
+            }
             text.push_str(&table::step_graphs(title, &records));
             if let Some(swap) = &measured.swaps[index] {
                 text.push_str(&table::swap(title, swap, config.seed));

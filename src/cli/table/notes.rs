@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::cells::named;
-use crate::engine::StepGraph;
+use crate::engine::{NotLowered, StepGraph};
 use crate::measure::executed::ExecutedGraph;
 use crate::measure::record::VariantRecord;
 use crate::measure::session::Precision;
@@ -39,6 +39,18 @@ pub fn executed(
                 "{name}  the nodes of its {session} ran {}; {copies} of them copy between host and device",
                 nodes.join(", ")
             );
+        }
+    }
+    text
+}
+
+/// A line for each part of a variant that runs as prepared though another form is quicker. `title` names the experiment,
+/// where there are several.
+pub fn not_lowered(title: &str, found: &BTreeMap<Variant, Vec<NotLowered>>) -> String {
+    let mut text = String::new();
+    for (variant, all) in found {
+        for one in all {
+            let _ = writeln!(text, "{}  {one}", named(title, variant));
         }
     }
     text

@@ -8,11 +8,11 @@
 //!
 //! Source: ONNX Runtime's documentation of its CUDA provider, "Using CUDA Graphs".
 
-mod opening;
+mod capture;
 mod steps;
 mod transfer;
 
-pub use opening::open_captured;
+pub use capture::open_captured;
 pub use steps::{CapturedSteps, GraphRun, check_capturable};
 pub use transfer::write;
 

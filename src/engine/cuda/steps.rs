@@ -13,7 +13,7 @@ use crate::engine::onnx_runtime::run_bound;
 use crate::graph::lengths::{LAST_INDEX, PAST, TOTAL, TOTAL_I32};
 use crate::graph::proto::Model;
 use crate::graph::{ACTIVE_FROM_INPUT, PROMPT_INPUT};
-use crate::lowering::host::{LOGITS, MASK, NEXT_TOKEN};
+use crate::lowering::host_side::{LOGITS, MASK, NEXT_TOKEN};
 use crate::onnxruntime::cuda::Stream;
 
 /// Inputs that hang on the prompt or have sizes that change, and so can't stay as they are.

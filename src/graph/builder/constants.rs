@@ -28,8 +28,7 @@ impl GraphBuilder<'_> {
             data_type,
             name: name.to_owned(),
             raw_data: raw,
-            external_data: Vec::new(),
-            data_location: 0,
+            ..Default::default()
         });
         let value = Value(name.to_owned());
         self.constants.insert(name.to_owned(), value.clone());

@@ -1,8 +1,8 @@
 //! Nodes of any operator.
 
 use super::value::attribute;
-use super::{Attr, GraphBuilder, LAST_POSITION, MICROSOFT, STANDARD, Value};
-use crate::graph::proto;
+use super::{Attr, GraphBuilder, MICROSOFT, STANDARD, Value};
+use crate::graph::{Role, proto};
 
 impl GraphBuilder<'_> {
     /// Adds a standard operator with one output, which is named after the node.
@@ -60,7 +60,7 @@ impl GraphBuilder<'_> {
         attrs: &[(&str, Attr)],
     ) -> Vec<Value> {
         let outputs: Vec<String> = outputs.iter().map(|name| self.scoped(name)).collect();
-        let is_last = |value: &&Value| value.0 == LAST_POSITION || self.last.contains(&value.0);
+        let is_last = |value: &&Value| self.last.contains(&value.0);
         if inputs.iter().any(is_last) {
             self.last.extend(outputs.iter().cloned());
         }
@@ -74,8 +74,18 @@ impl GraphBuilder<'_> {
                 .map(|(name, attr)| attribute(name, attr))
                 .collect(),
             domain: domain.to_owned(),
+            metadata_props: Vec::new(),
         });
         outputs.into_iter().map(Value).collect()
+    }
+
+    /// Writes `role` onto the node that makes `value`.
+    pub fn set_role(&mut self, value: &Value, role: &Role) {
+        // Most often it's the last one.
+        let mut nodes = self.graph.node.iter_mut().rev();
+        if let Some(node) = nodes.find(|node| node.output.first() == Some(&value.0)) {
+            role.put_on(node);
+        }
     }
 
     /// An input that's left out.

@@ -20,12 +20,6 @@ impl GraphBuilder<'_> {
         self.contrib("FusedMatMul", name, &[x, w], &[("transB", Attr::Int(1))])
     }
 
-    /// `x · wᵀ` for such rows.
-    pub fn routed_matmul_transposed(&mut self, name: &str, x: &Value, w: &Value) -> Value {
-        let attrs = [("transB", Attr::Int(1)), ("alpha", Attr::Float(1.0))];
-        self.contrib("FusedMatMul", name, &[x, w], &attrs)
-    }
-
     /// `x` cut into three along `axis`, in parts of these sizes and names.
     pub fn split(
         &mut self,

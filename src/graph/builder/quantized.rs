@@ -8,7 +8,7 @@ use crate::weights::{ByteSpan, CodeTable, Encoding, QuantizedWeight};
 impl<'a> GraphBuilder<'a> {
     /// The parameter `name`, if its codes are what the model has of it.
     pub(super) fn quantized_weight(&self, name: &str) -> Option<&'a QuantizedWeight> {
-        match self.parameters.get(&format!("{}{name}", self.owner))? {
+        match self.parameters.get(&self.scoped_parameter(name))? {
             Parameter::Quantized(weight) => Some(weight),
             Parameter::Stored(_) | Parameter::Input { .. } => None,
         }

@@ -1,8 +1,10 @@
 //! The model's parameters: references into files, and products with them, however they're stored.
 
 use super::{Dim, GraphBuilder, Value};
+use crate::graph::Role;
+use crate::graph::linear::OfExpert;
 use crate::graph::parameters::Parameter;
-use crate::graph::proto::{self, element_type};
+use crate::graph::proto::{Tensor, element_type};
 use crate::weights::{ByteSpan, TensorLocation};
 
 impl GraphBuilder<'_> {
@@ -16,7 +18,7 @@ impl GraphBuilder<'_> {
     /// dtype isn't the one asked for, or an input of the graph.
     pub fn find_parameter(&mut self, name: &str) -> Option<Value> {
         let parameters = self.parameters;
-        match parameters.get(&format!("{}{name}", self.owner))? {
+        match parameters.get(&self.scoped_parameter(name))? {
             Parameter::Stored(location) => Some(self.stored(name, location)),
             Parameter::Quantized(_) => {
                 unreachable!("`{name}` is quantized, and taken by products alone")
@@ -59,56 +61,67 @@ impl GraphBuilder<'_> {
         shape: &[usize],
         span: &ByteSpan,
     ) -> Value {
-        // Relative to the model's folder: a folder that's moved together with its weights still works.
-        let relative = pathdiff::diff_paths(&span.path, self.folder);
-        let relative = relative.unwrap_or_else(|| span.path.clone());
-        let entry = |key: &str, value: String| proto::Entry {
-            key: key.to_owned(),
-            value,
-        };
-        self.graph.initializer.push(proto::Tensor {
-            dims: shape.iter().map(|&d| d as i64).collect(),
-            data_type,
-            name: name.to_owned(),
-            raw_data: Vec::new(),
-            external_data: vec![
-                entry("location", relative.to_string_lossy().into_owned()),
-                entry("offset", span.offset.to_string()),
-                entry("length", span.length.to_string()),
-            ],
-            data_location: 1,
-        });
+        let dims = shape.iter().map(|&d| d as i64).collect();
+        let tensor = Tensor::external(name, data_type, dims, span, self.folder);
+        self.graph.initializer.push(tensor);
         Value(name.to_owned())
     }
 
     /// `W x` for the linear layer at `path`: `x` is `[…, in]`.
     pub fn product(&mut self, name: &str, path: &str, x: &Value) -> Value {
         let weight = format!("{path}.weight");
-        if let Some(quantized) = self.quantized_weight(&weight) {
-            return self.quantized(name, x, &weight, quantized);
-        }
-        let weight = self.parameter(&weight);
-        match self.is_stored_in_out(path) {
-            true => self.op("MatMul", name, &[x, &weight], &[]),
-            false => self.matmul_transposed(name, x, &weight),
-        }
+        let product = match self.quantized_weight(&weight) {
+            Some(quantized) => self.quantized(name, x, &weight, quantized),
+            None => {
+                let weight = self.parameter(&weight);
+                match self.is_stored_in_out(path) {
+                    true => self.op("MatMul", name, &[x, &weight], &[]),
+                    false => self.matmul_transposed(name, x, &weight),
+                }
+            }
+        };
+        self.set_linear(path, &product);
+        product
+    }
+
+    /// `W x` for the linear layer at `path` over a given `weight`, `[out, in]`.
+    pub fn product_with(&mut self, name: &str, path: &str, x: &Value, weight: &Value) -> Value {
+        let product = self.matmul_transposed(name, x, weight);
+        self.set_linear(path, &product);
+        product
+    }
+
+    fn set_linear(&mut self, path: &str, product: &Value) {
+        let role = Role::Linear {
+            path: self.scoped_path(path),
+            last_position: self.is_last_position(product),
+        };
+        self.set_role(product, &role);
     }
 
     /// Whether the weight of the linear layer at `path` is `[in, out]`.
     fn is_stored_in_out(&self, path: &str) -> bool {
-        let path = format!("{}{path}", self.owner);
+        let path = self.scoped_parameter(path);
         self.parameters.is_stored_in_out(&path)
     }
 
-    /// The same for rows, `[n, in]`, of which there may be none: what's laid out for one row or for a whole prompt
-    /// doesn't fit, and the factor keeps it from being taken for a product that does.
-    pub fn routed_product(&mut self, name: &str, path: &str, x: &Value) -> Value {
+    /// `W x` for the projection of an expert at `path`: `x` is `[n, in]`, of which there may be no rows.
+    pub fn expert_product(&mut self, name: &str, path: &str, of: OfExpert, x: &Value) -> Value {
         let weight = format!("{path}.weight");
-        if let Some(quantized) = self.quantized_weight(&weight) {
-            return self.quantized(name, x, &weight, quantized);
-        }
-        let weight = self.parameter(&weight);
-        self.routed_matmul_transposed(name, x, &weight)
+        let product = match self.quantized_weight(&weight) {
+            Some(quantized) => self.quantized(name, x, &weight, quantized),
+            None => {
+                let weight = self.parameter(&weight);
+                self.matmul_transposed(name, x, &weight)
+            }
+        };
+        let role = Role::Expert {
+            layer: self.scoped_path(of.layer),
+            index: of.index,
+            projection: of.projection,
+        };
+        self.set_role(&product, &role);
+        product
     }
 
     /// The rows of the embedding at `path` that `ids` name, `[…, embedding_dim]`.

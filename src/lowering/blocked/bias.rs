@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::wanted::is_whole;
+use super::selection::is_whole;
 use super::{Rewriting, takers};
 use crate::graph::proto::{Graph, Tensor, element};
 use crate::lowering::products::{Products, int, node};
@@ -18,7 +18,7 @@ pub(super) fn take_biases(
     let mut biases = HashMap::new();
     let mut sums: HashMap<String, String> = HashMap::new();
     for node in &graph.node {
-        let Some(weight) = products.any_weight(node) else {
+        let Some(weight) = products.weight(node) else {
             continue;
         };
         let product = &node.output[0];

@@ -1,7 +1,7 @@
 //! What follows a product element by element, and stays in blocks.
 
 use super::Rewriting;
-use super::forms::Blocked;
+use super::reorder::Blocked;
 use crate::graph::proto::Node;
 
 /// Operators of one input that work element by element.

@@ -1,17 +1,17 @@
 //! Products, by themselves or several as one.
 
-use super::forms::Blocked;
+use super::reorder::Blocked;
 use super::{Rewriting, Runs};
 use crate::graph::proto::Node;
 use crate::lowering::block_size::DOMAIN;
-use crate::lowering::joined::split;
-use crate::lowering::pack::Found;
-use crate::lowering::piece::{PackError, Piece};
+use crate::lowering::joined_products::split;
+use crate::lowering::laid_out_files::Found;
+use crate::lowering::laid_out_tensor::{LaidOutTensor, LayOutError};
 use crate::lowering::products::{Weight, ints, node};
 
 impl Rewriting<'_> {
     /// Makes one product of those that begin with `first`, where that's worth it.
-    pub(super) fn group(&mut self, first: &Node) -> Result<bool, PackError> {
+    pub(super) fn group(&mut self, first: &Node) -> Result<bool, LayOutError> {
         let Some(group) = self.groups.get(&first.output[0]) else {
             return Ok(false);
         };
@@ -27,11 +27,11 @@ impl Rewriting<'_> {
         }
         let weights: Vec<Weight> = outputs
             .iter()
-            .filter_map(|value| self.products.weight_of(value).cloned())
+            .filter_map(|value| self.products.out_in_weight_of(value).cloned())
             .collect();
         let rows: Vec<i64> = weights.iter().map(|weight| weight.rows as i64).collect();
-        let piece = |weight| Piece::Blocks(weight, self.block);
-        let pieces: Vec<Piece> = weights.into_iter().map(piece).collect();
+        let piece = |weight| LaidOutTensor::Blocks(weight, self.block);
+        let pieces: Vec<LaidOutTensor> = weights.into_iter().map(piece).collect();
         let Some(found) = self.files.find(&pieces)? else {
             return Ok(false);
         };
@@ -68,8 +68,8 @@ impl Rewriting<'_> {
     }
 
     /// Makes the product `product` in blocks, with its bias.
-    pub(super) fn product(&mut self, product: &Node, weight: &Weight) -> Result<bool, PackError> {
-        let piece = Piece::Blocks(weight.clone(), self.block);
+    pub(super) fn product(&mut self, product: &Node, weight: &Weight) -> Result<bool, LayOutError> {
+        let piece = LaidOutTensor::Blocks(weight.clone(), self.block);
         let Some(found) = self.files.find(&[piece])? else {
             return Ok(false);
         };
@@ -118,7 +118,7 @@ impl Rewriting<'_> {
     fn one_position(&self, product: &Node) -> bool {
         match self.runs {
             Runs::Step => true,
-            Runs::Prompt(sequences) => sequences == 1 && self.products.is_last(product),
+            Runs::Prompt(sequences) => sequences == 1 && self.products.is_last_position(product),
         }
     }
 }

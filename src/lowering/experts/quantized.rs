@@ -2,8 +2,9 @@
 //!
 //! ONNX Runtime stacks them when a session starts, where it packs the codes anyway.
 
-use super::{Layer, Reader};
+use super::{ExpertLayer, layers};
 use crate::graph::proto::{Graph, Model, Node};
+use crate::lowering::NotLowered;
 use crate::lowering::products::{drop_unused, int, node, shape_constant};
 use crate::lowering::quantized::{attribute, joined_initializer};
 
@@ -52,15 +53,23 @@ impl Form {
     }
 }
 
-/// Makes one node of the quantized experts of each layer.
-pub fn fuse(model: &mut Model) {
+/// Makes one node of the quantized experts of each layer. Returns the layers that stay as they are.
+pub fn fuse(model: &mut Model) -> Vec<NotLowered> {
+    let mut refused = Vec::new();
     let Some(graph) = &mut model.graph else {
-        return;
+        return refused;
     };
-    for layer in layers(graph) {
-        replace(graph, &layer);
+    for layer in layers(graph, weight) {
+        match layer {
+            Ok(layer) if can_be_one(&layer) => replace(graph, &layer),
+            Ok(layer) => refused.push(layer.refused(
+                "ONNX Runtime's node for quantized experts would compute something else with blocks of this form",
+            )),
+            Err(reason) => refused.push(reason),
+        }
     }
     drop_unused(graph);
+    refused
 }
 
 /// Whether `model` has experts that ONNX Runtime stacks when its session starts.
@@ -69,26 +78,19 @@ pub fn has_stacked_at_start(model: &Model) -> bool {
     nodes.any(|node| node.op_type == OPERATOR)
 }
 
-fn layers(graph: &Graph) -> Vec<Layer<Quantized>> {
-    let products = graph
-        .node
-        .iter()
-        .filter(|node| node.op_type == "MatMulNBits" && node.input.len() == 3);
-    let products = products.map(|node| {
-        let weight = Quantized {
-            codes: node.input[1].clone(),
-            scales: node.input[2].clone(),
-            form: Form::of(node),
-        };
-        (node.output[0].as_str(), (node.input[0].as_str(), weight))
-    });
-    let mut layers = Reader::new(graph, products.collect()).layers();
-    layers.retain(can_be_one);
-    layers
+fn weight(product: &Node) -> Result<Quantized, &'static str> {
+    match (product.op_type.as_str(), &product.input[..]) {
+        ("MatMulNBits", [_, codes, scales]) => Ok(Quantized {
+            codes: codes.clone(),
+            scales: scales.clone(),
+            form: Form::of(product),
+        }),
+        _ => Err("ONNX Runtime's node for quantized experts has no such codes"),
+    }
 }
 
 /// Whether all experts have the same form, and a kind of it that the node computes alike.
-fn can_be_one(layer: &Layer<Quantized>) -> bool {
+fn can_be_one(layer: &ExpertLayer<Quantized>) -> bool {
     let forms = |expert: &[Quantized; 3]| expert.each_ref().map(|weight| weight.form);
     let [gate, up, down] = forms(&layer.experts[0]);
     let alike = (down.bits, down.block, down.accuracy) == (gate.bits, gate.block, gate.accuracy);
@@ -96,7 +98,7 @@ fn can_be_one(layer: &Layer<Quantized>) -> bool {
     gate == up && alike && gate.is_same() && down.is_same() && layer.experts.iter().all(same)
 }
 
-fn replace(graph: &mut Graph, layer: &Layer<Quantized>) {
+fn replace(graph: &mut Graph, layer: &ExpertLayer<Quantized>) {
     let form = layer.experts[0][0].form;
     let mut stack = Stack {
         graph,
@@ -127,7 +129,7 @@ fn replace(graph: &mut Graph, layer: &Layer<Quantized>) {
 /// Adds nodes that bring codes and scales of all experts behind one another.
 struct Stack<'a> {
     graph: &'a mut Graph,
-    layer: &'a Layer<Quantized>,
+    layer: &'a ExpertLayer<Quantized>,
     nodes: Vec<Node>,
 }
 
@@ -160,7 +162,7 @@ impl Stack<'_> {
             .map(|weight| (weight.codes.clone(), weight.scales.clone()))
             .unzip();
         [("codes", codes), ("scales", scales)].map(|(what, names)| {
-            let joined = format!("{}/{name}.{what}", self.layer.last);
+            let joined = format!("{}/{name}.{what}", self.layer.sum);
             joined_initializer(self.graph, &mut self.nodes, &names, &joined)
         })
     }

@@ -1,62 +1,75 @@
-//! `MoE`: the weights of all experts are stacked in a file, copied once, like others ([`super::super::pack`]).
+//! `MoE`: the weights of all experts are stacked in a file, copied once, like others ([`super::super::laid_out_files`]).
 
-use super::{Layer, Reader};
+use super::{ExpertLayer, layers};
 use crate::graph::proto::{Graph, Model};
-use crate::lowering::pack::{Found, LaidOutFiles};
-use crate::lowering::piece::{PackError, Piece};
+use crate::lowering::NotLowered;
+use crate::lowering::laid_out_files::{Found, LaidOutFiles};
+use crate::lowering::laid_out_tensor::{LaidOutTensor, LayOutError};
 use crate::lowering::products::{Products, Weight, drop_unused, int};
 
-/// The weights that `model` wants stacked, in groups that shall follow each other.
-pub fn wanted(model: &Model) -> Vec<Vec<Piece>> {
-    layers(model).iter().flat_map(stacks).collect()
+/// The tensors that `model` wants stacked, in groups that shall follow each other.
+pub fn wanted(model: &Model) -> Vec<Vec<LaidOutTensor>> {
+    let layers = of_model(model).into_iter().flatten();
+    layers.flat_map(|layer| stacks(&layer)).collect()
 }
 
-/// Makes one node of each layer's experts whose weights are stacked in `files`.
+/// Makes one node of each layer's experts whose weights are stacked in `files`. Returns the layers that stay as they are.
 ///
 /// # Errors
 /// If a file can't be read.
-pub fn fuse(model: &mut Model, files: &LaidOutFiles) -> Result<(), PackError> {
-    let layers = layers(model);
+pub fn fuse(model: &mut Model, files: &LaidOutFiles) -> Result<Vec<NotLowered>, LayOutError> {
+    let layers = of_model(model);
+    let mut refused = Vec::new();
     let Some(graph) = &mut model.graph else {
-        return Ok(());
+        return Ok(refused);
     };
     for layer in layers {
+        let layer = match layer {
+            Ok(layer) => layer,
+            Err(reason) => {
+                refused.push(reason);
+                continue;
+            }
+        };
         let [inner, outer] = stacks(&layer);
-        if let (Some(inner), Some(outer)) = (files.find(&inner)?, files.find(&outer)?) {
-            replace(graph, &layer, &inner, &outer);
+        match (files.find(&inner)?, files.find(&outer)?) {
+            (Some(inner), Some(outer)) => replace(graph, &layer, &inner, &outer),
+            _ => refused.push(layer.refused("their weights don't follow each other in one file")),
         }
     }
     drop_unused(graph);
-    Ok(())
+    Ok(refused)
 }
 
-fn layers(model: &Model) -> Vec<Layer<Weight>> {
+fn of_model(model: &Model) -> Vec<Result<ExpertLayer<Weight>, super::NotLowered>> {
     let products = Products::of(model);
     let Some(graph) = &model.graph else {
         return Vec::new();
     };
-    let nodes = graph.node.iter();
-    let routed = nodes.filter_map(|node| {
-        let output = node.output.first()?;
-        let weight = products.routed_weight_of(output)?;
-        Some((output.as_str(), (node.input[0].as_str(), weight.clone())))
-    });
-    Reader::new(graph, routed.collect()).layers()
+    layers(graph, |node| {
+        let weight = products.expert_weight(node);
+        weight.cloned().ok_or("a weight of theirs is in no file")
+    })
 }
 
 /// `gate_proj` and `up_proj` of all experts, and `down_proj`.
-fn stacks(layer: &Layer<Weight>) -> [Vec<Piece>; 2] {
+fn stacks(layer: &ExpertLayer<Weight>) -> [Vec<LaidOutTensor>; 2] {
     let experts = layer.experts.iter().cloned();
     experts
-        .map(|[gate, up, down]| (Piece::Alternating(gate, up), Piece::Rows(down)))
+        .map(|[gate, up, down]| {
+            (
+                LaidOutTensor::Alternating(gate, up),
+                LaidOutTensor::Rows(down),
+            )
+        })
         .unzip()
         .into()
 }
 
-fn replace(graph: &mut Graph, layer: &Layer<Weight>, inner: &Found, outer: &Found) {
+fn replace(graph: &mut Graph, layer: &ExpertLayer<Weight>, inner: &Found, outer: &Found) {
     let experts = layer.experts.len();
     let mut stacked = |part: &str, found: &Found| {
-        let name = format!("{}/{part}", layer.last);
+        let name = format!("{}/{part}", layer.sum);
         let dims = [experts, found.rows / experts, found.columns].map(|size| size as i64);
         let tensor = found.initializer(&name, dims.to_vec());
         graph.initializer.push(tensor);

@@ -43,15 +43,25 @@ fn experts_with_an_adapter_beside_them_stay_as_they_are_and_merged_ones_do_not()
     ] {
         let folder = tempfile::tempdir().unwrap();
         for variant in &prepare(model, case, Dtype::Float32, folder.path()) {
-            let step = rewritten(variant, WeightsMode::Mapped).0.step;
+            let layouts = rewritten(variant, WeightsMode::Mapped).0;
+            let step = &layouts.step;
             let expected = match variant.manifest.variant {
                 Variant::Unmerged => left,
                 Variant::Base | Variant::Merged => 2,
             };
             let name = variant.manifest.variant.name();
-            assert_eq!(count(&step, "MoE"), expected, "{model}/{case} {name}");
+            assert_eq!(count(step, "MoE"), expected, "{model}/{case} {name}");
+            let reported = layouts.not_lowered.iter();
+            let reported = reported.filter(|one| one.role == "experts");
+            let reasons: Vec<&str> = reported.map(|one| one.reason.as_str()).collect();
+            let between = "an adapter's nodes stand between theirs";
             assert_eq!(
-                count(&step, "ScatterND") > 0,
+                reasons,
+                vec![between; 2 - expected],
+                "{model}/{case} {name}"
+            );
+            assert_eq!(
+                count(step, "ScatterND") > 0,
                 expected < 2,
                 "{model}/{case} {name}"
             );
@@ -123,7 +133,7 @@ fn rows_of_gate_and_up_alternate() {
         let entry = tensor.external_data.iter().find(|entry| entry.key == key);
         entry.unwrap().value.parse().unwrap()
     };
-    let bytes = std::fs::read(base.folder.join(pack::LAID_OUT)).unwrap();
+    let bytes = std::fs::read(base.folder.join(laid_out_files::LAID_OUT)).unwrap();
     let values = |input: usize| -> Vec<f32> {
         let bytes = &bytes[entry(input, "offset")..][..entry(input, "length")];
         let floats = bytes.chunks_exact(4);

@@ -3,7 +3,7 @@
 use super::rotation::rotate_input;
 use super::{Delta, InputStage, LinearForm, OutputStage};
 use crate::adapter::form::{Naming, Part};
-use crate::graph::{Attr, Dim, GraphBuilder, LinearSite, RoutedSite, Value};
+use crate::graph::{Attr, Dim, ExpertSite, GraphBuilder, LinearSite, Value};
 
 impl LinearForm<'_> {
     /// Adds the layer's nodes; returns its output, bias included.
@@ -29,7 +29,7 @@ impl LinearForm<'_> {
         let mut y = match &self.weight {
             Some(part) => {
                 let weight = input(graph, naming, part);
-                graph.matmul_transposed(&name, &x, &weight)
+                graph.product_with(&name, path, &x, &weight)
             }
             None => graph.product(&name, path, &x),
         };
@@ -70,11 +70,11 @@ impl LinearForm<'_> {
     ///
     /// # Panics
     /// If it's anything else.
-    pub fn routed_nodes(
+    pub fn expert_nodes(
         &self,
         graph: &mut GraphBuilder,
         naming: &Naming,
-        site: RoutedSite,
+        site: ExpertSite,
         product: &Value,
     ) -> Value {
         let Some(Delta::LowRank { a, b }) = &self.delta else {
@@ -90,10 +90,10 @@ impl LinearForm<'_> {
         let b = graph.input(&naming.input(b), &dims);
         let inner = match &site.inner {
             Some((inner, of)) if *of == a => inner.clone(),
-            _ => graph.routed_matmul_transposed(&at("A/MatMul"), site.x, &a),
+            _ => graph.matmul_transposed(&at("A/MatMul"), site.x, &a),
         };
         *site.inner = Some((inner.clone(), a));
-        let delta = graph.routed_matmul_transposed(&at("B/MatMul"), &inner, &b);
+        let delta = graph.matmul_transposed(&at("B/MatMul"), &inner, &b);
         graph.add(&at("Add"), product, &delta)
     }
 }

@@ -174,7 +174,7 @@ impl ModuleAdapter for LoraLinear {
             let excess = site.op("Sub", "excess", &[&gains, &one]);
 
             let x = site.x.clone();
-            let base = site.matmul_transposed("base", &x, &weight);
+            let base = site.product_with("base", &x, &weight);
             let inner = site.matmul_transposed("A/MatMul", &x, &a);
             let delta = site.matmul_transposed("B/MatMul", &inner, &b);
             let delta = site.op("Mul", "delta", &[&delta, &gains]);

@@ -9,7 +9,6 @@ use thiserror::Error;
 
 use super::products::Weight;
 use crate::graph::proto;
-use crate::lowering::model_file::ROOT;
 use crate::weights::{Dtype, SafetensorsWriter, WeightsError, round_to, widen};
 
 /// What's converted at a time.
@@ -18,7 +17,7 @@ const BATCH_BYTES: usize = 8 << 20;
 /// Laid-out weights that can't be made or read.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant is its message")]
-pub enum PackError {
+pub enum LayOutError {
     #[error("cannot read `{}`", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error(
@@ -29,7 +28,7 @@ pub enum PackError {
 
 /// A tensor of float32, made from one weight or two.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Piece {
+pub enum LaidOutTensor {
     /// `[rows / b, columns, b]`: each block is the transpose of `b` rows; what's missing of the last are zeros.
     Blocks(Weight, usize),
     /// `[rows, columns]`, as it's stored.
@@ -38,7 +37,7 @@ pub enum Piece {
     Alternating(Weight, Weight),
 }
 
-impl Piece {
+impl LaidOutTensor {
     /// What it's made from.
     pub fn sources(&self) -> Vec<&Weight> {
         match self {
@@ -100,7 +99,7 @@ impl Piece {
 #[derive(Debug)]
 pub struct Batch<'a> {
     name: &'a str,
-    piece: &'a Piece,
+    piece: &'a LaidOutTensor,
     first: usize,
     count: usize,
 }
@@ -110,7 +109,7 @@ impl Batch<'_> {
     ///
     /// # Errors
     /// If a source can't be read, or the file can't be written.
-    pub fn write(&self, writer: &SafetensorsWriter) -> Result<(), PackError> {
+    pub fn write(&self, writer: &SafetensorsWriter) -> Result<(), LayOutError> {
         let [_, columns] = self.piece.size();
         let sources = self.piece.sources();
         let values: Vec<Vec<f32>> = sources
@@ -120,18 +119,20 @@ impl Batch<'_> {
         let rows = (self.count * sources.len()).next_multiple_of(self.piece.unit());
         let mut laid_out = vec![0_u8; 4 * columns * rows];
         match (self.piece, &values[..]) {
-            (Piece::Blocks(_, block), [values]) => blocks(values, *block, columns, &mut laid_out),
+            (LaidOutTensor::Blocks(_, block), [values]) => {
+                blocks(values, *block, columns, &mut laid_out)
+            }
             (_, values) => alternate(values, columns, &mut laid_out),
         }
         let start = 4 * columns * self.first * sources.len();
         writer
             .write_part(self.name, start, &laid_out)
-            .map_err(PackError::Write)
+            .map_err(LayOutError::Write)
     }
 
     /// These rows of `weight`, rounded to each of its types in turn.
-    fn read(&self, weight: &Weight) -> Result<Vec<f32>, PackError> {
-        let path = Path::new(ROOT).join(&weight.location);
+    fn read(&self, weight: &Weight) -> Result<Vec<f32>, LayOutError> {
+        let path = weight.span.path.clone();
         let dtypes: Vec<Dtype> = weight
             .types
             .iter()
@@ -144,7 +145,7 @@ impl Batch<'_> {
         };
         let mut values = match read() {
             Ok(values) => values,
-            Err(source) => return Err(PackError::Read { path, source }),
+            Err(source) => return Err(LayOutError::Read { path, source }),
         };
         for &dtype in &dtypes[1..] {
             if dtype != Dtype::Float32 {
@@ -159,7 +160,7 @@ impl Batch<'_> {
     fn read_rows(&self, weight: &Weight, path: &Path, stored: Dtype) -> io::Result<Vec<f32>> {
         let row_bytes = weight.columns * stored.size();
         let mut bytes = vec![0; self.count * row_bytes];
-        let start = weight.offset + (self.first * row_bytes) as u64;
+        let start = weight.span.offset + (self.first * row_bytes) as u64;
         File::open(path)?.read_exact_at(&mut bytes, start)?;
         Ok(widen(&bytes, stored))
     }
@@ -171,7 +172,7 @@ impl Batch<'_> {
         let mut bytes = vec![0; self.count * stored.size()];
         for column in 0..weight.columns {
             let place = column * weight.rows + self.first;
-            let start = weight.offset + (place * stored.size()) as u64;
+            let start = weight.span.offset + (place * stored.size()) as u64;
             file.read_exact_at(&mut bytes, start)?;
             for (row, value) in widen(&bytes, stored).into_iter().enumerate() {
                 values[row * weight.columns + column] = value;

@@ -14,12 +14,12 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use super::piece::{Batch, PackError, Piece};
+use super::laid_out_tensor::{Batch, LaidOutTensor, LayOutError};
 use super::products::Weight;
-use crate::graph::proto::{Entry, Tensor, element};
+use crate::graph::proto::{Tensor, element};
 use crate::lowering::model_file::ROOT;
 use crate::prepared::GRAPH;
-use crate::weights::{Dtype, SafetensorsFile, SafetensorsWriter, TensorPlan};
+use crate::weights::{ByteSpan, Dtype, SafetensorsFile, SafetensorsWriter, TensorPlan};
 
 /// The file of laid-out weights, in a prepared folder.
 pub const LAID_OUT: &str = "laid-out.safetensors";
@@ -33,10 +33,8 @@ const BETWEEN: char = '\n';
 /// A piece, or several of one form behind one another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// The file's path below the root.
-    location: String,
-    /// First byte.
-    offset: u64,
+    /// Its bytes.
+    span: ByteSpan,
     /// Of all of them: `out_features`.
     pub rows: usize,
     /// `in_features`
@@ -46,22 +44,7 @@ pub struct Found {
 impl Found {
     /// The initializer `name` of this shape.
     pub fn initializer(&self, name: &str, dims: Vec<i64>) -> Tensor {
-        let entry = |key: &str, value: String| Entry {
-            key: key.to_owned(),
-            value,
-        };
-        Tensor {
-            dims,
-            data_type: element::FLOAT32,
-            name: name.to_owned(),
-            external_data: vec![
-                entry("location", self.location.clone()),
-                entry("offset", self.offset.to_string()),
-                entry("length", (4 * self.rows * self.columns).to_string()),
-            ],
-            data_location: 1,
-            ..Default::default()
-        }
+        Tensor::external(name, element::FLOAT32, dims, &self.span, Path::new(ROOT))
     }
 }
 
@@ -84,12 +67,12 @@ impl LaidOutFiles {
     /// # Errors
     /// If a weight can't be read, or a file can't be written.
     pub fn make_ready(
-        wanted: Vec<Vec<Piece>>,
+        wanted: Vec<Vec<LaidOutTensor>>,
         folder: &Path,
         block: usize,
         begin: &dyn Fn(u64),
-    ) -> Result<Self, PackError> {
-        let folder = fs::canonicalize(folder).map_err(|source| PackError::Read {
+    ) -> Result<Self, LayOutError> {
+        let folder = fs::canonicalize(folder).map_err(|source| LayOutError::Read {
             path: folder.to_owned(),
             source,
         })?;
@@ -100,10 +83,10 @@ impl LaidOutFiles {
             names: Names::default(),
         };
         let shared = shared_folder(&folder);
-        let mut homes: BTreeMap<PathBuf, Vec<Vec<Piece>>> = BTreeMap::new();
+        let mut homes: BTreeMap<PathBuf, Vec<Vec<LaidOutTensor>>> = BTreeMap::new();
         for group in wanted {
-            let own = |weight: &Weight| Path::new(ROOT).join(&weight.location).starts_with(&folder);
-            let home = match group.iter().flat_map(Piece::sources).any(own) {
+            let own = |weight: &Weight| weight.span.path.starts_with(&folder);
+            let home = match group.iter().flat_map(LaidOutTensor::sources).any(own) {
                 true => &folder,
                 false => &shared,
             };
@@ -134,33 +117,33 @@ impl LaidOutFiles {
         Ok(ready)
     }
 
-    /// The files' paths below the root.
-    pub fn locations(&self) -> impl Iterator<Item = &str> {
-        let paths = self.files.keys();
-        paths.filter_map(|path| path.strip_prefix(ROOT).ok()?.to_str())
+    /// The files' paths.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.keys().map(PathBuf::as_path)
     }
 
-    /// Whether the file at `location`, a path below the root, is one of these.
-    pub fn has(&self, location: &str) -> bool {
-        self.files.contains_key(&Path::new(ROOT).join(location))
+    /// Whether the file at `path` is one of these.
+    pub fn has(&self, path: &Path) -> bool {
+        self.files.contains_key(path)
     }
 
     /// Where `pieces` are, if they follow each other.
     ///
     /// # Errors
     /// If a source's file can't be asked for its size.
-    pub fn find(&self, pieces: &[Piece]) -> Result<Option<Found>, PackError> {
+    pub fn find(&self, pieces: &[LaidOutTensor]) -> Result<Option<Found>, LayOutError> {
         for (path, file) in &self.files {
             if let Some(offset) = self.names.joined(file, pieces)? {
                 let [_, columns] = pieces[0].size();
-                return Ok(Some(Found {
-                    location: path
-                        .strip_prefix(ROOT)
-                        .unwrap_or(path)
-                        .to_string_lossy()
-                        .into_owned(),
+                let rows = pieces.iter().map(|piece| piece.size()[0]).sum();
+                let span = ByteSpan {
+                    path: path.clone(),
                     offset,
-                    rows: pieces.iter().map(|piece| piece.size()[0]).sum(),
+                    length: 4 * (rows * columns) as u64,
+                };
+                return Ok(Some(Found {
+                    span,
+                    rows,
                     columns,
                 }));
             }
@@ -178,27 +161,34 @@ fn shared_folder(folder: &Path) -> PathBuf {
     }
 }
 
+/// The path of a file as names of tensors have it.
+fn below_root(path: &Path) -> std::borrow::Cow<'_, str> {
+    path.strip_prefix(ROOT).unwrap_or(path).to_string_lossy()
+}
+
 /// Names of pieces, with what's known of their sources' files.
 #[derive(Debug, Default)]
 struct Names {
-    stamps: RefCell<HashMap<String, (u64, i128)>>,
+    stamps: RefCell<HashMap<PathBuf, (u64, i128)>>,
 }
 
 impl Names {
-    /// Size and modification time, in nanoseconds, of a file below the root.
-    fn stamp(&self, location: &str) -> Result<(u64, i128), PackError> {
-        if let Some(known) = self.stamps.borrow().get(location) {
+    /// Size and modification time, in nanoseconds, of a file.
+    fn stamp(&self, path: &Path) -> Result<(u64, i128), LayOutError> {
+        if let Some(known) = self.stamps.borrow().get(path) {
             return Ok(*known);
         }
-        let path = Path::new(ROOT).join(location);
-        let data = fs::metadata(&path).map_err(|source| PackError::Read { path, source })?;
+        let data = fs::metadata(path).map_err(|source| LayOutError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
         let modified = i128::from(data.mtime()) * 1_000_000_000 + i128::from(data.mtime_nsec());
         let stamp = (data.len(), modified);
-        self.stamps.borrow_mut().insert(location.to_owned(), stamp);
+        self.stamps.borrow_mut().insert(path.to_owned(), stamp);
         Ok(stamp)
     }
 
-    fn of(&self, piece: &Piece) -> Result<String, PackError> {
+    fn of(&self, piece: &LaidOutTensor) -> Result<String, LayOutError> {
         let mut name = piece.form();
         for weight in piece.sources() {
             name.push(BETWEEN);
@@ -207,13 +197,13 @@ impl Names {
         Ok(name)
     }
 
-    fn of_source(&self, weight: &Weight) -> Result<String, PackError> {
-        let (size, modified) = self.stamp(&weight.location)?;
+    fn of_source(&self, weight: &Weight) -> Result<String, LayOutError> {
+        let (size, modified) = self.stamp(&weight.span.path)?;
         let types: Vec<String> = weight.types.iter().map(i32::to_string).collect();
         Ok(format!(
             "{}:{size}:{modified}:{}:{}",
-            weight.location,
-            weight.offset,
+            below_root(&weight.span.path),
+            weight.span.offset,
             types.join("-")
         ))
     }
@@ -225,14 +215,20 @@ impl Names {
             let [_, _, modified, size, location] = parts[..] else {
                 return false;
             };
-            self.stamp(location).is_ok_and(|stamp| {
-                (stamp.0.to_string(), stamp.1.to_string()) == (size.to_owned(), modified.to_owned())
-            })
+            self.stamp(&Path::new(ROOT).join(location))
+                .is_ok_and(|stamp| {
+                    (stamp.0.to_string(), stamp.1.to_string())
+                        == (size.to_owned(), modified.to_owned())
+                })
         })
     }
 
     /// Where `pieces` begin in `file`, if they follow each other there.
-    fn joined(&self, file: &SafetensorsFile, pieces: &[Piece]) -> Result<Option<u64>, PackError> {
+    fn joined(
+        &self,
+        file: &SafetensorsFile,
+        pieces: &[LaidOutTensor],
+    ) -> Result<Option<u64>, LayOutError> {
         let mut first = None;
         let mut end = None;
         for piece in pieces {
@@ -257,11 +253,11 @@ impl Names {
 /// Writes the file at `path` with `groups`, and what's still current of the `existing` one.
 fn write(
     path: &Path,
-    groups: &[Vec<Piece>],
+    groups: &[Vec<LaidOutTensor>],
     existing: Option<SafetensorsFile>,
     names: &Names,
     begin: &dyn Fn(u64),
-) -> Result<SafetensorsFile, PackError> {
+) -> Result<SafetensorsFile, LayOutError> {
     let mut seen = HashSet::new();
     let mut plans = Vec::new();
     let mut pieces = Vec::new();
@@ -292,7 +288,7 @@ fn write(
     }
     let bytes = |plan: &TensorPlan| 4 * plan.shape.iter().product::<usize>() as u64;
     begin(plans.iter().map(bytes).sum());
-    let writer = SafetensorsWriter::create(path, &plans).map_err(PackError::Write)?;
+    let writer = SafetensorsWriter::create(path, &plans).map_err(LayOutError::Write)?;
     let batches: Vec<Batch> = pieces
         .iter()
         .flat_map(|(name, piece)| piece.batches(name))
@@ -304,9 +300,9 @@ fn write(
         if let Some(tensor) = file.get(name) {
             writer
                 .write_bytes(name, tensor.bytes)
-                .map_err(PackError::Write)?;
+                .map_err(LayOutError::Write)?;
         }
     }
-    writer.finish().map_err(PackError::Write)?;
-    SafetensorsFile::open(path).map_err(PackError::Write)
+    writer.finish().map_err(LayOutError::Write)?;
+    SafetensorsFile::open(path).map_err(LayOutError::Write)
 }

@@ -56,7 +56,7 @@ struct Turning<'a> {
 
 impl Turning<'_> {
     fn node(&mut self, node: Node) {
-        if self.products.weight(&node).is_some() && !self.products.is_last(&node) {
+        if self.products.out_in_weight(&node).is_some() && !self.products.is_last_position(&node) {
             return self.product(node);
         }
         if ELEMENTWISE.contains(&node.op_type.as_str())

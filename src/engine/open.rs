@@ -105,11 +105,11 @@ impl DecoderEngine {
         }
         let weights = match &files {
             Some(files) if options.weights == WeightsMode::Resident => {
-                Some(SharedWeights::read(layouts.models(), &|file| {
-                    files.has(file)
+                Some(SharedWeights::read(layouts.models(), &|path| {
+                    files.has(path)
                 })?)
             }
-            Some(files) => Some(SharedWeights::map(files.locations())?),
+            Some(files) => Some(SharedWeights::map(files.paths())?),
             None => None,
         };
         let adapter = manifest.adapter.as_ref();
@@ -187,6 +187,7 @@ impl DecoderEngine {
             max_length: options.max_length,
             batch_size: options.batch_size,
             logits_on_host: options.logits_on_host,
+            not_lowered: layouts.not_lowered,
         })
     }
 }

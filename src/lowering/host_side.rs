@@ -4,10 +4,11 @@
 //! nodes cost up to a hundredth of it. The engine's masks have no gaps, so that lengths are numbers that it has; the
 //! logits are on the host.
 
-use crate::graph::lengths::{LAST_INDEX, PAST, TOTAL, TOTAL_I32};
+use crate::graph::lengths::TOTAL;
 use crate::graph::proto::{
     Dimension, DimensionValue, Model, Shape, TensorType, Type, ValueInfo, element,
 };
+use crate::graph::{Length, Role};
 
 use super::products::{drop_unused, uses};
 
@@ -16,36 +17,40 @@ pub fn take_lengths(model: &mut Model, batch_size: usize) {
     let Some(graph) = &mut model.graph else {
         return;
     };
-    let lengths = [
-        (LAST_INDEX, element::INT32, Some(batch_size)),
-        (TOTAL_I32, element::INT32, None),
-        (TOTAL, element::INT64, Some(1)),
-        (PAST, element::INT64, Some(1)),
-    ];
-    let is_length = |name: &String| lengths.iter().any(|(length, ..)| length == name);
-    graph.node.retain(|node| !node.output.iter().any(is_length));
+    let mut lengths = Vec::new();
+    graph.node.retain(|node| match Role::of(node) {
+        Some(Role::Length { length }) => {
+            lengths.push((length, node.output[0].clone()));
+            false
+        }
+        _ => true,
+    });
     drop_unused(graph);
     let uses = uses(graph);
-    let used = lengths.map(|(name, ..)| uses.contains_key(name));
     let mask = uses.contains_key(MASK);
-    for ((name, elem_type, size), used) in lengths.into_iter().zip(used) {
-        if used {
-            let fixed = |size: usize| Dimension {
-                value: Some(DimensionValue::Value(size as i64)),
-            };
-            let shape = Shape {
-                dim: size.map(fixed).into_iter().collect(),
-            };
-            graph.input.push(ValueInfo {
-                name: name.to_owned(),
-                r#type: Some(Type {
-                    tensor_type: Some(TensorType {
-                        elem_type,
-                        shape: Some(shape),
-                    }),
+    lengths.retain(|(_, name)| uses.contains_key(name.as_str()));
+    lengths.sort_by_key(|(length, _)| *length);
+    for (length, name) in lengths {
+        let fixed = |size: usize| Dimension {
+            value: Some(DimensionValue::Value(size as i64)),
+        };
+        let (elem_type, size) = match length {
+            Length::LastIndex => (element::INT32, Some(batch_size)),
+            Length::TotalI32 => (element::INT32, None),
+            Length::Total | Length::Past => (element::INT64, Some(1)),
+        };
+        let shape = Shape {
+            dim: size.map(fixed).into_iter().collect(),
+        };
+        graph.input.push(ValueInfo {
+            name,
+            r#type: Some(Type {
+                tensor_type: Some(TensorType {
+                    elem_type,
+                    shape: Some(shape),
                 }),
-            });
-        }
+            }),
+        });
     }
     graph.input.retain(|input| mask || input.name != MASK);
 }

@@ -1,0 +1,53 @@
+//! What an adapter adds to the model as a whole, apart from what it does to modules.
+
+use std::fmt::Debug;
+
+use super::form::Part;
+use crate::arch::{DecoderSpec, Layer};
+use crate::graph::{BeforeLayers, Carried, GraphBuilder, Value};
+
+/// A network that runs with the decoder.
+pub trait SideNetwork: Debug + Send + Sync {
+    /// Its tensors.
+    fn parts(&self) -> Vec<Part<'_>>;
+
+    /// Layers with caches of their own that it adds to those of `spec`.
+    fn layers<'a>(&'a self, spec: &'a DecoderSpec) -> &'a [Layer];
+
+    /// Whether these are the decoder's own layers, run once more.
+    fn repeats_decoder(&self) -> bool {
+        false
+    }
+
+    /// Parameters of another decoder that are inputs of the graph.
+    fn parameters(&self) -> Vec<SideParameter<'_>> {
+        Vec::new()
+    }
+
+    /// Adds what comes before the decoder's layers.
+    fn before_layers(&self, decoder: &mut BeforeLayers) -> Carried;
+
+    /// Changes what layer `index` gets; see [`Adaptation::enter_layer`](crate::graph::Adaptation::enter_layer).
+    fn enter_layer(
+        &self,
+        _graph: &mut GraphBuilder,
+        _index: usize,
+        _hidden: &Value,
+        _state: &mut Value,
+    ) -> Option<Value> {
+        None
+    }
+}
+
+/// A parameter of a side network's decoder.
+#[derive(Debug)]
+pub struct SideParameter<'a> {
+    /// Its name among the graph's parameters.
+    pub name: String,
+    /// The input that holds it.
+    pub input: &'a str,
+    /// Row-major shape.
+    pub shape: &'a [usize],
+    /// Whether it's a linear layer's weight stored as `[in_features, out_features]`.
+    pub is_stored_in_out: bool,
+}
