@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 
 use memmap2::Mmap;
 use peft_bench::adapter::AdapterForm;
-use peft_bench::engine::{DecoderEngine, Engine, EngineOptions, OnnxRuntime, Provider, WeightsMode};
+use peft_bench::engine::{
+    DecoderEngine, Engine, EngineOptions, OnnxRuntime, Provider, WeightsMode,
+};
 use peft_bench::files::cache_dir::cache_dir;
 use peft_bench::machine::physical_cores;
 use peft_bench::measure::bandwidth::timed_sum;

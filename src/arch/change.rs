@@ -39,7 +39,7 @@ impl DecoderSpec {
             let norms = query_key_norms.iter_mut().flatten();
             all.extend(norms.map(|norm| of_norm(&mut norm.norm)));
             all.extend(layer.mlp.linears_mut().into_iter().map(of_linear));
-            all.extend(layer.arrangement.norms_mut().into_iter().map(of_norm));
+            all.extend(layer.arrangement.norms_mut().map(of_norm));
         }
         all.extend(self.final_norm.iter_mut().map(of_norm));
         all.push(of_linear(&mut self.lm_head));

@@ -8,7 +8,9 @@ use super::options::{CommonOptions, ExecutionProvider};
 use super::progress::{ByteProgress, message};
 use crate::adapter::Task;
 use crate::config::{BenchmarkConfig, Source};
-use crate::engine::{DecoderEngine, EngineError, EngineOptions, OnnxRuntime, Provider, StepGraph, WeightsMode};
+use crate::engine::{
+    DecoderEngine, EngineError, EngineOptions, OnnxRuntime, Provider, StepGraph, WeightsMode,
+};
 use crate::experiment::Experiment;
 use crate::json::JsonObject;
 use crate::machine::physical_cores;

@@ -11,6 +11,7 @@ use super::Preparation;
 use crate::adapter::expert_folders;
 use crate::experiment::Experiment;
 use crate::file_names::hex;
+use crate::prepared::Variant;
 
 /// Goes up when graphs or merges change, so that folders made before are made again.
 const REVISION: u32 = 18;

@@ -16,7 +16,9 @@ use crate::graph::{Parameter, Parameters};
 use crate::model::BaseModel;
 use crate::prepared::Precision;
 use crate::quantize::{Format, QuantizeError, QuantizedFile, joined_plans, write_matrix};
-use crate::weights::{BytesPlan, SafetensorsFile, SafetensorsWriter, WeightsError, WriteTensorError};
+use crate::weights::{
+    BytesPlan, SafetensorsFile, SafetensorsWriter, WeightsError, WriteTensorError,
+};
 
 /// Something that merging changes.
 #[derive(Debug)]

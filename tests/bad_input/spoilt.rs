@@ -8,7 +8,9 @@ use std::time::SystemTime;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::common::{Outcome, all_below, assert_refused, case, copy_folder, limited, model, run, set_key};
+use crate::common::{
+    Outcome, all_below, assert_refused, case, copy_folder, limited, model, run, set_key,
+};
 
 /// A base model and an experiment, whole and prepared, to be spoiled by a test.
 pub struct Spoilt {

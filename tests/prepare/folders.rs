@@ -5,7 +5,9 @@ use std::path::Path;
 use crate::common::reference::{
     Bench, Case, assert_apart, assert_close, generate, prepared_folder, try_generate,
 };
-use crate::common::{TOLERANCE, copy_folder, names, only, program, read_tensors, relative_difference, run, set_key};
+use crate::common::{
+    TOLERANCE, copy_folder, names, only, program, read_tensors, relative_difference, run, set_key,
+};
 
 #[test]
 fn a_prepared_folder_runs_without_the_experiment() {

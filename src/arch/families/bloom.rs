@@ -8,7 +8,10 @@
 //! Source: `modeling_bloom.py`, Hugging Face Transformers.
 
 use crate::arch::heads::Heads;
-use crate::arch::{Activation, Arrangement, Attention, DecoderSpec, Embedding, FusedRows, Layer, Linear, MOST_LAYERS, Mlp, Norm, NormKind, Position, Projections, alibi, read};
+use crate::arch::{
+    Activation, Arrangement, Attention, DecoderSpec, Embedding, FusedRows, Layer, Linear,
+    MOST_LAYERS, Mlp, Norm, NormKind, Position, Projections, alibi, read,
+};
 use crate::json::{ConfigError, JsonObject};
 
 /// Positions that BLOOM was trained with: its configuration doesn't have to say.

@@ -8,7 +8,10 @@
 //! Source: `modeling_gpt2.py`, Hugging Face Transformers.
 
 use crate::arch::heads::Heads;
-use crate::arch::{Activation, Arrangement, Attention, DecoderSpec, Embedding, FusedRows, Layer, LearnedPositions, Linear, MOST_LAYERS, Mlp, Norm, NormKind, Projections, Stored, read};
+use crate::arch::{
+    Activation, Arrangement, Attention, DecoderSpec, Embedding, FusedRows, Layer, LearnedPositions,
+    Linear, MOST_LAYERS, Mlp, Norm, NormKind, Projections, Stored, read,
+};
 use crate::json::{ConfigError, JsonObject};
 
 /// Reads the architecture from `config.json`.

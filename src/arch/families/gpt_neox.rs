@@ -11,7 +11,10 @@
 
 use crate::arch::heads::Heads;
 use crate::arch::rope::{self, RopeDefaults};
-use crate::arch::{Activation, Arrangement, Attention, DecoderSpec, Embedding, FusedRows, Layer, Linear, MOST_LAYERS, Mlp, Norm, NormKind, Position, Projections, read};
+use crate::arch::{
+    Activation, Arrangement, Attention, DecoderSpec, Embedding, FusedRows, Layer, Linear,
+    MOST_LAYERS, Mlp, Norm, NormKind, Position, Projections, read,
+};
 use crate::json::{ConfigError, JsonObject};
 
 /// Reads the architecture from `config.json`.

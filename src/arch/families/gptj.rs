@@ -8,7 +8,10 @@
 
 use crate::arch::heads::Heads;
 use crate::arch::rope::Pairs;
-use crate::arch::{Activation, Arrangement, Attention, Declared, DecoderSpec, Embedding, Layer, Linear, MOST_LAYERS, Mlp, Norm, NormKind, Position, Projections, RotarySpec, read};
+use crate::arch::{
+    Activation, Arrangement, Attention, Declared, DecoderSpec, Embedding, Layer, Linear,
+    MOST_LAYERS, Mlp, Norm, NormKind, Position, Projections, RotarySpec, read,
+};
 use crate::json::{ConfigError, JsonObject};
 
 /// Reads the architecture from `config.json`.

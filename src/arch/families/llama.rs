@@ -9,7 +9,10 @@
 
 use crate::arch::heads::Heads;
 use crate::arch::rope::{self, RopeDefaults};
-use crate::arch::{Activation, Arrangement, Attention, DecoderSpec, Embedding, Layer, Linear, MOST_LAYERS, Mlp, Norm, NormKind, Position, Projections, read};
+use crate::arch::{
+    Activation, Arrangement, Attention, DecoderSpec, Embedding, Layer, Linear, MOST_LAYERS, Mlp,
+    Norm, NormKind, Position, Projections, read,
+};
 use crate::json::{ConfigError, JsonObject};
 
 /// Reads the architecture from `config.json`.

@@ -9,7 +9,10 @@
 //! Source: `modeling_mpt.py`, Hugging Face Transformers.
 
 use crate::arch::heads::Heads;
-use crate::arch::{Activation, Arrangement, Attention, DecoderSpec, Embedding, FusedRows, Layer, Linear, MOST_LAYERS, Mlp, Norm, NormKind, Position, Projections, alibi, read};
+use crate::arch::{
+    Activation, Arrangement, Attention, DecoderSpec, Embedding, FusedRows, Layer, Linear,
+    MOST_LAYERS, Mlp, Norm, NormKind, Position, Projections, alibi, read,
+};
 use crate::json::{ConfigError, JsonObject};
 
 /// Reads the architecture from `config.json`.

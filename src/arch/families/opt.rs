@@ -11,7 +11,10 @@
 //! Source: `modeling_opt.py`, Hugging Face Transformers.
 
 use crate::arch::heads::Heads;
-use crate::arch::{Activation, Arrangement, Attention, Declared, DecoderSpec, Embedding, Layer, LearnedPositions, Linear, MOST_LAYERS, Mlp, Norm, NormKind, Projections, read};
+use crate::arch::{
+    Activation, Arrangement, Attention, Declared, DecoderSpec, Embedding, Layer, LearnedPositions,
+    Linear, MOST_LAYERS, Mlp, Norm, NormKind, Projections, read,
+};
 use crate::json::{ConfigError, JsonObject};
 
 /// Rows of the position table before position 0.

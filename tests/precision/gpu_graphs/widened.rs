@@ -10,7 +10,9 @@ use prost::Message;
 
 use peft_bench::graph::proto::{Entry, Graph, Model, Tensor, ValueInfo, dtype, element};
 use peft_bench::prepared::{ADAPTER, GRAPH, PreparedVariant};
-use peft_bench::weights::{BytesPlan, Dtype, SafetensorsFile, SafetensorsWriter, TensorView, round_to, widen};
+use peft_bench::weights::{
+    BytesPlan, Dtype, SafetensorsFile, SafetensorsWriter, TensorView, round_to, widen,
+};
 
 /// Weights of the widened graph, beside it.
 const WEIGHTS: &str = "widened.bin";

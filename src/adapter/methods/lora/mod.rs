@@ -64,6 +64,7 @@ use crate::adapter::replaced::{
 };
 use crate::adapter::targets::{QUERY_VALUE, Targets};
 use crate::adapter::token_rows::trainable_token_indices;
+use crate::adapter::toolbox::replication::replicate;
 use crate::adapter::toolbox::tuner::{
     Layer, Loading, Table, Target, not_adaptable, target, without_experts,
 };
