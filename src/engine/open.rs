@@ -1,4 +1,4 @@
-//! Opens a variant: what its sessions need beside its folder, the sessions, what's bound to them.
+//! Opens a variant: laid-out weights, sessions, and the tensors that are bound to them.
 
 use std::rc::Rc;
 
@@ -17,7 +17,7 @@ use crate::lowering::{layouts, make_ready, model_file};
 use crate::onnxruntime::cuda::Stream;
 use crate::prepared::{Manifest, PreparedVariant, PromptKind};
 
-/// What a variant's sessions need beside its folder is there.
+/// The laid-out weights of a variant are there.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MadeReady {
     /// What laying out this variant's own weights took, in seconds, if it was done now.
@@ -25,8 +25,8 @@ pub struct MadeReady {
 }
 
 impl DecoderEngine {
-    /// Makes what opening `variant` needs beside its folder, so that opening it takes no longer the first time. `begin`
-    /// is told the bytes of a file that has to be written. `None` where nothing is needed.
+    /// Lays out the weights of `variant` where its sessions need that, so that opening it takes no longer the first time.
+    /// `begin` gets the size of a file that has to be written. `None` where nothing is needed.
     ///
     /// # Errors
     /// If a file can't be read or written.
@@ -45,7 +45,7 @@ impl DecoderEngine {
         }))
     }
 
-    /// Whether a variant runs so many sequences at once.
+    /// Checks that a variant can run `batch_size` sequences at once.
     ///
     /// # Errors
     /// If it doesn't.
@@ -76,7 +76,7 @@ impl DecoderEngine {
         }
     }
 
-    /// The same on a stream, if decode steps shall be a CUDA graph.
+    /// Opens sessions, on `stream` if decode steps shall be a CUDA graph.
     pub(super) fn open_on(
         runtime: &OnnxRuntime,
         variant: &PreparedVariant,

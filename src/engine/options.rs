@@ -52,7 +52,7 @@ impl EngineOptions {
         laid_out.then(block_size::of_this_processor).flatten()
     }
 
-    /// The same for the session `name`, whose profile goes into a folder of its own. Without that it has none.
+    /// Options for the session `name`, whose profile goes into a folder of its own, or is left out if that can't be made.
     pub(super) fn for_session(&self, name: &str) -> Self {
         let own = self.profile.as_ref().map(|folder| folder.join(name));
         Self {

@@ -47,7 +47,7 @@ pub struct AttentionSite<'a> {
 /// which change no score and no sum.
 const HEAD_MULTIPLE: usize = 8;
 
-/// The node turns heads whose width is a multiple of this, and so many of their elements.
+/// The node turns heads if their width, and the number of elements that are turned, are multiples of this.
 const ROTARY_MULTIPLE: usize = 16;
 
 /// The width of a head in the cache.
@@ -370,7 +370,7 @@ fn split_kinds(
     )
 }
 
-/// The same where the rows belong to key heads: the queries that share one, its key, its value.
+/// Cuts queries, keys and values apart where rows are grouped by key head: its queries, its key, its value.
 fn split_groups(
     graph: &mut GraphBuilder,
     attention: &Attention,

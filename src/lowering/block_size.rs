@@ -1,6 +1,6 @@
 //! How many channels ONNX Runtime keeps side by side: its `NCHWc` layout.
 //!
-//! It depends on the processor that it runs on, and a graph in that layout is wrong on any other. So it's told from the
+//! It depends on the processor that it runs on, and a graph in that layout is wrong on any other. So it's derived from the
 //! processor's features where weights are laid out, as ONNX Runtime does (`MLAS_PLATFORM::MLAS_PLATFORM` in
 //! `onnxruntime/core/mlas/lib/platform.cpp`), and a session is opened on them only where a small graph shows that
 //! ONNX Runtime agrees.

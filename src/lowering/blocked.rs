@@ -28,7 +28,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::NotLowered;
 use super::block_size::import;
-use super::joined_products::{Group, groups, take_joined};
+use super::joined_products::{ProductGroup, groups, take_joined};
 use super::laid_out_files::LaidOutFiles;
 use super::laid_out_tensor::LayOutError;
 use super::products::{Products, drop_unused};
@@ -44,7 +44,7 @@ pub use selection::wanted;
 pub enum Runs {
     /// One token of one sequence.
     Step,
-    /// Any number of tokens, of so many sequences.
+    /// Any number of tokens, of this number of sequences.
     Prompt(usize),
 }
 
@@ -117,7 +117,7 @@ struct Rewriting<'a> {
     runs: Runs,
     products: Products,
     /// By the first one's output.
-    groups: HashMap<String, Group>,
+    groups: HashMap<String, ProductGroup>,
     /// The biases of products, by the products.
     biases: HashMap<String, String>,
     takers: HashMap<String, Vec<Node>>,

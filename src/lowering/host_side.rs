@@ -55,8 +55,8 @@ pub fn take_lengths(model: &mut Model, batch_size: usize) {
     graph.input.retain(|input| mask || input.name != MASK);
 }
 
-/// The same for a GPU, if attention alone asks for lengths. Where sizes of tables or masks hang on them, they must be
-/// worked out on the host: from a shape they are, and from an input they would come back from the GPU.
+/// Makes lengths inputs on a GPU, if only attention takes them. Sizes of tables and masks must be computed on the host, which
+/// they are from a shape; from an input they would be copied back from the GPU.
 pub fn take_lengths_of_attention(model: &mut Model, batch_size: usize) {
     let mut taken = model.clone();
     take_lengths(&mut taken, batch_size);

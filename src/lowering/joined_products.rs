@@ -9,7 +9,7 @@ use crate::graph::proto::{Graph, Node};
 
 /// Products of one input, two or more.
 #[derive(Debug)]
-pub struct Group {
+pub struct ProductGroup {
     /// Their values, in the graph's order.
     pub outputs: Vec<String>,
     /// What they are products with.
@@ -19,7 +19,7 @@ pub struct Group {
 }
 
 /// The groups of those nodes that `is_product` tells, by the first one's output.
-pub fn groups(graph: &Graph, is_product: impl Fn(&Node) -> bool) -> HashMap<String, Group> {
+pub fn groups(graph: &Graph, is_product: impl Fn(&Node) -> bool) -> HashMap<String, ProductGroup> {
     let uses = uses(graph);
     let products = graph.node.iter().filter(|node| is_product(node));
     // By value, and in the graph's order.
@@ -33,7 +33,7 @@ pub fn groups(graph: &Graph, is_product: impl Fn(&Node) -> bool) -> HashMap<Stri
         let fits = |value: &String| {
             input_of.get(value) == Some(&x) && uses.get(value.as_str()) == Some(&1)
         };
-        parts.iter().all(fits).then(|| Group {
+        parts.iter().all(fits).then(|| ProductGroup {
             outputs: parts.to_vec(),
             x: x.clone(),
             attention: Some(attention.name.clone()),
@@ -41,7 +41,7 @@ pub fn groups(graph: &Graph, is_product: impl Fn(&Node) -> bool) -> HashMap<Stri
     };
     let attention = graph.node.iter();
     let attention = attention.filter(|node| node.op_type == "GroupQueryAttention");
-    let mut groups: Vec<Group> = attention.filter_map(triple).collect();
+    let mut groups: Vec<ProductGroup> = attention.filter_map(triple).collect();
     let taken: HashSet<&String> = groups.iter().flat_map(|group| &group.outputs).collect();
     let mut others: HashMap<&String, Vec<String>> = HashMap::new();
     for (output, x) in &inputs {
@@ -50,15 +50,15 @@ pub fn groups(graph: &Graph, is_product: impl Fn(&Node) -> bool) -> HashMap<Stri
         }
     }
     let several = others.into_iter().filter(|(_, outputs)| outputs.len() > 1);
-    let others: Vec<Group> = several
-        .map(|(x, outputs)| Group {
+    let others: Vec<ProductGroup> = several
+        .map(|(x, outputs)| ProductGroup {
             outputs,
             x: x.clone(),
             attention: None,
         })
         .collect();
     groups.extend(others);
-    let by_first = |group: Group| (group.outputs[0].clone(), group);
+    let by_first = |group: ProductGroup| (group.outputs[0].clone(), group);
     groups.into_iter().map(by_first).collect()
 }
 
@@ -69,7 +69,7 @@ pub fn take_joined(attention: &mut Node, qkv: &str) {
     attention.input[2].clear();
 }
 
-/// Cuts the value `joined`, along `axis`, into the products `outputs` that it's made of, each of so many `rows`.
+/// Cuts the value `joined`, along `axis`, into the products `outputs` that it's made of, whose sizes are `rows`.
 pub fn split(graph: &mut Graph, joined: &str, outputs: &[String], rows: &[i64], axis: i64) -> Node {
     let sizes: Vec<String> = rows.iter().map(i64::to_string).collect();
     let parts = shape_constant(graph, &format!("parts.{}", sizes.join(".")), rows);

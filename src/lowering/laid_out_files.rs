@@ -1,7 +1,7 @@
 //! Files of weights that are laid out for the processor: made once from a model's weights, and mapped afterwards.
 //!
 //! Those of a base model are in its prepared folder, and all variants beside it share them; those of merged tensors
-//! are beside the variant's own `overlay.safetensors`. They vanish with their folders. A piece is named by its form and, of
+//! are beside the variant's own `overlay.safetensors`. They vanish with their folders. A tensor is named by its form and, of
 //! each source, path, size, modification time, offset and types, so that one made from an earlier version of a file is
 //! never taken.
 
@@ -27,10 +27,10 @@ pub const LAID_OUT: &str = "laid-out.safetensors";
 /// The name of the base's prepared folder.
 const BASE: &str = "base";
 
-/// Between the parts of a piece's name. Of a path with one in it, what's made isn't kept when others are added.
+/// Separates the parts of a tensor's name. A tensor of a file whose path contains it isn't kept when others are added.
 const BETWEEN: char = '\n';
 
-/// A piece, or several of one form behind one another.
+/// Where a laid-out tensor is, or several of one form behind one another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     /// Its bytes.
@@ -61,7 +61,7 @@ pub struct LaidOutFiles {
 }
 
 impl LaidOutFiles {
-    /// Makes what's `wanted`, in groups that shall follow each other and blocks of so many rows, if it isn't there, and opens
+    /// Makes what's `wanted`, in groups that shall follow each other and in blocks of `block` rows, if it isn't there, and opens
     /// it. `folder` is the variant's; `begin` is told the bytes of each file that has to be made.
     ///
     /// # Errors
@@ -127,15 +127,15 @@ impl LaidOutFiles {
         self.files.contains_key(path)
     }
 
-    /// Where `pieces` are, if they follow each other.
+    /// Where `tensors` are, if they follow each other.
     ///
     /// # Errors
     /// If a source's file can't be asked for its size.
-    pub fn find(&self, pieces: &[LaidOutTensor]) -> Result<Option<Found>, LayOutError> {
+    pub fn find(&self, tensors: &[LaidOutTensor]) -> Result<Option<Found>, LayOutError> {
         for (path, file) in &self.files {
-            if let Some(offset) = self.names.joined(file, pieces)? {
-                let [_, columns] = pieces[0].size();
-                let rows = pieces.iter().map(|piece| piece.size()[0]).sum();
+            if let Some(offset) = self.names.joined(file, tensors)? {
+                let [_, columns] = tensors[0].size();
+                let rows = tensors.iter().map(|one| one.size()[0]).sum();
                 let span = ByteSpan {
                     path: path.clone(),
                     offset,
@@ -166,7 +166,7 @@ fn below_root(path: &Path) -> std::borrow::Cow<'_, str> {
     path.strip_prefix(ROOT).unwrap_or(path).to_string_lossy()
 }
 
-/// Names of pieces, with what's known of their sources' files.
+/// Names of laid-out tensors, with what's known of their sources' files.
 #[derive(Debug, Default)]
 struct Names {
     stamps: RefCell<HashMap<PathBuf, (u64, i128)>>,
@@ -188,9 +188,9 @@ impl Names {
         Ok(stamp)
     }
 
-    fn of(&self, piece: &LaidOutTensor) -> Result<String, LayOutError> {
-        let mut name = piece.form();
-        for weight in piece.sources() {
+    fn of(&self, one: &LaidOutTensor) -> Result<String, LayOutError> {
+        let mut name = one.form();
+        for weight in one.sources() {
             name.push(BETWEEN);
             name += &self.of_source(weight)?;
         }
@@ -208,7 +208,7 @@ impl Names {
         ))
     }
 
-    /// Whether all sources of the piece `name` are as they were.
+    /// Whether all sources of the tensor `name` are as they were.
     fn is_current(&self, name: &str) -> bool {
         name.split(BETWEEN).skip(1).all(|source| {
             let parts: Vec<&str> = source.rsplitn(5, ':').collect();
@@ -223,16 +223,16 @@ impl Names {
         })
     }
 
-    /// Where `pieces` begin in `file`, if they follow each other there.
+    /// Where `tensors` begin in `file`, if they follow each other there.
     fn joined(
         &self,
         file: &SafetensorsFile,
-        pieces: &[LaidOutTensor],
+        tensors: &[LaidOutTensor],
     ) -> Result<Option<u64>, LayOutError> {
         let mut first = None;
         let mut end = None;
-        for piece in pieces {
-            let name = self.of(piece)?;
+        for one in tensors {
+            let name = self.of(one)?;
             let Some(tensor) = file.get(&name) else {
                 return Ok(None);
             };
@@ -240,7 +240,7 @@ impl Names {
                 return Ok(None);
             };
             let follows = end.is_none_or(|end| end == location.offset);
-            if tensor.shape != piece.shape() || location.dtype != Dtype::Float32 || !follows {
+            if tensor.shape != one.shape() || location.dtype != Dtype::Float32 || !follows {
                 return Ok(None);
             }
             first.get_or_insert(location.offset);
@@ -260,16 +260,16 @@ fn write(
 ) -> Result<SafetensorsFile, LayOutError> {
     let mut seen = HashSet::new();
     let mut plans = Vec::new();
-    let mut pieces = Vec::new();
-    for piece in groups.iter().flatten() {
-        let name = names.of(piece)?;
+    let mut tensors = Vec::new();
+    for one in groups.iter().flatten() {
+        let name = names.of(one)?;
         if seen.insert(name.clone()) {
             plans.push(TensorPlan {
                 name: name.clone(),
                 dtype: Dtype::Float32,
-                shape: piece.shape(),
+                shape: one.shape(),
             });
-            pieces.push((name, piece));
+            tensors.push((name, one));
         }
     }
     let kept: Vec<String> = existing
@@ -289,9 +289,9 @@ fn write(
     let bytes = |plan: &TensorPlan| 4 * plan.shape.iter().product::<usize>() as u64;
     begin(plans.iter().map(bytes).sum());
     let writer = SafetensorsWriter::create(path, &plans).map_err(LayOutError::Write)?;
-    let batches: Vec<Batch> = pieces
+    let batches: Vec<Batch> = tensors
         .iter()
-        .flat_map(|(name, piece)| piece.batches(name))
+        .flat_map(|(name, one)| one.batches(name))
         .collect();
     batches
         .par_iter()

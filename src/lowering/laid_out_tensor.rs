@@ -88,18 +88,18 @@ impl LaidOutTensor {
         let step = (BATCH_BYTES / (row_bytes * unit)).max(1) * unit;
         (0..rows).step_by(step).map(move |first| Batch {
             name,
-            piece: self,
+            tensor: self,
             first,
             count: step.min(rows - first),
         })
     }
 }
 
-/// Some rows of each source of a piece.
+/// Some rows of each source of a laid-out tensor.
 #[derive(Debug)]
 pub struct Batch<'a> {
     name: &'a str,
-    piece: &'a LaidOutTensor,
+    tensor: &'a LaidOutTensor,
     first: usize,
     count: usize,
 }
@@ -110,15 +110,15 @@ impl Batch<'_> {
     /// # Errors
     /// If a source can't be read, or the file can't be written.
     pub fn write(&self, writer: &SafetensorsWriter) -> Result<(), LayOutError> {
-        let [_, columns] = self.piece.size();
-        let sources = self.piece.sources();
+        let [_, columns] = self.tensor.size();
+        let sources = self.tensor.sources();
         let values: Vec<Vec<f32>> = sources
             .iter()
             .map(|weight| self.read(weight))
             .collect::<Result<_, _>>()?;
-        let rows = (self.count * sources.len()).next_multiple_of(self.piece.unit());
+        let rows = (self.count * sources.len()).next_multiple_of(self.tensor.unit());
         let mut laid_out = vec![0_u8; 4 * columns * rows];
-        match (self.piece, &values[..]) {
+        match (self.tensor, &values[..]) {
             (LaidOutTensor::Blocks(_, block), [values]) => {
                 blocks(values, *block, columns, &mut laid_out)
             }
@@ -130,7 +130,7 @@ impl Batch<'_> {
             .map_err(LayOutError::Write)
     }
 
-    /// These rows of `weight`, rounded to each of its types in turn.
+    /// These rows of `weight`, rounded to each of its types, in order.
     fn read(&self, weight: &Weight) -> Result<Vec<f32>, LayOutError> {
         let path = weight.span.path.clone();
         let dtypes: Vec<Dtype> = weight
@@ -165,7 +165,7 @@ impl Batch<'_> {
         Ok(widen(&bytes, stored))
     }
 
-    /// The same of a weight that's stored as its transpose.
+    /// These rows of a weight that's stored as its transpose.
     fn read_columns(&self, weight: &Weight, path: &Path, stored: Dtype) -> io::Result<Vec<f32>> {
         let file = File::open(path)?;
         let mut values = vec![0.0; self.count * weight.columns];
@@ -182,7 +182,7 @@ impl Batch<'_> {
     }
 }
 
-/// Blocks of so many rows of `values`, rows of so many `columns`.
+/// Lays out `values`, in rows of `columns`, in blocks of `rows`.
 fn blocks(values: &[f32], rows: usize, columns: usize, laid_out: &mut [u8]) {
     let block = rows * columns;
     let blocks = laid_out.chunks_exact_mut(4 * block);
@@ -196,7 +196,7 @@ fn blocks(values: &[f32], rows: usize, columns: usize, laid_out: &mut [u8]) {
     }
 }
 
-/// Rows of so many `columns`, one of each source after the other.
+/// Lays out the rows of all sources, of `columns` each, one of each source after the other.
 fn alternate(sources: &[Vec<f32>], columns: usize, laid_out: &mut [u8]) {
     for (place, row) in laid_out.chunks_exact_mut(4 * columns).enumerate() {
         let source = &sources[place % sources.len()];

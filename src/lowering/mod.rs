@@ -1,4 +1,4 @@
-//! The same arithmetic, laid out for the processor: one graph for prompts and one for decode steps.
+//! Rewrites a prepared graph for the processor: the same arithmetic, with one graph for prompts and one for decode steps.
 //!
 //! A prepared graph has `y = x Wᵀ` for every linear layer, with the weight as the checkpoint stores it. ONNX Runtime's
 //! matrix products on a CPU like other forms better, and which one depends on the number of tokens, so that a prompt
@@ -93,8 +93,8 @@ fn wanted(model: &Model, block: usize) -> Vec<Vec<LaidOutTensor>> {
     groups
 }
 
-/// Lays out what `model`, in `folder`, wants for blocks of `block` channels, where that isn't done yet; `begin` is told the
-/// bytes of a file that has to be written. `None` for quantized weights, which are read as they are.
+/// Lays out the weights of `model`, in `folder`, in blocks of `block` channels, where that isn't done yet. `begin` gets the
+/// size of a file that has to be written. `None` for quantized weights, which are read as they are.
 ///
 /// # Errors
 /// If a file can't be read or written.
@@ -126,7 +126,7 @@ pub fn layouts(
     Ok(made)
 }
 
-/// The same, with the roles still on the nodes.
+/// The rewritten graphs, with the roles still on their nodes.
 fn rewritten(
     model: Model,
     target: Lowering,

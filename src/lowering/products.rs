@@ -19,7 +19,7 @@ pub struct Weight {
     pub columns: usize,
     /// Whether it's stored as `[columns, rows]`, not `[rows, columns]`.
     pub in_out: bool,
-    /// Element types: the file's, and those that it's cast to in turn.
+    /// Element types: the file's, then those that it's cast to, in order.
     pub types: Vec<i32>,
 }
 
@@ -92,7 +92,7 @@ impl Products {
         Some(&product.weight)
     }
 
-    /// The same, if the weight is stored as `[out_features, in_features]`.
+    /// The weight of the linear layer whose product `node` makes, if it's stored as `[out_features, in_features]`.
     pub fn out_in_weight(&self, node: &Node) -> Option<&Weight> {
         self.out_in_weight_of(node.output.first()?)
     }

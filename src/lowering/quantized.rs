@@ -114,7 +114,7 @@ fn add_joined(graph: &mut Graph, nodes: &mut Vec<Node>, parts: &[Node], joined: 
     nodes.push(product);
 }
 
-/// The same operator, input and form; of NF4, whose blocks don't end with rows, whole blocks.
+/// Whether `parts` have one operator, input and form. NF4's blocks run through rows, so its weights must be whole blocks.
 fn can_be_joined(parts: &[Node]) -> bool {
     let first = &parts[0];
     let alike = |part: &Node| {

@@ -1,6 +1,7 @@
 //! Graphs of small models, rewritten for each way of holding weights.
 
 mod experts;
+mod roles;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -466,48 +467,5 @@ fn gpus_are_given_no_more_outputs_to_cut_apart_than_they_do_without_lists() {
         let products = |target: Lowering| count(&rewritten_for(base, target).0.step, "MatMulNBits");
         assert_eq!(products(target(WeightsMode::InPlace)), on_cpu + 1);
         assert_eq!(products(on_gpu), expected + 1, "{model}");
-    }
-}
-
-/// `(role, path, reason)` of what isn't lowered, without the paths' beginnings.
-fn not_lowered(layouts: &Layouts) -> Vec<(&str, &str, &str)> {
-    let all = layouts.not_lowered.iter();
-    all.map(|one| (one.role.as_str(), one.path.as_str(), one.reason.as_str()))
-        .collect()
-}
-
-#[test]
-fn what_has_a_role_and_stays_as_prepared_is_reported() {
-    let folder = tempfile::tempdir().unwrap();
-    let all = prepare("llama-gqa", "oft", Dtype::Float32, folder.path());
-    for variant in &all {
-        let layouts = rewritten(variant, WeightsMode::Mapped).0;
-        assert_eq!(not_lowered(&layouts), []);
-    }
-    // Merged weights of every form are in a file; unmerged, this one is an input of the graph.
-    let all = prepare("llama-gqa", "shira", Dtype::Float32, folder.path());
-    let layouts = rewritten(&all[2], WeightsMode::Mapped).0;
-    let found = not_lowered(&layouts);
-    assert!(!found.is_empty());
-    for (role, path, reason) in found {
-        assert_eq!(role, "linear");
-        assert!(path.starts_with("model.layers."), "{path}");
-        assert_eq!(reason, "its weight isn't read from a file as it is");
-    }
-    assert_eq!(not_lowered(&rewritten(&all[1], WeightsMode::Mapped).0), []);
-}
-
-#[test]
-fn rewritten_graphs_have_no_roles() {
-    let folder = tempfile::tempdir().unwrap();
-    let base = &prepare("mixtral", "lora", Dtype::Float32, folder.path())[0];
-    let has_role = |model: &Model| {
-        let nodes = &model.graph.as_ref().unwrap().node;
-        nodes.iter().any(|node| !node.metadata_props.is_empty())
-    };
-    assert!(has_role(&model_file::read(&base.folder, 40).unwrap()));
-    for weights in [WeightsMode::Mapped, WeightsMode::InPlace] {
-        let layouts = rewritten(base, weights).0;
-        assert!(!layouts.models().any(has_role));
     }
 }

@@ -48,7 +48,7 @@ pub(super) fn take_biases(
     biases
 }
 
-/// A constant vector of so many zeros.
+/// A constant vector of `rows` zeros.
 fn zeros(graph: &mut Graph, rows: i64) -> String {
     let name = format!("zeros.{rows}");
     if !graph.initializer.iter().any(|tensor| tensor.name == name) {
@@ -64,7 +64,7 @@ fn zeros(graph: &mut Graph, rows: i64) -> String {
 }
 
 impl Rewriting<'_> {
-    /// The biases of `outputs`, of so many `rows`, behind one another; zeros for those that have none.
+    /// The biases of `outputs`, whose sizes are `rows`, as one vector; zeros for outputs without a bias.
     pub(super) fn joined_bias(
         &mut self,
         joined: &str,

@@ -30,9 +30,9 @@ impl Rewriting<'_> {
             .filter_map(|value| self.products.out_in_weight_of(value).cloned())
             .collect();
         let rows: Vec<i64> = weights.iter().map(|weight| weight.rows as i64).collect();
-        let piece = |weight| LaidOutTensor::Blocks(weight, self.block);
-        let pieces: Vec<LaidOutTensor> = weights.into_iter().map(piece).collect();
-        let Some(found) = self.files.find(&pieces)? else {
+        let tensor = |weight| LaidOutTensor::Blocks(weight, self.block);
+        let tensors: Vec<LaidOutTensor> = weights.into_iter().map(tensor).collect();
+        let Some(found) = self.files.find(&tensors)? else {
             return Ok(false);
         };
         let joined = format!("{}/joined", first.output[0]);
@@ -69,8 +69,8 @@ impl Rewriting<'_> {
 
     /// Makes the product `product` in blocks, with its bias.
     pub(super) fn product(&mut self, product: &Node, weight: &Weight) -> Result<bool, LayOutError> {
-        let piece = LaidOutTensor::Blocks(weight.clone(), self.block);
-        let Some(found) = self.files.find(&[piece])? else {
+        let tensor = LaidOutTensor::Blocks(weight.clone(), self.block);
+        let Some(found) = self.files.find(&[tensor])? else {
             return Ok(false);
         };
         let (x, output) = (&product.input[0], &product.output[0]);

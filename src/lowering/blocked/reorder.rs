@@ -19,7 +19,7 @@ pub(super) struct Blocked {
 }
 
 impl Rewriting<'_> {
-    /// The form in blocks of `x`, which has so many `channels`.
+    /// The form in blocks of `x`, which has this number of `channels`.
     pub(super) fn make_blocked(&mut self, x: &str, channels: usize, one_position: bool) -> String {
         if let Some(blocked) = self.blocked.get(x)
             && blocked.channels == channels
@@ -83,9 +83,9 @@ impl Rewriting<'_> {
         self.graph.node.push(squeeze);
     }
 
-    /// The shape of an image of so many `channels`, in a way that nothing can be told of before the graph runs: where
-    /// ONNX Runtime knows the number of axes and not their sizes, it compares each value with all that are no longer
-    /// needed, to find memory for it, and never finds any. Half of the time in which a session is opened went there.
+    /// The shape of an image with this number of `channels`, computed so that ONNX Runtime can't infer it before the run.
+    /// Where it knows the number of axes but not their sizes, it compares each value with all that are no longer needed, to
+    /// reuse their memory, and never can: half of the time to open a session went there.
     fn image_shape(&mut self, channels: i64) -> String {
         let name = format!("image.{channels}");
         if self.graph.node.iter().any(|node| node.name == name) {
