@@ -45,9 +45,11 @@ fn every_family_has_cases() {
 
 /// The widths of some models fit no block of a processor's layout, so that `mapped` reads their weights as they're stored.
 /// Elsewhere than on x86-64 nothing is laid out.
-#[cfg(target_arch = "x86_64")]
 #[test]
 fn every_family_and_every_method_has_a_case_whose_weights_are_laid_out() {
+    if cfg!(not(target_arch = "x86_64")) {
+        return;
+    }
     let (mut families, mut methods) = (BTreeSet::new(), BTreeSet::new());
     for (name, model_type) in models() {
         let export_dir = tempfile::tempdir().unwrap();
