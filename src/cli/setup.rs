@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use super::options::{CommonOptions, ExecutionProvider};
 use super::progress::{ByteProgress, message};
+use super::tokenizer::TokenizerOptions;
 use crate::adapter::Task;
 use crate::config::{BenchmarkConfig, Source};
 use crate::engine::{
@@ -13,7 +14,7 @@ use crate::engine::{
 };
 use crate::experiment::Experiment;
 use crate::json_object::JsonObject;
-use crate::model::{BaseModel, ModelId, TextTokenizer};
+use crate::model::{BaseModel, ModelId};
 use crate::prepare::{Manifest, Precision, Preparation, PreparedVariant};
 use crate::runtime::install::locate_or_install;
 use crate::runtime::library::Library;
@@ -95,10 +96,16 @@ pub fn base_model(common: &CommonOptions, config: &BenchmarkConfig) -> Result<Ba
     Ok(model)
 }
 
-/// The same for measuring with prompts. What they're tokenized with has to be there before anything is prepared.
-pub fn base_to_measure(common: &CommonOptions, config: &BenchmarkConfig) -> Result<BaseModel> {
+/// The same for measuring with prompts, beside the adapter in `adapter` if there's one. What they're tokenized with has to be
+/// there before anything is prepared.
+pub fn base_to_measure(
+    common: &CommonOptions,
+    config: &BenchmarkConfig,
+    tokenizer: &TokenizerOptions,
+    adapter: Option<&Path>,
+) -> Result<BaseModel> {
     let model = base_model(common, config)?;
-    TextTokenizer::open(&model.folder)?;
+    tokenizer.place(&model.folder, adapter)?.open()?;
     Ok(model)
 }
 

@@ -24,10 +24,10 @@ use crate::measure::group::Group;
 use crate::measure::record::VariantRecord;
 use crate::measure::subject::Subject;
 use crate::results::summarize;
-use cells::{aligned, interval, milliseconds, none, peak, percent};
+use cells::{aligned, interval, milliseconds, none, peak, percent, prompt_tokens};
 use overall::overall;
 
-/// Group × variant: medians, overheads against the base, and peak memory while generating.
+/// Group × variant: tokens of the prompts, medians, overheads against the base, and peak memory while generating.
 pub fn render(records: &[VariantRecord], paired: bool, seed: u64) -> String {
     let base = base_of(records);
     // Several experiments have longer names, and some columns are left to the result files.
@@ -37,6 +37,7 @@ pub fn render(records: &[VariantRecord], paired: bool, seed: u64) -> String {
     let header = [
         "prompts",
         "variant",
+        "tokens",
         "first token",
         step,
         "roofline",
@@ -58,6 +59,7 @@ pub fn render(records: &[VariantRecord], paired: bool, seed: u64) -> String {
             rows.push(vec![
                 group.to_string(),
                 record.label(),
+                prompt_tokens(record, group),
                 milliseconds(Some(metrics.time_to_first_token)),
                 milliseconds(metrics.decode_time_per_token),
                 metrics
@@ -73,8 +75,8 @@ pub fn render(records: &[VariantRecord], paired: bool, seed: u64) -> String {
     if several {
         for row in &mut rows {
             // The total time, and the part of the roofline.
+            row.remove(6);
             row.remove(5);
-            row.remove(4);
         }
     }
     let mut text = aligned(&rows, 2);

@@ -12,4 +12,5 @@ mod profiles;
 mod stored_forms;
 mod surplus;
 mod text;
+mod tokenizers;
 mod weights;
