@@ -16,7 +16,7 @@ pub use notes::{absent, executed, parity, precision, step_graphs};
 pub use swap::swap;
 pub use sweep::sweep;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use crate::measure::comparison::{measured, overhead};
@@ -24,10 +24,10 @@ use crate::measure::group::Group;
 use crate::measure::record::VariantRecord;
 use crate::measure::subject::Subject;
 use crate::results::summarize;
-use cells::{aligned, interval, milliseconds, none, peak, percent, prompt_tokens};
+use cells::{aligned, interval, milliseconds, none, peak, percent};
 use overall::overall;
 
-/// Group × variant: tokens of the prompts, medians, overheads against the base, and peak memory while generating.
+/// Group × variant: medians, overheads against the base, and peak memory while generating.
 pub fn render(records: &[VariantRecord], paired: bool, seed: u64) -> String {
     let base = base_of(records);
     // Several experiments have longer names, and some columns are left to the result files.
@@ -37,7 +37,6 @@ pub fn render(records: &[VariantRecord], paired: bool, seed: u64) -> String {
     let header = [
         "prompts",
         "variant",
-        "tokens",
         "first token",
         step,
         "roofline",
@@ -59,7 +58,6 @@ pub fn render(records: &[VariantRecord], paired: bool, seed: u64) -> String {
             rows.push(vec![
                 group.to_string(),
                 record.label(),
-                prompt_tokens(record, group),
                 milliseconds(Some(metrics.time_to_first_token)),
                 milliseconds(metrics.decode_time_per_token),
                 metrics
@@ -75,8 +73,8 @@ pub fn render(records: &[VariantRecord], paired: bool, seed: u64) -> String {
     if several {
         for row in &mut rows {
             // The total time, and the part of the roofline.
-            row.remove(6);
             row.remove(5);
+            row.remove(4);
         }
     }
     let mut text = aligned(&rows, 2);
@@ -87,6 +85,28 @@ pub fn render(records: &[VariantRecord], paired: bool, seed: u64) -> String {
         }
     }
     text
+}
+
+/// How many tokens the prompts of each group have: those of the shortest and of the longest.
+pub fn prompt_tokens(records: &[VariantRecord]) -> String {
+    let mut counts: BTreeMap<Group, (usize, usize)> = BTreeMap::new();
+    for run in records.iter().flat_map(|record| &record.runs) {
+        let count = run.prompt_tokens;
+        let (least, most) = counts.entry(run.group).or_insert((count, count));
+        *least = count.min(*least);
+        *most = count.max(*most);
+    }
+    let said: Vec<String> = counts
+        .into_iter()
+        .map(|(group, (least, most))| match least == most {
+            true => format!("{group} {least}"),
+            false => format!("{group} {least}–{most}"),
+        })
+        .collect();
+    match said.is_empty() {
+        true => String::new(),
+        false => format!("tokens of the prompts: {}\n", said.join(", ")),
+    }
 }
 
 fn base_of(records: &[VariantRecord]) -> Option<&VariantRecord> {

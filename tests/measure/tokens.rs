@@ -13,11 +13,6 @@ fn the_table_has_the_number_of_tokens_of_each_category() {
     let place = Workplace::new(1);
     let outcome = place.measure(&case("llama-gqa", "lora"), &[]);
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
-    let lines: Vec<Vec<&str>> = outcome
-        .stdout
-        .lines()
-        .map(|line| line.split_whitespace().collect())
-        .collect();
     assert!(
         lines
             .iter()

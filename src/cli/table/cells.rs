@@ -62,16 +62,6 @@ pub(super) fn peak(record: &VariantRecord, group: Group) -> String {
     })
 }
 
-/// How many tokens the prompts of `group` have: the shortest and the longest.
-pub(super) fn prompt_tokens(record: &VariantRecord, group: Group) -> String {
-    let counts = || record.runs_of(group).map(|run| run.prompt_tokens);
-    match (counts().min(), counts().max()) {
-        (Some(least), Some(most)) if least < most => format!("{least}–{most}"),
-        (Some(count), _) => count.to_string(),
-        (None, _) => none(),
-    }
-}
-
 /// A model's memory.
 pub(super) fn mebibytes(bytes: u64) -> String {
     format!("{:.0} MiB", bytes as f64 / 1_048_576.0)

@@ -36,7 +36,8 @@ fn fixed(mut current: Value) -> Value {
     let split = json!({
         "type": "Split", "pattern": { "Regex": SPLIT }, "behavior": "Isolated", "invert": false
     });
-    if let Some(first) = current["pretokenizers"].get_mut(0) {
+    let all = current.get_mut("pretokenizers");
+    if let Some(first) = all.and_then(|all| all.get_mut(0)) {
         *first = split;
         return current;
     }
