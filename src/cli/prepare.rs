@@ -75,7 +75,7 @@ impl Prepare {
                 self.experiment.display()
             );
         };
-        if self.tokenizer.is_given() && !self.formats.contains(&Format::Hf) {
+        if self.tokenizer.given().is_some() && !self.formats.contains(&Format::Hf) {
             bail!("`--tokenizer` goes with `--format hf`, which writes one; graphs take token ids");
         }
         let variants: Vec<Variant> = self.variants.iter().map(|&choice| choice.into()).collect();

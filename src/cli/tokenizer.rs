@@ -67,9 +67,14 @@ pub struct TokenizerPlace {
 }
 
 impl TokenizerOptions {
-    /// Whether one was asked for.
-    pub fn is_given(&self) -> bool {
-        self.choice.is_some()
+    /// What was asked for, as it's written.
+    pub fn given(&self) -> Option<String> {
+        let choice = self.choice.as_ref()?;
+        Some(match choice {
+            TokenizerChoice::Base => "base".to_owned(),
+            TokenizerChoice::Adapter => "adapter".to_owned(),
+            TokenizerChoice::Path(path) => path.display().to_string(),
+        })
     }
 
     /// The tokenizer for the model in `base` with the adapter in `adapter`, if there's one.
@@ -104,7 +109,7 @@ impl TokenizerOptions {
             owner,
             folder: std::path::absolute(folder)?,
             base: base.to_owned(),
-            asked: self.is_given(),
+            asked: self.choice.is_some(),
         })
     }
 
