@@ -174,11 +174,11 @@ impl TokenizerPlace {
 
     /// Says so where a checkpoint gets a tokenizer whose files aren't the base's.
     pub fn note_copied(&self) {
-        let same = |name: &&str| {
+        let same = |name: &str| {
             let read = |folder: &Path| fs::read(folder.join(name)).ok();
             read(&self.folder) == read(&self.base)
         };
-        if !TOKENIZER_FILES.iter().all(|name| same(&name)) {
+        if !TOKENIZER_FILES.iter().all(|name| same(name)) {
             let folder = self.folder.display();
             message(&format!("note: the checkpoint gets {self} (`{folder}`)"));
         }
