@@ -90,6 +90,12 @@ pub fn base_model(common: &CommonOptions, config: &BenchmarkConfig) -> Result<Ba
     });
     progress.finish();
     let model = model.with_context(|| format!("cannot open base model `{id}`"))?;
+    for (name, rows) in model.surplus_rows() {
+        message(&format!(
+            "note: `{name}` has {rows} rows, and `vocab_size` in `config.json` is {}: the first {} are used",
+            model.spec.vocab_size, model.spec.vocab_size
+        ));
+    }
     if common.verbose {
         message(&format!("base model {id} in {}", model.folder.display()));
     }

@@ -27,4 +27,4 @@ pub use builder::{Attr, Dim, GraphBuilder, LAST_POSITION, Value};
 pub use decoder::{build, cache_head_dim};
 pub use export::{ACTIVE_FROM_INPUT, Export, PROMPT_INPUT, ROTARY_LENGTH};
 pub use linear::{EmbeddingSite, LinearSite, RoutedSite};
-pub use parameters::{Parameter, Parameters, find_base_tensor};
+pub use parameters::{Parameter, Parameters, find_base_tensor, find_whole_tensor};

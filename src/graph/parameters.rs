@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::arch::DecoderSpec;
 use crate::quantize::{Quantization, QuantizeError, QuantizedFile, QuantizedWeight};
-use crate::weights::{TensorLocation, TensorStore, WeightsError};
+use crate::weights::{TensorLocation, TensorStore, TensorView, WeightsError};
 
 /// The origin of one parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,17 +48,35 @@ impl Parameters {
     /// # Errors
     /// If a tensor is missing, or has another shape or an unsupported dtype.
     pub fn of_base(spec: &DecoderSpec, base: &TensorStore) -> Result<Self, WeightsError> {
+        Self::of_base_but(spec, base, &|_| false)
+    }
+
+    /// The same without those that are `replaced`: whatever the base has in their place isn't used, and a base whose
+    /// vocabulary was resized needn't have it.
+    ///
+    /// # Errors
+    /// As [`of_base`](Self::of_base).
+    pub fn of_base_but(
+        spec: &DecoderSpec,
+        base: &TensorStore,
+        replaced: &dyn Fn(&str) -> bool,
+    ) -> Result<Self, WeightsError> {
         let mut found = Self::default();
         for module in spec.modules() {
             if module.is_stored_in_out() {
                 found.stored_in_out.insert(module.path.clone());
             }
             for (name, shape) in module.parameters() {
+                let path = format!("{}.{name}", module.path);
+                if replaced(&path) {
+                    continue;
+                }
                 let source = module.tensor(name);
                 let tensor = find_base_tensor(spec, base, &source)?;
                 tensor.expect_shape(&shape)?;
-                let stored = Parameter::Stored(tensor.location()?);
-                found.all.insert(format!("{}.{name}", module.path), stored);
+                found
+                    .all
+                    .insert(path, Parameter::Stored(tensor.location()?));
             }
         }
         Ok(found)
@@ -74,7 +92,7 @@ impl Parameters {
         self.stored_in_out.insert(path.to_owned());
     }
 
-    /// The same with weights from `file`, as far as `quantization` goes.
+    /// The same with weights from `file`, as far as `quantization` goes, in the place of stored ones.
     ///
     /// # Errors
     /// If the file lacks one.
@@ -85,12 +103,13 @@ impl Parameters {
         file: &QuantizedFile,
     ) -> Result<Self, QuantizeError> {
         for module in spec.modules() {
+            let name = format!("{}.weight", module.path);
             if let Some(format) = quantization.of(spec, &module)
                 && let Some([rows, columns]) = module.matrix_size()
+                && self.all.contains_key(&name)
             {
                 let key = quantization.key(spec, &module);
                 let weight = file.find(&key, format, rows, columns)?;
-                let name = format!("{}.weight", module.path);
                 self.set(&name, Parameter::Quantized(weight));
             }
         }
@@ -122,16 +141,32 @@ impl Parameters {
     }
 }
 
-/// The base's tensor `source`. Checkpoints that were saved from the model without its head lack the
-/// first part of every name (`model.`), and some have other names for a module.
+/// The base's tensor `source`; of one with a row for each token the vocabulary's rows alone, where there are more.
 ///
 /// # Errors
-/// If the base has it under none of them.
+/// As [`find_whole_tensor`].
 pub fn find_base_tensor<'a>(
     spec: &DecoderSpec,
     base: &'a TensorStore,
     source: &str,
-) -> Result<crate::weights::TensorView<'a>, WeightsError> {
+) -> Result<TensorView<'a>, WeightsError> {
+    let whole = find_whole_tensor(spec, base, source)?;
+    Ok(match spec.has_row_a_token(source) {
+        true => whole.first_rows(spec.vocab_size),
+        false => whole,
+    })
+}
+
+/// The base's tensor `source` as it's stored. Checkpoints that were saved from the model without its head lack the
+/// first part of every name (`model.`), and some have other names for a module.
+///
+/// # Errors
+/// If the base has it under none of them.
+pub fn find_whole_tensor<'a>(
+    spec: &DecoderSpec,
+    base: &'a TensorStore,
+    source: &str,
+) -> Result<TensorView<'a>, WeightsError> {
     if let Some(tensor) = base.find(source) {
         return Ok(tensor);
     }

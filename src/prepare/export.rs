@@ -14,7 +14,6 @@ use super::quantized::check_beside;
 use super::residuals::{Residuals, write_residuals};
 use super::{Manifest, Preparation, PrepareError, Variant};
 use crate::adapter::{Adapter, BACKBONE, Beside, GraphInput};
-use crate::arch::DecoderSpec;
 use crate::experiment::Experiment;
 use crate::graph::{Export, Parameter, Parameters, build};
 use crate::model::BaseModel;
@@ -113,7 +112,7 @@ pub fn export(
                         parameters.set(&name, Parameter::Quantized(weight));
                     }
                     parameters = moved(parameters, &path, &target.join(RESIDUALS));
-                    left = ingredients.base.with_residuals(file)?;
+                    left = ingredients.base.with_residuals(file);
                     &left
                 }
                 None => ingredients.base,
@@ -127,7 +126,7 @@ pub fn export(
             )?;
             parameters
         }
-        _ => base_parameters(preparation, &preparation.base.spec, quantized)?,
+        _ => base_parameters(preparation, None, quantized)?,
     };
     let parameters = absolute(parameters);
 
@@ -183,13 +182,16 @@ fn absolute(mut parameters: Parameters) -> Parameters {
     parameters
 }
 
-/// The base's parameters, for the architecture `spec` on them.
+/// The base's parameters, for the architecture of `adapter`, if there is one, but for those that it replaces.
 fn base_parameters(
     preparation: &Preparation,
-    spec: &DecoderSpec,
+    adapter: Option<&Adapter>,
     quantized: Option<&QuantizedFile>,
 ) -> Result<Parameters, PrepareError> {
-    let parameters = Parameters::of_base(spec, &preparation.base.store)?;
+    let spec = adapter.map_or(&preparation.base.spec, |adapter| &adapter.spec);
+    let parameters = Parameters::of_base_but(spec, &preparation.base.store, &|name| {
+        adapter.is_some_and(|adapter| adapter.replaced().contains_key(name))
+    })?;
     match (preparation.precision.quantization, quantized) {
         (Some(quantization), Some(file)) => Ok(parameters.quantized(spec, quantization, file)?),
         _ => Ok(parameters),
@@ -205,7 +207,7 @@ fn unmerged_parameters(
     if let Some(quantization) = preparation.precision.quantization {
         check_beside(adapter, quantization)?;
     }
-    let mut parameters = base_parameters(preparation, &adapter.spec, quantized)?;
+    let mut parameters = base_parameters(preparation, Some(adapter), quantized)?;
     for (name, replacement) in adapter.used_replacements() {
         parameters.set(
             name,

@@ -13,7 +13,7 @@ use crate::experiment::Experiment;
 use crate::file_names::hex;
 
 /// Goes up when graphs or merges change, so that folders made before are made again.
-const REVISION: u32 = 17;
+const REVISION: u32 = 18;
 
 /// A hash of everything that the folder of `variant` is made from. Of large files, path, size and
 /// modification time stand for the content.

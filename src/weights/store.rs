@@ -8,8 +8,8 @@ use serde::Deserialize;
 
 use super::{SafetensorsFile, TensorView, WeightsError};
 
-/// All tensors of one checkpoint.
-#[derive(Debug)]
+/// All tensors of one checkpoint. Clones share their files.
+#[derive(Debug, Clone)]
 pub struct TensorStore {
     files: Vec<SafetensorsFile>,
     /// Tensor name to the file that has it.
@@ -21,7 +21,7 @@ pub struct TensorStore {
 }
 
 /// A part of a tensor, which is found as if it were a tensor.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Part {
     /// The tensor.
     pub whole: String,

@@ -13,4 +13,5 @@ mod stored_forms;
 mod surplus;
 mod text;
 mod tokenizers;
+mod vocabulary;
 mod weights;

@@ -84,6 +84,8 @@ fn write_sharded(
     folder: &Path,
     shard_bytes: u64,
 ) -> Result<CheckpointSummary, PrepareError> {
+    let original = base;
+    let base = adapter.map_or(base, |adapter| adapter.base(base));
     let spec = adapter.map_or(&base.spec, |adapter| &adapter.spec);
     let modules = spec.modules();
     let changes = match adapter {
@@ -125,7 +127,7 @@ fn write_sharded(
     let write = |name: &str, text: String| {
         write_file(&made.join(name), text.as_bytes()).map_err(target.failed(name))
     };
-    write("config.json", config::text(base, spec, &layout, dtype))?;
+    write("config.json", config::text(original, spec, &layout, dtype))?;
     copy(&base.folder, GENERATION, made)?;
     for name in TOKENIZER_FILES {
         copy(tokenizer, name, made)?;
