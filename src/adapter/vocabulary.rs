@@ -67,7 +67,8 @@ fn largest(value: &serde_json::Value) -> Option<u64> {
     }
 }
 
-/// The same as `error` tells it: a tensor of the embedding or the head that fits but for the number of tokens.
+/// The same as `error` tells it: a tensor of the embedding or the head, or one that modules share, that fits but for the
+/// number of tokens.
 pub fn of_mismatch(error: &AdapterError, spec: &DecoderSpec) -> Option<usize> {
     let AdapterError::Shape {
         key,
@@ -78,12 +79,14 @@ pub fn of_mismatch(error: &AdapterError, spec: &DecoderSpec) -> Option<usize> {
     else {
         return None;
     };
+    let shared = key.starts_with(SHARED) && !key.starts_with(PREFIX);
     let key = key.strip_prefix(PREFIX).unwrap_or(key);
     let inside = |module: Module| {
         let rest = key.strip_prefix(module.path.as_str());
         rest.is_some_and(|rest| rest.starts_with('.'))
     };
-    if actual.len() != expected.len() || !ends(spec).into_iter().any(inside) {
+    let meant = shared || ends(spec).into_iter().any(inside);
+    if !meant || actual.len() != expected.len() {
         return None;
     }
     let mut axes = actual.iter().zip(expected).filter(|(a, b)| a != b);

@@ -90,10 +90,11 @@ pub fn base_model(common: &CommonOptions, config: &BenchmarkConfig) -> Result<Ba
     });
     progress.finish();
     let model = model.with_context(|| format!("cannot open base model `{id}`"))?;
-    for (name, rows) in model.surplus_rows() {
+    if let Some((name, rows)) = model.surplus_rows() {
+        let size = model.spec.vocab_size;
         message(&format!(
-            "note: `{name}` has {rows} rows, and `vocab_size` in `config.json` is {}: the first {} are used",
-            model.spec.vocab_size, model.spec.vocab_size
+            "note: `{name}` has {rows} rows, and `vocab_size` in `config.json` is {size}: the first {size} are used, unless \
+             an adapter is for more"
         ));
     }
     if common.verbose {

@@ -152,19 +152,15 @@ impl BaseModel {
         resized
     }
 
-    /// Names of tensors that have more rows than the vocabulary has tokens, with their number. The first ones are used.
-    pub fn surplus_rows(&self) -> Vec<(String, usize)> {
-        let ends = [self.spec.embed_tokens.module(), self.spec.lm_head.module()];
-        let tensors = ends.iter().filter_map(|module| {
-            let name = format!("{}.weight", module.source);
+    /// A tensor that has more rows than the vocabulary has tokens, and their number. The first ones are used.
+    pub fn surplus_rows(&self) -> Option<(String, usize)> {
+        let ends = [&self.spec.embed_tokens.source, &self.spec.lm_head.source];
+        ends.into_iter().find_map(|source| {
+            let name = format!("{source}.weight");
             let whole = find_whole_tensor(&self.spec, &self.store, &name).ok()?;
-            Some((name, *whole.shape.first()?))
-        });
-        let mut all: Vec<_> = tensors
-            .filter(|(_, rows)| *rows > self.spec.vocab_size)
-            .collect();
-        all.dedup();
-        all
+            let rows = *whole.shape.first()?;
+            (rows > self.spec.vocab_size).then_some((name, rows))
+        })
     }
 
     /// Whether all tensors are of a type that rounding to `dtype` leaves as it is.

@@ -31,13 +31,13 @@ fn merged_checkpoints_have_the_new_vocabulary() {
         ("phi-tied", "resized-saved", 72, true),
     ] {
         let trial = Trial::new(model_name, case_name);
-        let written = trial.run("prepare", &["--format", "hf"]);
+        let written = trial.run("prepare", &["--format", "hf", "--dtype", "float32"]);
         assert_passed(&written);
         assert!(
             written.stderr.contains(&format!("{size} tokens")),
             "{written:?}"
         );
-        let checkpoint = trial.prepared("checkpoint");
+        let checkpoint = trial.prepared("checkpoint-float32");
         let config = read_json(&checkpoint.join("config.json"));
         assert_eq!(
             config["vocab_size"],
