@@ -164,7 +164,7 @@ impl TensorStore {
     pub fn add_part(&mut self, name: String, part: Part) {
         let whole = self.find(&part.whole).expect("the tensor was found");
         let elements = |shape: &[usize]| shape.iter().product::<usize>();
-        assert!(part.first + elements(&part.shape) <= elements(whole.shape));
+        assert!(part.first + elements(&part.shape) <= elements(&whole.shape));
         self.parts.insert(name, part);
     }
 
