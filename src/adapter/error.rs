@@ -79,6 +79,20 @@ pub enum AdapterError {
         advice: String,
     },
 
+    #[error(
+        "`{}` is for a vocabulary of {size} tokens, and nothing tells row {first} of `{name}`: the base has {there} rows, and \
+         the file holds no whole `{name}`; save the adapter again with `save_pretrained(…, save_embedding_layers=True)` or \
+         with this module in `modules_to_save`",
+        path.display()
+    )]
+    Rows {
+        path: PathBuf,
+        name: String,
+        size: usize,
+        there: usize,
+        first: usize,
+    },
+
     #[error("`{}`: {message}", path.display())]
     Targets { path: PathBuf, message: String },
 

@@ -17,6 +17,7 @@ mod task;
 mod tensors;
 mod token_rows;
 mod toolbox;
+mod vocabulary;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -27,8 +28,8 @@ use ndarray::{Array1, Array2};
 pub use error::AdapterError;
 pub use inputs::{GraphInput, TakeTensor};
 pub use methods::{Class, METHODS, Method, PEFT_TYPES, Residual, expert_folders, peft_type};
-use replaced::replace_saved_embeddings;
 pub use replaced::{Origin, Replacement};
+use replaced::{replace_saved_embeddings, replaces_pair};
 pub use side_network::{SideNetwork, SideParameter};
 pub use task::Task;
 pub use tensors::{AdapterTensors, Init};
@@ -141,6 +142,8 @@ pub struct Adapter {
     /// Which nodes it gets where it isn't merged.
     pub adapter_form: AdapterForm,
     effects: Effects,
+    /// The base with the vocabulary that the adapter was trained with, where that's another one.
+    resized: Option<BaseModel>,
 }
 
 /// What a method found in its configuration and tensors.
@@ -230,9 +233,26 @@ impl Adapter {
         task_id: Option<usize>,
     ) -> Result<Self, AdapterError> {
         let config = tensors.spell(&config, &base.spec);
-        let mut effects = methods::load(&config, base, &mut tensors, task_id)?;
-        let modules = effects.spec.as_ref().unwrap_or(&base.spec).modules();
-        replace_saved_embeddings(&mut effects, &mut tensors, base, &modules)?;
+        let told = vocabulary::told(&config, &tensors, &base.spec);
+        let mut resized = told.map(|size| base.resized(size));
+        let seen = resized.as_ref().unwrap_or(base);
+        let mut effects = match methods::load(&config, seen, &mut tensors, task_id) {
+            Err(error) if resized.is_none() => {
+                let size = vocabulary::of_mismatch(&error, &base.spec).ok_or(error)?;
+                tensors.begin_again();
+                let seen = resized.insert(base.resized(size));
+                methods::load(&config, seen, &mut tensors, task_id)?
+            }
+            loaded => loaded?,
+        };
+        let seen = resized.as_ref().unwrap_or(base);
+        let modules = effects.spec.as_ref().unwrap_or(&seen.spec).modules();
+        replace_saved_embeddings(&mut effects, &mut tensors, seen, &modules)?;
+        if let Some(resized) = &resized {
+            vocabulary::complete(&mut effects, &tensors, resized)?;
+            vocabulary::note(&mut tensors, base, resized.spec.vocab_size);
+        }
+        effects.keeps_tie |= replaces_pair(&effects, &seen.spec);
         tensors.finish()?;
         for note in std::mem::take(&mut effects.expert_notes) {
             tensors.note(note);
@@ -241,10 +261,11 @@ impl Adapter {
         Ok(Self {
             peft_type: peft_type(&config)?.to_owned(),
             config,
-            spec: spec.unwrap_or_else(|| base.spec.clone()),
+            spec: spec.unwrap_or_else(|| resized.as_ref().unwrap_or(base).spec.clone()),
             tensors,
             adapter_form: AdapterForm::default(),
             effects,
+            resized,
         })
     }
 
@@ -264,6 +285,11 @@ impl Adapter {
             });
         }
         Ok(self)
+    }
+
+    /// `base`, which it was loaded for, with the vocabulary that it was trained with.
+    pub fn base<'a>(&'a self, base: &'a BaseModel) -> &'a BaseModel {
+        self.resized.as_ref().unwrap_or(base)
     }
 
     /// What the unmerged graph does to the module at `path`, if anything.
@@ -392,6 +418,11 @@ impl Adapter {
                 self.tensors.read_part(&replacement.key, part)
             }
             Origin::Base(source) => Ok(base.values_of(source)?),
+            Origin::Rows(source) => {
+                let mut values = base.values_of(source)?;
+                values.resize(replacement.len(), 0.0);
+                Ok(values)
+            }
             Origin::Zeros => Ok(vec![0.0; replacement.len()]),
         }
     }

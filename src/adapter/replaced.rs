@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 
 use super::toolbox::stacked::{StackedWeight, stacked_weights};
+use super::vocabulary::WHOLE;
 use super::{AdapterError, AdapterTensors, Effects, tensors};
 use crate::arch::{DecoderSpec, Linear, Module, ModuleKind};
 use crate::json::{ConfigError, JsonObject};
@@ -40,6 +41,8 @@ pub enum Origin {
     Part(usize),
     /// A fresh adapter's copies are the base's own tensors, of this name.
     Base(String),
+    /// The first rows of the base's tensor of this name, and zeros behind them in the place of rows that the adapter has.
+    Rows(String),
     /// There are none: zeros.
     Zeros,
 }
@@ -257,7 +260,7 @@ pub fn replace_saved_embeddings(
         }
         for (name, shape) in module.parameters() {
             // Around a prompt's model there is one wrapper less, and none around its modules.
-            for infix in ["", ".base_layer"] {
+            for infix in WHOLE {
                 let plain = format!("{}{infix}.{name}", module.path);
                 let around = format!("{}{plain}", tensors::SHARED);
                 for key in match tensors.has_exactly(&around) {
@@ -274,6 +277,21 @@ pub fn replace_saved_embeddings(
     Ok(())
 }
 
+/// Whether a tied embedding and head are replaced by the same and not adapted besides: then they stay tied.
+pub fn replaces_pair(effects: &Effects, spec: &DecoderSpec) -> bool {
+    let ends = [&spec.embed_tokens.path, &spec.lm_head.path];
+    let adapted = ends.iter().any(|path| effects.modules.contains_key(*path));
+    let [embedding, head] = ends.map(|path| effects.replaced.get(&format!("{path}.weight")));
+    let (true, false, Some(embedding), Some(head)) = (spec.tied(), adapted, embedding, head) else {
+        return false;
+    };
+    match (&embedding.origin, &head.origin) {
+        (Origin::Adapter, Origin::Adapter) => embedding.key == head.key,
+        (Origin::Rows(embedding), Origin::Rows(head)) => embedding == head,
+        _ => false,
+    }
+}
+
 /// Adds the replacement of `module`'s parameter `name` by the tensor `key`, which isn't trained, unless it's the base's
 /// own.
 fn replace_frozen(
@@ -284,15 +302,6 @@ fn replace_frozen(
     (name, shape): (&str, &[usize]),
     key: &str,
 ) -> Result<(), AdapterError> {
-    if let Some(actual) = tensors.shape(key)
-        && actual != shape
-        && actual.len() == shape.len()
-    {
-        return Err(tensors.layout(format!(
-            "tensor `{key}` has shape {actual:?}, the base's has {shape:?}: adapters with a resized \
-             vocabulary are not supported, resize the base first"
-        )));
-    }
     tensors.claim(key, shape)?;
     let own = base.tensor(&module.tensor(name))?.to_f32()?;
     if tensors.read(key)? == own {

@@ -147,6 +147,12 @@ impl AdapterTensors {
         Self::from(source, config, 0)
     }
 
+    /// Forgets what was asked for and noted.
+    pub fn begin_again(&mut self) {
+        self.used.clear();
+        self.notes.clear();
+    }
+
     /// Whether the adapter is drawn fresh.
     pub fn is_fresh(&self) -> bool {
         matches!(self.source, Source::Fresh { .. } | Source::Shapes { .. })

@@ -159,6 +159,25 @@ impl DecoderSpec {
         }
     }
 
+    /// Gives the embedding and the head `size` rows.
+    pub fn resize_vocabulary(&mut self, size: usize) {
+        self.vocab_size = size;
+        self.embed_tokens.num_embeddings = size;
+        self.lm_head.out_features = size;
+    }
+
+    /// Whether the checkpoint's tensor `source` has a row for each token.
+    pub fn has_row_a_token(&self, source: &str) -> bool {
+        [
+            &self.embed_tokens.source,
+            &self.lm_head.source,
+            &self.lm_head.path,
+        ]
+        .into_iter()
+        .filter_map(|module| source.strip_prefix(module.as_str()))
+        .any(|name| [".weight", ".bias"].contains(&name))
+    }
+
     /// Whether head and embedding share one tensor.
     pub fn tied(&self) -> bool {
         self.lm_head.source == self.embed_tokens.source

@@ -10,6 +10,7 @@ use super::benchmark::{Benchmark, Job, Outcome};
 use super::interrupt;
 use super::options::{BatchOptions, CommonOptions};
 use super::setup;
+use super::tokenizer::TokenizerOptions;
 use crate::prepared::Variant;
 
 /// What it's called.
@@ -25,6 +26,9 @@ pub struct Base {
     #[command(flatten)]
     batch: BatchOptions,
 
+    #[command(flatten)]
+    tokenizer: TokenizerOptions,
+
     /// Measure again, even if nothing has changed since the last time.
     #[arg(long)]
     force: bool,
@@ -37,13 +41,20 @@ impl Base {
         let mut config = setup::config(common, None)?;
         self.batch.apply(&mut config);
         let provider = setup::provider(common, config.dtype)?;
-        let mut benchmark = Benchmark::new(common, provider, self.prompts.as_deref(), &interrupt);
+        let mut benchmark = Benchmark::new(
+            common,
+            provider,
+            self.prompts.as_deref(),
+            &self.tokenizer,
+            &interrupt,
+        );
         benchmark.base_only = true;
         benchmark.cached_base = !self.force;
-        let prepared = setup::base_to_measure(common, &config).and_then(|base| {
-            let preparation = setup::preparation(common, &config, provider, &base)?;
-            Ok(preparation.prepare(None, &[Variant::Base])?)
-        });
+        let prepared =
+            setup::base_to_measure(common, &config, &self.tokenizer, None).and_then(|base| {
+                let preparation = setup::preparation(common, &config, provider, &base)?;
+                Ok(preparation.prepare(None, &[Variant::Base])?)
+            });
         match prepared {
             Ok(variants) => benchmark.measure(
                 &config,

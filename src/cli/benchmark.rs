@@ -22,6 +22,7 @@ use super::options::CommonOptions;
 use super::output::print;
 use super::progress::message;
 use super::setup;
+use super::tokenizer::TokenizerOptions;
 use crate::config::BenchmarkConfig;
 use crate::engine::{EngineOptions, Provider, WeightsMode};
 use crate::measure::client::{Interrupt, WorkerError};
@@ -46,6 +47,7 @@ pub struct Benchmark<'a> {
     common: &'a CommonOptions,
     provider: Provider,
     prompts: Option<&'a Path>,
+    tokenizer: &'a TokenizerOptions,
     interrupt: &'a Interrupt,
     hardware: Hardware,
     system: SystemInfo,
@@ -73,12 +75,14 @@ impl<'a> Benchmark<'a> {
         common: &'a CommonOptions,
         provider: Provider,
         prompts: Option<&'a Path>,
+        tokenizer: &'a TokenizerOptions,
         interrupt: &'a Interrupt,
     ) -> Self {
         Self {
             common,
             provider,
             prompts,
+            tokenizer,
             interrupt,
             hardware: Hardware::collect(common.device),
             system: SystemInfo::collect(),
@@ -165,6 +169,7 @@ impl<'a> Benchmark<'a> {
         let name = self.name(config, &job.target);
         info.settings.clone_from(&name.settings);
         info.library = Some(&measured.library);
+        info.tokenizer = serde_json::to_value(&measured.tokenizer).ok();
         info.base_is_cached = measured.base_is_cached;
         info.manifests = job.manifests();
         info.absent = job.absent.clone();
@@ -209,6 +214,7 @@ impl<'a> Benchmark<'a> {
             hardware: &self.hardware,
             system: &self.system,
             library: None,
+            tokenizer: None,
             options,
             manifests: BTreeMap::new(),
             parity: None,

@@ -14,8 +14,9 @@ use super::prepare::VariantChoice;
 use super::progress::message;
 use super::setup;
 use super::target::Target;
+use super::tokenizer::TokenizerOptions;
 use crate::engine::{Engine, EngineError, Provider, WeightsMode};
-use crate::model::{TextTokenizer, TokenizerError};
+use crate::model::TokenizerError;
 use crate::prepared::{Manifest, PreparedVariant, Variant, task_of};
 use crate::weights::{Dtype, SafetensorsWriter, TensorPlan};
 
@@ -45,7 +46,7 @@ pub struct Generate {
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = positive)]
     max_new_tokens: usize,
 
-    /// Print `{"prompt_ids", "token_ids", "text"}` alone on stdout.
+    /// Print `{"prompt_ids", "token_ids", "text", "tokenizer"}` alone on stdout.
     #[arg(long)]
     json: bool,
 
@@ -59,6 +60,9 @@ pub struct Generate {
 
     #[command(flatten)]
     task: TaskOptions,
+
+    #[command(flatten)]
+    tokenizer: TokenizerOptions,
 }
 
 fn positive(text: &str) -> Result<usize, String> {
@@ -80,16 +84,32 @@ fn without_tokenizer(error: &TokenizerError) -> anyhow::Error {
 impl Generate {
     /// Runs the command.
     pub fn run(&self, common: &CommonOptions) -> Result<()> {
-        let (variant, provider) = self.prepared(common)?;
+        let Ready {
+            variant,
+            provider,
+            adapter,
+        } = self.prepared(common)?;
         let manifest = &variant.manifest;
-        let tokenizer = TextTokenizer::open(&manifest.model_folder);
+        let place = self
+            .tokenizer
+            .place(&manifest.model_folder, adapter.as_deref())?;
+        let tokenizer = place.open();
         let prompt_ids = match (&self.prompt, &self.prompt_ids) {
-            (Some(text), _) => tokenizer
-                .as_ref()
-                .map_err(without_tokenizer)?
-                .encode(text)?,
+            (Some(text), _) => {
+                let tokenizer = tokenizer.as_ref().map_err(without_tokenizer)?;
+                place.note(tokenizer);
+                let ids = tokenizer.encode(text)?;
+                place.check_vocabulary(&ids, manifest)?;
+                ids
+            }
             (None, Some(ids)) => ids.clone(),
             (None, None) => unreachable!("clap asks for one of them"),
+        };
+        // Ids need no tokenizer, unless one was asked for to see their text.
+        let tokenizer = match tokenizer {
+            Ok(tokenizer) => Some(tokenizer),
+            Err(error) if place.asked => return Err(error.into()),
+            Err(_) => None,
         };
         let given = manifest.num_virtual_tokens() + prompt_ids.len();
         let needed = given.saturating_add(self.max_new_tokens);
@@ -137,15 +157,17 @@ impl Generate {
             write_logits(path, &logits, manifest.vocab_size)?;
         }
         let text = match &tokenizer {
-            Ok(tokenizer) => Some(tokenizer.decode(&token_ids)?),
-            Err(_) => None,
+            Some(tokenizer) => Some(tokenizer.decode(&token_ids)?),
+            None => None,
         };
-        self.print(&prompt_ids, &token_ids, text)
-    }
-
-    fn print(&self, prompt_ids: &[u32], token_ids: &[u32], text: Option<String>) -> Result<()> {
         let line = if self.json {
-            json!({ "prompt_ids": prompt_ids, "token_ids": token_ids, "text": text }).to_string()
+            json!({
+                "prompt_ids": prompt_ids,
+                "token_ids": token_ids,
+                "text": text,
+                "tokenizer": tokenizer.map(|_| place),
+            })
+            .to_string()
         } else {
             text.unwrap_or_else(|| format!("{token_ids:?}"))
         };
@@ -153,7 +175,7 @@ impl Generate {
     }
 
     /// Finds or prepares the variant; says where to run it.
-    fn prepared(&self, common: &CommonOptions) -> Result<(PreparedVariant, Provider)> {
+    fn prepared(&self, common: &CommonOptions) -> Result<Ready> {
         let asked: Option<Variant> = self.variant.map(Into::into);
         let target = Target::find(&self.target)?;
         let (experiment, variant, model) = match target {
@@ -166,7 +188,11 @@ impl Generate {
                     // A CPU runs what was made for a GPU too.
                     setup::check_prepared(&folder, &variant.manifest, provider)?;
                 }
-                return Ok((variant, provider));
+                return Ok(Ready {
+                    adapter: adapter_of(&folder, &variant),
+                    variant,
+                    provider,
+                });
             }
             Target::Experiment(experiment) => {
                 (Some(experiment), asked.unwrap_or(Variant::Unmerged), None)
@@ -201,8 +227,36 @@ impl Generate {
         if common.verbose && !variant.up_to_date {
             message(&format!("prepared {}", variant.folder.display()));
         }
-        Ok((variant, provider))
+        Ok(Ready {
+            variant,
+            provider,
+            adapter: experiment.map(|experiment| experiment.folder),
+        })
     }
+}
+
+/// What's ready to run.
+struct Ready {
+    variant: PreparedVariant,
+    provider: Provider,
+    /// The folder of the adapter that belongs to it; of a base too that stands beside one.
+    adapter: Option<PathBuf>,
+}
+
+/// The adapter that belongs to `variant` of the prepared `folder`.
+fn adapter_of(folder: &Path, variant: &PreparedVariant) -> Option<PathBuf> {
+    let of = |manifest: &Manifest| {
+        manifest
+            .adapter
+            .as_ref()
+            .map(|adapter| adapter.folder.clone())
+    };
+    let beside = || {
+        let others = [Variant::Unmerged, Variant::Merged].into_iter();
+        let mut others = others.filter_map(|other| open_prepared(folder, Some(other)).ok());
+        others.find_map(|other| of(&other.manifest))
+    };
+    of(&variant.manifest).or_else(beside)
 }
 
 /// Refuses options that a prepared folder has settled otherwise.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 
 use super::benchmark::{Benchmark, Job, Outcome};
@@ -14,13 +14,14 @@ use super::options::{BatchOptions, CommonOptions, TaskOptions, distinct};
 use super::progress::message;
 use super::setup;
 use super::target::Target;
+use super::tokenizer::TokenizerOptions;
 use crate::config::{BenchmarkConfig, QuantizationKeys};
 use crate::engine::Provider;
 use crate::experiment::Experiment;
 use crate::file_names;
 use crate::measure::client::Interrupt;
 use crate::measure::session;
-use crate::model::ModelId;
+use crate::model::{ModelId, TextTokenizer};
 use crate::prepared::{PreparedVariant, Variant, task_of};
 
 /// `measure`
@@ -60,6 +61,9 @@ pub struct Measure {
 
     #[command(flatten)]
     task: TaskOptions,
+
+    #[command(flatten)]
+    tokenizer: TokenizerOptions,
 
     /// Measure prompts of exactly so many tokens as well, such as `64,256,1024`, with every batch size: the result's
     /// `sweep`. They are made of the prompts' own tokens, and followed by `max_new_tokens` new ones.
@@ -173,7 +177,8 @@ impl Measure {
         contexts: &'a [usize],
         interrupt: &'a Interrupt,
     ) -> Benchmark<'a> {
-        let mut benchmark = Benchmark::new(common, provider, self.prompts.as_deref(), interrupt);
+        let prompts = self.prompts.as_deref();
+        let mut benchmark = Benchmark::new(common, provider, prompts, &self.tokenizer, interrupt);
         benchmark.cached_base = self.cached_base;
         benchmark.swap = self.swap.map(usize::from);
         benchmark.contexts = contexts;
@@ -211,12 +216,32 @@ impl Measure {
             Target::Checkpoint(_) => self.task.check_variants(&[Variant::Base])?,
         }
         self.batch.apply(&mut config);
+        let experiment_folder = experiment.map(|experiment| experiment.folder.clone());
         Ok(Request {
             name: target.display().to_string(),
             stem: stem(&found, target),
+            tokenizer: experiment_folder.and_then(|folder| self.tokenizer.own(&folder)),
             found,
             config,
         })
+    }
+
+    /// Prepares what was found.
+    fn prepare_found(
+        &self,
+        common: &CommonOptions,
+        provider: Provider,
+        found: &Target,
+        config: BenchmarkConfig,
+    ) -> Result<Prepared> {
+        let tokenizer = &self.tokenizer;
+        match found {
+            Target::Experiment(experiment) => {
+                prepare_experiment(common, tokenizer, provider, experiment, config)
+            }
+            Target::Prepared(folder) => prepared_folder(provider, folder, config),
+            Target::Checkpoint(id) => prepare_checkpoint(common, tokenizer, provider, id, config),
+        }
     }
 
     /// Prepares a target. What fails here is recorded as well.
@@ -236,7 +261,7 @@ impl Measure {
         } = request;
         let name = result_name(&found, &stem);
         let provider = setup::provider(common, config.dtype)?;
-        match prepare(common, provider, &found, config.clone()) {
+        match self.prepare_found(common, provider, &found, config.clone()) {
             Ok(prepared) => Ok((
                 prepared.config,
                 Job {
@@ -262,6 +287,8 @@ struct Request {
     found: Target,
     stem: String,
     config: BenchmarkConfig,
+    /// The folder of its adapter's own tokenizer, if texts go through that.
+    tokenizer: Option<PathBuf>,
 }
 
 /// What is measured together, against one base.
@@ -277,7 +304,10 @@ impl Round {
                 (&one.found, &request.found),
                 (Target::Experiment(_), Target::Experiment(_))
             );
-            experiments && one.config == request.config && one.stem != request.stem
+            experiments
+                && one.config == request.config
+                && one.stem != request.stem
+                && alike(one.tokenizer.as_deref(), request.tokenizer.as_deref())
         };
         self.requests.iter().all(together)
     }
@@ -296,6 +326,20 @@ impl Round {
             true => names,
             false => stems.into_iter().map(str::to_owned).collect(),
         }
+    }
+}
+
+/// Whether texts give the same with both tokenizers; `None` is the base's.
+fn alike(one: Option<&Path>, other: Option<&Path>) -> bool {
+    match (one, other) {
+        (None, None) => true,
+        (Some(one), Some(other)) => {
+            let opened = TextTokenizer::open(one)
+                .ok()
+                .zip(TextTokenizer::open(other).ok());
+            opened.is_some_and(|(one, other)| one.is_like(&other))
+        }
+        _ => false,
     }
 }
 
@@ -329,26 +373,15 @@ fn result_name(found: &Target, stem: &str) -> String {
     }
 }
 
-fn prepare(
-    common: &CommonOptions,
-    provider: Provider,
-    found: &Target,
-    config: BenchmarkConfig,
-) -> Result<Prepared> {
-    match found {
-        Target::Experiment(experiment) => prepare_experiment(common, provider, experiment, config),
-        Target::Prepared(folder) => prepared_folder(provider, folder, config),
-        Target::Checkpoint(id) => prepare_checkpoint(common, provider, id, config),
-    }
-}
-
 fn prepare_experiment(
     common: &CommonOptions,
+    tokenizer: &TokenizerOptions,
     provider: Provider,
     experiment: &Experiment,
     config: BenchmarkConfig,
 ) -> Result<Prepared> {
-    let base = setup::base_to_measure(common, &config)?;
+    let folder = Some(experiment.folder.as_path());
+    let base = setup::base_to_measure(common, &config, tokenizer, folder)?;
     let preparation = setup::preparation(common, &config, provider, &base)?;
     let (variants, refusal) = preparation.prepare_all(experiment)?;
     setup::note_task(&config, task_of(&variants));
@@ -407,17 +440,29 @@ fn config_with(variants: &[PreparedVariant], config: &BenchmarkConfig) -> Benchm
 /// A merged checkpoint against `--model`, or by itself without that.
 fn prepare_checkpoint(
     common: &CommonOptions,
+    tokenizer: &TokenizerOptions,
     provider: Provider,
     id: &ModelId,
     config: BenchmarkConfig,
 ) -> Result<Prepared> {
+    let last = match common.model {
+        Some(_) => Variant::Merged,
+        None => Variant::Base,
+    };
     let mut variants = Vec::new();
+    let mut folders = Vec::new();
     let mut open = |model_id: String, variant: Variant| -> Result<()> {
         let config = BenchmarkConfig {
             model_id,
             ..config.clone()
         };
-        let base = setup::base_to_measure(common, &config)?;
+        let base = setup::base_model(common, &config)?;
+        folders.push(base.folder.clone());
+        if variant == last {
+            // A merged checkpoint may have its adapter's tokenizer.
+            let merged = folders.get(1).map(PathBuf::as_path);
+            tokenizer.place(&folders[0], merged)?.open()?;
+        }
         let preparation = setup::preparation(common, &config, provider, &base)?;
         let mut prepared = preparation.prepare(None, &[Variant::Base])?.remove(0);
         prepared.manifest.variant = variant;
@@ -432,8 +477,8 @@ fn prepare_checkpoint(
     }
     let tokens = |variant: &PreparedVariant| variant.manifest.vocab_size;
     if variants.len() == 2 && tokens(&variants[0]) != tokens(&variants[1]) {
-        return Err(anyhow!(
-            "`{id}` has a vocabulary of {}, the base model one of {}: they can't be compared",
+        message(&format!(
+            "note: `{id}` has a vocabulary of {}, the base model one of {}: they're compared by the tokens that both have",
             tokens(&variants[1]),
             tokens(&variants[0])
         ));

@@ -14,11 +14,13 @@ mod options;
 mod output;
 mod prepare;
 mod progress;
+mod prompt_doubts;
 mod prompt_plans;
 mod runtime;
 mod setup;
 mod table;
 mod target;
+mod tokenizer;
 mod verify;
 
 use std::process::ExitCode;

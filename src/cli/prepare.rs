@@ -9,6 +9,7 @@ use super::options::{CommonOptions, TaskOptions};
 use super::progress::message;
 use super::setup;
 use super::target::Target;
+use super::tokenizer::TokenizerOptions;
 use crate::adapter::Adapter;
 use crate::engine::WeightsMode;
 use crate::prepare::write_checkpoint;
@@ -31,6 +32,9 @@ pub struct Prepare {
 
     #[command(flatten)]
     task: TaskOptions,
+
+    #[command(flatten)]
+    tokenizer: TokenizerOptions,
 }
 
 /// `--format`
@@ -72,6 +76,9 @@ impl Prepare {
                 self.experiment.display()
             );
         };
+        if self.tokenizer.given().is_some() && !self.formats.contains(&Format::Hf) {
+            bail!("`--tokenizer` goes with `--format hf`, which writes one; graphs take token ids");
+        }
         let variants: Vec<Variant> = self.variants.iter().map(|&choice| choice.into()).collect();
         if !variants.is_empty() && !self.formats.contains(&Format::Hf) {
             self.task.check_variants(&variants)?;
@@ -90,7 +97,13 @@ impl Prepare {
             setup::note_task(&config, adapter.task());
             setup::note_adapter(adapter.notes());
             let folder = preparation.checkpoint_folder(&experiment, common.dtype);
-            let written = write_checkpoint(&base, Some(&adapter), common.dtype, &folder)?;
+            let place = self
+                .tokenizer
+                .place(&base.folder, Some(&experiment.folder))?;
+            let tokenizer = place.folder.as_path();
+            let written =
+                write_checkpoint(&base, Some(&adapter), common.dtype, tokenizer, &folder)?;
+            place.note_copied();
             message(&format!(
                 "checkpoint {} ({} of {} tensors merged)",
                 written.folder.display(),

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow, bail};
 
+use super::tokenizer::TokenizerPlace;
 use crate::config::BenchmarkConfig;
 use crate::engine::EngineError;
 use crate::file_names::short_hash;
@@ -24,12 +25,13 @@ pub struct PromptSource {
 }
 
 impl PromptSource {
-    /// Reads the prompts of `file`, or of the working folder, or those that are built in; and the tokenizer of
-    /// `variant`.
-    pub fn open(file: Option<&Path>, variant: &PreparedVariant) -> Result<Self> {
+    /// Reads the prompts of `file`, or of the working folder, or those that are built in; and the tokenizer at `place`.
+    pub fn open(file: Option<&Path>, place: &TokenizerPlace) -> Result<Self> {
+        let tokenizer = place.open()?;
+        place.note(&tokenizer);
         Ok(Self {
             prompts: load(file)?,
-            tokenizer: TextTokenizer::open(&variant.manifest.model_folder)?,
+            tokenizer,
         })
     }
 

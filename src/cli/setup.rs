@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use super::options::{CommonOptions, ExecutionProvider};
 use super::progress::{ByteProgress, message};
+use super::tokenizer::TokenizerOptions;
 use crate::adapter::Task;
 use crate::config::{BenchmarkConfig, Source};
 use crate::engine::{
@@ -14,7 +15,7 @@ use crate::engine::{
 use crate::experiment::Experiment;
 use crate::json::JsonObject;
 use crate::machine::physical_cores;
-use crate::model::{BaseModel, ModelId, TextTokenizer};
+use crate::model::{BaseModel, ModelId};
 use crate::onnxruntime::install::locate_or_install;
 use crate::onnxruntime::library::Library;
 use crate::onnxruntime::locate::locate;
@@ -91,16 +92,29 @@ pub fn base_model(common: &CommonOptions, config: &BenchmarkConfig) -> Result<Ba
     });
     progress.finish();
     let model = model.with_context(|| format!("cannot open base model `{id}`"))?;
+    if let Some((name, rows)) = model.surplus_rows() {
+        let size = model.spec.vocab_size;
+        message(&format!(
+            "note: `{name}` has {rows} rows, and `vocab_size` in `config.json` is {size}: the first {size} are used, unless \
+             an adapter is for more"
+        ));
+    }
     if common.verbose {
         message(&format!("base model {id} in {}", model.folder.display()));
     }
     Ok(model)
 }
 
-/// The same for measuring with prompts. What they're tokenized with has to be there before anything is prepared.
-pub fn base_to_measure(common: &CommonOptions, config: &BenchmarkConfig) -> Result<BaseModel> {
+/// The same for measuring with prompts, beside the adapter in `adapter` if there's one. What they're tokenized with has to be
+/// there before anything is prepared.
+pub fn base_to_measure(
+    common: &CommonOptions,
+    config: &BenchmarkConfig,
+    tokenizer: &TokenizerOptions,
+    adapter: Option<&Path>,
+) -> Result<BaseModel> {
     let model = base_model(common, config)?;
-    TextTokenizer::open(&model.folder)?;
+    tokenizer.place(&model.folder, adapter)?.open()?;
     Ok(model)
 }
 

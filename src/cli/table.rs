@@ -16,7 +16,7 @@ pub use notes::{absent, executed, not_lowered, parity, precision, step_graphs};
 pub use swap::swap;
 pub use sweep::sweep;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use crate::measure::comparison::{measured, overhead};
@@ -85,6 +85,28 @@ pub fn render(records: &[VariantRecord], paired: bool, seed: u64) -> String {
         }
     }
     text
+}
+
+/// How many tokens the prompts of each group have: those of the shortest and of the longest.
+pub fn prompt_tokens(records: &[VariantRecord]) -> String {
+    let mut counts: BTreeMap<Group, (usize, usize)> = BTreeMap::new();
+    for run in records.iter().flat_map(|record| &record.runs) {
+        let count = run.prompt_tokens;
+        let (least, most) = counts.entry(run.group).or_insert((count, count));
+        *least = count.min(*least);
+        *most = count.max(*most);
+    }
+    let said: Vec<String> = counts
+        .into_iter()
+        .map(|(group, (least, most))| match least == most {
+            true => format!("{group} {least}"),
+            false => format!("{group} {least}–{most}"),
+        })
+        .collect();
+    match said.is_empty() {
+        true => String::new(),
+        false => format!("tokens of the prompts: {}\n", said.join(", ")),
+    }
 }
 
 fn base_of(records: &[VariantRecord]) -> Option<&VariantRecord> {

@@ -49,7 +49,8 @@ impl Verify {
         setup::note_adapter_of(&variants);
         setup::note_replaced(&variants);
         let manifest = &variants[1].manifest;
-        let vocab_size = manifest.vocab_size;
+        let known = variants.iter().map(|one| one.manifest.vocab_size);
+        let vocab_size = known.min().context("there is no variant to compare")?;
         let prompt_ids = self
             .prompt_ids
             .clone()
@@ -71,7 +72,12 @@ impl Verify {
             let (floats, _) = preparation.unquantized().prepare_all(&experiment)?;
             let parity = compare(&floats)?;
             failures.extend(self.report(&parity, inputs, reason.as_ref(), "")?);
-            for (float, quantized) in floats.iter().zip(&variants) {
+            let knows = |variant: &PreparedVariant| {
+                let known = variant.manifest.vocab_size;
+                prompt_ids.iter().all(|id| (*id as usize) < known)
+            };
+            let pairs = floats.iter().zip(&variants);
+            for (float, quantized) in pairs.filter(|(float, _)| knows(float)) {
                 let reference = at_each_position(&mut open(float)?, &prompt_ids)?;
                 let rows = at_each_position(&mut open(quantized)?, &prompt_ids)?;
                 let found = Divergence::between(&reference, &rows);
@@ -109,11 +115,14 @@ impl Verify {
             label => format!("{label}: "),
         };
         let difference = |found: Option<f32>| found.unwrap_or(f32::INFINITY);
-        line(&format!(
-            "adapter    {of}{inputs} tensors used, logits differ from the base's by {:.2e} {}",
-            difference(parity.adapter_vs_base),
-            parity.norm.of_what()
-        ))?;
+        let effect = match parity.adapter_vs_base {
+            Some(found) => format!(
+                "logits differ from the base's by {found:.2e} {}",
+                parity.norm.of_what()
+            ),
+            None => "not compared with the base".to_owned(),
+        };
+        line(&format!("adapter    {of}{inputs} tensors used, {effect}"))?;
         match reason {
             Some(reason) => line(&format!("merged     not available: {reason}"))?,
             None => line(&format!(

@@ -1,10 +1,16 @@
-//! How far the logits of two engines lie apart, each `[tokens, vocab_size]`.
+//! How far the logits of two engines lie apart, each `[tokens, vocab_size]`: tokens that both have logits for, and steps that
+//! both made. An adapter may have brought tokens along that its base doesn't know.
+
+/// The logits that both have.
+fn pairs<'a>(a: &'a [Vec<f32>], b: &'a [Vec<f32>]) -> impl Iterator<Item = (f32, f32)> + 'a {
+    let rows = a.iter().zip(b);
+    rows.flat_map(|(a, b)| a.iter().copied().zip(b.iter().copied()))
+}
 
 /// `max |a - b| / max |a|` over all tokens.
 pub fn difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
-    let pairs = a.iter().flatten().zip(b.iter().flatten());
     let (mut largest, mut difference) = (0.0_f32, 0.0_f32);
-    for (a, b) in pairs {
+    for (a, b) in pairs(a, b) {
         largest = largest.max(a.abs());
         // A NaN must not pass: `max` would drop it, and so would a quotient of two infinities.
         let step = (a - b).abs();
@@ -18,9 +24,8 @@ pub fn difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
 
 /// `rms(a - b) / rms(a)` over all tokens: what rounding does to most logits, and not to the one that it hits hardest.
 pub fn mean_difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
-    let pairs = a.iter().flatten().zip(b.iter().flatten());
     let (mut size, mut difference) = (0.0_f64, 0.0_f64);
-    for (&a, &b) in pairs {
+    for (a, b) in pairs(a, b) {
         size += f64::from(a).powi(2);
         difference += (f64::from(a) - f64::from(b)).powi(2);
     }

@@ -48,17 +48,35 @@ impl Parameters {
     /// # Errors
     /// If a tensor is missing, or has another shape or an unsupported dtype.
     pub fn of_base(spec: &DecoderSpec, base: &TensorStore) -> Result<Self, WeightsError> {
+        Self::of_base_but(spec, base, &|_| false)
+    }
+
+    /// The same without those that are `replaced`: whatever the base has in their place isn't used, and a base whose
+    /// vocabulary was resized needn't have it.
+    ///
+    /// # Errors
+    /// As [`of_base`](Self::of_base).
+    pub fn of_base_but(
+        spec: &DecoderSpec,
+        base: &TensorStore,
+        replaced: &dyn Fn(&str) -> bool,
+    ) -> Result<Self, WeightsError> {
         let mut found = Self::default();
         for module in spec.modules() {
             if module.is_stored_in_out() {
                 found.stored_in_out.insert(module.path.clone());
             }
             for (name, shape) in module.parameters() {
+                let path = format!("{}.{name}", module.path);
+                if replaced(&path) {
+                    continue;
+                }
                 let source = module.tensor(name);
                 let tensor = find_base_tensor(spec, base, &source)?;
                 tensor.expect_shape(&shape)?;
-                let stored = Parameter::Stored(tensor.location()?);
-                found.all.insert(format!("{}.{name}", module.path), stored);
+                found
+                    .all
+                    .insert(path, Parameter::Stored(tensor.location()?));
             }
         }
         Ok(found)

@@ -15,7 +15,7 @@ use ndarray::Array2;
 use thiserror::Error;
 
 pub use id::ModelId;
-pub use names::find_base_tensor;
+pub use names::{find_base_tensor, find_whole_tensor};
 pub use tokenizer::{TOKENIZER_FILES, TextTokenizer, TokenizerError, has_tokenizer};
 
 use crate::arch::{self, DecoderSpec, Module};
@@ -45,8 +45,8 @@ pub enum ModelError {
 /// What a fetch or the making of synthetic weights reports: what's being done, bytes done, bytes in all.
 pub type Progress<'a> = &'a dyn Fn(&str, u64, u64);
 
-/// A base model: its architecture and its tensors.
-#[derive(Debug)]
+/// A base model: its architecture and its tensors, whose files clones share.
+#[derive(Debug, Clone)]
 pub struct BaseModel {
     /// As the user named it.
     pub id: ModelId,
@@ -67,7 +67,7 @@ pub struct BaseModel {
 }
 
 /// Quantized weights of a model.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct QuantizedView {
     quantization: Quantization,
     file: Arc<QuantizedFile>,
@@ -139,13 +139,28 @@ impl BaseModel {
 
     /// The same model as an adapter beside its weights sees it, once they're rounded to `dtype`: what's computed from a
     /// weight is computed from what it's rounded to, as PEFT does it, which loads the base in that type.
-    ///
-    /// # Errors
-    /// If its files can't be opened again.
-    pub fn beside_rounded(&self, dtype: Dtype) -> Result<Self, ModelError> {
-        Ok(Self {
+    pub fn beside_rounded(&self, dtype: Dtype) -> Self {
+        Self {
             rounded: Some(dtype),
-            ..self.again()?
+            ..self.clone()
+        }
+    }
+
+    /// The same model with embeddings and a head of `size` tokens, as far as it has rows for them: the first ones.
+    pub fn resized(&self, size: usize) -> Self {
+        let mut resized = self.clone();
+        resized.spec.resize_vocabulary(size);
+        resized
+    }
+
+    /// A tensor that has more rows than the vocabulary has tokens, and their number. The first ones are used.
+    pub fn surplus_rows(&self) -> Option<(String, usize)> {
+        let ends = [&self.spec.embed_tokens.source, &self.spec.lm_head.source];
+        ends.into_iter().find_map(|source| {
+            let name = format!("{source}.weight");
+            let whole = find_whole_tensor(&self.spec, &self.store, &name).ok()?;
+            let rows = *whole.shape.first()?;
+            (rows > self.spec.vocab_size).then_some((name, rows))
         })
     }
 
@@ -160,14 +175,7 @@ impl BaseModel {
 
     /// The same model as an adapter beside its quantized weights sees it: what's computed from a weight is computed from
     /// what its codes stand for, as PEFT does it.
-    ///
-    /// # Errors
-    /// If its files can't be opened again.
-    pub fn beside_quantized(
-        &self,
-        quantization: Quantization,
-        file: Arc<QuantizedFile>,
-    ) -> Result<Self, ModelError> {
+    pub fn beside_quantized(&self, quantization: Quantization, file: Arc<QuantizedFile>) -> Self {
         self.seen_as(QuantizedView {
             quantization,
             file,
@@ -177,12 +185,9 @@ impl BaseModel {
 
     /// The same, once `residuals` have taken the place of the quantized weights of the modules whose paths they're named by.
     ///
-    /// # Errors
-    /// As [`beside_quantized`](Self::beside_quantized).
-    ///
     /// # Panics
     /// If it's no model beside whose quantized weights an adapter stands.
-    pub fn with_residuals(&self, residuals: QuantizedFile) -> Result<Self, ModelError> {
+    pub fn with_residuals(&self, residuals: QuantizedFile) -> Self {
         let view = self.quantized.as_ref().expect("its weights are quantized");
         self.seen_as(QuantizedView {
             quantization: view.quantization,
@@ -191,21 +196,11 @@ impl BaseModel {
         })
     }
 
-    fn seen_as(&self, quantized: QuantizedView) -> Result<Self, ModelError> {
-        Ok(Self {
+    fn seen_as(&self, quantized: QuantizedView) -> Self {
+        Self {
             quantized: Some(quantized),
-            ..self.again()?
-        })
-    }
-
-    /// The same, opened once more.
-    fn again(&self) -> Result<Self, ModelError> {
-        Ok(Self {
-            id: self.id.clone(),
-            dtype: self.dtype,
-            rounded: self.rounded,
-            ..Self::open_folder(&self.folder)?
-        })
+            ..self.clone()
+        }
     }
 
     /// What the weight of `module` is quantized to, for an adapter beside it.
@@ -310,7 +305,7 @@ impl BaseModel {
     /// As [`matrix`](Self::matrix).
     pub fn full_matrix(&self, source: &str) -> Result<Array2<f32>, WeightsError> {
         let tensor = self.tensor(source)?;
-        let &[rows, columns] = tensor.shape else {
+        let [rows, columns] = tensor.shape[..] else {
             return Err(WeightsError::Layout {
                 path: tensor.path.to_owned(),
                 message: format!(
@@ -319,6 +314,15 @@ impl BaseModel {
                 ),
             });
         };
+        if self.spec.has_row_a_token(source) && rows < self.spec.vocab_size {
+            return Err(WeightsError::Layout {
+                path: tensor.path.to_owned(),
+                message: format!(
+                    "tensor `{source}` has {rows} rows, and the adapter works with those of {} tokens",
+                    self.spec.vocab_size
+                ),
+            });
+        }
         let values = self.values(&tensor, tensor.bytes)?;
         let mut matrix = Array2::from_shape_vec((rows, columns), values)
             .expect("the header's shape was checked against the tensor's length");
@@ -378,7 +382,7 @@ fn tie_as_stored(spec: &mut DecoderSpec, store: &TensorStore) {
     let stored = |source: &str| find_base_tensor(spec, store, &format!("{source}.weight"));
     match (stored(&spec.embed_tokens.source), stored(&path)) {
         (Ok(embedding), Ok(head)) => {
-            if (embedding.shape, embedding.bytes) != (head.shape, head.bytes) {
+            if (&embedding.shape, embedding.bytes) != (&head.shape, head.bytes) {
                 spec.lm_head.source = path;
             }
         }

@@ -2,6 +2,9 @@
 //!
 //! The unmerged variant generates greedily, and the others are given its tokens, so that a single different choice
 //! doesn't set all that follows apart. One engine is open at a time.
+//!
+//! The base of an adapter that brought tokens along is compared in what both know: it's given tokens up to the first that it
+//! doesn't.
 
 mod divergence;
 #[cfg(test)]
@@ -55,6 +58,10 @@ struct Expected {
     /// There is a manifest that describes the adapter; a checkpoint that others merged has none.
     known: bool,
     fresh: bool,
+    /// Whether it has more tokens than its base.
+    brings_tokens: bool,
+    /// A token of the prompt that the base doesn't know.
+    unknown: Option<u32>,
     /// Tensors in the file of the unmerged variant, and in its manifest.
     tensors: Option<(usize, usize)>,
 }
@@ -83,9 +90,17 @@ pub fn check<E: LogitEngine>(
     };
     let lead = trace(&mut open(first)?, prompt_ids, count)?;
     let mut followers = Vec::new();
+    let mut unknown = None;
     for (variant, prepared) in present {
-        let logits = follow(&mut open(prepared)?, prompt_ids, &lead.tokens)?;
-        followers.push((variant, logits));
+        let known = |id: &&u32| (**id as usize) < prepared.manifest.vocab_size;
+        unknown = prompt_ids.iter().find(|id| !known(id)).copied();
+        if unknown.is_some() {
+            continue;
+        }
+        // The last one isn't given to the engine any more.
+        let count = lead.tokens.iter().take_while(known).count() + 1;
+        let tokens = &lead.tokens[..count.min(lead.tokens.len())];
+        followers.push((variant, follow(&mut open(prepared)?, prompt_ids, tokens)?));
     }
     let adapter = first.manifest.adapter.as_ref();
     let expected = Expected {
@@ -94,6 +109,9 @@ pub fn check<E: LogitEngine>(
         routed: first.manifest.routed,
         known: adapter.is_some(),
         fresh: adapter.is_some_and(|adapter| adapter.fresh),
+        brings_tokens: find(Variant::Base)
+            .is_some_and(|base| base.manifest.vocab_size < first.manifest.vocab_size),
+        unknown,
         tensors: find(Variant::Unmerged).and_then(count_tensors),
     };
     Ok(Some(judge(leader, &lead, &followers, expected)))
@@ -145,10 +163,20 @@ fn judge(
         ));
     }
     let adapter_vs_base = of(Variant::Base).map(|base| lead.judged(base, norm));
-    if adapter_vs_base == Some(0.0) {
+    // Heads of different sizes are multiplied in another order.
+    let nothing = match expected.brings_tokens {
+        true => allowed,
+        false => 0.0,
+    };
+    if adapter_vs_base.is_some_and(|found| found <= nothing) {
         if expected.fresh {
             note = Some(
                 "a fresh adapter of this method is the identity, so it changes nothing yet"
+                    .to_owned(),
+            );
+        } else if expected.brings_tokens {
+            note = Some(
+                "the adapter changes what its base does no more than rounding may, but for the tokens that it brings along"
                     .to_owned(),
             );
         } else if expected.known {
@@ -156,6 +184,11 @@ fn judge(
         } else {
             note = Some("the checkpoint computes what the base computes".to_owned());
         }
+    }
+    if let Some(id) = expected.unknown {
+        note = Some(format!(
+            "the base doesn't know token id {id} of the prompt, so the adapter isn't compared with it"
+        ));
     }
     if note.is_none()
         && expected.quantization.is_some()

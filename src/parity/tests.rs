@@ -8,6 +8,8 @@ const TRAINED: Expected = Expected {
     routed: false,
     known: true,
     fresh: false,
+    brings_tokens: false,
+    unknown: None,
     tensors: Some((4, 4)),
 };
 
@@ -90,6 +92,28 @@ fn a_trained_adapter_that_changes_nothing_fails_and_a_fresh_one_is_noted() {
         );
         assert!(parity.passed && parity.note.is_some());
     }
+}
+
+#[test]
+fn tokens_that_an_adapter_brings_along_are_left_out_of_what_is_compared_with_its_base() {
+    let resized = Expected {
+        brings_tokens: true,
+        ..TRAINED
+    };
+    let lead = trace_of(vec![vec![1.0, 4.0, 9.0], vec![0.0, 2.0, -9.0]]);
+    let against = |base: Vec<Vec<f32>>| {
+        let followers = [
+            (Variant::Merged, lead.logits.clone()),
+            (Variant::Base, base),
+        ];
+        judge(Variant::Unmerged, &lead, &followers, resized)
+    };
+    let alike = against(vec![vec![1.0, 4.0], vec![0.0, 2.0]]);
+    assert!(alike.passed && alike.note.unwrap().contains("brings along"));
+    // A base that could be given no more than the prompt.
+    let other = against(vec![vec![1.0, 3.0]]);
+    assert!(other.passed && other.note.is_none());
+    assert_eq!(other.adapter_vs_base, Some(0.25));
 }
 
 #[test]

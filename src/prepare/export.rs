@@ -12,7 +12,6 @@ use super::quantized::{check_beside, take_quantized};
 use super::residuals::{Residuals, write_residuals};
 use super::{Preparation, PrepareError};
 use crate::adapter::{Adapter, GraphInput};
-use crate::arch::DecoderSpec;
 use crate::experiment::Experiment;
 use crate::files::partial;
 use crate::files::write_file;
@@ -107,7 +106,7 @@ pub fn export(
                         parameters.set(&name, Parameter::Quantized(weight));
                     }
                     parameters = moved(parameters, &path, &target.join(RESIDUALS));
-                    left = ingredients.base.with_residuals(file)?;
+                    left = ingredients.base.with_residuals(file);
                     &left
                 }
                 None => ingredients.base,
@@ -121,7 +120,7 @@ pub fn export(
             )?;
             parameters
         }
-        _ => base_parameters(preparation, &preparation.base.spec, quantized)?,
+        _ => base_parameters(preparation, None, quantized)?,
     };
     let parameters = absolute(parameters);
 
@@ -177,13 +176,16 @@ fn absolute(mut parameters: Parameters) -> Parameters {
     parameters
 }
 
-/// The base's parameters, for the architecture `spec` on them.
+/// The base's parameters, for the architecture of `adapter`, if there is one, but for those that it replaces.
 fn base_parameters(
     preparation: &Preparation,
-    spec: &DecoderSpec,
+    adapter: Option<&Adapter>,
     quantized: Option<&QuantizedFile>,
 ) -> Result<Parameters, PrepareError> {
-    let mut parameters = Parameters::of_base(spec, &preparation.base.store)?;
+    let spec = adapter.map_or(&preparation.base.spec, |adapter| &adapter.spec);
+    let mut parameters = Parameters::of_base_but(spec, &preparation.base.store, &|name| {
+        adapter.is_some_and(|adapter| adapter.replaced().contains_key(name))
+    })?;
     if let (Some(quantization), Some(file)) = (preparation.precision.quantization, quantized) {
         take_quantized(&mut parameters, spec, quantization, file)?;
     }
@@ -199,7 +201,7 @@ fn unmerged_parameters(
     if let Some(quantization) = preparation.precision.quantization {
         check_beside(adapter, quantization)?;
     }
-    let mut parameters = base_parameters(preparation, &adapter.spec, quantized)?;
+    let mut parameters = base_parameters(preparation, Some(adapter), quantized)?;
     for (name, replacement) in adapter.used_replacements() {
         parameters.set(
             name,

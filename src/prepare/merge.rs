@@ -199,7 +199,9 @@ pub fn merge(
     let follows = followed.is_some() && head_copy.is_none();
     merged.extend(head_copy.clone());
     // Before anything is merged, since this checks the shapes of the base's tensors.
-    let mut parameters = Parameters::of_base(spec, &base.store)?;
+    let mut parameters = Parameters::of_base_but(spec, &base.store, &|name| {
+        adapter.replaced().contains_key(name)
+    })?;
     if let (Some(quantization), Some(file)) = (precision.quantization, quantized) {
         take_quantized(&mut parameters, spec, quantization, file)?;
     }

@@ -212,7 +212,7 @@ impl Preparation<'_> {
                 let loaded = Adapter::load_for_task(folder, base, seed, self.task_id)?;
                 loaded.with_form(self.adapter_form)
             };
-            let seen = self.beside(variant, quantized.as_ref())?;
+            let seen = self.beside(variant, quantized.as_ref());
             let (base, used) = match (experiment, seen) {
                 (Some(experiment), Some(base)) => {
                     let adapter = load(experiment, &base)?;
@@ -230,7 +230,7 @@ impl Preparation<'_> {
             let ingredients = export::Ingredients {
                 experiment,
                 adapter: used,
-                base,
+                base: used.map_or(base, |adapter| adapter.base(base)),
                 quantized: quantized.as_deref(),
             };
             let manifest = export::export(self, ingredients, variant, &folder, fingerprint)?;

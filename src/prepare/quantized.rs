@@ -55,20 +55,20 @@ impl Preparation<'_> {
         &self,
         variant: Variant,
         quantized: Option<&Arc<QuantizedFile>>,
-    ) -> Result<Option<BaseModel>, PrepareError> {
+    ) -> Option<BaseModel> {
         if variant != Variant::Unmerged {
-            return Ok(None);
+            return None;
         }
         let dtype = self.precision.dtype;
         let rounded = match self.base.fits(dtype) {
             true => None,
-            false => Some(self.base.beside_rounded(dtype)?),
+            false => Some(self.base.beside_rounded(dtype)),
         };
         let (Some(quantization), Some(file)) = (self.precision.quantization, quantized) else {
-            return Ok(rounded);
+            return rounded;
         };
         let base = rounded.as_ref().unwrap_or(self.base);
-        Ok(Some(base.beside_quantized(quantization, Arc::clone(file))?))
+        Some(base.beside_quantized(quantization, Arc::clone(file)))
     }
 }
 
@@ -83,12 +83,13 @@ pub fn take_quantized(
     file: &QuantizedFile,
 ) -> Result<(), QuantizeError> {
     for module in spec.modules() {
+        let name = format!("{}.weight", module.path);
         if let Some(format) = quantization.of(spec, &module)
             && let Some([rows, columns]) = module.matrix_size()
+            && parameters.get(&name).is_some()
         {
             let key = quantization.key(spec, &module);
             let weight = file.find(&key, format, rows, columns)?;
-            let name = format!("{}.weight", module.path);
             parameters.set(&name, Parameter::Quantized(weight));
         }
     }

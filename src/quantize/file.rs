@@ -66,7 +66,7 @@ pub struct QuantizedTypes {
 }
 
 /// An open file of quantized weights.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct QuantizedFile {
     file: SafetensorsFile,
 }

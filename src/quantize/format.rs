@@ -246,7 +246,7 @@ mod tests {
         for matrix in matrices {
             let name = format!("{matrix}.w");
             let weight = file.get(&name).unwrap();
-            let &[rows, columns] = weight.shape else {
+            let [rows, columns] = weight.shape[..] else {
                 panic!("{name}")
             };
             let values = weight.to_f32().unwrap();

@@ -41,6 +41,7 @@ impl CacheKey {
             "threads": options.threads,
             "batch_size": options.batch_size,
             "weights": options.weights,
+            "cuda_graph": options.cuda_graph,
             "onnxruntime": library.version,
             "onnxruntime_path": library.path,
             "hardware": hardware,

@@ -59,6 +59,8 @@ pub struct RunInfo<'a> {
     pub system: &'a SystemInfo,
     /// ONNX Runtime.
     pub library: Option<&'a Library>,
+    /// The tokenizer of the prompts: whose it is, and its folder.
+    pub tokenizer: Option<Value>,
     /// How sessions were opened.
     pub options: &'a EngineOptions,
     /// Manifests of the variants that were measured.
@@ -115,6 +117,7 @@ fn run_info(info: &RunInfo) -> Value {
         "peft_config": adapter.map(|adapter| &adapter.config),
         "benchmark_config": info.benchmark_config,
         "settings": info.settings,
+        "tokenizer": info.tokenizer,
         "session": info.options_json(),
         "target_precision": info.precision,
         "interference": info.interference,

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use memmap2::Mmap;
 use safetensors::SafeTensors;
@@ -15,11 +16,11 @@ use super::convert::narrow;
 use super::diagnosis::diagnosis;
 use super::{Dtype, WeightsError, widen};
 
-/// A mapped safetensors file whose header has been checked against its length.
-#[derive(Debug)]
+/// A mapped safetensors file whose header has been checked against its length. Clones share the map.
+#[derive(Debug, Clone)]
 pub struct SafetensorsFile {
     path: PathBuf,
-    map: Mmap,
+    map: Arc<Mmap>,
     metadata: Metadata,
     /// Where the tensors' bytes begin: behind the length field and the header.
     data_start: usize,
@@ -68,7 +69,7 @@ pub struct TensorView<'a> {
     /// Element type as the header has it.
     pub stored: safetensors::Dtype,
     /// Row-major shape.
-    pub shape: &'a [usize],
+    pub shape: Vec<usize>,
     /// Little-endian elements.
     pub bytes: &'a [u8],
     offset: u64,
@@ -97,7 +98,7 @@ impl SafetensorsFile {
         let data_start = header_length + 8;
         Ok(Self {
             path: path.to_owned(),
-            map,
+            map: Arc::new(map),
             metadata,
             data_start,
         })
@@ -128,7 +129,7 @@ impl SafetensorsFile {
             name,
             path: &self.path,
             stored: info.dtype,
-            shape: &info.shape,
+            shape: info.shape.clone(),
             bytes: &self.map[start..end],
             offset: start as u64,
         })
@@ -144,15 +145,26 @@ fn whole_numbers<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> i64) ->
 impl<'a> TensorView<'a> {
     /// The part of it that begins `first` bytes behind its start and is as long as `shape` asks for, as a tensor of its own.
     /// The whole has been checked to be as long.
-    pub(super) fn part(&self, name: &'a str, first: usize, shape: &'a [usize]) -> Self {
+    pub(super) fn part(&self, name: &'a str, first: usize, shape: &[usize]) -> Self {
         let length = shape.iter().product::<usize>() * self.stored.bitsize() / 8;
         Self {
             name,
-            shape,
+            shape: shape.to_owned(),
             bytes: &self.bytes[first..first + length],
             offset: self.offset + first as u64,
             ..self.clone()
         }
+    }
+
+    /// The same with its first `rows` alone, where it has more.
+    pub fn first_rows(mut self, rows: usize) -> Self {
+        if let Some(there) = self.shape.first_mut()
+            && *there > rows
+        {
+            self.bytes = &self.bytes[..self.bytes.len() / *there * rows];
+            *there = rows;
+        }
+        self
     }
 
     /// The element type, if it is one of the three float types.

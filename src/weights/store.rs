@@ -8,8 +8,8 @@ use serde::Deserialize;
 
 use super::{SafetensorsFile, TensorView, WeightsError};
 
-/// All tensors of one checkpoint.
-#[derive(Debug)]
+/// All tensors of one checkpoint. Clones share their files.
+#[derive(Debug, Clone)]
 pub struct TensorStore {
     files: Vec<SafetensorsFile>,
     /// Tensor name to the file that has it.
@@ -21,7 +21,7 @@ pub struct TensorStore {
 }
 
 /// A part of a tensor, which is found as if it were a tensor.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Part {
     /// The tensor.
     pub whole: String,
@@ -164,7 +164,7 @@ impl TensorStore {
     pub fn add_part(&mut self, name: String, part: Part) {
         let whole = self.find(&part.whole).expect("the tensor was found");
         let elements = |shape: &[usize]| shape.iter().product::<usize>();
-        assert!(part.first + elements(&part.shape) <= elements(whole.shape));
+        assert!(part.first + elements(&part.shape) <= elements(&whole.shape));
         self.parts.insert(name, part);
     }
 

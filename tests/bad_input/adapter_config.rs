@@ -53,9 +53,14 @@ fn targets_that_match_nothing_are_refused() {
 }
 
 #[test]
-fn one_misspelt_target_of_several_is_refused() {
-    let trial = Spoilt::new("llama-gqa", "lora");
-    trial.set("target_modules", json!(["q_proj", "v_proj", "v_porj"]));
+fn one_misspelt_target_of_several_is_refused_in_a_fresh_experiment() {
+    let fresh = |key: &str, names: &[&str]| {
+        let config = json!({"peft_type": "LORA", "target_modules": ["q_proj"]});
+        let trial = Spoilt::fresh("llama-gqa", config);
+        trial.set(key, json!(names));
+        trial
+    };
+    let trial = fresh("target_modules", &["q_proj", "v_proj", "v_porj"]);
     let words = [
         "adapter_config.json",
         "`v_porj`",
@@ -63,11 +68,8 @@ fn one_misspelt_target_of_several_is_refused() {
         "v_proj",
     ];
     trial.adapter_refused(&words);
-    fs::remove_file(trial.weights()).unwrap();
-    trial.adapter_refused(&words);
 
-    let trial = Spoilt::new("llama-gqa", "lora");
-    trial.set("modules_to_save", json!(["lm_haed"]));
+    let trial = fresh("modules_to_save", &["lm_haed"]);
     trial.adapter_refused(&[
         "adapter_config.json",
         "`lm_haed`",

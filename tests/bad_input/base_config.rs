@@ -111,6 +111,10 @@ fn sizes_that_the_weights_do_not_have_are_refused_without_allocating_them() {
                 continue;
             }
             for value in [large.clone(), json!(3), json!(1 << 16)] {
+                // Tables may have more rows than that.
+                if key == "vocab_size" && value == 3 {
+                    continue;
+                }
                 set_key(&trial.base_config(), key, value.clone());
                 let outcome = trial.prepare(&[]);
                 assert_eq!(outcome.code, Some(1), "{model} {key} {value}: {outcome:?}");

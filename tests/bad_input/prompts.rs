@@ -14,7 +14,6 @@ fn configurations_of_prompts_that_cannot_be_are_refused_by_the_key() {
         ("cartridge", "num_frozen_tokens", json!(6)),
         ("cartridge", "num_frozen_tokens", json!(-1)),
         ("cartridge", "num_layers", json!(3)),
-        ("cartridge", "num_attention_heads", json!(4)),
         ("cpt", "cpt_token_ids", json!([])),
         ("cpt", "cpt_token_ids", json!([1, 2, 3, 140])),
         ("cpt", "cpt_token_ids", json!([1, 2, 3, -4])),

@@ -12,4 +12,5 @@ mod refusals;
 mod results;
 mod several;
 mod sweep;
+mod tokens;
 mod workplace;

@@ -12,4 +12,6 @@ mod profiles;
 mod stored_forms;
 mod surplus;
 mod text;
+mod tokenizers;
+mod vocabulary;
 mod weights;

@@ -322,26 +322,6 @@ fn what_is_written_again_for_a_whole_module_is_passed_over() {
     }
 }
 
-#[test]
-fn a_resized_vocabulary_is_refused_by_its_tensor() {
-    let form = Form::of("llama-gqa", "lora");
-    edit_tensors(&form.adapter.join("adapter_model.safetensors"), |tensors| {
-        let mut head = read_checkpoint(&form.base)["lm_head.weight"].clone();
-        head.values.extend_from_slice(&vec![0.0; head.shape[1]]);
-        head.shape[0] += 1;
-        tensors.insert("base_model.model.lm_head.weight".to_owned(), head);
-    });
-    let mut command = program(["generate", "--ep", "cpu", "--prompt-ids", "3,4"]);
-    command.arg(&form.adapter).arg("--model").arg(&form.base);
-    let outcome = run(command.arg("--export-dir").arg(form.root.path().join("x")));
-    assert_eq!(outcome.code, Some(1), "{outcome:?}");
-    let error = outcome.error().unwrap();
-    assert!(
-        error.contains("lm_head.weight") && error.contains("resize the base first"),
-        "{error}"
-    );
-}
-
 /// Transformers' GPT-NeoX has its own names for what others call `rope_theta` and `partial_rotary_factor`, and passes over
 /// the usual ones outside `rope_parameters`.
 #[test]

@@ -7,7 +7,7 @@ use crate::common::{program, run};
 fn a_text_is_encoded_and_what_follows_is_decoded() {
     let bench = Bench::new("llama-gqa", "lora");
     let prompt = "The adapter changes the answer.";
-    let tokenizer = tokenizers::Tokenizer::from_file(bench.model.join("tokenizer.json")).unwrap();
+    let tokenizer = ::tokenizers::Tokenizer::from_file(bench.model.join("tokenizer.json")).unwrap();
     let ids = tokenizer.encode(prompt, true).unwrap().get_ids().to_vec();
     assert!(ids.len() > 5 && ids[0] == 1, "{ids:?}");
 

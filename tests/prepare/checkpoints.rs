@@ -1,9 +1,13 @@
 //! Merged checkpoints in the base's layout (`--format hf`).
 
+use std::fs;
+
 use serde_json::Value;
 
 use crate::common::trial::Trial;
-use crate::common::{case, model, program, read_json, read_tensors, relative_difference, run};
+use crate::common::{
+    assert_refused, case, model, program, read_json, read_tensors, relative_difference, run,
+};
 
 #[test]
 fn checkpoints_with_merged_experts_are_those_of_the_base_s_layout() {
@@ -50,4 +54,46 @@ fn checkpoints_with_merged_experts_are_those_of_the_base_s_layout() {
         let difference = relative_difference(&found.values, &expected.values);
         assert!(difference < 1e-4, "{model_name}/{case_name}: {difference}");
     }
+}
+
+#[test]
+fn a_merged_checkpoint_gets_the_adapters_tokenizer_whole_or_the_one_that_is_asked_for() {
+    let trial = Trial::with_own_model("llama-gqa", "lora");
+    fs::write(trial.model.join("chat_template.jinja"), "base").unwrap();
+    let from_base = |name: &str| fs::read(trial.model.join(name)).unwrap();
+    let outcome = trial.run("prepare", &["--format", "hf"]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let written = |name: &str| fs::read(trial.prepared("checkpoint").join(name)).ok();
+    for name in ["tokenizer.json", "chat_template.jinja"] {
+        assert_eq!(written(name), Some(from_base(name)), "{name}");
+    }
+
+    let templates = trial.experiment.join("additional_chat_templates");
+    fs::create_dir(&templates).unwrap();
+    fs::write(templates.join("tool_use.jinja"), "tools").unwrap();
+    let own = String::from_utf8(from_base("tokenizer.json")).unwrap();
+    let own = format!("{own}\n");
+    fs::write(trial.experiment.join("tokenizer.json"), &own).unwrap();
+    fs::write(trial.experiment.join("special_tokens_map.json"), "{}").unwrap();
+    let outcome = trial.run("prepare", &["--format", "hf"]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!(
+        outcome
+            .stderr
+            .contains("the checkpoint gets the adapter's tokenizer"),
+        "{outcome:?}"
+    );
+    assert_eq!(written("tokenizer.json"), Some(own.into_bytes()));
+    assert_eq!(written("special_tokens_map.json"), Some(b"{}".to_vec()));
+    let tool_use = "additional_chat_templates/tool_use.jinja";
+    assert_eq!(written(tool_use), Some(b"tools".to_vec()));
+    // Nothing of the base's is mixed in.
+    assert_eq!(written("chat_template.jinja"), None);
+    assert_eq!(written("tokenizer_config.json"), None);
+
+    let outcome = trial.run("prepare", &["--format", "hf", "--tokenizer", "base"]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert_eq!(written("tokenizer.json"), Some(from_base("tokenizer.json")));
+    let outcome = trial.run("prepare", &["--tokenizer", "base"]);
+    assert_refused(&outcome, &["`--tokenizer` goes with `--format hf`"]);
 }

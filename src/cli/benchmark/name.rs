@@ -18,6 +18,7 @@ impl Benchmark<'_> {
             common,
             provider,
             prompts,
+            tokenizer,
             interrupt: _,
             hardware: _,
             system: _,
@@ -91,6 +92,7 @@ impl Benchmark<'_> {
             settings.extend(value.map(|value| (key.to_owned(), value)));
         };
         set("prompts", PromptSource::digest(*prompts).map(Value::from));
+        set("tokenizer", tokenizer.given().map(Value::from));
         set("sweep", (!contexts.is_empty()).then(|| json!(contexts)));
         set("swap", swap.map(Value::from));
         set(

@@ -19,7 +19,8 @@ impl Benchmark<'_> {
         measured: &Measured,
         paths: &[String],
     ) -> String {
-        let mut text = format!("{}\n\n", self.header(config, jobs, measured));
+        let tokens = table::prompt_tokens(&measured.records);
+        let mut text = format!("{}\n{tokens}\n", self.header(config, jobs, measured));
         let paired = !measured.base_is_cached;
         text.push_str(&table::render(&measured.records, paired, config.seed));
         if !measured.sweep.is_empty() {

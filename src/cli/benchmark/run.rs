@@ -5,8 +5,10 @@ use anyhow::{Context, Result};
 use super::{Benchmark, Job};
 use crate::cli::measure_progress::MeasureProgress;
 use crate::cli::progress::message;
+use crate::cli::prompt_doubts::prompt_doubts;
 use crate::cli::prompt_plans::{PromptSource, check_room};
 use crate::cli::setup;
+use crate::cli::tokenizer::TokenizerPlace;
 use crate::config::BenchmarkConfig;
 use crate::engine::{DecoderEngine, Provider};
 use crate::measure::bandwidth::{DeviceCopier, RateMeter, WeightsReader};
@@ -20,6 +22,7 @@ use crate::measure::subject::Subject;
 use crate::measure::swap::SwapResult;
 use crate::measure::sweep::SweepRun;
 use crate::onnxruntime::library::Library;
+use crate::prepared::PreparedVariant;
 use crate::results::{BaseCache, CacheKey};
 
 /// What was measured.
@@ -36,18 +39,28 @@ pub(super) struct Measured {
     pub outcome: Result<(), WorkerError>,
     pub base_is_cached: bool,
     pub library: Library,
+    /// The tokenizer of the prompts.
+    pub tokenizer: TokenizerPlace,
 }
 
 impl Benchmark<'_> {
     /// Measures everything that was asked for.
     pub(super) fn run(&self, config: &BenchmarkConfig, jobs: &mut [Job]) -> Result<Measured> {
-        let first = jobs.iter().flat_map(|job| &job.variants).next();
-        let first = first.context("there is nothing to measure")?;
-        let source = PromptSource::open(self.prompts, first)?;
+        let variants: Vec<&PreparedVariant> = jobs.iter().flat_map(|job| &job.variants).collect();
+        let tokenizer = self.tokenizer.place_of(&variants)?;
+        let source = PromptSource::open(self.prompts, &tokenizer)?;
         let prompts = source.categories(config)?;
         let contexts = source.contexts(config, self.contexts)?;
         for prompts in [&prompts, &contexts] {
-            check_room(prompts, jobs.iter().flat_map(|job| &job.variants))?;
+            check_room(prompts, variants.iter().copied())?;
+            for variant in &variants {
+                for plan in prompts {
+                    tokenizer.check_vocabulary(&plan.prompt_ids, &variant.manifest)?;
+                }
+            }
+        }
+        for doubt in prompt_doubts(&prompts) {
+            message(&format!("warning: {doubt}"));
         }
         check_batches(config, jobs)?;
         let library = setup::library(self.common, self.provider)?;
@@ -151,6 +164,7 @@ impl Benchmark<'_> {
             outcome,
             base_is_cached,
             library,
+            tokenizer,
         })
     }
 

@@ -36,7 +36,8 @@ fn fixed(mut current: Value) -> Value {
     let split = json!({
         "type": "Split", "pattern": { "Regex": SPLIT }, "behavior": "Isolated", "invert": false
     });
-    if let Some(first) = current["pretokenizers"].get_mut(0) {
+    let all = current.get_mut("pretokenizers");
+    if let Some(first) = all.and_then(|all| all.get_mut(0)) {
         *first = split;
         return current;
     }
@@ -46,4 +47,40 @@ fn fixed(mut current: Value) -> Value {
         });
     }
     json!({ "type": "Sequence", "pretokenizers": [split, current] })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_first_split_is_replaced_and_what_follows_is_kept() {
+        let bytes = json!({
+            "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false
+        });
+        let wrong = json!({
+            "type": "Split", "pattern": { "Regex": "x" }, "behavior": "Isolated", "invert": false
+        });
+        let whole = |parts: Value| json!({ "type": "Sequence", "pretokenizers": parts });
+        let right = fixed(whole(json!([wrong, bytes])));
+        assert_eq!(right["pretokenizers"][0]["pattern"]["Regex"], SPLIT);
+        assert_eq!(right["pretokenizers"][1], bytes);
+        assert_eq!(fixed(bytes.clone()), right);
+        let metaspace = json!({ "type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": false });
+        assert_eq!(fixed(metaspace), right);
+        serde_json::from_value::<PreTokenizerWrapper>(right).unwrap();
+    }
+
+    #[test]
+    fn small_vocabularies_and_newer_checkpoints_are_left_alone() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/fixtures/tokenizers/padding-and-truncation/tokenizer.json");
+        let mut tokenizer = Tokenizer::from_file(file).unwrap();
+        let before = tokenizer.to_string(false).unwrap();
+        let config = json!({ "model_type": "mistral", "transformers_version": "4.50.0" });
+        fix(&mut tokenizer, config.as_object().unwrap()).unwrap();
+        assert_eq!(tokenizer.to_string(false).unwrap(), before);
+    }
 }

@@ -33,6 +33,9 @@ pub fn text(base: &BaseModel, spec: &DecoderSpec, layout: &Layout, dtype: Option
     if spec.layers.len() != base.spec.layers.len() {
         text["num_hidden_layers"] = json!(spec.layers.len());
     }
+    if spec.vocab_size != base.spec.vocab_size {
+        text["vocab_size"] = json!(spec.vocab_size);
+    }
     for &key in &layout.bias_keys {
         text[key] = json!(true);
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <folder>/  config.json, model.safetensors (or shards and their index), peft-bench.json,
-//!            and the base's tokenizer and generation files
+//!            a tokenizer, and the base's generation file
 //! ```
 //!
 //! Merged tensors are rounded once from float32. All others are copied byte for byte, or converted a
@@ -29,25 +29,15 @@ use super::merge::{Change, changes};
 use crate::adapter::{Adapter, AdapterError};
 use crate::files::partial;
 use crate::files::write_file;
-use crate::model::BaseModel;
+use crate::model::{BaseModel, TOKENIZER_FILES};
 use crate::weights::Dtype;
 
 /// Bytes of tensors that one file holds at most, unless it holds a single larger one. Transformers
 /// writes shards of the same size.
 const SHARD_BYTES: u64 = 5_000_000_000;
 
-/// Files of the base that are copied where it has them.
-const COPIED: [&str; 9] = [
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "chat_template.jinja",
-];
+/// A file of the base that's copied where it has it.
+const GENERATION: &str = "generation_config.json";
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +59,7 @@ pub struct CheckpointSummary {
 }
 
 /// Writes `base`, with `adapter` folded in, to `folder`. Each tensor keeps the dtype that the base
-/// stores it in, unless `dtype` is given. A folder that this function has written before is replaced,
+/// stores it in, unless `dtype` is given. The tokenizer is that of the folder `tokenizer`. A folder that this function has written before is replaced,
 /// once the new one is complete.
 ///
 /// # Errors
@@ -79,9 +69,10 @@ pub fn write_checkpoint(
     base: &BaseModel,
     adapter: Option<&Adapter>,
     dtype: Option<Dtype>,
+    tokenizer: &Path,
     folder: &Path,
 ) -> Result<CheckpointSummary, PrepareError> {
-    write_sharded(base, adapter, dtype, folder, SHARD_BYTES)
+    write_sharded(base, adapter, dtype, tokenizer, folder, SHARD_BYTES)
 }
 
 /// The same with at most `shard_bytes` in a file.
@@ -89,9 +80,12 @@ fn write_sharded(
     base: &BaseModel,
     adapter: Option<&Adapter>,
     dtype: Option<Dtype>,
+    tokenizer: &Path,
     folder: &Path,
     shard_bytes: u64,
 ) -> Result<CheckpointSummary, PrepareError> {
+    let original = base;
+    let base = adapter.map_or(base, |adapter| adapter.base(base));
     let spec = adapter.map_or(&base.spec, |adapter| &adapter.spec);
     let modules = spec.modules();
     let changes = match adapter {
@@ -133,14 +127,12 @@ fn write_sharded(
     let write = |name: &str, text: String| {
         write_file(&made.join(name), text.as_bytes()).map_err(target.failed(name))
     };
-    write("config.json", config::text(base, spec, &layout, dtype))?;
-    for name in COPIED {
-        let from = base.folder.join(name);
-        if from.is_file() {
-            fs::copy(&from, made.join(name))
-                .map_err(|source| PrepareError::Copy { path: from, source })?;
-        }
+    write("config.json", config::text(original, spec, &layout, dtype))?;
+    copy(&base.folder, GENERATION, made)?;
+    for name in TOKENIZER_FILES {
+        copy(tokenizer, name, made)?;
     }
+    copy_templates(tokenizer, made)?;
     write(target::MARKER, target::marker(base, adapter))?;
     partial::replace(made, target.path()).map_err(target.failed(""))?;
 
@@ -154,4 +146,35 @@ fn write_sharded(
         tied: layout.tied,
         dropped: layout.dropped,
     })
+}
+
+/// Copies `from/name` into `made`, where there's such a file.
+fn copy(from: &Path, name: &str, made: &Path) -> Result<(), PrepareError> {
+    let from = from.join(name);
+    if !from.is_file() {
+        return Ok(());
+    }
+    let copied = fs::copy(&from, made.join(name));
+    copied.map_err(|source| PrepareError::Copy { path: from, source })?;
+    Ok(())
+}
+
+/// Copies the chat templates that a tokenizer has beside its first one.
+fn copy_templates(tokenizer: &Path, made: &Path) -> Result<(), PrepareError> {
+    const TEMPLATES: &str = "additional_chat_templates";
+    let from = tokenizer.join(TEMPLATES);
+    let failed = |source| PrepareError::Copy {
+        path: from.clone(),
+        source,
+    };
+    if !from.is_dir() {
+        return Ok(());
+    }
+    let to = made.join(TEMPLATES);
+    fs::create_dir(&to).map_err(failed)?;
+    for entry in fs::read_dir(&from).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        copy(&from, &entry.file_name().to_string_lossy(), &to)?;
+    }
+    Ok(())
 }

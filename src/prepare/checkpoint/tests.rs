@@ -30,7 +30,7 @@ fn load(base: &BaseModel, case: &str) -> Adapter {
 fn written(case: &str, folder: &Path) -> (BaseModel, Adapter, CheckpointSummary) {
     let base = base(case.split_once('/').unwrap().0);
     let adapter = load(&base, case);
-    let summary = write_checkpoint(&base, Some(&adapter), None, folder).unwrap();
+    let summary = write_checkpoint(&base, Some(&adapter), None, &base.folder, folder).unwrap();
     (base, adapter, summary)
 }
 
@@ -110,7 +110,7 @@ fn assert_same_as_overlay(case: &str, dtype: Option<Dtype>) {
     let target = folder.path().join("merged");
     let base = base(case.split_once('/').unwrap().0);
     let adapter = load(&base, case);
-    write_checkpoint(&base, Some(&adapter), dtype, &target).unwrap();
+    write_checkpoint(&base, Some(&adapter), dtype, &base.folder, &target).unwrap();
     let model = reopened(&target);
 
     let stored = base.tensor("model.norm.weight").unwrap().dtype().unwrap();
@@ -165,7 +165,7 @@ fn without_an_adapter_the_base_is_copied_with_its_tokenizer_and_configuration() 
     let folder = TempDir::new().unwrap();
     let target = folder.path().join("new/copy");
     let base = base("llama-gqa");
-    let summary = write_checkpoint(&base, None, None, &target).unwrap();
+    let summary = write_checkpoint(&base, None, None, &base.folder, &target).unwrap();
     assert_eq!((summary.shards, summary.merged), (1, 0));
     let model = reopened(&target);
     for name in base.store.names() {
@@ -244,7 +244,7 @@ fn shards_keep_the_limit_and_their_index_names_every_tensor() {
     let base = base("llama-gqa");
     let adapter = load(&base, "llama-gqa/lora");
     let limit = 60_000;
-    let summary = write_sharded(&base, Some(&adapter), None, &target, limit).unwrap();
+    let summary = write_sharded(&base, Some(&adapter), None, &base.folder, &target, limit).unwrap();
     assert!(summary.shards > 2);
     let model = reopened(&target);
     let mut bytes = 0;
@@ -269,7 +269,7 @@ fn shards_keep_the_limit_and_their_index_names_every_tensor() {
     assert_eq!(index["weight_map"]["model.embed_tokens.weight"], first);
 
     let whole = folder.path().join("whole");
-    write_checkpoint(&base, Some(&adapter), None, &whole).unwrap();
+    write_checkpoint(&base, Some(&adapter), None, &base.folder, &whole).unwrap();
     let whole = reopened(&whole);
     for name in whole.store.names() {
         assert_eq!(values(&whole, name), values(&model, name), "{name}");
@@ -284,7 +284,7 @@ fn an_added_bias_gives_its_group_biases_of_zero_and_its_key_in_the_configuration
     let edits = json!({ "target_modules": ["o_proj"], "init_lora_weights": false });
     let adapter = fresh(&base, "llama-bias/lora-own-bias", edits, folder.path());
     let target = folder.path().join("merged");
-    let summary = write_checkpoint(&base, Some(&adapter), None, &target).unwrap();
+    let summary = write_checkpoint(&base, Some(&adapter), None, &base.folder, &target).unwrap();
     let model = reopened(&target);
     assert_eq!(model.config.json()["attention_bias"], true);
     assert_eq!(model.config.json()["mlp_bias"], false);
@@ -320,7 +320,7 @@ fn a_bias_that_has_no_place_is_refused() {
     let edits = json!({ "target_modules": ["lm_head"] });
     let adapter = fresh(&base, "llama-bias/lora-own-bias", edits, folder.path());
     let target = folder.path().join("merged");
-    let error = write_checkpoint(&base, Some(&adapter), None, &target).unwrap_err();
+    let error = write_checkpoint(&base, Some(&adapter), None, &base.folder, &target).unwrap_err();
     let message = error.to_string();
     assert!(
         message.contains("`lora_bias`") && message.contains("`lm_head`"),
@@ -335,7 +335,7 @@ fn virtual_tokens_cannot_be_merged() {
     let base = base("llama-gqa");
     let adapter = load(&base, "llama-gqa/prompt-tuning");
     let target = folder.path().join("merged");
-    let error = write_checkpoint(&base, Some(&adapter), None, &target).unwrap_err();
+    let error = write_checkpoint(&base, Some(&adapter), None, &base.folder, &target).unwrap_err();
     assert!(
         matches!(error, PrepareError::NotMergeable { .. }),
         "{error}"
@@ -350,14 +350,14 @@ fn another_programs_folder_stays_and_an_earlier_checkpoint_is_replaced() {
     fs::create_dir(&target).unwrap();
     fs::write(target.join("notes"), "mine").unwrap();
     let base = base("llama-tied");
-    let error = write_checkpoint(&base, None, None, &target).unwrap_err();
+    let error = write_checkpoint(&base, None, None, &base.folder, &target).unwrap_err();
     assert!(matches!(error, PrepareError::Occupied { .. }), "{error}");
     assert_eq!(names_in(&target), ["notes"]);
 
     fs::remove_dir_all(&target).unwrap();
-    write_checkpoint(&base, None, None, &target).unwrap();
+    write_checkpoint(&base, None, None, &base.folder, &target).unwrap();
     let adapter = load(&base, "llama-tied/lora-embed");
-    write_checkpoint(&base, Some(&adapter), None, &target).unwrap();
+    write_checkpoint(&base, Some(&adapter), None, &base.folder, &target).unwrap();
     assert!(!reopened(&target).spec.tied());
     assert_eq!(names_in(folder.path()), ["merged"]);
     let marker: Value =
@@ -370,11 +370,18 @@ fn another_programs_folder_stays_and_an_earlier_checkpoint_is_replaced() {
 fn a_checkpoint_does_not_replace_its_own_base() {
     let folder = TempDir::new().unwrap();
     let target = folder.path().join("merged");
-    write_checkpoint(&base("llama-tied"), None, None, &target).unwrap();
+    write_checkpoint(
+        &base("llama-tied"),
+        None,
+        None,
+        &base("llama-tied").folder,
+        &target,
+    )
+    .unwrap();
     let own = BaseModel::open_folder(&target).unwrap();
     let adapter = load(&own, "llama-tied/lora");
     let before = fs::read(target.join("model.safetensors")).unwrap();
-    assert!(write_checkpoint(&own, Some(&adapter), None, &target).is_err());
+    assert!(write_checkpoint(&own, Some(&adapter), None, &own.folder, &target).is_err());
     assert_eq!(fs::read(target.join("model.safetensors")).unwrap(), before);
 }
 
@@ -385,7 +392,7 @@ fn tensors_that_nothing_uses_are_dropped_and_short_names_are_completed() {
     fs::create_dir(&original).unwrap();
     let target = folder.path().join("copy");
     let edited = edited_base(&original, 1.0);
-    let summary = write_checkpoint(&edited, None, None, &target).unwrap();
+    let summary = write_checkpoint(&edited, None, None, &edited.folder, &target).unwrap();
     assert_eq!(
         summary.dropped,
         ["model.layers.0.self_attn.rotary_emb.inv_freq"]
@@ -393,7 +400,14 @@ fn tensors_that_nothing_uses_are_dropped_and_short_names_are_completed() {
     reopened(&target);
 
     let target = folder.path().join("opt");
-    let summary = write_checkpoint(&base("opt-bare"), None, None, &target).unwrap();
+    let summary = write_checkpoint(
+        &base("opt-bare"),
+        None,
+        None,
+        &base("opt-bare").folder,
+        &target,
+    )
+    .unwrap();
     assert!(summary.dropped.is_empty());
     assert!(
         reopened(&target)
@@ -409,7 +423,8 @@ fn a_value_that_overflows_names_its_file_and_leaves_nothing() {
     fs::create_dir(&original).unwrap();
     let edited = edited_base(&original, 1e9);
     let target = folder.path().join("merged");
-    let error = write_checkpoint(&edited, None, Some(Dtype::Float16), &target).unwrap_err();
+    let error =
+        write_checkpoint(&edited, None, Some(Dtype::Float16), &edited.folder, &target).unwrap_err();
     let message = error.to_string();
     assert!(message.contains("`model.norm.weight`"), "{message}");
     let file = target

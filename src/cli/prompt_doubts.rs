@@ -1,0 +1,102 @@
+//! Reasons to distrust prompts: categories that aren't what their names say, and prompts that are given twice.
+
+use std::collections::BTreeMap;
+
+use crate::measure::group::Group;
+use crate::measure::record::PromptPlan;
+use crate::prompts::Category;
+
+/// Reasons to distrust `plans`, a sentence each: a category whose prompts are no longer than those of the one before it,
+/// and prompts that are the same to the model.
+pub fn prompt_doubts(plans: &[PromptPlan]) -> Vec<String> {
+    let mut doubts = lengths(plans);
+    doubts.extend(repeated(plans));
+    doubts
+}
+
+fn lengths(plans: &[PromptPlan]) -> Vec<String> {
+    let mean = |category: Category| {
+        let group = Group::Category(category);
+        let own = plans.iter().filter(|plan| plan.group == group);
+        let lengths: Vec<usize> = own.map(|plan| plan.prompt_ids.len()).collect();
+        let count = lengths.len();
+        (count > 0).then(|| lengths.iter().sum::<usize>() as f64 / count as f64)
+    };
+    let means: Vec<(Category, f64)> = Category::ALL
+        .into_iter()
+        .filter_map(|category| Some((category, mean(category)?)))
+        .collect();
+    let pairs = means.windows(2);
+    let wrong = pairs.filter(|pair| pair[1].1 <= pair[0].1);
+    let said = wrong.map(|pair| {
+        let [(shorter, fewer), (longer, more)] = [pair[0], pair[1]];
+        format!(
+            "the prompts of `{longer}` have {more:.0} tokens on average, no more than those of `{shorter}` ({fewer:.0})"
+        )
+    });
+    said.collect()
+}
+
+fn repeated(plans: &[PromptPlan]) -> Vec<String> {
+    let mut places: BTreeMap<&[u32], Vec<String>> = BTreeMap::new();
+    for plan in plans {
+        let place = format!("{} {}", plan.group, plan.index + 1);
+        places.entry(&plan.prompt_ids).or_default().push(place);
+    }
+    let mut several: Vec<String> = places
+        .into_values()
+        .filter(|places| places.len() > 1)
+        .map(|places| places.join(" = "))
+        .collect();
+    several.sort();
+    match several.is_empty() {
+        true => Vec::new(),
+        false => vec![format!(
+            "some prompts have the same token ids, so they count several times: {}",
+            several.join("; ")
+        )],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(category: Category, index: usize, prompt_ids: &[u32]) -> PromptPlan {
+        PromptPlan {
+            group: Group::Category(category),
+            index,
+            prompt_ids: prompt_ids.to_vec(),
+            new_tokens: 1,
+        }
+    }
+
+    #[test]
+    fn categories_that_grow_and_prompts_that_differ_are_not_doubted() {
+        let plans = [
+            plan(Category::Short, 0, &[1]),
+            plan(Category::Short, 1, &[2, 3, 4]),
+            plan(Category::Medium, 0, &[1, 2, 3]),
+            plan(Category::Long, 0, &[1, 2, 3, 4]),
+        ];
+        assert_eq!(prompt_doubts(&plans), Vec::<String>::new());
+    }
+
+    #[test]
+    fn categories_out_of_order_and_prompts_given_twice_are_named() {
+        let plans = [
+            plan(Category::Short, 0, &[1, 2, 3]),
+            plan(Category::Short, 1, &[1, 2, 3]),
+            plan(Category::Medium, 0, &[1, 2, 3]),
+            plan(Category::Long, 0, &[9, 9]),
+        ];
+        assert_eq!(
+            prompt_doubts(&plans),
+            [
+                "the prompts of `medium` have 3 tokens on average, no more than those of `short` (3)",
+                "the prompts of `long` have 2 tokens on average, no more than those of `medium` (3)",
+                "some prompts have the same token ids, so they count several times: short 1 = short 2 = medium 1",
+            ]
+        );
+    }
+}
