@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use serde_json::{Map, Value};
+
 use crate::common::reference::{Case, check_variant, peft_type};
 use crate::common::{
     assert_refused, case, copy_folder, edit_tensors, model, names, read_json, run,
@@ -41,13 +43,25 @@ const RENAMES: [(&str, fn(&str) -> String); 8] = [
     ("compiled around", |key| format!("_orig_mod.{key}")),
 ];
 
+/// Renames tensors in the file's header: some are of types that hold no floats.
 fn rename(folder: &Path, rename: impl Fn(&str) -> String) {
-    edit_tensors(&folder.join(FILE), |tensors| {
-        *tensors = std::mem::take(tensors)
-            .into_iter()
-            .map(|(key, tensor)| (rename(&key), tensor))
-            .collect();
-    });
+    let path = folder.join(FILE);
+    let bytes = fs::read(&path).unwrap();
+    let (length, rest) = bytes.split_at(8);
+    let length = u64::from_le_bytes(length.try_into().unwrap()) as usize;
+    let header: Map<String, Value> = serde_json::from_slice(&rest[..length]).unwrap();
+    let renamed: Map<String, Value> = header
+        .into_iter()
+        .map(|(key, value)| match key.as_str() {
+            "__metadata__" => (key, value),
+            _ => (rename(&key), value),
+        })
+        .collect();
+    let header = Value::Object(renamed).to_string();
+    let mut written = (header.len() as u64).to_le_bytes().to_vec();
+    written.extend(header.as_bytes());
+    written.extend(&rest[length..]);
+    fs::write(&path, written).unwrap();
 }
 
 #[test]
@@ -56,7 +70,7 @@ fn every_method_finds_its_tensors_under_their_other_names() {
     for case_name in names(&case("llama-gqa", "")) {
         let folder = case("llama-gqa", &case_name);
         let whole = folder.join(FILE).exists() && names(&folder).len() == 4;
-        if !whole || ["psoft", "base"].contains(&case_name.as_str()) {
+        if !whole || case_name == "base" || case_name.starts_with("psoft") {
             continue;
         }
         if !seen.insert(peft_type(&folder)) && !case_name.contains("save") {
@@ -125,10 +139,10 @@ fn two_tensors_for_one_name_are_refused() {
 
 #[test]
 fn a_missing_tensor_s_nearest_name_is_said() {
-    let outcome = renamed_lora(|key| key.replacen("lora_A", "lora_X", 1));
+    let outcome = renamed_lora(|key| format!("{key}s"));
     assert_refused(
         &outcome,
-        &["is missing", "lora_A", "lora_X.weight` is the nearest"],
+        &["is missing", "lora_A", "lora_A.weights` is the nearest"],
     );
 }
 
