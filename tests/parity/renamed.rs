@@ -14,8 +14,11 @@ use crate::common::{
 const FILE: &str = "adapter_model.safetensors";
 const PLAIN: &str = "base_model.model.model.";
 
+/// Makes a tensor's name another one.
+type Rename = fn(&str) -> String;
+
 /// Ways to name a tensor of a Llama.
-const RENAMES: [(&str, fn(&str) -> String); 8] = [
+const RENAMES: [(&str, Rename); 8] = [
     ("headless", |key| {
         key.replacen(PLAIN, "base_model.model.", 1)
     }),
