@@ -9,6 +9,7 @@ mod fresh;
 mod fresh_routers;
 mod native;
 mod profiles;
+mod renamed;
 mod stored_forms;
 mod surplus;
 mod text;

@@ -8,3 +8,4 @@ mod experts;
 mod folders;
 mod tasks;
 mod up_to_date;
+mod wrappers;
