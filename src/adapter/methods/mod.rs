@@ -49,7 +49,9 @@ mod waveft;
 mod xlora;
 
 pub use lora::{Expert, Residual};
-pub use registry::{Class, METHODS, Method, PEFT_TYPES, expert_folders, load, peft_type};
+pub use registry::{
+    Class, METHODS, Method, PEFT_TYPES, expert_folders, load, names_experts, peft_type,
+};
 pub use shadow::{BACKBONE, Shadow};
 pub use vblora::LOGITS as VBLORA_LOGITS;
 pub use xlora::Mixture;
