@@ -36,8 +36,7 @@ impl Workplace {
         write("prompts.json", &prompts);
         write("config.json", &config);
         // Adapters name their bases below it.
-        let models = model("").parent().unwrap().to_owned();
-        std::os::unix::fs::symlink(models, folder.path().join("models")).unwrap();
+        std::os::unix::fs::symlink(model(""), folder.path().join("models")).unwrap();
         Self { folder }
     }
 
