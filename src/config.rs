@@ -95,6 +95,14 @@ impl BenchmarkConfig {
         Self::load(Source::Embedded, None, &|_| {}).expect("a test reads the built-in parameters")
     }
 
+    /// The base model that the experiment's own `overrides` name.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn own_model(overrides: &Path) -> Result<Option<String>, ConfigError> {
+        Ok(Params::read(overrides, &|_| {})?.model_id)
+    }
+
     /// The number of new tokens for each prompt of `category`.
     #[must_use]
     pub fn max_new_tokens_for(&self, category: Category) -> usize {

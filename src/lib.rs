@@ -10,6 +10,7 @@
 //! ```
 
 pub mod adapter;
+pub mod advice;
 pub mod arch;
 pub mod cli;
 pub mod config;

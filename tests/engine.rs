@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::LazyLock;
 
-use common::{case, copy_folder, edit_tensors, model, set_key};
+use common::{case, copy_folder, edit_tensors, make_fresh, model, set_key};
 use peft_bench::adapter::AdapterForm;
 use peft_bench::engine::{
     DecoderEngine, Engine, EngineOptions, OnnxRuntime, Provider, WeightsMode,
@@ -223,6 +223,7 @@ fn virtual_tokens_of_another_number_are_swapped_too() {
         short.join(config),
     )
     .unwrap();
+    make_fresh(&short);
     set_key(&short.join(config), "num_virtual_tokens", 2.into());
     let short = prepare("llama-gqa", &short, folder.path());
 

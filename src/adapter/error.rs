@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::folder::FolderError;
 use crate::decomposition::DecompositionError;
 use crate::json::ConfigError;
 use crate::weights::{WeightsError, WriteTensorError};
@@ -21,12 +22,8 @@ pub enum AdapterError {
     #[error(transparent)]
     Write(#[from] WriteTensorError),
 
-    #[error(
-        "`{}` is a pickle, which can run code when it's read: convert it to \
-         `adapter_model.safetensors` (`save_pretrained` of a current PEFT writes that)",
-        path.display()
-    )]
-    Pickle { path: PathBuf },
+    #[error(transparent)]
+    Folder(#[from] FolderError),
 
     #[error(
         "tensor `{key}` in `{}` is not finite: element {index} is {value}",

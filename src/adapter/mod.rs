@@ -6,6 +6,7 @@
 
 mod adaptation;
 mod error;
+pub mod folder;
 pub mod form;
 mod inputs;
 mod keys;
@@ -26,8 +27,11 @@ use std::path::Path;
 use ndarray::{Array1, Array2};
 
 pub use error::AdapterError;
+pub use folder::Values;
 pub use inputs::{GraphInput, TakeTensor};
-pub use methods::{Class, METHODS, Method, PEFT_TYPES, Residual, expert_folders, peft_type};
+pub use methods::{
+    Class, METHODS, Method, PEFT_TYPES, Residual, expert_folders, names_experts, peft_type,
+};
 pub use replaced::{Origin, Replacement};
 use replaced::{replace_saved_embeddings, replaces_pair};
 pub use side_network::{SideNetwork, SideParameter};
@@ -190,16 +194,16 @@ impl Effects {
 
 impl Adapter {
     /// Loads the adapter in `folder` for `base`, or draws a fresh one with `seed` where the folder has
-    /// only a configuration.
+    /// only a configuration, and nothing says that there were weights.
     ///
     /// # Errors
     /// If the method isn't supported, an option is, a tensor is missing, has another shape or isn't
     /// used, or a target doesn't exist.
     pub fn load(folder: &Path, base: &BaseModel, seed: u64) -> Result<Self, AdapterError> {
-        Self::load_for_task(folder, base, seed, None)
+        Self::load_for_task(folder, base, seed, Values::default(), None)
     }
 
-    /// The same for one task of a method that has several.
+    /// The same with the values that are asked for, and for one task of a method that has several.
     ///
     /// # Errors
     /// If the method has none, or there's no such task.
@@ -207,10 +211,11 @@ impl Adapter {
         folder: &Path,
         base: &BaseModel,
         seed: u64,
+        values: Values,
         task_id: Option<usize>,
     ) -> Result<Self, AdapterError> {
-        let config = JsonObject::read(&folder.join("adapter_config.json"))?;
-        let tensors = AdapterTensors::open(folder, &config, seed)?;
+        let config = JsonObject::read(&folder.join(folder::CONFIG))?;
+        let tensors = AdapterTensors::open(folder, &config, seed, values)?;
         Self::of(config, tensors, base, task_id)
     }
 
@@ -221,7 +226,7 @@ impl Adapter {
     /// # Errors
     /// If the method or an option isn't supported, or a target doesn't exist.
     pub fn without_values(folder: &Path, base: &BaseModel) -> Result<Self, AdapterError> {
-        let config = JsonObject::read(&folder.join("adapter_config.json"))?;
+        let config = JsonObject::read(&folder.join(folder::CONFIG))?;
         let tensors = AdapterTensors::without_values(&config)?;
         Self::of(config, tensors, base, None)
     }

@@ -15,10 +15,11 @@ use rand::rngs::StdRng;
 use rand_distr::{Distribution, StandardNormal, Uniform};
 
 use super::AdapterError;
+use super::folder::{self, Values};
 use super::keys::{Keys, Other, is_of_other_tower};
 use crate::arch::DecoderSpec;
 use crate::json::JsonObject;
-use crate::weights::{SafetensorsFile, WeightsError};
+use crate::weights::{TensorStore, WeightsError};
 
 /// What PEFT's wrapper puts in front of every module's path.
 pub const PREFIX: &str = "base_model.model.";
@@ -80,12 +81,13 @@ pub struct AdapterTensors {
     /// For messages: the base that the adapter says it was made for.
     made_for: String,
     seed: u64,
+    values: Values,
     notes: Vec<String>,
 }
 
 #[derive(Debug)]
 enum Source {
-    File(SafetensorsFile),
+    File(TensorStore),
     Fresh {
         config: PathBuf,
         rng: Box<StdRng>,
@@ -97,33 +99,38 @@ enum Source {
 }
 
 impl AdapterTensors {
-    /// Opens `folder/adapter_model.safetensors`, or prepares to draw a fresh adapter with `seed`.
+    /// Opens the weights in `folder`, or prepares to draw a fresh adapter with `seed`.
     ///
     /// # Errors
-    /// If the file is malformed, or there's only a pickled `adapter_model.bin`.
-    pub fn open(folder: &Path, config: &JsonObject, seed: u64) -> Result<Self, AdapterError> {
-        let path = folder.join("adapter_model.safetensors");
-        let pickle = folder.join("adapter_model.bin");
-        let source = if path.exists() {
-            Source::File(SafetensorsFile::open(&path)?)
-        } else if pickle.exists() {
-            return Err(AdapterError::Pickle { path: pickle });
-        } else {
-            Source::Fresh {
+    /// If it was trained and its weights aren't there, or they can't be read.
+    pub fn open(
+        folder: &Path,
+        config: &JsonObject,
+        seed: u64,
+        values: Values,
+    ) -> Result<Self, AdapterError> {
+        let source = match folder::open(folder, config, values)? {
+            Some(store) => Source::File(store),
+            None => Source::Fresh {
                 config: config.path().to_owned(),
                 rng: Box::new(StdRng::seed_from_u64(seed)),
-            }
+            },
         };
-        Self::from(source, config, seed)
+        Self::from(source, config, seed, values)
     }
 
-    fn from(source: Source, config: &JsonObject, seed: u64) -> Result<Self, AdapterError> {
+    fn from(
+        source: Source,
+        config: &JsonObject,
+        seed: u64,
+        values: Values,
+    ) -> Result<Self, AdapterError> {
         let made_for = match config.optional_text("base_model_name_or_path")? {
             Some(base) if !base.is_empty() => format!(" (it says `{base}`)"),
             _ => String::new(),
         };
         let names = match &source {
-            Source::File(file) => file.names(),
+            Source::File(file) => file.names().map(str::to_owned).collect(),
             Source::Fresh { .. } | Source::Shapes { .. } => Vec::new(),
         };
         Ok(Self {
@@ -132,6 +139,7 @@ impl AdapterTensors {
             used: BTreeSet::new(),
             made_for,
             seed,
+            values,
             notes: Vec::new(),
         })
     }
@@ -144,7 +152,7 @@ impl AdapterTensors {
         let source = Source::Shapes {
             config: config.path().to_owned(),
         };
-        Self::from(source, config, 0)
+        Self::from(source, config, 0, Values::Fresh)
     }
 
     /// Forgets what was asked for and noted.
@@ -181,6 +189,11 @@ impl AdapterTensors {
         self.seed
     }
 
+    /// Which values were asked for: of adapters that this one mixes too.
+    pub fn asked_values(&self) -> Values {
+        self.values
+    }
+
     /// The file that the tensors, or the configuration of a fresh adapter, come from.
     pub fn path(&self) -> &Path {
         match &self.source {
@@ -202,7 +215,7 @@ impl AdapterTensors {
     /// Transformers model lack it.
     pub fn full_key(&self, key: &str) -> String {
         match &self.source {
-            Source::File(file) if file.get(key).is_some() => key.to_owned(),
+            Source::File(file) if file.find(key).is_some() => key.to_owned(),
             // What all modules share hangs on the wrapper itself.
             _ if key.starts_with(SHARED) => key.to_owned(),
             _ => format!("{PREFIX}{key}"),
@@ -220,7 +233,7 @@ impl AdapterTensors {
     /// Whether the file has `key` under this very name.
     pub fn has_exactly(&self, key: &str) -> bool {
         match &self.source {
-            Source::File(file) => file.get(&self.full_key(key)).is_some(),
+            Source::File(file) => file.find(&self.full_key(key)).is_some(),
             Source::Fresh { .. } | Source::Shapes { .. } => false,
         }
     }
@@ -237,7 +250,7 @@ impl AdapterTensors {
             return None;
         };
         let full = self.full_key(key);
-        if file.get(&full).is_some() {
+        if file.find(&full).is_some() {
             return Some(full);
         }
         match self.keys.other(&full) {
@@ -266,7 +279,7 @@ impl AdapterTensors {
             };
         };
         let near = |name: &String| strsim::normalized_levenshtein(name, &key);
-        let names = file.names().into_iter();
+        let names = file.names().map(str::to_owned);
         let unused = names.filter(|name| !self.used.contains(name));
         let nearest = unused.max_by(|a, b| near(a).total_cmp(&near(b)));
         AdapterError::Missing {
@@ -388,7 +401,7 @@ impl AdapterTensors {
         self.claim(key, shape)?;
         let full = self.stored_key(key).ok_or_else(|| self.missing(key))?;
         let numbers = match &self.source {
-            Source::File(file) => file.get(&full).map(|tensor| tensor.to_i64()),
+            Source::File(file) => file.find(&full).map(|tensor| tensor.to_i64()),
             Source::Fresh { .. } | Source::Shapes { .. } => None,
         };
         let numbers = numbers.ok_or_else(|| self.missing(key))??;
@@ -409,7 +422,7 @@ impl AdapterTensors {
             return Ok(());
         };
         let stored = self.stored_key(key).ok_or_else(|| self.missing(key))?;
-        let tensor = file.get(&stored).ok_or_else(|| self.missing(key))?;
+        let tensor = file.find(&stored).ok_or_else(|| self.missing(key))?;
         if tensor.shape != expected {
             return Err(AdapterError::Shape {
                 path: file.path().to_owned(),
@@ -451,7 +464,7 @@ impl AdapterTensors {
             return Err(missing());
         };
         let full = self.stored_key(key).ok_or_else(missing)?;
-        let tensor = file.get(&full).ok_or_else(missing)?;
+        let tensor = file.find(&full).ok_or_else(missing)?;
         let part = part.unwrap_or(0..tensor.shape.iter().product());
         let values = tensor.part_to_f32(part.clone())?;
         let absent = full
@@ -472,7 +485,7 @@ impl AdapterTensors {
     /// The shape of `key` in the file, if it has it.
     pub fn shape(&self, key: &str) -> Option<Vec<usize>> {
         match &self.source {
-            Source::File(file) => Some(file.get(&self.stored_key(key)?)?.shape.to_owned()),
+            Source::File(file) => Some(file.find(&self.stored_key(key)?)?.shape.to_owned()),
             Source::Fresh { .. } | Source::Shapes { .. } => None,
         }
     }
@@ -480,7 +493,7 @@ impl AdapterTensors {
     /// The dtype of `key` in the file, if it has it.
     pub fn stored_dtype(&self, key: &str) -> Option<safetensors::Dtype> {
         match &self.source {
-            Source::File(file) => Some(file.get(&self.stored_key(key)?)?.stored),
+            Source::File(file) => Some(file.find(&self.stored_key(key)?)?.stored),
             Source::Fresh { .. } | Source::Shapes { .. } => None,
         }
     }
@@ -490,8 +503,7 @@ impl AdapterTensors {
         match &self.source {
             Source::File(file) => Some(
                 file.names()
-                    .iter()
-                    .filter_map(|name| file.get(name).map(|t| t.bytes.len() as u64))
+                    .filter_map(|name| file.find(name).map(|t| t.bytes.len() as u64))
                     .sum(),
             ),
             Source::Fresh { .. } | Source::Shapes { .. } => None,
@@ -506,7 +518,7 @@ impl AdapterTensors {
         let Source::File(file) = &self.source else {
             return Ok(());
         };
-        let names = file.names().into_iter();
+        let names = file.names().map(str::to_owned);
         let left = names.filter(|name| !self.used.contains(name));
         let (others, unused): (Vec<String>, Vec<String>) =
             left.partition(|name| is_of_other_tower(name));

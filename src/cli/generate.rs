@@ -23,7 +23,7 @@ use crate::weights::{Dtype, SafetensorsWriter, TensorPlan};
 /// `generate`
 #[derive(Debug, Args)]
 pub struct Generate {
-    /// Experiment, prepared folder, or folder of a Hugging Face checkpoint.
+    /// Experiment, prepared folder, folder of a Hugging Face checkpoint, or a hub id of an adapter or a checkpoint.
     target: PathBuf,
 
     /// Variant to run [default: unmerged for an experiment, base for a checkpoint].
@@ -177,7 +177,7 @@ impl Generate {
     /// Finds or prepares the variant; says where to run it.
     fn prepared(&self, common: &CommonOptions) -> Result<Ready> {
         let asked: Option<Variant> = self.variant.map(Into::into);
-        let target = Target::find(&self.target)?;
+        let target = Target::find(common, &self.target)?;
         let (experiment, variant, model) = match target {
             Target::Prepared(folder) => {
                 let variant = open_prepared(&folder, asked)?;
@@ -211,6 +211,9 @@ impl Generate {
             }
         };
         self.task.check_variants(&[variant])?;
+        if let Some(experiment) = experiment.as_ref().filter(|_| variant != Variant::Base) {
+            setup::note_fresh(experiment);
+        }
         let mut config = setup::config(common, experiment.as_ref())?;
         self.task.apply(&mut config);
         if let Some(id) = &model {

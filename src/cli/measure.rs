@@ -29,6 +29,7 @@ use crate::prepared::{PreparedVariant, Variant, task_of};
 pub struct Measure {
     /// Experiments, which are measured together, in turn and against one base, where their parameters are the same (one
     /// process at once for each variant of each); or prepared folders, or folders of merged Hugging Face checkpoints.
+    /// Adapters and checkpoints may be hub ids (`org/name[@revision]`).
     #[arg(required = true)]
     targets: Vec<PathBuf>,
 
@@ -193,7 +194,7 @@ impl Measure {
 
     /// Finds a target, and the parameters that it's measured with.
     fn request(&self, common: &CommonOptions, target: &Path) -> Result<Request> {
-        let found = Target::find(target)?;
+        let found = Target::find(common, target)?;
         let experiment = match &found {
             Target::Experiment(experiment) => Some(experiment),
             Target::Prepared(_) | Target::Checkpoint(_) => None,

@@ -10,6 +10,7 @@ mod measure;
 mod measure_progress;
 mod methods;
 mod models;
+mod named_base;
 mod options;
 mod output;
 mod prepare;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
-use crate::adapter::AdapterForm;
+use crate::adapter::{AdapterForm, Values};
 use crate::config::{BenchmarkConfig, EMBEDDINGS, HEADS};
 use crate::engine::WeightsMode;
 use crate::prepared::{Manifest, Variant};
@@ -16,7 +16,8 @@ use crate::weights::Dtype;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Common options")]
 pub struct CommonOptions {
-    /// Base model: a folder, a hub id (`org/name[@revision]`), or `synthetic/<shape>`.
+    /// Base model: a folder, a hub id (`org/name[@revision]`), or `synthetic/<shape>` [default: the one that the adapter
+    /// names; `model_id` of the parameters where it names none, and wasn't trained].
     #[arg(long, global = true, value_name = "ID_OR_PATH")]
     pub model: Option<String>,
 
@@ -67,6 +68,15 @@ pub struct CommonOptions {
     #[arg(long, global = true, value_name = "FORM", default_value = "reduced")]
     pub adapter_form: FormChoice,
 
+    /// Refuse an adapter whose weights aren't there, where it would be drawn fresh [default: drawn fresh only where nothing
+    /// says that it was trained].
+    #[arg(long, global = true)]
+    pub trained: bool,
+
+    /// Draw the adapter's values fresh, whatever its folder holds.
+    #[arg(long, global = true, conflicts_with = "trained")]
+    pub fresh: bool,
+
     /// Ask nothing of the network.
     #[arg(long, global = true)]
     pub offline: bool,
@@ -91,6 +101,17 @@ pub struct CommonOptions {
     /// Say more about what is done.
     #[arg(short, long, global = true)]
     pub verbose: bool,
+}
+
+impl CommonOptions {
+    /// Which values an adapter is used with.
+    pub fn values(&self) -> Values {
+        match (self.trained, self.fresh) {
+            (true, _) => Values::Trained,
+            (_, true) => Values::Fresh,
+            _ => Values::AsFound,
+        }
+    }
 }
 
 /// `--quantize`

@@ -18,7 +18,7 @@ use crate::prepared::{PreparedVariant, Variant, task_of};
 /// `prepare`
 #[derive(Debug, Args)]
 pub struct Prepare {
-    /// Experiment: a folder with an `adapter_config.json`, or `<method>/<name>` below `experiments/`.
+    /// Experiment: a folder with an `adapter_config.json`, `<method>/<name>` below `experiments/`, or an adapter's hub id.
     experiment: PathBuf,
 
     /// Variants to prepare [default: all that the method has].
@@ -70,12 +70,8 @@ impl From<VariantChoice> for Variant {
 impl Prepare {
     /// Runs the command.
     pub fn run(&self, common: &CommonOptions) -> Result<()> {
-        let Target::Experiment(experiment) = Target::find(&self.experiment)? else {
-            bail!(
-                "`{}` is not an experiment: it has no `adapter_config.json`",
-                self.experiment.display()
-            );
-        };
+        let experiment =
+            Target::find(common, &self.experiment)?.into_experiment(&self.experiment)?;
         if self.tokenizer.given().is_some() && !self.formats.contains(&Format::Hf) {
             bail!("`--tokenizer` goes with `--format hf`, which writes one; graphs take token ids");
         }
@@ -83,6 +79,7 @@ impl Prepare {
         if !variants.is_empty() && !self.formats.contains(&Format::Hf) {
             self.task.check_variants(&variants)?;
         }
+        setup::note_fresh(&experiment);
         let mut config = setup::config(common, Some(&experiment))?;
         self.task.apply(&mut config);
         let provider = setup::provider(common, config.dtype)?;
@@ -92,8 +89,9 @@ impl Prepare {
             if config.quantization()?.is_some() {
                 bail!("`--format hf` writes full precision; `--quantize none` goes with it");
             }
-            let (folder, seed) = (&experiment.folder, config.seed);
-            let adapter = Adapter::load_for_task(folder, &base, seed, config.task_id)?;
+            let (folder, values) = (&experiment.folder, experiment.values);
+            let adapter =
+                Adapter::load_for_task(folder, &base, config.seed, values, config.task_id)?;
             setup::note_task(&config, adapter.task());
             setup::note_adapter(adapter.notes());
             let folder = preparation.checkpoint_folder(&experiment, common.dtype);

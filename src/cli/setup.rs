@@ -4,10 +4,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
+use super::named_base::named_base;
 use super::options::{CommonOptions, ExecutionProvider};
 use super::progress::{ByteProgress, message};
 use super::tokenizer::TokenizerOptions;
 use crate::adapter::Task;
+use crate::adapter::folder::CONFIG;
 use crate::config::{BenchmarkConfig, Source};
 use crate::engine::{
     DecoderEngine, EngineError, EngineOptions, OnnxRuntime, Provider, StepGraph, WeightsMode,
@@ -27,7 +29,11 @@ use crate::weights::Dtype;
 /// The file of defaults, in the working folder.
 const DEFAULTS: &str = "default_benchmark_params.json";
 
-/// Reads the parameters: the defaults, an experiment's overrides, then the command line's options.
+/// The task that every model is run for.
+const TASK: &str = "CAUSAL_LM";
+
+/// Reads the parameters: the defaults, an experiment's overrides, then the command line's options. The
+/// base is that of the command line, else of the overrides, else the one that the adapter names, else of the defaults.
 pub fn config(common: &CommonOptions, experiment: Option<&Experiment>) -> Result<BenchmarkConfig> {
     let here = Path::new(DEFAULTS);
     let defaults = match &common.config {
@@ -39,11 +45,18 @@ pub fn config(common: &CommonOptions, experiment: Option<&Experiment>) -> Result
     let overrides = overrides.filter(|path| path.is_file());
     let note = |text: &str| message(&format!("note: {text}"));
     let mut config = BenchmarkConfig::load(defaults, overrides.as_deref(), &note)?;
+    let own = overrides.as_deref().map(BenchmarkConfig::own_model);
+    let own = own.transpose()?.flatten();
     if let Some(model) = &common.model {
         config.model_id.clone_from(model);
+    } else if own.is_none()
+        && let Some(experiment) = experiment
+        && let Some(named) = named_base(experiment)?
+    {
+        config.model_id = named;
     }
     if let Some(experiment) = experiment {
-        note_other_base(experiment, &config)?;
+        note_use(experiment, &config)?;
     }
     if let Some(dtype) = common.dtype {
         config.dtype = dtype;
@@ -59,10 +72,10 @@ pub fn config(common: &CommonOptions, experiment: Option<&Experiment>) -> Result
     Ok(config)
 }
 
-/// Says so where an adapter names another base model than the one it's used with. Names differ for good
-/// reasons too (a local copy, a synthetic stand-in), so it's no error; shapes that don't fit are.
-fn note_other_base(experiment: &Experiment, config: &BenchmarkConfig) -> Result<()> {
-    let adapter = JsonObject::read(&experiment.folder.join("adapter_config.json"))?;
+/// Says what's remarkable of an adapter: another base model than the one it's used with, or another task. Names differ for
+/// good reasons too (a local copy, a synthetic stand-in), so it's no error; tensors that don't fit are.
+fn note_use(experiment: &Experiment, config: &BenchmarkConfig) -> Result<()> {
+    let adapter = JsonObject::read(&experiment.folder.join(CONFIG))?;
     let last = |name: &str| {
         let name = name
             .trim_end_matches('/')
@@ -80,7 +93,23 @@ fn note_other_base(experiment: &Experiment, config: &BenchmarkConfig) -> Result<
         }
         _ => {}
     }
+    match adapter.optional_text("task_type")? {
+        Some(task) if task != TASK => message(&format!(
+            "note: the adapter's `task_type` is `{task}`, and it's used as `{TASK}`, as far as its tensors fit"
+        )),
+        _ => {}
+    }
     Ok(())
+}
+
+/// Says so where an adapter's values are drawn.
+pub fn note_fresh(experiment: &Experiment) {
+    if experiment.fresh {
+        message(&format!(
+            "note: the values of `{}` are drawn fresh",
+            experiment.folder.display()
+        ));
+    }
 }
 
 /// Opens the base model, showing progress where it's fetched or made.
@@ -91,7 +120,13 @@ pub fn base_model(common: &CommonOptions, config: &BenchmarkConfig) -> Result<Ba
         progress.report(label, done, total);
     });
     progress.finish();
-    let model = model.with_context(|| format!("cannot open base model `{id}`"))?;
+    let model = model.with_context(|| match &common.model {
+        Some(_) => format!("cannot open base model `{id}`"),
+        None => format!(
+            "cannot open base model `{id}`, which the adapter or the parameters name (`--model` takes another: a folder, or a \
+             hub id)"
+        ),
+    })?;
     if let Some((name, rows)) = model.surplus_rows() {
         let size = model.spec.vocab_size;
         message(&format!(

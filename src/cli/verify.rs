@@ -34,9 +34,9 @@ pub struct Verify {
 impl Verify {
     /// Runs the command.
     pub fn run(&self, common: &CommonOptions) -> Result<()> {
-        let Target::Experiment(experiment) = Target::find(&self.experiment)? else {
-            bail!("`{}` is not an experiment", self.experiment.display());
-        };
+        let experiment =
+            Target::find(common, &self.experiment)?.into_experiment(&self.experiment)?;
+        setup::note_fresh(&experiment);
         let mut config = setup::config(common, Some(&experiment))?;
         self.task.apply(&mut config);
         let provider = setup::provider(common, config.dtype)?;

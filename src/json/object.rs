@@ -9,6 +9,8 @@ use std::{fs, io};
 use serde_json::Value;
 use thiserror::Error;
 
+use crate::weights::stand_in;
+
 /// A configuration that can't be used.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant is its message")]
@@ -20,6 +22,12 @@ pub enum ConfigError {
     Parse {
         path: PathBuf,
         source: serde_json::Error,
+    },
+
+    #[error("`{}` is not JSON: {message}", path.display())]
+    NotJson {
+        path: PathBuf,
+        message: &'static str,
     },
 
     #[error("`{}`: key `{key}` is {found}, expected {expected}", path.display())]
@@ -78,9 +86,16 @@ impl JsonObject {
             path: path.clone(),
             source,
         })?;
-        let json: Value = serde_json::from_slice(&text).map_err(|source| ConfigError::Parse {
-            path: path.clone(),
-            source,
+        let parsed = serde_json::from_slice(&text);
+        let json: Value = parsed.map_err(|source| match stand_in(&text) {
+            Some(message) => ConfigError::NotJson {
+                path: path.clone(),
+                message,
+            },
+            None => ConfigError::Parse {
+                path: path.clone(),
+                source,
+            },
         })?;
         let config = Self {
             path,

@@ -1,4 +1,4 @@
-//! A base model from the Hugging Face hub: `org/name[@revision]` becomes a folder in the hub's own cache.
+//! A base model or an adapter from the Hugging Face hub: `org/name[@revision]` becomes a folder in the hub's own cache.
 //!
 //! What is fetched is what the program reads: `config.json`, `tokenizer.json`, the weights as safetensors (one file,
 //! or an index and the shards that it names), and a few small files where the repository has them. Requests go
@@ -16,26 +16,30 @@
 //! | `settings.rs`  | which endpoint, cache and token does the environment name? |
 //! | `cache.rs`     | what does the cache hold, and is it what the hub has?      |
 //! | `remote.rs`    | what does the hub answer?                                  |
+//! | `snapshot.rs`  | what does a commit have, and is it in the cache?           |
+//! | `adapter.rs`   | is it an adapter, and which files are the adapter's?       |
 //! | `shards.rs`    | which files does `model.safetensors.index.json` name?      |
 //! | `error.rs`     | what went wrong, and what should be done about it?         |
 //!
 //! Sources: `huggingface_hub`, `file_download.py`, `constants.py` and `utils/_http.py`; its guide «Understand caching».
 
+mod adapter;
 mod cache;
 mod error;
 mod id;
 mod remote;
 mod settings;
 mod shards;
+mod snapshot;
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::path::PathBuf;
 
+pub use adapter::fetch_adapter;
 pub use error::HubError;
 pub use id::HubId;
 pub use settings::HubSettings;
 
-use cache::RepoCache;
-use remote::{Listing, Remote};
+use snapshot::Snapshot;
 
 const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
@@ -72,103 +76,52 @@ pub fn fetch(
     settings: &HubSettings,
     progress: &dyn Fn(DownloadProgress),
 ) -> Result<PathBuf, HubError> {
-    let cache = RepoCache::new(&settings.cache_dir, &id.repo);
-    if settings.offline {
-        return from_cache(id, &cache);
-    }
-    if cache::is_commit_hash(id.revision())
-        && let Ok(folder) = from_cache(id, &cache)
-    {
-        return Ok(folder);
-    }
-    from_hub(id, settings, &cache, progress)
+    complete(id, settings, progress, CONFIG, |snapshot| {
+        model(id, snapshot)
+    })
 }
 
-/// The snapshot folder, if the cache holds all that [`fetch`] needs.
-fn from_cache(id: &HubId, cache: &RepoCache) -> Result<PathBuf, HubError> {
-    let missing = |file: &str| HubError::Offline {
-        repo: id.repo.clone(),
-        revision: id.revision().to_owned(),
-        file: file.to_owned(),
-    };
-
-    let commit = cache
-        .commit(id.revision())?
-        .ok_or_else(|| missing(CONFIG))?;
-    let require = |file: &str| {
-        if cache.holds(&commit, file) {
-            Ok(())
-        } else {
-            Err(missing(file))
-        }
-    };
-
-    require(CONFIG)?;
-    require(TOKENIZER)?;
-    if !cache.holds(&commit, WEIGHTS) {
-        if !cache.holds(&commit, WEIGHTS_INDEX) {
-            return Err(missing(WEIGHTS));
-        }
-        for shard in shards::read(&id.repo, &cache.path(&commit, WEIGHTS_INDEX))? {
-            require(&shard)?;
-        }
-    }
-    Ok(cache.snapshot(&commit))
-}
-
-/// Asks the hub for the revision's commit and downloads what the cache lacks.
-fn from_hub(
+/// Has `take` complete a snapshot: offline, or under a commit's hash, that of the cache, else the hub's. `first` is the
+/// file that's said to be missing where the cache doesn't know the revision.
+fn complete<T>(
     id: &HubId,
     settings: &HubSettings,
-    cache: &RepoCache,
     progress: &dyn Fn(DownloadProgress),
-) -> Result<PathBuf, HubError> {
-    let remote = Remote::connect(id, settings)?;
-    let Listing { commit, files } = remote.listing()?;
-    let require = |file: &str| -> Result<(), HubError> {
-        if cache.holds(&commit, file) {
-            return Ok(());
-        }
-        if !files.contains(file) {
-            return Err(HubError::FileNotFound {
-                repo: id.repo.clone(),
-                revision: id.revision().to_owned(),
-                file: file.to_owned(),
-            });
-        }
-        cache.remove_dangling(&commit, file)?;
-        let size = remote.download(&commit, file, progress)?;
-        cache.verify(&commit, file, size)
-    };
+    first: &str,
+    take: impl Fn(&Snapshot) -> Result<T, HubError>,
+) -> Result<T, HubError> {
+    if settings.offline {
+        let snapshot = Snapshot::cached(id, settings)?;
+        return take(&snapshot.ok_or_else(|| snapshot::missing(id, first))?);
+    }
+    if cache::is_commit_hash(id.revision())
+        && let Some(snapshot) = Snapshot::cached(id, settings)?
+        && let Ok(taken) = take(&snapshot)
+    {
+        return Ok(taken);
+    }
+    take(&Snapshot::online(id, settings, progress)?)
+}
 
-    if !files.contains(WEIGHTS) && !files.contains(WEIGHTS_INDEX) {
-        return Err(HubError::NoSafetensors {
-            repo: id.repo.clone(),
-            revision: id.revision().to_owned(),
-            found: other_weights(&files),
-        });
+fn model(id: &HubId, snapshot: &Snapshot) -> Result<PathBuf, HubError> {
+    let refusal = || HubError::NoSafetensors {
+        repo: id.repo.clone(),
+        revision: id.revision().to_owned(),
+        found: other_weights(snapshot.files()),
+    };
+    if snapshot.is_online() && !snapshot.has(WEIGHTS) && !snapshot.has(WEIGHTS_INDEX) {
+        return Err(refusal());
     }
-    require(CONFIG)?;
-    require(TOKENIZER)?;
-    for file in OPTIONAL.into_iter().filter(|file| files.contains(*file)) {
-        require(file)?;
-    }
-    if files.contains(WEIGHTS) {
-        require(WEIGHTS)?;
-    } else {
-        require(WEIGHTS_INDEX)?;
-        for shard in shards::read(&id.repo, &cache.path(&commit, WEIGHTS_INDEX))? {
-            require(&shard)?;
-        }
-    }
-    cache.write_ref(id.revision(), &commit)?;
-    Ok(cache.snapshot(&commit))
+    snapshot.require(CONFIG)?;
+    snapshot.require(TOKENIZER)?;
+    snapshot.require_present(OPTIONAL)?;
+    snapshot.require_weights(WEIGHTS, WEIGHTS_INDEX, refusal)?;
+    snapshot.complete()
 }
 
 /// Names a weights file of another format, for the error that says what the repository has instead.
-fn other_weights(files: &BTreeSet<String>) -> String {
+fn other_weights<'a>(mut files: impl Iterator<Item = &'a str>) -> String {
     files
-        .iter()
         .find(|file| {
             [".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"]
                 .iter()

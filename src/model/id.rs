@@ -17,6 +17,15 @@ pub enum ModelId {
     Synthetic(String),
 }
 
+/// Models of the time before names had an owner, and where they are now: configurations still name them so.
+const WITHOUT_OWNER: [(&str, &str); 5] = [
+    ("gpt2", "openai-community/gpt2"),
+    ("gpt2-medium", "openai-community/gpt2-medium"),
+    ("gpt2-large", "openai-community/gpt2-large"),
+    ("gpt2-xl", "openai-community/gpt2-xl"),
+    ("distilgpt2", "distilbert/distilgpt2"),
+];
+
 impl ModelId {
     /// Reads a name. What exists as a folder is one; what can only be a path is never asked of the hub.
     ///
@@ -29,6 +38,9 @@ impl ModelId {
         let path = PathBuf::from(text);
         if path.is_dir() {
             return Ok(Self::Local(path));
+        }
+        if let Some((_, id)) = WITHOUT_OWNER.iter().find(|(name, _)| *name == text) {
+            return Ok(Self::Hub(HubId::parse(id)?));
         }
         let only_a_path = text.starts_with(['/', '.', '~']) || text.matches('/').count() != 1;
         if only_a_path {

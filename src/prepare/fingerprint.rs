@@ -8,7 +8,8 @@ use std::time::UNIX_EPOCH;
 use sha2::{Digest, Sha256};
 
 use super::Preparation;
-use crate::adapter::expert_folders;
+use crate::adapter::folder::files;
+use crate::adapter::{Values, expert_folders};
 use crate::experiment::Experiment;
 use crate::file_names::hex;
 use crate::prepared::Variant;
@@ -37,13 +38,16 @@ pub fn fingerprint(
     }
     if let Some(experiment) = experiment {
         let _ = writeln!(text, "{} {}", experiment.file_stem(), preparation.seed);
+        if experiment.values == Values::Fresh {
+            let _ = writeln!(text, "fresh");
+        }
         if let Some(task) = preparation.task_id {
             let _ = writeln!(text, "task {task}");
         }
         let experts = expert_folders(&experiment.folder);
         for folder in std::iter::once(&experiment.folder).chain(&experts) {
-            for name in ["adapter_config.json", "adapter_model.safetensors"] {
-                describe(&mut text, &folder.join(name));
+            for file in files(folder) {
+                describe(&mut text, &file);
             }
         }
     }

@@ -208,8 +208,8 @@ impl Preparation<'_> {
             }
             finite::check(self.base, &self.model_folder())?;
             let load = |experiment: &Experiment, base: &BaseModel| {
-                let (folder, seed) = (&experiment.folder, self.seed);
-                let loaded = Adapter::load_for_task(folder, base, seed, self.task_id)?;
+                let (folder, values) = (&experiment.folder, experiment.values);
+                let loaded = Adapter::load_for_task(folder, base, self.seed, values, self.task_id)?;
                 loaded.with_form(self.adapter_form)
             };
             let seen = self.beside(variant, quantized.as_ref());

@@ -391,7 +391,9 @@ fn meta_info(info: &RunInfo) -> Value {
     json!({
         "model_id": manifest.model_id,
         "weights": if manifest.synthetic { "synthetic" } else { "trained" },
-        "adapter": adapter.map(|adapter| if adapter.fresh { "fresh" } else { "trained" }),
+        "adapter": adapter.map(|adapter| json!({
+            "weights": if adapter.fresh { "fresh" } else { "trained" },
+        })),
         "adapter_form": unmerged.and_then(|manifest| Some(manifest.adapter.as_ref()?.adapter_form)),
         "task": adapter.and_then(|adapter| adapter.task),
         "adapter_bytes_per_token": unmerged.map(|manifest| manifest.reads.adapter_bytes),

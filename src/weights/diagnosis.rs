@@ -3,17 +3,12 @@
 use safetensors::{Dtype, SafeTensorError};
 use serde_json::Value as Json;
 
-/// How a file begins that Git LFS has put in the place of another.
-const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+use super::stand_in::stand_in;
 
 /// Says why `bytes`, the whole file, were refused with `error`.
 pub fn diagnosis(bytes: &[u8], error: &SafeTensorError) -> String {
-    if bytes.starts_with(LFS_POINTER) {
-        return "it's a pointer of Git LFS in its place, `git lfs pull` fetches the file"
-            .to_owned();
-    }
-    if bytes.trim_ascii_start().starts_with(b"<") {
-        return "it's a web page".to_owned();
+    if let Some(other) = stand_in(bytes) {
+        return other.to_owned();
     }
     let size = bytes.len();
     let Some((length, rest)) = bytes.split_first_chunk::<8>() else {

@@ -18,6 +18,12 @@ pub enum WeightsError {
     #[error("`{}` is not a valid safetensors file: {message}", path.display())]
     Header { path: PathBuf, message: String },
 
+    #[error("`{}` is not an index of shards: {message}", path.display())]
+    NoIndex {
+        path: PathBuf,
+        message: &'static str,
+    },
+
     #[error("cannot parse `{}`", path.display())]
     Index {
         path: PathBuf,

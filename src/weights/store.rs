@@ -6,7 +6,8 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{SafetensorsFile, TensorView, WeightsError};
+use super::{SafetensorsFile, TensorView, WeightsError, stand_in};
+use crate::advice::convert_model;
 
 /// All tensors of one checkpoint. Clones share their files.
 #[derive(Debug, Clone)]
@@ -40,6 +41,12 @@ const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 impl TensorStore {
+    /// Whether `folder` holds a checkpoint, in whatever state.
+    pub fn is_in(folder: &Path) -> bool {
+        let is_there = |name: &str| folder.join(name).symlink_metadata().is_ok();
+        [SINGLE, INDEX].into_iter().any(is_there)
+    }
+
     /// Opens the checkpoint in `folder`: `model.safetensors`, or the shards of
     /// `model.safetensors.index.json`.
     ///
@@ -50,13 +57,14 @@ impl TensorStore {
             return Self::open_file(&folder.join(SINGLE));
         }
         if folder.join(INDEX).exists() {
-            return Self::open_shards(folder);
+            return Self::open_shards(&folder.join(INDEX));
         }
         Err(WeightsError::Layout {
             path: folder.to_owned(),
             message: format!(
                 "no weights found, expected `{SINGLE}` or `{INDEX}` (pickled `pytorch_model.bin` \
-                 files are not read: convert them to safetensors)"
+                 files are not read: `{}` writes them as safetensors)",
+                convert_model(folder)
             ),
         })
     }
@@ -76,17 +84,28 @@ impl TensorStore {
         })
     }
 
-    fn open_shards(folder: &Path) -> Result<Self, WeightsError> {
-        let path = folder.join(INDEX);
+    /// Opens the shards that the index at `path` names, which lie beside it.
+    ///
+    /// # Errors
+    /// If a file is missing, truncated or malformed, or the index names something else than a file beside it.
+    pub fn open_shards(path: &Path) -> Result<Self, WeightsError> {
+        let path = path.to_owned();
+        let folder = path.parent().unwrap_or(Path::new("."));
         let text = fs::read(&path).map_err(|source| WeightsError::Read {
             path: path.clone(),
             source,
         })?;
-        let index: ShardIndex =
-            serde_json::from_slice(&text).map_err(|source| WeightsError::Index {
+        let parsed = serde_json::from_slice(&text);
+        let index: ShardIndex = parsed.map_err(|source| match stand_in(&text) {
+            Some(message) => WeightsError::NoIndex {
+                path: path.clone(),
+                message,
+            },
+            None => WeightsError::Index {
                 path: path.clone(),
                 source,
-            })?;
+            },
+        })?;
         let mut files = Vec::new();
         let mut shards = BTreeMap::new();
         let mut names = BTreeMap::new();

@@ -96,12 +96,10 @@ fn broken_shards_are_refused() {
     point_to(&trial, &other);
     trial.base_refused(&[&name, &other, "missing"]);
 
-    for broken in [
-        "",
-        "{}",
-        r#"{"weight_map": []}"#,
-        r#"{"weight_map": {"a": 1}}"#,
-    ] {
+    let trial = Spoilt::new("llama-linear", "lora");
+    fs::write(index(&trial), "").unwrap();
+    trial.base_refused(&["index.json", "empty"]);
+    for broken in ["{}", r#"{"weight_map": []}"#, r#"{"weight_map": {"a": 1}}"#] {
         let trial = Spoilt::new("llama-linear", "lora");
         fs::write(index(&trial), broken).unwrap();
         trial.base_refused(&["index.json", "cannot parse"]);

@@ -182,7 +182,7 @@ fn a_damaged_configuration_of_a_fresh_adapter_is_read_or_refused() {
     ] {
         let root = tempfile::tempdir().unwrap();
         let copies = Copies::new(root.path(), model, case);
-        fs::remove_file(copies.experiment.join("adapter_model.safetensors")).unwrap();
+        make_fresh(&copies.experiment);
         let file = copies.experiment.join("adapter_config.json");
         damage(file, usize::MAX, move || match copies.prepare() {
             Err(message) if message.contains("can't be merged") => Ok(()),

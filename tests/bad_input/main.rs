@@ -6,6 +6,7 @@ mod common;
 
 mod adapter_config;
 mod adapter_file;
+mod adapter_folder;
 mod base_config;
 mod base_file;
 mod damaged_files;

@@ -1,9 +1,8 @@
 //! Adapters of parameters and of experts, and shadows, on models that they don't fit.
 
-use std::fs;
-
 use serde_json::json;
 
+use crate::common::make_fresh;
 use crate::spoilt::Spoilt;
 
 #[test]
@@ -57,7 +56,7 @@ fn what_peft_refuses_beside_parameters_is_refused() {
 fn fresh_stacked_experts_have_no_orthogonal_start() {
     let trial = Spoilt::new("mixtral", "lora-experts");
     trial.set("init_lora_weights", json!("orthogonal"));
-    fs::remove_file(trial.weights()).unwrap();
+    make_fresh(&trial.experiment);
     let words = [
         "adapter_config.json",
         "`init_lora_weights`",

@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::common::trial::{CONFIG, Trial, WEIGHTS};
-use crate::common::{Tensors, assert_refused, copy_folder, edit_tensors, set_key};
+use crate::common::{Tensors, assert_refused, copy_folder, edit_tensors, make_fresh, set_key};
 
 /// Checks that `generate` refuses the unmerged variant, in `words`.
 #[track_caller]
@@ -109,14 +109,14 @@ fn experts_outside_of_the_adapter_s_folder_are_refused() {
             &trial,
             &[CONFIG, "arrow_config.task_adapter_names", "own folder"],
         );
+    }
+}
 
-        let trial = Trial::new("llama-gqa", "xlora");
-        copy_folder(
-            &trial.experiment.join("expert_0"),
-            &trial.root.path().join("task_0"),
-        );
+#[test]
+fn experts_that_are_nowhere_are_refused_and_their_place_named() {
+    for (path, place) in [("/elsewhere/expert_9", "expert_9"), ("", "`adapters`")] {
         let paths = json!({"0": "expert_0", "1": "expert_1", "2": path});
-        option_refused("llama-gqa", "xlora", "adapters", paths, &["own folder"]);
+        option_refused("llama-gqa", "xlora", "adapters", paths, &[place, "put it"]);
     }
 }
 
@@ -205,7 +205,7 @@ fn a_spoiled_file_of_an_expert_is_refused_with_its_name() {
 #[test]
 fn experts_that_do_not_fit_their_router_are_refused() {
     let trial = Trial::new("llama-gqa", "lora-arrow");
-    fs::remove_file(trial.file("task_1", WEIGHTS)).unwrap();
+    make_fresh(&trial.experiment.join("task_1"));
     set_key(&trial.file("task_1", CONFIG), "r", json!(2));
     refused(&trial, &["task_1", "has rank 2", "expected 3"]);
 
@@ -220,7 +220,7 @@ fn experts_that_do_not_fit_their_router_are_refused() {
         ),
     ] {
         let trial = Trial::new("llama-gqa", "lora-arrow");
-        fs::remove_file(trial.file("task_1", WEIGHTS)).unwrap();
+        make_fresh(&trial.experiment.join("task_1"));
         set_key(&trial.file("task_1", CONFIG), "target_modules", targets);
         refused(&trial, &["task_1", words]);
     }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::common::{
-    Outcome, all_below, assert_refused, case, copy_folder, limited, model, run, set_key,
+    Outcome, all_below, assert_refused, case, copy_folder, limited, make_fresh, model, run, set_key,
 };
 
 /// A base model and an experiment, whole and prepared, to be spoiled by a test.
@@ -44,7 +44,7 @@ impl Spoilt {
     /// A trial whose adapter is drawn fresh from `config`.
     pub fn fresh(model_name: &str, config: Value) -> Self {
         let trial = Self::new(model_name, "lora");
-        fs::remove_file(trial.weights()).unwrap();
+        make_fresh(&trial.experiment);
         fs::write(trial.adapter_config(), config.to_string()).unwrap();
         trial
     }

@@ -205,6 +205,17 @@ pub fn copy_folder(from: &Path, to: &Path) -> PathBuf {
     to.to_owned()
 }
 
+/// Leaves only the configurations of the adapter in `folder` and of adapters below it, and takes back that they were trained.
+pub fn make_fresh(folder: &Path) {
+    for file in files_below(folder) {
+        if file.file_name().unwrap() == "adapter_config.json" {
+            set_key(&file, "inference_mode", Value::Bool(false));
+        } else {
+            fs::remove_file(file).unwrap();
+        }
+    }
+}
+
 /// Reads a file of JSON.
 pub fn read_json(path: &Path) -> Value {
     let text = fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));

@@ -1,14 +1,13 @@
 //! A copy of a case that a test may change.
 
-use std::fs;
 use std::path::PathBuf;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{
-    Outcome, assert_refused, case, copy_folder, limited, model, names, read_json, read_tensors,
-    run, set_key,
+    Outcome, assert_refused, case, copy_folder, limited, make_fresh, model, names, read_json,
+    read_tensors, run, set_key,
 };
 
 /// A prompt.
@@ -45,7 +44,7 @@ impl Trial {
     /// The same as it is, with the configuration alone.
     pub fn fresh(model_name: &str, case_name: &str) -> Self {
         let trial = Self::new(model_name, case_name);
-        fs::remove_file(trial.weights()).unwrap();
+        make_fresh(&trial.experiment);
         trial
     }
 

@@ -1,5 +1,9 @@
 //! Fetching a base model, against a hub on the loopback interface and a cache in a temporary folder.
 
+#[path = "../common/mod.rs"]
+mod common;
+
+mod adapters;
 mod fake_hub;
 
 use std::{

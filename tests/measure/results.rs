@@ -193,3 +193,30 @@ fn a_result_says_which_task_was_measured() {
         assert!(outcome.stderr.contains(words), "{}", outcome.stderr);
     }
 }
+
+#[test]
+fn a_fresh_adapter_is_called_that_in_the_table_and_in_the_result() {
+    let place = Workplace::new(2);
+    let folder = copy_folder(&case("llama-gqa", "lora"), &place.path("adapter"));
+    let outcome = place.measure(&folder, &[]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    assert!(
+        !outcome.stdout.contains("drawn fresh"),
+        "{}",
+        outcome.stdout
+    );
+    let trained = place.result("lora--adapter");
+    assert_eq!(trained["meta_info"]["adapter"]["weights"], "trained");
+
+    let folder = copy_folder(&folder, &place.path("untrained"));
+    make_fresh(&folder);
+    let outcome = place.measure(&folder, &[]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    assert!(
+        outcome.stdout.contains("(drawn fresh) on "),
+        "{}",
+        outcome.stdout
+    );
+    let fresh = place.result("lora--untrained");
+    assert_eq!(fresh["meta_info"]["adapter"]["weights"], "fresh");
+}

@@ -23,7 +23,7 @@ impl Workplace {
             "short": ["a b"], "medium": ["the cat sat"], "long": ["one two three four five"],
         });
         let config = json!({
-            "model_id": model("llama-gqa"),
+            "model_id": "models/llama-gqa",
             "dtype": "float32",
             "seed": 1,
             "max_new_tokens": 4,
@@ -35,6 +35,8 @@ impl Workplace {
         };
         write("prompts.json", &prompts);
         write("config.json", &config);
+        // Adapters name their bases below it.
+        std::os::unix::fs::symlink(model(""), folder.path().join("models")).unwrap();
         Self { folder }
     }
 

@@ -5,7 +5,9 @@ use std::fs;
 
 use crate::common::reference::{Bench, Case, check_counts, generate, peft_type, try_generate};
 use crate::common::trial::{PROMPT, Trial};
-use crate::common::{TOLERANCE, case, model, names, read_json, read_tensors, relative_difference};
+use crate::common::{
+    TOLERANCE, case, make_fresh, model, names, read_json, read_tensors, relative_difference,
+};
 
 #[test]
 fn a_configuration_alone_gives_an_adapter_that_merges_to_the_same() {
@@ -26,6 +28,7 @@ fn a_configuration_alone_gives_an_adapter_that_merges_to_the_same() {
             let fresh = tempfile::tempdir().unwrap();
             let config = "adapter_config.json";
             fs::copy(folder.join(config), fresh.path().join(config)).unwrap();
+            make_fresh(fresh.path());
             let exported = tempfile::tempdir().unwrap();
             let run = |variant: &str| {
                 let mut command = case.generate(fresh.path(), variant, exported.path());
@@ -83,6 +86,7 @@ fn what_starts_as_the_base_gives_what_the_base_gives() {
         let fresh = tempfile::tempdir().unwrap();
         let config = "adapter_config.json";
         fs::copy(bench.folder.join(config), fresh.path().join(config)).unwrap();
+        make_fresh(fresh.path());
         let run = |variant: &str| {
             let exported = bench.exported.path();
             let mut command = bench.case.generate(fresh.path(), variant, exported);

@@ -1,21 +1,9 @@
 //! Fresh adapters with routers, mixtures, gates or a second network.
 
-use std::fs;
-use std::path::Path;
-
 use serde_json::json;
 
 use crate::common::trial::{CONFIG, Trial};
-use crate::common::{files_below, relative_difference, set_key};
-
-/// Leaves only the configurations of an adapter and of its experts.
-fn make_fresh(adapter: &Path) {
-    for file in files_below(adapter) {
-        if file.file_name().unwrap() != CONFIG {
-            fs::remove_file(file).unwrap();
-        }
-    }
-}
+use crate::common::{make_fresh, relative_difference, set_key};
 
 #[test]
 fn a_fresh_one_starts_as_the_base() {

@@ -133,7 +133,7 @@ fn a_methods_own_computation_is_the_same_beside_quantized_weights() {
     let mut trial = Trial::new("llama-tied", Format::Int4);
     trial.more = &["--adapter-form", "native"];
     let folder = trial.case("lora");
-    std::fs::remove_file(folder.join("adapter_model.safetensors")).unwrap();
+    make_fresh(&folder);
     let config = folder.join("adapter_config.json");
     set_key(&config, "use_dora", json!(true));
     set_key(&config, "init_lora_weights", json!(false));

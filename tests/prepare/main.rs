@@ -6,6 +6,7 @@ mod common;
 mod checkpoints;
 mod experts;
 mod folders;
+mod own_base;
 mod tasks;
 mod up_to_date;
 mod wrappers;

@@ -49,5 +49,7 @@ mod waveft;
 mod xlora;
 
 pub use lora::{Expert, Residual};
-pub use registry::{Class, METHODS, Method, PEFT_TYPES, expert_folders, load, peft_type};
+pub use registry::{
+    Class, METHODS, Method, PEFT_TYPES, expert_folders, load, names_experts, peft_type,
+};
 pub use vblora::LOGITS as VBLORA_LOGITS;

@@ -420,10 +420,8 @@ pub fn load(
     tensors: &mut AdapterTensors,
     task_id: Option<usize>,
 ) -> Result<Effects, AdapterError> {
-    match config.optional_text("task_type")? {
-        None | Some("CAUSAL_LM") => {}
-        Some(_) => return Err(config.wrong("task_type", "`CAUSAL_LM`").into()),
-    }
+    // Which task it was trained for is checked only as far as its tensors are.
+    config.optional_text("task_type")?;
     // Prompt methods say how many stacks get the prompt: an encoder and a decoder would be 2.
     let submodules = config.optional_size("num_transformer_submodules")?;
     if submodules.unwrap_or(1) != 1 {
@@ -455,4 +453,13 @@ pub fn expert_folders(folder: &Path) -> Vec<PathBuf> {
         _ => lora::arrow_folders(&config),
     });
     folders.unwrap_or_default()
+}
+
+/// Whether the configuration at `path` names adapters that it mixes.
+pub fn names_experts(path: &Path) -> bool {
+    let config = JsonObject::read(path);
+    config.is_ok_and(|config| {
+        let mixes = |key: &str| config.get(key).is_some();
+        mixes("arrow_config") || config.get("peft_type").is_some_and(|name| name == "XLORA")
+    })
 }

@@ -3,7 +3,7 @@
 //! | file | tensors |
 //! |---|---|
 //! | the mixture's | `base_model.internal_xlora_classifier.layers.{k}.weight`, `.bias` |
-//! | each of `adapters`, a folder below the mixture's | LoRA's |
+//! | each of `adapters`, a folder as written, beside the mixture's or in it | LoRA's |
 //!
 //! Every forward has two passes. In the first, the scaling pass, experts are scaled by `scaling_pass_value` (0 by
 //! default: the base model). The classifier takes that pass' last hidden states, behind the final norm, token by
@@ -21,9 +21,12 @@
 //!
 //! Sources: Buehler and Buehler, arXiv:2402.07148; PEFT, `tuners/xlora/`.
 
+use std::path::{Path, PathBuf};
+
 use ndarray::{Array1, Array2, Axis, concatenate};
 
-use super::lora::{Expert, Pair, folder_below};
+use super::lora::{Expert, Pair};
+use crate::adapter::folder::CONFIG;
 use crate::adapter::form::{Form, Native, NativeForm, Part, Role, elements, keep_largest};
 use crate::adapter::toolbox::options::factor;
 use crate::adapter::toolbox::tuner::Loading;
@@ -32,6 +35,8 @@ use crate::arch::{DecoderSpec, Layer};
 use crate::graph::{Attr, BeforeLayers, Carried, GraphBuilder, Value};
 use crate::json::{ConfigError, JsonObject};
 
+/// Names the experts' folders.
+const KEY: &str = "adapters";
 /// Deeper classifiers aren't made.
 const DEEPEST: usize = 64;
 /// Nor wider ones.
@@ -73,7 +78,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let mut experts = Vec::new();
     for (index, folder) in folders(config)?.iter().enumerate() {
         let seed = tensors.seed().wrapping_add(index as u64 + 1);
-        let expert = Expert::load(folder, base, seed)?;
+        let expert = Expert::load(folder, base, seed, tensors.asked_values())?;
         effects.add_expert(&expert);
         experts.push(expert);
     }
@@ -108,13 +113,45 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     Ok(effects)
 }
 
+/// The folder of the expert that `adapters` calls `path`: as written, beside the mixture's folder, or called by its last part
+/// in there. Paths are those of the machine that trained it.
+fn expert_folder(config: &JsonObject, path: &str) -> Result<PathBuf, ConfigError> {
+    let written = Path::new(path);
+    let own = config.path().parent().unwrap_or(Path::new("."));
+    let own_path = std::path::absolute(own).unwrap_or_else(|_| own.to_owned());
+    let beside = own_path.parent().unwrap_or(&own_path);
+    let last = Path::new(written.file_name().unwrap_or_default());
+    let places = [
+        own.join(written),
+        written.to_owned(),
+        beside.join(written),
+        beside.join(last),
+        own.join(last),
+    ];
+    let is_there = |place: &&PathBuf| !path.is_empty() && place.is_dir();
+    let is_adapter = |place: &&PathBuf| is_there(place) && place.join(CONFIG).is_file();
+    // One without a configuration is refused with the file's name.
+    let found = places
+        .iter()
+        .find(is_adapter)
+        .or(places.iter().find(is_there));
+    found.cloned().ok_or_else(|| {
+        let folder = own.join(last);
+        let reason = format!(
+            "the expert `{path}` is neither there, nor beside the adapter's folder, nor called `{}` in it: put it at `{}`",
+            last.display(),
+            folder.display()
+        );
+        config.refused(KEY, &reason)
+    })
+}
+
 /// The folders of the experts, in the order of the classifier's outputs. PEFT calls the `i`-th entry of `adapters`
 /// `i`, and takes the outputs in the order of the entries' own names, which have to be such numbers.
 ///
 /// # Errors
-/// If they aren't, or a path leaves the mixture's folder.
-pub fn folders(config: &JsonObject) -> Result<Vec<std::path::PathBuf>, ConfigError> {
-    const KEY: &str = "adapters";
+/// If they aren't, or one of the folders isn't there.
+pub fn folders(config: &JsonObject) -> Result<Vec<PathBuf>, ConfigError> {
     let expected = "an object with the experts' folders under the names `0`, `1` and so on";
     let Some(object) = config.optional_object(KEY)? else {
         return Err(config.missing(KEY, expected));
@@ -131,7 +168,7 @@ pub fn folders(config: &JsonObject) -> Result<Vec<std::path::PathBuf>, ConfigErr
         let path = entry.map(|place| entries[place].1.as_str());
         let path = path.ok_or_else(|| config.wrong(KEY, expected))?;
         let path = path.ok_or_else(|| object.wrong(name, "a path"))?;
-        found.push(folder_below(config, KEY, path)?);
+        found.push(expert_folder(config, path)?);
     }
     match found.is_empty() {
         true => Err(config.wrong(KEY, expected)),

@@ -48,6 +48,9 @@ impl Benchmark<'_> {
             threads: _,
             weights: _,
             adapter_form,
+            // Without weights it measures nothing.
+            trained: _,
+            fresh,
             // Where files are, and what is said.
             offline: _,
             output: _,
@@ -64,6 +67,9 @@ impl Benchmark<'_> {
         }
         if let Some(task) = config.task_id.filter(|task| *task > 0) {
             choices.push(format!("task-{task}"));
+        }
+        if *fresh {
+            choices.push("fresh".to_owned());
         }
         if *adapter_form == FormChoice::Native {
             choices.push("native".to_owned());

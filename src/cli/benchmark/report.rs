@@ -88,9 +88,12 @@ impl Benchmark<'_> {
             1 => String::new(),
             size => format!(", batches of {size}"),
         };
-        let name = match jobs {
-            [job] => job.stem.clone(),
-            several => format!("{} experiments", several.len()),
+        let fresh = jobs.iter().filter(|job| job.is_fresh()).count();
+        let name = match (jobs, fresh) {
+            ([job], 0) => job.stem.clone(),
+            ([job], _) => format!("{} (drawn fresh)", job.stem),
+            (several, 0) => format!("{} experiments", several.len()),
+            (several, _) => format!("{} experiments ({fresh} drawn fresh)", several.len()),
         };
         format!(
             "{name} on {}, {}{compute}{quantized}, {place}{batch}, ONNX Runtime {}",

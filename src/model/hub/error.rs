@@ -115,6 +115,38 @@ pub enum HubError {
         found: String,
     },
 
+    /// The repository holds neither an adapter nor a model.
+    #[error(
+        "`{repo}` at `{revision}` has neither an `adapter_config.json` nor a model in safetensors: {hint}"
+    )]
+    NoAdapter {
+        /// `org/name`.
+        repo: String,
+        /// The branch, tag or commit asked for.
+        revision: String,
+        /// What to do about it.
+        hint: String,
+    },
+
+    /// The adapter has weights of another format only, or none.
+    #[error(
+        "the adapter `{repo}` at `{revision}` has {found}, and no `adapter_model.safetensors`: where it's an \
+         `adapter_model.bin`, `hf download {repo} --revision {revision} --local-dir {name} && {convert}` fetches and converts it; \
+         `--fresh` draws new values instead"
+    )]
+    NoAdapterWeights {
+        /// `org/name`.
+        repo: String,
+        /// The branch, tag or commit asked for.
+        revision: String,
+        /// What it has instead.
+        found: String,
+        /// The folder that it's fetched into.
+        name: String,
+        /// The command that converts it.
+        convert: String,
+    },
+
     /// `model.safetensors.index.json` can't be read.
     #[error("{} of `{repo}` is not an index of weights: expected an object `weight_map` of tensor names to files", path.display())]
     Index {

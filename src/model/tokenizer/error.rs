@@ -35,6 +35,11 @@ pub enum TokenizerError {
         found: String,
         expected: &'static str,
     },
+    #[error("`{}` is no part of a tokenizer: {message}", path.display())]
+    StandIn {
+        path: PathBuf,
+        message: &'static str,
+    },
     #[error("cannot read `{}`", path.display())]
     Read {
         path: PathBuf,

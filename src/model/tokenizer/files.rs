@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::TokenizerError;
+use crate::weights::stand_in;
 
 /// Everything that belongs to a tokenizer, its chat template too.
 pub const TOKENIZER_FILES: [&str; 9] = [
@@ -111,8 +112,15 @@ pub fn json(path: &Path) -> Result<Value, TokenizerError> {
 
 /// The bytes of `path`.
 pub fn bytes(path: &Path) -> Result<Vec<u8>, TokenizerError> {
-    fs::read(path).map_err(|source| TokenizerError::Read {
+    let bytes = fs::read(path).map_err(|source| TokenizerError::Read {
         path: path.to_owned(),
         source,
-    })
+    })?;
+    match stand_in(&bytes) {
+        Some(message) => Err(TokenizerError::StandIn {
+            path: path.to_owned(),
+            message,
+        }),
+        None => Ok(bytes),
+    }
 }

@@ -6,7 +6,7 @@ use std::{fs, io};
 use serde::{Deserialize, Serialize};
 
 use crate::adapter::Adapter;
-use crate::experiment::Experiment;
+use crate::experiment::stem_of;
 use crate::model::BaseModel;
 use crate::prepare::PrepareError;
 
@@ -25,11 +25,11 @@ struct Marker {
 pub fn marker(base: &BaseModel, adapter: Option<&Adapter>) -> String {
     let experiment = adapter
         .and_then(|adapter| adapter.config.path().parent())
-        .and_then(|folder| Experiment::find(folder).ok());
+        .and_then(|folder| stem_of(folder).ok());
     let marker = Marker {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         model_id: base.id.to_string(),
-        experiment: experiment.map(|experiment| experiment.file_stem()),
+        experiment,
     };
     let text = serde_json::to_string_pretty(&marker).expect("strings are representable in JSON");
     text + "\n"

@@ -69,6 +69,7 @@ fn fresh(base: &BaseModel, case: &str, edits: Value, folder: &Path) -> Adapter {
     )
     .unwrap();
     let mut config: Value = serde_json::from_slice(&text).unwrap();
+    config["inference_mode"] = false.into();
     for (key, value) in edits.as_object().unwrap() {
         config[key] = value.clone();
     }

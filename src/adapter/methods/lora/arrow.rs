@@ -97,7 +97,7 @@ impl Experts {
             let load = |name: &String| {
                 seed = seed.wrapping_add(1);
                 let folder = expert_folder(config, key, name)?;
-                let expert = Expert::load(&folder, base, seed)?;
+                let expert = Expert::load(&folder, base, seed, tensors.asked_values())?;
                 effects.add_expert(&expert);
                 Ok(expert)
             };

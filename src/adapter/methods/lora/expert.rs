@@ -15,7 +15,7 @@ use super::init::LoraInit;
 use crate::adapter::replaced::replace_base_layer;
 use crate::adapter::targets::{QUERY_VALUE, Targets};
 use crate::adapter::toolbox::tuner::{Target, not_adaptable, target};
-use crate::adapter::{AdapterError, AdapterTensors, Effects};
+use crate::adapter::{AdapterError, AdapterTensors, Effects, Values};
 use crate::json::{ConfigError, JsonObject};
 use crate::model::BaseModel;
 
@@ -61,18 +61,23 @@ const NOT_TAKEN: [&str; 11] = [
 ];
 
 impl Expert {
-    /// Reads the expert in `folder`, or draws it with `seed`.
+    /// Reads the expert in `folder`, or draws it with `seed`, as is asked for of the adapter that mixes it.
     ///
     /// # Errors
     /// If it's no plain LoRA adapter for `base`.
-    pub fn load(folder: &Path, base: &BaseModel, seed: u64) -> Result<Self, AdapterError> {
+    pub fn load(
+        folder: &Path,
+        base: &BaseModel,
+        seed: u64,
+        values: Values,
+    ) -> Result<Self, AdapterError> {
         let config = JsonObject::read(&folder.join("adapter_config.json"))?;
         if config.optional_text("peft_type")? != Some("LORA") {
             return Err(config
                 .wrong("peft_type", "`LORA`, which every expert is")
                 .into());
         }
-        let mut tensors = AdapterTensors::open(folder, &config, seed)?;
+        let mut tensors = AdapterTensors::open(folder, &config, seed, values)?;
         let config = converted(&tensors.spell(&config, &base.spec), &base.spec)?;
         for key in NOT_TAKEN {
             if is_on(&config, key) {

@@ -51,7 +51,7 @@ use self::config::LoraConfig;
 use self::conversion::converted;
 use self::embedding::LoraEmbedding;
 pub use self::embedding::column_norms;
-pub use self::expert::{Expert, Pair, folder_below};
+pub use self::expert::{Expert, Pair};
 use self::factors::{check_table_rank, factors, of_weights};
 use self::init::LoraInit;
 use self::linear::LoraLinear;

@@ -1,0 +1,304 @@
+//! What an adapter's folder holds: its weights, nothing yet, or something that says that there were weights.
+//!
+//! An adapter is drawn fresh only where nothing says that it was trained. Its base alone, under the adapter's name,
+//! would be a wrong answer.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use super::AdapterError;
+use crate::advice::{convert_adapter, shell_word};
+use crate::json::{ConfigError, JsonObject};
+use crate::weights::{TensorStore, stand_in};
+
+/// The configuration's file.
+pub const CONFIG: &str = "adapter_config.json";
+/// The weights' file.
+pub const WEIGHTS: &str = "adapter_model.safetensors";
+/// In its place, where there are shards.
+pub const INDEX: &str = "adapter_model.safetensors.index.json";
+/// PEFT's earlier form of them.
+const PICKLE: &str = "adapter_model.bin";
+
+/// Ends of names that files of weights have, in lower case.
+const ENDS_OF_WEIGHTS: [&str; 8] = [
+    ".safetensors",
+    ".safetensors.index.json",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".npz",
+    ".gguf",
+];
+/// Files that trainers write beside weights.
+const BESIDE_WEIGHTS: [&str; 5] = [
+    "training_args",
+    "optimizer",
+    "scheduler",
+    "rng_state",
+    "scaler",
+];
+/// Keys of the configuration that `mlx_lm.lora` writes.
+const KEYS_OF_MLX: [&str; 3] = ["fine_tune_type", "lora_parameters", "lora_layers"];
+/// Larger files are no pointers of Git LFS.
+const LARGEST_POINTER: u64 = 1024;
+/// Messages name so many files at most.
+const NAMED: usize = 8;
+
+/// A folder that can't be used as an adapter.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "each variant is its message")]
+pub enum FolderError {
+    #[error(
+        "`{}` is a pickle, which can run code when it's read: convert it to `{WEIGHTS}` with {command}",
+        path.display()
+    )]
+    Pickle { path: PathBuf, command: String },
+
+    #[error(
+        "`{}` has no weights of a PEFT adapter: looked for `{WEIGHTS}` and `{INDEX}`, {found}; it was trained, since \
+         {evidence}: {advice}; `--fresh` draws new values instead",
+        folder.display()
+    )]
+    Absent {
+        folder: PathBuf,
+        found: String,
+        evidence: String,
+        advice: String,
+    },
+
+    #[error(
+        "`{}` is an adapter of MLX, and PEFT's are read: {command} makes a checkpoint of it and its base, which can be measured",
+        folder.display()
+    )]
+    Mlx { folder: PathBuf, command: String },
+
+    #[error("`{}` can't be used: {message}", path.display())]
+    NotWeights { path: PathBuf, message: String },
+
+    #[error(
+        "tensor `{name}` in `{}` is empty (shape [0]), as DeepSpeed ZeRO-3 leaves those that weren't gathered before they were \
+         saved: save the adapter again with `stage3_gather_16bit_weights_on_model_save`, or take it from whole weights that \
+         DeepSpeed's `zero_to_fp32.py` makes of the training's checkpoint",
+        path.display()
+    )]
+    NotGathered { name: String, path: PathBuf },
+}
+
+/// Which values an adapter is used with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Values {
+    /// Those of its weights; drawn fresh where nothing says that it was trained.
+    #[default]
+    AsFound,
+    /// Those of its weights, which have to be there.
+    Trained,
+    /// Drawn fresh, whatever is there.
+    Fresh,
+}
+
+/// Opens the weights of the adapter in `folder`; `None` where it's to be drawn fresh.
+///
+/// # Errors
+/// If it was trained and its weights aren't there, or they can't be read.
+pub fn open(
+    folder: &Path,
+    config: &JsonObject,
+    values: Values,
+) -> Result<Option<TensorStore>, AdapterError> {
+    refuse_mlx(folder, config)?;
+    if values == Values::Fresh {
+        return Ok(None);
+    }
+    let is_there = |name: &str| folder.join(name).symlink_metadata().is_ok();
+    let store = if is_there(WEIGHTS) {
+        refuse_dangling(&folder.join(WEIGHTS))?;
+        TensorStore::open_file(&folder.join(WEIGHTS))?
+    } else if is_there(INDEX) {
+        refuse_dangling(&folder.join(INDEX))?;
+        TensorStore::open_shards(&folder.join(INDEX))?
+    } else if is_there(PICKLE) {
+        return Err(pickle(folder).into());
+    } else {
+        return match evidence(folder, config, values)? {
+            Some(evidence) => Err(absent(folder, evidence).into()),
+            None => Ok(None),
+        };
+    };
+    let empty = |name: &&str| store.find(name).is_some_and(|tensor| tensor.shape == [0]);
+    if let Some(name) = store.names().find(empty) {
+        return Err(FolderError::NotGathered {
+            name: name.to_owned(),
+            path: store.path().to_owned(),
+        }
+        .into());
+    }
+    Ok(Some(store))
+}
+
+/// Whether `folder` has weights under a name that PEFT gives them, whatever state they are in.
+pub fn has_weights(folder: &Path) -> bool {
+    let is_there = |name: &str| folder.join(name).symlink_metadata().is_ok();
+    [WEIGHTS, INDEX, PICKLE].into_iter().any(is_there)
+}
+
+/// The files that an adapter is read from: those that are there, and those whose coming would make it another.
+pub fn files(folder: &Path) -> Vec<PathBuf> {
+    let shard =
+        |name: &String| name.starts_with("adapter_model-") && name.ends_with(".safetensors");
+    let own = [CONFIG, WEIGHTS, INDEX].map(str::to_owned);
+    let shards = names(folder).into_iter().filter(shard);
+    own.into_iter()
+        .chain(shards)
+        .map(|name| folder.join(name))
+        .collect()
+}
+
+/// Names of what is in `folder`, sorted; none where it can't be read.
+pub fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+fn looks_like_weights(name: &str) -> bool {
+    let name = name.to_lowercase();
+    ENDS_OF_WEIGHTS.iter().any(|end| name.ends_with(end))
+}
+
+/// What says that the adapter was trained.
+fn evidence(
+    folder: &Path,
+    config: &JsonObject,
+    values: Values,
+) -> Result<Option<String>, ConfigError> {
+    if values == Values::Trained {
+        return Ok(Some("`--trained` says so".to_owned()));
+    }
+    if config.flag("inference_mode", false)? {
+        return Ok(Some(format!("`{CONFIG}` has `inference_mode: true`")));
+    }
+    let mut files = names(folder).into_iter();
+    let found = files.find(|name| looks_like_weights(name) && !folder.join(name).is_dir());
+    Ok(found.map(|name| format!("`{name}` looks like weights")))
+}
+
+fn absent(folder: &Path, evidence: String) -> FolderError {
+    let files: Vec<String> = names(folder)
+        .into_iter()
+        .filter(|name| name != CONFIG)
+        .collect();
+    FolderError::Absent {
+        folder: folder.to_owned(),
+        found: match files.is_empty() {
+            true => "there's nothing else in it".to_owned(),
+            false => format!("it has {}", listed(&files)),
+        },
+        evidence,
+        advice: advice(folder, &files),
+    }
+}
+
+/// What to do about weights that aren't there, where `files` are.
+fn advice(folder: &Path, files: &[String]) -> String {
+    let path = |name: &String| shell_word(&folder.join(name));
+    let ends = |end: &'static str| move |name: &&String| name.to_lowercase().ends_with(end);
+    let is_state = |name: &&String| BESIDE_WEIGHTS.iter().any(|start| name.starts_with(start));
+    let is_pointer = |name: &&String| pointer(&folder.join(name));
+    let own = || files.iter().filter(|name| !is_state(name));
+    let below = |name: &&String| has_weights(&folder.join(name));
+    let target = shell_word(&folder.join(WEIGHTS));
+    if own().any(|name| is_pointer(&name)) {
+        let folder = shell_word(folder);
+        format!("`git -C {folder} lfs pull` fetches what pointers of Git LFS stand for")
+    } else if let Some(name) = own().find(ends(".safetensors")) {
+        let path = path(name);
+        format!("if `{name}` has them under PEFT's keys, `mv {path} {target}`")
+    } else if let Some(name) = files.iter().rfind(below) {
+        format!("`{}` has weights: name that folder", path(name))
+    } else if let Some(name) = own().find(ends(".gguf")) {
+        format!(
+            "`{name}` is llama.cpp's form of an adapter: get the `{WEIGHTS}` that it was made from"
+        )
+    } else if let Some(name) = own().find(|name| looks_like_weights(name)) {
+        format!(
+            "write the tensors of `{name}` to `{target}` under PEFT's keys, as its `save_pretrained` does"
+        )
+    } else {
+        format!("copy or download `{WEIGHTS}` into the folder")
+    }
+}
+
+fn pickle(folder: &Path) -> FolderError {
+    let path = folder.join(PICKLE);
+    match pointer(&path) {
+        true => FolderError::NotWeights {
+            message: format!(
+                "it's a pointer of Git LFS, `git -C {} lfs pull` fetches the file",
+                shell_word(folder)
+            ),
+            path,
+        },
+        false => FolderError::Pickle {
+            command: format!("`{}`", convert_adapter(folder)),
+            path,
+        },
+    }
+}
+
+/// Whether the file is a pointer of Git LFS, or holds as little as nothing.
+fn pointer(path: &Path) -> bool {
+    let small =
+        fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() <= LARGEST_POINTER);
+    small && fs::read(path).is_ok_and(|bytes| !bytes.is_empty() && stand_in(&bytes).is_some())
+}
+
+/// Refuses a link to nothing: a snapshot whose blob is gone.
+fn refuse_dangling(path: &Path) -> Result<(), FolderError> {
+    match fs::read_link(path) {
+        Ok(target) if !path.exists() => Err(FolderError::NotWeights {
+            path: path.to_owned(),
+            message: format!(
+                "it's a link to `{}`, which isn't there; download the adapter again",
+                target.display()
+            ),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn refuse_mlx(folder: &Path, config: &JsonObject) -> Result<(), FolderError> {
+    let is_mlx = KEYS_OF_MLX.iter().any(|key| config.get(key).is_some());
+    if config.get("peft_type").is_some() || !is_mlx {
+        return Ok(());
+    }
+    let base = config.get("model").and_then(|model| model.as_str());
+    let adapter = shell_word(folder);
+    Err(FolderError::Mlx {
+        folder: folder.to_owned(),
+        command: format!(
+            "`mlx_lm.fuse --model {} --adapter-path {adapter} --save-path fused_model`",
+            shell_word(Path::new(base.unwrap_or("BASE")))
+        ),
+    })
+}
+
+/// Names in backticks, the first few of many.
+pub fn listed(names: &[String]) -> String {
+    let mut text = String::new();
+    for (index, name) in names.iter().take(NAMED).enumerate() {
+        let comma = if index == 0 { "" } else { ", " };
+        let _ = write!(text, "{comma}`{name}`");
+    }
+    if let Some(more) = names.len().checked_sub(NAMED).filter(|more| *more > 0) {
+        let _ = write!(text, " and {more} more");
+    }
+    text
+}
