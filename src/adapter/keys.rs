@@ -147,7 +147,7 @@ impl Keys {
 }
 
 /// `key` without what differs with whoever saved it.
-fn common_name(key: &str) -> String {
+pub fn common_name(key: &str) -> String {
     let parts = key.split('.').filter(|part| !LEFT_OUT.contains(part));
     let key = parts.collect::<Vec<&str>>().join(".");
     bare(&key).to_owned()

@@ -8,10 +8,11 @@
 //! Source: PEFT, `utils/save_and_load.py` (`save_embedding_layers`).
 
 use super::form::Form;
+use super::keys::common_name;
 use super::replaced::{Origin, Replacement};
 use super::tensors::{PREFIX, SHARED};
 use super::{AdapterError, AdapterTensors, Effects};
-use crate::arch::{DecoderSpec, Module};
+use crate::arch::{DecoderSpec, Module, bare};
 use crate::json::JsonObject;
 use crate::model::BaseModel;
 
@@ -80,9 +81,9 @@ pub fn of_mismatch(error: &AdapterError, spec: &DecoderSpec) -> Option<usize> {
         return None;
     };
     let shared = key.starts_with(SHARED) && !key.starts_with(PREFIX);
-    let key = key.strip_prefix(PREFIX).unwrap_or(key);
+    let key = common_name(key);
     let inside = |module: Module| {
-        let rest = key.strip_prefix(module.path.as_str());
+        let rest = key.strip_prefix(bare(&module.path));
         rest.is_some_and(|rest| rest.starts_with('.'))
     };
     let meant = shared || ends(spec).into_iter().any(inside);

@@ -22,13 +22,13 @@ fn assert_passed(outcome: &Outcome) {
 #[test]
 fn merged_checkpoints_have_the_new_vocabulary() {
     for (model_name, case_name, size, tied) in [
-        ("llama-tied", "resized-saved", 128, true),
-        ("llama-tied", "resized-tokens", 116, true),
-        ("llama-tied", "resized-lora-head", 116, false),
-        ("llama-tied", "cut", 105, true),
-        ("llama-gqa", "resized-tokens-ends", 143, false),
-        ("llama-gqa", "cut-lora-head", 133, false),
-        ("phi-tied", "resized-saved", 72, true),
+        ("llama-tied", "lora-resized-saved", 128, true),
+        ("llama-tied", "lora-resized-tokens", 116, true),
+        ("llama-tied", "lora-resized-head", 116, false),
+        ("llama-tied", "lora-cut", 105, true),
+        ("llama-gqa", "lora-resized-tokens-ends", 143, false),
+        ("llama-gqa", "lora-cut-head", 133, false),
+        ("phi-tied", "lora-resized-saved", 72, true),
     ] {
         let trial = Trial::new(model_name, case_name);
         let written = trial.run("prepare", &["--format", "hf", "--dtype", "float32"]);
@@ -82,10 +82,10 @@ fn merged_checkpoints_have_the_new_vocabulary() {
 #[test]
 fn an_adapter_is_compared_with_its_base_by_the_tokens_that_both_know() {
     for (model_name, case_name) in [
-        ("llama-tied", "resized-saved"),
-        ("llama-tied", "resized-trainable-tokens"),
-        ("llama-tied", "resized-prompt-tuning"),
-        ("llama-gqa", "cut-lora-ends"),
+        ("llama-tied", "lora-resized-saved"),
+        ("llama-tied", "trainable-tokens-resized"),
+        ("llama-tied", "prompt-tuning-resized"),
+        ("llama-gqa", "lora-cut-ends"),
     ] {
         let trial = Trial::new(model_name, case_name);
         assert_passed(&trial.run("verify", &[]));
@@ -93,7 +93,7 @@ fn an_adapter_is_compared_with_its_base_by_the_tokens_that_both_know() {
         assert_passed(&quantized);
     }
     // Rows of new tokens and nothing else.
-    let trial = Trial::new("llama-tied", "resized-trainable-tokens");
+    let trial = Trial::new("llama-tied", "trainable-tokens-resized");
     let alike = trial.run("verify", &["--max-new-tokens", "1"]);
     assert_passed(&alike);
     assert!(alike.stdout.contains("brings along"), "{alike:?}");
@@ -106,24 +106,24 @@ fn an_adapter_is_compared_with_its_base_by_the_tokens_that_both_know() {
 fn a_row_that_nobody_knows_is_refused_by_its_tensor() {
     let whole = |name: &str| format!("base_model.model.{name}");
     for (model_name, case_name, removed, missing, row) in [
-        ("llama-gqa", "resized-saved", whole(HEAD), HEAD, 140),
+        ("llama-gqa", "lora-resized-saved", whole(HEAD), HEAD, 140),
         (
             "llama-gqa",
-            "resized-saved",
+            "lora-resized-saved",
             whole(EMBEDDING),
             EMBEDDING,
             140,
         ),
         (
             "llama-tied",
-            "resized-lora-embed",
+            "lora-resized-embed",
             whole("model.embed_tokens.base_layer.weight"),
             EMBEDDING,
             113,
         ),
         (
             "llama-tied",
-            "resized-lora-head",
+            "lora-resized-head",
             whole("lm_head.base_layer.weight"),
             EMBEDDING,
             113,
@@ -140,7 +140,7 @@ fn a_row_that_nobody_knows_is_refused_by_its_tensor() {
         );
     }
     // A token between those that are trained and those of the base.
-    let trial = Trial::new("llama-tied", "resized-trainable-tokens");
+    let trial = Trial::new("llama-tied", "trainable-tokens-resized");
     trial.set("token_indices", json!([113, 115, 116]));
     trial.refused(&[], &["row 114", "`model.embed_tokens.weight`"]);
 }
@@ -179,7 +179,7 @@ fn tables_may_have_more_rows_than_the_vocabulary_has_tokens() {
 /// What a file leaves out may be in a base that has rows for all tokens.
 #[test]
 fn an_adapter_for_more_tokens_takes_them_from_a_base_that_has_rows_for_them() {
-    let trial = Trial::with_own_model("llama-tied", "resized-lora-embed");
+    let trial = Trial::with_own_model("llama-tied", "lora-resized-embed");
     let key = "base_model.model.model.embed_tokens.base_layer.weight";
     let mut table = None;
     edit_tensors(&trial.weights(), |tensors| table = tensors.remove(key));
@@ -187,7 +187,7 @@ fn an_adapter_for_more_tokens_takes_them_from_a_base_that_has_rows_for_them() {
     tensors.insert(EMBEDDING.to_owned(), table.unwrap());
     let file = trial.model.join("model.safetensors");
     write_tensors(&file, &tensors, Dtype::Float32);
-    let folder = case("llama-tied", "resized-lora-embed");
+    let folder = case("llama-tied", "lora-resized-embed");
     let case = Case::read(&folder);
     for variant in ["unmerged", "merged"] {
         let exported = trial.root.path().join("exported");
