@@ -208,7 +208,7 @@ pub const WRAPPERS: &[Wrapper] = &[
         name: "PaliGemma",
         text: Text::Usually("gemma"),
         tied: Tied::Outside(true),
-        refused: Some("the tokens of its prompts see each other in both directions"),
+        refused: Some("prompt tokens attend in both directions"),
         ..LLAVA
     },
 ];

@@ -9,7 +9,7 @@ use crate::adapter::{METHODS, Method};
 /// `methods`
 #[derive(Debug, Args)]
 pub struct Methods {
-    /// The table of the README.
+    /// Print the table of `docs/methods.md`.
     #[arg(long)]
     markdown: bool,
 }
@@ -29,7 +29,7 @@ fn plain() -> String {
     let variants = variants.unwrap_or(0).min(44);
     let mut lines = vec![format!(
         "{:<width$}  class  merged  {:<variants$}  refused",
-        "method", "beside the plain one"
+        "method", "also supported"
     )];
     for method in METHODS {
         let Method { peft_type, .. } = method;
@@ -47,16 +47,16 @@ fn plain() -> String {
     }
     lines.push(String::new());
     lines.push(
-        "class A is folded into the weights of its targets, B replaces other parameters, C adds what no weight can hold."
+        "class A is folded into the weights of its targets, B replaces other parameters, C adds something that no weight can hold."
             .to_owned(),
     );
     lines.join("\n") + "\n"
 }
 
-/// The same as a Markdown table.
+/// The table in Markdown.
 fn markdown() -> String {
     let mut lines = vec![
-        "| `peft_type` | class | merged | beside the plain one | refused |".to_owned(),
+        "| `peft_type` | class | merged | also supported | refused |".to_owned(),
         "| --- | --- | --- | --- | --- |".to_owned(),
     ];
     for method in METHODS {
@@ -77,11 +77,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_readme_has_this_table() {
-        let readme = include_str!("../../README.md");
+    fn the_docs_have_this_table() {
+        let page = include_str!("../../docs/methods.md");
         assert!(
-            readme.contains(&markdown()),
-            "put the output of `peft-bench methods --markdown` into README.md"
+            page.contains(&markdown()),
+            "put the output of `peft-bench methods --markdown` into docs/methods.md"
         );
     }
 

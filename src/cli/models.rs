@@ -10,7 +10,7 @@ use crate::model::synthetic::{self, SyntheticModel};
 /// `models`
 #[derive(Debug, Args)]
 pub struct Models {
-    /// The table of the README.
+    /// Print the tables of `docs/models.md`.
     #[arg(long)]
     markdown: bool,
 }
@@ -140,11 +140,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_readme_has_this_table() {
-        let readme = include_str!("../../README.md");
+    fn the_docs_have_these_tables() {
+        let page = include_str!("../../docs/models.md");
         assert!(
-            readme.contains(&markdown()),
-            "put the output of `peft-bench models --markdown` into README.md"
+            page.contains(&markdown()),
+            "put the output of `peft-bench models --markdown` into docs/models.md"
         );
     }
 

@@ -21,7 +21,7 @@ pub struct Method {
     pub peft_type: &'static str,
     /// How it meets the base's parameters.
     pub class: Class,
-    /// Variants of it that are supported, beside the plain one.
+    /// Variants of it that are supported, also supported.
     pub variants: &'static str,
     /// Options and variants of it that are refused by name, and why.
     pub refused: &'static str,
@@ -68,7 +68,7 @@ pub const METHODS: &[Method] = &[
         peft_type: "ADAMSS",
         class: Class::Weight,
         variants: "use_dynamic_rank",
-        refused: "clusters that come out otherwise than PEFT's",
+        refused: "clusters that differ from PEFT's",
         load: adamss::load,
     },
     Method {
@@ -103,7 +103,7 @@ pub const METHODS: &[Method] = &[
         peft_type: "CARTRIDGE",
         class: Class::Beside,
         variants: "num_frozen_tokens",
-        refused: "batches of more than one, but in float32 on a GPU; other adapters in turn (`--swap`)",
+        refused: "batches of more than one, except in float32 on a GPU; `--swap`",
         load: cartridge::load,
     },
     Method {
@@ -265,7 +265,7 @@ pub const METHODS: &[Method] = &[
         peft_type: "PREFIX_TUNING",
         class: Class::Beside,
         variants: "prefix_projection",
-        refused: "batches of more than one, but in float32 on a GPU; other adapters in turn (`--swap`)",
+        refused: "batches of more than one, except in float32 on a GPU; `--swap`",
         load: prefix_tuning::load,
     },
     Method {
@@ -279,7 +279,7 @@ pub const METHODS: &[Method] = &[
         peft_type: "PSOFT",
         class: Class::Weight,
         variants: "diagonal rotations, and fresh ones",
-        refused: "rotations that mix singular vectors, whose signs aren't saved; `psoft_svd` lowrank but for the identity",
+        refused: "rotations that mix singular vectors, whose signs aren't saved; `psoft_svd` lowrank, except for the identity",
         load: psoft::load,
     },
     Method {
@@ -322,7 +322,7 @@ pub const METHODS: &[Method] = &[
         peft_type: "SUPERTUNING",
         class: Class::Weight,
         variants: "r, save_precomputed_indices false",
-        refused: "unsaved indices where elements are of the same size",
+        refused: "unsaved indices if elements have the same size",
         load: supertuning::load,
     },
     Method {
@@ -336,7 +336,7 @@ pub const METHODS: &[Method] = &[
         peft_type: "TRAINABLE_TOKENS",
         class: Class::Parameter,
         variants: "",
-        refused: "modules beside the token embedding and the head; a tied head that is changed as well",
+        refused: "modules other than the token embedding and the head; a tied head that is also changed",
         load: trainable_tokens::load,
     },
     Method {
@@ -350,7 +350,7 @@ pub const METHODS: &[Method] = &[
         peft_type: "VBLORA",
         class: Class::Weight,
         variants: "save_only_topk_weights",
-        refused: "equal logits where `topk` decides between them",
+        refused: "equal logits between which `topk` has to decide",
         load: vblora::load,
     },
     Method {
@@ -364,7 +364,7 @@ pub const METHODS: &[Method] = &[
         peft_type: "WAVEFT",
         class: Class::Weight,
         variants: "",
-        refused: "wavelets that PEFT has no coefficients for",
+        refused: "wavelets without coefficients in PEFT",
         load: waveft::load,
     },
     Method {
