@@ -31,6 +31,26 @@ pub fn convert_model(folder: &Path) -> String {
     )
 }
 
+/// Rounds what the safetensors file `path` has in float64 to float32.
+pub fn round_doubles(path: &Path) -> String {
+    format!(
+        "python3 -c \"import sys, torch; from safetensors.torch import load_file, save_file; f = sys.argv[1]; \
+         save_file({{k: v.float() if v.dtype == torch.float64 else v.clone() for k, v in load_file(f).items()}}, f, \
+         metadata={{'format': 'pt'}})\" {}",
+        shell_word(path)
+    )
+}
+
+/// Writes the multimodal model in `folder` again, into a folder of the working folder.
+pub fn rewrite_wrapper(folder: &Path) -> String {
+    format!(
+        "python3 -c \"import sys; from transformers import AutoModelForImageTextToText as M, AutoTokenizer as T; \
+         a, b = sys.argv[1:]; M.from_pretrained(a, dtype='auto').save_pretrained(b); \
+         T.from_pretrained(a).save_pretrained(b)\" {} rewritten-model",
+        shell_word(folder)
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -79,14 +79,6 @@ pub enum FolderError {
 
     #[error("`{}` can't be used: {message}", path.display())]
     NotWeights { path: PathBuf, message: String },
-
-    #[error(
-        "tensor `{name}` in `{}` is empty (shape [0]), as DeepSpeed ZeRO-3 leaves those that weren't gathered before they were \
-         saved: save the adapter again with `stage3_gather_16bit_weights_on_model_save`, or take it from whole weights that \
-         DeepSpeed's `zero_to_fp32.py` makes of the training's checkpoint",
-        path.display()
-    )]
-    NotGathered { name: String, path: PathBuf },
 }
 
 /// Which values an adapter is used with.
@@ -129,14 +121,7 @@ pub fn open(
             None => Ok(None),
         };
     };
-    let empty = |name: &&str| store.find(name).is_some_and(|tensor| tensor.shape == [0]);
-    if let Some(name) = store.names().find(empty) {
-        return Err(FolderError::NotGathered {
-            name: name.to_owned(),
-            path: store.path().to_owned(),
-        }
-        .into());
-    }
+    store.refuse_empty("adapter")?;
     Ok(Some(store))
 }
 

@@ -1,12 +1,13 @@
 //! A base model or an adapter from the Hugging Face hub: `org/name[@revision]` becomes a folder in the hub's own cache.
 //!
-//! What is fetched is what the program reads: `config.json`, `tokenizer.json`, the weights as safetensors (one file,
-//! or an index and the shards that it names), and a few small files where the repository has them. Requests go
-//! through the `hf-hub` crate. The cache has the layout of Python's `huggingface_hub`
+//! What is fetched is what the program reads: `config.json`, the weights as safetensors (one file, or an index and the
+//! shards that it names), and, where the repository has them, the tokenizer's files and `generation_config.json`.
+//! Requests go through the `hf-hub` crate. The cache has the layout of Python's `huggingface_hub`
 //! (`models--org--name/{blobs,refs,snapshots}`), so either program uses what the other has fetched.
 //!
 //! - A file that the cache holds under the revision's commit is never fetched again. Online, a warm cache costs one
-//!   request, which asks for the commit; a revision that is itself a full commit hash costs none.
+//!   request, which asks for the commit; a revision that is itself a full commit hash costs none, unless the cache holds
+//!   no tokenizer: the hub may have one, which what filled the cache had no use for.
 //! - Offline no request is made, whatever the cache holds.
 //! - `refs/<revision>` is written when everything is there, so a name never leads to half a model.
 //!
@@ -39,19 +40,14 @@ pub use error::HubError;
 pub use id::HubId;
 pub use settings::HubSettings;
 
+use super::tokenizer::{TOKENIZER_FILES, has_tokenizer};
 use snapshot::Snapshot;
 
 const CONFIG: &str = "config.json";
-const TOKENIZER: &str = "tokenizer.json";
 const WEIGHTS: &str = "model.safetensors";
 const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
-/// Fetched where the repository has them.
-const OPTIONAL: [&str; 4] = [
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "generation_config.json",
-    "tokenizer.model",
-];
+/// Fetched where the repository has it.
+const GENERATION: &str = "generation_config.json";
 
 /// How far the download of one file is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,8 +77,8 @@ pub fn fetch(
     })
 }
 
-/// Has `take` complete a snapshot: offline, or under a commit's hash, that of the cache, else the hub's. `first` is the
-/// file that's said to be missing where the cache doesn't know the revision.
+/// Has `take` complete a snapshot: offline, or under a commit's hash, that of the cache, else the hub's. `first` is the file
+/// that's said to be missing where the cache doesn't know the revision.
 fn complete<T>(
     id: &HubId,
     settings: &HubSettings,
@@ -96,6 +92,7 @@ fn complete<T>(
     }
     if cache::is_commit_hash(id.revision())
         && let Some(snapshot) = Snapshot::cached(id, settings)?
+        && has_tokenizer(&snapshot.folder())
         && let Ok(taken) = take(&snapshot)
     {
         return Ok(taken);
@@ -113,8 +110,9 @@ fn model(id: &HubId, snapshot: &Snapshot) -> Result<PathBuf, HubError> {
         return Err(refusal());
     }
     snapshot.require(CONFIG)?;
-    snapshot.require(TOKENIZER)?;
-    snapshot.require_present(OPTIONAL)?;
+    // Prompts of ids need no tokenizer, so none is asked for.
+    snapshot.require_present(TOKENIZER_FILES)?;
+    snapshot.require_present([GENERATION])?;
     snapshot.require_weights(WEIGHTS, WEIGHTS_INDEX, refusal)?;
     snapshot.complete()
 }

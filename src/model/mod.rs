@@ -18,6 +18,7 @@ pub use id::ModelId;
 pub use names::{find_base_tensor, find_whole_tensor};
 pub use tokenizer::{TOKENIZER_FILES, TextTokenizer, TokenizerError, has_tokenizer};
 
+use crate::advice::round_doubles;
 use crate::arch::{self, DecoderSpec, Module};
 use crate::files::cache_dir::cache_dir;
 use crate::json::{ConfigError, JsonObject};
@@ -122,8 +123,10 @@ impl BaseModel {
         refuse_quantized(&config)?;
         let mut spec = arch::spec(&config)?;
         let mut store = TensorStore::open_folder(folder)?;
+        store.refuse_empty("model")?;
         arch::locate(&mut spec, &store)?;
         stacks::take_apart(&spec, &mut store)?;
+        refuse_doubles(&spec, &store)?;
         tie_as_stored(&mut spec, &store);
         Ok(Self {
             id: ModelId::Local(folder.to_owned()),
@@ -392,6 +395,29 @@ fn tie_as_stored(spec: &mut DecoderSpec, store: &TensorStore) {
         }
         (_, Err(_)) => {}
     }
+}
+
+/// Refuses weights in float64: the graphs map a base's files as they are, in types that they compute in.
+fn refuse_doubles(spec: &DecoderSpec, store: &TensorStore) -> Result<(), WeightsError> {
+    for module in spec.modules() {
+        for (name, _) in module.parameters() {
+            let found = find_base_tensor(spec, store, &module.tensor(name));
+            if let Ok(tensor) = found
+                && tensor.stored == safetensors::Dtype::F64
+            {
+                return Err(WeightsError::Layout {
+                    path: tensor.path.to_owned(),
+                    message: format!(
+                        "tensor `{}` is in float64, and a base's weights are used in float32, float16 or bfloat16; this rounds \
+                         the file's to float32: {}",
+                        tensor.name,
+                        round_doubles(tensor.path)
+                    ),
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a checkpoint whose weights are quantized already: GPTQ, AWQ, bitsandbytes and others.

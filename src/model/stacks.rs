@@ -2,6 +2,7 @@
 //! the rows of each gate before those of its up projection, and `experts.down_proj`, `[experts, hidden, intermediate]`. Their
 //! parts are found under the names that they have where each expert is stored by itself.
 
+use crate::advice::rewrite_wrapper;
 use crate::arch::{DecoderSpec, Expert, Linear, Mlp};
 use crate::weights::{Part, TensorStore, WeightsError};
 
@@ -49,8 +50,9 @@ fn take_apart_one(
             path: found.path.to_owned(),
             message: format!(
                 "tensor `{whole}` has shape {turned:?}, inputs before outputs, which isn't supported; expected \
-                 `[experts, outputs, inputs]`, [{}, {rows}, {columns}]",
-                experts.len()
+                 `[experts, outputs, inputs]`, [{}, {rows}, {columns}], as Transformers 5 writes it: {}",
+                experts.len(),
+                rewrite_wrapper(found.path.parent().unwrap_or(found.path))
             ),
         });
     }

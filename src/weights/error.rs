@@ -48,6 +48,18 @@ pub enum WeightsError {
     },
 
     #[error(
+        "tensor `{name}` in `{}` is empty (shape [0]), as DeepSpeed ZeRO-3 leaves those that weren't gathered before they were \
+         saved: save the {what} again with `stage3_gather_16bit_weights_on_model_save`, or take it from whole weights that \
+         DeepSpeed's `zero_to_fp32.py` makes of the training's checkpoint",
+        path.display()
+    )]
+    NotGathered {
+        name: String,
+        path: PathBuf,
+        what: &'static str,
+    },
+
+    #[error(
         "tensor `{name}` in `{}` holds {value} (element {index}); weights have to be finite",
         path.display()
     )]

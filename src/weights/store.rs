@@ -165,6 +165,24 @@ impl TensorStore {
         self.names.contains_key(name)
     }
 
+    /// Refuses what DeepSpeed ZeRO-3 leaves of tensors that it didn't gather. `what` is what the file is said to hold.
+    ///
+    /// # Errors
+    /// If a tensor has the shape `[0]`.
+    pub fn refuse_empty(&self, what: &'static str) -> Result<(), WeightsError> {
+        for (name, &number) in &self.names {
+            let file = &self.files[number];
+            if file.get(name).is_some_and(|tensor| tensor.shape == [0]) {
+                return Err(WeightsError::NotGathered {
+                    name: name.clone(),
+                    path: file.path().to_owned(),
+                    what,
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// The tensor `name`, or the part of one that has this name, if there.
     pub fn find(&self, name: &str) -> Option<TensorView<'_>> {
         if let Some((name, &number)) = self.names.get_key_value(name) {

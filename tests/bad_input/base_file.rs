@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::common::*;
-use crate::safetensors_bytes::spoilt_files;
+use crate::safetensors_bytes::{header_of, spoilt_files, with_header};
 use crate::spoilt::Spoilt;
 
 #[test]
@@ -33,6 +33,61 @@ fn a_base_without_one_of_its_tensors_is_refused() {
         tensors.remove(NAME).unwrap();
     });
     trial.base_refused(&["model.safetensors", NAME, "missing"]);
+}
+
+#[test]
+fn a_base_that_zero_3_left_empty_is_called_that() {
+    const NAME: &str = "model.layers.1.mlp.up_proj.weight";
+    let trial = Spoilt::new("llama-gqa", "lora");
+    edit_tensors(&trial.base_weights(), |tensors| {
+        let tensor = tensors.get_mut(NAME).unwrap();
+        (tensor.shape, tensor.values) = (vec![0], Vec::new());
+    });
+    trial.base_refused(&[
+        "model.safetensors",
+        NAME,
+        "ZeRO-3",
+        "save the model again",
+        "zero_to_fp32.py",
+    ]);
+}
+
+#[test]
+fn a_base_in_float64_is_refused_with_the_command_that_rounds_it() {
+    const NAME: &str = "model.norm.weight";
+    let trial = Spoilt::new("llama-gqa", "lora");
+    let bytes = fs::read(trial.base_weights()).unwrap();
+    let mut header: Value = serde_json::from_str(&header_of(&bytes)).unwrap();
+    let size = header[NAME]["shape"][0].as_u64().unwrap();
+    // As many bytes.
+    header[NAME]["dtype"] = json!("F64");
+    header[NAME]["shape"] = json!([size / 2]);
+    fs::write(
+        trial.base_weights(),
+        with_header(&header.to_string(), &bytes),
+    )
+    .unwrap();
+    trial.base_refused(&["model.safetensors", NAME, "float64", "python3 -c"]);
+}
+
+#[test]
+fn experts_with_inputs_before_outputs_are_refused_with_the_command_that_turns_them() {
+    let trial = Spoilt::new("wrapper-qwen3-vl-moe", "attn");
+    edit_tensors(&trial.base_weights(), |tensors| {
+        let is_stack = |name: &str| name.ends_with("experts.gate_up_proj");
+        let mut turned = 0;
+        for (_, tensor) in tensors.iter_mut().filter(|(name, _)| is_stack(name)) {
+            tensor.shape.swap(1, 2);
+            turned += 1;
+        }
+        assert!(turned > 0);
+    });
+    trial.base_refused(&[
+        "model.safetensors",
+        "experts.gate_up_proj",
+        "inputs before outputs",
+        "AutoModelForImageTextToText",
+    ]);
 }
 
 #[test]

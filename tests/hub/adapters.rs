@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use tempfile::TempDir;
 
@@ -37,8 +38,11 @@ impl Scene {
             "4",
             target,
         ]);
+        self.run(command.args(more))
+    }
+
+    fn run(&self, command: &mut Command) -> Outcome {
         run(command
-            .args(more)
             .current_dir(self.folder.path())
             .env("HF_ENDPOINT", &self.hub.endpoint)
             .env("HF_HUB_CACHE", self.folder.path().join("hub"))
@@ -156,6 +160,33 @@ fn a_repository_that_holds_a_model_is_a_checkpoint() {
     let found = scene.generate(REPO, &[]);
     assert_eq!(found.code, Some(0), "{found:?}");
     assert_eq!(found.stdout, expected.stdout);
+}
+
+#[test]
+fn a_base_without_a_tokenizer_takes_ids_and_refuses_text() {
+    let tokenizer = ["tokenizer.json", "tokenizer_config.json"];
+    let files = files_of(&model("llama-gqa"), &tokenizer);
+    let scene = Scene::new(files);
+    let adapter = case("llama-gqa", "lora");
+    let adapter = adapter.to_str().unwrap();
+    let bare = crate::common::copy_folder(&model("llama-gqa"), &scene.folder.path().join("bare"));
+    for name in tokenizer {
+        fs::remove_file(bare.join(name)).unwrap();
+    }
+    let expected = scene.generate(adapter, &["--model", "bare"]);
+    assert_eq!(expected.code, Some(0), "{expected:?}");
+    let found = scene.generate(adapter, &["--model", REPO]);
+    assert_eq!(found.stdout, expected.stdout, "{found:?}");
+
+    scene.hub.take_requests();
+    let offline = scene.generate(adapter, &["--model", REPO, "--offline"]);
+    assert_eq!(offline.stdout, expected.stdout, "{offline:?}");
+    assert!(scene.hub.take_requests().0.is_empty());
+
+    let mut command = program(["generate", "--ep", "cpu", "--prompt", "a", "--offline"]);
+    let text = scene.run(command.args(["--model", REPO, adapter]));
+    assert_refused(&text, &["has no tokenizer", "`tokenizer.json`"]);
+    assert!(scene.hub.take_requests().0.is_empty());
 }
 
 #[test]

@@ -234,6 +234,50 @@ fn a_model_in_shards_is_fetched_with_every_shard_that_the_index_names() {
 }
 
 #[test]
+fn a_model_without_a_tokenizer_is_whole_without_one() {
+    let mut files = single_file();
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        files.remove(name);
+    }
+    let names = ["config.json", "generation_config.json", WEIGHTS];
+    let scene = Scene::new(files.clone());
+    let folder = scene.fetch(REPO).unwrap();
+    assert_holds(&folder, &files, &names);
+    // What the listing lacks isn't asked for.
+    assert_eq!(scene.requested_files().1, names);
+    assert_eq!(scene.fetch(REPO).unwrap(), folder);
+    assert_eq!(scene.requested_files(), (1, Vec::new()));
+    assert_eq!(scene.fetch_offline(REPO).unwrap(), folder);
+    assert_eq!(scene.requested_files().0, 0);
+}
+
+#[test]
+fn every_file_of_a_tokenizer_is_fetched_where_it_is() {
+    let mut files = single_file();
+    files.remove("tokenizer.json");
+    let of_tokenizer = [
+        "tokenizer.model",
+        "vocab.json",
+        "merges.txt",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "chat_template.jinja",
+    ];
+    for name in of_tokenizer {
+        files.insert(name.to_owned(), small(name));
+    }
+    let scene = Scene::new(files.clone());
+    let folder = scene.fetch(REPO).unwrap();
+    let others = [
+        "config.json",
+        "tokenizer_config.json",
+        "generation_config.json",
+        WEIGHTS,
+    ];
+    assert_holds(&folder, &files, &[&of_tokenizer[..], &others].concat());
+}
+
+#[test]
 fn what_the_cache_holds_is_not_downloaded_again() {
     let scene = Scene::new(single_file());
     let folder = scene.fetch(REPO).unwrap();
@@ -277,7 +321,7 @@ fn offline_a_cold_cache_is_an_error_that_names_repository_and_file() {
 fn offline_the_file_that_is_missing_is_named() {
     let scene = Scene::new(sharded());
     let folder = scene.fetch(REPO).unwrap();
-    for name in ["model-00002-of-00002.safetensors", "tokenizer.json"] {
+    for name in ["model-00002-of-00002.safetensors", "config.json"] {
         fs::remove_file(folder.join(name)).unwrap();
         let error = scene.fetch_offline(REPO).unwrap_err();
         assert!(
@@ -388,6 +432,11 @@ fn a_commit_hash_that_the_cache_holds_needs_no_request() {
     assert_eq!(scene.fetch(&id).unwrap(), folder);
     assert_eq!(scene.requested_files().0, 0);
     assert!(!scene.in_cache("refs").exists());
+
+    // Another program may have left the tokenizer out.
+    fs::remove_file(folder.join("tokenizer.json")).unwrap();
+    assert_eq!(scene.fetch(&id).unwrap(), folder);
+    assert_eq!(scene.requested_files().1, ["tokenizer.json"]);
 }
 
 #[test]
@@ -517,10 +566,10 @@ fn what_is_not_found_is_named_repository_revision_or_file() {
     );
 
     let mut files = single_file();
-    files.remove("tokenizer.json");
+    files.remove("config.json");
     let error = Scene::new(files).fetch(REPO).unwrap_err();
     assert!(matches!(error, HubError::FileNotFound { .. }), "{error:?}");
-    assert_says(&error, &["`org/tiny-model`", "`main`", "`tokenizer.json`"]);
+    assert_says(&error, &["`org/tiny-model`", "`main`", "`config.json`"]);
 }
 
 #[test]

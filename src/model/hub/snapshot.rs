@@ -134,12 +134,17 @@ impl<'a> Snapshot<'a> {
         self.cache.path(&self.commit, file)
     }
 
+    /// The folder, with what the cache holds of it.
+    pub(super) fn folder(&self) -> PathBuf {
+        self.cache.snapshot(&self.commit)
+    }
+
     /// The folder, once all that's needed is in it.
     pub(super) fn complete(&self) -> Result<PathBuf, HubError> {
         if self.online.is_some() {
             self.cache.write_ref(self.id.revision(), &self.commit)?;
         }
-        Ok(self.cache.snapshot(&self.commit))
+        Ok(self.folder())
     }
 }
 
