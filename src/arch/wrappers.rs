@@ -29,6 +29,8 @@ pub struct Wrapper {
     tied: Tied,
     /// Old files have the tower's keys among the others.
     may_be_flat: bool,
+    /// Whether the text model's scale and cap of the logits count here, too. Most classes apply the head alone.
+    adjusts_logits: bool,
     /// Why it isn't supported, if so.
     pub refused: Option<&'static str>,
 }
@@ -62,6 +64,7 @@ const LLAVA: Wrapper = Wrapper {
     below: LANGUAGE_MODEL,
     tied: Tied::Outside(false),
     may_be_flat: false,
+    adjusts_logits: false,
     refused: None,
 };
 
@@ -72,6 +75,7 @@ pub const WRAPPERS: &[Wrapper] = &[
         name: "Gemma 3",
         text: Text::Always("gemma3_text"),
         tied: Tied::Outside(true),
+        adjusts_logits: true,
         ..LLAVA
     },
     Wrapper {
@@ -208,6 +212,7 @@ pub const WRAPPERS: &[Wrapper] = &[
         name: "PaliGemma",
         text: Text::Usually("gemma"),
         tied: Tied::Outside(true),
+        adjusts_logits: true,
         refused: Some("prompt tokens attend in both directions"),
         ..LLAVA
     },
@@ -401,6 +406,9 @@ impl Wrapper {
         let tied = self.is_tied(config, &text)?;
         let mut spec = (family.read)(&text.with("tie_word_embeddings", tied.into()))?;
         spec.model_type = self.model_type.to_owned();
+        if !self.adjusts_logits {
+            (spec.logit_scale, spec.logit_softcap) = (None, None);
+        }
         self.enclose(&mut spec);
         Ok(spec)
     }
@@ -580,6 +588,19 @@ mod tests {
                 "{wrapper} {outside:?}"
             );
         }
+    }
+
+    #[test]
+    fn the_text_model_s_logits_are_adjusted_only_where_the_wrapper_does_so() {
+        let adjusted = |wrapper: &str, text: Value| {
+            let spec = read(json!({"model_type": wrapper, "text_config": text})).unwrap();
+            spec.logit_scale.is_some() || spec.logit_softcap.is_some()
+        };
+        let granite = json!({"model_type": "granite", "logits_scaling": 8.0});
+        assert!(!adjusted("llava_next", granite));
+        assert!(!adjusted("aya_vision", json!({"model_type": "cohere"})));
+        assert!(!adjusted("llava", json!({"model_type": "gemma2"})));
+        assert!(adjusted("gemma3", json!({"final_logit_softcapping": 30.0})));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::file_names::hex;
 use crate::prepared::Variant;
 
 /// Goes up when graphs or merges change, so that folders made before are made again.
-const REVISION: u32 = 18;
+const REVISION: u32 = 19;
 
 /// A hash of everything that the folder of `variant` is made from. Of large files, path, size and
 /// modification time stand for the content.
