@@ -154,6 +154,7 @@ models! {
     gemma3_in_a_wrapper_is_as_the_reference: "wrapper-gemma3",
     idefics3_is_as_the_reference: "wrapper-idefics3",
     llava_is_as_the_reference: "wrapper-llava",
+    llava_next_with_granite_is_as_the_reference: "wrapper-llava-next",
     qwen2_vl_with_a_flat_configuration_is_as_the_reference: "wrapper-qwen2-vl",
     qwen3_vl_with_experts_in_one_tensor_is_as_the_reference: "wrapper-qwen3-vl-moe",
 }
