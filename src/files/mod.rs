@@ -2,6 +2,9 @@
 
 pub mod cache_dir;
 pub mod partial;
+mod stand_in;
+
+pub use stand_in::stand_in;
 
 use std::io::Write;
 use std::path::Path;

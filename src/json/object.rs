@@ -9,7 +9,7 @@ use std::{fs, io};
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::weights::stand_in;
+use crate::files::stand_in;
 
 /// A configuration that can't be used.
 #[derive(Debug, Error)]

@@ -3,7 +3,7 @@
 use safetensors::{Dtype, SafeTensorError};
 use serde_json::Value as Json;
 
-use super::stand_in::stand_in;
+use crate::files::stand_in;
 
 /// Says why `bytes`, the whole file, were refused with `error`.
 pub fn diagnosis(bytes: &[u8], error: &SafeTensorError) -> String {

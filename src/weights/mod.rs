@@ -7,7 +7,7 @@ mod error;
 mod file;
 mod parts;
 mod quantized;
-mod stand_in;
+
 mod store;
 mod writer;
 
@@ -16,6 +16,6 @@ pub use dtype::{Dtype, UnknownDtype};
 pub use error::WeightsError;
 pub use file::{ByteSpan, SafetensorsFile, TensorLocation, TensorView};
 pub use quantized::{CodeTable, Encoding, NF4, QuantizedWeight};
-pub use stand_in::stand_in;
+
 pub use store::{Part, TensorStore};
 pub use writer::{BytesPlan, SafetensorsWriter, TensorPlan, WriteTensorError};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::TokenizerError;
-use crate::weights::stand_in;
+use crate::files::stand_in;
 
 /// Everything that belongs to a tokenizer, its chat template too.
 pub const TOKENIZER_FILES: [&str; 9] = [
