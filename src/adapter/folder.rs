@@ -11,8 +11,8 @@ use thiserror::Error;
 
 use super::AdapterError;
 use crate::advice::{convert_adapter, shell_word};
-use crate::json::{ConfigError, JsonObject};
 use crate::files::stand_in;
+use crate::json::{ConfigError, JsonObject};
 use crate::weights::TensorStore;
 
 /// The configuration's file.

@@ -6,8 +6,9 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{SafetensorsFile, TensorView, WeightsError, stand_in};
+use super::{SafetensorsFile, TensorView, WeightsError};
 use crate::advice::convert_model;
+use crate::files::stand_in;
 
 /// All tensors of one checkpoint. Clones share their files.
 #[derive(Debug, Clone)]

@@ -1,8 +1,6 @@
 //! What a trained adapter's configuration names and this base hasn't: PEFT passes it over without a word, and here it's
 //! said. And types that tensors come in.
 
-use std::fs;
-
 use safetensors::{Dtype as Stored, tensor::TensorView};
 use serde_json::{Value, json};
 
@@ -42,7 +40,7 @@ fn names_that_a_base_lacks_are_noted_for_a_trained_adapter() {
         let before = read_json(&trial.experiment.join("adapter_config.json"))[key].clone();
         let mut names: Vec<Value> = before.as_array().cloned().unwrap_or_default();
         names.push(json!(more));
-        trial.set(key, json!(names));
+        trial.set(key, json!(&names));
         check(&trial, model_name, "lora");
         // Also when nothing has to be prepared any more.
         for command in ["generate", "verify", "prepare"] {
@@ -56,10 +54,9 @@ fn names_that_a_base_lacks_are_noted_for_a_trained_adapter() {
         }
         let checkpoint = trial.run("prepare", &["--format", "hf"]);
         assert_noted(&checkpoint, &[&format!("`{more}`")]);
-        let weights = trial.weights();
-        fs::remove_file(weights).unwrap();
-        trial.set("inference_mode", json!(false));
-        trial.refused(
+        let fresh = Trial::fresh(model_name, "lora");
+        fresh.set(key, json!(names));
+        fresh.refused(
             &[],
             &[
                 &format!("`{key}`"),

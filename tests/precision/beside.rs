@@ -5,7 +5,7 @@ use peft_bench::weights::SafetensorsFile;
 use serde_json::json;
 
 use crate::common::*;
-use crate::trial::{CLOSE, Trial, bound, check};
+use crate::trial::{CLOSE, Trial, bound, check, is_of};
 
 /// Cases that are refused, quantized or not.
 const REFUSED: [&str; 2] = ["psoft", "psoft-cayley-neumann"];
@@ -189,10 +189,7 @@ fn weights_that_an_adapter_replaces_are_counted_and_told() {
         let note = format!("in float32 in the place of {replaced} of 15 that are quantized");
         assert_eq!(outcome.stderr.contains(&note), replaced > 0, "{outcome:?}");
         let mut manifests = files_below(&trial.root.path().join("quantized"));
-        manifests.retain(|path| {
-            path.to_string_lossy()
-                .contains(&format!("--{name}/unmerged/manifest"))
-        });
+        manifests.retain(|path| is_of(path, name) && path.ends_with("unmerged/manifest.json"));
         let found = &read_json(&manifests[0])["quantization"];
         assert_eq!(
             (&found["replaced_weights"], &found["quantized_weights"]),

@@ -204,11 +204,18 @@ impl Trial {
         let case = self.case(name);
         let quantized = self.logits(&case, "unmerged", true);
         let plain = self.logits(&case, "unmerged", false);
-        let base = self.logits(&case, "base", false);
         // The first row: later ones may follow another token.
         let first = quantized.len() / 4;
         let difference = relative_difference(&quantized, &plain);
-        let effect = relative_difference(&quantized[..first], &base[..first]);
+        let config = read_json(&model(&self.name).join("config.json"));
+        let effect = match config["vocab_size"].as_u64() == Some(first as u64) {
+            true => {
+                let base = self.logits(&case, "base", false);
+                relative_difference(&quantized[..first], &base[..first])
+            }
+            // Of another vocabulary than the base's, whose prompt the base can't read.
+            false => f32::INFINITY,
+        };
         let acts = effect > APART || WITHOUT_EFFECT.contains(&name);
         (difference > CLOSE || !acts).then(|| {
             let (model, format) = (&self.name, self.format.name());
@@ -267,15 +274,21 @@ pub fn bound(trial: &Trial, target: &Path, quantized: bool) -> (PathBuf, Tensors
     let exports = ["plain-exports", "quantized"][usize::from(quantized)];
     let mut found = files_below(&trial.root.path().join(exports));
     let name = target.file_name().unwrap().to_str().unwrap();
-    let own = |path: &PathBuf| {
-        path.to_string_lossy()
-            .contains(&format!("--{name}/unmerged"))
-    };
-    found.retain(|path| own(path) && path.ends_with("adapter.safetensors"));
+    found.retain(|path| is_of(path, name) && path.ends_with("unmerged/adapter.safetensors"));
     assert_eq!(found.len(), 1, "{found:?}");
     let path = found.remove(0);
     let tensors = read_tensors(&path);
     (path, tensors)
+}
+
+/// Whether `path` is in the prepared folder of the experiment `name`, whose own name ends with a hash of its place.
+pub fn is_of(path: &Path, name: &str) -> bool {
+    let experiment = format!("--{name}");
+    path.iter().any(|part| {
+        let part = part.to_string_lossy();
+        part.rsplit_once('-')
+            .is_some_and(|(before, _)| before.ends_with(&experiment))
+    })
 }
 
 /// The tensors of the unmerged graph over the model as it is.
