@@ -62,7 +62,9 @@ pub fn needs_more(name: &str) -> bool {
 #[test]
 fn every_method_computes_the_same_beside_4_bits_as_over_what_they_stand_for() {
     let trial = Trial::new("llama-gqa", Format::Int4);
-    let cases = cases_of("llama-gqa", |_| true);
+    // Ends of another size are made of the base's rows in full precision, and are no longer quantized.
+    let makes_ends = ["lora-cut-ends", "lora-cut-head", "lora-resized-tokens-ends"];
+    let cases = cases_of("llama-gqa", |name| !makes_ends.contains(&name));
     assert!(cases.len() > 95, "{}", cases.len());
     check(&trial, &cases);
 }

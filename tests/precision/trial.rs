@@ -274,7 +274,7 @@ pub fn bound(trial: &Trial, target: &Path, quantized: bool) -> (PathBuf, Tensors
     let exports = ["plain-exports", "quantized"][usize::from(quantized)];
     let mut found = files_below(&trial.root.path().join(exports));
     let name = target.file_name().unwrap().to_str().unwrap();
-    found.retain(|path| is_of(path, name) && path.ends_with("unmerged/adapter.safetensors"));
+    found.retain(|path| is_of(path, name) && path.ends_with("adapter.safetensors"));
     assert_eq!(found.len(), 1, "{found:?}");
     let path = found.remove(0);
     let tensors = read_tensors(&path);
