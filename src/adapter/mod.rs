@@ -8,6 +8,7 @@ mod adaptation;
 mod error;
 pub mod folder;
 pub mod form;
+mod hub;
 mod inputs;
 mod keys;
 mod methods;
@@ -28,6 +29,7 @@ use ndarray::{Array1, Array2};
 
 pub use error::AdapterError;
 pub use folder::Values;
+pub use hub::fetch_adapter;
 pub use inputs::{GraphInput, TakeTensor};
 pub use methods::{
     Class, METHODS, Method, PEFT_TYPES, Residual, expert_folders, names_experts, peft_type,

@@ -7,11 +7,12 @@ use anyhow::{Context, Result, bail};
 use super::options::CommonOptions;
 use super::progress::{ByteProgress, message};
 use crate::adapter::Values;
+use crate::adapter::fetch_adapter;
 use crate::adapter::folder::{CONFIG, has_weights};
 use crate::advice::shell_word;
 use crate::experiment::{Experiment, begins_as_folder, folder_of};
 use crate::model::ModelId;
-use crate::model::hub::{DownloadProgress, HubId, HubSettings, fetch_adapter};
+use crate::model::hub::{DownloadProgress, HubId, HubSettings};
 use crate::prepared::{Manifest, Variant};
 use crate::weights::TensorStore;
 

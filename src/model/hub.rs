@@ -18,13 +18,11 @@
 //! | `cache.rs`     | what does the cache hold, and is it what the hub has?      |
 //! | `remote.rs`    | what does the hub answer?                                  |
 //! | `snapshot.rs`  | what does a commit have, and is it in the cache?           |
-//! | `adapter.rs`   | is it an adapter, and which files are the adapter's?       |
 //! | `shards.rs`    | which files does `model.safetensors.index.json` name?      |
 //! | `error.rs`     | what went wrong, and what should be done about it?         |
 //!
 //! Sources: `huggingface_hub`, `file_download.py`, `constants.py` and `utils/_http.py`; its guide «Understand caching».
 
-mod adapter;
 mod cache;
 mod error;
 mod id;
@@ -35,17 +33,16 @@ mod snapshot;
 
 use std::path::PathBuf;
 
-pub use adapter::fetch_adapter;
 pub use error::HubError;
 pub use id::HubId;
 pub use settings::HubSettings;
 
 use super::tokenizer::{TOKENIZER_FILES, has_tokenizer};
-use snapshot::Snapshot;
+pub(crate) use snapshot::Snapshot;
 
-const CONFIG: &str = "config.json";
-const WEIGHTS: &str = "model.safetensors";
-const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
+pub(crate) const CONFIG: &str = "config.json";
+pub(crate) const WEIGHTS: &str = "model.safetensors";
+pub(crate) const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
 /// Fetched where the repository has it.
 const GENERATION: &str = "generation_config.json";
 
@@ -79,7 +76,7 @@ pub fn fetch(
 
 /// Has `take` complete a snapshot: offline, or under a commit's hash, that of the cache, else the hub's. `first` is the file
 /// that's said to be missing where the cache doesn't know the revision.
-fn complete<T>(
+pub(crate) fn complete<T>(
     id: &HubId,
     settings: &HubSettings,
     progress: &dyn Fn(DownloadProgress),
@@ -118,7 +115,7 @@ fn model(id: &HubId, snapshot: &Snapshot) -> Result<PathBuf, HubError> {
 }
 
 /// Names a weights file of another format, for the error that says what the repository has instead.
-fn other_weights<'a>(mut files: impl Iterator<Item = &'a str>) -> String {
+pub(crate) fn other_weights<'a>(mut files: impl Iterator<Item = &'a str>) -> String {
     files
         .find(|file| {
             [".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"]

@@ -1,6 +1,7 @@
 //! A quantized model, and the same in float32 over a plain checkpoint of what the codes stand for. With float32
 //! arithmetic (`--quantize-accuracy 1`) both are the same numbers, summed in another order.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -275,8 +276,9 @@ pub fn bound(trial: &Trial, target: &Path, quantized: bool) -> (PathBuf, Tensors
     let mut found = files_below(&trial.root.path().join(exports));
     let name = target.file_name().unwrap().to_str().unwrap();
     found.retain(|path| is_of(path, name) && path.ends_with("adapter.safetensors"));
-    assert_eq!(found.len(), 1, "{found:?}");
-    let path = found.remove(0);
+    // Of experiments of one name in several places, the one that was prepared now.
+    let made = |path: &PathBuf| fs::metadata(path).unwrap().modified().unwrap();
+    let path = found.into_iter().max_by_key(made).unwrap();
     let tensors = read_tensors(&path);
     (path, tensors)
 }

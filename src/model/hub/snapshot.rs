@@ -8,7 +8,7 @@ use super::remote::{Listing, Remote};
 use super::{DownloadProgress, HubError, HubId, HubSettings, shards};
 
 /// One commit of a repository.
-pub(super) struct Snapshot<'a> {
+pub(crate) struct Snapshot<'a> {
     id: &'a HubId,
     cache: RepoCache,
     commit: String,
@@ -56,7 +56,7 @@ impl<'a> Snapshot<'a> {
     }
 
     /// Whether there is such a file.
-    pub(super) fn has(&self, file: &str) -> bool {
+    pub(crate) fn has(&self, file: &str) -> bool {
         match &self.online {
             Some(online) => online.files.contains(file),
             None => self.cache.holds(&self.commit, file),
@@ -64,18 +64,18 @@ impl<'a> Snapshot<'a> {
     }
 
     /// Whether it's what the hub has, and not what the cache alone holds.
-    pub(super) fn is_online(&self) -> bool {
+    pub(crate) fn is_online(&self) -> bool {
         self.online.is_some()
     }
 
     /// The names of all files that the hub has; none offline.
-    pub(super) fn files(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn files(&self) -> impl Iterator<Item = &str> {
         let files = self.online.iter().flat_map(|online| &online.files);
         files.map(String::as_str)
     }
 
     /// Sees to it that the cache holds `file`.
-    pub(super) fn require(&self, file: &str) -> Result<(), HubError> {
+    pub(crate) fn require(&self, file: &str) -> Result<(), HubError> {
         if self.cache.holds(&self.commit, file) {
             return Ok(());
         }
@@ -97,7 +97,7 @@ impl<'a> Snapshot<'a> {
     }
 
     /// The same of those of `files` that there are.
-    pub(super) fn require_present<'b>(
+    pub(crate) fn require_present<'b>(
         &self,
         files: impl IntoIterator<Item = &'b str>,
     ) -> Result<(), HubError> {
@@ -107,7 +107,7 @@ impl<'a> Snapshot<'a> {
 
     /// The same of the weights: one file, or an index and the shards that it names. `refusal` makes the error for a
     /// repository that has neither.
-    pub(super) fn require_weights(
+    pub(crate) fn require_weights(
         &self,
         single: &str,
         index: &str,
@@ -130,17 +130,17 @@ impl<'a> Snapshot<'a> {
     }
 
     /// Where a file is, or would be.
-    pub(super) fn path(&self, file: &str) -> PathBuf {
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
         self.cache.path(&self.commit, file)
     }
 
     /// The folder, with what the cache holds of it.
-    pub(super) fn folder(&self) -> PathBuf {
+    pub(crate) fn folder(&self) -> PathBuf {
         self.cache.snapshot(&self.commit)
     }
 
     /// The folder, once all that's needed is in it.
-    pub(super) fn complete(&self) -> Result<PathBuf, HubError> {
+    pub(crate) fn complete(&self) -> Result<PathBuf, HubError> {
         if self.online.is_some() {
             self.cache.write_ref(self.id.revision(), &self.commit)?;
         }

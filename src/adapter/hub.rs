@@ -2,14 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use super::super::tokenizer::TOKENIZER_FILES;
-use super::snapshot::Snapshot;
-use super::{
-    CONFIG, DownloadProgress, HubError, HubId, HubSettings, WEIGHTS, WEIGHTS_INDEX, complete,
-    other_weights,
-};
-use crate::adapter::{folder, names_experts};
+use super::{folder, names_experts};
 use crate::advice::convert_adapter;
+use crate::model::TOKENIZER_FILES;
+use crate::model::hub::{
+    CONFIG, DownloadProgress, HubError, HubId, HubSettings, Snapshot, WEIGHTS, WEIGHTS_INDEX,
+    complete, other_weights,
+};
 
 /// Makes sure that the cache holds the adapter and returns its snapshot folder; `None` where the repository holds a model,
 /// with an `adapter_config.json` left over perhaps. Of one that's to be drawn fresh no weights are fetched.
