@@ -8,15 +8,9 @@ use std::path::{Path, PathBuf};
 
 /// Rooms of one line don't import each other.
 const ROOMS: &[&[&str]] = &[
-    &[
-        "advice",
-        "decomposition",
-        "files",
-        "json",
-        "machine",
-        "random",
-    ],
-    &["onnxruntime", "prompts", "weights"],
+    &["advice", "decomposition", "files", "machine", "random"],
+    &["json", "onnxruntime"],
+    &["prompts", "weights"],
     &["arch"],
     &["quantize"],
     &["config", "model"],
