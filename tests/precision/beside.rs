@@ -136,6 +136,12 @@ fn a_methods_own_computation_is_the_same_beside_quantized_weights() {
     trial.more = &["--adapter-form", "native"];
     let folder = trial.case("lora");
     make_fresh(&folder);
+    let about = "case.json";
+    std::fs::copy(
+        self::case("llama-tied", "lora").join(about),
+        folder.join(about),
+    )
+    .unwrap();
     let config = folder.join("adapter_config.json");
     set_key(&config, "use_dora", json!(true));
     set_key(&config, "init_lora_weights", json!(false));
