@@ -23,7 +23,7 @@ use serde_json::{Map, Value, json};
 use crate::prompts::Category;
 use crate::quantize::{Format, Quantization};
 use crate::weights::Dtype;
-pub use error::ConfigError;
+pub use error::ParametersError;
 use params::Params;
 pub use quantization::{EMBEDDINGS, HEADS, QuantizationKeys};
 
@@ -77,7 +77,7 @@ impl BenchmarkConfig {
         defaults: Source<'_>,
         overrides: Option<&Path>,
         note: &dyn Fn(&str),
-    ) -> Result<Self, ConfigError> {
+    ) -> Result<Self, ParametersError> {
         let mut params = Params::parse(EMBEDDED_NAME, EMBEDDED, note)?;
         let defaults = match defaults {
             Source::Embedded => None,
@@ -99,7 +99,7 @@ impl BenchmarkConfig {
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub fn own_model(overrides: &Path) -> Result<Option<String>, ConfigError> {
+    pub fn own_model(overrides: &Path) -> Result<Option<String>, ParametersError> {
         Ok(Params::read(overrides, &|_| {})?.model_id)
     }
 
@@ -116,7 +116,7 @@ impl BenchmarkConfig {
     ///
     /// # Errors
     /// If keys contradict each other, or one would do nothing.
-    pub fn quantization(&self) -> Result<Option<Quantization>, ConfigError> {
+    pub fn quantization(&self) -> Result<Option<Quantization>, ParametersError> {
         self.quantization_keys.resolve()
     }
 
@@ -167,7 +167,7 @@ impl BenchmarkConfig {
         all
     }
 
-    fn resolve(params: Params) -> Result<Self, ConfigError> {
+    fn resolve(params: Params) -> Result<Self, ParametersError> {
         Ok(Self {
             model_id: given(params.model_id, "model_id")?,
             dtype: given(params.dtype, "dtype")?,
@@ -184,8 +184,8 @@ impl BenchmarkConfig {
 }
 
 /// The value of `key`, which the built-in parameters have at least.
-fn given<T>(value: Option<T>, key: &'static str) -> Result<T, ConfigError> {
-    value.ok_or(ConfigError::Missing {
+fn given<T>(value: Option<T>, key: &'static str) -> Result<T, ParametersError> {
+    value.ok_or(ParametersError::Missing {
         file: EMBEDDED_NAME,
         key,
     })

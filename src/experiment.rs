@@ -1,6 +1,6 @@
 //! Experiment folders: `experiments/<method>/<name>/`, or any folder with an `adapter_config.json`.
 
-mod nearby;
+mod hints;
 
 use std::path::{Path, PathBuf};
 
@@ -70,11 +70,11 @@ impl Experiment {
             Some(folder) => Self::at(&folder, values),
             None if name.is_file() => Err(ExperimentError::File {
                 path: name.to_owned(),
-                hint: nearby::hint_for_file(name),
+                hint: hints::hint_for_file(name),
             }),
             None => Err(ExperimentError::Missing {
                 name: name.display().to_string(),
-                hint: nearby::hint(name, Path::new(EXPERIMENTS)),
+                hint: hints::hint(name, Path::new(EXPERIMENTS)),
             }),
         }
     }
@@ -88,7 +88,7 @@ impl Experiment {
         if path.symlink_metadata().is_err() {
             return Err(ExperimentError::NoConfig {
                 folder: folder.to_owned(),
-                hint: nearby::hint_inside(folder),
+                hint: hints::hint_inside(folder),
             });
         }
         let config = JsonObject::read(&path)?;

@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::AdapterError;
 use crate::advice::{convert_adapter, shell_word};
-use crate::files::stand_in;
+use crate::files::failed_download;
 use crate::json::{ConfigError, JsonObject};
 use crate::weights::TensorStore;
 
@@ -243,7 +243,8 @@ fn pickle(folder: &Path) -> FolderError {
 fn pointer(path: &Path) -> bool {
     let small =
         fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() <= LARGEST_POINTER);
-    small && fs::read(path).is_ok_and(|bytes| !bytes.is_empty() && stand_in(&bytes).is_some())
+    small
+        && fs::read(path).is_ok_and(|bytes| !bytes.is_empty() && failed_download(&bytes).is_some())
 }
 
 /// Refuses a link to nothing: a snapshot whose blob is gone.

@@ -5,7 +5,6 @@
 mod alibi;
 mod arrangement;
 mod attention;
-mod change;
 mod experts;
 mod families;
 mod heads;
@@ -15,6 +14,7 @@ mod names;
 mod read;
 mod rope;
 mod spec;
+mod spec_changes;
 mod windows;
 mod wrappers;
 

@@ -8,7 +8,7 @@ use super::output::line;
 use super::progress::ByteProgress;
 use crate::engine::OnnxRuntime;
 use crate::onnxruntime::install::install;
-use crate::onnxruntime::library::{Library, Source};
+use crate::onnxruntime::library::{Library, LibrarySource};
 use crate::onnxruntime::locate::locate;
 
 /// `runtime`
@@ -54,10 +54,11 @@ fn show(library: &Library) -> Result<()> {
     line(&format!(
         "source     {}",
         match &library.source {
-            Source::Environment => "the variable `ORT_DYLIB_PATH`".to_owned(),
-            Source::Cache => "this project's cache".to_owned(),
-            Source::PythonEnvironment(path) => format!("the Python environment {}", path.display()),
-            Source::Downloaded => "just downloaded".to_owned(),
+            LibrarySource::Environment => "the variable `ORT_DYLIB_PATH`".to_owned(),
+            LibrarySource::Cache => "this project's cache".to_owned(),
+            LibrarySource::PythonEnvironment(path) =>
+                format!("the Python environment {}", path.display()),
+            LibrarySource::Downloaded => "just downloaded".to_owned(),
         }
     ))
 }

@@ -8,7 +8,7 @@ use crate::json::check::did_you_mean;
 
 /// Why the parameters can't be used.
 #[derive(Debug, Error)]
-pub enum ConfigError {
+pub enum ParametersError {
     /// The file can't be read.
     #[error("cannot read benchmark parameters {}", path.display())]
     Read {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::ConfigError;
+use super::ParametersError;
 use super::quantization::{EMBEDDINGS, HEADS, QuantizationKeys, SCHEMES};
 use crate::json::check::{json_type, nearest, quoted, without_comments};
 use crate::prompts::Category;
@@ -73,21 +73,21 @@ pub(super) struct Params {
 }
 
 impl Params {
-    pub fn read(path: &Path, note: &dyn Fn(&str)) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+    pub fn read(path: &Path, note: &dyn Fn(&str)) -> Result<Self, ParametersError> {
+        let text = fs::read_to_string(path).map_err(|source| ParametersError::Read {
             path: path.to_owned(),
             source,
         })?;
         Self::parse(&path.display().to_string(), &text, note)
     }
 
-    pub fn parse(file: &str, text: &str, note: &dyn Fn(&str)) -> Result<Self, ConfigError> {
-        let value: Value = serde_json::from_str(text).map_err(|source| ConfigError::Json {
+    pub fn parse(file: &str, text: &str, note: &dyn Fn(&str)) -> Result<Self, ParametersError> {
+        let value: Value = serde_json::from_str(text).map_err(|source| ParametersError::Json {
             file: file.to_owned(),
             source,
         })?;
         let Value::Object(object) = &value else {
-            return Err(ConfigError::NotAnObject {
+            return Err(ParametersError::NotAnObject {
                 file: file.to_owned(),
                 found: json_type(&value),
             });
@@ -124,7 +124,7 @@ impl Params {
         }
     }
 
-    fn set(&mut self, entry: &Entry<'_>) -> Result<(), ConfigError> {
+    fn set(&mut self, entry: &Entry<'_>) -> Result<(), ParametersError> {
         match entry.key {
             "model_id" => self.model_id = Some(entry.text()?),
             "dtype" => self.dtype = Some(entry.dtype()?),
@@ -161,14 +161,14 @@ struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    fn text(&self) -> Result<String, ConfigError> {
+    fn text(&self) -> Result<String, ParametersError> {
         match self.value.as_str() {
             Some(text) if !text.trim().is_empty() => Ok(text.to_owned()),
             _ => Err(self.wrong("a string that is not empty")),
         }
     }
 
-    fn dtype(&self) -> Result<Dtype, ConfigError> {
+    fn dtype(&self) -> Result<Dtype, ParametersError> {
         self.value
             .as_str()
             .filter(|name| DTYPES.contains(name))
@@ -176,7 +176,7 @@ impl Entry<'_> {
             .ok_or_else(|| self.wrong(&format!("one of {}", quoted(&DTYPES))))
     }
 
-    fn integer(&self, range: RangeInclusive<u64>) -> Result<u64, ConfigError> {
+    fn integer(&self, range: RangeInclusive<u64>) -> Result<u64, ParametersError> {
         self.value
             .as_u64()
             .filter(|number| range.contains(number))
@@ -186,13 +186,13 @@ impl Entry<'_> {
             })
     }
 
-    fn count(&self, range: RangeInclusive<u64>) -> Result<usize, ConfigError> {
+    fn count(&self, range: RangeInclusive<u64>) -> Result<usize, ParametersError> {
         let number = self.integer(range)?;
         Ok(usize::try_from(number).expect("the ranges of counts end far below 2³²"))
     }
 
     /// A task, or `null` for none in particular.
-    fn task(&self) -> Result<Option<usize>, ConfigError> {
+    fn task(&self) -> Result<Option<usize>, ParametersError> {
         if self.value.is_null() {
             return Ok(None);
         }
@@ -204,7 +204,7 @@ impl Entry<'_> {
     }
 
     /// A size, or a list of them, each once.
-    fn batch_sizes(&self) -> Result<Vec<usize>, ConfigError> {
+    fn batch_sizes(&self) -> Result<Vec<usize>, ParametersError> {
         let (low, high) = (BATCH_SIZE.start(), BATCH_SIZE.end());
         let wrong = || {
             self.wrong(&format!(
@@ -230,13 +230,13 @@ impl Entry<'_> {
         }
     }
 
-    fn boolean(&self) -> Result<bool, ConfigError> {
+    fn boolean(&self) -> Result<bool, ParametersError> {
         let value = self.value.as_bool();
         value.ok_or_else(|| self.wrong("`true` or `false`"))
     }
 
     /// What one of the names in `choices` stands for.
-    fn one_of<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T, ConfigError> {
+    fn one_of<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T, ParametersError> {
         let name = self.value.as_str();
         let found = choices.iter().find(|(known, _)| Some(*known) == name);
         found.map(|(_, value)| *value).ok_or_else(|| {
@@ -245,7 +245,7 @@ impl Entry<'_> {
         })
     }
 
-    fn accuracy(&self) -> Result<Accuracy, ConfigError> {
+    fn accuracy(&self) -> Result<Accuracy, ParametersError> {
         let level = self
             .value
             .as_u64()
@@ -255,7 +255,7 @@ impl Entry<'_> {
             .ok_or_else(|| self.wrong("1 (float32) or 4 (inputs rounded to 8 bits)"))
     }
 
-    fn categories(&self) -> Result<BTreeMap<Category, usize>, ConfigError> {
+    fn categories(&self) -> Result<BTreeMap<Category, usize>, ParametersError> {
         let mut categories = BTreeMap::new();
         for (name, value) in self.object("an object of categories")? {
             let entry = self.child(name);
@@ -282,7 +282,10 @@ impl Entry<'_> {
         Ok(categories)
     }
 
-    fn object(&self, expected: &str) -> Result<impl Iterator<Item = (&str, &Value)>, ConfigError> {
+    fn object(
+        &self,
+        expected: &str,
+    ) -> Result<impl Iterator<Item = (&str, &Value)>, ParametersError> {
         match self.value {
             Value::Object(object) => Ok(without_comments(object)),
             _ => Err(self.wrong(expected)),
@@ -293,8 +296,8 @@ impl Entry<'_> {
         format!("{}.{name}", self.key)
     }
 
-    fn wrong(&self, expected: &str) -> ConfigError {
-        ConfigError::Value {
+    fn wrong(&self, expected: &str) -> ParametersError {
+        ParametersError::Value {
             file: self.file.to_owned(),
             key: self.key.to_owned(),
             found: format!("`{}`", self.value),
@@ -302,9 +305,9 @@ impl Entry<'_> {
         }
     }
 
-    fn unknown(&self, allowed: &[&str]) -> ConfigError {
+    fn unknown(&self, allowed: &[&str]) -> ParametersError {
         let name = self.key.rsplit('.').next().unwrap_or(self.key);
-        ConfigError::UnknownKey {
+        ParametersError::UnknownKey {
             file: self.file.to_owned(),
             key: self.key.to_owned(),
             suggestion: nearest(name, allowed),

@@ -1,6 +1,6 @@
 //! The keys on quantization: PEFT's `use_4bit` and `use_8bit`, and four of ours.
 
-use super::ConfigError;
+use super::ParametersError;
 use crate::quantize::{Accuracy, Format, Part, Quantization};
 
 /// How 4 bits are made.
@@ -92,8 +92,8 @@ impl QuantizationKeys {
     ///
     /// # Errors
     /// If two of them contradict each other, or one would do nothing.
-    pub fn resolve(self) -> Result<Option<Quantization>, ConfigError> {
-        let failed = |message: &str| ConfigError::Quantization {
+    pub fn resolve(self) -> Result<Option<Quantization>, ParametersError> {
+        let failed = |message: &str| ParametersError::Quantization {
             message: message.to_owned(),
         };
         let nf4 = self.scheme == Some(Scheme::Nf4);

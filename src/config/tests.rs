@@ -1,7 +1,7 @@
 use super::*;
 use std::fs;
 
-fn with_overrides(text: &str) -> Result<BenchmarkConfig, ConfigError> {
+fn with_overrides(text: &str) -> Result<BenchmarkConfig, ParametersError> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("benchmark_params.json");
     fs::write(&path, text).unwrap();

@@ -1,10 +1,10 @@
 //! Files and folders that appear whole or not at all, and the folder of this program's cache.
 
 pub mod cache_dir;
-pub mod partial;
-mod stand_in;
+mod failed_download;
+pub mod temporary_folder;
 
-pub use stand_in::stand_in;
+pub use failed_download::failed_download;
 
 use std::io::Write;
 use std::path::Path;

@@ -9,7 +9,7 @@ use std::{fs, io};
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::files::stand_in;
+use crate::files::failed_download;
 
 /// A configuration that can't be used.
 #[derive(Debug, Error)]
@@ -87,7 +87,7 @@ impl JsonObject {
             source,
         })?;
         let parsed = serde_json::from_slice(&text);
-        let json: Value = parsed.map_err(|source| match stand_in(&text) {
+        let json: Value = parsed.map_err(|source| match failed_download(&text) {
             Some(message) => ConfigError::NotJson {
                 path: path.clone(),
                 message,

@@ -1,9 +1,9 @@
 //! Base models: where they come from, and what they consist of.
 
+mod find_tensor;
 pub mod hub;
 mod id;
-mod names;
-mod stacks;
+mod stacked_experts;
 pub mod synthetic;
 mod tokenizer;
 
@@ -14,8 +14,8 @@ use std::sync::Arc;
 use ndarray::Array2;
 use thiserror::Error;
 
+pub use find_tensor::{find_base_tensor, find_whole_tensor};
 pub use id::ModelId;
-pub use names::{find_base_tensor, find_whole_tensor};
 pub use tokenizer::{TOKENIZER_FILES, TextTokenizer, TokenizerError, has_tokenizer};
 
 use crate::advice::round_doubles;
@@ -125,7 +125,7 @@ impl BaseModel {
         let mut store = TensorStore::open_folder(folder)?;
         store.refuse_empty("model")?;
         arch::locate(&mut spec, &store)?;
-        stacks::take_apart(&spec, &mut store)?;
+        stacked_experts::find_each_expert(&spec, &mut store)?;
         refuse_doubles(&spec, &store)?;
         tie_as_stored(&mut spec, &store);
         Ok(Self {

@@ -176,7 +176,7 @@ fn make(
     let name = format!("{}-{}-{VERSION}", shape.name, torch_dtype(dtype)?);
     let root = cache.join("synthetic");
     let folder = root.join(&name);
-    let weights = weights::Layout::new(shape.tensors(), dtype);
+    let weights = weights::FilePlan::new(shape.tensors(), dtype);
     if folder.exists() {
         return check_whole(folder, &weights);
     }
@@ -213,14 +213,14 @@ pub(crate) fn make_hollow(shape: &str, folder: &Path) {
     let found = found.expect("tests name shapes that exist");
     write_json(&folder.join(CONFIG), &found.config("float16")).unwrap();
     let mut file = File::create(folder.join(WEIGHTS)).unwrap();
-    let layout = weights::Layout::new(found.tensors(), Dtype::F16);
-    layout.write_hollow(&mut file).unwrap();
+    let plan = weights::FilePlan::new(found.tensors(), Dtype::F16);
+    plan.write_hollow(&mut file).unwrap();
 }
 
 fn write_files(
     shape: &Shape,
     dtype: Dtype,
-    weights: &weights::Layout,
+    weights: &weights::FilePlan,
     folder: &Path,
     progress: &dyn Fn(u64, u64),
 ) -> Result<(), SyntheticError> {
@@ -252,7 +252,7 @@ fn write_json(path: &Path, value: &Value) -> Result<(), SyntheticError> {
 }
 
 /// The folder, if its weights have their full size and the other files are there.
-fn check_whole(folder: PathBuf, weights: &weights::Layout) -> Result<PathBuf, SyntheticError> {
+fn check_whole(folder: PathBuf, weights: &weights::FilePlan) -> Result<PathBuf, SyntheticError> {
     let size = |file| fs::metadata(folder.join(file)).map_or(0, |metadata| metadata.len());
     let expected_bytes = weights.file_bytes();
     let damage = if size(WEIGHTS) != expected_bytes {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::library::{Library, Source};
+use super::library::{Library, LibrarySource};
 use super::locate::{self, LocateError, SearchPlaces};
 use super::pins::{self, OLDEST, Pin};
 use super::pip::{self, PipError};
@@ -204,7 +204,7 @@ impl Installer {
 
         let version = pins::VERSION.to_owned();
         let path = target.join(pin.libraries[0]);
-        Ok(Library::new(&path, version, Source::Downloaded))
+        Ok(Library::new(&path, version, LibrarySource::Downloaded))
     }
 
     /// Downloads the wheel into `partial`, and unpacks its libraries into `libraries`.

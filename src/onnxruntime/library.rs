@@ -14,7 +14,7 @@ const CUDA_PROVIDER: [&str; 2] = [
 
 /// Where a library was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Source {
+pub enum LibrarySource {
     /// The environment variable `ORT_DYLIB_PATH`.
     Environment,
     /// The project's cache.
@@ -33,14 +33,14 @@ pub struct Library {
     /// As ONNX Runtime itself or its file name says: `1.31.1`.
     pub version: String,
     /// Where it was found.
-    pub source: Source,
+    pub source: LibrarySource,
     /// Whether the CUDA provider lies beside it. What the provider needs may still be missing.
     pub has_cuda: bool,
 }
 
 impl Library {
     /// Describes the library at `path`, which is made absolute.
-    pub(crate) fn new(path: &Path, version: String, source: Source) -> Library {
+    pub(crate) fn new(path: &Path, version: String, source: LibrarySource) -> Library {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
         let has_cuda = CUDA_PROVIDER
             .iter()
@@ -237,7 +237,7 @@ mod tests {
     fn the_cuda_provider_counts_only_with_both_its_files() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("libonnxruntime.so.1.31.1");
-        let has_cuda = || Library::new(&path, "1.31.1".into(), Source::Cache).has_cuda;
+        let has_cuda = || Library::new(&path, "1.31.1".into(), LibrarySource::Cache).has_cuda;
         std::fs::write(folder.path().join(CUDA_PROVIDER[1]), "").unwrap();
         assert!(!has_cuda());
         std::fs::write(folder.path().join(CUDA_PROVIDER[0]), "").unwrap();

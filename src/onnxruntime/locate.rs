@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::library::{self, Library, LoadError, Source};
+use super::library::{self, Library, LibrarySource, LoadError};
 use super::pins::{self, OLDEST};
 use super::python::Python;
 use crate::files::cache_dir::cache_dir;
@@ -125,7 +125,7 @@ fn named(path: &Path, want_cuda: bool) -> Result<Library, LocateError> {
     let remedy = "name a newer one, or unset the variable";
     check_version(path, &version, &origin, remedy)?;
 
-    let library = Library::new(path, version, Source::Environment);
+    let library = Library::new(path, version, LibrarySource::Environment);
     if want_cuda && !library.has_cuda {
         return Err(LocateError::NoCuda { path: library.path });
     }
@@ -137,7 +137,7 @@ pub(crate) fn in_cache(cache: &Path, want_cuda: bool) -> Option<Library> {
     let kinds: &[bool] = if want_cuda { &[true] } else { &[false, true] };
     kinds.iter().find_map(|&cuda| {
         let path = library::find_in(&pins::installed_folder(cache, cuda))?;
-        let library = Library::new(&path, pins::VERSION.to_owned(), Source::Cache);
+        let library = Library::new(&path, pins::VERSION.to_owned(), LibrarySource::Cache);
         (library.has_cuda || !cuda).then_some(library)
     })
 }
@@ -165,7 +165,7 @@ fn in_site_packages(site_packages: &Path) -> Result<Option<Library>, LocateError
     })?;
     let remedy = "`pip install --upgrade onnxruntime` there, or `peft-bench runtime install`";
     check_version(&path, &version, origin, remedy)?;
-    let source = Source::PythonEnvironment(site_packages.to_path_buf());
+    let source = LibrarySource::PythonEnvironment(site_packages.to_path_buf());
     Ok(Some(Library::new(&path, version, source)))
 }
 
@@ -224,7 +224,7 @@ mod tests {
         let places = places(root.path(), "1.32.0");
         let path = fill_cache(root.path(), false);
         let library = places.locate(false).unwrap().unwrap();
-        assert_eq!((library.source, library.path), (Source::Cache, path));
+        assert_eq!((library.source, library.path), (LibrarySource::Cache, path));
     }
 
     #[test]
@@ -236,7 +236,10 @@ mod tests {
             .unwrap();
         let site_packages = root.path().join("env/lib/python3.12/site-packages");
         assert_eq!(library.version, "1.32.0");
-        assert_eq!(library.source, Source::PythonEnvironment(site_packages));
+        assert_eq!(
+            library.source,
+            LibrarySource::PythonEnvironment(site_packages)
+        );
     }
 
     #[test]

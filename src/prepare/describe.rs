@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::reads::decode_reads;
+use super::decode_reads::decode_reads;
 use super::{Preparation, PrepareError};
 use crate::adapter::{Adapter, GraphInput, Prompt};
 use crate::experiment::Experiment;

@@ -7,8 +7,8 @@ use std::fs;
 use std::path::Path;
 
 use super::export::files;
-use super::{PrepareError, values};
-use crate::files::partial;
+use super::{PrepareError, altered_copy};
+use crate::files::temporary_folder;
 use crate::prepared::{ADAPTER, Manifest, PreparedVariant};
 
 /// The folder's name, beside `unmerged`.
@@ -51,7 +51,8 @@ fn write(
         path: folder.to_owned(),
         source,
     };
-    let partial = partial::create(folder.parent().unwrap_or(Path::new("."))).map_err(failed)?;
+    let partial =
+        temporary_folder::create(folder.parent().unwrap_or(Path::new("."))).map_err(failed)?;
     let made = partial.path();
     // The graph refers to weights relative to its folder, and this one is beside the other.
     for file in files(manifest).into_iter().filter(|file| *file != ADAPTER) {
@@ -60,7 +61,7 @@ fn write(
     }
 
     let neutral = manifest.adapter.as_ref().map(|adapter| &adapter.neutral);
-    values::write_like(
+    altered_copy::write(
         &unmerged.folder.join(ADAPTER),
         &made.join(ADAPTER),
         |name, values| match neutral.and_then(|neutral| neutral.get(name)) {
@@ -69,5 +70,5 @@ fn write(
         },
     )?;
     manifest.write(made).map_err(failed)?;
-    partial::replace(made, folder).map_err(failed)
+    temporary_folder::replace(made, folder).map_err(failed)
 }

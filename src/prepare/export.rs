@@ -13,7 +13,7 @@ use super::residuals::{Residuals, write_residuals};
 use super::{Preparation, PrepareError};
 use crate::adapter::{Adapter, GraphInput};
 use crate::experiment::Experiment;
-use crate::files::partial;
+use crate::files::temporary_folder;
 use crate::files::write_file;
 use crate::graph::{Adaptation, Export, Parameter, Parameters, build};
 use crate::model::BaseModel;
@@ -70,7 +70,7 @@ pub fn export(
     let parent = fs::canonicalize(parent).map_err(failed(parent))?;
     let name = folder.file_name().expect("a variant's folder has a name");
     let target = parent.join(name);
-    let partial = partial::create(&parent).map_err(failed(&parent))?;
+    let partial = temporary_folder::create(&parent).map_err(failed(&parent))?;
     let made = partial.path();
 
     let mut bound = Vec::new();
@@ -148,7 +148,7 @@ pub fn export(
     manifest.prepare_seconds = start.elapsed().as_secs_f64();
     let path = folder.join(Manifest::FILE);
     manifest.write(made).map_err(failed(&path))?;
-    partial::replace(made, &target).map_err(failed(folder))?;
+    temporary_folder::replace(made, &target).map_err(failed(folder))?;
     Ok(manifest)
 }
 

@@ -18,18 +18,18 @@
 //! The manifest is written last, so a folder without one is incomplete, and holds a fingerprint of
 //! everything that the folder was made from.
 
+mod altered_copy;
 mod checkpoint;
+mod decode_reads;
 mod describe;
 mod empty;
 mod export;
 mod fingerprint;
 mod finite;
 mod merge;
-mod others;
 mod quantized;
-mod reads;
 mod residuals;
-mod values;
+mod swap_adapters;
 
 use std::path::{Path, PathBuf};
 
@@ -37,7 +37,7 @@ use thiserror::Error;
 
 pub use checkpoint::{CheckpointSummary, write_checkpoint};
 pub use empty::empty_variant;
-pub use others::{not_swappable, other_adapters};
+pub use swap_adapters::{not_swappable, other_adapters};
 
 use crate::adapter::{Adapter, AdapterError, AdapterForm};
 use crate::experiment::Experiment;

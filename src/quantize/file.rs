@@ -169,7 +169,7 @@ impl QuantizedFile {
         let name = path.file_name().expect("callers name a file");
         fs::create_dir_all(folder).map_err(written)?;
         // In a folder of its own, since what a killed process left there is removed.
-        let partial = crate::files::partial::create(folder).map_err(written)?;
+        let partial = crate::files::temporary_folder::create(folder).map_err(written)?;
         let made = partial.path().join(name);
         let writer = SafetensorsWriter::create_with(&made, &plans, &[(FINGERPRINT, fingerprint)])?;
         let batches: Vec<(&Source, usize)> = all()

@@ -3,11 +3,11 @@
 use safetensors::{Dtype, SafeTensorError};
 use serde_json::Value as Json;
 
-use crate::files::stand_in;
+use crate::files::failed_download;
 
 /// Says why `bytes`, the whole file, were refused with `error`.
 pub fn diagnosis(bytes: &[u8], error: &SafeTensorError) -> String {
-    if let Some(other) = stand_in(bytes) {
+    if let Some(other) = failed_download(bytes) {
         return other.to_owned();
     }
     let size = bytes.len();

@@ -145,7 +145,7 @@ fn whole_numbers<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> i64) ->
 impl<'a> TensorView<'a> {
     /// The part of it that begins `first` bytes behind its start and is as long as `shape` asks for, as a tensor of its own.
     /// The whole has been checked to be as long.
-    pub(super) fn part(&self, name: &'a str, first: usize, shape: &[usize]) -> Self {
+    pub(super) fn slice(&self, name: &'a str, first: usize, shape: &[usize]) -> Self {
         let length = shape.iter().product::<usize>() * self.stored.bitsize() / 8;
         Self {
             name,

@@ -5,7 +5,7 @@ mod diagnosis;
 mod dtype;
 mod error;
 mod file;
-mod parts;
+mod page_writer;
 mod quantized;
 
 mod store;
@@ -17,5 +17,5 @@ pub use error::WeightsError;
 pub use file::{ByteSpan, SafetensorsFile, TensorLocation, TensorView};
 pub use quantized::{CodeTable, Encoding, NF4, QuantizedWeight};
 
-pub use store::{Part, TensorStore};
+pub use store::{TensorSlice, TensorStore};
 pub use writer::{BytesPlan, SafetensorsWriter, TensorPlan, WriteTensorError};

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{SafetensorsFile, TensorView, WeightsError};
 use crate::advice::convert_model;
-use crate::files::stand_in;
+use crate::files::failed_download;
 
 /// All tensors of one checkpoint. Clones share their files.
 #[derive(Debug, Clone)]
@@ -17,14 +17,14 @@ pub struct TensorStore {
     /// Tensor name to the file that has it.
     names: BTreeMap<String, usize>,
     /// Names of parts of tensors.
-    parts: BTreeMap<String, Part>,
+    slices: BTreeMap<String, TensorSlice>,
     /// What error messages call the checkpoint.
     path: PathBuf,
 }
 
 /// A part of a tensor, which is found as if it were a tensor.
 #[derive(Debug, Clone)]
-pub struct Part {
+pub struct TensorSlice {
     /// The tensor.
     pub whole: String,
     /// Its first element in the tensor.
@@ -80,7 +80,7 @@ impl TensorStore {
         Ok(Self {
             files: vec![file],
             names,
-            parts: BTreeMap::new(),
+            slices: BTreeMap::new(),
             path: path.to_owned(),
         })
     }
@@ -97,7 +97,7 @@ impl TensorStore {
             source,
         })?;
         let parsed = serde_json::from_slice(&text);
-        let index: ShardIndex = parsed.map_err(|source| match stand_in(&text) {
+        let index: ShardIndex = parsed.map_err(|source| match failed_download(&text) {
             Some(message) => WeightsError::NoIndex {
                 path: path.clone(),
                 message,
@@ -141,7 +141,7 @@ impl TensorStore {
         Ok(Self {
             files,
             names,
-            parts: BTreeMap::new(),
+            slices: BTreeMap::new(),
             path,
         })
     }
@@ -189,26 +189,26 @@ impl TensorStore {
         if let Some((name, &number)) = self.names.get_key_value(name) {
             return self.files[number].get(name);
         }
-        let (name, part) = self.parts.get_key_value(name)?;
-        let whole = self.find(&part.whole)?;
+        let (name, slice) = self.slices.get_key_value(name)?;
+        let whole = self.find(&slice.whole)?;
         let size = whole.stored.bitsize() / 8;
-        Some(whole.part(name, part.first * size, &part.shape))
+        Some(whole.slice(name, slice.first * size, &slice.shape))
     }
 
     /// Has the part of a tensor found under `name`.
     ///
     /// # Panics
     /// If the tensor isn't there, or isn't as long.
-    pub fn add_part(&mut self, name: String, part: Part) {
-        let whole = self.find(&part.whole).expect("the tensor was found");
+    pub fn add_slice(&mut self, name: String, slice: TensorSlice) {
+        let whole = self.find(&slice.whole).expect("the tensor was found");
         let elements = |shape: &[usize]| shape.iter().product::<usize>();
-        assert!(part.first + elements(&part.shape) <= elements(&whole.shape));
-        self.parts.insert(name, part);
+        assert!(slice.first + elements(&slice.shape) <= elements(&whole.shape));
+        self.slices.insert(name, slice);
     }
 
     /// What `name` is a part of, if it's the name of a part.
-    pub fn part(&self, name: &str) -> Option<&Part> {
-        self.parts.get(name)
+    pub fn slice(&self, name: &str) -> Option<&TensorSlice> {
+        self.slices.get(name)
     }
 
     /// The tensor `name`.

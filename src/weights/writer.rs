@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use tempfile::NamedTempFile;
 
-use super::parts::Parts;
+use super::page_writer::PageWriter;
 use super::{Dtype, NonFinite, TensorView, WeightsError, encode, widen};
 
 /// A tensor that will be written: its name, dtype and shape.
@@ -61,7 +61,7 @@ pub struct SafetensorsWriter {
     path: PathBuf,
     file: NamedTempFile,
     length: u64,
-    parts: Parts,
+    pages: PageWriter,
     tensors: BTreeMap<String, (BytesPlan, u64)>,
 }
 
@@ -147,7 +147,7 @@ impl SafetensorsWriter {
             path: path.to_owned(),
             file,
             length,
-            parts: Parts::default(),
+            pages: PageWriter::default(),
             tensors,
         };
         writer.write_at(&(text.len() as u64).to_le_bytes(), 0)?;
@@ -181,7 +181,7 @@ impl SafetensorsWriter {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), WeightsError> {
         let file = self.file.as_file();
-        self.parts
+        self.pages
             .write(file, self.length, offset, bytes)
             .map_err(|source| WeightsError::Write {
                 path: self.path.clone(),
@@ -306,7 +306,7 @@ impl SafetensorsWriter {
             path: path.clone(),
             source,
         };
-        self.parts.finish(self.file.as_file()).map_err(failed)?;
+        self.pages.finish(self.file.as_file()).map_err(failed)?;
         set_default_permissions(self.file.as_file()).map_err(failed)?;
         self.file
             .persist(&path)

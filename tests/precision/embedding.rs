@@ -6,14 +6,14 @@ use peft_bench::quantize::Format;
 use peft_bench::weights::SafetensorsFile;
 
 use crate::common::*;
+use crate::quantized_trial::{EMBEDDING, QuantizedTrial, check};
 use crate::reference::{generate, result_of};
-use crate::trial::{EMBEDDING, Trial, check};
 
 /// Adapters on the embedding, tied or not, get the rows that codes stand for; so does a head that shares them.
 #[test]
 fn adapters_beside_and_on_a_quantized_embedding_compute_the_same() {
     for format in [Format::Int4, Format::Int8] {
-        let trial = Trial::with_embedding("llama-gqa", Format::Int4, Some(format));
+        let trial = QuantizedTrial::with_embedding("llama-gqa", Format::Int4, Some(format));
         let cases = [
             "cpt",
             "dora-embed",
@@ -32,7 +32,7 @@ fn adapters_beside_and_on_a_quantized_embedding_compute_the_same() {
         ];
         check(&trial, &cases.map(str::to_owned));
         // Its width is no multiple of a block's.
-        let trial = Trial::with_embedding("llama-tied", format, Some(format));
+        let trial = QuantizedTrial::with_embedding("llama-tied", format, Some(format));
         let cases = [
             "dora-embed",
             "lora",
@@ -50,12 +50,12 @@ fn adapters_beside_and_on_a_quantized_embedding_compute_the_same() {
         assert!(file.get("lm_head.weight.codes").is_none());
         // A head of another form has codes of its own.
         let other = [Format::Int4, Format::Int8][usize::from(format == Format::Int4)];
-        let trial = Trial::with_embedding("llama-tied", other, Some(format));
+        let trial = QuantizedTrial::with_embedding("llama-tied", other, Some(format));
         check(&trial, &["lora".to_owned()]);
         let file = SafetensorsFile::open(&trial.file()).unwrap();
         let codes = |name: &str| file.get(&format!("{name}.codes")).unwrap().shape.to_vec();
         assert_ne!(codes("lm_head.weight"), codes(EMBEDDING));
-        let trial = Trial::with_embedding("opt-nonorm", Format::Nf4, Some(format));
+        let trial = QuantizedTrial::with_embedding("opt-nonorm", Format::Nf4, Some(format));
         check(&trial, &["lora".to_owned(), "trainable-tokens".to_owned()]);
     }
 }
@@ -64,7 +64,7 @@ fn adapters_beside_and_on_a_quantized_embedding_compute_the_same() {
 #[test]
 fn a_quantized_embedding_is_looked_up_without_rounding() {
     for format in [Format::Int4, Format::Int8] {
-        let trial = Trial::with_embedding("llama-gqa", Format::Int4, Some(format));
+        let trial = QuantizedTrial::with_embedding("llama-gqa", Format::Int4, Some(format));
         let folder = case("llama-gqa", "lora");
         let found = trial.logits(&folder, "base", true);
         // The same model with these rows in float32, and everything else as it was.

@@ -4,7 +4,7 @@ use peft_bench::quantize::Format;
 use peft_bench::weights::Dtype;
 
 use crate::common::*;
-use crate::trial::{CLOSE, Trial, bound, full_precision, stood_for};
+use crate::quantized_trial::{CLOSE, QuantizedTrial, bound, full_precision, stood_for};
 
 /// What's left of the weights beside PiSSA's, OLoRA's and KaSA's tensors is taken from the full-precision ones and quantized
 /// then: so the graph over float weights gets what those codes stand for.
@@ -23,7 +23,7 @@ fn what_an_adapter_takes_out_is_taken_out_before_weights_are_quantized() {
             &["dora-pissa", "lora-alora-olora"],
         ),
     ] {
-        let trial = Trial::new(name, format);
+        let trial = QuantizedTrial::new(name, format);
         for case_name in cases {
             let folder = case(name, case_name);
             let full = full_precision(&trial, &folder);
@@ -83,7 +83,7 @@ fn what_an_adapter_takes_out_is_taken_out_before_weights_are_quantized() {
 /// AdaMSS groups rows by the weights that it was made on; SuperTuning's values belong to their largest elements.
 #[test]
 fn where_values_belong_is_found_in_the_weights_in_full_precision() {
-    let trial = Trial::new("llama-gqa", Format::Int4);
+    let trial = QuantizedTrial::new("llama-gqa", Format::Int4);
     for name in ["adamss", "adamss-one-subspace", "supertuning-unsaved"] {
         let folder = case("llama-gqa", name);
         let full = full_precision(&trial, &folder);

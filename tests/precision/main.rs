@@ -4,14 +4,14 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-mod beside;
 mod embedding;
 mod files;
 mod full_precision;
 mod gpu_graphs;
 mod half;
 mod merged;
+mod quantized_trial;
 mod reference;
 mod refusals;
 mod reports;
-mod trial;
+mod unmerged;

@@ -4,15 +4,17 @@ use peft_bench::quantize::Format;
 use peft_bench::weights::Dtype;
 use serde_json::json;
 
-use crate::beside::{cases_of, needs_more};
 use crate::common::*;
-use crate::trial::{APART, CLOSE, EMBEDDING, Trial, prepared_in_full, stood_for};
+use crate::quantized_trial::{
+    APART, CLOSE, EMBEDDING, QuantizedTrial, prepared_in_full, stood_for,
+};
+use crate::unmerged::{cases_of, needs_more};
 
 /// A merge is quantized like a base of its weights.
 #[test]
 fn merged_weights_are_what_codes_of_the_merge_stand_for() {
     let format = Format::Int4;
-    let trial = Trial::new("llama-gqa", format);
+    let trial = QuantizedTrial::new("llama-gqa", format);
     let beside = ["lily", "lora-alora", "lora-arrow", "shadow", "xlora"];
     let merges =
         |name: &str| needs_more(name) && !beside.iter().any(|other| name.starts_with(other));
@@ -55,7 +57,7 @@ fn a_merged_embedding_and_its_tied_head_are_quantized_after_the_merge() {
         (Format::Int4, Format::Int8),
         (Format::Int8, Format::Int4),
     ] {
-        let trial = Trial::with_embedding("llama-tied", head, Some(embedding));
+        let trial = QuantizedTrial::with_embedding("llama-tied", head, Some(embedding));
         for name in ["lora-tie-embed", "trainable-tokens"] {
             let folder = trial.case(name);
             let overlay = prepared_in_full(&trial, &folder, "merged", "overlay.safetensors");

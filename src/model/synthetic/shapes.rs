@@ -24,12 +24,12 @@ pub(super) struct Tensor {
     pub name: String,
     /// Outermost dimension first.
     pub shape: Vec<u64>,
-    pub values: Values,
+    pub values: Distribution,
 }
 
 /// How a tensor's values are drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Values {
+pub(super) enum Distribution {
     /// Uniform, with mean 0 and standard deviation 0.02: projections and embeddings.
     Matrix,
     /// Uniform in 1 ± 0.05: the weights of norms.
@@ -81,12 +81,12 @@ impl Shape {
                     continue;
                 }
                 let values = match (&module.kind, parameter) {
-                    (_, "bias") => Values::Bias,
+                    (_, "bias") => Distribution::Bias,
                     (ModuleKind::Norm { kind, .. }, _) if *kind == NormKind::RmsPlusOne => {
-                        Values::Bias
+                        Distribution::Bias
                     }
-                    (ModuleKind::Norm { .. }, _) => Values::Norm,
-                    _ => Values::Matrix,
+                    (ModuleKind::Norm { .. }, _) => Distribution::Norm,
+                    _ => Distribution::Matrix,
                 };
                 let shape = shape.into_iter().map(|size| size as u64).collect();
                 all.push(Tensor {
@@ -219,8 +219,8 @@ mod tests {
             let norm = tensors.iter().find(|t| t.name == "model.norm.weight");
             norm.unwrap().values
         };
-        assert_eq!(values("gemma-2b"), Values::Bias);
-        assert_eq!(values("mistral-7b"), Values::Norm);
+        assert_eq!(values("gemma-2b"), Distribution::Bias);
+        assert_eq!(values("mistral-7b"), Distribution::Norm);
     }
 
     #[test]

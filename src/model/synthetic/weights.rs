@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
-use super::shapes::{Tensor, Values};
+use super::shapes::{Distribution, Tensor};
 
 const SEED: u64 = 0x9be5_eed0_0000_002a;
 
@@ -25,7 +25,7 @@ const BATCH_BYTES: usize = 16 << 20;
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// The plan of a file: its header, and the tensors in their order.
-pub(super) struct Layout {
+pub(super) struct FilePlan {
     tensors: Vec<Tensor>,
     dtype: Dtype,
     /// The length and the padded JSON.
@@ -33,7 +33,7 @@ pub(super) struct Layout {
     data_bytes: u64,
 }
 
-impl Layout {
+impl FilePlan {
     pub fn new(tensors: Vec<Tensor>, dtype: Dtype) -> Self {
         let mut entries = Map::new();
         entries.insert("__metadata__".to_owned(), json!({ "format": "pt" }));
@@ -112,9 +112,9 @@ impl Stream {
     fn new(tensor: &Tensor, dtype: Dtype) -> Self {
         let (mean, spread) = match tensor.values {
             // The standard deviation of a uniform distribution is spread / √3.
-            Values::Matrix => (0.0, 0.02 * 3_f32.sqrt()),
-            Values::Norm => (1.0, 0.05),
-            Values::Bias => (0.0, 0.02),
+            Distribution::Matrix => (0.0, 0.02 * 3_f32.sqrt()),
+            Distribution::Norm => (1.0, 0.05),
+            Distribution::Bias => (0.0, 0.02),
         };
         Self {
             key: mix(SEED ^ fnv1a(&tensor.name)),
@@ -202,7 +202,7 @@ mod tests {
     use safetensors::SafeTensors;
     use std::cell::RefCell;
 
-    fn tensor(name: &str, shape: &[u64], values: Values) -> Tensor {
+    fn tensor(name: &str, shape: &[u64], values: Distribution) -> Tensor {
         Tensor {
             name: name.to_owned(),
             shape: shape.to_vec(),
@@ -212,10 +212,10 @@ mod tests {
 
     fn tensors() -> Vec<Tensor> {
         vec![
-            tensor("a.weight", &[1_500, 301], Values::Matrix),
-            tensor("a.bias", &[301], Values::Bias),
-            tensor("norm.weight", &[4_096], Values::Norm),
-            tensor("b.weight", &[3, 5], Values::Matrix),
+            tensor("a.weight", &[1_500, 301], Distribution::Matrix),
+            tensor("a.bias", &[301], Distribution::Bias),
+            tensor("norm.weight", &[4_096], Distribution::Norm),
+            tensor("b.weight", &[3, 5], Distribution::Matrix),
         ]
     }
 
@@ -224,11 +224,11 @@ mod tests {
             .num_threads(threads)
             .build()
             .unwrap();
-        let layout = Layout::new(tensors(), dtype);
+        let plan = FilePlan::new(tensors(), dtype);
         pool.install(|| {
             let mut bytes = Vec::new();
-            layout.write(&mut bytes, &|_, _| ()).unwrap();
-            assert_eq!(bytes.len() as u64, layout.file_bytes());
+            plan.write(&mut bytes, &|_, _| ()).unwrap();
+            assert_eq!(bytes.len() as u64, plan.file_bytes());
             bytes
         })
     }
@@ -300,7 +300,7 @@ mod tests {
     #[test]
     fn tensors_of_one_shape_and_different_names_differ() {
         let stream = |name: &str| {
-            let stream = Stream::new(&tensor(name, &[8], Values::Bias), Dtype::F32);
+            let stream = Stream::new(&tensor(name, &[8], Distribution::Bias), Dtype::F32);
             (0..8).map(|index| stream.value(index)).collect::<Vec<_>>()
         };
         assert_ne!(stream("layers.0.bias"), stream("layers.1.bias"));
@@ -331,16 +331,13 @@ mod tests {
 
     #[test]
     fn progress_grows_and_ends_at_the_size_of_the_file() {
-        let layout = Layout::new(tensors(), Dtype::F32);
+        let plan = FilePlan::new(tensors(), Dtype::F32);
         let calls = RefCell::new(Vec::new());
         let progress = |done, total| calls.borrow_mut().push((done, total));
-        layout.write(&mut Vec::new(), &progress).unwrap();
+        plan.write(&mut Vec::new(), &progress).unwrap();
         let calls = calls.into_inner();
         assert!(calls.is_sorted_by(|a, b| a.0 < b.0));
-        assert_eq!(
-            calls.last(),
-            Some(&(layout.file_bytes(), layout.file_bytes()))
-        );
+        assert_eq!(calls.last(), Some(&(plan.file_bytes(), plan.file_bytes())));
     }
 
     #[cfg(target_os = "linux")]
@@ -350,7 +347,7 @@ mod tests {
             .write(true)
             .open("/dev/full")
             .unwrap();
-        let error = Layout::new(tensors(), Dtype::F32)
+        let error = FilePlan::new(tensors(), Dtype::F32)
             .write(&mut full, &|_, _| ())
             .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::TokenizerError;
-use crate::files::stand_in;
+use crate::files::failed_download;
 
 /// Everything that belongs to a tokenizer, its chat template too.
 pub const TOKENIZER_FILES: [&str; 9] = [
@@ -116,7 +116,7 @@ pub fn bytes(path: &Path) -> Result<Vec<u8>, TokenizerError> {
         path: path.to_owned(),
         source,
     })?;
-    match stand_in(&bytes) {
+    match failed_download(&bytes) {
         Some(message) => Err(TokenizerError::StandIn {
             path: path.to_owned(),
             message,

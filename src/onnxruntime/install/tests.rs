@@ -99,7 +99,7 @@ fn the_wheels_libraries_and_nothing_else_get_into_the_cache() {
     let library = scene.install().unwrap();
     let folder = scene.cache().join("onnxruntime-1.31.1");
     assert_eq!(library.path, folder.join("libonnxruntime.so.1.31.1"));
-    assert_eq!(library.source, Source::Downloaded);
+    assert_eq!(library.source, LibrarySource::Downloaded);
     assert!(!library.has_cuda);
     assert_eq!(
         std::fs::read_to_string(&library.path).unwrap(),
@@ -113,7 +113,7 @@ fn the_wheels_libraries_and_nothing_else_get_into_the_cache() {
 fn what_is_installed_is_not_downloaded_again() {
     let scene = Scene::new(COPY);
     scene.install().unwrap();
-    assert_eq!(scene.install().unwrap().source, Source::Cache);
+    assert_eq!(scene.install().unwrap().source, LibrarySource::Cache);
     assert_eq!(scene.downloads(), 1);
 }
 
@@ -125,7 +125,7 @@ fn a_folder_that_lost_a_library_is_made_again() {
         .path
         .with_file_name("libonnxruntime_providers_shared.so");
     std::fs::remove_file(&shared).unwrap();
-    assert_eq!(scene.install().unwrap().source, Source::Downloaded);
+    assert_eq!(scene.install().unwrap().source, LibrarySource::Downloaded);
     assert!(shared.is_file());
 }
 

@@ -7,7 +7,7 @@ use crate::arch::{DecoderSpec, Module, ModuleKind, bare};
 use crate::model::BaseModel;
 use crate::prepare::PrepareError;
 use crate::prepare::merge::{Change, head_follows};
-use crate::weights::{BytesPlan, Dtype, Part, TensorView};
+use crate::weights::{BytesPlan, Dtype, TensorSlice, TensorView};
 
 /// The tensors of a checkpoint.
 #[derive(Debug)]
@@ -30,18 +30,18 @@ pub struct Tensor<'a> {
     /// Name, dtype and shape.
     pub plan: BytesPlan,
     /// Its values.
-    pub values: Values<'a>,
+    pub values: ValueSource<'a>,
 }
 
 /// Where values come from.
 #[derive(Debug)]
-pub enum Values<'a> {
+pub enum ValueSource<'a> {
     /// The merge.
     Merged,
     /// The base.
     Stored(TensorView<'a>),
     /// The base for some parts, from these elements on, and the merge for the others.
-    Parts(Vec<(usize, TensorView<'a>)>),
+    Slices(Vec<(usize, TensorView<'a>)>),
     /// A bias that Transformers asks for because another module has one.
     Zeros,
 }
@@ -111,27 +111,28 @@ impl<'a> Layout<'a> {
                 }
                 own_dtype = dtype.unwrap_or(stored.dtype()?);
                 let is_changed = changed.contains(&place);
-                if let Some(part) = base.store.part(stored.name) {
-                    let whole = base.store.get(&part.whole)?;
+                if let Some(slice) = base.store.slice(stored.name) {
+                    let whole = base.store.get(&slice.whole)?;
                     used.insert(whole.name);
-                    let name = stack_name(&module.stored_path(spec), part);
+                    let name = stack_name(&module.stored_path(spec), slice);
                     let index = *stacks.entry(name.clone()).or_insert_with(|| {
                         let shape = whole.shape.to_owned();
-                        let values = Values::Parts(Vec::new());
+                        let values = ValueSource::Slices(Vec::new());
                         tensors.push(tensor(name.clone(), own_dtype, shape, values));
                         tensors.len() - 1
                     });
-                    places.insert(place, (name, part.first));
-                    if let (false, Values::Parts(parts)) = (is_changed, &mut tensors[index].values)
+                    places.insert(place, (name, slice.first));
+                    if let (false, ValueSource::Slices(slices)) =
+                        (is_changed, &mut tensors[index].values)
                     {
-                        parts.push((part.first, stored));
+                        slices.push((slice.first, stored));
                     }
                     continue;
                 }
                 used.insert(stored.name);
                 let values = match is_changed {
-                    true => Values::Merged,
-                    false => Values::Stored(stored),
+                    true => ValueSource::Merged,
+                    false => ValueSource::Stored(stored),
                 };
                 let name = format!("{}.{name}", module.stored_path(spec));
                 tensors.push(tensor(name.clone(), own_dtype, shape, values));
@@ -144,8 +145,8 @@ impl<'a> Layout<'a> {
                 let place = format!("{}.bias", module.path);
                 let rows = module.parameters().swap_remove(0).1[0];
                 let values = match changed.contains(&place) {
-                    true => Values::Merged,
-                    false => Values::Zeros,
+                    true => ValueSource::Merged,
+                    false => ValueSource::Zeros,
                 };
                 let name = spec.stored_parameter(&place);
                 tensors.push(tensor(name.clone(), own_dtype, vec![rows], values));
@@ -171,7 +172,7 @@ impl<'a> Layout<'a> {
                     stored: stored_dtype,
                     shape: stored.shape.to_owned(),
                 },
-                values: Values::Stored(stored),
+                values: ValueSource::Stored(stored),
             });
         }
         Ok(Self {
@@ -202,13 +203,13 @@ fn other_towers<'a>(spec: &DecoderSpec, base: &'a BaseModel) -> BTreeSet<&'a str
 }
 
 /// The name of the tensor that holds the weights of all experts of a layer, that at `path` among them.
-fn stack_name(path: &str, part: &Part) -> String {
+fn stack_name(path: &str, slice: &TensorSlice) -> String {
     let experts = path.rfind(".experts.").map_or(path, |at| &path[..at]);
-    let name = part.whole.rsplit('.').next().unwrap_or(&part.whole);
+    let name = slice.whole.rsplit('.').next().unwrap_or(&slice.whole);
     format!("{experts}.experts.{name}")
 }
 
-fn tensor(name: String, dtype: Dtype, shape: Vec<usize>, values: Values) -> Tensor {
+fn tensor(name: String, dtype: Dtype, shape: Vec<usize>, values: ValueSource) -> Tensor {
     Tensor {
         plan: BytesPlan {
             name,

@@ -9,9 +9,9 @@
 //! chunk at a time, so memory is bounded by threads × the largest touched tensor.
 
 mod config;
+mod folder;
 mod layout;
 mod shards;
-mod target;
 #[cfg(test)]
 mod tests;
 
@@ -21,13 +21,13 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use self::layout::{Layout, Values};
+use self::folder::CheckpointFolder;
+use self::layout::{Layout, ValueSource};
 use self::shards::Shards;
-use self::target::Target;
 use super::PrepareError;
 use super::merge::{Change, changes};
 use crate::adapter::{Adapter, AdapterError};
-use crate::files::partial;
+use crate::files::temporary_folder;
 use crate::files::write_file;
 use crate::model::{BaseModel, TOKENIZER_FILES};
 use crate::weights::Dtype;
@@ -97,8 +97,8 @@ fn write_sharded(
     let changed = parameters.iter().map(|(name, _)| layout.place_of(name).0);
     let changed: BTreeSet<&str> = changed.collect();
 
-    let target = Target::new(folder, base, adapter)?;
-    let partial = partial::create(target.parent()).map_err(target.failed(""))?;
+    let target = CheckpointFolder::new(folder, base, adapter)?;
+    let partial = temporary_folder::create(target.parent()).map_err(target.failed(""))?;
     let made = partial.path();
 
     let shards = Shards::create(&layout.tensors, shard_bytes, made, target.path())?;
@@ -114,12 +114,12 @@ fn write_sharded(
         .tensors
         .par_iter()
         .try_for_each(|tensor| match &tensor.values {
-            Values::Merged => Ok(()),
-            Values::Stored(stored) => shards.copy(&tensor.plan, 0, stored),
-            Values::Parts(parts) => parts
+            ValueSource::Merged => Ok(()),
+            ValueSource::Stored(stored) => shards.copy(&tensor.plan, 0, stored),
+            ValueSource::Slices(slices) => slices
                 .iter()
                 .try_for_each(|(first, stored)| shards.copy(&tensor.plan, *first, stored)),
-            Values::Zeros => shards.write(&tensor.plan.name, 0, &vec![0.0; tensor.elements()]),
+            ValueSource::Zeros => shards.write(&tensor.plan.name, 0, &vec![0.0; tensor.elements()]),
         })
         .map_err(AdapterError::from)?;
     let written = shards.finish()?;
@@ -133,8 +133,8 @@ fn write_sharded(
         copy(tokenizer, name, made)?;
     }
     copy_templates(tokenizer, made)?;
-    write(target::MARKER, target::marker(base, adapter))?;
-    partial::replace(made, target.path()).map_err(target.failed(""))?;
+    write(folder::MARKER, folder::marker(base, adapter))?;
+    temporary_folder::replace(made, target.path()).map_err(target.failed(""))?;
 
     let merged = |tensor: &&layout::Tensor| changed.contains(tensor.plan.name.as_str());
     Ok(CheckpointSummary {

@@ -5,7 +5,7 @@ use peft_bench::weights::SafetensorsFile;
 use serde_json::json;
 
 use crate::common::*;
-use crate::trial::{CLOSE, Trial, bound, check, is_of};
+use crate::quantized_trial::{CLOSE, QuantizedTrial, bound, check, is_of};
 
 /// Cases that are refused, quantized or not.
 const REFUSED: [&str; 2] = ["psoft", "psoft-cayley-neumann"];
@@ -61,7 +61,7 @@ pub fn needs_more(name: &str) -> bool {
 
 #[test]
 fn every_method_computes_the_same_beside_4_bits_as_over_what_they_stand_for() {
-    let trial = Trial::new("llama-gqa", Format::Int4);
+    let trial = QuantizedTrial::new("llama-gqa", Format::Int4);
     // Ends of another size are made of the base's rows in full precision, and are no longer quantized.
     let makes_ends = ["lora-cut-ends", "lora-cut-head", "lora-resized-tokens-ends"];
     let cases = cases_of("llama-gqa", |name| !makes_ends.contains(&name));
@@ -72,7 +72,7 @@ fn every_method_computes_the_same_beside_4_bits_as_over_what_they_stand_for() {
 #[test]
 fn methods_that_need_more_than_products_do_so_beside_8_bits_and_nf4_too() {
     for (name, format) in [("llama-bias", Format::Int8), ("opt-pre", Format::Nf4)] {
-        let trial = Trial::new(name, format);
+        let trial = QuantizedTrial::new(name, format);
         let cases = cases_of(name, |name| {
             let full = [
                 "frod-unsaved",
@@ -90,7 +90,7 @@ fn methods_that_need_more_than_products_do_so_beside_8_bits_and_nf4_too() {
 #[test]
 fn a_methods_own_computation_is_the_same_beside_quantized_weights() {
     for format in [Format::Int4, Format::Int8, Format::Nf4] {
-        let mut trial = Trial::new("llama-gqa", format);
+        let mut trial = QuantizedTrial::new("llama-gqa", format);
         trial.more = &["--adapter-form", "native"];
         let all = [
             "adalora",
@@ -132,7 +132,7 @@ fn a_methods_own_computation_is_the_same_beside_quantized_weights() {
         }
     }
     // Rows of 48 are padded to whole blocks.
-    let mut trial = Trial::new("llama-tied", Format::Int4);
+    let mut trial = QuantizedTrial::new("llama-tied", Format::Int4);
     trial.more = &["--adapter-form", "native"];
     let folder = trial.case("lora");
     make_fresh(&folder);
@@ -150,12 +150,12 @@ fn a_methods_own_computation_is_the_same_beside_quantized_weights() {
 
 #[test]
 fn a_tied_head_and_weights_stored_the_other_way_round_do_so_too() {
-    let trial = Trial::new("llama-tied", Format::Int4);
+    let trial = QuantizedTrial::new("llama-tied", Format::Int4);
     check(
         &trial,
         &["lora", "lora-rslora", "waveft-coif1"].map(str::to_owned),
     );
-    let trial = Trial::new("gpt2", Format::Nf4);
+    let trial = QuantizedTrial::new("gpt2", Format::Nf4);
     check(
         &trial,
         &["dora", "fourierft-default-targets", "lora", "randlora"].map(str::to_owned),
@@ -166,7 +166,7 @@ fn a_tied_head_and_weights_stored_the_other_way_round_do_so_too() {
 fn experts_are_quantized_and_their_routers_are_not() {
     for name in ["mixtral", "olmoe", "qwen3-moe"] {
         for format in [Format::Int4, Format::Int8, Format::Nf4] {
-            let trial = Trial::new(name, format);
+            let trial = QuantizedTrial::new(name, format);
             let file = SafetensorsFile::open(&trial.file()).unwrap();
             let names = file.names();
             let stored = read_checkpoint(&model(name));
@@ -189,7 +189,7 @@ fn experts_are_quantized_and_their_routers_are_not() {
 /// Users are told where an adapter has float weights in the place of quantized ones.
 #[test]
 fn weights_that_an_adapter_replaces_are_counted_and_told() {
-    let trial = Trial::new("llama-gqa", Format::Int4);
+    let trial = QuantizedTrial::new("llama-gqa", Format::Int4);
     for (name, replaced) in [("c3a", 6), ("lora", 0), ("lora-save-lm-head", 1)] {
         let mut command = trial.command("prepare", &trial.case(name), true);
         let outcome = run(command.args(["--variant", "unmerged"]));

@@ -4,7 +4,7 @@
 const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
 /// Says what `bytes`, a whole file, are instead of what was expected: for files of every kind.
-pub fn stand_in(bytes: &[u8]) -> Option<&'static str> {
+pub fn failed_download(bytes: &[u8]) -> Option<&'static str> {
     if bytes.is_empty() {
         return Some("it's empty (0 bytes): copy or download it again");
     }

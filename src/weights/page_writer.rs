@@ -1,6 +1,6 @@
-//! Gathers what's written to a file into whole parts of it, of 2 MiB each.
+//! Gathers what's written to a file into whole pages of it, of 2 MiB each.
 //!
-//! A file system with large folios (ext4, XFS, btrfs) keeps a part that's written at once in one large page, and maps it
+//! A file system with large folios (ext4, XFS, btrfs) keeps a page that's written at once in one large page, and maps it
 //! as such. What's read through the map later, as often as once a token, then needs few entries of the page table:
 //! [the kernel's documentation](https://docs.kernel.org/admin-guide/mm/transhuge.html).
 
@@ -11,31 +11,31 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
 
-/// Bytes of a part: a large page of x86-64, and of aarch64 with small pages of 4 KiB.
-pub const PART: usize = 2 << 20;
+/// Bytes of a page: a large page of x86-64, and of aarch64 with small pages of 4 KiB.
+pub const PAGE: usize = 2 << 20;
 
-/// Parts that wait for the rest of their bytes. Of more, what comes is written as it comes, which bounds the memory.
+/// Pages that wait for the rest of their bytes. Of more, what comes is written as it comes, which bounds the memory.
 const WAITING: usize = 16;
 
-/// The parts of a file that are known in part.
+/// The pages of a file that are known in page.
 #[derive(Debug, Default)]
-pub struct Parts {
-    waiting: Mutex<BTreeMap<u64, Part>>,
+pub struct PageWriter {
+    waiting: Mutex<BTreeMap<u64, Page>>,
 }
 
-/// A part with the bytes that are known.
+/// A page with the bytes that are known.
 #[derive(Debug)]
-struct Part {
+struct Page {
     bytes: Vec<u8>,
     known: Vec<Range<usize>>,
 }
 
-impl Part {
+impl Page {
     fn is_complete(&self) -> bool {
         self.known.iter().map(ExactSizeIterator::len).sum::<usize>() >= self.bytes.len()
     }
 
-    /// Writes what's known of the part, which begins at `start`.
+    /// Writes what's known of the page, which begins at `start`.
     fn write(mut self, file: &File, start: u64) -> io::Result<()> {
         self.known.sort_by_key(|range| range.start);
         let mut joined: Vec<Range<usize>> = Vec::new();
@@ -51,8 +51,8 @@ impl Part {
     }
 }
 
-impl Parts {
-    /// Writes `bytes` to `file`, which has its final length of `length`, from `offset` on: whole parts now, the others when
+impl PageWriter {
+    /// Writes `bytes` to `file`, which has its final length of `length`, from `offset` on: whole pages now, the others when
     /// the rest of them is there.
     ///
     /// # Errors
@@ -61,34 +61,34 @@ impl Parts {
         let mut at = offset;
         let mut rest = bytes;
         while !rest.is_empty() {
-            let start = at - at % PART as u64;
+            let start = at - at % PAGE as u64;
             let within = (at - start) as usize;
-            let part_bytes = (length - start).min(PART as u64) as usize;
-            if within == 0 && rest.len() >= part_bytes {
-                // All whole parts at once.
+            let page_bytes = (length - start).min(PAGE as u64) as usize;
+            if within == 0 && rest.len() >= page_bytes {
+                // All whole pages at once.
                 let whole = match at + rest.len() as u64 == length {
                     true => rest.len(),
-                    false => rest.len() - rest.len() % PART,
+                    false => rest.len() - rest.len() % PAGE,
                 };
                 file.write_all_at(&rest[..whole], at)?;
                 at += whole as u64;
                 rest = &rest[whole..];
                 continue;
             }
-            let (now, later) = rest.split_at(rest.len().min(part_bytes - within));
-            self.gather(file, start, part_bytes, within, now)?;
+            let (now, later) = rest.split_at(rest.len().min(page_bytes - within));
+            self.gather(file, start, page_bytes, within, now)?;
             at += now.len() as u64;
             rest = later;
         }
         Ok(())
     }
 
-    /// Adds `bytes` to the part of `part_bytes` bytes that begins at `start`, `within` it; writes it if that completes it.
+    /// Adds `bytes` to the part of `page_bytes` bytes that begins at `start`, `within` it; writes it if that completes it.
     fn gather(
         &self,
         file: &File,
         start: u64,
-        part_bytes: usize,
+        page_bytes: usize,
         within: usize,
         bytes: &[u8],
     ) -> io::Result<()> {
@@ -97,19 +97,19 @@ impl Parts {
             drop(waiting);
             return file.write_all_at(bytes, start + within as u64);
         }
-        let part = waiting.entry(start).or_insert_with(|| Part {
-            bytes: vec![0; part_bytes],
+        let page = waiting.entry(start).or_insert_with(|| Page {
+            bytes: vec![0; page_bytes],
             known: Vec::new(),
         });
         let range = within..within + bytes.len();
-        part.bytes[range.clone()].copy_from_slice(bytes);
-        part.known.push(range);
-        if !part.is_complete() {
+        page.bytes[range.clone()].copy_from_slice(bytes);
+        page.known.push(range);
+        if !page.is_complete() {
             return Ok(());
         }
-        let part = waiting.remove(&start);
+        let page = waiting.remove(&start);
         drop(waiting);
-        part.map_or(Ok(()), |part| part.write(file, start))
+        page.map_or(Ok(()), |page| page.write(file, start))
     }
 
     /// Writes what's still waiting.
@@ -120,7 +120,7 @@ impl Parts {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut *waiting)
             .into_iter()
-            .try_for_each(|(start, part)| part.write(file, start))
+            .try_for_each(|(start, page)| page.write(file, start))
     }
 }
 
@@ -137,15 +137,15 @@ mod tests {
     fn written(length: usize, pieces: &[Range<usize>], content: &[u8]) -> Vec<u8> {
         let file = tempfile::tempfile().unwrap();
         file.set_len(length as u64).unwrap();
-        let parts = Parts::default();
+        let pages = PageWriter::default();
         pieces.par_iter().for_each(|piece| {
             let bytes = &content[piece.clone()];
-            parts
+            pages
                 .write(&file, length as u64, piece.start as u64, bytes)
                 .unwrap();
         });
-        assert!(parts.waiting.lock().unwrap().len() <= WAITING);
-        parts.finish(&file).unwrap();
+        assert!(pages.waiting.lock().unwrap().len() <= WAITING);
+        pages.finish(&file).unwrap();
         let mut found = vec![0; length];
         file.read_exact_at(&mut found, 0).unwrap();
         found
@@ -165,9 +165,9 @@ mod tests {
     #[test]
     fn what_is_written_in_any_order_is_there() {
         let mut random = StdRng::seed_from_u64(1);
-        for length in [1, PART - 1, PART, PART + 1, 2 * PART, 40 * PART + 12_345] {
+        for length in [1, PAGE - 1, PAGE, PAGE + 1, 2 * PAGE, 40 * PAGE + 12_345] {
             let content: Vec<u8> = (0..length).map(|index| (index % 251) as u8).collect();
-            for longest in [PART / 2, 5 * PART] {
+            for longest in [PAGE / 2, 5 * PAGE] {
                 let mut pieces = cut(length, longest, &mut random);
                 assert_eq!(written(length, &pieces, &content), content);
                 pieces.shuffle(&mut random);
@@ -178,11 +178,11 @@ mod tests {
 
     #[test]
     fn what_is_never_written_stays_as_it_was() {
-        let length = 2 * PART;
+        let length = 2 * PAGE;
         let content = vec![7; length];
-        let found = written(length, &[10..20, 20..30, PART - 5..PART + 5], &content);
+        let found = written(length, &[10..20, 20..30, PAGE - 5..PAGE + 5], &content);
         let mut expected = vec![0; length];
-        for range in [10..30, PART - 5..PART + 5] {
+        for range in [10..30, PAGE - 5..PAGE + 5] {
             expected[range].fill(7);
         }
         assert_eq!(found, expected);
@@ -192,10 +192,10 @@ mod tests {
     fn a_file_that_cannot_be_written_is_an_error() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let readable = File::open(file.path()).unwrap();
-        let parts = Parts::default();
-        let whole = vec![1; PART];
-        assert!(parts.write(&readable, PART as u64, 0, &whole).is_err());
-        parts.write(&readable, PART as u64, 5, &[1]).unwrap();
-        assert!(parts.finish(&readable).is_err());
+        let pages = PageWriter::default();
+        let whole = vec![1; PAGE];
+        assert!(pages.write(&readable, PAGE as u64, 0, &whole).is_err());
+        pages.write(&readable, PAGE as u64, 5, &[1]).unwrap();
+        assert!(pages.finish(&readable).is_err());
     }
 }

@@ -22,7 +22,7 @@ pub const APART: f32 = 2e-3;
 pub const EMBEDDING: &str = "model.embed_tokens.weight";
 
 /// A model that's quantized with some options, and what it's compared to.
-pub struct Trial {
+pub struct QuantizedTrial {
     pub root: tempfile::TempDir,
     pub name: String,
     pub options: Vec<String>,
@@ -33,7 +33,7 @@ pub struct Trial {
     pub more: &'static [&'static str],
 }
 
-impl Trial {
+impl QuantizedTrial {
     /// Quantizes the model `name`, and writes what its weights stand for.
     pub fn new(name: &str, format: Format) -> Self {
         Self::with_embedding(name, format, None)
@@ -251,7 +251,7 @@ pub fn stood_for(matrix: &Tensor, format: Format) -> Tensor {
 
 /// Checks `cases` two at a time.
 #[track_caller]
-pub fn check(trial: &Trial, cases: &[String]) {
+pub fn check(trial: &QuantizedTrial, cases: &[String]) {
     let next = AtomicUsize::new(0);
     let work = || {
         let mut faults = Vec::new();
@@ -268,7 +268,7 @@ pub fn check(trial: &Trial, cases: &[String]) {
 }
 
 /// The tensors that are bound to the unmerged graph of `target`.
-pub fn bound(trial: &Trial, target: &Path, quantized: bool) -> (PathBuf, Tensors) {
+pub fn bound(trial: &QuantizedTrial, target: &Path, quantized: bool) -> (PathBuf, Tensors) {
     let mut command = trial.command("prepare", target, quantized);
     let outcome = run(command.args(["--variant", "unmerged"]));
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
@@ -294,12 +294,17 @@ pub fn is_of(path: &Path, name: &str) -> bool {
 }
 
 /// The tensors of the unmerged graph over the model as it is.
-pub fn full_precision(trial: &Trial, target: &Path) -> Tensors {
+pub fn full_precision(trial: &QuantizedTrial, target: &Path) -> Tensors {
     prepared_in_full(trial, target, "unmerged", "adapter.safetensors")
 }
 
 /// The tensors of a file of `variant`, over the model as it is.
-pub fn prepared_in_full(trial: &Trial, target: &Path, variant: &str, file: &str) -> Tensors {
+pub fn prepared_in_full(
+    trial: &QuantizedTrial,
+    target: &Path,
+    variant: &str,
+    file: &str,
+) -> Tensors {
     let exports = tempfile::tempdir().unwrap();
     let mut command = program(["prepare", "--variant", variant, "--ep", "cpu"]);
     command.arg(target).arg("--model").arg(model(&trial.name));

@@ -37,12 +37,12 @@ pub fn marker(base: &BaseModel, adapter: Option<&Adapter>) -> String {
 
 /// A folder that may be written.
 #[derive(Debug)]
-pub struct Target {
+pub struct CheckpointFolder {
     parent: PathBuf,
     path: PathBuf,
 }
 
-impl Target {
+impl CheckpointFolder {
     /// Resolves `folder`, whose parent is made if it isn't there.
     ///
     /// # Errors

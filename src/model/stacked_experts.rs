@@ -4,28 +4,28 @@
 
 use crate::advice::rewrite_wrapper;
 use crate::arch::{DecoderSpec, Expert, Linear, Mlp};
-use crate::weights::{Part, TensorStore, WeightsError};
+use crate::weights::{TensorSlice, TensorStore, WeightsError};
 
 /// Has the parts of the stacked tensors in `store` found by the names that `spec` has for them.
 ///
 /// # Errors
 /// If such a tensor has another shape.
-pub fn take_apart(spec: &DecoderSpec, store: &mut TensorStore) -> Result<(), WeightsError> {
+pub fn find_each_expert(spec: &DecoderSpec, store: &mut TensorStore) -> Result<(), WeightsError> {
     for layer in &spec.layers {
         let Mlp::Experts { experts, .. } = &layer.mlp else {
             continue;
         };
-        take_apart_one(store, experts, "gate_up_proj", |expert| {
+        find_in_stack(store, experts, "gate_up_proj", |expert| {
             vec![&expert.gate_proj, &expert.up_proj]
         })?;
-        take_apart_one(store, experts, "down_proj", |expert| {
+        find_in_stack(store, experts, "down_proj", |expert| {
             vec![&expert.down_proj]
         })?;
     }
     Ok(())
 }
 
-fn take_apart_one(
+fn find_in_stack(
     store: &mut TensorStore,
     experts: &[Expert],
     name: &str,
@@ -60,13 +60,13 @@ fn take_apart_one(
     let mut next = 0;
     for expert in experts {
         for linear in linears(expert) {
-            let part = Part {
+            let slice = TensorSlice {
                 whole: whole.clone(),
                 first: next,
                 shape: vec![linear.out_features, linear.in_features],
             };
             next += linear.out_features * linear.in_features;
-            store.add_part(format!("{}.weight", linear.source), part);
+            store.add_slice(format!("{}.weight", linear.source), slice);
         }
     }
     Ok(())

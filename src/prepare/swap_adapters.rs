@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{PrepareError, values};
+use super::{PrepareError, altered_copy};
 use crate::prepared::{ADAPTER, PreparedVariant, PromptKind};
 use crate::random::SplitMix64;
 
@@ -30,7 +30,7 @@ pub fn other_adapters(
             path: own.clone(),
             source,
         })?;
-        values::write_like(
+        altered_copy::write(
             &unmerged.folder.join(ADAPTER),
             &own.join(ADAPTER),
             |name, values| {

@@ -8,7 +8,7 @@ use crate::weights::{SafetensorsFile, SafetensorsWriter, TensorPlan};
 
 /// Writes `target` with names, shapes and dtypes of `source`; `values` makes those of a tensor of its name and of those
 /// that it has.
-pub(super) fn write_like(
+pub(super) fn write(
     source: &Path,
     target: &Path,
     mut values: impl FnMut(&str, Vec<f32>) -> Vec<f32>,
