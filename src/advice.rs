@@ -1,8 +1,8 @@
-//! Commands that messages tell people to run, to be copied into a shell.
+//! Commands that error messages suggest, ready to be pasted into a shell.
 
 use std::path::Path;
 
-/// `path` as a word of a shell's command line.
+/// `path` quoted as one word of a shell command, where that's needed.
 pub fn shell_word(path: &Path) -> String {
     let text = path.display().to_string();
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_./-+@%:=,".contains(c);
@@ -12,7 +12,8 @@ pub fn shell_word(path: &Path) -> String {
     }
 }
 
-/// Makes `adapter_model.safetensors` of the pickled `adapter_model.bin` in `folder`, without running what the pickle holds.
+/// The command that converts the pickled `adapter_model.bin` in `folder` to safetensors, without
+/// executing code from the pickle.
 pub fn convert_adapter(folder: &Path) -> String {
     format!(
         "python3 -c \"import sys, torch; from safetensors.torch import save_file; d = sys.argv[1]; \
@@ -22,7 +23,7 @@ pub fn convert_adapter(folder: &Path) -> String {
     )
 }
 
-/// Writes the model in `folder` again as safetensors.
+/// The command that converts the model in `folder` to safetensors.
 pub fn convert_model(folder: &Path) -> String {
     format!(
         "python3 -c \"import sys; from transformers import AutoModelForCausalLM as M; \
@@ -31,7 +32,7 @@ pub fn convert_model(folder: &Path) -> String {
     )
 }
 
-/// Rounds what the safetensors file `path` has in float64 to float32.
+/// The command that rounds the float64 tensors of the safetensors file `path` to float32.
 pub fn round_doubles(path: &Path) -> String {
     format!(
         "python3 -c \"import sys, torch; from safetensors.torch import load_file, save_file; f = sys.argv[1]; \
@@ -41,7 +42,8 @@ pub fn round_doubles(path: &Path) -> String {
     )
 }
 
-/// Writes the multimodal model in `folder` again, into a folder of the working folder.
+/// The command that has Transformers rewrite the multimodal model in `folder`, into
+/// `rewritten-model` in the working folder.
 pub fn rewrite_wrapper(folder: &Path) -> String {
     format!(
         "python3 -c \"import sys; from transformers import AutoModelForImageTextToText as M, AutoTokenizer as T; \
@@ -56,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_word_is_quoted_only_where_a_shell_would_take_it_apart() {
+    fn a_word_is_quoted_only_if_a_shell_would_split_it() {
         let word = |text: &str| shell_word(Path::new(text));
         assert_eq!(word("a/b-1.0"), "a/b-1.0");
         assert_eq!(word("my adapter"), "'my adapter'");

@@ -11,13 +11,13 @@ use crate::adapter::{AdapterError, Values};
 use crate::file_names;
 use crate::json::{ConfigError, JsonObject};
 
-/// An experiment that isn't there.
+/// An experiment that can't be found or read.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant is its message")]
 pub enum ExperimentError {
     #[error("there is no experiment folder `{name}`{hint}")]
     Missing { name: String, hint: String },
-    #[error("`{}` is a file, and an adapter's folder is needed{hint}", path.display())]
+    #[error("`{}` is a file, expected an adapter's folder{hint}", path.display())]
     File { path: PathBuf, hint: String },
     #[error(
         "`{}` has no `adapter_config.json`, which an experiment needs{hint}",
@@ -30,25 +30,27 @@ pub enum ExperimentError {
     Adapter(#[from] AdapterError),
 }
 
-/// An adapter to prepare and measure.
+/// An adapter to prepare and measure, in a folder with an `adapter_config.json`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Experiment {
     /// Its folder.
     pub folder: PathBuf,
-    /// The first part of its result's name: the folder above, in `experiments/`, else the `peft_type`.
+    /// First part of the result's name: the parent folder's name for folders of `experiments/`,
+    /// else the `peft_type`.
     pub method: String,
-    /// The second part: the folder's own name, or that of the hub's repository.
+    /// Second part of the result's name: the name of the folder or of the hub repository.
     pub name: String,
-    /// Which values it's used with.
+    /// Whether stored or fresh values are to be used.
     pub values: Values,
-    /// Whether they are drawn.
+    /// Whether its values are drawn at random rather than read from a file.
     pub fresh: bool,
 }
 
-/// Where experiments are looked for by name.
+/// The folder in which experiments are found by name.
 const EXPERIMENTS: &str = "experiments";
 
-/// How the hub's cache calls the folders of repositories and of their commits.
+/// In the hub's cache, a repository's folder is `models--<org>--<name>`, and its commits are below
+/// `snapshots`.
 const OF_REPOSITORY: &str = "models--";
 const SNAPSHOTS: &str = "snapshots";
 
@@ -61,7 +63,7 @@ impl Experiment {
         Self::find_with(name, Values::default())
     }
 
-    /// The same, to be used with other values.
+    /// Finds the experiment `name` as [`find`](Self::find) does, to be used with `values`.
     ///
     /// # Errors
     /// As [`find`](Self::find).
@@ -79,7 +81,7 @@ impl Experiment {
         }
     }
 
-    /// The experiment in `folder`.
+    /// The experiment in `folder`, to be used with `values`.
     ///
     /// # Errors
     /// If it has no `adapter_config.json`, or lacks the weights of a trained adapter.
@@ -103,12 +105,13 @@ impl Experiment {
         })
     }
 
-    /// `<method>--<name>`, for files and folders.
+    /// `<method>--<name>`, for names of files and folders.
     pub fn file_stem(&self) -> String {
         format!("{}--{}", self.method, self.name)
     }
 
-    /// The same for files and folders: with a hash of its place, unless it's one of the `experiments/` here.
+    /// [`file_stem`](Self::file_stem), followed by a hash of the folder's path unless it's in
+    /// `experiments/` here.
     pub fn file_name(&self) -> String {
         let below = Path::new(EXPERIMENTS).join(&self.method).join(&self.name);
         let place = |path: &Path| std::fs::canonicalize(path).ok();
@@ -120,7 +123,7 @@ impl Experiment {
     }
 }
 
-/// The folder that `name` means, if there is one: that, or one below `experiments/`.
+/// Resolves `name` to an existing folder: as a path, or below `experiments/`.
 pub fn folder_of(name: &Path) -> Option<PathBuf> {
     let below = Path::new(EXPERIMENTS).join(name);
     [name.to_owned(), below]
@@ -128,7 +131,8 @@ pub fn folder_of(name: &Path) -> Option<PathBuf> {
         .find(|path| path.is_dir())
 }
 
-/// Whether the first part of the path `name` is a folder, so that a mistyped path is more likely than anything else.
+/// Whether the first component of the path `name` is an existing folder: then `name` is more likely
+/// a mistyped path than a hub id.
 pub fn begins_as_folder(name: &Path) -> bool {
     let first = name.components().next();
     first.is_some_and(|first| folder_of(Path::new(first.as_os_str())).is_some())
@@ -144,7 +148,7 @@ pub fn stem_of(folder: &Path) -> Result<String, ConfigError> {
     Ok(format!("{method}--{name}"))
 }
 
-/// Method and name.
+/// Method and name of the adapter in `folder`.
 fn names(folder: &Path, config: &JsonObject) -> Result<(String, String), ConfigError> {
     let full = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     let part = |path: Option<&Path>| {
@@ -157,7 +161,7 @@ fn names(folder: &Path, config: &JsonObject) -> Result<(String, String), ConfigE
         Some(two_above) if two_above == EXPERIMENTS => part(above),
         _ => config.optional_text("peft_type")?.map(str::to_lowercase),
     };
-    // A snapshot is called by its commit's hash, which says nothing to people.
+    // A snapshot's folder is named by a commit hash, so the repository's name is used instead.
     let repository = two_above
         .as_deref()
         .and_then(|name| name.strip_prefix(OF_REPOSITORY));

@@ -1,4 +1,4 @@
-//! Names of files and folders: readable, and different for what is different.
+//! Names of files and folders: readable, and distinct for distinct models and paths.
 
 use std::fmt::Write;
 use std::fs;
@@ -8,10 +8,10 @@ use sha2::{Digest, Sha256};
 
 use crate::model::ModelId;
 
-/// Digits of a hash that stands in a name.
+/// Hexadecimal digits of a hash in a name.
 const DIGITS: usize = 8;
 
-/// A name for a model.
+/// The name for a model's folder.
 pub fn of_model(id: &ModelId) -> String {
     match id {
         ModelId::Local(path) => of_folder(path),
@@ -19,7 +19,7 @@ pub fn of_model(id: &ModelId) -> String {
     }
 }
 
-/// A name for a folder: its own.
+/// The name for something made from the folder `path`: its own name and a hash of its full path.
 pub fn of_folder(path: &Path) -> String {
     let full = full(path);
     let name = full
@@ -28,7 +28,7 @@ pub fn of_folder(path: &Path) -> String {
     of_place(&name, path)
 }
 
-/// `name`, and a hash of the path that it stands for, since others may end in the same.
+/// `name` followed by a hash of the full `path`, since several paths may end in the same name.
 pub fn of_place(name: &str, path: &Path) -> String {
     let digest = short_hash(full(path).as_os_str().as_encoded_bytes());
     format!("{}-{digest}", readable(name))
@@ -40,14 +40,14 @@ fn full(path: &Path) -> PathBuf {
         .unwrap_or_else(|_| path.to_owned())
 }
 
-/// A short hash for the end of a name.
+/// A short SHA-256 digest, for the end of a name.
 pub fn short_hash(bytes: &[u8]) -> String {
     let mut digest = hex(&Sha256::digest(bytes));
     digest.truncate(DIGITS);
     digest
 }
 
-/// Bytes as hexadecimal digits.
+/// Lower-case hexadecimal digits of `bytes`.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -55,7 +55,7 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// `text` with a dash for whatever might not do in a file's name.
+/// `text` with every character that's unsafe in a file name replaced by a dash.
 fn readable(text: &str) -> String {
     let keep = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '@');
     text.chars()
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn models_of_the_hub_and_synthetic_ones_are_called_by_their_whole_name() {
+    fn hub_and_synthetic_models_keep_their_full_name() {
         assert_eq!(of("synthetic/llama-135m"), "synthetic--llama-135m");
         let hub = ["org/name", "org/name@v1", "org/name-v1", "other/name"];
         assert_eq!(
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_of_the_same_name_are_told_apart() {
+    fn folders_with_the_same_name_get_distinct_names() {
         let root = tempfile::tempdir().unwrap();
         let [one, other] = ["a/my model", "b/my model"].map(|name| root.path().join(name));
         for folder in [&one, &other] {

@@ -1,4 +1,5 @@
-//! The prompts: `prompts/prompts.json`, `{category: [text, …]}`, or a file in its place.
+//! The prompts, by category: the built-in `prompts/prompts.json` (`{category: [text, …]}`), or
+//! another file.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +14,7 @@ use crate::json::check::{did_you_mean, json_type, nearest, quoted, without_comme
 
 const EMBEDDED: &str = include_str!("../prompts/prompts.json");
 
-/// What an error calls the prompts that are part of the program.
+/// The name of the built-in prompts in errors.
 const EMBEDDED_NAME: &str = "prompts.json (built in)";
 
 /// A category of prompts, by length.
@@ -29,7 +30,7 @@ pub enum Category {
 }
 
 impl Category {
-    /// Every category, the shortest first.
+    /// All categories, shortest first.
     pub const ALL: [Self; 3] = [Self::Short, Self::Medium, Self::Long];
 
     /// The name in prompt files, parameters and results.
@@ -42,7 +43,7 @@ impl Category {
         }
     }
 
-    /// The category of that name.
+    /// The category named `name`.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL
@@ -57,7 +58,7 @@ impl fmt::Display for Category {
     }
 }
 
-/// Prompts by category; each category has at least one, and none is blank.
+/// Prompts by category. Each category has at least one prompt, and no prompt is blank.
 #[derive(Debug, Clone)]
 pub struct Prompts {
     file: String,
@@ -94,7 +95,7 @@ pub enum PromptsError {
         found: &'static str,
     },
 
-    /// A category that isn't known.
+    /// A category name that doesn't exist.
     #[error(
         "unknown category `{category}` in {file}{}; allowed: {allowed}",
         did_you_mean(suggestion)
@@ -104,13 +105,13 @@ pub enum PromptsError {
         file: String,
         /// The name found.
         category: String,
-        /// The nearest category, if one is near.
+        /// The most similar category, if one is similar.
         suggestion: Option<String>,
         /// All categories.
         allowed: String,
     },
 
-    /// A category isn't in the file.
+    /// The file has no prompts of a category.
     #[error("{file} has no prompts of category `{category}`")]
     MissingCategory {
         /// The file.
@@ -137,13 +138,13 @@ pub enum PromptsError {
         file: String,
         /// The category.
         category: Category,
-        /// The prompt's place in its list, from 0.
+        /// The prompt's index in its list, from 0.
         index: usize,
-        /// The JSON type found, or that it's blank.
+        /// The JSON type found, or `blank`.
         found: &'static str,
     },
 
-    /// More prompts are asked for than there are.
+    /// A category has fewer prompts than requested.
     #[error(
         "{file} has {available} prompts of category `{category}`, but `num_prompt_samples` is {wanted}"
     )]
@@ -152,15 +153,15 @@ pub enum PromptsError {
         file: String,
         /// The category.
         category: Category,
-        /// The prompts there are.
+        /// Number of prompts in the file.
         available: usize,
-        /// The prompts asked for.
+        /// Number of prompts requested.
         wanted: usize,
     },
 }
 
 impl Prompts {
-    /// The prompts of a file, or the built-in ones.
+    /// Reads the prompts of the file `path`, or the built-in ones.
     ///
     /// # Errors
     /// If the file can't be read, lacks a category or has an unknown one, or if a prompt isn't a
@@ -190,12 +191,12 @@ impl Prompts {
         })
     }
 
-    /// Every prompt in its category.
+    /// All prompts, by category.
     pub fn by_category(&self) -> &BTreeMap<Category, Vec<String>> {
         &self.by_category
     }
 
-    /// Every prompt, the short ones first.
+    /// All prompts, the short ones first.
     pub fn texts(&self) -> impl Iterator<Item = &str> {
         self.by_category.values().flatten().map(String::as_str)
     }
@@ -304,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn asking_for_more_prompts_than_there_are_is_an_error() {
+    fn requesting_more_prompts_than_exist_is_an_error() {
         let prompts = Prompts::load(None).unwrap();
         let message = prompts.select(Category::Long, 6).unwrap_err().to_string();
         assert!(
@@ -314,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_takes_the_place_of_the_built_in_prompts() {
+    fn a_file_replaces_the_built_in_prompts() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mine.json");
         let text = r#"{"_from": "me", "short": ["a", "b"], "medium": ["c"], "long": ["d"]}"#;
@@ -336,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_that_is_blank_or_no_string_is_an_error_that_gives_its_place() {
+    fn a_blank_prompt_or_non_string_is_an_error_that_names_its_index() {
         let blank = message(r#"{"short": ["a", " \n"]}"#);
         assert!(blank.contains("`short[1]` in p.json is blank"), "{blank}");
         let number = message(r#"{"short": [3]}"#);

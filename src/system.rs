@@ -1,4 +1,4 @@
-//! What the measurements were made on: the operating system, the processor, memory, and accelerators.
+//! Description of the machine: operating system, processor, memory, and accelerators.
 
 mod cgroup;
 mod hardware;
@@ -9,9 +9,9 @@ use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 pub use hardware::Hardware;
 
-/// The machine, for the result's `meta_info.system_info`. The first five keys are named as in PEFT's suite.
+/// The result's `meta_info.system_info`. The first five keys have the names of PEFT's benchmark.
 ///
-/// What the system doesn't tell is `None`.
+/// What the system doesn't report is `None`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SystemInfo {
     /// The operating system: `linux`, `macos`, `windows`.
@@ -26,21 +26,22 @@ pub struct SystemInfo {
     pub processor: Option<String>,
     /// Physical cores that this process may use; see [`physical_cores`].
     pub physical_cores: usize,
-    /// The machine's logical processors, whether this process may use them or not.
+    /// All logical processors of the machine, usable or not.
     pub logical_cores: usize,
     /// Logical processors that this process may use; see [`usable_cores`].
     pub usable_cores: usize,
     /// The machine's RAM in bytes.
     pub total_ram_bytes: Option<u64>,
-    /// The limit that a container or service manager sets to this process' memory, in bytes; `None` if there's none
-    /// below the machine's RAM.
+    /// Memory limit of this process' control group (container or service), in bytes; `None` if it's
+    /// not below the machine's RAM.
     pub cgroup_memory_limit_bytes: Option<u64>,
-    /// Processes that wanted to run in the last 1, 5 and 15 minutes. Much above 0 before a measurement, others are busy.
+    /// Load averages over 1, 5 and 15 minutes. A value well above 0 before a measurement means that
+    /// other processes are busy.
     pub load_average: Option<[f64; 3]>,
 }
 
 impl SystemInfo {
-    /// Asks the operating system now.
+    /// Queries the operating system now.
     pub fn collect() -> Self {
         let system = System::new_with_specifics(
             RefreshKind::nothing()
@@ -70,7 +71,7 @@ impl SystemInfo {
     }
 }
 
-/// Windows keeps no load average, whatever numbers are returned for it.
+/// Windows has no load average, whatever numbers are returned for it.
 fn load_average() -> Option<[f64; 3]> {
     if cfg!(windows) {
         return None;
@@ -99,7 +100,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn linux_tells_the_kernel_and_the_memory_that_proc_does() {
+    fn kernel_and_memory_agree_with_proc_on_linux() {
         let info = SystemInfo::collect();
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
         assert_eq!(info.release.as_deref(), Some(kernel.trim()));

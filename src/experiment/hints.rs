@@ -1,4 +1,4 @@
-//! What a path that leads to no adapter was probably meant to be.
+//! Hints for error messages about paths that don't lead to an adapter.
 
 use std::path::{Path, PathBuf};
 
@@ -6,10 +6,11 @@ use crate::adapter::folder::{CONFIG, listed, names};
 use crate::advice::shell_word;
 use crate::json::check::nearest;
 
-/// How deep adapters are looked for in a folder that is none: far enough for a repository in the hub's cache.
+/// How many levels below a folder adapters are searched for: enough for a repository in the hub's
+/// cache.
 const DEPTH: usize = 2;
 
-/// For a path at which there's nothing, with the folder of `experiments`.
+/// The hint for a path that doesn't exist; experiments are listed from the folder `experiments`.
 pub fn hint(name: &Path, experiments: &Path) -> String {
     if let Some(other) = nearest_path(name) {
         return format!("; did you mean `{}`?", other.display());
@@ -37,7 +38,7 @@ pub fn hint(name: &Path, experiments: &Path) -> String {
     }
 }
 
-/// For a file where a folder is needed.
+/// The hint for a file where an adapter's folder is expected.
 pub fn hint_for_file(path: &Path) -> String {
     let ends = |end: &str| {
         path.extension()
@@ -46,19 +47,19 @@ pub fn hint_for_file(path: &Path) -> String {
     let folder = path.parent().filter(|folder| folder.join(CONFIG).is_file());
     match folder {
         _ if ends("gguf") => {
-            ": it's llama.cpp's form, get the adapter's `adapter_config.json` and `adapter_model.safetensors` that it was made \
+            ": it's llama.cpp's format; get the `adapter_config.json` and `adapter_model.safetensors` that it was made \
              from"
                 .to_owned()
         }
         Some(folder) if folder.as_os_str().is_empty() => ": name `.`".to_owned(),
         Some(folder) => format!(": name `{}`", shell_word(folder)),
         None => format!(
-            ": put its `{CONFIG}` beside it, and name the folder of both"
+            ": put its `{CONFIG}` into the same folder, and name that folder"
         ),
     }
 }
 
-/// For a folder that has no configuration of an adapter.
+/// The hint for a folder without an `adapter_config.json`.
 pub fn hint_inside(folder: &Path) -> String {
     let adapters = holders(folder, CONFIG, DEPTH);
     let models = holders(folder, "config.json", DEPTH);
@@ -72,17 +73,18 @@ pub fn hint_inside(folder: &Path) -> String {
             found => format!("; it has {}", listed(found)),
         },
         ([], models) => format!(
-            "; it holds folders of checkpoints, name one of them: {}",
+            "; it contains checkpoint folders, name one of them: {}",
             words(models)
         ),
         (adapters, _) => format!(
-            "; it holds folders of adapters, name one of them: {}",
+            "; it contains adapter folders, name one of them: {}",
             words(adapters)
         ),
     }
 }
 
-/// Folders below `folder`, so deep at most, that have a file `name`, sorted by numbers in their names too.
+/// Folders at most `depth` levels below `folder` that have a file `name`, in natural order (`2`
+/// before `10`).
 fn holders(folder: &Path, name: &str, depth: usize) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for below in names(folder) {
@@ -105,7 +107,8 @@ fn holders(folder: &Path, name: &str, depth: usize) -> Vec<PathBuf> {
     found
 }
 
-/// The path in which the first part that isn't there is replaced by what's nearest to it, where the whole is then a folder.
+/// `name` with its first component that doesn't exist replaced by the most similar name; `None`
+/// unless the result is a folder.
 fn nearest_path(name: &Path) -> Option<PathBuf> {
     let mut found = PathBuf::new();
     for part in name.components() {

@@ -1,16 +1,16 @@
-//! Where files that can be fetched or made again are kept.
+//! The cache folder: files that can be downloaded or made again.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// The environment variable that names another cache folder.
+/// Environment variable that overrides the cache folder.
 pub const CACHE_VARIABLE: &str = "PEFT_BENCH_CACHE";
 
-/// The project's cache folder, which need not exist yet.
+/// The program's cache folder, which may not exist yet.
 ///
-/// It's `PEFT_BENCH_CACHE` where that's set, else `peft-bench` in the platform's cache folder
-/// (`$XDG_CACHE_HOME` or `~/.cache`; `~/Library/Caches` on macOS), else, where no home folder is
-/// known, in the folder for temporary files.
+/// `PEFT_BENCH_CACHE` if it's set and not empty; else `peft-bench` in the platform's cache folder
+/// (`$XDG_CACHE_HOME` or `~/.cache`; `~/Library/Caches` on macOS); else, without a home folder, in
+/// the temporary folder.
 pub fn cache_dir() -> PathBuf {
     choose(std::env::var_os(CACHE_VARIABLE), dirs::cache_dir())
 }
@@ -29,13 +29,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_variable_wins_and_is_taken_as_it_is() {
+    fn the_variable_wins_and_is_used_unchanged() {
         let chosen = choose(Some("/elsewhere".into()), Some("/home/me/.cache".into()));
         assert_eq!(chosen, PathBuf::from("/elsewhere"));
     }
 
     #[test]
-    fn an_empty_variable_is_as_good_as_none() {
+    fn an_empty_variable_counts_as_unset() {
         let chosen = choose(Some(OsString::new()), Some("/home/me/.cache".into()));
         assert_eq!(chosen, PathBuf::from("/home/me/.cache/peft-bench"));
     }

@@ -1,4 +1,4 @@
-//! Files and folders that appear whole or not at all, and the folder of this program's cache.
+//! Writing files and folders atomically, recognizing failed downloads, and the cache folder.
 
 pub mod cache_dir;
 mod failed_download;
@@ -10,7 +10,10 @@ use std::io::Write;
 use std::path::Path;
 use std::{fs, io};
 
-/// Writes a whole file under a temporary name beside it, then renames.
+/// Writes a file atomically: to a temporary file in the same folder, which is then renamed.
+///
+/// # Errors
+/// If the temporary file can't be written or renamed.
 pub fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let folder = path.parent().unwrap_or(Path::new("."));

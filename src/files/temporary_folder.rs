@@ -1,4 +1,4 @@
-//! Folders under a temporary name, until they're complete.
+//! Folders that have a temporary name until they're complete.
 
 use std::fs;
 use std::io;
@@ -8,14 +8,17 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use tempfile::TempDir;
 
-/// In front of every temporary name; the process that makes it comes next.
+/// Every temporary name is `.partial-<process id>-<random>`.
 const PREFIX: &str = ".partial-";
 
-/// Makes a temporary folder in `parent`, and removes those that a killed process left there.
+/// Creates a temporary folder in `parent`, and removes those that killed processes left there.
+///
+/// # Errors
+/// If `parent` can't be read or written.
 pub fn create(parent: &Path) -> io::Result<TempDir> {
     for entry in fs::read_dir(parent)?.flatten() {
         if is_left_over(&entry.file_name().to_string_lossy()) {
-            // Somebody else may be removing it just now.
+            // Another process may be removing it at the same time.
             let _ = fs::remove_dir_all(entry.path());
         }
     }
@@ -23,8 +26,11 @@ pub fn create(parent: &Path) -> io::Result<TempDir> {
     tempfile::Builder::new().prefix(&prefix).tempdir_in(parent)
 }
 
-/// Puts the folder `made` in the place of `target`. What was there, or what another process has put there
-/// meanwhile, takes the place of `made`, and is removed with it.
+/// Renames the folder `made` to `target`. If `target` exists, the two swap places, so the old
+/// content ends up at `made` and is removed with it.
+///
+/// # Errors
+/// If a rename fails.
 pub fn replace(made: &Path, target: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(made, fs::Permissions::from_mode(0o755))?;
@@ -33,7 +39,7 @@ pub fn replace(made: &Path, target: &Path) -> io::Result<()> {
         done => return done,
     }
     match renameat_with(CWD, made, CWD, target, RenameFlags::EXCHANGE) {
-        // Not every file system can exchange.
+        // Some file systems can't exchange two names atomically.
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
             let old = made.with_extension("old");
             fs::rename(target, &old)?;
@@ -44,7 +50,7 @@ pub fn replace(made: &Path, target: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether `name` is a temporary one of a process that's gone.
+/// Whether `name` is the temporary name of a process that no longer runs.
 fn is_left_over(name: &str) -> bool {
     let Some(owner) = name
         .strip_prefix(PREFIX)
@@ -57,10 +63,10 @@ fn is_left_over(name: &str) -> bool {
 
 #[expect(
     unsafe_code,
-    reason = "the standard library can't ask about other processes"
+    reason = "the standard library can't check whether another process exists"
 )]
 fn is_alive(id: i32) -> bool {
-    // SAFETY: signal 0 is not sent; the call only says whether there's such a process.
+    // SAFETY: signal 0 sends nothing; the call only checks whether the process exists.
     let found = unsafe { libc::kill(id, 0) } == 0;
     found || io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
 }
@@ -70,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_killed_process_left_is_removed_and_nothing_else() {
+    fn only_folders_of_killed_processes_are_removed() {
         let parent = tempfile::tempdir().unwrap();
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let gone = child.id();

@@ -1,8 +1,8 @@
-//! What the checks of this program's own JSON files share, and the words of their errors.
+//! Helpers for checking this program's own JSON files and for wording the errors.
 
 use serde_json::{Map, Value};
 
-/// The entries of an object whose keys don't start with `_`.
+/// The entries of an object, without comments: keys that start with `_`.
 pub(crate) fn without_comments(
     object: &Map<String, Value>,
 ) -> impl Iterator<Item = (&str, &Value)> {
@@ -12,7 +12,7 @@ pub(crate) fn without_comments(
         .map(|(key, value)| (key.as_str(), value))
 }
 
-/// The candidate that `name` was probably meant to be.
+/// The candidate that's most similar to `name`, if any is similar enough to be a typo of it.
 pub(crate) fn nearest(name: &str, candidates: &[&str]) -> Option<String> {
     candidates
         .iter()
@@ -22,7 +22,7 @@ pub(crate) fn nearest(name: &str, candidates: &[&str]) -> Option<String> {
         .map(|(_, candidate)| (*candidate).to_owned())
 }
 
-/// ` (did you mean …?)` for an error message, or nothing.
+/// ` (did you mean …?)`, or an empty string without a suggestion.
 pub(crate) fn did_you_mean(suggestion: &Option<String>) -> String {
     match suggestion {
         Some(name) => format!(" (did you mean `{name}`?)"),
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_nearest_name_is_found_only_if_it_is_near() {
+    fn only_a_similar_name_is_suggested() {
         let names = ["seed", "num_inference_runs", "num_prompt_samples"];
         assert_eq!(
             nearest("num_inferance_runs", &names).as_deref(),

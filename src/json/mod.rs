@@ -1,4 +1,4 @@
-//! Other people's JSON: objects whose keys are read one by one, and what messages say of them.
+//! Reading JSON that other programs wrote, key by key, and the helpers that word its errors.
 
 pub mod check;
 pub mod object;

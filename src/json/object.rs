@@ -1,7 +1,7 @@
 //! Configurations that other programs wrote (`config.json`, `adapter_config.json`), read key by key.
 //!
-//! What's needed is taken, what's unknown is skipped. A key of the wrong type or out
-//! of range is an error that names the file, the key, and what was expected.
+//! Needed keys are read; unknown keys are ignored. A key of the wrong type or out of range is an
+//! error that names the file, the key, and what was expected.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -61,18 +61,18 @@ pub enum ConfigError {
     },
 }
 
-/// A JSON object with the path that error messages name.
+/// A JSON object, and the path of its file for error messages.
 #[derive(Debug, Clone)]
 pub struct JsonObject {
     path: PathBuf,
     json: Value,
     /// Prefix of keys in messages, for nested objects: `rope_scaling.`
     scope: String,
-    /// What paths of modules begin with in the model, and in this configuration.
+    /// Pairs of prefixes: how a module path begins in the model, and how it begins in this file.
     spelling: Vec<[String; 2]>,
 }
 
-/// No model has a dimension beyond this; a larger number is a broken file, and would overflow.
+/// The largest size accepted. A larger number is a broken file, and products of it could overflow.
 const LARGEST: usize = 1 << 30;
 
 impl JsonObject {
@@ -110,7 +110,7 @@ impl JsonObject {
         }
     }
 
-    /// The object `json`, which messages call `path`.
+    /// Wraps `json`; error messages name `path` as its file.
     ///
     /// # Panics
     /// If it isn't an object.
@@ -124,25 +124,24 @@ impl JsonObject {
         }
     }
 
-    /// The file.
+    /// The file that error messages name.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The same with another value of `key`.
+    /// A copy with `key` set to `value`.
     pub fn with(&self, key: &str, value: Value) -> Self {
         let mut changed = self.clone();
         changed.json[key] = value;
         changed
     }
 
-    /// The same for a configuration whose paths of modules begin with the second of each pair where the model's begin with the
-    /// first.
+    /// Sets the prefixes of module paths: `[in the model, in this file]`, where the two differ.
     pub fn spelled_as(self, spelling: Vec<[String; 2]>) -> Self {
         Self { spelling, ..self }
     }
 
-    /// The model's `path`, and what else this configuration may call it.
+    /// The model's module `path`, and the other spelling that this file may use for it.
     pub fn spellings(&self, path: &str) -> Vec<String> {
         let mut all = vec![path.to_owned()];
         all.extend(self.spelling.iter().find_map(|[own, other]| {
@@ -162,7 +161,7 @@ impl JsonObject {
         self.json.get(key).filter(|value| !value.is_null())
     }
 
-    /// The error for a `key` whose value isn't `expected`.
+    /// The error for a value of `key` that isn't `expected`.
     pub fn wrong(&self, key: &str, expected: &str) -> ConfigError {
         let value = self.json.get(key).unwrap_or(&self.json);
         ConfigError::Value {
@@ -182,7 +181,7 @@ impl JsonObject {
         }
     }
 
-    /// The error for an option that changes the arithmetic and isn't implemented.
+    /// The error for an option that changes the arithmetic but isn't implemented.
     pub fn refused(&self, key: &str, reason: &str) -> ConfigError {
         ConfigError::Option {
             path: self.path.clone(),

@@ -1,4 +1,4 @@
-//! How many cores there are to use.
+//! How many cores this process may use.
 
 use std::{num::NonZeroUsize, thread};
 
@@ -8,16 +8,18 @@ pub fn usable_cores() -> usize {
     thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
-/// Physical cores that this process may use, at least 1: the default number of threads.
+/// Physical cores that this process may use, at least 1. This is the default number of threads.
 ///
-/// A core counts if at least one of its hardware threads is in the affinity mask; a CPU quota caps the count. Where the
-/// system doesn't tell which threads share a core, every usable logical processor counts as one.
+/// A core counts if at least one of its hardware threads is in the affinity mask; a CPU quota caps
+/// the count. If the system doesn't report which threads share a core, each usable logical
+/// processor counts as one core.
 pub fn physical_cores() -> usize {
     let usable = usable_cores();
     distinct_cores().unwrap_or(usable).clamp(1, usable)
 }
 
-/// The logical processors in this process' affinity mask, by number; `None` where the system doesn't tell them.
+/// Numbers of the logical processors in this process' affinity mask; `None` if the system doesn't
+/// report them.
 pub fn allowed_cores() -> Option<Vec<u32>> {
     #[cfg(target_os = "linux")]
     return linux::allowed_cores(&std::fs::read_to_string("/proc/self/status").ok()?);
@@ -42,15 +44,15 @@ fn distinct_cores() -> Option<usize> {
 mod linux {
     use std::{collections::BTreeSet, fs, path::Path};
 
-    /// The numbers in `Cpus_allowed_list` of `status`.
+    /// The numbers in `Cpus_allowed_list` of `/proc/self/status`, whose text is `status`.
     pub(super) fn allowed_cores(status: &str) -> Option<Vec<u32>> {
         let mut lines = status.lines();
         let allowed = lines.find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
         parse_list(allowed.trim())
     }
 
-    /// The cores behind the logical processors of `Cpus_allowed_list` in `status`, by the topology in `cpu_folder`;
-    /// `None` if either is absent.
+    /// Counts the distinct physical cores of the logical processors in `Cpus_allowed_list`, using
+    /// the topology in `cpu_folder`; `None` if either is absent.
     pub(super) fn distinct_cores(status: &str, cpu_folder: &Path) -> Option<usize> {
         let cores = allowed_cores(status)?
             .into_iter()
@@ -62,7 +64,7 @@ mod linux {
         Some(cores.len())
     }
 
-    /// The numbers in a list like `0-3,8,10-11`.
+    /// Parses a list of numbers and ranges such as `0-3,8,10-11`.
     pub(super) fn parse_list(list: &str) -> Option<Vec<u32>> {
         let mut numbers = Vec::new();
         for part in list.split(',') {
@@ -76,7 +78,8 @@ mod linux {
     mod tests {
         use super::*;
 
-        /// Two cores with two threads each, numbered as most machines do: 0 and 2 share one, 1 and 3 the other.
+        /// Two cores with two threads each: 0 and 2 share a core, 1 and 3 the other, as most
+        /// machines number them.
         fn topology() -> tempfile::TempDir {
             let folder = tempfile::tempdir().unwrap();
             for cpu in 0..4 {
@@ -117,7 +120,7 @@ mod linux {
         }
 
         #[test]
-        fn lists_have_ranges_and_single_numbers() {
+        fn lists_may_mix_ranges_and_single_numbers() {
             assert_eq!(parse_list("0-2,5,7-8"), Some(vec![0, 1, 2, 5, 7, 8]));
             assert_eq!(parse_list("many"), None);
         }

@@ -1,4 +1,4 @@
-//! What this process may use of the machine: its cores and its accelerators.
+//! The cores and accelerators that this process may use.
 
 pub mod cores;
 pub mod nvml;

@@ -1,19 +1,20 @@
-//! NVIDIA's NVML, and which of its devices CUDA shows this process.
+//! NVIDIA's management library (NVML), and which of its devices CUDA lets this process see.
 //!
-//! CUDA and NVML don't count devices alike: `CUDA_VISIBLE_DEVICES` hides and reorders them for CUDA alone. It's
-//! followed here. CUDA's own order, fastest first unless `CUDA_DEVICE_ORDER=PCI_BUS_ID`, differs from NVML's only
-//! where a machine has GPUs of different kinds.
+//! CUDA and NVML number devices differently: `CUDA_VISIBLE_DEVICES` hides and reorders them for
+//! CUDA only, and this module follows it. CUDA's default order, fastest first unless
+//! `CUDA_DEVICE_ORDER=PCI_BUS_ID`, can differ from NVML's on machines with different GPUs; that
+//! isn't followed.
 
 use std::env;
 
 use nvml_wrapper::Nvml;
 
-/// NVML, or `None` on a machine without the driver.
+/// Loads NVML; `None` on a machine without NVIDIA's driver.
 pub(crate) fn load_nvml() -> Option<Nvml> {
     Nvml::init().ok()
 }
 
-/// NVML's indices of the devices that CUDA shows this process; CUDA's device `n` is at place `n`.
+/// NVML's index for each device that CUDA lets this process see, in CUDA's order.
 pub(crate) fn visible_devices(nvml: &Nvml) -> Vec<u32> {
     let uuids: Vec<String> = (0..nvml.device_count().unwrap_or(0))
         .map(|index| {
@@ -26,8 +27,9 @@ pub(crate) fn visible_devices(nvml: &Nvml) -> Vec<u32> {
     visible_indices(visible.as_deref(), &uuids)
 }
 
-/// `visible` is a list of indices and of UUIDs, which may be shortened; CUDA ignores everything from the first entry on
-/// that it doesn't know. A `MIG-` entry, a part of a device, is such a one here: NVML counts those apart.
+/// Resolves `visible`, the value of `CUDA_VISIBLE_DEVICES`: a list of indices and (possibly
+/// shortened) UUIDs. As in CUDA, an unknown entry ends the list; so does a `MIG-` entry here, since
+/// NVML counts parts of a device separately.
 fn visible_indices(visible: Option<&str>, uuids: &[String]) -> Vec<u32> {
     let all = 0..uuids.len() as u32;
     let Some(visible) = visible else {
@@ -51,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn visible_devices_are_counted_as_cuda_does() {
+    fn visible_devices_follow_cudas_rules() {
         let uuids = ["GPU-aa11", "GPU-bb22", "GPU-cc33"].map(String::from);
         let indices = |visible| visible_indices(visible, &uuids);
         assert_eq!(indices(None), [0, 1, 2]);

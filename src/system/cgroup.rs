@@ -1,20 +1,22 @@
 //! The memory limit of this process' control group, versions 1 and 2.
 //!
-//! `/proc/self/cgroup` names the group; the limit that counts is the lowest from it up to the root. In a container the
-//! name is often the host's and not to be found under the container's `/sys/fs/cgroup`, whose root then is the group.
+//! `/proc/self/cgroup` names the group. The effective limit is the lowest one from that group up to
+//! the root. In a container the name is often the host's, which doesn't exist under the container's
+//! `/sys/fs/cgroup`; there, the root is the container's group.
 //!
 //! Sources: Linux, `Documentation/admin-guide/cgroup-v2.rst` and `cgroup-v1/memory.rst`; `man 7 cgroups`.
 
 use std::{fs, path::Path};
 
-/// The limit in bytes; `None` if there's none, as on systems without control groups. Version 1 says "no limit" with a
-/// number larger than any RAM.
+/// The limit in bytes; `None` without a limit or without control groups. Version 1 reports "no
+/// limit" as a number larger than any RAM.
 pub(super) fn memory_limit_bytes() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     lowest_limit(&groups, Path::new("/sys/fs/cgroup"))
 }
 
-/// `groups` has a line `hierarchy:controllers:path` for each hierarchy; in version 2 there are no controllers.
+/// `groups` is the text of `/proc/self/cgroup`: one line `hierarchy:controllers:path` for each
+/// hierarchy, with empty controllers in version 2.
 fn lowest_limit(groups: &str, mount: &Path) -> Option<u64> {
     groups
         .lines()
@@ -32,7 +34,8 @@ fn lowest_limit(groups: &str, mount: &Path) -> Option<u64> {
         .min()
 }
 
-/// A file that's absent, or says `max`, sets no limit.
+/// The lowest limit in `file`, from `group` up to `root`. A file that's absent or contains `max`
+/// sets none.
 fn lowest_on_the_way_up(root: &Path, group: &str, file: &str) -> Option<u64> {
     Path::new(group.trim_start_matches('/'))
         .ancestors()
@@ -68,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_whose_group_is_named_by_the_host_has_its_roots_limit() {
+    fn a_group_name_of_the_host_falls_back_to_the_containers_root() {
         let mount = mount(&[("memory.max", "8192\n")]);
         assert_eq!(
             lowest_limit("0::/docker/0123abcd\n", mount.path()),

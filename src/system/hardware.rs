@@ -1,29 +1,32 @@
-//! The accelerators, for the result's `run_info.hardware`.
+//! The result's `run_info.hardware`: the accelerators.
 //!
-//! NVIDIA's by NVML, which comes with the driver; a machine without it has none that this program can name.
+//! Only NVIDIA GPUs are described, by NVML, which comes with their driver.
 
 use nvml_wrapper::{cuda_driver_version_major, cuda_driver_version_minor};
 use serde::{Deserialize, Serialize};
 
 use crate::machine::nvml::{load_nvml, visible_devices};
 
-/// The accelerators that CUDA shows this process. `None` is what doesn't exist or isn't told.
+/// The accelerators that CUDA lets this process see. A value is `None` if it doesn't exist or isn't
+/// reported.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hardware {
-    /// How many there are, `CUDA_VISIBLE_DEVICES` observed.
+    /// Number of accelerators that `CUDA_VISIBLE_DEVICES` leaves visible.
     pub num_accelerators: usize,
-    /// The name of the one in use.
+    /// Name of the accelerator in use.
     pub accelerator_type: Option<String>,
-    /// The newest CUDA version that the driver supports, as `12.8`; not that of the libraries in use.
+    /// The newest CUDA version that the driver supports, such as `12.8`; not the version of the
+    /// CUDA libraries in use.
     pub cuda_version: Option<String>,
     /// The driver's version.
     pub driver_version: Option<String>,
-    /// Whole memory of the one in use, in MiB.
+    /// Total memory of the accelerator in use, in MiB.
     pub accelerator_memory_mb: Option<u64>,
 }
 
 impl Hardware {
-    /// Asks NVML for the accelerators, and for the name and memory of CUDA's device number `device`.
+    /// Asks NVML how many accelerators there are, and for the name and memory of CUDA device
+    /// `device`.
     pub fn collect(device: u32) -> Self {
         let Some(nvml) = load_nvml() else {
             return Self::default();
@@ -44,7 +47,7 @@ impl Hardware {
     }
 }
 
-/// `12080` is 12.8.
+/// Converts NVML's number: `12080` is version 12.8.
 fn cuda_version(version: i32) -> String {
     let major = cuda_driver_version_major(version);
     let minor = cuda_driver_version_minor(version);
