@@ -26,7 +26,7 @@ use super::tokenizer::TokenizerOptions;
 use crate::config::BenchmarkConfig;
 use crate::engine::{EngineOptions, Provider, WeightsMode};
 use crate::measure::client::{Interrupt, WorkerError};
-use crate::measure::session::Target;
+use crate::measure::session::PrecisionGoal;
 use crate::measure::sweep::SweepRun;
 use crate::results::{self, ResultDocument, RunInfo, Status};
 use crate::system::{Hardware, SystemInfo};
@@ -54,7 +54,7 @@ pub struct Benchmark<'a> {
     started: Instant,
     timestamp: String,
     /// Go on until overheads are known so well.
-    pub target: Option<Target>,
+    pub target: Option<PrecisionGoal>,
     /// Measure the unmerged graph with an adapter of zeros as well.
     pub empty: bool,
     /// Measure the base against itself as well.

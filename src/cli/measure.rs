@@ -185,10 +185,12 @@ impl Measure {
         benchmark.contexts = contexts;
         benchmark.aa = self.aa;
         benchmark.empty = self.empty;
-        benchmark.target = self.target_precision.map(|half_width_pct| session::Target {
-            half_width_pct,
-            max_time: self.max_time,
-        });
+        benchmark.target = self
+            .target_precision
+            .map(|half_width_pct| session::PrecisionGoal {
+                half_width_pct,
+                max_time: self.max_time,
+            });
         benchmark
     }
 

@@ -6,8 +6,8 @@ use std::io::{IsTerminal, stderr};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::progress::message;
-use crate::measure::group::Group;
-use crate::measure::session::Step;
+use crate::measure::prompt_group::PromptGroup;
+use crate::measure::session::Progress;
 
 /// Progress of a measurement.
 #[derive(Debug, Default)]
@@ -18,7 +18,7 @@ pub struct MeasureProgress {
 #[derive(Debug, Default)]
 struct State {
     bar: Option<ProgressBar>,
-    told: Option<Group>,
+    told: Option<PromptGroup>,
     /// The number of runs at which the precision is told next.
     next_told: usize,
     /// The groups come round once more, which isn't told.
@@ -27,14 +27,14 @@ struct State {
 
 impl MeasureProgress {
     /// Shows a step.
-    pub fn report(&self, step: Step) {
+    pub fn report(&self, step: Progress) {
         let mut state = self.state.borrow_mut();
         match step {
-            Step::Comparing if stderr().is_terminal() => {
+            Progress::Comparing if stderr().is_terminal() => {
                 state.bar(0).set_message("comparing variants");
             }
-            Step::Comparing => {}
-            Step::Precision {
+            Progress::Comparing => {}
+            Progress::Precision {
                 half_width_pct,
                 target_pct,
                 runs,
@@ -48,16 +48,16 @@ impl MeasureProgress {
                 }
                 state.repeating = true;
             }
-            Step::Opening(variant) if stderr().is_terminal() => {
+            Progress::Opening(variant) if stderr().is_terminal() => {
                 state.bar(0).set_message(format!("opening {variant}"));
             }
-            Step::Opening(_) => {}
-            Step::Generating { done, total, group } if stderr().is_terminal() => {
+            Progress::Opening(_) => {}
+            Progress::Generating { done, total, group } if stderr().is_terminal() => {
                 let bar = state.bar(total as u64);
                 bar.set_message(group.prompts());
                 bar.set_position(done as u64);
             }
-            Step::Generating { done, total, group } => {
+            Progress::Generating { done, total, group } => {
                 if !state.repeating && state.told != Some(group) {
                     message(&format!(
                         "measuring {} ({done}/{total} generations done)",

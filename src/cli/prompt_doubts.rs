@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::measure::group::Group;
+use crate::measure::prompt_group::PromptGroup;
 use crate::measure::record::PromptPlan;
 use crate::prompts::Category;
 
@@ -16,7 +16,7 @@ pub fn prompt_doubts(plans: &[PromptPlan]) -> Vec<String> {
 
 fn lengths(plans: &[PromptPlan]) -> Vec<String> {
     let mean = |category: Category| {
-        let group = Group::Category(category);
+        let group = PromptGroup::Category(category);
         let own = plans.iter().filter(|plan| plan.group == group);
         let lengths: Vec<usize> = own.map(|plan| plan.prompt_ids.len()).collect();
         let count = lengths.len();
@@ -64,7 +64,7 @@ mod tests {
 
     fn plan(category: Category, index: usize, prompt_ids: &[u32]) -> PromptPlan {
         PromptPlan {
-            group: Group::Category(category),
+            group: PromptGroup::Category(category),
             index,
             prompt_ids: prompt_ids.to_vec(),
             new_tokens: 1,

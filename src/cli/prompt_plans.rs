@@ -8,7 +8,7 @@ use super::tokenizer::TokenizerPlace;
 use crate::config::BenchmarkConfig;
 use crate::engine::EngineError;
 use crate::file_names::short_hash;
-use crate::measure::group::Group;
+use crate::measure::prompt_group::PromptGroup;
 use crate::measure::record::PromptPlan;
 use crate::measure::sweep::synthesised;
 use crate::model::TextTokenizer;
@@ -60,7 +60,7 @@ impl PromptSource {
             let texts = self.prompts.select(category, config.num_prompt_samples)?;
             for (index, text) in texts.iter().enumerate() {
                 plans.push(PromptPlan {
-                    group: Group::Category(category),
+                    group: PromptGroup::Category(category),
                     index,
                     prompt_ids: self.tokenizer.encode(text)?,
                     new_tokens: config.max_new_tokens_for(category),
@@ -111,10 +111,10 @@ pub fn check_room<'a>(
                 };
                 let number = plan.index + 1;
                 return Err(anyhow!(error).context(match plan.group {
-                    Group::Category(category) => format!(
+                    PromptGroup::Category(category) => format!(
                         "prompt {number} of category `{category}` is too long for this model"
                     ),
-                    Group::Context(count) => {
+                    PromptGroup::Context(count) => {
                         format!("prompts of {count} tokens are too long for this model")
                     }
                 }));

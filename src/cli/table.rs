@@ -20,15 +20,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use crate::measure::comparison::{measured, overhead};
-use crate::measure::group::Group;
-use crate::measure::record::VariantRecord;
+use crate::measure::prompt_group::PromptGroup;
+use crate::measure::record::SubjectRecord;
 use crate::measure::subject::Subject;
 use crate::results::summarize;
 use cells::{aligned, interval, milliseconds, none, peak, percent};
 use overall::overall;
 
 /// Group × variant: medians, overheads against the base, and peak memory while generating.
-pub fn render(records: &[VariantRecord], paired: bool, seed: u64) -> String {
+pub fn render(records: &[SubjectRecord], paired: bool, seed: u64) -> String {
     let base = base_of(records);
     // Several experiments have longer names, and some columns are left to the result files.
     let several = records.iter().any(|record| record.experiment.is_some());
@@ -46,7 +46,7 @@ pub fn render(records: &[VariantRecord], paired: bool, seed: u64) -> String {
         "peak memory",
     ];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
-    let groups: BTreeSet<Group> = records.iter().flat_map(measured).collect();
+    let groups: BTreeSet<PromptGroup> = records.iter().flat_map(measured).collect();
     for group in groups {
         for record in records {
             let Some(metrics) = summarize(record, &[group]) else {
@@ -88,8 +88,8 @@ pub fn render(records: &[VariantRecord], paired: bool, seed: u64) -> String {
 }
 
 /// How many tokens the prompts of each group have: those of the shortest and of the longest.
-pub fn prompt_tokens(records: &[VariantRecord]) -> String {
-    let mut counts: BTreeMap<Group, (usize, usize)> = BTreeMap::new();
+pub fn prompt_tokens(records: &[SubjectRecord]) -> String {
+    let mut counts: BTreeMap<PromptGroup, (usize, usize)> = BTreeMap::new();
     for run in records.iter().flat_map(|record| &record.runs) {
         let count = run.prompt_tokens;
         let (least, most) = counts.entry(run.group).or_insert((count, count));
@@ -109,7 +109,7 @@ pub fn prompt_tokens(records: &[VariantRecord]) -> String {
     }
 }
 
-fn base_of(records: &[VariantRecord]) -> Option<&VariantRecord> {
+fn base_of(records: &[SubjectRecord]) -> Option<&SubjectRecord> {
     let mut records = records.iter();
     records.find(|record| record.variant == Subject::Base)
 }

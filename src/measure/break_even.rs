@@ -12,8 +12,8 @@
 use serde::Serialize;
 
 use super::comparison::measured;
-use super::group::Group;
-use super::record::VariantRecord;
+use super::prompt_group::PromptGroup;
+use super::record::SubjectRecord;
 use super::stats::{Difference, Pair, paired_difference};
 
 /// What merging costs at first, and when that is paid back.
@@ -30,7 +30,7 @@ pub struct BreakEven {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct GroupBreakEven {
     /// The prompts.
-    pub group: Group,
+    pub group: PromptGroup,
     /// What merged saves on every token (prefill's share in it), in seconds; negative where it's slower.
     pub saving_per_token: f64,
     /// The bootstrap 95 % interval of `saving_per_token`; absent with a single run.
@@ -63,11 +63,11 @@ pub enum Verdict {
 
 /// Compares the two variants of one experiment; `None` without a run that both made.
 pub fn break_even(
-    unmerged: &VariantRecord,
-    merged: &VariantRecord,
+    unmerged: &SubjectRecord,
+    merged: &SubjectRecord,
     seed: u64,
 ) -> Option<BreakEven> {
-    let ready = |record: &VariantRecord| {
+    let ready = |record: &SubjectRecord| {
         let laid_out = record.lay_out_seconds.unwrap_or(0.0);
         record.prepare_seconds + laid_out + record.session_seconds
     };
@@ -92,9 +92,9 @@ pub fn break_even(
 
 /// What merged saves on a token of the whole batch.
 fn saving(
-    unmerged: &VariantRecord,
-    merged: &VariantRecord,
-    group: Group,
+    unmerged: &SubjectRecord,
+    merged: &SubjectRecord,
+    group: PromptGroup,
     seed: u64,
 ) -> Option<Difference> {
     let pairs: Vec<Pair> = unmerged

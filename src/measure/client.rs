@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::memory::StageMemory;
 use super::protocol::{
-    Comparison, OpenRequest, Opened, ParityRequest, Request, Response, SwapRequest,
+    OpenRequest, Opened, ParityCheck, ParityRequest, Request, Response, SwapRequest,
 };
 use super::swap::SwapTimes;
 use super::timings::GenerationTimings;
@@ -37,7 +37,7 @@ pub enum WorkerError {
 
 /// A process that runs one variant, or compares several. [`WorkerClient`] is the real one; the measurement is tested
 /// with scripted ones.
-pub trait VariantProcess {
+pub trait WorkerProcess {
     /// Opens a session.
     ///
     /// # Errors
@@ -64,7 +64,7 @@ pub trait VariantProcess {
     ///
     /// # Errors
     /// If the process fails or dies.
-    fn parity(&mut self, request: ParityRequest) -> Result<Comparison, WorkerError>;
+    fn parity(&mut self, request: ParityRequest) -> Result<ParityCheck, WorkerError>;
 
     /// Lets adapters take turns.
     ///
@@ -219,7 +219,7 @@ impl WorkerClient {
     }
 }
 
-impl VariantProcess for WorkerClient {
+impl WorkerProcess for WorkerClient {
     fn open(&mut self, request: OpenRequest) -> Result<Opened, WorkerError> {
         match self.ask(&Request::Open(Box::new(request)))? {
             Response::Opened(opened) => Ok(opened),
@@ -249,7 +249,7 @@ impl VariantProcess for WorkerClient {
         }
     }
 
-    fn parity(&mut self, request: ParityRequest) -> Result<Comparison, WorkerError> {
+    fn parity(&mut self, request: ParityRequest) -> Result<ParityCheck, WorkerError> {
         match self.ask(&Request::Parity(Box::new(request)))? {
             Response::Compared(comparison) => Ok(comparison),
             _ => Err(self.protocol()),

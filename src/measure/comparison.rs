@@ -2,22 +2,22 @@
 
 use std::collections::BTreeSet;
 
-use super::group::Group;
-use super::record::{RunRecord, VariantRecord};
+use super::prompt_group::PromptGroup;
+use super::record::{RunRecord, SubjectRecord};
 use super::stats::{Overhead, Pair, UnpairedSamples, paired_overhead, unpaired_overhead};
 
 /// What `variant` costs over `base`, in percent of the whole time of a generation. Groups are
 /// strata. Runs are paired unless the base's were taken from an earlier measurement.
 pub fn overhead(
-    base: &VariantRecord,
-    variant: &VariantRecord,
-    groups: &[Group],
+    base: &SubjectRecord,
+    variant: &SubjectRecord,
+    groups: &[PromptGroup],
     paired: bool,
     seed: u64,
 ) -> Option<Overhead> {
     let total = |run: &RunRecord| run.timings.total().as_secs_f64();
     if !paired {
-        let samples = |record: &VariantRecord, group| -> Vec<f64> {
+        let samples = |record: &SubjectRecord, group| -> Vec<f64> {
             record.runs_of(group).map(total).collect()
         };
         let strata: Vec<UnpairedSamples> = groups
@@ -49,8 +49,8 @@ pub fn overhead(
 }
 
 /// The groups of which there are runs, in order.
-pub fn measured(record: &VariantRecord) -> Vec<Group> {
-    let groups: BTreeSet<Group> = record.runs.iter().map(|run| run.group).collect();
+pub fn measured(record: &SubjectRecord) -> Vec<PromptGroup> {
+    let groups: BTreeSet<PromptGroup> = record.runs.iter().map(|run| run.group).collect();
     groups.into_iter().collect()
 }
 
@@ -71,8 +71,14 @@ mod tests {
     fn a_variant_that_takes_twice_as_long_costs_100_percent() {
         let (base, slow) = (record(Subject::Base, 1), record(Subject::Unmerged, 2));
         for paired in [true, false] {
-            let found =
-                overhead(&base, &slow, &[Group::Category(Category::Short)], paired, 1).unwrap();
+            let found = overhead(
+                &base,
+                &slow,
+                &[PromptGroup::Category(Category::Short)],
+                paired,
+                1,
+            )
+            .unwrap();
             assert!((found.pct - 100.0).abs() < 1e-6, "{found:?}");
             assert_eq!(found.paired, paired);
             assert!(found.detected);

@@ -89,7 +89,7 @@ pub enum Response {
     /// The stage's memory.
     Stage(StageMemory),
     /// What the variants compute.
-    Compared(Comparison),
+    Compared(ParityCheck),
     /// What swaps took.
     Swapped(SwapTimes),
     /// It failed; the worker ends.
@@ -98,7 +98,7 @@ pub enum Response {
 
 /// What variants compute, and what ran for it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Comparison {
+pub struct ParityCheck {
     /// Whether they agree; absent where there are none.
     pub parity: Option<Parity>,
     /// The nodes that ran in each session of a variant, as far as ONNX Runtime tells them.

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::group::Group;
 use super::memory::{MemoryRecord, StageMemory};
+use super::prompt_group::PromptGroup;
 use super::subject::Subject;
 use super::timings::GenerationTimings;
 use crate::engine::StepGraph;
@@ -13,7 +13,7 @@ use crate::prepared::{DecodeReads, PreparedVariant};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PromptPlan {
     /// What it's measured with.
-    pub group: Group,
+    pub group: PromptGroup,
     /// Its number within the group.
     pub index: usize,
     /// Its token ids.
@@ -26,7 +26,7 @@ pub struct PromptPlan {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
     /// Group of the prompt.
-    pub group: Group,
+    pub group: PromptGroup,
     /// Number of the prompt within the group.
     pub prompt: usize,
     /// Tokens of the prompt.
@@ -45,7 +45,7 @@ pub struct RunRecord {
 
 /// Everything that was measured of one variant.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct VariantRecord {
+pub struct SubjectRecord {
     /// Which variant, or what stands beside them.
     pub variant: Subject,
     /// Its experiment, where several are measured together; the base belongs to none.
@@ -77,7 +77,7 @@ pub struct VariantRecord {
     pub error: Option<String>,
 }
 
-impl VariantRecord {
+impl SubjectRecord {
     /// A record of nothing yet.
     pub fn new(
         variant: Subject,
@@ -121,12 +121,12 @@ impl VariantRecord {
 
     /// The peaks over all stages in which tokens were generated.
     pub fn generation_memory(&self) -> MemoryRecord {
-        let during = |stage: &&StageMemory| Group::from_name(&stage.stage).is_some();
+        let during = |stage: &&StageMemory| PromptGroup::from_name(&stage.stage).is_some();
         MemoryRecord::of_stages(self.stages.iter().filter(during).cloned().collect())
     }
 
     /// The runs of a group.
-    pub fn runs_of(&self, group: Group) -> impl Iterator<Item = &RunRecord> {
+    pub fn runs_of(&self, group: PromptGroup) -> impl Iterator<Item = &RunRecord> {
         self.runs.iter().filter(move |run| run.group == group)
     }
 
@@ -146,10 +146,10 @@ pub fn label(experiment: Option<&str>, subject: Subject) -> String {
 
 /// Five runs of the short prompt, all `factor` times as long as 40 to 44 ms and three steps of 5 ms.
 #[cfg(test)]
-pub(crate) fn scripted(variant: Subject, factor: u32) -> VariantRecord {
+pub(crate) fn scripted(variant: Subject, factor: u32) -> SubjectRecord {
     let runs = (0..5)
         .map(|run| RunRecord {
-            group: Group::Category(crate::prompts::Category::Short),
+            group: PromptGroup::Category(crate::prompts::Category::Short),
             prompt: 0,
             prompt_tokens: 10,
             run,
@@ -163,9 +163,9 @@ pub(crate) fn scripted(variant: Subject, factor: u32) -> VariantRecord {
         })
         .collect();
     let prepared = crate::prepared::stand_in(crate::prepared::Variant::Base);
-    VariantRecord {
+    SubjectRecord {
         warmup_runs: 1,
         runs,
-        ..VariantRecord::new(variant, None, &prepared, 1)
+        ..SubjectRecord::new(variant, None, &prepared, 1)
     }
 }

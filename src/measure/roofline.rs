@@ -13,8 +13,8 @@
 
 use serde::Serialize;
 
-use super::group::Group;
-use super::record::{RunRecord, VariantRecord};
+use super::prompt_group::PromptGroup;
+use super::record::{RunRecord, SubjectRecord};
 use super::stats::median;
 
 /// Decode steps against the rate of memory, medians over runs.
@@ -29,7 +29,7 @@ pub struct Roofline {
 }
 
 /// The roofline of the runs of `groups`; `None` where no rate was read or no step decoded.
-pub fn roofline(record: &VariantRecord, groups: &[Group]) -> Option<Roofline> {
+pub fn roofline(record: &SubjectRecord, groups: &[PromptGroup]) -> Option<Roofline> {
     let runs = record.runs.iter();
     let points: Vec<[f64; 3]> = runs
         .filter(|run| groups.contains(&run.group))
@@ -43,7 +43,7 @@ pub fn roofline(record: &VariantRecord, groups: &[Group]) -> Option<Roofline> {
     })
 }
 
-fn point(record: &VariantRecord, run: &RunRecord) -> Option<[f64; 3]> {
+fn point(record: &SubjectRecord, run: &RunRecord) -> Option<[f64; 3]> {
     let step = run.timings.decode_time_per_token_median()?;
     let rate = run.memory_rate?;
     // The median step is about the middle one; a step reads the position that it adds too.
@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn the_share_is_the_floor_over_the_median_step_of_the_same_run() {
         let mut record = scripted(Subject::Unmerged, 1);
-        let groups = [Group::Category(Category::Short)];
+        let groups = [PromptGroup::Category(Category::Short)];
         assert_eq!(roofline(&record, &groups), None);
 
         record.reads = DecodeReads {
@@ -87,6 +87,6 @@ mod tests {
         assert!((found.memory_bytes_per_second - 1e6 / 3.0).abs() < 1e-6);
         // 1.12 ms of 5 ms, in every run.
         assert!((found.decode_pct - 22.4).abs() < 1e-9, "{found:?}");
-        assert_eq!(roofline(&record, &[Group::Context(10)]), None);
+        assert_eq!(roofline(&record, &[PromptGroup::Context(10)]), None);
     }
 }

@@ -3,9 +3,9 @@
 //! Whatever the machine drifts, it hits all variants alike, and overheads are taken from pairs of
 //! neighbouring runs.
 
-mod contest;
-mod contestant;
 mod parity;
+mod running_measurement;
+mod running_subject;
 mod swaps;
 #[cfg(test)]
 mod tests;
@@ -19,14 +19,14 @@ use serde::Serialize;
 use super::bandwidth::RateMeter;
 use super::client::{Interrupt, WorkerClient, WorkerError};
 use super::energy::EnergyMeter;
-use super::group::Group;
-use super::record::{PromptPlan, VariantRecord, label};
+use super::prompt_group::PromptGroup;
+use super::record::{PromptPlan, SubjectRecord, label};
 use super::subject::Subject;
 use super::timings::SystemClock;
 use crate::engine::EngineOptions;
 use crate::onnxruntime::library::Library;
 use crate::prepared::PreparedVariant;
-use contest::Contest;
+use running_measurement::RunningMeasurement;
 
 /// What is measured, and how.
 #[derive(Debug, Clone)]
@@ -36,7 +36,7 @@ pub struct MeasurePlan {
     /// ONNX Runtime.
     pub library: Library,
     /// Who takes part, the base first where it's among them.
-    pub entrants: Vec<Entrant>,
+    pub subjects: Vec<PlannedSubject>,
     /// Prompts, by group.
     pub prompts: Vec<PromptPlan>,
     /// Measured generations of each prompt; with a target, at least so many.
@@ -46,12 +46,12 @@ pub struct MeasurePlan {
     /// Chooses the order of the variants, and draws the bootstrap.
     pub seed: u64,
     /// Go on until the overheads are known so well.
-    pub target: Option<Target>,
+    pub goal: Option<PrecisionGoal>,
 }
 
 /// One that takes part in a measurement.
 #[derive(Debug, Clone)]
-pub struct Entrant {
+pub struct PlannedSubject {
     /// What it is.
     pub subject: Subject,
     /// Its experiment, where several are measured together; the base belongs to none.
@@ -60,7 +60,7 @@ pub struct Entrant {
     pub prepared: PreparedVariant,
 }
 
-impl Entrant {
+impl PlannedSubject {
     /// Its name, with its experiment's where several are measured together.
     pub fn label(&self) -> String {
         label(self.experiment.as_deref(), self.subject)
@@ -78,16 +78,16 @@ pub struct Meters<'a> {
 
 /// How well overheads shall be known.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Target {
+pub struct PrecisionGoal {
     /// The most that half of an overhead's interval may be, in percentage points.
     pub half_width_pct: f64,
     /// Begin no further round after so much time.
     pub max_time: Duration,
 }
 
-/// What came of a [`Target`].
+/// What came of a [`PrecisionGoal`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Precision {
+pub struct ReachedPrecision {
     /// The most that half of an interval was allowed to be, in percentage points.
     pub target_pct: f64,
     /// Half of the widest overall interval at the end; absent where there's none.
@@ -102,16 +102,16 @@ pub struct Precision {
 #[derive(Debug)]
 pub struct Measurement {
     /// One a subject, as far as it came.
-    pub records: Vec<VariantRecord>,
+    pub records: Vec<SubjectRecord>,
     /// What came of the target, where there was one and it came so far.
-    pub precision: Option<Precision>,
+    pub precision: Option<ReachedPrecision>,
     /// What ended it early.
     pub outcome: Result<(), WorkerError>,
 }
 
 /// What's told while measuring.
 #[derive(Debug, Clone, Copy)]
-pub enum Step<'a> {
+pub enum Progress<'a> {
     /// What the variants compute is compared.
     Comparing,
     /// A session is opened.
@@ -123,7 +123,7 @@ pub enum Step<'a> {
         /// Generations in all, warm-up included.
         total: usize,
         /// The prompt's group.
-        group: Group,
+        group: PromptGroup,
     },
     /// The target isn't met yet, after so many measured generations of each prompt.
     Precision {
@@ -143,16 +143,16 @@ impl MeasurePlan {
         &self,
         interrupt: &Interrupt,
         meters: Meters,
-        progress: &dyn Fn(Step),
+        progress: &dyn Fn(Progress),
     ) -> Measurement {
         let start = |name: &str| WorkerClient::start(self.program.clone(), name, interrupt);
-        Contest {
+        RunningMeasurement {
             plan: self,
             start: &start,
             clock: &SystemClock::new(),
             meters,
             progress,
-            contestants: Vec::new(),
+            running: Vec::new(),
             done: 0,
             total: 0,
         }
@@ -164,7 +164,7 @@ impl MeasurePlan {
         prompts.min_by_key(|prompt| prompt.prompt_ids.len())
     }
 
-    fn groups(&self) -> BTreeSet<Group> {
+    fn groups(&self) -> BTreeSet<PromptGroup> {
         self.prompts.iter().map(|prompt| prompt.group).collect()
     }
 }

@@ -1,7 +1,7 @@
 //! Batch sizes and context lengths beside the main measurement, so that one sees where a variant overtakes another.
 
-use super::record::{PromptPlan, VariantRecord};
-use crate::measure::group::Group;
+use super::record::{PromptPlan, SubjectRecord};
+use crate::measure::prompt_group::PromptGroup;
 
 /// What was measured with one batch size.
 #[derive(Debug, Clone)]
@@ -9,7 +9,7 @@ pub struct SweepRun {
     /// Sequences that were generated at once.
     pub batch_size: usize,
     /// One a subject.
-    pub records: Vec<VariantRecord>,
+    pub records: Vec<SubjectRecord>,
     /// Whether the base was measured in turn with the others.
     pub paired: bool,
 }
@@ -28,7 +28,7 @@ pub fn synthesised(
     let all = texts.concat();
     assert!(!all.is_empty(), "texts without tokens make no prompt");
     let prompt = |index: usize| PromptPlan {
-        group: Group::Context(count),
+        group: PromptGroup::Context(count),
         index,
         prompt_ids: all
             .iter()
@@ -55,7 +55,11 @@ mod tests {
             .map(|plan| plan.prompt_ids.as_slice())
             .collect();
         assert_eq!(ids, [[1, 2, 3, 4, 1, 2], [3, 4, 1, 2, 3, 4]]);
-        assert!(plans.iter().all(|plan| plan.group == Group::Context(6)));
+        assert!(
+            plans
+                .iter()
+                .all(|plan| plan.group == PromptGroup::Context(6))
+        );
         assert_eq!((plans[1].index, plans[1].new_tokens), (1, 5));
         assert_eq!(synthesised(&texts, 2, 1, 5)[0].prompt_ids, [1, 2]);
     }

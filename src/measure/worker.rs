@@ -11,7 +11,7 @@ use super::executed::ExecutedGraph;
 use super::gpu::GpuProbe;
 use super::memory::{MemorySampler, StageMemory};
 use super::protocol::{
-    Comparison, OpenRequest, Opened, ParityRequest, Request, Response, SwapRequest,
+    OpenRequest, Opened, ParityCheck, ParityRequest, Request, Response, SwapRequest,
 };
 use super::swap::{SwapTimes, time_swaps};
 use super::timings::{Clock, SystemClock, time_generation};
@@ -144,7 +144,7 @@ fn parity(request: ParityRequest) -> Result<Response, Failure> {
     let variants = request.variants.iter().map(|one| one.manifest.variant);
     let graphs = variants
         .filter_map(|variant| Some((variant, ExecutedGraph::read_sessions(&folder(variant)?))));
-    Ok(Response::Compared(Comparison {
+    Ok(Response::Compared(ParityCheck {
         parity,
         graphs: graphs.collect(),
         not_lowered: not_lowered.into_inner(),

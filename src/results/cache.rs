@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::engine::EngineOptions;
 use crate::files::write_file;
-use crate::measure::record::{PromptPlan, VariantRecord};
+use crate::measure::record::{PromptPlan, SubjectRecord};
 use crate::onnxruntime::library::Library;
 use crate::prepared::Manifest;
 use crate::system::{Hardware, SystemInfo};
@@ -72,7 +72,7 @@ pub struct BaseCache {
 #[derive(Serialize, Deserialize)]
 struct Entry {
     key: CacheKey,
-    record: VariantRecord,
+    record: SubjectRecord,
 }
 
 impl BaseCache {
@@ -89,7 +89,7 @@ impl BaseCache {
     }
 
     /// The measurement under exactly this key. What can't be read counts as absent: it's measured anew.
-    pub fn get(&self, key: &CacheKey) -> Option<VariantRecord> {
+    pub fn get(&self, key: &CacheKey) -> Option<SubjectRecord> {
         let text = std::fs::read(self.path(key)).ok()?;
         let entry: Entry = serde_json::from_slice(&text).ok()?;
         (entry.key == *key && entry.record.error.is_none()).then_some(entry.record)
@@ -99,7 +99,7 @@ impl BaseCache {
     ///
     /// # Errors
     /// If it can't be written.
-    pub fn put(&self, key: &CacheKey, record: &VariantRecord) -> std::io::Result<()> {
+    pub fn put(&self, key: &CacheKey, record: &SubjectRecord) -> std::io::Result<()> {
         std::fs::create_dir_all(&self.folder)?;
         let entry = Entry {
             key: key.clone(),
@@ -115,11 +115,11 @@ mod tests {
     use crate::measure::subject::Subject;
     use crate::prepared::{Variant, stand_in};
 
-    fn record() -> VariantRecord {
-        VariantRecord {
+    fn record() -> SubjectRecord {
+        SubjectRecord {
             session_seconds: 0.5,
             warmup_runs: 1,
-            ..VariantRecord::new(Subject::Base, None, &stand_in(Variant::Base), 1)
+            ..SubjectRecord::new(Subject::Base, None, &stand_in(Variant::Base), 1)
         }
     }
 

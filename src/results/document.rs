@@ -13,11 +13,11 @@ use crate::measure::break_even::break_even;
 use crate::measure::comparison::{half_width, measured, overhead};
 use crate::measure::energy::EnergyMethod;
 use crate::measure::executed::ExecutedGraph;
-use crate::measure::group::Group;
 use crate::measure::interference::Interference;
 use crate::measure::memory::StageMemory;
-use crate::measure::record::VariantRecord;
-use crate::measure::session::Precision;
+use crate::measure::prompt_group::PromptGroup;
+use crate::measure::record::SubjectRecord;
+use crate::measure::session::ReachedPrecision;
 use crate::measure::subject::Subject;
 use crate::measure::swap::SwapResult;
 use crate::measure::sweep::SweepRun;
@@ -76,7 +76,7 @@ pub struct RunInfo<'a> {
     /// Whether the base was measured in this run, interleaved, or taken from the cache.
     pub base_is_cached: bool,
     /// The precision that was asked for, and what came of it.
-    pub precision: Option<Precision>,
+    pub precision: Option<ReachedPrecision>,
     /// What else kept the cores busy.
     pub interference: Option<Interference>,
     /// Where energy was read.
@@ -89,7 +89,7 @@ pub struct RunInfo<'a> {
 
 impl ResultDocument {
     /// Puts a result together.
-    pub fn new(info: &RunInfo, records: &[VariantRecord], sweep: &[SweepRun]) -> Self {
+    pub fn new(info: &RunInfo, records: &[SubjectRecord], sweep: &[SweepRun]) -> Self {
         let mut generation_info = generation_info(info, records);
         if !sweep.is_empty() {
             let entries = sweep.iter().flat_map(|run| sweep_entries(info, run));
@@ -141,7 +141,7 @@ impl RunInfo<'_> {
     }
 }
 
-fn generation_info(info: &RunInfo, records: &[VariantRecord]) -> Value {
+fn generation_info(info: &RunInfo, records: &[SubjectRecord]) -> Value {
     let find = |variant: Subject| records.iter().find(|record| record.variant == variant);
     let base = find(Subject::Base);
     let mut variants = Map::new();
@@ -183,8 +183,8 @@ fn generation_info(info: &RunInfo, records: &[VariantRecord]) -> Value {
 fn sweep_entries(info: &RunInfo, run: &SweepRun) -> Vec<Value> {
     let mut records = run.records.iter();
     let base = records.find(|record| record.variant == Subject::Base);
-    let groups: BTreeSet<Group> = run.records.iter().flat_map(measured).collect();
-    let entry = |group: Group| {
+    let groups: BTreeSet<PromptGroup> = run.records.iter().flat_map(measured).collect();
+    let entry = |group: PromptGroup| {
         let mut variants = Map::new();
         for record in &run.records {
             let mut entry = json!({ "metrics": summarize(record, &[group]) });
@@ -227,7 +227,7 @@ fn swap(result: &SwapResult, seed: u64) -> Value {
 }
 
 /// The base against itself: what the machine alone makes of no difference.
-fn aa(info: &RunInfo, base: &VariantRecord, again: &VariantRecord) -> Option<Value> {
+fn aa(info: &RunInfo, base: &SubjectRecord, again: &SubjectRecord) -> Option<Value> {
     let over = overhead(base, again, &measured(again), true, info.seed)?;
     let [low, high] = over.interval_pct?;
     Some(json!({
@@ -241,8 +241,8 @@ fn aa(info: &RunInfo, base: &VariantRecord, again: &VariantRecord) -> Option<Val
 /// The keys of PEFT's suite.
 fn compatible(
     info: &RunInfo,
-    base: Option<&VariantRecord>,
-    record: &VariantRecord,
+    base: Option<&SubjectRecord>,
+    record: &SubjectRecord,
 ) -> Map<String, Value> {
     let mut all = Map::new();
     all.insert("memory".to_owned(), memory(record));
@@ -260,12 +260,13 @@ fn compatible(
     all
 }
 
-fn variant(info: &RunInfo, base: Option<&VariantRecord>, record: &VariantRecord) -> Value {
+fn variant(info: &RunInfo, base: Option<&SubjectRecord>, record: &SubjectRecord) -> Value {
     let mut all = compatible(info, base, record);
     let compared = base.filter(|base| base.variant != record.variant);
     if let Some(base) = compared {
-        let over =
-            |groups: &[Group]| overhead(base, record, groups, !info.base_is_cached, info.seed);
+        let over = |groups: &[PromptGroup]| {
+            overhead(base, record, groups, !info.base_is_cached, info.seed)
+        };
         let by_category: Map<String, Value> = measured(record)
             .into_iter()
             .map(|group| (group.to_string(), json!(over(&[group]))))
@@ -301,11 +302,11 @@ fn variant(info: &RunInfo, base: Option<&VariantRecord>, record: &VariantRecord)
 
 fn metrics(
     info: &RunInfo,
-    base: Option<&VariantRecord>,
-    record: &VariantRecord,
-    groups: &[Group],
+    base: Option<&SubjectRecord>,
+    record: &SubjectRecord,
+    groups: &[PromptGroup],
 ) -> Option<Value> {
-    let of = |record: &VariantRecord| summarize(record, groups);
+    let of = |record: &SubjectRecord| summarize(record, groups);
     let mut metrics = json!(of(record)?);
     if let (Some(base), Some(keys)) = (base, metrics.as_object_mut()) {
         let base_time = of(base).map(|metrics| metrics.inference_time);
@@ -319,7 +320,7 @@ fn metrics(
     Some(metrics)
 }
 
-fn memory(record: &VariantRecord) -> Value {
+fn memory(record: &SubjectRecord) -> Value {
     let mb = |bytes: u64| bytes as f64 / MB;
     let peak = record.generation_memory();
     let logs: Vec<Value> = record.stages.iter().map(stage).collect();

@@ -4,8 +4,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::measure::comparison::measured;
-use crate::measure::group::Group;
-use crate::measure::record::{RunRecord, VariantRecord};
+use crate::measure::prompt_group::PromptGroup;
+use crate::measure::record::{RunRecord, SubjectRecord};
 use crate::measure::roofline::{Roofline, roofline};
 use crate::measure::stats::{find_outliers, median};
 
@@ -40,7 +40,7 @@ pub struct CategoryMetrics {
 }
 
 /// Figures over the runs of `groups`; `None` without any.
-pub fn summarize(record: &VariantRecord, groups: &[Group]) -> Option<CategoryMetrics> {
+pub fn summarize(record: &SubjectRecord, groups: &[PromptGroup]) -> Option<CategoryMetrics> {
     let runs = record.runs.iter();
     let runs = runs.filter(|run| groups.contains(&run.group)).collect();
     Some(CategoryMetrics {
@@ -78,7 +78,7 @@ fn summarize_runs(runs: Vec<&RunRecord>, batch_size: usize) -> Option<CategoryMe
 }
 
 /// Suspicious runs of a variant: those far from the others of their prompt, and prompts whose first was slow.
-pub fn count_outliers(record: &VariantRecord) -> (usize, usize) {
+pub fn count_outliers(record: &SubjectRecord) -> (usize, usize) {
     let mut counts = (0, 0);
     for group in measured(record) {
         let mut prompts: Vec<usize> = record.runs_of(group).map(|run| run.prompt).collect();
@@ -96,7 +96,7 @@ pub fn count_outliers(record: &VariantRecord) -> (usize, usize) {
 }
 
 /// One entry a prompt, with every run.
-pub fn samples(record: &VariantRecord, group: Group) -> Vec<Value> {
+pub fn samples(record: &SubjectRecord, group: PromptGroup) -> Vec<Value> {
     let mut prompts: Vec<usize> = record.runs_of(group).map(|run| run.prompt).collect();
     // Rounds for a target's sake come back to every prompt.
     prompts.sort_unstable();
@@ -149,7 +149,7 @@ mod tests {
         assert!((metrics.inference_time - 0.057).abs() < 1e-9);
         assert_eq!(metrics.decode_time_per_token, Some(0.005));
         assert!((metrics.time_per_token - 0.057 / 4.0).abs() < 1e-9);
-        assert!(summarize(&record, &[Group::Context(1)]).is_none());
+        assert!(summarize(&record, &[PromptGroup::Context(1)]).is_none());
     }
 
     #[test]
@@ -159,7 +159,7 @@ mod tests {
             run.energy_joules = Some(8.0);
         }
         let energy =
-            |record: &VariantRecord| summarize(record, &measured(record))?.energy_per_token_joules;
+            |record: &SubjectRecord| summarize(record, &measured(record))?.energy_per_token_joules;
         assert_eq!(energy(&record), Some(2.0));
         record.batch_size = 4;
         assert_eq!(energy(&record), Some(0.5));
@@ -185,7 +185,7 @@ mod tests {
     fn every_run_is_kept() {
         let samples = samples(
             &record(Subject::Base, 1),
-            Group::Category(crate::prompts::Category::Short),
+            PromptGroup::Category(crate::prompts::Category::Short),
         );
         assert_eq!(samples.len(), 1);
         assert_eq!(samples[0]["individual_runs"].as_array().unwrap().len(), 5);

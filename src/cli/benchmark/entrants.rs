@@ -4,19 +4,19 @@ use anyhow::Result;
 
 use super::{Benchmark, Job};
 use crate::cli::progress::message;
-use crate::measure::session::Entrant;
+use crate::measure::session::PlannedSubject;
 use crate::measure::subject::Subject;
 use crate::prepare::empty_variant;
 use crate::prepared::{PreparedVariant, Variant};
 
 impl Benchmark<'_> {
     /// Who takes part: one base, and what each job has beside it.
-    pub(super) fn entrants(&self, jobs: &[Job]) -> Result<Vec<Entrant>> {
-        let mut entrants = Vec::new();
+    pub(super) fn subjects(&self, jobs: &[Job]) -> Result<Vec<PlannedSubject>> {
+        let mut subjects = Vec::new();
         let mut bases = jobs.iter().flat_map(|job| &job.variants);
         let base = bases.find(|prepared| prepared.manifest.variant == Variant::Base);
         let mut add = |subject, experiment, prepared: &PreparedVariant| {
-            entrants.push(Entrant {
+            subjects.push(PlannedSubject {
                 subject,
                 experiment,
                 prepared: prepared.clone(),
@@ -47,6 +47,6 @@ impl Benchmark<'_> {
         {
             add(Subject::BaseAgain, None, base);
         }
-        Ok(entrants)
+        Ok(subjects)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::measure::record::VariantRecord;
+use crate::measure::record::SubjectRecord;
 use crate::prepared::{Manifest, PreparedVariant, Variant};
 
 /// What has a result of its own: an experiment, mostly.
@@ -37,8 +37,8 @@ impl Job {
 }
 
 /// The records of a job, the base's among them.
-pub(super) fn records_of(records: &[VariantRecord], job: &Job) -> Vec<VariantRecord> {
-    let own = |record: &&VariantRecord| {
+pub(super) fn records_of(records: &[SubjectRecord], job: &Job) -> Vec<SubjectRecord> {
+    let own = |record: &&SubjectRecord| {
         let experiment = record.experiment.as_ref();
         experiment.is_none_or(|experiment| *experiment == job.label)
     };

@@ -15,9 +15,9 @@ use crate::measure::bandwidth::{DeviceCopier, RateMeter, WeightsReader};
 use crate::measure::client::WorkerError;
 use crate::measure::energy::{EnergyMethod, SystemMeter};
 use crate::measure::interference::{Interference, InterferenceWatch};
-use crate::measure::protocol::Comparison;
-use crate::measure::record::VariantRecord;
-use crate::measure::session::{MeasurePlan, Measurement, Meters, Precision, Step};
+use crate::measure::protocol::ParityCheck;
+use crate::measure::record::SubjectRecord;
+use crate::measure::session::{MeasurePlan, Measurement, Meters, Progress, ReachedPrecision};
 use crate::measure::subject::Subject;
 use crate::measure::swap::SwapResult;
 use crate::measure::sweep::SweepRun;
@@ -27,13 +27,13 @@ use crate::results::{BaseCache, CacheKey};
 
 /// What was measured.
 pub(super) struct Measured {
-    pub records: Vec<VariantRecord>,
+    pub records: Vec<SubjectRecord>,
     pub sweep: Vec<SweepRun>,
     /// One a job, where swaps were asked for.
     pub swaps: Vec<Option<SwapResult>>,
     /// One a job.
-    pub comparisons: Vec<Comparison>,
-    pub precision: Option<Precision>,
+    pub comparisons: Vec<ParityCheck>,
+    pub precision: Option<ReachedPrecision>,
     pub interference: Option<Interference>,
     pub energy_method: Option<EnergyMethod>,
     pub outcome: Result<(), WorkerError>,
@@ -68,12 +68,12 @@ impl Benchmark<'_> {
         let mut plan = MeasurePlan {
             program: std::env::current_exe().context("cannot find this program's own file")?,
             library: library.clone(),
-            entrants: self.entrants(jobs)?,
+            subjects: self.subjects(jobs)?,
             prompts,
             runs: config.num_inference_runs,
             options,
             seed: config.seed,
-            target: self.target,
+            goal: self.target,
         };
         let mut sweep = self.sweep_plans(config, &plan, contexts);
         for plan in std::iter::once(&mut plan).chain(&mut sweep) {
@@ -83,11 +83,11 @@ impl Benchmark<'_> {
 
         let comparisons = {
             let progress = MeasureProgress::default();
-            progress.report(Step::Comparing);
+            progress.report(Progress::Comparing);
             let several = jobs.len() > 1;
             jobs.iter()
                 .map(|job| plan.parity(several.then_some(job.label.as_str()), self.interrupt))
-                .collect::<Result<Vec<Comparison>, WorkerError>>()
+                .collect::<Result<Vec<ParityCheck>, WorkerError>>()
         };
         let cache = BaseCache::new(&self.common.output);
         let key = self.base_key(&plan);
@@ -95,7 +95,7 @@ impl Benchmark<'_> {
         if self.cached_base {
             cached = key.as_ref().and_then(|key| cache.get(key));
             match &cached {
-                Some(_) => plan.entrants.retain(|one| one.subject != Subject::Base),
+                Some(_) => plan.subjects.retain(|one| one.subject != Subject::Base),
                 None => {
                     message("note: no earlier measurement of this base fits; it is measured now")
                 }
@@ -114,10 +114,10 @@ impl Benchmark<'_> {
         let progress = MeasureProgress::default();
         let (comparisons, measurement) = match comparisons {
             Err(interrupted) => (
-                vec![Comparison::default(); jobs.len()],
+                vec![ParityCheck::default(); jobs.len()],
                 nothing(Err(interrupted)),
             ),
-            Ok(comparisons) if plan.entrants.is_empty() => (comparisons, nothing(Ok(()))),
+            Ok(comparisons) if plan.subjects.is_empty() => (comparisons, nothing(Ok(()))),
             Ok(comparisons) => {
                 let measured = plan.run(self.interrupt, meters, &|step| progress.report(step));
                 (comparisons, measured)
@@ -129,7 +129,7 @@ impl Benchmark<'_> {
             outcome,
         } = measurement;
         let base_is_cached = cached.is_some();
-        let records: Vec<VariantRecord> = cached.into_iter().chain(records).collect();
+        let records: Vec<SubjectRecord> = cached.into_iter().chain(records).collect();
         let base = records.iter().find(|r| r.variant == Subject::Base);
         let parities = comparisons.iter().filter_map(|one| one.parity.as_ref());
         let parity = parities.into_iter().all(|parity| parity.passed);
@@ -176,7 +176,7 @@ impl Benchmark<'_> {
                 None => Box::new(()),
             }
         }
-        match (self.provider, plan.entrants.first()) {
+        match (self.provider, plan.subjects.first()) {
             (Provider::Cuda(device), _) => boxed(DeviceCopier::open(device)),
             (Provider::Cpu, Some(first)) => {
                 let manifest = &first.prepared.manifest;
@@ -192,8 +192,8 @@ impl Benchmark<'_> {
     }
 
     fn base_key(&self, plan: &MeasurePlan) -> Option<CacheKey> {
-        let mut entrants = plan.entrants.iter();
-        let base = entrants.find(|one| one.subject == Subject::Base)?;
+        let mut subjects = plan.subjects.iter();
+        let base = subjects.find(|one| one.subject == Subject::Base)?;
         Some(CacheKey::new(
             &base.prepared.manifest,
             &plan.prompts,
@@ -208,8 +208,8 @@ impl Benchmark<'_> {
 
 /// Makes what sessions need beside the variants' folders, so that none takes longer to open because it's the first.
 fn make_ready(plan: &mut MeasurePlan) -> Result<()> {
-    for entrant in &mut plan.entrants {
-        setup::lay_out(&mut entrant.prepared, &plan.options)?;
+    for subject in &mut plan.subjects {
+        setup::lay_out(&mut subject.prepared, &plan.options)?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use crate::cli::measure_progress::MeasureProgress;
 use crate::cli::progress::message;
 use crate::config::BenchmarkConfig;
 use crate::measure::client::WorkerError;
-use crate::measure::record::{PromptPlan, VariantRecord};
+use crate::measure::record::{PromptPlan, SubjectRecord};
 use crate::measure::session::{MeasurePlan, Meters};
 use crate::measure::sweep::SweepRun;
 
@@ -37,7 +37,7 @@ impl Benchmark<'_> {
         &self,
         plans: Vec<MeasurePlan>,
         meters: Meters,
-        main: &[VariantRecord],
+        main: &[SubjectRecord],
         paired: bool,
     ) -> (Vec<SweepRun>, Result<(), WorkerError>) {
         let mut runs = Vec::new();

@@ -2,8 +2,8 @@
 
 use std::fmt::{Display, Write};
 
-use crate::measure::group::Group;
-use crate::measure::record::VariantRecord;
+use crate::measure::prompt_group::PromptGroup;
+use crate::measure::record::SubjectRecord;
 use crate::measure::stats::{MIN_SAMPLES_TO_DETECT, Overhead};
 
 /// A cell without a figure.
@@ -54,7 +54,7 @@ pub(super) fn milliseconds(seconds: Option<f64>) -> String {
 }
 
 /// The peak while generating from prompts of `group`.
-pub(super) fn peak(record: &VariantRecord, group: Group) -> String {
+pub(super) fn peak(record: &SubjectRecord, group: PromptGroup) -> String {
     let name = group.to_string();
     let stage = record.stages.iter().find(|stage| stage.stage == name);
     stage.map_or_else(none, |stage| {

@@ -3,11 +3,11 @@
 use std::fmt::Write;
 
 use crate::measure::interference::Interference;
-use crate::measure::record::VariantRecord;
+use crate::measure::record::SubjectRecord;
 use crate::results::count_outliers;
 
 /// Reasons to distrust the figures, a line each: a busy machine, runs far from the others, cold first runs.
-pub fn doubts(records: &[VariantRecord], interference: Option<&Interference>) -> String {
+pub fn doubts(records: &[SubjectRecord], interference: Option<&Interference>) -> String {
     let mut text = String::new();
     if let Some(found) = interference.filter(|found| found.disturbed) {
         let _ = writeln!(

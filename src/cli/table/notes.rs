@@ -6,8 +6,8 @@ use std::fmt::Write;
 use super::cells::named;
 use crate::engine::{NotLowered, StepGraph};
 use crate::measure::executed::ExecutedGraph;
-use crate::measure::record::VariantRecord;
-use crate::measure::session::Precision;
+use crate::measure::record::SubjectRecord;
+use crate::measure::session::ReachedPrecision;
 use crate::parity::Parity;
 use crate::prepared::Variant;
 
@@ -60,9 +60,9 @@ pub fn not_lowered(title: &str, found: &BTreeMap<Variant, Vec<NotLowered>>) -> S
 /// as about the variant. `title` names the experiment, where there are several.
 pub fn step_graphs<'a>(
     title: &str,
-    records: impl IntoIterator<Item = &'a VariantRecord>,
+    records: impl IntoIterator<Item = &'a SubjectRecord>,
 ) -> String {
-    let line = |record: &VariantRecord| match &record.step_graph {
+    let line = |record: &SubjectRecord| match &record.step_graph {
         Some(StepGraph::Refused(reason)) => {
             let name = named(title, record.variant);
             Some(format!(
@@ -104,7 +104,7 @@ pub fn parity(title: &str, parity: Option<&Parity>) -> String {
 }
 
 /// Whether the precision that was asked for was reached.
-pub fn precision(precision: &Precision) -> String {
+pub fn precision(precision: &ReachedPrecision) -> String {
     let runs = precision.runs;
     let Some(half_width) = precision.half_width_pct else {
         return "precision  there is no interval to judge by\n".to_owned();

@@ -4,15 +4,15 @@ use std::fmt::Write;
 
 use super::cells::{interval, too_few, verdict};
 use crate::measure::comparison::{half_width, measured, overhead};
-use crate::measure::record::VariantRecord;
+use crate::measure::record::SubjectRecord;
 use crate::measure::stats::Overhead;
 use crate::measure::subject::Subject;
 
 /// A sentence for each adapter variant.
 pub(super) fn overall(
     text: &mut String,
-    records: &[VariantRecord],
-    base: Option<&VariantRecord>,
+    records: &[SubjectRecord],
+    base: Option<&SubjectRecord>,
     paired: bool,
     seed: u64,
 ) {
@@ -26,8 +26,8 @@ pub(super) fn overall(
         .find(|record| record.variant == Subject::BaseAgain);
     let again = again.and_then(|record| overhead(base, record, &measured, paired, seed));
     let others =
-        |record: &&VariantRecord| !matches!(record.variant, Subject::Base | Subject::BaseAgain);
-    let names = records.iter().filter(others).map(VariantRecord::label);
+        |record: &&SubjectRecord| !matches!(record.variant, Subject::Base | Subject::BaseAgain);
+    let names = records.iter().filter(others).map(SubjectRecord::label);
     let width = names.map(|name| name.chars().count()).max();
     let width = width.unwrap_or(0).max(14);
     for record in records.iter().filter(others) {

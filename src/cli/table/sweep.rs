@@ -6,7 +6,7 @@ use std::fmt::Write;
 use super::base_of;
 use super::cells::{aligned, interval, milliseconds, none, peak, percent};
 use crate::measure::comparison::{measured, overhead};
-use crate::measure::group::Group;
+use crate::measure::prompt_group::PromptGroup;
 use crate::measure::sweep::SweepRun;
 use crate::results::summarize;
 
@@ -26,7 +26,7 @@ pub fn sweep(runs: &[SweepRun], seed: u64) -> String {
     let mut rows = vec![header.map(str::to_owned).to_vec()];
     for run in runs {
         let base = base_of(&run.records);
-        let groups: BTreeSet<Group> = run.records.iter().flat_map(measured).collect();
+        let groups: BTreeSet<PromptGroup> = run.records.iter().flat_map(measured).collect();
         for group in groups {
             for record in &run.records {
                 let Some(metrics) = summarize(record, &[group]) else {

@@ -14,7 +14,7 @@ fn found(verdicts: [Verdict; 3]) -> BreakEven {
         extra_seconds: 0.5,
         groups: groups
             .map(|(category, verdict)| GroupBreakEven {
-                group: Group::Category(category),
+                group: PromptGroup::Category(category),
                 saving_per_token: 0.0,
                 saving_interval: None,
                 verdict,
@@ -47,7 +47,7 @@ fn where_nodes_ran_is_told_if_it_is_not_all_in_one_place() {
 
 #[test]
 fn a_variant_without_the_cuda_graph_that_was_asked_for_is_named() {
-    let record = |subject, step_graph| VariantRecord {
+    let record = |subject, step_graph| SubjectRecord {
         step_graph,
         ..scripted(subject, 1)
     };

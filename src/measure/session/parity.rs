@@ -1,8 +1,8 @@
 //! Whether the variants of an experiment compute the same, asked before they're measured.
 
 use super::MeasurePlan;
-use crate::measure::client::{Interrupt, VariantProcess, WorkerClient, WorkerError};
-use crate::measure::protocol::{Comparison, ParityRequest};
+use crate::measure::client::{Interrupt, WorkerClient, WorkerError, WorkerProcess};
+use crate::measure::protocol::{ParityCheck, ParityRequest};
 use crate::measure::subject::Subject;
 use crate::parity::Parity;
 use crate::prepared::PreparedVariant;
@@ -21,21 +21,21 @@ impl MeasurePlan {
         &self,
         experiment: Option<&str>,
         interrupt: &Interrupt,
-    ) -> Result<Comparison, WorkerError> {
+    ) -> Result<ParityCheck, WorkerError> {
         let start = |name: &str| WorkerClient::start(self.program.clone(), name, interrupt);
         self.parity_in(experiment, &start)
     }
 
-    pub(super) fn parity_in<P: VariantProcess>(
+    pub(super) fn parity_in<P: WorkerProcess>(
         &self,
         experiment: Option<&str>,
         start: &dyn Fn(&str) -> Result<P, WorkerError>,
-    ) -> Result<Comparison, WorkerError> {
+    ) -> Result<ParityCheck, WorkerError> {
         let Some(prompt) = self.shortest_prompt() else {
-            return Ok(Comparison::default());
+            return Ok(ParityCheck::default());
         };
         let plain = self
-            .entrants
+            .subjects
             .iter()
             .filter(|one| one.experiment.is_none() || one.experiment.as_deref() == experiment)
             .filter(|one| !matches!(one.subject, Subject::BaseAgain | Subject::UnmergedEmpty));
@@ -59,9 +59,9 @@ impl MeasurePlan {
         });
         match checked {
             Err(WorkerError::Interrupted) => Err(WorkerError::Interrupted),
-            Err(error) => Ok(Comparison {
+            Err(error) => Ok(ParityCheck {
                 parity: Some(Parity::impossible(error.to_string())),
-                ..Comparison::default()
+                ..ParityCheck::default()
             }),
             Ok(comparison) => Ok(comparison),
         }

@@ -1,7 +1,7 @@
 //! How long it takes to change an adapter, asked of a process of its own.
 
 use super::MeasurePlan;
-use crate::measure::client::{Interrupt, VariantProcess, WorkerClient, WorkerError};
+use crate::measure::client::{Interrupt, WorkerClient, WorkerError, WorkerProcess};
 use crate::measure::protocol::{OpenRequest, SwapRequest};
 use crate::measure::swap::SwapResult;
 use crate::prepared::PreparedVariant;
@@ -21,7 +21,7 @@ impl MeasurePlan {
         self.swaps_in(unmerged, others, &start)
     }
 
-    pub(super) fn swaps_in<P: VariantProcess>(
+    pub(super) fn swaps_in<P: WorkerProcess>(
         &self,
         unmerged: &PreparedVariant,
         others: Vec<PreparedVariant>,

@@ -2,9 +2,9 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::*;
-use crate::measure::client::VariantProcess;
+use crate::measure::client::WorkerProcess;
 use crate::measure::memory::{PeakMethod, ProcessMemory, StageMemory};
-use crate::measure::protocol::{Comparison, OpenRequest, Opened, ParityRequest, SwapRequest};
+use crate::measure::protocol::{OpenRequest, Opened, ParityCheck, ParityRequest, SwapRequest};
 use crate::measure::swap::{SwapResult, SwapTimes};
 use crate::measure::timings::{Clock, GenerationTimings};
 use crate::onnxruntime::library::Library;
@@ -53,7 +53,7 @@ impl Machine {
                 generated: 0,
             })
         };
-        let contest = Contest {
+        let measurement = RunningMeasurement {
             plan,
             start: &start,
             clock: &self.clock,
@@ -62,11 +62,11 @@ impl Machine {
                 memory: self,
             },
             progress: &|_| {},
-            contestants: Vec::new(),
+            running: Vec::new(),
             done: 0,
             total: 0,
         };
-        contest.run()
+        measurement.run()
     }
 }
 
@@ -104,7 +104,7 @@ impl Process {
     }
 }
 
-impl VariantProcess for Process {
+impl WorkerProcess for Process {
     fn open(&mut self, _: OpenRequest) -> Result<Opened, WorkerError> {
         Ok(Opened {
             session_seconds: 0.5,
@@ -163,16 +163,16 @@ impl VariantProcess for Process {
         })
     }
 
-    fn parity(&mut self, request: ParityRequest) -> Result<Comparison, WorkerError> {
+    fn parity(&mut self, request: ParityRequest) -> Result<ParityCheck, WorkerError> {
         assert_eq!(self.name, "parity check");
         if self.machine.dies.is_some() {
             return Err(self.died());
         }
         let mut parity = Parity::impossible(String::new());
         (parity.of, parity.passed) = (request.new_tokens, true);
-        Ok(Comparison {
+        Ok(ParityCheck {
             parity: Some(parity),
-            ..Comparison::default()
+            ..ParityCheck::default()
         })
     }
 
@@ -201,7 +201,7 @@ fn swaps_are_asked_for_with_the_shortest_prompt_and_room_for_virtual_tokens() {
             generated: 0,
         })
     };
-    let unmerged = &plan.entrants[1].prepared;
+    let unmerged = &plan.subjects[1].prepared;
     let SwapResult::Measured(times) = plan.swaps_in(unmerged, Vec::new(), &start).unwrap() else {
         panic!("nothing was measured")
     };
@@ -209,9 +209,9 @@ fn swaps_are_asked_for_with_the_shortest_prompt_and_room_for_virtual_tokens() {
     assert_eq!((times.prompt_tokens, times.load), (3, vec![4.0, 4.0]));
 }
 
-fn plan(runs: usize, target: Option<(f64, u64)>) -> MeasurePlan {
+fn plan(runs: usize, goal: Option<(f64, u64)>) -> MeasurePlan {
     let prompt = |category, length| PromptPlan {
-        group: Group::Category(category),
+        group: PromptGroup::Category(category),
         index: 0,
         prompt_ids: vec![1; length],
         new_tokens: 2,
@@ -220,8 +220,8 @@ fn plan(runs: usize, target: Option<(f64, u64)>) -> MeasurePlan {
     MeasurePlan {
         program: PathBuf::new(),
         library: library(),
-        entrants: variants
-            .map(|variant| Entrant {
+        subjects: variants
+            .map(|variant| PlannedSubject {
                 subject: variant.into(),
                 experiment: None,
                 prepared: stand_in(variant),
@@ -231,7 +231,7 @@ fn plan(runs: usize, target: Option<(f64, u64)>) -> MeasurePlan {
         runs,
         options: options(),
         seed: 3,
-        target: target.map(|(half_width_pct, seconds)| Target {
+        goal: goal.map(|(half_width_pct, seconds)| PrecisionGoal {
             half_width_pct,
             max_time: Duration::from_secs(seconds),
         }),
@@ -256,7 +256,7 @@ fn every_round_of_every_prompt_has_every_variant_once() {
     let measurement = machine.measure(&plan(4, None));
     assert!(measurement.outcome.is_ok() && measurement.precision.is_none());
     assert_eq!(runs_of(&measurement), [8, 8, 8]);
-    let energy = |record: &VariantRecord| record.runs[7].energy_joules;
+    let energy = |record: &SubjectRecord| record.runs[7].energy_joules;
     assert_eq!(energy(&measurement.records[0]), Some(10.0));
     assert_eq!(energy(&measurement.records[1]), Some(12.0));
     let log = machine.log.borrow();
@@ -307,7 +307,7 @@ fn rounds_are_added_until_the_interval_is_narrow_enough() {
     assert!(after.runs > 5);
     assert_eq!(runs_of(&fine), [2 * after.runs; 3]);
     let numbers: Vec<usize> = fine.records[1]
-        .runs_of(Group::Category(Category::Long))
+        .runs_of(PromptGroup::Category(Category::Long))
         .map(|run| run.run)
         .collect();
     assert_eq!(numbers, (0..after.runs).collect::<Vec<_>>());

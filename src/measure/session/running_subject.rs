@@ -1,16 +1,16 @@
 //! One that takes part: its process, and what was recorded of it.
 
-use crate::measure::client::{VariantProcess, WorkerError};
+use crate::measure::client::{WorkerError, WorkerProcess};
 use crate::measure::energy::EnergyMeter;
-use crate::measure::record::{PromptPlan, RunRecord, VariantRecord};
+use crate::measure::record::{PromptPlan, RunRecord, SubjectRecord};
 
 /// A subject with its process, while it lives.
-pub(super) struct Contestant<P> {
-    pub record: VariantRecord,
+pub(super) struct RunningSubject<P> {
+    pub record: SubjectRecord,
     pub process: Option<P>,
 }
 
-impl<P: VariantProcess> Contestant<P> {
+impl<P: WorkerProcess> RunningSubject<P> {
     /// Generates once; `run` is absent for a warm-up.
     pub(super) fn generate(
         &mut self,

@@ -9,17 +9,17 @@ use crate::prompts::Category;
 /// Prompts that are measured together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
-pub enum Group {
+pub enum PromptGroup {
     /// Prompts of a category.
     Category(Category),
     /// Prompts of exactly so many tokens.
     Context(usize),
 }
 
-/// What follows the number in the name of a [`Group::Context`].
+/// What follows the number in the name of a [`PromptGroup::Context`].
 const TOKENS: &str = " tokens";
 
-impl Group {
+impl PromptGroup {
     /// The group of that name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
@@ -39,7 +39,7 @@ impl Group {
     }
 }
 
-impl fmt::Display for Group {
+impl fmt::Display for PromptGroup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Category(category) => category.fmt(f),
@@ -48,13 +48,13 @@ impl fmt::Display for Group {
     }
 }
 
-impl From<Group> for String {
-    fn from(group: Group) -> Self {
+impl From<PromptGroup> for String {
+    fn from(group: PromptGroup) -> Self {
         group.to_string()
     }
 }
 
-impl TryFrom<String> for Group {
+impl TryFrom<String> for PromptGroup {
     type Error = String;
 
     fn try_from(name: String) -> Result<Self, String> {
@@ -68,14 +68,17 @@ mod tests {
 
     #[test]
     fn a_group_is_found_by_its_name() {
-        for group in [Group::Category(Category::Long), Group::Context(64)] {
+        for group in [
+            PromptGroup::Category(Category::Long),
+            PromptGroup::Context(64),
+        ] {
             let name = group.to_string();
-            assert_eq!(Group::from_name(&name), Some(group));
+            assert_eq!(PromptGroup::from_name(&name), Some(group));
             let json = serde_json::to_string(&group).unwrap();
-            assert_eq!(serde_json::from_str::<Group>(&json).unwrap(), group);
+            assert_eq!(serde_json::from_str::<PromptGroup>(&json).unwrap(), group);
         }
         for stage in ["start", "session_loaded", "tokens", "-1 tokens"] {
-            assert_eq!(Group::from_name(stage), None);
+            assert_eq!(PromptGroup::from_name(stage), None);
         }
     }
 }

@@ -2,35 +2,37 @@
 
 use std::time::Duration;
 
-use super::contestant::Contestant;
-use super::{Entrant, MeasurePlan, Measurement, Meters, Precision, Step, Target};
-use crate::measure::client::{VariantProcess, WorkerError};
+use super::running_subject::RunningSubject;
+use super::{
+    MeasurePlan, Measurement, Meters, PlannedSubject, PrecisionGoal, Progress, ReachedPrecision,
+};
+use crate::measure::client::{WorkerError, WorkerProcess};
 use crate::measure::comparison::{half_width, measured, overhead};
 use crate::measure::protocol::OpenRequest;
-use crate::measure::record::{PromptPlan, VariantRecord};
+use crate::measure::record::{PromptPlan, SubjectRecord};
 use crate::measure::schedule::{balanced_order, balanced_period};
 use crate::measure::subject::Subject;
 use crate::measure::timings::Clock;
 use crate::prepared::PreparedVariant;
 
 /// A measurement under way.
-pub(super) struct Contest<'a, P> {
+pub(super) struct RunningMeasurement<'a, P> {
     pub plan: &'a MeasurePlan,
     pub start: &'a dyn Fn(&str) -> Result<P, WorkerError>,
     pub clock: &'a dyn Clock,
     pub meters: Meters<'a>,
-    pub progress: &'a dyn Fn(Step),
-    pub contestants: Vec<Contestant<P>>,
+    pub progress: &'a dyn Fn(Progress),
+    pub running: Vec<RunningSubject<P>>,
     /// Generations that are done, and in all.
     pub done: usize,
     pub total: usize,
 }
 
-impl<P: VariantProcess> Contest<'_, P> {
+impl<P: WorkerProcess> RunningMeasurement<'_, P> {
     pub(super) fn run(mut self) -> Measurement {
         let mut precision = None;
         let outcome = self.measure(&mut precision);
-        let records = self.contestants.into_iter().map(|one| one.record);
+        let records = self.running.into_iter().map(|one| one.record);
         Measurement {
             records: records.collect(),
             precision,
@@ -38,26 +40,26 @@ impl<P: VariantProcess> Contest<'_, P> {
         }
     }
 
-    fn measure(&mut self, precision: &mut Option<Precision>) -> Result<(), WorkerError> {
+    fn measure(&mut self, precision: &mut Option<ReachedPrecision>) -> Result<(), WorkerError> {
         let started = self.clock.now();
-        for entrant in &self.plan.entrants {
-            (self.progress)(Step::Opening(&entrant.label()));
-            let Entrant {
+        for planned in &self.plan.subjects {
+            (self.progress)(Progress::Opening(&planned.label()));
+            let PlannedSubject {
                 subject,
                 experiment,
                 prepared,
-            } = entrant;
+            } = planned;
             let (experiment, batch_size) = (experiment.clone(), self.plan.options.batch_size);
-            self.contestants.push(Contestant {
-                record: VariantRecord::new(*subject, experiment, prepared, batch_size),
+            self.running.push(RunningSubject {
+                record: SubjectRecord::new(*subject, experiment, prepared, batch_size),
                 process: None,
             });
-            let index = self.contestants.len() - 1;
+            let index = self.running.len() - 1;
             let opened = self.open(index, prepared);
             self.settle(index, opened)?;
         }
 
-        let count = self.contestants.len();
+        let count = self.running.len();
         let mut orders = balanced_order(count, balanced_period(count), self.plan.seed)
             .into_iter()
             .cycle();
@@ -67,8 +69,8 @@ impl<P: VariantProcess> Contest<'_, P> {
             .chain((0..self.plan.runs).map(Some))
             .collect();
         self.pass(&mut orders, &rounds)?;
-        if let Some(target) = self.plan.target {
-            self.reach(target, started, &mut orders, precision)?;
+        if let Some(goal) = self.plan.goal {
+            self.reach(goal, started, &mut orders, precision)?;
         }
         self.end_stage("benchmark_complete")
     }
@@ -76,17 +78,17 @@ impl<P: VariantProcess> Contest<'_, P> {
     /// Adds rounds, each a run of every prompt, until the target is met or its time is over.
     fn reach(
         &mut self,
-        target: Target,
+        goal: PrecisionGoal,
         started: Duration,
         orders: &mut dyn Iterator<Item = Vec<usize>>,
-        precision: &mut Option<Precision>,
+        precision: &mut Option<ReachedPrecision>,
     ) -> Result<(), WorkerError> {
         let mut runs = self.plan.runs;
         loop {
             let widest = self.widest_interval();
-            let met = widest.is_some_and(|width| width <= target.half_width_pct);
-            *precision = Some(Precision {
-                target_pct: target.half_width_pct,
+            let met = widest.is_some_and(|width| width <= goal.half_width_pct);
+            *precision = Some(ReachedPrecision {
+                target_pct: goal.half_width_pct,
                 half_width_pct: widest.filter(|width| width.is_finite()),
                 met,
                 runs,
@@ -94,15 +96,15 @@ impl<P: VariantProcess> Contest<'_, P> {
             let Some(half_width_pct) = widest.filter(|_| !met) else {
                 return Ok(());
             };
-            (self.progress)(Step::Precision {
+            (self.progress)(Progress::Precision {
                 half_width_pct,
-                target_pct: target.half_width_pct,
+                target_pct: goal.half_width_pct,
                 runs,
             });
-            if self.clock.now().saturating_sub(started) >= target.max_time {
+            if self.clock.now().saturating_sub(started) >= goal.max_time {
                 return Ok(());
             }
-            self.total = self.done + self.plan.prompts.len() * self.contestants.len();
+            self.total = self.done + self.plan.prompts.len() * self.running.len();
             self.pass(orders, &[Some(runs)])?;
             runs += 1;
         }
@@ -110,7 +112,7 @@ impl<P: VariantProcess> Contest<'_, P> {
 
     /// Half of the widest overall interval; infinite where one has none yet, `None` where nothing is compared.
     fn widest_interval(&self) -> Option<f64> {
-        let live = || self.contestants.iter().filter(|one| one.process.is_some());
+        let live = || self.running.iter().filter(|one| one.process.is_some());
         let base = &live()
             .find(|one| one.record.variant == Subject::Base)?
             .record;
@@ -137,13 +139,13 @@ impl<P: VariantProcess> Contest<'_, P> {
                 for run in rounds {
                     let rate = run.and_then(|_| self.meters.memory.read());
                     for index in orders.next().unwrap_or_default() {
-                        (self.progress)(Step::Generating {
+                        (self.progress)(Progress::Generating {
                             done: self.done,
                             total: self.total,
                             group,
                         });
                         let meter = self.meters.energy;
-                        let generated = self.contestants[index].generate(prompt, *run, meter, rate);
+                        let generated = self.running[index].generate(prompt, *run, meter, rate);
                         self.settle(index, generated)?;
                         self.done += 1;
                     }
@@ -155,8 +157,8 @@ impl<P: VariantProcess> Contest<'_, P> {
     }
 
     fn end_stage(&mut self, name: &str) -> Result<(), WorkerError> {
-        for index in 0..self.contestants.len() {
-            let ended = self.contestants[index].end_stage(name);
+        for index in 0..self.running.len() {
+            let ended = self.running[index].end_stage(name);
             self.settle(index, ended)?;
         }
         Ok(())
@@ -168,20 +170,20 @@ impl<P: VariantProcess> Contest<'_, P> {
         let longest = plan.prompts.iter().map(length).max().unwrap_or(0);
         let mut options = plan.options.clone();
         options.max_length = prepared.manifest.num_virtual_tokens() + longest;
-        let contestant = &mut self.contestants[index];
-        let mut process = (self.start)(&contestant.record.label())?;
+        let subject = &mut self.running[index];
+        let mut process = (self.start)(&subject.record.label())?;
         let opened = process.open(OpenRequest {
             library: plan.library.clone(),
             variant: prepared.clone(),
             options,
         })?;
-        contestant.record.session_seconds = opened.session_seconds;
-        contestant.record.step_graph = opened.step_graph;
-        contestant.record.stages = opened.stages;
-        contestant.process = Some(process);
+        subject.record.session_seconds = opened.session_seconds;
+        subject.record.step_graph = opened.step_graph;
+        subject.record.stages = opened.stages;
+        subject.process = Some(process);
         if let Some(shortest) = plan.shortest_prompt() {
-            contestant.generate(shortest, None, self.meters.energy, None)?;
-            contestant.end_stage("warmed_up")?;
+            subject.generate(shortest, None, self.meters.energy, None)?;
+            subject.end_stage("warmed_up")?;
         }
         Ok(())
     }
@@ -191,10 +193,10 @@ impl<P: VariantProcess> Contest<'_, P> {
         let Err(error) = result else {
             return Ok(());
         };
-        let contestant = &mut self.contestants[index];
-        contestant.record.error = Some(error.to_string());
-        contestant.process = None;
-        let base = contestant.record.variant == Subject::Base;
+        let subject = &mut self.running[index];
+        subject.record.error = Some(error.to_string());
+        subject.process = None;
+        let base = subject.record.variant == Subject::Base;
         if base || matches!(error, WorkerError::Interrupted) {
             return Err(error);
         }
