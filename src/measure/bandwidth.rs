@@ -1,5 +1,5 @@
-//! The floor of a decode step: reading as many bytes as the step must read, and doing nothing with them
-//! but add them up, or on a GPU copy them.
+//! Memory bandwidth, which bounds a decode step from below. On a CPU it's measured by summing up
+//! the weights' bytes, on a GPU by a copy.
 
 mod device;
 
@@ -14,22 +14,26 @@ pub use device::DeviceCopier;
 
 use super::stats::median;
 
-/// Tells how fast memory is read now.
+/// Measures memory bandwidth.
 pub trait RateMeter {
-    /// Bytes a second; `None` where it can't be told.
+    /// Bytes per second now; `None` if it can't be measured.
     fn read(&self) -> Option<f64>;
 }
 
-/// A reading takes the middle one of so many sums: a decode step follows another one too, and not some other work.
+/// Sums in a reading, whose median counts. The first one may find other data in the caches; a
+/// decode step doesn't either, since it follows another step.
 const SUMS: usize = 3;
-/// A reading reads no more than this, so that it stays short however large the model is. It's far beyond any cache.
+/// A sum reads at most this many bytes, so that a reading stays short for a large model. It's far
+/// more than any cache holds.
 const MOST_BYTES: usize = 1 << 30;
-/// A sum reads at least this much, if need be the same bytes again, so that starting its threads weighs nothing.
+/// A sum reads at least this many bytes, if necessary the same ones several times, so that the
+/// start of its threads is negligible.
 const LEAST_BYTES: usize = 32 << 20;
 
-/// Reads a model's weights where they are mapped, with as many threads as the session has.
+/// Measures the rate at which a model's mapped weights are read, with the session's number of
+/// threads.
 ///
-/// Weights that fit the processor's caches are read from there, as a decode step does.
+/// Weights that fit into the processor's caches are read from there, as in a decode step.
 #[derive(Debug)]
 pub struct WeightsReader {
     map: Mmap,
@@ -38,8 +42,8 @@ pub struct WeightsReader {
 }
 
 impl WeightsReader {
-    /// Maps the largest safetensors file of `model_folder`, of which `bytes` are read if it has so many. `None`
-    /// without a file that can be mapped.
+    /// Maps the largest safetensors file of `model_folder`. A reading reads `bytes` of it, or all
+    /// if it's smaller. `None` if no file can be mapped.
     #[expect(unsafe_code, reason = "mapping a file is unsafe")]
     pub fn open(model_folder: &Path, bytes: u64, threads: usize) -> Option<Self> {
         let files = std::fs::read_dir(model_folder).ok()?.flatten();
@@ -48,7 +52,8 @@ impl WeightsReader {
             .filter(|path| path.extension().is_some_and(|end| end == "safetensors"))
             .max_by_key(|path: &PathBuf| std::fs::metadata(path).map_or(0, |found| found.len()))?;
         let file = File::open(path).ok()?;
-        // SAFETY: a model's files aren't written to while it's measured; the sessions map them as well.
+        // SAFETY: a model's files aren't written to while it's measured; the sessions map them as
+        // well.
         let map = unsafe { Mmap::map(&file) }.ok()?;
         let wanted = usize::try_from(bytes).unwrap_or(usize::MAX);
         let bytes = wanted.min(MOST_BYTES).min(map.len());
@@ -57,7 +62,7 @@ impl WeightsReader {
             bytes,
             threads,
         };
-        // The first touch of a page finds it in the page cache, which takes longer than reading it.
+        // The first access to a page is a page fault, which takes longer than reading it.
         (bytes > 0).then(|| black_box(timed_sum(reader.values(), threads)))?;
         Some(reader)
     }
@@ -83,20 +88,20 @@ impl RateMeter for WeightsReader {
     }
 }
 
-/// There's no way to tell.
+/// A meter that can't measure.
 impl RateMeter for () {
     fn read(&self) -> Option<f64> {
         None
     }
 }
 
-/// Adds all of `values` up on `threads` threads, and says how long that took. The sum is returned so that
-/// it is really computed.
+/// Sums up `values` on `threads` threads. Returns the time and the sum; without a use of the sum,
+/// the compiler might leave it out.
 pub fn timed_sum(values: &[f32], threads: usize) -> (Duration, f32) {
     timed_sums(values, threads, 1)
 }
 
-/// The same, `passes` times over; each thread goes over its own part again.
+/// Sums up `values` `passes` times; each thread goes over its own part again.
 fn timed_sums(values: &[f32], threads: usize, passes: usize) -> (Duration, f32) {
     let start = Instant::now();
     let share = values.len().div_ceil(threads.max(1));
@@ -104,7 +109,7 @@ fn timed_sums(values: &[f32], threads: usize, passes: usize) -> (Duration, f32) 
         let workers: Vec<_> = values
             .chunks(share.max(1))
             .map(|part| {
-                // Not even the compiler may know that every pass has the same sum.
+                // `black_box`, or the compiler computes the sum of one pass only.
                 scope.spawn(move || (0..passes).map(|_| sum(black_box(part))).sum::<f32>())
             })
             .collect();
@@ -116,7 +121,7 @@ fn timed_sums(values: &[f32], threads: usize, passes: usize) -> (Duration, f32) 
     (start.elapsed(), total)
 }
 
-/// Adds up with the widest registers that the processor has.
+/// Sums up with the processor's widest vector registers.
 fn sum(values: &[f32]) -> f32 {
     #[cfg(target_arch = "x86_64")]
     {
@@ -146,7 +151,8 @@ fn sum_avx2(values: &[f32]) -> f32 {
     lanes(values)
 }
 
-/// Independent sums, which the compiler keeps in vector registers: one alone would wait for itself.
+/// Independent partial sums, which the compiler keeps in vector registers. With a single one, every
+/// addition would wait for the one before.
 #[inline(always)]
 fn lanes(values: &[f32]) -> f32 {
     const LANES: usize = 128;
@@ -175,7 +181,7 @@ mod tests {
         assert_eq!(reader.values().len(), (1 << 20) / 4);
         let part = WeightsReader::open(folder.path(), 1 << 10, 1).unwrap();
         assert_eq!(part.values().len(), 256);
-        // Whatever the machine, and however busy: between 10 kB and 100 TB a second.
+        // Wide bounds, since the machine may be busy: 10 kB to 100 TB per second.
         let rate = reader.read().unwrap();
         assert!((1e4..1e14).contains(&rate), "{rate}");
     }

@@ -1,13 +1,14 @@
-//! After how many tokens merging has paid for itself.
+//! The number of tokens after which merging has paid for itself.
 //!
 //! ```text
-//! extra  = (prepare + lay out + open a session) of merged - the same of unmerged
+//! ready  = time to prepare + lay out weights + open a session
+//! extra  = ready of merged - ready of unmerged
 //! saving = (unmerged's time - merged's time of the same run) / tokens of that run
 //! tokens = extra / saving
 //! ```
 //!
-//! `extra` is taken from what each was measured to take once; the interval is that of the saving. Laying out the base's
-//! weights for the processor isn't in it: all variants share them.
+//! The times in `extra` were measured once each, so the interval is that of the saving alone.
+//! Laying out the base's weights isn't in `extra`, since all variants share them.
 
 use serde::Serialize;
 
@@ -16,26 +17,26 @@ use super::prompt_group::PromptGroup;
 use super::record::SubjectRecord;
 use super::stats::{Difference, Pair, paired_difference};
 
-/// What merging costs at first, and when that is paid back.
+/// The one-time cost of merging, and when it's paid back.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BreakEven {
-    /// What merged takes longer to prepare, to lay out and to open a session on, in seconds; negative where it's ready
-    /// sooner.
+    /// Seconds that merged needs longer than unmerged until it's ready: preparing, laying out
+    /// weights, opening a session. Negative if it's ready sooner.
     pub extra_seconds: f64,
-    /// One a group of prompts.
+    /// One entry for each prompt group.
     pub groups: Vec<GroupBreakEven>,
 }
 
-/// When the merge is paid back on prompts of one group.
+/// The break-even on prompts of one group.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct GroupBreakEven {
-    /// The prompts.
+    /// The prompt group.
     pub group: PromptGroup,
-    /// What merged saves on every token (prefill's share in it), in seconds; negative where it's slower.
+    /// Seconds that merged saves per token, prefill included; negative if it's slower.
     pub saving_per_token: f64,
-    /// The bootstrap 95 % interval of `saving_per_token`; absent with a single run.
+    /// The bootstrap 95 % interval of `saving_per_token`; `None` with a single run.
     pub saving_interval: Option<[f64; 2]>,
-    /// What follows.
+    /// The conclusion.
     #[serde(flatten)]
     pub verdict: Verdict,
 }
@@ -44,24 +45,24 @@ pub struct GroupBreakEven {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(tag = "verdict", rename_all = "kebab-case")]
 pub enum Verdict {
-    /// Merged is ready no later, and it isn't known to be slower.
+    /// Merged is ready no later, and wasn't found to be slower.
     AtOnce,
-    /// After so many tokens.
+    /// After `tokens` tokens.
     After {
         /// `extra / saving`
         tokens: f64,
-        /// The same at the ends of the saving's interval.
+        /// `tokens` at both ends of the saving's interval.
         interval: [f64; 2],
     },
     /// Merged is slower.
     Never,
-    /// Neither a saving nor a loss was detected, so there's no number.
+    /// Neither a saving nor a loss was detected.
     NotDetected,
-    /// There are too few runs to detect either.
+    /// There are too few runs to detect a saving or a loss.
     TooFewPairs,
 }
 
-/// Compares the two variants of one experiment; `None` without a run that both made.
+/// The break-even of one experiment's variants; `None` without runs in common.
 pub fn break_even(
     unmerged: &SubjectRecord,
     merged: &SubjectRecord,
@@ -90,7 +91,7 @@ pub fn break_even(
     })
 }
 
-/// What merged saves on a token of the whole batch.
+/// The seconds that merged saves per token; a batch counts all its sequences' tokens.
 fn saving(
     unmerged: &SubjectRecord,
     merged: &SubjectRecord,
@@ -133,7 +134,8 @@ mod tests {
     use crate::measure::record::scripted;
     use crate::measure::subject::Subject;
 
-    /// The verdict where unmerged and merged take so many times 57 ms, and merged 2 s more at first.
+    /// The break-even where a run takes `unmerged` or `merged` times 57 ms, and merged is ready
+    /// `extra` seconds later.
     fn found(unmerged: u32, merged: u32, extra: f64) -> GroupBreakEven {
         let unmerged = scripted(Subject::Unmerged, unmerged);
         let mut merged = scripted(Subject::Merged, merged);
@@ -147,7 +149,7 @@ mod tests {
     #[test]
     fn the_extra_time_is_divided_by_what_a_token_saves() {
         let group = found(2, 1, 2.0);
-        // 57 ms for four tokens, give or take what the first token varies.
+        // The median run has 57 ms for four tokens.
         assert!((group.saving_per_token - 0.057 / 4.0).abs() < 1e-9);
         let Verdict::After { tokens, interval } = group.verdict else {
             panic!("{group:?}")

@@ -1,4 +1,4 @@
-//! The parent's side of a worker process.
+//! The parent's side of a worker process: starts it, sends requests, waits for answers.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -16,7 +16,7 @@ use super::protocol::{
 use super::swap::SwapTimes;
 use super::timings::GenerationTimings;
 
-/// A worker that failed.
+/// Why a worker failed.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant is its message")]
 pub enum WorkerError {
@@ -29,14 +29,13 @@ pub enum WorkerError {
     Died { variant: String, how: String },
     #[error("`{variant}`: {message}")]
     Failed { variant: String, message: String },
-    #[error("the worker process of `{variant}` answered what was not asked")]
+    #[error("the worker process of `{variant}` gave an answer that does not fit the request")]
     Protocol { variant: String },
     #[error("interrupted")]
     Interrupted,
 }
 
-/// A process that runs one variant, or compares several. [`WorkerClient`] is the real one; the measurement is tested
-/// with scripted ones.
+/// A worker process. [`WorkerClient`] is the real one; tests script their own.
 pub trait WorkerProcess {
     /// Opens a session.
     ///
@@ -44,7 +43,7 @@ pub trait WorkerProcess {
     /// If the process fails or dies.
     fn open(&mut self, request: OpenRequest) -> Result<Opened, WorkerError>;
 
-    /// Generates `new_tokens` tokens.
+    /// Generates `new_tokens` tokens after the prompt. Returns them with their timings.
     ///
     /// # Errors
     /// If the process fails or dies.
@@ -54,7 +53,7 @@ pub trait WorkerProcess {
         new_tokens: usize,
     ) -> Result<(Vec<u32>, GenerationTimings), WorkerError>;
 
-    /// Ends a stage of memory sampling.
+    /// Ends the present memory stage and names it.
     ///
     /// # Errors
     /// If the process fails or dies.
@@ -66,14 +65,14 @@ pub trait WorkerProcess {
     /// If the process fails or dies.
     fn parity(&mut self, request: ParityRequest) -> Result<ParityCheck, WorkerError>;
 
-    /// Lets adapters take turns.
+    /// Binds adapters in turn and times it.
     ///
     /// # Errors
     /// If the process fails or dies.
     fn swap(&mut self, request: SwapRequest) -> Result<SwapTimes, WorkerError>;
 }
 
-/// Stops a measurement from another thread: all its workers are killed, and nothing new is started.
+/// Stops a measurement from another thread: kills all its workers. Every later request fails.
 #[derive(Debug, Clone, Default)]
 pub struct Interrupt {
     raised: Arc<AtomicBool>,
@@ -81,7 +80,7 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// Stops the measurement. Returns whether it was stopped before.
+    /// Stops the measurement. Returns whether it had been stopped already.
     #[expect(
         unsafe_code,
         reason = "the standard library kills only through the `Child` itself"
@@ -110,7 +109,8 @@ impl Interrupt {
             .push(id);
     }
 
-    /// Waits for a child, and takes it from the list first, so that its id is never killed later.
+    /// Waits for a child. It's removed from the list first: its process id may be reused
+    /// afterwards, and must not be killed.
     fn wait(&self, child: &mut Child) -> std::io::Result<ExitStatus> {
         let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
         workers.retain(|&id| id != child.id());
@@ -129,7 +129,7 @@ pub struct WorkerClient {
 }
 
 impl WorkerClient {
-    /// Starts `program worker` for the variant of this name.
+    /// Starts `program worker`. `variant` is the name in error messages.
     ///
     /// # Errors
     /// If it can't be started.
@@ -144,13 +144,14 @@ impl WorkerClient {
             .arg("worker")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // Ctrl-C in a terminal reaches the parent alone, which ends its workers in order.
+            // In its own process group, Ctrl-C in a terminal doesn't reach the worker; the parent
+            // ends it.
             .process_group(0);
         // SAFETY: between fork and exec only `prctl` is called, which is async-signal-safe.
         #[cfg(target_os = "linux")]
         unsafe {
             command.pre_exec(|| {
-                // A parent that's killed takes its workers along.
+                // The kernel kills the worker when the parent dies.
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
                 Ok(())
             });
@@ -266,7 +267,8 @@ impl WorkerProcess for WorkerClient {
 
 impl Drop for WorkerClient {
     fn drop(&mut self) {
-        // A worker ends with its input. One that hangs is killed, since `wait` would hang with it.
+        // A worker ends when its input closes. It's also killed, since `wait` would block on one
+        // that hangs.
         self.input = None;
         let _ = self.child.kill();
         let _ = self.interrupt.wait(&mut self.child);

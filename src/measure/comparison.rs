@@ -1,4 +1,4 @@
-//! What one variant costs over another, from their records.
+//! A subject's overhead against the base, computed from their records.
 
 use std::collections::BTreeSet;
 
@@ -6,8 +6,9 @@ use super::prompt_group::PromptGroup;
 use super::record::{RunRecord, SubjectRecord};
 use super::stats::{Overhead, Pair, UnpairedSamples, paired_overhead, unpaired_overhead};
 
-/// What `variant` costs over `base`, in percent of the whole time of a generation. Groups are
-/// strata. Runs are paired unless the base's were taken from an earlier measurement.
+/// The overhead of `variant` against `base`, in percent of the time of a whole generation. Each
+/// group is a stratum. Pass `paired: false` if the base's record comes from an earlier measurement.
+/// `None` if a group has no runs of one of the two.
 pub fn overhead(
     base: &SubjectRecord,
     variant: &SubjectRecord,
@@ -48,13 +49,13 @@ pub fn overhead(
     paired_overhead(&strata, seed).ok()
 }
 
-/// The groups of which there are runs, in order.
+/// The groups that have runs in `record`, in ascending order.
 pub fn measured(record: &SubjectRecord) -> Vec<PromptGroup> {
     let groups: BTreeSet<PromptGroup> = record.runs.iter().map(|run| run.group).collect();
     groups.into_iter().collect()
 }
 
-/// Half of an interval's width, in percentage points; `None` without an interval.
+/// The half-width of an overhead's interval, in percentage points; `None` without an interval.
 pub fn half_width(overhead: &Overhead) -> Option<f64> {
     let [low, high] = overhead.interval_pct?;
     Some((high - low) / 2.0)

@@ -1,8 +1,8 @@
-//! Energy that a generation took, where the machine tells it.
+//! The energy of a generation, if the machine has a counter.
 //!
-//! On a CPU by RAPL, the counters of whole processor packages: everything that runs on them is in it, idle power
-//! too. On a GPU by NVML's counter of the whole device. Neither is there in most virtual machines, and since 2020
-//! only root may read RAPL on most systems; then there's no figure.
+//! On a CPU it's read from RAPL, which counts whole processor packages: everything that runs on
+//! them, and idle power. On a GPU it's read from NVML's counter of the whole device. Most virtual
+//! machines have neither, and on most systems only root may read RAPL (since 2020).
 //!
 //! Sources: Linux, `Documentation/power/powercap/powercap.rst`; NVML API reference,
 //! `nvmlDeviceGetTotalEnergyConsumption`.
@@ -26,28 +26,28 @@ pub enum EnergyMethod {
     NvmlDevice,
 }
 
-/// Counts energy.
+/// Reads an energy counter.
 pub trait EnergyMeter {
-    /// A reading to take a difference from.
+    /// The counters' present values; `None` without a counter.
     fn read(&self) -> Option<Vec<u64>>;
 
-    /// Joules between two readings.
+    /// Joules used between two readings.
     fn joules(&self, before: &[u64], after: &[u64]) -> Option<f64>;
 }
 
 /// The machine's own counters.
 #[derive(Debug)]
 pub enum SystemMeter {
-    /// RAPL: each package's file, and the value after which it begins anew, in microjoules.
+    /// RAPL: each package's counter file, and the value in microjoules at which it wraps around.
     Rapl(Vec<(PathBuf, u64)>),
     /// NVML: the device's index.
     Nvml(Box<Nvml>, u32),
-    /// Nothing to read.
+    /// There's no counter.
     Absent,
 }
 
 impl SystemMeter {
-    /// The counter of what `provider` runs on.
+    /// The counter of the processor or GPU that `provider` runs on.
     pub fn new(provider: Provider) -> Self {
         let found = match provider {
             Provider::Cpu => rapl(Path::new("/sys/class/powercap")),
@@ -56,7 +56,7 @@ impl SystemMeter {
         found.unwrap_or(Self::Absent)
     }
 
-    /// Which counter it is; `None` without one.
+    /// Which counter is read; `None` without one.
     pub fn method(&self) -> Option<EnergyMethod> {
         match self {
             Self::Rapl(_) => Some(EnergyMethod::RaplPackages),
@@ -84,14 +84,15 @@ impl EnergyMeter for SystemMeter {
                 let ranges: Vec<u64> = packages.iter().map(|(_, range)| *range).collect();
                 Some(microjoules(before, after, &ranges) as f64 / 1e6)
             }
-            // Millijoules, since the driver was loaded.
+            // NVML counts millijoules since the driver was loaded.
             Self::Nvml(..) => Some(after.first()?.checked_sub(*before.first()?)? as f64 / 1e3),
             Self::Absent => None,
         }
     }
 }
 
-/// The packages `intel-rapl:N` below `folder` (AMD's have the same name); their parts `intel-rapl:N:M` are in them.
+/// The packages `intel-rapl:N` below `folder`, AMD's too. Their subdomains `intel-rapl:N:M` are
+/// included in them, so they're skipped.
 fn rapl(folder: &Path) -> Option<SystemMeter> {
     let mut packages = Vec::new();
     for entry in fs::read_dir(folder).ok()?.flatten() {
@@ -103,7 +104,7 @@ fn rapl(folder: &Path) -> Option<SystemMeter> {
             continue;
         }
         let kind = fs::read_to_string(entry.path().join("name")).ok()?;
-        // `psys`, the whole platform, has the packages in it.
+        // `psys`, the whole platform, includes the packages.
         if kind.starts_with("package") {
             let counter = entry.path().join("energy_uj");
             number(&counter)?;
@@ -126,8 +127,8 @@ fn number(path: &Path) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// The sum of what the counters went up by. One that's lower than before went over its range, once: at 200 W that
-/// takes 20 minutes, and readings are a generation apart.
+/// The sum of the counters' increases. A counter that's lower than before has wrapped around once:
+/// at 200 W that takes 20 minutes, and readings are one generation apart.
 fn microjoules(before: &[u64], after: &[u64], ranges: &[u64]) -> u64 {
     let counters = before.iter().zip(after).zip(ranges);
     counters

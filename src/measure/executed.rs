@@ -1,11 +1,11 @@
-//! What sessions really ran: nodes by execution provider, and copies between host and device.
+//! The nodes that a session executed, by execution provider, and copies between host and device.
 //!
-//! It's read from ONNX Runtime's own profile of a short generation, so it shows the graph as it was optimized and
-//! partitioned, with the copies that the partition needs. Profiles are written by the process that compares the
-//! variants; those that are measured write none.
+//! They're read from ONNX Runtime's profile of a short generation, which shows the graph after
+//! optimization and partitioning. Only the worker of the parity check writes profiles; measured
+//! sessions don't.
 //!
-//! The format: an array of events of Chrome's trace format; an event of a node has the category `Node`, a name that ends
-//! in `_kernel_time`, and `op_name` and `provider` among its arguments.
+//! A profile is an array of events in Chrome's trace format. The event of a node has the category
+//! `Node`, a name that ends in `_kernel_time`, and the arguments `op_name` and `provider`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,14 +13,14 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-/// Nodes of a session that ran.
+/// The nodes that a session executed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecutedGraph {
-    /// Nodes by provider.
+    /// Number of nodes by provider.
     pub nodes: BTreeMap<String, usize>,
-    /// Nodes that copy between host and device.
+    /// Number of nodes that copy between host and device.
     pub memory_copies: usize,
-    /// Nodes by provider and operator.
+    /// Number of nodes by provider and operator.
     pub operators: BTreeMap<String, BTreeMap<String, usize>>,
 }
 
@@ -42,11 +42,12 @@ struct Arguments {
     provider: String,
 }
 
-/// What an event of a node's kernel has behind the node's name.
+/// Suffix of a node's name in its kernel's event.
 const KERNEL: &str = "_kernel_time";
 
 impl ExecutedGraph {
-    /// Reads the profiles below `folder`, one in a folder for each session. Those that can't be understood are left out.
+    /// Reads the profiles below `folder`, which has a folder with one profile for each session.
+    /// Profiles that can't be parsed are left out.
     pub fn read_sessions(folder: &Path) -> BTreeMap<String, Self> {
         let sessions = fs::read_dir(folder).into_iter().flatten().flatten();
         let graph = |session: fs::DirEntry| {
@@ -59,7 +60,7 @@ impl ExecutedGraph {
 
     fn parse(profile: &str) -> Option<Self> {
         let events: Vec<Event> = serde_json::from_str(profile).ok()?;
-        // Every step runs each node again.
+        // A set, since every step executes each node again.
         let nodes: BTreeSet<(&str, &str, &str)> = events
             .iter()
             .filter(|event| event.cat == "Node" && !event.args.provider.is_empty())

@@ -1,10 +1,11 @@
-//! How much memory this process holds on an NVIDIA GPU, by NVML.
+//! The memory that this process holds on an NVIDIA GPU, read from NVML.
 //!
-//! NVML comes with the driver and is loaded at run time; a machine without it has no [`GpuProbe`], which is no error.
+//! NVML comes with the driver and is loaded at run time. Without it there's no [`GpuProbe`], which
+//! isn't an error.
 //!
-//! NVML lists the processes on a device with the memory of each. In a container it may list none of them, or under
-//! process ids that aren't the container's. Then all that can be told is by how much the whole device's used memory
-//! grew, which is right as long as nobody else uses the device: the result names the method.
+//! NVML lists the processes on a device with the memory of each. In a container the list may be
+//! empty, or have other process ids. The fallback is the growth of the whole device's used memory,
+//! which is right as long as no other process uses the device. The result names the method.
 //!
 //! Source: NVML API reference, `nvmlDeviceGetComputeRunningProcesses`, `nvmlDeviceGetMemoryInfo`.
 
@@ -13,13 +14,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::nvml::{load_nvml, visible_devices};
 
-/// How a process' memory on the GPU was found.
+/// How a process's memory on the GPU was determined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GpuMemoryMethod {
     /// NVML's figure for this process, its CUDA context included.
     #[serde(rename = "nvml-process")]
     Process,
-    /// The device's used memory, less what was used when the probe was made.
+    /// The device's used memory, minus the memory that was used when the probe was made.
     #[serde(rename = "nvml-device-difference")]
     DeviceDifference,
 }
@@ -33,12 +34,12 @@ pub struct GpuReading {
 }
 
 impl GpuReading {
-    /// The memory in bytes, by the better [`method`](Self::method).
+    /// The memory in bytes, from the better [`method`](Self::method) available.
     pub fn bytes(self) -> u64 {
         self.process_bytes.unwrap_or(self.device_difference_bytes)
     }
 
-    /// How [`bytes`](Self::bytes) was found.
+    /// How [`bytes`](Self::bytes) was determined.
     pub fn method(self) -> GpuMemoryMethod {
         match self.process_bytes {
             Some(_) => GpuMemoryMethod::Process,
@@ -46,7 +47,7 @@ impl GpuReading {
         }
     }
 
-    /// The larger of both, each figure by itself.
+    /// The maximum of both readings, figure by figure.
     pub(super) fn max(self, other: Self) -> Self {
         Self {
             process_bytes: self.process_bytes.max(other.process_bytes),
@@ -66,10 +67,10 @@ pub struct GpuProbe {
 }
 
 impl GpuProbe {
-    /// A probe of CUDA's device number `device`, as ONNX Runtime counts them too.
+    /// A probe of the CUDA device number `device`; ONNX Runtime uses the same numbers.
     ///
-    /// Make it before the session: what's used on the device now is taken off where the process ids are hidden.
-    /// `None` where there is no NVML, no such device, or one that doesn't tell its memory.
+    /// Make it before the session: if process ids are hidden, the memory used now is subtracted
+    /// later. `None` without NVML, without such a device, or if it doesn't report its memory.
     pub fn new(device: u32) -> Option<Self> {
         let nvml = load_nvml()?;
         let index = *visible_devices(&nvml).get(usize::try_from(device).ok()?)?;
@@ -93,7 +94,8 @@ impl GpuProbe {
     }
 }
 
-/// What NVML lists for process `pid`: `None` if it doesn't list it, or without a size, as on Windows.
+/// The bytes that NVML lists for process `pid`. `None` if it doesn't list the process, or lists it
+/// without a size, as on Windows.
 fn listed_bytes(device: &Device, pid: u32) -> Result<Option<u64>, NvmlError> {
     let mut sum = None;
     for process in device.running_compute_processes()? {
@@ -107,7 +109,7 @@ fn listed_bytes(device: &Device, pid: u32) -> Result<Option<u64>, NvmlError> {
     Ok(sum)
 }
 
-/// What earlier readings decide about the next.
+/// State kept between readings.
 #[derive(Debug)]
 struct History {
     used_at_start: u64,
@@ -115,8 +117,8 @@ struct History {
 }
 
 impl History {
-    /// Before its first CUDA call a process isn't listed, and neither is one with a hidden id. One that has been
-    /// listed is not hidden, so if it is not listed any more, it has let go of everything.
+    /// A process isn't listed before its first CUDA call, or if its id is hidden. If it was listed
+    /// earlier, its id isn't hidden, so no longer being listed means that it has freed everything.
     fn reading(&mut self, listed: Option<u64>, used: u64) -> GpuReading {
         self.listed_before |= listed.is_some();
         GpuReading {

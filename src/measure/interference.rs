@@ -1,32 +1,32 @@
-//! What else kept the cores busy while something was measured.
+//! Load from other processes and other virtual machines during a measurement.
 //!
-//! The kernel counts the time of every core by what it was spent on; what this process and its children used is
-//! known, and the rest was somebody else's. Time that a hypervisor gave to other machines (`steal`) is counted
-//! apart. Only cores that this process may run on are looked at.
+//! The kernel counts each core's busy time. This process's and its children's time is subtracted;
+//! the rest belongs to other processes. Time that the hypervisor gave to other virtual machines
+//! (`steal`) is counted separately. Only the cores that this process may run on are considered.
 //!
 //! Sources: `man 5 proc_stat`; `man 2 getrusage`.
 
 use serde::{Deserialize, Serialize};
 
-/// From this share of the cores' time on, a measurement was disturbed.
+/// A measurement is called disturbed above this share of the cores' time.
 pub const DISTURBED: f64 = 0.10;
 
-/// What else happened on the cores between two moments.
+/// Other load on the cores between two points in time.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Interference {
-    /// The load average of the last minute before; what runs here isn't in it yet.
+    /// The load average of the minute before the start; this program isn't in it yet.
     pub load_before: Option<f64>,
-    /// The load average of the last minute at the end, this program in it.
+    /// The load average of the last minute at the end; includes this program.
     pub load_after: Option<f64>,
-    /// Other processes' part of the allowed cores' time, from 0 to 1.
+    /// Other processes' share of the allowed cores' time, from 0 to 1.
     pub other_processes_share: f64,
-    /// The part that a hypervisor gave to others, from 0 to 1.
+    /// The share that the hypervisor gave to other virtual machines, from 0 to 1.
     pub steal_share: f64,
-    /// Both together are above [`DISTURBED`].
+    /// Whether the sum of both shares is above [`DISTURBED`].
     pub disturbed: bool,
 }
 
-/// Watches from when it's made.
+/// Measures interference from its creation on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InterferenceWatch {
     load: Option<f64>,
@@ -38,13 +38,13 @@ pub struct InterferenceWatch {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct CoreTimes {
     total: u64,
-    /// Of any process, without `steal`.
+    /// Time of all processes, without `steal`.
     busy: u64,
     steal: u64,
 }
 
 impl InterferenceWatch {
-    /// Begins; `None` where the system doesn't tell (only Linux does).
+    /// Starts to measure; `None` on systems other than Linux.
     pub fn start() -> Option<Self> {
         Some(Self {
             load: load_average(),
@@ -53,7 +53,8 @@ impl InterferenceWatch {
         })
     }
 
-    /// What happened since. Children that were waited for count as this process; so end them first.
+    /// The interference since the start. Children count as this program only once they've been
+    /// waited for, so end them first.
     pub fn finish(&self) -> Option<Interference> {
         let cores = core_times_now()?;
         let own_ticks = (own_seconds()? - self.own_seconds) * ticks_per_second()?;
@@ -63,7 +64,7 @@ impl InterferenceWatch {
     }
 }
 
-/// The shares between two readings in which this program used `own_ticks`.
+/// The shares between two readings, between which this program used `own_ticks`.
 fn interference(before: CoreTimes, after: CoreTimes, own_ticks: f64) -> Option<Interference> {
     let total = after.total.checked_sub(before.total).filter(|t| *t > 0)? as f64;
     let busy = after.busy.saturating_sub(before.busy) as f64;
@@ -79,7 +80,8 @@ fn interference(before: CoreTimes, after: CoreTimes, own_ticks: f64) -> Option<I
     })
 }
 
-/// Sums the lines `cpuN …` of `stat` for the cores in `allowed`; all of them without a list.
+/// Sums up the lines `cpuN …` of `stat` for the cores in `allowed`, or for all cores if it's
+/// `None`.
 fn core_times(stat: &str, allowed: Option<&[u32]>) -> Option<CoreTimes> {
     let mut sum = CoreTimes::default();
     for line in stat.lines() {
@@ -87,14 +89,14 @@ fn core_times(stat: &str, allowed: Option<&[u32]>) -> Option<CoreTimes> {
         let Some(core) = fields.next().and_then(|name| name.strip_prefix("cpu")) else {
             continue;
         };
-        // The line `cpu` is of all cores.
+        // The line `cpu` is the sum over all cores.
         let Ok(core) = core.parse() else {
             continue;
         };
         if allowed.is_some_and(|allowed| !allowed.contains(&core)) {
             continue;
         }
-        // user nice system idle iowait irq softirq steal; what guests use is in user and nice already.
+        // user nice system idle iowait irq softirq steal; guests' time is already in user and nice.
         let times: Vec<u64> = fields.take(8).filter_map(|t| t.parse().ok()).collect();
         let &[user, nice, system, idle, iowait, irq, softirq, steal] = times.as_slice() else {
             return None;
@@ -118,13 +120,13 @@ fn core_times_now() -> Option<CoreTimes> {
     None
 }
 
-/// Processor time of this process, and of children that it waited for.
+/// Processor time of this process and of the children that it has waited for.
 #[expect(unsafe_code, reason = "the standard library has no `getrusage`")]
 fn own_seconds() -> Option<f64> {
     let seconds = |who| {
-        // SAFETY: all of the structure's fields may be zero.
+        // SAFETY: zero is valid for all fields of the structure.
         let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-        // SAFETY: it's written to a structure of the right type.
+        // SAFETY: the pointer is to a structure of the right type.
         if unsafe { libc::getrusage(who, &raw mut usage) } != 0 {
             return None;
         }
@@ -136,7 +138,7 @@ fn own_seconds() -> Option<f64> {
 
 #[expect(unsafe_code, reason = "the standard library has no `sysconf`")]
 fn ticks_per_second() -> Option<f64> {
-    // SAFETY: a question without pointers.
+    // SAFETY: `sysconf` takes no pointers.
     let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
     (ticks > 0).then_some(ticks as f64)
 }

@@ -1,14 +1,15 @@
-//! How much memory a worker process holds, now and at its peak.
+//! The memory of a worker process, now and at its peak.
 //!
-//! Resident memory is split in two, since the two cost differently: **anonymous** memory is this process' own, and
-//! **file-backed** memory is the page cache's, shared by all that map the same weights and dropped under pressure.
-//! A model with mapped weights has little of the first and much of the second.
+//! Resident memory has two parts of different cost: **anonymous** memory belongs to this process
+//! alone; **file-backed** memory belongs to the page cache, is shared by all processes that map the
+//! same weights, and is dropped under memory pressure. A model with mapped weights has little of
+//! the first and much of the second.
 //!
 //! - this file: one reading, [`ProcessMemory`]
 //! - [`MemorySampler`]: the peaks between the stages of a run
 //!
-//! On Linux the figures come from `/proc/self/status` (`man 5 proc_pid_status`); elsewhere from `sysinfo`, which
-//! doesn't know the split or the peak.
+//! On Linux the figures come from `/proc/self/status` (`man 5 proc_pid_status`). On other systems
+//! they come from `sysinfo`, which has neither the two parts nor the peak.
 
 #[cfg(target_os = "linux")]
 #[path = "memory/linux.rs"]
@@ -28,21 +29,22 @@ pub use sampler::{MemoryRecord, MemorySampler, PeakMethod, StageMemory};
 /// One reading of this process' memory, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessMemory {
-    /// What is in RAM, anonymous and file-backed (`VmRSS`).
+    /// The resident size, anonymous and file-backed (`VmRSS`).
     pub rss_bytes: u64,
-    /// The process' own: heap, stacks, weights that were copied (`RssAnon`). Linux only.
+    /// Anonymous memory: heap, stacks, copied weights (`RssAnon`). Linux only.
     pub anonymous_bytes: Option<u64>,
-    /// Pages of mapped files, programs and weights alike, and of shared memory (`RssFile` + `RssShmem`). Linux only.
+    /// Pages of mapped files (programs and weights) and of shared memory (`RssFile` + `RssShmem`).
+    /// Linux only.
     pub file_backed_bytes: Option<u64>,
-    /// The largest `rss_bytes` since the process began or [`reset_peak`] was called (`VmHWM`). The kernel keeps it,
-    /// so it's exact however short the peak was. Linux only.
+    /// The largest `rss_bytes` since the process began or since [`reset_peak`] (`VmHWM`). The
+    /// kernel records it, so it's exact even for a short peak. Linux only.
     pub peak_rss_bytes: Option<u64>,
 }
 
-/// Why the memory of this process can't be told.
+/// Why this process's memory can't be read.
 #[derive(Debug, Error)]
 pub enum MemoryError {
-    /// The operating system doesn't hand out the file.
+    /// The file can't be read.
     #[error("cannot read `{path}`")]
     Read {
         /// The file.
@@ -52,7 +54,7 @@ pub enum MemoryError {
         source: io::Error,
     },
 
-    /// A line is absent from the file, or isn't a number of kB.
+    /// The file lacks the line, or it isn't a number of kB.
     #[error("`{path}` has no line `{key}` with a number of kB")]
     Line {
         /// The file.
@@ -71,18 +73,18 @@ pub enum MemoryError {
 }
 
 impl ProcessMemory {
-    /// Reads this process' memory, which takes some tens of µs on Linux.
+    /// Reads this process's memory, which takes some tens of µs on Linux.
     ///
     /// # Errors
-    /// If the operating system doesn't tell it.
+    /// If the operating system doesn't report it.
     pub fn read() -> Result<Self, MemoryError> {
         platform::read()
     }
 }
 
-/// Makes the present resident size the kernel's high-water mark; says whether that worked.
+/// Resets the kernel's high-water mark to the present resident size. Returns whether that worked.
 ///
-/// It works on Linux, where `/proc/self/clear_refs` can be written; some sandboxes lack it.
+/// It works on Linux if `/proc/self/clear_refs` is writable; some sandboxes lack it.
 pub fn reset_peak() -> bool {
     platform::reset_peak()
 }
@@ -93,8 +95,8 @@ pub(crate) mod tests {
 
     pub(crate) const MIB: u64 = 1 << 20;
 
-    /// Runs `test`, whose full name is `name`, in a process that runs nothing else: tests beside it in the same
-    /// process allocate too, and would be in its figures.
+    /// Runs `test`, the test `name` of `module`, in its own process: other tests in the same
+    /// process allocate memory too.
     pub(crate) fn alone(module: &str, name: &str, test: impl FnOnce()) {
         const ALONE: &str = "PEFT_BENCH_TEST_ALONE";
         if std::env::var_os(ALONE).is_some() {
@@ -114,7 +116,7 @@ pub(crate) mod tests {
         );
     }
 
-    /// As many bytes, every page of them written.
+    /// An allocation of this many bytes, with every page written.
     pub(crate) fn touched(bytes: u64) -> Vec<u8> {
         std::hint::black_box(vec![1; bytes as usize])
     }

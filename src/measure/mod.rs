@@ -1,17 +1,17 @@
-//! Measuring: variants of a model take turns, each in a worker process of its own.
+//! Measuring: subjects take turns, each in its own worker process.
 //!
 //! ```text
-//! session    who runs when, and when it's enough; a record of every generation
-//!   client   the parent's side of a worker        protocol   what they say to each other
+//! session    runs the subjects in turn, decides when to stop, records every generation
+//!   client   the parent's side of a worker        protocol   the messages between the two
 //!   worker   the worker's side
-//!     timings   the loop that generates           memory, gpu   sampled while it runs
-//! energy, interference   what it took, and what else kept the cores busy
-//! bandwidth, roofline    how fast memory is read, and how near a decode step comes to that
-//! swap        adapters in place of one another
-//! executed    which nodes ran where
+//!     timings   the generation loop and its clock  memory, gpu  sampled while it runs
+//! energy, interference   energy used, and load from other processes
+//! bandwidth, roofline    memory bandwidth, and how close a decode step comes to it
+//! swap        the time to replace a bound adapter with another
+//! executed    which nodes ran on which execution provider
 //! sweep       batch sizes and context lengths
-//! break_even  when merging has paid
-//! comparison  pairs of runs       stats   overheads with their intervals
+//! break_even  the number of tokens after which merging has paid for itself
+//! comparison  overheads from records          stats   medians, bootstrap intervals, outliers
 //! ```
 
 pub mod bandwidth;

@@ -1,4 +1,5 @@
-//! What prompts are measured together: a stratum of the statistics, a stage of the memory, a row of the table.
+//! Prompt groups. A group is a stratum in the statistics, a stage of the memory record, and rows of
+//! the table.
 
 use std::fmt;
 
@@ -6,21 +7,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::prompts::Category;
 
-/// Prompts that are measured together.
+/// Prompts that are summarised together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum PromptGroup {
-    /// Prompts of a category.
+    /// The prompts of a category.
     Category(Category),
-    /// Prompts of exactly so many tokens.
+    /// Prompts of exactly this number of tokens.
     Context(usize),
 }
 
-/// What follows the number in the name of a [`PromptGroup::Context`].
+/// Follows the number in the name of a [`PromptGroup::Context`].
 const TOKENS: &str = " tokens";
 
 impl PromptGroup {
-    /// The group of that name.
+    /// The group called `name`.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         let context = || Some(Self::Context(name.strip_suffix(TOKENS)?.parse().ok()?));
@@ -29,7 +30,7 @@ impl PromptGroup {
             .or_else(context)
     }
 
-    /// Its prompts, in words.
+    /// The group's prompts, for messages.
     #[must_use]
     pub fn prompts(self) -> String {
         match self {

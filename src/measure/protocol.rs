@@ -1,4 +1,5 @@
-//! What the parent and a worker say to each other: a line of JSON each, on the worker's stdin and stdout.
+//! The messages between the parent and a worker: one line of JSON each, on the worker's stdin and
+//! stdout.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,7 @@ use crate::onnxruntime::library::Library;
 use crate::parity::Parity;
 use crate::prepared::{PreparedVariant, Variant};
 
-/// What the parent asks for.
+/// A request of the parent.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
@@ -26,28 +27,28 @@ pub enum Request {
         /// Tokens to generate.
         new_tokens: usize,
     },
-    /// End a stage of memory sampling.
+    /// End the present memory stage and name it.
     Stage(String),
-    /// Compare variants with each other, in a worker that measures nothing.
+    /// Compare variants with each other. Such a worker measures nothing.
     Parity(Box<ParityRequest>),
-    /// Let adapters take turns, in a worker that measures nothing else.
+    /// Bind adapters in turn and time it. Such a worker measures nothing else.
     Swap(Box<SwapRequest>),
 }
 
-/// How to let adapters take turns.
+/// A request to time adapter swaps.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SwapRequest {
-    /// The session, with its own adapter as the first.
+    /// The session; its variant's adapter is the first of the adapters.
     pub open: OpenRequest,
     /// The other adapters.
     pub others: Vec<PreparedVariant>,
     /// Token ids of the prompt.
     pub prompt_ids: Vec<u32>,
-    /// How often each takes its turn.
+    /// How often each adapter is bound.
     pub rounds: usize,
 }
 
-/// How to compare variants.
+/// A request to compare variants.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ParityRequest {
     /// ONNX Runtime.
@@ -73,47 +74,48 @@ pub struct OpenRequest {
     pub options: EngineOptions,
 }
 
-/// What a worker answers.
+/// An answer of the worker.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Response {
     /// The session is open.
     Opened(Opened),
-    /// The tokens, and how long they took.
+    /// The tokens and their timings.
     Generated {
-        /// Greedy tokens, as many as asked for.
+        /// The greedy tokens.
         token_ids: Vec<u32>,
-        /// How long they took.
+        /// Their timings.
         timings: GenerationTimings,
     },
-    /// The stage's memory.
+    /// Memory of the stage that ended.
     Stage(StageMemory),
-    /// What the variants compute.
+    /// The result of the comparison.
     Compared(ParityCheck),
-    /// What swaps took.
+    /// The times of the swaps.
     Swapped(SwapTimes),
-    /// It failed; the worker ends.
+    /// The request failed with this message; the worker ends.
     Failed(String),
 }
 
-/// What variants compute, and what ran for it.
+/// What the parity check's worker found.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ParityCheck {
-    /// Whether they agree; absent where there are none.
+    /// Whether the variants agree; `None` if there are none.
     pub parity: Option<Parity>,
-    /// The nodes that ran in each session of a variant, as far as ONNX Runtime tells them.
+    /// The nodes that ran in each session of a variant, from ONNX Runtime's profiles; empty without
+    /// a profile.
     pub graphs: BTreeMap<Variant, BTreeMap<String, ExecutedGraph>>,
-    /// What of a variant runs as prepared though another form is quicker.
+    /// The nodes of each variant that could not be lowered to a faster form.
     #[serde(default)]
     pub not_lowered: BTreeMap<Variant, Vec<NotLowered>>,
 }
 
-/// A session that was opened.
+/// The answer to [`Request::Open`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Opened {
-    /// From the loaded library to the session with its cache, in seconds.
+    /// Seconds to open the session and allocate its cache, once the library is loaded.
     pub session_seconds: f64,
-    /// How decode steps are started, where a CUDA graph was asked for.
+    /// How decode steps are started; `None` unless a CUDA graph was asked for.
     #[serde(default)]
     pub step_graph: Option<StepGraph>,
     /// Memory before anything was loaded, and with the session open.

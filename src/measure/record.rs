@@ -1,4 +1,4 @@
-//! What was measured, raw: every statistic in a result is computed from these.
+//! The raw records of a measurement. Every statistic in a result is computed from them.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,76 +9,79 @@ use super::timings::GenerationTimings;
 use crate::engine::StepGraph;
 use crate::prepared::{DecodeReads, PreparedVariant};
 
-/// A prompt that's measured.
+/// A prompt to measure.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PromptPlan {
-    /// What it's measured with.
+    /// The group that it belongs to.
     pub group: PromptGroup,
-    /// Its number within the group.
+    /// The prompt's number within its group, from 0.
     pub index: usize,
-    /// Its token ids.
+    /// The prompt's token ids.
     pub prompt_ids: Vec<u32>,
     /// Tokens to generate.
     pub new_tokens: usize,
 }
 
-/// One generation.
+/// One measured generation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
-    /// Group of the prompt.
+    /// The prompt's group.
     pub group: PromptGroup,
-    /// Number of the prompt within the group.
+    /// The prompt's number within its group.
     pub prompt: usize,
-    /// Tokens of the prompt.
+    /// Number of the prompt's tokens.
     pub prompt_tokens: usize,
-    /// Number of the run; pairs with the same run of the base.
+    /// Number of the run, from 0. It's paired with the base's run of the same number and prompt.
     pub run: usize,
-    /// How long it took.
+    /// The times of its tokens.
     pub timings: GenerationTimings,
-    /// What it took, where the machine tells it: of the whole processor, or the whole GPU.
+    /// Energy of the whole processor or the whole GPU during the run, in joules; `None` if the
+    /// machine has no readable counter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub energy_joules: Option<f64>,
-    /// The rate at which memory was read just before this round, in bytes a second; absent where it can't be told.
+    /// Memory bandwidth just before this round, in bytes per second; `None` if it can't be
+    /// measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_rate: Option<f64>,
 }
 
-/// Everything that was measured of one variant.
+/// Everything that was measured of one subject.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SubjectRecord {
-    /// Which variant, or what stands beside them.
+    /// The subject.
     pub variant: Subject,
-    /// Its experiment, where several are measured together; the base belongs to none.
+    /// The experiment's name, if several are measured together; `None` for the base.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub experiment: Option<String>,
-    /// What merging and exporting took, in seconds.
+    /// Seconds that merging and exporting took.
     pub prepare_seconds: f64,
-    /// What laying out its own weights took after that, in seconds; absent where its sessions do without.
+    /// Seconds that laying out its own weights for this processor took; `None` if its sessions
+    /// don't need that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lay_out_seconds: Option<f64>,
-    /// What a decode step must read.
+    /// The bytes that a decode step must read.
     pub reads: DecodeReads,
-    /// Tokens in front of each prompt.
+    /// Virtual tokens in front of each prompt.
     pub virtual_tokens: usize,
-    /// Sequences that are generated at once.
+    /// Sequences generated at once.
     pub batch_size: usize,
-    /// From the loaded library to the session with its cache, in seconds.
+    /// Seconds to open the session and allocate its cache, once the library is loaded.
     pub session_seconds: f64,
-    /// How decode steps on a GPU are started, where a CUDA graph was asked for.
+    /// How decode steps on a GPU are started; `None` unless a CUDA graph was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step_graph: Option<StepGraph>,
-    /// Generations before those that count.
+    /// Number of warm-up generations; they aren't in `runs`.
     pub warmup_runs: usize,
-    /// Generations in the order they were made.
+    /// Measured generations, in the order they ran.
     pub runs: Vec<RunRecord>,
     /// Memory of each stage.
     pub stages: Vec<StageMemory>,
-    /// Why it ended early.
+    /// The error that ended it early, if any.
     pub error: Option<String>,
 }
 
 impl SubjectRecord {
-    /// A record of nothing yet.
+    /// A record without runs.
     pub fn new(
         variant: Subject,
         experiment: Option<String>,
@@ -103,7 +106,8 @@ impl SubjectRecord {
         }
     }
 
-    /// Adds the memory of a stage. A stage of the same name goes on: its peaks are the higher ones of both.
+    /// Adds the memory of a stage. If there's a stage of this name, the two become one with the
+    /// higher of both peaks.
     pub fn add_stage(&mut self, mut stage: StageMemory) {
         let Some(earlier) = self.stages.iter_mut().find(|s| s.stage == stage.stage) else {
             self.stages.push(stage);
@@ -119,7 +123,7 @@ impl SubjectRecord {
         *earlier = stage;
     }
 
-    /// The peaks over all stages in which tokens were generated.
+    /// Memory peaks over the stages that are prompt groups: loading and warm-up are left out.
     pub fn generation_memory(&self) -> MemoryRecord {
         let during = |stage: &&StageMemory| PromptGroup::from_name(&stage.stage).is_some();
         MemoryRecord::of_stages(self.stages.iter().filter(during).cloned().collect())
@@ -130,13 +134,13 @@ impl SubjectRecord {
         self.runs.iter().filter(move |run| run.group == group)
     }
 
-    /// Its name, with its experiment's where several are measured together.
+    /// The subject's name, after the experiment's if several are measured together.
     pub fn label(&self) -> String {
         label(self.experiment.as_deref(), self.variant)
     }
 }
 
-/// A subject's name, with its experiment's where several are measured together.
+/// The name of `subject`, after the experiment's if there is one.
 pub fn label(experiment: Option<&str>, subject: Subject) -> String {
     match experiment {
         Some(experiment) => format!("{experiment} {subject}"),
@@ -144,7 +148,8 @@ pub fn label(experiment: Option<&str>, subject: Subject) -> String {
     }
 }
 
-/// Five runs of the short prompt, all `factor` times as long as 40 to 44 ms and three steps of 5 ms.
+/// A record of five runs of one short prompt. Each takes `factor` times (40 to 44 ms for the first
+/// token, then three steps of 5 ms).
 #[cfg(test)]
 pub(crate) fn scripted(variant: Subject, factor: u32) -> SubjectRecord {
     let runs = (0..5)

@@ -1,15 +1,17 @@
-//! How near a decode step comes to the rate at which this machine reads memory.
+//! The roofline: how close a decode step comes to this machine's memory bandwidth.
 //!
-//! A step with few sequences is bound by memory: it can't be faster than reading what it must read. So
+//! A decode step of few sequences is memory-bound: it can't be faster than reading its bytes.
 //!
 //! ```text
-//! floor = (weights + adapter + batch * positions * cache per position) / rate of memory
-//! share = floor / time of a step
+//! floor = (weights + adapter + batch * positions * cache per position) / memory bandwidth
+//! share = floor / time of the step
 //! ```
 //!
-//! with the rate that was read just before the same round (see [`bandwidth`](super::bandwidth)), so that whatever slows
-//! the machine down hits both. Source: Williams, Waterman and Patterson, "Roofline: an insightful visual performance
-//! model for multicore architectures", 2009.
+//! The bandwidth is measured just before the same round ([`bandwidth`](super::bandwidth)), so that
+//! a slowdown of the machine affects both.
+//!
+//! Source: Williams, Waterman and Patterson, "Roofline: an insightful visual performance model for
+//! multicore architectures", 2009.
 
 use serde::Serialize;
 
@@ -17,18 +19,20 @@ use super::prompt_group::PromptGroup;
 use super::record::{RunRecord, SubjectRecord};
 use super::stats::median;
 
-/// Decode steps against the rate of memory, medians over runs.
+/// Decode steps compared with the memory bandwidth; medians over runs.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Roofline {
-    /// Bytes that a step must read: weights, adapter, and the cache of every sequence, halfway through the new tokens.
+    /// Bytes that a step must read: weights, adapter, and every sequence's cache at the middle of
+    /// the generation.
     pub bytes_per_step: f64,
-    /// The rate of memory, in bytes a second.
+    /// Memory bandwidth, in bytes per second.
     pub memory_bytes_per_second: f64,
-    /// What reading these bytes takes, of the time of a step, in percent: 100 is as fast as memory allows.
+    /// The time to read these bytes in percent of the step's time: 100 is as fast as memory allows.
     pub decode_pct: f64,
 }
 
-/// The roofline of the runs of `groups`; `None` where no rate was read or no step decoded.
+/// The roofline of the runs of `groups`; `None` if no run has a measured bandwidth and a decode
+/// step.
 pub fn roofline(record: &SubjectRecord, groups: &[PromptGroup]) -> Option<Roofline> {
     let runs = record.runs.iter();
     let points: Vec<[f64; 3]> = runs
@@ -46,7 +50,7 @@ pub fn roofline(record: &SubjectRecord, groups: &[PromptGroup]) -> Option<Roofli
 fn point(record: &SubjectRecord, run: &RunRecord) -> Option<[f64; 3]> {
     let step = run.timings.decode_time_per_token_median()?;
     let rate = run.memory_rate?;
-    // The median step is about the middle one; a step reads the position that it adds too.
+    // The median step is about the middle one. A step also reads the position that it adds.
     let middle = (run.timings.decode_steps.len() + 1) as f64 / 2.0;
     let positions = (record.virtual_tokens + run.prompt_tokens) as f64 + middle;
     let bytes = record.reads.bytes(positions * record.batch_size as f64);
@@ -82,7 +86,8 @@ mod tests {
             }
         }
         let found = roofline(&record, &groups).unwrap();
-        // 10 tokens of the prompt, 8 virtual ones, and the middle of 3 steps; three sequences of 2 bytes each.
+        // 10 tokens of the prompt, 8 virtual ones, and the middle of 3 steps; three sequences of 2
+        // bytes each.
         assert!((found.bytes_per_step - 1120.0).abs() < 1e-9);
         assert!((found.memory_bytes_per_second - 1e6 / 3.0).abs() < 1e-6);
         // 1.12 ms of 5 ms, in every run.

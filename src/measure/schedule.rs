@@ -1,18 +1,19 @@
-//! The order in which variants take their turns.
+//! The order of the subjects in each round.
 //!
-//! A machine drifts: it warms up, clocks down, and gets other guests. Variants that always ran first, or always after
-//! the same neighbour, would have that in their times. A Williams design spreads it evenly: in one period of rounds,
-//! every variant takes every position equally often, and follows every other variant, within a round, equally often.
-//! A period has `k` rounds for an even number `k` of variants and `2k` for an odd one, where `k` rounds can't do it.
+//! A machine drifts: it warms up, clocks down, and is shared with others. If a subject always ran
+//! first, or always after the same one, its times would contain that. A Williams design balances
+//! it: within one period of rounds, every subject takes every position equally often and follows
+//! every other subject equally often. For `k` subjects a period has `k` rounds if `k` is even, and
+//! `2k` if it's odd, for which `k` rounds aren't enough.
 //!
-//! Source: E. J. Williams, "Experimental designs balanced for the estimation of residual effects of treatments",
-//! Australian Journal of Scientific Research A 2, 1949.
+//! Source: E. J. Williams, "Experimental designs balanced for the estimation of residual effects of
+//! treatments", Australian Journal of Scientific Research A 2, 1949.
 
 use crate::random::SplitMix64;
 
-/// The number of rounds after which every position and every neighbour has come up equally often.
+/// The number of rounds in a period: after it, positions and neighbours are balanced.
 ///
-/// Fewer rounds, or a last period that isn't complete, are as even as the design allows and not exactly so.
+/// Fewer rounds, or an incomplete last period, are balanced only approximately.
 pub fn balanced_period(variants: usize) -> usize {
     match variants {
         0 | 1 => 1,
@@ -21,11 +22,11 @@ pub fn balanced_period(variants: usize) -> usize {
     }
 }
 
-/// The order of variants `0..variants` in each of `rounds` rounds.
+/// The order of the subjects `0..variants` in each of `rounds` rounds.
 ///
-/// The seed chooses which variant plays which part in the design, and the order of its rounds. The rounds then repeat
-/// with [`balanced_period`], so any stretch of so many rounds is balanced, wherever it starts. For an odd number
-/// of variants each half of a period that starts at a multiple of `variants` is balanced in the positions.
+/// `seed` shuffles the subjects' places in the design, and the order of its rounds. The rounds
+/// repeat after [`balanced_period`], so any stretch of that length is balanced, wherever it starts.
+/// For an odd number of subjects, each half of a period is balanced in the positions alone.
 pub fn balanced_order(variants: usize, rounds: usize, seed: u64) -> Vec<Vec<usize>> {
     let mut random = SplitMix64::new(seed);
     let mut parts: Vec<usize> = (0..variants).collect();
@@ -51,7 +52,8 @@ pub fn balanced_order(variants: usize, rounds: usize, seed: u64) -> Vec<Vec<usiz
     period.into_iter().cycle().take(rounds).collect()
 }
 
-/// `0, 1, k-1, 2, k-2, …`: neighbours differ by `1, -2, 3, -4, …`, so for an even `k` each difference comes once.
+/// `0, 1, k-1, 2, k-2, …`: neighbours differ by `1, -2, 3, -4, …`, so for an even `k` each
+/// difference modulo `k` occurs once.
 fn zigzag(count: usize) -> impl Iterator<Item = usize> {
     (0..count).map(move |place| {
         if place % 2 == 1 {

@@ -1,6 +1,6 @@
-//! Measures variants against each other: a worker process each, taking turns run by run.
+//! Measures subjects against each other: each has a worker process, and they take turns run by run.
 //!
-//! Whatever the machine drifts, it hits all variants alike, and overheads are taken from pairs of
+//! A machine's drift then affects all of them alike. Overheads are computed from pairs of
 //! neighbouring runs.
 
 mod parity;
@@ -31,37 +31,37 @@ use running_measurement::RunningMeasurement;
 /// What is measured, and how.
 #[derive(Debug, Clone)]
 pub struct MeasurePlan {
-    /// This program, which is started as the workers.
+    /// The path of this program, which is also the worker.
     pub program: PathBuf,
     /// ONNX Runtime.
     pub library: Library,
-    /// Who takes part, the base first where it's among them.
+    /// The subjects, the base first if it's measured.
     pub subjects: Vec<PlannedSubject>,
     /// Prompts, by group.
     pub prompts: Vec<PromptPlan>,
-    /// Measured generations of each prompt; with a target, at least so many.
+    /// Measured generations of each prompt; with a goal, the minimum.
     pub runs: usize,
-    /// How sessions are opened; the cache is sized for each variant.
+    /// How sessions are opened. `max_length` is set for each subject.
     pub options: EngineOptions,
-    /// Chooses the order of the variants, and draws the bootstrap.
+    /// Seed of the subjects' order and of the bootstrap.
     pub seed: u64,
-    /// Go on until the overheads are known so well.
+    /// If set, rounds are added until it's reached.
     pub goal: Option<PrecisionGoal>,
 }
 
-/// One that takes part in a measurement.
+/// A subject that is to be measured.
 #[derive(Debug, Clone)]
 pub struct PlannedSubject {
-    /// What it is.
+    /// Which subject it is.
     pub subject: Subject,
-    /// Its experiment, where several are measured together; the base belongs to none.
+    /// The experiment's name, if several are measured together; `None` for the base.
     pub experiment: Option<String>,
-    /// What it runs.
+    /// The prepared variant that it runs.
     pub prepared: PreparedVariant,
 }
 
 impl PlannedSubject {
-    /// Its name, with its experiment's where several are measured together.
+    /// The subject's name, after the experiment's if several are measured together.
     pub fn label(&self) -> String {
         label(self.experiment.as_deref(), self.subject)
     }
@@ -70,66 +70,69 @@ impl PlannedSubject {
 /// The machine's meters, read while measuring.
 #[derive(Clone, Copy)]
 pub struct Meters<'a> {
-    /// Of energy.
+    /// The energy counter.
     pub energy: &'a dyn EnergyMeter,
-    /// Of the rate at which memory is read.
+    /// The meter of memory bandwidth.
     pub memory: &'a dyn RateMeter,
 }
 
-/// How well overheads shall be known.
+/// How narrow the overheads' intervals shall become.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PrecisionGoal {
-    /// The most that half of an overhead's interval may be, in percentage points.
+    /// The largest allowed half-width of an overhead's interval, in percentage points.
     pub half_width_pct: f64,
-    /// Begin no further round after so much time.
+    /// After this time, no further round begins.
     pub max_time: Duration,
 }
 
-/// What came of a [`PrecisionGoal`].
+/// How far a [`PrecisionGoal`] was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct ReachedPrecision {
-    /// The most that half of an interval was allowed to be, in percentage points.
+    /// The goal's half-width, in percentage points.
     pub target_pct: f64,
-    /// Half of the widest overall interval at the end; absent where there's none.
+    /// Half-width of the widest overall interval at the end, in percentage points; `None` without
+    /// an interval.
     pub half_width_pct: Option<f64>,
-    /// The target was met.
+    /// Whether the goal was reached.
     pub met: bool,
     /// Measured generations of each prompt.
     pub runs: usize,
 }
 
-/// Everything that was measured.
+/// The outcome of a measurement.
 #[derive(Debug)]
 pub struct Measurement {
-    /// One a subject, as far as it came.
+    /// One record for each subject, partial if it failed.
     pub records: Vec<SubjectRecord>,
-    /// What came of the target, where there was one and it came so far.
+    /// The precision that was reached; `None` without a goal, or if the measurement ended before
+    /// its last planned round.
     pub precision: Option<ReachedPrecision>,
-    /// What ended it early.
+    /// The error that ended the measurement early, if any.
     pub outcome: Result<(), WorkerError>,
 }
 
-/// What's told while measuring.
+/// Progress of a measurement, as it's reported to the caller.
 #[derive(Debug, Clone, Copy)]
 pub enum Progress<'a> {
-    /// What the variants compute is compared.
+    /// The parity check is running.
     Comparing,
-    /// A session is opened.
+    /// The session of this subject is being opened.
     Opening(&'a str),
-    /// So many of so many generations are done; the one at hand.
+    /// A generation begins.
     Generating {
-        /// Generations that are done.
+        /// Generations done so far.
         done: usize,
-        /// Generations in all, warm-up included.
+        /// All generations, warm-up included.
         total: usize,
         /// The prompt's group.
         group: PromptGroup,
     },
-    /// The target isn't met yet, after so many measured generations of each prompt.
+    /// The goal isn't reached yet.
     Precision {
-        /// Half of the widest overall interval, in percentage points; infinite where there's none yet.
+        /// Half-width of the widest overall interval, in percentage points; infinite if there's no
+        /// interval yet.
         half_width_pct: f64,
-        /// What it shall be.
+        /// The goal's half-width, in percentage points.
         target_pct: f64,
         /// Measured generations of each prompt.
         runs: usize,
@@ -137,8 +140,8 @@ pub enum Progress<'a> {
 }
 
 impl MeasurePlan {
-    /// Runs the measurement. A variant whose worker fails has its error in its record, and the others go
-    /// on; without the base nothing can be compared, so its failure ends them all.
+    /// Runs the measurement. If a subject's worker fails, its record holds the error and the others
+    /// go on. If the base fails, the measurement ends, since there's nothing left to compare with.
     pub fn run(
         &self,
         interrupt: &Interrupt,

@@ -1,11 +1,11 @@
-//! Statistics of measured times: the middle of them, what an adapter costs, and which runs to distrust.
+//! Statistics of measured times.
 //!
-//! Everything here is computed from raw values, which the result keeps, so any table can be made again.
+//! They're computed from raw values, which the result keeps, so that any table can be made again.
 //!
 //! - this file: mean, median, quantiles
 //! - [`Overhead`]: a variant against the base, with a bootstrap interval
-//! - [`Difference`]: the same in seconds
-//! - [`Outliers`]: single runs far from the rest, and a slow first run
+//! - [`Difference`]: a difference in seconds, with a bootstrap interval
+//! - [`Outliers`]: runs far from the rest, and a slow first run
 
 mod difference;
 mod outliers;
@@ -18,28 +18,27 @@ pub use overhead::{
     unpaired_overhead,
 };
 
-/// The arithmetic mean; `None` of no values.
+/// The arithmetic mean; `None` if there are no values.
 pub fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
-/// The middle value, or the mean of the two middle ones; `None` of no values.
+/// The middle value, or the mean of the two middle ones; `None` if there are no values.
 pub fn median(values: &[f64]) -> Option<f64> {
     quantile(values, 0.5)
 }
 
-/// The value below which the share `q` of the values lies; `None` of no values.
+/// The `q`-quantile of the values; `None` if there are no values.
 ///
-/// Between two values it is interpolated linearly at position `q * (n - 1)`, which is NumPy's default and
-/// definition 7 of Hyndman and Fan, "Sample quantiles in statistical packages", 1996. `q` outside of `0..=1` is
-/// taken as the nearer end.
+/// It's interpolated linearly at position `q * (n - 1)`: NumPy's default, and definition 7 of
+/// Hyndman and Fan, "Sample quantiles in statistical packages", 1996. `q` is clamped to `0..=1`.
 pub fn quantile(values: &[f64], q: f64) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
     quantile_of_sorted(&sorted, q)
 }
 
-/// [`quantile`] of values that are in ascending order already.
+/// [`quantile`] of values in ascending order.
 fn quantile_of_sorted(sorted: &[f64], q: f64) -> Option<f64> {
     let position = q.clamp(0.0, 1.0) * sorted.len().checked_sub(1)? as f64;
     let below = sorted[position.floor() as usize];

@@ -1,4 +1,4 @@
-//! Who takes part in a measurement: the variants of a model, and what is set beside them to judge them by.
+//! The subjects of a measurement: a model's variants, and the controls that they're judged against.
 
 use std::fmt;
 
@@ -6,24 +6,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::prepared::Variant;
 
-/// One that takes part in a measurement, with a worker process of its own.
+/// What is measured, in its own worker process: a variant or a control.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Subject {
-    /// The plain decoder.
+    /// The decoder without an adapter.
     Base,
-    /// The same graph over weights that the adapter was folded into.
+    /// The decoder with the adapter folded into its weights.
     Merged,
-    /// The decoder with the adapter's nodes.
+    /// The decoder with the adapter's nodes, and its tensors as inputs.
     Unmerged,
-    /// The base once more: what it costs against the base is the machine's own scatter.
+    /// Control: the base a second time. Its overhead against the base is noise.
     BaseAgain,
-    /// The unmerged graph with an adapter of zeros: what its shape alone costs.
+    /// Control: the unmerged graph with an adapter of zeros, which shows the cost of the graph
+    /// alone.
     UnmergedEmpty,
 }
 
 impl Subject {
-    /// Its name in results.
+    /// The name in results.
     pub fn name(self) -> &'static str {
         match self {
             Self::Base => "base",

@@ -1,12 +1,13 @@
-//! What it takes to bind another adapter to an open session, and whether the first token after it takes longer.
+//! Adapter swaps: the time to bind another adapter to an open session, and whether the first token
+//! after it takes longer.
 //!
 //! ```text
 //! swap   first token   first token   swap   first token   first token   …
 //!        after it      without one          after it      without one
 //! ```
 //!
-//! All adapters are in memory and take turns, so that each comes back after all the others. The two first tokens of a
-//! swap are neighbours and make a pair.
+//! All adapters are in memory and are bound in turn. The two first tokens measured after a swap
+//! make a pair.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,62 +15,62 @@ use super::stats::{Overhead, Pair, median, paired_overhead};
 use super::timings::Clock;
 use crate::engine::SwapEngine;
 
-/// One swap, in seconds.
+/// The times of one swap, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Swap {
     /// Binding the adapter.
     pub swap: f64,
-    /// The first token after it.
+    /// Time to first token right after it.
     pub first_token_after: f64,
-    /// The first token of the next generation with the same adapter.
+    /// Time to first token of the next generation, with the same adapter.
     pub first_token_without: f64,
 }
 
-/// Everything that was timed.
+/// All times of a swap measurement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SwapTimes {
-    /// Adapters in memory, each with the time of reading it from its file, in seconds.
+    /// Seconds to read each adapter from its file.
     pub load: Vec<f64>,
     /// Bytes of one adapter's tensors.
     pub adapter_bytes: u64,
-    /// Tokens of the prompt.
+    /// Number of the prompt's tokens.
     pub prompt_tokens: usize,
-    /// Swaps in the order they were made.
+    /// The swaps, in the order they were made.
     pub swaps: Vec<Swap>,
 }
 
-/// What came of measuring swaps.
+/// The outcome of a swap measurement.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SwapResult {
-    /// It was measured.
+    /// The times.
     Measured(SwapTimes),
-    /// The method has no adapter to swap, for this reason.
+    /// There's no adapter to swap; the reason.
     Absent(String),
-    /// It went wrong.
+    /// It failed; the error.
     Failed(String),
 }
 
 /// Medians over all swaps, in seconds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SwapMetrics {
-    /// Adapters in memory that take turns.
+    /// Number of adapters that are bound in turn.
     pub adapters: usize,
     /// Bytes of one adapter's tensors.
     pub adapter_bytes: u64,
-    /// Reading an adapter from its file into memory.
+    /// Seconds to read an adapter from its file into memory.
     pub load_seconds: f64,
-    /// Binding an adapter that is in memory. On a CPU nothing is copied.
+    /// Seconds to bind an adapter that's in memory. On a CPU nothing is copied.
     pub swap_seconds: f64,
-    /// The first token after a swap; the swap isn't in it.
+    /// Time to first token after a swap, the swap itself excluded.
     pub first_token_after: f64,
-    /// The first token without a swap before it.
+    /// Time to first token without a swap before it.
     pub first_token_without: f64,
-    /// What the first token after a swap takes more than without.
+    /// The overhead of `first_token_after` against `first_token_without`.
     pub first_token_overhead: Option<Overhead>,
 }
 
 impl SwapTimes {
-    /// The medians; `None` without a swap.
+    /// The medians over all swaps; `None` if there are none.
     pub fn metrics(&self, seed: u64) -> Option<SwapMetrics> {
         let of =
             |figure: fn(&Swap) -> f64| median(&self.swaps.iter().map(figure).collect::<Vec<f64>>());
@@ -90,10 +91,10 @@ impl SwapTimes {
     }
 }
 
-/// Lets `adapters` take turns `rounds` times; a round before them warms up.
+/// Binds each of `adapters` in turn, `rounds` times. One more round before these is a warm-up.
 ///
 /// # Errors
-/// The engine's own.
+/// The engine's error.
 pub fn time_swaps<E: SwapEngine>(
     engine: &mut E,
     clock: &impl Clock,
@@ -148,7 +149,8 @@ mod tests {
         }
     }
 
-    /// A swap takes 2 ms, a first token 40 ms, and 6 ms more behind a swap; the first round takes 1 s more.
+    /// A swap takes 2 ms, a first token 40 ms, and 46 ms right after a swap. In the first round,
+    /// first tokens take 1 s more.
     struct Scripted {
         clock: ScriptedClock,
         bound: Vec<char>,

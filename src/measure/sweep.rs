@@ -1,24 +1,25 @@
-//! Batch sizes and context lengths beside the main measurement, so that one sees where a variant overtakes another.
+//! The sweep: further batch sizes and context lengths, which show where one variant overtakes
+//! another.
 
 use super::record::{PromptPlan, SubjectRecord};
 use crate::measure::prompt_group::PromptGroup;
 
-/// What was measured with one batch size.
+/// The measurement of one batch size.
 #[derive(Debug, Clone)]
 pub struct SweepRun {
-    /// Sequences that were generated at once.
+    /// Sequences generated at once.
     pub batch_size: usize,
-    /// One a subject.
+    /// One record for each subject.
     pub records: Vec<SubjectRecord>,
-    /// Whether the base was measured in turn with the others.
+    /// Whether the base was measured in turn with the others, not taken from the cache.
     pub paired: bool,
 }
 
-/// `samples` prompts of exactly `count` tokens each: the tokens of all `texts`, one behind the other and from the
-/// beginning again. Each prompt starts at another place.
+/// Makes `samples` prompts of exactly `count` tokens each. Their tokens are those of `texts`,
+/// concatenated and repeated; each prompt starts at another offset.
 ///
 /// # Panics
-/// If the texts have no tokens.
+/// If `texts` have no tokens.
 pub fn synthesised(
     texts: &[Vec<u32>],
     count: usize,

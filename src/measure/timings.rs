@@ -1,8 +1,8 @@
-//! The loop that generates tokens and takes the time of each.
+//! The generation loop, which times every token.
 //!
-//! It knows neither ONNX Runtime nor the machine's clock: an [`Engine`] makes tokens and a [`Clock`] tells the time, so
-//! that the loop is tested with scripted ones. The clock is read once between two steps, and each step lasts from
-//! one reading to the next: the steps add up to the whole, with nothing counted twice or left out.
+//! It depends on neither ONNX Runtime nor the machine's clock: an [`Engine`] makes tokens and a
+//! [`Clock`] gives the time, so tests script both. The clock is read once between two steps, and
+//! each step lasts from one reading to the next. The steps therefore add up to the whole time.
 
 use std::time::{Duration, Instant};
 
@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::stats;
 use crate::engine::Engine;
 
-/// Tells the time since a moment of its own; never goes back.
+/// A monotonic clock.
 pub trait Clock {
-    /// The time since that moment.
+    /// The time since the clock's start.
     fn now(&self) -> Duration;
 }
 
@@ -56,7 +56,7 @@ pub struct GenerationTimings {
 }
 
 impl GenerationTimings {
-    /// How many tokens were made, the first among them.
+    /// Number of generated tokens, the first included.
     pub fn new_tokens(&self) -> usize {
         self.decode_steps.len() + 1
     }
@@ -66,17 +66,18 @@ impl GenerationTimings {
         self.time_to_first_token + self.decode_steps.iter().sum::<Duration>()
     }
 
-    /// [`total`](Self::total) over [`new_tokens`](Self::new_tokens), in seconds: prefill is in it, as in PEFT's suite.
+    /// [`total`](Self::total) divided by [`new_tokens`](Self::new_tokens), in seconds. It includes
+    /// prefill, as PEFT's benchmark suite does.
     pub fn time_per_token(&self) -> f64 {
         self.total().as_secs_f64() / self.new_tokens() as f64
     }
 
-    /// The median decode step in seconds; `None` where a single token was made.
+    /// The median decode step in seconds; `None` if there's only one token.
     pub fn decode_time_per_token_median(&self) -> Option<f64> {
         stats::median(&self.decode_seconds())
     }
 
-    /// The mean decode step in seconds; `None` where a single token was made.
+    /// The mean decode step in seconds; `None` if there's only one token.
     pub fn decode_time_per_token_mean(&self) -> Option<f64> {
         stats::mean(&self.decode_seconds())
     }
@@ -89,13 +90,14 @@ impl GenerationTimings {
     }
 }
 
-/// Generates exactly `new_tokens` tokens after the prompt; the end-of-text token doesn't stop it.
+/// Generates exactly `new_tokens` tokens after the prompt. An end-of-text token doesn't end the
+/// generation.
 ///
 /// # Errors
-/// The engine's own, from the step that failed.
+/// The engine's error, from the step that failed.
 ///
 /// # Panics
-/// If `new_tokens` is 0: the first token comes with the prompt, so there is no such generation to time.
+/// If `new_tokens` is 0: prefill already gives one token.
 pub fn time_generation<E: Engine>(
     engine: &mut E,
     clock: &impl Clock,
@@ -175,7 +177,7 @@ mod tests {
         Duration::from_millis(milliseconds)
     }
 
-    /// A clock that moves only when it is told to.
+    /// A clock that moves only by [`advance`](Self::advance).
     #[derive(Clone, Default)]
     struct ScriptedClock(Rc<Cell<Duration>>);
 
@@ -191,7 +193,8 @@ mod tests {
         }
     }
 
-    /// Says `script`, one token a call; prefill takes 40 ms, and the `n`-th decode step `n` times 5 ms.
+    /// Returns the tokens of `script`, one per call. Prefill takes 40 ms, and the `n`-th decode
+    /// step `n` times 5 ms.
     struct ScriptedEngine {
         clock: ScriptedClock,
         script: Vec<u32>,

@@ -1,4 +1,4 @@
-//! The worker process: one variant, in a process of its own, so that its memory is its own.
+//! The worker process. Each runs one subject, so that its memory can be measured.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use crate::engine::{DecoderEngine, OnnxRuntime, Provider};
 use crate::parity;
 use crate::prepared::Variant;
 
-/// Time between two samples of memory. The kernel's high-water mark catches what falls between.
+/// Time between two samples of memory. The kernel's high-water mark catches peaks between them.
 const SAMPLING: Duration = Duration::from_millis(10);
 
 type Failure = Box<dyn Error + Send + Sync>;
@@ -27,7 +27,7 @@ type Failure = Box<dyn Error + Send + Sync>;
 /// Answers requests until `input` ends.
 ///
 /// # Errors
-/// If `output` is closed. What goes wrong with the variant is answered.
+/// If `output` is closed. Errors of the variant are sent as an answer.
 pub fn serve(input: impl BufRead, mut output: impl Write) -> std::io::Result<()> {
     let mut worker = Worker::default();
     for line in input.lines() {
@@ -109,7 +109,7 @@ impl Worker {
     }
 }
 
-/// Adds what ONNX Runtime's arena holds.
+/// Adds the size of ONNX Runtime's arena.
 fn note_arena(stage: &mut StageMemory, engine: &DecoderEngine, cuda: bool) {
     stage.arena = engine.arena_bytes();
     if cuda {
@@ -120,7 +120,7 @@ fn note_arena(stage: &mut StageMemory, engine: &DecoderEngine, cuda: bool) {
 fn parity(request: ParityRequest) -> Result<Response, Failure> {
     let runtime = OnnxRuntime::load(&request.library)?;
     let (prompt_ids, count) = (&request.prompt_ids, request.new_tokens);
-    // Without a folder there are no profiles, and all else is as it is.
+    // Without a temporary folder there are no profiles; the check runs all the same.
     let profiles = tempfile::tempdir().ok();
     let folder = |variant: Variant| {
         let folder = profiles.as_ref()?.path().join(variant.name());

@@ -1,5 +1,5 @@
-//! What quantization does to a model's predictions: the distributions at each position of a prompt, against those of the
-//! same model unquantized.
+//! The effect of quantization on a model's predictions: the token distributions at each position of
+//! a prompt, compared with the unquantized model's.
 
 use super::LogitEngine;
 use super::trace::argmax;
@@ -9,11 +9,11 @@ use super::trace::argmax;
 pub struct Divergence {
     /// `KL(reference ‖ model)` in nats, the mean over positions.
     pub mean_kl: f64,
-    /// The largest.
+    /// The largest over positions.
     pub max_kl: f64,
-    /// Positions with the same most likely token.
+    /// Number of positions with the same most likely token.
     pub same_top: usize,
-    /// Positions that were compared.
+    /// Number of positions that were compared.
     pub positions: usize,
 }
 
@@ -38,7 +38,8 @@ pub fn at_each_position<E: LogitEngine>(
 }
 
 impl Divergence {
-    /// Compares the logits of a `model` with a reference's, position by position.
+    /// Compares the logits of `model` with those of `reference`, position by position; both are
+    /// `[positions, vocab_size]`.
     pub fn between(reference: &[Vec<f32>], model: &[Vec<f32>]) -> Self {
         let mut found = Self {
             mean_kl: 0.0,
@@ -49,7 +50,7 @@ impl Divergence {
         for (reference, model) in reference.iter().zip(model) {
             let kl = kl(reference, model);
             found.mean_kl += kl / found.positions as f64;
-            // `max` would drop a NaN.
+            // `f64::max` would drop a NaN.
             if kl.is_nan() || kl > found.max_kl {
                 found.max_kl = kl;
             }
@@ -59,7 +60,7 @@ impl Divergence {
     }
 }
 
-/// `Σ p (ln p − ln q)`, `p` and `q` the softmax of the two rows.
+/// `Σ p (ln p − ln q)`, with `p` and `q` the softmax of the two rows.
 fn kl(p: &[f32], q: &[f32]) -> f64 {
     let (p_sum, q_sum) = (log_sum_exp(p), log_sum_exp(q));
     p.iter()
@@ -90,7 +91,7 @@ mod tests {
         let expected = 0.25 * 0.5_f64.ln() + 0.75 * 1.5_f64.ln();
         assert!((found.max_kl - expected).abs() < 1e-7, "{found:?}");
         assert!((found.mean_kl - expected / 2.0).abs() < 1e-7, "{found:?}");
-        // Of two alike the first counts, which the reference hasn't on top.
+        // `argmax` takes the first of two equal logits; the reference's largest is the second.
         assert_eq!((found.same_top, found.positions), (1, 2));
     }
 

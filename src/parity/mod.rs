@@ -1,10 +1,10 @@
-//! Parity: do two variants of a model compute the same?
+//! Parity: do the variants of a model compute the same?
 //!
-//! The unmerged variant generates greedily, and the others are given its tokens, so that a single different choice
-//! doesn't set all that follows apart. One engine is open at a time.
+//! The unmerged variant generates greedily. The others are fed its tokens, so that one different
+//! choice doesn't make all later logits differ. One engine is open at a time.
 //!
-//! The base of an adapter that brought tokens along is compared in what both know: it's given tokens up to the first that it
-//! doesn't.
+//! If an adapter adds tokens to the vocabulary, its base is fed the tokens up to the first that it
+//! doesn't know.
 
 mod divergence;
 #[cfg(test)]
@@ -22,52 +22,55 @@ use crate::prepared::{ADAPTER, PreparedVariant, Variant};
 use crate::quantize::Quantization;
 use crate::weights::{Dtype, SafetensorsFile};
 
-/// What the variants of a model were found to compute.
+/// The result of comparing a model's variants.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Parity {
-    /// How differences are taken.
+    /// The norm of the differences below.
     #[serde(default)]
     pub norm: Norm,
-    /// The difference of merged and unmerged logits; absent without both, or where it isn't finite.
+    /// The difference between merged and unmerged logits; `None` without both, or if it isn't
+    /// finite.
     pub merged_vs_unmerged: Option<f32>,
-    /// The most that `merged_vs_unmerged` may be.
+    /// The largest allowed `merged_vs_unmerged`.
     pub allowed: f32,
-    /// Steps in which merged picks the token that unmerged picked.
+    /// Number of steps in which merged picks the same token as unmerged.
     pub same_tokens: Option<usize>,
-    /// Steps that were compared.
+    /// Number of steps that were compared.
     pub of: usize,
-    /// The same difference of the adapter (unmerged, or merged where that's all there is) against the base.
+    /// The difference between the adapter's logits (unmerged, else merged) and the base's; `None`
+    /// as above.
     pub adapter_vs_base: Option<f32>,
-    /// Tensors that the unmerged variant is given; every one is an input of its graph, or ends in its cache.
+    /// Number of tensors in the unmerged variant's file. Each is an input of its graph, or goes
+    /// into its cache.
     pub adapter_tensors: Option<usize>,
-    /// Nothing was found wrong.
+    /// Whether there are no `failures`.
     pub passed: bool,
-    /// What was found wrong.
+    /// What is wrong, one sentence each.
     pub failures: Vec<String>,
-    /// What is remarkable, and not wrong.
+    /// A remark about something that isn't wrong.
     pub note: Option<String>,
 }
 
-/// What's known of the adapter before its variants are compared.
+/// Facts about the adapter that the judgement depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Expected {
     dtype: Dtype,
     quantization: Option<Quantization>,
-    /// Tokens go through some of many experts.
+    /// Whether a router sends tokens to some of the experts.
     routed: bool,
-    /// There is a manifest that describes the adapter; a checkpoint that others merged has none.
+    /// Whether a manifest describes the adapter; a checkpoint merged by another program has none.
     known: bool,
     fresh: bool,
-    /// Whether it has more tokens than its base.
+    /// Whether its vocabulary is larger than its base's.
     brings_tokens: bool,
-    /// A token of the prompt that the base doesn't know.
+    /// A token of the prompt that isn't in the base's vocabulary.
     unknown: Option<u32>,
-    /// Tensors in the file of the unmerged variant, and in its manifest.
+    /// Number of tensors in the unmerged variant's file, and in its manifest.
     tensors: Option<(usize, usize)>,
 }
 
-/// Compares the variants on one prompt for `count` tokens. `open` opens one engine after another, each with its
-/// logits on the host.
+/// Compares the variants on one prompt for `count` tokens; `None` if there are no variants. `open`
+/// is called for one variant after another, and must keep logits on the host.
 ///
 /// # Errors
 /// If an engine can't be opened or fails.
@@ -97,7 +100,7 @@ pub fn check<E: LogitEngine>(
         if unknown.is_some() {
             continue;
         }
-        // The last one isn't given to the engine any more.
+        // The logits of the last token's step don't depend on that token.
         let count = lead.tokens.iter().take_while(known).count() + 1;
         let tokens = &lead.tokens[..count.min(lead.tokens.len())];
         followers.push((variant, follow(&mut open(prepared)?, prompt_ids, tokens)?));
@@ -117,7 +120,7 @@ pub fn check<E: LogitEngine>(
     Ok(Some(judge(leader, &lead, &followers, expected)))
 }
 
-/// Tensors in the unmerged variant's file, and in its manifest.
+/// Number of tensors in the unmerged variant's file, and in its manifest.
 fn count_tensors(unmerged: &PreparedVariant) -> Option<(usize, usize)> {
     let adapter = unmerged.manifest.adapter.as_ref()?;
     let file = SafetensorsFile::open(&unmerged.folder.join(ADAPTER));
@@ -125,7 +128,7 @@ fn count_tensors(unmerged: &PreparedVariant) -> Option<(usize, usize)> {
     Some((found, adapter.inputs.len()))
 }
 
-/// Decides what the logits say. `lead` is of the variant `leader`, and the others followed its tokens.
+/// Judges the logits. `lead` is the trace of the variant `leader`; the others were fed its tokens.
 fn judge(
     leader: Variant,
     lead: &Trace,
@@ -163,7 +166,7 @@ fn judge(
         ));
     }
     let adapter_vs_base = of(Variant::Base).map(|base| lead.judged(base, norm));
-    // Heads of different sizes are multiplied in another order.
+    // Matrix products with output heads of different sizes may sum up in another order.
     let nothing = match expected.brings_tokens {
         true => allowed,
         false => 0.0,
@@ -176,7 +179,7 @@ fn judge(
             );
         } else if expected.brings_tokens {
             note = Some(
-                "the adapter changes what its base does no more than rounding may, but for the tokens that it brings along"
+                "apart from the tokens that it brings along, the adapter changes the base's logits no more than rounding may"
                     .to_owned(),
             );
         } else if expected.known {
@@ -196,8 +199,7 @@ fn judge(
         && effect <= allowed
     {
         note = Some(format!(
-            "the adapter changes logits by {effect:.1e}, no more than quantizing anew may, so this can't tell a wrong \
-             merge; `verify` compares the unquantized ones too"
+            "the adapter changes logits by {effect:.1e}, no more than requantizing may, so this check can't tell a wrong merge; `verify` also compares the unquantized variants"
         ));
     }
     if let Some((found, listed)) = expected.tensors
@@ -223,7 +225,7 @@ fn judge(
 }
 
 impl Parity {
-    /// The record of a check that couldn't be made.
+    /// A failed check that couldn't be run, with the reason.
     pub fn impossible(reason: String) -> Self {
         Self {
             norm: Norm::default(),

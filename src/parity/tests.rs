@@ -71,7 +71,7 @@ fn merged_weights_may_be_quantized_otherwise_but_not_be_others() {
     };
     assert!(compare(1.6, 9.0, routed).passed && !compare(3.0, 9.0, routed).passed);
     assert!(!compare(1.6, 9.0, quantized(Format::Int8)).passed);
-    // An adapter that does less than rounding does can't be told from none.
+    // An adapter with less effect than rounding can't be told from none.
     let small = compare(1.0, 1.5, quantized(Format::Int4));
     assert!(small.passed && small.note.unwrap().contains("can't tell"));
 }
@@ -110,7 +110,7 @@ fn tokens_that_an_adapter_brings_along_are_left_out_of_what_is_compared_with_its
     };
     let alike = against(vec![vec![1.0, 4.0], vec![0.0, 2.0]]);
     assert!(alike.passed && alike.note.unwrap().contains("brings along"));
-    // A base that could be given no more than the prompt.
+    // A base that knows none of the generated tokens.
     let other = against(vec![vec![1.0, 3.0]]);
     assert!(other.passed && other.note.is_none());
     assert_eq!(other.adapter_vs_base, Some(0.25));
@@ -134,7 +134,7 @@ fn a_tensor_too_many_or_too_few_fails() {
     assert!(!compare(1.0, 1.5, fewer).passed);
 }
 
-/// Says its variant's number as every logit, and counts how many engines are open.
+/// An engine whose logits are `[value, 4]`, and which counts the open engines.
 struct Scripted {
     value: f32,
     open: std::rc::Rc<std::cell::Cell<usize>>,

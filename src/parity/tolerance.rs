@@ -1,23 +1,24 @@
-//! How far apart the logits of the same arithmetic may lie, and in which norm.
+//! How much the logits of two variants may differ, and in which norm.
 
 use serde::{Deserialize, Serialize};
 
 use crate::quantize::{Format, Quantization};
 use crate::weights::Dtype;
 
-/// What a difference of logits is.
+/// The norm in which logits are compared.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Norm {
-    /// The largest, over the largest logit.
+    /// The largest difference, divided by the largest logit.
     #[default]
     Largest,
-    /// The root of the mean square, over that of the logits.
+    /// The root mean square of the differences, divided by that of the logits.
     Mean,
 }
 
 impl Norm {
-    /// Of variants that are quantized otherwise only the mean is alike.
+    /// Merged and unmerged weights are quantized differently, so that single logits may differ
+    /// much; only their mean is comparable.
     pub(super) fn of(quantization: Option<Quantization>) -> Self {
         match quantization {
             Some(_) => Self::Mean,
@@ -25,7 +26,7 @@ impl Norm {
         }
     }
 
-    /// What a difference is a part of.
+    /// Names the reference of a difference, for messages.
     pub fn of_what(self) -> &'static str {
         match self {
             Self::Largest => "of the largest logit",
@@ -34,13 +35,14 @@ impl Norm {
     }
 }
 
-/// How far apart the logits of the same arithmetic may lie, by the [`Norm`] that goes with it. The merged weights
-/// of a 16-bit model are rounded once more than the unmerged ones.
+/// The largest allowed difference between merged and unmerged logits, in the norm [`Norm::of`]. In
+/// 16 bits, merged weights are rounded once more than unmerged ones.
 ///
-/// Merged weights are quantized after the merge, and the unmerged adapter stands beside the base's quantized ones: the two
-/// are rounded differently, and may differ by what rounding does to a model with random weights. A merge that's wrong by
-/// less than that isn't found here: `verify` compares the same variants unquantized for that. Where tokens are `routed`, a
-/// small difference sends some to other experts.
+/// With quantization, merged weights are quantized after the merge, and an unmerged adapter is
+/// applied to the quantized base weights. The two are rounded differently, so the tolerance is the
+/// effect of rounding on a model with random weights. A merge that's wrong by less isn't found
+/// here; `verify` therefore compares the unquantized variants, too. If tokens are `routed`, a small
+/// difference may send some to other experts.
 pub fn tolerance(dtype: Dtype, quantization: Option<Quantization>, routed: bool) -> f32 {
     let rounded = match dtype {
         Dtype::Float32 => 1e-4,

@@ -1,12 +1,12 @@
-//! Tokens and their logits, and how far those of two engines lie apart.
+//! Traces: generated tokens with their logits, and the difference between two engines' traces.
 
 use super::tolerance::Norm;
 use crate::engine::logits::{difference, mean_difference};
 use crate::engine::{DecoderEngine, Engine};
 
-/// An engine that shows the logits of its last token.
+/// An engine that returns the logits of its last step.
 pub trait LogitEngine: Engine {
-    /// The logits that the last token was picked from, `[vocab_size]`.
+    /// The last step's logits, `[vocab_size]`.
     fn logits(&self) -> Vec<f32>;
 }
 
@@ -16,7 +16,7 @@ impl LogitEngine for DecoderEngine {
     }
 }
 
-/// Tokens, and the logits that each was picked from.
+/// Generated tokens, and the logits that each was picked from.
 #[derive(Debug, Clone)]
 pub struct Trace {
     /// Greedy tokens.
@@ -43,7 +43,8 @@ pub fn trace<E: LogitEngine>(
     Ok(Trace { tokens, logits })
 }
 
-/// The logits of each step where the engine is given `tokens`, whatever it would have picked itself.
+/// The logits of each step, `[tokens, vocab_size]`, when the engine is fed `tokens` instead of its
+/// own choices.
 ///
 /// # Errors
 /// If the engine fails.
@@ -67,7 +68,7 @@ impl Trace {
         difference(&self.logits, other)
     }
 
-    /// The difference that variants of one model are judged by.
+    /// The difference to `other` in `norm`.
     pub(super) fn judged(&self, other: &[Vec<f32>], norm: Norm) -> f32 {
         match norm {
             Norm::Largest => self.difference(other),
@@ -75,7 +76,7 @@ impl Trace {
         }
     }
 
-    /// Steps in which `other` has its largest logit at the same token.
+    /// Number of steps in which `other` has its largest logit at the same token.
     pub fn agreeing_tokens(&self, other: &[Vec<f32>]) -> usize {
         let steps = self.tokens.iter().zip(other);
         steps
@@ -84,7 +85,7 @@ impl Trace {
     }
 }
 
-/// The place of the largest value, the first of several.
+/// The index of the largest value; of equal ones, the first.
 pub(super) fn argmax(row: &[f32]) -> usize {
     let mut best = 0;
     for (index, value) in row.iter().enumerate() {

@@ -23,7 +23,7 @@ impl Benchmark<'_> {
         let plan = |&batch_size: &usize| {
             let mut plan = main.clone();
             plan.options.batch_size = batch_size;
-            plan.target = None;
+            plan.goal = None;
             if !contexts.is_empty() {
                 plan.prompts.clone_from(&contexts);
             }

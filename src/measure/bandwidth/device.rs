@@ -1,4 +1,4 @@
-//! The rate of a GPU's memory: a copy within it, which reads as much as it writes.
+//! Bandwidth of a GPU's memory, from copies within it.
 
 use std::time::Instant;
 
@@ -6,16 +6,16 @@ use super::RateMeter;
 use crate::measure::stats::median;
 use crate::onnxruntime::cuda::{CopyKind, DeviceMemory, Stream};
 
-/// What's copied at once: far beyond any cache.
+/// Bytes of a copy: far more than any cache holds.
 const BYTES: usize = 256 << 20;
-/// Copies in a reading, one behind the other, so that starting them weighs nothing.
+/// Copies in a reading, one after the other, so that their start is negligible.
 const COPIES: usize = 8;
-/// A reading takes the middle one of so many.
+/// The median of this many readings counts.
 const READINGS: usize = 3;
 
-/// Copies within a GPU's memory. Both halves of a copy count: what's read and what's written.
+/// Copies within a GPU's memory. A copy counts twice: the bytes read and the bytes written.
 ///
-/// It holds 512 MiB of that memory, and does its work in this process.
+/// It holds 512 MiB of that memory, and runs in this process.
 #[derive(Debug)]
 pub struct DeviceCopier {
     memory: [DeviceMemory; 2],
@@ -23,12 +23,13 @@ pub struct DeviceCopier {
 }
 
 impl DeviceCopier {
-    /// One on `device`; `None` where there's no CUDA runtime, no such device, or no memory left on it.
+    /// Allocates the memory on `device`. `None` without a CUDA runtime, such a device, or enough
+    /// free memory.
     pub fn open(device: u32) -> Option<Self> {
         let stream = Stream::new(device).ok()?;
         let memory = [stream.allocate(BYTES).ok()?, stream.allocate(BYTES).ok()?];
         let copier = Self { memory, stream };
-        // The first copies find a device that sleeps.
+        // The first copies wake the device up.
         copier.seconds()?;
         Some(copier)
     }
@@ -38,7 +39,7 @@ impl DeviceCopier {
         let [target, source] = &self.memory;
         let start = Instant::now();
         for _ in 0..COPIES {
-            // SAFETY: both are memory on the device of so many bytes, and live as long as `self`.
+            // SAFETY: both are device memory of `BYTES` bytes, and live as long as `self`.
             let started = unsafe {
                 let kind = CopyKind::WithinDevice;
                 self.stream

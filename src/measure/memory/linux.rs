@@ -1,7 +1,7 @@
 //! Linux: `/proc/self/status` and `/proc/self/clear_refs`.
 //!
-//! `smaps_rollup` would tell more (what's shared, and by how many) and walks every page table for it, which takes
-//! milliseconds with some GB resident: too slow to sample beside a run that's being timed.
+//! `smaps_rollup` would also say how much is shared. But it walks all page tables, which takes
+//! milliseconds for some GB: too slow to sample during a timed run.
 
 use std::fs;
 
@@ -22,7 +22,7 @@ pub(super) fn reset_peak() -> bool {
     fs::write("/proc/self/clear_refs", "5").is_ok()
 }
 
-/// Some sandboxes show `VmRSS` alone, so only that one must be there.
+/// Some sandboxes show `VmRSS` only, so the other lines are optional.
 fn parse(status: &str) -> Result<ProcessMemory, MemoryError> {
     let bytes = |key| bytes_of(status, key);
     Ok(ProcessMemory {

@@ -1,4 +1,4 @@
-//! macOS, Windows and others: `sysinfo`, which knows the resident size alone.
+//! macOS, Windows and others: `sysinfo`, which has only the resident size.
 
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
 

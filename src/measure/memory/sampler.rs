@@ -1,8 +1,8 @@
-//! The peaks of memory between the stages of a run.
+//! Memory peaks of each stage of a run.
 //!
-//! A thread takes a reading every so often, and the kernel's high-water mark catches what falls between two
-//! readings. The mark is set back at the start of each stage where the system allows it. Where it doesn't, the mark
-//! counts for a stage only if it rose during it.
+//! A thread takes readings at an interval; the kernel's high-water mark catches peaks between two
+//! readings. The mark is reset at the start of each stage. If the system doesn't allow that, the
+//! mark counts for a stage only if it rose during the stage.
 
 use std::{
     sync::{
@@ -19,44 +19,47 @@ use super::{MemoryError, ProcessMemory, reset_peak};
 use crate::engine::ArenaBytes;
 use crate::measure::gpu::{GpuMemoryMethod, GpuProbe, GpuReading};
 
-/// How the peak of the resident size was found.
+/// How the peak of the resident size was determined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PeakMethod {
-    /// By the kernel's high-water mark: exact.
+    /// From the kernel's high-water mark, which is exact.
     HighWaterMark,
-    /// The largest reading: a peak shorter than the interval may be missed.
+    /// From the largest reading: a peak shorter than the interval may be missed.
     Samples,
 }
 
-/// Memory at the end of one stage, and its peaks since the stage before it ended.
+/// Memory at the end of a stage, and the peaks during it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageMemory {
-    /// What the process did in this stage, or had done at its end: `session_loaded`, `short`.
+    /// The stage's name, such as `session_loaded` or `short`.
     pub stage: String,
-    /// The reading at its end.
+    /// The reading at the stage's end.
     pub ram: ProcessMemory,
     /// The largest resident size during the stage.
     pub peak_rss_bytes: u64,
-    /// How `peak_rss_bytes` was found.
+    /// How `peak_rss_bytes` was determined.
     pub peak_rss_method: PeakMethod,
-    /// The largest anonymous memory among the readings; the kernel keeps no mark of it. Linux only.
+    /// The largest anonymous memory among the readings; the kernel has no high-water mark of it.
+    /// Linux only.
     pub peak_anonymous_bytes: Option<u64>,
-    /// What ONNX Runtime's allocator had handed out on the accelerator at the stage's end. The sampler can't know it
-    /// and leaves `None`; whoever owns the session fills it in.
+    /// Bytes that ONNX Runtime's allocator had handed out on the accelerator at the stage's end.
+    /// The sampler leaves it `None`; the owner of the session fills it in.
     pub accelerator_allocated_bytes: Option<u64>,
-    /// ONNX Runtime's arena at the stage's end, where the session runs. The sampler leaves `None` here as well.
+    /// ONNX Runtime's arena at the stage's end, in host or device memory, wherever the session
+    /// runs. The owner of the session fills it in, too.
     #[serde(default)]
     pub arena: Option<ArenaBytes>,
-    /// What the process held on the accelerator at the stage's end, its CUDA context included; `None` without a probe.
+    /// Bytes that the process held on the accelerator at the stage's end, its CUDA context
+    /// included; `None` without a probe.
     pub accelerator_reserved_bytes: Option<u64>,
     /// The largest `accelerator_reserved_bytes` among the readings of the stage.
     pub peak_accelerator_bytes: Option<u64>,
-    /// How the accelerator's figures were found.
+    /// How the accelerator's figures were determined.
     pub accelerator_method: Option<GpuMemoryMethod>,
 }
 
-/// All stages, and the peaks from the sampler's start to its end.
+/// Several stages, and the peaks over them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryRecord {
     /// The stages in the order in which they ended.
@@ -70,7 +73,8 @@ pub struct MemoryRecord {
 }
 
 impl MemoryRecord {
-    /// The record of these stages alone, such as those that generate: loading may well need more than generation.
+    /// The record of these stages. Loading may need more memory than generation, so callers select
+    /// the stages.
     pub fn of_stages(stages: Vec<StageMemory>) -> Self {
         Self {
             peak_rss_bytes: stages.iter().map(|s| s.peak_rss_bytes).max().unwrap_or(0),
@@ -81,9 +85,9 @@ impl MemoryRecord {
     }
 }
 
-/// Watches this process' memory from a thread of its own.
+/// Samples this process's memory from its own thread.
 ///
-/// There should be one in a process: each sets the kernel's high-water mark back at its stages.
+/// A process should have only one, since each resets the kernel's high-water mark at its stages.
 #[derive(Debug)]
 pub struct MemorySampler {
     shared: Arc<Mutex<Watch>>,
@@ -93,12 +97,12 @@ pub struct MemorySampler {
 }
 
 impl MemorySampler {
-    /// Begins to take a reading every `interval`, of this process and, with a probe, of its accelerator.
+    /// Starts the thread, which takes a reading every `interval`, and the first stage. With a
+    /// probe, the accelerator's memory is read as well.
     ///
-    /// The first stage begins here.
     ///
     /// # Errors
-    /// If the system doesn't tell this process' memory, or the thread can't be started.
+    /// If this process's memory can't be read, or the thread can't be started.
     pub fn start(interval: Duration, gpu: Option<GpuProbe>) -> Result<Self, MemoryError> {
         let shared = Arc::new(Mutex::new(Watch::begin(gpu)?));
         let (stop, stopped) = mpsc::channel();
@@ -119,19 +123,20 @@ impl MemorySampler {
         })
     }
 
-    /// Ends a stage, names it, and begins the next.
+    /// Ends the present stage, names it, and begins the next.
     ///
-    /// What's returned is the stage as it is kept for [`finish`](Self::finish), to be filled in or cloned.
+    /// Returns the stage that [`finish`](Self::finish) will return, so that the caller can fill in
+    /// its fields.
     ///
     /// # Errors
-    /// If the system doesn't tell this process' memory.
+    /// If this process's memory can't be read.
     pub fn stage(&mut self, name: &str) -> Result<&mut StageMemory, MemoryError> {
         let stage = lock(&self.shared).end_stage(name)?;
         self.stages.push(stage);
         Ok(self.stages.last_mut().expect("it was pushed just now"))
     }
 
-    /// Stops the thread, and returns every stage. What happened since the last one is left out.
+    /// Stops the thread and returns all ended stages.
     pub fn finish(mut self) -> MemoryRecord {
         self.stop_thread();
         MemoryRecord::of_stages(std::mem::take(&mut self.stages))
@@ -140,7 +145,7 @@ impl MemorySampler {
     fn stop_thread(&mut self) {
         self.stop = None;
         if let Some(thread) = self.thread.take() {
-            // It can't be joined only if it panicked, and then it has stopped too.
+            // `join` fails only if the thread panicked, and then it has stopped, too.
             let _ = thread.join();
         }
     }
@@ -152,19 +157,21 @@ impl Drop for MemorySampler {
     }
 }
 
-/// The readings of the present stage. Each is taken under the lock, so none is counted for the next stage.
+/// The readings of the present stage. Each is taken under the lock, so that none counts for the
+/// next stage.
 #[derive(Debug)]
 struct Watch {
     gpu: Option<GpuProbe>,
     gpu_peak: Option<GpuReading>,
     rss: u64,
     anonymous: Option<u64>,
-    /// What the high-water mark must exceed for it to be of this stage.
+    /// The high-water mark at the stage's start, if it couldn't be reset. A mark that doesn't
+    /// exceed it belongs to an earlier stage.
     mark_before: Option<u64>,
 }
 
 fn lock(watch: &Mutex<Watch>) -> std::sync::MutexGuard<'_, Watch> {
-    // A panic can't leave it half-changed: its fields are independent maxima.
+    // A panic can't leave the state inconsistent: the fields are independent maxima.
     watch.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -194,7 +201,7 @@ impl Watch {
         self.anonymous = None;
     }
 
-    /// A reading that fails is skipped: the stage's end takes one that must not.
+    /// A reading that fails is skipped; the one at the stage's end must succeed.
     fn sample(&mut self) {
         if let Ok(ram) = ProcessMemory::read() {
             self.note(&ram);
@@ -243,8 +250,8 @@ impl Watch {
 
 /// The peak of a stage from its largest sample and the high-water mark at its end.
 ///
-/// `mark_before` is the mark at the stage's beginning where it couldn't be set back then. A mark that hasn't risen
-/// above it tells of an earlier stage.
+/// `mark_before` is the mark at the stage's start, if it couldn't be reset. A mark that hasn't
+/// risen above it belongs to an earlier stage.
 fn stage_peak(sampled: u64, mark: Option<u64>, mark_before: Option<u64>) -> (u64, PeakMethod) {
     match mark {
         Some(mark) if mark_before.is_none_or(|before| mark > before) => {
@@ -259,7 +266,7 @@ mod tests {
     use super::*;
     use crate::measure::memory::tests::{MIB, alone, touched};
 
-    /// Longer than any test: only the readings at the stages are left.
+    /// Longer than any test, so that readings are taken only at the ends of stages.
     const NEVER: Duration = Duration::from_secs(3_600);
 
     #[cfg(target_os = "linux")]

@@ -1,4 +1,4 @@
-//! Whether the variants of an experiment compute the same, asked before they're measured.
+//! The parity check before the measurement: do an experiment's variants compute the same?
 
 use super::MeasurePlan;
 use crate::measure::client::{Interrupt, WorkerClient, WorkerError, WorkerProcess};
@@ -7,16 +7,16 @@ use crate::measure::subject::Subject;
 use crate::parity::Parity;
 use crate::prepared::PreparedVariant;
 
-/// Tokens that the variants are compared on.
+/// Number of generated tokens to compare.
 const PARITY_TOKENS: usize = 8;
 
 impl MeasurePlan {
-    /// Compares what the variants of an experiment compute, on the shortest prompt, with an invocation that the adapter
-    /// may need, in a process of its own: those that are measured
-    /// afterwards begin with nothing of it in their memory.
+    /// Compares an experiment's variants on the shortest prompt, followed by the invocation tokens
+    /// if the adapter needs them. It runs in its own process, so that it leaves nothing in the
+    /// memory of the measured ones.
     ///
     /// # Errors
-    /// If it's interrupted. Whatever else goes wrong is a check that isn't passed.
+    /// If it's interrupted. Any other error is a failed check in the result.
     pub fn parity(
         &self,
         experiment: Option<&str>,

@@ -1,4 +1,5 @@
-//! A measurement under way: the variants take turns, stage by stage, until the overheads are known.
+//! A running measurement: opens every subject's session, then runs rounds until the plan is done
+//! and the precision goal is reached.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::measure::subject::Subject;
 use crate::measure::timings::Clock;
 use crate::prepared::PreparedVariant;
 
-/// A measurement under way.
+/// The state of a running measurement.
 pub(super) struct RunningMeasurement<'a, P> {
     pub plan: &'a MeasurePlan,
     pub start: &'a dyn Fn(&str) -> Result<P, WorkerError>,
@@ -23,7 +24,7 @@ pub(super) struct RunningMeasurement<'a, P> {
     pub meters: Meters<'a>,
     pub progress: &'a dyn Fn(Progress),
     pub running: Vec<RunningSubject<P>>,
-    /// Generations that are done, and in all.
+    /// Generations done, and planned in total.
     pub done: usize,
     pub total: usize,
 }
@@ -75,7 +76,7 @@ impl<P: WorkerProcess> RunningMeasurement<'_, P> {
         self.end_stage("benchmark_complete")
     }
 
-    /// Adds rounds, each a run of every prompt, until the target is met or its time is over.
+    /// Adds runs of every prompt until the goal is reached or its time is over.
     fn reach(
         &mut self,
         goal: PrecisionGoal,
@@ -110,7 +111,8 @@ impl<P: WorkerProcess> RunningMeasurement<'_, P> {
         }
     }
 
-    /// Half of the widest overall interval; infinite where one has none yet, `None` where nothing is compared.
+    /// Half-width of the widest overall interval, in percentage points; infinite if a subject has
+    /// no interval yet, `None` if there's nothing to compare.
     fn widest_interval(&self) -> Option<f64> {
         let live = || self.running.iter().filter(|one| one.process.is_some());
         let base = &live()
@@ -126,7 +128,7 @@ impl<P: WorkerProcess> RunningMeasurement<'_, P> {
             .max_by(f64::total_cmp)
     }
 
-    /// Every prompt in turn, each with all `rounds`; a round without a number warms up.
+    /// Runs all `rounds` of each prompt. A round of `None` is a warm-up.
     fn pass(
         &mut self,
         orders: &mut dyn Iterator<Item = Vec<usize>>,
@@ -188,7 +190,8 @@ impl<P: WorkerProcess> RunningMeasurement<'_, P> {
         Ok(())
     }
 
-    /// Decides what an error ends: an interruption or the base's failure everything, others the variant.
+    /// Records an error of subject `index` and ends its process. Returns the error if it ends the
+    /// whole measurement: an interruption, or a failure of the base.
     fn settle(&mut self, index: usize, result: Result<(), WorkerError>) -> Result<(), WorkerError> {
         let Err(error) = result else {
             return Ok(());

@@ -1,17 +1,18 @@
-//! One that takes part: its process, and what was recorded of it.
+//! A subject that is being measured: its worker process and its record.
 
 use crate::measure::client::{WorkerError, WorkerProcess};
 use crate::measure::energy::EnergyMeter;
 use crate::measure::record::{PromptPlan, RunRecord, SubjectRecord};
 
-/// A subject with its process, while it lives.
+/// A subject with its process; `None` once the process has failed.
 pub(super) struct RunningSubject<P> {
     pub record: SubjectRecord,
     pub process: Option<P>,
 }
 
 impl<P: WorkerProcess> RunningSubject<P> {
-    /// Generates once; `run` is absent for a warm-up.
+    /// Generates once and records it; `run` is `None` for a warm-up. Does nothing if the process
+    /// has failed.
     pub(super) fn generate(
         &mut self,
         prompt: &PromptPlan,

@@ -1,4 +1,4 @@
-//! How long it takes to change an adapter, asked of a process of its own.
+//! Times replacing a bound adapter with another, in its own worker process.
 
 use super::MeasurePlan;
 use crate::measure::client::{Interrupt, WorkerClient, WorkerError, WorkerProcess};
@@ -7,10 +7,11 @@ use crate::measure::swap::SwapResult;
 use crate::prepared::PreparedVariant;
 
 impl MeasurePlan {
-    /// Lets the adapter of `unmerged` and `others` take turns, in a process of its own, behind the shortest prompt.
+    /// Binds the adapters of `unmerged` and `others` in turn, each followed by a prefill of the
+    /// shortest prompt.
     ///
     /// # Errors
-    /// If it's interrupted.
+    /// If it's interrupted. Any other error is a [`SwapResult::Failed`].
     pub fn swaps(
         &self,
         unmerged: &PreparedVariant,

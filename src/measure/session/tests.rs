@@ -22,15 +22,16 @@ impl Clock for ScriptedClock {
     }
 }
 
-/// A machine on which a generation of the base takes 100 ms, of another 120 ms, give or take `noise_ms`.
+/// A machine on which the base's generations take 100 ms and the others' 120 ms, plus or minus
+/// `noise_ms`.
 #[derive(Clone)]
 struct Machine {
     clock: ScriptedClock,
     noise_ms: usize,
     random: Rc<RefCell<SplitMix64>>,
-    /// Who generated what, in order.
+    /// The generations in order: subject and prompt length.
     log: Rc<RefCell<Vec<String>>>,
-    /// Who dies at which of its generations.
+    /// The subject that dies, and the number of its generation.
     dies: Option<(&'static str, usize)>,
 }
 
@@ -70,7 +71,7 @@ impl Machine {
     }
 }
 
-/// A joule every 10 ms.
+/// One joule every 10 ms.
 impl EnergyMeter for Machine {
     fn read(&self) -> Option<Vec<u64>> {
         Some(vec![self.clock.now().as_millis() as u64 / 10])
@@ -81,7 +82,7 @@ impl EnergyMeter for Machine {
     }
 }
 
-/// Ten bytes a second; each reading takes no time.
+/// Ten bytes per second; a reading takes no time.
 impl RateMeter for Machine {
     fn read(&self) -> Option<f64> {
         self.log.borrow_mut().push("memory".to_owned());
@@ -205,7 +206,7 @@ fn swaps_are_asked_for_with_the_shortest_prompt_and_room_for_virtual_tokens() {
     let SwapResult::Measured(times) = plan.swaps_in(unmerged, Vec::new(), &start).unwrap() else {
         panic!("nothing was measured")
     };
-    // The process answers with what it was asked for.
+    // The scripted process returns values from the request.
     assert_eq!((times.prompt_tokens, times.load), (3, vec![4.0, 4.0]));
 }
 
@@ -266,7 +267,7 @@ fn every_round_of_every_prompt_has_every_variant_once() {
             .map(|run| run.memory_rate)
             .all(|rate| rate == Some(10.0))
     );
-    // Memory is read before every round that counts.
+    // Bandwidth is measured before every round that isn't a warm-up.
     let before = log.split(|line| line == "memory").skip(1);
     let rounds: Vec<usize> = before.map(<[String]>::len).collect();
     assert_eq!(rounds, [3, 3, 3, 6, 3, 3, 3, 3]);
@@ -275,7 +276,7 @@ fn every_round_of_every_prompt_has_every_variant_once() {
         .filter(|line| *line != "memory")
         .cloned()
         .collect();
-    // Each warms up on the shortest prompt when it's opened.
+    // Each subject warms up on the shortest prompt when its session is opened.
     assert_eq!(log[..3], ["base 3", "unmerged 3", "merged 3"]);
     for (index, round) in log[3..].chunks(3).enumerate() {
         let length = if index < 5 { 3 } else { 7 };
@@ -311,7 +312,7 @@ fn rounds_are_added_until_the_interval_is_narrow_enough() {
         .map(|run| run.run)
         .collect();
     assert_eq!(numbers, (0..after.runs).collect::<Vec<_>>());
-    // Categories that come round again stay one stage, with the highest peak.
+    // A group that's measured again remains one stage, with the highest peak.
     let stages: Vec<&str> = fine.records[0]
         .stages
         .iter()
@@ -328,7 +329,7 @@ fn the_time_ends_it_where_the_target_is_out_of_reach() {
     let precision = measurement.precision.unwrap();
     assert!(!precision.met && precision.runs > 2);
     let elapsed = machine.clock.now();
-    // The last round begins before the time is over.
+    // The last round began before the time was over.
     assert!((8.0..9.0).contains(&elapsed.as_secs_f64()), "{elapsed:?}");
 }
 

@@ -1,4 +1,4 @@
-//! By how many seconds one side of each pair took longer, with its interval.
+//! The median difference of pairs in seconds, with its interval.
 
 use super::{MIN_SAMPLES_TO_DETECT, Pair, median, overhead};
 
@@ -7,16 +7,16 @@ use super::{MIN_SAMPLES_TO_DETECT, Pair, median, overhead};
 pub struct Difference {
     /// Median of `variant - base`, in seconds.
     pub seconds: f64,
-    /// Its bootstrap 95 % interval; `None` of a single pair.
+    /// Its bootstrap 95 % interval; `None` if there's a single pair.
     pub interval: Option<[f64; 2]>,
-    /// There are so many pairs that a difference could be detected.
+    /// Whether there are enough pairs to detect a difference ([`MIN_SAMPLES_TO_DETECT`]).
     pub enough: bool,
-    /// The interval excludes 0, and there are [`MIN_SAMPLES_TO_DETECT`] pairs.
+    /// Whether a difference was detected: there are enough pairs, and the interval excludes 0.
     pub detected: bool,
 }
 
-/// The difference of pairs that were measured side by side; `None` of no pairs. See
-/// [`paired_overhead`](super::paired_overhead) on the interval, which is made in the same way.
+/// The difference of pairs of neighbouring runs; `None` if there are no pairs. The interval is
+/// computed as in [`paired_overhead`](super::paired_overhead).
 pub fn paired_difference(pairs: &[Pair], seed: u64) -> Option<Difference> {
     let differences: Vec<f64> = pairs.iter().map(|pair| pair.variant - pair.base).collect();
     let seconds = median(&differences)?;

@@ -1,29 +1,32 @@
-//! Runs far from the others: a sign that something else kept the machine busy.
+//! Outliers: runs whose time is far from the others', a sign of other load on the machine.
 //!
-//! The modified Z-score of Iglewicz and Hoaglin, "How to detect and handle outliers", 1993: the distance from the
-//! median over the median absolute deviation. The threshold, and the look at the first run, are hyperfine's
-//! (`outlier_detection.rs`). Nothing is thrown away for it: the result names the runs and keeps them.
+//! A run is judged by its modified Z-score: its distance from the median, divided by the median
+//! absolute deviation. Outliers are named in the result and not removed.
+//!
+//! Sources: Iglewicz and Hoaglin, "How to detect and handle outliers", 1993; the threshold and the
+//! check of the first run are hyperfine's (`outlier_detection.rs`).
 
 use serde::{Deserialize, Serialize};
 
 use super::median;
 
-/// The modified Z-score from which a run is an outlier: ten standard deviations of a normal distribution, which
-/// are 1.4826 median absolute deviations each.
+/// The modified Z-score above which a run is an outlier: ten standard deviations of a normal
+/// distribution, each 1.4826 median absolute deviations.
 pub const OUTLIER_THRESHOLD: f64 = 1.4826 * 10.0;
 
-/// What is suspicious about a series of runs.
+/// The outliers in a series of runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outliers {
-    /// Places in the series, in ascending order, of runs that took far more or far less time than the others.
+    /// Indices of the outliers in the series, in ascending order.
     pub indices: Vec<usize>,
-    /// The first run is among them, and it was slower: the warm-up was too short, or files were read from disk.
+    /// Whether the first run is one, and slower than the others: the warm-up was too short, or
+    /// files were read from disk.
     pub slow_first_run: bool,
 }
 
-/// Names the runs of `times` (any unit, in the order they were made) that are outliers.
+/// Finds the outliers in `times` (any unit, in the order of the runs).
 ///
-/// Only runs of the same work belong into one series. Below three runs nothing can be far from the rest.
+/// The runs of a series must do the same work. Fewer than three runs have no outliers.
 pub fn find_outliers(times: &[f64]) -> Outliers {
     if times.len() < 3 {
         return Outliers::default();
@@ -37,10 +40,10 @@ pub fn find_outliers(times: &[f64]) -> Outliers {
     }
 }
 
-/// For each value, its signed distance from the median in median absolute deviations.
+/// Each value's signed distance from the median, in median absolute deviations.
 ///
-/// Where more than half of the values are the same, the deviation is 0; then `f64::EPSILON` of the median takes its
-/// place, so that any value which differs at all is far away.
+/// If more than half of the values are equal, the deviation is 0. It's then replaced by
+/// `f64::EPSILON` times the median, so that any different value is an outlier.
 pub fn modified_z_scores(values: &[f64]) -> Vec<f64> {
     let Some(center) = median(values) else {
         return Vec::new();

@@ -1,30 +1,32 @@
-//! What a variant costs against the base, in percent, with an interval that says how far to trust it.
+//! A variant's overhead against the base, in percent, with a confidence interval.
 //!
 //! # The estimate
 //!
-//! Samples come in **strata**, the prompt categories: within one, the overhead is taken to be the same. It is the
-//! median of `ln(variant / base)` in a stratum, and the mean of these medians over the strata, each with equal
-//! weight; turned back, that is the geometric mean of the categories' median ratios.
+//! Samples come in **strata**, the prompt groups; within one, the overhead is assumed to be
+//! constant. The estimate is the mean over the strata, equally weighted, of the median of
+//! `ln(variant / base)` in each, converted back to percent: the geometric mean of the groups'
+//! median ratios.
 //!
-//! - The median, because a shared machine's disturbances are one-sided: a single stall of a second would move a
+//! - Median: disturbances of a shared machine are one-sided. A stall of one second would move the
 //!   mean of fifteen pairs by several percent, and the median hardly at all.
-//! - Logarithms, so that base and variant are treated alike: exchanging them gives the reciprocal.
-//! - Not one median over everything: where an adapter costs 2 % of a long prompt and 30 % of a short one, that would
-//!   be whichever category happens to be in the middle.
+//! - Logarithms: base and variant are treated alike, so exchanging them gives the reciprocal.
+//! - Strata: if an adapter costs 2 % on long prompts and 30 % on short ones, a median over all runs
+//!   would be that of whichever group happens to lie in the middle.
 //!
 //! # The interval
 //!
-//! The percentile bootstrap (Efron and Tibshirani, "An introduction to the bootstrap", 1993, chapter 13): pairs are
-//! drawn with replacement **within each stratum**, since the number of prompts in a category is the experiment's
-//! choice and not chance; the estimate is taken of each draw, and the interval spans its middle 95 %. It covers
-//! what varied between the pairs. It can't cover what was the same for all of them, such as one machine's cache
-//! sizes.
+//! It's the percentile bootstrap (Efron and Tibshirani, "An introduction to the bootstrap", 1993,
+//! chapter 13): pairs are drawn with replacement **within each stratum**, since the number of
+//! prompts in a group is chosen and not random. The estimate is computed for each draw, and the
+//! interval spans the middle 95 %. It covers the variation between pairs, and not what all of them
+//! share, such as the machine's cache sizes.
 //!
-//! The interval of a median reaches from the smallest to the largest sample at most, and these enclose the true
-//! median of `n` samples with probability `1 - 2^(1 - n)`: 75 % for three pairs, 94 % for five. In a simulation of
-//! equal variants with 7 % of the runs stalled, two pairs in one stratum "found" a difference 49 times of 100, three
-//! 25 times, four 14 times, and five to fifteen 4 to 7 times. So a difference is called detected only where every
-//! stratum has [`MIN_SAMPLES_TO_DETECT`] samples, however clear fewer may look.
+//! A median's interval reaches at most from the smallest to the largest sample. These enclose the
+//! true median of `n` samples with probability `1 - 2^(1 - n)`: 75 % for three pairs, 94 % for
+//! five. In a simulation of equal variants with 7 % of the runs stalled, two pairs in one stratum
+//! gave a false difference in 49 % of the cases, three in 25 %, four in 14 %, and five to fifteen
+//! in 4 to 7 %. A difference therefore counts as detected only if every stratum has at least
+//! [`MIN_SAMPLES_TO_DETECT`] samples.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -32,14 +34,14 @@ use thiserror::Error;
 use super::{median, quantile_of_sorted};
 use crate::random::SplitMix64;
 
-/// Where a stratum has fewer samples than this on a side, no difference is called detected.
+/// If a stratum has fewer samples than this on a side, no difference counts as detected.
 pub const MIN_SAMPLES_TO_DETECT: usize = 5;
 
-/// How often the samples are drawn anew. The ends of the interval then vary by about 1 % of its width from seed to
-/// seed.
+/// Number of bootstrap draws. With it, the interval's ends vary between seeds by about 1 % of its
+/// width.
 const RESAMPLES: usize = 10_000;
 
-/// The times of the same work, done by the base and by a variant side by side.
+/// The times of the same work, done by the base and by a variant in neighbouring runs.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Pair {
     /// The base's time in seconds.
@@ -48,7 +50,7 @@ pub struct Pair {
     pub variant: f64,
 }
 
-/// The times of one stratum's work where base and variant were not measured side by side.
+/// The times of one stratum, if base and variant were measured at different times.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UnpairedSamples {
     /// The base's times in seconds.
@@ -57,27 +59,29 @@ pub struct UnpairedSamples {
     pub variant: Vec<f64>,
 }
 
-/// A variant's additional time against the base.
+/// A variant's additional time, compared with the base.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Overhead {
-    /// Additional time in percent of the base's: 0 is equal, -50 is twice as fast, 100 takes twice the time.
+    /// Additional time in percent of the base's: 0 is equal, -50 is half the time, 100 is twice the
+    /// time.
     pub pct: f64,
-    /// Lower and upper end of the bootstrap 95 % interval of `pct`; `None` where a stratum has a single sample.
+    /// Lower and upper end of the bootstrap 95 % interval of `pct`; `None` if a stratum has a
+    /// single sample.
     pub interval_pct: Option<[f64; 2]>,
-    /// How many pairs it is taken from; for unpaired samples, the smaller side's count.
+    /// Number of pairs; for unpaired samples, the smaller side's number of samples.
     pub pairs: usize,
-    /// How many the stratum with the fewest has.
+    /// Number of pairs in the smallest stratum.
     pub fewest_pairs: usize,
-    /// Base and variant were measured side by side. Where they were not, the interval covers each side's own
-    /// scatter and not what changed on the machine between them.
+    /// Whether base and variant were measured in neighbouring runs. If not, the interval covers
+    /// each side's variation, and not what changed on the machine between the two measurements.
     pub paired: bool,
-    /// The interval excludes 0, and every stratum has [`MIN_SAMPLES_TO_DETECT`] samples. Otherwise no difference was
-    /// detected, which does not prove that there is none.
+    /// Whether a difference was detected: the interval excludes 0, and every stratum has
+    /// [`MIN_SAMPLES_TO_DETECT`] samples. `false` doesn't prove that there's no difference.
     pub detected: bool,
 }
 
 impl Overhead {
-    /// Whether a difference could be detected at all.
+    /// Whether there are enough samples to detect a difference.
     pub fn enough(&self) -> bool {
         self.fewest_pairs >= MIN_SAMPLES_TO_DETECT
     }
@@ -86,7 +90,7 @@ impl Overhead {
 /// Why no overhead can be computed.
 #[derive(Debug, Error, PartialEq)]
 pub enum OverheadError {
-    /// There is no stratum, or one has no samples on a side.
+    /// There are no strata, or one has no samples on a side.
     #[error("stratum {stratum} has no samples to take an overhead from")]
     Empty {
         /// The stratum's place, from 0.
@@ -103,12 +107,12 @@ pub enum OverheadError {
     },
 }
 
-/// The overhead from samples that were measured side by side; one inner slice a stratum.
+/// The overhead from pairs of neighbouring runs; one slice of pairs for each stratum.
 ///
 /// The same pairs and the same seed give the same interval.
 ///
 /// # Errors
-/// If there is no stratum, one is empty, or a time is not finite and above zero.
+/// If there are no strata, one is empty, or a time isn't finite and above zero.
 pub fn paired_overhead<S: AsRef<[Pair]>>(
     strata: &[S],
     seed: u64,
@@ -123,13 +127,14 @@ pub fn paired_overhead<S: AsRef<[Pair]>>(
     overhead(&log_ratios, None, seed)
 }
 
-/// The overhead against a base that was measured at another time, as a cached base result is.
+/// The overhead against a base that was measured at another time, such as a cached one.
 ///
-/// Both sides are drawn independently, and the estimate is of the ratio of their medians. Within a stratum both
-/// sides need the same mixture of work, or the difference between prompts passes for one between variants.
+/// The estimate is the ratio of both sides' medians, and the bootstrap draws both sides
+/// independently. Within a stratum, both sides must have the same mixture of prompts; otherwise a
+/// difference between prompts looks like one between variants.
 ///
 /// # Errors
-/// If there is no stratum, a side of one is empty, or a time is not finite and above zero.
+/// If there are no strata, a side of one is empty, or a time isn't finite and above zero.
 pub fn unpaired_overhead(strata: &[UnpairedSamples], seed: u64) -> Result<Overhead, OverheadError> {
     let mut base = Vec::with_capacity(strata.len());
     let mut variant = Vec::with_capacity(strata.len());
@@ -156,7 +161,8 @@ fn logarithms(stratum: usize, times: impl Iterator<Item = f64>) -> Result<Vec<f6
     Ok(logarithms)
 }
 
-/// `values` are log ratios where `base` is absent, else the variant's log times; no stratum is empty.
+/// `values` are log ratios if `base` is `None`, otherwise the variant's log times. No stratum is
+/// empty.
 fn overhead(
     values: &[Vec<f64>],
     base: Option<&[Vec<f64>]>,
@@ -181,7 +187,8 @@ fn overhead(
     })
 }
 
-/// The 2.5 % and 97.5 % quantiles of the estimate of [`RESAMPLES`] draws; no stratum may be empty.
+/// The 2.5 % and 97.5 % quantiles of the estimates from [`RESAMPLES`] draws. No stratum may be
+/// empty.
 pub(super) fn bootstrap(values: &[Vec<f64>], base: Option<&[Vec<f64>]>, seed: u64) -> [f64; 2] {
     let mut random = SplitMix64::new(seed);
     let mut draw = Vec::new();
@@ -197,7 +204,7 @@ pub(super) fn bootstrap(values: &[Vec<f64>], base: Option<&[Vec<f64>]>, seed: u6
     [0.025, 0.975].map(|q| quantile_of_sorted(&estimates, q).expect("RESAMPLES is above zero"))
 }
 
-/// The mean over the strata of their centers, less that of the base where it's apart.
+/// The mean of the strata's centers, minus the base's mean of centers if the base is separate.
 fn log_ratio(
     values: &[Vec<f64>],
     base: Option<&[Vec<f64>]>,
@@ -228,7 +235,7 @@ mod tests {
             .collect()
     }
 
-    /// About normal, with the standard deviation 1: the sum of twelve uniform numbers.
+    /// Approximately normal with standard deviation 1: the sum of twelve uniform numbers, minus 6.
     fn noise(random: &mut SplitMix64) -> f64 {
         (0..12)
             .map(|_| random.next_u64() as f64 / u64::MAX as f64)
