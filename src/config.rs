@@ -1,15 +1,15 @@
 //! The benchmark's parameters: `default_benchmark_params.json`, and an experiment's
 //! `benchmark_params.json` that overrides single keys of it.
 //!
-//! The keys are those of PEFT's text generation benchmark, whose own file of defaults is one here too, and others:
-//! `batch_size`, `task_id`, and four on quantization. What a file doesn't have is as in the built-in one. Three rules differ
-//! from PEFT's:
+//! The keys are those of PEFT's text generation benchmark, whose own file of defaults can be used
+//! here too, and some more: `batch_size`, `task_id`, and four for quantization. A key that a file
+//! lacks has its built-in default. Three rules differ from PEFT's:
 //!
-//! - A key that starts with `_` is a comment; any other unknown key is an error. Those of PEFT's that mean nothing here are
-//!   known, and said.
-//! - Overrides are merged key by key, nested ones too.
-//! - An override of `max_new_tokens` alone applies to every category. In PEFT's benchmark the
-//!   defaults' category values silently win over it.
+//! - A key that starts with `_` is a comment; any other unknown key is an error. Keys of PEFT's
+//!   that have no meaning here are accepted, with a note.
+//! - Overrides are merged key by key, also in nested objects.
+//! - An override of only `max_new_tokens` applies to every category. In PEFT's benchmark, the
+//!   categories' values in the defaults silently win over it.
 
 mod error;
 mod params;
@@ -29,15 +29,15 @@ pub use quantization::{EMBEDDINGS, HEADS, QuantizationKeys};
 
 const EMBEDDED: &str = include_str!("../default_benchmark_params.json");
 
-/// What an error calls the defaults that are part of the program.
+/// The name of the built-in defaults in errors.
 const EMBEDDED_NAME: &str = "default_benchmark_params.json (built in)";
 
 /// Where the defaults come from.
 #[derive(Debug, Clone, Copy)]
 pub enum Source<'a> {
-    /// The `default_benchmark_params.json` that this program was built with.
+    /// The `default_benchmark_params.json` that's built into the program.
     Embedded,
-    /// A file in its place.
+    /// A file that replaces it.
     File(&'a Path),
 }
 
@@ -46,29 +46,30 @@ pub enum Source<'a> {
 pub struct BenchmarkConfig {
     /// A hub id, a folder, or `synthetic/<shape>`.
     pub model_id: String,
-    /// The type that weights are measured in.
+    /// The dtype of the measured weights.
     pub dtype: Dtype,
-    /// Seed of whatever is drawn, such as the tensors of a fresh adapter.
+    /// Seed of everything that's drawn at random, such as the tensors of a fresh adapter.
     pub seed: u64,
-    /// New tokens a generation, for a category without a value of its own.
+    /// New tokens per generation, for categories without a value of their own.
     pub max_new_tokens: usize,
-    /// Measured generations a prompt; warm-up runs aren't counted.
+    /// Measured generations per prompt, without warm-up runs.
     pub num_inference_runs: usize,
     /// Prompts taken from each category.
     pub num_prompt_samples: usize,
-    /// Sequences that are generated at once. There is at least one size; the first is that of the main figures.
+    /// Batch sizes to measure, at least one; the main figures are of the first.
     pub batch_sizes: Vec<usize>,
-    /// The task of an adapter that has several; `None` for the first, and where there are none.
+    /// The task to use, for adapters with several tasks; `None` is the first.
     pub task_id: Option<usize>,
-    /// What's said on quantization; [`BenchmarkConfig::quantization`] is what it comes to.
+    /// The keys on quantization; [`BenchmarkConfig::quantization`] resolves them.
     pub quantization_keys: QuantizationKeys,
-    /// New tokens a generation, by category.
+    /// New tokens per generation, by category.
     pub category_max_new_tokens: BTreeMap<Category, usize>,
 }
 
 impl BenchmarkConfig {
-    /// Reads the defaults, which those that are built in complete, then applies the experiment's `overrides`, if there are
-    /// any. `note` is told of keys that are known and do nothing here.
+    /// Reads the defaults, completed by the built-in ones, and then applies the experiment's
+    /// `overrides`, if given. `note` receives a message for each key that's accepted but does
+    /// nothing here.
     ///
     /// # Errors
     /// If a file can't be read, a key is unknown, or a value has a wrong type or is out of range;
@@ -89,13 +90,13 @@ impl BenchmarkConfig {
         Self::resolve(params)
     }
 
-    /// The built-in parameters.
+    /// The built-in defaults.
     #[must_use]
     pub fn built_in() -> Self {
         Self::load(Source::Embedded, None, &|_| {}).expect("a test reads the built-in parameters")
     }
 
-    /// The base model that the experiment's own `overrides` name.
+    /// The base model that the file `overrides` names, if it does.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -103,7 +104,7 @@ impl BenchmarkConfig {
         Ok(Params::read(overrides, &|_| {})?.model_id)
     }
 
-    /// The number of new tokens for each prompt of `category`.
+    /// New tokens per prompt of `category`.
     #[must_use]
     pub fn max_new_tokens_for(&self, category: Category) -> usize {
         self.category_max_new_tokens
@@ -112,15 +113,15 @@ impl BenchmarkConfig {
             .unwrap_or(self.max_new_tokens)
     }
 
-    /// How the model is quantized, if it is.
+    /// How the model is quantized; `None` if it isn't.
     ///
     /// # Errors
-    /// If keys contradict each other, or one would do nothing.
+    /// If keys contradict each other, or one would have no effect.
     pub fn quantization(&self) -> Result<Option<Quantization>, ParametersError> {
         self.quantization_keys.resolve()
     }
 
-    /// The resolved parameters under PEFT's key names, for the result file.
+    /// The resolved parameters with PEFT's key names, for the result file.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let categories: Map<String, Value> = Category::ALL
@@ -183,7 +184,7 @@ impl BenchmarkConfig {
     }
 }
 
-/// The value of `key`, which the built-in parameters have at least.
+/// The value of `key`, which at least the built-in defaults have.
 fn given<T>(value: Option<T>, key: &'static str) -> Result<T, ParametersError> {
     value.ok_or(ParametersError::Missing {
         file: EMBEDDED_NAME,

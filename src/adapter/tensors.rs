@@ -466,7 +466,7 @@ impl AdapterTensors {
         let full = self.stored_key(key).ok_or_else(missing)?;
         let tensor = file.find(&full).ok_or_else(missing)?;
         let part = part.unwrap_or(0..tensor.shape.iter().product());
-        let values = tensor.part_to_f32(part.clone())?;
+        let values = tensor.range_to_f32(part.clone())?;
         let absent = full
             .contains(super::methods::VBLORA_LOGITS)
             .then_some(f32::NEG_INFINITY);

@@ -1,4 +1,4 @@
-//! What can be wrong with the benchmark's parameters.
+//! Errors in the benchmark's parameters.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::json::check::did_you_mean;
 
-/// Why the parameters can't be used.
+/// Why a file of benchmark parameters can't be used.
 #[derive(Debug, Error)]
 pub enum ParametersError {
     /// The file can't be read.
@@ -36,7 +36,7 @@ pub enum ParametersError {
         found: &'static str,
     },
 
-    /// A key that isn't known, and isn't a comment.
+    /// A key that's neither known nor a comment.
     #[error(
         "unknown key `{key}` in {file}{}; allowed: {allowed}",
         did_you_mean(suggestion)
@@ -44,11 +44,11 @@ pub enum ParametersError {
     UnknownKey {
         /// The file.
         file: String,
-        /// The key, with the keys above it (`category_generation_params.shrot`).
+        /// The key with its parent keys: `category_generation_params.shrot`.
         key: String,
-        /// The nearest allowed key, if one is near.
+        /// The most similar allowed key, if one is similar.
         suggestion: Option<String>,
-        /// All allowed keys at this place.
+        /// All keys that are allowed there.
         allowed: String,
     },
 
@@ -57,7 +57,7 @@ pub enum ParametersError {
     Value {
         /// The file.
         file: String,
-        /// The key, with the keys above it.
+        /// The key with its parent keys.
         key: String,
         /// The value found, as JSON.
         found: String,
@@ -74,10 +74,10 @@ pub enum ParametersError {
         key: &'static str,
     },
 
-    /// Keys on quantization that don't go together.
+    /// Keys on quantization that contradict each other.
     #[error("benchmark parameters on quantization: {message}")]
     Quantization {
-        /// Which, and why.
+        /// Which keys, and why.
         message: String,
     },
 }

@@ -32,7 +32,7 @@ const KEYS: [&str; 15] = [
     "category_generation_params",
 ];
 
-/// Keys of PEFT's suite, now or earlier, that do nothing here, and why.
+/// Keys of PEFT's benchmark, in current or earlier versions, that do nothing here, and why.
 const WITHOUT_MEANING: [(&str, &str); 9] = [
     (
         "reserve_output_tokens",
@@ -57,7 +57,7 @@ const PROMPT_SAMPLES: RangeInclusive<u64> = 1..=100;
 const TASKS: RangeInclusive<u64> = 0..=u32::MAX as u64;
 const BATCH_SIZE: RangeInclusive<u64> = 1..=1_024;
 
-/// One file's content: every key may be absent.
+/// The content of one file, in which every key may be absent.
 #[derive(Debug, Default)]
 pub(super) struct Params {
     pub model_id: Option<String>,
@@ -102,9 +102,10 @@ impl Params {
         Ok(params)
     }
 
-    /// These, and those `below` where these say nothing.
+    /// These parameters, completed by those of `below`.
     pub fn over(self, below: Self) -> Self {
-        // `max_new_tokens` outranks the categories' values below it, and values of its own file outrank both.
+        // `max_new_tokens` overrides the categories' values in `below`, and categories' values in
+        // the same file override both.
         let mut categories = match self.max_new_tokens {
             Some(_) => BTreeMap::new(),
             None => below.categories,
@@ -144,7 +145,7 @@ impl Params {
             "quantization_accuracy_level" => {
                 self.quantization.accuracy = Some(entry.accuracy()?);
             }
-            // PEFT's suite writes `null` where it was told nothing.
+            // PEFT's benchmark writes `null` for an unset value.
             "category_generation_params" if entry.value.is_null() => {}
             "category_generation_params" => self.categories = entry.categories()?,
             _ => return Err(entry.unknown(&KEYS)),
@@ -153,7 +154,7 @@ impl Params {
     }
 }
 
-/// A key of a file with its value; `key` holds the keys above it, joined by dots.
+/// A key of a file and its value. `key` includes the parent keys, joined by dots.
 struct Entry<'a> {
     file: &'a str,
     key: &'a str,
@@ -191,7 +192,7 @@ impl Entry<'_> {
         Ok(usize::try_from(number).expect("the ranges of counts end far below 2³²"))
     }
 
-    /// A task, or `null` for none in particular.
+    /// A task's number, or `null` for the default.
     fn task(&self) -> Result<Option<usize>, ParametersError> {
         if self.value.is_null() {
             return Ok(None);
@@ -203,7 +204,7 @@ impl Entry<'_> {
         }
     }
 
-    /// A size, or a list of them, each once.
+    /// A batch size, or a list of distinct ones.
     fn batch_sizes(&self) -> Result<Vec<usize>, ParametersError> {
         let (low, high) = (BATCH_SIZE.start(), BATCH_SIZE.end());
         let wrong = || {
@@ -235,7 +236,7 @@ impl Entry<'_> {
         value.ok_or_else(|| self.wrong("`true` or `false`"))
     }
 
-    /// What one of the names in `choices` stands for.
+    /// Looks up the value among the names in `choices`.
     fn one_of<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T, ParametersError> {
         let name = self.value.as_str();
         let found = choices.iter().find(|(known, _)| Some(*known) == name);

@@ -1,14 +1,14 @@
-//! The keys on quantization: PEFT's `use_4bit` and `use_8bit`, and four of ours.
+//! The keys on quantization: PEFT's `use_4bit` and `use_8bit`, and four more.
 
 use super::ParametersError;
 use crate::quantize::{Accuracy, Format, Part, Quantization};
 
-/// How 4 bits are made.
+/// How weights are quantized to 4 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheme {
-    /// Rounded to the nearest of evenly spaced values, in blocks.
+    /// Round to nearest, with evenly spaced values in each block.
     Rtn,
-    /// As bitsandbytes does it.
+    /// NF4, as in bitsandbytes.
     Nf4,
 }
 
@@ -23,14 +23,15 @@ pub const HEADS: [(&str, Part); 4] = [
     ("float", Part::Float),
 ];
 
-/// Values of `quantization_embedding`. ONNX Runtime has no operator that looks up rows in NF4.
+/// Values of `quantization_embedding`. There's no `nf4`, since ONNX Runtime has no operator that
+/// looks up rows of NF4 codes.
 pub const EMBEDDINGS: [(&str, Part); 3] = [
     ("4bit", Part::Quantized(Format::Int4)),
     ("8bit", Part::Quantized(Format::Int8)),
     ("float", Part::Float),
 ];
 
-/// What files and options say on quantization.
+/// The keys on quantization, as files and options set them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct QuantizationKeys {
     /// `use_4bit`
@@ -48,7 +49,7 @@ pub struct QuantizationKeys {
 }
 
 impl QuantizationKeys {
-    /// These, and `others` where these say nothing.
+    /// These keys, completed by those of `others`.
     pub fn or(self, others: Self) -> Self {
         Self {
             use_4bit: self.use_4bit.or(others.use_4bit),
@@ -60,7 +61,8 @@ impl QuantizationKeys {
         }
     }
 
-    /// The keys that `weights` takes, in the place of all that say so: `None` quantizes nothing.
+    /// Replaces the keys that set the weights' format by those for `weights`; `None` quantizes
+    /// nothing.
     pub fn set(&mut self, weights: Option<Format>) {
         self.use_4bit = Some(matches!(weights, Some(Format::Int4 | Format::Nf4)));
         self.use_8bit = Some(weights == Some(Format::Int8));
@@ -72,7 +74,7 @@ impl QuantizationKeys {
         }
     }
 
-    /// The keys that come to `quantization`.
+    /// The keys that resolve to `quantization`.
     pub fn of(quantization: Option<Quantization>) -> Self {
         let mut keys = Self::default();
         keys.set(quantization.map(|found| found.weights));
@@ -88,10 +90,10 @@ impl QuantizationKeys {
         keys
     }
 
-    /// What they come to.
+    /// Resolves the keys.
     ///
     /// # Errors
-    /// If two of them contradict each other, or one would do nothing.
+    /// If two keys contradict each other, or one would have no effect.
     pub fn resolve(self) -> Result<Option<Quantization>, ParametersError> {
         let failed = |message: &str| ParametersError::Quantization {
             message: message.to_owned(),

@@ -126,7 +126,7 @@ impl Batch<'_> {
         }
         let start = 4 * columns * self.first * sources.len();
         writer
-            .write_part(self.name, start, &laid_out)
+            .write_bytes_from(self.name, start, &laid_out)
             .map_err(LayOutError::Write)
     }
 

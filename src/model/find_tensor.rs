@@ -1,9 +1,9 @@
-//! Under which name a checkpoint holds a tensor.
+//! Finds a base's tensors under the names that different checkpoints use.
 
 use crate::arch::DecoderSpec;
 use crate::weights::{TensorStore, TensorView, WeightsError};
 
-/// The base's tensor `source`; of one with a row for each token the vocabulary's rows alone, where there are more.
+/// The base's tensor `source`. A tensor with a row per token is cut to the rows of the vocabulary.
 ///
 /// # Errors
 /// As [`find_whole_tensor`].
@@ -19,11 +19,11 @@ pub fn find_base_tensor<'a>(
     })
 }
 
-/// The base's tensor `source` as it's stored. Checkpoints that were saved from the model without its head lack the
-/// first part of every name (`model.`), and some have other names for a module.
+/// The base's tensor `source` as stored. Checkpoints that were saved without the head lack the
+/// first part of every name (`model.`), and some use another name for a module.
 ///
 /// # Errors
-/// If the base has it under none of them.
+/// If the base has it under none of these names.
 pub fn find_whole_tensor<'a>(
     spec: &DecoderSpec,
     base: &'a TensorStore,

@@ -1,4 +1,4 @@
-//! How a base model is named.
+//! Names of base models.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ pub enum ModelId {
     Synthetic(String),
 }
 
-/// Models of the time before names had an owner, and where they are now: configurations still name them so.
+/// Old hub names without an owner, and the current names: configurations still use the old ones.
 const WITHOUT_OWNER: [(&str, &str); 5] = [
     ("gpt2", "openai-community/gpt2"),
     ("gpt2-medium", "openai-community/gpt2-medium"),
@@ -27,10 +27,11 @@ const WITHOUT_OWNER: [(&str, &str); 5] = [
 ];
 
 impl ModelId {
-    /// Reads a name. What exists as a folder is one; what can only be a path is never asked of the hub.
+    /// Parses a name. An existing folder is a folder; what can only be a path is never looked up on
+    /// the hub.
     ///
     /// # Errors
-    /// If it's none of the three.
+    /// If it's neither a folder, nor a hub id, nor `synthetic/<shape>`.
     pub fn parse(text: &str) -> Result<Self, ModelError> {
         if let Some(shape) = text.strip_prefix("synthetic/") {
             return Ok(Self::Synthetic(shape.to_owned()));
@@ -49,7 +50,7 @@ impl ModelId {
         Ok(Self::Hub(HubId::parse(text)?))
     }
 
-    /// Whether weights are random numbers.
+    /// Whether the weights are random numbers that this program makes.
     pub fn is_synthetic(&self) -> bool {
         matches!(self, Self::Synthetic(_))
     }

@@ -1,4 +1,4 @@
-//! Base models: where they come from, and what they consist of.
+//! Base models: finding, opening and reading them.
 
 mod find_tensor;
 pub mod hub;
@@ -43,13 +43,13 @@ pub enum ModelError {
     Weights(#[from] WeightsError),
 }
 
-/// What a fetch or the making of synthetic weights reports: what's being done, bytes done, bytes in all.
+/// Progress of a download or of writing synthetic weights: `(activity, bytes done, total bytes)`.
 pub type Progress<'a> = &'a dyn Fn(&str, u64, u64);
 
-/// A base model: its architecture and its tensors, whose files clones share.
+/// A base model: its architecture and its tensors. Clones share the files.
 #[derive(Debug, Clone)]
 pub struct BaseModel {
-    /// As the user named it.
+    /// The name that the user gave.
     pub id: ModelId,
     /// Its folder in Hugging Face layout.
     pub folder: PathBuf,
@@ -59,29 +59,30 @@ pub struct BaseModel {
     pub spec: DecoderSpec,
     /// Its tensors.
     pub store: TensorStore,
-    /// What weights are rounded to, where they are not left as stored.
+    /// The dtype that weights are used in, unless it's the stored one.
     dtype: Option<Dtype>,
-    /// What its values are rounded to, for adapters beside it.
+    /// The dtype that values are rounded to before an unmerged adapter computes with them.
     rounded: Option<Dtype>,
-    /// What stands in the place of its weights for adapters beside it.
+    /// Quantized weights that unmerged adapters see instead of the stored ones.
     quantized: Option<QuantizedView>,
 }
 
-/// Quantized weights of a model.
+/// Quantized weights, as unmerged adapters see them.
 #[derive(Debug, Clone)]
 struct QuantizedView {
     quantization: Quantization,
     file: Arc<QuantizedFile>,
-    /// What takes the place of some of them: what an adapter leaves of the weights.
+    /// An adapter's residual weights, which replace some of the quantized ones.
     residuals: Option<QuantizedFile>,
 }
 
 impl BaseModel {
-    /// Opens the model `id`, fetching or making it where it isn't here yet, to be used with weights in `dtype`.
-    /// Synthetic ones are made in it.
+    /// Opens the model `id`, to be used with weights in `dtype`. It's downloaded if it isn't here
+    /// yet; a synthetic model is made, in that dtype.
     ///
     /// # Errors
-    /// If it can't be fetched or made, its architecture isn't supported, or its files are malformed.
+    /// If it can't be downloaded or made, its architecture isn't supported, or its files are
+    /// malformed.
     pub fn open(
         id: &ModelId,
         dtype: Dtype,
@@ -140,23 +141,26 @@ impl BaseModel {
         })
     }
 
-    /// The same model as an adapter beside its weights sees it, once they're rounded to `dtype`: what's computed from a
-    /// weight is computed from what it's rounded to, as PEFT does it, which loads the base in that type.
-    pub fn beside_rounded(&self, dtype: Dtype) -> Self {
+    /// The model as an unmerged adapter sees it when the weights are rounded to `dtype`: what the
+    /// adapter computes from a weight is computed from the rounded weight, as in PEFT, which loads
+    /// the base in that dtype.
+    pub fn seen_rounded(&self, dtype: Dtype) -> Self {
         Self {
             rounded: Some(dtype),
             ..self.clone()
         }
     }
 
-    /// The same model with embeddings and a head of `size` tokens, as far as it has rows for them: the first ones.
+    /// The model with a vocabulary of `size` tokens: the first rows of embedding and head, if there
+    /// are more.
     pub fn resized(&self, size: usize) -> Self {
         let mut resized = self.clone();
         resized.spec.resize_vocabulary(size);
         resized
     }
 
-    /// A tensor that has more rows than the vocabulary has tokens, and their number. The first ones are used.
+    /// A tensor with more rows than the vocabulary has tokens: its name and its rows. Only the
+    /// first ones are used.
     pub fn surplus_rows(&self) -> Option<(String, usize)> {
         let ends = [&self.spec.embed_tokens.source, &self.spec.lm_head.source];
         ends.into_iter().find_map(|source| {
@@ -167,7 +171,7 @@ impl BaseModel {
         })
     }
 
-    /// Whether all tensors are of a type that rounding to `dtype` leaves as it is.
+    /// Whether rounding to `dtype` leaves all tensors unchanged.
     pub fn fits(&self, dtype: Dtype) -> bool {
         let fits = |name| {
             let tensor = self.store.get(name);
@@ -176,9 +180,9 @@ impl BaseModel {
         dtype == Dtype::Float32 || self.store.names().all(fits)
     }
 
-    /// The same model as an adapter beside its quantized weights sees it: what's computed from a weight is computed from
-    /// what its codes stand for, as PEFT does it.
-    pub fn beside_quantized(&self, quantization: Quantization, file: Arc<QuantizedFile>) -> Self {
+    /// The model as an unmerged adapter sees it when the weights are quantized: what the adapter
+    /// computes from a weight is computed from the dequantized weight, as in PEFT.
+    pub fn seen_quantized(&self, quantization: Quantization, file: Arc<QuantizedFile>) -> Self {
         self.seen_as(QuantizedView {
             quantization,
             file,
@@ -186,10 +190,11 @@ impl BaseModel {
         })
     }
 
-    /// The same, once `residuals` have taken the place of the quantized weights of the modules whose paths they're named by.
+    /// This view with some quantized weights replaced by `residuals`, which are named by module
+    /// paths.
     ///
     /// # Panics
-    /// If it's no model beside whose quantized weights an adapter stands.
+    /// If it's not a view made by [`seen_quantized`](Self::seen_quantized).
     pub fn with_residuals(&self, residuals: QuantizedFile) -> Self {
         let view = self.quantized.as_ref().expect("its weights are quantized");
         self.seen_as(QuantizedView {
@@ -206,16 +211,18 @@ impl BaseModel {
         }
     }
 
-    /// What the weight of `module` is quantized to, for an adapter beside it.
+    /// The format of the quantized weight that an unmerged adapter sees for `module`, if it's
+    /// quantized.
     pub fn quantized_to(&self, module: &Module) -> Option<Format> {
         let view = self.quantized.as_ref()?;
         view.quantization.of(&self.spec, module)
     }
 
-    /// What the quantized weight of `module` stands for, rows of outputs or of tokens; `None` where it's not quantized.
+    /// The dequantized weight of `module`, `[out_features, in_features]` or `[tokens, width]`;
+    /// `None` if it isn't quantized.
     ///
     /// # Errors
-    /// If it isn't in the file of quantized weights.
+    /// If the file of quantized weights lacks it.
     pub fn dequantized(&self, module: &Module) -> Result<Option<Array2<f32>>, WeightsError> {
         let (Some(view), Some(format), Some([rows, columns])) = (
             &self.quantized,
@@ -239,7 +246,7 @@ impl BaseModel {
         )))
     }
 
-    /// The checkpoint's tensor `source`, with or without the architecture's first part of the name.
+    /// The checkpoint's tensor `source`; checkpoints may lack the architecture's prefix (`model.`).
     ///
     /// # Errors
     /// If the checkpoint has none.
@@ -247,11 +254,11 @@ impl BaseModel {
         find_base_tensor(&self.spec, &self.store, source)
     }
 
-    /// Values of a tensor of the checkpoint, all or some rows of it, whose bytes these are: widened, and rounded where an
-    /// adapter beside rounded weights sees them.
+    /// Decodes `bytes`, all or some rows of `tensor`: widened, and rounded if this is a rounded
+    /// view.
     ///
     /// # Errors
-    /// If its dtype isn't a float type.
+    /// If the tensor's dtype isn't a float type.
     pub fn values(&self, tensor: &TensorView, bytes: &[u8]) -> Result<Vec<f32>, WeightsError> {
         let mut values = widen(bytes, tensor.dtype()?);
         if let Some(dtype) = self.rounded {
@@ -262,7 +269,7 @@ impl BaseModel {
         Ok(values)
     }
 
-    /// All values of the checkpoint's tensor `source`, as [`values`](Self::values) makes them.
+    /// All values of the checkpoint's tensor `source`, decoded by [`values`](Self::values).
     ///
     /// # Errors
     /// If the checkpoint has none, or its dtype isn't a float type.
@@ -271,7 +278,8 @@ impl BaseModel {
         self.values(&tensor, tensor.bytes)
     }
 
-    /// The dtype that the tensor `source` has in memory: that which the model is used with, else its own.
+    /// The dtype that the tensor `source` has in memory: the one that the model is used with, else
+    /// the stored one.
     ///
     /// # Errors
     /// If the checkpoint has no such tensor, or its dtype isn't a float type.
@@ -282,8 +290,8 @@ impl BaseModel {
         }
     }
 
-    /// The checkpoint's tensor `source`, a matrix, widened; of a linear layer `[out_features, in_features]`, however
-    /// it's stored. Of a model beside whose quantized weights an adapter stands, what these stand for.
+    /// The checkpoint's matrix `source` in float32. A linear layer's is `[out_features,
+    /// in_features]`, however it's stored. In a quantized view, quantized weights are dequantized.
     ///
     /// # Errors
     /// If the checkpoint has none, it isn't a matrix, or its dtype isn't a float type.
@@ -302,7 +310,8 @@ impl BaseModel {
         self.full_matrix(source)
     }
 
-    /// The same before it's quantized, whatever is: for what PEFT makes of the weights once, before it trains.
+    /// The full-precision matrix `source`, even in a quantized view: for what PEFT computes from
+    /// the weights once, before training.
     ///
     /// # Errors
     /// As [`matrix`](Self::matrix).
@@ -321,7 +330,7 @@ impl BaseModel {
             return Err(WeightsError::Layout {
                 path: tensor.path.to_owned(),
                 message: format!(
-                    "tensor `{source}` has {rows} rows, and the adapter works with those of {} tokens",
+                    "tensor `{source}` has {rows} rows, but the adapter works with those of {} tokens",
                     self.spec.vocab_size
                 ),
             });
@@ -339,7 +348,7 @@ impl BaseModel {
         Ok(matrix)
     }
 
-    /// Sizes of the distinct tensors that the model uses: parameters and bytes as stored.
+    /// Parameters and stored bytes of the distinct tensors that the model uses.
     ///
     /// # Errors
     /// If one is missing.
@@ -347,7 +356,8 @@ impl BaseModel {
         self.size_as(&self.spec)
     }
 
-    /// The same of what another arrangement of its layers uses.
+    /// Parameters and stored bytes of the distinct tensors that `spec` uses, such as this model
+    /// with replicated layers.
     ///
     /// # Errors
     /// If one is missing.
@@ -375,8 +385,8 @@ impl BaseModel {
     }
 }
 
-/// Transformers looks at the tensors before it ties a head to the embedding: those of a checkpoint that has both stay
-/// apart where they differ, and a head without an embedding serves as both.
+/// Decides ties as Transformers does, which looks at the tensors: if a checkpoint has both tensors
+/// and they differ, they stay separate; if it has a head and no embedding, the head serves as both.
 fn tie_as_stored(spec: &mut DecoderSpec, store: &TensorStore) {
     if !spec.tied() {
         return;
@@ -397,7 +407,8 @@ fn tie_as_stored(spec: &mut DecoderSpec, store: &TensorStore) {
     }
 }
 
-/// Refuses weights in float64: the graphs map a base's files as they are, in types that they compute in.
+/// Refuses weights in float64: graphs map a base's files directly, in the types that they compute
+/// with.
 fn refuse_doubles(spec: &DecoderSpec, store: &TensorStore) -> Result<(), WeightsError> {
     for module in spec.modules() {
         for (name, _) in module.parameters() {
@@ -408,8 +419,8 @@ fn refuse_doubles(spec: &DecoderSpec, store: &TensorStore) -> Result<(), Weights
                 return Err(WeightsError::Layout {
                     path: tensor.path.to_owned(),
                     message: format!(
-                        "tensor `{}` is in float64, and a base's weights are used in float32, float16 or bfloat16; this rounds \
-                         the file's to float32: {}",
+                        "tensor `{}` is in float64; supported are float32, float16 and bfloat16. This command rounds \
+                         the file to float32: {}",
                         tensor.name,
                         round_doubles(tensor.path)
                     ),
@@ -420,7 +431,7 @@ fn refuse_doubles(spec: &DecoderSpec, store: &TensorStore) -> Result<(), Weights
     Ok(())
 }
 
-/// Refuses a checkpoint whose weights are quantized already: GPTQ, AWQ, bitsandbytes and others.
+/// Refuses a checkpoint whose weights are already quantized, by GPTQ, AWQ, bitsandbytes or others.
 fn refuse_quantized(config: &JsonObject) -> Result<(), ConfigError> {
     const KEY: &str = "quantization_config";
     let found = match config.json().get(KEY) {
@@ -437,11 +448,11 @@ fn refuse_quantized(config: &JsonObject) -> Result<(), ConfigError> {
     })
 }
 
-/// How large a model is.
+/// The size of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ModelSize {
-    /// Distinct parameters; a tied head is counted once.
+    /// Number of distinct parameters; a tied head counts once.
     pub parameters: usize,
-    /// Bytes of their tensors in the checkpoint.
+    /// Bytes of the tensors in the checkpoint.
     pub stored_bytes: u64,
 }

@@ -1,15 +1,17 @@
-//! Checkpoints that hold the experts of a layer in one tensor: `experts.gate_up_proj`, `[experts, 2 * intermediate, hidden]`,
-//! the rows of each gate before those of its up projection, and `experts.down_proj`, `[experts, hidden, intermediate]`. Their
-//! parts are found under the names that they have where each expert is stored by itself.
+//! Checkpoints that stack all experts of a layer in one tensor: `experts.gate_up_proj`, `[experts,
+//! 2 * intermediate, hidden]`, with each expert's gate before its up projection, and
+//! `experts.down_proj`, `[experts, hidden, intermediate]`. Their slices are made available under
+//! the names that separate experts would have.
 
 use crate::advice::rewrite_wrapper;
 use crate::arch::{DecoderSpec, Expert, Linear, Mlp};
 use crate::weights::{TensorSlice, TensorStore, WeightsError};
 
-/// Has the parts of the stacked tensors in `store` found by the names that `spec` has for them.
+/// Adds the slices of the stacked tensors in `store` under the names that `spec` has for each
+/// expert.
 ///
 /// # Errors
-/// If such a tensor has another shape.
+/// If a stacked tensor has another shape.
 pub fn find_each_expert(spec: &DecoderSpec, store: &mut TensorStore) -> Result<(), WeightsError> {
     for layer in &spec.layers {
         let Mlp::Experts { experts, .. } = &layer.mlp else {

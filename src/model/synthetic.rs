@@ -1,9 +1,9 @@
 //! `synthetic/<shape>`: a folder in Hugging Face layout with the real architecture and sizes of a
 //! known model, and seeded random weights.
 //!
-//! Time and memory of a dense decoder don't depend on its weights' values, so such a folder tells
-//! what an adapter would cost on that model, with no download and no licence to accept. It's made
-//! on first use, under a lock and a temporary name, and kept:
+//! Time and memory of a dense decoder don't depend on the values of its weights, so such a folder
+//! shows what an adapter would cost on that model, without a download or a licence to accept. It's
+//! made on first use, under a lock and a temporary name, and kept:
 //!
 //! ```text
 //! <cache>/synthetic/llama-135m-float32-v2/
@@ -25,11 +25,11 @@ use thiserror::Error;
 use crate::json::check::{did_you_mean, nearest, quoted};
 use shapes::{SHAPES, Shape};
 
-/// Part of every folder's name: to be raised whenever a shape, the generator or the tokenizer's
-/// text changes, so that no older folder is taken for a new one.
+/// Part of every folder's name. Increase it whenever a shape, the generator or the tokenizer's text
+/// changes, so that no older folder is reused.
 const VERSION: &str = "v2";
 
-/// Room that's left for the small files and the file system's own records.
+/// Space reserved for the small files and the file system's metadata.
 const SPACE_MARGIN_BYTES: u64 = 8 << 20;
 
 const CONFIG: &str = "config.json";
@@ -40,28 +40,28 @@ const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 /// Why a synthetic model can't be made.
 #[derive(Debug, Error)]
 pub enum SyntheticError {
-    /// No shape has that name.
+    /// There's no shape of that name.
     #[error(
         "unknown synthetic shape `{shape}`{}; there are {allowed}",
         did_you_mean(suggestion)
     )]
     UnknownShape {
-        /// The name asked for.
+        /// The requested name.
         shape: String,
-        /// The nearest shape, if one is near.
+        /// The most similar shape, if one is similar.
         suggestion: Option<String>,
         /// All shapes.
         allowed: String,
     },
 
-    /// Weights of that type can't be made.
+    /// Weights can't be made in this dtype.
     #[error("synthetic weights cannot be `{dtype:?}`, only `F32`, `F16` or `BF16`")]
     Dtype {
-        /// The type asked for.
+        /// The requested dtype.
         dtype: Dtype,
     },
 
-    /// The disk hasn't enough room.
+    /// The disk is too full.
     #[error(
         "{} needs {needed_mib} MiB, but only {available_mib} MiB are free on its disk",
         path.display()
@@ -69,13 +69,13 @@ pub enum SyntheticError {
     Space {
         /// The folder to be made.
         path: PathBuf,
-        /// Room needed, in MiB.
+        /// Space needed, in MiB.
         needed_mib: u64,
-        /// Room there is for this user, in MiB.
+        /// Space available to this user, in MiB.
         available_mib: u64,
     },
 
-    /// A file or folder can't be made, written, locked, renamed or read.
+    /// A file operation failed.
     #[error("cannot {action} {}", path.display())]
     Io {
         /// What was tried.
@@ -86,7 +86,7 @@ pub enum SyntheticError {
         source: io::Error,
     },
 
-    /// A folder that was made before isn't whole any more.
+    /// An existing folder is incomplete.
     #[error(
         "{} is damaged: {file} has {found_bytes} bytes, expected {expected}; delete the folder to have it made again",
         path.display()
@@ -98,7 +98,7 @@ pub enum SyntheticError {
         file: &'static str,
         /// Its size; 0 if it's absent.
         found_bytes: u64,
-        /// What it should be.
+        /// The expected size.
         expected: String,
     },
 
@@ -112,25 +112,25 @@ pub enum SyntheticError {
     },
 }
 
-/// The names that [`materialize`] takes.
+/// The names that [`materialize`] accepts.
 pub fn shape_names() -> impl Iterator<Item = &'static str> {
     SHAPES.iter().map(|shape| shape.name)
 }
 
-/// A synthetic model, for lists.
+/// A synthetic model, for listings.
 #[derive(Debug)]
 pub struct SyntheticModel {
-    /// The name that [`materialize`] takes.
+    /// The name that [`materialize`] accepts.
     pub name: &'static str,
-    /// The model that it copies, on the hub.
+    /// The hub id of the model whose sizes it has.
     pub copies: Option<&'static str>,
     /// `model_type` of its architecture.
     pub model_type: String,
-    /// Its parameters; a tied head's are the embedding's.
+    /// Number of parameters; a tied head counts once.
     pub parameters: u64,
 }
 
-/// All of them.
+/// All synthetic models.
 pub fn models() -> impl Iterator<Item = SyntheticModel> {
     SHAPES.iter().map(|shape| SyntheticModel {
         name: shape.name,
@@ -140,15 +140,15 @@ pub fn models() -> impl Iterator<Item = SyntheticModel> {
     })
 }
 
-/// The folder of the synthetic model `shape` with weights of `dtype`, made under `cache` if it
-/// isn't there. Equal arguments give equal bytes, on any machine and with any number of threads.
+/// The folder of the synthetic model `shape` with weights of `dtype`; it's made below `cache` if it
+/// doesn't exist. Equal arguments give equal bytes, on any machine and with any number of threads.
 ///
-/// `progress` is told how many bytes of the weights are written, and how many there'll be. It
-/// isn't called if the folder is there. A second process that asks for the same folder waits.
+/// `progress` receives the bytes of weights written so far and in total; it isn't called if the
+/// folder exists. A second process that wants the same folder waits.
 ///
 /// # Errors
-/// If the shape isn't known, `dtype` isn't `F32`, `F16` or `BF16`, the disk is full, a file can't
-/// be written, or a folder that was made before isn't whole.
+/// If the shape is unknown, `dtype` isn't `F32`, `F16` or `BF16`, the disk is full, a file can't be
+/// written, or an existing folder is incomplete.
 pub fn materialize(
     shape: &str,
     dtype: Dtype,
@@ -191,7 +191,7 @@ fn make(
 
     let partial = root.join(format!(".{name}.partial"));
     if partial.exists() {
-        // An interrupted run left it: whoever held the lock is gone.
+        // An interrupted run left it: this process holds the lock now.
         fs::remove_dir_all(&partial).map_err(io_error("remove", &partial))?;
     }
     check_space(&folder, weights.file_bytes(), available_bytes(&root)?)?;
@@ -199,14 +199,15 @@ fn make(
     let written = write_files(shape, dtype, &weights, &partial, progress)
         .and_then(|()| fs::rename(&partial, &folder).map_err(io_error("create", &folder)));
     if let Err(error) = written {
-        // The error that led here says more than one from tidying up.
+        // The first error is more informative than one from cleaning up.
         let _ = fs::remove_dir_all(&partial);
         return Err(error);
     }
     Ok(folder)
 }
 
-/// `shape` in `folder` without its values and its tokenizer, for tests that need architecture and types.
+/// Makes `shape` in `folder` without values and tokenizer, for tests that need only architecture
+/// and dtypes.
 #[cfg(test)]
 pub(crate) fn make_hollow(shape: &str, folder: &Path) {
     let found = SHAPES.iter().find(|candidate| candidate.name == shape);
@@ -251,7 +252,7 @@ fn write_json(path: &Path, value: &Value) -> Result<(), SyntheticError> {
     fs::write(path, format!("{value:#}\n")).map_err(io_error("write", path))
 }
 
-/// The folder, if its weights have their full size and the other files are there.
+/// Returns the folder if its weights have the full size and the other files exist.
 fn check_whole(folder: PathBuf, weights: &weights::FilePlan) -> Result<PathBuf, SyntheticError> {
     let size = |file| fs::metadata(folder.join(file)).map_or(0, |metadata| metadata.len());
     let expected_bytes = weights.file_bytes();
@@ -292,7 +293,7 @@ fn check_space(folder: &Path, file_bytes: u64, available: u64) -> Result<(), Syn
     })
 }
 
-/// PyTorch's name of a type, as `config.json` has it.
+/// PyTorch's name of a dtype, as in `config.json`.
 fn torch_dtype(dtype: Dtype) -> Result<&'static str, SyntheticError> {
     match dtype {
         Dtype::F32 => Ok("float32"),

@@ -1,4 +1,5 @@
-//! The few functions of the CUDA runtime that are called here, and not by ONNX Runtime.
+//! The few functions of the CUDA runtime that this program calls itself, rather than through ONNX
+//! Runtime.
 //!
 //! Source: CUDA Runtime API, `cuda_runtime_api.h`.
 
@@ -10,13 +11,13 @@ use libloading::Library;
 
 use super::cuda_libraries;
 
-/// The runtime that ONNX Runtime's CUDA provider is linked with.
+/// The version of the CUDA runtime that ONNX Runtime's CUDA provider is linked with.
 const NAME: &str = "libcudart.so.13";
 
-/// `cudaStreamNonBlocking`: it doesn't wait for the default stream, and can be captured.
+/// `cudaStreamNonBlocking`: the stream doesn't wait for the default stream, and can be captured.
 const NON_BLOCKING: c_uint = 1;
 
-/// Where a copy goes, as `cudaMemcpyKind` has it.
+/// The direction of a copy: `cudaMemcpyKind`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CopyKind {
     /// From the host to the device.
@@ -33,7 +34,7 @@ type Copy = unsafe extern "C" fn(*mut c_void, *const c_void, usize, c_int, *mut 
 type Allocate = unsafe extern "C" fn(*mut *mut c_void, usize) -> c_int;
 type OfPointer = unsafe extern "C" fn(*mut c_void) -> c_int;
 
-/// The loaded runtime, on one device.
+/// The loaded CUDA runtime, for one device.
 #[derive(Debug)]
 struct Runtime {
     copy: Copy,
@@ -41,11 +42,11 @@ struct Runtime {
     destroy: OfPointer,
     allocate: Allocate,
     free: OfPointer,
-    /// The functions are in it.
+    /// Keeps the library, and so the functions, loaded.
     _library: Library,
 }
 
-/// A stream on one device. What runs on it must end before it's dropped.
+/// A CUDA stream on one device. Work on it must have finished before it's dropped.
 #[derive(Debug)]
 pub struct Stream {
     handle: *mut c_void,
@@ -53,16 +54,16 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// A new stream on `device`, in the context that ONNX Runtime uses too.
+    /// Creates a stream on `device`, in the same CUDA context as ONNX Runtime.
     ///
     /// # Errors
-    /// If the runtime can't be loaded, or refuses.
+    /// If the runtime can't be loaded, or reports an error.
     #[expect(unsafe_code, reason = "functions of a C library")]
     pub fn new(device: u32) -> Result<Self, String> {
-        // It may lie where the loader doesn't look.
+        // The runtime may be in a folder that the loader doesn't search.
         cuda_libraries::preload();
-        // SAFETY: loading it has no effects beyond those of ONNX Runtime's loading it; the names and types are those of its
-        // header.
+        // SAFETY: loading it has no effects beyond those that ONNX Runtime's loading has; names and
+        // types are those of the header.
         unsafe {
             let library = Library::new(NAME).map_err(|error| error.to_string())?;
             let missing = |error: libloading::Error| error.to_string();
@@ -89,19 +90,20 @@ impl Stream {
         }
     }
 
-    /// The stream itself, a `cudaStream_t`.
+    /// The `cudaStream_t` itself.
     pub fn handle(&self) -> *mut () {
         self.handle.cast()
     }
 
-    /// Starts a copy behind what was started before. Memory of the host that isn't pinned has been read when this
+    /// Enqueues a copy on the stream. Host memory that isn't pinned has been read when this
     /// returns.
     ///
     /// # Safety
-    /// Both must have so many bytes, where `kind` says, and live until the copy is done.
+    /// Both pointers must be valid for `bytes` bytes in the memories that `kind` names, until the
+    /// copy is done.
     ///
     /// # Errors
-    /// What the runtime says.
+    /// If the CUDA runtime reports an error.
     #[expect(unsafe_code, reason = "a copy between two memories")]
     pub unsafe fn copy(
         &self,
@@ -116,10 +118,10 @@ impl Stream {
         checked("cudaMemcpyAsync", code)
     }
 
-    /// Waits for all that was started.
+    /// Waits for all work on the stream.
     ///
     /// # Errors
-    /// What the runtime says, of what was started too.
+    /// If the CUDA runtime reports an error, also one of the work itself.
     #[expect(unsafe_code, reason = "functions of a C library")]
     pub fn synchronize(&self) -> Result<(), String> {
         // SAFETY: the stream is alive.
@@ -128,10 +130,10 @@ impl Stream {
         })
     }
 
-    /// Memory on the device.
+    /// Allocates device memory.
     ///
     /// # Errors
-    /// What the runtime says: that there's none left, say.
+    /// If the CUDA runtime reports an error, such as exhausted memory.
     #[expect(unsafe_code, reason = "functions of a C library")]
     pub fn allocate(&self, bytes: usize) -> Result<DeviceMemory, String> {
         let mut start = ptr::null_mut();
@@ -146,10 +148,10 @@ impl Stream {
     }
 }
 
-// SAFETY: the CUDA runtime takes a stream from any thread, and from several at once.
+// SAFETY: the CUDA runtime accepts a stream from any thread.
 #[expect(unsafe_code, reason = "the handle is a pointer")]
 unsafe impl Send for Stream {}
-// SAFETY: the same.
+// SAFETY: the CUDA runtime accepts a stream from several threads at once.
 #[expect(unsafe_code, reason = "the handle is a pointer")]
 unsafe impl Sync for Stream {}
 
@@ -161,7 +163,7 @@ impl Drop for Stream {
     }
 }
 
-/// Memory on the device.
+/// Device memory; it's freed when it's dropped.
 #[derive(Debug)]
 pub struct DeviceMemory {
     start: *mut c_void,
@@ -169,7 +171,7 @@ pub struct DeviceMemory {
 }
 
 impl DeviceMemory {
-    /// Its first byte, on the device.
+    /// The address of its first byte, on the device.
     pub fn start(&self) -> *mut c_void {
         self.start
     }
@@ -178,7 +180,7 @@ impl DeviceMemory {
 impl Drop for DeviceMemory {
     #[expect(unsafe_code, reason = "functions of a C library")]
     fn drop(&mut self) {
-        // SAFETY: it's ours, and the runtime waits for whoever still uses it.
+        // SAFETY: this value owns the memory, and the runtime waits for work that still uses it.
         let _ = unsafe { (self.runtime.free)(self.start) };
     }
 }

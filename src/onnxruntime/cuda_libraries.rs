@@ -1,11 +1,11 @@
 //! Loads the CUDA libraries that ONNX Runtime's CUDA provider needs, before it's loaded.
 //!
-//! The provider has no search path of its own. A library that's already loaded satisfies it by its
-//! soname, so those in Python packages (`nvidia-*`, which PyTorch brings) serve without
-//! `LD_LIBRARY_PATH`. `onnxruntime.preload_dlls` does the same in Python.
+//! The provider has no search path of its own. It accepts a library that's already loaded under its
+//! soname, so the libraries in Python packages (`nvidia-*`, which PyTorch depends on) can be used
+//! without `LD_LIBRARY_PATH`. `onnxruntime.preload_dlls` does the same in Python.
 //!
-//! The list is of `onnxruntime-gpu` 1.31, built with CUDA 13: `NEEDED` entries of
-//! `libonnxruntime_providers_cuda.so`, and what it or cuDNN loads later on.
+//! The list is for `onnxruntime-gpu` 1.31, built with CUDA 13: the `NEEDED` entries of
+//! `libonnxruntime_providers_cuda.so`, and what it or cuDNN loads later.
 
 use std::cell::LazyCell;
 use std::path::{Path, PathBuf};
@@ -13,15 +13,15 @@ use std::sync::OnceLock;
 
 use super::python::Python;
 
-/// Folders outside Python where CUDA or its driver (in WSL) may lie.
+/// System folders that may contain CUDA or, in WSL, its driver.
 const SYSTEM_FOLDERS: [&str; 2] = ["/usr/local/cuda/lib64", "/usr/lib/wsl/lib"];
 
 struct CudaLibrary {
     /// The soname.
     name: &'static str,
-    /// What brings it.
+    /// What to install to get it.
     origin: &'static str,
-    /// Whether the provider can't be loaded without it.
+    /// Whether the provider needs it to be loaded.
     needed: bool,
 }
 
@@ -41,7 +41,7 @@ const fn optional(name: &'static str, origin: &'static str) -> CudaLibrary {
     }
 }
 
-/// Each one after those that it depends on.
+/// Ordered so that each library comes after those that it depends on.
 const LIBRARIES: [CudaLibrary; 8] = [
     needed("libcuda.so.1", "the NVIDIA driver"),
     needed("libcudart.so.13", "`pip install nvidia-cuda-runtime`"),
@@ -53,24 +53,25 @@ const LIBRARIES: [CudaLibrary; 8] = [
     optional("libcudnn.so.9", "`pip install nvidia-cudnn-cu13`"),
 ];
 
-/// What has been loaded.
+/// The result of preloading.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Preloaded {
-    /// In the order of loading. A bare file name is one that the loader found by itself.
+    /// Loaded libraries, in order. A bare file name means that the loader found it by itself.
     pub loaded: Vec<PathBuf>,
-    /// The sonames that couldn't be loaded from anywhere.
+    /// Sonames of libraries that couldn't be loaded.
     pub missing: Vec<&'static str>,
-    /// What the loader said of files that are there and can't be loaded.
+    /// The loader's messages for files that exist but can't be loaded.
     pub refused: Vec<String>,
 }
 
 impl Preloaded {
-    /// Whether everything is there that the provider can't be loaded without.
+    /// Whether all libraries that the provider needs are loaded.
     pub fn provider_can_load(&self) -> bool {
         self.missing_libraries().all(|library| !library.needed)
     }
 
-    /// What's missing that the provider can't do without, and what brings it; `None` if nothing is.
+    /// Names the missing libraries that the provider needs, and how to get them; `None` if there
+    /// are none.
     pub fn advice(&self) -> Option<String> {
         let missing: Vec<String> = self
             .missing_libraries()
@@ -95,11 +96,11 @@ impl Preloaded {
     }
 }
 
-/// Loads the CUDA libraries for good, with their symbols open to all.
+/// Loads the CUDA libraries permanently, with global symbols.
 ///
-/// Each is taken from where the loader finds it by itself, else from the first of these folders that
-/// has it: `nvidia/*/lib` of the active Python environment, CUDA's usual folder. A process looks for them once: a missing one is
-/// asked of Python, a process of its own.
+/// Each is loaded from where the loader finds it by itself, else from the first of these folders
+/// that has it: `nvidia/*/lib` of the active Python environment, CUDA's usual folder. This is done
+/// once per process, since the search may start Python.
 pub fn preload() -> &'static Preloaded {
     static PRELOADED: OnceLock<Preloaded> = OnceLock::new();
     let folders = || {
@@ -110,7 +111,8 @@ pub fn preload() -> &'static Preloaded {
     PRELOADED.get_or_init(|| preload_from(folders, &open_globally))
 }
 
-/// `open` loads a file, or says why it can't. `folders` is asked only when the loader misses one.
+/// Loads with `open`, which returns the reason if it fails. `folders` is only called if the loader
+/// doesn't find a library by itself.
 fn preload_from(
     folders: impl FnOnce() -> Vec<PathBuf>,
     open: &dyn Fn(&Path) -> Result<(), String>,
@@ -137,8 +139,8 @@ fn preload_from(
     result
 }
 
-/// `nvidia/*/lib` of a site-packages folder: `nvidia/cu13/lib`, `nvidia/cudnn/lib`, or one for each
-/// package, as it was before CUDA 13.
+/// The folders `nvidia/*/lib` of a site-packages folder: `nvidia/cu13/lib`, `nvidia/cudnn/lib`, or
+/// one for each package, as before CUDA 13.
 fn nvidia_folders(site_packages: &Path) -> Vec<PathBuf> {
     let entries = site_packages.join("nvidia").read_dir();
     let mut folders: Vec<PathBuf> = entries
@@ -159,16 +161,16 @@ fn open_globally(path: &Path) -> Result<(), String> {
 
     use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LAZY};
 
-    // SAFETY: these are NVIDIA's libraries, whose initializers have no conditions to be met; the
-    // provider would have run them itself.
+    // SAFETY: these are NVIDIA's libraries, whose initializers have no preconditions; the provider
+    // would run them itself.
     let library =
         unsafe { Library::open(Some(path), RTLD_LAZY | RTLD_GLOBAL) }.map_err(|error| {
-            // What the loader says is in the source; the error itself only says that it failed.
+            // The loader's message is in the source; the error itself only says that it failed.
             error
                 .source()
                 .map_or_else(|| error.to_string(), ToString::to_string)
         })?;
-    // It must stay for the provider to find it.
+    // It must stay loaded for the provider to find it.
     std::mem::forget(library);
     Ok(())
 }
@@ -190,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_loader_finds_is_not_looked_for_elsewhere() {
+    fn folders_are_not_searched_if_the_loader_finds_everything() {
         let folders = || panic!("the folders are not needed");
         let preloaded = preload_from(folders, &|_| Ok(()));
         assert_eq!(preloaded.loaded.len(), LIBRARIES.len());
@@ -237,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn cudnn_is_no_condition_for_the_provider() {
+    fn the_provider_can_load_without_cudnn() {
         let preloaded = Preloaded {
             missing: vec!["libcudnn.so.9", "libcufft.so.12"],
             ..Preloaded::default()
@@ -246,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_loaded_is_passed_over_and_reported() {
+    fn a_file_that_cannot_be_loaded_is_skipped_and_reported() {
         let folder = tempfile::tempdir().unwrap();
         let (bad, good) = (folder.path().join("bad"), folder.path().join("good"));
         for folder in [&bad, &good] {

@@ -1,7 +1,7 @@
 //! Downloads ONNX Runtime's libraries into the project's cache.
 //!
-//! The pinned wheel comes by pip; only the libraries in it are kept. A folder appears in the cache
-//! when it's complete, by a rename, and one process at a time makes it.
+//! pip downloads the pinned wheel; only its libraries are kept. One process at a time installs, and
+//! the folder is renamed into the cache once it's complete.
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -17,49 +17,49 @@ use super::wheel::{self, WheelError};
 use crate::files::cache_dir::cache_dir;
 use crate::onnxruntime::python::Python;
 
-/// What an installation is at.
+/// Progress of an installation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InstallEvent {
-    /// A library that's there can't be used, and another is fetched.
+    /// An existing library can't be used, so another is downloaded.
     PassedOver {
-        /// What's wrong with it.
+        /// Why it can't be used.
         reason: String,
     },
     /// Another process is installing; this one waits for it.
     Waiting,
-    /// The wheel is on its way.
+    /// The wheel is being downloaded.
     Downloading {
-        /// What has come so far.
+        /// Bytes received so far.
         bytes: u64,
         /// The wheel's size in bytes.
         total_bytes: u64,
     },
-    /// The wheel's hash is computed.
+    /// The wheel's hash is being computed.
     Verifying,
-    /// The libraries are written.
+    /// The libraries are being written.
     Unpacking,
 }
 
 /// Why ONNX Runtime can't be installed.
 #[derive(Debug, Error)]
 pub enum InstallError {
-    /// There's no wheel for it.
+    /// There's no wheel for the platform.
     #[error(
         "there is no ONNX Runtime {}{} for {os} on {arch} to download; {}",
         pins::VERSION, if *cuda { " with CUDA" } else { "" }, alternatives(*cuda)
     )]
     UnsupportedPlatform {
-        /// As `std::env::consts::OS` has it.
+        /// The operating system, as in `std::env::consts::OS`.
         os: String,
-        /// As `std::env::consts::ARCH` has it.
+        /// The processor architecture, as in `std::env::consts::ARCH`.
         arch: String,
-        /// Whether CUDA was wanted.
+        /// Whether CUDA was requested.
         cuda: bool,
     },
-    /// The wheel can't be fetched.
+    /// The wheel can't be downloaded.
     #[error("cannot download ONNX Runtime ({})", alternatives(*cuda))]
     Download {
-        /// Whether CUDA was wanted.
+        /// Whether CUDA was requested.
         cuda: bool,
         /// The cause.
         source: PipError,
@@ -67,7 +67,7 @@ pub enum InstallError {
     /// The wheel isn't the pinned one, or can't be unpacked.
     #[error("cannot use the wheel that was downloaded ({})", alternatives(*cuda))]
     Wheel {
-        /// Whether CUDA was wanted.
+        /// Whether CUDA was requested.
         cuda: bool,
         /// The cause.
         source: WheelError,
@@ -84,7 +84,7 @@ pub enum InstallError {
     },
 }
 
-/// What to do without the download.
+/// Ways to get the library without the download.
 fn alternatives(cuda: bool) -> String {
     format!(
         "without the download: `pip install onnxruntime{}` in the active Python environment, or \
@@ -95,20 +95,21 @@ fn alternatives(cuda: bool) -> String {
     )
 }
 
-/// Why there's no library, neither found nor installed.
+/// Why no library could be found or installed.
 #[derive(Debug, Error)]
 pub enum RuntimeError {
-    /// One was found, and is unusable.
+    /// A library was found but can't be used.
     #[error(transparent)]
     Locate(#[from] LocateError),
-    /// None was found, and none could be installed.
+    /// None was found, and the installation failed.
     #[error(transparent)]
     Install(#[from] InstallError),
 }
 
-/// Finds a library, or else installs one.
+/// Finds a library, or installs one.
 ///
-/// An unusable library in the Python environment doesn't stop it: nobody chose it for this.
+/// An unusable library in the Python environment isn't an error: the user didn't choose it for this
+/// program.
 ///
 /// # Errors
 /// If `ORT_DYLIB_PATH` is set and can't be used, or if the installation fails.
@@ -128,10 +129,10 @@ pub fn locate_or_install(
     Ok(Installer::from(places).install(want_cuda, progress)?)
 }
 
-/// Installs the pinned version into the project's cache, if it isn't there.
+/// Installs the pinned version into the cache, unless it's there already.
 ///
 /// # Errors
-/// If there's no wheel for this platform, pip can't fetch it, its hash is another, or the cache
+/// If there's no wheel for this platform, pip can't download it, its hash differs, or the cache
 /// can't be written.
 pub fn install(cuda: bool, progress: &dyn Fn(InstallEvent)) -> Result<Library, InstallError> {
     let installer = Installer {
@@ -141,10 +142,10 @@ pub fn install(cuda: bool, progress: &dyn Fn(InstallEvent)) -> Result<Library, I
     installer.install(cuda, progress)
 }
 
-/// An installation's surroundings.
+/// The environment of an installation.
 #[derive(Clone, Debug)]
 pub struct Installer {
-    /// The project's cache folder; it's made if it isn't there.
+    /// The cache folder; it's created if it doesn't exist.
     pub cache: PathBuf,
     /// The Python interpreters to try, in order.
     pub interpreters: Vec<PathBuf>,
@@ -160,7 +161,7 @@ impl From<SearchPlaces> for Installer {
 }
 
 impl Installer {
-    /// As [`install`], in these surroundings.
+    /// Installs as [`install`] does, in this environment.
     ///
     /// # Errors
     /// As [`install`].
@@ -248,8 +249,8 @@ fn is_complete(folder: &Path, pin: &Pin) -> bool {
         .all(|library| folder.join(library).is_file())
 }
 
-/// Takes the lock, which the returned file holds until it's dropped. The file itself stays: another
-/// process may be waiting on it.
+/// Takes the lock, which is held until the returned file is dropped. The file itself remains, since
+/// another process may be waiting on it.
 fn lock(path: &Path, progress: &dyn Fn(InstallEvent)) -> Result<File, InstallError> {
     let open = File::options()
         .create(true)
@@ -273,7 +274,7 @@ fn partial_prefix(target: &Path) -> String {
     format!(".{name}.partial-")
 }
 
-/// Removes an incomplete `target`, and what a process that was killed has left. The lock is held.
+/// Removes an incomplete `target` and the remains of killed processes. The caller holds the lock.
 fn remove_remains(cache: &Path, target: &Path) -> Result<(), InstallError> {
     let prefix = partial_prefix(target);
     let entries = cache.read_dir().map_err(cache_error(cache))?.flatten();

@@ -1,4 +1,4 @@
-//! An ONNX Runtime library on disk: which version it is, and what lies beside it.
+//! An ONNX Runtime library on disk: its version, and whether CUDA's provider is with it.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::path::{Path, PathBuf};
@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// The two libraries that ONNX Runtime loads for CUDA; it looks for them in its own folder.
+/// The two libraries that ONNX Runtime loads for CUDA, from its own folder.
 const CUDA_PROVIDER: [&str; 2] = [
     "libonnxruntime_providers_shared.so",
     "libonnxruntime_providers_cuda.so",
 ];
 
-/// Where a library was found.
+/// Where a library comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LibrarySource {
     /// The environment variable `ORT_DYLIB_PATH`.
@@ -21,7 +21,7 @@ pub enum LibrarySource {
     Cache,
     /// An installed Python package, in this site-packages folder.
     PythonEnvironment(PathBuf),
-    /// It wasn't there, and has been downloaded into the cache.
+    /// It has just been downloaded into the cache.
     Downloaded,
 }
 
@@ -30,11 +30,12 @@ pub enum LibrarySource {
 pub struct Library {
     /// The shared library, as an absolute path.
     pub path: PathBuf,
-    /// As ONNX Runtime itself or its file name says: `1.31.1`.
+    /// The version, from the library itself or from its file name: `1.31.1`.
     pub version: String,
-    /// Where it was found.
+    /// Where it comes from.
     pub source: LibrarySource,
-    /// Whether the CUDA provider lies beside it. What the provider needs may still be missing.
+    /// Whether the CUDA provider is in the same folder. Libraries that the provider needs may still
+    /// be missing.
     pub has_cuda: bool,
 }
 
@@ -57,25 +58,26 @@ impl Library {
 /// Why a file isn't an ONNX Runtime library.
 #[derive(Debug, Error)]
 pub enum LoadError {
-    /// The platform's loader refuses it.
+    /// The platform's loader can't load it.
     #[error("cannot load {}", path.display())]
     Load {
         /// The file.
         path: PathBuf,
-        /// What the loader says.
+        /// The loader's error.
         source: libloading::Error,
     },
-    /// It is a shared library, but another.
+    /// It's a shared library, but not ONNX Runtime.
     #[error("{} is no ONNX Runtime library: it has no `OrtGetApiBase`", path.display())]
     NotOnnxRuntime {
         /// The file.
         path: PathBuf,
-        /// What the loader says.
+        /// The loader's error.
         source: libloading::Error,
     },
 }
 
-/// The newest `libonnxruntime` in `folder`, by file name; a name without a version comes last.
+/// The newest `libonnxruntime` in `folder`, by file name; a name without a version counts as the
+/// oldest.
 pub(crate) fn find_in(folder: &Path) -> Option<PathBuf> {
     let candidates = folder.read_dir().ok()?.flatten().filter_map(|entry| {
         let name = entry.file_name();
@@ -87,8 +89,8 @@ pub(crate) fn find_in(folder: &Path) -> Option<PathBuf> {
     candidates.max().map(|(_, path)| path)
 }
 
-/// The version of the library at `path`: from the name of the file that it leads to, or else by
-/// loading it.
+/// The version of the library `path`: from the name of the file that it links to, else by loading
+/// it.
 ///
 /// # Errors
 /// If the name has no version and the file can't be loaded or isn't ONNX Runtime.
@@ -101,7 +103,7 @@ pub(crate) fn version_of(path: &Path) -> Result<String, LoadError> {
     }
 }
 
-/// `1.31.1` of `libonnxruntime.so.1.31.1` and of `libonnxruntime.1.31.1.dylib`.
+/// Extracts `1.31.1` from `libonnxruntime.so.1.31.1` or `libonnxruntime.1.31.1.dylib`.
 fn version_in(file_name: &str) -> Option<&str> {
     let version = file_name.strip_prefix("libonnxruntime.").and_then(|rest| {
         rest.strip_prefix("so.")
@@ -110,7 +112,7 @@ fn version_in(file_name: &str) -> Option<&str> {
     (numbers(version).len() >= 2).then_some(version)
 }
 
-/// The numbers of `1.31.1`, up to the first part that isn't one.
+/// The numbers in `1.31.1`, up to the first component that isn't a number.
 fn numbers(version: &str) -> Vec<u32> {
     version
         .split('.')
@@ -118,7 +120,7 @@ fn numbers(version: &str) -> Vec<u32> {
         .collect()
 }
 
-/// The major and minor numbers of `1.31.1`.
+/// The major and minor number of a version such as `1.31.1`.
 pub(crate) fn major_minor(version: &str) -> Option<(u32, u32)> {
     match numbers(version)[..] {
         [major, minor, ..] => Some((major, minor)),
@@ -141,7 +143,7 @@ struct OrtApiBase {
 pub(crate) fn loaded_version(path: &Path) -> Result<String, LoadError> {
     type GetApiBase = unsafe extern "C" fn() -> *const OrtApiBase;
 
-    // SAFETY: the caller's own choice of library; its initializers run, as they will when it's used.
+    // SAFETY: the user chose this library; its initializers run, as they will when it's used.
     let library = unsafe { libloading::Library::new(path) }.map_err(|source| LoadError::Load {
         path: path.to_path_buf(),
         source,
@@ -159,7 +161,7 @@ pub(crate) fn loaded_version(path: &Path) -> Result<String, LoadError> {
             .to_string_lossy()
             .into_owned()
     };
-    // ONNX Runtime has threads and statics of its own, and doesn't survive being unloaded.
+    // ONNX Runtime has threads and statics, and can't be unloaded safely.
     std::mem::forget(library);
     Ok(version)
 }
@@ -169,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn file_names_of_both_platforms_tell_the_version() {
+    fn the_version_is_in_the_file_names_of_both_platforms() {
         assert_eq!(version_in("libonnxruntime.so.1.31.1"), Some("1.31.1"));
         assert_eq!(version_in("libonnxruntime.1.31.1.dylib"), Some("1.31.1"));
     }
@@ -182,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_library_of_a_folder_is_found_by_number_not_by_letter() {
+    fn the_newest_library_of_a_folder_is_found_by_numeric_order() {
         let folder = tempfile::tempdir().unwrap();
         for name in [
             "libonnxruntime.so.1.9.0",
@@ -206,7 +208,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_link_has_the_version_of_the_file_that_it_leads_to() {
+    fn a_link_has_the_version_of_its_target() {
         let folder = tempfile::tempdir().unwrap();
         let real = folder.path().join("libonnxruntime.so.1.31.1");
         std::fs::write(&real, "").unwrap();
@@ -225,7 +227,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn another_library_is_told_apart() {
+    fn another_library_is_recognized_as_such() {
         let error = loaded_version(Path::new("libc.so.6")).unwrap_err();
         assert_eq!(
             error.to_string(),

@@ -1,6 +1,6 @@
-//! Finds an ONNX Runtime library that's already on this machine.
+//! Finds an ONNX Runtime library that's installed on this machine.
 //!
-//! The order: `ORT_DYLIB_PATH`, the project's cache, the active Python environment.
+//! Order of search: `ORT_DYLIB_PATH`, the cache, the active Python environment.
 
 use std::path::{Path, PathBuf};
 
@@ -11,13 +11,13 @@ use super::pins::{self, OLDEST};
 use super::python::Python;
 use crate::files::cache_dir::cache_dir;
 
-/// The environment variable that names the library; `ort` reads it too.
+/// The environment variable that names the library; the crate `ort` reads it too.
 pub const LIBRARY_VARIABLE: &str = "ORT_DYLIB_PATH";
 
-/// Why a library that's there can't be used.
+/// Why an installed library can't be used.
 #[derive(Debug, Error)]
 pub enum LocateError {
-    /// `ORT_DYLIB_PATH` leads nowhere.
+    /// `ORT_DYLIB_PATH` doesn't name a file.
     #[error(
         "`ORT_DYLIB_PATH` is {}, which is not a file; it must be an ONNX Runtime library of \
          version {}.{} or later, or unset",
@@ -32,10 +32,10 @@ pub enum LocateError {
     Unusable {
         /// `ORT_DYLIB_PATH`, or the Python environment.
         origin: String,
-        /// What's wrong with it.
+        /// Why it can't be used.
         source: LoadError,
     },
-    /// The library is older than the C API that's used.
+    /// The library is too old for the C API that this program uses.
     #[error(
         "{} ({origin}) is ONNX Runtime {found}, and {}.{} or later is needed; {remedy}",
         path.display(), OLDEST.0, OLDEST.1
@@ -47,10 +47,10 @@ pub enum LocateError {
         origin: String,
         /// The library's version.
         found: String,
-        /// What to do about it.
+        /// What to do.
         remedy: String,
     },
-    /// CUDA is asked for, and `ORT_DYLIB_PATH` has none.
+    /// CUDA is requested, but the library of `ORT_DYLIB_PATH` has no CUDA provider.
     #[error(
         "`ORT_DYLIB_PATH` is {}, which has no CUDA provider beside it \
          (`libonnxruntime_providers_shared.so` and `libonnxruntime_providers_cuda.so`); \
@@ -63,28 +63,28 @@ pub enum LocateError {
     },
 }
 
-/// Where to look.
+/// The places to search.
 #[derive(Clone, Debug, Default)]
 pub struct SearchPlaces {
     /// The value of `ORT_DYLIB_PATH`.
     pub named: Option<PathBuf>,
-    /// The project's cache folder.
+    /// The cache folder.
     pub cache: PathBuf,
-    /// The Python of these surroundings.
+    /// The Python installations to search.
     pub python: Python,
 }
 
 /// Finds a library, with the CUDA provider if `want_cuda`; `None` if there's none.
 ///
 /// # Errors
-/// If `ORT_DYLIB_PATH` is set and can't be used for this, or if there's nothing but an unusable
-/// library in the Python environment.
+/// If `ORT_DYLIB_PATH` is set but its library can't be used, or if the only library is an unusable
+/// one in the Python environment.
 pub fn locate(want_cuda: bool) -> Result<Option<Library>, LocateError> {
     SearchPlaces::from_environment().locate(want_cuda)
 }
 
 impl SearchPlaces {
-    /// The places of this process' surroundings.
+    /// The places according to this process' environment variables.
     pub fn from_environment() -> SearchPlaces {
         SearchPlaces {
             named: std::env::var_os(LIBRARY_VARIABLE)
@@ -95,7 +95,7 @@ impl SearchPlaces {
         }
     }
 
-    /// As [`locate`], in these places.
+    /// Searches as [`locate`] does, in these places.
     ///
     /// # Errors
     /// As [`locate`].
@@ -110,12 +110,12 @@ impl SearchPlaces {
     }
 }
 
-/// The library that the user names. It's loaded, so that it's known here whether it can be.
+/// The library that the user names. It's loaded here, to find out whether it can be.
 fn named(path: &Path, want_cuda: bool) -> Result<Library, LocateError> {
     if !path.is_file() {
         return Err(LocateError::NoFile { path: path.into() });
     }
-    // A bare file name would be looked for in the loader's own folders.
+    // The loader would search its own folders for a bare file name.
     let path = &std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
     let origin = format!("`{LIBRARY_VARIABLE}`");
     let version = library::loaded_version(path).map_err(|source| LocateError::Unusable {
@@ -132,7 +132,8 @@ fn named(path: &Path, want_cuda: bool) -> Result<Library, LocateError> {
     Ok(library)
 }
 
-/// The pinned version in the cache. Without `want_cuda`, the library with CUDA is the second choice.
+/// The pinned version in the cache. Without `want_cuda`, the library with CUDA is the second
+/// choice.
 pub(crate) fn in_cache(cache: &Path, want_cuda: bool) -> Option<Library> {
     let kinds: &[bool] = if want_cuda { &[true] } else { &[false, true] };
     kinds.iter().find_map(|&cuda| {
@@ -190,7 +191,7 @@ mod tests {
         std::fs::write(path, "").unwrap();
     }
 
-    /// Places below `root`, with an active environment whose `onnxruntime` has this version.
+    /// Places below `root`, with an active environment that has this version of `onnxruntime`.
     fn places(root: &Path, python_version: &str) -> SearchPlaces {
         write(&capi(root).join(format!("libonnxruntime.so.{python_version}")));
         SearchPlaces {
@@ -228,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_python_package_that_is_new_enough_serves() {
+    fn a_new_enough_python_package_is_used() {
         let root = tempfile::tempdir().unwrap();
         let library = places(root.path(), "1.32.0")
             .locate(false)
@@ -279,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cached_library_with_cuda_serves_without_it_too() {
+    fn the_cached_library_with_cuda_is_used_without_cuda_too() {
         let root = tempfile::tempdir().unwrap();
         let path = fill_cache(root.path(), true);
         let library = in_cache(&root.path().join("cache"), false).unwrap();
@@ -295,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn the_variable_is_an_error_when_it_leads_nowhere_even_if_others_would_serve() {
+    fn a_wrong_variable_is_an_error_even_if_another_library_exists() {
         let root = tempfile::tempdir().unwrap();
         let places = SearchPlaces {
             named: Some("/no/such/libonnxruntime.so".into()),
@@ -309,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn the_variable_is_not_believed_for_its_file_name() {
+    fn a_named_library_is_loaded_whatever_its_file_name() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("libonnxruntime.so.1.31.1");
         write(&path);
@@ -322,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn where_there_is_nothing_nothing_is_found() {
+    fn empty_places_have_no_library() {
         let root = tempfile::tempdir().unwrap();
         let places = SearchPlaces {
             cache: root.path().into(),

@@ -1,4 +1,4 @@
-//! ONNX Runtime's shared library: where it is, and how it gets there.
+//! Finding, installing and identifying ONNX Runtime's shared library.
 
 pub mod cuda;
 pub mod cuda_libraries;

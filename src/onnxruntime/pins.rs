@@ -1,41 +1,42 @@
 //! The ONNX Runtime wheels that may be downloaded, each pinned by its SHA-256.
 //!
-//! A new version means new lines here: `pip download --no-deps onnxruntime==VERSION` with the
-//! `--platform` of each line, then `sha256sum` and the size.
+//! To update: run `pip download --no-deps onnxruntime==VERSION` with the `--platform` of each
+//! entry, then take `sha256sum` and the size.
 
 use std::path::{Path, PathBuf};
 
 /// The version that's downloaded.
 pub const VERSION: &str = "1.31.1";
 
-/// The oldest version that works, as (major, minor): the C API that `ort` asks for has its number.
+/// The oldest version that works, as `(major, minor)`. The minor number is that of the C API that
+/// `ort` requests.
 pub const OLDEST: (u32, u32) = (1, 31);
 
-/// The Python version whose wheels are pinned. The libraries inside are the same for all of them,
-/// and none of it is run by Python.
+/// The Python version whose wheels are pinned. The libraries are the same in the wheels of all
+/// Python versions, and Python never runs them.
 pub const PYTHON_VERSION: &str = "3.12";
 
 /// The ABI tag that goes with [`PYTHON_VERSION`].
 pub const PYTHON_ABI: &str = "cp312";
 
-/// One wheel: the platform that it's for, and what must be in it.
+/// A wheel: its platform, its hash, and the libraries that it contains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pin {
-    /// As `std::env::consts::OS` has it.
+    /// The operating system, as in `std::env::consts::OS`.
     pub os: &'static str,
-    /// As `std::env::consts::ARCH` has it.
+    /// The processor architecture, as in `std::env::consts::ARCH`.
     pub arch: &'static str,
-    /// Whether the CUDA provider is in it.
+    /// Whether it contains the CUDA provider.
     pub cuda: bool,
     /// The package's name in the index.
     pub package: &'static str,
     /// The wheel's platform tag.
     pub platform: &'static str,
-    /// In lower-case hexadecimal digits.
+    /// The SHA-256 of the wheel, in lower-case hexadecimal digits.
     pub sha256: &'static str,
-    /// The wheel's size.
+    /// The wheel's size in bytes.
     pub size_bytes: u64,
-    /// The files of the wheel's `onnxruntime/capi` that are kept; the first is ONNX Runtime itself.
+    /// The files of the wheel's `onnxruntime/capi` to keep; the first is ONNX Runtime itself.
     pub libraries: &'static [&'static str],
 }
 
@@ -92,7 +93,7 @@ const PINS: [Pin; 4] = [
     },
 ];
 
-/// The wheel for a platform, if there is one.
+/// The wheel for a platform; `None` if there's none.
 pub fn pin(os: &str, arch: &str, cuda: bool) -> Option<&'static Pin> {
     PINS.iter()
         .find(|pin| (pin.os, pin.arch, pin.cuda) == (os, arch, cuda))
@@ -106,7 +107,7 @@ impl Pin {
         format!("{package}-{VERSION}-{abi}-{abi}-{platform}.whl")
     }
 
-    /// The requirements file that makes pip take this wheel and no other.
+    /// A requirements file with which pip accepts only this wheel.
     pub fn requirement(&self) -> String {
         format!(
             "{}=={VERSION} --hash=sha256:{}\n",
@@ -115,7 +116,7 @@ impl Pin {
     }
 }
 
-/// The folder of `cache` that holds the libraries of [`VERSION`], with CUDA or without.
+/// The folder in `cache` for the libraries of [`VERSION`], with or without CUDA.
 pub fn installed_folder(cache: &Path, cuda: bool) -> PathBuf {
     let suffix = if cuda { "-cuda" } else { "" };
     cache.join(format!("onnxruntime-{VERSION}{suffix}"))

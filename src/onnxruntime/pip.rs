@@ -11,16 +11,17 @@ use thiserror::Error;
 
 use super::pins::{PYTHON_ABI, PYTHON_VERSION, Pin};
 
-/// How often the growing file is looked at.
+/// How often the size of the growing file is checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How many of pip's last lines an error quotes.
 const QUOTED_LINES: usize = 4;
 
-/// How much of each of them is quoted.
+/// How many characters of each line are quoted.
 const QUOTED_CHARACTERS: usize = 300;
 
-/// What pip says when it can't reach an index; its last line then claims that there's no such version.
+/// Signs in pip's output that it can't reach an index; its last line then wrongly says that the
+/// version doesn't exist.
 const NETWORK_SIGNS: [&str; 7] = [
     "NewConnectionError",
     "NameResolutionError",
@@ -31,7 +32,7 @@ const NETWORK_SIGNS: [&str; 7] = [
     "Connection broken",
 ];
 
-/// Why pip brought no wheel.
+/// Why pip couldn't download the wheel.
 #[derive(Debug, Error)]
 pub enum PipError {
     /// There is no Python.
@@ -49,15 +50,15 @@ pub enum PipError {
     /// The index can't be reached.
     #[error("pip cannot reach a package index for `{wheel}`; it says: {said}")]
     Network {
-        /// The file that was wanted.
+        /// The wheel's file name.
         wheel: String,
         /// Pip's last lines.
         said: String,
     },
-    /// The index has a file of that name with another content.
+    /// The index has a file of that name with other content.
     #[error("the package index's `{wheel}` does not have SHA-256 {expected}; pip says: {said}")]
     Hash {
-        /// The file that was wanted.
+        /// The wheel's file name.
         wheel: String,
         /// The pinned hash.
         expected: String,
@@ -69,14 +70,14 @@ pub enum PipError {
     Failed {
         /// The interpreter.
         python: PathBuf,
-        /// The file that was wanted.
+        /// The wheel's file name.
         wheel: String,
-        /// How it ended.
+        /// Its exit status.
         status: ExitStatus,
         /// Pip's last lines.
         said: String,
     },
-    /// A file or process of the download can't be handled.
+    /// A file operation or a process failed.
     #[error("cannot download with pip: {} is unusable", path.display())]
     Io {
         /// The file, folder or program.
@@ -112,9 +113,9 @@ pub(crate) fn python_with_pip(interpreters: &[PathBuf]) -> Result<&Path, PipErro
     }
 }
 
-/// Downloads the wheel of `pin` into `folder`, which exists, and returns its path.
+/// Downloads the wheel of `pin` into `folder`, which must exist, and returns its path.
 ///
-/// `progress` gets the number of bytes that have come so far, whenever it changes.
+/// `progress` receives the number of bytes received so far, whenever it changes.
 ///
 /// # Errors
 /// If pip fails; its last lines are quoted.
@@ -130,7 +131,7 @@ pub(crate) fn download(
     };
     let requirements = folder.join("requirements.txt");
     std::fs::write(&requirements, pin.requirement()).map_err(io_error(&requirements))?;
-    // Pip writes into its temporary folder first: that's where the wheel can be seen to grow.
+    // pip first writes into its temporary folder, where the wheel's growth can be observed.
     let temporary = folder.join("pip");
     std::fs::create_dir(&temporary).map_err(io_error(&temporary))?;
     let log_path = folder.join("pip.log");
@@ -178,13 +179,13 @@ pub(crate) fn download(
     Err(explain(python, pin, status, &String::from_utf8_lossy(&log)))
 }
 
-/// The size in bytes of the largest file below `folder`. Pip's cache may keep a second copy.
+/// Size in bytes of the largest file below `folder`; pip's cache may contain a second copy.
 fn largest_file(folder: &Path) -> u64 {
     let entries = folder.read_dir().into_iter().flatten().flatten();
     let size = |entry: std::fs::DirEntry| match entry.metadata() {
         Ok(metadata) if metadata.is_dir() => largest_file(&entry.path()),
         Ok(metadata) => metadata.len(),
-        // It has been moved away meanwhile.
+        // It may have been moved in the meantime.
         Err(_) => 0,
     };
     entries.map(size).max().unwrap_or(0)
@@ -211,7 +212,8 @@ fn explain(python: &Path, pin: &Pin, status: ExitStatus, log: &str) -> PipError 
     }
 }
 
-/// The last lines that say something, in quotation marks. Of pip's retries there's but the last.
+/// The last non-empty lines, in quotation marks. Of pip's repeated retry lines only the last is
+/// kept.
 fn last_lines(log: &str) -> String {
     let is_retry = |line: &str| line.starts_with("WARNING: Retrying");
     let mut lines: Vec<String> = Vec::new();
@@ -251,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_retries_the_last_is_quoted() {
+    fn only_the_last_of_many_retries_is_quoted() {
         let log = "before\nWARNING: Retrying (5)\nWARNING: Retrying (4)\nERROR: gone\n";
         assert_eq!(
             last_lines(log),
@@ -267,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn no_interpreter_at_all_is_told_apart_from_one_without_pip() {
+    fn no_interpreter_and_no_pip_are_different_errors() {
         assert!(matches!(python_with_pip(&[]), Err(PipError::NoPython)));
         let error = python_with_pip(&["/no/such/python3".into()]).unwrap_err();
         assert_eq!(

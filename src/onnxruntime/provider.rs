@@ -1,16 +1,16 @@
-//! Execution providers: where a graph runs.
+//! ONNX Runtime's execution providers.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Where the graph runs.
+/// The execution provider that runs a graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Provider {
-    /// The processor.
+    /// The CPU.
     Cpu,
-    /// The NVIDIA GPU of this number.
+    /// The NVIDIA GPU with this CUDA device number.
     Cuda(u32),
 }
 

@@ -1,16 +1,16 @@
-//! Python as a place where libraries lie: its interpreters and its site-packages folders.
+//! Python installations in which libraries may be found: interpreters and site-packages folders.
 //!
-//! No package is ever imported: a broken one would fail, and `import onnxruntime` takes a second.
+//! No package is imported: a broken one would fail, and `import onnxruntime` takes a second.
 
 use std::env::consts::EXE_SUFFIX;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Prints the folders that `import` would look in, one a line.
+/// Prints the folders that `import` searches, one per line.
 const PRINT_SEARCH_PATH: &str = "import sys; print('\\n'.join(sys.path))";
 
-/// The Python of this process' surroundings.
+/// The Python environments and interpreters to search.
 #[derive(Clone, Debug, Default)]
 pub struct Python {
     /// The roots of the active environments: `VIRTUAL_ENV`, then `CONDA_PREFIX`.
@@ -31,11 +31,10 @@ impl Python {
         Python::new(environments, &std::env::var_os("PATH").unwrap_or_default())
     }
 
-    /// The active environments at `environments`, and every `python3` and `python` of theirs and of
-    /// `search_path`, which is written as `PATH` is.
+    /// The active environments, and every `python3` and `python` in them and in the folders of
+    /// `search_path`, which has the format of `PATH`.
     ///
-    /// There is more than one interpreter because the first often has no pip: environments made by
-    /// uv have none.
+    /// All interpreters are kept because the first often has no pip: environments made by uv don't.
     pub fn new(environments: Vec<PathBuf>, search_path: &OsStr) -> Python {
         let own = environments.iter().map(|root| root.join("bin"));
         let mut interpreters = Vec::new();
@@ -53,8 +52,8 @@ impl Python {
         }
     }
 
-    /// The site-packages folders of the active environments; without one, the folders that the first
-    /// interpreter that runs would import from.
+    /// The site-packages folders of the active environments; without one, the folders from which
+    /// the first working interpreter imports.
     pub fn site_packages(&self) -> Vec<PathBuf> {
         if self.environments.is_empty() {
             return self
@@ -70,7 +69,7 @@ impl Python {
     }
 }
 
-/// `lib/python3.X/site-packages` of an environment, in the order of their names.
+/// The folders `lib/python3.X/site-packages` of an environment, in order of their names.
 fn site_packages_below(root: &Path) -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> = ["lib", "lib64"]
         .iter()
@@ -105,8 +104,8 @@ pub(crate) mod tests {
 
     /// Writes an executable shell script.
     ///
-    /// A child does the writing: a file that this process holds open for writing can't be executed,
-    /// and a child that another test starts meanwhile would hold it open too.
+    /// A child process writes it: a file that's open for writing can't be executed, and a child
+    /// that another test starts meanwhile would inherit the open file.
     #[cfg(unix)]
     pub(crate) fn script(path: &Path, body: &str) {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -152,7 +151,7 @@ pub(crate) mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn an_interpreter_that_fails_is_passed_over() {
+    fn an_interpreter_that_fails_is_skipped() {
         let folder = tempfile::tempdir().unwrap();
         let (broken, works) = (folder.path().join("a"), folder.path().join("b"));
         script(&broken, "exit 3");

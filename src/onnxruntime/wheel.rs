@@ -1,4 +1,4 @@
-//! Takes the libraries out of a wheel, once it's known to be the pinned one.
+//! Extracts the libraries from a wheel, after checking that it's the pinned one.
 //!
 //! A wheel is a zip file; see the Python Packaging User Guide, "Binary distribution format".
 
@@ -11,7 +11,7 @@ use thiserror::Error;
 use zip::ZipArchive;
 use zip::result::ZipError;
 
-/// The folder of the wheel where ONNX Runtime's libraries lie.
+/// The folder of the wheel that contains ONNX Runtime's libraries.
 const LIBRARY_FOLDER: &str = "onnxruntime/capi";
 
 /// Why a wheel can't be used.
@@ -25,22 +25,22 @@ pub enum WheelError {
         /// The cause.
         source: io::Error,
     },
-    /// Its bytes aren't the pinned ones.
+    /// Its hash isn't the pinned one.
     #[error("{file} has SHA-256 {found}, expected {expected}; it was not used")]
     Hash {
         /// The wheel's file name.
         file: String,
-        /// Of the file.
+        /// The file's hash.
         found: String,
-        /// The pinned one.
+        /// The pinned hash.
         expected: String,
     },
-    /// An entry is missing or broken, or it's no zip file at all.
+    /// An entry is missing or broken, or the file isn't a zip file.
     #[error("cannot read `{entry}` of {}", path.display())]
     Entry {
         /// The wheel.
         path: PathBuf,
-        /// The name inside.
+        /// The name of the entry.
         entry: String,
         /// The cause.
         source: ZipError,
@@ -55,10 +55,10 @@ pub enum WheelError {
     },
 }
 
-/// Compares the SHA-256 of a wheel with `expected`, in lower-case hexadecimal digits.
+/// Checks that the SHA-256 of a wheel is `expected`, in lower-case hexadecimal digits.
 ///
 /// # Errors
-/// If the file can't be read, or its hash is another.
+/// If the file can't be read, or its hash differs.
 pub(crate) fn verify(path: &Path, expected: &str) -> Result<(), WheelError> {
     let read_error = |source| WheelError::Read {
         path: path.to_path_buf(),
@@ -98,10 +98,10 @@ impl io::Write for HashWriter {
     }
 }
 
-/// Writes the named libraries of the wheel into `folder`, which exists, and nothing else of it.
+/// Extracts only the named libraries of the wheel into `folder`, which must exist.
 ///
 /// # Errors
-/// If one of them isn't there or can't be read or written.
+/// If a library is missing, or can't be read or written.
 pub(crate) fn unpack(path: &Path, libraries: &[&str], folder: &Path) -> Result<(), WheelError> {
     let file = File::open(path).map_err(|source| WheelError::Read {
         path: path.to_path_buf(),
@@ -166,7 +166,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn another_hash_is_refused_with_both() {
+    fn a_wrong_hash_is_refused_and_both_hashes_are_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.whl");
         std::fs::write(&path, "abc").unwrap();

@@ -1,4 +1,4 @@
-//! A safetensors file with the tensors of another one, and other values.
+//! Copies a safetensors file with other values.
 
 use std::path::Path;
 
@@ -6,8 +6,11 @@ use super::PrepareError;
 use crate::adapter::AdapterError;
 use crate::weights::{SafetensorsFile, SafetensorsWriter, TensorPlan};
 
-/// Writes `target` with names, shapes and dtypes of `source`; `values` makes those of a tensor of its name and of those
-/// that it has.
+/// Writes `target` with the names, shapes and dtypes of `source`. `values` maps a tensor's name and
+/// its values to the new ones.
+///
+/// # Errors
+/// If a file can't be read or written.
 pub(super) fn write(
     source: &Path,
     target: &Path,

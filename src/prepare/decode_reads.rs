@@ -1,4 +1,4 @@
-//! What a decode step must read from memory.
+//! Bytes that a decode step must read from memory.
 
 use std::collections::BTreeSet;
 
@@ -7,15 +7,16 @@ use crate::arch::{DecoderSpec, Module, ModuleKind};
 use crate::graph::cache_head_dim;
 use crate::prepared::{DecodeReads, Precision};
 
-/// Counts the bytes of one step, with `bound` tensors of an `unmerged` adapter. Of an embedding a single row is read,
-/// unless it's the head as well; replicated layers are read once for each replica.
+/// Counts the bytes of one step; `bound` are the input tensors of an `unmerged` adapter. An
+/// embedding that isn't also the head counts with a single row; a replicated layer counts once per
+/// replica.
 pub fn decode_reads(
     spec: &DecoderSpec,
     unmerged: Option<&Adapter>,
     bound: &[GraphInput],
     precision: Precision,
 ) -> DecodeReads {
-    // Of an expert's tensors, as of its weights, those of the experts that a token goes through.
+    // Tensors on experts count like the experts' weights: only for the experts that a token uses.
     let elements = |tensor: &GraphInput| {
         let [read, of] = tensor.share.map(|count| count as u64);
         tensor.shape.iter().product::<usize>() as u64 * read / of
@@ -27,7 +28,7 @@ pub fn decode_reads(
     let mut weights: u64 = modules.iter().map(read).sum();
     let side_network = unmerged.and_then(Adapter::side_network);
     if side_network.is_some_and(|network| network.repeats_decoder()) {
-        // Another pass, without embedding and head.
+        // A second pass through the decoder, without embedding and head.
         let ends = [&spec.embed_tokens.path, &spec.lm_head.path];
         let between = modules
             .iter()
@@ -53,7 +54,7 @@ pub fn decode_reads(
     }
 }
 
-/// What one step reads of `module`.
+/// Bytes of `module` that one step reads.
 fn module_bytes(
     spec: &DecoderSpec,
     module: &Module,
@@ -65,7 +66,7 @@ fn module_bytes(
     let format = quantization
         .and_then(|quantization| quantization.of(spec, module))
         .filter(|_| !replaced.contains(&format!("{}.weight", module.path)));
-    // Of a router's experts a token goes through some.
+    // A token uses only some of a router's experts.
     let [read, of] = match module.kind {
         ModuleKind::Embedding { embedding_dim, .. } => {
             let float = embedding_dim as u64 * size;
@@ -110,8 +111,9 @@ mod tests {
     }
 
     #[test]
-    fn an_untied_embedding_is_read_by_one_row() {
-        // 2 layers: q 64x64, k and v 32x64, o 64x64, three of 96x64, two norms; a norm, a head, a row.
+    fn an_untied_embedding_counts_with_one_row() {
+        // 2 layers: q 64x64, k and v 32x64, o 64x64, three of 96x64, two norms; then the final
+        // norm, the head, and one embedding row.
         let layer = 64 * 64 * 2 + 32 * 64 * 2 + 3 * 96 * 64 + 2 * 64;
         let base = BaseModel::open_folder(
             &std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -151,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replaced_weight_is_read_in_full_and_a_quantized_embedding_by_one_row() {
+    fn a_replaced_weight_counts_as_float_and_a_quantized_embedding_with_one_row() {
         let quantization = Quantization::new(Format::Int4);
         let beside = |case| reads_of("llama-gqa", case, Some(quantization)).weight_bytes;
         assert_eq!(reads("llama-gqa", "c3a").adapter_bytes, 0);
@@ -177,13 +179,13 @@ mod tests {
     }
 
     #[test]
-    fn of_an_adapter_on_experts_those_that_a_token_goes_through_are_read() {
+    fn adapters_on_experts_count_only_for_the_experts_that_a_token_uses() {
         // 2 of 4 experts, in 2 layers: gate and up (2 x 24) x 32, down 32 x 24, both of rank 2; q 32 and v 16 of 32.
         let experts = 2 * 2 * 2 * ((32 + 2 * 24) + (24 + 32));
         let attention = 2 * 2 * ((32 + 32) + (32 + 16));
         let reads = reads("mixtral", "lora-experts");
         assert_eq!(reads.adapter_bytes, 4 * (experts + attention));
-        // Without an adapter beside the weights, nothing is added to what the base reads.
+        // An adapter adds nothing to the bytes of the base's weights.
         assert_eq!(
             reads.weight_bytes,
             self::reads("mixtral", "lora").weight_bytes
@@ -191,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_a_weights_place_adds_nothing() {
+    fn a_tensor_that_replaces_a_weight_adds_nothing() {
         assert_eq!(reads("llama-gqa", "ln-tuning").adapter_bytes, 0);
     }
 }

@@ -1,4 +1,4 @@
-//! The manifest of a variant: what it was made from and holds, for whoever runs it.
+//! Builds the manifest of a variant: what it contains and what it was made from.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::graph::cache_head_dim;
 use crate::prepared::QuantizationSummary;
 use crate::prepared::{AdapterSummary, Manifest, PromptKind, Variant};
 
-/// Describes `variant`, whose unmerged graph has `bound` tensors as inputs.
+/// Describes `variant`. `bound` lists the adapter tensors that are inputs of an unmerged graph.
 ///
 /// # Errors
 /// If a tensor of the base is missing.

@@ -1,7 +1,8 @@
-//! The unmerged variant with an adapter that does nothing: the same graph and shapes, and zeros in every tensor.
+//! The unmerged variant with an adapter that has no effect: the same graph and shapes, but every
+//! tensor holds its neutral value (zeros for terms, ones for factors).
 //!
-//! What it costs against the base is the price of the graph's shape, whatever the adapter has learnt. Factors are
-//! ones. What no constant makes do nothing, a rotation or a replaced weight, stays as it is.
+//! Its cost over the base is the price of the graph's shape, whatever the adapter has learnt.
+//! Tensors without a neutral value, such as a rotation or a replaced weight, keep their values.
 
 use std::fs;
 use std::path::Path;
@@ -11,11 +12,11 @@ use super::{PrepareError, altered_copy};
 use crate::files::temporary_folder;
 use crate::prepared::{ADAPTER, Manifest, PreparedVariant};
 
-/// The folder's name, beside `unmerged`.
+/// The folder's name; it's next to the folder `unmerged`.
 const FOLDER: &str = "unmerged-empty";
 
-/// Prepares the empty variant beside `unmerged`. `None` where there's none: what prompt learning adds is tokens, which
-/// are there whatever their values.
+/// Prepares the empty variant next to the folder of `unmerged`. `None` for prompt learning, which
+/// adds tokens whatever their values.
 ///
 /// # Errors
 /// If a file can't be read or written.
@@ -54,7 +55,8 @@ fn write(
     let partial =
         temporary_folder::create(folder.parent().unwrap_or(Path::new("."))).map_err(failed)?;
     let made = partial.path();
-    // The graph refers to weights relative to its folder, and this one is beside the other.
+    // The graph refers to weights by paths relative to its folder, so a copy works in a sibling
+    // folder.
     for file in files(manifest).into_iter().filter(|file| *file != ADAPTER) {
         let path = unmerged.folder.join(file);
         fs::copy(&path, made.join(file)).map_err(|source| PrepareError::Copy { path, source })?;

@@ -1,4 +1,4 @@
-//! Writes the folder of one variant: graph, tensors of the adapter, manifest.
+//! Writes the folder of one variant: graph, adapter tensors, manifest.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use prost::Message;
 
 use super::describe::describe;
 use super::merge::{OVERLAY, merge};
-use super::quantized::{check_beside, take_quantized};
+use super::quantized::{check_runs_on_quantized, take_quantized};
 use super::residuals::{Residuals, write_residuals};
 use super::{Preparation, PrepareError};
 use crate::adapter::{Adapter, GraphInput};
@@ -21,7 +21,7 @@ use crate::prepared::{ADAPTER, GRAPH, Manifest, RESIDUALS, Variant};
 use crate::quantize::QuantizedFile;
 use crate::weights::{Dtype, SafetensorsWriter, TensorPlan};
 
-/// The files of a variant's folder, beside its manifest.
+/// The files of a variant's folder, without the manifest.
 pub fn files(manifest: &Manifest) -> Vec<&'static str> {
     match manifest.variant {
         Variant::Base => vec![GRAPH],
@@ -31,10 +31,10 @@ pub fn files(manifest: &Manifest) -> Vec<&'static str> {
     }
 }
 
-/// What a variant is made from.
+/// The inputs from which a variant is made.
 #[derive(Debug, Clone, Copy)]
 pub struct Ingredients<'a> {
-    /// The experiment, in variants that have an adapter.
+    /// The experiment, for variants with an adapter.
     pub experiment: Option<&'a Experiment>,
     /// Its adapter.
     pub adapter: Option<&'a Adapter>,
@@ -44,8 +44,11 @@ pub struct Ingredients<'a> {
     pub quantized: Option<&'a QuantizedFile>,
 }
 
-/// Prepares `variant` in `folder`. It's made in a temporary folder beside it and renamed, so that an
-/// earlier one is whole until then.
+/// Prepares `variant` in `folder`. It's written to a temporary sibling folder and then renamed, so
+/// an earlier version stays complete until then.
+///
+/// # Errors
+/// If the adapter can't be merged or used with the weights, or a file can't be written.
 pub fn export(
     preparation: &Preparation,
     ingredients: Ingredients,
@@ -66,7 +69,7 @@ pub fn export(
     };
     let parent = folder.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(failed(parent))?;
-    // Weights are referred to relative to the folder's final place.
+    // The graph refers to weights by paths relative to the folder's final location.
     let parent = fs::canonicalize(parent).map_err(failed(parent))?;
     let name = folder.file_name().expect("a variant's folder has a name");
     let target = parent.join(name);
@@ -88,7 +91,7 @@ pub fn export(
         }
         (Variant::Unmerged, Some(adapter)) => {
             bound = adapter.inputs();
-            // Before values are worked out, since this checks the shapes of the base's tensors.
+            // Before values are computed, since this checks the shapes of the base's tensors.
             let mut parameters = unmerged_parameters(preparation, adapter, quantized)?;
             let precision = preparation.precision;
             let path = made.join(RESIDUALS);
@@ -152,7 +155,7 @@ pub fn export(
     Ok(manifest)
 }
 
-/// The same parameters, with references into `from` pointing to `to`.
+/// Redirects references into the file `from` to the file `to`.
 fn moved(mut parameters: Parameters, from: &Path, to: &Path) -> Parameters {
     for (_, parameter) in parameters.iter_mut() {
         for path in parameter.paths_mut() {
@@ -164,7 +167,7 @@ fn moved(mut parameters: Parameters, from: &Path, to: &Path) -> Parameters {
     parameters
 }
 
-/// The same parameters, with every path absolute.
+/// Makes every path in `parameters` absolute.
 fn absolute(mut parameters: Parameters) -> Parameters {
     for (_, parameter) in parameters.iter_mut() {
         for path in parameter.paths_mut() {
@@ -176,7 +179,8 @@ fn absolute(mut parameters: Parameters) -> Parameters {
     parameters
 }
 
-/// The base's parameters, for the architecture of `adapter`, if there is one, but for those that it replaces.
+/// The base's parameters, without those that `adapter` replaces, and in the architecture that the
+/// adapter gives the model (if there's an adapter).
 fn base_parameters(
     preparation: &Preparation,
     adapter: Option<&Adapter>,
@@ -192,14 +196,15 @@ fn base_parameters(
     Ok(parameters)
 }
 
-/// The base's parameters, but for those that the adapter replaces, which are inputs.
+/// The base's parameters. Those that the adapter replaces, and those of its side network, are
+/// inputs of the graph.
 fn unmerged_parameters(
     preparation: &Preparation,
     adapter: &Adapter,
     quantized: Option<&QuantizedFile>,
 ) -> Result<Parameters, PrepareError> {
     if let Some(quantization) = preparation.precision.quantization {
-        check_beside(adapter, quantization)?;
+        check_runs_on_quantized(adapter, quantization)?;
     }
     let mut parameters = base_parameters(preparation, Some(adapter), quantized)?;
     for (name, replacement) in adapter.used_replacements() {

@@ -1,4 +1,4 @@
-//! What a prepared folder depends on, and what it's called.
+//! Fingerprints: hashes of everything that a prepared folder depends on.
 
 use std::fmt::Write;
 use std::fs;
@@ -14,11 +14,11 @@ use crate::experiment::Experiment;
 use crate::file_names::hex;
 use crate::prepared::Variant;
 
-/// Goes up when graphs or merges change, so that folders made before are made again.
+/// Increased whenever graphs or merges change, so that older folders are prepared again.
 const REVISION: u32 = 19;
 
-/// A hash of everything that the folder of `variant` is made from. Of large files, path, size and
-/// modification time stand for the content.
+/// A hash of everything that the folder of `variant` is made from. Large files are represented by
+/// path, size and modification time.
 pub fn fingerprint(
     preparation: &Preparation,
     experiment: Option<&Experiment>,
@@ -54,7 +54,7 @@ pub fn fingerprint(
     hex(&Sha256::digest(text.as_bytes()))
 }
 
-/// The same of `files` alone.
+/// A hash of the paths, sizes and modification times of `files`.
 pub fn of_files<'a>(files: impl Iterator<Item = &'a Path>) -> String {
     let mut text = String::new();
     for file in files {
@@ -63,7 +63,7 @@ pub fn of_files<'a>(files: impl Iterator<Item = &'a Path>) -> String {
     hex(&Sha256::digest(text.as_bytes()))
 }
 
-/// A line that changes when the file does.
+/// Appends a line that changes when the file changes.
 fn describe(text: &mut String, file: &Path) {
     let path = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
     let metadata = fs::metadata(&path).ok();

@@ -1,9 +1,10 @@
-//! Whether a base's weights are all numbers: a NaN or an infinity would go through every logit, and be noticed only after
-//! a model has run.
+//! Checks that a base's weights are finite. A NaN or an infinity would spread to every logit, and
+//! would only be noticed after the model has run.
 //!
-//! A pass over the tensors that the model uses, with all threads (some 70 ms a GiB where they're cached, and what it reads
-//! the first session needs as well). It's made once for a base, before anything is prepared of it; a stamp in the model's
-//! folder says so. Weights that this program has drawn are left out.
+//! One pass over all tensors that the model uses, on all threads: about 70 ms per GiB of cached
+//! data, and the first session needs the same pages anyway. It's done once per base, before
+//! anything is prepared; a stamp file in the model's folder records it. Synthetic weights, which
+//! this program made itself, are skipped.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,13 +17,13 @@ use crate::files::write_file;
 use crate::model::BaseModel;
 use crate::weights::{Dtype, TensorView, WeightsError, first_non_finite};
 
-/// The stamp: a hash that changes when the base's files do.
+/// The stamp file; it contains a hash that changes when the base's files change.
 const STAMP: &str = "finite-weights";
 
-/// Bytes that a thread looks through at once.
+/// Bytes that a thread checks at a time.
 const CHUNK: usize = 4 << 20;
 
-/// Checks `base`, unless the stamp in `folder` says that it has been checked.
+/// Checks `base`, unless the stamp in `folder` shows that it has been checked.
 ///
 /// # Errors
 /// If a weight isn't finite, one is missing, or the stamp can't be written.

@@ -1,7 +1,9 @@
-//! Folds an adapter into the weights that it touches: `overlay.safetensors`, those tensors and no others.
+//! Folds an adapter into the weights that it changes, and writes only those, to
+//! `overlay.safetensors`.
 //!
-//! Weights are widened to float32, merged, and rounded once to the dtype asked for; those of a quantized model are quantized
-//! after that. Each thread holds one module at a time, so memory is bounded by threads × the largest touched tensor.
+//! Weights are widened to float32, merged, and rounded once to the requested dtype; for a quantized
+//! model they're quantized after that. Each thread holds one module at a time, so memory is bounded
+//! by threads × the largest changed tensor.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -20,7 +22,7 @@ use crate::weights::{
     BytesPlan, SafetensorsFile, SafetensorsWriter, WeightsError, WriteTensorError,
 };
 
-/// Something that merging changes.
+/// A change that a merge makes.
 #[derive(Debug)]
 pub enum Change<'a> {
     /// A module with its adapter.
@@ -34,12 +36,12 @@ pub enum Change<'a> {
     Parameter {
         /// Its name.
         name: &'a str,
-        /// What it's replaced by.
+        /// Its new value.
         replacement: &'a Replacement,
     },
 }
 
-/// Takes a merged parameter's name and its values, in row-major order.
+/// Receives a merged parameter's name and its values, in row-major order.
 pub type Take<'a> = &'a dyn Fn(&str, &[f32]) -> Result<(), WriteTensorError>;
 
 impl Change<'_> {
@@ -64,7 +66,7 @@ impl Change<'_> {
         }
     }
 
-    /// Works out the parameters that change, and hands each to `take`.
+    /// Computes the changed parameters and passes each to `take`.
     ///
     /// # Errors
     /// If tensors can't be read or used, or `take` fails.
@@ -101,8 +103,8 @@ pub fn head_follows(adapter: &Adapter) -> bool {
     adapter.spec.tied() && adapter.keeps_tie()
 }
 
-/// Everything that merging `adapter` changes in `modules`, its architecture's. The largest come first,
-/// so that no thread is left with one at the end.
+/// All changes that merging `adapter` makes in `modules`, the modules of its architecture. The
+/// largest come first, so that no thread is left with a large one at the end.
 ///
 /// # Errors
 /// If the adapter can't be merged.
@@ -147,11 +149,11 @@ pub fn changes<'a>(
     Ok(all)
 }
 
-/// The name of the merged tensors' file.
+/// The file of merged tensors.
 pub const OVERLAY: &str = "overlay.safetensors";
 
-/// Writes the overlay of `adapter` on a base, whose quantized weights are in `quantized`, into `folder`; returns where each
-/// parameter of the merged model is.
+/// Writes the overlay of `adapter` into `folder`; returns where each parameter of the merged model
+/// is. `quantized` has the base's quantized weights, if it's quantized.
 ///
 /// # Errors
 /// If the adapter can't be merged, a result isn't finite, or the file can't be written.
@@ -184,7 +186,8 @@ pub fn merge(
     }
     let embedding = format!("{}.weight", spec.embed_tokens.path);
     let head = format!("{}.weight", spec.lm_head.path);
-    // A tied head takes the merged embedding: itself where both have the same form, or a copy in its own.
+    // A tied head uses the merged embedding: the same tensor if both have the same format, else a
+    // copy in the head's format.
     let followed = merged
         .iter()
         .find(|one| head_follows(adapter) && one.name == embedding);
@@ -234,19 +237,19 @@ pub fn merge(
     Ok(parameters)
 }
 
-/// A parameter of the overlay.
+/// A parameter in the overlay.
 #[derive(Debug, Clone)]
 struct Merged {
     name: String,
     shape: Vec<usize>,
-    /// What it's quantized to, if it is.
+    /// The format that it's quantized to, if it is.
     format: Option<Format>,
-    /// Whether it's a weight of `[in_features, out_features]`.
+    /// Whether it's a weight stored as `[in_features, out_features]`.
     in_out: bool,
 }
 
 impl Merged {
-    /// `out_features` and `in_features`.
+    /// `[out_features, in_features]`
     fn size(&self) -> [usize; 2] {
         match self.in_out {
             true => [self.shape[1], self.shape[0]],
@@ -271,7 +274,7 @@ impl Merged {
         }
     }
 
-    /// Writes `values`: rounded, and then quantized, some rows at a time.
+    /// Writes `values`, rounded to the planned dtype, or quantized a few rows at a time.
     fn write(
         &self,
         writer: &SafetensorsWriter,
@@ -299,7 +302,7 @@ impl Merged {
         )
     }
 
-    /// Where it is in the overlay, which is at `path`.
+    /// Finds it in the overlay, the file `path`.
     fn find(&self, overlay: &QuantizedFile, path: &Path) -> Result<Parameter, PrepareError> {
         if let Some(format) = self.format {
             let [rows, columns] = self.size();

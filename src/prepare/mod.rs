@@ -1,22 +1,23 @@
-//! From a base model and an adapter to folders that can be run: merge, export, and a manifest.
+//! Makes runnable folders of a base model and an adapter: merge, export, manifest.
 //!
 //! ```text
 //! exported_models/<model>--<dtype>/
 //!     base/                          model.onnx, manifest.json
 //!     <method>--<name>/merged/       model.onnx, overlay.safetensors, manifest.json
-//!     <method>--<name>/unmerged/     model.onnx, adapter.safetensors, manifest.json; residuals.safetensors, what the adapter
-//!                                    leaves of quantized weights, where it takes something out
-//!     <method>--<name>/unmerged-native/  with the method's own computation, on demand
-//!     <method>--<name>/unmerged-empty/   the same with zeros, on demand
+//!     <method>--<name>/unmerged/     model.onnx, adapter.safetensors, manifest.json; residuals.safetensors if
+//!                                    the adapter subtracts something from quantized weights
+//!     <method>--<name>/unmerged-native/  with the adapter's native form of computation, on demand
+//!     <method>--<name>/unmerged-empty/   as `unmerged`, with an adapter without effect, on demand
 //!     <method>--<name>/checkpoint/   a merged Hugging Face checkpoint
 //!     quantized.safetensors          the base's quantized weights, in the folder of a quantized model
-//!     finite-weights                 that the base's weights hold no NaN and no infinity
+//!     finite-weights                 a stamp: the base's weights were checked for NaNs and infinities
 //! ```
 //!
-//! A model or an adapter of another folder, but for the shipped `experiments/`, has a hash of its path in its name.
+//! The name of a model or an adapter in a local folder ends with a hash of its path, except for the
+//! shipped `experiments/`.
 //!
-//! The manifest is written last, so a folder without one is incomplete, and holds a fingerprint of
-//! everything that the folder was made from.
+//! The manifest is written last, so a folder without one is incomplete. It contains a fingerprint
+//! of everything that the folder was made from.
 
 mod altered_copy;
 mod checkpoint;
@@ -47,7 +48,7 @@ use crate::prepared::{Manifest, ManifestError, Precision, PreparedVariant, Varia
 use crate::quantize::QuantizeError;
 use crate::weights::{Dtype, WeightsError};
 
-/// What can go wrong while a variant is prepared.
+/// Why a variant can't be prepared.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant is its message")]
 pub enum PrepareError {
@@ -62,9 +63,9 @@ pub enum PrepareError {
     #[error(transparent)]
     Quantize(#[from] QuantizeError),
     #[error(
-        "{peft_type} isn't supported unmerged beside `{path}` that is quantized to {format}: {reason}"
+        "{peft_type} isn't supported unmerged on `{path}`, which is quantized to {format}: {reason}"
     )]
-    BesideQuantized {
+    OnQuantized {
         peft_type: String,
         path: String,
         format: &'static str,
@@ -86,25 +87,25 @@ pub enum PrepareError {
     Occupied { path: PathBuf },
 }
 
-/// Where and how variants are prepared.
+/// Where and how to prepare variants.
 #[derive(Debug)]
 pub struct Preparation<'a> {
     /// The base model.
     pub base: &'a BaseModel,
-    /// Its precision.
+    /// The precision of its weights and of the arithmetic.
     pub precision: Precision,
-    /// `exported_models`
+    /// The folder `exported_models`, below which everything is prepared.
     pub export_dir: &'a Path,
-    /// Draws fresh adapters.
+    /// The seed for fresh adapters.
     pub seed: u64,
-    /// Which nodes unmerged adapters get.
+    /// The form in which unmerged adapters are computed.
     pub adapter_form: AdapterForm,
-    /// The task of an adapter that has several.
+    /// The task to use, for adapters with several tasks.
     pub task_id: Option<usize>,
 }
 
 impl Preparation<'_> {
-    /// The same without quantization.
+    /// This preparation without quantization.
     pub fn unquantized(&self) -> Self {
         Self {
             precision: self.precision.with_quantization(None),
@@ -118,7 +119,7 @@ impl Preparation<'_> {
             .join(format!("{slug}--{}", self.precision.label()))
     }
 
-    /// The folder of a variant of `experiment`.
+    /// The folder of `variant` of `experiment`, or of the base.
     pub fn folder(&self, experiment: Option<&Experiment>, variant: Variant) -> PathBuf {
         match experiment {
             Some(experiment) if variant != Variant::Base => self
@@ -136,7 +137,7 @@ impl Preparation<'_> {
         }
     }
 
-    /// The folder of a merged Hugging Face checkpoint; it's in the base's own dtype without `dtype`.
+    /// The folder of a merged Hugging Face checkpoint, in `dtype` or else in the base's own dtype.
     pub fn checkpoint_folder(&self, experiment: &Experiment, dtype: Option<Dtype>) -> PathBuf {
         let name = match dtype {
             Some(dtype) => format!("checkpoint-{dtype}"),
@@ -146,11 +147,12 @@ impl Preparation<'_> {
         folder.join(name)
     }
 
-    /// Prepares `variants` of `experiment` (the base alone without one). The adapter is loaded once,
-    /// and only if something has to be made.
+    /// Prepares `variants` of `experiment`, or of the base alone. The adapter is loaded once, and
+    /// only if something has to be made.
     ///
     /// # Errors
-    /// If the adapter can't be loaded or merged, or a file can't be written. What was there stays.
+    /// If the adapter can't be loaded or merged, or a file can't be written. Existing folders then
+    /// stay as they are.
     pub fn prepare(
         &self,
         experiment: Option<&Experiment>,
@@ -159,8 +161,8 @@ impl Preparation<'_> {
         self.prepare_with(&mut None, experiment, variants)
     }
 
-    /// Prepares every variant that the method of `experiment` has; the adapter is loaded once. For a
-    /// method that can't be merged, the reason takes the merged variant's place.
+    /// Prepares every variant that the experiment's method has; the adapter is loaded once. For a
+    /// method that can't be merged, the reason is returned in place of the merged variant.
     ///
     /// # Errors
     /// As [`prepare`](Self::prepare).
@@ -187,8 +189,9 @@ impl Preparation<'_> {
     ) -> Result<Vec<PreparedVariant>, PrepareError> {
         let mut prepared = Vec::new();
         let quantized = self.quantized_file(&|_| {})?;
-        // As an adapter beside rounded or quantized weights sees the base, and that adapter.
-        let mut beside: Option<(BaseModel, Adapter)> = None;
+        // The base with rounded or quantized weights as an unmerged adapter sees it, and that
+        // adapter.
+        let mut seen_by_unmerged: Option<(BaseModel, Adapter)> = None;
         for &variant in variants {
             let experiment = experiment.filter(|_| variant != Variant::Base);
             let folder = self.folder(experiment, variant);
@@ -212,11 +215,11 @@ impl Preparation<'_> {
                 let loaded = Adapter::load_for_task(folder, base, self.seed, values, self.task_id)?;
                 loaded.with_form(self.adapter_form)
             };
-            let seen = self.beside(variant, quantized.as_ref());
+            let seen = self.base_seen_by(variant, quantized.as_ref());
             let (base, used) = match (experiment, seen) {
                 (Some(experiment), Some(base)) => {
                     let adapter = load(experiment, &base)?;
-                    let (base, adapter) = &*beside.insert((base, adapter));
+                    let (base, adapter) = &*seen_by_unmerged.insert((base, adapter));
                     (base, Some(adapter))
                 }
                 (Some(experiment), None) => {

@@ -1,10 +1,11 @@
-//! The base's quantized weights, which all variants of a model share.
+//! The base's quantized weights, shared by all variants of a model.
 //!
-//! Merging comes before quantizing: a merged weight is worked out in full precision and quantized like the base's. An
-//! unmerged adapter stands beside the quantized base, as one that was trained there (QLoRA) is served; what its tensors are
-//! computed from is what the codes stand for. A weight that the adapter's form replaces is made of that too, and is no longer
-//! quantized. What PEFT takes out of the weights once and for all, when it loads the adapter, is taken out before they are
-//! quantized ([`residuals`](super::residuals)).
+//! A merge happens before quantizing: a merged weight is computed in full precision and quantized
+//! like the base's. An unmerged adapter runs on the quantized base, as an adapter trained with
+//! QLoRA is served; whatever it computes from a weight is computed from the dequantized weight. A
+//! weight that the adapter's form replaces is also computed from the dequantized weight, and is no
+//! longer quantized. What PEFT subtracts from the weights once, when it loads the adapter, is
+//! subtracted before they are quantized ([`residuals`](super::residuals)).
 
 use std::sync::Arc;
 
@@ -18,16 +19,18 @@ use crate::prepared::{QUANTIZED, Variant};
 use crate::quantize::{self, Format, Quantization, QuantizeError, QuantizedFile};
 
 impl Preparation<'_> {
-    /// Makes the base's quantized weights, where it's to be quantized and they aren't there. `begin` is told their bytes.
+    /// Writes the base's quantized weights if the precision asks for them and they don't exist yet.
+    /// `begin` receives their size in bytes.
     ///
     /// # Errors
-    /// If a weight is missing or isn't finite, or they can't be written.
+    /// If a weight is missing or isn't finite, or the file can't be written.
     pub fn quantize(&self, begin: &dyn Fn(u64)) -> Result<(), PrepareError> {
         self.quantized_file(begin)?;
         Ok(())
     }
 
-    /// The base's quantized weights, made where they aren't there.
+    /// Opens the base's quantized weights, and writes them first if they don't exist. `None` if the
+    /// precision doesn't quantize.
     pub(super) fn quantized_file(
         &self,
         begin: &dyn Fn(u64),
@@ -49,9 +52,9 @@ impl Preparation<'_> {
         Ok(Some(Arc::new(file)))
     }
 
-    /// The base as the adapter of `variant` sees it beside its weights, rounded and maybe `quantized`; `None` where that's the
-    /// base itself.
-    pub(super) fn beside(
+    /// The base as the adapter of `variant` sees it: with rounded and perhaps `quantized` weights.
+    /// `None` if that's the base itself.
+    pub(super) fn base_seen_by(
         &self,
         variant: Variant,
         quantized: Option<&Arc<QuantizedFile>>,
@@ -62,17 +65,17 @@ impl Preparation<'_> {
         let dtype = self.precision.dtype;
         let rounded = match self.base.fits(dtype) {
             true => None,
-            false => Some(self.base.beside_rounded(dtype)),
+            false => Some(self.base.seen_rounded(dtype)),
         };
         let (Some(quantization), Some(file)) = (self.precision.quantization, quantized) else {
             return rounded;
         };
         let base = rounded.as_ref().unwrap_or(self.base);
-        Some(base.beside_quantized(quantization, Arc::clone(file)))
+        Some(base.seen_quantized(quantization, Arc::clone(file)))
     }
 }
 
-/// Replaces the weights that `quantization` covers by those in `file`.
+/// Replaces the weights that `quantization` covers by the quantized ones in `file`.
 ///
 /// # Errors
 /// If the file lacks one.
@@ -96,8 +99,12 @@ pub fn take_quantized(
     Ok(())
 }
 
-/// Refuses what can't stand beside quantized weights: nodes that dequantize what doesn't end with a block.
-pub fn check_beside(adapter: &Adapter, quantization: Quantization) -> Result<(), PrepareError> {
+/// Refuses adapters that can't run on quantized weights: a native form that dequantizes a weight
+/// whose last block isn't full.
+pub fn check_runs_on_quantized(
+    adapter: &Adapter,
+    quantization: Quantization,
+) -> Result<(), PrepareError> {
     for module in adapter.spec.modules() {
         let (Some(form), Some(format)) = (
             adapter.unmerged_form(&module.path),
@@ -105,7 +112,7 @@ pub fn check_beside(adapter: &Adapter, quantization: Quantization) -> Result<(),
         ) else {
             continue;
         };
-        let refused = |reason: &'static str| PrepareError::BesideQuantized {
+        let refused = |reason: &'static str| PrepareError::OnQuantized {
             peft_type: adapter.peft_type.clone(),
             path: module.path.clone(),
             format: format.name(),
@@ -116,7 +123,7 @@ pub fn check_beside(adapter: &Adapter, quantization: Quantization) -> Result<(),
             format == Format::Nf4 && !(rows * columns).is_multiple_of(format.block_size());
         if ends_within_block && matches!(&form, Form::Native(native) if native.takes_weight) {
             return Err(refused(
-                "its own computation dequantizes the weight, whose last block isn't full; leave `--adapter-form native` away",
+                "its native form dequantizes the weight, whose last block isn't full; leave out `--adapter-form native`",
             ));
         }
     }

@@ -1,8 +1,9 @@
-//! What an adapter leaves of quantized weights: PiSSA, OLoRA and KaSA take a part out of the base's weight when they're
-//! loaded, and train it. What's left is quantized like the base's own weights, and stands in their place beside the adapter.
+//! Residual weights of PiSSA, OLoRA and KaSA. When PEFT loads such an adapter, it takes a part out
+//! of the base's weight and trains that part. The rest, the residual, is quantized like the base's
+//! own weights and replaces them for the unmerged adapter.
 //!
-//! It's what's left of the weights in full precision: quantizing first would leave the part's rounding in them, which the
-//! part that the adapter has doesn't make up for.
+//! The residual is computed from the full-precision weight. Quantizing the weight first would leave
+//! the part's rounding error in it, which the adapter's part doesn't compensate.
 
 use std::path::Path;
 
@@ -14,17 +15,17 @@ use crate::model::BaseModel;
 use crate::quantize::{QuantizeError, QuantizedFile, QuantizedTypes, joined_plans, write_matrix};
 use crate::weights::{BytesPlan, QuantizedWeight, SafetensorsFile, SafetensorsWriter};
 
-/// A file of them.
+/// The residuals of one adapter.
 #[derive(Debug)]
 pub struct Residuals {
     /// The file.
     pub file: QuantizedFile,
-    /// The parameters whose place they take.
+    /// The parameters that they replace.
     pub weights: Vec<(String, QuantizedWeight)>,
 }
 
-/// Writes what `adapter` leaves of the weights of `base` to `path`, under the places of the modules; `None` where it takes
-/// nothing out.
+/// Writes the residuals of the weights of `base` to `path`, named by module paths. `None` if
+/// `adapter` takes nothing out.
 ///
 /// # Errors
 /// If a weight can't be decomposed, isn't finite, or can't be written.

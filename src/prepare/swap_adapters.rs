@@ -1,4 +1,4 @@
-//! Other adapters of the same shape: what takes turns with the first where swapping is measured.
+//! Makes more adapters of the same shapes, which a session can swap in.
 
 use std::path::Path;
 
@@ -6,11 +6,12 @@ use super::{PrepareError, altered_copy};
 use crate::prepared::{ADAPTER, PreparedVariant, PromptKind};
 use crate::random::SplitMix64;
 
-/// Writes `count` adapters with the tensors of `unmerged` and other values below `folder`. They can take the place of
-/// the one that a session on `unmerged` was opened with; they have no graph of their own.
+/// Writes `count` adapters below `folder`. They have the names and shapes of the tensors of
+/// `unmerged` and other values. A session on `unmerged` can swap them in; they have no graph of
+/// their own.
 ///
-/// What's drawn lies near the value that does nothing, zero or one, and where there's none, as of a rotation or of what
-/// takes a weight's place, near the first one's own. The time of a step doesn't depend on it.
+/// Values are drawn near the tensor's neutral value (zero or one); without one, as for a rotation
+/// or a replaced weight, near the stored values. The time of a step doesn't depend on them.
 ///
 /// # Errors
 /// If a file can't be read or written.

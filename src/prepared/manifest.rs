@@ -1,4 +1,4 @@
-//! `manifest.json`: what a prepared folder holds, and what it was made from.
+//! `manifest.json`: what a prepared folder contains, and what it was made from.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,124 +28,126 @@ pub enum ManifestError {
     },
 }
 
-/// What a prepared folder holds.
+/// The content of `manifest.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Manifest {
     /// This program's version.
     pub version: String,
-    /// Of everything that the folder was made from.
+    /// Hash of everything that the folder was made from.
     pub fingerprint: String,
-    /// What making it took, in seconds: merging and exporting, without loading the adapter.
+    /// Time to merge and export, in seconds, without loading the adapter.
     pub prepare_seconds: f64,
-    /// What laying out its own weights for this processor took after that, in seconds, where that was done.
+    /// Time to lay out the variant's own weights for this processor, in seconds, if that was done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lay_out_seconds: Option<f64>,
-    /// Which variant it is.
+    /// The variant.
     pub variant: Variant,
-    /// The base model, as it was named.
+    /// The base model, as the user named it.
     pub model_id: String,
     /// The base model's folder.
     pub model_folder: PathBuf,
     /// Whether the base's weights are random numbers.
     pub synthetic: bool,
-    /// The dtype that weights were rounded to.
+    /// The dtype that the weights are rounded to.
     pub dtype: Dtype,
     /// The dtype of the graph's arithmetic.
     pub compute: Dtype,
-    /// What its attention is made of.
+    /// The operators that attention is built from.
     #[serde(default)]
     pub attention: AttentionOperator,
-    /// Rows of the head.
+    /// Vocabulary size: rows of the head.
     pub vocab_size: usize,
-    /// Positions that the model was made for.
+    /// Positions that are supported.
     pub max_position_embeddings: usize,
-    /// Why there are no more, where the model was made for more.
+    /// Why there are no more positions, if the model was made for more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub positions_end: Option<String>,
     /// Width of the token embedding.
     pub embedding_dim: usize,
-    /// The cache of each layer: heads, width of a head in the graph.
+    /// For each layer's cache: `(key and value heads, width of a head in the graph)`.
     pub cache: Vec<(usize, usize)>,
     /// Width of a head in the checkpoint; the graph's may be wider.
     pub head_dim: usize,
-    /// Distinct parameters of the base.
+    /// Number of parameters of the base; shared ones count once.
     pub base_params: usize,
     /// Bytes of the base's tensors as stored.
     pub base_bytes: u64,
-    /// Whether routers send each token to some of many experts.
+    /// Whether the model is a mixture of experts.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub routed: bool,
-    /// Whether the adapter leaves quantized weights of its own, in a file beside its tensors.
+    /// Whether the folder contains residual weights ([`RESIDUALS`](super::RESIDUALS)).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub has_residuals: bool,
-    /// What a decode step must read.
+    /// Bytes that a decode step must read.
     pub reads: DecodeReads,
-    /// What is quantized, and how; absent where nothing is.
+    /// What is quantized, and how; `None` if nothing is.
     #[serde(default)]
     pub quantization: Option<QuantizationSummary>,
     /// The adapter, in variants that have one.
     pub adapter: Option<AdapterSummary>,
 }
 
-/// Bytes that a decode step must read, in the dtype of the arithmetic or as they're quantized: the floor of its time is these
-/// over the memory's bandwidth.
+/// Bytes that a decode step must read, in the dtype of the arithmetic or as quantized. Divided by
+/// the memory's bandwidth, they give a lower bound of its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DecodeReads {
-    /// Weights, but for the rows of an embedding that one token doesn't need.
+    /// The base's weights; of an embedding, only the row of one token.
     pub weight_bytes: u64,
-    /// The adapter's tensors, with the same exception.
+    /// The adapter's tensors; of tables with a row per token, only one row.
     pub adapter_bytes: u64,
-    /// Keys and values, for each cached position.
+    /// Keys and values of one cached position, in all layers.
     pub cache_bytes_per_position: u64,
 }
 
 impl DecodeReads {
-    /// Bytes of a step behind `positions` cached ones.
+    /// Bytes that a step reads when `positions` positions are cached.
     pub fn bytes(&self, positions: f64) -> f64 {
         let fixed = self.weight_bytes + self.adapter_bytes;
         fixed as f64 + positions * self.cache_bytes_per_position as f64
     }
 }
 
-/// An adapter, in a manifest.
+/// The adapter of a prepared variant.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AdapterSummary {
     /// The experiment: `<method>--<name>`.
     pub experiment: String,
-    /// Its folder.
+    /// The experiment's folder.
     pub folder: PathBuf,
     /// `peft_type`
     pub peft_type: String,
-    /// `adapter_config.json`
+    /// The content of `adapter_config.json`.
     pub config: serde_json::Value,
-    /// Whether its values were drawn fresh.
+    /// Whether its values were drawn at random.
     pub fresh: bool,
     /// Trainable parameters, as PEFT counts them.
     pub trainable_params: usize,
-    /// Of base and adapter together.
+    /// Parameters of base and adapter together.
     pub total_params: usize,
-    /// Bytes of its tensors as stored; for a fresh one in float32.
+    /// Bytes of its tensors as stored; a fresh adapter counts in float32.
     pub stored_bytes: u64,
     /// Inputs of the unmerged graph, in `adapter.safetensors`.
     pub inputs: Vec<String>,
-    /// Which nodes they are bound to.
+    /// The form in which the adapter is computed.
     #[serde(default)]
     pub adapter_form: AdapterForm,
-    /// For each input that some value makes do nothing, that value.
+    /// The neutral value of each input that has one: filled with it, the input has no effect.
     #[serde(default)]
     pub neutral: BTreeMap<String, f32>,
-    /// What goes in front of the prompt.
+    /// What prompt learning puts in front of the prompt, if the method does.
     pub prompt: Option<PromptKind>,
-    /// Tokens of the prompt from whose last occurrence on it acts; `None` where it always does.
+    /// The invocation tokens: the adapter acts from their last occurrence in the prompt on. `None`
+    /// if it always acts.
     #[serde(default)]
     pub invocation: Option<Vec<u32>>,
-    /// Whether what it computes depends on all tokens of a call together.
+    /// Whether its computation depends on all tokens of a call together, so that a prompt can't be
+    /// split into chunks.
     #[serde(default)]
     pub whole_calls: bool,
-    /// The task that it was prepared for; `None` where its method has none.
+    /// The task that it was prepared for; `None` if its method has no tasks.
     #[serde(default)]
     pub task: Option<Task>,
-    /// What users should be told of how it's taken.
+    /// Notes for the user on how the adapter is interpreted.
     #[serde(default)]
     pub notes: Vec<String>,
 }
@@ -154,14 +156,14 @@ pub struct AdapterSummary {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PromptKind {
-    /// Rows in front of the embeddings.
+    /// This many rows in front of the prompt's embeddings.
     VirtualTokens(usize),
-    /// Rows of the cache.
+    /// This many rows of keys and values at the beginning of the cache.
     Prefix(usize),
 }
 
 impl PromptKind {
-    /// Tokens that it adds to the sequence.
+    /// Number of positions that it takes in the sequence.
     pub fn num_virtual_tokens(self) -> usize {
         match self {
             Self::VirtualTokens(count) | Self::Prefix(count) => count,
@@ -176,7 +178,7 @@ impl Manifest {
     /// Reads the manifest of `folder`.
     ///
     /// # Errors
-    /// If it's missing, or isn't this program's.
+    /// If it's missing, or can't be parsed.
     pub fn read(folder: &Path) -> Result<Self, ManifestError> {
         let path = folder.join(Self::FILE);
         let text = fs::read(&path).map_err(|source| ManifestError::Read {
@@ -195,8 +197,8 @@ impl Manifest {
         write_file(&folder.join(Self::FILE), &text)
     }
 
-    /// `prompt_ids` and, where the adapter waits for an invocation that isn't in them, that behind them: for whoever
-    /// wants to see the adapter act.
+    /// `prompt_ids`, with the invocation tokens appended if the adapter needs them and the prompt
+    /// lacks them, so that the adapter acts.
     pub fn invoking(&self, prompt_ids: &[u32]) -> Vec<u32> {
         let adapter = self.adapter.as_ref();
         let wanted = adapter.and_then(|adapter| adapter.invocation.as_deref());
@@ -204,12 +206,12 @@ impl Manifest {
         [prompt_ids, wanted.unwrap_or_default()].concat()
     }
 
-    /// How weights are quantized, if they are.
+    /// How the weights are quantized, if they are.
     pub fn quantization(&self) -> Option<Quantization> {
         Some(self.quantization.as_ref()?.quantization)
     }
 
-    /// Tokens in front of the prompt.
+    /// Number of virtual tokens in front of the prompt.
     pub fn num_virtual_tokens(&self) -> usize {
         let prompt = self.adapter.as_ref().and_then(|adapter| adapter.prompt);
         prompt.map_or(0, PromptKind::num_virtual_tokens)

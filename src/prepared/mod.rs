@@ -1,4 +1,4 @@
-//! Prepared folders: what `prepare` writes and the engine reads.
+//! The format of prepared folders, which `prepare` writes and the engine reads.
 
 mod manifest;
 mod precision;
@@ -16,25 +16,26 @@ pub use variant::Variant;
 
 use crate::adapter::Task;
 
-/// The graph's file.
+/// File name of the graph.
 pub const GRAPH: &str = "model.onnx";
-/// The tensors that are bound to the inputs of an unmerged graph.
+/// File name of the tensors that are bound to the inputs of an unmerged graph.
 pub const ADAPTER: &str = "adapter.safetensors";
-/// What an unmerged adapter leaves of quantized weights.
+/// File name of the residual weights: the quantized weights without the part that the adapter
+/// trains.
 pub const RESIDUALS: &str = "residuals.safetensors";
 
-/// A variant that's ready to run.
+/// A prepared variant, ready to run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PreparedVariant {
     /// Its folder.
     pub folder: PathBuf,
-    /// What it is.
+    /// Its manifest.
     pub manifest: Manifest,
-    /// Whether it was there already, unchanged.
+    /// Whether it existed already and nothing had to be made.
     pub up_to_date: bool,
 }
 
-/// The task that `variants` of one experiment were prepared for.
+/// The task that the `variants` of an experiment were prepared for, if the adapter has tasks.
 pub fn task_of(variants: &[PreparedVariant]) -> Option<Task> {
     let mut adapters = variants
         .iter()
@@ -42,7 +43,7 @@ pub fn task_of(variants: &[PreparedVariant]) -> Option<Task> {
     adapters.find_map(|adapter| adapter.task)
 }
 
-/// A variant that stands for one, in tests that read none of its files.
+/// A placeholder for tests that read none of a variant's files.
 #[cfg(test)]
 pub(crate) fn stand_in(variant: Variant) -> PreparedVariant {
     let manifest = serde_json::json!({

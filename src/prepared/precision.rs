@@ -1,26 +1,26 @@
-//! What weights are rounded to, and how a graph computes with them.
+//! The precision of weights and arithmetic.
 
 use crate::graph::{Arithmetic, AttentionOperator, Device};
 use crate::quantize::{Accuracy, Quantization, QuantizedTypes};
 use crate::weights::Dtype;
 
-/// What weights are rounded to, and what the graph computes in.
+/// What weights are rounded or quantized to, and how the graph computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Precision {
     /// Where the graph runs.
     pub device: Device,
-    /// The dtype that was asked for.
+    /// The requested dtype, which weights are rounded to.
     pub dtype: Dtype,
-    /// The dtype of the arithmetic. ONNX Runtime's CPU provider computes in float32.
+    /// The dtype of the arithmetic; float32 on ONNX Runtime's CPU provider.
     pub compute: Dtype,
-    /// What attention is made of.
+    /// The operators that attention is built from.
     pub attention: AttentionOperator,
-    /// How weights are quantized, once they're rounded.
+    /// How weights are quantized after rounding, if they are.
     pub quantization: Option<Quantization>,
 }
 
 impl Precision {
-    /// The precision of `dtype` on a CPU or a GPU.
+    /// The precision for `dtype` on a GPU (`cuda`) or a CPU.
     pub fn new(dtype: Dtype, cuda: bool) -> Self {
         let attention = match (cuda, dtype) {
             (true, Dtype::Float32) => AttentionOperator::Standard,
@@ -35,7 +35,7 @@ impl Precision {
         }
     }
 
-    /// The same with quantized weights.
+    /// This precision with another quantization.
     pub fn with_quantization(self, quantization: Option<Quantization>) -> Self {
         Self {
             quantization,
@@ -43,7 +43,8 @@ impl Precision {
         }
     }
 
-    /// The arithmetic of products with quantized weights where it's chosen: on a CPU.
+    /// The accuracy level of products with quantized weights; `None` on a GPU or if no weight's
+    /// format has one.
     pub fn accuracy(self) -> Option<Accuracy> {
         let quantization = self.quantization.filter(|found| found.has_accuracy());
         match self.device {
@@ -52,7 +53,7 @@ impl Precision {
         }
     }
 
-    /// The types of what's quantized.
+    /// The types of quantized weights.
     pub fn quantized_types(self) -> QuantizedTypes {
         QuantizedTypes {
             weights: self.dtype,
@@ -60,7 +61,7 @@ impl Precision {
         }
     }
 
-    /// How a graph computes.
+    /// How the graph computes.
     pub fn arithmetic(self) -> Arithmetic {
         Arithmetic {
             device: self.device,
@@ -71,7 +72,7 @@ impl Precision {
         }
     }
 
-    /// In names of folders.
+    /// The label in folder names.
     pub fn label(self) -> String {
         let mut label = self.dtype.to_string();
         if self.dtype != self.compute {

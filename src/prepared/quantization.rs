@@ -9,43 +9,46 @@ use crate::adapter::Adapter;
 use crate::arch::DecoderSpec;
 use crate::quantize::{Accuracy, Format, Quantization};
 
-/// The file's name, in the folder of a model's variants.
+/// File name of the base's quantized weights, in the folder of a model's variants.
 pub const QUANTIZED: &str = "quantized.safetensors";
 
-/// What is quantized and how, in manifests and results.
+/// What is quantized, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct QuantizationSummary {
     /// `rtn` (rounded to nearest) or `nf4`.
     pub scheme: String,
-    /// Of a code, in weights other than the head and the embedding.
+    /// Bits per code, in weights other than the head and the embedding.
     pub bits: usize,
     /// Values that share a scale.
     pub block_size: usize,
-    /// Whether zero is a code of every block, in its middle; `nf4` is not evenly spaced.
+    /// Whether codes are symmetric around zero; `nf4` codes are not evenly spaced.
     pub symmetric: bool,
-    /// `MatMulNBits`' attribute: 4 rounds its inputs to 8 bits as well, 1 computes in float32. `MatMulBnb4` has
-    /// none, and neither has a GPU, which computes in the type of the inputs.
+    /// The attribute `accuracy_level` of `MatMulNBits`: 4 rounds its inputs to 8 bits too, 1
+    /// computes in float32. `None` for `MatMulBnb4`, which has no such attribute, and on a GPU,
+    /// which computes in the type of the inputs.
     pub accuracy_level: Option<u8>,
-    /// What the head is quantized to; absent where it stays float.
+    /// The head's format; `None` if it stays float.
     pub head: Option<Format>,
-    /// What the token embedding is quantized to; absent where it stays float.
+    /// The token embedding's format; `None` if it stays float.
     #[serde(default)]
     pub embedding: Option<Format>,
-    /// Weights that are quantized, a shared one once.
+    /// Number of quantized weights; a shared one counts once.
     pub quantized_weights: usize,
-    /// Weights that would be, but for the unmerged adapter, which has others in their place.
+    /// Number of weights that would be quantized, but that the unmerged adapter replaces by float
+    /// ones.
     #[serde(default)]
     pub replaced_weights: usize,
-    /// Bytes of their codes and scales.
+    /// Bytes of all codes and scales.
     pub quantized_bytes: u64,
-    /// What stays as it is.
+    /// What isn't quantized.
     pub float: Vec<String>,
-    /// As options say it.
+    /// The options that led to this.
     pub quantization: Quantization,
 }
 
 impl QuantizationSummary {
-    /// Describes `quantization` of a model that's prepared in `precision`, with an `unmerged` adapter beside it.
+    /// Describes `quantization` for a model with this `spec` and `precision`, on which an
+    /// `unmerged` adapter may run.
     pub fn new(
         spec: &DecoderSpec,
         quantization: Quantization,

@@ -1,23 +1,23 @@
-//! The variants of a model.
+//! The variants in which a model is prepared.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A variant of a model.
+/// A variant in which a model is prepared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Variant {
-    /// The plain decoder.
+    /// The base model without the adapter.
     Base,
-    /// The same graph over weights that the adapter was folded into.
+    /// The base's graph, over weights that the adapter was merged into.
     Merged,
-    /// The decoder with the adapter's nodes; its tensors are inputs.
+    /// The base's graph with the adapter's nodes; the adapter's tensors are inputs.
     Unmerged,
 }
 
 impl Variant {
-    /// The name of its folder, and in results.
+    /// Its name in folders and results.
     pub fn name(self) -> &'static str {
         match self {
             Self::Base => "base",

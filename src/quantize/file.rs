@@ -302,12 +302,12 @@ fn write_quantized(
             .shapes(rows, columns)
             .map(|shape| shape.iter().product()),
     };
-    writer.write_part(&codes, before_codes, &made.codes)?;
+    writer.write_bytes_from(&codes, before_codes, &made.codes)?;
     let mut bytes = Vec::new();
     encode(&made.scales, types.scales, 0, &mut bytes)
         .expect("no scale is larger than the values of its block, which are finite in that type");
     let size = types.scales.size();
-    Ok(writer.write_part(&scales, size * before_scales, &bytes)?)
+    Ok(writer.write_bytes_from(&scales, size * before_scales, &bytes)?)
 }
 
 /// Quantizes `values`, all of the planned weight `key`, and writes them: rounded first, some rows at a time.

@@ -1,15 +1,16 @@
-//! Between stored bytes and `f32`. Every value is widened exactly and rounded once, to nearest even.
+//! Converts between stored bytes and `f32`. Widening is exact; rounding is done once, to nearest
+//! even.
 
 use half::{bf16, f16};
 use thiserror::Error;
 
 use super::Dtype;
 
-/// A value that is a NaN or an infinity, or that became one when it was rounded.
+/// A value that is a NaN or an infinity, or that overflowed when it was rounded.
 #[derive(Debug, Error, PartialEq)]
 #[error("element {index} is {value} after rounding to {dtype}")]
 pub struct NonFinite {
-    /// Position in row-major order.
+    /// Index in row-major order.
     pub index: usize,
     /// The value before rounding.
     pub value: f32,
@@ -18,7 +19,7 @@ pub struct NonFinite {
 }
 
 /// Widens little-endian `bytes` of `dtype` to `f32`. A trailing incomplete element is ignored;
-/// callers pass whole tensors, whose length the file's header has been checked against.
+/// callers pass whole tensors, whose length has been checked against the file's header.
 pub fn widen(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
     match dtype {
         Dtype::Float32 => bytes
@@ -36,7 +37,7 @@ pub fn widen(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
     }
 }
 
-/// Rounds little-endian float64 `bytes` to `f32`, as PyTorch does when it copies one into the other.
+/// Rounds little-endian float64 `bytes` to `f32`, as PyTorch does when it copies between the types.
 pub fn narrow(bytes: &[u8]) -> Vec<f32> {
     let (chunks, _) = bytes.as_chunks::<8>();
     let values = chunks.iter().map(|&chunk| f64::from_le_bytes(chunk) as f32);
@@ -52,10 +53,11 @@ pub fn round_to(value: f32, dtype: Dtype) -> f32 {
     }
 }
 
-/// Appends `values`, rounded to `dtype`, to `out` as little-endian bytes.
+/// Appends `values`, rounded to `dtype`, to `out` as little-endian bytes. `first` is the tensor
+/// index of the first value, for errors.
 ///
 /// # Errors
-/// If a value isn't finite, or overflows `dtype`; `first` is added to the index that is reported.
+/// If a value isn't finite, or overflows `dtype`.
 pub fn encode(
     values: &[f32],
     dtype: Dtype,
@@ -91,9 +93,10 @@ pub fn encode(
     Ok(())
 }
 
-/// The first NaN or infinity in little-endian `bytes` of `dtype`, and its index.
+/// The first NaN or infinity in little-endian `bytes` of `dtype`: its index and value.
 pub fn first_non_finite(bytes: &[u8], dtype: Dtype) -> Option<(usize, f32)> {
-    // The largest magnitude's bits tell for all elements at once; the compiler makes that wide.
+    // The bits of the largest magnitude decide for all elements at once; the compiler vectorizes
+    // this.
     let all_finite = match dtype {
         Dtype::Float32 => {
             let bits = bytes
@@ -145,7 +148,7 @@ mod tests {
     #[test]
     fn rounding_is_to_nearest_even_and_widening_is_exact() {
         let mut bytes = Vec::new();
-        // 1 + 2^-8 lies halfway between two bfloat16 values; the even one is 1.
+        // 1 + 2^-8 is halfway between two bfloat16 values; the even one is 1.
         encode(&[1.0 + 1.0 / 256.0, 1.5], Dtype::BFloat16, 0, &mut bytes).unwrap();
         assert_eq!(widen(&bytes, Dtype::BFloat16), [1.0, 1.5]);
     }

@@ -1,11 +1,12 @@
-//! What is wrong with a file that isn't valid safetensors, for people: the crate's errors name neither tensor nor sizes.
+//! Readable reasons why a file isn't valid safetensors: the crate's errors name neither the tensor
+//! nor sizes.
 
 use safetensors::{Dtype, SafeTensorError};
 use serde_json::Value as Json;
 
 use crate::files::failed_download;
 
-/// Says why `bytes`, the whole file, were refused with `error`.
+/// The reason why the crate refused `bytes`, the whole file, with `error`.
 pub fn diagnosis(bytes: &[u8], error: &SafeTensorError) -> String {
     if let Some(other) = failed_download(bytes) {
         return other.to_owned();
@@ -17,7 +18,9 @@ pub fn diagnosis(bytes: &[u8], error: &SafeTensorError) -> String {
     let length = u64::from_le_bytes(*length);
     match error {
         SafeTensorError::HeaderTooLarge | SafeTensorError::InvalidHeaderLength => {
-            format!("its first 8 bytes ask for a header of {length} bytes, and the file has {size}")
+            format!(
+                "its first 8 bytes announce a header of {length} bytes, but the file has {size} bytes"
+            )
         }
         SafeTensorError::InvalidHeaderDeserialization(error) => {
             format!("its header isn't as expected: {error}")
@@ -32,7 +35,8 @@ pub fn diagnosis(bytes: &[u8], error: &SafeTensorError) -> String {
     }
 }
 
-/// What is wrong with the tensors of `header`, behind which the data begin at byte `start` of `size`.
+/// What is wrong with the tensors in `header`. The data begin at byte `start` of a file of `size`
+/// bytes.
 fn of_tensors(header: &Json, start: u64, size: usize) -> Option<String> {
     let mut tensors = Vec::new();
     for (name, tensor) in header.as_object()? {
@@ -62,7 +66,7 @@ fn of_tensors(header: &Json, start: u64, size: usize) -> Option<String> {
         });
         if bits.is_none() || bits != (end - begin).checked_mul(8) {
             return Some(format!(
-                "tensor `{name}` has {} bytes, which is not what the shape {shape} takes in {dtype:?}",
+                "tensor `{name}` has {} bytes, which doesn't fit shape {shape} in {dtype:?}",
                 end - begin
             ));
         }
@@ -70,7 +74,7 @@ fn of_tensors(header: &Json, start: u64, size: usize) -> Option<String> {
     let described = start + expected;
     (described != size as u64).then(|| {
         format!(
-            "it's cut off or damaged: its header describes {described} bytes, the file has {size}"
+            "it's cut off or damaged: its header describes {described} bytes, the file has {size} bytes"
         )
     })
 }

@@ -16,7 +16,7 @@ pub enum Dtype {
     BFloat16,
 }
 
-/// A name that is no dtype.
+/// A name that isn't a supported dtype.
 #[derive(Debug, Error)]
 #[error("unknown dtype `{0}`; allowed: float32, float16, bfloat16")]
 pub struct UnknownDtype(pub String);
@@ -39,7 +39,7 @@ impl Dtype {
         }
     }
 
-    /// The same type in a safetensors header.
+    /// The corresponding type in a safetensors header.
     pub fn to_safetensors(self) -> safetensors::Dtype {
         match self {
             Self::Float32 => safetensors::Dtype::F32,
@@ -48,8 +48,8 @@ impl Dtype {
         }
     }
 
-    /// The float type of a safetensors header; `None` for integers and for the types that no
-    /// decoder's weights have.
+    /// The float type for a safetensors type; `None` for integers and for types that no decoder's
+    /// weights have.
     pub fn from_safetensors(dtype: safetensors::Dtype) -> Option<Self> {
         match dtype {
             safetensors::Dtype::F32 => Some(Self::Float32),

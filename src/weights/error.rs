@@ -1,4 +1,4 @@
-//! What can be wrong with a file of tensors.
+//! Errors of tensor files.
 
 use std::io;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ pub enum WeightsError {
     #[error("`{}` is not a valid safetensors file: {message}", path.display())]
     Header { path: PathBuf, message: String },
 
-    #[error("`{}` is not an index of shards: {message}", path.display())]
+    #[error("`{}` is not a shard index: {message}", path.display())]
     NoIndex {
         path: PathBuf,
         message: &'static str,

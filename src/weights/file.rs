@@ -1,7 +1,7 @@
-//! One safetensors file, mapped and checked.
+//! One memory-mapped safetensors file.
 //!
-//! Format: <https://huggingface.co/docs/safetensors>. Header checks (overlaps, offsets out of range, sizes that don't fit
-//! their shapes or the file) are the `safetensors` crate's.
+//! Format: <https://huggingface.co/docs/safetensors>. The `safetensors` crate checks the header:
+//! overlaps, offsets out of range, sizes that don't match their shapes or the file.
 
 use std::fs::File;
 use std::ops::Range;
@@ -16,17 +16,18 @@ use super::convert::narrow;
 use super::diagnosis::diagnosis;
 use super::{Dtype, WeightsError, widen};
 
-/// A mapped safetensors file whose header has been checked against its length. Clones share the map.
+/// A memory-mapped safetensors file whose header has been checked against the file's length. Clones
+/// share the map.
 #[derive(Debug, Clone)]
 pub struct SafetensorsFile {
     path: PathBuf,
     map: Arc<Mmap>,
     metadata: Metadata,
-    /// Where the tensors' bytes begin: behind the length field and the header.
+    /// Offset of the tensors' bytes, after the length field and the header.
     data_start: usize,
 }
 
-/// Where a tensor's bytes are.
+/// The location of a tensor's bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorLocation {
     /// The file.
@@ -41,32 +42,32 @@ pub struct TensorLocation {
     pub shape: Vec<usize>,
 }
 
-/// Bytes of a file.
+/// A range of bytes in a file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ByteSpan {
     /// The file.
     pub path: PathBuf,
     /// First byte, from the beginning of the file.
     pub offset: u64,
-    /// How many.
+    /// Length in bytes.
     pub length: u64,
 }
 
 impl ByteSpan {
-    /// The byte behind the last one.
+    /// Offset of the first byte after the range.
     pub fn end(&self) -> u64 {
         self.offset + self.length
     }
 }
 
-/// One tensor of a mapped file.
+/// A tensor in a mapped file.
 #[derive(Debug, Clone)]
 pub struct TensorView<'a> {
     /// The name in the file.
     pub name: &'a str,
-    /// Where it is.
+    /// The file.
     pub path: &'a Path,
-    /// Element type as the header has it.
+    /// Element type in the header.
     pub stored: safetensors::Dtype,
     /// Row-major shape.
     pub shape: Vec<usize>,
@@ -109,7 +110,7 @@ impl SafetensorsFile {
         &self.path
     }
 
-    /// Free text of the header.
+    /// The value of `key` in the header's metadata.
     pub fn metadata(&self, key: &str) -> Option<&str> {
         let all = self.metadata.metadata().as_ref()?;
         all.get(key).map(String::as_str)
@@ -136,15 +137,15 @@ impl SafetensorsFile {
     }
 }
 
-/// Little-endian numbers of `N` bytes each.
+/// Decodes little-endian integers of `N` bytes each.
 fn whole_numbers<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> i64) -> Vec<i64> {
     let (chunks, _) = bytes.as_chunks::<N>();
     chunks.iter().map(|&chunk| read(chunk)).collect()
 }
 
 impl<'a> TensorView<'a> {
-    /// The part of it that begins `first` bytes behind its start and is as long as `shape` asks for, as a tensor of its own.
-    /// The whole has been checked to be as long.
+    /// A slice of the tensor: `shape` elements from byte `first` on. The caller has checked that
+    /// the tensor is long enough.
     pub(super) fn slice(&self, name: &'a str, first: usize, shape: &[usize]) -> Self {
         let length = shape.iter().product::<usize>() * self.stored.bitsize() / 8;
         Self {
@@ -156,7 +157,7 @@ impl<'a> TensorView<'a> {
         }
     }
 
-    /// The same with its first `rows` alone, where it has more.
+    /// The tensor cut to its first `rows` rows, if it has more.
     pub fn first_rows(mut self, rows: usize) -> Self {
         if let Some(there) = self.shape.first_mut()
             && *there > rows
@@ -179,10 +180,10 @@ impl<'a> TensorView<'a> {
         })
     }
 
-    /// Checks the shape.
+    /// Checks that the tensor's shape is `expected`.
     ///
     /// # Errors
-    /// If it is another one.
+    /// If it's another shape.
     pub fn expect_shape(&self, expected: &[usize]) -> Result<(), WeightsError> {
         if self.shape == expected {
             return Ok(());
@@ -195,20 +196,21 @@ impl<'a> TensorView<'a> {
         })
     }
 
-    /// All elements, widened; of float64, rounded.
+    /// All elements, widened to `f32`; float64 is rounded.
     ///
     /// # Errors
     /// If the element type is not a float type.
     pub fn to_f32(&self) -> Result<Vec<f32>, WeightsError> {
-        self.part_to_f32(0..self.shape.iter().product())
+        self.range_to_f32(0..self.shape.iter().product())
     }
 
-    /// The same of some of them, which are there.
+    /// The elements in `range`, widened as in [`to_f32`](Self::to_f32). The range must be within
+    /// the tensor.
     ///
     /// # Errors
     /// As [`to_f32`](Self::to_f32).
-    pub fn part_to_f32(&self, part: Range<usize>) -> Result<Vec<f32>, WeightsError> {
-        let bytes = |size: usize| &self.bytes[part.start * size..part.end * size];
+    pub fn range_to_f32(&self, range: Range<usize>) -> Result<Vec<f32>, WeightsError> {
+        let bytes = |size: usize| &self.bytes[range.start * size..range.end * size];
         if self.stored == safetensors::Dtype::F64 {
             return Ok(narrow(bytes(8)));
         }
@@ -216,11 +218,11 @@ impl<'a> TensorView<'a> {
         Ok(widen(bytes(dtype.size()), dtype))
     }
 
-    /// All elements of a tensor of whole numbers. Float types are taken too, if every element is whole:
-    /// PEFT writes indices as float32 on some platforms.
+    /// All elements of an integer tensor. Float types are accepted if every element is a whole
+    /// number: PEFT writes indices as float32 on some platforms.
     ///
     /// # Errors
-    /// If the element type holds no whole numbers, or an element isn't one.
+    /// If the element type is unsupported, or an element isn't a whole number.
     pub fn to_i64(&self) -> Result<Vec<i64>, WeightsError> {
         use safetensors::Dtype as Stored;
         let wrong = || WeightsError::Dtype {
@@ -241,7 +243,7 @@ impl<'a> TensorView<'a> {
         }
     }
 
-    /// Where the bytes are in the file, whatever their type.
+    /// The location of the bytes in the file, whatever the element type.
     pub fn span(&self) -> ByteSpan {
         ByteSpan {
             path: self.path.to_owned(),
@@ -250,7 +252,7 @@ impl<'a> TensorView<'a> {
         }
     }
 
-    /// Where the elements are in the file.
+    /// The location of the elements in the file.
     ///
     /// # Errors
     /// If the element type is not a supported float type.

@@ -1,4 +1,5 @@
-//! Tensors in and out: safetensors files read in place, and written one tensor after the other.
+//! Safetensors files: reading tensors in place, writing them one after the other, converting
+//! dtypes.
 
 mod convert;
 mod diagnosis;

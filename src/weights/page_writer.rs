@@ -1,8 +1,9 @@
-//! Gathers what's written to a file into whole pages of it, of 2 MiB each.
+//! Collects writes to a file into whole pages of 2 MiB.
 //!
-//! A file system with large folios (ext4, XFS, btrfs) keeps a page that's written at once in one large page, and maps it
-//! as such. What's read through the map later, as often as once a token, then needs few entries of the page table:
-//! [the kernel's documentation](https://docs.kernel.org/admin-guide/mm/transhuge.html).
+//! File systems with large folios (ext4, XFS, btrfs) keep a range that's written at once in one
+//! large page, and map it as one. Reading such a file through a map, as often as once per token,
+//! then needs few page-table entries: [the kernel's
+//! documentation](https://docs.kernel.org/admin-guide/mm/transhuge.html).
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,16 +15,17 @@ use std::sync::{Mutex, PoisonError};
 /// Bytes of a page: a large page of x86-64, and of aarch64 with small pages of 4 KiB.
 pub const PAGE: usize = 2 << 20;
 
-/// Pages that wait for the rest of their bytes. Of more, what comes is written as it comes, which bounds the memory.
+/// Most pages that may wait for the rest of their bytes. Beyond that, bytes are written as they
+/// come, which bounds the memory.
 const WAITING: usize = 16;
 
-/// The pages of a file that are known in page.
+/// The pages of a file of which only some bytes have been received.
 #[derive(Debug, Default)]
 pub struct PageWriter {
     waiting: Mutex<BTreeMap<u64, Page>>,
 }
 
-/// A page with the bytes that are known.
+/// A page and the ranges of its bytes that have been received.
 #[derive(Debug)]
 struct Page {
     bytes: Vec<u8>,
@@ -35,7 +37,7 @@ impl Page {
         self.known.iter().map(ExactSizeIterator::len).sum::<usize>() >= self.bytes.len()
     }
 
-    /// Writes what's known of the page, which begins at `start`.
+    /// Writes the received bytes of the page, which begins at `start` in the file.
     fn write(mut self, file: &File, start: u64) -> io::Result<()> {
         self.known.sort_by_key(|range| range.start);
         let mut joined: Vec<Range<usize>> = Vec::new();
@@ -52,8 +54,8 @@ impl Page {
 }
 
 impl PageWriter {
-    /// Writes `bytes` to `file`, which has its final length of `length`, from `offset` on: whole pages now, the others when
-    /// the rest of them is there.
+    /// Writes `bytes` to `file` from `offset` on. The file has its final `length`. Whole pages are
+    /// written now, the others once the rest of their bytes has come.
     ///
     /// # Errors
     /// If the file can't be written.
@@ -83,7 +85,8 @@ impl PageWriter {
         Ok(())
     }
 
-    /// Adds `bytes` to the part of `page_bytes` bytes that begins at `start`, `within` it; writes it if that completes it.
+    /// Adds `bytes` to the page of `page_bytes` bytes that begins at `start`, from `within` on;
+    /// writes the page if it's complete.
     fn gather(
         &self,
         file: &File,
@@ -112,7 +115,7 @@ impl PageWriter {
         page.map_or(Ok(()), |page| page.write(file, start))
     }
 
-    /// Writes what's still waiting.
+    /// Writes all bytes that are still waiting.
     ///
     /// # Errors
     /// If the file can't be written.
@@ -133,7 +136,7 @@ mod tests {
 
     use super::*;
 
-    /// A file of `length` bytes, written in `pieces` by several threads.
+    /// Writes a file of `length` bytes in `pieces`, from several threads, and returns its bytes.
     fn written(length: usize, pieces: &[Range<usize>], content: &[u8]) -> Vec<u8> {
         let file = tempfile::tempfile().unwrap();
         file.set_len(length as u64).unwrap();
@@ -163,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_in_any_order_is_there() {
+    fn pieces_may_be_written_in_any_order() {
         let mut random = StdRng::seed_from_u64(1);
         for length in [1, PAGE - 1, PAGE, PAGE + 1, 2 * PAGE, 40 * PAGE + 12_345] {
             let content: Vec<u8> = (0..length).map(|index| (index % 251) as u8).collect();
@@ -177,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_never_written_stays_as_it_was() {
+    fn unwritten_bytes_keep_their_value() {
         let length = 2 * PAGE;
         let content = vec![7; length];
         let found = written(length, &[10..20, 20..30, PAGE - 5..PAGE + 5], &content);

@@ -1,14 +1,16 @@
-//! Where a quantized weight is stored and how its values are encoded, whoever quantized it.
+//! Where a quantized weight is stored and how its values are encoded, independent of who quantized
+//! it.
 
 use super::{ByteSpan, Dtype};
 
-/// How a quantized weight's values are encoded: codes of a few bits, and one scale a block.
+/// How a quantized weight's values are encoded: codes of a few bits, and one scale per block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
     /// `(code − 2^(bits − 1)) · scale`: evenly spaced, and symmetric around zero.
     ///
-    /// A block is part of a row; zeros fill a row's last block. Codes are U8 `[rows, blocks, bytes]`, of two in a byte the
-    /// first in the lower half; scales are `[rows, blocks]`.
+    /// A block is a part of a row; a row's last block is padded with zeros. Codes are U8 `[rows,
+    /// blocks, bytes]`; of two codes in a byte, the first is in the lower half. Scales are `[rows,
+    /// blocks]`.
     Even {
         /// Bits of a code.
         bits: usize,
@@ -17,8 +19,8 @@ pub enum Encoding {
     },
     /// `table[code] · scale`.
     ///
-    /// Blocks run through all rows. Codes are U8 `[elements / 2]`, of two in a byte the first in the upper half; scales are
-    /// `[blocks]`.
+    /// Blocks run through the rows without a break. Codes are U8 `[elements / 2]`; of two codes in
+    /// a byte, the first is in the upper half. Scales are `[blocks]`.
     Table {
         /// The values of the 16 codes.
         table: CodeTable,
@@ -27,14 +29,15 @@ pub enum Encoding {
     },
 }
 
-/// A table of the values that 4-bit codes stand for.
+/// A table that maps 4-bit codes to values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CodeTable {
     /// bitsandbytes' NF4 ([`NF4`]).
     Nf4,
 }
 
-/// The values that codes of NF4 stand for, times their block's scale: quantiles, scaled to −1 … 1.
+/// The values of the NF4 codes before scaling: quantiles of a normal distribution, scaled to −1 …
+/// 1.
 pub const NF4: [f32; 16] = [
     -1.0,
     -0.696_192_8,
@@ -55,7 +58,7 @@ pub const NF4: [f32; 16] = [
 ];
 
 impl CodeTable {
-    /// The values of its codes.
+    /// The value of each code.
     pub fn values(self) -> &'static [f32; 16] {
         match self {
             Self::Nf4 => &NF4,
@@ -79,7 +82,7 @@ impl Encoding {
         }
     }
 
-    /// Shapes of codes (bytes) and scales of a weight of `rows` × `columns`.
+    /// Shapes of the codes (bytes) and the scales of a weight of `rows` × `columns`.
     pub fn shapes(self, rows: usize, columns: usize) -> [Vec<usize>; 2] {
         match self {
             Self::Even { bits, block_size } => {
@@ -98,7 +101,7 @@ impl Encoding {
     }
 }
 
-/// Where a quantized weight is.
+/// The location of a quantized weight.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuantizedWeight {
     /// How its values are encoded.

@@ -14,20 +14,20 @@ use crate::files::failed_download;
 #[derive(Debug, Clone)]
 pub struct TensorStore {
     files: Vec<SafetensorsFile>,
-    /// Tensor name to the file that has it.
+    /// The index of the file that has each tensor.
     names: BTreeMap<String, usize>,
-    /// Names of parts of tensors.
+    /// Slices of tensors, by the name under which they're found.
     slices: BTreeMap<String, TensorSlice>,
     /// What error messages call the checkpoint.
     path: PathBuf,
 }
 
-/// A part of a tensor, which is found as if it were a tensor.
+/// A slice of a tensor that can be looked up under a name of its own.
 #[derive(Debug, Clone)]
 pub struct TensorSlice {
-    /// The tensor.
+    /// Name of the whole tensor.
     pub whole: String,
-    /// Its first element in the tensor.
+    /// Index of its first element in the whole tensor.
     pub first: usize,
     /// Its own shape.
     pub shape: Vec<usize>,
@@ -42,7 +42,7 @@ const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 impl TensorStore {
-    /// Whether `folder` holds a checkpoint, in whatever state.
+    /// Whether `folder` contains a checkpoint, complete or not.
     pub fn is_in(folder: &Path) -> bool {
         let is_there = |name: &str| folder.join(name).symlink_metadata().is_ok();
         [SINGLE, INDEX].into_iter().any(is_there)
@@ -85,10 +85,10 @@ impl TensorStore {
         })
     }
 
-    /// Opens the shards that the index at `path` names, which lie beside it.
+    /// Opens the shards that the index file `path` names, in the same folder.
     ///
     /// # Errors
-    /// If a file is missing, truncated or malformed, or the index names something else than a file beside it.
+    /// If a file is missing, truncated or malformed, or the index names a path outside its folder.
     pub fn open_shards(path: &Path) -> Result<Self, WeightsError> {
         let path = path.to_owned();
         let folder = path.parent().unwrap_or(Path::new("."));
@@ -166,7 +166,8 @@ impl TensorStore {
         self.names.contains_key(name)
     }
 
-    /// Refuses what DeepSpeed ZeRO-3 leaves of tensors that it didn't gather. `what` is what the file is said to hold.
+    /// Refuses empty tensors, which DeepSpeed ZeRO-3 writes if it didn't gather the weights. `what`
+    /// is the expected content of the file, for the message.
     ///
     /// # Errors
     /// If a tensor has the shape `[0]`.
@@ -184,7 +185,7 @@ impl TensorStore {
         Ok(())
     }
 
-    /// The tensor `name`, or the part of one that has this name, if there.
+    /// The tensor or slice called `name`, if there is one.
     pub fn find(&self, name: &str) -> Option<TensorView<'_>> {
         if let Some((name, &number)) = self.names.get_key_value(name) {
             return self.files[number].get(name);
@@ -195,10 +196,10 @@ impl TensorStore {
         Some(whole.slice(name, slice.first * size, &slice.shape))
     }
 
-    /// Has the part of a tensor found under `name`.
+    /// Makes a slice of a tensor available under `name`.
     ///
     /// # Panics
-    /// If the tensor isn't there, or isn't as long.
+    /// If the tensor doesn't exist or is too short.
     pub fn add_slice(&mut self, name: String, slice: TensorSlice) {
         let whole = self.find(&slice.whole).expect("the tensor was found");
         let elements = |shape: &[usize]| shape.iter().product::<usize>();
@@ -206,12 +207,12 @@ impl TensorStore {
         self.slices.insert(name, slice);
     }
 
-    /// What `name` is a part of, if it's the name of a part.
+    /// The slice called `name`, if it's one.
     pub fn slice(&self, name: &str) -> Option<&TensorSlice> {
         self.slices.get(name)
     }
 
-    /// The tensor `name`.
+    /// The tensor or slice called `name`.
     ///
     /// # Errors
     /// If the checkpoint has none.

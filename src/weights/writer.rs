@@ -1,8 +1,8 @@
-//! Writes a safetensors file whose tensors come one after the other, in any order, from any thread.
+//! Writes a safetensors file; its tensors may come in any order, from any thread.
 //!
-//! The header is written first, so every tensor's place is known; the file has a temporary name
-//! until it's complete. Writing is by `pwrite`, never through a map: a full disk is then an error
-//! and not a SIGBUS.
+//! The header is written first, so every tensor's offset is known. The file has a temporary name
+//! until it's complete. Writing uses `pwrite`, never a map, so that a full disk is an error and not
+//! a SIGBUS.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -25,7 +25,7 @@ pub struct TensorPlan {
     pub shape: Vec<usize>,
 }
 
-/// The same for elements of any type, which are written as bytes.
+/// A planned tensor of any element type, written as bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BytesPlan {
     /// Name in the file.
@@ -37,7 +37,7 @@ pub struct BytesPlan {
 }
 
 impl BytesPlan {
-    /// Bytes of the tensor.
+    /// Size of the tensor in bytes.
     pub fn bytes(&self) -> u64 {
         let bits = self.shape.iter().map(|&d| d as u64).product::<u64>();
         bits * self.stored.bitsize() as u64 / 8
@@ -54,8 +54,8 @@ impl From<&TensorPlan> for BytesPlan {
     }
 }
 
-/// A safetensors file that's being written. Dropped before [`finish`](Self::finish), it leaves
-/// nothing behind.
+/// A safetensors file that's being written. If it's dropped before [`finish`](Self::finish), no
+/// file remains.
 #[derive(Debug)]
 pub struct SafetensorsWriter {
     path: PathBuf,
@@ -79,14 +79,14 @@ pub enum WriteTensorError {
     },
 }
 
-/// Elements that are converted at a time, which bounds the memory beside the tensor itself.
+/// Elements that are converted at a time, which bounds the extra memory.
 const CHUNK: usize = 1 << 18;
 
-/// Where the data begins is a multiple of this, so that what's mapped begins with a line of the cache.
+/// Alignment of the data, so that mapped data begins at a cache line.
 const ALIGNMENT: u64 = 64;
 
 impl SafetensorsWriter {
-    /// Writes the header for `plans` to a temporary file beside `path`.
+    /// Writes the header for `plans` to a temporary file in the folder of `path`.
     ///
     /// # Errors
     /// If the file can't be created or written.
@@ -95,7 +95,8 @@ impl SafetensorsWriter {
         Self::create_with(path, &plans, &[])
     }
 
-    /// The same for elements of any type, with free text in the header.
+    /// Like [`create`](Self::create), for tensors of any element type, with `metadata` in the
+    /// header.
     ///
     /// # Errors
     /// If the file can't be created or written.
@@ -155,7 +156,7 @@ impl SafetensorsWriter {
         Ok(writer)
     }
 
-    /// What the file will be called.
+    /// The file's final path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -189,13 +190,13 @@ impl SafetensorsWriter {
             })
     }
 
-    /// Writes the planned tensor `name`, rounded once to its planned dtype.
+    /// Writes the planned tensor `name`; values are rounded once to the planned dtype.
     ///
     /// # Errors
     /// If a value isn't finite in that dtype, or writing fails.
     ///
     /// # Panics
-    /// If `name` was not planned, or with another number of elements.
+    /// If `name` was not planned, or was planned with another number of elements.
     pub fn write(&self, name: &str, values: &[f32]) -> Result<(), WriteTensorError> {
         let (dtype, start) = self.place(name, values.len());
         let mut bytes = Vec::new();
@@ -205,7 +206,8 @@ impl SafetensorsWriter {
         Ok(())
     }
 
-    /// Writes elements of the planned tensor `name`, the first of them its element `first`, as [`write`](Self::write) does.
+    /// Writes `values` into the planned tensor `name` from element `first` on, rounded as by
+    /// [`write`](Self::write).
     ///
     /// # Errors
     /// As [`write`](Self::write).
@@ -229,8 +231,8 @@ impl SafetensorsWriter {
         Ok(())
     }
 
-    /// Writes the elements of `tensor`, whose dtype may be another one, into the planned tensor `name`, the first of them its
-    /// element `first`, a chunk at a time.
+    /// Converts the elements of `tensor` to the planned dtype, a chunk at a time, and writes them
+    /// into the planned tensor `name` from element `first` on.
     ///
     /// # Errors
     /// If `tensor` has no float type, a value isn't finite in the planned dtype, or writing fails.
@@ -250,7 +252,7 @@ impl SafetensorsWriter {
         Ok(())
     }
 
-    /// Writes elements of a tensor that begins at `start`, the first of them its element `first`.
+    /// Writes elements, from element `first` on, of a tensor that begins at byte `start`.
     fn write_chunk(
         &self,
         name: &str,
@@ -268,35 +270,41 @@ impl SafetensorsWriter {
         Ok(self.write_at(bytes, start + (first * dtype.size()) as u64)?)
     }
 
-    /// Writes the planned tensor `name` from bytes that have its planned dtype already.
+    /// Writes the planned tensor `name` from bytes that already have the planned dtype.
     ///
     /// # Errors
     /// If writing fails.
     ///
     /// # Panics
-    /// If `name` was not planned, or with another size.
+    /// If `name` was not planned, or was planned with another size.
     pub fn write_bytes(&self, name: &str, bytes: &[u8]) -> Result<(), WeightsError> {
         let (plan, start) = &self.tensors[name];
         assert_eq!(plan.bytes(), bytes.len() as u64, "tensor `{name}`");
         self.write_at(bytes, *start)
     }
 
-    /// Writes bytes of the planned tensor `name`, which have its planned dtype already, from its byte `first` on.
+    /// Writes bytes that already have the planned dtype into the planned tensor `name`, from its
+    /// byte `first` on.
     ///
     /// # Errors
     /// If writing fails.
     ///
     /// # Panics
     /// If `name` was not planned, or is shorter.
-    pub fn write_part(&self, name: &str, first: usize, bytes: &[u8]) -> Result<(), WeightsError> {
+    pub fn write_bytes_from(
+        &self,
+        name: &str,
+        first: usize,
+        bytes: &[u8],
+    ) -> Result<(), WeightsError> {
         let (plan, start) = &self.tensors[name];
         let end = (first + bytes.len()) as u64;
         assert!(end <= plan.bytes(), "tensor `{name}`");
         self.write_at(bytes, start + first as u64)
     }
 
-    /// Gives the file its name. Data isn't forced to the disk first: on local file systems a full
-    /// disk has been reported by the write itself, and what's written can be made again.
+    /// Renames the file to its final name. Data isn't flushed to the disk first: on local file
+    /// systems the write itself reports a full disk, and the file can be made again.
     ///
     /// # Errors
     /// If the file can't be renamed.
@@ -315,7 +323,7 @@ impl SafetensorsWriter {
     }
 }
 
-/// Temporary files are private; what they become is an ordinary file.
+/// Temporary files are private to the user; the final file gets ordinary permissions.
 fn set_default_permissions(file: &File) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     file.set_permissions(std::fs::Permissions::from_mode(0o644))
@@ -335,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_in_any_order_is_read_back() {
+    fn tensors_written_in_any_order_are_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.safetensors");
         let plans = [
@@ -402,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_cut_or_has_overlapping_offsets_is_refused() {
+    fn a_truncated_file_or_overlapping_offsets_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.safetensors");
         let writer = SafetensorsWriter::create(&path, &[plan("a", &[8], Dtype::Float32)]).unwrap();

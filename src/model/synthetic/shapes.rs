@@ -1,5 +1,5 @@
-//! The shapes: sizes of known models, from their `config.json` on the Hugging Face hub. Which tensors there are follows
-//! from the architecture's description.
+//! The shapes: sizes of known models, from their `config.json` on the Hugging Face hub. The list of
+//! tensors follows from the architecture.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -13,9 +13,9 @@ use crate::json::JsonObject;
 /// A model's architecture and sizes.
 pub(super) struct Shape {
     pub name: &'static str,
-    /// The model that it copies, on the hub.
+    /// The hub id of the model whose sizes it has.
     pub copies: Option<&'static str>,
-    /// `config.json` without what the weights' type and the tokenizer give.
+    /// `config.json` without the keys that depend on the weights' dtype or the tokenizer.
     pub config: &'static str,
 }
 
@@ -27,14 +27,14 @@ pub(super) struct Tensor {
     pub values: Distribution,
 }
 
-/// How a tensor's values are drawn.
+/// The distribution that a tensor's values are drawn from.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Distribution {
     /// Uniform, with mean 0 and standard deviation 0.02: projections and embeddings.
     Matrix,
     /// Uniform in 1 ± 0.05: the weights of norms.
     Norm,
-    /// Uniform in 0 ± 0.02: biases, and what norms add to 1.
+    /// Uniform in 0 ± 0.02: biases, and the weights of norms that add 1.
     Bias,
 }
 
@@ -46,7 +46,7 @@ impl Tensor {
 }
 
 impl Shape {
-    /// The content of `config.json`.
+    /// The complete `config.json`.
     pub fn config(&self, torch_dtype: &str) -> Value {
         let mut config = self.json();
         config["bos_token_id"] = json!(END_OF_TEXT_ID);
@@ -69,14 +69,14 @@ impl Shape {
         arch::spec(&config).unwrap_or_else(|error| panic!("a shape is a supported model: {error}"))
     }
 
-    /// Every tensor of the checkpoint, in the order of the file.
+    /// All tensors of the checkpoint, in file order.
     pub fn tensors(&self) -> Vec<Tensor> {
         let mut seen = BTreeSet::new();
         let mut all = Vec::new();
         for module in self.spec().modules() {
             for (parameter, shape) in module.parameters() {
                 let name = module.tensor(parameter);
-                // A tied head has the embedding's.
+                // A tied head shares the embedding's tensor.
                 if !seen.insert(name.clone()) {
                     continue;
                 }
@@ -104,7 +104,8 @@ impl Shape {
     }
 }
 
-/// Shapes by their names, which are those of their files, and the models that they copy.
+/// The shapes by name (also the name of the configuration's file), each with the model whose sizes
+/// it has.
 macro_rules! shapes {
     ($($name:literal: $copies:expr,)*) => {
         pub(super) static SHAPES: &[Shape] = &[
@@ -119,7 +120,8 @@ macro_rules! shapes {
 
 shapes! {
     "llama-135m": Some("HuggingFaceTB/SmolLM2-135M"),
-    // No model's own: 336 million parameters with an untied head, where a decode step in float32 reads 1.21 GB.
+    // Not the shape of a known model: 336 million parameters with an untied head; a decode step in
+    // float32 reads 1.21 GB.
     "llama-336m": None,
     "llama-3.2-1b": Some("meta-llama/Llama-3.2-1B"),
     "llama-3.2-3b": Some("meta-llama/Llama-3.2-3B"),

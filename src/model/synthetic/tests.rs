@@ -21,7 +21,7 @@ fn read(folder: &Path, file: &str) -> Vec<u8> {
 }
 
 #[test]
-fn the_folder_has_the_four_files_of_a_hub_model_and_nothing_is_left_beside_it() {
+fn the_folder_has_the_four_files_of_a_hub_model_and_no_temporary_files_remain() {
     let cache = tempfile::tempdir().unwrap();
     let folder = make_tiny(Dtype::F16, cache.path()).unwrap();
     assert_eq!(folder, cache.path().join("synthetic/tiny-float16-v2"));
@@ -56,7 +56,7 @@ fn two_caches_hold_the_same_bytes() {
 }
 
 #[test]
-fn a_folder_that_is_there_is_returned_without_being_written() {
+fn an_existing_folder_is_returned_unchanged() {
     let cache = tempfile::tempdir().unwrap();
     let calls = Cell::new(0);
     let progress = |_, _| calls.set(calls.get() + 1);
@@ -87,7 +87,7 @@ fn threads_that_ask_at_once_get_one_whole_folder() {
 }
 
 #[test]
-fn what_an_interrupted_run_left_is_cleared() {
+fn remains_of_an_interrupted_run_are_removed() {
     let cache = tempfile::tempdir().unwrap();
     let partial = cache.path().join("synthetic/.tiny-float32-v2.partial");
     fs::create_dir_all(&partial).unwrap();
@@ -97,7 +97,7 @@ fn what_an_interrupted_run_left_is_cleared() {
 }
 
 #[test]
-fn a_damaged_folder_is_an_error_that_tells_what_to_do() {
+fn a_damaged_folder_is_an_error_that_says_what_to_do() {
     let cache = tempfile::tempdir().unwrap();
     let folder = make_tiny(Dtype::F32, cache.path()).unwrap();
     fs::remove_file(folder.join(TOKENIZER)).unwrap();
@@ -127,7 +127,7 @@ fn an_unknown_shape_is_an_error_that_lists_the_known_ones() {
 }
 
 #[test]
-fn other_types_than_the_three_floating_point_ones_are_refused() {
+fn only_the_three_float_types_are_accepted() {
     let cache = tempfile::tempdir().unwrap();
     let error = make_tiny(Dtype::I64, cache.path()).unwrap_err();
     assert!(matches!(error, SyntheticError::Dtype { dtype: Dtype::I64 }));

@@ -1,7 +1,7 @@
 //! A byte-level BPE tokenizer, trained on the project's own prompts.
 //!
-//! Any text can be encoded, since each of the 256 bytes is a token; the merges make English come
-//! out at about as many characters a token as with a tokenizer of a real model.
+//! Any text can be encoded, since each of the 256 bytes is a token. With the merges, English has
+//! about as many characters per token as with a real model's tokenizer.
 
 use std::collections::HashSet;
 
@@ -13,7 +13,7 @@ use tokenizers::{AddedToken, Tokenizer};
 
 use crate::prompts::Prompts;
 
-/// The id of [`END_OF_TEXT`], which also stands where a model wants a first token.
+/// The id of [`END_OF_TEXT`], which also serves as the beginning-of-text token.
 pub(super) const END_OF_TEXT_ID: u32 = 0;
 /// The id of [`PADDING`].
 pub(super) const PADDING_ID: u32 = 1;
@@ -23,7 +23,7 @@ const PADDING: &str = "<|padding|>";
 
 const VOCAB_SIZE: usize = 1_900;
 
-/// Trains the tokenizer; the same one every time.
+/// Trains the tokenizer; the result is always the same.
 pub(super) fn train() -> tokenizers::Result<Tokenizer> {
     let byte_level = ByteLevel::new(false, true, true);
     let mut tokenizer = Tokenizer::new(ModelWrapper::BPE(BPE::default()));
@@ -68,7 +68,7 @@ mod tests {
     use crate::prompts::Category;
 
     #[test]
-    fn any_text_comes_back_as_it_was() {
+    fn any_text_survives_encoding_and_decoding() {
         let tokenizer = train().unwrap();
         for text in [
             "Hello, world!",
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn english_takes_about_as_many_tokens_as_with_a_real_models_tokenizer() {
+    fn english_takes_about_as_many_tokens_as_with_a_real_tokenizer() {
         let tokenizer = train().unwrap();
         let tokens = |text: &str| tokenizer.encode(text, true).unwrap().len();
         for text in Prompts::load(None).unwrap().texts() {

@@ -1,8 +1,8 @@
 //! Writes seeded random tensors as a safetensors file, a batch at a time.
 //!
-//! Every value is a function of the seed, the tensor's name and the value's index alone, so the
-//! bytes don't depend on the number of threads, and a tensor's values don't depend on the tensors
-//! before it. Half-precision values are the rounded `f32` ones.
+//! Every value depends only on the seed, the tensor's name and the value's index, so the bytes
+//! don't depend on the number of threads, and a tensor's values don't depend on the tensors before
+//! it. Half-precision values are the rounded `f32` ones.
 //!
 //! Format: <https://huggingface.co/docs/safetensors>, an 8-byte length, a JSON header padded with
 //! spaces, then the data. Generator: SplitMix64 (Steele, Lea and Flood, 2014) as a counter.
@@ -18,17 +18,17 @@ use super::shapes::{Distribution, Tensor};
 
 const SEED: u64 = 0x9be5_eed0_0000_002a;
 
-/// What's held in memory at a time.
+/// Bytes held in memory at a time.
 const BATCH_BYTES: usize = 16 << 20;
 
-/// What one thread fills at a time.
+/// Bytes that a thread fills at a time.
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// The plan of a file: its header, and the tensors in their order.
 pub(super) struct FilePlan {
     tensors: Vec<Tensor>,
     dtype: Dtype,
-    /// The length and the padded JSON.
+    /// The length field and the padded JSON.
     header: Vec<u8>,
     data_bytes: u64,
 }
@@ -61,20 +61,21 @@ impl FilePlan {
         }
     }
 
-    /// The size of the whole file.
+    /// Size of the whole file in bytes.
     pub fn file_bytes(&self) -> u64 {
         self.header.len() as u64 + self.data_bytes
     }
 
-    /// Makes the file with a hole where the values would be: all of its size, and next to none on the disk.
+    /// Makes a sparse file with a hole in place of the values: it has the full size but takes
+    /// almost no disk space.
     #[cfg(test)]
     pub fn write_hollow(&self, file: &mut std::fs::File) -> io::Result<()> {
         file.write_all(&self.header)?;
         file.set_len(self.file_bytes())
     }
 
-    /// Writes the file, with plain writes: a full disk is an error, where a memory map would end
-    /// the process. `progress` is told the bytes written and those that the whole file has.
+    /// Writes the file with plain writes: a full disk is then an error, whereas a memory map would
+    /// end the process. `progress` receives the bytes written and the file's total.
     pub fn write(&self, file: &mut impl Write, progress: &dyn Fn(u64, u64)) -> io::Result<()> {
         file.write_all(&self.header)?;
         let mut written = self.header.len() as u64;
@@ -158,7 +159,7 @@ impl Stream {
         let bits = mix(self
             .key
             .wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
-        // 24 bits are what an f32 holds; the half step makes the range symmetric.
+        // An f32 holds 24 bits; the half step makes the range symmetric.
         let unit = ((bits >> 40) as f32 + 0.5) / (1 << 23) as f32 - 1.0;
         self.mean + self.spread * unit
     }
@@ -166,8 +167,8 @@ impl Stream {
 
 /// The nearest bfloat16 of a finite value, ties to even.
 ///
-/// `half::bf16::from_f32` branches on the bit that's rounded off. With random values that is
-/// mispredicted every second time, and filling takes three times as long.
+/// `half::bf16::from_f32` branches on the bit that's rounded off. With random values that branch is
+/// mispredicted half of the time, and filling takes three times as long.
 fn bfloat16_bits(value: f32) -> u16 {
     let bits = value.to_bits();
     ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16
@@ -180,15 +181,15 @@ fn mix(mut bits: u64) -> u64 {
     bits ^ (bits >> 31)
 }
 
-/// FNV-1a: one hash of a name on every machine and in every release, as the standard library's
-/// aren't.
+/// FNV-1a: unlike the standard library's hashes, it's the same on every machine and in every
+/// release.
 pub(super) fn fnv1a(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
 }
 
-/// Bytes a value, for the three types that [`super::torch_dtype`] lets through.
+/// Bytes per value, for the three types that [`super::torch_dtype`] accepts.
 fn width(dtype: Dtype) -> usize {
     match dtype {
         Dtype::F16 | Dtype::BF16 => 2,

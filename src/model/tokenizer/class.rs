@@ -1,7 +1,8 @@
-//! Which of Transformers' tokenizer classes a folder is loaded with.
+//! Determines the Transformers class that loads a folder's tokenizer.
 //!
-//! Some classes take `tokenizer.json` as it is. Others take its vocabulary, merges and post-processor, and build the rest
-//! anew. Which one it is depends on `tokenizer_class`, on the model's type, and on the file.
+//! Some classes use `tokenizer.json` unchanged. Others use its vocabulary, merges and
+//! post-processor, and rebuild the rest. The class depends on `tokenizer_class`, on the model's
+//! type, and on the file.
 //!
 //! Source: `AutoTokenizer.from_pretrained`, `models/auto/tokenization_auto.py`.
 
@@ -11,10 +12,10 @@ use serde_json::{Map, Value};
 
 use super::TokenizerError;
 
-/// A class.
+/// A tokenizer class of Transformers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// `TokenizersBackend`, alias `PreTrainedTokenizerFast`: the file as it is.
+    /// `TokenizersBackend`, alias `PreTrainedTokenizerFast`: uses the file unchanged.
     AsStored,
     /// `LlamaTokenizer`
     Llama,
@@ -36,7 +37,7 @@ pub enum Class {
     Cohere,
 }
 
-/// Names of the classes that are built anew.
+/// Names of the classes that rebuild the tokenizer, as far as this program supports them.
 const NAMES: [(&str, Class); 9] = [
     ("LlamaTokenizer", Class::Llama),
     ("CodeLlamaTokenizer", Class::CodeLlama),
@@ -49,7 +50,8 @@ const NAMES: [(&str, Class); 9] = [
     ("CohereTokenizer", Class::Cohere),
 ];
 
-/// Other classes of Transformers that don't take the file as it is. A name that Transformers doesn't know does.
+/// Other classes of Transformers that rebuild the tokenizer; they're not supported. A class name
+/// that Transformers doesn't know means that the file is used unchanged.
 #[rustfmt::skip]
 const OTHERS: [&str; 88] = [
     "AlbertTokenizer", "BartTokenizer", "BarthezTokenizer", "BartphoTokenizer", "BertGenerationTokenizer",
@@ -71,7 +73,8 @@ const OTHERS: [&str; 88] = [
     "XGLMTokenizer", "XLMRobertaTokenizer", "XLMTokenizer", "XLNetTokenizer",
 ];
 
-/// The class that Transformers has for each `model_type` of a decoder. Of a type that isn't here, `tokenizer_class` decides.
+/// The class that Transformers uses for each `model_type` of a decoder. For other types,
+/// `tokenizer_class` decides.
 #[rustfmt::skip]
 const BY_MODEL: [(Class, &[&str]); 8] = [
     (Class::AsStored, &[
@@ -107,7 +110,8 @@ const BY_MODEL: [(Class, &[&str]); 8] = [
     (Class::Llama, &["idefics", "idefics2"]),
 ];
 
-/// Types of models whose public checkpoints name a wrong class: theirs is taken in its place.
+/// Model types whose public checkpoints name a wrong class; the class in [`BY_MODEL`] is used
+/// instead.
 #[rustfmt::skip]
 const MISNAMED: [&str; 40] = [
     "arctic", "chatlm", "cohere_asr", "ernie4_5", "ernie4_5_moe", "fuyu", "h2ovl_chat", "hyperclovax",
@@ -118,11 +122,11 @@ const MISNAMED: [&str; 40] = [
 ];
 
 impl Class {
-    /// The class of the tokenizer in `folder`, with its `tokenizer_config.json`, its `config.json` and the bytes of its
-    /// `tokenizer.json`, as far as they are there.
+    /// The class of the tokenizer in `folder`, given the contents of its `tokenizer_config.json`
+    /// and `config.json` and the bytes of its `tokenizer.json`, as far as these exist.
     ///
     /// # Errors
-    /// If it's a class that isn't known here.
+    /// If the class isn't supported.
     pub fn of(
         folder: &Path,
         settings: &Map<String, Value>,
@@ -144,7 +148,7 @@ impl Class {
         if settings.contains_key("auto_map") {
             return named();
         }
-        // A byte-level vocabulary isn't Llama's, whatever its configuration says.
+        // A byte-level vocabulary isn't Llama's, whatever the configuration says.
         let byte_level = || stored.is_some_and(|bytes| contains(bytes, b"\"ByteLevel\""));
         if bare(&declared) == "LlamaTokenizer" && !misnamed && byte_level() {
             return Ok(Self::AsStored);
@@ -156,10 +160,10 @@ impl Class {
         }
     }
 
-    /// The class that `settings` name, whatever the model is.
+    /// The class that `settings` name, regardless of the model.
     ///
     /// # Errors
-    /// If it's a class that isn't known here.
+    /// If the class isn't supported.
     pub fn declared(folder: &Path, settings: &Map<String, Value>) -> Result<Self, TokenizerError> {
         match settings.get("tokenizer_class").and_then(Value::as_str) {
             Some(name) => named(folder, name),
@@ -167,7 +171,8 @@ impl Class {
         }
     }
 
-    /// Whether its vocabulary is one of bytes, in `vocab.json` and `merges.txt`, where there's no `tokenizer.json`.
+    /// Whether the class has a byte-level vocabulary, which is in `vocab.json` and `merges.txt` if
+    /// there's no `tokenizer.json`.
     pub fn is_byte_level(self) -> bool {
         match self {
             Self::AsStored | Self::Llama | Self::CodeLlama | Self::Gemma => false,
@@ -192,7 +197,7 @@ fn bare(name: &str) -> &str {
     name.strip_suffix("Fast").unwrap_or(name)
 }
 
-/// The class of that name.
+/// The class called `name`.
 fn named(folder: &Path, name: &str) -> Result<Class, TokenizerError> {
     let bare = bare(name);
     if let Some((_, class)) = NAMES.into_iter().find(|(known, _)| *known == bare) {

@@ -1,10 +1,10 @@
-//! A tokenizer that can't be used, and what to do about it.
+//! Errors of tokenizers, with what to do about them.
 
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-/// A tokenizer that can't be used.
+/// Why a tokenizer can't be used.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant is its message")]
 pub enum TokenizerError {

@@ -1,4 +1,4 @@
-//! Which files of a folder are its tokenizer.
+//! Finds and reads the tokenizer files of a folder.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::TokenizerError;
 use crate::files::failed_download;
 
-/// Everything that belongs to a tokenizer, its chat template too.
+/// All files that belong to a tokenizer, including its chat template.
 pub const TOKENIZER_FILES: [&str; 9] = [
     TOKENIZER,
     "tokenizer_config.json",
@@ -26,7 +26,7 @@ const SENTENCEPIECE: &str = "tokenizer.model";
 const VOCAB: &str = "vocab.json";
 const MERGES: &str = "merges.txt";
 
-/// Where the vocabulary is.
+/// The file that contains the vocabulary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Vocabulary {
     /// `tokenizer.json`
@@ -38,8 +38,8 @@ pub enum Vocabulary {
 }
 
 impl Vocabulary {
-    /// The file that `folder` has. Of several, it's the one that a class which has `byte_level` vocabularies takes, or one
-    /// that has others.
+    /// The vocabulary file in `folder`. If there are several, a class with a `byte_level`
+    /// vocabulary uses `vocab.json`, and another class `tokenizer.model`.
     ///
     /// # Errors
     /// If there's none.
@@ -72,7 +72,7 @@ impl Vocabulary {
         }
     }
 
-    /// The file, for messages.
+    /// The file, for error messages.
     pub fn path(&self) -> &Path {
         match self {
             Self::Json(path) | Self::SentencePiece(path) | Self::Merges { vocab: path, .. } => path,
@@ -80,13 +80,13 @@ impl Vocabulary {
     }
 }
 
-/// Whether `folder` has a tokenizer of any kind.
+/// Whether `folder` has a tokenizer, supported or not.
 pub fn has_tokenizer(folder: &Path) -> bool {
     let has = |name: &str| folder.join(name).is_file();
     has(TOKENIZER) || has(SENTENCEPIECE) || (has(VOCAB) && has(MERGES))
 }
 
-/// The JSON object in `path`; empty where there's no file.
+/// Reads the JSON object in `path`; empty if there's no such file.
 pub fn object(path: &Path) -> Result<Map<String, Value>, TokenizerError> {
     if !path.is_file() {
         return Ok(Map::new());
@@ -102,7 +102,7 @@ pub fn object(path: &Path) -> Result<Map<String, Value>, TokenizerError> {
     }
 }
 
-/// The JSON in `path`.
+/// Reads the JSON in `path`.
 pub fn json(path: &Path) -> Result<Value, TokenizerError> {
     serde_json::from_slice(&bytes(path)?).map_err(|source| TokenizerError::Parse {
         path: path.to_owned(),
@@ -110,7 +110,7 @@ pub fn json(path: &Path) -> Result<Value, TokenizerError> {
     })
 }
 
-/// The bytes of `path`.
+/// Reads the bytes of `path`.
 pub fn bytes(path: &Path) -> Result<Vec<u8>, TokenizerError> {
     let bytes = fs::read(path).map_err(|source| TokenizerError::Read {
         path: path.to_owned(),

@@ -1,4 +1,5 @@
-//! `fix_mistral_regex`: what Mistral's public checkpoints of some months should have split text with.
+//! Transformers' `fix_mistral_regex`: corrects the regular expression with which some public
+//! Mistral checkpoints split text.
 //!
 //! Source: `TokenizersBackend._patch_mistral_regex`, `tokenization_utils_tokenizers.py`.
 
@@ -7,14 +8,14 @@ use tokenizers::{PreTokenizerWrapper, Tokenizer};
 
 const SPLIT: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// Models whose checkpoints were wrong.
+/// Model types whose checkpoints were wrong.
 const MODELS: [&str; 5] = ["mistral", "mistral3", "voxtral", "ministral", "pixtral"];
-/// Transformers writes right ones since.
+/// Checkpoints written by this major version of Transformers or later are correct.
 const FIXED_IN: u32 = 5;
-/// Vocabularies of other models are smaller.
+/// The affected vocabularies have at least this many tokens.
 const LEAST_TOKENS: usize = 100_001;
 
-/// Replaces the splits, where `config` is one of those checkpoints'.
+/// Replaces the split if `config` belongs to an affected checkpoint.
 pub fn fix(tokenizer: &mut Tokenizer, config: &Map<String, Value>) -> tokenizers::Result<()> {
     let text = |key: &str| config.get(key).and_then(Value::as_str);
     let major = text("transformers_version").and_then(|version| version.split('.').next());
@@ -56,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_split_is_replaced_and_what_follows_is_kept() {
+    fn the_first_split_is_replaced_and_the_rest_is_kept() {
         let bytes = json!({
             "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false
         });

@@ -1,13 +1,14 @@
-//! Text to token ids and back, as `AutoTokenizer.from_pretrained(folder)` of Transformers does it.
+//! Tokenizers: text to token ids and back, as Transformers' `AutoTokenizer.from_pretrained(folder)`
+//! does it.
 //!
 //! ```text
-//! tokenizer.json                  as it is, or its vocabulary with what the class builds around it
+//! tokenizer.json                  used unchanged, or its vocabulary in a pipeline that the class rebuilds
 //! tokenizer.model                 SentencePiece's pieces
-//! vocab.json, merges.txt          a byte-level vocabulary
-//! tokenizer_config.json, …        the class, tokens that are added, what stands in front and behind
+//! vocab.json, merges.txt          a byte-level vocabulary and its merges
+//! tokenizer_config.json, …        the class, added tokens, tokens put before and after the text
 //! ```
 //!
-//! Padding and truncation that `tokenizer.json` holds are for training, and are never applied.
+//! Padding and truncation in `tokenizer.json` are for training and are ignored.
 
 mod class;
 mod error;
@@ -37,19 +38,19 @@ use sentencepiece::Model;
 use settings::Settings;
 use special::Specials;
 
-/// The part of `tokenizer.json` whose reader panics where it isn't JSON.
+/// The part of `tokenizer.json` at which the `tokenizers` crate panics if it isn't JSON.
 #[derive(Deserialize)]
 struct Panicking {
     #[serde(rename = "decoder")]
     _decoder: Option<Value>,
 }
 
-/// Text to token ids and back.
+/// A tokenizer, which encodes text as token ids and decodes them.
 #[derive(Debug)]
 pub struct TextTokenizer {
     path: PathBuf,
     tokenizer: Tokenizer,
-    /// Whether spaces in front of punctuation are taken out of decoded text.
+    /// Whether decoding removes spaces before punctuation.
     cleans_up: bool,
 }
 
@@ -57,7 +58,8 @@ impl TextTokenizer {
     /// Opens the tokenizer in `folder`.
     ///
     /// # Errors
-    /// If there's none, it's malformed, or Transformers would load it in a way that isn't known here.
+    /// If there's none, it's malformed, or Transformers would load it in a way that isn't supported
+    /// here.
     pub fn open(folder: &Path) -> Result<Self, TokenizerError> {
         let values = object(&folder.join("tokenizer_config.json"))?;
         let config = object(&folder.join("config.json"))?;
@@ -141,7 +143,7 @@ impl TextTokenizer {
         if settings.flag("fix_mistral_regex") {
             mistral::fix(&mut tokenizer, &config).map_err(failed)?;
         }
-        // That would take real spaces out of what byte pairs give.
+        // With byte-level BPE that would remove real spaces.
         let is_bpe = matches!(tokenizer.get_model(), ModelWrapper::BPE(_));
         let forced = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output";
         let cleans_up =
@@ -153,7 +155,7 @@ impl TextTokenizer {
         })
     }
 
-    /// Token ids of `text`, with the special tokens that the tokenizer adds.
+    /// Encodes `text`, with the special tokens that the tokenizer adds.
     ///
     /// # Errors
     /// If the tokenizer fails.
@@ -163,7 +165,7 @@ impl TextTokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The text of `ids`, without special tokens.
+    /// Decodes `ids`, skipping special tokens.
     ///
     /// # Errors
     /// If the tokenizer fails.
@@ -176,7 +178,7 @@ impl TextTokenizer {
         })
     }
 
-    /// Whether it gives the same as `other` for every text.
+    /// Whether it encodes and decodes every text as `other` does.
     pub fn is_like(&self, other: &Self) -> bool {
         let text = |one: &Self| one.tokenizer.to_string(false).ok();
         let split = |one: &Self| one.tokenizer.get_encode_special_tokens();
@@ -193,13 +195,15 @@ impl TextTokenizer {
     }
 }
 
-/// `tokenizer.json` as it is, which has been seen to be JSON before `tokenizers` sees it.
+/// Uses `tokenizer.json` unchanged. It's parsed as JSON first, since the `tokenizers` crate may
+/// panic if it isn't.
 fn as_stored(bytes: &[u8]) -> tokenizers::Result<Tokenizer> {
     serde_json::from_slice::<Panicking>(bytes)?;
     Tokenizer::from_bytes(bytes)
 }
 
-/// What `class` builds around the vocabulary of a `tokenizer.json`, with its post-processor.
+/// Rebuilds the tokenizer as `class` does: its own pipeline, with the vocabulary and post-processor
+/// of `tokenizer.json`.
 fn rebuilt(
     class: Class,
     settings: &Settings,
@@ -213,7 +217,7 @@ fn rebuilt(
     assembled(parts, post_processor)
 }
 
-/// A tokenizer of `parts`, without added tokens.
+/// Builds a tokenizer from `parts`, without added tokens.
 fn assembled(
     mut parts: Map<String, Value>,
     post_processor: Value,
@@ -224,7 +228,7 @@ fn assembled(
     Tokenizer::from_bytes(serde_json::to_vec(&parts)?)
 }
 
-/// The pairs in `merges.txt`: two tokens a line, behind a line with the version.
+/// Reads the pairs in `merges.txt`: two tokens per line, after a line with the version.
 fn merge_lines(path: &Path) -> Result<Value, TokenizerError> {
     let text = fs::read_to_string(path).map_err(|source| TokenizerError::Read {
         path: path.to_owned(),

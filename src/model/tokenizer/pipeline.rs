@@ -1,4 +1,5 @@
-//! What a class builds around a vocabulary: normalizer, pre-tokenizer, model and decoder, as `tokenizer.json` writes them.
+//! The pipeline that each class builds around a vocabulary (normalizer, pre-tokenizer, model and
+//! decoder), in the format of `tokenizer.json`.
 //!
 //! Sources: `tokenization_<class>.py` of Transformers.
 
@@ -7,22 +8,22 @@ use serde_json::{Map, Value, json};
 use super::class::Class;
 use super::settings::Settings;
 
-/// Splits of Qwen2's tokenizer.
+/// The regular expression with which Qwen2's tokenizer splits text.
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// The same of Qwen3.5's, which takes marks to belong to letters.
+/// Qwen3.5's, which counts combining marks as parts of words.
 const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// Vocabulary and merges, as `tokenizer.json` has them.
+/// Vocabulary and merges, in the format of `tokenizer.json`.
 #[derive(Debug)]
 pub struct Words {
-    /// Ids by token.
+    /// The id of each token.
     pub vocab: Value,
-    /// Pairs, the first to be merged first.
+    /// Pairs of tokens to merge, in order of priority.
     pub merges: Value,
 }
 
 impl Words {
-    /// Those of the `model` of a `tokenizer.json`, of whatever kind it is.
+    /// The vocabulary and merges in the `model` of a `tokenizer.json`, whatever its type.
     pub fn of_model(model: &Value) -> Self {
         let vocab = match model.get("vocab") {
             Some(Value::Array(tokens)) => {
@@ -44,7 +45,7 @@ impl Words {
     }
 }
 
-/// Special tokens that a class names where the configuration doesn't.
+/// The class's default for the special token `key`, used if the configuration doesn't set it.
 pub fn default_token(class: Class, key: &str) -> Option<&'static str> {
     const END: &str = "<|endoftext|>";
     match (class, key) {
@@ -72,7 +73,7 @@ pub fn default_token(class: Class, key: &str) -> Option<&'static str> {
     }
 }
 
-/// Names that `CodeLlamaTokenizer` has for tokens of its own.
+/// The special tokens that `CodeLlamaTokenizer` adds, by name.
 pub const CODE_LLAMA: [(&str, &str); 5] = [
     ("prefix_token", "▁<PRE>"),
     ("middle_token", "▁<MID>"),
@@ -81,7 +82,8 @@ pub const CODE_LLAMA: [(&str, &str); 5] = [
     ("fill_token", "<FILL_ME>"),
 ];
 
-/// What `class`, which isn't [`Class::AsStored`], builds around `words`; `unknown` is its unknown token.
+/// Builds the pipeline of `class`, which isn't [`Class::AsStored`], around `words`; `unknown` is
+/// the unknown token.
 pub fn build(
     class: Class,
     settings: &Settings,

@@ -1,4 +1,4 @@
-//! `tokenizer.model`, the protobuf file of SentencePiece.
+//! `tokenizer.model`: the protobuf file of SentencePiece.
 //!
 //! Sources: `sentencepiece_model.proto`; `SentencePieceExtractor` and `SpmConverter.build_tokenizer_from_spm_proto`,
 //! `convert_slow_tokenizer.py`; `generate_merges`, `tokenization_utils_base.py`.
@@ -81,7 +81,7 @@ impl Model {
     /// Reads `path`.
     ///
     /// # Errors
-    /// If it's no file of SentencePiece.
+    /// If it isn't a SentencePiece file.
     pub fn read(path: &Path) -> Result<Self, TokenizerError> {
         let unread = |reason: String| TokenizerError::Unread {
             path: path.to_owned(),
@@ -95,7 +95,7 @@ impl Model {
         }
     }
 
-    /// Every piece with its id, and merges of any two that make a third, by its id.
+    /// The id of each piece, and all merges of two pieces into a third, ordered by the third's id.
     pub fn bpe(&self) -> (Value, Value) {
         let ids = self.ids();
         let mut merges: Vec<(u32, usize, &str, &str)> = Vec::new();
@@ -123,7 +123,8 @@ impl Model {
         self.trainer.clone().unwrap_or_default()
     }
 
-    /// Control and user-defined pieces, which are matched whole; only the former are special.
+    /// Control and user-defined pieces, which are matched as a whole; only control pieces are
+    /// special tokens.
     pub fn added(&self) -> Vec<AddedToken> {
         let pieces = self.pieces.iter();
         let added = pieces.filter(|piece| [CONTROL, USER_DEFINED].contains(&piece.r#type()));
@@ -133,13 +134,13 @@ impl Model {
         added.map(token).collect()
     }
 
-    /// The control pieces alone.
+    /// Only the control pieces.
     pub fn control(&self) -> Vec<AddedToken> {
         let added = self.added().into_iter();
         added.filter(|token| token.special).collect()
     }
 
-    /// The names of begin, end and unknown, where the model has them.
+    /// The piece for `bos_token`, `eos_token` or `unk_token`, if the model has it.
     pub fn special(&self, key: &str) -> Option<String> {
         let trainer = self.trainer();
         let (id, piece, default) = match key {
@@ -152,17 +153,17 @@ impl Model {
         (id >= 0).then(|| piece.to_owned())
     }
 
-    /// Whether text gets a space in front.
+    /// Whether a space is put before the text.
     pub fn adds_prefix(&self) -> bool {
         let normalizer = self.normalizer.clone().unwrap_or_default();
         normalizer.add_dummy_prefix()
     }
 
-    /// The parts of a tokenizer that encodes as SentencePiece does, with pieces renamed as `names` says. A `legacy` one puts
-    /// a space in front of whatever stands behind an added token.
+    /// The parts of a tokenizer that encodes as SentencePiece does, with pieces renamed as in
+    /// `names`. A `legacy` tokenizer puts a space before any text that follows an added token.
     ///
     /// # Errors
-    /// If its table of characters is malformed.
+    /// If its table of character normalizations is malformed.
     pub fn parts(
         &self,
         names: &BTreeMap<u32, AddedToken>,
@@ -278,7 +279,8 @@ impl Model {
             .collect())
     }
 
-    /// Pieces by id; one takes the name that `names` has for its id, unless another piece keeps that name.
+    /// Pieces by id. A piece takes the name in `names` for its id, unless another piece has that
+    /// name.
     fn renamed(&self, names: &BTreeMap<u32, AddedToken>) -> HashMap<u32, String> {
         let ids = self.ids();
         let kept: HashSet<&str> = ids
@@ -294,7 +296,7 @@ impl Model {
         ids.into_iter().map(name).collect()
     }
 
-    /// Merges of normal pieces, those of the best score first.
+    /// Merges of normal pieces, best score first.
     fn merges_by_score(&self, tokens: &HashMap<u32, String>) -> Value {
         let pieces = self.pieces.iter().zip(0..);
         let normal: HashMap<&str, (f32, u32)> = pieces

@@ -1,5 +1,5 @@
-//! What stands beside a vocabulary: `tokenizer_config.json`, and in older folders `special_tokens_map.json` and
-//! `added_tokens.json`.
+//! A tokenizer's settings: `tokenizer_config.json`, and in older folders `special_tokens_map.json`
+//! and `added_tokens.json`.
 //!
 //! Source: `PreTrainedTokenizerBase._from_pretrained` and `__init__`, `tokenization_utils_base.py`.
 
@@ -14,7 +14,7 @@ use super::TokenizerError;
 use super::files::object;
 use crate::json::check::json_type;
 
-/// Special tokens that every class has a name for, in the order in which they're added.
+/// The special tokens that every class has a name for, in the order in which they're added.
 pub const NAMED: [&str; 7] = [
     "bos_token",
     "eos_token",
@@ -26,17 +26,17 @@ pub const NAMED: [&str; 7] = [
 ];
 
 const EXTRA: &str = "extra_special_tokens";
-/// The older name of the same.
+/// The older name of `extra_special_tokens`.
 const ADDITIONAL: &str = "additional_special_tokens";
 const BY_NAME: &str = "model_specific_special_tokens";
 const DECODER: &str = "added_tokens_decoder";
 
-/// A special token, as a configuration gives it.
+/// A special token, as written in a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Special {
     /// Its text.
     Plain(String),
-    /// How it's matched as well.
+    /// Its text, and how it's matched.
     Token(AddedToken),
 }
 
@@ -50,20 +50,20 @@ impl Special {
     }
 }
 
-/// What stands beside a vocabulary.
+/// The settings of a tokenizer.
 #[derive(Debug)]
 pub struct Settings {
     path: PathBuf,
     values: Map<String, Value>,
-    /// Tokens that are added, by the id that the file gives them, which orders them and is nothing else.
+    /// Added tokens by the id in the file. The id only determines their order.
     pub added: BTreeMap<u32, AddedToken>,
-    /// The same by their text.
+    /// Added tokens by their text.
     by_content: HashMap<String, AddedToken>,
-    /// What texts were padded with when `tokenizer.json` was written: a special token, though nothing is padded here.
+    /// The padding token in `tokenizer.json`: a special token, though nothing is padded here.
     pub padding: Option<String>,
 }
 
-/// A token in `tokenizer.json`.
+/// An added token in `tokenizer.json`.
 #[derive(Deserialize)]
 struct StoredToken {
     id: u32,
@@ -71,7 +71,7 @@ struct StoredToken {
     token: AddedToken,
 }
 
-/// The tokens of `tokenizer.json`.
+/// The parts of `tokenizer.json` that list tokens.
 #[derive(Default, Deserialize)]
 struct StoredTokens {
     #[serde(default)]
@@ -85,10 +85,11 @@ struct Padding {
 }
 
 impl Settings {
-    /// Reads them from `folder`, whose `tokenizer.json`, if there's one, is `stored`.
+    /// Reads the settings in `folder`. `stored` has the bytes of its `tokenizer.json`, if there's
+    /// one.
     ///
     /// # Errors
-    /// If a file can't be read, or a token is neither text nor a description of one.
+    /// If a file can't be read, or a token is neither a string nor a token object.
     pub fn read(
         folder: &Path,
         values: Map<String, Value>,
@@ -109,7 +110,7 @@ impl Settings {
             padding: tokens.padding.map(|padding| padding.pad_token),
         };
         if stored.is_some() {
-            // There, the post-processor says what's added.
+            // With a stored post-processor, that decides which tokens are added.
             settings.values.shift_remove("add_bos_token");
             settings.values.shift_remove("add_eos_token");
         }
@@ -127,7 +128,8 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Takes out the tokens with names of their own: `<name>_token`, and those of an object of them.
+    /// Takes out the additional named tokens: `<name>_token` keys, and the entries of an object of
+    /// tokens.
     fn take_named(&mut self) {
         let own = |key: &str, value: &Value| {
             key.ends_with("_token") && !NAMED.contains(&key) && value.is_string()
@@ -167,7 +169,8 @@ impl Settings {
         self.added.insert(id, token);
     }
 
-    /// Folders without `added_tokens_decoder` have it in other files.
+    /// Reads the added tokens of older folders, which have no `added_tokens_decoder`, from their
+    /// other files.
     fn read_older(
         &mut self,
         folder: &Path,
@@ -223,8 +226,8 @@ impl Settings {
         Ok(())
     }
 
-    /// Texts of special tokens, as far as Transformers sees them at this point: those of `tokenizer_config.json` that are
-    /// no more than text, and those of `special_tokens_map.json`.
+    /// Texts of the special tokens that Transformers knows at this point: those of
+    /// `tokenizer_config.json` that are plain strings, and those of `special_tokens_map.json`.
     fn special_texts(&self, mapped: &[String]) -> HashSet<String> {
         let named = NAMED.into_iter().filter_map(|key| {
             let value = self.values.get(key)?;
@@ -239,10 +242,10 @@ impl Settings {
         named.chain(extra).map(str::to_owned).collect()
     }
 
-    /// The special token `key`, or what the class takes where the configuration doesn't say.
+    /// The special token `key`, or the class's default if the configuration doesn't set it.
     ///
     /// # Errors
-    /// If it's not a token.
+    /// If the value isn't a token.
     pub fn special(
         &self,
         key: &str,
@@ -260,7 +263,7 @@ impl Settings {
         ))
     }
 
-    /// Special tokens with names of their own.
+    /// The additional named special tokens.
     ///
     /// # Errors
     /// If one isn't a token.
@@ -289,7 +292,7 @@ impl Settings {
         Ok(found)
     }
 
-    /// Special tokens without a name; `None` where there's no list of them.
+    /// The unnamed special tokens; `None` if there's no list of them.
     ///
     /// # Errors
     /// If one isn't a token.
@@ -310,7 +313,7 @@ impl Settings {
         }
     }
 
-    /// Whether `key` is there, with any value.
+    /// Whether `key` exists, with any value.
     pub fn has(&self, key: &str) -> bool {
         self.values.contains_key(key)
     }
@@ -320,7 +323,7 @@ impl Settings {
         is_true(self.values.get(key))
     }
 
-    /// Whether `key` is true, or `default` where it's absent or null.
+    /// Whether `key` is true; `default` if it's absent or null.
     pub fn flag_or(&self, key: &str, default: bool) -> bool {
         match self.values.get(key) {
             None | Some(Value::Null) => default,
@@ -333,7 +336,7 @@ impl Settings {
             Value::Null => Ok(None),
             Value::String(text) => Ok(Some(Special::Plain(text.clone()))),
             Value::Object(token) => {
-                // In lists of older files, without a word about its type.
+                // Lists of older files don't give the type of an entry.
                 let special = (!token.contains_key("__type")).then_some(true);
                 let token = self.token(key, token, special)?;
                 Ok(Some(Special::Token(token)))
@@ -373,7 +376,7 @@ impl Settings {
     }
 }
 
-/// As Python takes a value for true.
+/// Whether Python counts the value as true.
 fn is_true(value: Option<&Value>) -> bool {
     match value {
         None | Some(Value::Null) => false,

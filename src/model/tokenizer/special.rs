@@ -1,4 +1,4 @@
-//! Tokens that are added to a vocabulary, and those that stand in front of every text or behind it.
+//! Tokens that are added to a vocabulary, and tokens that are put before and after every text.
 //!
 //! Source: `TokenizersBackend.__init__` and `update_post_processor`, `tokenization_utils_tokenizers.py`.
 
@@ -18,16 +18,18 @@ const EXTRA: &str = "extra_special_tokens";
 /// The special tokens of a tokenizer.
 #[derive(Debug)]
 pub struct Specials {
-    /// By their names.
+    /// Named tokens.
     named: Vec<(String, Special)>,
-    /// Without a name.
+    /// Unnamed tokens.
     extra: Vec<Special>,
-    /// Whether tokens of the configuration are matched before text is normalized, whatever they say.
+    /// Whether tokens of the configuration are matched before text is normalized, regardless of
+    /// their own setting.
     before_normalizing: bool,
 }
 
 impl Specials {
-    /// Those that the settings name, and where these don't, the class or the `model` of SentencePiece.
+    /// The special tokens in the settings; missing ones are taken from the class or from the
+    /// SentencePiece `model`.
     ///
     /// # Errors
     /// If one isn't a token.
@@ -76,7 +78,7 @@ impl Specials {
         })
     }
 
-    /// The token for what isn't in the vocabulary.
+    /// The token for text that isn't in the vocabulary.
     pub fn unknown(&self) -> Option<&str> {
         self.get("unk_token")
     }
@@ -92,10 +94,10 @@ impl Specials {
         named.chain(&self.extra)
     }
 
-    /// Adds them to `tokenizer`, with the other tokens of the settings.
+    /// Adds the special tokens and the settings' other tokens to `tokenizer`.
     ///
     /// # Errors
-    /// If it takes one of them for malformed.
+    /// If the `tokenizers` crate rejects one of them.
     pub fn add(
         &self,
         class: Class,
@@ -133,7 +135,7 @@ impl Specials {
         settings: &Settings,
         tokenizer: &mut Tokenizer,
     ) -> tokenizers::Result<()> {
-        // Those that the vocabulary has already are described anew, in the order of the ids they're listed with.
+        // Tokens that the vocabulary already has are redefined, in the order of their listed ids.
         let listed = settings.added.values().cloned();
         let listed = listed.map(|token| match self.before_normalizing {
             true => token.normalized(false),
@@ -165,7 +167,7 @@ impl Specials {
     }
 }
 
-/// Whether the token that a file's padding names is one of the class's.
+/// Whether the class adds the padding token of `tokenizer.json`.
 fn pads_as_stored(class: Class) -> bool {
     matches!(class, Class::AsStored | Class::Llama | Class::CodeLlama)
 }
@@ -181,7 +183,7 @@ fn as_token(token: &Special) -> AddedToken {
     }
 }
 
-/// Puts `bos` in front of every text, and `eos` behind it.
+/// Has the tokenizer put `bos` before every text and `eos` after it.
 fn surround(
     tokenizer: &mut Tokenizer,
     bos: Option<&str>,

@@ -1,4 +1,5 @@
-//! Folders of every kind in `tests/fixtures/tokenizers`, with what Transformers makes of texts.
+//! Tokenizer folders of every kind in `tests/fixtures/tokenizers`, compared with Transformers'
+//! results.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -85,7 +86,7 @@ fn another_programs_vocabulary_is_named() {
 }
 
 #[test]
-fn a_class_that_is_built_in_an_unknown_way_is_refused_by_name() {
+fn an_unsupported_class_is_refused_by_name() {
     let folder = copy("llama", &[]);
     set(
         folder.path(),
@@ -96,7 +97,7 @@ fn a_class_that_is_built_in_an_unknown_way_is_refused_by_name() {
         text.contains("`T5TokenizerFast`") && text.contains("PreTrainedTokenizerFast"),
         "{text}"
     );
-    // A name that Transformers doesn't know stands for the file as it is.
+    // A class name that Transformers doesn't know means that the file is used unchanged.
     set(
         folder.path(),
         json!({ "tokenizer_class": "MyOwnTokenizer" }),
@@ -116,7 +117,7 @@ fn a_vocabulary_of_the_wrong_kind_for_its_class_is_refused() {
 }
 
 #[test]
-fn malformed_files_are_named_with_their_place() {
+fn malformed_files_and_keys_are_named() {
     let folder = copy("pieces-llama", &[]);
     fs::write(folder.path().join("tokenizer.model"), "not protobuf").unwrap();
     let text = refusal(folder.path());
@@ -152,7 +153,7 @@ fn malformed_files_are_named_with_their_place() {
 }
 
 #[test]
-fn tokenizers_are_alike_if_they_give_the_same_whatever_their_files_say_beside() {
+fn tokenizers_are_alike_if_they_encode_and_decode_alike() {
     let folder = copy("llama", &[]);
     let open = || TextTokenizer::open(folder.path()).unwrap();
     let as_it_was = open();

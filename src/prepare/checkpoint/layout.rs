@@ -1,4 +1,4 @@
-//! Which tensors a checkpoint has, and where the values of each come from.
+//! Which tensors a checkpoint has, and the source of each one's values.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,9 +18,10 @@ pub struct Layout<'a> {
     pub tied: bool,
     /// Keys of `config.json` that give modules the biases that the adapter adds.
     pub bias_keys: BTreeSet<&'static str>,
-    /// Tensors of the base that nothing uses.
+    /// Tensors of the base that the architecture doesn't use.
     pub dropped: Vec<String>,
-    /// Where parameters are that have another name in checkpoints: a tensor and an element of it.
+    /// For parameters that are stored under another name: the tensor, and the parameter's first
+    /// element in it.
     places: BTreeMap<String, (String, usize)>,
 }
 
@@ -29,20 +30,20 @@ pub struct Layout<'a> {
 pub struct Tensor<'a> {
     /// Name, dtype and shape.
     pub plan: BytesPlan,
-    /// Its values.
+    /// Where its values come from.
     pub values: ValueSource<'a>,
 }
 
-/// Where values come from.
+/// Where a tensor's values come from.
 #[derive(Debug)]
 pub enum ValueSource<'a> {
     /// The merge.
     Merged,
     /// The base.
     Stored(TensorView<'a>),
-    /// The base for some parts, from these elements on, and the merge for the others.
+    /// The base for these slices, each with its first element, and the merge for the others.
     Slices(Vec<(usize, TensorView<'a>)>),
-    /// A bias that Transformers asks for because another module has one.
+    /// Zeros: a bias that Transformers expects because another module has one.
     Zeros,
 }
 
@@ -54,11 +55,11 @@ impl Tensor<'_> {
 }
 
 impl<'a> Layout<'a> {
-    /// Lays out `modules`, the architecture of `adapter` if there is one, after `changes`.
+    /// Lays out `modules`, those of the adapter's architecture or the base's, after `changes`.
     ///
     /// # Errors
     /// If a tensor of the base is missing or has another shape, or the adapter adds a bias that
-    /// Transformers has no place for.
+    /// Transformers' model class can't hold.
     pub fn new(
         base: &'a BaseModel,
         adapter: Option<&Adapter>,
@@ -161,7 +162,7 @@ impl<'a> Layout<'a> {
             left.partition(|name| towers.contains(name));
         for name in others {
             let stored = base.store.get(name)?;
-            // What isn't of a float type (positions, for one) stays as it is.
+            // Tensors of other than float types (such as positions) are copied unchanged.
             let stored_dtype = match (dtype, stored.dtype()) {
                 (Some(dtype), Ok(_)) => dtype.to_safetensors(),
                 _ => stored.stored,
@@ -184,14 +185,14 @@ impl<'a> Layout<'a> {
         })
     }
 
-    /// Where the parameter `name` is in the checkpoint: its tensor, and the element that it begins with.
+    /// Where the parameter `name` is in the checkpoint: its tensor, and its first element there.
     pub fn place_of<'b>(&'b self, name: &'b str) -> (&'b str, usize) {
         let place = self.places.get(name);
         place.map_or((name, 0), |(tensor, first)| (tensor, *first))
     }
 }
 
-/// Tensors of a wrapper's parts beside the text tower.
+/// Tensors of a multimodal wrapper that don't belong to the text tower.
 fn other_towers<'a>(spec: &DecoderSpec, base: &'a BaseModel) -> BTreeSet<&'a str> {
     if spec.tower.is_none() {
         return BTreeSet::new();
@@ -202,7 +203,8 @@ fn other_towers<'a>(spec: &DecoderSpec, base: &'a BaseModel) -> BTreeSet<&'a str
     names.filter(|name| !own.contains(&first(name))).collect()
 }
 
-/// The name of the tensor that holds the weights of all experts of a layer, that at `path` among them.
+/// The name of the tensor that stacks the weights of all experts of a layer, where `path` is one of
+/// these experts.
 fn stack_name(path: &str, slice: &TensorSlice) -> String {
     let experts = path.rfind(".experts.").map_or(path, |at| &path[..at]);
     let name = slice.whole.rsplit('.').next().unwrap_or(&slice.whole);
@@ -220,14 +222,14 @@ fn tensor(name: String, dtype: Dtype, shape: Vec<usize>, values: ValueSource) ->
     }
 }
 
-/// Whether it's a linear layer without a bias in the base.
+/// Whether `module` is a linear layer without a bias in the base.
 fn lacks_bias(module: &Module) -> bool {
     matches!(module.kind, ModuleKind::Linear { bias: false, .. })
 }
 
 fn no_place(adapter: &Adapter, module: &Module) -> PrepareError {
     let reason = format!(
-        "it adds a bias to `{}`, which Transformers' `{}` models have no place for",
+        "it adds a bias to `{}`, which Transformers' `{}` models can't have",
         module.path, adapter.spec.model_type
     );
     let option = match adapter.peft_type.as_str() {
@@ -237,7 +239,7 @@ fn no_place(adapter: &Adapter, module: &Module) -> PrepareError {
     AdapterError::from(adapter.config.refused(option, &reason)).into()
 }
 
-/// The key of `config.json` that gives the linear layer at `path` a bias, and others with it.
+/// The key of `config.json` that gives the linear layer at `path` (and perhaps others) a bias.
 fn bias_key(spec: &DecoderSpec, path: &str) -> Option<&'static str> {
     spec.linears()
         .find(|linear| linear.path == path)

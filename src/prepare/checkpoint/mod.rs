@@ -1,12 +1,12 @@
-//! A whole merged model in Hugging Face layout, as `from_pretrained` of Transformers reads it.
+//! Writes a whole merged model in Hugging Face layout, as Transformers' `from_pretrained` reads it.
 //!
 //! ```text
 //! <folder>/  config.json, model.safetensors (or shards and their index), peft-bench.json,
 //!            a tokenizer, and the base's generation file
 //! ```
 //!
-//! Merged tensors are rounded once from float32. All others are copied byte for byte, or converted a
-//! chunk at a time, so memory is bounded by threads × the largest touched tensor.
+//! Merged tensors are rounded once from float32. All others are copied byte for byte, or converted
+//! a chunk at a time, so memory is bounded by threads × the largest changed tensor.
 
 mod config;
 mod folder;
@@ -32,11 +32,11 @@ use crate::files::write_file;
 use crate::model::{BaseModel, TOKENIZER_FILES};
 use crate::weights::Dtype;
 
-/// Bytes of tensors that one file holds at most, unless it holds a single larger one. Transformers
+/// Most bytes of tensors in one file, unless it contains a single larger tensor. Transformers
 /// writes shards of the same size.
 const SHARD_BYTES: u64 = 5_000_000_000;
 
-/// A file of the base that's copied where it has it.
+/// A file that's copied if the base has it.
 const GENERATION: &str = "generation_config.json";
 
 /// What was written.
@@ -48,23 +48,24 @@ pub struct CheckpointSummary {
     pub shards: usize,
     /// Number of tensors.
     pub tensors: usize,
-    /// How many of them the adapter changed or added.
+    /// Number of tensors that the adapter changed or added.
     pub merged: usize,
     /// Bytes of all tensors.
     pub tensor_bytes: u64,
     /// Whether the head shares the embedding's tensor.
     pub tied: bool,
-    /// Tensors of the base that its architecture doesn't use, which were left out.
+    /// Tensors of the base that its architecture doesn't use; they're left out.
     pub dropped: Vec<String>,
 }
 
-/// Writes `base`, with `adapter` folded in, to `folder`. Each tensor keeps the dtype that the base
-/// stores it in, unless `dtype` is given. The tokenizer is that of the folder `tokenizer`. A folder that this function has written before is replaced,
-/// once the new one is complete.
+/// Writes `base`, with `adapter` merged into it, to `folder`. Each tensor keeps the dtype that the
+/// base stores it in, unless `dtype` is given. The tokenizer is copied from the folder `tokenizer`.
+/// A folder that this function has written before is replaced once the new one is complete.
 ///
 /// # Errors
-/// If the adapter can't be merged, or needs a bias that Transformers has no place for; if a converted
-/// or merged value isn't finite; if `folder` holds anything else; if a file can't be written.
+/// If the adapter can't be merged, or adds a bias that Transformers' model class can't hold; if a
+/// converted or merged value isn't finite; if `folder` contains anything else; if a file can't be
+/// written.
 pub fn write_checkpoint(
     base: &BaseModel,
     adapter: Option<&Adapter>,
@@ -75,7 +76,7 @@ pub fn write_checkpoint(
     write_sharded(base, adapter, dtype, tokenizer, folder, SHARD_BYTES)
 }
 
-/// The same with at most `shard_bytes` in a file.
+/// Does what [`write_checkpoint`] does, with at most `shard_bytes` per file.
 fn write_sharded(
     base: &BaseModel,
     adapter: Option<&Adapter>,
@@ -148,7 +149,7 @@ fn write_sharded(
     })
 }
 
-/// Copies `from/name` into `made`, where there's such a file.
+/// Copies `from/name` into `made`, if that file exists.
 fn copy(from: &Path, name: &str, made: &Path) -> Result<(), PrepareError> {
     let from = from.join(name);
     if !from.is_file() {
@@ -159,7 +160,7 @@ fn copy(from: &Path, name: &str, made: &Path) -> Result<(), PrepareError> {
     Ok(())
 }
 
-/// Copies the chat templates that a tokenizer has beside its first one.
+/// Copies a tokenizer's additional chat templates.
 fn copy_templates(tokenizer: &Path, made: &Path) -> Result<(), PrepareError> {
     const TEMPLATES: &str = "additional_chat_templates";
     let from = tokenizer.join(TEMPLATES);

@@ -1,6 +1,6 @@
-//! Tensors spread over safetensors files, with an index where there is more than one.
+//! Tensors distributed over safetensors files, with an index if there's more than one file.
 //!
-//! Names and index are those of `save_pretrained`, Hugging Face Transformers.
+//! File names and index have the format of `save_pretrained`, Hugging Face Transformers.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::weights::{BytesPlan, SafetensorsWriter, TensorView, WeightsError, Wri
 #[derive(Debug)]
 pub struct Shards {
     writers: Vec<(String, SafetensorsWriter)>,
-    /// Tensor name to its file.
+    /// The index of each tensor's file.
     places: BTreeMap<String, usize>,
     tensor_bytes: u64,
     made: PathBuf,
@@ -35,8 +35,8 @@ pub struct Written {
 const INDEX: &str = "model.safetensors.index.json";
 
 impl Shards {
-    /// Creates the files for `tensors` in the folder `made`, which errors call `target`. A file has at
-    /// most `limit` bytes of tensors, or a single tensor.
+    /// Creates the files for `tensors` in the folder `made`; errors name `target`, the final
+    /// folder. A file contains at most `limit` bytes of tensors, or a single larger tensor.
     ///
     /// # Errors
     /// If a file can't be created.
@@ -68,7 +68,8 @@ impl Shards {
         Ok(shards)
     }
 
-    /// Writes elements of the tensor `name`, from its element `first` on, rounded once to its dtype.
+    /// Writes `values`, rounded once to the tensor's dtype, into the tensor `name` from element
+    /// `first` on.
     ///
     /// # Errors
     /// If a value isn't finite in that dtype, or writing fails.
@@ -77,8 +78,8 @@ impl Shards {
         written.map_err(|error| self.renamed_tensor(error))
     }
 
-    /// Writes `stored` into the tensor of `plan`, from its element `first` on: byte for byte, or converted where that has
-    /// another dtype.
+    /// Writes `stored` into the tensor of `plan` from element `first` on: byte for byte, or
+    /// converted if the dtypes differ.
     ///
     /// # Errors
     /// If a converted value isn't finite, or writing fails.
@@ -91,7 +92,7 @@ impl Shards {
         let writer = self.writer(&plan.name);
         let copied = if stored.stored == plan.stored {
             let first = first * plan.stored.bitsize() / 8;
-            let written = writer.write_part(&plan.name, first, stored.bytes);
+            let written = writer.write_bytes_from(&plan.name, first, stored.bytes);
             written.map_err(WriteTensorError::from)
         } else {
             writer.write_converted(&plan.name, first, stored)
@@ -99,10 +100,10 @@ impl Shards {
         copied.map_err(|error| self.renamed_tensor(error))
     }
 
-    /// Gives all files their names, and writes the index if there is more than one.
+    /// Renames all files to their final names, and writes the index if there's more than one.
     ///
     /// # Errors
-    /// If that fails.
+    /// If a file can't be renamed or written.
     pub fn finish(mut self) -> Result<Written, PrepareError> {
         let written = Written {
             files: self.writers.len(),
@@ -136,7 +137,8 @@ impl Shards {
         &self.writers[self.places[name]].1
     }
 
-    /// The error with the file's final path: the temporary one is gone when it's read.
+    /// Replaces the temporary path in `error` by the final one: the temporary file no longer exists
+    /// when the message is read.
     fn renamed(&self, error: WeightsError) -> WeightsError {
         match error {
             WeightsError::Write { path, source } => WeightsError::Write {

@@ -34,8 +34,8 @@ fn written(case: &str, folder: &Path) -> (BaseModel, Adapter, CheckpointSummary)
     (base, adapter, summary)
 }
 
-/// Opens what was written, and checks that it has every tensor that its `config.json` asks for, and
-/// no other.
+/// Opens what was written, and checks that it has exactly the tensors that its `config.json` asks
+/// for.
 fn reopened(folder: &Path) -> BaseModel {
     let model = BaseModel::open_folder(folder).unwrap();
     let parameters = Parameters::of_base(&model.spec, &model.store).unwrap();
@@ -59,7 +59,7 @@ fn names_in(folder: &Path) -> Vec<String> {
     names
 }
 
-/// A fresh adapter: the configuration of `case` with `edits`, and no tensors.
+/// A fresh adapter: the configuration of `case` with `edits`, without tensors.
 fn fresh(base: &BaseModel, case: &str, edits: Value, folder: &Path) -> Adapter {
     let text = fs::read(
         fixtures()
@@ -77,7 +77,7 @@ fn fresh(base: &BaseModel, case: &str, edits: Value, folder: &Path) -> Adapter {
     Adapter::load(folder, base, 0).unwrap()
 }
 
-/// `llama-tied` in a folder of its own, with a tensor that nothing uses and `large` in its last norm.
+/// A copy of `llama-tied` with an unused tensor, and with the value `large` in its last norm.
 fn edited_base(folder: &Path, large: f32) -> BaseModel {
     let original = base("llama-tied");
     let extra = "model.layers.0.self_attn.rotary_emb.inv_freq";
@@ -105,7 +105,7 @@ fn edited_base(folder: &Path, large: f32) -> BaseModel {
     BaseModel::open_folder(folder).unwrap()
 }
 
-/// Checks every tensor of a checkpoint in one dtype against the parameters that an export would use.
+/// Checks every tensor of a checkpoint against the parameters that an export would use.
 fn assert_same_as_overlay(case: &str, dtype: Option<Dtype>) {
     let folder = TempDir::new().unwrap();
     let target = folder.path().join("merged");
@@ -146,7 +146,7 @@ fn assert_same_as_overlay(case: &str, dtype: Option<Dtype>) {
 }
 
 #[test]
-fn every_tensor_is_the_one_that_an_export_would_use() {
+fn every_tensor_equals_the_one_that_an_export_uses() {
     for case in [
         "llama-linear/lora-all-linear",
         "llama-rope3/dora-rslora",
@@ -187,7 +187,7 @@ fn without_an_adapter_the_base_is_copied_with_its_tokenizer_and_configuration() 
 }
 
 #[test]
-fn a_tied_head_is_written_only_where_it_no_longer_equals_the_embedding() {
+fn a_tied_head_is_written_only_if_it_differs_from_the_embedding() {
     for (case, tied) in [
         ("llama-tied/lora", true),
         ("llama-tied/lora-tokens", true),
@@ -239,7 +239,7 @@ fn replicated_layers_are_written_out_and_counted() {
 }
 
 #[test]
-fn shards_keep_the_limit_and_their_index_names_every_tensor() {
+fn shards_respect_the_limit_and_the_index_names_every_tensor() {
     let folder = TempDir::new().unwrap();
     let target = folder.path().join("merged");
     let base = base("llama-gqa");
@@ -278,7 +278,7 @@ fn shards_keep_the_limit_and_their_index_names_every_tensor() {
 }
 
 #[test]
-fn an_added_bias_gives_its_group_biases_of_zero_and_its_key_in_the_configuration() {
+fn an_added_bias_sets_its_configuration_key_and_gives_the_other_layers_zero_biases() {
     let folder = TempDir::new().unwrap();
     let base = base("llama-gqa");
     // With `init_lora_weights: false` a fresh adapter has a bias other than zero.
@@ -315,7 +315,7 @@ fn an_added_bias_gives_its_group_biases_of_zero_and_its_key_in_the_configuration
 }
 
 #[test]
-fn a_bias_that_has_no_place_is_refused() {
+fn a_bias_that_transformers_cannot_hold_is_refused() {
     let folder = TempDir::new().unwrap();
     let base = base("llama-gqa");
     let edits = json!({ "target_modules": ["lm_head"] });
@@ -387,7 +387,7 @@ fn a_checkpoint_does_not_replace_its_own_base() {
 }
 
 #[test]
-fn tensors_that_nothing_uses_are_dropped_and_short_names_are_completed() {
+fn unused_tensors_are_dropped_and_short_names_are_completed() {
     let folder = TempDir::new().unwrap();
     let original = folder.path().join("base");
     fs::create_dir(&original).unwrap();
