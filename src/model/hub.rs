@@ -2,7 +2,7 @@
 //!
 //! What is fetched is what the program reads: `config.json`, the weights as safetensors (one file, or an index and the
 //! shards that it names), and, where the repository has them, the tokenizer's files and `generation_config.json`.
-//! Requests go through the `hf-hub` crate. The cache has the layout of Python's `huggingface_hub`
+//! The cache has the layout of Python's `huggingface_hub`
 //! (`models--org--name/{blobs,refs,snapshots}`), so either program uses what the other has fetched.
 //!
 //! - A file that the cache holds under the revision's commit is never fetched again. Online, a warm cache costs one
@@ -15,8 +15,13 @@
 //! |----------------|------------------------------------------------------------|
 //! | `id.rs`        | is this text a repository and a revision?                  |
 //! | `settings.rs`  | which endpoint, cache and token does the environment name? |
-//! | `cache.rs`     | what does the cache hold, and is it what the hub has?      |
-//! | `remote.rs`    | what does the hub answer?                                  |
+//! | `cache.rs`     | what does the cache hold, and where?                       |
+//! | `http.rs`      | how is one request made, and who gets the token?           |
+//! | `location.rs`  | where does a redirect lead, and is it the same server?     |
+//! | `refusal.rs`   | what does a status that is no success mean?                |
+//! | `remote.rs`    | what does the hub have, and what does it say about a file? |
+//! | `download.rs`  | how does one file get into the cache?                      |
+//! | `incomplete.rs`| is what has been received whole, and what was announced?   |
 //! | `snapshot.rs`  | what does a commit have, and is it in the cache?           |
 //! | `shards.rs`    | which files does `model.safetensors.index.json` name?      |
 //! | `error.rs`     | what went wrong, and what should be done about it?         |
@@ -24,8 +29,13 @@
 //! Sources: `huggingface_hub`, `file_download.py`, `constants.py` and `utils/_http.py`; its guide «Understand caching».
 
 mod cache;
+mod download;
 mod error;
+mod http;
 mod id;
+mod incomplete;
+mod location;
+mod refusal;
 mod remote;
 mod settings;
 mod shards;

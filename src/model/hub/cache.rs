@@ -5,30 +5,36 @@
 //!     blobs/<etag>                  contents; the etag is the SHA-256 of a large file, else git's hash of a small one
 //!     refs/<revision>               the commit that a branch or tag stands for
 //!     snapshots/<commit>/<file>     links into blobs/
+//! .locks/models--org--name/
+//!     <etag>.lock                   locked while the blob is being downloaded
 //! ```
 
 use std::{
-    fs,
-    io::{self, Read, Write},
+    fs::{self, File, TryLockError},
+    io::{self, Write},
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
-
-use sha2::{Digest, Sha256};
 
 use super::HubError;
 
+/// How often a lock is tried for.
+const LOCK_TICK: Duration = Duration::from_millis(50);
+
 /// The cache's folder of one model repository.
 pub(super) struct RepoCache {
-    repo: String,
     folder: PathBuf,
+    locks: PathBuf,
 }
 
 impl RepoCache {
     pub(super) fn new(cache_dir: &Path, repo: &str) -> RepoCache {
-        let folder = cache_dir.join(format!("models--{}", repo.replace('/', "--")));
+        let name = format!("models--{}", repo.replace('/', "--"));
         RepoCache {
-            repo: repo.to_owned(),
-            folder,
+            folder: cache_dir.join(&name),
+            locks: cache_dir.join(".locks").join(name),
         }
     }
 
@@ -45,17 +51,6 @@ impl RepoCache {
     /// Whether the file is there. A link whose blob is gone doesn't count.
     pub(super) fn holds(&self, commit: &str, file: &str) -> bool {
         self.path(commit, file).is_file()
-    }
-
-    /// Removes a link whose blob is gone, as after a clean-up by hand.
-    ///
-    /// `hf-hub` would tell the hub that it has the link's blob, and take the answer «not modified» for the file.
-    pub(super) fn remove_dangling(&self, commit: &str, file: &str) -> Result<(), HubError> {
-        let path = self.path(commit, file);
-        if path.is_symlink() && !path.exists() {
-            fs::remove_file(&path).map_err(|source| HubError::Cache { path, source })?;
-        }
-        Ok(())
     }
 
     /// The commit that the cache knows for `revision`.
@@ -100,45 +95,60 @@ impl RepoCache {
         })
     }
 
-    /// Checks a file that has just been downloaded, and removes it if it isn't what the hub announced.
-    ///
-    /// `hf-hub` 1.0.0 looks at neither the size nor the hash of what it received, nor at the status of the answer that
-    /// brought it: the error page of a failing file server would stay in the cache as the weights.
-    ///
-    /// `size_bytes` is what the hub announced, if it did. A blob whose name is a SHA-256 must have that hash.
-    pub(super) fn verify(
-        &self,
-        commit: &str,
-        file: &str,
-        size_bytes: Option<u64>,
-    ) -> Result<(), HubError> {
-        let link = self.path(commit, file);
-        let checked = check(&link, size_bytes);
-        let mismatch = checked.map_err(|source| HubError::Cache {
-            path: link.clone(),
-            source,
-        })?;
-        let Some(Mismatch { found, expected }) = mismatch else {
-            return Ok(());
+    /// Where a blob is, or would be.
+    pub(super) fn blob(&self, etag: &str) -> PathBuf {
+        self.folder.join("blobs").join(etag)
+    }
+
+    /// Where a blob is while it's being downloaded.
+    pub(super) fn incomplete(&self, etag: &str) -> PathBuf {
+        self.folder.join("blobs").join(format!("{etag}.incomplete"))
+    }
+
+    /// Waits until no other process downloads this blob, and keeps others from it as long as the file is
+    /// open; `None` if it takes longer than `patience`.
+    pub(super) fn lock(&self, etag: &str, patience: Duration) -> Result<Option<File>, HubError> {
+        let path = self.locks.join(format!("{etag}.lock"));
+        let blobs = self.folder.join("blobs");
+        let open = || -> io::Result<File> {
+            fs::create_dir_all(&self.locks)?;
+            fs::create_dir_all(&blobs)?;
+            File::create(&path)
         };
-        let remove = || -> io::Result<()> {
-            let blob = fs::canonicalize(&link)?;
-            fs::remove_file(&link)?;
-            if blob.exists() {
-                fs::remove_file(&blob)
-            } else {
-                Ok(())
+        let failed = |source| HubError::Cache {
+            path: path.clone(),
+            source,
+        };
+        let file = open().map_err(failed)?;
+        let start = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Some(file)),
+                Err(TryLockError::WouldBlock) if start.elapsed() < patience => {
+                    thread::sleep(LOCK_TICK);
+                }
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(source)) => return Err(failed(source)),
             }
+        }
+    }
+
+    /// Makes a blob the contents of a commit's file.
+    pub(super) fn link(&self, commit: &str, file: &str, etag: &str) -> Result<(), HubError> {
+        let path = self.path(commit, file);
+        let write = || -> io::Result<()> {
+            let folder = path.parent().unwrap_or(&path);
+            fs::create_dir_all(folder)?;
+            // One whose blob is gone, as after a clean-up by hand.
+            if path.is_symlink() {
+                fs::remove_file(&path)?;
+            }
+            let up = "../".repeat(2 + file.matches('/').count());
+            symlink(format!("{up}blobs/{etag}"), &path)
         };
-        remove().map_err(|source| HubError::Cache {
-            path: link.clone(),
+        write().map_err(|source| HubError::Cache {
+            path: path.clone(),
             source,
-        })?;
-        Err(HubError::Damaged {
-            repo: self.repo.clone(),
-            file: file.to_owned(),
-            found,
-            expected,
         })
     }
 }
@@ -146,54 +156,6 @@ impl RepoCache {
 /// Whether `text` is a full commit hash, which no branch or tag may look like.
 pub(super) fn is_commit_hash(text: &str) -> bool {
     text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
-struct Mismatch {
-    found: String,
-    expected: String,
-}
-
-fn check(link: &Path, size_bytes: Option<u64>) -> io::Result<Option<Mismatch>> {
-    let blob = fs::canonicalize(link)?;
-    let found_bytes = blob.metadata()?.len();
-    if let Some(expected_bytes) = size_bytes
-        && found_bytes != expected_bytes
-    {
-        return Ok(Some(Mismatch {
-            found: format!("{found_bytes} bytes"),
-            expected: format!("{expected_bytes} bytes"),
-        }));
-    }
-    let name = blob
-        .file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or_default();
-    if name.len() != 64 || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Ok(None);
-    }
-    let found = sha256(&blob)?;
-    Ok((!found.eq_ignore_ascii_case(name)).then(|| Mismatch {
-        found: format!("SHA-256 `{found}`"),
-        expected: format!("`{name}`"),
-    }))
-}
-
-/// The file's SHA-256 in hexadecimal digits. The file is read in pieces: weights don't fit in memory.
-fn sha256(path: &Path) -> io::Result<String> {
-    let mut file = fs::File::open(path)?;
-    let mut hasher = Sha256::new();
-    let mut piece = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut piece)? {
-            0 => break,
-            length => hasher.update(&piece[..length]),
-        }
-    }
-    Ok(hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
 }
 
 #[cfg(test)]
@@ -230,15 +192,5 @@ mod tests {
         fs::create_dir_all(&refs).unwrap();
         fs::write(refs.join("main"), "../../../etc").unwrap();
         assert_eq!(cache.commit("main").unwrap(), None);
-    }
-
-    #[test]
-    fn the_hash_is_sha_256() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), "abc").unwrap();
-        assert_eq!(
-            sha256(file.path()).unwrap(),
-            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-        );
     }
 }

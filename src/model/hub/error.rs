@@ -295,7 +295,7 @@ pub enum HubError {
         source: Box<dyn Error + Send + Sync>,
     },
 
-    /// The machinery for requests couldn't be started.
+    /// No secure connection can be made at all.
     #[error(
         "cannot start the hub client: check that the system has CA certificates (package `ca-certificates`)"
     )]

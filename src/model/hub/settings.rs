@@ -11,6 +11,9 @@
 //! | `HF_HUB_OFFLINE`, `TRANSFORMERS_OFFLINE`              | `1`, `true`, `yes` or `on`: make no request           |
 //! | `HF_HUB_DOWNLOAD_TIMEOUT`                             | seconds of silence after which a request is given up  |
 //!
+//! A proxy is the first of `ALL_PROXY`, `HTTPS_PROXY` and `HTTP_PROXY` that is set; `NO_PROXY` lists the hosts that
+//! need none. The certificates that are trusted are the system's, or those of `SSL_CERT_FILE`.
+//!
 //! Source: `huggingface_hub`, `constants.py`.
 
 use std::{

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::cache::RepoCache;
+use super::download::Download;
 use super::remote::{Listing, Remote};
 use super::{DownloadProgress, HubError, HubId, HubSettings, shards};
 
@@ -41,7 +42,7 @@ impl<'a> Snapshot<'a> {
         settings: &'a HubSettings,
         progress: &'a dyn Fn(DownloadProgress),
     ) -> Result<Self, HubError> {
-        let remote = Remote::connect(id, settings)?;
+        let remote = Remote::new(id, settings)?;
         let Listing { commit, files } = remote.listing()?;
         Ok(Snapshot {
             id,
@@ -89,11 +90,14 @@ impl<'a> Snapshot<'a> {
                 file: file.to_owned(),
             });
         }
-        self.cache.remove_dangling(&self.commit, file)?;
-        let size = online
-            .remote
-            .download(&self.commit, file, online.progress)?;
-        self.cache.verify(&self.commit, file, size)
+        let download = Download {
+            remote: &online.remote,
+            cache: &self.cache,
+            commit: &self.commit,
+            file,
+            progress: online.progress,
+        };
+        download.run()
     }
 
     /// The same of those of `files` that there are.

@@ -1,0 +1,124 @@
+//! A file on its way into the cache: `blobs/<etag>.incomplete`, until it's whole and what the hub
+//! has announced.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::remote::Description;
+
+pub(super) struct Incomplete<'a> {
+    expected: &'a Description,
+    path: PathBuf,
+    file: File,
+    length: u64,
+    /// The hash of what has been written, where the hub says the whole file's.
+    hasher: Option<Sha256>,
+}
+
+/// How what has arrived differs from what the hub has announced.
+pub(super) struct Mismatch {
+    pub(super) found: String,
+    pub(super) expected: String,
+}
+
+impl<'a> Incomplete<'a> {
+    /// Continues what an earlier download has left, where a hash will check the whole.
+    pub(super) fn open(path: PathBuf, expected: &'a Description) -> io::Result<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(&path)?;
+        let mut incomplete = Incomplete {
+            expected,
+            path,
+            file,
+            length: 0,
+            hasher: expected.sha256().map(|_| Sha256::new()),
+        };
+        incomplete.take_up()?;
+        Ok(incomplete)
+    }
+
+    /// Hashes what is there already, or removes it.
+    fn take_up(&mut self) -> io::Result<()> {
+        let length = self.file.metadata()?.len();
+        let is_part = self.expected.size_bytes.is_some_and(|size| length <= size);
+        let Some(hasher) = self.hasher.as_mut().filter(|_| is_part) else {
+            return self.restart();
+        };
+        let mut piece = vec![0; 1 << 20];
+        loop {
+            match self.file.read(&mut piece)? {
+                0 => break,
+                count => {
+                    hasher.update(&piece[..count]);
+                    self.length += count as u64;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts again with nothing.
+    pub(super) fn restart(&mut self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.length = 0;
+        self.hasher = self.expected.sha256().map(|_| Sha256::new());
+        Ok(())
+    }
+
+    pub(super) fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Whether nothing is left to be received.
+    pub(super) fn has_all(&self) -> bool {
+        self.expected.size_bytes == Some(self.length)
+    }
+
+    /// Whether more than the whole has been received.
+    pub(super) fn has_too_much(&self) -> bool {
+        self.expected.size_bytes.is_some_and(|size| self.length > size)
+    }
+
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(bytes);
+        }
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Gives the file its name `blob` in the cache, or removes it if it isn't what was announced.
+    pub(super) fn finish(mut self, blob: &Path) -> io::Result<Option<Mismatch>> {
+        let mismatch = self.mismatch();
+        match mismatch {
+            None => fs::rename(&self.path, blob)?,
+            Some(_) => fs::remove_file(&self.path)?,
+        }
+        Ok(mismatch)
+    }
+
+    fn mismatch(&mut self) -> Option<Mismatch> {
+        if let Some(size) = self.expected.size_bytes
+            && self.length != size
+        {
+            return Some(Mismatch {
+                found: format!("{} bytes", self.length),
+                expected: format!("{size} bytes"),
+            });
+        }
+        let expected = self.expected.sha256()?;
+        let hash = self.hasher.take()?.finalize();
+        let found: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        (!found.eq_ignore_ascii_case(expected)).then(|| Mismatch {
+            found: format!("SHA-256 `{found}`"),
+            expected: format!("`{expected}`"),
+        })
+    }
+}
