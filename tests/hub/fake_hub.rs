@@ -3,13 +3,15 @@
 //! - `GET /api/models/<repo>/revision/<revision>`: the commit and the names of its files
 //! - `HEAD` and `GET /<repo>/resolve/<revision>/<file>`: a small file itself; for a large one a redirect with
 //!   `x-linked-etag` and `x-linked-size` to a file server of another origin, here a second port
+//! - redirects within the hub, as for a renamed repository, and to another hub, as from a mirror
+//! - `Range` requests, answered with a part
 //! - errors with the hub's statuses and its `x-error-code`
 //!
 //! Sources: <https://huggingface.co/docs/hub/api>; `huggingface_hub`, `file_download.py` and `utils/_http.py`.
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{Arc, Mutex, MutexGuard},
     thread,
@@ -53,6 +55,12 @@ pub enum Fault {
     Status(u16),
     /// Other bytes of the same number.
     OtherBytes,
+    /// Only this many bytes, and nothing that says that there are more.
+    Shorter(usize),
+    /// After this many bytes nothing more comes, and the connection stays open.
+    SilentAfter(usize),
+    /// A request for a part is answered with the whole.
+    NoParts,
 }
 
 /// One request, as it came.
@@ -61,7 +69,8 @@ pub struct Request {
     pub method: String,
     pub path: String,
     pub authorization: Option<String>,
-    if_none_match: Option<String>,
+    /// The first byte that is asked for.
+    pub from: Option<usize>,
 }
 
 struct State {
@@ -70,6 +79,8 @@ struct State {
     commits: Vec<Commit>,
     faults: BTreeMap<String, Fault>,
     listing_status: Option<u16>,
+    old_name: Option<String>,
+    moved_to: Option<String>,
     hub_requests: Vec<Request>,
     file_server_requests: Vec<Request>,
 }
@@ -88,6 +99,8 @@ impl FakeHub {
             commits,
             faults: BTreeMap::new(),
             listing_status: None,
+            old_name: None,
+            moved_to: None,
             hub_requests: Vec::new(),
             file_server_requests: Vec::new(),
         }));
@@ -127,6 +140,16 @@ impl FakeHub {
         self.state().listing_status = Some(status);
     }
 
+    /// Answers requests for `old_name` with a redirect to the repository's name.
+    pub fn set_old_name(&self, old_name: &str) {
+        self.state().old_name = Some(old_name.to_owned());
+    }
+
+    /// Answers every request with a redirect to the same path of another server.
+    pub fn set_moved_to(&self, endpoint: &str) {
+        self.state().moved_to = Some(endpoint.to_owned());
+    }
+
     /// The requests since the last call: the hub's and the file server's.
     pub fn take_requests(&self) -> (Vec<Request>, Vec<Request>) {
         let mut state = self.state();
@@ -161,8 +184,9 @@ struct Response {
     status: u16,
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
-    /// How much of the body is sent before the connection closes.
+    /// How much of the body is sent before the connection closes, or falls silent.
     sent: usize,
+    is_silent_at_end: bool,
 }
 
 impl Response {
@@ -173,7 +197,12 @@ impl Response {
             headers,
             body,
             sent,
+            is_silent_at_end: false,
         }
+    }
+
+    fn redirect(status: u16, location: String) -> Response {
+        Response::new(status, vec![("location", location)], Vec::new())
     }
 
     fn error(status: u16, code: Option<&str>) -> Response {
@@ -190,6 +219,14 @@ impl Response {
 }
 
 fn from_hub(state: &State, request: &Request, file_server: SocketAddr) -> Response {
+    if let Some(endpoint) = &state.moved_to {
+        return Response::redirect(308, format!("{endpoint}{}", request.path));
+    }
+    if let Some(old_name) = &state.old_name
+        && request.path.contains(old_name)
+    {
+        return Response::redirect(307, request.path.replacen(old_name, &state.repo, 1));
+    }
     if let Some(rest) = request.path.strip_prefix("/api/models/") {
         if let Some(status) = state.listing_status {
             return Response::error(status, None);
@@ -234,9 +271,6 @@ fn from_hub(state: &State, request: &Request, file_server: SocketAddr) -> Respon
     };
     let etag = etag(contents);
     let mut headers = vec![("x-repo-commit", commit.hash.clone())];
-    if request.if_none_match == Some(format!("\"{etag}\"")) {
-        return Response::new(304, headers, Vec::new());
-    }
     match contents {
         Contents::Small(bytes) => {
             headers.push(("etag", format!("\"{etag}\"")));
@@ -281,18 +315,37 @@ fn with_fault(
     headers: Vec<(&'static str, String)>,
     bytes: &[u8],
 ) -> Response {
-    let whole = Response::new(200, headers, bytes.to_vec());
-    match state.faults.get(file).filter(|_| request.method == "GET") {
-        None => whole,
+    let fault = state.faults.get(file).filter(|_| request.method == "GET");
+    let part = request
+        .from
+        .filter(|_| !matches!(fault, Some(Fault::NoParts)));
+    let whole = match part {
+        None => Response::new(200, headers, bytes.to_vec()),
+        Some(from) => {
+            let (last, size) = (bytes.len() - 1, bytes.len());
+            let range = ("content-range", format!("bytes {from}-{last}/{size}"));
+            Response::new(206, [headers, vec![range]].concat(), bytes[from..].to_vec())
+        }
+    };
+    match fault {
+        None | Some(Fault::NoParts) => whole,
         Some(Fault::CutAfter(sent)) => Response {
             sent: *sent,
             ..whole
         },
-        Some(Fault::Status(status)) => Response::error(*status, None),
-        Some(Fault::OtherBytes) => Response {
-            body: vec![b'?'; bytes.len()],
+        Some(Fault::SilentAfter(sent)) => Response {
+            sent: *sent,
+            is_silent_at_end: true,
             ..whole
         },
+        Some(Fault::Status(status)) => Response::error(*status, None),
+        Some(Fault::OtherBytes) => Response {
+            body: vec![b'?'; whole.body.len()],
+            ..whole
+        },
+        Some(Fault::Shorter(length)) => {
+            Response::new(200, Vec::new(), whole.body[..*length].to_vec())
+        }
     }
 }
 
@@ -352,7 +405,7 @@ fn read_request(stream: &TcpStream) -> Option<Request> {
         method,
         path,
         authorization: None,
-        if_none_match: None,
+        from: None,
     };
     for line in lines {
         let line = line.ok()?;
@@ -361,7 +414,10 @@ fn read_request(stream: &TcpStream) -> Option<Request> {
         };
         match name.to_ascii_lowercase().as_str() {
             "authorization" => request.authorization = Some(value.to_owned()),
-            "if-none-match" => request.if_none_match = Some(value.to_owned()),
+            "range" => {
+                let from = value.strip_prefix("bytes=")?.strip_suffix('-')?;
+                request.from = from.parse().ok();
+            }
             _ => {}
         }
     }
@@ -373,10 +429,9 @@ fn write_response(
     request: &Request,
     response: &Response,
 ) -> std::io::Result<()> {
-    let mut head = format!("HTTP/1.1 {} fake\r\nconnection: close\r\n", response.status);
-    if response.status != 304 {
-        head += &format!("content-length: {}\r\n", response.body.len());
-    }
+    let (status, length) = (response.status, response.body.len());
+    let mut head =
+        format!("HTTP/1.1 {status} fake\r\nconnection: close\r\ncontent-length: {length}\r\n");
     for (name, value) in &response.headers {
         head += &format!("{name}: {value}\r\n");
     }
@@ -384,5 +439,10 @@ fn write_response(
     if request.method != "HEAD" {
         stream.write_all(&response.body[..response.sent])?;
     }
-    stream.flush()
+    stream.flush()?;
+    if response.is_silent_at_end {
+        // Until the client gives up.
+        stream.read_exact(&mut [0])?;
+    }
+    Ok(())
 }

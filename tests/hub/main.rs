@@ -5,6 +5,7 @@ mod common;
 
 mod adapters;
 mod fake_hub;
+mod transfers;
 
 use std::{
     cell::RefCell,
@@ -647,31 +648,6 @@ fn a_connection_cut_in_mid_file_leaves_nothing_broken_and_the_next_try_succeeds(
 }
 
 #[test]
-fn an_error_page_and_damaged_contents_are_not_kept_as_weights() {
-    for fault in [Fault::Status(500), Fault::Status(403), Fault::OtherBytes] {
-        let scene = Scene::new(single_file());
-        scene.hub.set_fault(WEIGHTS, Some(fault));
-        let error = scene.fetch(REPO).unwrap_err();
-        assert!(matches!(error, HubError::Damaged { .. }), "{error:?}");
-        assert_says(
-            &error,
-            &["`org/tiny-model`", "`model.safetensors`", "expected"],
-        );
-
-        assert!(!scene.blobs().contains(&etag(&single_file()[WEIGHTS])));
-        assert!(
-            !scene
-                .in_cache(&format!("snapshots/{COMMIT}/{WEIGHTS}"))
-                .is_symlink()
-        );
-
-        scene.hub.set_fault(WEIGHTS, None);
-        let folder = scene.fetch(REPO).unwrap();
-        assert_holds(&folder, &single_file(), &SINGLE_FILE_NAMES);
-    }
-}
-
-#[test]
 fn an_endpoint_that_nobody_serves_is_unreachable() {
     let mut scene = Scene::new(single_file());
     let unused = TcpListener::bind("127.0.0.1:0")
@@ -722,7 +698,9 @@ fn troubles_of_the_hub_itself_are_told_apart() {
     assert_says(&error, &["`org/tiny-model`", "wait"]);
 
     scene.hub.set_listing_status(503);
+    scene.requested_files();
     let error = scene.fetch(REPO).unwrap_err();
+    assert_eq!(scene.requested_files().0, 2, "one more try");
     assert!(matches!(error, HubError::Status { .. }), "{error:?}");
     assert_says(&error, &["`org/tiny-model`", "503"]);
 

@@ -82,7 +82,9 @@ impl<'a> Incomplete<'a> {
 
     /// Whether more than the whole has been received.
     pub(super) fn has_too_much(&self) -> bool {
-        self.expected.size_bytes.is_some_and(|size| self.length > size)
+        self.expected
+            .size_bytes
+            .is_some_and(|size| self.length > size)
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {

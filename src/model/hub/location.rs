@@ -62,7 +62,13 @@ mod tests {
         ] {
             assert_eq!(joined(location).as_deref(), Some(expected));
         }
-        for location in ["file:///etc/passwd", "ftp://x/y", "elsewhere", "", "http://"] {
+        for location in [
+            "file:///etc/passwd",
+            "ftp://x/y",
+            "elsewhere",
+            "",
+            "http://",
+        ] {
             assert_eq!(joined(location), None, "{location}");
         }
     }

@@ -12,6 +12,7 @@ use ureq::http::{StatusCode, header};
 use super::cache::is_commit_hash;
 use super::http::{Http, LINKED_ETAG, REPO_COMMIT, Response};
 use super::refusal::Asked;
+use super::shards::is_plain;
 use super::{HubError, HubId, HubSettings};
 
 /// What is escaped in a part of an address.
@@ -102,7 +103,8 @@ impl<'a> Remote<'a> {
         let files = info.siblings.into_iter().map(|sibling| sibling.rfilename);
         Ok(Listing {
             commit: info.sha,
-            files: files.collect(),
+            // They become paths in the cache.
+            files: files.filter(|file| is_plain(file)).collect(),
         })
     }
 

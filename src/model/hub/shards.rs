@@ -44,7 +44,7 @@ pub(super) fn read(repo: &str, path: &Path) -> Result<BTreeSet<String>, HubError
 }
 
 /// Whether `name` is a relative path of plain names, on every system.
-fn is_plain(name: &str) -> bool {
+pub(super) fn is_plain(name: &str) -> bool {
     !name.is_empty()
         && !name.contains(['\\', ':', '\0'])
         && Path::new(name)
