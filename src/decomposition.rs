@@ -131,10 +131,10 @@ mod tests {
     use ndarray::array;
     use rand::SeedableRng;
     use rand::distr::Distribution;
-    use rand::rngs::StdRng;
+    use rand::rngs::ChaCha12Rng;
 
     fn random(rows: usize, columns: usize) -> Array2<f32> {
-        let mut rng = StdRng::seed_from_u64(5);
+        let mut rng = ChaCha12Rng::seed_from_u64(5);
         let normal = rand_distr::StandardNormal;
         let values = (0..rows * columns)
             .map(|_| normal.sample(&mut rng))

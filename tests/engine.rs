@@ -72,7 +72,10 @@ fn open(variant: &PreparedVariant, batch_size: usize) -> DecoderEngine {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn the_block_size_told_from_the_processor_is_that_of_onnx_runtime() {
-    assert_eq!(RUNTIME.block_size(), block_size::of_this_processor());
+    assert_eq!(
+        peft_bench::engine::block_size(&RUNTIME),
+        block_size::of_this_processor()
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ use ort::value::{DynTensor, Tensor};
 use super::bindings::new_tensor;
 use super::cuda::GraphRun;
 use super::lengths::Lengths;
-use super::onnx_runtime::run_bound;
+use super::session::run_bound;
 use super::{EngineError, EngineOptions, Provider};
 use crate::lowering::host_side::{LOGITS, MASK, NEXT_TOKEN};
 

@@ -28,8 +28,6 @@ pub enum EngineError {
     Adapter(#[from] WeightsError),
     #[error(transparent)]
     Pack(#[from] LayOutError),
-    #[error("ONNX Runtime cannot be loaded from `{}`: {message}", path.display())]
-    Load { path: PathBuf, message: String },
     #[error("ONNX Runtime cannot use CUDA device {device}: {message}")]
     Cuda { device: u32, message: String },
     #[error("ONNX Runtime cannot run `{name}`: {message}")]

@@ -15,9 +15,9 @@ mod interface;
 mod lengths;
 pub mod logits;
 
-mod onnx_runtime;
 mod open;
 mod options;
+mod session;
 mod sessions;
 mod shared_weights;
 mod swap;
@@ -32,12 +32,12 @@ pub use allocator::ArenaBytes;
 pub use cuda::StepGraph;
 pub use error::EngineError;
 pub use interface::{Engine, SwapEngine};
-pub use onnx_runtime::OnnxRuntime;
 pub use open::MadeReady;
 pub use options::{EngineOptions, TF32};
+pub use session::block_size;
 
 pub use crate::lowering::{NotLowered, WeightsMode};
-pub use crate::onnxruntime::Provider;
+pub use crate::onnxruntime::{OnnxRuntime, Provider};
 
 use crate::onnxruntime::cuda::Stream;
 use crate::weights::{Dtype, widen};

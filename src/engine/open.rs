@@ -6,6 +6,7 @@ use ort::value::{DynTensor, Tensor};
 
 use super::bindings::element_type;
 use super::cuda::{CapturedSteps, check_capturable, open_captured};
+use super::session::block_size;
 use super::sessions::Sessions;
 use super::shared_weights::SharedWeights;
 use super::{
@@ -91,7 +92,7 @@ impl DecoderEngine {
         let model = model_file::read(&variant.folder, options.max_length)?;
         let block = options
             .block()
-            .filter(|&block| runtime.block_size() == Some(block));
+            .filter(|&block| block_size(runtime) == Some(block));
         let files = match block {
             Some(block) => make_ready(&model, &variant.folder, block, &|_| {})?,
             None => None,

@@ -2,6 +2,7 @@
 
 use super::bound::BoundSession;
 use super::heap::give_back_freed;
+use super::session::open_session;
 use super::shared_weights::SharedWeights;
 use super::{EngineError, EngineOptions, OnnxRuntime, Provider};
 use crate::graph::proto::Model;
@@ -34,7 +35,7 @@ impl Sessions {
     ) -> Result<Self, EngineError> {
         let open = |model: &Model, kind: &str, packs: bool| {
             let options = options.for_session(kind);
-            let session = runtime.open_session(name, model, &options, packs, weights, stream)?;
+            let session = open_session(runtime, name, model, &options, packs, weights, stream)?;
             let captures = stream.is_some();
             BoundSession::new(session, &options, captures).map_err(EngineError::runtime(name))
         };

@@ -1,4 +1,4 @@
-//! Finding, installing and identifying ONNX Runtime's shared library.
+//! Finding, installing, identifying and loading ONNX Runtime's shared library.
 
 pub mod cuda;
 pub mod cuda_libraries;
@@ -9,6 +9,8 @@ pub mod pins;
 pub mod pip;
 mod provider;
 pub mod python;
+mod runtime;
 pub mod wheel;
 
 pub use provider::Provider;
+pub use runtime::{OnnxRuntime, RuntimeError};

@@ -16,7 +16,7 @@ use peft_bench::model::{BaseModel, TextTokenizer};
 use peft_bench::prepare::Preparation;
 use peft_bench::prepared::{Precision, Variant};
 use peft_bench::weights::Dtype;
-use rand::rngs::StdRng;
+use rand::rngs::ChaCha12Rng;
 use rand::{RngExt, SeedableRng};
 
 /// Damaged versions of each file.
@@ -26,7 +26,7 @@ const VERSIONS: usize = 200;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// `whole` with one to four of its first `reach` bytes damaged, or cut.
-fn damaged(whole: &[u8], reach: usize, rng: &mut StdRng) -> Vec<u8> {
+fn damaged(whole: &[u8], reach: usize, rng: &mut ChaCha12Rng) -> Vec<u8> {
     const TELLING: &[u8] = b"0123456789-.eE{}[]\",:\\ntf\0\xff";
     let mut bytes = whole.to_vec();
     for _ in 0..rng.random_range(1..=4) {
@@ -58,7 +58,7 @@ fn damage(
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         for version in 0..VERSIONS {
-            let mut rng = StdRng::seed_from_u64(version as u64);
+            let mut rng = ChaCha12Rng::seed_from_u64(version as u64);
             let bytes = damaged(&whole, reach, &mut rng);
             // A new file, as a map of the last one may be there still.
             fs::remove_file(&file).unwrap();

@@ -1,6 +1,7 @@
 //! Adapters from the hub, through the built program.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -187,6 +188,22 @@ fn a_base_without_a_tokenizer_takes_ids_and_refuses_text() {
     let text = scene.run(command.args(["--model", REPO, adapter]));
     assert_refused(&text, &["has no tokenizer", "`tokenizer.json`"]);
     assert!(scene.hub.take_requests().0.is_empty());
+}
+
+#[test]
+fn the_environment_s_proxy_is_used_unless_the_host_needs_none() {
+    let scene = Scene::new(adapter());
+    let unused = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = format!("http://{}", unused.local_addr().unwrap());
+    drop(unused);
+    let with_proxy = |no_proxy: &str| {
+        let mut command = program(["generate", "--ep", "cpu", "--prompt-ids", "3", REPO]);
+        scene.run(command.env("HTTP_PROXY", &proxy).env("NO_PROXY", no_proxy))
+    };
+    assert_refused(&with_proxy("elsewhere"), &["cannot reach"]);
+    assert!(scene.hub.take_requests().0.is_empty());
+    let direct = with_proxy("127.0.0.1");
+    assert_eq!(direct.code, Some(0), "{direct:?}");
 }
 
 #[test]

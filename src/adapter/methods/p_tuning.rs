@@ -15,7 +15,7 @@
 //!
 //! Sources: Liu et al., arXiv:2103.10385; PEFT, `tuners/p_tuning/`.
 
-use rand::rngs::StdRng;
+use rand::rngs::ChaCha12Rng;
 
 use super::prompt_tuning::{token_dim, virtual_tokens};
 use crate::adapter::tensors::check_drawn;
@@ -90,7 +90,7 @@ impl Encoder {
         }
     }
 
-    fn fresh(self, count: usize, width: usize, rng: &mut StdRng) -> Vec<f32> {
+    fn fresh(self, count: usize, width: usize, rng: &mut ChaCha12Rng) -> Vec<f32> {
         let mut x = matrix(count, width, Init::Normal(1.0), rng);
         match self {
             Self::Mlp { hidden } => {

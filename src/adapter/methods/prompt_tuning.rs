@@ -9,7 +9,7 @@
 //!
 //! Sources: Lester et al., arXiv:2104.08691; PEFT, `tuners/prompt_tuning/`.
 
-use rand::rngs::StdRng;
+use rand::rngs::ChaCha12Rng;
 use rand::seq::index;
 
 use crate::adapter::toolbox::tuner::Loading;
@@ -73,7 +73,7 @@ pub fn fresh(
     config: &JsonObject,
     base: &BaseModel,
     count: usize,
-    rng: &mut StdRng,
+    rng: &mut ChaCha12Rng,
 ) -> Result<Vec<f32>, AdapterError> {
     let table = &base.spec.embed_tokens;
     let ids: Vec<usize> = match config.optional_text("prompt_tuning_init")? {

@@ -9,7 +9,7 @@ use ort::value::{DynTensor, Tensor};
 
 use super::transfer::{read, write};
 use crate::engine::EngineOptions;
-use crate::engine::onnx_runtime::run_bound;
+use crate::engine::session::run_bound;
 use crate::graph::lengths::{LAST_INDEX, PAST, TOTAL, TOTAL_I32};
 use crate::graph::proto::Model;
 use crate::graph::{ACTIVE_FROM_INPUT, PROMPT_INPUT};
