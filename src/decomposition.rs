@@ -1,19 +1,20 @@
 //! Decompositions of whole weights, up to some thousands of rows and columns.
 //!
-//! All are worked out in float64; what's given in float32 is rounded once. Where two singular values are close, their
-//! vectors turn into each other by the error of the arithmetic over the gap, and what a rank leaves out turns along.
+//! All are computed in float64, and rounded once if the input is float32. If two singular values
+//! are close, their vectors are ill-conditioned: they rotate by about the rounding error divided by
+//! the gap. So does what a truncation to a rank drops.
 //!
-//! They run on the calling thread alone, so that the same matrix gives the same factors whatever the number
-//! of threads; callers go through modules in parallel. Singular vectors and eigenvectors have no sign of
-//! their own: whoever needs one must not take it from here. A 4096 by 4096 weight takes half a minute
-//! and about twenty times its own memory.
+//! They run on the calling thread alone, so that results don't depend on the number of threads;
+//! callers go through modules in parallel. The signs of singular vectors and eigenvectors are
+//! arbitrary, and callers must not depend on them. A 4096 by 4096 weight takes half a minute and
+//! about twenty times its own memory.
 
 use faer::linalg::solvers::Solve;
 use faer::{Mat, MatRef};
 use ndarray::{Array1, Array2};
 use thiserror::Error;
 
-/// A matrix that can't be decomposed.
+/// Why a matrix can't be decomposed.
 #[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each variant is its message")]
 pub enum DecompositionError {
@@ -27,7 +28,8 @@ pub enum DecompositionError {
     Singular,
 }
 
-/// `W = U diag(S) Vᵀ`, with `k = min(rows, columns)` components, the largest first.
+/// A singular value decomposition `W = U diag(S) Vᵀ`, with `k = min(rows, columns)` components, the
+/// largest first.
 #[derive(Debug, Clone)]
 pub struct Svd {
     /// `[rows, k]`, orthonormal columns.
@@ -53,7 +55,8 @@ pub fn svd(matrix: &Array2<f32>) -> Result<Svd, DecompositionError> {
     })
 }
 
-/// `W = Q R` with `k = min(rows, columns)`: orthonormal columns `[rows, k]`, upper triangle `[k, columns]`.
+/// The QR decomposition `W = Q R`, `k = min(rows, columns)`: `Q` with orthonormal columns,
+/// `[rows, k]`, and the upper triangular `R`, `[k, columns]`.
 ///
 /// # Errors
 /// If `matrix` isn't finite.
@@ -62,7 +65,7 @@ pub fn qr(matrix: &Array2<f32>) -> Result<(Array2<f32>, Array2<f32>), Decomposit
     Ok((rounded(qr.compute_thin_Q().as_ref()), rounded(qr.thin_R())))
 }
 
-/// `X` of `A X = B`, `A` square.
+/// Solves `A X = B` for `X`, with a square `A`.
 ///
 /// # Errors
 /// If `A` or `B` isn't finite, or `A` is singular.
@@ -75,7 +78,7 @@ pub fn solve(a: &Array2<f64>, b: &Array2<f64>) -> Result<Array2<f64>, Decomposit
     }
 }
 
-/// Eigenvectors of a symmetric matrix as columns, the smallest eigenvalue first.
+/// Eigenvectors of a symmetric matrix, as columns, by ascending eigenvalue.
 ///
 /// # Errors
 /// If `matrix` isn't finite.
@@ -166,7 +169,7 @@ mod tests {
 
     #[test]
     fn close_singular_values_keep_their_own_vectors() {
-        // `H diag(S) H` with a reflection `H`, all of whose numbers float32 holds.
+        // `H diag(S) H` with a reflection `H`, all of whose elements are exact in float32.
         let n = 16;
         let sign = |i: usize| if i.is_multiple_of(3) { -1.0 } else { 1.0 };
         let reflection = Array2::from_shape_fn((n, n), |(i, j)| {

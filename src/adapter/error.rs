@@ -1,4 +1,4 @@
-//! What can be wrong with an adapter.
+//! Errors of loading an adapter.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use crate::decomposition::DecompositionError;
 use crate::json::ConfigError;
 use crate::weights::{WeightsError, WriteTensorError};
 
-/// An adapter that can't be loaded, or doesn't fit the base.
+/// Why an adapter can't be loaded, or can't be used with a base.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant is its message")]
 pub enum AdapterError {
@@ -40,7 +40,7 @@ pub enum AdapterError {
     Missing {
         key: String,
         path: PathBuf,
-        /// The name in the file that is most like it, in words.
+        /// A clause that names the most similar key of the file; empty if there is none.
         nearest: String,
     },
 
@@ -77,7 +77,7 @@ pub enum AdapterError {
     },
 
     #[error(
-        "`{}` is for a vocabulary of {size} tokens, and nothing tells row {first} of `{name}`: the base has {there} rows, and \
+        "`{}`was trained with a vocabulary of {size} tokens, and row {first} of `{name}` is unknown: the base has {there} rows, and \
          the file holds no whole `{name}`; save the adapter again with `save_pretrained(…, save_embedding_layers=True)` or \
          with this module in `modules_to_save`",
         path.display()
@@ -94,7 +94,7 @@ pub enum AdapterError {
     Targets { path: PathBuf, message: String },
 
     #[error(
-        "`--adapter-form native` is not implemented for {peft_type} on `{path}`; `reduced` computes the same"
+        "`--adapter-form native` is not implemented for {peft_type} on`{path}`; `reduced` gives the same results"
     )]
     Form { path: String, peft_type: String },
 
@@ -110,8 +110,8 @@ pub enum AdapterError {
     },
 
     #[error(
-        "task {id} was asked for (`--task-id`, or `task_id` in the benchmark's parameters), and `{}` has \
-         none: {peft_type} doesn't know tasks",
+        "task {id} was asked for (`--task-id`, or `task_id` in the benchmark's parameters),and `{}` has \
+        none: {peft_type} has no tasks",
         path.display()
     )]
     NoTasks {

@@ -1,7 +1,8 @@
-//! What an adapter's folder holds: its weights, nothing yet, or something that says that there were weights.
+//! Finds an adapter's weights in its folder, or the evidence that it was trained and they are
+//! missing.
 //!
-//! An adapter is drawn fresh only where nothing says that it was trained. Its base alone, under the adapter's name,
-//! would be a wrong answer.
+//! An adapter is drawn fresh only if nothing shows that it was trained. Otherwise the base alone
+//! would be measured under the adapter's name.
 
 use std::fmt::Write;
 use std::fs;
@@ -15,16 +16,16 @@ use crate::files::failed_download;
 use crate::json::{ConfigError, JsonObject};
 use crate::weights::TensorStore;
 
-/// The configuration's file.
+/// The configuration's file name.
 pub const CONFIG: &str = "adapter_config.json";
-/// The weights' file.
+/// The weights' file name.
 pub const WEIGHTS: &str = "adapter_model.safetensors";
-/// In its place, where there are shards.
+/// Present in place of [`WEIGHTS`] if the weights are split into shards.
 pub const INDEX: &str = "adapter_model.safetensors.index.json";
-/// PEFT's earlier form of them.
+/// The weights' file name before PEFT wrote safetensors.
 const PICKLE: &str = "adapter_model.bin";
 
-/// Ends of names that files of weights have, in lower case.
+/// Endings of weight files' names, in lower case.
 const ENDS_OF_WEIGHTS: [&str; 8] = [
     ".safetensors",
     ".safetensors.index.json",
@@ -35,7 +36,7 @@ const ENDS_OF_WEIGHTS: [&str; 8] = [
     ".npz",
     ".gguf",
 ];
-/// Files that trainers write beside weights.
+/// Beginnings of the names of files that trainers write next to the weights.
 const BESIDE_WEIGHTS: [&str; 5] = [
     "training_args",
     "optimizer",
@@ -43,19 +44,19 @@ const BESIDE_WEIGHTS: [&str; 5] = [
     "rng_state",
     "scaler",
 ];
-/// Keys of the configuration that `mlx_lm.lora` writes.
+/// Keys that `mlx_lm.lora` writes into the configuration.
 const KEYS_OF_MLX: [&str; 3] = ["fine_tune_type", "lora_parameters", "lora_layers"];
-/// Larger files are no pointers of Git LFS.
+/// A Git LFS pointer is no larger than this, in bytes.
 const LARGEST_POINTER: u64 = 1024;
-/// Messages name so many files at most.
+/// How many file names a message lists at most.
 const NAMED: usize = 8;
 
-/// A folder that can't be used as an adapter.
+/// Why a folder can't be used as an adapter.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant is its message")]
 pub enum FolderError {
     #[error(
-        "`{}` is a pickle, which can run code when it's read: convert it to `{WEIGHTS}` with {command}",
+        "`{}`is a pickle file, which can run code when it's read: convert it to `{WEIGHTS}` with {command}",
         path.display()
     )]
     Pickle { path: PathBuf, command: String },
@@ -73,7 +74,7 @@ pub enum FolderError {
     },
 
     #[error(
-        "`{}` is an adapter of MLX, and PEFT's are read: {command} makes a checkpoint of it and its base, which can be measured",
+        "`{}`is an MLX adapter, and only PEFT's are supported: {command} merges it into its base, and the resulting checkpoint can be measured",
         folder.display()
     )]
     Mlx { folder: PathBuf, command: String },
@@ -82,19 +83,19 @@ pub enum FolderError {
     NotWeights { path: PathBuf, message: String },
 }
 
-/// Which values an adapter is used with.
+/// Where an adapter's values come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Values {
-    /// Those of its weights; drawn fresh where nothing says that it was trained.
+    /// From its weights; drawn fresh if nothing shows that it was trained.
     #[default]
     AsFound,
-    /// Those of its weights, which have to be there.
+    /// From its weights, which must exist.
     Trained,
-    /// Drawn fresh, whatever is there.
+    /// Drawn fresh, even if there are weights.
     Fresh,
 }
 
-/// Opens the weights of the adapter in `folder`; `None` where it's to be drawn fresh.
+/// Opens the weights of the adapter in `folder`; `None` if it's to be drawn fresh.
 ///
 /// # Errors
 /// If it was trained and its weights aren't there, or they can't be read.
@@ -126,13 +127,14 @@ pub fn open(
     Ok(Some(store))
 }
 
-/// Whether `folder` has weights under a name that PEFT gives them, whatever state they are in.
+/// Whether `folder` has a file with one of PEFT's names for weights, readable or not.
 pub fn has_weights(folder: &Path) -> bool {
     let is_there = |name: &str| folder.join(name).symlink_metadata().is_ok();
     [WEIGHTS, INDEX, PICKLE].into_iter().any(is_there)
 }
 
-/// The files that an adapter is read from: those that are there, and those whose coming would make it another.
+/// The files that an adapter is read from. Includes absent ones that would change the adapter if
+/// they appeared.
 pub fn files(folder: &Path) -> Vec<PathBuf> {
     let shard =
         |name: &String| name.starts_with("adapter_model-") && name.ends_with(".safetensors");
@@ -144,7 +146,7 @@ pub fn files(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Names of what is in `folder`, sorted; none where it can't be read.
+/// Names of the files in `folder`, sorted; empty if it can't be read.
 pub fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries
@@ -159,7 +161,7 @@ fn looks_like_weights(name: &str) -> bool {
     ENDS_OF_WEIGHTS.iter().any(|end| name.ends_with(end))
 }
 
-/// What says that the adapter was trained.
+/// What shows that the adapter was trained, if anything.
 fn evidence(
     folder: &Path,
     config: &JsonObject,
@@ -192,7 +194,7 @@ fn absent(folder: &Path, evidence: String) -> FolderError {
     }
 }
 
-/// What to do about weights that aren't there, where `files` are.
+/// Advice for missing weights, depending on the `files` in the folder.
 fn advice(folder: &Path, files: &[String]) -> String {
     let path = |name: &String| shell_word(&folder.join(name));
     let ends = |end: &'static str| move |name: &&String| name.to_lowercase().ends_with(end);
@@ -203,7 +205,7 @@ fn advice(folder: &Path, files: &[String]) -> String {
     let target = shell_word(&folder.join(WEIGHTS));
     if own().any(|name| is_pointer(&name)) {
         let folder = shell_word(folder);
-        format!("`git -C {folder} lfs pull` fetches what pointers of Git LFS stand for")
+        format!("`git -C {folder} lfs pull`fetches the files of its Git LFS pointers")
     } else if let Some(name) = own().find(ends(".safetensors")) {
         let path = path(name);
         format!("if `{name}` has them under PEFT's keys, `mv {path} {target}`")
@@ -211,7 +213,7 @@ fn advice(folder: &Path, files: &[String]) -> String {
         format!("`{}` has weights: name that folder", path(name))
     } else if let Some(name) = own().find(ends(".gguf")) {
         format!(
-            "`{name}` is llama.cpp's form of an adapter: get the `{WEIGHTS}` that it was made from"
+            "`{name}`is an adapter in llama.cpp's format: get the `{WEIGHTS}` that it was made from"
         )
     } else if let Some(name) = own().find(|name| looks_like_weights(name)) {
         format!(
@@ -227,7 +229,7 @@ fn pickle(folder: &Path) -> FolderError {
     match pointer(&path) {
         true => FolderError::NotWeights {
             message: format!(
-                "it's a pointer of Git LFS, `git -C {} lfs pull` fetches the file",
+                "it's a Git LFS pointer, `git -C {} lfs pull` fetches the file",
                 shell_word(folder)
             ),
             path,
@@ -239,7 +241,7 @@ fn pickle(folder: &Path) -> FolderError {
     }
 }
 
-/// Whether the file is a pointer of Git LFS, or holds as little as nothing.
+/// Whether the file is small and holds a Git LFS pointer or another stand-in for weights.
 fn pointer(path: &Path) -> bool {
     let small =
         fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() <= LARGEST_POINTER);
@@ -247,7 +249,7 @@ fn pointer(path: &Path) -> bool {
         && fs::read(path).is_ok_and(|bytes| !bytes.is_empty() && failed_download(&bytes).is_some())
 }
 
-/// Refuses a link to nothing: a snapshot whose blob is gone.
+/// Refuses a dangling link. In the hub's cache the blob may have been deleted.
 fn refuse_dangling(path: &Path) -> Result<(), FolderError> {
     match fs::read_link(path) {
         Ok(target) if !path.exists() => Err(FolderError::NotWeights {
@@ -277,7 +279,7 @@ fn refuse_mlx(folder: &Path, config: &JsonObject) -> Result<(), FolderError> {
     })
 }
 
-/// Names in backticks, the first few of many.
+/// Lists the first [`NAMED`] names in backticks, and counts the rest.
 pub fn listed(names: &[String]) -> String {
     let mut text = String::new();
     for (index, name) in names.iter().take(NAMED).enumerate() {

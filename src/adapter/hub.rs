@@ -1,4 +1,4 @@
-//! An adapter from the hub, or the finding that a repository holds a model instead.
+//! Fetches an adapter from the hub, or finds that the repository holds a model instead.
 
 use std::path::{Path, PathBuf};
 
@@ -10,11 +10,12 @@ use crate::model::hub::{
     complete, other_weights,
 };
 
-/// Makes sure that the cache holds the adapter and returns its snapshot folder; `None` where the repository holds a model,
-/// with an `adapter_config.json` left over perhaps. Of one that's to be drawn fresh no weights are fetched.
+/// Makes sure that the cache holds the adapter and returns its snapshot folder; `None` if the
+/// repository holds a model, possibly with an `adapter_config.json` left over. No weights are
+/// fetched if the adapter is to be drawn fresh.
 ///
 /// # Errors
-/// Whatever keeps the adapter from being complete in the cache.
+/// If the cache doesn't hold the whole adapter and it can't be downloaded.
 pub fn fetch_adapter(
     id: &HubId,
     fresh: bool,
@@ -41,7 +42,7 @@ fn adapter(id: &HubId, fresh: bool, snapshot: &Snapshot) -> Result<Option<PathBu
     }
     snapshot.require(folder::CONFIG)?;
     snapshot.require_present(TOKENIZER_FILES)?;
-    // The experts of a mixture have folders of their own.
+    // The experts of a mixture are in subfolders.
     if names_experts(&snapshot.path(folder::CONFIG)) {
         let of_an_expert = |file: &&str| {
             let name = file.split_once('/').map(|(_, name)| name);
@@ -63,7 +64,7 @@ fn adapter(id: &HubId, fresh: bool, snapshot: &Snapshot) -> Result<Option<PathBu
     Ok(Some(snapshot.complete()?))
 }
 
-/// What to do about a repository whose adapters are in folders of it.
+/// Advice for a repository without an adapter at its top: names its subfolders that have one.
 fn below<'a>(repo: &str, files: impl Iterator<Item = &'a str>) -> String {
     let folder = |file: &str| {
         Some(

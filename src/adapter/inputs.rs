@@ -1,4 +1,4 @@
-//! Everything that the unmerged graph, or the cache, is given by an adapter.
+//! The tensors that an adapter gives to the unmerged graph or its cache.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,24 +11,25 @@ use crate::arch::{Module, ModuleKind};
 use crate::model::BaseModel;
 use crate::weights::WriteTensorError;
 
-/// A tensor that is bound to an input of the unmerged graph.
+/// An input of the unmerged graph that one of the adapter's tensors is bound to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GraphInput {
     /// The input's name.
     pub name: String,
     /// Row-major shape.
     pub shape: Vec<usize>,
-    /// What it does in the graph.
+    /// How the graph uses it.
     pub role: Role,
-    /// How many of so many of its kind a token needs: an expert's are there for some tokens.
+    /// `[read, total]`: a token reads `read` of `total` tensors of this kind. `[1, 1]` except for
+    /// experts.
     pub share: [usize; 2],
 }
 
-/// Takes a tensor's name and its values, in row-major order.
+/// Receives a tensor's name and its values, in row-major order.
 pub type TakeTensor<'a> = &'a (dyn Fn(&str, &[f32]) -> Result<(), WriteTensorError> + Sync);
 
 impl Adapter {
-    /// The tensors, each once.
+    /// The adapter's inputs of the graph, each once.
     pub fn inputs(&self) -> Vec<GraphInput> {
         const ALWAYS: [usize; 2] = [1, 1];
         let mut all: Vec<GraphInput> = Vec::new();
@@ -81,10 +82,11 @@ impl Adapter {
         all
     }
 
-    /// Hands the values of every one of [`inputs`](Self::inputs) to `take`. Each thread holds one module.
+    /// Calls `take` with the values of each of [`inputs`](Self::inputs). Each thread holds one
+    /// module.
     ///
     /// # Errors
-    /// If values can't be read or worked out, or `take` fails.
+    /// If values can't be read or computed, or `take` fails.
     pub fn for_each_input(&self, base: &BaseModel, take: TakeTensor) -> Result<(), AdapterError> {
         let modules = self.spec.modules();
         let modules = modules.iter().map(|module| (module.path.as_str(), module));
@@ -102,7 +104,8 @@ impl Adapter {
             .try_for_each(|(path, naming, form, wanted)| {
                 let module = modules.get(path);
                 let own = BaseModule::reading(|| {
-                    let module = module.expect("what hangs on no module asks for no parameters");
+                    let module = module
+                        .expect("a tensor outside of modules needs no parameters of a module");
                     self.read_module(base, module)
                 });
                 for part in form.parts() {
@@ -127,8 +130,8 @@ impl Adapter {
         Ok(())
     }
 
-    /// The module's parameters before its adapter: replaced ones, or the base's. Shapes of the base's
-    /// tensors have been checked.
+    /// The module's parameters before the adapter changes them: replaced ones, or the base's.
+    /// Callers have checked the shapes of the base's tensors.
     ///
     /// # Errors
     /// If they can't be read.

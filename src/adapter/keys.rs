@@ -1,16 +1,17 @@
-//! The keys of an adapter's file, and what else the tensors may be called.
+//! The keys of an adapter's file, and the other names that a tensor may have there.
 //!
-//! Which names stand around a decoder depends on what was trained: the model with its head, the one without (`AutoModel`), a
-//! multimodal wrapper, of which Transformers 4.52 changed the names, or its text tower alone. Compilers and frameworks for
-//! several devices wrap modules once more, and PEFT's own name of the adapter stays in keys that something else has saved.
-//! A tensor that a method asks for is looked for under its own name first, and under others only if that isn't there.
+//! Which modules enclose the decoder in a key depends on what was trained: the model with its head,
+//! the one without (`AutoModel`), a multimodal wrapper (Transformers 4.52 renamed its modules), or
+//! its text tower alone. Compilers and frameworks for several devices add a wrapper, and programs
+//! other than PEFT leave PEFT's name of the adapter in the keys. A tensor is looked up under its
+//! own name first, and under others only if that isn't there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::tensors::PREFIX;
 use crate::arch::{DecoderSpec, bare};
 
-/// Parts of a key that say nothing about where in the model it belongs.
+/// Segments of a key that don't tell where in the model the tensor belongs.
 const LEFT_OUT: [&str; 6] = [
     // `torch.compile`
     "_orig_mod",
@@ -19,14 +20,15 @@ const LEFT_OUT: [&str; 6] = [
     // Fully sharded data parallel, and activation checkpoints
     "_fsdp_wrapped_module",
     "_checkpoint_wrapped_module",
-    // PEFT's own, which its files don't have
+    // The adapter's name, which PEFT leaves out of its files.
     "default",
     MODULES_TO_SAVE,
 ];
 
 const MODULES_TO_SAVE: &str = "modules_to_save";
 
-/// The parts of multimodal models that text doesn't reach. Adapters whose targets are names have tensors there too.
+/// Modules of multimodal models that text doesn't pass through. Adapters that name their targets
+/// have tensors there, too.
 const OTHER_TOWERS: [&str; 17] = [
     "vision_tower",
     "vision_model",
@@ -47,32 +49,32 @@ const OTHER_TOWERS: [&str; 17] = [
     "embed_audio",
 ];
 
-/// Whether the tensor `key` belongs to a part of a multimodal model that text doesn't reach.
+/// Whether the tensor `key` belongs to a module that text doesn't pass through.
 pub fn is_of_other_tower(key: &str) -> bool {
     key.split('.').any(|part| OTHER_TOWERS.contains(&part))
 }
 
-/// The keys of a file by what is common to all their names.
+/// The keys of a file, by their common name: see [`common_name`].
 #[derive(Debug, Default)]
 pub struct Keys {
     common: BTreeMap<String, Vec<String>>,
-    /// Those that were taken for others, by the names that they'd have.
+    /// Tensors found under another name: the expected key, and the file's.
     renamed: BTreeMap<String, String>,
 }
 
-/// What the tensor that's asked for is called in the file.
+/// The result of looking for a tensor's other names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Other<'a> {
-    /// This.
+    /// The file has it under this key.
     Key(&'a str),
-    /// It could be any of these.
+    /// The file has several keys that may mean it.
     Several(&'a [String]),
-    /// It isn't there.
+    /// The file doesn't have it.
     None,
 }
 
 impl Keys {
-    /// Those of a file that has `names`.
+    /// The keys `names` of a file.
     pub fn new(names: Vec<String>) -> Self {
         let mut common: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for name in names {
@@ -84,12 +86,12 @@ impl Keys {
         }
     }
 
-    /// What else the file calls the tensor `key`.
+    /// Looks the tensor `key` up under its other names.
     pub fn other(&self, key: &str) -> Other<'_> {
         let Some(found) = self.common.get(&common_name(key)) else {
             return Other::None;
         };
-        // The same weight may be there a second time, below this.
+        // `modules_to_save` may hold a second copy of the same weight.
         let inside = |key: &str| key.split('.').any(|part| part == MODULES_TO_SAVE);
         match &found[..] {
             [one] if inside(key) && !inside(one) => Other::None,
@@ -98,26 +100,26 @@ impl Keys {
         }
     }
 
-    /// Notes that the file's `other` was taken for `key`.
+    /// Records that the file's `other` is used as `key`.
     pub fn note(&mut self, key: String, other: String) {
         self.renamed.insert(key, other);
     }
 
-    /// What was taken for what, in a sentence; `None` where nothing was.
+    /// A sentence about the tensors found under other names; `None` if there are none.
     pub fn renamed(&self) -> Option<String> {
         let (key, other) = self.renamed.first_key_value()?;
         let count = self.renamed.len();
         Some(match count {
-            1 => format!("the adapter's tensor `{other}` is taken for `{key}`"),
+            1 => format!("the adapter's tensor `{other}`is used as `{key}`"),
             _ => format!(
-                "{count} of the adapter's tensors are taken for those of this model with other names, such as `{other}` for \
+                "{count} of the adapter'stensors have other names than this model's modules, such as `{other}` for \
                  `{key}`"
             ),
         })
     }
 
-    /// How the file begins the paths of the modules of `spec`, and how it calls the head, each behind what the model has in
-    /// that place; `None` where they are the same.
+    /// How paths in the file differ from those of `spec`: the model's prefix of module paths and
+    /// the file's, then the model's path of the head and the file's. `None` if they don't differ.
     pub fn spelling(&self, spec: &DecoderSpec) -> Option<Vec<[String; 2]>> {
         let first = spec.layers.first()?;
         let layers = bare(&first.path).split('.').next()?;
@@ -146,14 +148,14 @@ impl Keys {
     }
 }
 
-/// `key` without what differs with whoever saved it.
+/// `key` without the segments that depend on the program that saved it.
 pub fn common_name(key: &str) -> String {
     let parts = key.split('.').filter(|part| !LEFT_OUT.contains(part));
     let key = parts.collect::<Vec<&str>>().join(".");
     bare(&key).to_owned()
 }
 
-/// What stands around the decoder in `path`.
+/// The part of `path` in front of the decoder's own.
 fn around(path: &str) -> &str {
     &path[..path.len() - bare(path).len()]
 }

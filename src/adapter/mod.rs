@@ -1,8 +1,8 @@
-//! PEFT adapters: what one does to a base model, whatever its method.
+//! PEFT adapters: how one changes a base model.
 //!
-//! A method reads its configuration and asks for its tensors; what comes out is the same for all of
-//! them ([`Adapter`]): modules whose arithmetic changes ([`ModuleAdapter`]), parameters that are
-//! replaced, tokens or cache rows in front of the prompt. Merging and exporting know only that.
+//! A method reads its configuration and takes its tensors. The result has the same form for all
+//! methods, [`Adapter`]: modules whose arithmetic changes ([`ModuleAdapter`]), parameters that are
+//! replaced, and tokens or cache rows in front of the prompt. Merging and exporting know only that.
 
 mod adaptation;
 mod error;
@@ -46,34 +46,34 @@ use crate::arch::{DecoderSpec, Layer};
 use crate::json::JsonObject;
 use crate::model::BaseModel;
 
-/// A module's parameters, widened to float32, while an adapter is folded into them.
+/// A module's parameters in float32, while an adapter is merged into them.
 #[derive(Debug, Clone, Default)]
 pub struct ModuleWeights {
     /// `[out_features, in_features]`, or `[num_embeddings, embedding_dim]`.
     pub weight: Array2<f32>,
-    /// `[out_features]`, where the module has one.
+    /// `[out_features]`, if the module has one.
     pub bias: Option<Array1<f32>>,
 }
 
-/// Values for an input of the unmerged graph.
+/// A tensor for an input of the unmerged graph.
 #[derive(Debug, Clone)]
 pub struct BoundTensor {
     /// The input's name.
     pub name: String,
     /// Row-major shape.
     pub shape: Vec<usize>,
-    /// Its elements.
+    /// Its elements, in row-major order.
     pub values: Vec<f32>,
 }
 
 /// How an adapter changes one module.
 pub trait ModuleAdapter: Debug + Send + Sync {
-    /// What its tensors reduce to. The nodes of the unmerged graph, the tensors bound to them and the
-    /// merge follow from it; values are worked out only when they're asked for.
+    /// The reduced form of the change. The nodes of the unmerged graph, the tensors bound to them
+    /// and the merge follow from it. Values are computed only when they're needed.
     fn form(&self) -> Form<'_>;
 
-    /// Folds the adapter into the module. Only a method that has a shorter way than its form says so
-    /// itself.
+    /// Merges the adapter into the module. A method that has a cheaper way than its form overrides
+    /// this.
     ///
     /// # Errors
     /// If its tensors can't be used with these weights.
@@ -81,12 +81,13 @@ pub trait ModuleAdapter: Debug + Send + Sync {
         self.form().merge_into(module)
     }
 
-    /// What the method itself computes at every forward.
+    /// The method's own computation in every forward pass.
     fn native(&self) -> Native<'_> {
         Native::Missing
     }
 
-    /// What PEFT leaves of the base's weight when it loads the adapter, where it takes something out.
+    /// For methods that take a part out of the base's weight: what PEFT leaves of it when it loads
+    /// the adapter.
     fn residual(&self) -> Option<&Residual> {
         None
     }
@@ -105,7 +106,7 @@ pub enum Prompt {
 }
 
 impl Prompt {
-    /// Tokens that it adds to the sequence.
+    /// The number of tokens that it adds to the sequence.
     pub fn num_virtual_tokens(&self) -> usize {
         match self {
             Self::Virtual(tensor) | Self::Prefix(tensor) => tensor.shape[0],
@@ -113,18 +114,18 @@ impl Prompt {
     }
 }
 
-/// Parameters of prompt learning, as PEFT counts them: those of what makes the prompt in training, of which
-/// a file may hold only the outcome.
+/// Parameter counts of prompt learning, as PEFT counts them. They include the encoder that makes
+/// the prompt in training, even if the file holds only its output.
 #[derive(Debug, Clone, Copy, Default)]
 struct PromptCounts {
     trainable: usize,
     frozen: usize,
-    /// Elements in the adapter's file.
+    /// The number of elements in the adapter's file.
     saved: usize,
 }
 
 impl PromptCounts {
-    /// Of what's trained and saved as it is.
+    /// Counts of a prompt that's trained and saved without an encoder.
     fn plain(elements: usize) -> Self {
         Self {
             trainable: elements,
@@ -134,7 +135,7 @@ impl PromptCounts {
     }
 }
 
-/// What an adapter does to a base model.
+/// An adapter, loaded for a base model.
 #[derive(Debug)]
 pub struct Adapter {
     /// `peft_type` of its configuration.
@@ -143,50 +144,50 @@ pub struct Adapter {
     pub config: JsonObject,
     /// The architecture that it runs on: the base's, or one with replicated layers.
     pub spec: DecoderSpec,
-    /// Its tensors; what isn't in `modules` and `prompt` is read when it's needed.
+    /// Its tensors. Those that aren't in `modules` or `prompt` are read when they're needed.
     pub tensors: AdapterTensors,
-    /// Which nodes it gets where it isn't merged.
+    /// The form of its nodes when it isn't merged.
     pub adapter_form: AdapterForm,
     effects: Effects,
-    /// The base with the vocabulary that the adapter was trained with, where that's another one.
+    /// The base with the adapter's vocabulary size, if the base's differs.
     resized: Option<BaseModel>,
 }
 
-/// What a method found in its configuration and tensors.
+/// What a method's loader returns.
 #[derive(Debug, Default)]
 struct Effects {
     modules: BTreeMap<String, Box<dyn ModuleAdapter>>,
     replaced: BTreeMap<String, Replacement>,
     prompt: Option<Prompt>,
-    /// A tied head keeps sharing the embedding's tensor, since both change alike.
+    /// Whether a tied head keeps sharing the embedding's tensor, since both change alike.
     keeps_tie: bool,
-    /// Parameters of what makes the prompt.
+    /// Parameter counts of prompt learning.
     prompt_counts: PromptCounts,
     /// Trainable parameters that several modules share.
     shared_params: usize,
     /// Parameters that PEFT adds and doesn't train.
     frozen_params: usize,
-    /// The architecture, where it isn't the base's.
+    /// The architecture, if it isn't the base's.
     spec: Option<DecoderSpec>,
-    /// The task that it was loaded for, of methods that have several.
+    /// The task that it was loaded for, if its method has tasks.
     task: Option<Task>,
-    /// Tokens of the prompt from whose last occurrence on the adapter acts.
+    /// If set, the adapter acts from the last occurrence of these tokens in the prompt on.
     invocation: Option<Vec<u32>>,
-    /// What it computes depends on all tokens of a call together.
+    /// Whether the output for a token depends on all tokens of the call.
     whole_calls: bool,
-    /// What it adds to the model as a whole.
+    /// A network that runs with the decoder.
     side_network: Option<Box<dyn SideNetwork>>,
-    /// What it does that can't be merged.
+    /// Why it can't be merged: a clause whose subject is the method.
     unmergeable: Option<&'static str>,
-    /// Bytes of the tensors of adapters that it mixes, and whether one of them was drawn fresh.
+    /// Bytes of the tensors of its experts, and whether an expert was drawn fresh.
     expert_bytes: u64,
     has_fresh_experts: bool,
-    /// What users should be told of how those are taken.
+    /// Notes for the user about its experts.
     expert_notes: Vec<String>,
 }
 
 impl Effects {
-    /// Counts the file of an adapter that this one mixes.
+    /// Counts the file of an expert, an adapter that this one mixes.
     fn add_expert(&mut self, expert: &methods::Expert) {
         self.expert_bytes += expert.stored_bytes;
         self.has_fresh_experts |= expert.fresh;
@@ -195,20 +196,21 @@ impl Effects {
 }
 
 impl Adapter {
-    /// Loads the adapter in `folder` for `base`, or draws a fresh one with `seed` where the folder has
-    /// only a configuration, and nothing says that there were weights.
+    /// Loads the adapter in `folder` for `base`. If the folder has only a configuration and nothing
+    /// shows that it was trained, it's drawn fresh with `seed`.
     ///
     /// # Errors
-    /// If the method isn't supported, an option is, a tensor is missing, has another shape or isn't
-    /// used, or a target doesn't exist.
+    /// If the method or an option isn't supported, a target doesn't exist, or a tensor is missing,
+    /// unused or of another shape.
     pub fn load(folder: &Path, base: &BaseModel, seed: u64) -> Result<Self, AdapterError> {
         Self::load_for_task(folder, base, seed, Values::default(), None)
     }
 
-    /// The same with the values that are asked for, and for one task of a method that has several.
+    /// Like [`load`](Self::load), with a choice of where values come from, and of the task for
+    /// methods that have several.
     ///
     /// # Errors
-    /// If the method has none, or there's no such task.
+    /// As [`load`](Self::load); also if the method has no tasks, or fewer than asked for.
     pub fn load_for_task(
         folder: &Path,
         base: &BaseModel,
@@ -221,9 +223,9 @@ impl Adapter {
         Self::of(config, tensors, base, task_id)
     }
 
-    /// The fresh adapter of the configuration in `folder`, for its shapes and counts alone: its tensors
-    /// have no values, nothing is drawn, and of `base` only the architecture and the tensors' types are
-    /// read.
+    /// A fresh adapter for the configuration in `folder`, for its shapes and counts alone: its
+    /// tensors have no values, nothing is drawn, and only the architecture and the tensors' dtypes
+    /// of `base` are read.
     ///
     /// # Errors
     /// If the method or an option isn't supported, or a target doesn't exist.
@@ -276,7 +278,7 @@ impl Adapter {
         })
     }
 
-    /// The same with other nodes where it isn't merged.
+    /// Chooses the form of its nodes when it isn't merged.
     ///
     /// # Errors
     /// If the method's own computation isn't implemented for one of its modules.
@@ -294,12 +296,12 @@ impl Adapter {
         Ok(self)
     }
 
-    /// `base`, which it was loaded for, with the vocabulary that it was trained with.
+    /// The base to use: `base`, which it was loaded for, with the adapter's vocabulary size.
     pub fn base<'a>(&'a self, base: &'a BaseModel) -> &'a BaseModel {
         self.resized.as_ref().unwrap_or(base)
     }
 
-    /// What the unmerged graph does to the module at `path`, if anything.
+    /// How the unmerged graph changes the module at `path`, if it does.
     pub fn unmerged_form(&self, path: &str) -> Option<Form<'_>> {
         let module = self.module(path)?;
         Some(match (self.adapter_form, module.native()) {
@@ -321,7 +323,7 @@ impl Adapter {
             .map(|(path, adapter)| (path.as_str(), adapter.as_ref()))
     }
 
-    /// How the inputs of the module at `path` are called.
+    /// How the graph's inputs for the module at `path` are named.
     pub fn naming(&self, path: &str) -> Naming {
         let method = self.peft_type.to_lowercase();
         Naming {
@@ -330,7 +332,7 @@ impl Adapter {
         }
     }
 
-    /// Parameters that are replaced and still used where forms replace some themselves, by name.
+    /// Replaced parameters by name, without those that the module's form replaces itself.
     pub fn used_replacements(&self) -> impl Iterator<Item = (&str, &Replacement)> {
         self.effects.replaced.iter().filter_map(|(name, found)| {
             let (path, parameter) = name.rsplit_once('.')?;
@@ -340,7 +342,7 @@ impl Adapter {
         })
     }
 
-    /// Names of the weights that the unmerged graph has others for, whatever these are.
+    /// Names of the base's weights that the unmerged graph doesn't use.
     pub fn replaced_weights(&self) -> BTreeSet<String> {
         let forms = self.modules().filter_map(|(path, _)| {
             let form = self.unmerged_form(path)?;
@@ -351,7 +353,7 @@ impl Adapter {
         forms.chain(weights).collect()
     }
 
-    /// Parameters that are replaced, by name.
+    /// All replaced parameters, by name.
     pub fn replaced(&self) -> &BTreeMap<String, Replacement> {
         &self.effects.replaced
     }
@@ -361,12 +363,12 @@ impl Adapter {
         self.effects.prompt.as_ref()
     }
 
-    /// The task that it was loaded for; `None` where its method has none.
+    /// The task that it was loaded for; `None` if its method has no tasks.
     pub fn task(&self) -> Option<Task> {
         self.effects.task
     }
 
-    /// Whether the graph takes virtual tokens.
+    /// Whether the graph gets virtual tokens in front of the prompt.
     pub fn has_virtual_tokens(&self) -> bool {
         matches!(self.effects.prompt, Some(Prompt::Virtual(_)))
     }
@@ -376,29 +378,30 @@ impl Adapter {
         self.effects.keeps_tie
     }
 
-    /// The tokens from whose last occurrence in the prompt on the adapter acts; `None` where it always does.
+    /// The adapter acts from the last occurrence of these tokens in the prompt on; `None` if it
+    /// always does.
     pub fn invocation(&self) -> Option<&[u32]> {
         self.effects.invocation.as_deref()
     }
 
-    /// What it adds to the model as a whole, apart from what it does to modules.
+    /// The network that runs with the decoder, if the method has one.
     pub fn side_network(&self) -> Option<&dyn SideNetwork> {
         self.effects.side_network.as_deref()
     }
 
-    /// Layers of the unmerged graph that have a cache of their own, behind those of the architecture.
+    /// Layers with a cache of their own that the side network adds after those of the architecture.
     pub fn more_layers(&self) -> &[Layer] {
         let network = self.side_network();
         network.map_or(&[], |network| network.layers(&self.spec))
     }
 
-    /// Whether what it computes depends on all tokens of a call together: a prompt can't be split then, and every
-    /// position of the last layer counts.
+    /// Whether the output for a token depends on all tokens of the call. Then a prompt can't be
+    /// split into chunks, and the last layer has to compute every position.
     pub fn takes_whole_calls(&self) -> bool {
         self.effects.whole_calls
     }
 
-    /// Why it can't be folded into the weights, if so.
+    /// Why it can't be merged; `None` if it can.
     pub fn merge_refusal(&self) -> Option<String> {
         let tokens = "adds virtual tokens, not a change of weights";
         let prompt = self.effects.prompt.as_ref().map(|_| tokens);
@@ -434,17 +437,17 @@ impl Adapter {
         }
     }
 
-    /// What users should be told of how it's taken.
+    /// Notes for the user about how it was loaded.
     pub fn notes(&self) -> &[String] {
         self.tensors.notes()
     }
 
-    /// Whether its values, or those of an adapter that it mixes, were drawn fresh.
+    /// Whether its values, or those of an expert, were drawn fresh.
     pub fn is_fresh(&self) -> bool {
         self.tensors.is_fresh() || self.effects.has_fresh_experts
     }
 
-    /// Bytes of its tensors as stored, with those of adapters that it mixes; for a fresh one in float32.
+    /// Bytes of its tensors as stored, its experts' included; for a fresh one in float32.
     pub fn stored_bytes(&self) -> u64 {
         let own = self.tensors.stored_bytes();
         own.unwrap_or(4 * self.saved_params() as u64) + self.effects.expert_bytes
@@ -462,13 +465,14 @@ impl Adapter {
         modules + replaced + self.effects.shared_params + prompt
     }
 
-    /// Elements that a file of a fresh adapter would hold.
+    /// The number of elements that a file of a fresh adapter would hold.
     pub fn saved_params(&self) -> usize {
         let prompt = self.effects.prompt_counts;
         self.trainable_params() - prompt.trainable + prompt.saved
     }
 
-    /// Parameters that it adds to the base's: all but those that stand in the base's own place.
+    /// Parameters that it adds to the base's. Those that replace a parameter of the base don't
+    /// count.
     pub fn added_params(&self) -> usize {
         let in_place = self.effects.replaced.values();
         let in_place: usize = in_place

@@ -1,8 +1,9 @@
 //! Parameters that an adapter replaces: biases, whole modules, norms.
 //!
-//! - `bias: all | lora_only`: the file holds new biases, not deltas; `<module>.base_layer.bias` for a
-//!   targeted module, `<module>.bias` for others.
-//! - `modules_to_save`: copies of whole modules, under the modules' own names; of experts, the tensors of all of them.
+//! - `bias: all | lora_only`: the file holds new biases, not deltas; `<module>.base_layer.bias` for
+//!   a targeted module, `<module>.bias` for others.
+//! - `modules_to_save`: copies of whole modules, under the modules' own names; for experts, the
+//!   tensors that hold all of a layer's.
 //!
 //! Source: PEFT, `utils/save_and_load.py`.
 
@@ -20,7 +21,7 @@ use crate::model::BaseModel;
 pub struct Replacement {
     /// The adapter's key, without PEFT's prefix.
     pub key: String,
-    /// The key as the checkpoint has it, which names the unmerged graph's input.
+    /// The key as the file has it; also the name of the unmerged graph's input.
     pub input: String,
     /// Shape.
     pub shape: Vec<usize>,
@@ -28,22 +29,23 @@ pub struct Replacement {
     pub origin: Origin,
     /// Whether PEFT counts it as trained.
     pub trainable: bool,
-    /// Whether PEFT keeps it beside the original (then it adds to the total), or in its place.
+    /// Whether PEFT keeps the original as well, so that this adds to the total.
     pub is_copy: bool,
 }
 
-/// Where a replacement's values are.
+/// Where a replacement's values come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// In the adapter's file.
+    /// The adapter's tensor.
     Adapter,
-    /// The same, from this element of a tensor on.
+    /// A part of the adapter's tensor, from this element on.
     Part(usize),
-    /// A fresh adapter's copies are the base's own tensors, of this name.
+    /// The base's tensor of this name: a fresh adapter starts with copies.
     Base(String),
-    /// The first rows of the base's tensor of this name, and zeros behind them in the place of rows that the adapter has.
+    /// The rows of the base's tensor of this name, padded with zeros for the rows that the adapter
+    /// has.
     Rows(String),
-    /// There are none: zeros.
+    /// All zeros.
     Zeros,
 }
 
@@ -55,7 +57,7 @@ impl Replacement {
     }
 }
 
-/// Adds the replacement of `module`'s parameter `name` by the tensor `key`.
+/// Replaces `module`'s parameter `name` by the tensor `key`.
 pub fn replace(
     effects: &mut Effects,
     tensors: &mut AdapterTensors,
@@ -83,8 +85,8 @@ pub fn replace(
     Ok(())
 }
 
-/// Adds the replaced biases of `bias`; `own` is the method's own value beside `none` and `all`
-/// (`lora_only`).
+/// Replaces biases as the option `bias` says. `own` is the method's own value of it, such as
+/// `lora_only`.
 pub fn replace_biases(
     effects: &mut Effects,
     tensors: &mut AdapterTensors,
@@ -96,18 +98,18 @@ pub fn replace_biases(
     let all = match config.optional_text("bias")? {
         None | Some("none") => return Ok(()),
         Some("all") => true,
-        // PEFT takes any method's own value in all methods.
+        // PEFT accepts any method's value in all methods.
         Some(value) if value.ends_with("_only") => false,
         Some(_) => return Err(wrong_bias(config, own).into()),
     };
-    // Replicas of a layer have one bias between them.
+    // A layer and its replicas share one bias.
     let mut sources = BTreeSet::new();
     for module in modules {
         let targeted = targets.iter().any(|target| target.path == module.path);
         if !all && !targeted {
             continue;
         }
-        // A module that's replaced as a whole brings its bias along.
+        // A module that's replaced as a whole includes its bias.
         if effects
             .replaced
             .contains_key(&format!("{}.bias", module.path))
@@ -133,7 +135,7 @@ fn wrong_bias(config: &JsonObject, own: &str) -> ConfigError {
     config.wrong("bias", &format!("one of `none`, `all`, `{own}`"))
 }
 
-/// Adds the modules of `modules_to_save`, whole.
+/// Replaces the modules of `modules_to_save`.
 pub fn replace_modules(
     effects: &mut Effects,
     tensors: &mut AdapterTensors,
@@ -158,7 +160,7 @@ pub fn replace_modules(
     Ok(())
 }
 
-/// Replaces an expert's weight by its part of the tensor that has those of all.
+/// Replaces an expert's weight by its part of the tensor that holds all experts' weights.
 fn replace_part(
     effects: &mut Effects,
     tensors: &mut AdapterTensors,
@@ -183,8 +185,8 @@ fn replace_part(
     Ok(())
 }
 
-/// Claims what's written twice: the parameter `name` of a saved module with `save_embedding_layers`, and biases with `bias:
-/// all`, under the names of what is around them. The base's own isn't used any more.
+/// Marks further copies of a saved module's parameter `name` as used. `save_embedding_layers` and
+/// `bias: all` store it again under an enclosing module's name. The base's original isn't needed.
 fn claim_again(
     tensors: &mut AdapterTensors,
     module: &Module,
@@ -208,13 +210,13 @@ fn claim_again(
     Ok(())
 }
 
-/// Leaves the bias of `layer` out, where it has one: some of PEFT's layers that stand in for a head compute without it.
+/// Drops the bias of `layer`, if it has one: some of PEFT's wrappers of a head compute without it.
 pub fn leave_out_bias(effects: &mut Effects, layer: &Linear) {
     if !layer.bias {
         return;
     }
     let name = format!("{}.bias", layer.path);
-    // One that is trained all the same is still counted.
+    // PEFT still counts a trained bias.
     let trained = effects.replaced.get(&name).filter(|found| found.trainable);
     let none = Replacement {
         key: name.clone(),
@@ -227,8 +229,8 @@ pub fn leave_out_bias(effects: &mut Effects, layer: &Linear) {
     effects.replaced.insert(name, none);
 }
 
-/// Targeted embeddings and heads are saved with their own weight (`<module>.base_layer.weight`). PEFT
-/// loads it in place of the base's; where it's the same to the bit it needs no place of its own.
+/// Replaces the weight of a targeted embedding or head by the one saved with it
+/// (`<module>.base_layer.weight`), as PEFT does. Nothing is replaced if both are equal bit for bit.
 pub fn replace_base_layer(
     effects: &mut Effects,
     tensors: &mut AdapterTensors,
@@ -245,8 +247,8 @@ pub fn replace_base_layer(
     Ok(())
 }
 
-/// `save_embedding_layers`, and a vocabulary that was resized, add the embedding and the head to the file as they are
-/// without an adapter, whatever the method. PEFT loads them in place of the base's.
+/// Replaces the embedding and the head by the ones in the file, as PEFT does.
+/// `save_embedding_layers`, or a resized vocabulary, adds them there, whatever the method.
 pub fn replace_saved_embeddings(
     effects: &mut Effects,
     tensors: &mut AdapterTensors,
@@ -259,7 +261,7 @@ pub fn replace_saved_embeddings(
             continue;
         }
         for (name, shape) in module.parameters() {
-            // Around a prompt's model there is one wrapper less, and none around its modules.
+            // For prompt learning PEFT adds one wrapper less, and no wrappers around modules.
             for infix in WHOLE {
                 let plain = format!("{}{infix}.{name}", module.path);
                 let around = format!("{}{plain}", tensors::SHARED);
@@ -277,7 +279,8 @@ pub fn replace_saved_embeddings(
     Ok(())
 }
 
-/// Whether a tied embedding and head are replaced by the same and not adapted besides: then they stay tied.
+/// Whether a tied embedding and head are replaced by the same tensor and not adapted; then they
+/// stay tied.
 pub fn replaces_pair(effects: &Effects, spec: &DecoderSpec) -> bool {
     let ends = [&spec.embed_tokens.path, &spec.lm_head.path];
     let adapted = ends.iter().any(|path| effects.modules.contains_key(*path));
@@ -292,8 +295,8 @@ pub fn replaces_pair(effects: &Effects, spec: &DecoderSpec) -> bool {
     }
 }
 
-/// Adds the replacement of `module`'s parameter `name` by the tensor `key`, which isn't trained, unless it's the base's
-/// own.
+/// Replaces `module`'s parameter `name` by the tensor `key`, which isn't trained. Nothing is
+/// replaced if that equals the base's.
 fn replace_frozen(
     effects: &mut Effects,
     tensors: &mut AdapterTensors,
@@ -307,7 +310,7 @@ fn replace_frozen(
     if tensors.read(key)? == own {
         return Ok(());
     }
-    // In a tied model the weight is the other module's, too. A head's bias is its own.
+    // A tied weight belongs to both modules. The head's bias doesn't.
     let pair = [base.spec.embed_tokens.module(), base.spec.lm_head.module()];
     let other = |other: &&Module| {
         name == "weight" && other.source == module.source && other.path != module.path

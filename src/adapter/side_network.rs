@@ -1,4 +1,4 @@
-//! What an adapter adds to the model as a whole, apart from what it does to modules.
+//! Networks that an adapter adds to the model as a whole, not to single modules.
 
 use std::fmt::Debug;
 
@@ -11,23 +11,24 @@ pub trait SideNetwork: Debug + Send + Sync {
     /// Its tensors.
     fn parts(&self) -> Vec<Part<'_>>;
 
-    /// Layers with caches of their own that it adds to those of `spec`.
+    /// The layers with caches of their own that it adds to those of `spec`.
     fn layers<'a>(&'a self, spec: &'a DecoderSpec) -> &'a [Layer];
 
-    /// Whether these are the decoder's own layers, run once more.
+    /// Whether these are the decoder's own layers, run a second time.
     fn repeats_decoder(&self) -> bool {
         false
     }
 
-    /// Parameters of another decoder that are inputs of the graph.
+    /// Its decoder's parameters, as inputs of the graph.
     fn parameters(&self) -> Vec<SideParameter<'_>> {
         Vec::new()
     }
 
-    /// Adds what comes before the decoder's layers.
+    /// Adds the nodes in front of the decoder's layers.
     fn before_layers(&self, decoder: &mut BeforeLayers) -> Carried;
 
-    /// Changes what layer `index` gets; see [`Adaptation::enter_layer`](crate::graph::Adaptation::enter_layer).
+    /// Changes the input of layer `index`; see
+    /// [`Adaptation::enter_layer`](crate::graph::Adaptation::enter_layer).
     fn enter_layer(
         &self,
         _graph: &mut GraphBuilder,
@@ -44,7 +45,7 @@ pub trait SideNetwork: Debug + Send + Sync {
 pub struct SideParameter<'a> {
     /// Its name among the graph's parameters.
     pub name: String,
-    /// The input that holds it.
+    /// The name of the graph's input that holds it.
     pub input: &'a str,
     /// Row-major shape.
     pub shape: &'a [usize],

@@ -1,4 +1,6 @@
-//! Which modules an adapter targets: PEFT's rules (`tuners/tuners_utils.py`), in PEFT's order.
+//! Selects the modules that an adapter targets, by PEFT's rules and in PEFT's order.
+//!
+//! Source: PEFT, `tuners/tuners_utils.py`.
 
 pub mod defaults;
 mod pattern;
@@ -23,10 +25,11 @@ pub struct Targets {
     exclude: Option<NamePattern>,
     layers: Option<Vec<usize>>,
     layers_pattern: Vec<String>,
-    /// Whether they're a method's own, which PEFT writes into the configuration: some tables name modules that a family
-    /// has no more.
+    /// Whether the names are a method's defaults, which PEFT writes into the configuration. Some of
+    /// its tables name modules that a family no longer has.
     are_defaults: bool,
-    /// Modules that are replaced as a whole: paths that end with one of these, dot or no dot.
+    /// Modules that are replaced as a whole: those whose paths end with one of these, at a dot or
+    /// not.
     pub modules_to_save: Vec<String>,
 }
 
@@ -34,12 +37,12 @@ pub struct Targets {
 enum Include {
     AllLinear,
     Pattern(NamePattern),
-    /// Null: only what other options add.
+    /// `target_modules` is null: only other options select modules.
     Nothing,
 }
 
 impl Targets {
-    /// Reads the options, with a method's table of defaults.
+    /// Reads the options, with a method's defaults by model type.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -52,7 +55,7 @@ impl Targets {
         Self::read(config, model_type, found.map(|(_, names)| *names))
     }
 
-    /// Reads the options; `defaults` are the names for this model type where `target_modules` is null.
+    /// Reads the options. `defaults` are the names for this model type if `target_modules` is null.
     ///
     /// # Errors
     /// If an option has a wrong type or can't be combined with another, or if `target_modules` is null
@@ -137,13 +140,13 @@ impl Targets {
         matches!(&self.include, Include::Pattern(NamePattern::Names(names)) if names.is_empty())
     }
 
-    /// Whether `target_modules` is a list of someone's own, every name of which is to match.
+    /// Whether `target_modules` is a user's list, every name of which should match.
     pub fn are_listed(&self) -> bool {
         !self.are_defaults && matches!(self.include, Include::Pattern(NamePattern::Names(_)))
     }
 
-    /// Whether `target_modules` has a name that ends with one of `names`, or is a regular expression that matches one of
-    /// them by itself.
+    /// Whether `target_modules` has a name that ends with one of `names`, or is a regular
+    /// expression that matches one of them alone.
     ///
     /// # Errors
     /// If a regular expression can't be matched.
@@ -218,7 +221,8 @@ impl Targets {
             patterns = self
                 .layers_pattern
                 .iter()
-                // Not grouped, as in PEFT: of alternatives, only the last stands in front of an index.
+                // Not grouped, as in PEFT: if the pattern has alternatives, only the last one is
+                // followed by an index.
                 .map(|pattern| format!(r"\A(?:(?:^|.*?\.){pattern}\.(?P<idx>\d+)\.)"))
                 .collect();
         }

@@ -1,4 +1,4 @@
-//! The task of methods that train one adapter for several of them.
+//! The task of an adapter that was trained for several.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,22 +6,22 @@ use super::AdapterError;
 use super::toolbox::options::rank;
 use crate::json::JsonObject;
 
-/// The task that an adapter was loaded for. PEFT is given it with every call (`task_ids`); here a prepared adapter
-/// is of one task.
+/// The task that an adapter is loaded for. PEFT takes it with every call (`task_ids`); here an
+/// adapter is prepared for one task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
-    /// From 0.
+    /// Counted from 0.
     pub id: usize,
-    /// How many the adapter has.
+    /// The number of the adapter's tasks.
     #[serde(rename = "of")]
     pub count: usize,
 }
 
 impl Task {
-    /// Task `id` of the number under `key`; the first where none was asked for.
+    /// Task `id` of the number under `key`; the first if `id` is `None`.
     ///
     /// # Errors
-    /// If there are fewer.
+    /// If there are fewer tasks.
     pub fn choose(
         config: &JsonObject,
         key: &'static str,

@@ -1,9 +1,9 @@
-//! An adapter's tensors: read from its file, or, where there's only a configuration, drawn fresh from
-//! the distributions that PEFT initialises them with.
+//! An adapter's tensors: read from its file or, for a fresh adapter, drawn from the distributions
+//! that PEFT initialises them with.
 //!
-//! A method asks for each tensor once, with its shape and its initial values, and never needs to know
-//! which of the two it gets. What a file holds beyond what was asked for is an error: an adapter that's
-//! only partly used would be measured under a wrong name.
+//! A method asks for each tensor once, with its shape and its initial distribution, and needn't
+//! know where the values come from. A tensor of the file that nothing asked for is an error: an
+//! adapter that's only partly used would be measured under a wrong name.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -21,27 +21,27 @@ use crate::arch::DecoderSpec;
 use crate::json::JsonObject;
 use crate::weights::{TensorStore, WeightsError};
 
-/// What PEFT's wrapper puts in front of every module's path.
+/// PEFT's prefix of every module's path.
 pub const PREFIX: &str = "base_model.model.";
 
-/// In front of tensors that all modules share.
+/// PEFT's prefix of tensors that all modules share.
 pub const SHARED: &str = "base_model.";
 
-/// Nothing fresh that's drawn at once has more elements.
+/// The most elements that a fresh tensor may have.
 const LARGEST_DRAWN: usize = 1 << 30;
 
-/// How a fresh tensor is drawn.
+/// The distribution that a fresh tensor is drawn from.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Init {
-    /// All 0.
+    /// All zeros.
     Zeros,
-    /// All the same.
+    /// One value for all elements.
     Constant(f32),
     /// Normal, with mean 0 and this standard deviation.
     Normal(f32),
     /// Normal, with this mean and this standard deviation.
     Around(f32, f32),
-    /// Uniform in ± this bound.
+    /// Uniform between minus and plus this bound.
     Uniform(f32),
 }
 
@@ -78,7 +78,7 @@ pub struct AdapterTensors {
     source: Source,
     keys: Keys,
     used: BTreeSet<String>,
-    /// For messages: the base that the adapter says it was made for.
+    /// For messages: a clause with the base that the adapter's configuration names, or empty.
     made_for: String,
     seed: u64,
     values: Values,
@@ -93,7 +93,7 @@ enum Source {
         /// A generator with a name, so that a seed's values stay the same.
         rng: Box<ChaCha12Rng>,
     },
-    /// A fresh adapter without values.
+    /// A fresh adapter for its shapes alone.
     Shapes {
         config: PathBuf,
     },
@@ -145,10 +145,10 @@ impl AdapterTensors {
         })
     }
 
-    /// Those of a fresh adapter, for their shapes alone: zeros stand for whatever would be drawn.
+    /// A fresh adapter's tensors, for their shapes alone: values that would be drawn are zeros.
     ///
     /// # Errors
-    /// If the configuration's name of the base isn't a text.
+    /// If the base's name in the configuration isn't a string.
     pub fn without_values(config: &JsonObject) -> Result<Self, AdapterError> {
         let source = Source::Shapes {
             config: config.path().to_owned(),
@@ -156,7 +156,7 @@ impl AdapterTensors {
         Self::from(source, config, 0, Values::Fresh)
     }
 
-    /// Forgets what was asked for and noted.
+    /// Forgets which tensors were asked for, and all notes.
     pub fn begin_again(&mut self) {
         self.used.clear();
         self.notes.clear();
@@ -167,30 +167,30 @@ impl AdapterTensors {
         matches!(self.source, Source::Fresh { .. } | Source::Shapes { .. })
     }
 
-    /// Whether the tensors have values. Without, only shapes matter, and nothing that a fresh adapter is
-    /// made of, a weight of the base for one, may be read.
+    /// Whether the tensors have values. If not, only shapes matter, and what a fresh adapter is
+    /// computed from, such as a weight of the base, must not be read.
     pub fn has_values(&self) -> bool {
         !matches!(self.source, Source::Shapes { .. })
     }
 
-    /// Keeps what users should be told of how the adapter is taken, once.
+    /// Keeps a note for the user about how the adapter is loaded; a repeated one is kept once.
     pub fn note(&mut self, text: String) {
         if !self.notes.contains(&text) {
             self.notes.push(text);
         }
     }
 
-    /// What was noted.
+    /// All notes.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// What a fresh adapter is drawn with.
+    /// The seed of a fresh adapter.
     pub fn seed(&self) -> u64 {
         self.seed
     }
 
-    /// Which values were asked for: of adapters that this one mixes too.
+    /// The choice of values, which holds for the experts of this adapter, too.
     pub fn asked_values(&self) -> Values {
         self.values
     }
@@ -203,8 +203,8 @@ impl AdapterTensors {
         }
     }
 
-    /// The configuration as it's to be read: where the file begins the paths of modules in another way than `spec`, its
-    /// patterns were made for paths that begin so.
+    /// The configuration with its patterns adapted: if the file's module paths begin otherwise than
+    /// those of `spec`, the patterns were written for the file's.
     pub fn spell(&self, config: &JsonObject, spec: &DecoderSpec) -> JsonObject {
         match self.keys.spelling(spec) {
             Some(spelling) => config.clone().spelled_as(spelling),
@@ -212,12 +212,12 @@ impl AdapterTensors {
         }
     }
 
-    /// The key as PEFT has it. PEFT writes [`PREFIX`] before every module's path; adapters injected straight into a
-    /// Transformers model lack it.
+    /// The key with [`PREFIX`], which PEFT writes before every module's path. Adapters that were
+    /// injected straight into a Transformers model lack it.
     pub fn full_key(&self, key: &str) -> String {
         match &self.source {
             Source::File(file) if file.find(key).is_some() => key.to_owned(),
-            // What all modules share hangs on the wrapper itself.
+            // Shared tensors are attributes of the wrapper itself.
             _ if key.starts_with(SHARED) => key.to_owned(),
             _ => format!("{PREFIX}{key}"),
         }
@@ -231,7 +231,7 @@ impl AdapterTensors {
         }
     }
 
-    /// Whether the file has `key` under this very name.
+    /// Whether the file has `key` under exactly this name.
     pub fn has_exactly(&self, key: &str) -> bool {
         match &self.source {
             Source::File(file) => file.find(&self.full_key(key)).is_some(),
@@ -245,7 +245,7 @@ impl AdapterTensors {
         stored.is_some_and(|stored| self.used.contains(&stored))
     }
 
-    /// What the file calls the tensor `key`, if it has it.
+    /// The file's name of the tensor `key`, if it has it.
     fn stored_key(&self, key: &str) -> Option<String> {
         let Source::File(file) = &self.source else {
             return None;
@@ -260,7 +260,7 @@ impl AdapterTensors {
         }
     }
 
-    /// The error for a `key` that the file doesn't have, or has more than once.
+    /// The error for a `key` that's absent, or that several of the file's keys may mean.
     fn missing(&self, key: &str) -> AdapterError {
         let key = self.full_key(key);
         let path = self.path().to_owned();
@@ -285,14 +285,14 @@ impl AdapterTensors {
         let nearest = unused.max_by(|a, b| near(a).total_cmp(&near(b)));
         AdapterError::Missing {
             nearest: nearest.map_or_else(String::new, |name| {
-                format!("; of those that it has, `{name}` is the nearest")
+                format!(";the most similar name there is `{name}`")
             }),
             key,
             path,
         }
     }
 
-    /// Takes the tensor `key`, or draws it from `init`.
+    /// Returns the tensor `key`, or draws it from `init`.
     ///
     /// # Errors
     /// If the file lacks it, or it has another shape.
@@ -309,7 +309,7 @@ impl AdapterTensors {
         self.take_or(key, shape, |rng| Ok(init.draw(count, rng)))
     }
 
-    /// Takes the tensor `key`, or makes it with `fresh`.
+    /// Returns the tensor `key`, or makes it with `fresh`.
     ///
     /// # Errors
     /// If the file lacks it, or it has another shape.
@@ -326,7 +326,7 @@ impl AdapterTensors {
             }
             Source::Shapes { config } => {
                 check_drawn(config, shape)?;
-                // Pages that nobody writes to are never there.
+                // The kernel allocates no memory for pages that are never written.
                 Ok(vec![0.0; shape.iter().product()])
             }
             Source::File(_) => {
@@ -383,16 +383,16 @@ impl AdapterTensors {
         )
     }
 
-    /// Whether a tensor that PEFT draws from a seed has to be drawn again. `saved`: whether the
-    /// configuration says that it's in the file.
+    /// Whether a tensor that PEFT draws from a seed has to be drawn here, too. `saved`: whether the
+    /// configuration says that the file holds it.
     pub fn is_redrawn(&self, key: &str, saved: bool) -> bool {
         self.is_fresh() || (!saved && !self.has(key))
     }
 
-    /// Takes the tensor `key` of the file, which holds whole numbers in `0..below`.
+    /// Returns the tensor `key` of the file, which holds integers in `0..below`.
     ///
     /// # Errors
-    /// If the file lacks it, it has another shape, or holds something else.
+    /// If the file lacks it, it has another shape, or holds other values.
     pub fn indices(
         &mut self,
         key: &str,
@@ -441,17 +441,18 @@ impl AdapterTensors {
         Ok(())
     }
 
-    /// Reads the tensor `key` of the file, widened. PEFT writes `-∞` for the vectors that a piece of VB-LoRA hasn't got;
-    /// elsewhere it's as wrong as `∞`.
+    /// Reads the tensor `key` of the file, widened to float32. In VB-LoRA's logits PEFT writes `-∞`
+    /// for vectors that aren't chosen; elsewhere it's an error.
     ///
     /// # Errors
-    /// If the adapter is fresh or lacks it, its dtype isn't a float type, or an element is a NaN or infinite, or becomes so
-    /// when float64 is rounded.
+    /// If the adapter is fresh or lacks it, its dtype isn't a float type, or an element is NaN or
+    /// infinite, also after rounding from float64.
     pub fn read(&self, key: &str) -> Result<Vec<f32>, AdapterError> {
         self.values(key, None)
     }
 
-    /// The same of some of its elements. Its shape has been checked.
+    /// Like [`read`](Self::read), for the elements `part`. The tensor's shape must have been
+    /// checked.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -483,7 +484,7 @@ impl AdapterTensors {
         }
     }
 
-    /// The shape of `key` in the file, if it has it.
+    /// The shape of `key` in the file, if it's there.
     pub fn shape(&self, key: &str) -> Option<Vec<usize>> {
         match &self.source {
             Source::File(file) => Some(file.find(&self.stored_key(key)?)?.shape.to_owned()),
@@ -491,7 +492,7 @@ impl AdapterTensors {
         }
     }
 
-    /// The dtype of `key` in the file, if it has it.
+    /// The dtype of `key` in the file, if it's there.
     pub fn stored_dtype(&self, key: &str) -> Option<safetensors::Dtype> {
         match &self.source {
             Source::File(file) => Some(file.find(&self.stored_key(key)?)?.stored),
@@ -511,7 +512,8 @@ impl AdapterTensors {
         }
     }
 
-    /// The no-op guard: every tensor of the file must have been asked for, but for those of parts that text doesn't reach.
+    /// Checks that every tensor of the file was asked for, except those of modules that text
+    /// doesn't pass through.
     ///
     /// # Errors
     /// If one was not.
@@ -526,7 +528,7 @@ impl AdapterTensors {
         if !others.is_empty() {
             let count = others.len();
             self.note(format!(
-                "{count} of the adapter's tensors are of parts that text doesn't reach (images, sounds), and are passed over"
+                "{count}of the adapter's tensors are of modules that text doesn't pass through (images, sounds), and are ignored"
             ));
         }
         if let Some(renamed) = self.keys.renamed() {
@@ -548,7 +550,7 @@ impl AdapterTensors {
     }
 }
 
-/// Refuses to draw something of a size that only a broken configuration, at `path`, asks for.
+/// Refuses a size that only a broken configuration, the file at `path`, asks for.
 ///
 /// # Errors
 /// If it's too large.
@@ -565,9 +567,8 @@ pub fn check_drawn(path: &Path, shape: &[usize]) -> Result<(), AdapterError> {
     }
 }
 
-/// An error for a shape that no tensor of the base fits.
 impl AdapterTensors {
-    /// The error for a weight that can't be used as it is.
+    /// The error for a tensor that can't be used as it is.
     pub fn layout(&self, message: String) -> AdapterError {
         AdapterError::Weights(WeightsError::Layout {
             path: self.path().to_owned(),

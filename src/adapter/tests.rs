@@ -1,7 +1,7 @@
 //! Parameter counts of the shipped experiments on models of real sizes, against PEFT's own.
 //!
-//! `tests/fixtures/parameter_counts.json` was recorded by the script beside it. Neither there nor here is a weight of
-//! these models made or read.
+//! `tests/fixtures/parameter_counts.json` was recorded by the script next to it. Neither reads or
+//! makes a weight of these models.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,7 +24,7 @@ fn recorded() -> BTreeMap<String, BTreeMap<String, Recorded>> {
     serde_json::from_str(include_str!("../../tests/fixtures/parameter_counts.json")).unwrap()
 }
 
-/// A mixture of experts, whose counts are recorded for LoRA alone.
+/// A mixture of experts; its counts are recorded for LoRA alone.
 const MIXTURE: &str = "olmoe-1b-7b";
 
 /// `<method>/<name>` of each shipped experiment.
@@ -46,7 +46,7 @@ fn shipped() -> Vec<String> {
     all
 }
 
-/// A message for every experiment whose counts differ; how many were compared.
+/// The number of compared experiments, and a message for each whose counts differ.
 fn check(shape: &str) -> (usize, Vec<String>) {
     let recorded = &recorded()[shape];
     let folder = tempfile::tempdir().unwrap();
@@ -69,7 +69,7 @@ fn check(shape: &str) -> (usize, Vec<String>) {
                 differences.push(format!("{label}: {found:?}, PEFT has {expected:?}"));
             }
             (Err(error), Some(_)) => differences.push(format!("{label}: {error}")),
-            // What PEFT can't adapt may be refused here.
+            // An experiment that PEFT can't load may be refused here.
             (Err(_), None) => {}
             (Ok(found), None) => {
                 let reason = expected.reason.as_deref().unwrap_or_default();

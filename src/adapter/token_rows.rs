@@ -1,12 +1,12 @@
-//! Rows of the embedding that are replaced, token by token: `trainable_token_indices` of LoRA, and a method
-//! of its own.
+//! Replaced rows of the token embedding: LoRA's `trainable_token_indices`, and the method
+//! `TRAINABLE_TOKENS`.
 //!
 //! | tensor | shape |
 //! |---|---|
 //! | `<embedding>.token_adapter.trainable_tokens_delta` | `[tokens, embedding_dim]` |
 //!
-//! Despite its name the tensor holds the rows themselves, not their difference. On a tied model the
-//! head's rows are the same. Source: PEFT, `tuners/trainable_tokens/layer.py`.
+//! Despite its name the tensor holds the rows themselves, not a difference. A tied head uses the
+//! same rows. Source: PEFT, `tuners/trainable_tokens/layer.py`.
 
 use std::collections::BTreeSet;
 
@@ -28,7 +28,7 @@ pub struct TokenRows {
     pub indices: Vec<usize>,
     /// `[indices.len(), embedding_dim]`
     pub rows: Array2<f32>,
-    /// A tied head shares the embedding's rows, which are counted once.
+    /// Whether the parameter counts include them: a tied head shares the embedding's.
     pub counted: bool,
     /// Whether they are a head's, which reads all of them in every step.
     pub head: bool,
@@ -52,7 +52,8 @@ impl ModuleAdapter for TokenRows {
     }
 }
 
-/// Adds the rows of `trainable_token_indices`, a list (for the token embedding) or an object by module.
+/// Adds the rows of `trainable_token_indices`, a list (for the token embedding) or an object from
+/// modules to lists.
 pub fn trainable_token_indices(
     config: &JsonObject,
     base: &BaseModel,
@@ -97,7 +98,7 @@ pub fn trainable_token_indices(
             })?;
         found[end] = Some(indices);
     }
-    // A tied head with the same list has the embedding's rows; with another one, its own.
+    // A tied head shares the embedding's rows, unless it has another list.
     let mut head_follows = spec.says_tied();
     if let (true, [Some(embedding), Some(head)]) = (head_follows, found) {
         head_follows = embedding == head;
@@ -123,25 +124,25 @@ pub fn trainable_token_indices(
     Ok(())
 }
 
-/// Rows that are replaced.
+/// The rows to replace.
 #[derive(Debug)]
 pub struct ReplacedRows<'a> {
     /// The option that lists them.
     pub option: &'static str,
-    /// Between the module's path and the tensor's name.
+    /// What stands between the module's path and the tensor's name.
     pub infix: &'static str,
-    /// The embedding, or the head.
+    /// The path of the embedding or the head.
     pub path: &'a str,
     /// Token ids.
     pub indices: &'a [usize],
-    /// How fresh rows start, if not as copies.
+    /// How fresh rows are drawn; `None` for copies of the base's.
     pub init: Option<Init>,
-    /// Whether the embedding's rows are the head's too.
+    /// Whether the head uses the embedding's rows, too.
     pub head_follows: bool,
 }
 
-/// Adds the adapter that replaces `rows`, and the head's where that follows. A head with replaced rows has no bias, as in
-/// PEFT's forward; its merge keeps it.
+/// Adds the adapter that replaces `rows`, and the tied head's. A head with replaced rows has no
+/// bias, as in PEFT's forward pass; PEFT's merge keeps the bias.
 pub fn replace_rows(
     config: &JsonObject,
     base: &BaseModel,
@@ -193,7 +194,7 @@ pub fn replace_rows(
         let row = |&index: &usize| weight.row(index).to_vec();
         Ok(indices.iter().flat_map(row).collect())
     })?;
-    // A tied head's copy is saved too by some methods.
+    // Some methods save the tied head's copy, too.
     if tied && tensors.has(&key(&pair[1])) {
         tensors.claim(&key(&pair[1]), &shape)?;
     }
@@ -219,7 +220,7 @@ pub fn replace_rows(
     Ok(())
 }
 
-/// Whether the head has a change of its own.
+/// Whether the head is changed in another way.
 fn changes_head(effects: &Effects, path: &str) -> bool {
     effects.modules.contains_key(path) || effects.replaced.contains_key(&format!("{path}.weight"))
 }

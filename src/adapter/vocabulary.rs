@@ -1,9 +1,9 @@
-//! The vocabulary that an adapter was trained with, where `resize_token_embeddings` had changed the base's: chat tokens were
-//! added, or the tables padded or cut.
+//! Adapters trained with another vocabulary size than the base's, after `resize_token_embeddings`:
+//! chat tokens were added, or the embedding was padded or cut.
 //!
-//! No configuration says so; the tensors do. What they are for is then the base with tables of that many rows: rows of the
-//! adapter's file, else the base's own. A row that neither has was drawn at random when the base was resized, and can't be
-//! known.
+//! The configuration doesn't tell the size; the tensors do. The adapter then gets the base with an
+//! embedding and a head of that many rows: those of the adapter's file, else the base's. A row that
+//! neither has was drawn at random when the base was resized, and is unknown.
 //!
 //! Source: PEFT, `utils/save_and_load.py` (`save_embedding_layers`).
 
@@ -16,8 +16,8 @@ use crate::arch::{DecoderSpec, Module, bare};
 use crate::json::JsonObject;
 use crate::model::BaseModel;
 
-/// What stands between the path of an embedding or a head and `.weight`, where a file holds one as a whole: saved beside an
-/// adapter, as a module to save, or below what adapts it.
+/// What may stand between the path of an embedding or head and `.weight` if a file holds it as a
+/// whole: saved with the adapter, as a module to save, or as the base layer of a wrapper.
 pub const WHOLE: [&str; 6] = [
     "",
     ".base_layer",
@@ -30,9 +30,9 @@ pub const WHOLE: [&str; 6] = [
 /// Options that list token ids.
 const TOKEN_IDS: [&str; 2] = ["trainable_token_indices", "token_indices"];
 
-/// The number of tokens that `tensors` are for, if it isn't that of `spec`: that of a whole embedding or head in the file,
-/// or all up to the last that's trained by itself. Other tensors show when they're asked for
-/// ([`of_mismatch`]).
+/// The vocabulary size of `tensors`, if it isn't that of `spec`: the rows of a whole embedding or
+/// head in the file, or one more than the largest token id that's trained. Other tensors tell it
+/// only when they're asked for ([`of_mismatch`]).
 pub fn told(config: &JsonObject, tensors: &AdapterTensors, spec: &DecoderSpec) -> Option<usize> {
     if tensors.is_fresh() {
         return None;
@@ -68,8 +68,8 @@ fn largest(value: &serde_json::Value) -> Option<u64> {
     }
 }
 
-/// The same as `error` tells it: a tensor of the embedding or the head, or one that modules share, that fits but for the
-/// number of tokens.
+/// The vocabulary size that a shape `error` shows: a tensor of the embedding or the head, or a
+/// shared one, whose shape fits except for the number of tokens.
 pub fn of_mismatch(error: &AdapterError, spec: &DecoderSpec) -> Option<usize> {
     let AdapterError::Shape {
         key,
@@ -97,7 +97,7 @@ pub fn of_mismatch(error: &AdapterError, spec: &DecoderSpec) -> Option<usize> {
     }
 }
 
-/// Says that the vocabulary is another one.
+/// Adds a note about the other vocabulary size.
 pub fn note(tensors: &mut AdapterTensors, base: &BaseModel, size: usize) {
     let own = base.spec.vocab_size;
     let which = match size > own {
@@ -105,14 +105,15 @@ pub fn note(tensors: &mut AdapterTensors, base: &BaseModel, size: usize) {
         false => format!("its last {} are left out", own - size),
     };
     tensors.note(format!(
-        "the adapter was trained with a vocabulary of {size} tokens, and the base has {own}: {which}"
+        "the adapterwas trained with a vocabulary of {size} tokens, and the base has {own}: {which}"
     ));
 }
 
-/// Gives every parameter of `resized`'s embedding and head that `effects` don't replace the base's rows.
+/// Takes the base's rows for every parameter of `resized`'s embedding and head that `effects` don't
+/// replace.
 ///
 /// # Errors
-/// If some are neither there nor in the file.
+/// If neither the base nor the file has one of the rows.
 pub fn complete(
     effects: &mut Effects,
     tensors: &AdapterTensors,
@@ -153,7 +154,7 @@ pub fn complete(
     Ok(())
 }
 
-/// The modules with a row for each token.
+/// The embedding and the head: the modules with a row for each token.
 fn ends(spec: &DecoderSpec) -> [Module; 2] {
     [spec.embed_tokens.module(), spec.lm_head.module()]
 }

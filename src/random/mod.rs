@@ -1,7 +1,7 @@
-//! The generators of PyTorch and NumPy, number for number.
+//! The random generators of PyTorch and NumPy, number for number.
 //!
-//! Some PEFT methods save a seed instead of a matrix or a list of places: whoever loads the adapter draws
-//! them again. To use such an adapter without Python, the same numbers have to come out here.
+//! Some PEFT methods save a seed instead of a matrix or a list of indices, and draw it again when
+//! the adapter is loaded. The generators here give the same numbers without Python.
 //!
 //! | generator | methods |
 //! |---|---|
@@ -11,9 +11,10 @@
 //! | [`NumpyGenerator`] | UNILORA |
 //! | [`RandomState`] | ADAMSS |
 //!
-//! The order of runs and bootstrap intervals take their own, which can be made again: `SplitMix64`.
+//! `SplitMix64` serves the order of runs and the bootstrap intervals, which must be reproducible.
 //!
-//! What only has to look random (a fresh adapter's trained tensors) is drawn elsewhere, with `rand`.
+//! Values that only have to be random (a fresh adapter's trained tensors) are drawn elsewhere, with
+//! `rand`.
 
 mod mt19937;
 mod numpy;

@@ -5,16 +5,16 @@
 const WORDS: usize = 624;
 const MIDDLE: usize = 397;
 
-/// The twister's state.
+/// The state of the generator.
 #[derive(Debug, Clone)]
 pub struct Mt19937 {
     state: [u32; WORDS],
-    /// The next word of `state` to hand out; at [`WORDS`], it's time for new ones.
+    /// The index in `state` of the next word; at [`WORDS`], new words are generated.
     next: usize,
 }
 
 impl Mt19937 {
-    /// Seeds it by Knuth's recurrence.
+    /// Seeds the state by Knuth's recurrence.
     pub fn new(seed: u32) -> Self {
         let mut state = [seed; WORDS];
         for index in 1..WORDS {

@@ -1,7 +1,7 @@
-//! `numpy.random.default_rng`: the two calls that UniLoRA makes.
+//! `numpy.random.default_rng`: the two calls that Uni-LoRA makes.
 //!
-//! `choice` without replacement and `shuffle` draw bounded integers in two ways: `choice` by Lemire's
-//! multiplication, `shuffle` by masking a word until it's small enough.
+//! Both draw bounded integers: `choice` without replacement by Lemire's multiplication, `shuffle`
+//! by masking a word and rejecting it until it's small enough.
 //!
 //! Source: NumPy 2.4, `random/_generator.pyx` (`choice`, `shuffle`), `random/src/distributions/`.
 
@@ -9,7 +9,7 @@ use std::collections::HashSet;
 
 use super::pcg64::Pcg64;
 
-/// A generator as `numpy.random.default_rng(seed)` makes it.
+/// The generator that `numpy.random.default_rng(seed)` returns.
 #[derive(Debug, Clone)]
 pub struct NumpyGenerator {
     bits: Pcg64,
@@ -23,21 +23,21 @@ impl NumpyGenerator {
         }
     }
 
-    /// `choice(population, size, replace=False)`: `size` different numbers of `0..population`.
+    /// `choice(population, size, replace=False)`: `size` different numbers below `population`.
     ///
     /// # Panics
     /// If `size` exceeds `population`.
     pub fn choice(&mut self, population: u32, size: u32) -> Vec<u32> {
         assert!(size <= population, "{size} of {population} numbers");
         if population > 10_000 && size > population / 50 {
-            // Shuffle the end of all numbers.
+            // Shuffle the tail of all numbers.
             let mut numbers: Vec<u32> = (0..population).collect();
             for last in ((population - size).max(1)..population).rev() {
                 numbers.swap(last as usize, self.up_to(last) as usize);
             }
             return numbers.split_off((population - size) as usize);
         }
-        // Floyd's sampling, which leaves the numbers in an order of its own: shuffle them.
+        // Floyd's sampling. Its order isn't uniform, so the numbers are shuffled afterwards.
         let mut taken = HashSet::new();
         let mut numbers = Vec::with_capacity(size as usize);
         for last in population - size..population {
@@ -52,7 +52,7 @@ impl NumpyGenerator {
         numbers
     }
 
-    /// `shuffle(items)` of a one-dimensional array of fewer than 2^32 items.
+    /// `shuffle(items)` for fewer than 2^32 items.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             let last_index = u32::try_from(last).expect("an adapter has fewer than 2^32 indices");
@@ -60,7 +60,7 @@ impl NumpyGenerator {
         }
     }
 
-    /// A number in `0..=largest`, by Lemire's method.
+    /// An integer in `0..=largest`, by Lemire's method.
     fn up_to(&mut self, largest: u32) -> u32 {
         if largest == 0 {
             return 0;
@@ -78,7 +78,7 @@ impl NumpyGenerator {
         (product >> 32) as u32
     }
 
-    /// A number in `0..=largest`, by rejecting masked words; `largest` isn't 0.
+    /// An integer in `0..=largest`, by rejecting masked words. `largest` must not be 0.
     fn masked_up_to(&mut self, largest: u32) -> u32 {
         let mask = u32::MAX >> largest.leading_zeros();
         loop {

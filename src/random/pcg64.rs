@@ -10,7 +10,7 @@ const MULTIPLIER: u128 = (2_549_297_995_355_413_924 << 64) | 4_865_540_595_714_4
 pub struct Pcg64 {
     state: u128,
     increment: u128,
-    /// The high half of the last 64-bit draw that gave a 32-bit one.
+    /// The high half of the last 64-bit draw, kept for the next 32-bit draw.
     kept_half: Option<u32>,
 }
 
@@ -43,7 +43,7 @@ impl Pcg64 {
         folded.rotate_right((self.state >> 122) as u32)
     }
 
-    /// A 32-bit draw: half of a 64-bit one, the low half first.
+    /// A 32-bit draw: the low half of a 64-bit draw, then its high half.
     pub fn next_u32(&mut self) -> u32 {
         self.kept_half.take().unwrap_or_else(|| {
             let draw = self.next_u64();
@@ -56,7 +56,7 @@ impl Pcg64 {
 /// Words in a `SeedSequence`'s pool.
 const POOL: usize = 4;
 
-/// The hash of a `SeedSequence`, whose constant changes with every word.
+/// The hash of a `SeedSequence`. Its constant changes with every word.
 struct Hash {
     constant: u32,
     multiplier: u32,
@@ -84,7 +84,7 @@ fn seed_words(seed: u64) -> [u64; 4] {
         constant: 0x43b0_d7e5,
         multiplier: 0x931e_8875,
     };
-    // A seed below 2^32 is one word of entropy; the absent words are hashed as 0 all the same.
+    // A seed below 2^32 is one word of entropy; missing words are hashed as 0.
     let entropy = [seed as u32, (seed >> 32) as u32, 0, 0];
     let mut pool = entropy.map(|word| into_pool.word(word));
     for from in 0..POOL {

@@ -1,11 +1,11 @@
-//! The first numbers of `torch.randperm(n)`, without keeping all `n`: an index into a weight may be one
-//! of hundreds of millions, of which an adapter wants a few thousand.
+//! The first numbers of `torch.randperm(n)`, without keeping all `n`: an adapter needs a few
+//! thousand indices into a weight with hundreds of millions of elements.
 //!
-//! - Short permutations shuffle from the front: `p = 0..n`, and for each `k` the places `k` and
+//! - Short permutations are shuffled from the front: `p = 0..n`, and for each `k`, elements `k` and
 //!   `k + u32 mod (n - k)` are swapped. The first `count` numbers need `count` draws.
-//! - Long ones grow inside out: for each `k`, with `z = u64 mod (k + 1)`, `p[k] = p[z]` and `p[z] = k`.
-//!   All `n` draws are needed, but of `p` only the first `count` places: nothing moves into them from
-//!   behind.
+//! - Long ones are built inside out: for each `k`, with `z = u64 mod (k + 1)`, `p[k] = p[z]` and
+//!   `p[z] = k`. All `n` draws are needed, but only the first `count` elements of `p`: nothing
+//!   moves to the front from behind them.
 //!
 //! Source: PyTorch 2.15, `aten/src/ATen/native/TensorFactories.cpp`, `randperm_cpu`.
 
@@ -13,11 +13,12 @@ use std::collections::HashMap;
 
 use super::TorchGenerator;
 
-/// From here on a permutation is long: a 32-bit word would favour some places by more than 1 in 20.
+/// The length from which a permutation is long: a 32-bit word would favour some elements by more
+/// than 1 in 20.
 const LONG: u64 = u32::MAX as u64 / 20;
 
-/// Draws a permutation of `0..n` and returns its first `count` numbers. The generator is left as the
-/// whole permutation leaves it.
+/// Draws a permutation of `0..n` and returns its first `count` numbers. The generator's state is
+/// then the one after the whole permutation.
 ///
 /// # Panics
 /// If `count` exceeds `n`.
@@ -31,12 +32,12 @@ pub fn first_of(generator: &mut TorchGenerator, n: u64, count: usize) -> Vec<u64
 }
 
 fn shuffled(generator: &mut TorchGenerator, n: u64, count: usize) -> Vec<u64> {
-    // Places whose number isn't their own. One that was passed isn't looked at again.
+    // Positions whose number was changed. A position that was passed isn't read again.
     let mut moved: HashMap<u64, u64> = HashMap::new();
     let mut first = Vec::with_capacity(count);
     for place in 0..count as u64 {
         let here = moved.remove(&place).unwrap_or(place);
-        // The last place stays without a draw.
+        // The last position needs no draw.
         if place + 1 == n {
             first.push(here);
             break;

@@ -1,32 +1,33 @@
-//! `numpy.random.RandomState(seed)`, NumPy's generator of old: a Mersenne twister, and one of the things that NumPy
-//! makes of its words.
+//! `numpy.random.RandomState(seed)`, NumPy's legacy generator: a Mersenne twister and two of the
+//! distributions.
 //!
 //! - `rand` takes two words: the high 27 bits of the first, the high 26 of the second.
-//! - `choice(n, size, replace=False, p=…)` looks uniform numbers up in the cumulated probabilities, drops what it has
-//!   already, and goes on with the rest until it has enough.
+//! - `choice(n, size, replace=False, p=…)` looks uniform numbers up in the cumulative
+//!   probabilities, drops the ones that were drawn before, and repeats with the rest until there
+//!   are enough.
 //!
 //! Source: NumPy 2.4, `random/mtrand.pyx`, `random/src/mt19937/mt19937.h`.
 
 use super::mt19937::Mt19937;
 
-/// A generator as `RandomState(seed)` starts.
+/// The generator `RandomState(seed)`.
 #[derive(Debug, Clone)]
 pub struct RandomState(Mt19937);
 
 impl RandomState {
-    /// Seeds it.
+    /// Seeds the generator.
     pub fn new(seed: u32) -> Self {
         Self(Mt19937::new(seed))
     }
 
-    /// A value of `rand`, in `0..1`.
+    /// A value of `rand`, in `[0, 1)`.
     pub fn rand(&mut self) -> f64 {
         let high = f64::from(self.0.next_u32() >> 5);
         let low = f64::from(self.0.next_u32() >> 6);
         (high * 67_108_864.0 + low) / 9_007_199_254_740_992.0
     }
 
-    /// `choice(n, size, replace=False, p)` with the same probability for each, as float32 holds it.
+    /// `choice(n, size, replace=False, p)` with equal probabilities, `1 / n` rounded to float32.
     ///
     /// # Panics
     /// If `size` exceeds `n`.

@@ -1,7 +1,7 @@
-//! A small seeded generator, so that a bootstrap interval and an order of runs can be made again.
+//! A small seeded generator, so that bootstrap intervals and orders of runs can be reproduced.
 //!
-//! SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
-//! It is kept here because its numbers must not change with a dependency's version.
+//! SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA
+//! 2014. It's implemented here because its numbers must not change with a dependency's version.
 
 /// SplitMix64. The same seed gives the same numbers on every machine and in every version.
 #[derive(Debug, Clone)]
@@ -24,7 +24,7 @@ impl SplitMix64 {
 
     /// A number in `0..bound`; `bound` must not be 0.
     ///
-    /// By multiplying and shifting: the bias is below `bound / 2^64`, nothing beside what is sampled here.
+    /// By multiplying and shifting: the bias is below `bound / 2^64`, negligible here.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         debug_assert!(bound > 0, "an empty range has no number to draw");
         ((u128::from(self.next_u64()) * bound as u128) >> 64) as usize

@@ -1,16 +1,17 @@
-//! `torch.Generator` on the CPU: a Mersenne twister and what PyTorch makes of its words.
+//! `torch.Generator` on the CPU: a Mersenne twister and PyTorch's distributions.
 //!
-//! - A 64-bit draw takes two words, the first one high.
-//! - `rand` keeps the low 24 bits of a word for float32, the low 53 bits of a 64-bit draw for float64.
-//! - `uniform_(low, high)` is one fused `u * (high - low) + low`; for bfloat16 it's computed in float32
-//!   and rounded, and what rounding takes up to `high` becomes `low`.
-//! - `normal_` has two paths. Below 16 values: Box and Muller's transform in float64, whose second value
-//!   is kept for the next call. From 16 on: float32 uniforms are transformed in place, the first eight
-//!   of each block of 16 with the last eight.
+//! - A 64-bit draw takes two words, the high one first.
+//! - `rand` takes the low 24 bits of a word for float32, the low 53 bits of a 64-bit draw for
+//!   float64.
+//! - `uniform_(low, high)` is one fused `u * (high - low) + low`. For bfloat16 it's computed in
+//!   float32 and rounded; a value that rounds up to `high` becomes `low`.
+//! - `normal_` has two paths. Below 16 values: the Box–Muller transform in float64, whose second
+//!   value is kept for the next call. From 16 values on: float32 uniforms are transformed in place,
+//!   the first eight of each block of 16 with the last eight.
 //!
-//! All but the long path of `normal_` is exact to the bit. PyTorch computes that one with vectorised
-//! logarithms, sines and cosines that differ between processors in the last bits; here they are rounded
-//! from float64.
+//! All but the long path of `normal_` is exact to the bit. There PyTorch uses vectorised
+//! logarithms, sines and cosines that differ between processors in the last bits; here they are
+//! rounded from float64.
 //!
 //! Source: PyTorch 2.15, `aten/src/ATen/CPUGeneratorImpl.cpp`, `core/DistributionsHelper.h`,
 //! `native/cpu/DistributionTemplates.h`.
@@ -22,22 +23,22 @@ use half::bf16;
 use super::mt19937::Mt19937;
 use super::permutation;
 
-/// Blocks of `normal_`'s long path; shorter calls take the other.
+/// The block size of `normal_`'s long path, and the shortest length that takes it.
 const BLOCK: usize = 16;
 
-/// A generator as `torch.Generator().manual_seed(seed)` leaves it.
+/// The generator after `torch.Generator().manual_seed(seed)`.
 #[derive(Debug, Clone)]
 pub struct TorchGenerator {
     twister: Mt19937,
-    /// The second value of the last pair of normal ones.
+    /// The second value of the last Box–Muller pair.
     kept_normal: Option<f64>,
 }
 
 impl TorchGenerator {
-    /// What a generator that nobody seeds starts with.
+    /// The seed of a generator that isn't seeded.
     pub const DEFAULT_SEED: u64 = 67_280_421_310_721;
 
-    /// `manual_seed(seed)`. Only the low 32 bits count.
+    /// `manual_seed(seed)`. Only the low 32 bits matter.
     pub fn new(seed: u64) -> Self {
         Self {
             twister: Mt19937::new(seed as u32),
@@ -45,23 +46,23 @@ impl TorchGenerator {
         }
     }
 
-    /// A word.
+    /// A 32-bit word.
     pub fn next_u32(&mut self) -> u32 {
         self.twister.next_u32()
     }
 
-    /// Two words.
+    /// A 64-bit draw.
     pub fn next_u64(&mut self) -> u64 {
         let high = u64::from(self.next_u32());
         (high << 32) | u64::from(self.next_u32())
     }
 
-    /// A value of `torch.rand`, in `0..1`.
+    /// A value of `torch.rand`, in `[0, 1)`.
     pub fn rand(&mut self) -> f32 {
         (self.next_u32() & 0x00ff_ffff) as f32 * 2_f32.powi(-24)
     }
 
-    /// A value of `torch.rand(dtype=torch.float64)`, in `0..1`.
+    /// A value of `torch.rand(dtype=torch.float64)`, in `[0, 1)`.
     pub fn rand_f64(&mut self) -> f64 {
         (self.next_u64() & ((1 << 53) - 1)) as f64 * 2_f64.powi(-53)
     }
@@ -98,7 +99,7 @@ impl TorchGenerator {
             transform(block, deviation as f32);
         }
         if !rest.is_empty() {
-            // The last block is drawn anew, over values that were finished before.
+            // If the length isn't a multiple of the block, the last 16 values are drawn again.
             let mut last: [f32; BLOCK] = std::array::from_fn(|_| self.rand());
             transform(&mut last, deviation as f32);
             values[count - BLOCK..].copy_from_slice(&last);
@@ -114,7 +115,7 @@ impl TorchGenerator {
         permutation::first_of(self, n, count)
     }
 
-    /// One value of the short path of `normal_`, of deviation 1.
+    /// One value of `normal_`'s short path, with standard deviation 1.
     fn next_normal(&mut self) -> f64 {
         if let Some(kept) = self.kept_normal.take() {
             return kept;
@@ -126,11 +127,11 @@ impl TorchGenerator {
     }
 }
 
-/// Makes a block of uniform values normal. Every step is rounded to float32, as in PyTorch: the rounded
-/// angle alone moves a value by up to 1e-6.
+/// Transforms a block of uniform values into normal ones. Every step is rounded to float32, as in
+/// PyTorch: rounding the angle alone moves a value by up to 1e-6.
 fn transform(block: &mut [f32; BLOCK], deviation: f32) {
     for index in 0..BLOCK / 2 {
-        // 1 - u, as a logarithm of 0 must not occur.
+        // 1 - u, to avoid the logarithm of 0.
         let logarithm = f64::from(1.0 - block[index]).ln() as f32;
         let radius = (-2.0 * logarithm).sqrt();
         let angle = f64::from(TAU as f32 * block[index + BLOCK / 2]);
@@ -200,7 +201,7 @@ mod tests {
                 let values = generator.normal(count as usize, deviation);
                 let expected = as_f32(call);
                 assert_eq!(values.len(), expected.len());
-                // The long path is exact up to the processor's own kernels.
+                // The long path depends on the processor's vector functions.
                 let units = if count < 16 { 0.0 } else { 4.0 };
                 for (value, expected) in values.into_iter().zip(expected) {
                     let error = (value - expected).abs();

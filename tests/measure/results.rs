@@ -185,7 +185,7 @@ fn a_result_says_which_task_was_measured() {
     assert_eq!(config["task_id"], 0);
     for (target, words) in [
         (prepared, "prepared for task 0 of 3"),
-        (case("llama-gqa", "lora"), "doesn't know tasks"),
+        (case("llama-gqa", "lora"), "has no tasks"),
         (model("llama-gqa"), "`base` has none"),
     ] {
         let outcome = place.measure(&target, &["--task-id", "1"]);

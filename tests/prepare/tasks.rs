@@ -96,7 +96,7 @@ fn a_task_that_is_not_there_is_refused() {
             for _ in 0..2 {
                 trial.refused(
                     &["--task-id", task],
-                    &["--task-id", &peft_type, "doesn't know tasks"],
+                    &["--task-id", &peft_type, "has no tasks"],
                 );
                 assert_eq!(trial.run("prepare", &[]).code, Some(0));
             }

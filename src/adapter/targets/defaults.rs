@@ -1,13 +1,12 @@
-//! The modules that methods target where their configuration names none, by model type.
-//!
-//! A model type that isn't in a method's table has no default, and `target_modules` has to be given.
+//! The modules that methods target by default, by model type. For a model type that isn't in a
+//! method's table, `target_modules` must be given.
 //!
 //! Source: PEFT, `utils/constants.py`, `TRANSFORMERS_MODELS_TO_<METHOD>_TARGET_MODULES_MAPPING`.
 
 /// Names by model type.
 pub type DefaultTargets = &'static [(&'static str, &'static [&'static str])];
 
-/// Queries and values, or the projection that has both: the defaults of most methods.
+/// Query and value projections, or the projection that combines them: the defaults of most methods.
 pub const QUERY_VALUE: DefaultTargets = &[
     ("llama", &["q_proj", "v_proj"]),
     ("mistral", &["q_proj", "v_proj"]),
@@ -28,7 +27,7 @@ pub const QUERY_VALUE: DefaultTargets = &[
     ("mpt", &["Wqkv"]),
 ];
 
-/// The same without a perceptron for any model: FROD, PVeRA, SHiRA, VeRA.
+/// [`QUERY_VALUE`] with fewer model types: FROD, PVeRA, SHiRA, VeRA.
 pub const QUERY_VALUE_ONLY: DefaultTargets = &[
     ("llama", &["q_proj", "v_proj"]),
     ("mistral", &["q_proj", "v_proj"]),
@@ -49,7 +48,7 @@ pub const QUERY_VALUE_ONLY: DefaultTargets = &[
     ("mpt", &["Wqkv"]),
 ];
 
-/// C3A, FourierFT, WaveFT: square layers where LoRA has none.
+/// C3A, FourierFT, WaveFT: square layers for some model types.
 pub const SPECTRAL: DefaultTargets = &[
     ("llama", &["q_proj", "v_proj"]),
     ("mistral", &["q_proj", "v_proj"]),
@@ -122,7 +121,7 @@ pub const IA3: DefaultTargets = &[
     ("bloom", &["query_key_value", "mlp.dense_4h_to_h"]),
 ];
 
-/// Of those, the layers whose input (IA)³ scales.
+/// Of those, the feed-forward layers, whose input (IA)³ scales.
 pub const IA3_FEEDFORWARD: DefaultTargets = &[
     ("llama", &["down_proj"]),
     ("mistral", &["down_proj"]),

@@ -1,13 +1,14 @@
-//! Names and regular expressions that mean modules.
+//! Names and regular expressions that select modules.
 //!
-//! Python's `re.fullmatch` and `re.match` are anchored here by hand; look-around is supported.
+//! Regular expressions are anchored like Python's `re.fullmatch` and `re.match`, and may have
+//! look-around.
 
 use fancy_regex::Regex;
 use serde_json::Value;
 
 use crate::json::{ConfigError, JsonObject};
 
-/// A string (a regular expression) or a list of names.
+/// A regular expression (a string in the configuration), or a list of names.
 #[derive(Debug, Clone)]
 pub enum NamePattern {
     /// Must match the whole path.
@@ -17,7 +18,7 @@ pub enum NamePattern {
 }
 
 impl NamePattern {
-    /// Reads `key`, if it's there.
+    /// Reads `key`, if it's present.
     ///
     /// # Errors
     /// If it's neither a string nor a list of strings, or no regular expression.
@@ -34,7 +35,7 @@ impl NamePattern {
         }
     }
 
-    /// Whether `path` is meant by this value of `key`.
+    /// Whether this value of `key` selects `path`.
     ///
     /// # Errors
     /// If a regular expression can't be matched.
@@ -46,12 +47,12 @@ impl NamePattern {
     }
 }
 
-/// `re.fullmatch`
+/// A regular expression for Python's `re.fullmatch`.
 fn whole(config: &JsonObject, key: &str, pattern: &str) -> Result<Regex, ConfigError> {
     anchored(config, key, &format!(r"(?:{pattern})\z"))
 }
 
-/// `re.match`
+/// A regular expression for Python's `re.match`.
 fn anchored(config: &JsonObject, key: &str, pattern: &str) -> Result<Regex, ConfigError> {
     Regex::new(&format!(r"\A(?:{pattern})"))
         .map_err(|error| config.refused(key, &format!("not a regular expression: {error}")))
@@ -62,14 +63,17 @@ pub(super) fn ends_with_name(path: &str, name: &str) -> bool {
     path == name || path.strip_suffix(name).is_some_and(|p| p.ends_with('.'))
 }
 
-/// The same, however `config` spells `path`.
+/// Whether one of the spellings of `path` in `config` is `name`, or ends with a dot and `name`.
 pub(super) fn is_named(config: &JsonObject, path: &str, name: &str) -> bool {
     let spellings = config.spellings(path);
     spellings.iter().any(|path| ends_with_name(path, name))
 }
 
-/// Whether `regex` matches `path`, however `config` spells it. A pattern that runs into the engine's backtracking limit is refused: taken for no match, it would
-/// leave modules out without a word.
+/// Whether `regex` matches one of the spellings of `path` in `config`.
+///
+/// # Errors
+/// If matching exceeds the engine's backtracking limit. Taken for no match, it would silently leave
+/// modules out.
 pub(super) fn is_match(
     config: &JsonObject,
     key: &str,
@@ -90,8 +94,8 @@ pub(super) fn is_match(
     Ok(false)
 }
 
-/// `rank_pattern`, `alpha_pattern` and the like: the number of the first key, in file order, that matches a path; where
-/// none does, that of the key that is the path.
+/// `rank_pattern`, `alpha_pattern` and the like: the value of the first key, in file order, that
+/// matches a path; if none does, of the key that equals the path.
 #[derive(Debug, Clone, Default)]
 pub struct ValuePattern {
     key: String,
@@ -106,8 +110,9 @@ struct Entry {
 }
 
 impl ValuePattern {
-    /// Reads the object `key`, if it's there. Its values are `allowed`, which `expected` puts in words. Its keys match a
-    /// whole path, or what follows a dot (PEFT's `get_pattern_key`).
+    /// Reads the object `key`, if it's present. `allowed` checks its values, and `expected`
+    /// describes them in errors. Its keys match a whole path, or the part after a dot (PEFT's
+    /// `get_pattern_key`).
     ///
     /// # Errors
     /// If it isn't an object of such numbers, or a key is no regular expression.
@@ -126,8 +131,9 @@ impl ValuePattern {
         )
     }
 
-    /// The same as C3A and FourierFT have it: keys match what follows a dot only, and aren't grouped. Of alternatives, a
-    /// dot stands in front of the first alone, and only the last reaches to the path's end.
+    /// Reads a pattern as C3A and FourierFT do: keys match only after a dot, and aren't grouped. So
+    /// if a key has alternatives, the dot belongs to the first one, and the end of the path to the
+    /// last.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -175,7 +181,7 @@ impl ValuePattern {
         })
     }
 
-    /// The value for `path`, if a key means it.
+    /// The value for `path`, if a key matches it.
     ///
     /// # Errors
     /// If a regular expression can't be matched.

@@ -1,5 +1,6 @@
-//! The modules of a model that are targeted, and what no module answers to: a misspelling in a fresh experiment, and in a
-//! trained adapter what its list has for other models too. Its tensors say what it adapts, and every one has to be used.
+//! Selects the targeted modules of a model, and reports names that match none. In a fresh
+//! experiment those are misspellings. In a trained adapter they may be meant for other models: its
+//! tensors tell what it adapts, and each must be used.
 
 use serde_json::Value;
 
@@ -10,11 +11,11 @@ use crate::arch::{Module, ModuleKind};
 use crate::json::{ConfigError, JsonObject};
 
 impl Targets {
-    /// The targeted ones of `modules`. What PEFT passes over without a word is an error of a fresh adapter, and noted in
-    /// `tensors` of a trained one.
+    /// The targeted modules among `modules`. A name that matches none, which PEFT ignores silently,
+    /// is an error in a fresh adapter, and a note in `tensors` for a trained one.
     ///
     /// # Errors
-    /// If there's none.
+    /// If no module is targeted.
     pub fn select(
         &self,
         config: &JsonObject,
@@ -53,7 +54,7 @@ impl Targets {
         Ok(selected)
     }
 
-    /// Layers that the model doesn't have.
+    /// Checks `layers_to_transform` for layers that the model doesn't have.
     fn check_every_layer(
         &self,
         config: &JsonObject,
@@ -75,16 +76,16 @@ impl Targets {
             return Err(config.wrong(KEY, &format!("indices of {range}")));
         }
         tensors.note(format!(
-            "`{KEY}` has {absent:?} beside {range}; every tensor of the adapter is used"
+            "`{KEY}`has {absent:?} in addition to {range}; every tensor of the adapter is used"
         ));
         Ok(())
     }
 
-    /// Modules that `modules_to_save` names, by PEFT's plain suffix rule: `norm` also takes
-    /// `input_layernorm`.
+    /// The modules that `modules_to_save` names. PEFT compares plain suffixes, so `norm` also
+    /// selects `input_layernorm`.
     ///
     /// # Errors
-    /// If an entry of a fresh adapter names none.
+    /// If an entry of a fresh adapter names no module.
     pub fn saved(
         &self,
         config: &JsonObject,
@@ -117,7 +118,7 @@ impl Targets {
     }
 }
 
-/// Notes names in `key` that no module answers to.
+/// Reports names in `key` that match no module: an error for a fresh adapter, else a note.
 fn pass_over(
     key: &str,
     absent: &[&String],
@@ -145,7 +146,8 @@ fn pass_over(
     Ok(())
 }
 
-/// The path of what Transformers has as a module: of a single expert, the one that holds the weights of all.
+/// The path of the module in Transformers' model. A single expert isn't one; the module that holds
+/// all of a layer's experts is.
 fn module_of(module: &Module) -> &str {
     const EXPERTS: &str = ".experts";
     match (&module.kind, module.path.find(".experts.")) {
@@ -154,7 +156,7 @@ fn module_of(module: &Module) -> &str {
     }
 }
 
-/// The last parts of the modules' paths, each once.
+/// The last segments of the modules' paths, each once.
 fn examples(modules: &[Module]) -> String {
     let mut names: Vec<&str> = Vec::new();
     for module in modules {

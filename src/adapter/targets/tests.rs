@@ -105,7 +105,7 @@ fn a_pattern_of_layers_is_no_group_and_empty_none() {
     for pattern in [r#""""#, "[]", r#""(layers)""#, r#""blocks|.*layers""#] {
         assert_eq!(selected(&json(pattern)), only, "{pattern}");
     }
-    // The first alternative has no index behind it.
+    // The first alternative is followed by no index.
     let config = config(&json(r#""layers|blocks""#));
     let targets = Targets::read(&config, "llama", None).unwrap();
     assert!(!targets.contains(&config, &modules()[4]).unwrap());
@@ -158,10 +158,10 @@ fn what_no_pattern_matches_may_be_a_key_itself() {
     };
     let whole = format!(r#"{{"{path}": 8}}"#);
     assert_eq!(value(&whole, path), Some(8.0));
-    // What's matched goes before what's the same.
+    // A matching key has priority over an equal one.
     let both = format!(r#"{{"{path}": 8, "q_proj": 4}}"#);
     assert_eq!(value(&both, path), Some(4.0));
-    // A pattern of the whole path has no dot in front of it.
+    // A pattern for the whole path doesn't begin with a dot.
     assert_eq!(value(r#"{"model\\.layers\\.0.*": 8}"#, path), None);
 }
 

@@ -1,4 +1,4 @@
-//! Singular components of the weight that an adapter belongs to.
+//! Singular components of a base weight.
 
 use std::sync::OnceLock;
 
@@ -10,7 +10,7 @@ use crate::adapter::AdapterError;
 use crate::decomposition::{DecompositionError, Svd, svd};
 use crate::weights::Dtype;
 
-/// The error of the module at `path`.
+/// Names the module at `path` in an error of its decomposition.
 pub fn failed(path: &str) -> impl Fn(DecompositionError) -> AdapterError {
     let module = path.to_owned();
     move |source| AdapterError::Decomposition {
@@ -19,15 +19,15 @@ pub fn failed(path: &str) -> impl Fn(DecompositionError) -> AdapterError {
     }
 }
 
-/// The components of `weight`, the largest first.
+/// The singular value decomposition of `weight`, the largest component first.
 ///
 /// # Errors
-/// If it isn't finite; `path` is its module.
+/// If it isn't finite; the error names the module at `path`.
 pub fn components(weight: &Array2<f32>, path: &str) -> Result<Svd, AdapterError> {
     svd(weight).map_err(failed(path))
 }
 
-/// The `r` largest components of a module's weight, worked out when they're first needed.
+/// The `r` largest singular components of a module's weight, computed when they're first needed.
 #[derive(Debug)]
 pub struct Leading {
     path: String,
@@ -36,7 +36,7 @@ pub struct Leading {
 }
 
 impl Leading {
-    /// Of the module at `path`.
+    /// Those of the module at `path`.
     pub fn new(path: &str, r: usize) -> Self {
         Self {
             path: path.to_owned(),
@@ -45,7 +45,7 @@ impl Leading {
         }
     }
 
-    /// The same with components that are known already.
+    /// Components that are known already.
     pub fn known(path: &str, r: usize, found: Svd) -> Self {
         Self {
             found: found.into(),
@@ -53,7 +53,7 @@ impl Leading {
         }
     }
 
-    /// The components, given the module's weight.
+    /// The components. `weight` is the module's.
     ///
     /// # Errors
     /// If the weight isn't finite.
@@ -108,7 +108,7 @@ pub fn scaled_rows<D: Data<Elem = f32>>(
     matrix * &by.view().insert_axis(Axis(1))
 }
 
-/// `value` as `dtype` holds it.
+/// `value` rounded to `dtype`.
 pub fn rounded(value: f32, dtype: Dtype) -> f32 {
     match dtype {
         Dtype::Float32 => value,

@@ -1,12 +1,12 @@
-//! The form of methods whose delta has no small factors: the weight itself is replaced by the base's,
-//! changed in place. It costs no node in the graph.
+//! The form of methods whose delta has no small factors: a full weight, made from the base's,
+//! replaces it. The graph gets no further node.
 
 use ndarray::Array2;
 
 use crate::adapter::AdapterError;
 use crate::adapter::form::{LinearForm, Part, Role};
 
-/// A weight of this shape, as `change` leaves the base's.
+/// A form that replaces the weight, of this `shape`, by the base's after `change`.
 pub fn changed_weight<'a>(
     shape: [usize; 2],
     change: impl Fn(&mut Array2<f32>) -> Result<(), AdapterError> + Send + Sync + 'a,

@@ -1,32 +1,32 @@
-//! Encoders of prompt learning: networks that make the prompt while it's trained. A file holds only what came
-//! out of them, so they're drawn for fresh adapters alone.
+//! Encoders of prompt learning: networks that make the prompt in training. A file holds only their
+//! output, so they're drawn for fresh adapters alone.
 
 use ndarray::{Array1, Array2, ArrayView1, Axis, concatenate, s};
-use rand::rngs::ChaCha12Rng;
+use rand::rngs::StdRng;
 
 use crate::adapter::Init;
 use crate::json::{ConfigError, JsonObject};
 
-/// No encoder is wider.
+/// The largest width of an encoder.
 const WIDEST: usize = 1 << 16;
 
 /// `encoder_hidden_size`, or `default`.
 ///
 /// # Errors
-/// If it's no size.
+/// If it isn't a positive integer up to the largest width.
 pub fn hidden_size(config: &JsonObject, default: usize) -> Result<usize, ConfigError> {
     let found = config.optional_size_up_to("encoder_hidden_size", WIDEST)?;
     Ok(found.unwrap_or(default))
 }
 
-/// `[rows, columns]` drawn from `init`.
-pub fn matrix(rows: usize, columns: usize, init: Init, rng: &mut ChaCha12Rng) -> Array2<f32> {
+/// A matrix `[rows, columns]`, drawn from `init`.
+pub fn matrix(rows: usize, columns: usize, init: Init, rng: &mut StdRng) -> Array2<f32> {
     Array2::from_shape_vec((rows, columns), init.draw(rows * columns, rng))
         .expect("`draw` gives as many values as asked for")
 }
 
-/// Rows through a fresh `nn.Linear` of so many outputs.
-pub fn linear(x: &Array2<f32>, out_features: usize, rng: &mut ChaCha12Rng) -> Array2<f32> {
+/// Applies a fresh `nn.Linear` with `out_features` outputs to each row of `x`.
+pub fn linear(x: &Array2<f32>, out_features: usize, rng: &mut StdRng) -> Array2<f32> {
     let init = Init::linear_default(x.ncols());
     let weight = matrix(out_features, x.ncols(), init, rng);
     x.dot(&weight.t()) + Array1::from(init.draw(out_features, rng))
@@ -42,16 +42,16 @@ pub fn relu(x: Array2<f32>) -> Array2<f32> {
     x.mapv_into(|value| value.max(0.0))
 }
 
-/// Rows, in their order, through a layer of a fresh bidirectional `nn.LSTM`: `[rows, 2 * hidden]`, what was read
-/// forwards first.
-pub fn bidirectional_lstm(x: &Array2<f32>, hidden: usize, rng: &mut ChaCha12Rng) -> Array2<f32> {
+/// Applies a layer of a fresh bidirectional `nn.LSTM` to the rows of `x` in their order. Returns
+/// `[rows, 2 * hidden]`, the forward direction's outputs first.
+pub fn bidirectional_lstm(x: &Array2<f32>, hidden: usize, rng: &mut StdRng) -> Array2<f32> {
     let forwards = lstm(x, hidden, rng);
     let backwards = lstm(&reversed(x), hidden, rng);
     concatenate![Axis(1), forwards, reversed(&backwards)]
 }
 
-/// Parameters of such a layer: `4 * hidden` rows of weights for its input and for its own state, each with a
-/// bias, in both directions.
+/// Parameters of a bidirectional LSTM layer. Each direction has `4 * hidden` rows of weights for
+/// its input and for its own state, each row with a bias.
 pub fn bidirectional_lstm_params(in_features: usize, hidden: usize) -> usize {
     2 * 4 * hidden * (in_features + hidden + 2)
 }
@@ -60,8 +60,8 @@ fn reversed(x: &Array2<f32>) -> Array2<f32> {
     x.slice(s![..;-1, ..]).to_owned()
 }
 
-/// One direction. Every tensor of it is `U(±1/sqrt(hidden))`.
-fn lstm(x: &Array2<f32>, hidden: usize, rng: &mut ChaCha12Rng) -> Array2<f32> {
+/// One direction. All its tensors are drawn from `U(±1/sqrt(hidden))`.
+fn lstm(x: &Array2<f32>, hidden: usize, rng: &mut StdRng) -> Array2<f32> {
     let init = Init::linear_default(hidden);
     let weight = matrix(4 * hidden, x.ncols(), init, rng);
     let recurrent = matrix(4 * hidden, hidden, init, rng);
@@ -70,7 +70,8 @@ fn lstm(x: &Array2<f32>, hidden: usize, rng: &mut ChaCha12Rng) -> Array2<f32> {
     run_lstm(&inputs, &recurrent)
 }
 
-/// The recurrence over `inputs`, `[rows, 4 * hidden]`: input gate, forget gate, cell, output gate.
+/// The recurrence over `inputs`, `[rows, 4 * hidden]`: input gate, forget gate, cell and output
+/// gate.
 fn run_lstm(inputs: &Array2<f32>, recurrent: &Array2<f32>) -> Array2<f32> {
     let width = recurrent.ncols();
     let (mut hidden, mut cell) = (Array1::zeros(width), Array1::<f32>::zeros(width));
@@ -91,8 +92,8 @@ mod tests {
     use super::*;
     use ndarray::array;
 
-    /// Of PyTorch's `nn.LSTM(1, 1)` with `weight_ih` 1, 2, 3, 4, `weight_hh` 0.5, -1, 1, 2 and no bias, over
-    /// 0.1 and −0.2.
+    /// Expected values: PyTorch's `nn.LSTM(1, 1)` with `weight_ih` 1, 2, 3, 4, `weight_hh` 0.5, -1,
+    /// 1, 2 and no bias, over 0.1 and −0.2.
     #[test]
     fn the_recurrence_is_pytorch_s() {
         let inputs = array![[0.1, 0.2, 0.3, 0.4], [-0.2, -0.4, -0.6, -0.8]];

@@ -1,4 +1,4 @@
-//! Tools that several methods share; none of them knows a method.
+//! Tools that several methods share. None of them knows a method.
 
 pub mod components;
 pub mod dense;

@@ -1,12 +1,12 @@
-//! Options that several methods have, read the same way in all of them.
+//! Options that several methods share.
 
 use crate::adapter::targets::ValuePattern;
 use crate::json::{ConfigError, JsonObject};
 
-/// No adapter has a larger rank; fresh matrices are drawn with it.
+/// The largest rank. Fresh matrices are drawn with it.
 pub const LARGEST_RANK: usize = 1 << 16;
 
-/// A rank, with exceptions by module (`rank_pattern`).
+/// A rank that may differ by module (`rank_pattern`).
 #[derive(Debug)]
 pub struct Rank {
     default: usize,
@@ -17,7 +17,7 @@ impl Rank {
     /// Reads `r` and `rank_pattern`.
     ///
     /// # Errors
-    /// If one is no rank.
+    /// If one isn't a positive integer up to [`LARGEST_RANK`].
     pub fn read(config: &JsonObject, default: usize) -> Result<Self, ConfigError> {
         let whole = |r: f64| is_count(r) && r <= LARGEST_RANK as f64;
         let expected = format!("a positive integer (at most {LARGEST_RANK})");
@@ -30,14 +30,14 @@ impl Rank {
     /// The rank of the module at `path`.
     ///
     /// # Errors
-    /// If a pattern can't be matched.
+    /// If a regular expression can't be matched.
     pub fn of(&self, config: &JsonObject, path: &str) -> Result<usize, ConfigError> {
         let found = self.pattern.get(config, path)?;
         Ok(found.map_or(self.default, |r| r as usize))
     }
 }
 
-/// A factor, with exceptions by module (`alpha_pattern`).
+/// A factor that may differ by module (`alpha_pattern`).
 #[derive(Debug)]
 pub struct Factor {
     default: f64,
@@ -45,10 +45,10 @@ pub struct Factor {
 }
 
 impl Factor {
-    /// Reads `key` and the object `pattern`.
+    /// Reads the number `key` and the object `pattern`.
     ///
     /// # Errors
-    /// If one is no number that float32 holds.
+    /// If a value isn't a finite number in float32.
     pub fn read(
         config: &JsonObject,
         key: &str,
@@ -66,25 +66,25 @@ impl Factor {
     /// The factor of the module at `path`.
     ///
     /// # Errors
-    /// If a pattern can't be matched.
+    /// If a regular expression can't be matched.
     pub fn of(&self, config: &JsonObject, path: &str) -> Result<f64, ConfigError> {
         Ok(self.pattern.get(config, path)?.unwrap_or(self.default))
     }
 }
 
-/// A rank without exceptions.
+/// Reads a rank that's the same for all modules.
 ///
 /// # Errors
-/// If it's none.
+/// If it isn't a positive integer up to [`LARGEST_RANK`].
 pub fn rank(config: &JsonObject, key: &str, default: usize) -> Result<usize, ConfigError> {
     let found = config.optional_size_up_to(key, LARGEST_RANK)?;
     Ok(found.unwrap_or(default))
 }
 
-/// A number that float32 holds.
+/// Reads a number that must be finite in float32.
 ///
 /// # Errors
-/// If it's none.
+/// If it isn't.
 pub fn factor(config: &JsonObject, key: &str, default: f64) -> Result<f64, ConfigError> {
     let value = config.optional_number(key)?.unwrap_or(default);
     if !(value as f32).is_finite() {
@@ -93,10 +93,10 @@ pub fn factor(config: &JsonObject, key: &str, default: f64) -> Result<f64, Confi
     Ok(value)
 }
 
-/// A seed of PyTorch's generator; a negative one counts from 2^64, as there.
+/// Reads a seed of PyTorch's generator. A negative one counts from 2^64, as in PyTorch.
 ///
 /// # Errors
-/// If it's no whole number.
+/// If it isn't an integer.
 pub fn seed(config: &JsonObject, key: &str, default: u64) -> Result<u64, ConfigError> {
     let Some(value) = config.get(key) else {
         return Ok(default);

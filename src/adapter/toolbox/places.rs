@@ -1,4 +1,4 @@
-//! Places in a weight that a method draws from a seed and doesn't save.
+//! Indices into a weight that a method draws from a seed and doesn't save.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::tuner::Layer;
 use crate::random::TorchGenerator;
 
-/// Draws the places of every layer from the same seed: layers of one shape have the same ones.
+/// Draws the indices of every layer from one seed: layers of the same size get the same ones.
 #[derive(Debug)]
 pub struct SeededPlaces {
     seed: u64,
@@ -14,7 +14,7 @@ pub struct SeededPlaces {
 }
 
 impl SeededPlaces {
-    /// Places from `seed`.
+    /// Indices drawn from `seed`.
     pub fn new(seed: u64) -> Self {
         Self {
             seed,
@@ -22,7 +22,7 @@ impl SeededPlaces {
         }
     }
 
-    /// `count` different flat indices into the weight of `layer`, row by row.
+    /// `count` different indices into the weight of `layer`, flattened row by row.
     ///
     /// # Panics
     /// If the weight has fewer elements.

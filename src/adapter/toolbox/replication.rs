@@ -1,14 +1,15 @@
-//! `layer_replication`: a taller stack from the base's layers.
+//! `layer_replication`: a deeper model from the base's layers.
 //!
-//! `[[a, b], …]`: the new stack is the concatenation of the half-open ranges `[a, b)`. Base weights are
-//! shared between a layer and its replicas; adapters are separate and named by the new indices.
+//! `[[a, b], …]`: the new layers are the base's half-open ranges `[a, b)`, one after the other. A
+//! layer and its replicas share base weights; their adapters are separate, and named by the new
+//! indices.
 //!
 //! Source: PEFT, `tuners/tuners_utils.py`, `replicate_layers`.
 
 use crate::arch::{DecoderSpec, Layer};
 use crate::json::{ConfigError, JsonObject};
 
-/// The architecture with the layers that `layer_replication` asks for.
+/// The architecture after `layer_replication`.
 pub fn replicate(config: &JsonObject, spec: &DecoderSpec) -> Result<DecoderSpec, ConfigError> {
     let Some(value) = config.get("layer_replication") else {
         return Ok(spec.clone());
@@ -36,7 +37,7 @@ pub fn replicate(config: &JsonObject, spec: &DecoderSpec) -> Result<DecoderSpec,
     Ok(replicated)
 }
 
-/// The layer with paths for place `index`; its sources stay.
+/// The layer with paths for `index`. The names of its base weights stay.
 fn renumbered(layer: &Layer, index: usize) -> Layer {
     let mut copy = layer.clone();
     let stem = layer.path.rfind('.').map_or("", |dot| &layer.path[..dot]);

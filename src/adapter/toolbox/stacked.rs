@@ -1,10 +1,10 @@
-//! The tensors that hold the weights of all experts of a layer, as Transformers has them.
+//! Transformers' tensors that each hold one weight of all experts of a layer.
 
 use std::collections::BTreeMap;
 
 use crate::arch::{DecoderSpec, Expert, Linear, Mlp};
 
-/// Which of a layer's tensors.
+/// One of the stacked tensors of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stack {
     /// `gate_up_proj`, `[experts, 2 * intermediate_size, hidden_size]`
@@ -14,10 +14,10 @@ pub enum Stack {
 }
 
 impl Stack {
-    /// Both.
+    /// Both tensors.
     pub const ALL: [Self; 2] = [Self::GateUp, Self::Down];
 
-    /// Its name.
+    /// The tensor's name.
     pub fn name(self) -> &'static str {
         match self {
             Self::GateUp => "gate_up_proj",
@@ -25,7 +25,7 @@ impl Stack {
         }
     }
 
-    /// The projections of an expert that it holds, one below the other.
+    /// The projections of `expert` that it holds, one below the other.
     pub fn linears(self, expert: &Expert) -> Vec<&Linear> {
         match self {
             Self::GateUp => vec![&expert.gate_proj, &expert.up_proj],
@@ -34,18 +34,18 @@ impl Stack {
     }
 }
 
-/// One expert's weight in such a tensor.
+/// One expert's weight in a stacked tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StackedWeight {
     /// The tensor's name.
     pub name: String,
     /// The tensor's shape.
     pub shape: [usize; 3],
-    /// The weight's first element.
+    /// The index of the weight's first element.
     pub first: usize,
 }
 
-/// Those of all experts, by the paths of their modules.
+/// The weights of all experts in stacked tensors, by the path of their module.
 pub fn stacked_weights(spec: &DecoderSpec) -> BTreeMap<String, StackedWeight> {
     let mut all = BTreeMap::new();
     for layer in &spec.layers {

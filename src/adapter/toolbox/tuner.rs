@@ -1,5 +1,5 @@
-//! What every method that adapts modules shares: the options that select them, the biases and whole
-//! modules that are replaced beside them, and the loop over the selected ones.
+//! What methods that adapt modules share: the options that select modules, the biases and whole
+//! modules that are replaced, and the loop over the selected modules.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use crate::arch::{Module, ModuleKind};
 use crate::json::JsonObject;
 use crate::model::BaseModel;
 
-/// What a method's loader is given.
+/// The arguments of a method's loader.
 #[derive(Debug)]
 pub struct Loading<'a> {
     /// `adapter_config.json`
@@ -19,11 +19,11 @@ pub struct Loading<'a> {
     pub base: &'a BaseModel,
     /// The adapter's tensors.
     pub tensors: &'a mut AdapterTensors,
-    /// The task that was asked for, of methods that have several.
+    /// The task that was asked for, for methods that have several.
     pub task_id: Option<usize>,
 }
 
-/// A linear layer that is adapted.
+/// A linear layer to adapt.
 #[derive(Debug, Clone)]
 pub struct Layer {
     /// The module.
@@ -37,7 +37,7 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// Its place in the model.
+    /// The module's path.
     pub fn path(&self) -> &str {
         &self.module.path
     }
@@ -53,14 +53,14 @@ impl Layer {
     }
 }
 
-/// An embedding that is adapted.
+/// An embedding to adapt.
 #[derive(Debug, Clone)]
 pub struct Table {
     /// The module.
     pub module: Module,
-    /// Rows.
+    /// The number of rows.
     pub num_embeddings: usize,
-    /// Width of a row.
+    /// The width of a row.
     pub embedding_dim: usize,
 }
 
@@ -71,7 +71,7 @@ impl Table {
     }
 }
 
-/// A module that is adapted.
+/// A module to adapt.
 #[derive(Debug, Clone)]
 pub enum Target {
     /// A linear layer.
@@ -80,7 +80,7 @@ pub enum Target {
     Embedding(Table),
 }
 
-/// A method that adapts modules, between its configuration and its tensors.
+/// A method that adapts modules, after its targets were selected and before its tensors are read.
 #[derive(Debug)]
 pub struct Tuner<'a> {
     /// `adapter_config.json`
@@ -95,11 +95,11 @@ pub struct Tuner<'a> {
 }
 
 impl<'a> Tuner<'a> {
-    /// Reads the options that methods share. `defaults` are targets by model type; `own_bias` is the
-    /// method's own value of `bias` (`lora_only`), if it has that option.
+    /// Reads the shared options. `defaults` are targets by model type; `own_bias` is the method's
+    /// own value of the option `bias` (`lora_only`), if it has that option.
     ///
     /// # Errors
-    /// If one is wrong, or a replaced parameter is missing or has another shape.
+    /// If an option is wrong, or a replaced parameter is missing or has another shape.
     pub fn open(
         loading: Loading<'a>,
         defaults: DefaultTargets,
@@ -132,7 +132,8 @@ impl<'a> Tuner<'a> {
         })
     }
 
-    /// Paths of selected modules that the file has another weight for. PEFT loads it behind what it makes of the base's.
+    /// Paths of selected modules for which the file holds another base weight. PEFT loads it after
+    /// it has computed the adapter's parts from the base's own.
     pub fn reweighted(&self) -> BTreeSet<String> {
         let paths = self.selected.iter().map(|module| &module.path);
         let other = |path: &&String| {
@@ -143,15 +144,15 @@ impl<'a> Tuner<'a> {
         paths.filter(other).cloned().collect()
     }
 
-    /// Refuses files with such weights, for methods that work with the base's own.
+    /// Refuses such files, for methods that compute parts from the base's weight.
     ///
     /// # Errors
-    /// If there is one.
+    /// If the file holds another base weight.
     pub fn refuse_reweighted(&self) -> Result<(), AdapterError> {
         match self.reweighted().first() {
             None => Ok(()),
             Some(path) => Err(self.tensors.layout(format!(
-                "`{path}.base_layer.weight` isn't the base's weight, and PEFT makes this method's parts of both: use the \
+                "`{path}.base_layer.weight`isn't the base's weight, and PEFT would compute this method from both: use the \
                  base that the adapter was made for"
             ))),
         }
@@ -207,7 +208,7 @@ impl<'a> Tuner<'a> {
         Ok(self.effects)
     }
 
-    /// Gives the module at `path` its adapter.
+    /// Sets the adapter of the module at `path`.
     pub fn insert(&mut self, path: &str, adapter: Box<dyn ModuleAdapter>) {
         self.effects.modules.insert(path.to_owned(), adapter);
     }
@@ -217,13 +218,13 @@ impl<'a> Tuner<'a> {
         self.effects.shared_params += trainable;
     }
 
-    /// Counts parameters that PEFT adds and doesn't train; buffers aren't counted.
+    /// Counts parameters that PEFT adds and doesn't train, without buffers.
     pub fn count_frozen(&mut self, frozen: usize) {
         self.effects.frozen_params += frozen;
     }
 }
 
-/// The module as a target, if it's one that a method may adapt.
+/// The module as one to adapt; `None` if methods can't adapt its kind.
 pub fn target(base: &BaseModel, module: &Module) -> Option<Target> {
     match module.kind {
         ModuleKind::Linear {
@@ -249,8 +250,9 @@ pub fn target(base: &BaseModel, module: &Module) -> Option<Target> {
     }
 }
 
-/// Transformers stacks the experts of a layer, so that they are no modules, and PEFT passes them over. One whose name was
-/// asked for, and belongs to no other module, stays to be refused, and so does what has nothing beside it.
+/// Removes experts from the selected modules. In Transformers they are parts of stacked tensors,
+/// not modules, so PEFT ignores them. One remains, to be refused, if the user's list names it and
+/// no other module has that name, or if nothing else is selected.
 pub fn without_experts(targets: &Targets, selected: Vec<Module>, base: &BaseModel) -> Vec<Module> {
     let is_expert = |module: &Module| {
         matches!(module.kind, ModuleKind::Routed { .. }) && !base.spec.is_router(&module.path)
