@@ -1,4 +1,4 @@
-//! An adapter as the graph asks for it.
+//! The trait [`Adaptation`], by which the graph asks what to add, for any adapter.
 
 use super::Adapter;
 use super::form::Form;

@@ -77,7 +77,7 @@ pub enum AdapterError {
     },
 
     #[error(
-        "`{}`was trained with a vocabulary of {size} tokens, and row {first} of `{name}` is unknown: the base has {there} rows, and \
+        "`{}` was trained with a vocabulary of {size} tokens, and row {first} of `{name}` is unknown: the base has {there} rows, and \
          the file holds no whole `{name}`; save the adapter again with `save_pretrained(…, save_embedding_layers=True)` or \
          with this module in `modules_to_save`",
         path.display()
@@ -94,7 +94,7 @@ pub enum AdapterError {
     Targets { path: PathBuf, message: String },
 
     #[error(
-        "`--adapter-form native` is not implemented for {peft_type} on`{path}`; `reduced` gives the same results"
+        "`--adapter-form native` is not implemented for {peft_type} on `{path}`; `reduced` gives the same results"
     )]
     Form { path: String, peft_type: String },
 
@@ -110,7 +110,7 @@ pub enum AdapterError {
     },
 
     #[error(
-        "task {id} was asked for (`--task-id`, or `task_id` in the benchmark's parameters),and `{}` has \
+        "task {id} was asked for (`--task-id`, or `task_id` in the benchmark's parameters), and `{}` has \
         none: {peft_type} has no tasks",
         path.display()
     )]

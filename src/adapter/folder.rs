@@ -56,7 +56,7 @@ const NAMED: usize = 8;
 #[allow(missing_docs, reason = "each variant is its message")]
 pub enum FolderError {
     #[error(
-        "`{}`is a pickle file, which can run code when it's read: convert it to `{WEIGHTS}` with {command}",
+        "`{}` is a pickle file, which can run code when it's read: convert it to `{WEIGHTS}` with {command}",
         path.display()
     )]
     Pickle { path: PathBuf, command: String },
@@ -74,7 +74,7 @@ pub enum FolderError {
     },
 
     #[error(
-        "`{}`is an MLX adapter, and only PEFT's are supported: {command} merges it into its base, and the resulting checkpoint can be measured",
+        "`{}` is an MLX adapter, and only PEFT's are supported: {command} merges it into its base, and the resulting checkpoint can be measured",
         folder.display()
     )]
     Mlx { folder: PathBuf, command: String },
@@ -205,7 +205,7 @@ fn advice(folder: &Path, files: &[String]) -> String {
     let target = shell_word(&folder.join(WEIGHTS));
     if own().any(|name| is_pointer(&name)) {
         let folder = shell_word(folder);
-        format!("`git -C {folder} lfs pull`fetches the files of its Git LFS pointers")
+        format!("`git -C {folder} lfs pull` fetches the files of its Git LFS pointers")
     } else if let Some(name) = own().find(ends(".safetensors")) {
         let path = path(name);
         format!("if `{name}` has them under PEFT's keys, `mv {path} {target}`")
@@ -213,7 +213,7 @@ fn advice(folder: &Path, files: &[String]) -> String {
         format!("`{}` has weights: name that folder", path(name))
     } else if let Some(name) = own().find(ends(".gguf")) {
         format!(
-            "`{name}`is an adapter in llama.cpp's format: get the `{WEIGHTS}` that it was made from"
+            "`{name}` is an adapter in llama.cpp's format: get the `{WEIGHTS}` that it was made from"
         )
     } else if let Some(name) = own().find(|name| looks_like_weights(name)) {
         format!(

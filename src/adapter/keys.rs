@@ -110,9 +110,9 @@ impl Keys {
         let (key, other) = self.renamed.first_key_value()?;
         let count = self.renamed.len();
         Some(match count {
-            1 => format!("the adapter's tensor `{other}`is used as `{key}`"),
+            1 => format!("the adapter's tensor `{other}` is used as `{key}`"),
             _ => format!(
-                "{count} of the adapter'stensors have other names than this model's modules, such as `{other}` for \
+                "{count} of the adapter's tensors have other names than this model's modules, such as `{other}` for \
                  `{key}`"
             ),
         })

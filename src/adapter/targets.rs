@@ -58,8 +58,8 @@ impl Targets {
     /// Reads the options. `defaults` are the names for this model type if `target_modules` is null.
     ///
     /// # Errors
-    /// If an option has a wrong type or can't be combined with another, or if `target_modules` is null
-    /// and the model type has no default.
+    /// If an option has a wrong type or can't be combined with another, or if `target_modules` is
+    /// null and the model type has no default.
     pub fn read(
         config: &JsonObject,
         model_type: &str,

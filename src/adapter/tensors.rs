@@ -285,7 +285,7 @@ impl AdapterTensors {
         let nearest = unused.max_by(|a, b| near(a).total_cmp(&near(b)));
         AdapterError::Missing {
             nearest: nearest.map_or_else(String::new, |name| {
-                format!(";the most similar name there is `{name}`")
+                format!("; the most similar name there is `{name}`")
             }),
             key,
             path,
@@ -528,7 +528,7 @@ impl AdapterTensors {
         if !others.is_empty() {
             let count = others.len();
             self.note(format!(
-                "{count}of the adapter's tensors are of modules that text doesn't pass through (images, sounds), and are ignored"
+                "{count} of the adapter's tensors are of modules that text doesn't pass through (images, sounds), and are ignored"
             ));
         }
         if let Some(renamed) = self.keys.renamed() {

@@ -105,7 +105,7 @@ pub fn note(tensors: &mut AdapterTensors, base: &BaseModel, size: usize) {
         false => format!("its last {} are left out", own - size),
     };
     tensors.note(format!(
-        "the adapterwas trained with a vocabulary of {size} tokens, and the base has {own}: {which}"
+        "the adapter was trained with a vocabulary of {size} tokens, and the base has {own}: {which}"
     ));
 }
 

@@ -1,6 +1,7 @@
 //! MT19937, the 32-bit Mersenne twister.
 //!
-//! Source: Matsumoto and Nishimura, "Mersenne Twister", ACM TOMACS 8 (1998), with the seeding of 2002.
+//! Source: Matsumoto and Nishimura, "Mersenne Twister", ACM TOMACS 8 (1998), with the seeding of
+//! 2002.
 
 const WORDS: usize = 624;
 const MIDDLE: usize = 397;

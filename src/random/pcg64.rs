@@ -1,7 +1,8 @@
 //! NumPy's default bit generator: PCG64 (XSL-RR 128/64), seeded by a `SeedSequence`.
 //!
-//! Sources: O'Neill, "PCG: A Family of Simple Fast Space-Efficient Statistically Good Algorithms for
-//! Random Number Generation" (2014); NumPy 2.4, `random/bit_generator.pyx`, `random/src/pcg64/`.
+//! Sources: O'Neill, "PCG: A Family of Simple Fast Space-Efficient Statistically Good Algorithms
+//! for Random Number Generation" (2014); NumPy 2.4, `random/bit_generator.pyx`,
+//! `random/src/pcg64/`.
 
 const MULTIPLIER: u128 = (2_549_297_995_355_413_924 << 64) | 4_865_540_595_714_422_341;
 

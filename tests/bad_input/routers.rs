@@ -317,7 +317,7 @@ fn lily_is_refused_where_its_file_or_its_options_do_not_fit() {
     spoiled(
         "lily_B.weight",
         &change,
-        &["differs from", "layers.0", "the same one"],
+        &["differs from", "layers.0", "the same tensor"],
     );
 }
 

@@ -1,17 +1,18 @@
-//! The form of an attention: what's added to what its heads give.
+//! The form of an attention: a term that's added to its heads' outputs.
 
 use super::linear::input;
 use super::{Naming, Part};
 use crate::graph::{AttentionPlace, AttentionSite, Attr, GraphBuilder, Value};
 
-/// Keys and values that every token attends to, apart from the tokens before it: no mask, a softmax of their own.
+/// Further keys and values, which every token attends to without a mask and with a softmax of their
+/// own.
 #[derive(Debug)]
 pub struct AttentionForm<'a> {
-    /// `[num_key_value_heads, head_dim, length]`, with the factor on the scores in it.
+    /// `[num_key_value_heads, head_dim, length]`, already multiplied by the scores' factor.
     pub keys: Part<'a>,
     /// `[num_key_value_heads, length, head_dim]`
     pub values: Part<'a>,
-    /// Where the outcome is added.
+    /// Where the result is added.
     pub place: AttentionPlace,
 }
 
@@ -21,10 +22,10 @@ impl<'a> AttentionForm<'a> {
         vec![&self.keys, &self.values]
     }
 
-    /// Adds `softmax(q K) V`, head by head; returns it as the heads' outputs stand before their projection,
+    /// Computes `softmax(q K) V` head by head. Returns it before the heads' output projection,
     /// `[batch, sequence, num_attention_heads * head_dim]`.
     ///
-    /// Query heads that share a key and a value head are rows of one product.
+    /// Query heads that share a key and value head are rows of one product.
     pub fn nodes(&self, graph: &mut GraphBuilder, naming: &Naming, site: &AttentionSite) -> Value {
         let at = |name: &str| format!("/{}/adapter/{name}", site.path);
         let keys = input(graph, naming, &self.keys);

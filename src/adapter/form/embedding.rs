@@ -1,4 +1,4 @@
-//! The forms of an embedding, and of single rows of one.
+//! The forms of an embedding, and of replaced rows.
 
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, Axis};
@@ -9,14 +9,14 @@ use crate::adapter::{AdapterError, ModuleWeights};
 use crate::graph::proto::element;
 use crate::graph::{Attr, Dim, EmbeddingSite, GraphBuilder, LinearSite, Value};
 
-/// `row' = gain ∘ ((row + Aᵀ[token] Bᵀ) · R)`; a stage that's absent does nothing.
+/// `row' = gain ∘ ((row + Aᵀ[token] Bᵀ) · R)`. An absent stage does nothing.
 #[derive(Debug, Default)]
 pub struct EmbeddingForm<'a> {
     /// A low-rank change: `A` `[r, num_embeddings]`, `B` `[embedding_dim, r]`.
     pub delta: Option<(Part<'a>, Part<'a>)>,
-    /// What's added is the row's own product with the low-rank change: `row + row ∘ delta`.
+    /// The change is `row ∘ delta` instead of `delta`.
     pub multiplies: bool,
-    /// Blocks `[n, b, b]`, `n b = embedding_dim`, on rows from the right.
+    /// Blocks `[n, b, b]`, `n b = embedding_dim`, which rows are multiplied by from the right.
     pub rotation: Option<Part<'a>>,
     /// `[embedding_dim]`
     pub gain: Option<Part<'a>>,
@@ -34,10 +34,10 @@ impl<'a> EmbeddingForm<'a> {
         all
     }
 
-    /// Folds the form into the table.
+    /// Merges the form into the table.
     ///
     /// # Errors
-    /// If values that depend on it can't be worked out.
+    /// If values that depend on the table can't be computed.
     pub fn merge_into(&self, module: &mut ModuleWeights) -> Result<(), AdapterError> {
         let base = BaseModule::of(std::mem::take(module));
         let delta = match &self.delta {
@@ -61,7 +61,8 @@ impl<'a> EmbeddingForm<'a> {
             }
         }
         if let Some((size, blocks)) = rotation {
-            // Rows are turned from the right by R, where `rotate_columns` multiplies by its transpose.
+            // Rows are multiplied by R from the right; `rotate_columns` multiplies by the
+            // transpose.
             let turned: Vec<f32> = blocks
                 .chunks_exact(size * size)
                 .flat_map(|block| {
@@ -78,7 +79,7 @@ impl<'a> EmbeddingForm<'a> {
         Ok(())
     }
 
-    /// Adds the nodes behind the base's rows; returns the rows.
+    /// Adds the nodes after the base's rows; returns the new rows.
     ///
     /// ```text
     /// ids ─ Gather(A, axis 1) ─ Transpose ─ · Bᵀ ─ + rows
@@ -113,7 +114,7 @@ impl<'a> EmbeddingForm<'a> {
     }
 }
 
-/// Rows of an embedding or a head, by token, that are replaced.
+/// Replaced rows of an embedding or a head, by token.
 #[derive(Debug)]
 pub struct TokenForm<'a> {
     /// `[indices.len(), embedding_dim]`
@@ -123,10 +124,10 @@ pub struct TokenForm<'a> {
 }
 
 impl TokenForm<'_> {
-    /// Folds the rows into the table.
+    /// Merges the rows into the table.
     ///
     /// # Errors
-    /// If their values can't be worked out.
+    /// If their values can't be computed.
     pub fn merge_into(&self, module: &mut ModuleWeights) -> Result<(), AdapterError> {
         let base = BaseModule::of(std::mem::take(module));
         let rows: Array2<f32> = self.rows.matrix(&base)?;
@@ -145,7 +146,7 @@ impl TokenForm<'_> {
         (rows, graph.constant_i64(&name, &ids, false))
     }
 
-    /// A head: the logits of the replaced tokens are written over the base's.
+    /// Adds a head's nodes: the logits of the replaced tokens overwrite the base's.
     pub fn head_nodes(
         &self,
         graph: &mut GraphBuilder,
@@ -172,7 +173,8 @@ impl TokenForm<'_> {
         }
     }
 
-    /// For each token: is it one of the replaced ones, and which?
+    /// Adds the nodes of an embedding, which find for each token whether it's replaced, and by
+    /// which row.
     pub fn embedding_nodes(
         &self,
         graph: &mut GraphBuilder,
@@ -183,13 +185,13 @@ impl TokenForm<'_> {
         let name = format!("/{}/token_adapter", site.path);
         let ids = graph.reshape(&format!("{name}/ids"), site.ids, &[0, 0, 1]);
         let equal = graph.op("Equal", &format!("{name}/Equal"), &[&ids, &indices], &[]);
-        // On a GPU, `ArgMax` takes floats only.
+        // On a GPU, `ArgMax` accepts floats only.
         let equal = graph.cast(&format!("{name}/Equal/float32"), &equal, element::FLOAT32);
         let attrs = [("axis", Attr::Int(-1)), ("keepdims", Attr::Int(0))];
         let which = graph.op("ArgMax", &format!("{name}/ArgMax"), &[&equal], &attrs);
         let replaced = graph.gather(&format!("{name}/Gather"), &rows, &which, 0);
         let axis = graph.constant_i64("last", &[-1], false);
-        // One or none is equal. `ReduceMax` needs cuDNN on a GPU.
+        // At most one is equal, so the sum is the maximum. `ReduceMax` would need cuDNN on a GPU.
         let hit = graph.op(
             "ReduceSum",
             &format!("{name}/ReduceSum"),

@@ -12,20 +12,20 @@ pub use rotation::{inverse, rotate_columns, rotate_input};
 
 use super::Part;
 
-/// `y = output(gain ∘ (W input(x) + delta x) + b)`; a stage that's absent does nothing.
+/// `y = output(gain ∘ (W input(x) + delta x) + b)`. An absent stage does nothing.
 #[derive(Debug, Default)]
 pub struct LinearForm<'a> {
-    /// What happens to the input on its way to the weight, first to last.
+    /// Changes of the input of the weight, first to last.
     pub input: Vec<InputStage<'a>>,
-    /// `W'`, `[out_features, in_features]`.
+    /// `W'`, `[out_features, in_features]`, in place of the base's.
     pub weight: Option<Part<'a>>,
-    /// What's added to the product; it takes the layer's own input.
+    /// A term added to the product. It's computed from the layer's unchanged input.
     pub delta: Option<Delta<'a>>,
-    /// `[out_features]`, on product and delta, not on the bias.
+    /// `[out_features]`: scales the product and the delta, not the bias.
     pub gain: Option<Part<'a>>,
-    /// `b'`, `[out_features]`.
+    /// `b'`, `[out_features]`, in place of the base's.
     pub bias: Option<Part<'a>>,
-    /// What happens to the output, bias included.
+    /// A change of the output, bias included.
     pub output: Option<OutputStage<'a>>,
 }
 
@@ -38,13 +38,13 @@ pub enum InputStage<'a> {
     Rotation {
         /// `[n, b, b]`, `n b = in_features`.
         blocks: Part<'a>,
-        /// Element `order[c]` of the input is the `c`-th of the blocks; the result goes back to where it
-        /// came from.
+        /// Element `order[c]` of the input is element `c` of the blocks; the result is put back in
+        /// the original order.
         order: Option<Vec<usize>>,
     },
 }
 
-/// A change of the product.
+/// A term added to the product.
 #[derive(Debug)]
 pub enum Delta<'a> {
     /// `B A x`
@@ -61,14 +61,14 @@ pub enum Delta<'a> {
         /// `[out_features / p, in_features / q]`
         inner: Part<'a>,
     },
-    /// Inputs whose indices have the same remainder by `r` are summed; column `c` of the weight gains row
-    /// `c mod r` of `block`.
+    /// The inputs whose indices have the same remainder by `r` are summed: row `c mod r` of `block`
+    /// is added to column `c` of the weight.
     Folded {
         /// `[r, out_features / copies]`
         block: Part<'a>,
         /// How often the outputs are repeated.
         copies: usize,
-        /// Columns of the weight.
+        /// The number of the weight's columns.
         in_features: usize,
     },
 }
@@ -80,17 +80,17 @@ pub enum OutputStage<'a> {
     Scale(Part<'a>),
     /// `y_k ← y_k · c_k + y_other(k) · t_k`, `c` and `t` `[out_features]`.
     Pairs {
-        /// What each output keeps of itself.
+        /// The factor of each output itself.
         own: Part<'a>,
-        /// What it takes of the other one of its pair.
+        /// The factor of the other output of its pair.
         other: Part<'a>,
-        /// Each output's pair.
+        /// The index of the other output.
         order: Vec<usize>,
     },
 }
 
 impl<'a> LinearForm<'a> {
-    /// A low-rank pair and nothing else.
+    /// A form with a low-rank pair only.
     pub fn low_rank(a: Part<'a>, b: Part<'a>) -> Self {
         Self {
             delta: Some(Delta::LowRank { a, b }),
@@ -98,7 +98,7 @@ impl<'a> LinearForm<'a> {
         }
     }
 
-    /// A replaced weight and nothing else.
+    /// A form with a replaced weight only.
     pub fn replaced(weight: Part<'a>) -> Self {
         Self {
             weight: Some(weight),
@@ -106,7 +106,7 @@ impl<'a> LinearForm<'a> {
         }
     }
 
-    /// The pair, or the weight where that is no larger: it costs no node.
+    /// The pair, or the weight if that is no larger, since it needs no node.
     pub fn low_rank_or_weight(a: Part<'a>, b: Part<'a>, weight: Part<'a>) -> Self {
         if a.elements() + b.elements() < weight.elements() {
             Self::low_rank(a, b)

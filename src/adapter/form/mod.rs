@@ -1,24 +1,25 @@
-//! Reduced forms: the few shapes that every method's change of a module comes down to.
+//! Forms: the few structures to which every method's change of a module is reduced.
 //!
-//! A method says which form its tensors reduce to; the nodes of the unmerged graph, the tensors bound to
-//! them, the bytes that a decode step reads, and the merge follow from the form. Of the exact forms that
-//! leave the base's weight in place the one with the fewest bytes is chosen, and of those the one with the
-//! fewest nodes; only where none is smaller than the weight itself is the weight replaced.
+//! A method returns its change as a form. The nodes of the unmerged graph, the tensors bound to
+//! them, the bytes that a decode step reads, and the merge follow from it. Among the exact forms
+//! that keep the base's weight, a method chooses the one with the fewest bytes, then with the
+//! fewest nodes. The weight is replaced only if none of them is smaller than the weight.
 //!
 //! | stage of a linear layer | nodes | tensors |
 //! |---|---|---|
 //! | input scale | `Mul` | `[in]` |
-//! | input rotation | `Reshape`, `Transpose`, `MatMul`, `Transpose`, `Reshape` (and two `Gather`) | `[n, b, b]`, `n b = in` |
+//! | input rotation | 2 `Reshape`, 2 `Transpose`, `MatMul` (, 2 `Gather`) | `[n, b, b]`, `n b = in` |
 //! | replaced weight | none | `[out, in]` in place of the base's |
 //! | low-rank pair | `MatMul`, `MatMul`, `Add` | `[r, in]`, `[out, r]` |
-//! | Kronecker product | `Reshape`, `MatMul`, `MatMul`, `Reshape`, `Add` | `[p, q]`, `[out/p, in/q]` |
+//! | Kronecker product | 2 `Reshape`, 2 `MatMul`, `Add` | `[p, q]`, `[out/p, in/q]` |
 //! | folded input | (`Pad`,) `Reshape`, `ReduceSum`, `MatMul` (, `Tile`), `Add` | `[r, out]` |
 //! | gain | `Mul` before the bias | `[out]` |
 //! | replaced bias | `Add`, in place of the base's | `[out]` |
 //! | output scale | `Mul` behind the bias | `[out]` |
 //! | rotated pairs of outputs | `Gather`, `Mul`, `Mul`, `Add` | 2 × `[out]` |
 //!
-//! What no linear layer holds, an adapter adds to an attention as a whole ([`AttentionForm`]).
+//! An adapter can also add a term to an attention as a whole, which no linear layer can express
+//! ([`AttentionForm`]).
 
 mod attention;
 mod embedding;
@@ -35,22 +36,22 @@ pub use part::{BaseModule, Part, PartName, Role, elements};
 use super::{AdapterError, ModuleWeights};
 use crate::graph::{EmbeddingSite, ExpertSite, GraphBuilder, LinearSite, Value};
 
-/// What an adapter does to one module.
+/// How an adapter changes one module.
 #[derive(Debug)]
 #[expect(
     clippy::large_enum_variant,
-    reason = "few live at a time, and most are linear layers"
+    reason = "few exist at a time, and most are linear layers"
 )]
 pub enum Form<'a> {
     /// A linear layer.
     Linear(LinearForm<'a>),
     /// The token embedding.
     Embedding(EmbeddingForm<'a>),
-    /// Rows of the token embedding, or of the head.
+    /// Rows of the token embedding or of the head.
     Tokens(TokenForm<'a>),
-    /// A linear layer, as the method itself computes it.
+    /// A linear layer, by the method's own computation.
     Native(NativeForm<'a>),
-    /// An attention as a whole, which no weight can hold.
+    /// An attention as a whole, which can't be merged into a weight.
     Attention(AttentionForm<'a>),
 }
 
@@ -58,19 +59,19 @@ pub enum Form<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AdapterForm {
-    /// The cheapest form that computes the same.
+    /// The cheapest form with the same result.
     #[default]
     Reduced,
-    /// What the method itself computes at every step.
+    /// The method's own computation in every step.
     Native,
 }
 
-/// How the inputs of a module are called.
+/// How the graph's inputs for a module are named.
 #[derive(Debug, Clone)]
 pub struct Naming {
     /// The module's path.
     pub path: String,
-    /// In front of a derived tensor's name: `<prefix><path>.<method>.`
+    /// The prefix of derived tensors' names: `<prefix><path>.<method>.`
     pub derived: String,
 }
 
@@ -96,7 +97,7 @@ impl Form<'_> {
         }
     }
 
-    /// Whether merging changes or adds the bias of a module that has one of its own or not.
+    /// Whether merging changes or adds the module's bias. `has_bias`: whether the module has one.
     pub fn merges_bias(&self, has_bias: bool) -> bool {
         match self {
             Self::Linear(form) => form.bias.is_some() || (has_bias && form.output.is_some()),
@@ -104,7 +105,8 @@ impl Form<'_> {
         }
     }
 
-    /// Whether `weight` or `bias` of the module is replaced, so that the base's own isn't used.
+    /// Whether the form replaces the module's `weight` or `bias`, so that the base's own isn't
+    /// used.
     pub fn replaces(&self, parameter: &str) -> bool {
         match (self, parameter) {
             (Self::Linear(form), "weight") => form.weight.is_some(),
@@ -113,16 +115,16 @@ impl Form<'_> {
         }
     }
 
-    /// Folds the form into the module.
+    /// Merges the form into the module.
     ///
     /// # Errors
-    /// If values that depend on the module can't be worked out.
+    /// If values that depend on the module can't be computed.
     pub fn merge_into(&self, module: &mut ModuleWeights) -> Result<(), AdapterError> {
         match self {
             Self::Linear(form) => form.merge_into(module),
             Self::Embedding(form) => form.merge_into(module),
             Self::Tokens(form) => form.merge_into(module),
-            Self::Native(_) => unreachable!("merges take reduced forms"),
+            Self::Native(_) => unreachable!("only reduced forms are merged"),
             Self::Attention(_) => unreachable!("an adapter with such a form isn't merged"),
         }
     }
@@ -139,7 +141,7 @@ impl Form<'_> {
         }
     }
 
-    /// Adds what comes to `product`, an expert's; returns the sum.
+    /// Adds the form's nodes to `product`, an expert's; returns the sum.
     pub fn expert(
         &self,
         graph: &mut GraphBuilder,
@@ -153,7 +155,7 @@ impl Form<'_> {
         }
     }
 
-    /// Adds the nodes of an embedding; returns its rows.
+    /// Adds the nodes of an embedding; returns the new rows.
     pub fn embedding(
         &self,
         graph: &mut GraphBuilder,

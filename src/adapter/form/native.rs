@@ -1,14 +1,14 @@
-//! A method's own computation, as PEFT does it at every forward, instead of a reduced form.
+//! A method's own computation, as PEFT does it in every forward pass, in place of a reduced form.
 
 use std::fmt;
 
 use super::{Naming, Part, linear::input};
 use crate::graph::{Attr, GraphBuilder, LinearSite, Value};
 
-/// How a module's own computation relates to its reduced form.
+/// How a method's own computation is exported.
 #[derive(Debug)]
 pub enum Native<'a> {
-    /// The reduced form is it.
+    /// It's the same as the reduced form.
     Reduced,
     /// It has nodes of its own.
     Own(NativeForm<'a>),
@@ -16,14 +16,14 @@ pub enum Native<'a> {
     Missing,
 }
 
-/// Adds nodes: the change of a linear layer, from its input and the values of the parts.
+/// Adds the nodes of a linear layer, and returns its output.
 type Build<'a> = Box<dyn Fn(&mut NativeSite) -> Value + Send + Sync + 'a>;
 
-/// Nodes of a linear layer, and the tensors that they take.
+/// The nodes of a linear layer, and their tensors.
 pub struct NativeForm<'a> {
     /// The checkpoint's tensors.
     pub parts: Vec<Part<'a>>,
-    /// Whether the nodes take the base's weight itself, and not only products with it.
+    /// Whether the nodes use the base's weight itself, not only products with it.
     pub takes_weight: bool,
     build: Build<'a>,
 }
@@ -35,7 +35,7 @@ impl fmt::Debug for NativeForm<'_> {
     }
 }
 
-/// Where the nodes of a [`NativeForm`] go.
+/// What `build` of a [`NativeForm`] gets: the place of the nodes, and tools to add them.
 #[derive(Debug)]
 pub struct NativeSite<'a, 'b, 'g> {
     /// The graph.
@@ -44,14 +44,14 @@ pub struct NativeSite<'a, 'b, 'g> {
     pub path: &'b str,
     /// The layer's input, `[batch, sequence, in_features]`.
     pub x: &'b Value,
-    /// The gate of each token's adapters, where there's one.
+    /// The weights of each token's adapters, if the method has any.
     token_gate: Option<&'b Value>,
-    /// The values of the parts.
+    /// The graph's inputs for the form's tensors.
     pub parts: Vec<Value>,
 }
 
 impl<'a> NativeForm<'a> {
-    /// Nodes that `build` adds over `parts`; it returns the layer's output, bias included.
+    /// A form whose nodes `build` adds from `parts`. It returns the layer's output, bias included.
     pub fn new(
         parts: Vec<Part<'a>>,
         build: impl Fn(&mut NativeSite) -> Value + Send + Sync + 'a,
@@ -63,13 +63,13 @@ impl<'a> NativeForm<'a> {
         }
     }
 
-    /// The same, of nodes that ask for the base's [`weight`](NativeSite::weight).
+    /// Marks the form as one that uses the base's [`weight`](NativeSite::weight).
     pub fn over_weight(mut self) -> Self {
         self.takes_weight = true;
         self
     }
 
-    /// Adds the nodes.
+    /// Adds the nodes; returns the layer's output, bias included.
     pub fn nodes(&self, graph: &mut GraphBuilder, naming: &Naming, site: &LinearSite) -> Value {
         let parts = self.parts.iter().map(|part| input(graph, naming, part));
         let parts = parts.collect();
@@ -84,17 +84,18 @@ impl<'a> NativeForm<'a> {
 }
 
 impl NativeSite<'_, '_, '_> {
-    /// The name of a node.
+    /// The full name of the node `name`.
     pub fn name(&self, name: &str) -> String {
         format!("/{}/adapter/{name}", self.path)
     }
 
-    /// The base's weight, `[out_features, in_features]`; for forms that say so. A quantized one is dequantized at every run.
+    /// The base's weight, `[out_features, in_features]`, for forms made with
+    /// [`NativeForm::over_weight`]. A quantized weight is dequantized in every run.
     pub fn weight(&mut self) -> Value {
         self.graph.weight(self.path, self.x)
     }
 
-    /// A standard operator.
+    /// Adds a standard operator.
     pub fn op(&mut self, op: &str, name: &str, inputs: &[&Value]) -> Value {
         let name = self.name(name);
         self.graph.op(op, &name, inputs, &[])
@@ -106,32 +107,32 @@ impl NativeSite<'_, '_, '_> {
         self.graph.matmul_transposed(&name, x, w)
     }
 
-    /// The base's layer, without its bias.
+    /// The base layer's product, without its bias.
     pub fn product(&mut self, x: &Value) -> Value {
         let name = format!("/{}/MatMul", self.path);
         self.graph.product(&name, self.path, x)
     }
 
-    /// The layer over a given `weight`, without bias.
+    /// The product with `weight` in place of the base's, without the bias.
     pub fn product_with(&mut self, name: &str, x: &Value, weight: &Value) -> Value {
         let name = self.name(name);
         self.graph.product_with(&name, self.path, x, weight)
     }
 
-    /// The base's layer.
+    /// The base's layer, bias included.
     pub fn base(&mut self, x: &Value) -> Value {
         let product = self.product(x);
         self.biased(&product)
     }
 
-    /// The layer over another weight, with the base's bias.
+    /// The layer with `weight` in place of the base's, and with the base's bias.
     pub fn linear(&mut self, x: &Value, weight: &Value) -> Value {
         let name = format!("/{}/MatMul", self.path);
         let product = self.graph.product_with(&name, self.path, x, weight);
         self.biased(&product)
     }
 
-    /// `y + b`, with the base's bias where there is one.
+    /// `y + b` with the base's bias, or `y` if it has none.
     pub fn biased(&mut self, y: &Value) -> Value {
         match self.graph.find_parameter(&format!("{}.bias", self.path)) {
             Some(bias) => self.graph.add(&format!("/{}/Add", self.path), y, &bias),
@@ -139,19 +140,19 @@ impl NativeSite<'_, '_, '_> {
         }
     }
 
-    /// The base's layer plus `delta`, of the output's shape.
+    /// The base layer's output plus `delta`, of the same shape.
     pub fn base_plus(&mut self, delta: &Value) -> Value {
         let y = self.base(self.x);
         self.op("Add", "Add", &[&y, delta])
     }
 
-    /// `x` in float32, whatever the graph's type.
+    /// `x` cast to float32.
     pub fn to_f32(&mut self, name: &str, x: &Value) -> Value {
         let name = self.name(name);
         self.graph.to_f32(&name, x)
     }
 
-    /// Euclidean norms along `axis`, which is dropped unless it's `kept`.
+    /// Euclidean norms along `axis`, which is dropped unless `kept`.
     pub fn norms(&mut self, name: &str, x: &Value, axis: i64, kept: bool) -> Value {
         let name = self.name(name);
         let axis = self
@@ -161,7 +162,8 @@ impl NativeSite<'_, '_, '_> {
         if !self.graph.on_gpu() {
             return self.graph.op("ReduceL2", &name, &[x, &axis], &attrs);
         }
-        // On a GPU, that takes a library more, cuDNN, and no bfloat16. In float16, squares would overflow.
+        // On a GPU, `ReduceL2` needs cuDNN and has no bfloat16. Squares are summed in float32,
+        // since they overflow in float16.
         let at = |what: &str| format!("{name}/{what}");
         let x = self.graph.to_f32(&at("x"), x);
         let squares = self.graph.mul(&at("squares"), &x, &x);
@@ -181,25 +183,26 @@ impl NativeSite<'_, '_, '_> {
         let zeros = self
             .graph
             .op("ConstantOfShape", &format!("{at}/zeros"), &[&shape], &[]);
-        // ONNX Runtime works it out when the session starts.
+        // ONNX Runtime computes it when the session is opened.
         let identity = self
             .graph
             .op("EyeLike", &format!("{at}/eye"), &[&zeros], &[]);
         self.graph.to_compute(&at, &identity)
     }
 
-    /// The gate of each token's adapters, `[batch, sequence, n]`, for the positions of `x`.
+    /// The weights of each token's adapters, `[batch, sequence, n]`, for the positions of `x`.
     ///
     /// # Panics
-    /// If there's none: a method whose modules ask for it makes it before the layers.
+    /// If the method didn't make them in front of the layers.
     pub fn token_gate(&mut self) -> Value {
         let gate = self
             .token_gate
-            .expect("the method makes a gate before the layers");
+            .expect("the method makes the gate in front of the layers");
         self.graph.gate_for(gate, self.x)
     }
 
-    /// `x`, `[batch, sequence, n * width]`, with block `i` of each token times `shares[i]`, `[batch, sequence, n]`.
+    /// Multiplies block `i` of each token of `x`, `[batch, sequence, n * width]`, by `shares[i]`,
+    /// `[batch, sequence, n]`.
     pub fn weigh_blocks(&mut self, name: &str, x: &Value, shares: &Value, width: usize) -> Value {
         let at = self.name(name);
         let graph = &mut *self.graph;
@@ -210,13 +213,13 @@ impl NativeSite<'_, '_, '_> {
         graph.reshape(&at, &blocks, &[0, 0, -1])
     }
 
-    /// The `count` largest values of the last axis; the others become `rest`.
+    /// Keeps the `count` largest values of the last axis; the others become `rest`.
     pub fn keep_largest(&mut self, name: &str, x: &Value, count: usize, rest: f32) -> Value {
         let at = self.name(name);
         keep_largest(self.graph, &at, x, count, rest)
     }
 
-    /// The first `count` slices of `x` along `axis`, of which there are `all`.
+    /// The first `count` of the `all` slices of `x` along `axis`.
     pub fn first(&mut self, name: &str, x: &Value, axis: i64, count: usize, all: usize) -> Value {
         if count == all {
             return x.clone();
@@ -232,7 +235,7 @@ impl NativeSite<'_, '_, '_> {
         self.graph.op("Slice", &name, &inputs, &[])
     }
 
-    /// Number `index` of the slices along `axis`; the axis goes.
+    /// Slice `index` of `x` along `axis`, without that axis.
     pub fn nth(&mut self, name: &str, x: &Value, axis: i64, index: i64) -> Value {
         let name = self.name(name);
         let index = self
@@ -241,7 +244,7 @@ impl NativeSite<'_, '_, '_> {
         self.graph.gather(&name, x, &index, axis)
     }
 
-    /// Slices of `x` along `axis`, in another order.
+    /// Slices of `x` along `axis`, in the given order.
     pub fn select(&mut self, name: &str, x: &Value, axis: i64, order: &[usize]) -> Value {
         let name = self.name(name);
         let order: Vec<i64> = order.iter().map(|&index| index as i64).collect();
@@ -251,13 +254,13 @@ impl NativeSite<'_, '_, '_> {
         self.graph.gather(&name, x, &order, axis)
     }
 
-    /// `x` with another shape; 0 keeps an axis, −1 is worked out.
+    /// Reshapes `x`. 0 keeps an axis; −1 is inferred.
     pub fn reshape(&mut self, name: &str, x: &Value, shape: &[i64]) -> Value {
         let name = self.name(name);
         self.graph.reshape(&name, x, shape)
     }
 
-    /// `x` with its axes in another order.
+    /// Permutes the axes of `x`.
     pub fn transpose(&mut self, name: &str, x: &Value, order: &[i64]) -> Value {
         let name = self.name(name);
         self.graph.transpose(&name, x, order)
@@ -270,7 +273,8 @@ impl NativeSite<'_, '_, '_> {
     }
 }
 
-/// The `count` largest values of the last axis of `x`; the others become `rest`. Of equal ones the first are kept.
+/// Keeps the `count` largest values of the last axis of `x`; the others become `rest`. Among equal
+/// values the first are kept.
 pub fn keep_largest(
     graph: &mut GraphBuilder,
     name: &str,

@@ -8,15 +8,15 @@ use ndarray::{Array, Array1, Array2, Dimension};
 
 use crate::adapter::{AdapterError, ModuleWeights};
 
-/// A tensor that a form's nodes take, and how its values are found.
+/// A tensor that a form's nodes use, and how its values are found.
 pub struct Part<'a> {
-    /// What the graph's input is called.
+    /// The name of the graph's input.
     pub name: PartName,
     /// Row-major shape.
     pub shape: Vec<usize>,
-    /// What it does there.
+    /// How the graph uses it.
     pub role: Role,
-    /// The axis whose size may be another in an adapter that's bound later: the rank.
+    /// The axis that may have another size in an adapter that's bound later: the rank.
     pub rank_axis: Option<usize>,
     values: Values<'a>,
 }
@@ -24,31 +24,31 @@ pub struct Part<'a> {
 /// The name of a [`Part`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PartName {
-    /// The checkpoint's own key.
+    /// The key in the adapter's file.
     Key(String),
-    /// A tensor that was worked out from the checkpoint's: `<prefix><path>.<method>.` and this.
+    /// A tensor that's computed from those of the file: this, after `<prefix><path>.<method>.`
     Derived(&'static str),
 }
 
-/// What a tensor does in the graph.
+/// How the graph uses a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// It's read whole in every step; zeros do nothing.
+    /// Read whole in every step; zeros have no effect.
     Term,
-    /// It's read whole in every step; ones do nothing.
+    /// Read whole in every step; ones have no effect.
     Factor,
-    /// It's read whole in every step, and no constant does nothing: a rotation.
+    /// Read whole in every step; no constant is without effect: a rotation.
     Map,
-    /// It's read in place of a parameter of the base.
+    /// Read in place of a parameter of the base.
     InPlace,
-    /// A table of the vocabulary, of which a step reads one row or column.
+    /// An embedding table, of which a step reads one row or column.
     Table,
-    /// It's read in prefill only.
+    /// Read in prefill only.
     Prefill,
 }
 
 impl Role {
-    /// The value that makes a tensor of this role do nothing, if a single one does.
+    /// The constant that makes a tensor of this role have no effect, if there's one.
     pub fn neutral(self) -> Option<f32> {
         match self {
             Self::Term | Self::Table => Some(0.0),
@@ -57,13 +57,13 @@ impl Role {
         }
     }
 
-    /// Whether a decode step reads all of it, beyond what it reads of the base.
+    /// Whether a decode step reads all of it, in addition to the base's parameters.
     pub fn adds_reads(self) -> bool {
         matches!(self, Self::Term | Self::Factor | Self::Map)
     }
 }
 
-/// Works values out, when they're needed, from the module that the adapter belongs to.
+/// Computes the values from the module that the tensor belongs to.
 type Derive<'a> = Box<dyn Fn(&BaseModule) -> Result<Vec<f32>, AdapterError> + Send + Sync + 'a>;
 
 enum Values<'a> {
@@ -80,7 +80,7 @@ impl fmt::Debug for Part<'_> {
 }
 
 impl<'a> Part<'a> {
-    /// A tensor of the checkpoint as it stands.
+    /// A tensor of the file, unchanged.
     pub fn stored<D: Dimension>(key: &str, array: &'a Array<f32, D>, role: Role) -> Self {
         let values = match array.as_slice() {
             Some(slice) => Cow::Borrowed(slice),
@@ -95,7 +95,7 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// A tensor of the checkpoint times a constant.
+    /// A tensor of the file times a constant.
     pub fn scaled<D: Dimension>(
         key: &str,
         array: &'a Array<f32, D>,
@@ -110,7 +110,8 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// A tensor that's worked out: of the adapter alone, or of the module that it belongs to.
+    /// A tensor that `derive` computes from the adapter alone, or from the module that it belongs
+    /// to.
     pub fn derived(
         name: &'static str,
         shape: &[usize],
@@ -126,13 +127,13 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// The same under a key of the checkpoint.
+    /// Sets the name to the file's `key`.
     pub fn keyed(mut self, key: &str) -> Self {
         self.name = PartName::Key(key.to_owned());
         self
     }
 
-    /// The same with a rank that's known when the graph runs.
+    /// Marks `axis` as the rank, whose size isn't fixed in the graph.
     pub fn with_rank_axis(mut self, axis: usize) -> Self {
         self.rank_axis = Some(axis);
         self
@@ -146,7 +147,7 @@ impl<'a> Part<'a> {
     /// Its elements, in row-major order.
     ///
     /// # Errors
-    /// If the module's parameters are needed and can't be read.
+    /// If the module's parameters are needed and can't be read, or can't be used.
     pub fn values(&self, base: &BaseModule) -> Result<Cow<'_, [f32]>, AdapterError> {
         match &self.values {
             Values::Given(values) => Ok(Cow::Borrowed(values)),
@@ -158,7 +159,7 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// As a vector.
+    /// The elements as a vector.
     ///
     /// # Errors
     /// As [`values`](Self::values).
@@ -166,7 +167,7 @@ impl<'a> Part<'a> {
         Ok(self.values(base)?.into_owned().into())
     }
 
-    /// As a matrix.
+    /// The elements as a matrix.
     ///
     /// # Errors
     /// As [`values`](Self::values).
@@ -179,22 +180,22 @@ impl<'a> Part<'a> {
     }
 }
 
-/// The elements of `array` in row-major order, whatever its own.
+/// The elements of `array` in row-major order, whatever its memory layout.
 pub fn elements<D: Dimension>(array: &Array<f32, D>) -> Vec<f32> {
     array.iter().copied().collect()
 }
 
-/// Reads a module's parameters.
+/// Reads the module's parameters.
 type Read<'a> = Box<dyn Fn() -> Result<ModuleWeights, AdapterError> + 'a>;
 
-/// The parameters of the module that an adapter belongs to, read when they're first asked for.
+/// The parameters of a module of the base, read when they're first needed.
 pub struct BaseModule<'a> {
     read: Read<'a>,
     found: OnceCell<ModuleWeights>,
 }
 
 impl<'a> BaseModule<'a> {
-    /// A module that `read` gives.
+    /// A module whose parameters `read` returns.
     pub fn reading(read: impl Fn() -> Result<ModuleWeights, AdapterError> + 'a) -> Self {
         Self {
             read: Box::new(read),
@@ -202,10 +203,10 @@ impl<'a> BaseModule<'a> {
         }
     }
 
-    /// A module that's in memory.
+    /// A module in memory.
     pub fn of(weights: ModuleWeights) -> Self {
         Self {
-            read: Box::new(|| unreachable!("the weights are there")),
+            read: Box::new(|| unreachable!("the weights are in memory")),
             found: OnceCell::from(weights),
         }
     }
@@ -226,7 +227,7 @@ impl<'a> BaseModule<'a> {
         Ok(&self.weights()?.weight)
     }
 
-    /// `[out_features]`, where the module has one.
+    /// `[out_features]`, if the module has one.
     ///
     /// # Errors
     /// If it can't be read.
@@ -234,7 +235,7 @@ impl<'a> BaseModule<'a> {
         Ok(self.weights()?.bias.as_ref())
     }
 
-    /// The parameters, if they were read.
+    /// The parameters, if they have been read.
     pub fn into_weights(self) -> Option<ModuleWeights> {
         self.found.into_inner()
     }

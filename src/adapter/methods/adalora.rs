@@ -6,9 +6,9 @@
 //! | `lora_B` | `[out_features, r]` |
 //! | `lora_E` | `[r, 1]` |
 //!
-//! Training takes ranks away module by module, and the tensors that are left say which rank a module has,
-//! 0 included; the divisor stays `init_r`. `alpha` is `lora_alpha`, or `init_r` where that isn't positive.
-//! Sums are taken in float32.
+//! Training removes ranks module by module. The shapes of the remaining tensors tell a module's
+//! rank, which may be 0; the divisor stays `init_r`. `alpha` is `lora_alpha`, or `init_r` if that
+//! isn't positive. Sums are taken in float32.
 //!
 //! Sources: Zhang et al., arXiv:2303.10512; PEFT, `tuners/adalora/`.
 
@@ -23,7 +23,7 @@ use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
 /// The tensors of one layer.
 #[derive(Debug)]
 struct AdaLora {
-    /// `A`, `B`, `E`
+    /// Keys of `A`, `B`, `E`.
     keys: [String; 3],
     /// `[r, in_features]`
     a: Array2<f32>,
@@ -44,7 +44,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let identity = config.flag("init_lora_weights", true)?;
 
     let mut tuner = Tuner::open(loading, ADALORA, Some("lora_only"))?;
-    // `ranknum`, which PEFT doesn't save.
+    // `ranknum`, a parameter that PEFT doesn't save.
     tuner.count_frozen(tuner.selected.len());
     tuner.adapt(|tensors, layer| {
         let key = layer.key("lora_A");

@@ -1,18 +1,19 @@
-//! Adaption prompt (LLaMA-Adapter): in the last layers, every token also attends to trained rows, through a gate.
+//! Adaption prompt (LLaMA-Adapter): in the last layers, every token also attends to trained rows,
+//! scaled by a gate.
 //!
 //! | tensor | shape |
 //! |---|---|
 //! | `adaption_prompt` | `[1, adapter_len, hidden_size]` |
 //! | `adaption_gate` | `[1]` |
 //!
-//! They hang on the attention (`model.layers.0.self_attn`). With `K = k_proj(prompt)` and `V = v_proj(prompt)`, which
-//! aren't turned by any position, and `q` the layer's own queries, which are: the attention's output gains
-//! `o_proj(gate · softmax(q Kᵀ / sqrt(head_dim)) V)`. `K` and `V` depend on no token, so they are worked out here, with
-//! the factor on the scores in `K` and the gate in `V`. A fresh adapter has `N(0, 1)` rows and a gate of 0, which makes
-//! it the identity.
+//! They belong to the attention (`model.layers.0.self_attn`). `K = k_proj(prompt)` and
+//! `V = v_proj(prompt)` get no rotary embedding; `q`, the layer's own queries, have one. The
+//! attention's output gains `o_proj(gate · softmax(q Kᵀ / sqrt(head_dim)) V)`. `K` and `V` don't
+//! depend on tokens, so they are computed here, with the scores' factor in `K` and the gate in `V`.
+//! A fresh adapter has `N(0, 1)` rows and a gate of 0, so it doesn't change the base.
 //!
-//! On GPT-2, where `c_attn` gives queries, keys and values together, the term isn't projected, and the factor on the
-//! scores is the same whatever the model's own is.
+//! On GPT-2, where `c_attn` computes queries, keys and values together, the term isn't projected,
+//! and the scores' factor is the same even if the model's own is another.
 //!
 //! Sources: Zhang et al., arXiv:2303.16199; PEFT, `tuners/adaption_prompt/`.
 
@@ -26,14 +27,14 @@ use crate::graph::AttentionPlace;
 use crate::json::JsonObject;
 use crate::model::BaseModel;
 
-/// Architectures that PEFT has it for, and what it calls their attention.
+/// Architectures that PEFT supports, and their names of the attention.
 const ATTENTIONS: [(&str, &str); 3] = [
     ("llama", "self_attn"),
     ("mistral", "self_attn"),
     ("gpt2", "attn"),
 ];
 
-/// Keys and values of one layer.
+/// The keys and values of one layer.
 #[derive(Debug)]
 struct AdaptionPrompt {
     /// `[num_key_value_heads, head_dim, adapter_len]`, divided by `sqrt(head_dim)`
@@ -99,7 +100,7 @@ fn check_target(config: &JsonObject, model_type: &str) -> Result<(), AdapterErro
     let (_, attention) = found.ok_or_else(|| AdapterError::Targets {
         path: config.path().to_owned(),
         message: format!(
-            "ADAPTION_PROMPT is for {}, and this base is `{model_type}`",
+            "ADAPTION_PROMPT supports {}, and this base is `{model_type}`",
             names()
         ),
     })?;
@@ -112,7 +113,7 @@ fn check_target(config: &JsonObject, model_type: &str) -> Result<(), AdapterErro
     }
 }
 
-/// The prompt's keys and values, each `[adapter_len, num_key_value_heads, head_dim]`.
+/// The prompt's keys and values by head, each `[adapter_len, num_key_value_heads, head_dim]`.
 fn heads(
     base: &BaseModel,
     attention: &Attention,
@@ -139,7 +140,7 @@ fn heads(
     }
 }
 
-/// The prompt through a linear layer, `[adapter_len, out_features]`.
+/// Applies a linear layer to the prompt: `[adapter_len, out_features]`.
 fn projected(
     base: &BaseModel,
     layer: &Linear,

@@ -15,7 +15,7 @@ use crate::adapter::targets::defaults::BEFT;
 use crate::adapter::toolbox::tuner::{Loading, Tuner};
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
 
-/// What is added to one layer's bias, `[out_features]`.
+/// The term added to one layer's bias, `[out_features]`.
 #[derive(Debug)]
 struct Beft(Array1<f32>);
 

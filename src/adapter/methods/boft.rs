@@ -1,15 +1,16 @@
-//! BOFT: the input is rotated by a product of `N` block rotations in butterfly order, and the product with
-//! the weight is scaled: `y = s ∘ W (x · M) + b`, `M = M_{N-1} ⋯ M_0`.
+//! BOFT: the input is rotated by a product of `N` block rotations in butterfly order, and the
+//! product with the weight is scaled: `y = s ∘ W (x · M) + b`, `M = M_{N-1} ⋯ M_0`.
 //!
 //! | tensor | shape |
 //! |---|---|
 //! | `boft_R` | `[N, D, b, b]`, `D b = in_features` |
 //! | `boft_s` | `[out_features, 1]` |
 //!
-//! A block is the Cayley transform of its skew part, `S = (R − Rᵀ) / 2`, `(I − S)(I + S)⁻¹`. Level `k` cuts
-//! the inputs into `D / 2^k` runs and gathers a run's chunks of `b / 2` inputs at even places before those
-//! at odd places. Without its CUDA extension PEFT makes a single level, whatever
-//! `boft_n_butterfly_factor` says, so the file's tensor decides. Rotations are worked out in float64.
+//! A block is the Cayley transform `(I − S)(I + S)⁻¹` of its skew-symmetric part
+//! `S = (R − Rᵀ) / 2`. Level `k` cuts the inputs into `D / 2^k` runs. In each run, the chunks of
+//! `b / 2` inputs with even indices come before those with odd ones. Without its CUDA extension
+//! PEFT makes a single level, whatever `boft_n_butterfly_factor` is, so the tensor's shape in the
+//! file tells the number. Rotations are computed in float64.
 //!
 //! Sources: Liu et al., arXiv:2311.06243; PEFT, `tuners/boft/`.
 
@@ -29,17 +30,17 @@ use crate::json::{ConfigError, JsonObject};
 /// The tensors of one layer.
 #[derive(Debug)]
 struct Boft {
-    /// Of `boft_R` and `boft_s`.
+    /// Keys of `boft_R` and `boft_s`.
     keys: [String; 2],
     /// `[N, D, b, b]`
     r: Array4<f32>,
-    /// Their transforms: levels of `[D, b, b]`.
+    /// The Cayley transforms of `r`, by level: `[D, b, b]`.
     levels: Vec<Array3<f32>>,
     /// `[out_features]`
     s: Array1<f32>,
 }
 
-/// Names of the levels' rotations.
+/// Names of the levels' rotations in the graph.
 const ROTATIONS: [&str; 8] = [
     "rotation_0",
     "rotation_1",
@@ -51,7 +52,7 @@ const ROTATIONS: [&str; 8] = [
     "rotation_7",
 ];
 
-/// How the inputs of a layer are cut.
+/// The block sizes and levels that the options ask for.
 #[derive(Debug)]
 struct Cut {
     size: usize,
@@ -68,11 +69,11 @@ impl Cut {
         let cut = Self {
             size: whole("boft_block_size", 4)?,
             count: whole("boft_block_num", 0)?,
-            // Without its CUDA extension PEFT takes 1, whatever is asked for.
+            // Without its CUDA extension PEFT uses 1, whatever the option is.
             factor: whole("boft_n_butterfly_factor", 1)?.max(1),
         };
         if (cut.size == 0) == (cut.count == 0) {
-            let expected = "positive, or 0 beside a positive `boft_block_num`";
+            let expected = "positive, or 0 with a positive `boft_block_num`";
             return Err(config.wrong("boft_block_size", expected));
         }
         if cut.factor > ROTATIONS.len() {
@@ -82,7 +83,7 @@ impl Cut {
         Ok(cut)
     }
 
-    /// `[D, b]` of a layer with `levels` levels.
+    /// The blocks `[D, b]` of `layer`, with `levels` levels.
     fn of(
         &self,
         config: &JsonObject,
@@ -129,7 +130,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         let [count, size] = cut.of(config, layer, levels)?;
         let [init_r, init_s] = match identity {
             true => [Init::Zeros, Init::Constant(1.0)],
-            // PEFT draws both from N(0, 0.1²) and N(1, 0.1²); the spread is what matters.
+            // PEFT draws both from N(0, 0.1²) and N(1, 0.1²).
             false => [Init::Normal(0.1), Init::Around(1.0, 0.1)],
         };
         let shape = [levels, count, size, size];
@@ -155,7 +156,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     })
 }
 
-/// Which input is the `c`-th of the blocks of level `level`, for each `c`.
+/// The input at each position of level `level`'s blocks.
 fn butterfly(count: usize, size: usize, level: usize) -> Vec<usize> {
     let run = size << level;
     let half = size / 2;
@@ -171,10 +172,10 @@ fn butterfly(count: usize, size: usize, level: usize) -> Vec<usize> {
     inverse(&indices)
 }
 
-/// The Cayley transforms of `[blocks, b, b]`, `(I − S)(I + S)⁻¹`.
+/// The nodes of the Cayley transforms `(I − S)(I + S)⁻¹` of blocks `[blocks, b, b]`.
 ///
-/// The factors commute, so they solve `(I + S) Q = I − S`, by Gauss and Jordan's elimination. It needs no
-/// pivoting: `S` is skew, so every pivot is at least 1.
+/// The factors commute, so the transforms solve `(I + S) Q = I − S`, by Gauss–Jordan elimination.
+/// It needs no pivoting: `S` is skew-symmetric, so every pivot is at least 1.
 fn cayley_nodes(site: &mut NativeSite, r: &Value, size: usize) -> Value {
     let half = site.scalar("half", 0.5);
     let turned = site.transpose("R/transposed", r, &[0, 2, 1]);
@@ -192,7 +193,7 @@ fn cayley_nodes(site: &mut NativeSite, r: &Value, size: usize) -> Value {
         let pivot = site.select(&at("pivot"), &row, 2, &[k]);
         let row = site.op("Div", &at("scaled"), &[&row, &pivot]);
         let column = site.select(&at("column"), &system, 2, &[k]);
-        // The pivot's own row becomes the scaled one.
+        // Subtracting the unit vector makes the pivot's own row the scaled one.
         let unit = site.select(&at("unit"), &identity, 1, &[k]);
         let others = site.op("Sub", &at("others"), &[&column, &unit]);
         let outer = site.op("MatMul", &at("outer"), &[&others, &row]);
@@ -202,7 +203,7 @@ fn cayley_nodes(site: &mut NativeSite, r: &Value, size: usize) -> Value {
     site.select("cayley", &system, 2, &right)
 }
 
-/// `[N D, b, b]` as `N` matrices, `[N, D b, D b]`.
+/// The blocks `[N D, b, b]` as `N` block-diagonal matrices, `[N, D b, D b]`.
 fn block_diagonal(site: &mut NativeSite, blocks: &Value, count: usize, size: usize) -> Value {
     let [side, count_dim] = [size, count].map(|size| size as i64);
     let places = site.identity("places", count);
@@ -213,13 +214,13 @@ fn block_diagonal(site: &mut NativeSite, blocks: &Value, count: usize, size: usi
     site.reshape("matrices", &spread, &[-1, width, width])
 }
 
-/// With larger blocks, elimination would fill the graph with nodes.
+/// With larger blocks, elimination would need too many nodes.
 const LARGEST_NATIVE_BLOCK: usize = 32;
 
 impl ModuleAdapter for Boft {
     fn form(&self) -> Form<'_> {
         let single = self.levels.len() == 1;
-        // x · M_{N-1} ⋯ M_0 meets the last level first.
+        // x · M_{N-1} ⋯ M_0: the last level is applied first.
         let stages = self.levels.iter().enumerate().rev().map(|(level, blocks)| {
             let (count, size) = (blocks.len_of(Axis(0)), blocks.len_of(Axis(1)));
             InputStage::Rotation {
@@ -236,9 +237,9 @@ impl ModuleAdapter for Boft {
         })
     }
 
-    /// At every forward the transforms are solved for, written out as matrices of the layer's width,
-    /// multiplied with each other and then with the input. What PEFT takes with permutation matrices is done
-    /// by gathers, and its product with the identity is left out.
+    /// Every forward pass solves for the transforms, writes them out as matrices of the layer's
+    /// width, and multiplies these with each other and then with the input. PEFT's products with
+    /// permutation matrices are gathers here, and its product with the identity is left out.
     fn native(&self) -> Native<'_> {
         let (levels, count, size, _) = self.r.dim();
         if size > LARGEST_NATIVE_BLOCK {
@@ -315,7 +316,8 @@ mod tests {
             bias: Some(array![7.0]),
         };
         adapter.merge_into(&mut module).unwrap();
-        // Level 1 turns inputs 0 and 2: x → (−x₂, x₁, x₀, x₃); level 0 then 0 and 1: (−x₁, −x₂, x₀, x₃).
+        // Level 1 rotates inputs 0 and 2: x → (−x₂, x₁, x₀, x₃); then level 0 rotates 0 and 1:
+        // (−x₁, −x₂, x₀, x₃).
         assert_eq!(module.weight, array![[30.0, -10.0, -20.0, 40.0]]);
         assert_eq!(module.bias, Some(array![7.0]));
     }

@@ -1,11 +1,12 @@
-//! C3A: the weight gains circulant blocks, `W'[m b + k, n b + j] += w[m, n, (j − k) mod b] / in_features`.
+//! C3A: the weight gains circulant blocks,
+//! `W'[m b + k, n b + j] += w[m, n, (j − k) mod b] / in_features`.
 //!
 //! | tensor | shape |
 //! |---|---|
 //! | `c3a_kernel` | `[out_features / b, in_features / b, b]` |
 //!
-//! `block_size` `b` divides both sizes; `block_size_pattern` changes it by module. PEFT convolves with the
-//! Fourier transform in float32; the same numbers are added here directly.
+//! `block_size` `b` divides both sizes; `block_size_pattern` sets it by module. PEFT convolves by
+//! Fourier transforms in float32; the merge adds the same numbers directly.
 //!
 //! Sources: Chen et al., arXiv:2407.19342; PEFT, `tuners/c3a/`.
 
@@ -29,7 +30,7 @@ struct C3a {
     kernels: Array3<f32>,
 }
 
-/// How a fresh adapter starts.
+/// How a fresh adapter is initialised.
 #[derive(Debug, Clone, Copy)]
 enum Start {
     Zeros,
@@ -107,7 +108,7 @@ impl C3a {
     }
 }
 
-/// The product in the frequencies of the Fourier transform, `fft(ifft(x) · fft(w))`, as PEFT takes it.
+/// The convolution by Fourier transforms, `fft(ifft(x) · fft(w))`, as PEFT computes it.
 fn convolution(site: &mut NativeSite, [rows, columns, size]: [i64; 3]) -> Value {
     let transform = |site: &mut NativeSite, name: &str, x: &Value, axis: i64, inverse: bool| {
         let axis_name = format!("scalar_{axis}");
@@ -118,7 +119,7 @@ fn convolution(site: &mut NativeSite, [rows, columns, size]: [i64; 3]) -> Value 
         site.graph.op("DFT", &name, &inputs, &attrs)
     };
     let (x, kernels) = (site.x.clone(), site.parts[0].clone());
-    // PEFT takes it in float32, whatever the model's type.
+    // PEFT computes it in float32, whatever the model's dtype is.
     let x = site.to_f32("x/float32", &x);
     let kernels = site.to_f32("kernel/float32", &kernels);
     let x = site.reshape("x/blocks", &x, &[0, 0, columns, size, 1]);
@@ -126,7 +127,7 @@ fn convolution(site: &mut NativeSite, [rows, columns, size]: [i64; 3]) -> Value 
     let kernels = site.reshape("kernel/blocks", &kernels, &[rows, columns, size, 1]);
     let kernels = transform(site, "kernel/DFT", &kernels, 2, false);
 
-    // [batch, size, sequence, columns] · [size, columns, rows]: one product a frequency.
+    // [batch, size, sequence, columns] · [size, columns, rows]: one product for each frequency.
     let x = ["real", "imaginary"].map(|part| {
         let values = site.nth(&format!("x/{part}"), &x, 4, i64::from(part != "real"));
         site.transpose(&format!("x/{part}/to_front"), &values, &[0, 3, 1, 2])
@@ -162,7 +163,7 @@ fn convolution(site: &mut NativeSite, [rows, columns, size]: [i64; 3]) -> Value 
     site.graph.to_compute(&name, &joined)
 }
 
-/// The product with the circulant blocks, each written out.
+/// The product with the circulant blocks, written out as a matrix.
 fn circulant(site: &mut NativeSite, [rows, columns, size]: [i64; 3]) -> Value {
     let kernels = site.parts[0].clone();
     let side = size as usize;
@@ -189,9 +190,9 @@ impl ModuleAdapter for C3a {
         Ok(())
     }
 
-    /// The circulant product, by Fourier transforms where ONNX Runtime's are exact: with sizes that are powers
-    /// of two. With others its algorithm (Bluestein's) loses digits, 1e-4 of the largest at 576; blocks of
-    /// such sizes are written out.
+    /// The circulant product. If the block size is a power of two, by Fourier transforms. For other
+    /// sizes ONNX Runtime's algorithm (Bluestein's) loses precision, 1e-4 of the largest value at
+    /// 576, so the blocks are written out.
     fn native(&self) -> Native<'_> {
         let (rows, columns, size) = self.kernels.dim();
         let sizes = [rows as i64, columns as i64, size as i64];

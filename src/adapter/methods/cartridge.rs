@@ -1,8 +1,9 @@
-//! Cartridge: keys and values in front of every layer's cache, trained as they are, most often from those of a text.
+//! Cartridge: trained keys and values in front of every layer's cache, usually initialised from
+//! those of a text.
 //!
-//! The tensor, its shape and how it enters the cache are prefix tuning's. The first `num_frozen_tokens` rows, by
-//! default one, keep what they were initialised with; they stand in the file like the others. A fresh one is
-//! `N(0, 1)`, as in PEFT before a text is read into it.
+//! The tensor, its shape and its place in the cache are prefix tuning's. The first
+//! `num_frozen_tokens` rows, by default one, aren't trained, but the file holds them like the
+//! others. A fresh one is `N(0, 1)`, as in PEFT before a text is loaded into it.
 //!
 //! Sources: Eyuboglu et al., arXiv:2506.06266; PEFT, `tuners/cartridge/`.
 
@@ -32,7 +33,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     Ok(prefix(shape, values, counts))
 }
 
-/// `num_frozen_tokens`, at most all of them.
+/// `num_frozen_tokens`, at most all `count`.
 fn frozen_tokens(config: &JsonObject, count: usize) -> Result<usize, ConfigError> {
     let Some(value) = config.get("num_frozen_tokens") else {
         return Ok(1);

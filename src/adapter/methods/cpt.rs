@@ -1,11 +1,12 @@
-//! Context-aware prompt tuning: the embeddings of chosen tokens, moved a little, in front of the prompt.
+//! Context-aware prompt tuning: the embeddings of chosen tokens, slightly changed, in front of the
+//! prompt.
 //!
 //! | tensor | shape |
 //! |---|---|
 //! | `prompt_embeddings` | `[number of cpt_token_ids, embedding_dim]` |
 //!
-//! What's trained is a difference to the tokens' own embeddings whose length is bounded; PEFT saves the sum, so
-//! that inference is prompt tuning's. The masks and factors of the configuration say what's trained and how. A
+//! Training finds a difference of bounded length to the tokens' embeddings. PEFT saves the sum, so
+//! inference is prompt tuning's. The configuration's masks and factors concern training only. A
 //! fresh adapter is the tokens' embeddings.
 //!
 //! Sources: Blau et al., arXiv:2410.17222; PEFT, `tuners/cpt/`.
@@ -53,7 +54,10 @@ fn token_ids(config: &JsonObject, base: &BaseModel) -> Result<Vec<usize>, Config
     for mask in ["cpt_mask", "cpt_tokens_type_mask"] {
         let length = config.get(mask).map(|mask| mask.as_array().map(Vec::len));
         if length.is_some_and(|length| length != Some(ids.len())) {
-            let expected = format!("a list of {} numbers, one a token of `{key}`", ids.len());
+            let expected = format!(
+                "a list of {} numbers, one for each token of `{key}`",
+                ids.len()
+            );
             return Err(config.wrong(mask, &expected));
         }
     }

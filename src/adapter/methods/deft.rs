@@ -1,13 +1,15 @@
-//! DEFT: `W' = W + Q (s R − Rtᵀ W)`: a subspace of the outputs is taken out, and another filling put in.
+//! DEFT: `W' = W + Q (s R − Rtᵀ W)`: removes a subspace of the outputs, and adds a trained term in
+//! it.
 //!
 //! | tensor | shape |
 //! |---|---|
 //! | `deft_P` | `[out_features, r]`, `r` at most `out_features` |
 //! | `deft_R` (absent with `para`) | `[r, in_features]` |
 //!
-//! `decomposition_method` `relu`: `Q = P`, `Rt = relu(P)`; `qr`: both are the orthonormal factor of `P`, with
-//! the signs of Householder's reflections, as `R` was trained with them. `s = alpha / r`, or 1 without
-//! `alpha`. With `para` nothing is put in. The factor is worked out in float64, products in float32.
+//! `decomposition_method` `relu`: `Q = P`, `Rt = relu(P)`. `qr`: both are the orthonormal factor of
+//! `P`, with the signs of Householder reflections, which `R` was trained with. `s = alpha / r`, or
+//! 1 without `alpha`. With `para` no term is added. The orthonormal factor is computed in float64,
+//! products in float32.
 //!
 //! Sources: PEFT, `tuners/deft/`; LAPACK, `dgeqr2` (signs).
 
@@ -86,7 +88,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     })
 }
 
-/// `Q` of `P = Q R` by Householder's reflections: `R_kk = −sign(x₀) |x|`.
+/// `Q` of `P = Q R` by Householder reflections: `R_kk = −sign(x₀) |x|`.
 fn orthonormal(p: &Array2<f64>) -> Array2<f64> {
     let (rows, r) = p.dim();
     let mut work = p.clone();
@@ -95,7 +97,7 @@ fn orthonormal(p: &Array2<f64>) -> Array2<f64> {
         let mut v = work.slice(s![k.., k]).to_owned();
         let norm = v.dot(&v).sqrt();
         let rest = v.slice(s![1..]);
-        // LAPACK leaves a column alone that has nothing below its diagonal.
+        // LAPACK doesn't reflect a column with zeros below its diagonal.
         if rest.dot(&rest) > 0.0 {
             v[0] += norm.copysign(v[0]);
             let scale = 2.0 / v.dot(&v);
@@ -168,9 +170,9 @@ mod tests {
         }
         let product = q.t().dot(&q) - Array2::<f64>::eye(2);
         assert!(product.iter().all(|value| value.abs() < 1e-12));
-        // The second diagonal entry after the first reflection is 0.4, so R₁₁ < 0.
+        // The second diagonal element after the first reflection is 0.4, so R₁₁ < 0.
         assert!(q[[2, 1]] < 0.0);
-        // Nothing below the diagonal: nothing is reflected, and the sign stays.
+        // Zeros below the diagonal: no reflection, so the sign stays.
         assert_eq!(orthonormal(&array![[-2.0], [0.0]]), array![[1.0], [0.0]]);
     }
 

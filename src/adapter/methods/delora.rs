@@ -1,4 +1,5 @@
-//! DeLoRA: `W' = W + (B diag(lambda / (r |A_k| |B_k|)) A) ∘ w_norm`, columns scaled by `w_norm`.
+//! DeLoRA: `W' = W + (B diag(lambda / (r |A_k| |B_k|)) A) ∘ w_norm`, with columns scaled by
+//! `w_norm`.
 //!
 //! | tensor | shape |
 //! |---|---|
@@ -7,8 +8,8 @@
 //! | `delora_lambda` | `[1]` |
 //! | `delora_w_norm` | `[in_features]`, norms of the base's columns, not trained |
 //!
-//! `|A_k|` are norms of rows, `|B_k|` of columns, at least `1e-4` each. `rank_pattern` and `lambda_pattern`
-//! change a fresh adapter by module. Sums are taken in float32.
+//! `|A_k|` are norms of rows, `|B_k|` of columns, each at least `1e-4`. `rank_pattern` and
+//! `lambda_pattern` set a fresh adapter's values by module. Sums are taken in float32.
 //!
 //! Sources: Bini et al., arXiv:2503.18225; PEFT, `tuners/delora/`.
 
@@ -24,13 +25,13 @@ use crate::adapter::toolbox::tuner::{Loading, Tuner};
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
 use crate::graph::Value;
 
-/// Norms are at least this.
+/// The lower bound of norms.
 const LEAST: f32 = 1e-4;
 
 /// The tensors of one layer.
 #[derive(Debug)]
 struct DeLora {
-    /// `A`, `B`, lambda, norms
+    /// Keys of `A`, `B`, lambda and norms.
     keys: [String; 4],
     /// `[r, in_features]`
     a: Array2<f32>,
@@ -98,7 +99,7 @@ impl ModuleAdapter for DeLora {
         ))
     }
 
-    /// The norms of `A` and `B` are taken at every step.
+    /// The norms of `A` and `B` are computed in every step.
     fn native(&self) -> Native<'_> {
         let part = |index: usize| &self.keys[index];
         let parts = vec![

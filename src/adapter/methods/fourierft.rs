@@ -1,14 +1,14 @@
-//! FourierFT: `W' = W + scaling * Re(ifft2(F))`, `F` sparse.
+//! FourierFT: `W' = W + scaling * Re(ifft2(F))`, with sparse `F`.
 //!
 //! | tensor | shape |
 //! |---|---|
 //! | `fourierft_spectrum` | `[n_frequency]` |
 //!
-//! The places in `F` are the first `n_frequency` numbers of a permutation of the weight's elements, drawn
-//! from `random_loc_seed` and never saved. With `(j, k)` the place of coefficient `c`, it adds
-//! `c cos(2 pi (j u / rows + k v / columns)) scaling / (rows columns)` to element `(u, v)`, and since
-//! `cos(a + b) = cos a cos b - sin a sin b`, all of them together are a pair of rank `2 n_frequency`.
-//! Angles are taken in float64, sums in float32.
+//! The nonzero elements of `F` are at the first `n_frequency` numbers of a permutation of the
+//! weight's elements, drawn from `random_loc_seed` and never saved. Coefficient `c` at `(j, k)`
+//! adds `c cos(2 pi (j u / rows + k v / columns)) scaling / (rows columns)` to element `(u, v)`.
+//! Since `cos(a + b) = cos a cos b - sin a sin b`, all of them together are a pair of rank
+//! `2 n_frequency`. Angles are computed in float64, sums in float32.
 //!
 //! Sources: Gao et al., arXiv:2405.03003; PEFT, `tuners/fourierft/`.
 
@@ -80,7 +80,8 @@ impl FourierFt {
         waves(self.places.iter().map(wave), columns, |_| [1.0, 1.0])
     }
 
-    /// `Bᵀ`, `[2 n, rows]`: cosines and negative sines of the rows' frequencies, times the coefficients.
+    /// `Bᵀ`, `[2 n, rows]`: cosines and negative sines of the rows' frequencies, times the
+    /// coefficients.
     fn b_transposed(&self) -> Array2<f32> {
         let (rows, columns) = (self.out_features, self.in_features);
         let scaling = self.scaling / (rows as f64 * columns as f64);
@@ -96,7 +97,7 @@ impl FourierFt {
     }
 }
 
-/// For each frequency a row of cosines and, behind all of those, a row of sines over `size` samples.
+/// A row of cosines for each frequency, then a row of sines for each, over `size` samples.
 fn waves(
     frequencies: impl ExactSizeIterator<Item = usize>,
     size: usize,

@@ -1,5 +1,5 @@
-//! FRoD: every weight in a basis that modules of the same kind share, with a trained sparse matrix in its
-//! middle: `W' = U (S + diag(lambda)) Vᵀ`, in place of the base's weight.
+//! FRoD: replaces every weight by `W' = U (S + diag(lambda)) Vᵀ`, where modules of the same kind
+//! share the basis `V`, and the sparse matrix `S` is trained.
 //!
 //! | tensor | shape |
 //! |---|---|
@@ -9,14 +9,14 @@
 //! | shared `base_model.frod_s_indices.<kind>` | `[2, z]`, whole numbers: rows and columns of `S` |
 //! | shared `base_model.frod_s_size.<kind>` | `[2]`, the shape of `S` |
 //!
-//! `z = floor(sparse_rate * in_features²)`, at least 1, at most all elements beside the diagonal. `U`, which
-//! isn't saved, is `W V⁻ᵀ` in float64 with its columns scaled to length 1. A module's kind is the end of its
-//! path (`self_attn_q_proj`).
+//! `z = floor(sparse_rate * in_features²)`, at least 1 and at most the number of off-diagonal
+//! elements. `U`, which isn't saved, is `W V⁻ᵀ` in float64, with columns scaled to length 1. A
+//! module's kind is the end of its path (`self_attn_q_proj`).
 //!
-//! Without `save_projection` a trained adapter's `V` can't be had again: it's made of eigenvectors, whose
-//! signs matter. A fresh adapter's `V` is made from the base's weights as PEFT makes it (but for signs), and
-//! its places are drawn from `projection_prng_key`, one kind after another in the order of their names; it
-//! leaves the weight as it is, up to rounding.
+//! Without `save_projection`, a trained adapter's `V` can't be computed again: it consists of
+//! eigenvectors, and their signs matter. A fresh adapter's `V` is computed from the base's weights
+//! as PEFT does (except for signs), and the indices of `S` are drawn from `projection_prng_key`,
+//! kind after kind in the order of their names. It doesn't change the weight, except for rounding.
 //!
 //! Source: PEFT, `tuners/frod/`.
 
@@ -42,7 +42,7 @@ use crate::random::TorchGenerator;
 struct Frod {
     path: String,
     basis: Arc<Basis>,
-    /// `[in_features]`; a fresh adapter's are the norms of `U`'s columns.
+    /// `[in_features]`; `None` for a fresh adapter's: the norms of `U`'s columns.
     lambda: Option<Array1<f32>>,
     /// `[z]`
     values: Array1<f32>,
@@ -72,7 +72,8 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let identity = config.flag("init_weights", true)?;
     let fresh = loading.tensors.is_fresh();
     if fresh && !identity {
-        let reason = "fresh adapters start from the weight itself; use `true`";
+        let reason =
+            "only fresh adapters that start from the weight itself are supported; use `true`";
         return Err(config.refused("init_weights", reason).into());
     }
 
@@ -99,7 +100,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
             .tensors
             .is_redrawn(&format!("base_model.frod_V.{kind}"), saved)
         {
-            let reason = "the shared basis isn't in the file, and can't be made again, since the signs of \
+            let reason = "the shared basis isn't in the file, and can't be computed again, since the signs of \
                           eigenvectors matter; save the adapter with `save_projection`";
             return Err(config.refused("save_projection", reason).into());
         } else {
@@ -124,7 +125,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     })
 }
 
-/// What PEFT calls a module's category.
+/// The kind of a module: PEFT calls it a category.
 fn kind(path: &str) -> String {
     let parts: Vec<&str> = path.split('.').collect();
     match parts.as_slice() {
@@ -144,7 +145,7 @@ fn sparse_elements(size: usize, rate: f64) -> usize {
     count.min(beside).max(least)
 }
 
-/// Places beside the diagonal.
+/// Draws `count` off-diagonal indices.
 fn off_diagonal(generator: &mut TorchGenerator, size: usize, count: usize) -> Vec<(usize, usize)> {
     let all = (size * size - size) as u64;
     let numbers = generator.permutation(all, count).into_iter();
@@ -165,7 +166,7 @@ fn saved_basis(
     let key = |name: &str| format!("base_model.frod_{name}.{kind}");
     if let Some(dtype @ (Dtype::F16 | Dtype::BF16)) = tensors.stored_dtype(&key("V")) {
         return Err(tensors.layout(format!(
-            "tensor `{}` has dtype {dtype:?}, expected F32: PEFT makes the other basis from the numbers before rounding, \
+            "tensor `{}` has dtype {dtype:?}, expected F32: PEFT computes the other basis from the values before rounding, \
              which aren't known",
             key("V")
         )));
@@ -188,10 +189,10 @@ fn saved_basis(
     })
 }
 
-/// PEFT's joint decomposition of the weights of one kind. With their stack `Q R` and `Q_l` the part of layer
-/// `l`, it's `Rᵀ Y`, `Y` the eigenvectors of the mean of `(Q_lᵀ Q_l + ridge I)⁻¹`. Any square root of the
-/// stack's Gram matrix does for `R`: the same `Rᵀ Y` comes out. Where the stack has fewer rows than columns,
-/// it's all right singular vectors.
+/// PEFT's joint decomposition of the weights of one kind. Let their stack be `Q R`, and `Q_l` the
+/// part of layer `l`. The result is `Rᵀ Y`, with `Y` the eigenvectors of the mean of
+/// `(Q_lᵀ Q_l + ridge I)⁻¹`. Any square root of the stack's Gram matrix can serve as `R`, with the
+/// same `Rᵀ Y`. If the stack has fewer rows than columns, the result is all right singular vectors.
 fn common_basis(
     base: &BaseModel,
     layers: &[Layer],
@@ -215,7 +216,8 @@ fn common_basis(
             .select(Axis(1), &largest_first)
             .mapv(|value| value as f32));
     }
-    // The roots of the eigenvalues, by one product: column by column it takes half a minute at 2048.
+    // The square roots of the eigenvalues, by one product: column by column it takes half a minute
+    // at 2048.
     let squares = (&vectors * &gram.dot(&vectors)).sum_axis(Axis(0));
     let sizes = squares.mapv(|square| square.max(0.0).sqrt());
     // W R⁻¹ = W E diag(1 / sizes)
@@ -231,8 +233,8 @@ fn common_basis(
     Ok(scaled.dot(&inner).mapv(|value| value as f32))
 }
 
-/// The sum of what `term` gives for each layer. Each thread holds one term at a time, and they are added in the layers'
-/// order, so that the sum is the same whatever the number of threads.
+/// The sum of `term` over the layers. Each thread holds one term at a time. Terms are added in the
+/// layers' order, so that the sum doesn't depend on the number of threads.
 fn sum(
     layers: &[Layer],
     term: impl Fn(&Layer) -> Result<Array2<f64>, AdapterError> + Sync,
@@ -251,7 +253,7 @@ fn sum(
 impl Frod {
     fn weight(&self, base: &BaseModule) -> Result<Vec<f32>, AdapterError> {
         let weight = base.weight()?;
-        // Uᵀ diag(norms) of V X = Wᵀ
+        // Uᵀ diag(norms) is the solution X of V X = Wᵀ
         let v = self.basis.v.mapv(f64::from);
         let transposed = weight.t().mapv(f64::from);
         let solved = solve(&v, &transposed).map_err(failed(&self.path))?;

@@ -2,13 +2,15 @@
 //!
 //! | path | `lora` | `vector` | `constant` |
 //! |---|---|---|---|
-//! | `glora_A`, `glora_B` | `.Xd` `[out_features, r]`, `.Xu` `[r, in_features]` | `.X` `[out_features, 1]` | `.X` `[1]` |
-//! | `glora_C` | `.Xd` `[in_features, r]`, `.Xu` `[r, 1]` | `.X` `[in_features, 1]` | |
-//! | `glora_D`, `glora_E` | | `.X` `[out_features]` | `.X` `[1]` |
+//! | `glora_A`, `glora_B` | `.Xd` `[out, r]`, `.Xu` `[r, in]` | `.X` `[out, 1]` | `.X` `[1]` |
+//! | `glora_C` | `.Xd` `[in, r]`, `.Xu` `[r, 1]` | `.X` `[in, 1]` | |
+//! | `glora_D`, `glora_E` | | `.X` `[out]` | `.X` `[1]` |
 //!
-//! `config_A_B`, `config_C`, `config_D_E` choose; for `none`, and for `C`, `D`, `E` where the base has no
-//! bias, a tensor `.zeros` is saved. No smaller tensors do the same beside the base's weight, so it's
-//! replaced. Sums are taken in float32.
+//! Here `out` is `out_features`, and `in` is `in_features`.
+//!
+//! `config_A_B`, `config_C` and `config_D_E` choose the form of each path. A path with `none`, and
+//! `C`, `D`, `E` of a base without bias, has a tensor `.zeros`. No smaller tensors with the base's
+//! weight give the same result, so the weight is replaced. Sums are taken in float32.
 //!
 //! Sources: Chavan et al., arXiv:2306.07967; PEFT, `tuners/glora/`.
 
@@ -22,7 +24,7 @@ use crate::adapter::toolbox::tuner::{Layer, Loading, Tuner};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::json::{ConfigError, JsonObject};
 
-/// How a path is held.
+/// The form of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Lora,
@@ -36,7 +38,7 @@ enum Kind {
 enum Support {
     /// `Xd Xu`
     Product(Array2<f32>, Array2<f32>),
-    /// A number a row.
+    /// One number for each row.
     Column(Array1<f32>),
     Constant(f32),
     None,
@@ -112,7 +114,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     })
 }
 
-/// Takes the path `name`, whose whole shape is `shape`.
+/// Reads the path `name`; `shape` is its shape as a whole matrix or vector.
 fn support(
     tensors: &mut AdapterTensors,
     layer: &Layer,
@@ -159,7 +161,8 @@ fn support(
 }
 
 impl Support {
-    /// Rows `start..` of the path, over `rows`; nothing where it's none.
+    /// Calls `add` with each element of `rows`, which begin at row `start`, and the path's value
+    /// there. Does nothing for `none`.
     fn apply(
         &self,
         start: usize,
@@ -185,7 +188,7 @@ impl Support {
         }
     }
 
-    /// As a vector of `length`.
+    /// The path as a vector of `length`.
     fn vector(&self, length: usize) -> Array1<f32> {
         match self {
             Self::Product(down, up) => down.dot(up).column(0).to_owned(),

@@ -1,4 +1,4 @@
-//! GraLoRA: the weight is cut in `k × k` blocks, each with a low-rank pair of its own.
+//! GraLoRA: the weight is cut into `k × k` blocks, each with its own low-rank pair.
 //!
 //! | tensor | shape |
 //! |---|---|
@@ -8,9 +8,10 @@
 //! | `gralora_B_general.weight` (`hybrid_r`) | `[out_features, hybrid_r]` |
 //!
 //! With `q = r / k`, the block of outputs `j` and inputs `n` gains
-//! `s * (A[n][:, j q .. (j+1) q] · B[j][n q .. (n+1) q, :])ᵀ`, `s = alpha / (r + hybrid_r)`. As one pair it has
-//! rank `k r` (`+ hybrid_r`): row `(j, n, c)` of `A` is `A[n][:, j q + c]` at the inputs `n`, column
-//! `(j, n, c)` of `B` is `s B[j][n q + c]` at the outputs `j`. Sums are taken in float32.
+//! `s * (A[n][:, j q .. (j+1) q] · B[j][n q .. (n+1) q, :])ᵀ`, `s = alpha / (r + hybrid_r)`.
+//! Together they are one pair of rank `k r` (`+ hybrid_r`): row `(j, n, c)` of `A` is
+//! `A[n][:, j q + c]` at the inputs `n`, column `(j, n, c)` of `B` is `s B[j][n q + c]` at the
+//! outputs `j`. Sums are taken in float32.
 //!
 //! Sources: Jung et al., arXiv:2505.20355; PEFT, `tuners/gralora/`.
 
@@ -29,13 +30,13 @@ use crate::graph::Value;
 /// The tensors of one layer.
 #[derive(Debug)]
 struct GraLora {
-    /// `A`, `B`, and the general ones
+    /// Keys of `A`, `B`, and the general `A`, `B`.
     keys: [String; 4],
     /// `[k, in_features / k, r]`
     a: Array3<f32>,
     /// `[k, r, out_features / k]`
     b: Array3<f32>,
-    /// `[h, in_features]`, `[out_features, h]`
+    /// The general `A`, `[h, in_features]`, and `B`, `[out_features, h]`.
     general: Option<(Array2<f32>, Array2<f32>)>,
     scaling: f32,
 }
@@ -117,7 +118,7 @@ impl GraLora {
         }
     }
 
-    /// `[out_features, k r + h]`, scaled
+    /// `[out_features, k r + h]`, scaled.
     fn joined_b(&self) -> Array2<f32> {
         let (k, q, _, outputs) = self.sizes();
         let mut joined = Array2::zeros((k * outputs, k * k * q));
@@ -171,13 +172,13 @@ impl ModuleAdapter for GraLora {
         ))
     }
 
-    /// Block by block, without the zeros of the joined pair.
+    /// Merges block by block, without the zeros of the joined pair.
     fn merge_into(&self, module: &mut ModuleWeights) -> Result<(), AdapterError> {
         self.add_to(&mut module.weight);
         Ok(())
     }
 
-    /// Blockwise products, with the two block axes swapped between them.
+    /// Products by block; the two block axes are swapped between them.
     fn native(&self) -> Native<'_> {
         let mut parts = vec![
             Part::stored(&self.keys[0], &self.a, Role::Term),

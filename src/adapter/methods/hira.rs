@@ -1,4 +1,4 @@
-//! HiRA: `W' = W ∘ (1 + B A)`, a change of high rank from a low-rank pair; of an embedding
+//! HiRA: `W' = W ∘ (1 + B A)`, a change of high rank from a low-rank pair; for an embedding
 //! `E' = E ∘ (1 + (B A)ᵀ)`.
 //!
 //! | tensor | shape |
@@ -7,11 +7,11 @@
 //! | `hira_B` | `[out_features, r]` |
 //! | `hira_embedding_A`, `hira_embedding_B` | `[r, num_embeddings]`, `[embedding_dim, r]` |
 //!
-//! There's no scaling. PEFT 0.21 reads `rank_pattern` and makes every module with rank `r` all the same, so a
-//! file's tensors say which rank they have, and fresh ones have `r`. No smaller tensor does the same beside a
-//! linear layer's weight, so that is replaced; an embedding's rows are looked up as they are. An embedding
-//! that multiplies its rows (Gemma's) leaves the change as it is: PEFT adds it behind. Sums are taken in
-//! float32.
+//! There's no scaling. PEFT 0.21 reads `rank_pattern` but gives every module rank `r`, so a trained
+//! adapter's ranks are those of its tensors, and a fresh one's are `r`. For a linear layer no
+//! smaller tensors with the base's weight give the same result, so the weight is replaced; an
+//! embedding's rows stay as they are. If an embedding scales its rows (Gemma's), PEFT adds the
+//! change after that, unscaled. Sums are taken in float32.
 //!
 //! Sources: Huang et al., HiRA, ICLR 2025; PEFT, `tuners/hira/`.
 
@@ -30,7 +30,7 @@ struct Hira {
     keys: [String; 2],
     /// `[r, in_features]`, or `[r, num_embeddings]`
     a: Array2<f32>,
-    /// `[out_features, r]`, or `[embedding_dim, r]` over what the embedding multiplies its rows by
+    /// `[out_features, r]`, or `[embedding_dim, r]` divided by the embedding's scale of rows.
     b: Array2<f32>,
     embedding: bool,
 }
@@ -87,7 +87,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     })
 }
 
-/// The rank that the file's `A` has.
+/// The rank of `A` in the file.
 fn stored_rank(tensors: &AdapterTensors, key: &str) -> Option<usize> {
     tensors.shape(key)?.first().copied()
 }

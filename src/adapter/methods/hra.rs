@@ -1,14 +1,15 @@
-//! HRA: `W' = W H`, `H` a product of `r` reflections `I − 2 u uᵀ`, first to last.
+//! HRA: `W' = W H`, with `H` the product of `r` reflections `I − 2 u uᵀ`, first to last.
 //!
 //! | tensor | shape |
 //! |---|---|
-//! | `hra_u` | `[in_features, r]`, a vector a column |
+//! | `hra_u` | `[in_features, r]`, one vector in each column |
 //!
-//! Columns are divided by their norms; with `apply_GS` they are made orthogonal to those before first. In
-//! compact form `H = I − U T Uᵀ` with `T` upper triangular, so `W H = W − (W U T) Uᵀ`: one low-rank pair.
-//! Reflections are put together in float64, the product with `W` is taken in float32.
+//! Columns are normalised; with `apply_GS` they are first made orthogonal to the ones before. In
+//! compact form `H = I − U T Uᵀ` with an upper triangular `T`, so `W H = W − (W U T) Uᵀ`: one
+//! low-rank pair. Reflections are combined in float64; the product with `W` is computed in float32.
 //!
-//! Sources: Yuan et al., arXiv:2405.17484; Schreiber and Van Loan, 1989 (compact form); PEFT, `tuners/hra/`.
+//! Sources: Yuan et al., arXiv:2405.17484; Schreiber and Van Loan, 1989 (compact form); PEFT,
+//! `tuners/hra/`.
 
 use ndarray::{Array2, s};
 
@@ -42,14 +43,14 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let gram_schmidt = config.flag("apply_GS", false)?;
     let symmetric = config.flag("init_weights", true)? && r.is_multiple_of(2);
     if gram_schmidt && symmetric && loading.tensors.is_fresh() {
-        let reason = "a fresh adapter's vectors are pairs of equals, the second of which it makes noise of; use an odd \
+        let reason = "a fresh adapter's vectors are equal in pairs, and this turns the second of each into rounding noise; use an odd \
                       `r`, or `init_weights` false";
         return Err(config.refused("apply_GS", reason).into());
     }
     Tuner::open(loading, QUERY_VALUE, Some("hra_only"))?.adapt(|tensors, layer| {
         let rows = layer.in_features;
         let values = tensors.take_or(&layer.key("hra_u"), &[rows, r], |rng| {
-            // Two equal reflections in a row undo each other.
+            // Two equal reflections in a row cancel.
             let drawn = if symmetric { r / 2 } else { r };
             let draws = Init::linear_default(drawn).draw(rows * drawn, rng);
             Ok(match symmetric {
@@ -122,7 +123,7 @@ impl ModuleAdapter for Hra {
         Form::Linear(LinearForm::low_rank_or_weight(a, b, weight))
     }
 
-    /// The product of the reflections is made at every step, and the weight multiplied by it.
+    /// The product of the reflections is computed in every step, and the weight multiplied by it.
     fn native(&self) -> Native<'_> {
         let (columns, r) = self.stored.dim();
         let parts = vec![Part::stored(&self.key, &self.stored, Role::Term)];

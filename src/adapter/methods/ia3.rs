@@ -1,12 +1,12 @@
-//! (IA)³: a layer's output is scaled, `y' = l ∘ (W x + b)`; of a feedforward layer the input,
+//! (IA)³: scales a layer's output, `y' = l ∘ (W x + b)`, or a feed-forward layer's input,
 //! `y' = W (l ∘ x) + b`.
 //!
 //! | tensor | shape |
 //! |---|---|
-//! | `ia3_l` | `[out_features, 1]`, of a feedforward layer `[1, in_features]` |
+//! | `ia3_l` | `[out_features, 1]`, for a feed-forward layer `[1, in_features]` |
 //!
-//! `feedforward_modules` says which layers are which: a regular expression on the whole path, or a list of
-//! endings (with or without a dot before them).
+//! `feedforward_modules` selects the feed-forward layers: a regular expression for the whole path,
+//! or a list of endings (at a dot or not).
 //!
 //! Sources: Liu et al., arXiv:2205.05638; PEFT, `tuners/ia3/`.
 
@@ -28,7 +28,7 @@ struct Ia3 {
     feedforward: bool,
 }
 
-/// Which layers have their input scaled.
+/// Selects the layers whose input is scaled.
 #[derive(Debug)]
 enum Feedforward {
     Pattern(NamePattern),

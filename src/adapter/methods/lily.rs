@@ -1,4 +1,4 @@
-//! Lily: low-rank experts that all layers share, mixed by a router in every layer.
+//! Lily: low-rank experts that layers share, mixed by a router in every layer.
 //!
 //! | tensor | shape |
 //! |---|---|
@@ -7,12 +7,13 @@
 //! | `lily_router.weight` | `[num_B, r]` |
 //!
 //! `h = A x`; `p` is the mean of `softmax(router h)` over **all tokens of the call**, and
-//! `y = W x + b + scaling * (Σ_e p_e B_e)ᵀ h`. So what comes out depends on which tokens share a call: here, as
-//! with a cache in PEFT, the prompt is one call and every token after it another. A prompt isn't split into
-//! chunks, and the last layer is computed for all of its positions. The sequences of a batch share their mean.
+//! `y = W x + b + scaling * (Σ_e p_e B_e)ᵀ h`. So the output depends on which tokens share a call.
+//! Here, as with a cache in PEFT, the prompt is one call and every later token another. A prompt
+//! isn't split into chunks, and the last layer is computed for all positions. The sequences of a
+//! batch share their mean.
 //!
-//! Modules of the same name in `target_modules` and of the same shape share `B`, and `stride_A` of them in
-//! turn share `A`; the file holds a copy for each. Sums are taken in float32.
+//! Modules with the same name in `target_modules` and the same shape share `B`, and each `stride_A`
+//! of them in turn share `A`; the file holds a copy for each. Sums are taken in float32.
 //!
 //! Sources: Zhong et al., arXiv:2407.09946; PEFT, `tuners/lily/`.
 
@@ -42,7 +43,7 @@ struct Lily {
     scaling: f32,
 }
 
-/// A tensor that several layers have, under the key of the first.
+/// A tensor that several layers share, and its key in the first one.
 #[derive(Debug, Clone)]
 struct Shared {
     key: String,
@@ -74,7 +75,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let layers = tuner.layers()?;
     if layers.iter().any(|layer| layer.path() == head) {
         let reason = format!(
-            "it selects `{head}`, whose router would average over as many positions as the caller asks logits for"
+            "it selects `{head}`, whose router would average over the positions that logits are computed for"
         );
         return Err(config.refused("target_modules", &reason).into());
     }
@@ -109,13 +110,13 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         })
     })?;
     effects.shared_params += shared;
-    effects.unmergeable = Some("mixes its experts anew for every call");
+    effects.unmergeable = Some("mixes its experts differently in every call");
     effects.whole_calls = true;
     Ok(effects)
 }
 
-/// Takes the tensor `name` of `layer` into `shared`, unless another layer has done so; then both must hold the
-/// same. Returns the numbers that it adds to the model.
+/// Reads the tensor `name` of `layer` into `shared`, unless another layer has done so; then both
+/// must be equal. Returns the number of parameters that it adds.
 fn share(
     shared: &mut Option<Shared>,
     tensors: &mut AdapterTensors,
@@ -133,7 +134,7 @@ fn share(
     };
     if !tensors.is_fresh() && *first.values != tensors.matrix(&key, shape, init)? {
         return Err(tensors.layout(format!(
-            "tensor `{}` differs from `{}`, which is the same one in the model",
+            "tensor `{}` differs from `{}`, which is the same tensor in the model",
             tensors.full_key(&key),
             first.key
         )));
@@ -141,22 +142,23 @@ fn share(
     Ok(0)
 }
 
-/// The entries of `target_modules`, by which layers are grouped.
+/// How layers are grouped by name in `target_modules`.
 #[derive(Debug)]
 enum Names {
-    /// One regular expression: all are of one name.
+    /// A regular expression: all layers have one name.
     One,
-    /// A list, of which the entry counts that ends the path, without regard to dots.
+    /// A list: a layer's name is the entry that ends its path, at a dot or not.
     List(Vec<String>),
-    /// `all-linear`: PEFT lists the paths, and shortens the list to last parts where it's long.
+    /// `all-linear`, for which PEFT lists the paths, with many layers: a name is the path's last
+    /// segment.
     Last,
-    /// The same, where it's short.
+    /// `all-linear` with few layers: a name is the whole path.
     Path,
 }
 
 impl Names {
     fn read(config: &JsonObject, layers: usize) -> Result<Self, ConfigError> {
-        /// From so many on PEFT shortens.
+        /// The number of layers from which PEFT shortens paths.
         const LONG: usize = 20;
         const KEY: &str = "target_modules";
         Ok(match config.get(KEY) {
@@ -185,7 +187,7 @@ impl Names {
                     [name] => Ok(name.clone()),
                     _ => {
                         let reason = format!(
-                            "several of its entries end `{path}`, and PEFT lets chance decide which of them groups it"
+                            "several of its entries end `{path}`, and PEFT picks one of them at random"
                         );
                         Err(config.refused("target_modules", &reason))
                     }
@@ -222,7 +224,7 @@ impl Lily {
 }
 
 impl ModuleAdapter for Lily {
-    /// Every expert gets `h` times its share: one product with all of them.
+    /// Each expert gets `h` times its share of the mixture: one product for all experts.
     fn form(&self) -> Form<'_> {
         Form::Native(NativeForm::new(self.parts(), |site| {
             let (inner, shares) = self.routed(site);
@@ -239,7 +241,7 @@ impl ModuleAdapter for Lily {
         }))
     }
 
-    /// PEFT mixes the experts first.
+    /// As in PEFT: mixes the experts first.
     fn native(&self) -> Native<'_> {
         Native::Own(NativeForm::new(self.parts(), |site| {
             let (inner, shares) = self.routed(site);
@@ -260,7 +262,7 @@ impl ModuleAdapter for Lily {
         }))
     }
 
-    /// What layers share is counted once, by [`load`].
+    /// Shared tensors are counted once, by [`load`].
     fn trainable_params(&self) -> usize {
         self.router.len()
     }

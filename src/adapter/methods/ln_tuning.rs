@@ -1,10 +1,10 @@
-//! LN tuning: norms are trained, everything else is frozen.
+//! LN tuning: trains norms, and freezes everything else.
 //!
 //! | tensor | shape |
 //! |---|---|
-//! | `<module>.ln_tuning_layers.weight`, `.bias` | those of the module |
+//! | `<module>.ln_tuning_layers.weight`, `.bias` | as the module's own |
 //!
-//! They replace the module's parameters as they stand. Any module may be targeted: PEFT copies it whole.
+//! They replace the module's parameters. Any module may be targeted: PEFT copies it whole.
 //!
 //! Sources: Zhao et al., arXiv:2312.11420; PEFT, `tuners/ln_tuning/`.
 

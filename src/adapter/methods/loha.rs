@@ -5,9 +5,9 @@
 //! | `hada_w1_a`, `hada_w2_a` | `[out_features, r]` |
 //! | `hada_w1_b`, `hada_w2_b` | `[r, in_features]` |
 //!
-//! `rank_pattern` and `alpha_pattern` change `r` and `alpha` by module. As one pair it has rank `r²`: row
-//! `(p, q)` of `A` is `w1_b[p] ∘ w2_b[q]`, column `(p, q)` of `B` is `w1_a[:, p] ∘ w2_a[:, q]`. Sums are
-//! taken in float32.
+//! `rank_pattern` and `alpha_pattern` set `r` and `alpha` by module. As one pair it has rank `r²`:
+//! row `(p, q)` of `A` is `w1_b[p] ∘ w2_b[q]`, column `(p, q)` of `B` is `w1_a[:, p] ∘ w2_a[:, q]`.
+//! Sums are taken in float32.
 //!
 //! Sources: Hyeon-Woo et al., arXiv:2108.06098; PEFT, `tuners/loha/`.
 
@@ -24,7 +24,7 @@ use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter, ModuleWeights};
 /// The tensors of one layer.
 #[derive(Debug)]
 struct LoHa {
-    /// `w1_a`, `w1_b`, `w2_a`, `w2_b`
+    /// Keys of `w1_a`, `w1_b`, `w2_a`, `w2_b`.
     keys: [String; 4],
     /// `w1_a`, `w2_a`: `[out_features, r]`
     a: [Array2<f32>; 2],
@@ -64,7 +64,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
 }
 
 impl LoHa {
-    /// Adds the delta a few rows at a time, so that no second matrix of the weight's size is needed.
+    /// Adds the delta a few rows at a time, without a second matrix of the weight's size.
     fn add_to(&self, weight: &mut Array2<f32>) {
         const ROWS: usize = 256;
         for (index, mut rows) in weight.axis_chunks_iter_mut(Axis(0), ROWS).enumerate() {
@@ -103,7 +103,7 @@ impl ModuleAdapter for LoHa {
         Form::Linear(LinearForm::low_rank_or_weight(a, b, weight))
     }
 
-    /// Two products of rank `r` instead of one of rank `r²`.
+    /// Two products of rank `r`, cheaper than the form's one of rank `r²`.
     fn merge_into(&self, module: &mut ModuleWeights) -> Result<(), AdapterError> {
         self.add_to(&mut module.weight);
         Ok(())

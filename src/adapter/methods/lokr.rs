@@ -5,9 +5,10 @@
 //! | `lokr_w1`, or `lokr_w1_a`, `lokr_w1_b` | `[o_l, i_m]`, or `[o_l, r]`, `[r, i_m]` |
 //! | `lokr_w2`, or `lokr_w2_a`, `lokr_w2_b` | `[o_k, i_n]`, or `[o_k, r]`, `[r, i_n]` |
 //!
-//! `out_features = o_l o_k`, `in_features = i_m i_n`, each split by `decompose_factor` (−1: as square as can
-//! be). `w2` is factored where `r < max(o_k, i_n) / 2`; `w1` only with `decompose_both`, by the same rule.
-//! `alpha / r` applies even where nothing is factored. Products of factors are taken in float32.
+//! `out_features = o_l o_k`, `in_features = i_m i_n`, each split by `decompose_factor` (−1: as
+//! square as possible). `w2` is factored if `r < max(o_k, i_n) / 2`; `w1` only with
+//! `decompose_both`, by the same rule. `alpha / r` applies even if nothing is factored. Products of
+//! factors are computed in float32.
 //!
 //! Sources: Edalati et al., arXiv:2212.10650; Yeh et al., arXiv:2309.14859; PEFT, `tuners/lokr/`.
 
@@ -22,7 +23,7 @@ use crate::adapter::toolbox::tuner::{Layer, Loading, Tuner};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::json::{ConfigError, JsonObject};
 
-/// One side of the product.
+/// One operand of the Kronecker product.
 #[derive(Debug)]
 enum Side {
     Whole { key: String, matrix: Array2<f32> },
@@ -37,7 +38,7 @@ struct LoKr {
     scaling: f32,
 }
 
-/// How a fresh adapter starts.
+/// How a fresh adapter is initialised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Start {
     /// `w1` is 0.
@@ -106,7 +107,8 @@ fn decompose_factor(config: &JsonObject) -> Result<Option<usize>, ConfigError> {
     }
 }
 
-/// Takes one side: `names` whole, and its factors; `zeros` are the factors that start at 0.
+/// Reads one operand. `names` are its keys, whole and factored; `zeros` are the factors that start
+/// at 0.
 fn side(
     tensors: &mut AdapterTensors,
     layer: &Layer,
@@ -132,8 +134,8 @@ fn side(
     })
 }
 
-/// Splits a dimension: `factor` first where it divides it, else the two divisors that are closest to each
-/// other, the smaller one (of those up to `factor`) first.
+/// Splits a dimension. If `factor` divides it, `factor` comes first. Otherwise: the two divisors
+/// that are closest to each other, the smaller one first and at most `factor`.
 ///
 /// Source: PEFT, `tuners/lokr/layer.py`, `factorization`.
 fn factorization(dimension: usize, factor: Option<usize>) -> (usize, usize) {
@@ -173,7 +175,7 @@ impl Side {
         }
     }
 
-    /// The tensors as they are stored; factors are named `a` and `b`.
+    /// The tensors as stored; factors are named `a` and `b`.
     fn native_parts(&self, a: &'static str, b: &'static str) -> Vec<Part<'_>> {
         match self {
             Self::Whole { key, matrix } => vec![Part::stored(key, matrix, Role::Term)],
@@ -219,7 +221,7 @@ impl ModuleAdapter for LoKr {
         })
     }
 
-    /// `x · (alpha / r * (w1 ⊗ w2))ᵀ`, over the whole product.
+    /// `x · (alpha / r * (w1 ⊗ w2))ᵀ`, with the whole product written out.
     fn native(&self) -> Native<'_> {
         let mut parts = self.w1.native_parts("w1_a", "w1_b");
         let first = parts.len();
@@ -265,7 +267,7 @@ mod tests {
     use crate::adapter::ModuleWeights;
     use ndarray::array;
 
-    /// Values of PEFT's own function.
+    /// Values of PEFT's function.
     #[test]
     fn dimensions_split_as_peft_splits_them() {
         for (dimension, factor, expected) in [

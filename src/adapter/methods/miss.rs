@@ -1,12 +1,13 @@
-//! MiSS: column `c` of the weight gains row `c mod r` of a block: inputs are summed in `r` classes first.
+//! MiSS: adds row `c mod r` of a block to column `c` of the weight, so inputs are first summed by
+//! their index mod `r`.
 //!
 //! | `init_weights` | tensor `miss_block` | |
 //! |---|---|---|
 //! | `true`, `false` | `[r, out_features]` | `W'[:, c] = W[:, c] + block[c mod r]` |
-//! | `mini` | `[r, mini_r]` | the same, the block repeated along the outputs |
+//! | `mini` | `[r, mini_r]` | as above, with the block repeated along the outputs |
 //! | `bat` | `[out_features / r, r, r]` | block `(p, q)` of `W`, `r × r`: `W_pq + W_pq R_p + R_p` |
 //!
-//! The option selects the arithmetic of trained adapters too. Sums are taken in float32.
+//! The option also selects the arithmetic of trained adapters. Sums are taken in float32.
 //!
 //! Sources: Kang and Yin, arXiv:2409.15371; PEFT, `tuners/miss/`.
 

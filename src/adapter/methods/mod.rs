@@ -1,6 +1,6 @@
-//! The methods, a file each: formula, tensors, precision, sources, configuration, arithmetic.
+//! The methods, one file each: formula, tensors, precision, sources, configuration, arithmetic.
 //!
-//! What they have in common (targets, tensors, options, forms) is beside this folder.
+//! Tools that methods share are in `toolbox/`, forms in `form/`.
 
 mod adalora;
 mod adamss;

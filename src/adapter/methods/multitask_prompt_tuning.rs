@@ -1,4 +1,4 @@
-//! Multitask prompt tuning: one prompt for all tasks, and for each a low-rank factor on its elements.
+//! Multitask prompt tuning: one prompt for all tasks, multiplied by a low-rank matrix of each.
 //!
 //! | tensor | shape |
 //! |---|---|
@@ -6,9 +6,10 @@
 //! | `prefix_task_cols` | `[num_tasks, num_virtual_tokens, num_ranks]` |
 //! | `prefix_task_rows` | `[num_tasks, num_ranks, embedding_dim]` |
 //!
-//! The rows of task `t` are `prompt_embeddings ∘ (cols[t] rows[t])`; then inference is prompt tuning's. PEFT takes the
-//! task with every call; here it's chosen when the adapter is prepared, and the product is worked out then. A fresh
-//! adapter has prompt tuning's rows, and `N(0, 0.02²)` in both factors.
+//! The rows of task `t` are `prompt_embeddings ∘ (cols[t] rows[t])`; inference is then prompt
+//! tuning's. PEFT takes the task with every call; here it's chosen when the adapter is prepared,
+//! and the product is computed then. A fresh adapter has prompt tuning's rows, and `N(0, 0.02²)` in
+//! both factors.
 //!
 //! Sources: Wang et al., arXiv:2303.02861; PEFT, `tuners/multitask_prompt_tuning/`.
 
@@ -56,12 +57,12 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     Ok(effects)
 }
 
-/// Initial values that are another adapter's, which the configuration alone doesn't hold.
+/// Refuses initial values from another adapter, which aren't in the configuration.
 fn refuse_sources(config: &JsonObject) -> Result<(), AdapterError> {
     let key = "prompt_tuning_init";
     match config.optional_text(key)? {
         Some("AVERAGE_SOURCE_TASKS" | "EXACT_SOURCE_TASK" | "ONLY_SOURCE_SHARED") => {
-            let reason = "a fresh adapter takes nothing of `prompt_tuning_init_state_dict_path`; one of RANDOM, \
+            let reason = "a fresh adapter can't be initialised from `prompt_tuning_init_state_dict_path`; use one of RANDOM, \
                           SAMPLE_VOCAB, TEXT is";
             Err(config.refused(key, reason).into())
         }

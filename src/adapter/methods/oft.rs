@@ -1,14 +1,15 @@
-//! OFT: blocks of the input are rotated, `x_k ← x_k · R_k`, so `W' = W · blockdiag(R)ᵀ`.
+//! OFT: rotates blocks of the input, `x_k ← x_k · R_k`, so `W' = W · blockdiag(R)ᵀ`.
 //!
 //! | tensor | shape |
 //! |---|---|
 //! | `oft_R.weight` | `[in_features / b, b (b - 1) / 2]`, or one row with `block_share` |
-//! | `oft_embedding_R.weight` | the same over `embedding_dim`; rows are rotated, `E' = E · blockdiag(R)` |
+//! | `oft_embedding_R.weight` | as above, with `embedding_dim`; `E' = E · blockdiag(R)` |
 //!
-//! A row is the upper triangle of a skew matrix `S`. Exactly, `R = (I − S)(I + S)⁻¹`; with
-//! `use_cayley_neumann` it's the first terms of `(I + S)(I − S)⁻¹ = I + 2S + 2S² + …`, the last one once:
-//! the inverse rotation, so adapters made for one are none for the other. With `coft`, an `S` whose norm is
-//! above `eps / √rows` is scaled down to it. Rotations are worked out in float64.
+//! A row is the upper triangle of a skew-symmetric matrix `S`. The exact rotation is
+//! `R = (I − S)(I + S)⁻¹`. With `use_cayley_neumann` it's the first terms of
+//! `(I + S)(I − S)⁻¹ = I + 2S + 2S² + …`, with half of the last term. That's the inverse rotation,
+//! so adapters for one can't be used with the other. With `coft`, an `S` with a norm above
+//! `eps / √rows` is scaled down to it. Rotations are computed in float64.
 //!
 //! Sources: Qiu et al., arXiv:2306.07280 and arXiv:2506.19847; PEFT, `tuners/oft/`.
 
@@ -29,15 +30,15 @@ use crate::json::{ConfigError, JsonObject};
 #[derive(Debug)]
 struct OftConfig {
     size: BlockSize,
-    /// Terms of the series; `None` for the exact rotation.
+    /// The number of terms of the series; `None` for the exact rotation.
     terms: Option<usize>,
-    /// The largest norm, with `coft`.
+    /// With `coft`, the largest norm of `S`.
     largest: Option<f64>,
     block_share: bool,
     init: Init,
 }
 
-/// How a width is cut.
+/// How a width is cut into blocks.
 #[derive(Debug, Clone, Copy)]
 enum BlockSize {
     Of(usize),
@@ -50,7 +51,7 @@ struct Oft {
     key: String,
     /// `[rows, b (b - 1) / 2]`
     r: Array2<f32>,
-    /// Number of blocks, and their size `b`.
+    /// The number of blocks, and their size `b`.
     blocks: [usize; 2],
     terms: Option<usize>,
     largest: Option<f64>,
@@ -67,7 +68,7 @@ impl OftConfig {
             (0, size) if size > 0 => BlockSize::Of(size),
             (count, 0) if count > 0 => BlockSize::Count(count),
             _ => {
-                let expected = "0 beside a positive `r`, or positive with an `r` of 0";
+                let expected = "0 with a positive `r`, or positive with an `r` of 0";
                 return Err(config.wrong("oft_block_size", expected));
             }
         };
@@ -91,8 +92,8 @@ impl OftConfig {
 }
 
 impl BlockSize {
-    /// Number of blocks and their size. What doesn't divide the width is replaced by the nearest divisor,
-    /// the smaller of two.
+    /// The number of blocks and their size. A number that doesn't divide the width is replaced by
+    /// the nearest divisor, the smaller of two.
     fn cut(self, width: usize) -> [usize; 2] {
         let nearest = |wanted: usize| {
             if wanted >= width {
@@ -170,7 +171,7 @@ impl Oft {
     }
 }
 
-/// `I + 2 (S + … + S^(t-2)) + S^(t-1)`; for 3 terms what 4 give, as PEFT has it.
+/// `I + 2 (S + … + S^(t-2)) + S^(t-1)`. As in PEFT, 3 terms give the same as 4.
 pub fn neumann(s: &Array2<f64>, terms: usize) -> Array2<f64> {
     let mut sum = Array2::eye(s.nrows());
     if terms < 2 {
@@ -189,7 +190,8 @@ pub fn neumann(s: &Array2<f64>, terms: usize) -> Array2<f64> {
     sum + power.dot(s)
 }
 
-/// For each element of a skew matrix, row by row, where its value is in the upper triangle, and its sign.
+/// For each element of a skew-symmetric matrix, row by row: the index of its value in the upper
+/// triangle, and its sign.
 fn skew_places(size: usize) -> (Vec<i64>, Vec<f32>) {
     let mut order = vec![0; size * size];
     let mut signs = vec![0.0; size * size];
@@ -224,7 +226,7 @@ impl ModuleAdapter for Oft {
         })
     }
 
-    /// The series is summed at every step.
+    /// Sums the series in every step.
     fn native(&self) -> Native<'_> {
         let (Some(terms), None, false) = (self.terms, self.largest, self.embedding) else {
             return Native::Missing;
@@ -335,7 +337,7 @@ mod tests {
             embedding: false,
         };
         let rotations = adapter.rotations();
-        // ‖S‖ = √2 s, and 0.02 / √2 is the most.
+        // ‖S‖ = √2 s, and it's limited to 0.02 / √2.
         assert!((rotations[[0, 0, 1]] - 0.02).abs() < 1e-6);
         assert!((rotations[[1, 0, 1]] - 0.002).abs() < 1e-9);
     }

@@ -1,4 +1,4 @@
-//! OSF: the smallest singular components of the weight are trained, the others kept:
+//! OSF: trains the smallest singular components of the weight, and keeps the others:
 //! `W' = W - U₀ diag(S₀) V₀ + U_low diag(S_low) V_low`.
 //!
 //! With `k = min(out_features, in_features) - effective_rank`:
@@ -9,10 +9,10 @@
 //! | `osf_svd_params.S_low` | `[k]` |
 //! | `osf_svd_params.V_low` | `[k, in_features]` |
 //!
-//! `U₀`, `S₀`, `V₀` are the `k` smallest components of the base weight, in float32, each rounded to the
-//! dtype that the base's weight has in memory. `effective_rank` is a number, or a fraction of the smaller side, by default half;
-//! `rank_pattern` changes it where one of its keys is found in the module's path. A trained adapter's `k`
-//! is its tensors' own. A fresh one is the weight itself.
+//! `U₀`, `S₀`, `V₀` are the `k` smallest components of the base weight in float32, each rounded to
+//! the dtype of the base weight in memory. `effective_rank` is a number, or a fraction of the
+//! smaller side, by default half. `rank_pattern` changes it for modules whose path contains one of
+//! its keys. A trained adapter's `k` is that of its tensors. A fresh one doesn't change the weight.
 //!
 //! Source: PEFT, `tuners/osf/`.
 
@@ -34,9 +34,9 @@ use crate::weights::Dtype;
 #[derive(Debug)]
 struct Osf {
     path: String,
-    /// How many components are trained.
+    /// The number of trained components.
     k: usize,
-    /// What they are; a fresh adapter's are the weight's own.
+    /// The trained components; `None` for a fresh adapter's, which are the weight's own.
     trained: Option<Svd>,
     out_features: usize,
     in_features: usize,
@@ -66,7 +66,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     })
 }
 
-/// The trained components, `k` of them unless the file has more or fewer.
+/// The trained components in the file. `k` is their number, unless the file has another.
 fn trained(
     tensors: &mut AdapterTensors,
     layer: &Layer,
@@ -88,7 +88,7 @@ fn trained(
     }))
 }
 
-/// How many components are kept.
+/// The number of components that are kept.
 #[derive(Debug)]
 struct Ranks {
     default: Option<Kept>,
@@ -141,7 +141,7 @@ impl Ranks {
             Some(Kept::Fraction(fraction)) => (fraction * smaller as f64) as usize,
         };
         if rank == 0 {
-            let expected = format!("one that keeps a component of `{path}`");
+            let expected = format!("a value that keeps at least one component of `{path}`");
             return Err(config.wrong("effective_rank", &expected));
         }
         Ok(rank)
@@ -178,7 +178,7 @@ impl Osf {
 
 impl ModuleAdapter for Osf {
     fn form(&self) -> Form<'_> {
-        // A pair of rank 2 k is larger than the weight, but where nearly all components are kept.
+        // A pair of rank 2 k is larger than the weight, unless nearly all components are kept.
         let shape = [self.out_features, self.in_features];
         Form::Linear(changed_weight(shape, |weight| self.change(weight)))
     }

@@ -1,17 +1,18 @@
-//! P-tuning: virtual tokens that a small network makes of trained rows.
+//! P-tuning: virtual tokens that a small network computes from trained rows.
 //!
 //! | tensor | shape |
 //! |---|---|
 //! | `prompt_embeddings` | `[num_virtual_tokens, embedding_dim]` |
 //!
-//! PEFT saves what comes out of the network, not the network, so that inference is prompt tuning's. With `d` the
+//! PEFT saves the network's output, not the network, so inference is prompt tuning's. With `d` the
 //! width of an embedding and `h` `encoder_hidden_size`:
 //!
-//! - `MLP`: `Linear(d, h)`, ReLU, `Linear(h, h)`, ReLU, `Linear(h, d)`, whatever `encoder_num_layers` says
-//! - `LSTM`: `encoder_num_layers` layers over the tokens in both directions, then `Linear(2h, 2h)`, ReLU,
-//!   `Linear(2h, d)`
+//! - `MLP`: `Linear(d, h)`, ReLU, `Linear(h, h)`, ReLU, `Linear(h, d)`, whatever
+//!   `encoder_num_layers` is
+//! - `LSTM`: `encoder_num_layers` bidirectional layers over the tokens, then `Linear(2h, 2h)`,
+//!   ReLU, `Linear(2h, d)`
 //!
-//! A fresh adapter has `N(0, 1)` rows, and PyTorch's initial values everywhere in the network.
+//! A fresh adapter has `N(0, 1)` rows, and PyTorch's initial values in the network.
 //!
 //! Sources: Liu et al., arXiv:2103.10385; PEFT, `tuners/p_tuning/`.
 
@@ -27,7 +28,7 @@ use crate::adapter::{AdapterError, Effects, Init, PromptCounts};
 use crate::graph::PROMPT_INPUT;
 use crate::json::{ConfigError, JsonObject};
 
-/// No encoder has more layers.
+/// The largest number of layers of an encoder.
 const MOST_LAYERS: usize = 256;
 
 /// Reads the adapter.

@@ -1,4 +1,5 @@
-//! PEANuT: the delta is a small network of the base's weight, `W' = W + scaling * B h(W)ᵀ`.
+//! PEANuT: the delta is computed by a small network from the base's weight,
+//! `W' = W + scaling * B h(W)ᵀ`.
 //!
 //! | tensor | shape |
 //! |---|---|
@@ -6,9 +7,9 @@
 //! | `peanut_B.weight` | `[out_features, r]` |
 //! | `peanut_encoders.{k}.weight`, `peanut_decoders.{k}.weight` | `[r, r]`, `k < depth` |
 //!
-//! `h = act(Wᵀ Aᵀ)`, `[in_features, r]`; each encoder gives `h ← act(h Eᵀ)`, each decoder
-//! `h ← act(h Dᵀ) + ` what the encoder of the same level was given. `act_fn` is the activation. Computed in
-//! float32, but for the activation itself.
+//! `h = act(Wᵀ Aᵀ)`, `[in_features, r]`. Each encoder computes `h ← act(h Eᵀ)`, each decoder
+//! `h ← act(h Dᵀ) + e`, with `e` the input of the encoder of the same level. `act_fn` is the
+//! activation. Computed in float32, except for the activation itself.
 //!
 //! Sources: Zhong et al., arXiv:2410.01870; PEFT, `tuners/peanut/`.
 
@@ -38,7 +39,7 @@ struct Peanut {
     in_features: usize,
 }
 
-/// An element-wise function, by Transformers' name.
+/// An element-wise function, with Transformers' name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Activation {
     Relu,
@@ -110,7 +111,7 @@ impl Activation {
     }
 }
 
-/// The error function: its series near 0, a continued fraction of its complement further out.
+/// The error function: its series near 0, else a continued fraction of its complement.
 fn erf(x: f64) -> f64 {
     let square = x * x;
     if square < 9.0 {
@@ -130,7 +131,7 @@ fn erf(x: f64) -> f64 {
     (1.0 - complement).copysign(x)
 }
 
-/// No network is deeper.
+/// The largest depth of the network.
 const DEEPEST: usize = 64;
 
 /// Reads the adapter.
@@ -175,7 +176,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
 }
 
 impl Peanut {
-    /// `hᵀ`, `[r, in_features]`
+    /// `h(W)ᵀ`, `[r, in_features]`
     fn network(&self, weight: &Array2<f32>) -> Array2<f32> {
         let activate = |mut h: Array2<f32>| {
             h.mapv_inplace(|value| self.activation.of(f64::from(value)) as f32);

@@ -1,4 +1,5 @@
-//! Poly: every task mixes a shared set of low-rank skills; for one task it's a low-rank pair.
+//! Poly: every task mixes a shared set of low-rank skills; for one task the result is a low-rank
+//! pair.
 //!
 //! | tensor | shape |
 //! |---|---|
@@ -6,10 +7,10 @@
 //! | `poly_lora_B` | `[n_splits, n_skills, r, out_features / n_splits]` |
 //! | `poly_router.module_logits` | `[n_tasks, n_splits * n_skills]` |
 //!
-//! The logits of task `t` give each split weights over the skills: their sigmoids, divided by the sum. `A` of
-//! a split is the weighted sum of its skills' `A`, splits side by side, `B` alike, and
-//! `W' = W + (A B)ᵀ / r`. PEFT takes the task with every call; here it's chosen when the adapter is prepared. Sums
-//! are taken in float32.
+//! The logits of task `t` weight the skills of each split: sigmoids, divided by their sum. `A` of a
+//! split is the weighted sum of its skills' `A`; the splits' are joined side by side. `B` likewise.
+//! `W' = W + (A B)ᵀ / r`. PEFT takes the task with every call; here it's chosen when the adapter is
+//! prepared. Sums are taken in float32.
 //!
 //! Sources: Ponti et al., arXiv:2202.13914; PEFT, `tuners/poly/`.
 
@@ -82,7 +83,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     Ok(effects)
 }
 
-/// `[splits, skills]`
+/// The weights of the skills, `[splits, skills]`.
 fn weights(logits: &Array2<f32>, task: usize, splits: usize) -> Array2<f32> {
     let row = logits.row(task).mapv(|logit| 1.0 / (1.0 + (-logit).exp()));
     let skills = row.len() / splits;
@@ -95,7 +96,8 @@ fn weights(logits: &Array2<f32>, task: usize, splits: usize) -> Array2<f32> {
     weights
 }
 
-/// The weighted skills of `[splits, skills, n, r]`, splits one below the other: `[splits * n, r]`.
+/// The weighted sums over the skills of `[splits, skills, n, r]`, splits one below the other:
+/// `[splits * n, r]`.
 fn mixed(all: &Array4<f32>, weights: &Array2<f32>) -> Array2<f32> {
     let (splits, _, n, r) = all.dim();
     let mut mixed = Array2::zeros((splits * n, r));
@@ -127,7 +129,7 @@ mod tests {
     #[test]
     fn skills_are_weighed_by_the_task_s_sigmoids_split_by_split() {
         let third = -(3.0_f32.ln());
-        // sigmoids: 1/2, 1/4 | 1/4, 1/4
+        // Sigmoids: 1/2, 1/4 | 1/4, 1/4.
         let logits = array![[9.0, 9.0, 9.0, 9.0], [0.0, third, third, third]];
         let weights = weights(&logits, 1, 2);
         let expected = array![[2.0 / 3.0, 1.0 / 3.0], [0.5, 0.5]];

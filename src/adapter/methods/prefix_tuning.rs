@@ -4,14 +4,14 @@
 //! |---|---|
 //! | `prompt_embeddings` | `[num_virtual_tokens, layers * 2 * num_key_value_heads * head_dim]` |
 //!
-//! Read as `[num_virtual_tokens, 2 * layers, num_key_value_heads, head_dim]`: entry `2 l` holds layer
-//! `l`'s keys, `2 l + 1` its values. They enter the cache as they are, without rotary embedding; tokens'
-//! positions count from `num_virtual_tokens`. A projection (`prefix_projection`) is applied when the
-//! adapter is saved.
+//! Reshaped to `[num_virtual_tokens, 2 * layers, num_key_value_heads, head_dim]`, entry `2 l` holds
+//! layer `l`'s keys, `2 l + 1` its values. They enter the cache without rotary embedding; tokens'
+//! positions count from `num_virtual_tokens`. PEFT applies a projection (`prefix_projection`) when
+//! it saves the adapter.
 //!
 //! Sources: Li and Liang, arXiv:2101.00190; PEFT, `tuners/prefix_tuning/`, `peft_model.py`.
 
-use rand::rngs::ChaCha12Rng;
+use rand::rngs::StdRng;
 
 use crate::adapter::tensors::check_drawn;
 use crate::adapter::toolbox::encoder::{hidden_size, linear, linear_params, matrix};
@@ -58,24 +58,24 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     Ok(prefix(shape, values, counts))
 }
 
-/// Sizes of a prefix.
+/// The sizes of a prefix.
 #[derive(Debug, Clone, Copy)]
 pub struct PrefixShape {
-    /// Virtual tokens.
+    /// The number of virtual tokens.
     pub count: usize,
-    /// Width of a layer's keys, and of its values.
+    /// The width of one layer's keys, which is that of its values.
     pub token_dim: usize,
-    /// Of all layers' keys and values.
+    /// The width of all layers' keys and values.
     pub width: usize,
 }
 
 impl PrefixShape {
-    /// Reads `num_virtual_tokens`. A configuration that PEFT has saved holds the sizes of keys and values, too. In a
-    /// `fresh` one there may be others, such as the hidden size: PEFT writes over them where the base's configuration has
-    /// `num_key_value_heads` (`_prepare_prompt_learning_config`).
+    /// Reads `num_virtual_tokens`, and checks the sizes of keys and values, which PEFT saves, too.
+    /// A `fresh` configuration may have other sizes, such as the hidden size: PEFT overwrites them
+    /// if the base's configuration has `num_key_value_heads` (`_prepare_prompt_learning_config`).
     ///
     /// # Errors
-    /// If they aren't those of `base`.
+    /// If the sizes aren't those of `base`.
     pub fn read(config: &JsonObject, base: &BaseModel, fresh: bool) -> Result<Self, ConfigError> {
         let count = config.size_up_to("num_virtual_tokens", base.spec.max_position_embeddings)?;
         let layers = base.spec.layers.len();
@@ -95,7 +95,7 @@ impl PrefixShape {
     }
 }
 
-/// Rows of the cache and nothing else.
+/// An adapter that adds rows to the cache only.
 pub fn prefix(shape: Vec<usize>, values: Vec<f32>, counts: PromptCounts) -> Effects {
     Effects {
         prompt: Some(Prompt::Prefix(BoundTensor {
@@ -111,14 +111,14 @@ pub fn prefix(shape: Vec<usize>, values: Vec<f32>, counts: PromptCounts) -> Effe
 fn expect(config: &JsonObject, key: &str, expected: usize) -> Result<(), ConfigError> {
     match config.optional_size(key)? {
         Some(found) if found != expected => {
-            Err(config.wrong(key, &format!("{expected}, as this base model has it")))
+            Err(config.wrong(key, &format!("{expected}, as in this base model")))
         }
         _ => Ok(()),
     }
 }
 
-/// Fresh rows through a fresh encoder: `Linear`, tanh, `Linear`.
-fn projected([count, token_dim, hidden, width]: [usize; 4], rng: &mut ChaCha12Rng) -> Vec<f32> {
+/// Applies a fresh encoder, `Linear`, tanh, `Linear`, to fresh rows.
+fn projected([count, token_dim, hidden, width]: [usize; 4], rng: &mut StdRng) -> Vec<f32> {
     let embedded = matrix(count, token_dim, Init::Normal(1.0), rng);
     let inner = linear(&embedded, hidden, rng).mapv_into(f32::tanh);
     linear(&inner, width, rng).into_iter().collect()

@@ -4,8 +4,9 @@
 //! |---|---|
 //! | `prompt_embeddings` | `[num_virtual_tokens, embedding_dim]` |
 //!
-//! Positions count from the first virtual token. Fresh rows are `N(0, 1)` (`RANDOM`), rows of random
-//! tokens (`SAMPLE_VOCAB`), or those of a text, repeated or cut (`TEXT`).
+//! Positions count from the first virtual token. Fresh rows are `N(0, 1)` (`RANDOM`), the rows of
+//! random tokens (`SAMPLE_VOCAB`), or those of a text's tokens, repeated or cut to the number
+//! (`TEXT`).
 //!
 //! Sources: Lester et al., arXiv:2104.08691; PEFT, `tuners/prompt_tuning/`.
 
@@ -40,7 +41,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
 /// The width of a virtual token.
 ///
 /// # Errors
-/// If `token_dim` isn't that of the model's embedding.
+/// If `token_dim` isn't the width of the model's embedding.
 pub fn token_dim(config: &JsonObject, base: &BaseModel) -> Result<usize, ConfigError> {
     let width = base.spec.embed_tokens.embedding_dim;
     match config.optional_size("token_dim")? {
@@ -52,7 +53,7 @@ pub fn token_dim(config: &JsonObject, base: &BaseModel) -> Result<usize, ConfigE
     }
 }
 
-/// Rows in front of the token embeddings and nothing else.
+/// An adapter that adds rows in front of the token embeddings only.
 pub fn virtual_tokens(shape: Vec<usize>, values: Vec<f32>, counts: PromptCounts) -> Effects {
     Effects {
         prompt: Some(Prompt::Virtual(BoundTensor {
@@ -65,10 +66,10 @@ pub fn virtual_tokens(shape: Vec<usize>, values: Vec<f32>, counts: PromptCounts)
     }
 }
 
-/// Rows as `prompt_tuning_init` says.
+/// Fresh rows by `prompt_tuning_init`.
 ///
 /// # Errors
-/// If it's unknown, or its text has no tokens of the model.
+/// If its value is unknown, or the text can't be turned into the model's tokens.
 pub fn fresh(
     config: &JsonObject,
     base: &BaseModel,
@@ -98,7 +99,7 @@ pub fn fresh(
     token_rows(base, ids)
 }
 
-/// The base's embeddings of `ids`, which are below its vocabulary's size.
+/// The base's embeddings of `ids`. All ids must be below its vocabulary's size.
 ///
 /// # Errors
 /// If they can't be read.

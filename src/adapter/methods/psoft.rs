@@ -1,18 +1,19 @@
-//! PSOFT: the largest singular components of the weight are rotated:
-//! `W' = W + U diag(S) (R - I) Vᵀ`, with `ab_svd_init` `pissa_init` `U sqrt(S) (R - I) sqrt(S) Vᵀ`.
+//! PSOFT: rotates the largest singular components of the weight: `W' = W + U diag(S) (R - I) Vᵀ`;
+//! with `ab_svd_init` `pissa_init`, `W' = W + U sqrt(S) (R - I) sqrt(S) Vᵀ`.
 //!
 //! | tensor | shape |
 //! |---|---|
-//! | `psoft_R.weight` | `[r (r - 1) / 2]`, without `psoft_orth` `[r, r]` |
+//! | `psoft_R.weight` | `[r (r - 1) / 2]`, or without `psoft_orth` `[r, r]` |
 //! | `psoft_R.vector_a`, `psoft_R.vector_b` (`psoft_mag_a`, `psoft_mag_b`) | `[r]` |
 //!
-//! `R = diag(b) R₀ diag(a)`. With the skew matrix `Q` of the weight, `R₀ = (I + Q) (I - Q)⁻¹`, or
-//! (`use_cayley_neumann`) a part of its series, `Q` first scaled down to the norm `cayley_neumann_eps`.
-//! Without `psoft_orth` it's the weight itself. `psoft_alpha` cancels.
+//! `R = diag(b) R₀ diag(a)`. `R₀ = (I + Q) (I - Q)⁻¹` with `Q` the skew-symmetric matrix of the
+//! tensor, or (`use_cayley_neumann`) a part of its series, where `Q` is first scaled down to the
+//! norm `cayley_neumann_eps`. Without `psoft_orth`, `R₀` is the tensor itself. `psoft_alpha`
+//! cancels.
 //!
-//! The components aren't saved, and singular vectors come in pairs of either sign. Where `R` mixes two of
-//! them, the result depends on the signs that LAPACK gave where the adapter was trained: such an adapter is
-//! refused. Where `R` is diagonal, every choice of signs gives the same.
+//! The components aren't saved, and the signs of singular vectors are arbitrary. If `R` mixes two
+//! of them, the result depends on the signs that LAPACK returned where the adapter was trained:
+//! such an adapter is refused. If `R` is diagonal, the result doesn't depend on the signs.
 //!
 //! Source: PEFT, `tuners/psoft/`.
 
@@ -34,9 +35,9 @@ use crate::json::JsonObject;
 #[derive(Debug)]
 struct Psoft {
     leading: Leading,
-    /// The diagonal of `R`, which has nothing beside it.
+    /// The diagonal of `R`; the other elements are 0.
     diagonal: Array1<f32>,
-    /// Whether both factors take the root of the singular values.
+    /// Whether both factors contain the square root of the singular values.
     balanced: bool,
     out_features: usize,
     in_features: usize,
@@ -92,7 +93,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         }
         let leading = match reweighted.contains(layer.path()) {
             false => Leading::new(layer.path(), r),
-            // Those of the base's weight stay, beside the one in the file.
+            // The base weight's components stay, although the file has another weight.
             true => {
                 let weight = base.matrix(&format!("{}.weight", layer.module.source))?;
                 let all = components(&weight, layer.path())?;
@@ -142,7 +143,7 @@ impl Options {
         })
     }
 
-    /// `R`, `[r, r]`, and how many numbers make it.
+    /// `R`, `[r, r]`, and the number of its parameters.
     fn rotation(
         &self,
         tensors: &mut AdapterTensors,
@@ -192,7 +193,7 @@ impl Options {
         Ok((rotation, trainable))
     }
 
-    /// `R₀` of a skew matrix.
+    /// `R₀` of a skew-symmetric matrix.
     fn turned(&self, mut skew: Array2<f64>) -> Array2<f64> {
         let Some(terms) = self.series else {
             return cayley(&-skew);
@@ -278,7 +279,7 @@ mod tests {
         let turned = options(None, None).turned(skew(&[1.0], 2));
         let difference = &turned - &array![[0.0, 1.0], [-1.0, 0.0]];
         assert!(difference.iter().all(|value| value.abs() < 1e-12));
-        // Scaled down to a small norm, the series is the exact rotation.
+        // Scaled down to a small norm, the series equals the exact rotation.
         let angle = 0.02 / 2_f64.sqrt();
         let expected = options(None, None).turned(skew(&[angle as f32], 2));
         let turned = options(Some(6), Some(0.02)).turned(skew(&[1.0], 2));

@@ -1,21 +1,21 @@
 //! RandLoRA: a full-rank sum of scaled random bases that all modules share.
 //!
-//! With `small = min(out_features, in_features)`, `large` the other one and `n = ceil(small / r)`:
+//! With `small = min(out_features, in_features)`, `large` the other size and `n = ceil(small / r)`:
 //!
 //! | tensor | shape |
 //! |---|---|
 //! | `randlora_lambda` | `[r, n]` |
 //! | `randlora_gamma` | `[n, small]` |
-//! | shared `base_model.randlora_A` | `[r, 1, smaller of the largest sizes]` |
-//! | shared `base_model.randlora_B` | `[larger of the largest sizes, its n, r]` |
+//! | shared `base_model.randlora_A` | `[r, 1, largest small]` |
+//! | shared `base_model.randlora_B` | `[largest large, largest n, r]` |
 //!
-//! `D = B' A'`, `[large, small]`, with `A'[(rho, beta)] = lambda[rho, beta] A[rho] ∘ gamma[beta]` and
-//! `B'` the first `n` bases of `B`, whose columns run over `(beta, rho)`. The two orders differ: that's
-//! how PEFT multiplies. `W' = W + randlora_alpha / r * D`, transposed if the layer is wide. PEFT writes
-//! the shared matrices once more under every module. Sums are taken in float32.
+//! `D = B' A'`, `[large, small]`, with `A'[(rho, beta)] = lambda[rho, beta] A[rho] ∘ gamma[beta]`,
+//! and `B'` the first `n` bases of `B`, whose columns run over `(beta, rho)`. The two orders
+//! differ, as in PEFT. `W' = W + randlora_alpha / r * D`, transposed if the layer is wide. PEFT
+//! also stores the shared matrices under every module. Sums are taken in float32.
 //!
-//! Without `save_projection` they are drawn again from `projection_prng_key`: in bfloat16 (as PEFT does
-//! but on machines without it, where it takes float16), or, `sparse` and `very_sparse`, as signs.
+//! Without `save_projection` they are drawn again from `projection_prng_key`: in bfloat16, which
+//! PEFT uses on machines that have it, else float16; or, with `sparse` and `very_sparse`, as signs.
 //!
 //! Sources: Albert et al., arXiv:2502.00987; PEFT, `tuners/randlora/`.
 
@@ -36,7 +36,7 @@ use crate::random::TorchGenerator;
 /// The tensors of one layer.
 #[derive(Debug)]
 struct RandLora {
-    /// Of `A`, `B`, `lambda` and `gamma`.
+    /// Keys of `A`, `B`, `lambda` and `gamma`.
     keys: [String; 4],
     bases: Arc<Bases>,
     /// `[r, n]`
@@ -48,7 +48,7 @@ struct RandLora {
     scaling: f32,
 }
 
-/// What all modules share.
+/// The matrices that all modules share.
 #[derive(Debug)]
 struct Bases {
     /// `[r, 1, small]`
@@ -57,13 +57,13 @@ struct Bases {
     b: Array3<f32>,
 }
 
-/// How bases are drawn.
+/// How the bases are drawn.
 #[derive(Debug, Clone, Copy)]
 enum Drawing {
     Uniform,
-    /// One in `2 k` elements is -1, one is 1, the others are 0; `k` is 3.
+    /// Of `2 k` elements one is -1, one is 1, the others are 0; `k` is 3.
     Sparse,
-    /// The same with `k = sqrt(small)`.
+    /// As [`Sparse`](Self::Sparse), with `k = sqrt(small)`.
     VerySparse,
 }
 
@@ -123,7 +123,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     })
 }
 
-/// The copies of the shared matrices under a module.
+/// Marks the copies of the shared matrices under a module as used.
 fn claim_copies(
     tensors: &mut AdapterTensors,
     layer: &Layer,
@@ -149,7 +149,7 @@ impl Bases {
         match drawing {
             Drawing::Uniform => {
                 let a = uniform(generator, r * small, small);
-                // One base after the other, which lie side by side.
+                // The bases are drawn one after the other, and stored side by side.
                 let mut b = Array3::from_elem(shape_b, bf16::ZERO);
                 for base in 0..n {
                     let values = uniform(generator, large * r, r);
@@ -203,7 +203,7 @@ fn sign(uniform: f32, k: f64) -> f32 {
     }
 }
 
-/// The sample's standard deviation.
+/// The sample standard deviation.
 fn deviation(values: impl ExactSizeIterator<Item = f64> + Clone) -> f64 {
     let count = values.len() as f64;
     let mean = values.clone().sum::<f64>() / count;
@@ -217,7 +217,7 @@ fn in_deviations(mut values: Vec<f32>) -> Vec<f32> {
     values
 }
 
-/// Rounded to bfloat16 wherever PEFT rounds.
+/// Divides by the standard deviation, and rounds to bfloat16 wherever PEFT does.
 fn in_deviations_bf16(values: Vec<bf16>) -> Vec<f32> {
     let deviation = bf16::from_f64(deviation(values.iter().map(|value| value.to_f64())));
     let scaled = |value: bf16| bf16::from_f32(value.to_f32() / deviation.to_f32()).to_f32();
@@ -249,7 +249,7 @@ impl RandLora {
 
 impl ModuleAdapter for RandLora {
     fn form(&self) -> Form<'_> {
-        // The bases together have full rank: a pair would be larger than the weight.
+        // The sum of the bases has full rank: a pair would be larger than the weight.
         let shape = [self.out_features, self.in_features];
         Form::Linear(changed_weight(shape, |weight| {
             self.add_to(weight);
@@ -257,7 +257,7 @@ impl ModuleAdapter for RandLora {
         }))
     }
 
-    /// Each module scales the shared bases, and takes the product as two.
+    /// Scales the shared bases for each module, and multiplies by both in turn.
     fn native(&self) -> Native<'_> {
         let parts = vec![
             Part::stored(&self.keys[0], &self.bases.a, Role::Term),

@@ -1,4 +1,4 @@
-//! From `peft_type` to the method that implements it.
+//! All methods, by `peft_type`.
 
 use std::path::{Path, PathBuf};
 
@@ -19,23 +19,23 @@ use crate::model::BaseModel;
 pub struct Method {
     /// Its `peft_type`.
     pub peft_type: &'static str,
-    /// How it meets the base's parameters.
+    /// How it changes the base.
     pub class: Class,
-    /// Variants of it that are supported, also supported.
+    /// Supported variants, for the documentation.
     pub variants: &'static str,
-    /// Options and variants of it that are refused by name, and why.
+    /// Options and variants that are refused, and why, for the documentation.
     pub refused: &'static str,
     load: fn(Loading) -> Result<Effects, AdapterError>,
 }
 
-/// How a method meets the base's parameters.
+/// How a method changes the base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// It can be folded into the weights of the modules that it targets.
+    /// Its change can be merged into the weights of the modules that it targets.
     Weight,
     /// It replaces other parameters: norms, biases, rows of the embedding.
     Parameter,
-    /// It adds something that no weight can hold.
+    /// It adds something that can't be merged into a weight.
     Beside,
 }
 
@@ -55,7 +55,7 @@ impl Class {
     }
 }
 
-/// All methods, in the order of their names.
+/// All methods, by name.
 pub const METHODS: &[Method] = &[
     Method {
         peft_type: "ADALORA",
@@ -390,7 +390,7 @@ pub const PEFT_TYPES: [&str; METHODS.len()] = {
 /// The method of an `adapter_config.json`.
 ///
 /// # Errors
-/// If its `peft_type` is absent or not supported.
+/// If its `peft_type` is missing or not supported.
 pub fn method(config: &JsonObject) -> Result<&'static Method, ConfigError> {
     let supported = || PEFT_TYPES.join(", ");
     let found = config
@@ -408,21 +408,21 @@ pub fn method(config: &JsonObject) -> Result<&'static Method, ConfigError> {
 /// The `peft_type` of an `adapter_config.json`.
 ///
 /// # Errors
-/// If it's absent or not supported.
+/// If it's missing or not supported.
 pub fn peft_type(config: &JsonObject) -> Result<&'static str, ConfigError> {
     Ok(method(config)?.peft_type)
 }
 
-/// Reads an adapter by its method.
+/// Loads an adapter with its method's loader.
 pub fn load(
     config: &JsonObject,
     base: &BaseModel,
     tensors: &mut AdapterTensors,
     task_id: Option<usize>,
 ) -> Result<Effects, AdapterError> {
-    // Which task it was trained for is checked only as far as its tensors are.
+    // `task_type` may have any value: only the adapter's tensors matter.
     config.optional_text("task_type")?;
-    // Prompt methods say how many stacks get the prompt: an encoder and a decoder would be 2.
+    // For prompt learning, an encoder-decoder model would have 2.
     let submodules = config.optional_size("num_transformer_submodules")?;
     if submodules.unwrap_or(1) != 1 {
         let expected = "1, for a decoder";
@@ -444,8 +444,8 @@ pub fn load(
     }
 }
 
-/// The folders of adapters that the one in `folder` mixes; none where its configuration can't be read, which loading
-/// it reports.
+/// The folders of the experts of the adapter in `folder`. None if its configuration can't be read;
+/// loading it reports that error.
 pub fn expert_folders(folder: &Path) -> Vec<PathBuf> {
     let config = JsonObject::read(&folder.join("adapter_config.json"));
     let folders = config.and_then(|config| match config.optional_text("peft_type")? {
@@ -455,7 +455,7 @@ pub fn expert_folders(folder: &Path) -> Vec<PathBuf> {
     folders.unwrap_or_default()
 }
 
-/// Whether the configuration at `path` names adapters that it mixes.
+/// Whether the configuration at `path` names experts.
 pub fn names_experts(path: &Path) -> bool {
     let config = JsonObject::read(path);
     config.is_ok_and(|config| {

@@ -1,12 +1,15 @@
-//! RoAd: pairs of outputs are rotated and scaled, bias included.
+//! RoAd: rotates and scales pairs of outputs, bias included.
 //!
 //! | tensor | shape |
 //! |---|---|
-//! | `road_theta`, `road_alpha` | `road_1`: `[out_features / 2]`, `road_2`: `[out_features]`, `road_4`: `[2 out_features]` |
+//! | `road_theta`, `road_alpha` of `road_1` | `[out_features / 2]` |
+//! | `road_theta`, `road_alpha` of `road_2` | `[out_features]` |
+//! | `road_theta`, `road_alpha` of `road_4` | `[2 out_features]` |
 //!
-//! In each group of `group_size` outputs an output of the first half pairs with the one at the same place of
-//! the second: `y₁' = c₁ y₁ − t₁ y₂`, `y₂' = c₂ y₂ + t₂ y₁`, `c = α cos θ`, `t = α sin θ`. `road_1` has one
-//! angle a pair, `road_2` one an output, `road_4` one for each `c` and each `t`.
+//! In each group of `group_size` outputs, an output of the first half is paired with the one at the
+//! same position of the second: `y₁' = c₁ y₁ − t₁ y₂`, `y₂' = c₂ y₂ + t₂ y₁`, `c = α cos θ`,
+//! `t = α sin θ`. `road_1` has one angle for each pair, `road_2` one for each output, `road_4` one
+//! for each `c` and each `t`.
 //!
 //! Sources: Liao and Monz, arXiv:2409.00119; PEFT, `tuners/road/`.
 
@@ -22,7 +25,7 @@ use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
 use crate::graph::{Attr, Value};
 use crate::json::{ConfigError, JsonObject};
 
-/// How many angles there are.
+/// The number of angles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Variant {
     OneAPair,
@@ -33,7 +36,7 @@ enum Variant {
 /// The rotations of one layer.
 #[derive(Debug)]
 struct Road {
-    /// Angles, scales
+    /// Keys of angles and scales.
     keys: [String; 2],
     theta: Array1<f32>,
     alpha: Array1<f32>,
@@ -60,7 +63,7 @@ impl Variant {
         }
     }
 
-    /// Where output `index` has the angle of its `c` and of its `t`.
+    /// The indices of the angles of `c` and of `t` for output `index`.
     fn places(self, index: usize, group: usize) -> [usize; 2] {
         let (which, within) = (index / group, index % group);
         match self {
@@ -136,7 +139,7 @@ impl ModuleAdapter for Road {
         })
     }
 
-    /// Angles become factors at every step, and halves of groups are swapped.
+    /// Angles are turned into factors in every step, and the halves of groups are swapped.
     fn native(&self) -> Native<'_> {
         let parts = vec![
             Part::stored(&self.keys[0], &self.theta, Role::Term),
@@ -162,7 +165,7 @@ impl ModuleAdapter for Road {
                 site.graph
                     .op("Concat", &name, &x, &[("axis", Attr::Int(axis))])
             };
-            // Which of the two numbers of an output, or of a pair, goes into `c` and into `t`.
+            // Spreads the angles or scales for `c` (`which` 0) or for `t` (1) over the outputs.
             let spread = |site: &mut NativeSite, name: &str, x: &Value, which: i64| {
                 let spread = match self.variant {
                     Variant::OneAPair => {
@@ -180,7 +183,7 @@ impl ModuleAdapter for Road {
             let factor = |site: &mut NativeSite, name: &str, function: &str, which: i64| {
                 let angle = spread(site, &format!("{name}/theta"), &theta, which);
                 let scale = spread(site, &format!("{name}/alpha"), &alpha, which);
-                // There's none in bfloat16.
+                // ONNX Runtime has no sine or cosine in bfloat16.
                 let angle = site.to_f32(&format!("{name}/theta/float32"), &angle);
                 let turned = site.op(function, &format!("{name}/{function}/float32"), &[&angle]);
                 let narrow = site.name(&format!("{name}/{function}"));

@@ -1,23 +1,24 @@
-//! Shadow: a small decoder beside the base, whose state every block of the base is drawn towards.
+//! Shadow: a small second decoder, whose state every block of the base is pulled towards.
 //!
 //! | tensor, below the block's path | shape |
 //! |---|---|
 //! | `shadow_down.default.weight`, `shadow_up.default.weight` | `[r, d]`, `[d, r]` |
 //! | `shadow_update_transform.default.{0,2}.{weight,bias}` | `[u, d]`, `[u]`, `[d, u]`, `[d]` |
-//! | `shadow_update_gate.default.{0,2}.{weight,bias}` | the same |
+//! | `shadow_update_gate.default.{0,2}.{weight,bias}` | as above |
 //!
 //! | tensor of the model | shape |
 //! |---|---|
-//! | `base_model.shadow_backbone.default.*` | those of a decoder of the base's architecture, without head |
-//! | `base_model.shadow_projection.default.weight` | `[d, shadow_hidden_size]`, where that isn't `d` |
+//! | `base_model.shadow_backbone.default.*` | as in a decoder of the base's architecture, without head |
+//! | `base_model.shadow_projection.default.weight` | `[d, shadow_hidden_size]`, if that isn't `d` |
 //!
-//! The backbone has `shadow_num_hidden_layers` (1) and the base's other sizes, but for `shadow_hidden_size`,
-//! `shadow_intermediate_size` and `shadow_num_attention_heads`; the width of a head stays. Where its width is the
-//! base's it takes the base's embeddings (`share_embeddings`), else it has its own. It keeps a cache of its own.
-//! Its last hidden states, projected, are the state `s`. Each targeted block, one behind the other, computes
+//! The backbone has `shadow_num_hidden_layers` (1) layers and the base's other sizes, except for
+//! `shadow_hidden_size`, `shadow_intermediate_size` and `shadow_num_attention_heads`; a head's
+//! width doesn't change. If its width is the base's it uses the base's embedding
+//! (`share_embeddings`), else its own. It has its own cache. Its last hidden states, projected, are
+//! the state `s`. Each targeted block in turn computes
 //! `h ← block(h + shadow_alpha * up(down(h - s)))` and `s ← (1 - g) ∘ s + g ∘ transform(h)` with
-//! `g = sigmoid(gate(h))`; `transform` and `gate` are two linear layers with a GELU between them. The state behind the
-//! last targeted block goes nowhere, so the networks that make it take no part here; PEFT runs them.
+//! `g = sigmoid(gate(h))`; `transform` and `gate` are two linear layers with a GELU in between. The
+//! state after the last targeted block isn't used, so its networks aren't exported; PEFT runs them.
 //!
 //! Sources: PEFT, `tuners/shadow/`.
 
@@ -35,31 +36,31 @@ use crate::graph::{BeforeLayers, Carried, Dim, GraphBuilder, Scope, Value};
 use crate::json::{ConfigError, JsonObject};
 use crate::model::BaseModel;
 
-/// Where the backbone's parameters stand in the graph's, in front of their paths.
+/// The prefix of the backbone's parameters in the graph.
 const BACKBONE: &str = "shadow_backbone/";
-/// The modules of the backbone.
+/// The prefix of the backbone's keys.
 const BACKBONE_KEY: &str = "base_model.shadow_backbone.default.";
-/// Deeper backbones aren't made.
+/// The largest number of the backbone's layers.
 const DEEPEST: usize = 1 << 12;
 
-/// The second network, and what ties it to the base's blocks.
+/// The second decoder, and what connects it to the base's blocks.
 #[derive(Debug)]
 struct Shadow {
-    /// The backbone's architecture; its head and, if shared, its embedding aren't used.
+    /// The backbone's architecture. Its head isn't used, nor its embedding if that's shared.
     spec: DecoderSpec,
-    /// Whether it takes the base's embeddings.
+    /// Whether it uses the base's embedding.
     shares_embeddings: bool,
-    /// The backbone's parameters by their names in its architecture.
+    /// The backbone's parameters, by their names in its architecture.
     backbone: Vec<(String, Held)>,
     projection: Option<Held>,
-    /// The first targeted block.
+    /// The index of the first targeted block.
     first: usize,
     blocks: Vec<Block>,
     /// Parameter count of all tensors, unused ones included.
     parameters: usize,
 }
 
-/// A tensor of the checkpoint.
+/// A tensor of the checkpoint, and its key.
 #[derive(Debug)]
 struct Held {
     key: String,
@@ -67,17 +68,17 @@ struct Held {
     role: Role,
 }
 
-/// What belongs to one block.
+/// The tensors of one block.
 #[derive(Debug)]
 struct Block {
     down: Held,
-    /// Times `shadow_alpha`.
+    /// Multiplied by `shadow_alpha`.
     up: Held,
-    /// Absent behind the last block.
+    /// `transform` and `gate`; absent after the last block.
     update: Option<[Network; 2]>,
 }
 
-/// Two linear layers: weight and bias of each.
+/// Two linear layers: the weight and bias of each.
 type Network = [Held; 4];
 
 /// Reads the adapter.
@@ -100,12 +101,12 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let blocks = targeted(config, base, tensors)?;
     let shadow = Shadow::read(config, base, tensors, blocks)?;
     effects.shared_params = shadow.parameters;
-    effects.unmergeable = Some("draws every block towards the state of a second network");
+    effects.unmergeable = Some("pulls every block towards the state of a second network");
     effects.side_network = Some(Box::new(shadow));
     Ok(effects)
 }
 
-/// The first and the number of the blocks that are targeted, which follow each other.
+/// The range of the targeted blocks, which must be consecutive.
 fn targeted(
     config: &JsonObject,
     base: &BaseModel,
@@ -146,7 +147,7 @@ fn targeted(
     match paths[range.clone()].iter().all(is_selected) {
         true => Ok(range),
         false => {
-            let reason = "the blocks that it selects have gaps between them, and the state can't pass over a block";
+            let reason = "the blocks that it selects have gaps between them, and the state can't skip a block";
             Err(config.refused("target_modules", reason).into())
         }
     }
@@ -169,7 +170,7 @@ impl Shadow {
             .map_or(inner, |project| project.out_features);
         if made != inner {
             let reason = format!(
-                "the backbone's states are {made} wide behind its `project_out`, and have to be {inner} wide"
+                "the backbone's states are {made} wide after its `project_out`, and have to be {inner} wide"
             );
             return Err(config.refused("shadow_model", &reason).into());
         }
@@ -240,7 +241,7 @@ impl Shadow {
         })
     }
 
-    /// The state that the first targeted block gets, from the backbone's last hidden states.
+    /// The state for the first targeted block, from the backbone's last hidden states.
     fn projected(&self, graph: &mut GraphBuilder, hidden: Value) -> Value {
         let Some(projection) = &self.projection else {
             return hidden;
@@ -282,7 +283,8 @@ impl SideNetwork for Shadow {
         parameters.collect()
     }
 
-    /// The backbone, over the base's embeddings or its own, and the projection of its last hidden states.
+    /// Adds the backbone, with the base's embedding or its own, and the projection of its last
+    /// hidden states.
     fn before_layers(&self, decoder: &mut BeforeLayers) -> Carried {
         let scope = Scope {
             nodes: "/shadow_backbone".to_owned(),
@@ -296,7 +298,8 @@ impl SideNetwork for Shadow {
         }
     }
 
-    /// Draws `h`, what block `index` gets, `[batch, sequence, d]`, towards the state, if the block is targeted.
+    /// Changes `h`, the input of block `index`, `[batch, sequence, d]`, by its difference to the
+    /// state, if the block is targeted.
     fn enter_layer(
         &self,
         graph: &mut GraphBuilder,
@@ -355,7 +358,7 @@ fn mirrored(config: &JsonObject, base: &BaseModel) -> Result<DecoderSpec, Adapte
     set(&["num_hidden_layers", "n_layer"], layers);
     let attention = &base.spec.layers[0].attention;
     if base.spec.model_type == "llama" {
-        // Transformers has worked them out before PEFT changes the others.
+        // Transformers has set them before PEFT changes the other sizes.
         set(&["head_dim"], attention.head_dim);
         set(&["num_key_value_heads"], attention.num_key_value_heads);
     }
@@ -388,7 +391,8 @@ fn mirrored(config: &JsonObject, base: &BaseModel) -> Result<DecoderSpec, Adapte
     Ok(spec)
 }
 
-/// Refuses a backbone with parts whose fresh values, names or places differ from the ones here.
+/// Refuses a backbone with parts whose initial values, names or keys differ from the ones
+/// implemented here.
 fn check_mirrored(config: &JsonObject, spec: &DecoderSpec) -> Result<(), ConfigError> {
     let modules = spec.modules();
     let has = |test: &dyn Fn(&Module) -> bool| modules.iter().any(test);
@@ -404,12 +408,12 @@ fn check_mirrored(config: &JsonObject, spec: &DecoderSpec) -> Result<(), ConfigE
     Err(config.refused("peft_type", &reason))
 }
 
-/// A size that no model exceeds, if it's there.
+/// A size up to the largest rank, if the option is present.
 fn rank_or_none(config: &JsonObject, key: &str) -> Result<Option<usize>, ConfigError> {
     config.optional_size_up_to(key, 1 << 20)
 }
 
-/// The backbone's parameters; fresh ones as Transformers starts a model.
+/// The backbone's parameters; fresh ones are initialised as in Transformers.
 fn backbone(
     holding: &mut Holding,
     base: &BaseModel,
@@ -423,7 +427,7 @@ fn backbone(
     let deviation = deviation
         .filter(|deviation| deviation.is_finite())
         .unwrap_or(0.02);
-    // `model.layers.0` is `layers.0` below the backbone, which has no head.
+    // `model.layers.0` is `layers.0` in the backbone, which has no head.
     let first = spec.layers[0].path.as_str();
     let parts: Vec<&str> = first.rsplitn(3, '.').collect();
     let prefix = format!("{}.", parts[2]);
@@ -431,7 +435,8 @@ fn backbone(
     for module in spec.modules() {
         let own = module.path.strip_prefix(&prefix);
         let Some(own) = own else { continue };
-        // PEFT takes out a table called `embed_tokens`. One of another name stays, and is never read.
+        // PEFT removes an embedding with the name `embed_tokens`. One with another name remains,
+        // unused.
         let is_shared = shares_embeddings && module.path == spec.embed_tokens.path;
         if is_shared && own == "embed_tokens" {
             continue;
@@ -444,7 +449,7 @@ fn backbone(
                 }
                 (ModuleKind::Norm { .. }, _) => (Init::Constant(1.0), Role::Map),
                 (ModuleKind::Embedding { .. }, _) => (Init::Normal(deviation), Role::Table),
-                // What GPT-2 adds to its residual starts smaller the more layers there are.
+                // GPT-2's projections into the residual start smaller, the more layers there are.
                 _ if module.is_stored_in_out() && own.ends_with("c_proj") => {
                     let addends = (2 * spec.layers.len()) as f32;
                     (Init::Normal(deviation / addends.sqrt()), Role::Map)
@@ -464,7 +469,7 @@ fn backbone(
     Ok(all)
 }
 
-/// Takes tensors and counts their numbers.
+/// Reads tensors and counts their parameters.
 struct Holding<'a> {
     tensors: &'a mut AdapterTensors,
     parameters: usize,
@@ -508,7 +513,7 @@ impl Holding<'_> {
 }
 
 impl Held {
-    /// The same times a constant.
+    /// The tensor times a constant.
     fn times(mut self, factor: f32) -> Self {
         self.values *= factor;
         self

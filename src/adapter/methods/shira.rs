@@ -1,15 +1,15 @@
-//! SHiRA: `W' = W`, and a few of its elements changed.
+//! SHiRA: changes a few elements of the weight.
 //!
 //! With `z = r (out_features + in_features)`:
 //!
 //! | tensor | shape |
 //! |---|---|
 //! | `shira_weight` | `[z]` |
-//! | `shira_indices` | `[2, z]`, whole numbers: rows, then columns |
+//! | `shira_indices` | `[2, z]`, integers: rows, then columns |
 //!
-//! A fresh adapter's places are those of PEFT's `random` mask: the first `z` numbers of a permutation of
-//! the weight's elements, put in order. `random_seed` is used for every module; where it's null, PyTorch's
-//! generator starts from a constant of its own.
+//! A fresh adapter's indices are those of PEFT's `random` mask: the first `z` numbers of a
+//! permutation of the weight's elements, sorted. Every module uses `random_seed`; if that's null,
+//! PyTorch's default seed.
 //!
 //! Source: PEFT, `tuners/shira/`.
 
@@ -41,8 +41,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let r = rank(config, "r", 32)?;
     let fresh = loading.tensors.is_fresh();
     if fresh && config.optional_text("mask_type")?.unwrap_or("random") != "random" {
-        let reason =
-            "a fresh adapter can only be made with `random`; trained ones bring their places";
+        let reason = "a fresh adapter can only be made with `random`; a trained one has its indices in the file";
         return Err(config.refused("mask_type", reason).into());
     }
     let init = match config.flag("init_weights", true)? {
@@ -99,7 +98,7 @@ fn saved_places(
         .collect())
 }
 
-/// Adds `values` to the elements at `places`, flat indices into `weight`.
+/// Adds `values` to the elements of `weight` at the flat indices `places`.
 pub fn scatter_add(weight: &mut Array2<f32>, places: &[usize], values: &Array1<f32>) {
     let columns = weight.ncols();
     for (place, value) in places.iter().zip(values) {

@@ -1,17 +1,18 @@
-//! Super-Tuning: the largest (or smallest) elements of the weight are changed, and with `r` a low-rank
-//! pair is added: `W' = W + scatter(values) + lora_alpha / r * B A`.
+//! Super-Tuning: changes the largest (or smallest) elements of the weight, and with `r` adds a
+//! low-rank pair: `W' = W + scatter(values) + lora_alpha / r * B A`.
 //!
 //! With `z = floor(out_features * in_features * (1 - sparsity))`:
 //!
 //! | tensor | shape |
 //! |---|---|
 //! | `supertuning_values` | `[z]` |
-//! | `supertuning_indices` | `[z]`, whole numbers: flat places in the weight |
+//! | `supertuning_indices` | `[z]`, integers: flat indices into the weight |
 //! | `supertuning_lora_A.weight` (`r`) | `[r, in_features]` |
 //! | `supertuning_lora_B.weight` (`r`) | `[out_features, r]` |
 //!
-//! Without `save_precomputed_indices` the places are found again, in the order of the elements' sizes.
-//! That has one answer only if no two of them are of the same size; else it's an error.
+//! Without `save_precomputed_indices` the indices are computed again: the elements' order by
+//! absolute value. If two elements have the same absolute value, the order isn't unique, which is
+//! an error.
 //!
 //! Sources: arXiv:2607.09287; PEFT, `tuners/supertuning/`.
 
@@ -94,8 +95,8 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
             let (places, unique) = by_size(&weight, count, select);
             if !unique && !tensors.is_fresh() {
                 let reason = format!(
-                    "elements of `{}.weight` are of the same size, so which values belong to them can't \
-                     be told; save the adapter with `save_precomputed_indices`",
+                    "elements of `{}.weight` have the same absolute value, so which trained values belong to them can't \
+                    be known; save the adapter with `save_precomputed_indices`",
                     layer.path()
                 );
                 return Err(config.refused("save_precomputed_indices", &reason).into());
@@ -142,8 +143,8 @@ fn pair(
     })
 }
 
-/// The places of the `count` first elements of `weight` in order of size, and whether no other order
-/// or choice would do.
+/// The indices of the first `count` elements of `weight` ordered by absolute value, and whether
+/// this result is unique.
 fn by_size(weight: &Array2<f32>, count: usize, select: Select) -> (Vec<usize>, bool) {
     let sizes: Vec<f32> = weight.iter().map(|value| value.abs()).collect();
     let order = |a: &usize, b: &usize| -> Ordering {

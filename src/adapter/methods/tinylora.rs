@@ -1,4 +1,4 @@
-//! TinyLoRA: `W' = W + B (sum of v[k] P[k]) A`, of which only the few numbers `v` are trained.
+//! TinyLoRA: `W' = W + B (sum of v[k] P[k]) A`, where only the few numbers `v` are trained.
 //!
 //! With `r` at most the weight's smaller side:
 //!
@@ -9,10 +9,10 @@
 //! | `tinylora_P` | `[u, r, r]` |
 //! | shared `base_model.tinylora_v.<group>` | `[u]` |
 //!
-//! `A = sqrt(S) Vᵀ` and `B = U sqrt(S)` are the weight's largest singular components. Modules, in the
-//! model's order, share `v` in groups: there are `round(modules * (1 - weight_tying))`. Without
-//! `save_projection`, `P` is drawn again, normal with variance `1 / r`, from `projection_seed` plus the
-//! module's number. Sums are taken in float32.
+//! `A = sqrt(S) Vᵀ` and `B = U sqrt(S)` are the weight's largest singular components. Consecutive
+//! modules share `v`: there are `round(modules * (1 - weight_tying))` groups. Without
+//! `save_projection`, `P` is drawn again, normal with variance `1 / r`, from `projection_seed` plus
+//! the module's index. Sums are taken in float32.
 //!
 //! Sources: arXiv:2602.04118; PEFT, `tuners/tinylora/`.
 
@@ -34,16 +34,16 @@ struct TinyLora {
     factors: Factors,
     /// `sum of v[k] P[k]`, `[r, r]`
     inner: Array2<f32>,
-    /// Rows and columns of the weight.
+    /// The weight's rows and columns.
     shape: [usize; 2],
     embedding: bool,
 }
 
 #[derive(Debug)]
 enum Factors {
-    /// `[r, columns]`, `[rows, r]`
+    /// `A` `[r, columns]` and `B` `[rows, r]` of the file.
     Saved(Array2<f32>, Array2<f32>),
-    /// A fresh adapter's are the base's own components.
+    /// A fresh adapter's: the base's own components.
     OfWeight(Leading),
 }
 
@@ -59,7 +59,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         return Err(config.wrong("weight_tying", "a number from 0 to 1").into());
     }
     let init = init(&loading)?;
-    // PEFT adds an embedding's change behind what the module multiplies its rows by.
+    // PEFT adds an embedding's change after the module has scaled its rows.
     let row_scale = loading.base.spec.row_scale().unwrap_or(1.0);
 
     let mut tuner = Tuner::open(loading, QUERY_VALUE, Some("tinylora_only"))?;
@@ -113,7 +113,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     })
 }
 
-/// How a fresh `v` starts.
+/// How a fresh `v` is initialised.
 fn init(loading: &Loading) -> Result<Init, AdapterError> {
     const KEY: &str = "init_weights";
     let config = loading.config;
@@ -157,7 +157,7 @@ fn combined(v: &Array1<f32>, projections: &Array3<f32>) -> Array2<f32> {
     sum
 }
 
-/// Which modules share a vector.
+/// The modules that share a vector.
 #[derive(Debug, Clone, Copy)]
 struct Groups {
     count: usize,
@@ -180,7 +180,7 @@ impl Groups {
 }
 
 impl TinyLora {
-    /// `[r, columns]`
+    /// `A`, `[r, columns]`
     fn a(&self, base: &BaseModule) -> Result<Array2<f32>, AdapterError> {
         match &self.factors {
             Factors::Saved(a, _) => Ok(a.clone()),
@@ -208,7 +208,8 @@ impl ModuleAdapter for TinyLora {
         let r = self.inner.nrows();
         let [rows, columns] = self.shape;
         if self.embedding {
-            // A token's row of B meets A: the embedding's form has them the other way round.
+            // A token selects a row of B, which is multiplied by A: in the embedding's form they
+            // are swapped.
             let a = Part::derived("A", &[r, rows], Role::Table, |base| {
                 Ok(elements(&self.b(base)?.reversed_axes()))
             });
@@ -229,7 +230,7 @@ impl ModuleAdapter for TinyLora {
         Form::Linear(LinearForm::low_rank(a, b))
     }
 
-    /// The vectors are shared, and counted once for all.
+    /// Shared vectors are counted once, by [`load`].
     fn trainable_params(&self) -> usize {
         0
     }
@@ -251,7 +252,7 @@ mod tests {
         };
         assert_eq!(all(4, 0.0), [0, 1, 2, 3]);
         assert_eq!(all(4, 1.0), [0, 0, 0, 0]);
-        // 2.5 groups are 2, of 2 modules; the last takes the rest.
+        // 2.5 groups are rounded to 2, of 2 modules each; the last group takes the rest.
         assert_eq!(all(5, 0.5), [0, 0, 1, 1, 1]);
     }
 

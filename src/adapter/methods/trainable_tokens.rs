@@ -1,11 +1,11 @@
-//! Trainable tokens: single rows of the embedding are trained.
+//! Trainable tokens: trains single rows of the embedding.
 //!
 //! | tensor | shape |
 //! |---|---|
 //! | `<embedding>.trainable_tokens_delta` | `[tokens, embedding_dim]` |
 //!
-//! Row `j` stands in for row `token_indices[j]`; despite its name nothing is added. A tied head is replaced
-//! alike, and its copy is saved too.
+//! Row `j` replaces row `token_indices[j]`; despite the tensor's name nothing is added. A tied head
+//! uses the same rows, and its copy is saved, too.
 //!
 //! Source: PEFT, `tuners/trainable_tokens/`.
 

@@ -1,4 +1,4 @@
-//! Uni-LoRA: low-rank pairs for all modules, every element of which is one of the few numbers of a vector.
+//! Uni-LoRA: low-rank pairs whose elements are all taken from one short trained vector.
 //!
 //! | tensor | shape |
 //! |---|---|
@@ -6,10 +6,11 @@
 //! | `unilora_indices_A`, `unilora_scales_A` (`save_indices`) | `[r, in_features]` |
 //! | `unilora_indices_B`, `unilora_scales_B` (`save_indices`) | `[out_features, r]` |
 //!
-//! `W' = W + B A`, with `A[j] = theta[index] / sqrt(count)`, `count` how often that index occurs in the
-//! whole model, and `B` alike. Unless they're saved, the indices are made again: every number of the
-//! vector equally often, a few chosen ones once more, all shuffled from `proj_seed` (by NumPy), and dealt
-//! to the modules in the model's order, `A` before `B`. The scale is rounded to the base weight's dtype.
+//! `W' = W + B A`, with `A[j] = theta[index] / sqrt(count)`, where `count` is how often that index
+//! occurs in the whole model; `B` likewise. Unless they're saved, the indices are drawn again:
+//! every index equally often, a few randomly chosen ones once more, all shuffled from `proj_seed`
+//! (by NumPy), and distributed to the modules in the model's order, `A` before `B`. The scale is
+//! rounded to the base weight's dtype.
 //!
 //! Sources: arXiv:2506.00799; PEFT, `tuners/unilora/`.
 
@@ -42,17 +43,17 @@ struct UniLora {
 /// The elements of one matrix, row by row.
 #[derive(Debug)]
 struct Elements {
-    /// Which number of the vector.
+    /// Indices into the vector.
     indices: Vec<usize>,
-    /// What it's multiplied by.
+    /// The factor of each element.
     scales: Scales,
 }
 
 #[derive(Debug)]
 enum Scales {
-    /// For each element.
+    /// One for each element.
     Saved(Vec<f32>),
-    /// For each number of the vector.
+    /// One for each index, rounded to the dtype.
     ByIndex(Arc<Vec<f32>>, Dtype),
 }
 
@@ -75,7 +76,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let key = "base_model.unilora_theta_d";
     let theta = Arc::new(tuner.tensors.vector(key, length, init)?);
     tuner.count_shared(length);
-    // PEFT reads them where they are, and makes them where they aren't.
+    // As in PEFT: saved indices are used, missing ones are drawn.
     let is_saved = |layer: &Layer| tuner.tensors.has(&layer.key("unilora_indices_A"));
     let mut dealt = if layers.iter().any(is_saved) {
         Dealt::none()
@@ -112,21 +113,21 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     })
 }
 
-/// NumPy takes no negative seeds.
+/// NumPy's seeds aren't negative.
 fn proj_seed(config: &JsonObject) -> Result<u64, AdapterError> {
     match config.get("proj_seed") {
         None => Ok(42),
         Some(value) => Ok(value
             .as_u64()
-            .ok_or_else(|| config.wrong("proj_seed", "a whole number, not negative"))?),
+            .ok_or_else(|| config.wrong("proj_seed", "an integer that isn't negative"))?),
     }
 }
 
-/// The indices of the whole model, as they're dealt out.
+/// The indices of the whole model, in the order in which they're distributed.
 #[derive(Debug)]
 struct Dealt {
     indices: std::vec::IntoIter<u32>,
-    /// `1 / sqrt(count)` of each number of the vector, 0 where it doesn't occur.
+    /// `1 / sqrt(count)` for each index, 0 if it doesn't occur.
     scales: Arc<Vec<f32>>,
 }
 
@@ -201,7 +202,7 @@ impl ModuleAdapter for UniLora {
         Form::Linear(LinearForm::low_rank(a, b))
     }
 
-    /// The vector is shared, and counted once for all.
+    /// The vector is shared, and counted once, by [`load`].
     fn trainable_params(&self) -> usize {
         0
     }

@@ -1,4 +1,4 @@
-//! VB-LoRA: `W' = W + B A`, both made of vectors from a bank that all layers share.
+//! VB-LoRA: `W' = W + B A`, both composed of vectors from a bank that all layers share.
 //!
 //! | tensor | shape |
 //! |---|---|
@@ -7,9 +7,9 @@
 //! | `vblora_logits_B` | `[out_features / v, r, num_vectors]` |
 //! | `…_topk_indices`, `…_topk_weights` (`save_only_topk_weights`) | last axis `topk`, `topk − 1` |
 //!
-//! Each piece of `v` numbers is the sum of the `topk` vectors with the largest logits, weighted by the
-//! softmax of those. In place of logits a file may hold indices and weights, all but the last one of `topk`,
-//! which sum to 1. Sums are taken in float32.
+//! Each sub-vector of `v` numbers is the sum of the `topk` vectors with the largest logits,
+//! weighted by the softmax of those. In place of logits a file may hold the indices and all weights
+//! but the last, as the weights' sum is 1. Sums are taken in float32.
 //!
 //! Sources: Li et al., arXiv:2405.15179; PEFT, `tuners/vblora/`.
 
@@ -26,12 +26,12 @@ use crate::json::JsonObject;
 
 const BANK: &str = "base_model.vblora_vector_bank";
 
-/// Which vectors make each piece of a matrix, and with which weights.
+/// The vectors of which each sub-vector of a matrix consists, and their weights.
 #[derive(Debug)]
 struct Mixture {
-    /// Pieces along both axes.
+    /// The number of sub-vectors along both axes.
     shape: [usize; 2],
-    /// `topk` for each piece.
+    /// `topk` pairs of a vector's index and its weight for each sub-vector.
     picks: Vec<(usize, f32)>,
     topk: usize,
 }
@@ -84,7 +84,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
                     && let Some([one, other]) = tie(&values, topk)
                 {
                     return Err(tensors.layout(format!(
-                        "tensor `{key}`: vectors {one} and {other} have the same logit, and `topk` takes one of them; \
+                        "tensor `{key}`: vectors {one} and {other} have the same logit, and `topk` includes only one of them; \
                          PEFT's choice depends on where it runs"
                     )));
                 }
@@ -107,17 +107,18 @@ fn bound(config: &JsonObject, bound: f32) -> Result<Init, AdapterError> {
     Err(config.wrong(key, "a positive number").into())
 }
 
-/// In the names of tensors of logits.
+/// In the names of tensors with logits.
 pub const LOGITS: &str = "vblora_logits_";
 
-/// The vectors by their logits.
+/// The indices of the vectors by descending logit.
 fn largest_first(lane: ArrayView1<f32>) -> Vec<usize> {
     let mut order: Vec<usize> = (0..lane.len()).collect();
     order.sort_by(|&x, &y| lane[y].total_cmp(&lane[x]));
     order
 }
 
-/// Two vectors of a piece with the same logit, if only one of them is among the `topk` largest. In 16 bits that's usual.
+/// Two vectors of a sub-vector with the same logit, if only one of them is among the `topk`
+/// largest. That's frequent in 16 bits.
 fn tie(logits: &Array3<f32>, topk: usize) -> Option<[usize; 2]> {
     logits.lanes(Axis(2)).into_iter().find_map(|lane| {
         let order = largest_first(lane);
@@ -128,7 +129,7 @@ fn tie(logits: &Array3<f32>, topk: usize) -> Option<[usize; 2]> {
 }
 
 impl Mixture {
-    /// The `topk` largest logits of each piece.
+    /// The vectors with the `topk` largest logits, for each sub-vector.
     fn largest(logits: &Array3<f32>, topk: usize) -> Self {
         let (rows, columns, _) = logits.dim();
         let mut picks = Vec::with_capacity(rows * columns * topk);
@@ -150,7 +151,7 @@ impl Mixture {
         }
     }
 
-    /// What a file with only the chosen ones holds.
+    /// Reads a file that holds only the chosen vectors' indices and weights.
     fn chosen(
         tensors: &mut AdapterTensors,
         key: &str,
@@ -176,7 +177,7 @@ impl Mixture {
         })
     }
 
-    /// The vectors, `[rows, columns, v]`.
+    /// The sub-vectors, `[rows, columns, v]`.
     fn vectors(&self, bank: &Array2<f32>) -> Array3<f32> {
         let [rows, columns] = self.shape;
         let mut vectors = Array3::zeros((rows, columns, bank.ncols()));
@@ -200,7 +201,7 @@ impl ModuleAdapter for VbLora {
                 Ok(elements(&self.a.vectors(&self.bank)))
             }),
             Part::derived("B", &[rows, r], Role::Term, |_| {
-                // [rows / v, r, v] to [rows / v, v, r]
+                // [rows / v, r, v] to [rows / v, v, r].
                 let vectors = self.b.vectors(&self.bank);
                 Ok(vectors.permuted_axes([0, 2, 1]).iter().copied().collect())
             }),
@@ -236,7 +237,7 @@ mod tests {
         assert_eq!(tie(&logits, 1), Some([0, 1]));
         assert_eq!(tie(&logits, 3), None);
         assert_eq!(tie(&logits, 4), None);
-        // What isn't chosen, as PEFT writes it
+        // The value that PEFT writes for vectors that aren't chosen.
         let none = f32::NEG_INFINITY;
         assert_eq!(tie(&array![[[1.0, none, none, none]]], 2), None);
     }
@@ -258,7 +259,7 @@ mod tests {
             bias: None,
         };
         adapter.merge_into(&mut module).unwrap();
-        // A = [[1, 2], [3, 5]], B = [[3, 1], [5, 2]]
+        // A = [[1, 2], [3, 5]], B = [[3, 1], [5, 2]].
         assert_eq!(module.weight, array![[6.0, 11.0], [11.0, 20.0]]);
         assert_eq!(adapter.trainable_params(), 8);
     }

@@ -1,18 +1,20 @@
-//! VeRA and PVeRA: `W' = W + (lambda_b ∘ B) (lambda_d ∘ A)`, with random matrices that all modules share.
+//! VeRA and PVeRA: `W' = W + (lambda_b ∘ B) (lambda_d ∘ A)`, with random `A` and `B` that all
+//! modules share.
 //!
 //! | tensor | VeRA | PVeRA |
 //! |---|---|---|
 //! | `vera_lambda_b`, `pvera_lambda_b` | `[out_features]` | `[out_features]` |
 //! | `vera_lambda_d`, `pvera_lambda_d` | `[r]` | `[2 r]` |
-//! | shared `base_model.vera_A`, `base_model.pvera_A` | `[r, widest input]` | `[2 r, widest input]` |
-//! | shared `base_model.vera_B`, `base_model.pvera_B` | `[widest output, r]` | `[widest output, r]` |
+//! | shared `base_model.{vera,pvera}_A` | `[r, widest input]` | `[2 r, widest input]` |
+//! | shared `base_model.{vera,pvera}_B` | `[widest output, r]` | `[widest output, r]` |
 //!
-//! A module takes the first columns of `A` and the first rows of `B`. Of PVeRA's `lambda_d` and `A` the
-//! first half makes the mean, which is what inference uses; the second half is a variance for training.
-//! Without `save_projection` both matrices are drawn again from `projection_prng_key`. Sums are taken in
-//! float32.
+//! A module uses the first columns of `A` and the first rows of `B`. The first half of PVeRA's
+//! `lambda_d` and `A` gives the mean, which inference uses; the second half gives a variance for
+//! training. Without `save_projection` both matrices are drawn again from `projection_prng_key`.
+//! Sums are taken in float32.
 //!
-//! Sources: Kopiczko et al., arXiv:2310.11454 (VeRA); arXiv:2512.07703 (PVeRA); PEFT, `tuners/vera/`, `tuners/pvera/`.
+//! Sources: Kopiczko et al., arXiv:2310.11454 (VeRA); arXiv:2512.07703 (PVeRA); PEFT,
+//! `tuners/vera/`, `tuners/pvera/`.
 
 use std::sync::Arc;
 
@@ -28,7 +30,7 @@ use crate::random::TorchGenerator;
 /// The tensors of one layer.
 #[derive(Debug)]
 struct Vera {
-    /// Of `A`, `B`, `lambda_d` and `lambda_b`.
+    /// Keys of `A`, `B`, `lambda_d` and `lambda_b`.
     keys: [String; 4],
     /// `[at least r, at least in_features]`
     a: Arc<Array2<f32>>,
@@ -55,7 +57,7 @@ pub fn load_probabilistic(loading: Loading) -> Result<Effects, AdapterError> {
     load_as(loading, "pvera", 2)
 }
 
-/// `halves`: 2 where a variance is stacked on the mean.
+/// Loads either. `halves` is 2 if a variance is stacked below the mean.
 fn load_as(loading: Loading, name: &str, halves: usize) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let r = rank(config, "r", 256)?;
@@ -123,8 +125,8 @@ impl ModuleAdapter for Vera {
         Form::Linear(LinearForm::low_rank(a, b))
     }
 
-    /// Each module cuts its corners out of the shared matrices, and scales between and behind the products.
-    /// PVeRA makes its variance, too, and leaves it.
+    /// Each module slices the shared matrices, and scales after each product. PVeRA also computes
+    /// its variance, which isn't used.
     fn native(&self) -> Native<'_> {
         let parts = vec![
             Part::stored(&self.keys[0], &*self.a, Role::Term),

@@ -1,23 +1,25 @@
-//! X-LoRA: a mixture of LoRA adapters, whose shares a classifier finds anew for every token.
+//! X-LoRA: a mixture of LoRA adapters, weighted for every token by a classifier.
 //!
 //! | file | tensors |
 //! |---|---|
 //! | the mixture's | `base_model.internal_xlora_classifier.layers.{k}.weight`, `.bias` |
-//! | each of `adapters`, a folder as written, beside the mixture's or in it | LoRA's |
+//! | each of `adapters`: a folder at its path, next to the mixture's, or in it | LoRA's |
 //!
-//! Every forward has two passes. In the first, the scaling pass, experts are scaled by `scaling_pass_value` (0 by
-//! default: the base model). The classifier takes that pass' last hidden states, behind the final norm, token by
-//! token: `xlora_depth` linear layers with ReLU between them. Softmaxed (`enable_softmax`, divided by
-//! `softmax_temperature`) its outputs are the experts' shares `σ_e`, one set for all layers or one for each
-//! (`layerwise_scalings`); with `top_k_lora` all but the largest are 0, and `enable_softmax_topk` softmaxes those.
-//! In the second pass `y = W x + b + Σ_e σ_e * global_scaling_weight * scaling_e * B_e A_e x`.
+//! Every forward pass consists of two. In the first, the scaling pass, experts are scaled by
+//! `scaling_pass_value` (0 by default, which is the base model). The classifier takes the last
+//! hidden states of that pass, after the final norm, token by token. It has `xlora_depth` linear
+//! layers with ReLU in between. Its outputs after a softmax (`enable_softmax`, divided by
+//! `softmax_temperature`) are the experts' shares `σ_e`: one set for all layers, or one for each
+//! (`layerwise_scalings`). With `top_k_lora` all but the largest are 0, and `enable_softmax_topk`
+//! applies a softmax to those. The second pass computes
+//! `y = W x + b + Σ_e σ_e * global_scaling_weight * scaling_e * B_e A_e x`.
 //!
-//! PEFT takes no cache for it and runs the whole sequence twice for each token. Both passes are causal, so what
-//! they compute for a position never changes again: here both have a cache of their own, in one graph, which
-//! gives the same numbers.
+//! PEFT doesn't use a cache for it, and runs the whole sequence twice for each token. Both passes
+//! are causal, so their values for a position don't change later. Here both passes have their own
+//! cache, in one graph, with the same results.
 //!
-//! PEFT 0.21 leaves tensors out when it saves a mixture, since it takes `layers.0` for the expert `0`: such a file
-//! lacks its classifier, and is refused.
+//! PEFT 0.21 omits tensors when it saves a mixture, since it takes `layers.0` for the expert `0`.
+//! Such a file lacks its classifier, and is refused.
 //!
 //! Sources: Buehler and Buehler, arXiv:2402.07148; PEFT, `tuners/xlora/`.
 
@@ -35,30 +37,30 @@ use crate::arch::{DecoderSpec, Layer};
 use crate::graph::{Attr, BeforeLayers, Carried, GraphBuilder, Value};
 use crate::json::{ConfigError, JsonObject};
 
-/// Names the experts' folders.
+/// The option that names the experts' folders.
 const KEY: &str = "adapters";
-/// Deeper classifiers aren't made.
+/// The largest number of the classifier's layers.
 const DEEPEST: usize = 64;
-/// Nor wider ones.
+/// The largest width of the classifier.
 const WIDEST: usize = 1 << 16;
-/// The module that holds the classifier.
+/// The module path of the classifier's layers.
 const CLASSIFIER: &str = "base_model.internal_xlora_classifier.layers";
 
-/// How the classifier's outputs become shares.
+/// The mixture: the classifier, and how its outputs become shares.
 #[derive(Debug)]
 struct Mixture {
     layers: Vec<LinearLayer>,
     experts: usize,
-    /// Adapted layers, where each has shares of its own.
+    /// The number of adapted layers, if each has its own shares.
     layerwise: Option<usize>,
     softmax: bool,
     top_k: Option<usize>,
     softmax_top_k: bool,
-    /// The share of every expert in the scaling pass.
+    /// Every expert's share in the scaling pass.
     scaling_pass: f32,
 }
 
-/// A layer of the classifier.
+/// A linear layer of the classifier.
 #[derive(Debug)]
 struct LinearLayer {
     keys: [String; 2],
@@ -108,13 +110,14 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         };
         effects.modules.insert(path, Box::new(mixed));
     }
-    effects.unmergeable = Some("mixes its experts anew for every token");
+    effects.unmergeable = Some("mixes its experts differently for every token");
     effects.side_network = Some(Box::new(mixture));
     Ok(effects)
 }
 
-/// The folder of the expert that `adapters` calls `path`: as written, beside the mixture's folder, or called by its last part
-/// in there. Paths are those of the machine that trained it.
+/// The folder of the expert whose path in `adapters` is `path`: at that path, next to the mixture's
+/// folder, or a subfolder of the mixture's with the path's last segment. Paths are those of the
+/// machine that trained it.
 fn expert_folder(config: &JsonObject, path: &str) -> Result<PathBuf, ConfigError> {
     let written = Path::new(path);
     let own = config.path().parent().unwrap_or(Path::new("."));
@@ -130,7 +133,7 @@ fn expert_folder(config: &JsonObject, path: &str) -> Result<PathBuf, ConfigError
     ];
     let is_there = |place: &&PathBuf| !path.is_empty() && place.is_dir();
     let is_adapter = |place: &&PathBuf| is_there(place) && place.join(CONFIG).is_file();
-    // One without a configuration is refused with the file's name.
+    // A folder without a configuration is refused later, with the file's name.
     let found = places
         .iter()
         .find(is_adapter)
@@ -138,7 +141,7 @@ fn expert_folder(config: &JsonObject, path: &str) -> Result<PathBuf, ConfigError
     found.cloned().ok_or_else(|| {
         let folder = own.join(last);
         let reason = format!(
-            "the expert `{path}` is neither there, nor beside the adapter's folder, nor called `{}` in it: put it at `{}`",
+            "the expert `{path}` is neither at that path, nor next to the adapter's folder, nor in it as `{}`: put it at `{}`",
             last.display(),
             folder.display()
         );
@@ -146,11 +149,12 @@ fn expert_folder(config: &JsonObject, path: &str) -> Result<PathBuf, ConfigError
     })
 }
 
-/// The folders of the experts, in the order of the classifier's outputs. PEFT calls the `i`-th entry of `adapters`
-/// `i`, and takes the outputs in the order of the entries' own names, which have to be such numbers.
+/// The folders of the experts, in the order of the classifier's outputs. PEFT gives the `i`-th
+/// entry of `adapters` the name `i`, and orders the outputs by the entries' own keys, so the keys
+/// have to be these numbers.
 ///
 /// # Errors
-/// If they aren't, or one of the folders isn't there.
+/// If they aren't, or a folder is missing.
 pub fn folders(config: &JsonObject) -> Result<Vec<PathBuf>, ConfigError> {
     let expected = "an object with the experts' folders under the names `0`, `1` and so on";
     let Some(object) = config.optional_object(KEY)? else {
@@ -184,7 +188,7 @@ impl Mixture {
         adapted: usize,
         width: usize,
     ) -> Result<Self, AdapterError> {
-        // PEFT takes 4096 where it's absent, and fails where that isn't the base's.
+        // PEFT's default is 4096, and it fails if the base's size differs.
         let given = config.optional_size("hidden_size")?;
         if given.is_some_and(|given| given != width) {
             let expected = format!("{width}, the width of the base's last hidden states");
@@ -216,7 +220,7 @@ impl Mixture {
         let softmax = config.flag("enable_softmax", true)?;
         let mut layers = classifier(config, tensors, width, experts * layerwise.unwrap_or(1))?;
         if let Some(last) = layers.last_mut().filter(|_| softmax) {
-            // Here rather than in the graph, which is then the same for every temperature.
+            // Divided here, so that the graph is the same for every temperature.
             last.weight /= temperature;
             last.bias /= temperature;
         }
@@ -231,7 +235,7 @@ impl Mixture {
         })
     }
 
-    /// The shares in the scaling pass, the same for all tokens: `[1, 1, E]`, or `[1, 1, layers, E]`.
+    /// The shares in the scaling pass, equal for all tokens: `[1, 1, E]`, or `[1, 1, layers, E]`.
     fn first_shares(&self, graph: &mut GraphBuilder) -> Value {
         let mut shape = vec![1, 1, self.experts];
         if let Some(layers) = self.layerwise {
@@ -244,8 +248,8 @@ impl Mixture {
         )
     }
 
-    /// Adds the classifier over `hidden`, `[batch, sequence, hidden_size]`; returns the shares, `[batch, sequence, E]`
-    /// or `[batch, sequence, layers, E]`.
+    /// Adds the classifier of `hidden`, `[batch, sequence, hidden_size]`; returns the shares,
+    /// `[batch, sequence, E]` or `[batch, sequence, layers, E]`.
     fn shares(&self, graph: &mut GraphBuilder, hidden: &Value) -> Value {
         let mut x = hidden.clone();
         for (index, layer) in self.layers.iter().enumerate() {
@@ -262,7 +266,8 @@ impl Mixture {
             x = graph.matmul_transposed(&format!("{name}/MatMul"), &x, &weight);
             x = graph.add(&format!("{name}/Add"), &x, &bias);
         }
-        // Right behind an addition, a softmax becomes ONNX Runtime's `BiasSoftmax`, which on a GPU needs cuDNN.
+        // ONNX Runtime fuses a softmax right after an addition into `BiasSoftmax`, which needs
+        // cuDNN on a GPU.
         let experts = self.experts as i64;
         x = match self.layerwise {
             Some(layers) => {
@@ -279,7 +284,7 @@ impl Mixture {
             x = keep_largest(graph, "/xlora/kept", &x, count, 0.0);
         }
         if self.softmax_top_k {
-            // Shares of 0, which a softmax comes to as well, take no part.
+            // Shares of 0 are excluded. A first softmax may round to 0, too.
             let zero = graph.filled("/xlora/zero", &[], 0.0);
             let lowest = graph.filled("/xlora/lowest", &[], f32::NEG_INFINITY);
             let none = graph.is_zero("/xlora/none", &x);
@@ -311,7 +316,7 @@ impl SideNetwork for Mixture {
         true
     }
 
-    /// The scaling pass, where experts act if their shares aren't 0, and the classifier.
+    /// Adds the scaling pass, with experts unless their shares are 0, and the classifier.
     fn before_layers(&self, decoder: &mut BeforeLayers) -> Carried {
         let first = (self.scaling_pass != 0.0).then(|| self.first_shares(decoder.graph));
         let hidden = decoder.layers("/scaling_pass", first);
@@ -322,7 +327,8 @@ impl SideNetwork for Mixture {
     }
 }
 
-/// Takes the classifier's layers, from `width` to `outputs`. PEFT numbers activations and dropout among them.
+/// Reads the classifier's layers, from `width` to `outputs`. PEFT numbers activations and dropout
+/// as well.
 fn classifier(
     config: &JsonObject,
     tensors: &mut AdapterTensors,
@@ -344,8 +350,8 @@ fn classifier(
             let keys = ["weight", "bias"].map(|name| format!("{CLASSIFIER}.{}.{name}", index * step));
             if !tensors.is_fresh() && !tensors.has(&keys[0]) {
                 return Err(tensors.layout(format!(
-                    "tensor `{}` is missing: PEFT leaves parts of the classifier out when it saves an X-LoRA adapter; \
-                     write all of its state to the file",
+                    "tensor `{}` is missing: PEFT omits parts of the classifier when it saves an X-LoRA adapter; \
+                    save its whole state dict",
                     keys[0]
                 )));
             }
@@ -368,10 +374,10 @@ impl LinearLayer {
 /// The experts of one layer.
 #[derive(Debug)]
 struct Mixed {
-    /// With the number of each among all experts.
+    /// Each pair with the index of its expert.
     pairs: Vec<(usize, Pair)>,
     global: f32,
-    /// The layer's place among the adapted ones, where it has shares of its own.
+    /// The layer's index among the adapted ones, if each has its own shares.
     number: Option<usize>,
 }
 
@@ -392,7 +398,7 @@ impl ModuleAdapter for Mixed {
                 Ok(elements(&all))
             }),
         ];
-        // The expert that each row of `A` belongs to.
+        // The expert of each row of `A`.
         let owners = self.pairs.iter();
         let owners = owners.flat_map(|(index, pair)| vec![*index as i64; pair.a.nrows()]);
         let owners: Vec<i64> = owners.collect();
@@ -421,7 +427,7 @@ impl ModuleAdapter for Mixed {
         Native::Reduced
     }
 
-    /// They are counted with the classifier, by [`load`].
+    /// Experts are counted with the classifier, by [`load`].
     fn trainable_params(&self) -> usize {
         0
     }

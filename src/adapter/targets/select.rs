@@ -76,7 +76,7 @@ impl Targets {
             return Err(config.wrong(KEY, &format!("indices of {range}")));
         }
         tensors.note(format!(
-            "`{KEY}`has {absent:?} in addition to {range}; every tensor of the adapter is used"
+            "`{KEY}` has {absent:?} in addition to {range}; every tensor of the adapter is used"
         ));
         Ok(())
     }

@@ -152,7 +152,7 @@ impl<'a> Tuner<'a> {
         match self.reweighted().first() {
             None => Ok(()),
             Some(path) => Err(self.tensors.layout(format!(
-                "`{path}.base_layer.weight`isn't the base's weight, and PEFT would compute this method from both: use the \
+                "`{path}.base_layer.weight` isn't the base's weight, and PEFT would compute this method from both: use the \
                  base that the adapter was made for"
             ))),
         }

@@ -1,4 +1,4 @@
-//! Folding the form into a layer's weight and bias.
+//! Merging the form into a layer's weight and bias.
 
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2, Axis, s};
@@ -9,13 +9,13 @@ use crate::adapter::form::BaseModule;
 use crate::adapter::{AdapterError, ModuleWeights};
 
 impl LinearForm<'_> {
-    /// Folds the form into the layer.
+    /// Merges the form into the layer.
     ///
     /// # Errors
-    /// If values that depend on the layer can't be worked out.
+    /// If values that depend on the layer can't be computed.
     pub fn merge_into(&self, module: &mut ModuleWeights) -> Result<(), AdapterError> {
         let base = BaseModule::of(std::mem::take(module));
-        // What depends on the base is worked out while it's as it was.
+        // Values that depend on the base are computed before it's changed.
         let replaced = self.weight.as_ref().map(|part| part.matrix(&base));
         let replaced = replaced.transpose()?;
         let bias = self.bias.as_ref().map(|part| part.vector(&base));
@@ -45,7 +45,7 @@ impl LinearForm<'_> {
 
         let weights = base.into_weights().expect("they were given");
         let mut weight = replaced.unwrap_or(weights.weight);
-        // y = W M_n … M_1 x, so the last stage meets the weight first.
+        // y = W M_n … M_1 x, so the last stage is applied to the weight first.
         for (stage, values) in input.iter().rev() {
             match stage {
                 InputStage::Scale(_) => weight *= &Array1::from_iter(values.iter().copied()),
@@ -92,14 +92,14 @@ impl LinearForm<'_> {
     }
 }
 
-/// Row `k` times `scale[k]`.
+/// Multiplies row `k` by `scale[k]`.
 pub fn scale_rows(weight: &mut Array2<f32>, scale: &Array1<f32>) {
     for (mut row, &scale) in weight.axis_iter_mut(Axis(0)).zip(scale) {
         row *= scale;
     }
 }
 
-/// `W ← W + outer ⊗ inner`: block `(p, q)` gains `outer[p, q] · inner`.
+/// `W ← W + outer ⊗ inner`: adds `outer[p, q] · inner` to block `(p, q)`.
 fn add_kronecker(weight: &mut Array2<f32>, outer: &Array2<f32>, inner: &Array2<f32>) {
     let (rows, columns) = inner.dim();
     for ((p, q), &factor) in outer.indexed_iter() {

@@ -66,10 +66,10 @@ impl LinearForm<'_> {
         }
     }
 
-    /// Adds a low-rank pair, all that there is for experts, to `product`.
+    /// Adds a low-rank pair to `product`, an expert's. Experts have no other form.
     ///
     /// # Panics
-    /// If it's anything else.
+    /// If the form has no low-rank pair.
     pub fn expert_nodes(
         &self,
         graph: &mut GraphBuilder,
@@ -81,7 +81,7 @@ impl LinearForm<'_> {
             unreachable!("`{}` has a low-rank pair", site.path);
         };
         let at = |name: &str| format!("/{}/adapter/{name}", site.path);
-        // Projections that share `A` have its rank.
+        // Projections with the same `A` have the same rank.
         let key = naming.input(a);
         let rank = Dim::Symbol(format!("{key}.r"));
         let dims = [rank.clone(), a.shape[1].into()];
@@ -104,7 +104,8 @@ impl Delta<'_> {
         let at = |name: &str| format!("/{path}/adapter/{name}");
         match self {
             Self::LowRank { a, b } => {
-                // The rank is symbolic: an adapter of another rank is bound to the same graph.
+                // The rank is symbolic, so that an adapter of another rank can be bound to the same
+                // graph.
                 let rank = Dim::Symbol(format!("{path}.r"));
                 let dims = [rank.clone(), a.shape[1].into()];
                 let a = graph.input(&naming.input(a), &dims);
@@ -118,8 +119,9 @@ impl Delta<'_> {
                 let out = (outer.shape[0] * inner.shape[0]) as i64;
                 let (mut outer, inner) = (input(graph, naming, outer), input(graph, naming, inner));
                 if graph.on_gpu() {
-                    // On a GPU, a matrix in front of several is a product over lists of pointers, which are copied there at
-                    // every step; one that has as many axes isn't, where there's one token.
+                    // On a GPU, the product of one matrix with several copies lists of pointers to
+                    // the GPU in every step. With a single token, operands with the same number of
+                    // axes avoid that.
                     outer = graph.reshape(&at("outer/axes"), &outer, &[1, 1, -1, q]);
                 }
                 let split = graph.reshape(&at("split"), site.x, &[0, 0, q, v]);
@@ -155,7 +157,7 @@ impl Delta<'_> {
     }
 }
 
-/// The graph's input for `part`; all dimensions but a rank are fixed.
+/// The graph's input for `part`. All dimensions are fixed, except a rank.
 pub fn input(graph: &mut GraphBuilder, naming: &Naming, part: &Part) -> Value {
     let mut dims: Vec<Dim> = part.shape.iter().map(|&size| size.into()).collect();
     if let Some(axis) = part.rank_axis {

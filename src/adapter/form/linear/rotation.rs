@@ -1,10 +1,11 @@
-//! Products with a block-diagonal matrix, of inputs and of weights.
+//! Products of inputs and of weights with a block-diagonal matrix.
 
 use ndarray::{Array2, ArrayView2, Axis, s};
 
 use crate::graph::{GraphBuilder, Value};
 
-/// `[batch, sequence, n b]` times blocks `[n, b, b]`.
+/// Multiplies `[batch, sequence, n b]` by blocks `[n, b, b]`, with the input's elements in the
+/// given `order`.
 pub fn rotate_input(
     graph: &mut GraphBuilder,
     name: &str,
@@ -43,7 +44,8 @@ pub fn inverse(order: &[usize]) -> Vec<usize> {
     inverse
 }
 
-/// `W ← W Mᵀ`, `M` block-diagonal in the given order of columns, with `blocks` of `size`².
+/// `W ← W Mᵀ`, with `M` block-diagonal in the given order of columns, and `blocks`
+/// `[n, size, size]`.
 pub fn rotate_columns(
     weight: &mut Array2<f32>,
     size: usize,

@@ -10,7 +10,7 @@ fn merged(form: &LinearForm, weight: Array2<f32>, bias: Option<Array1<f32>>) -> 
     module
 }
 
-/// `y` as the stages say, element by element.
+/// Expected values: `y` by the stages, element by element.
 #[test]
 fn stages_merge_in_their_order() {
     let (a, b) = (array![[1.0, -1.0]], array![[2.0], [0.5]]);

@@ -1,12 +1,14 @@
-//! Which rows of a weight belong together: what PEFT works out whenever it loads an AdaMSS adapter, and doesn't save.
+//! The clusters of a weight's rows. PEFT computes them whenever it loads an AdaMSS adapter, and
+//! doesn't save them.
 //!
-//! 1. `U, S, V = torch.svd_lowrank([W | b], q, niter=2)` after `manual_seed(random_seed)`: a basis of the range of the
-//!    matrix times normal numbers, sharpened by two rounds of power iteration, and the decomposition within it. Signs
-//!    and turns of the basis drop out of all that follows.
-//! 2. `KMeans(K, init="random", n_init=1, max_iter=10, random_state=123456789)` of scikit-learn on the rows of `U`:
-//!    Lloyd's algorithm on centred rows, from rows that NumPy's generator picks.
+//! 1. `U, S, V = torch.svd_lowrank([W | b], q, niter=2)` after `manual_seed(random_seed)`: a basis
+//!    of the range of the matrix times normal numbers, improved by two power iterations, and the
+//!    decomposition within it. The result doesn't depend on the basis' signs and rotation.
+//! 2. `KMeans(K, init="random", n_init=1, max_iter=10, random_state=123456789)` of scikit-learn on
+//!    the rows of `U`: Lloyd's algorithm on centred rows, starting from rows chosen by NumPy's
+//!    generator.
 //!
-//! On a GPU, PyTorch draws other numbers in the first step, so an adapter may have other clusters there.
+//! On a GPU, PyTorch draws other numbers in the first step, so PEFT may find other clusters there.
 //!
 //! Sources: PEFT, `tuners/adamss/utils.py`; PyTorch 2.15, `_lowrank.py`; scikit-learn 1.9,
 //! `cluster/_kmeans.py`, `cluster/_k_means_lloyd.pyx`.
@@ -16,7 +18,7 @@ use ndarray::{Array1, Array2, Axis};
 use crate::decomposition::{DecompositionError, qr, svd};
 use crate::random::{RandomState, TorchGenerator};
 
-/// Part of a singular value decomposition.
+/// A truncated singular value decomposition.
 #[derive(Debug)]
 pub struct LowRank {
     /// `[rows, q]`
@@ -33,7 +35,7 @@ pub fn low_rank(matrix: &Array2<f32>, q: usize, seed: u64) -> Result<LowRank, De
     const ROUNDS: usize = 2;
     let (rows, columns) = matrix.dim();
     let wide = rows < columns;
-    // The tall one of matrix and transpose, which products don't copy.
+    // Work on the taller of the matrix and its transpose, so that products needn't copy it.
     let tall = if wide { matrix.t() } else { matrix.view() };
     let normal = TorchGenerator::new(seed).normal(tall.ncols() * q, 1.0);
     let normal = Array2::from_shape_vec((tall.ncols(), q), normal).expect("as many were drawn");
@@ -94,7 +96,7 @@ fn k_means(points: &Array2<f32>, count: usize) -> Vec<usize> {
     nearest(&points, &centers)
 }
 
-/// The center that's nearest to each point; of equally near ones, the first.
+/// The index of the center nearest to each point; the first, if several are equally near.
 fn nearest(points: &Array2<f32>, centers: &Array2<f32>) -> Vec<usize> {
     let norms: Array1<f32> = centers.rows().into_iter().map(|c| c.dot(&c)).collect();
     let products = points.dot(&centers.t());
@@ -110,8 +112,8 @@ fn nearest(points: &Array2<f32>, centers: &Array2<f32>) -> Vec<usize> {
     distances.rows().into_iter().map(least).collect()
 }
 
-/// The mean of the points of each center. One without points takes the point that's farthest from its own center, as
-/// scikit-learn has it.
+/// The mean of each center's points. A center without points gets the point that's farthest from
+/// its own center, as in scikit-learn.
 fn means(points: &Array2<f32>, labels: &[usize], centers: &Array2<f32>) -> Array2<f32> {
     let mut sums = Array2::<f32>::zeros(centers.raw_dim());
     let mut counts = vec![0_usize; centers.nrows()];
@@ -173,7 +175,7 @@ mod tests {
         let tall = left.dot(&right);
         for matrix in [tall.clone(), tall.reversed_axes()] {
             let found = low_rank(&matrix, 2, 0).unwrap();
-            // The projection on the rows' span leaves the matrix as it is.
+            // Projecting onto the span of `vt` doesn't change the matrix.
             let projected = matrix.dot(&found.vt.t()).dot(&found.vt);
             assert!((&projected - &matrix).iter().all(|d| d.abs() < 1e-4));
             let identity = found.u.t().dot(&found.u);

@@ -1,20 +1,23 @@
-//! AdaMSS: a low-rank pair for each cluster of a weight's rows, on a common projection of the input.
+//! AdaMSS: a low-rank pair for each cluster of a weight's rows, after a common projection of the
+//! input.
 //!
 //! | tensor | shape |
 //! |---|---|
 //! | `adamss_A.{k}` | `[ρ_k, q]` |
 //! | `adamss_B.{k}` | `[n_k, ρ_k]` |
-//! | `adamss_newB` | `[q, in_features]`, with a bias one column more |
+//! | `adamss_newB` | `[q, in_features]`, one more column if the layer has a bias |
 //!
-//! `q = min(r, out_features, columns of newB)`; there are `K = min(num_subspaces, out_features)` clusters, cluster `k` of
-//! `n_k` rows. Row by row `[ΔW | Δb] = B_k A_k newB`. Which rows a cluster has isn't in the file: PEFT works it out from
-//! the base whenever it loads an adapter, and so it's done here (`clusters.rs`). The file tells whether that comes out as
-//! it did: `newB` has to span what the base's decomposition gives, and the clusters have to have as many rows as `B`.
-//! Where they haven't, the adapter is refused, unless there's a single cluster, or every `B` is 0. With `q` equal to
-//! `out_features` the points that are clustered are all equally far apart, and PEFT's own clusters depend on rounding.
+//! `q = min(r, out_features, columns of newB)`. There are `K = min(num_subspaces, out_features)`
+//! clusters, cluster `k` of `n_k` rows. For its rows, `[ΔW | Δb] = B_k A_k newB`. The file doesn't
+//! hold which rows a cluster has: PEFT computes them from the base whenever it loads an adapter,
+//! and so does this (`clusters.rs`). The file shows whether the result is that of training: `newB`
+//! must span what the base's decomposition gives, and the clusters must have as many rows as `B`.
+//! If not, the adapter is refused, unless there's a single cluster or every `B` is 0. If `q` equals
+//! `out_features`, all clustered points are equally far apart, and PEFT's own clusters depend on
+//! rounding.
 //!
-//! Fresh, `newB` holds the right singular vectors of `[W | b]`, `A_k` those of its cluster's rows of the left ones, and
-//! `B` is 0. Sums are taken in float32.
+//! A fresh adapter's `newB` holds the right singular vectors of `[W | b]`, `A_k` those of its
+//! cluster's rows of the left ones, and `B` is 0. Sums are taken in float32.
 //!
 //! Sources: Zheng et al., AdaMSS, NeurIPS 2025; PEFT, `tuners/adamss/`.
 
@@ -41,14 +44,14 @@ struct Options {
     subspace_rank: usize,
     seed: u64,
     identity: bool,
-    /// Singular values below this share of the largest don't count towards a fresh cluster's rank.
+    /// Singular values below this share of the largest don't count for a fresh cluster's rank.
     threshold: Option<f32>,
 }
 
 /// The tensors of one layer.
 #[derive(Debug)]
 struct AdaMss {
-    /// `[q, in_features]`, or a column more.
+    /// `[q, in_features]`, or one more column with a bias.
     new_b: Array2<f32>,
     clusters: Vec<Cluster>,
     in_features: usize,
@@ -64,7 +67,7 @@ struct Cluster {
     rows: Vec<usize>,
 }
 
-/// What a file has for one layer.
+/// One layer's tensors in the file.
 #[derive(Debug)]
 struct Stored {
     new_b: Array2<f32>,
@@ -72,7 +75,7 @@ struct Stored {
     pairs: Vec<(Array2<f32>, Array2<f32>)>,
 }
 
-/// What's worked out for one layer.
+/// The clusters that were computed for one layer.
 #[derive(Debug)]
 struct Found {
     parts: LowRank,
@@ -107,7 +110,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     tuner.adapt(|tensors, layer| match all.next() {
         Some((Some(stored), found)) => stored.adapter(tensors, layer, found),
         Some((None, Some(found))) => options.fresh(tensors, layer, found),
-        _ => unreachable!("there's one for each layer, and a fresh one is worked out"),
+        _ => unreachable!("there's one for each layer, and a fresh one is computed"),
     })
 }
 
@@ -148,7 +151,7 @@ impl Options {
         self.num_subspaces.min(layer.out_features)
     }
 
-    /// Decomposes `[W | b]` and clusters its rows, as PEFT does it.
+    /// Decomposes `[W | b]` and clusters its rows, as PEFT does.
     fn find(&self, base: &BaseModel, layer: &Layer) -> Result<Found, AdapterError> {
         let matrix = with_bias(base, layer)?;
         let parts = low_rank(&matrix, self.q(layer), self.seed).map_err(failed(layer.path()))?;
@@ -156,8 +159,9 @@ impl Options {
         Ok(Found { parts, rows })
     }
 
-    /// Something of the sizes that [`find`](Self::find) gives. How a cluster's rows are chosen doesn't change how many
-    /// numbers there are, but with `use_dynamic_rank`, or clusters of fewer rows than `subspace_rank`.
+    /// Clusters with the sizes that [`find`](Self::find) gives. Parameter counts don't depend on
+    /// which rows a cluster has, except with `use_dynamic_rank`, or if a cluster has fewer rows
+    /// than `subspace_rank`.
     fn without_values(&self, layer: &Layer) -> Found {
         let (q, count) = (self.q(layer), self.clusters(layer));
         let sizes = (0..count).map(|k| (layer.out_features + k) / count);
@@ -179,7 +183,7 @@ impl Options {
         let mut made = Vec::new();
         for (k, rows) in found.rows.into_iter().enumerate() {
             let own = found.parts.u.select(Axis(0), &rows);
-            // The right singular vectors of the cluster's rows, by its Gram matrix.
+            // The right singular vectors of the cluster's rows, from their Gram matrix.
             let gram = match tensors.has_values() {
                 true => own.t().dot(&own),
                 false => Array2::eye(self.q(layer)),
@@ -227,7 +231,7 @@ impl Stored {
         let mut pairs = Vec::new();
         for k in 0..options.clusters(layer) {
             let keys = ["A", "B"].map(|name| layer.key(&format!("adamss_{name}.{k}")));
-            // Ranks and rows are the cluster's own.
+            // Each cluster has its own rank and number of rows.
             let first = |key: &str| tensors.shape(key).and_then(|shape| shape.first().copied());
             let rank = first(&keys[0]).unwrap_or(options.subspace_rank);
             let rows = first(&keys[1]).unwrap_or(layer.out_features);
@@ -247,12 +251,12 @@ impl Stored {
         }
     }
 
-    /// Rows of each cluster.
+    /// The number of rows of each cluster.
     fn sizes(&self) -> Vec<usize> {
         self.pairs.iter().map(|(_, b)| b.nrows()).collect()
     }
 
-    /// Whether it matters which rows a cluster has.
+    /// Whether the result depends on which rows a cluster has.
     fn needs_rows(&self) -> bool {
         let is_zero = |b: &Array2<f32>| b.iter().all(|&value| value == 0.0);
         self.pairs.len() > 1 && !self.pairs.iter().all(|(_, b)| is_zero(b))
@@ -278,14 +282,14 @@ impl Stored {
         })
     }
 
-    /// The rows that were found, if they fit what the file has.
+    /// The rows that were found, if they agree with the file.
     fn checked(
         &self,
         tensors: &AdapterTensors,
         layer: &Layer,
         found: Found,
     ) -> Result<Vec<Vec<usize>>, AdapterError> {
-        /// Of a unit vector, how much may lie outside the span.
+        /// How much of a unit vector may lie outside the span.
         const OUTSIDE: f32 = 0.02;
         let advice = "PEFT groups a weight's rows anew when it loads an adapter, by the base's weights and numbers that \
                       differ between processors and GPUs; merge the adapter where it was trained (`merge_and_unload`) \
@@ -298,7 +302,7 @@ impl Stored {
         });
         if !fits {
             return Err(tensors.layout(format!(
-                "tensor `{}` isn't of this base's weight and `random_seed`: {advice}",
+                "tensor `{}` doesn't belong to this base's weight and `random_seed`: {advice}",
                 tensors.full_key(&layer.key("adamss_newB"))
             )));
         }
@@ -319,14 +323,15 @@ impl AdaMss {
         self.clusters.iter().map(|cluster| cluster.a.nrows()).sum()
     }
 
-    /// `A_k newB`, one below the other: `[Σ ρ_k, in_features]`, with a bias one column more.
+    /// `A_k newB`, one below the other: `[Σ ρ_k, in_features]`, or one more column with a bias.
     fn projections(&self) -> Array2<f32> {
         let parts: Vec<_> = self.clusters.iter().map(|k| k.a.dot(&self.new_b)).collect();
         let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
         concatenate(Axis(0), &views).expect("all are as wide as `newB`")
     }
 
-    /// `B_k` in the rows of its cluster and the columns of its projections: `[out_features, Σ ρ_k]`.
+    /// Each `B_k`, in the rows of its cluster and the columns of its projection:
+    /// `[out_features, Σ ρ_k]`.
     fn scattered(&self) -> Array2<f32> {
         let out: usize = self.clusters.iter().map(|cluster| cluster.rows.len()).sum();
         let mut all = Array2::zeros((out, self.rank()));
@@ -342,7 +347,7 @@ impl AdaMss {
     }
 }
 
-/// Rows in the order of the clusters.
+/// Rows in ascending order, cluster after cluster.
 fn one_by_one(sizes: &[usize]) -> Vec<Vec<usize>> {
     let mut first = 0;
     let mut next = |&size: &usize| {
@@ -352,7 +357,7 @@ fn one_by_one(sizes: &[usize]) -> Vec<Vec<usize>> {
     sizes.iter().map(&mut next).collect()
 }
 
-/// `[W | b]`, or `W` where there's no bias.
+/// `[W | b]`, or `W` if there's no bias.
 fn with_bias(base: &BaseModel, layer: &Layer) -> Result<Array2<f32>, AdapterError> {
     let source = &layer.module.source;
     let matrix = base.full_matrix(&format!("{source}.weight"))?;

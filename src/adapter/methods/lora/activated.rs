@@ -1,9 +1,11 @@
-//! aLoRA, activated LoRA: the pair acts on the tokens from the last invocation sequence of the prompt on.
+//! aLoRA, activated LoRA: the pair acts on the tokens from the prompt's last invocation sequence
+//! on.
 //!
-//! `y = W x + b + mask * scaling * (B A x + b_B)`. The mask is 0 before the start of the last occurrence of
-//! `alora_invocation_tokens` in the prompt, and 1 from there on, in what's generated too; what's generated
-//! doesn't invoke it again. Without an occurrence the base model runs. Tensors and initial values are
-//! LoRA's. What depends on the tokens can't be folded into a weight.
+//! `y = W x + b + mask * scaling * (B A x + b_B)`. The mask is 0 before the last occurrence of
+//! `alora_invocation_tokens` in the prompt, and 1 from its first token on and for all generated
+//! tokens; generated tokens don't invoke it again. Without an occurrence the base model runs.
+//! Tensors and initial values are LoRA's. A change that depends on the token can't be merged into a
+//! weight.
 //!
 //! Source: PEFT, `tuners/lora/variants.py` (`ALoraLinearVariant`, `calculate_alora_offsets`).
 
@@ -13,13 +15,13 @@ use crate::adapter::ModuleAdapter;
 use crate::adapter::form::{Form, Native, NativeForm, Part, Role, elements};
 use crate::json::{ConfigError, JsonObject};
 
-/// The key of the configuration.
+/// The key in the configuration.
 pub const KEY: &str = "alora_invocation_tokens";
 
-/// Reads the invocation sequence, if there is one. An empty one is none, as in PEFT.
+/// Reads the invocation sequence, if there's one. As in PEFT, an empty one counts as none.
 ///
 /// # Errors
-/// If it's no list of ids below `vocab_size`.
+/// If it isn't a list of ids below `vocab_size`.
 pub fn invocation(config: &JsonObject, vocab_size: usize) -> Result<Option<Vec<u32>>, ConfigError> {
     let Some(value) = config.get(KEY) else {
         return Ok(None);
@@ -36,7 +38,7 @@ pub fn invocation(config: &JsonObject, vocab_size: usize) -> Result<Option<Vec<u
     Ok((!ids.is_empty()).then_some(ids))
 }
 
-/// A linear layer's pair.
+/// The pair of a linear layer.
 #[derive(Debug)]
 pub struct Activated(pub LoraLinear);
 
@@ -64,7 +66,11 @@ impl ModuleAdapter for Activated {
         }
         Form::Native(NativeForm::new(parts, move |site| {
             let mut parts = site.parts.clone().into_iter();
-            let mut next = || parts.next().expect("as many as were given");
+            let mut next = || {
+                parts
+                    .next()
+                    .expect("the form has as many tensors as were given")
+            };
             let (a, b) = (next(), next());
             let bias = lora.bias.is_some().then(&mut next);
             let weight = taken_out.map(|_| next());
@@ -74,7 +80,7 @@ impl ModuleAdapter for Activated {
                 None => site.base(&x),
             };
             let mut inner = site.matmul_transposed("A/MatMul", &x, &a);
-            // Without a bias the narrow side is masked, which is less work.
+            // Without a bias, the inner value is masked, which has fewer elements.
             if bias.is_none() {
                 inner = site.op("Mul", "masked", &[&inner, &mask]);
             }

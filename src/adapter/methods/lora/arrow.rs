@@ -1,18 +1,19 @@
-//! Arrow: a router without training over LoRA adapters that others trained.
+//! Arrow: an untrained router over separately trained LoRA adapters.
 //!
-//! Every expert `e` of a layer has a prototype `p_e`, the first right singular vector of `B_e A_e`. A token `x`
-//! has the similarity `|p_e · x|` to each; those of the `top_k` most similar are softmaxed, divided by
-//! `router_temperature`, into coefficients `c_e`, and `y = W x + b + Σ_e c_e scaling_e B_e A_e x`. With
-//! `use_gks` the mean `A` and the mean `B` of the general adapters are taken out of every expert's first.
+//! Every expert `e` of a layer has a prototype `p_e`, the first right singular vector of `B_e A_e`.
+//! A token `x` has the similarity `|p_e · x|` to each. The `top_k` largest similarities, divided by
+//! `router_temperature`, give the coefficients `c_e` by a softmax, and
+//! `y = W x + b + Σ_e c_e scaling_e B_e A_e x`. With `use_gks` the means of the general adapters'
+//! `A` and `B` are first subtracted from every expert's.
 //!
 //! | file | tensors |
 //! |---|---|
-//! | of the router | `lora_A.weight`, `lora_B.weight`: PEFT trains and saves them, and computes nothing with them |
-//! | `task_0/`, `task_1/`, … and `gks_0/`, …, in the router's folder or beside it | LoRA's |
+//! | the router's | `lora_A.weight`, `lora_B.weight`, which PEFT saves but doesn't use |
+//! | `task_0/`, `task_1/`, … and `gks_0/`, …, in the router's folder or in its parent | LoRA's |
 //!
-//! PEFT finds prototypes by 15 power iterations from a vector of `rng_seed`; so it's done here, without a seed
-//! from that of 0, where PEFT starts anywhere. Where the first two singular values are close, 15 iterations
-//! don't reach the vector.
+//! PEFT computes prototypes by 15 power iterations from a vector drawn with `rng_seed`, and so does
+//! this. Without a seed, which PEFT draws at random, it's 0 here. If the first two singular values
+//! are close, 15 iterations don't converge to the vector.
 //!
 //! Sources: Ostapenko et al., arXiv:2405.11157; PEFT, `tuners/lora/arrow.py`.
 
@@ -30,7 +31,7 @@ use crate::json::{ConfigError, JsonObject};
 use crate::model::BaseModel;
 use crate::random::TorchGenerator;
 
-/// The folders of the adapters that the router's configuration names.
+/// The folders of the adapters that the configuration names.
 ///
 /// # Errors
 /// If the configuration or one of its names is wrong.
@@ -45,7 +46,7 @@ pub fn folders(config: &JsonObject) -> Result<Vec<std::path::PathBuf>, ConfigErr
         .collect()
 }
 
-/// `<router>/<name>` or, as PEFT saves all adapters of a model, `<router>/../<name>`.
+/// `<router>/<name>`, or `<router>/../<name>`, where PEFT saves a model's other adapters.
 fn expert_folder(
     config: &JsonObject,
     key: &str,
@@ -65,14 +66,14 @@ fn expert_folder(
         _ if inside.is_dir() => Ok(inside),
         _ => {
             let reason = format!(
-                "there's no folder `{name}` with that adapter in the router's folder or beside it"
+                "there's no folder `{name}` with that adapter in the router's folder or in its parent"
             );
             Err(config.refused(&key, &reason))
         }
     }
 }
 
-/// The experts of all layers, before they are handed out.
+/// All experts, before their pairs are given to the layers' routers.
 #[derive(Debug)]
 pub struct Experts {
     arrow: ArrowConfig,
@@ -81,10 +82,10 @@ pub struct Experts {
 }
 
 impl Experts {
-    /// Reads them.
+    /// Reads the experts.
     ///
     /// # Errors
-    /// If one is missing, or can't be mixed.
+    /// If an expert is missing, or isn't a plain LoRA adapter.
     pub fn load(
         arrow: ArrowConfig,
         config: &JsonObject,
@@ -113,10 +114,12 @@ impl Experts {
         })
     }
 
-    /// The router of `layer`, and the numbers of the experts there, which PEFT counts and doesn't train.
+    /// The router of `layer`, and its experts' parameters there, which PEFT counts and doesn't
+    /// train.
     ///
     /// # Errors
-    /// If it's no linear layer, experts don't all adapt it with the same rank, or the router's own tensors don't fit.
+    /// If the module isn't a linear layer, an expert doesn't adapt it with the router's rank, or
+    /// the router's own tensors don't fit.
     pub fn of(
         &self,
         config: &JsonObject,
@@ -184,10 +187,10 @@ impl Experts {
         Ok((Box::new(router), frozen))
     }
 
-    /// Checks that experts adapt nothing beyond the router's `targets`; PEFT refuses that too.
+    /// Checks that experts adapt no modules except the router's `targets`, as PEFT does.
     ///
     /// # Errors
-    /// If one does.
+    /// If an expert adapts another module.
     pub fn check_targets(&self, targets: &[Module]) -> Result<(), AdapterError> {
         let is_target = |path: &str| targets.iter().any(|module| module.path == path);
         for expert in self.tasks.iter().chain(&self.general) {
@@ -267,7 +270,8 @@ impl ModuleAdapter for Arrow {
 }
 
 impl Arrow {
-    /// The coefficients of the experts from `|p_e · x| / router_temperature`, `[batch, sequence, E]`: 0 for all but the `top_k` most similar.
+    /// The experts' coefficients from `|p_e · x| / router_temperature`, `[batch, sequence, E]`: 0
+    /// except for the `top_k` largest.
     fn shares(&self, site: &mut NativeSite, similarity: &Value) -> Value {
         let mut scores = similarity.clone();
         if self.top_k < self.experts.len() {
@@ -279,7 +283,8 @@ impl Arrow {
     }
 }
 
-/// The first right singular vector of `B A`, `[in_features]`, as far as 15 power iterations find it.
+/// The first right singular vector of `B A`, `[in_features]`, as approximated by 15 power
+/// iterations.
 fn prototype(pair: &Pair, seed: u64) -> Array1<f32> {
     const ITERATIONS: usize = 15;
     const EPSILON: f32 = 1e-8;

@@ -1,11 +1,11 @@
-//! `arrow_config`: which adapters a router sends tokens to, and how.
+//! `arrow_config`: the adapters that a router sends tokens to, and how.
 
 use std::collections::BTreeSet;
 
 use crate::adapter::toolbox::options::{factor, seed};
 use crate::json::{ConfigError, JsonObject};
 
-/// The key of the configuration.
+/// The key in the configuration.
 pub const KEY: &str = "arrow_config";
 
 /// `arrow_config`
@@ -15,19 +15,19 @@ pub struct ArrowConfig {
     pub tasks: Vec<String>,
     /// `gks_adapter_names` of `use_gks`: the general adapters.
     pub general: Vec<String>,
-    /// Experts that a token goes to.
+    /// The number of experts for each token.
     pub top_k: usize,
-    /// What similarities are divided by.
+    /// Similarities are divided by it.
     pub temperature: f32,
-    /// `rng_seed`: where the search for prototypes starts.
+    /// `rng_seed`: the seed of the prototypes' power iteration.
     pub seed: u64,
 }
 
 impl ArrowConfig {
-    /// Reads the option, if it's there.
+    /// Reads the option, if it's present.
     ///
     /// # Errors
-    /// If something in it is wrong.
+    /// If one of its values is wrong.
     pub fn read(config: &JsonObject) -> Result<Option<Self>, ConfigError> {
         let Some(object) = config.optional_object(KEY)? else {
             return Ok(None);

@@ -1,8 +1,8 @@
 //! BD-LoRA: `A` or `B` is block-diagonal, and only its blocks are stored, one below the other.
 //!
-//! `use_bdlora` names parts of modules' names: `target_modules_bd_a` where `A` is stored as
-//! `[r, in_features / nblocks]`, `target_modules_bd_b` where `B` is stored as `[out_features, r / nblocks]`.
-//! Each of the `nblocks` groups of rows meets its own group of columns.
+//! The lists of `use_bdlora` select modules by parts of their names. In those of
+//! `target_modules_bd_a`, `A` is stored as `[r, in_features / nblocks]`; in those of
+//! `target_modules_bd_b`, `B` as `[out_features, r / nblocks]`. There are `nblocks` blocks.
 //!
 //! Source: PEFT, `tuners/lora/variants.py`.
 
@@ -19,7 +19,7 @@ pub struct Blocks {
     strict: bool,
 }
 
-/// Which factor of a module is block-diagonal.
+/// The factor of a module that's block-diagonal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     /// `A`
@@ -29,10 +29,10 @@ pub enum Side {
 }
 
 impl Blocks {
-    /// Reads the option, if it's there.
+    /// Reads the option, if it's present.
     ///
     /// # Errors
-    /// If it's no such object.
+    /// If it has a wrong type or value.
     pub fn read(config: &JsonObject) -> Result<Option<Self>, ConfigError> {
         let Some(object) = config.optional_object("use_bdlora")? else {
             return Ok(None);
@@ -49,11 +49,12 @@ impl Blocks {
         }))
     }
 
-    /// Which factor of the module at `path` is block-diagonal, and in how many blocks. `sizes`: `r`,
+    /// The block-diagonal factor of the module at `path`, and its number of blocks. `sizes`: `r`,
     /// `in_features`, `out_features`.
     ///
     /// # Errors
-    /// If both or, where that's asked for, none is, or the blocks don't divide it.
+    /// If both lists select the module, none does although `match_strict` requires it, or the
+    /// number of blocks doesn't divide the sizes.
     pub fn of(
         &self,
         config: &JsonObject,
@@ -65,7 +66,7 @@ impl Blocks {
         let named = |parts: &[String]| parts.iter().any(|part| name.contains(part.as_str()));
         let (side, other) = match (named(&self.a), named(&self.b)) {
             (true, true) => {
-                let reason = format!("`{path}` is meant by both of its lists");
+                let reason = format!("`{path}` is selected by both of its lists");
                 return Err(config.refused(KEY, &reason));
             }
             (false, false) if self.strict => {
@@ -87,7 +88,7 @@ impl Blocks {
     }
 }
 
-/// The matrix whose `count` blocks are stored one below the other.
+/// The block-diagonal matrix of `count` blocks that are stored one below the other.
 pub fn block_diagonal(stored: &Array2<f32>, count: usize) -> Array2<f32> {
     let (rows, columns) = (stored.nrows() / count, stored.ncols());
     let mut whole = Array2::zeros((stored.nrows(), columns * count));

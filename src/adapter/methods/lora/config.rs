@@ -8,7 +8,7 @@ use super::residual::Removed;
 use crate::adapter::toolbox::options::{Factor, Rank};
 use crate::json::{ConfigError, JsonObject};
 
-/// The options that change inference, but for those of `Targets`.
+/// The options that change inference, except those of `Targets`.
 #[derive(Debug)]
 pub struct LoraConfig {
     r: Rank,
@@ -16,29 +16,29 @@ pub struct LoraConfig {
     use_rslora: bool,
     /// Whether `lora_B` has a bias.
     pub lora_bias: bool,
-    /// Whether rows are rescaled to a trained magnitude.
+    /// DoRA: whether rows are rescaled to a trained magnitude.
     pub use_dora: bool,
-    /// Whether a tied pair of embedding and head stays tied.
+    /// Whether a tied embedding and head must stay tied.
     pub ensure_weight_tying: bool,
-    /// How a fresh adapter starts.
+    /// How a fresh adapter is initialised.
     pub init: LoraInit,
     /// BD-LoRA: which factors are block-diagonal.
     pub blocks: Option<Blocks>,
-    /// QALoRA: inputs that share a column of `A`, over GPTQ's weights.
+    /// QALoRA: the number of inputs that share a column of `A`. Only for GPTQ weights.
     pub qalora_group: Option<usize>,
-    /// KaSA: a diagonal between `B` and `A`, and a base without its smallest components.
+    /// KaSA: a diagonal matrix between `B` and `A`, and a base without its smallest components.
     pub kasa: bool,
-    /// VeLoRA, which only training differs in.
+    /// VeLoRA, which differs from LoRA in training only.
     pub velora: bool,
-    /// MonteCLoRA, which only training differs in: its samples.
+    /// MonteCLoRA, which differs from LoRA in training only: the number of its samples.
     pub monteclora_samples: Option<usize>,
     /// Arrow: routes tokens to other adapters.
     pub arrow: Option<ArrowConfig>,
-    /// aLoRA: the tokens from whose last occurrence on the adapter acts.
+    /// aLoRA: the adapter acts from the last occurrence of these tokens in the prompt on.
     pub invocation: Option<Vec<u32>>,
 }
 
-/// Variants of which PEFT allows one at a time.
+/// Variants that PEFT doesn't combine.
 const EXCLUSIVE: [&str; 7] = [
     "use_dora",
     arrow_config::KEY,
@@ -49,7 +49,7 @@ const EXCLUSIVE: [&str; 7] = [
     "kasa_config",
 ];
 
-/// Whether an option is set to anything.
+/// Whether an option is set.
 pub fn is_on(config: &JsonObject, key: &str) -> bool {
     let empty = [serde_json::json!([]), serde_json::json!(false)];
     config.get(key).is_some_and(|value| !empty.contains(value))
@@ -59,27 +59,27 @@ impl LoraConfig {
     /// Reads the options.
     ///
     /// # Errors
-    /// If one is wrong, or isn't implemented.
+    /// If one is wrong or not implemented.
     pub fn read(config: &JsonObject, vocab_size: usize) -> Result<Self, ConfigError> {
         let init = LoraInit::read(config)?;
         let mut variants = EXCLUSIVE.into_iter().filter(|key| is_on(config, key));
         if let (Some(first), Some(second)) = (variants.next(), variants.next()) {
-            let reason = format!("it can't be had together with `{first}`");
+            let reason = format!("it can't be combined with `{first}`");
             return Err(config.refused(second, &reason));
         }
         let kasa = is_on(config, "kasa_config");
         if kasa && matches!(init, LoraInit::Pissa | LoraInit::Olora | LoraInit::Mica) {
-            let reason = "it can't be had together with `init_lora_weights` of another base";
+            let reason = "it can't be combined with `init_lora_weights` `pissa`, `olora` or `mica`";
             return Err(config.refused("kasa_config", reason));
         }
         let arrow = ArrowConfig::read(config)?;
         if arrow.is_some() && (init != LoraInit::Default || config.flag("lora_bias", false)?) {
-            let reason = "it can't be had together with `lora_bias` or another `init_lora_weights` than the default";
+            let reason = "it can't be combined with `lora_bias`, or with `init_lora_weights` other than the default";
             return Err(config.refused(arrow_config::KEY, reason));
         }
         let invocation = invocation(config, vocab_size)?;
         if invocation.is_some() && init == LoraInit::Mica {
-            let reason = "it can't be had together with `init_lora_weights` `mica`";
+            let reason = "it can't be combined with `init_lora_weights` `mica`";
             return Err(config.refused(activated::KEY, reason));
         }
         let monteclora_samples = match config.optional_object("monteclora_config")? {
@@ -124,7 +124,7 @@ impl LoraConfig {
         Ok((r, (alpha / divisor) as f32))
     }
 
-    /// What's taken out of a linear layer's weight.
+    /// The part that's taken out of a linear layer's weight.
     pub fn removed(&self, scaling: f32) -> Option<Removed> {
         match self.init {
             _ if self.kasa => Some(Removed::Smallest),

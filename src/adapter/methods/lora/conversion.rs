@@ -1,17 +1,18 @@
-//! Configurations of adapters on the single experts of a mixture, made before Transformers 5 held all of a layer in one
-//! tensor: PEFT reads them as `target_parameters`, and so does this.
+//! Configurations that target single experts. They were made before Transformers 5 stacked a
+//! layer's experts in one tensor. PEFT converts them to `target_parameters`, and so does this.
 //!
 //! | `target_modules` | `target_parameters` |
 //! |---|---|
 //! | `gate` (the router) | `gate.weight` |
-//! | an expert's gate and up projection, which need each other | `gate_up_proj`, with twice the rank and twice `lora_alpha` |
+//! | an expert's gate and up projection, both named | `gate_up_proj`, twice the rank and `lora_alpha` |
 //! | an expert's down projection | `down_proj` |
 //!
-//! - An entry counts that is one of these names or ends with a dot and it, so that `down_proj` never means the perceptron
-//!   of a layer without experts.
-//! - `all-linear` means these three and the linear layers.
-//! - A regular expression that matches an expert means the last parts of all names that it matches, in every layer. One
-//!   that matches none keeps to the modules that it matches, where PEFT takes it for their last parts too.
+//! - An entry matches one of these names if it equals the name, or ends with a dot and the name. So
+//!   `down_proj` never selects the MLP of a layer without experts.
+//! - `all-linear` selects these three and the linear layers.
+//! - A regular expression that matches an expert selects the last segments of all names that it
+//!   matches, in every layer. One that matches no expert selects just the modules that it matches,
+//!   where PEFT selects their last segments, too.
 //!
 //! Source: PEFT, `utils/transformers_weight_conversion.py`.
 
@@ -22,7 +23,7 @@ use crate::adapter::targets::{NamePattern, QUERY_VALUE, Targets};
 use crate::arch::{DecoderSpec, Mlp, Module, ModuleKind};
 use crate::json::{ConfigError, JsonObject};
 
-/// The key of the parameters' names.
+/// The option that names parameters.
 pub const PARAMETERS: &str = "target_parameters";
 
 const MODULES: &str = "target_modules";
@@ -30,13 +31,14 @@ const MODULES: &str = "target_modules";
 /// A layer's stacked gate and up projections.
 const FUSED: &str = "gate_up_proj";
 
-/// The configuration as PEFT reads it for `spec`.
+/// The configuration after PEFT's conversion for `spec`.
 ///
 /// # Errors
-/// If one of an expert's fused projections is named without the other, or an option has a wrong type.
+/// If one of an expert's fused projections is named without the other, or an option has a wrong
+/// type.
 pub fn converted(config: &JsonObject, spec: &DecoderSpec) -> Result<JsonObject, ConfigError> {
     let Some([gate, up, down]) = names(spec) else {
-        // Without a default, null means no module where parameters are named.
+        // Without a default, null selects no module if parameters are named.
         let has_default = QUERY_VALUE.iter().any(|(name, _)| *name == spec.model_type);
         let none = config.get(MODULES).is_none() && !has_default && is_on(config, PARAMETERS);
         return Ok(match none {
@@ -51,7 +53,7 @@ pub fn converted(config: &JsonObject, spec: &DecoderSpec) -> Result<JsonObject, 
         (down, "down_proj"),
     ];
     let targets = match config.get(MODULES) {
-        // Without parameters, the modules that are the family's default.
+        // If no parameters are named, the family's default modules.
         None if !is_on(config, PARAMETERS) => return Ok(config.clone()),
         None => Vec::new(),
         Some(Value::String(text)) => {
@@ -108,9 +110,10 @@ pub fn converted(config: &JsonObject, spec: &DecoderSpec) -> Result<JsonObject, 
         .with(PARAMETERS, json!(parameters)))
 }
 
-/// The names of an expert's gate, up and down projection, in models whose configurations PEFT converts.
+/// The names of an expert's gate, up and down projections, for models whose configurations PEFT
+/// converts.
 fn names(spec: &DecoderSpec) -> Option<[&str; 3]> {
-    // No wrapper is among the models that it's done for.
+    // PEFT converts no configurations for wrappers.
     if spec.tower.is_some() {
         return None;
     }
@@ -126,13 +129,14 @@ fn last_part(path: &str) -> &str {
     path.rsplit('.').next().unwrap_or(path)
 }
 
-/// The last parts of the linear layers' names, and those of experts and router.
+/// The last segments of the linear layers' names, and the names of experts and router.
 fn all_linear(
     config: &JsonObject,
     spec: &DecoderSpec,
     table: &[(&str, &str)],
 ) -> Result<Option<Vec<String>>, ConfigError> {
-    // As PEFT does, without what's excluded: the last parts that are left may mean it again.
+    // Without `exclude_modules`, as in PEFT: the remaining last segments may select an excluded
+    // module.
     let targets = Targets::read(config, &spec.model_type, None)?;
     let mut found: Vec<String> = Vec::new();
     for module in spec.modules() {
@@ -146,7 +150,8 @@ fn all_linear(
     Ok(Some(found))
 }
 
-/// The last parts of what a regular expression matches, if an expert or router is among it.
+/// The last segments of the names that a regular expression matches, if an expert or router is
+/// among them.
 fn matched(
     config: &JsonObject,
     spec: &DecoderSpec,
@@ -169,7 +174,7 @@ fn matched(
     for layer in &spec.layers {
         if let Mlp::Experts { router, .. } = &layer.mlp {
             add(&router.path)?;
-            // Where PEFT looks for the names that no longer exist: beside the tensor that holds them.
+            // PEFT looks for the names that no longer exist as siblings of the stacked tensor.
             for (old, _) in &table[1..] {
                 add(&format!("{}.mlp.experts.{old}", layer.path))?;
             }
@@ -192,7 +197,7 @@ mod tests {
     use super::*;
     use crate::model::BaseModel;
 
-    /// What PEFT 0.21.2 makes of a configuration; names sorted.
+    /// PEFT 0.21.2's conversion of a configuration; names are sorted.
     fn read(model: &str, options: Value) -> Result<[Value; 3], String> {
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");
         let base = BaseModel::open_folder(&fixtures.join(model)).unwrap();
@@ -226,7 +231,7 @@ mod tests {
                 json!("all-linear"),
                 [attention.clone(), all.clone(), rank.clone()],
             ),
-            // The perceptron of the layer without experts isn't meant either.
+            // The MLP of the layer without experts isn't selected either.
             (
                 "qwen3-moe",
                 json!("all-linear"),
@@ -265,7 +270,7 @@ mod tests {
         assert_eq!(found, [regex, Value::Null, Value::Null]);
         let found = read("llama-gqa", json!({(MODULES): ["gate_proj"]})).unwrap();
         assert_eq!(found, [json!(["gate_proj"]), Value::Null, Value::Null]);
-        // The family's own choice of modules, unless parameters are named.
+        // The family's default modules, unless parameters are named.
         let found = read("mixtral", json!({})).unwrap();
         assert_eq!(found, [Value::Null, Value::Null, Value::Null]);
         let found = read("mixtral", json!({(PARAMETERS): ["down_proj"]})).unwrap();

@@ -19,7 +19,7 @@ pub struct LoraEmbedding {
     pub scaling: f32,
     /// DoRA's magnitude, `[embedding_dim]`.
     pub magnitude: Option<Array1<f32>>,
-    /// Numbers that PEFT trains for `A` and `B`.
+    /// The number of parameters of `A` and `B` that PEFT trains.
     pub trainable: usize,
 }
 
@@ -66,7 +66,7 @@ impl ModuleAdapter for LoraEmbedding {
         })
     }
 
-    /// `E + scaling * (B A)ᵀ` is worked out once, where the form would need it for the gains too.
+    /// Computes `E + scaling * (B A)ᵀ` once; by the form it would be computed for the gains, too.
     fn merge_into(&self, module: &mut ModuleWeights) -> Result<(), AdapterError> {
         let mut weight = self.updated(std::mem::take(&mut module.weight));
         if let Some(gains) = self.gains(&weight) {

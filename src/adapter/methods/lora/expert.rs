@@ -1,7 +1,8 @@
-//! LoRA adapters that another adapter mixes, each in a folder of its own: the experts of Arrow and X-LoRA.
+//! LoRA adapters that another adapter mixes, each in its own folder: the experts of Arrow and
+//! X-LoRA.
 //!
-//! Both take an expert's factors and scaling and nothing else of it, so what would change an expert's own
-//! arithmetic beyond that is refused. An expert without tensors is drawn fresh, like any adapter.
+//! Both use an expert's factors and scaling only, so an expert with options that change more than
+//! these is refused. An expert without tensors is drawn fresh, like any adapter.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -30,7 +31,7 @@ pub struct Expert {
     pub fresh: bool,
     /// Bytes of its tensors; for a fresh one in float32.
     pub stored_bytes: u64,
-    /// What users should be told of how it's taken.
+    /// Notes for the user about how it was loaded.
     pub notes: Vec<String>,
 }
 
@@ -45,7 +46,7 @@ pub struct Pair {
     pub scaling: f32,
 }
 
-/// Options of a LoRA adapter that neither Arrow nor X-LoRA takes over from an expert.
+/// LoRA options that Arrow and X-LoRA don't support in an expert.
 const NOT_TAKEN: [&str; 11] = [
     "alora_invocation_tokens",
     "arrow_config",
@@ -61,10 +62,11 @@ const NOT_TAKEN: [&str; 11] = [
 ];
 
 impl Expert {
-    /// Reads the expert in `folder`, or draws it with `seed`, as is asked for of the adapter that mixes it.
+    /// Reads the expert in `folder`, or draws it with `seed`; `values` is the choice for the
+    /// adapter that mixes it.
     ///
     /// # Errors
-    /// If it's no plain LoRA adapter for `base`.
+    /// If it isn't a plain LoRA adapter for `base`.
     pub fn load(
         folder: &Path,
         base: &BaseModel,
@@ -96,7 +98,7 @@ impl Expert {
         }
         let targets = Targets::with_defaults(&config, &base.spec.model_type, QUERY_VALUE)?;
         let mut pairs = BTreeMap::new();
-        // What a head's own weight in the file would do to the base.
+        // A head's own weight in the file would be replaced here.
         let mut effects = Effects::default();
         let selected = targets.select(&config, &mut tensors, &base.spec.modules())?;
         let mut made = of_weights(&lora, &config, base, &tensors, &selected)?;
@@ -138,7 +140,7 @@ impl Expert {
         })
     }
 
-    /// Numbers of its factors.
+    /// The number of elements of its factors.
     pub fn elements(&self) -> usize {
         self.pairs.values().map(Pair::elements).sum()
     }
@@ -151,10 +153,10 @@ impl Pair {
     }
 }
 
-/// The folder that `relative`, a path in `key` of the configuration, means: below the configuration's own folder.
+/// The folder at `relative`, a path in the option `key`, below the configuration's own folder.
 ///
 /// # Errors
-/// If it leaves that folder.
+/// If it isn't below that folder.
 pub fn folder_below(
     config: &JsonObject,
     key: &str,

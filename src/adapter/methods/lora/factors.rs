@@ -1,14 +1,14 @@
-//! `A` and `B` of a linear layer, in whatever shape a variant stores them.
+//! `A` and `B` of a linear layer, as the variants store them.
 //!
 //! | variant | stored | used |
 //! |---|---|---|
 //! | BD-LoRA | the blocks of `A` or `B` | block-diagonal |
-//! | QALoRA (over GPTQ) | `A`, `[r, in_features / group]` | each column for a group of inputs: they are averaged, times `in_features / group` |
+//! | QALoRA (over GPTQ) | `A`, `[r, in_features / group]` | each column for a group of inputs |
 //! | KaSA | `A`, `B`, `lora_diag` `[r]` | `B`'s columns times the diagonal |
-//! | MiCA | `A`, `B` | as they are; `B` isn't trained |
-//! | VeLoRA, MonteCLoRA | `A`, `B`, what training needs | `A` and `B` as they are |
+//! | MiCA | `A`, `B` | unchanged; `B` isn't trained |
+//! | VeLoRA, MonteCLoRA | `A`, `B`, tensors for training | `A` and `B` unchanged |
 //!
-//! Over weights that aren't GPTQ's, PEFT ignores `use_qalora`: the shape of `A` tells.
+//! For weights other than GPTQ's, PEFT ignores `use_qalora`: the shape of `A` shows it.
 
 use std::collections::BTreeMap;
 
@@ -33,16 +33,16 @@ pub struct Factors {
     pub a: Array2<f32>,
     /// `[out_features, r]`
     pub b: Array2<f32>,
-    /// Numbers that PEFT trains for them.
+    /// The number of their parameters that PEFT trains.
     pub trainable: usize,
-    /// Numbers that PEFT counts and doesn't train.
+    /// The number of parameters that PEFT counts and doesn't train.
     pub frozen: usize,
 }
 
-/// Takes the factors of `layer`, unless they are `made` of its weight.
+/// Reads the factors of `layer`, unless they were `made` from its weight.
 ///
 /// # Errors
-/// If a tensor is missing or has another shape, or the rank doesn't fit the layer.
+/// If a tensor is missing or has another shape, or the rank is too large for the layer.
 pub fn factors(
     lora: &LoraConfig,
     config: &JsonObject,
@@ -95,7 +95,7 @@ pub fn factors(
     Ok(factors)
 }
 
-/// Variants that decompose the weight need a rank that it has.
+/// Checks the rank for variants that decompose the weight.
 fn check_rank(
     lora: &LoraConfig,
     config: &JsonObject,
@@ -111,10 +111,10 @@ fn check_rank(
     at_most(config, layer.path(), r, largest)
 }
 
-/// The same of an embedding, which only MiCA decomposes.
+/// Checks the rank of an embedding; only MiCA decomposes one.
 ///
 /// # Errors
-/// If the rank doesn't fit the table.
+/// If the rank is too large for the table.
 pub fn check_table_rank(
     lora: &LoraConfig,
     config: &JsonObject,
@@ -138,7 +138,7 @@ fn at_most(config: &JsonObject, path: &str, r: usize, largest: usize) -> Result<
     }
 }
 
-/// The shapes of `A` and `B` in a file, and what a fresh `A` is drawn for.
+/// The stored shapes of `A` and `B`, and the distribution of a fresh `A`.
 fn stored(
     [r, in_features, out_features]: [usize; 3],
     blocks: Option<(Side, usize)>,
@@ -163,11 +163,11 @@ fn stored(
     stored
 }
 
-/// Fresh factors that are made of the weights, by the modules' paths. Each thread holds one weight. Of an embedding's,
-/// PEFT makes MiCA's only.
+/// Fresh factors that are computed from weights, by the modules' paths. Each thread holds one
+/// weight. For an embedding, PEFT computes MiCA's only.
 ///
 /// # Errors
-/// If a rank doesn't fit its module, or a weight can't be read or decomposed.
+/// If a rank is too large for its module, or a weight can't be read or decomposed.
 pub fn of_weights(
     lora: &LoraConfig,
     config: &JsonObject,
@@ -200,7 +200,7 @@ pub fn of_weights(
             }
             Some(Target::Embedding(table)) if lora.init == LoraInit::Mica => {
                 check_table_rank(lora, config, &table, r)?;
-                // A table's rows are its outputs: `[num_embeddings, embedding_dim]`.
+                // An embedding's rows are its outputs: `[num_embeddings, embedding_dim]`.
                 (
                     Array2::zeros((r, table.num_embeddings)),
                     minor(&weight()?.reversed_axes(), path, r)?,
@@ -214,7 +214,7 @@ pub fn of_weights(
     made.collect()
 }
 
-/// QALoRA's group, where the file's `A` is that narrow.
+/// QALoRA's group size, if the file's `A` is that narrow.
 fn pooled(
     lora: &LoraConfig,
     tensors: &AdapterTensors,
@@ -228,7 +228,8 @@ fn pooled(
     (narrow && group > 1).then_some(group)
 }
 
-/// `A*[:, c] = A[:, c div group] * groups / group`
+/// QALoRA's `A` for single inputs, `A*[:, c] = A[:, c div group] * groups / group`: PEFT applies `A` to
+/// the means of groups of inputs, times the number of groups.
 fn unpooled(a: &Array2<f32>, group: usize) -> Array2<f32> {
     let groups = a.ncols();
     let factor = groups as f32 / group as f32;
@@ -237,7 +238,8 @@ fn unpooled(a: &Array2<f32>, group: usize) -> Array2<f32> {
     })
 }
 
-/// Claims the tensors that only training needs; returns how many numbers of them PEFT trains.
+/// Marks the tensors that only training needs as used; returns how many of their parameters PEFT
+/// trains.
 fn training_only(
     lora: &LoraConfig,
     tensors: &mut AdapterTensors,

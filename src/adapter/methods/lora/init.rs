@@ -1,4 +1,4 @@
-//! `init_lora_weights`: how a fresh adapter starts.
+//! `init_lora_weights`: how a fresh adapter is initialised.
 
 use ndarray::Array2;
 use serde_json::Value;
@@ -9,29 +9,30 @@ use crate::json::{ConfigError, JsonObject};
 /// `init_lora_weights`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoraInit {
-    /// `true`: `A` Kaiming uniform, `B = 0`. Also how EVA starts before it has seen data.
+    /// `true`: `A` Kaiming uniform, `B = 0`. EVA starts like this before it has seen data.
     Default,
     /// `gaussian`: `A ~ N(0, 1/r^2)`, `B = 0`.
     Gaussian,
-    /// `false`: both as `nn.Linear` starts; not the identity.
+    /// `false`: both as in `nn.Linear`, so the adapter changes the base.
     Random,
-    /// `orthogonal`: columns of `B` and rows of `A` from disjoint halves of an orthogonal matrix, so
-    /// that `B A = 0`.
+    /// `orthogonal`: the columns of `B` and the rows of `A` come from disjoint halves of an
+    /// orthogonal matrix, so `B A = 0`.
     Orthogonal,
-    /// `pissa`: from the weight's largest components, which are taken out of the weight.
+    /// `pissa`: from the weight's largest singular components, which are taken out of the weight.
     Pissa,
-    /// `olora`: from the weight's QR decomposition, whose part is taken out of the weight.
+    /// `olora`: from the weight's QR decomposition; this part is taken out of the weight.
     Olora,
-    /// `mica`: `A = 0`, `B` from the left vectors of the weight's smallest components, and never trained.
+    /// `mica`: `A = 0`, and `B`, never trained, from the left singular vectors of the weight's
+    /// smallest components.
     Mica,
 }
 
-/// How `A` and `B` are stored.
+/// The stored shapes of `A` and `B`.
 #[derive(Debug, Clone, Copy)]
 pub struct Stored {
-    /// `[r, in_features]`, or less.
+    /// `[r, in_features]`, or fewer columns.
     pub a: [usize; 2],
-    /// `[out_features, r]`, or less.
+    /// `[out_features, r]`, or fewer columns.
     pub b: [usize; 2],
     /// Whether `A` holds blocks, which are drawn from another range.
     pub blocks_in_a: bool,
@@ -41,7 +42,7 @@ impl LoraInit {
     /// Reads the option.
     ///
     /// # Errors
-    /// If it isn't one of these.
+    /// If it's none of these.
     pub fn read(config: &JsonObject) -> Result<Self, ConfigError> {
         const KEY: &str = "init_lora_weights";
         let name = match config.get(KEY) {
@@ -68,7 +69,7 @@ impl LoraInit {
         })
     }
 
-    /// Takes `A` and `B` of a linear layer.
+    /// Reads `A` and `B` of a linear layer, or draws them.
     pub fn linear(
         self,
         tensors: &mut AdapterTensors,
@@ -86,7 +87,7 @@ impl LoraInit {
             ],
             Self::Gaussian => [Init::Normal(1.0 / r as f32), Init::Zeros],
             Self::Random => [Init::linear_default(in_features), Init::linear_default(r)],
-            // Of the last three, fresh factors are made of the weight.
+            // Fresh factors of the last three are computed from the weight.
             Self::Default | Self::Orthogonal | Self::Pissa | Self::Olora | Self::Mica => {
                 [Init::linear_default(in_features), Init::Zeros]
             }
@@ -107,15 +108,16 @@ impl LoraInit {
     /// `lora_embedding_A`, `lora_embedding_B`
     pub fn embedding(self) -> [Init; 2] {
         match self {
-            // PEFT leaves both as it has drawn them, and else zeroes `A`. Fresh factors of MiCA are made of the weight.
+            // PEFT leaves both as they were drawn here; otherwise it zeroes `A`. Fresh factors of
+            // MiCA are computed from the weight.
             Self::Random => [Init::Normal(1.0), Init::Normal(1.0)],
             _ => [Init::Zeros, Init::Normal(1.0)],
         }
     }
 }
 
-/// `Q` orthogonal `[r, r]`: `A = (X · Q[even rows])ᵀ / 10`, `B = Yᵀ · Q[odd rows] / 10`, with normal `X`
-/// `[in_features, r/2]` and `Y` `[r/2, out_features]`.
+/// With an orthogonal `Q`, `[r, r]`: `A = (X · Q[even rows])ᵀ / 10`, `B = Yᵀ · Q[odd rows] / 10`,
+/// with normal `X`, `[in_features, r/2]`, and `Y`, `[r/2, out_features]`.
 fn orthogonal(
     tensors: &mut AdapterTensors,
     r: usize,
@@ -141,7 +143,7 @@ fn orthogonal(
     Ok((a, b))
 }
 
-/// Gram–Schmidt on the rows.
+/// Gram–Schmidt orthogonalisation of the rows.
 fn orthonormal_rows(mut q: Array2<f32>) -> Array2<f32> {
     for i in 0..q.nrows() {
         for j in 0..i {

@@ -24,15 +24,15 @@ pub struct LoraLinear {
     pub scaling: f32,
     /// DoRA's magnitude, `[out_features]`.
     pub magnitude: Option<Array1<f32>>,
-    /// What's taken out of the base's weight first.
+    /// The part that's taken out of the base's weight first.
     pub residual: Option<Residual>,
-    /// Numbers that PEFT trains for `A` and `B`.
+    /// The number of parameters of `A` and `B` that PEFT trains.
     pub trainable: usize,
 }
 
 /// Euclidean norms of the rows, `[out_features]`.
 fn row_norms(weight: &Array2<f32>) -> Array1<f32> {
-    // In float64: a row may have many thousand elements.
+    // In float64, since a row may have many thousands of elements.
     let squares = |row: ndarray::ArrayView1<f32>| row.iter().map(|&v| f64::from(v).powi(2)).sum();
     weight
         .axis_iter(Axis(0))
@@ -41,17 +41,18 @@ fn row_norms(weight: &Array2<f32>) -> Array1<f32> {
 }
 
 impl LoraLinear {
-    /// What has to be taken out of the layer's weight; nothing where the layer has what's left for its weight.
+    /// The part that must still be taken out of the layer's weight; `None` if the layer's quantized
+    /// weight is already without it.
     pub fn to_take_out(&self) -> Option<&Residual> {
         self.residual
             .as_ref()
             .filter(|residual| !residual.quantized)
     }
 
-    /// `W`, or what's left of it.
+    /// `W`, without the part that's taken out.
     ///
     /// # Errors
-    /// If it has to be decomposed and can't be.
+    /// If it must be decomposed and can't be.
     fn starting(&self, weight: &Array2<f32>) -> Result<Array2<f32>, AdapterError> {
         match self.to_take_out() {
             Some(residual) => residual.of(weight),
@@ -59,10 +60,11 @@ impl LoraLinear {
         }
     }
 
-    /// Norms of the rows that a fresh adapter on `weight`, the base's in full precision, starts with.
+    /// Norms of the rows that a fresh adapter starts with. `weight` is the base's in full
+    /// precision.
     ///
     /// # Errors
-    /// If it has to be decomposed and can't be.
+    /// If it must be decomposed and can't be.
     pub fn first_norms(&self, weight: Array2<f32>) -> Result<Array1<f32>, AdapterError> {
         let starting = match &self.residual {
             Some(residual) => residual.of(&weight)?,
@@ -123,7 +125,7 @@ impl ModuleAdapter for LoraLinear {
         })
     }
 
-    /// `W + scaling * B A` is worked out once, where the form would need it for the gains too.
+    /// Computes `W + scaling * B A` once; by the form it would be computed for the gains, too.
     fn merge_into(&self, module: &mut ModuleWeights) -> Result<(), AdapterError> {
         let weight = std::mem::take(&mut module.weight);
         let weight = match &self.residual {
@@ -148,7 +150,7 @@ impl ModuleAdapter for LoraLinear {
         Ok(())
     }
 
-    /// With DoRA the norms of the changed weight are taken at every step.
+    /// With DoRA, the norms of the changed weight are computed in every step.
     fn native(&self) -> Native<'_> {
         let Some(magnitude) = &self.magnitude else {
             return Native::Reduced;

@@ -6,21 +6,22 @@
 //! | `lora_B.weight` | `[out_features, r]` |
 //! | `lora_B.bias` (`lora_bias`) | `[out_features]` |
 //! | `lora_embedding_A`, `lora_embedding_B` | `[r, num_embeddings]`, `[embedding_dim, r]` |
-//! | `lora_magnitude_vector` (`use_dora`) | `[out_features]`, of an embedding `[embedding_dim]` |
+//! | `lora_magnitude_vector` (`use_dora`) | `[out_features]`, for an embedding `[embedding_dim]` |
 //!
-//! `scaling` is `lora_alpha / r`, or `lora_alpha / sqrt(r)` with `use_rslora`, after `rank_pattern` and
-//! `alpha_pattern`. Sums are taken in float32. `fan_in_fan_out` says how a layer stores its weight, which
-//! the architecture knows better: PEFT corrects it too.
+//! `scaling` is `lora_alpha / r`, or `lora_alpha / sqrt(r)` with `use_rslora`, after `rank_pattern`
+//! and `alpha_pattern`. Sums are taken in float32. `fan_in_fan_out` tells how a layer stores its
+//! weight; the architecture decides that here, as PEFT corrects the option, too.
 //!
-//! Beside modules, or in place of them, parameters can be named (`target_parameters`: `parameters.rs`), those of stacked
-//! experts among them (`stacked.rs`).
+//! `target_parameters` selects parameters in addition to modules, or instead of them
+//! (`parameters.rs`), stacked experts included (`stacked.rs`).
 //!
-//! Variants change what the pair is added to (PiSSA, OLoRA, KaSA: `residual.rs`) or how it's stored (BD-LoRA,
-//! QALoRA, KaSA, MiCA: `factors.rs`), or which tokens it acts on (aLoRA: `activated.rs`). EVA, VeLoRA, MonteCLoRA, LoRA-FA and Riemannian preconditioning only
-//! differ in training. An embedding has PiSSA and OLoRA as plain LoRA: nothing is taken out of its rows.
+//! Variants change what the pair is added to (PiSSA, OLoRA, KaSA: `residual.rs`), how it's stored
+//! (BD-LoRA, QALoRA, KaSA, MiCA: `factors.rs`), or which tokens it acts on (aLoRA: `activated.rs`).
+//! EVA, VeLoRA, MonteCLoRA, LoRA-FA and Riemannian preconditioning differ in training only. PiSSA
+//! and OLoRA are plain LoRA on an embedding: nothing is taken out of its rows.
 //!
-//! With DoRA, `V = W + scaling * B A` and `W' = diag(m / |V|) V`, `|V|` the norm of each row (of an
-//! embedding: of each column); the bias isn't scaled.
+//! With DoRA, `V = W + scaling * B A` and `W' = diag(m / |V|) V`, where `|V|` are the norms of the
+//! rows (for an embedding: of the columns). The bias isn't scaled.
 //!
 //! Sources: Hu et al., arXiv:2106.09685; Liu et al., arXiv:2402.09353 (DoRA); PEFT, `tuners/lora/`.
 
@@ -74,7 +75,7 @@ use crate::json::JsonObject;
 use crate::model::BaseModel;
 use crate::weights::WeightsError;
 
-/// The weight that PEFT saves with embeddings and heads.
+/// The base's weight, which PEFT saves with embeddings and heads.
 const BASE_WEIGHT: &str = "base_layer.weight";
 
 /// Reads the adapter.
@@ -91,13 +92,13 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let modules = spec.modules();
     let parameters = TargetParameters::read(config, &lora, &spec)?;
     let targets = Targets::with_defaults(config, &spec.model_type, QUERY_VALUE)?;
-    // Beside parameters, an empty list of modules means none.
+    // If parameters are named, an empty list of modules selects none.
     let mut selected = match targets.is_empty() && !parameters.is_empty() {
         true => Vec::new(),
         false => targets.select(config, tensors, &modules)?,
     };
     if spec.tower.is_some() {
-        // A wrapper's configuration isn't converted, and PEFT finds no modules in its experts.
+        // PEFT doesn't convert a wrapper's configuration, and finds no modules in its experts.
         selected = without_experts(&targets, selected, base);
     }
     let mut saved = targets.saved(config, tensors, &modules)?;
@@ -116,7 +117,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     replace_modules(&mut effects, tensors, &base.spec, &saved)?;
     if tied == Tie::Saved {
         leave_out_bias(&mut effects, &spec.lm_head);
-        // The pair's one copy is counted at the embedding.
+        // The shared tensor is counted at the embedding.
         let head = format!("{}.weight", spec.lm_head.path);
         if let Some(head) = effects.replaced.get_mut(&head) {
             head.trainable = false;
@@ -137,8 +138,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     )?;
     let experts = match lora.arrow.take() {
         Some(arrow) => {
-            effects.unmergeable =
-                Some("with `arrow_config` routes every token to experts of its own");
+            effects.unmergeable = Some("with `arrow_config` sends every token to its own experts");
             let experts = Experts::load(arrow, config, base, tensors, &mut effects)?;
             experts.check_targets(&selected)?;
             Some(experts)
@@ -160,15 +160,14 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     trainable_token_indices(config, base, tensors, &spec, &mut effects)?;
     effects.spec = Some(spec);
     if lora.invocation.is_some() {
-        effects.unmergeable =
-            Some("with `alora_invocation_tokens` acts on some tokens and not on others");
+        effects.unmergeable = Some("with `alora_invocation_tokens` acts on some tokens only");
     }
     effects.invocation = lora.invocation;
     Ok(effects)
 }
 
-/// The adapter of a module, with fresh factors that are `made` of its weight if its start has such, and the numbers
-/// of it that PEFT counts and doesn't train.
+/// The adapter of a module, and the number of its parameters that PEFT counts and doesn't train.
+/// `made`: its fresh factors, if they were computed from the weight.
 fn module_adapter(
     config: &JsonObject,
     lora: &LoraConfig,
@@ -183,7 +182,7 @@ fn module_adapter(
             let tied = base.spec.tied() && module.path == base.spec.lm_head.path;
             if tied && lora.removed(scaling).is_some() && !tensors.has(&layer.key(BASE_WEIGHT)) {
                 let reason = format!(
-                    "it takes a part out of the weight of `{}`, which is the tied embedding's as well",
+                    "it takes a part out of the weight of `{}`, which is also the tied embedding's",
                     module.path
                 );
                 let key = if lora.kasa {
@@ -193,7 +192,7 @@ fn module_adapter(
                 };
                 return Err(config.refused(key, &reason).into());
             }
-            // What a fresh adapter is made of is what's taken out of the weight.
+            // A fresh adapter's initial factors are the part that's taken out of the weight.
             let removed = made.as_ref().map(|(a, b)| (a.clone(), b * scaling));
             let factors = factors(lora, config, tensors, &layer, r, made)?;
             let frozen = factors.frozen;
@@ -250,7 +249,7 @@ fn linear_adapter(
         true => Some(tensors.vector(&keys[2], layer.out_features, lora.init.bias(r))?),
         false => None,
     };
-    // A head is saved with its weight, of which the part is taken out already.
+    // A head is saved with its weight, without the part that's taken out.
     let saved = tensors.has(&layer.key(BASE_WEIGHT));
     let residual = match lora.removed(scaling) {
         Some(_) if saved => None,
@@ -276,7 +275,7 @@ fn linear_adapter(
     };
     if lora.use_dora {
         let module = &layer.module;
-        // What's left of a quantized weight isn't there yet.
+        // The rest of a quantized weight isn't written yet.
         let weight = match adapter.residual {
             Some(_) => BaseModel::full_matrix,
             None => BaseModel::matrix,
@@ -332,7 +331,7 @@ fn embedding_adapter(
     Ok(adapter)
 }
 
-/// DoRA's magnitude; fresh, the norms of the weight that the adapter starts with.
+/// DoRA's magnitude; a fresh one is the norms of the weight that the adapter starts with.
 fn magnitude(
     read: impl Fn(&str) -> Result<Array2<f32>, WeightsError>,
     tensors: &mut AdapterTensors,
@@ -347,7 +346,7 @@ fn magnitude(
         }
         ModuleKind::Norm { shape, .. } => shape.iter().product(),
     };
-    // Releases before 0.12 wrote it as a module's weight.
+    // PEFT before 0.12 stored it as a module's weight.
     let older = format!("{key}.weight");
     let key = if tensors.has(&older) {
         older.as_str()

@@ -1,13 +1,17 @@
-//! `target_parameters`: LoRA on parameters that are named themselves, in place of their modules.
+//! `target_parameters`: LoRA on parameters that are selected by their own names.
 //!
-//! A name means every parameter of Transformers' model that is it or ends with a dot and it. Neither `exclude_modules` nor
-//! `layers_to_transform` bear on them; `rank_pattern` and `alpha_pattern` are matched with the parameter's whole name.
+//! A name selects every parameter of Transformers' model that it equals, or that ends with a dot
+//! and it. `exclude_modules` and `layers_to_transform` have no effect on them; `rank_pattern` and
+//! `alpha_pattern` are matched with the parameter's whole name. `layers_to_transform` bear on them;
+//! `rank_pattern` and `alpha_pattern` are matched with the parameter's whole name.
 //!
-//! - The stacked experts of a layer: see [`super::stacked`].
-//! - A matrix `[p, q]`, as the checkpoint stores it, gains `scaling * B A` with `A` `[r, q]` and `B` `[p, r]`: of a linear
-//!   layer that's its own LoRA; of a table, and of a layer that is stored as `[in, out]`, the two change places.
+//! - Stacked experts of a layer: see [`super::stacked`].
+//! - A matrix `[p, q]`, as the checkpoint stores it, gains `scaling * B A` with `A` `[r, q]` and
+//!   `B` `[p, r]`. For a linear layer that's its usual LoRA; for an embedding, and for a layer
+//!   that's stored as `[in, out]`, `A` and `B` are swapped.
 //!
-//! Source: PEFT, `tuners/tuners_utils.py` (`_inject_parameters`), `tuners/lora/layer.py` (`ParamWrapper`).
+//! Source: PEFT, `tuners/tuners_utils.py` (`_inject_parameters`), `tuners/lora/layer.py`
+//! (`ParamWrapper`).
 
 use ndarray::Array2;
 
@@ -23,7 +27,7 @@ use crate::adapter::{AdapterError, AdapterTensors, Effects, ModuleAdapter, Modul
 use crate::arch::{DecoderSpec, Expert, Mlp, Module, ModuleKind};
 use crate::json::{ConfigError, JsonObject};
 
-/// Options that PEFT refuses with it.
+/// Options that PEFT refuses together with it.
 const NOT_WITH: [&str; 9] = [
     "fan_in_fan_out",
     "lora_bias",
@@ -39,29 +43,29 @@ const NOT_WITH: [&str; 9] = [
 /// A parameter of Transformers' model.
 #[derive(Debug)]
 struct Parameter<'a> {
-    /// `model.layers.0.mlp.experts.gate_up_proj`
+    /// For example `model.layers.0.mlp.experts.gate_up_proj`.
     name: String,
     kind: Kind<'a>,
 }
 
 #[derive(Debug)]
 enum Kind<'a> {
-    /// A tensor of a layer's experts.
+    /// A stacked tensor of a layer's experts.
     Stack(Stack, &'a [Expert]),
     /// The weight of a module that can be adapted.
     Matrix(Module),
-    /// Something else.
+    /// A parameter that can't be adapted.
     Other,
 }
 
 impl Parameter<'_> {
-    /// The module that it belongs to.
+    /// The path of its module.
     fn module(&self) -> &str {
         self.name.rsplit_once('.').map_or("", |(module, _)| module)
     }
 }
 
-/// What `target_parameters` says.
+/// The parameters that `target_parameters` selects.
 #[derive(Debug)]
 pub struct TargetParameters<'a> {
     selected: Vec<Parameter<'a>>,
@@ -71,7 +75,8 @@ impl<'a> TargetParameters<'a> {
     /// Finds the parameters.
     ///
     /// # Errors
-    /// If a name means none, or one that can't be adapted, or an option can't be had together with them.
+    /// If a name selects no parameter, or one that can't be adapted, or another option can't be
+    /// combined with it.
     pub fn read(
         config: &JsonObject,
         lora: &LoraConfig,
@@ -123,12 +128,12 @@ impl<'a> TargetParameters<'a> {
         Ok(Self { selected })
     }
 
-    /// Whether there are none.
+    /// Whether none is selected.
     pub fn is_empty(&self) -> bool {
         self.selected.is_empty()
     }
 
-    /// The modules whose own weight is adapted.
+    /// The modules whose weight is adapted as a parameter.
     pub fn modules(&self) -> impl Iterator<Item = &Module> {
         self.selected.iter().filter_map(|one| match &one.kind {
             Kind::Matrix(module) => Some(module),
@@ -136,7 +141,7 @@ impl<'a> TargetParameters<'a> {
         })
     }
 
-    /// Checks that no module of theirs is adapted or replaced itself.
+    /// Checks that none of their modules is adapted or replaced as a module.
     ///
     /// # Errors
     /// If one is.
@@ -164,7 +169,7 @@ impl<'a> TargetParameters<'a> {
         Ok(())
     }
 
-    /// Takes the tensors, and puts what they do in `effects`.
+    /// Reads the tensors, and adds their changes to `effects`.
     ///
     /// # Errors
     /// If one is missing or has another shape.
@@ -179,7 +184,7 @@ impl<'a> TargetParameters<'a> {
             let (r, scaling) = lora.rank_and_scaling(config, &parameter.name)?;
             match &parameter.kind {
                 Kind::Stack(..) if lora.init == LoraInit::Orthogonal && tensors.is_fresh() => {
-                    let reason = "a fresh pair of stacked experts has no such start";
+                    let reason = "it isn't supported for fresh stacked experts";
                     return Err(config.refused("init_lora_weights", reason).into());
                 }
                 Kind::Stack(stack, experts) => {
@@ -205,14 +210,14 @@ impl<'a> TargetParameters<'a> {
         Ok(())
     }
 
-    /// Whether the other tensor of the same experts is adapted too.
+    /// Whether the experts' other stacked tensor is adapted, too.
     fn has_both(&self, parameter: &Parameter) -> bool {
         let module = parameter.module();
         let beside = self.selected.iter();
         beside.filter(|other| other.module() == module).count() > 1
     }
 
-    /// What a stack's tensors hang on.
+    /// The prefix of the stacked tensor's keys.
     fn key(&self, parameter: &Parameter, stack: Stack) -> String {
         let module = parameter.module();
         match stack == Stack::GateUp && self.has_both(parameter) {
@@ -221,8 +226,8 @@ impl<'a> TargetParameters<'a> {
         }
     }
 
-    /// Tensors of single experts' gates and ups are taken for those of a wrapper inside that of `down_proj`, so that
-    /// without one they go nowhere in PEFT.
+    /// Refuses pairs of single experts' gate and up projections without those of `down_proj`: PEFT
+    /// loads them into a wrapper inside that of `down_proj`, so without it they are lost.
     fn check_single_experts(
         &self,
         config: &JsonObject,
@@ -237,7 +242,7 @@ impl<'a> TargetParameters<'a> {
             return Ok(());
         }
         let reason = format!(
-            "the file adapts single experts without their `{}`, and PEFT loads such tensors to nowhere",
+            "the file adapts single experts without their `{}`, and PEFT doesn't load such tensors",
             down.source.rsplit('.').next().unwrap_or(&down.source)
         );
         Err(config.refused("target_modules", &reason).into())
@@ -246,13 +251,13 @@ impl<'a> TargetParameters<'a> {
 
 fn check_options(config: &JsonObject, lora: &LoraConfig) -> Result<(), ConfigError> {
     let refused = |key: &str| {
-        let reason = format!("it can't be had together with `{PARAMETERS}`");
+        let reason = format!("it can't be combined with `{PARAMETERS}`");
         Err(config.refused(key, &reason))
     };
     if let Some(key) = NOT_WITH.into_iter().find(|key| is_on(config, key)) {
         return refused(key);
     }
-    // Dropout lies between a module's input and `A`, and a parameter has no input.
+    // Dropout is applied between a module's input and `A`; a parameter has no input.
     if config.optional_number("lora_dropout")?.unwrap_or(0.0) != 0.0 {
         return refused("lora_dropout");
     }
@@ -262,13 +267,13 @@ fn check_options(config: &JsonObject, lora: &LoraConfig) -> Result<(), ConfigErr
     }
 }
 
-/// Whether `path` is `module` or lies below it.
+/// Whether `path` is `module` or below it.
 fn is_inside(path: &str, module: &str) -> bool {
     let rest = path.strip_prefix(module);
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-/// All parameters that Transformers' model has, experts last.
+/// All parameters of Transformers' model, experts last.
 fn parameters(spec: &DecoderSpec) -> Vec<Parameter<'_>> {
     let mut all = Vec::new();
     let layers = spec.layers.iter();
@@ -313,7 +318,7 @@ fn parameters(spec: &DecoderSpec) -> Vec<Parameter<'_>> {
     all
 }
 
-/// The last two parts of the names, each once.
+/// The last two segments of the names, each once.
 fn examples(all: &[Parameter]) -> String {
     let mut names: Vec<&str> = Vec::new();
     for parameter in all {
@@ -336,7 +341,7 @@ fn matrix(
 ) -> Result<Box<dyn ModuleAdapter>, AdapterError> {
     let shape = module.parameters().swap_remove(0).1;
     let [rows, columns] = [shape[0], shape[1]];
-    // An old adapter on a router has the checkpoint's name of it.
+    // Old adapters call a router's tensors by the checkpoint's name.
     let older = format!("{}.lora_A.weight", module.source);
     let is_router = matches!(module.kind, ModuleKind::Routed { .. });
     let place = match is_router && tensors.has(&older) {
@@ -385,7 +390,8 @@ fn matrix(
     Ok(Box::new(OfParameter(inner)))
 }
 
-/// The adapter of a weight: PEFT changes the weight itself at every step, which no native form does.
+/// The adapter of a parameter. PEFT changes the weight itself in every step; no native form is
+/// implemented for that.
 #[derive(Debug)]
 struct OfParameter(Box<dyn ModuleAdapter>);
 

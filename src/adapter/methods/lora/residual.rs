@@ -1,12 +1,14 @@
-//! What variants take out of the base's weight before they add their own: PEFT does so on every load, also
-//! of a trained adapter, and rounds what's left to the dtype that the weight has in memory.
+//! The part that variants take out of the base's weight before they add their pair. PEFT does this
+//! whenever it loads an adapter, a trained one, too, and rounds the rest to the dtype of the weight
+//! in memory.
 //!
-//! Products of singular vectors, and of `Q` and `R`, have no sign of their own: any decomposition gives the
-//! same residual.
+//! Products of singular vectors, and of `Q` and `R`, don't depend on the signs of the factors, so
+//! any decomposition gives the same residual.
 //!
-//! Of a base that's quantized it's what's left of the full-precision weight, quantized then: PEFT asks for that with PiSSA
-//! (`pissa_init`), and KaSA does nothing else. OLoRA it makes of the dequantized weight there, if the base is quantized when
-//! the adapter is loaded; here one rule is for all three, and a merge's.
+//! For a quantized base, the rest of the full-precision weight is quantized: PEFT recommends that
+//! for PiSSA (`pissa_init`), and it's the only way for KaSA. For OLoRA, PEFT decomposes the
+//! dequantized weight, if the base is quantized when the adapter is loaded; here all three, and
+//! merges, follow one rule.
 
 use std::sync::OnceLock;
 
@@ -20,7 +22,7 @@ use crate::adapter::toolbox::components::{
 use crate::decomposition::{Svd, qr};
 use crate::weights::Dtype;
 
-/// What's taken out of one module's weight.
+/// A part to be taken out of a module's weight.
 #[derive(Debug)]
 pub struct Residual {
     /// The module.
@@ -29,11 +31,11 @@ pub struct Residual {
     pub r: usize,
     /// Which part.
     pub part: Removed,
-    /// The base weight's, in memory.
+    /// The dtype of the base's weight in memory.
     pub dtype: Dtype,
-    /// Whether it's quantized, so that the layer has it for a weight already.
+    /// Whether the base is quantized, so that the layer's weight is already without the part.
     pub quantized: bool,
-    /// The part as `B A`, once it's known.
+    /// The part as `B A`, once it's computed.
     pub pair: OnceLock<Made>,
 }
 
@@ -55,10 +57,10 @@ pub enum Removed {
 }
 
 impl Residual {
-    /// What's left of `weight`.
+    /// `weight` without the part, rounded to `dtype`.
     ///
     /// # Errors
-    /// If it isn't finite.
+    /// If `weight` isn't finite.
     pub fn of(&self, weight: &Array2<f32>) -> Result<Array2<f32>, AdapterError> {
         let (a, b) = match self.pair.get() {
             Some(pair) => pair,

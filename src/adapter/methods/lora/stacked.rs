@@ -1,17 +1,20 @@
-//! LoRA on the tensors that hold the weights of a layer's experts: `W'[e] = W[e] + scaling * B[e] A[e]`.
+//! LoRA on stacked experts: `W'[e] = W[e] + scaling * B[e] A[e]`.
 //!
 //! | tensor | shape | of expert `e` |
 //! |---|---|---|
 //! | `lora_A.weight` | `[experts * r, in_features]` | rows `e r` to `(e + 1) r` |
-//! | `lora_B.weight` | `[out_features, r * experts]` | every `experts`-th column from the `e`-th on |
+//! | `lora_B.weight` | `[out_features, r * experts]` | columns `e`, `e + experts`, … |
 //!
-//! `gate_up_proj` has the rows of the gate and then those of up, both of the same `A`. Where it's adapted together with
-//! `down_proj`, its tensors hang on `base_layer`: PEFT wraps the one and then the other.
+//! `gate_up_proj` has the rows of the gate and then those of up, with one `A` for both. If it's
+//! adapted together with `down_proj`, its keys contain `base_layer`: PEFT wraps one and then the
+//! other.
 //!
-//! Adapters that were saved for single experts have a pair for each projection of each. PEFT makes one of those of gate
-//! and up, with both ranks: `A` one below the other, `B` block-diagonal.
+//! Adapters that were saved for single experts have a pair for each projection. PEFT combines those
+//! of gate and up into one pair with the sum of both ranks: `A` one below the other, `B`
+//! block-diagonal.
 //!
-//! Source: PEFT, `tuners/lora/layer.py` (`ParamWrapper`), `utils/transformers_weight_conversion.py`.
+//! Source: PEFT, `tuners/lora/layer.py` (`ParamWrapper`),
+//! `utils/transformers_weight_conversion.py`.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -41,28 +44,28 @@ pub struct ExpertLinear {
     expert: usize,
     /// Its rows of `B`.
     rows: Range<usize>,
-    /// What `A` and `B` are called in the graph.
+    /// The names of the graph's inputs for `A` and `B`.
     keys: [String; 2],
-    /// Numbers that are counted here.
+    /// The number of parameters that are counted here.
     trainable: usize,
 }
 
-/// What's asked for: tensors below `key`, of this rank and scaling.
+/// A stacked tensor to adapt, and how.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
     /// Which tensor.
     pub stack: Stack,
-    /// The module that the tensors hang on.
+    /// The prefix of its keys.
     pub key: &'a str,
     /// Rank.
     pub r: usize,
     /// What `B A` is multiplied by.
     pub scaling: f32,
-    /// How a fresh adapter starts.
+    /// How a fresh adapter is initialised.
     pub init: LoraInit,
 }
 
-/// Takes the tensors, and gives each projection that they adapt its own part, by path.
+/// Reads the tensors, and returns the adapter of each projection, by path.
 ///
 /// # Errors
 /// If one is missing or has another shape.
@@ -108,7 +111,8 @@ pub fn load(
     Ok(all)
 }
 
-/// `[experts, r, in_features]` and `[experts, out_features, r]`, of a file with one pair for all experts.
+/// `[experts, r, in_features]` and `[experts, out_features, r]`, from a file with one pair for all
+/// experts.
 fn stacked(
     tensors: &mut AdapterTensors,
     wanted: Wanted,
@@ -143,7 +147,8 @@ fn stacked(
     Ok((a, b))
 }
 
-/// The same of a file with a pair for each projection of each expert.
+/// `[experts, r, in_features]` and `[experts, out_features, r]`, from a file with a pair for each
+/// projection of each expert.
 fn of_single_experts(
     tensors: &mut AdapterTensors,
     wanted: Wanted,

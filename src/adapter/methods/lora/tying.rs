@@ -1,12 +1,14 @@
-//! `ensure_weight_tying`: who adapts or saves one end of a tied model, its embedding or its head, does the same to the
-//! other.
+//! `ensure_weight_tying`: if the embedding or the head of a tied model is adapted or saved, the
+//! other is as well.
 //!
-//! - PEFT looks for `embed_tokens` and `lm_head` by name. Where an embedding is called otherwise, only `lm_head` says
-//!   that the pair is meant; and the configuration that PEFT saves then names the embedding alone.
-//! - Ends that are saved (`modules_to_save`) come first: targets are left as they are then.
+//! - PEFT looks for `embed_tokens` and `lm_head` by name. If the embedding has another name, only
+//!   `lm_head` selects the pair; and the configuration that PEFT then saves names only the
+//!   embedding.
+//! - A pair that's saved (`modules_to_save`) comes first: targets are then left as they are.
 //! - The head of a saved pair has no bias, whatever the base's has.
 //!
-//! Source: PEFT, `tuners/tuners_utils.py` (`_check_tied_modules`), `tuners/lora/model.py`, `utils/other.py`.
+//! Source: PEFT, `tuners/tuners_utils.py` (`_check_tied_modules`), `tuners/lora/model.py`,
+//! `utils/other.py`.
 
 use super::config::LoraConfig;
 use super::init::LoraInit;
@@ -15,24 +17,24 @@ use crate::adapter::targets::Targets;
 use crate::arch::{DecoderSpec, Linear, Module};
 use crate::json::{ConfigError, JsonObject};
 
-/// What PEFT takes for one of the ends.
+/// The names by which PEFT finds the pair.
 const NAMES: [&str; 2] = ["embed_tokens", "lm_head"];
 
-/// Which ends are tied.
+/// What the tied embedding and head have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tie {
-    /// None.
+    /// Nothing.
     Apart,
-    /// Both are targets.
+    /// Both are targeted.
     Targets,
-    /// Both are saved whole.
+    /// Both are saved.
     Saved,
 }
 
-/// Completes the pair in `selected`, the targeted modules, or in `saved`.
+/// Adds the missing one of the pair to `selected`, the targeted modules, or to `saved`.
 ///
 /// # Errors
-/// If the head of a saved pair is targeted as well, or PEFT would lose the head's tensors.
+/// If the head of a saved pair is targeted, too, or PEFT would lose the head's tensors.
 pub fn tie(
     config: &JsonObject,
     tensors: &AdapterTensors,
@@ -85,11 +87,12 @@ pub fn tie(
     Ok(Tie::Apart)
 }
 
-/// Whether a tied pair of targets stays the same after a merge. DoRA rescales the rows of one and the columns of the
-/// other, patterns may scale them apart, and starts that make a head's factors anew leave it with tensors of its own.
+/// Whether a tied pair of targets is still equal after a merge. DoRA rescales the rows of one and
+/// the columns of the other, patterns may scale them differently, and some initialisations give the
+/// head its own factors.
 ///
 /// # Errors
-/// If a pattern can't be matched.
+/// If a regular expression can't be matched.
 pub fn change_alike(
     lora: &LoraConfig,
     config: &JsonObject,

@@ -1,14 +1,14 @@
-//! Reconstruction low-pass filters (`rec_lo`), as PyWavelets and PEFT have them.
+//! Reconstruction low-pass filters (`rec_lo`), as in PyWavelets and PEFT.
 //!
-//! Of the families that PEFT's configuration allows, it has no coefficients for `db11` and up, `sym11` and up,
-//! and `coif6` and up; those of `coif4` and `coif5` are wrong there, so no one could have trained what their
-//! names say.
+//! PEFT's configuration allows more families than it has coefficients for: it has none for `db11`
+//! and up, `sym11` and up, and `coif6` and up. Its coefficients of `coif4` and `coif5` are wrong,
+//! so adapters with them weren't trained with the wavelets that they name.
 //!
 //! Sources: Daubechies, "Ten Lectures on Wavelets" (1992); PEFT, `tuners/waveft/wavelet.py`.
 
 use std::f64::consts::FRAC_1_SQRT_2;
 
-/// A family's filter.
+/// The filter of a family.
 pub fn reconstruction_low_pass(family: &str) -> Option<&'static [f64]> {
     let found = FILTERS.iter().find(|(name, _)| *name == family);
     found.map(|(_, filter)| *filter)

@@ -1,15 +1,16 @@
-//! WaveFT: `W' = W + scaling * idwt(S)`, `S` sparse wavelet coefficients.
+//! WaveFT: `W' = W + scaling * idwt(S)`, with sparse wavelet coefficients `S`.
 //!
 //! | tensor | shape |
 //! |---|---|
 //! | `waveft_spectrum` | `[n_frequency]` |
 //!
-//! The coefficients' places are the first `n_frequency` numbers of a permutation of the weight's elements,
-//! drawn from `random_loc_seed` and never saved. The weight's shape, padded by the filter's length less 2
-//! (and to an even size), is cut in quadrants: approximation, and horizontal, vertical and diagonal detail.
-//! One step of the inverse transform gives the delta: a coefficient at `(p, q)` of its quadrant adds
-//! `row[a] * column[b]` at `(2 p + a, 2 q + b)`, shifted back by the padding. Without `use_idwt` the
-//! coefficients are added where they stand. Sums are taken in float32.
+//! The coefficients' indices are the first `n_frequency` numbers of a permutation of the weight's
+//! elements, drawn from `random_loc_seed` and never saved. The weight's shape, padded by the
+//! filter's length minus 2 (and to an even size), is cut into quadrants: approximation, and
+//! horizontal, vertical and diagonal detail. One step of the inverse transform gives the delta: a
+//! coefficient at `(p, q)` of its quadrant adds `row[a] * column[b]` at `(2 p + a, 2 q + b)`,
+//! shifted back by the padding. Without `use_idwt` the coefficients are added at their indices.
+//! Sums are taken in float32.
 //!
 //! Source: PEFT, `tuners/waveft/`.
 
@@ -43,7 +44,7 @@ struct WaveFt {
     scaling: f32,
 }
 
-/// Low-pass and high-pass filter of the reconstruction.
+/// The low-pass and high-pass filters of the reconstruction.
 #[derive(Debug, Clone)]
 struct Wavelet {
     low: Vec<f32>,
@@ -78,12 +79,13 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     })
 }
 
-/// How many coefficients a layer has.
+/// The number of coefficients of each layer.
 #[derive(Debug)]
 struct Counts {
     default: usize,
     pattern: ValuePattern,
-    /// Elements of all adapted weights and coefficients of all, with `proportional_parameters`.
+    /// With `proportional_parameters`: the number of elements of all adapted weights, and of all
+    /// coefficients.
     proportional: Option<[f64; 2]>,
 }
 
@@ -151,8 +153,9 @@ impl Wavelet {
         }
     }
 
-    /// Where, along one axis, a coefficient at `place` of the weight's `size` lands with the first element
-    /// of its filter (it may lie outside), and whether it's in the second half of the quadrants.
+    /// Along one axis: the position of the first element of the filter for a coefficient at `place`
+    /// of the weight's `size` (it may be outside), and whether the coefficient is in the second
+    /// half of the quadrants.
     fn along(&self, place: usize, size: usize) -> (isize, bool) {
         let padding = self.low.len() - 2;
         let padded = (size + padding).next_multiple_of(2);
@@ -179,11 +182,11 @@ impl WaveFt {
             };
             let (top, lower) = wavelet.along(row, rows);
             let (left, right) = wavelet.along(column, columns);
-            // Detail of the quadrant on the right is found along the rows, of the lower one along the columns.
+            // The right quadrants hold detail along the rows, the lower ones along the columns.
             let (by_rows, by_columns) = (wavelet.filter(right), wavelet.filter(lower));
             for (row, by_row) in (top..).zip(by_rows) {
                 for (column, by_column) in (left..).zip(by_columns) {
-                    // Outside the weight is what the padding cuts off.
+                    // Elements outside the weight are cut off with the padding.
                     let inside = [row as usize, column as usize];
                     if let Some(element) = weight.get_mut(inside) {
                         *element += value * by_row * by_column;
@@ -244,7 +247,7 @@ mod tests {
     fn a_longer_filter_is_cut_at_the_border() {
         let mut weight = Array2::zeros((5, 5));
         adapter(Some("db2"), [5, 5], 0).add_to(&mut weight);
-        // 5 + 2 is padded to 8, so the first element is element 1, which lands on row 0.
+        // 5 + 2 is padded to 8, so the first element is element 1, at row 0.
         let filter = reconstruction_low_pass("db2").unwrap();
         let expected = 6.0 * filter[0] * filter[0];
         assert!((f64::from(weight[[0, 0]]) - expected).abs() < 1e-6);
