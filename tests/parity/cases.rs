@@ -1,4 +1,4 @@
-//! Every case, merged and unmerged, with weights in place and as they are measured, as the reference gave it.
+//! Runs every case, merged and unmerged, with each way to hold weights, against the reference.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use crate::common::cases::{REFUSED, check_case, models, of_each_method};
 use crate::common::reference::{Case, generate, peft_type};
 use crate::common::{all_below, case, model, names};
 
-/// Runs every case of a model; one message for all that fail.
+/// Runs every case of a model; collects the failures in one message.
 fn check_model(name: &str) {
     let mut failures = Vec::new();
     let cases = names(&case(name, ""));
@@ -43,8 +43,8 @@ fn every_family_has_cases() {
     }
 }
 
-/// The widths of some models fit no block of a processor's layout, so that `mapped` reads their weights as they're stored.
-/// Elsewhere than on x86-64 nothing is laid out.
+/// Some models' widths fit no block of a processor's layout, so `mapped` uses their weights as
+/// stored. On processors other than x86-64 no weights are laid out.
 #[test]
 fn every_family_and_every_method_has_a_case_whose_weights_are_laid_out() {
     if cfg!(not(target_arch = "x86_64")) {

@@ -1,4 +1,4 @@
-//! Adapters of which there's only a configuration: they start as PEFT's do.
+//! Adapters that consist of a configuration only: they are initialised as in PEFT.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,7 +21,7 @@ fn a_configuration_alone_gives_an_adapter_that_merges_to_the_same() {
                 continue;
             }
             let (peft_type, case) = (peft_type(&folder), Case::read(&folder));
-            // One of each method, and that one with the least options.
+            // One case of each method: the one with the fewest options.
             if !case.merged || !seen.insert(peft_type) {
                 continue;
             }
@@ -52,8 +52,8 @@ fn a_configuration_alone_gives_an_adapter_that_merges_to_the_same() {
     assert!(failures.is_empty(), "{failures}");
 }
 
-/// Fresh adapters that PEFT starts so that the base's output stays as it is, with whatever they take out of the
-/// weight or are made of.
+/// Fresh adapters that don't change the base's output in PEFT, even if they take a part out of the
+/// weight, or are computed from it.
 #[test]
 fn what_starts_as_the_base_gives_what_the_base_gives() {
     for (model_name, case_name) in [
@@ -140,12 +140,13 @@ fn fresh_adapters_on_parameters_start_as_peft_s_do() {
             own.flat_map(|(_, tensor)| &tensor.values)
                 .fold(0.0, |most, value| value.abs().max(most))
         };
-        // What `unmerged-empty` is made of.
+        // The values of `unmerged-empty`.
         let neutral = adapter["neutral"].as_object().unwrap();
         assert_eq!(neutral.len(), tensors.len(), "{model_name}/{case_name}");
         assert!(neutral.values().all(|value| value == 0.0));
         if model_name == "olmoe" {
-            // `1 / sqrt(fan_in)`: of `A` 16 at the least, of `B` 5 experts of rank 2, times the scaling of 2.5.
+            // `1 / sqrt(fan_in)`: for `A` at least 16, for `B` 5 experts of rank 2, times the
+            // scaling of 2.5.
             let expected = [(".lora_A.", 0.25), (".lora_B.", 2.5 / f32::sqrt(10.0))];
             for (name, bound) in expected {
                 let found = largest(name);

@@ -1,4 +1,4 @@
-//! Fresh adapters with routers, mixtures, gates or a second network.
+//! Fresh adapters with routers, mixtures, gates or a side network.
 
 use serde_json::json;
 
@@ -44,7 +44,7 @@ fn experts_without_tensors_are_drawn_apart() {
     let base = trial.logits_of("base");
     let unmerged = trial.logits_of("unmerged");
     assert!(relative_difference(&unmerged, &base) > 1e-3);
-    // One alone is something else than all of them.
+    // One expert alone gives another result than all of them.
     trial.set_arrow("top_k", json!(1));
     let one = trial.logits_of("unmerged");
     assert!(relative_difference(&unmerged, &one) > 1e-4);

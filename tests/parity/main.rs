@@ -1,5 +1,5 @@
-//! The built program against `transformers` and `peft`: every case of `tests/fixtures/cases`, its logits, tokens and
-//! parameter counts; and what must leave logits as they are.
+//! The built program against `transformers` and `peft`: logits, tokens and parameter counts of
+//! every case in `tests/fixtures/cases`; and changes that must not affect logits.
 
 #[path = "../common/mod.rs"]
 mod common;

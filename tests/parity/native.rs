@@ -1,4 +1,4 @@
-//! What methods compute themselves at every forward (`--adapter-form native`).
+//! The methods' own computation in every forward pass (`--adapter-form native`).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,13 +11,13 @@ use crate::common::reference::{
 };
 use crate::common::{case, model, names};
 
-/// Methods whose own computation is implemented.
+/// Methods with a native form.
 const NATIVE: &[&str] = &[
     "ADALORA", "BOFT", "C3A", "DELORA", "GRALORA", "HIRA", "HRA", "IA3", "LILY", "LOHA", "LOKR",
     "LORA", "MISS", "OFT", "PVERA", "RANDLORA", "ROAD", "VERA",
 ];
 
-/// What of them has none.
+/// Cases of these methods without a native form.
 fn lacks_native(label: &str) -> bool {
     let parts = [
         "miss-bat",
@@ -68,7 +68,8 @@ fn what_methods_compute_themselves_is_as_the_reference() {
     assert_eq!(checked.len(), NATIVE.len(), "{checked:?}");
 }
 
-/// Ways of a method's own computation that no reference case takes: a merge takes another way, and must agree.
+/// Options of native forms without a reference case: merging computes them differently, and must
+/// agree.
 #[test]
 fn what_methods_compute_themselves_is_as_the_merged_model() {
     for (method, config) in [

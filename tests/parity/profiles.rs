@@ -1,4 +1,4 @@
-//! What ran, as ONNX Runtime tells it.
+//! Profiles of the nodes that ran, as ONNX Runtime writes them.
 
 use std::fs;
 

@@ -14,10 +14,10 @@ use crate::common::{
 const FILE: &str = "adapter_model.safetensors";
 const PLAIN: &str = "base_model.model.model.";
 
-/// Makes a tensor's name another one.
+/// Changes a tensor's name.
 type Rename = fn(&str) -> String;
 
-/// Ways to name a tensor of a Llama.
+/// Ways in which the tensors of a Llama may be named.
 const RENAMES: [(&str, Rename); 8] = [
     ("headless", |key| {
         key.replacen(PLAIN, "base_model.model.", 1)
@@ -46,7 +46,7 @@ const RENAMES: [(&str, Rename); 8] = [
     ("compiled around", |key| format!("_orig_mod.{key}")),
 ];
 
-/// Renames tensors in the file's header: some are of types that hold no floats.
+/// Renames tensors in the file's header, since some have dtypes that aren't floats.
 fn rename(folder: &Path, rename: impl Fn(&str) -> String) {
     let path = folder.join(FILE);
     let bytes = fs::read(&path).unwrap();

@@ -1,5 +1,5 @@
-//! The same model and the same adapter in other forms of their files: what Transformers and PEFT take for the same must
-//! give the same here, and what they tell apart must not.
+//! A model and an adapter, stored in different forms: forms that Transformers and PEFT treat alike
+//! must give the same logits here, others must not.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use peft_bench::weights::Dtype;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// A copy of a base and of one of its adapters, to be written in another form.
+/// A copy of a base and of one of its adapters, to be stored in another form.
 struct Form {
     root: TempDir,
     base: PathBuf,
@@ -36,7 +36,7 @@ impl Form {
         self.adapter.join("adapter_config.json")
     }
 
-    /// Changes the tensors of the base, in one file and float32.
+    /// Changes the tensors of the base, which are in one file and in float32.
     fn edit_base(&self, change: impl FnOnce(&mut Tensors)) {
         let mut tensors = read_checkpoint(&self.base);
         change(&mut tensors);
@@ -57,7 +57,8 @@ impl Form {
         });
     }
 
-    /// Adds copies of base tensors to the adapter's file, changed by `change`: a key there, and the base's.
+    /// Adds copies of base tensors, changed by `change`, to the adapter's file. `pairs`: the key
+    /// there, and the base's.
     fn save_beside(&self, pairs: &[(&str, &str)], change: impl Fn(&mut f32)) {
         let base = read_checkpoint(&self.base);
         edit_tensors(&self.adapter.join("adapter_model.safetensors"), |tensors| {
@@ -100,7 +101,7 @@ impl Form {
         read_tensors(&file).remove("logits").unwrap().values
     }
 
-    /// What PEFT gave for `variant`.
+    /// PEFT's logits for `variant`.
     fn expected(&self, variant: &str) -> Vec<f32> {
         let path = self.adapter.join("expected.safetensors");
         read_tensors(&path).remove(variant).unwrap().values
@@ -199,7 +200,7 @@ fn one_tensor_serves_a_tied_model_under_either_name_or_both() {
     }
 }
 
-/// What `save_embedding_layers` adds to the file.
+/// The tensors that `save_embedding_layers` adds to the file.
 #[test]
 fn embeddings_saved_beside_an_adapter_take_the_place_of_the_base_s() {
     let keys = ["base_model.model.lm_head.weight", "lm_head.weight"];
@@ -213,7 +214,7 @@ fn embeddings_saved_beside_an_adapter_take_the_place_of_the_base_s() {
         for variant in ["unmerged", "merged"] {
             assert_same(&form.logits(variant), &form.expected(variant));
         }
-        // The same as a base with these, and an adapter without.
+        // The same as a base with these tensors, and an adapter without.
         let other = Form::of(model_name, "lora");
         let change = |value: &mut f32| *value = *value * 0.75 + 0.03;
         form.save_beside(&pair, change);
@@ -247,7 +248,7 @@ fn beside_a_prompt_they_have_one_prefix_less() {
     assert_same(&form.logits("unmerged"), &form.expected("unmerged"));
 }
 
-/// The head's weight stands for the embedding's, and its bias for no other.
+/// The head's weight also replaces the embedding's; its bias replaces no other.
 #[test]
 fn in_a_tied_model_a_head_keeps_its_own_bias() {
     let form = Form::of("phi-tied", "lora");
@@ -281,7 +282,7 @@ fn beside_a_prefix_they_take_the_place_of_the_base_s() {
     }
 }
 
-/// PEFT leaves shares that are exactly 0 out of the second softmax.
+/// PEFT excludes shares that are exactly 0 from the second softmax.
 #[test]
 fn experts_without_a_share_get_none_from_a_second_softmax() {
     let form = Form::of("llama-gqa", "xlora-top-softmax");
@@ -291,7 +292,7 @@ fn experts_without_a_share_get_none_from_a_second_softmax() {
             .iter_mut()
             .rfind(|(key, _)| key.contains("internal_xlora_classifier") && key.ends_with(".bias"))
             .unwrap();
-        // A softmax of float32 comes to 1 and 0.
+        // In float32 this softmax gives exactly 1 and 0.
         bias.values.iter_mut().for_each(|value| *value = -200.0);
         bias.values[0] = 200.0;
         let weight = key.replace(".bias", ".weight");
@@ -308,7 +309,7 @@ fn experts_without_a_share_get_none_from_a_second_softmax() {
     assert_apart(&twice, &form.expected("unmerged"));
 }
 
-/// With `bias: all` PEFT writes the biases of whole modules three times.
+/// With `bias: all` PEFT stores the biases of whole modules three times.
 #[test]
 fn what_is_written_again_for_a_whole_module_is_passed_over() {
     let form = Form::of("opt-pre", "lora-save-layer-part");
@@ -322,8 +323,8 @@ fn what_is_written_again_for_a_whole_module_is_passed_over() {
     }
 }
 
-/// Transformers' GPT-NeoX has its own names for what others call `rope_theta` and `partial_rotary_factor`, and passes over
-/// the usual ones outside `rope_parameters`.
+/// Transformers' GPT-NeoX has its own names for `rope_theta` and `partial_rotary_factor`, and
+/// ignores the usual names outside `rope_parameters`.
 #[test]
 fn gpt_neox_has_its_own_names_for_its_rotation() {
     let form = Form::of("gpt-neox", "base");
@@ -340,7 +341,7 @@ fn gpt_neox_has_its_own_names_for_its_rotation() {
     assert_same(&form.logits("base"), &form.expected("base"));
 }
 
-/// PEFT takes 1 for any number of levels where it can't compile its CUDA extension.
+/// Without its CUDA extension PEFT uses 1 for any number of levels.
 #[test]
 fn boft_without_butterflies_has_one_level() {
     let form = Form::of("llama-gqa", "boft");

@@ -1,5 +1,5 @@
-//! What a trained adapter's configuration names and this base hasn't: PEFT passes it over without a word, and here it's
-//! said. And types that tensors come in.
+//! A trained adapter whose configuration names modules or layers that this base lacks: PEFT ignores
+//! them silently, here there's a note. Also the dtypes that tensors may have.
 
 use safetensors::{Dtype as Stored, tensor::TensorView};
 use serde_json::{Value, json};
@@ -42,7 +42,7 @@ fn names_that_a_base_lacks_are_noted_for_a_trained_adapter() {
         names.push(json!(more));
         trial.set(key, json!(&names));
         check(&trial, model_name, "lora");
-        // Also when nothing has to be prepared any more.
+        // Also if everything is already prepared.
         for command in ["generate", "verify", "prepare"] {
             let prompt = if command == "generate" {
                 &PROMPT[..]

@@ -1,4 +1,4 @@
-//! Texts in, texts out.
+//! Text prompts and generated text.
 
 use crate::common::reference::{Bench, generate, join};
 use crate::common::{program, run};

@@ -1,4 +1,4 @@
-//! Tokenizers as checkpoints and adapters really have them, through the program.
+//! Tokenizers in the formats of real checkpoints and adapters.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ fn edit(path: &Path, change: impl FnOnce(&mut Value)) {
     fs::write(path, json.to_string()).unwrap();
 }
 
-/// Gives the adapter a tokenizer of its own, the base's with the token `<chat>` at `id`.
+/// Gives the adapter its own tokenizer: the base's, with the token `<chat>` at `id`.
 fn give_adapter_a_tokenizer(trial: &Trial, id: u32) {
     for name in ["tokenizer.json", "tokenizer_config.json"] {
         fs::copy(trial.model.join(name), trial.experiment.join(name)).unwrap();
@@ -103,7 +103,7 @@ fn texts_of_all_variants_go_through_the_adapters_tokenizer_and_that_is_said() {
     let (found, _) = generated(&trial, &["--prompt", TEXT, "--tokenizer", other]);
     assert_eq!(found["tokenizer"]["path"], other);
 
-    // A prepared folder knows its adapter, for its base too.
+    // A prepared folder knows its adapter, also for its base.
     let outcome = trial.run("prepare", &[]);
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     let mut command = program(["generate", "--ep", "cpu", "--json", "--variant", "base"]);

@@ -1,5 +1,5 @@
-//! Adapters of bases whose vocabulary was resized, beyond what their cases show: merged checkpoints, what's compared with the
-//! base, rows that nobody knows, and tables with more rows than the vocabulary has tokens.
+//! Adapters with a resized vocabulary, in addition to their cases: merged checkpoints, comparisons
+//! with the base, unknown rows, and embeddings with more rows than the vocabulary has tokens.
 
 use peft_bench::weights::Dtype;
 use serde_json::json;
@@ -92,7 +92,7 @@ fn an_adapter_is_compared_with_its_base_by_the_tokens_that_both_know() {
         let quantized = trial.run("verify", &["--quantize", "8bit"]);
         assert_passed(&quantized);
     }
-    // Rows of new tokens and nothing else.
+    // Rows of new tokens only.
     let trial = Trial::new("llama-tied", "trainable-tokens-resized");
     let alike = trial.run("verify", &["--max-new-tokens", "1"]);
     assert_passed(&alike);
@@ -139,7 +139,7 @@ fn a_row_that_nobody_knows_is_refused_by_its_tensor() {
             &["adapter_model.safetensors", &format!("`{missing}`"), &row],
         );
     }
-    // A token between those that are trained and those of the base.
+    // A token between the trained ones and the base's.
     let trial = Trial::new("llama-tied", "trainable-tokens-resized");
     trial.set("token_indices", json!([113, 115, 116]));
     trial.refused(&[], &["row 114", "`model.embed_tokens.weight`"]);
@@ -176,7 +176,7 @@ fn tables_may_have_more_rows_than_the_vocabulary_has_tokens() {
     }
 }
 
-/// What a file leaves out may be in a base that has rows for all tokens.
+/// Rows that the file lacks may be in a base that has rows for all tokens.
 #[test]
 fn an_adapter_for_more_tokens_takes_them_from_a_base_that_has_rows_for_them() {
     let trial = Trial::with_own_model("llama-tied", "lora-resized-embed");

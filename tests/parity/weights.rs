@@ -1,4 +1,5 @@
-//! How weights are held and rounded, and by how many threads they're used: the logits stay as they are.
+//! How weights are held and rounded, and how many threads use them: none of these changes the
+//! logits.
 
 use peft_bench::weights::Dtype;
 
@@ -7,8 +8,8 @@ use crate::common::reference::{
 };
 use crate::common::{case, model, program, read_checkpoint, read_tensors};
 
-/// Weights in half precision are rounded, whatever the arithmetic: were the casts that do it on a CPU
-/// optimised away, the logits would be those of the unrounded checkpoint.
+/// Weights in half precision are rounded, whatever the arithmetic. If the casts that round on a CPU
+/// were optimised away, the logits would be those of the unrounded checkpoint.
 fn check_rounding(model_name: &str, dtype: Dtype) {
     let bench = Bench::new(model_name, "lora");
     let options = ["--dtype", dtype.name()];
@@ -63,7 +64,7 @@ fn bfloat16_rounds_the_weights_on_a_cpu() {
     }
 }
 
-/// Each arrangement of products, laid out as measurements hold it.
+/// Each arrangement of products, laid out as in measurements.
 #[test]
 fn every_family_gives_what_the_reference_gives_however_weights_are_held() {
     let mut failures = Vec::new();

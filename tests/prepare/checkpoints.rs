@@ -87,7 +87,7 @@ fn a_merged_checkpoint_gets_the_adapters_tokenizer_whole_or_the_one_that_is_aske
     assert_eq!(written("special_tokens_map.json"), Some(b"{}".to_vec()));
     let tool_use = "additional_chat_templates/tool_use.jinja";
     assert_eq!(written(tool_use), Some(b"tools".to_vec()));
-    // Nothing of the base's is mixed in.
+    // No file of the base's tokenizer is mixed in.
     assert_eq!(written("chat_template.jinja"), None);
     assert_eq!(written("tokenizer_config.json"), None);
 

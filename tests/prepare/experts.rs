@@ -1,4 +1,5 @@
-//! Adapters that mix others: where those are found, and that their files count.
+//! Adapters that mix experts: where experts are found, and that their files count for a prepared
+//! folder.
 
 use std::fs;
 

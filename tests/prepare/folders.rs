@@ -1,4 +1,5 @@
-//! Prepared folders run by themselves, wherever they're run from and whoever prepares beside.
+//! Prepared folders run without their experiment, from any working directory, and while others
+//! prepare.
 
 use std::path::Path;
 
@@ -52,7 +53,7 @@ fn paths_mean_the_same_from_any_working_directory() {
         .current_dir(elsewhere.path());
     assert_eq!(generate(&mut command), expected);
 
-    // Relative to the working directory, and then run from another one.
+    // Prepared relative to one working directory, and run from another.
     let here = elsewhere.path();
     copy_folder(&bench.model, &here.join("a/base"));
     copy_folder(&bench.folder, &here.join("b/lora"));

@@ -1,4 +1,4 @@
-//! What `prepare` leaves in a folder: when it's made again, who can use it, and for what.
+//! The folders that `prepare` writes: when they are written again, and what they can be used for.
 
 #[path = "../common/mod.rs"]
 mod common;

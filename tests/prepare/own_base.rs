@@ -1,4 +1,5 @@
-//! Which base an adapter runs on where none is named, and what a folder is that could be several things.
+//! The base that an adapter runs on if none is given, and how a folder is taken that could be
+//! several things.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -35,7 +36,7 @@ fn tokens(outcome: &Outcome) -> String {
     outcome.stdout.clone()
 }
 
-/// A trained adapter, its base and, as the defaults' model, another one.
+/// A trained adapter, its base, and another model as the defaults' one.
 fn scene() -> (Trial, PathBuf, String) {
     let trial = Trial::with_own_model("llama-gqa", "lora");
     let base = trial.root.path().join("base-model");
@@ -58,7 +59,7 @@ fn a_trained_adapter_runs_on_the_base_that_it_names() {
     copy_folder(&base, &inside);
     for name in [
         base.to_str().unwrap(),
-        // Below the working folder, beside the adapter's, in it.
+        // Below the working directory, next to the adapter's folder, and in it.
         "base-model",
         "../base-model",
         "its-base",
@@ -70,7 +71,7 @@ fn a_trained_adapter_runs_on_the_base_that_it_names() {
         let outcome = run(command(&trial, name).arg(&trial.experiment));
         assert_eq!(outcome.code, Some(0), "{outcome:?}");
     }
-    // Its own parameters are for the case that it's to be used with another one.
+    // Its own parameters may name another base.
     trial.set("base_model_name_or_path", json!("nowhere"));
     let own = trial.experiment.join("benchmark_params.json");
     fs::write(own, json!({"model_id": base}).to_string()).unwrap();
@@ -156,7 +157,8 @@ fn a_checkpoint_with_a_configuration_left_over_is_the_checkpoint() {
         "{outcome:?}"
     );
 
-    // With an adapter's weights beside the model's, it's the adapter, on the base that it names.
+    // With an adapter's weights in the same folder as the model's, it's the adapter, on the base
+    // that it names.
     copied(WEIGHTS);
     set_key(&base.join(CONFIG), "base_model_name_or_path", json!("."));
     let outcome = generate(&trial, &base, &[]);
@@ -228,16 +230,16 @@ fn experts_are_found_where_they_lie() {
         all.insert("0".to_owned(), json!(first));
         trial.set("adapters", json!(all));
     };
-    // By the last part of a path of another machine.
+    // By the last segment of a path of another machine.
     adapters(Path::new("/elsewhere/runs/expert_0"));
     assert_eq!(trial.logits_of("unmerged"), expected);
-    // As written.
+    // At the path as written.
     let moved = trial.root.path().join("moved/first");
     copy_folder(&trial.experiment.join("expert_0"), &moved);
     fs::remove_dir_all(trial.experiment.join("expert_0")).unwrap();
     adapters(&moved);
     assert_eq!(trial.logits_of("unmerged"), expected);
-    // Beside the adapter's folder.
+    // Next to the adapter's folder.
     copy_folder(&moved, &trial.root.path().join("beside"));
     fs::remove_dir_all(&moved).unwrap();
     adapters(Path::new("runs/beside"));

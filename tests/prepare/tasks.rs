@@ -1,4 +1,4 @@
-//! Methods that have several tasks: which one is prepared, and told.
+//! Methods with several tasks: which task is prepared, and the note about it.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::common::trial::{PROMPT, Trial};
 use crate::common::{assert_refused, names, only, program, relative_difference};
 
-/// Experiments with several tasks, and a variant of each.
+/// Experiments with several tasks, and one variant of each.
 const WITH_TASKS: [(&str, &str); 3] = [
     ("poly-last-task", "unmerged"),
     ("poly-last-task", "merged"),
@@ -92,7 +92,7 @@ fn a_task_that_is_not_there_is_refused() {
         let trial = Trial::new("opt-pre", name);
         let peft_type = name.to_uppercase().replace('-', "_");
         for task in ["0", "1"] {
-            // Whether it's prepared already or not.
+            // Whether it's already prepared or not.
             for _ in 0..2 {
                 trial.refused(
                     &["--task-id", task],

@@ -1,4 +1,4 @@
-//! What's up to date isn't touched, and what isn't is prepared again.
+//! Folders that are up to date aren't touched; others are prepared again.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::common::reference::{Bench, assert_apart, assert_close};
 use crate::common::{copy_folder, edit_tensors, files_below, set_key};
 
-/// Each file below `folder` with its time of modification and its inode, by its path.
+/// Each file below `folder`, by its path, with its modification time and inode.
 fn stamps(folder: &Path) -> Vec<(PathBuf, std::time::SystemTime, u64)> {
     use std::os::unix::fs::MetadataExt;
     let stamp = |path: PathBuf| {
@@ -28,7 +28,7 @@ fn what_is_up_to_date_is_not_touched() {
     assert_eq!(second.matches("up to date").count(), 3, "{second}");
     bench.generate("merged", &[]);
     assert_eq!(stamps(bench.exported.path()), before);
-    // And the stamp beside the three folders.
+    // And the stamp next to the three folders.
     assert_eq!(before.len(), 2 + 3 + 3 + 1, "{before:?}");
 }
 

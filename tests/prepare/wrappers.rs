@@ -1,4 +1,4 @@
-//! Merged checkpoints of multimodal models are whole.
+//! Merged checkpoints of multimodal models are complete.
 
 use std::collections::BTreeSet;
 
