@@ -26,7 +26,7 @@ pub const INDEX: &str = "adapter_model.safetensors.index.json";
 const PICKLE: &str = "adapter_model.bin";
 
 /// Endings of weight files' names, in lower case.
-const ENDS_OF_WEIGHTS: [&str; 8] = [
+const WEIGHT_ENDINGS: [&str; 8] = [
     ".safetensors",
     ".safetensors.index.json",
     ".bin",
@@ -37,7 +37,7 @@ const ENDS_OF_WEIGHTS: [&str; 8] = [
     ".gguf",
 ];
 /// Beginnings of the names of files that trainers write next to the weights.
-const BESIDE_WEIGHTS: [&str; 5] = [
+const TRAINER_FILES: [&str; 5] = [
     "training_args",
     "optimizer",
     "scheduler",
@@ -45,11 +45,11 @@ const BESIDE_WEIGHTS: [&str; 5] = [
     "scaler",
 ];
 /// Keys that `mlx_lm.lora` writes into the configuration.
-const KEYS_OF_MLX: [&str; 3] = ["fine_tune_type", "lora_parameters", "lora_layers"];
+const MLX_KEYS: [&str; 3] = ["fine_tune_type", "lora_parameters", "lora_layers"];
 /// A Git LFS pointer is no larger than this, in bytes.
 const LARGEST_POINTER: u64 = 1024;
 /// How many file names a message lists at most.
-const NAMED: usize = 8;
+const MOST_LISTED: usize = 8;
 
 /// Why a folder can't be used as an adapter.
 #[derive(Debug, Error)]
@@ -158,7 +158,7 @@ pub fn names(folder: &Path) -> Vec<String> {
 
 fn looks_like_weights(name: &str) -> bool {
     let name = name.to_lowercase();
-    ENDS_OF_WEIGHTS.iter().any(|end| name.ends_with(end))
+    WEIGHT_ENDINGS.iter().any(|end| name.ends_with(end))
 }
 
 /// What shows that the adapter was trained, if anything.
@@ -198,7 +198,7 @@ fn absent(folder: &Path, evidence: String) -> FolderError {
 fn advice(folder: &Path, files: &[String]) -> String {
     let path = |name: &String| shell_word(&folder.join(name));
     let ends = |end: &'static str| move |name: &&String| name.to_lowercase().ends_with(end);
-    let is_state = |name: &&String| BESIDE_WEIGHTS.iter().any(|start| name.starts_with(start));
+    let is_state = |name: &&String| TRAINER_FILES.iter().any(|start| name.starts_with(start));
     let is_pointer = |name: &&String| pointer(&folder.join(name));
     let own = || files.iter().filter(|name| !is_state(name));
     let below = |name: &&String| has_weights(&folder.join(name));
@@ -264,7 +264,7 @@ fn refuse_dangling(path: &Path) -> Result<(), FolderError> {
 }
 
 fn refuse_mlx(folder: &Path, config: &JsonObject) -> Result<(), FolderError> {
-    let is_mlx = KEYS_OF_MLX.iter().any(|key| config.get(key).is_some());
+    let is_mlx = MLX_KEYS.iter().any(|key| config.get(key).is_some());
     if config.get("peft_type").is_some() || !is_mlx {
         return Ok(());
     }
@@ -279,14 +279,18 @@ fn refuse_mlx(folder: &Path, config: &JsonObject) -> Result<(), FolderError> {
     })
 }
 
-/// Lists the first [`NAMED`] names in backticks, and counts the rest.
+/// Lists the first [`MOST_LISTED`] names in backticks, and counts the rest.
 pub fn listed(names: &[String]) -> String {
     let mut text = String::new();
-    for (index, name) in names.iter().take(NAMED).enumerate() {
+    for (index, name) in names.iter().take(MOST_LISTED).enumerate() {
         let comma = if index == 0 { "" } else { ", " };
         let _ = write!(text, "{comma}`{name}`");
     }
-    if let Some(more) = names.len().checked_sub(NAMED).filter(|more| *more > 0) {
+    if let Some(more) = names
+        .len()
+        .checked_sub(MOST_LISTED)
+        .filter(|more| *more > 0)
+    {
         let _ = write!(text, " and {more} more");
     }
     text

@@ -37,7 +37,7 @@ fn adapter(id: &HubId, fresh: bool, snapshot: &Snapshot) -> Result<Option<PathBu
         return Err(HubError::NoAdapter {
             repo: id.repo.clone(),
             revision: id.revision().to_owned(),
-            hint: below(&id.repo, snapshot.files()),
+            hint: subfolder_hint(&id.repo, snapshot.files()),
         });
     }
     snapshot.require(folder::CONFIG)?;
@@ -65,7 +65,7 @@ fn adapter(id: &HubId, fresh: bool, snapshot: &Snapshot) -> Result<Option<PathBu
 }
 
 /// Advice for a repository without an adapter at its top: names its subfolders that have one.
-fn below<'a>(repo: &str, files: impl Iterator<Item = &'a str>) -> String {
+fn subfolder_hint<'a>(repo: &str, files: impl Iterator<Item = &'a str>) -> String {
     let folder = |file: &str| {
         Some(
             file.strip_suffix(folder::CONFIG)?

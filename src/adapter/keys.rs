@@ -64,13 +64,13 @@ pub struct Keys {
 
 /// The result of looking for a tensor's other names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Other<'a> {
+pub enum Lookup<'a> {
     /// The file has it under this key.
-    Key(&'a str),
+    Found(&'a str),
     /// The file has several keys that may mean it.
-    Several(&'a [String]),
+    Ambiguous(&'a [String]),
     /// The file doesn't have it.
-    None,
+    Absent,
 }
 
 impl Keys {
@@ -87,16 +87,16 @@ impl Keys {
     }
 
     /// Looks the tensor `key` up under its other names.
-    pub fn other(&self, key: &str) -> Other<'_> {
+    pub fn other(&self, key: &str) -> Lookup<'_> {
         let Some(found) = self.common.get(&common_name(key)) else {
-            return Other::None;
+            return Lookup::Absent;
         };
         // `modules_to_save` may hold a second copy of the same weight.
         let inside = |key: &str| key.split('.').any(|part| part == MODULES_TO_SAVE);
         match &found[..] {
-            [one] if inside(key) && !inside(one) => Other::None,
-            [one] => Other::Key(one),
-            several => Other::Several(several),
+            [one] if inside(key) && !inside(one) => Lookup::Absent,
+            [one] => Lookup::Found(one),
+            several => Lookup::Ambiguous(several),
         }
     }
 
@@ -164,18 +164,18 @@ fn around(path: &str) -> &str {
 mod tests {
     use super::*;
 
-    const WANTED: &str = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight";
+    const KEY: &str = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight";
 
     fn other(names: &[&str], key: &str) -> Option<String> {
         let keys = Keys::new(names.iter().map(|&name| name.to_owned()).collect());
         match keys.other(key) {
-            Other::Key(found) => Some(found.to_owned()),
+            Lookup::Found(found) => Some(found.to_owned()),
             _ => None,
         }
     }
 
     #[test]
-    fn a_tensor_is_found_under_its_other_names() {
+    fn a_tensor_is_found_under_other_names() {
         for name in [
             "base_model.model.layers.0.self_attn.q_proj.lora_A.weight",
             "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight",
@@ -187,7 +187,7 @@ mod tests {
             "module.base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight",
             "model.layers.0.self_attn.q_proj.lora_A.default.weight",
         ] {
-            assert_eq!(other(&[name], WANTED).as_deref(), Some(name), "{name}");
+            assert_eq!(other(&[name], KEY).as_deref(), Some(name), "{name}");
         }
         let head = "base_model.model.language_model.lm_head.weight";
         assert!(other(&[head], "base_model.model.lm_head.weight").is_some());
@@ -202,28 +202,28 @@ mod tests {
     }
 
     #[test]
-    fn another_place_is_no_other_name() {
+    fn a_tensor_of_another_module_is_not_found() {
         for name in [
             "base_model.model.layers.1.self_attn.q_proj.lora_A.weight",
             "base_model.model.vision_tower.layers.0.self_attn.q_proj.lora_A.weight",
             "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight",
         ] {
-            assert_eq!(other(&[name], WANTED), None, "{name}");
+            assert_eq!(other(&[name], KEY), None, "{name}");
         }
     }
 
     #[test]
-    fn of_two_candidates_none_is_taken() {
+    fn two_candidates_are_ambiguous() {
         let names = [
             "base_model.model.layers.0.self_attn.q_proj.lora_A.weight",
             "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight",
         ];
         let keys = Keys::new(names.map(str::to_owned).to_vec());
-        assert!(matches!(keys.other(WANTED), Other::Several(found) if found.len() == 2));
+        assert!(matches!(keys.other(KEY), Lookup::Ambiguous(found) if found.len() == 2));
     }
 
     #[test]
-    fn a_copy_of_a_whole_module_is_no_second_one() {
+    fn a_copy_of_a_whole_module_is_not_a_second_candidate() {
         let plain = "base_model.model.lm_head.weight";
         let again = "base_model.model.lm_head.modules_to_save.weight";
         assert_eq!(other(&[plain], again), None);

@@ -242,12 +242,12 @@ impl Adapter {
         task_id: Option<usize>,
     ) -> Result<Self, AdapterError> {
         let config = tensors.spell(&config, &base.spec);
-        let told = vocabulary::told(&config, &tensors, &base.spec);
-        let mut resized = told.map(|size| base.resized(size));
+        let size = vocabulary::size_in_file(&config, &tensors, &base.spec);
+        let mut resized = size.map(|size| base.resized(size));
         let seen = resized.as_ref().unwrap_or(base);
         let mut effects = match methods::load(&config, seen, &mut tensors, task_id) {
             Err(error) if resized.is_none() => {
-                let size = vocabulary::of_mismatch(&error, &base.spec).ok_or(error)?;
+                let size = vocabulary::size_of_mismatch(&error, &base.spec).ok_or(error)?;
                 tensors.begin_again();
                 let seen = resized.insert(base.resized(size));
                 methods::load(&config, seen, &mut tensors, task_id)?
@@ -423,7 +423,7 @@ impl Adapter {
     ) -> Result<Vec<f32>, AdapterError> {
         match &replacement.origin {
             Origin::Adapter => self.tensors.read(&replacement.key),
-            Origin::Part(first) => {
+            Origin::Slice(first) => {
                 let part = *first..first + replacement.len();
                 self.tensors.read_part(&replacement.key, part)
             }

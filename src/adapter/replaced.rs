@@ -10,7 +10,7 @@
 use std::collections::BTreeSet;
 
 use super::toolbox::stacked::{StackedWeight, stacked_weights};
-use super::vocabulary::WHOLE;
+use super::vocabulary::WHOLE_TENSOR_INFIXES;
 use super::{AdapterError, AdapterTensors, Effects, tensors};
 use crate::arch::{DecoderSpec, Linear, Module, ModuleKind};
 use crate::json::{ConfigError, JsonObject};
@@ -39,7 +39,7 @@ pub enum Origin {
     /// The adapter's tensor.
     Adapter,
     /// A part of the adapter's tensor, from this element on.
-    Part(usize),
+    Slice(usize),
     /// The base's tensor of this name: a fresh adapter starts with copies.
     Base(String),
     /// The rows of the base's tensor of this name, padded with zeros for the rows that the adapter
@@ -58,6 +58,9 @@ impl Replacement {
 }
 
 /// Replaces `module`'s parameter `name` by the tensor `key`.
+///
+/// # Errors
+/// If the file lacks the tensor, or it has another shape.
 pub fn replace(
     effects: &mut Effects,
     tensors: &mut AdapterTensors,
@@ -87,6 +90,9 @@ pub fn replace(
 
 /// Replaces biases as the option `bias` says. `own` is the method's own value of it, such as
 /// `lora_only`.
+///
+/// # Errors
+/// If `bias` has another value, or a bias is missing in the file or has another shape.
 pub fn replace_biases(
     effects: &mut Effects,
     tensors: &mut AdapterTensors,
@@ -136,6 +142,9 @@ fn wrong_bias(config: &JsonObject, own: &str) -> ConfigError {
 }
 
 /// Replaces the modules of `modules_to_save`.
+///
+/// # Errors
+/// If a tensor is missing in the file, or has another shape.
 pub fn replace_modules(
     effects: &mut Effects,
     tensors: &mut AdapterTensors,
@@ -148,20 +157,20 @@ pub fn replace_modules(
     let stacked = stacked_weights(spec);
     for module in saved {
         if let Some(weight) = stacked.get(&module.path) {
-            replace_part(effects, tensors, module, weight)?;
+            replace_expert(effects, tensors, module, weight)?;
             continue;
         }
         for (name, shape) in module.parameters() {
             let key = format!("{}.{name}", module.path);
             replace(effects, tensors, module, (name, &shape), key, true)?;
-            claim_again(tensors, module, name, &shape)?;
+            claim_copies(tensors, module, name, &shape)?;
         }
     }
     Ok(())
 }
 
 /// Replaces an expert's weight by its part of the tensor that holds all experts' weights.
-fn replace_part(
+fn replace_expert(
     effects: &mut Effects,
     tensors: &mut AdapterTensors,
     module: &Module,
@@ -176,7 +185,7 @@ fn replace_part(
         shape,
         origin: match tensors.is_fresh() {
             true => Origin::Base(module.tensor(name)),
-            false => Origin::Part(weight.first),
+            false => Origin::Slice(weight.first),
         },
         trainable: true,
         is_copy: true,
@@ -187,7 +196,7 @@ fn replace_part(
 
 /// Marks further copies of a saved module's parameter `name` as used. `save_embedding_layers` and
 /// `bias: all` store it again under an enclosing module's name. The base's original isn't needed.
-fn claim_again(
+fn claim_copies(
     tensors: &mut AdapterTensors,
     module: &Module,
     name: &str,
@@ -231,6 +240,9 @@ pub fn leave_out_bias(effects: &mut Effects, layer: &Linear) {
 
 /// Replaces the weight of a targeted embedding or head by the one saved with it
 /// (`<module>.base_layer.weight`), as PEFT does. Nothing is replaced if both are equal bit for bit.
+///
+/// # Errors
+/// If the tensor has another shape, or it or the base's can't be read.
 pub fn replace_base_layer(
     effects: &mut Effects,
     tensors: &mut AdapterTensors,
@@ -249,6 +261,9 @@ pub fn replace_base_layer(
 
 /// Replaces the embedding and the head by the ones in the file, as PEFT does.
 /// `save_embedding_layers`, or a resized vocabulary, adds them there, whatever the method.
+///
+/// # Errors
+/// If a tensor has another shape, or it or the base's can't be read.
 pub fn replace_saved_embeddings(
     effects: &mut Effects,
     tensors: &mut AdapterTensors,
@@ -262,7 +277,7 @@ pub fn replace_saved_embeddings(
         }
         for (name, shape) in module.parameters() {
             // For prompt learning PEFT adds one wrapper less, and no wrappers around modules.
-            for infix in WHOLE {
+            for infix in WHOLE_TENSOR_INFIXES {
                 let plain = format!("{}{infix}.{name}", module.path);
                 let around = format!("{}{plain}", tensors::SHARED);
                 for key in match tensors.has_exactly(&around) {

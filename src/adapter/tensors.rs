@@ -16,7 +16,7 @@ use rand_distr::{Distribution, StandardNormal, Uniform};
 
 use super::AdapterError;
 use super::folder::{self, Values};
-use super::keys::{Keys, Other, is_of_other_tower};
+use super::keys::{Keys, Lookup, is_of_other_tower};
 use crate::arch::DecoderSpec;
 use crate::json::JsonObject;
 use crate::weights::{TensorStore, WeightsError};
@@ -255,8 +255,8 @@ impl AdapterTensors {
             return Some(full);
         }
         match self.keys.other(&full) {
-            Other::Key(other) => Some(other.to_owned()),
-            Other::Several(_) | Other::None => None,
+            Lookup::Found(other) => Some(other.to_owned()),
+            Lookup::Ambiguous(_) | Lookup::Absent => None,
         }
     }
 
@@ -264,7 +264,7 @@ impl AdapterTensors {
     fn missing(&self, key: &str) -> AdapterError {
         let key = self.full_key(key);
         let path = self.path().to_owned();
-        if let Other::Several(found) = self.keys.other(&key) {
+        if let Lookup::Ambiguous(found) = self.keys.other(&key) {
             let names: Vec<String> = found.iter().map(|name| format!("`{name}`")).collect();
             return AdapterError::Ambiguous {
                 key,

@@ -54,6 +54,9 @@ impl ModuleAdapter for TokenRows {
 
 /// Adds the rows of `trainable_token_indices`, a list (for the token embedding) or an object from
 /// modules to lists.
+///
+/// # Errors
+/// If the option is wrong, or as [`replace_rows`].
 pub fn trainable_token_indices(
     config: &JsonObject,
     base: &BaseModel,
@@ -143,6 +146,10 @@ pub struct ReplacedRows<'a> {
 
 /// Adds the adapter that replaces `rows`, and the tied head's. A head with replaced rows has no
 /// bias, as in PEFT's forward pass; PEFT's merge keeps the bias.
+///
+/// # Errors
+/// If a token id is too large or listed twice, the module is changed in another way as well, or the
+/// tensor is missing or has another shape.
 pub fn replace_rows(
     config: &JsonObject,
     base: &BaseModel,

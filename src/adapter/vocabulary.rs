@@ -18,7 +18,7 @@ use crate::model::BaseModel;
 
 /// What may stand between the path of an embedding or head and `.weight` if a file holds it as a
 /// whole: saved with the adapter, as a module to save, or as the base layer of a wrapper.
-pub const WHOLE: [&str; 6] = [
+pub const WHOLE_TENSOR_INFIXES: [&str; 6] = [
     "",
     ".base_layer",
     ".token_adapter.base_layer",
@@ -32,14 +32,18 @@ const TOKEN_IDS: [&str; 2] = ["trainable_token_indices", "token_indices"];
 
 /// The vocabulary size of `tensors`, if it isn't that of `spec`: the rows of a whole embedding or
 /// head in the file, or one more than the largest token id that's trained. Other tensors tell it
-/// only when they're asked for ([`of_mismatch`]).
-pub fn told(config: &JsonObject, tensors: &AdapterTensors, spec: &DecoderSpec) -> Option<usize> {
+/// only when they're asked for ([`size_of_mismatch`]).
+pub fn size_in_file(
+    config: &JsonObject,
+    tensors: &AdapterTensors,
+    spec: &DecoderSpec,
+) -> Option<usize> {
     if tensors.is_fresh() {
         return None;
     }
     let whole = ends(spec).into_iter().find_map(|module| {
         let width = module.parameters().swap_remove(0).1[1];
-        let keys = WHOLE.iter().flat_map(|infix| {
+        let keys = WHOLE_TENSOR_INFIXES.iter().flat_map(|infix| {
             let key = format!("{}{infix}.weight", module.path);
             [format!("{SHARED}{key}"), key]
         });
@@ -70,7 +74,7 @@ fn largest(value: &serde_json::Value) -> Option<u64> {
 
 /// The vocabulary size that a shape `error` shows: a tensor of the embedding or the head, or a
 /// shared one, whose shape fits except for the number of tokens.
-pub fn of_mismatch(error: &AdapterError, spec: &DecoderSpec) -> Option<usize> {
+pub fn size_of_mismatch(error: &AdapterError, spec: &DecoderSpec) -> Option<usize> {
     let AdapterError::Shape {
         key,
         actual,

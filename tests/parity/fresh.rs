@@ -55,7 +55,7 @@ fn a_configuration_alone_gives_an_adapter_that_merges_to_the_same() {
 /// Fresh adapters that don't change the base's output in PEFT, even if they take a part out of the
 /// weight, or are computed from it.
 #[test]
-fn what_starts_as_the_base_gives_what_the_base_gives() {
+fn fresh_adapters_that_do_not_change_the_base_give_its_logits() {
     for (model_name, case_name) in [
         ("llama-gqa", "frod"),
         ("llama-gqa", "lora-blocks"),

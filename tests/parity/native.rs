@@ -33,7 +33,7 @@ fn lacks_native(label: &str) -> bool {
 }
 
 #[test]
-fn what_methods_compute_themselves_is_as_the_reference() {
+fn native_forms_give_the_reference_s_logits() {
     let mut failures = Vec::new();
     let mut checked = BTreeSet::new();
     for model_name in ["llama-bias", "llama-gqa", "opt-pre"] {
@@ -71,7 +71,7 @@ fn what_methods_compute_themselves_is_as_the_reference() {
 /// Options of native forms without a reference case: merging computes them differently, and must
 /// agree.
 #[test]
-fn what_methods_compute_themselves_is_as_the_merged_model() {
+fn native_forms_give_the_merged_model_s_logits() {
     for (method, config) in [
         // Sizes that aren't powers of two; tied weights are 48, 72 and 24 wide.
         (

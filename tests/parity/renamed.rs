@@ -109,7 +109,7 @@ fn renamed_lora(change: impl Fn(&str) -> String) -> crate::common::Outcome {
 }
 
 #[test]
-fn what_was_renamed_is_said_once() {
+fn renamed_tensors_are_noted_once() {
     let outcome = renamed_lora(|key| key.replacen(PLAIN, "base_model.model.", 1));
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     assert_eq!(
@@ -141,7 +141,7 @@ fn two_tensors_for_one_name_are_refused() {
 }
 
 #[test]
-fn a_missing_tensor_s_nearest_name_is_said() {
+fn the_most_similar_name_to_a_missing_tensor_is_named() {
     let outcome = renamed_lora(|key| format!("{key}s"));
     assert_refused(
         &outcome,

@@ -59,7 +59,7 @@ impl Form {
 
     /// Adds copies of base tensors, changed by `change`, to the adapter's file. `pairs`: the key
     /// there, and the base's.
-    fn save_beside(&self, pairs: &[(&str, &str)], change: impl Fn(&mut f32)) {
+    fn save_with_adapter(&self, pairs: &[(&str, &str)], change: impl Fn(&mut f32)) {
         let base = read_checkpoint(&self.base);
         edit_tensors(&self.adapter.join("adapter_model.safetensors"), |tensors| {
             for (key, source) in pairs {
@@ -202,7 +202,7 @@ fn one_tensor_serves_a_tied_model_under_either_name_or_both() {
 
 /// The tensors that `save_embedding_layers` adds to the file.
 #[test]
-fn embeddings_saved_beside_an_adapter_take_the_place_of_the_base_s() {
+fn embeddings_saved_with_an_adapter_replace_the_base_s() {
     let keys = ["base_model.model.lm_head.weight", "lm_head.weight"];
     let pair = [
         (keys[0], keys[1]),
@@ -210,14 +210,14 @@ fn embeddings_saved_beside_an_adapter_take_the_place_of_the_base_s() {
     ];
     for model_name in ["llama-gqa", "llama-rope3"] {
         let form = Form::of(model_name, "lora");
-        form.save_beside(&pair, |_| {});
+        form.save_with_adapter(&pair, |_| {});
         for variant in ["unmerged", "merged"] {
             assert_same(&form.logits(variant), &form.expected(variant));
         }
         // The same as a base with these tensors, and an adapter without.
         let other = Form::of(model_name, "lora");
         let change = |value: &mut f32| *value = *value * 0.75 + 0.03;
-        form.save_beside(&pair, change);
+        form.save_with_adapter(&pair, change);
         other.change_base(&pair.map(|(_, source)| source), change);
         for variant in ["unmerged", "merged"] {
             assert_same(&form.logits(variant), &other.logits(variant));
@@ -227,10 +227,10 @@ fn embeddings_saved_beside_an_adapter_take_the_place_of_the_base_s() {
 }
 
 #[test]
-fn in_a_tied_model_one_of_them_stands_for_both() {
+fn in_a_tied_model_one_saved_embedding_replaces_both() {
     let form = Form::of("llama-tied", "lora");
     let key = "base_model.model.lm_head.weight";
-    form.save_beside(&[(key, EMBEDDING)], |value| *value *= 0.7);
+    form.save_with_adapter(&[(key, EMBEDDING)], |value| *value *= 0.7);
     let other = Form::of("llama-tied", "lora");
     other.change_base(&[EMBEDDING], |value| *value *= 0.7);
     for variant in ["unmerged", "merged"] {
@@ -240,11 +240,11 @@ fn in_a_tied_model_one_of_them_stands_for_both() {
 }
 
 #[test]
-fn beside_a_prompt_they_have_one_prefix_less() {
+fn with_prompt_tuning_saved_embeddings_have_one_prefix_less() {
     let form = Form::of("opt-pre", "prompt-tuning");
     let source = "model.decoder.embed_tokens.weight";
     let key = "base_model.model.decoder.embed_tokens.weight";
-    form.save_beside(&[(key, source)], |_| {});
+    form.save_with_adapter(&[(key, source)], |_| {});
     assert_same(&form.logits("unmerged"), &form.expected("unmerged"));
 }
 
@@ -257,7 +257,7 @@ fn in_a_tied_model_a_head_keeps_its_own_bias() {
         ("base_model.model.lm_head.bias", "lm_head.bias"),
     ];
     let change = |value: &mut f32| *value = *value * 0.7 + 0.1;
-    form.save_beside(&pair, change);
+    form.save_with_adapter(&pair, change);
     let other = Form::of("phi-tied", "lora");
     other.change_base(&pair.map(|(_, source)| source), change);
     for variant in ["unmerged", "merged"] {
@@ -270,11 +270,11 @@ fn in_a_tied_model_a_head_keeps_its_own_bias() {
 }
 
 #[test]
-fn beside_a_prefix_they_take_the_place_of_the_base_s() {
+fn with_prefix_tuning_saved_embeddings_replace_the_base_s() {
     let pair = [("base_model.model.embed_tokens.weight", EMBEDDING)];
     for case_name in ["prefix-tuning", "cartridge"] {
         let form = Form::of("llama-gqa", case_name);
-        form.save_beside(&pair, |value| *value *= 0.7);
+        form.save_with_adapter(&pair, |value| *value *= 0.7);
         let other = Form::of("llama-gqa", case_name);
         other.change_base(&[EMBEDDING], |value| *value *= 0.7);
         assert_same(&form.logits("unmerged"), &other.logits("unmerged"));
@@ -311,12 +311,12 @@ fn experts_without_a_share_get_none_from_a_second_softmax() {
 
 /// With `bias: all` PEFT stores the biases of whole modules three times.
 #[test]
-fn what_is_written_again_for_a_whole_module_is_passed_over() {
+fn copies_of_a_whole_module_s_biases_are_ignored() {
     let form = Form::of("opt-pre", "lora-save-layer-part");
     let layer = "base_model.model.model.decoder.layers.1.fc1";
     let source = "model.decoder.layers.1.fc1.bias";
     for infix in ["modules_to_save", "original_module"] {
-        form.save_beside(&[(&format!("{layer}.{infix}.bias"), source)], |_| {});
+        form.save_with_adapter(&[(&format!("{layer}.{infix}.bias"), source)], |_| {});
     }
     for variant in ["unmerged", "merged"] {
         assert_same(&form.logits(variant), &form.expected(variant));

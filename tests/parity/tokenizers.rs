@@ -77,7 +77,7 @@ fn padding_and_truncation_that_a_tokenizer_file_holds_are_not_applied_to_prompts
 }
 
 #[test]
-fn texts_of_all_variants_go_through_the_adapters_tokenizer_and_that_is_said() {
+fn texts_of_all_variants_go_through_the_adapters_tokenizer_and_a_note_says_so() {
     let trial = trial();
     let plain = ids(&trial, &["--prompt", "<chat> hi"]);
     give_adapter_a_tokenizer(&trial, 137);
@@ -117,7 +117,7 @@ fn texts_of_all_variants_go_through_the_adapters_tokenizer_and_that_is_said() {
 }
 
 #[test]
-fn nothing_is_said_of_an_adapters_tokenizer_that_is_the_bases() {
+fn an_adapters_tokenizer_that_is_the_bases_gets_no_note() {
     let trial = trial();
     for name in ["tokenizer.json", "tokenizer_config.json"] {
         fs::copy(trial.model.join(name), trial.experiment.join(name)).unwrap();
@@ -175,7 +175,7 @@ fn a_base_with_older_tokenizer_files_takes_texts() {
 }
 
 #[test]
-fn token_ids_need_no_tokenizer_whatever_lies_in_its_place() {
+fn token_ids_need_no_tokenizer_even_if_its_file_is_broken() {
     let trial = trial();
     let prompt = ["--prompt-ids", "3,1,4"];
     let (with, _) = generated(&trial, &prompt);

@@ -103,7 +103,7 @@ fn an_adapter_is_compared_with_its_base_by_the_tokens_that_both_know() {
 }
 
 #[test]
-fn a_row_that_nobody_knows_is_refused_by_its_tensor() {
+fn an_unknown_row_is_refused_with_its_tensor_s_name() {
     let whole = |name: &str| format!("base_model.model.{name}");
     for (model_name, case_name, removed, missing, row) in [
         ("llama-gqa", "lora-resized-saved", whole(HEAD), HEAD, 140),

@@ -7,7 +7,7 @@ use crate::common::trial::{CONFIG, Trial, WEIGHTS};
 use crate::common::{edit_tensors, relative_difference};
 
 #[test]
-fn experts_beside_a_router_s_folder_are_found_as_peft_saves_them() {
+fn experts_next_to_a_router_s_folder_are_found_as_peft_saves_them() {
     let inside = Trial::new("llama-gqa", "lora-arrow").logits_of("unmerged");
     let mut trial = Trial::new("llama-gqa", "lora-arrow");
     let router = trial.experiment.join("arrow_router");

@@ -221,7 +221,7 @@ fn an_adapter_of_another_task_is_used_where_its_tensors_fit() {
 }
 
 #[test]
-fn experts_are_found_where_they_lie() {
+fn experts_are_found_at_their_paths_next_to_the_adapter_and_in_it() {
     let trial = Trial::new("llama-gqa", "xlora");
     let expected = trial.logits_of("unmerged");
     let adapters = |first: &Path| {

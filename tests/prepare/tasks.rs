@@ -38,7 +38,7 @@ fn what_was_prepared_for_one_task_is_not_used_for_another() {
 }
 
 #[test]
-fn the_first_task_is_taken_and_said_where_none_is_asked_for() {
+fn without_a_choice_the_first_task_is_taken_and_noted() {
     for (name, variant) in WITH_TASKS {
         let trial = Trial::new("opt-pre", name);
         let options = [&PROMPT[..], &["--variant", variant]].concat();

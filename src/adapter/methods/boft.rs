@@ -20,9 +20,9 @@ use crate::adapter::form::{
     Form, InputStage, LinearForm, Native, NativeForm, NativeSite, Part, Role, elements, inverse,
 };
 use crate::adapter::targets::QUERY_VALUE;
-use crate::adapter::toolbox::linalg::{cayley, skew_part, stack};
 use crate::adapter::toolbox::options::rank;
-use crate::adapter::toolbox::tuner::{Layer, Loading, Tuner};
+use crate::adapter::toolbox::skew::{cayley, skew_part, stack};
+use crate::adapter::toolbox::tuner::{Loading, TargetLinear, Tuner};
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
 use crate::graph::{Attr, Value};
 use crate::json::{ConfigError, JsonObject};
@@ -87,7 +87,7 @@ impl Cut {
     fn of(
         &self,
         config: &JsonObject,
-        layer: &Layer,
+        layer: &TargetLinear,
         levels: usize,
     ) -> Result<[usize; 2], ConfigError> {
         let width = layer.in_features;

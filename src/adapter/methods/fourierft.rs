@@ -23,7 +23,7 @@ use crate::adapter::targets::ValuePattern;
 use crate::adapter::targets::defaults::SPECTRAL;
 use crate::adapter::toolbox::dense::changed_part;
 use crate::adapter::toolbox::options::{factor, is_count, seed};
-use crate::adapter::toolbox::places::SeededPlaces;
+use crate::adapter::toolbox::seeded_indices::SeededIndices;
 use crate::adapter::toolbox::tuner::{Loading, Tuner};
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter, ModuleWeights};
 
@@ -33,7 +33,7 @@ struct FourierFt {
     /// `[n_frequency]`
     spectrum: Array1<f32>,
     /// Flat indices into a matrix of the weight's shape.
-    places: Arc<[usize]>,
+    indices: Arc<[usize]>,
     out_features: usize,
     in_features: usize,
     scaling: f64,
@@ -46,7 +46,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let pattern = "n_frequency_pattern";
     let pattern = ValuePattern::read_below(config, pattern, "a positive integer", is_count)?;
     let scaling = factor(config, "scaling", 150.0)?;
-    let mut places = SeededPlaces::new(seed(config, "random_loc_seed", 777)?);
+    let mut indices = SeededIndices::new(seed(config, "random_loc_seed", 777)?);
     let init = match config.flag("init_weights", false)? {
         true => Init::Zeros,
         false => Init::Normal(1.0),
@@ -64,7 +64,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         }
         Ok(FourierFt {
             spectrum: tensors.vector(&layer.key("fourierft_spectrum"), count, init)?,
-            places: places.of(layer, count),
+            indices: indices.of(layer, count),
             out_features: layer.out_features,
             in_features: layer.in_features,
             scaling,
@@ -77,7 +77,7 @@ impl FourierFt {
     fn a(&self) -> Array2<f32> {
         let columns = self.in_features;
         let wave = |place: &usize| place % columns;
-        waves(self.places.iter().map(wave), columns, |_| [1.0, 1.0])
+        waves(self.indices.iter().map(wave), columns, |_| [1.0, 1.0])
     }
 
     /// `Bᵀ`, `[2 n, rows]`: cosines and negative sines of the rows' frequencies, times the
@@ -86,7 +86,7 @@ impl FourierFt {
         let (rows, columns) = (self.out_features, self.in_features);
         let scaling = self.scaling / (rows as f64 * columns as f64);
         let wave = |place: &usize| place / columns;
-        waves(self.places.iter().map(wave), rows, |index| {
+        waves(self.indices.iter().map(wave), rows, |index| {
             let factor = scaling * f64::from(self.spectrum[index]);
             [factor, -factor]
         })
@@ -156,7 +156,7 @@ mod tests {
         let adapter = FourierFt {
             spectrum: array![2.0, -1.0],
             // (0, 0) and (1, 2) of a 3 by 4 matrix
-            places: Arc::new([0, 6]),
+            indices: Arc::new([0, 6]),
             out_features: 3,
             in_features: 4,
             scaling: 12.0,

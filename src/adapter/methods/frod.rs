@@ -31,7 +31,7 @@ use crate::adapter::form::{BaseModule, Form, LinearForm, Part, Role};
 use crate::adapter::targets::defaults::QUERY_VALUE_ONLY;
 use crate::adapter::toolbox::components::failed;
 use crate::adapter::toolbox::options::{factor, seed};
-use crate::adapter::toolbox::tuner::{Layer, Loading, Tuner};
+use crate::adapter::toolbox::tuner::{Loading, TargetLinear, Tuner};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::decomposition::{solve, symmetric_eigenvectors};
 use crate::model::BaseModel;
@@ -79,7 +79,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
 
     let tuner = Tuner::open(loading, QUERY_VALUE_ONLY, Some("frod_only"))?;
     tuner.refuse_reweighted()?;
-    let mut kinds: BTreeMap<String, Vec<Layer>> = BTreeMap::new();
+    let mut kinds: BTreeMap<String, Vec<TargetLinear>> = BTreeMap::new();
     for layer in tuner.layers()? {
         kinds.entry(kind(layer.path())).or_default().push(layer);
     }
@@ -195,10 +195,10 @@ fn saved_basis(
 /// same `Rᵀ Y`. If the stack has fewer rows than columns, the result is all right singular vectors.
 fn common_basis(
     base: &BaseModel,
-    layers: &[Layer],
+    layers: &[TargetLinear],
     ridge: f64,
 ) -> Result<Array2<f32>, AdapterError> {
-    let weight = |layer: &Layer| {
+    let weight = |layer: &TargetLinear| {
         let weight = base.matrix(&format!("{}.weight", layer.module.source))?;
         Ok::<_, AdapterError>(weight.mapv(f64::from))
     };
@@ -236,8 +236,8 @@ fn common_basis(
 /// The sum of `term` over the layers. Each thread holds one term at a time. Terms are added in the
 /// layers' order, so that the sum doesn't depend on the number of threads.
 fn sum(
-    layers: &[Layer],
-    term: impl Fn(&Layer) -> Result<Array2<f64>, AdapterError> + Sync,
+    layers: &[TargetLinear],
+    term: impl Fn(&TargetLinear) -> Result<Array2<f64>, AdapterError> + Sync,
 ) -> Result<Array2<f64>, AdapterError> {
     let size = layers[0].in_features;
     let mut sum = Array2::zeros((size, size));
@@ -253,7 +253,7 @@ fn sum(
 impl Frod {
     fn weight(&self, base: &BaseModule) -> Result<Vec<f32>, AdapterError> {
         let weight = base.weight()?;
-        // Uᵀ diag(norms) is the solution X of V X = Wᵀ
+        // The solution X of V X = Wᵀ is diag(norms) Uᵀ.
         let v = self.basis.v.mapv(f64::from);
         let transposed = weight.t().mapv(f64::from);
         let solved = solve(&v, &transposed).map_err(failed(&self.path))?;

@@ -20,7 +20,7 @@ use crate::adapter::form::{Form, LinearForm, Part, Role};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::dense::changed_part;
 use crate::adapter::toolbox::options::rank;
-use crate::adapter::toolbox::tuner::{Layer, Loading, Tuner};
+use crate::adapter::toolbox::tuner::{Loading, TargetLinear, Tuner};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::json::{ConfigError, JsonObject};
 
@@ -117,7 +117,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
 /// Reads the path `name`; `shape` is its shape as a whole matrix or vector.
 fn support(
     tensors: &mut AdapterTensors,
-    layer: &Layer,
+    layer: &TargetLinear,
     name: &str,
     kind: Kind,
     shape: &[usize],

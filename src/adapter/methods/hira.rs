@@ -21,7 +21,7 @@ use crate::adapter::form::{EmbeddingForm, Form, Native, NativeForm, Part, Role};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::dense::changed_weight;
 use crate::adapter::toolbox::options::rank;
-use crate::adapter::toolbox::tuner::{Loading, Target, Tuner};
+use crate::adapter::toolbox::tuner::{Loading, TargetModule, Tuner};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter, ModuleWeights};
 
 /// The tensors of one module.
@@ -53,7 +53,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let row_scale = loading.base.spec.row_scale().unwrap_or(1.0);
     Tuner::open(loading, QUERY_VALUE, None)?.adapt_any(|tensors, target| {
         let (keys, shapes, inits, embedding) = match target {
-            Target::Linear(layer) => {
+            TargetModule::Linear(layer) => {
                 let keys = ["hira_A", "hira_B"].map(|name| layer.key(name));
                 let r = stored_rank(tensors, &keys[0]).unwrap_or(default);
                 let first = match gaussian {
@@ -67,7 +67,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
                 let shapes = [[r, layer.in_features], [layer.out_features, r]];
                 (keys, shapes, [first, second], false)
             }
-            Target::Embedding(table) => {
+            TargetModule::Embedding(table) => {
                 let keys = ["hira_embedding_A", "hira_embedding_B"].map(|name| table.key(name));
                 let r = stored_rank(tensors, &keys[0]).unwrap_or(default);
                 let shapes = [[r, table.num_embeddings], [table.embedding_dim, r]];

@@ -25,7 +25,7 @@ use ndarray::Array2;
 use crate::adapter::form::{Form, Native, NativeForm, NativeSite, Part, Role};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::options::{factor, rank};
-use crate::adapter::toolbox::tuner::{Layer, Loading, Tuner};
+use crate::adapter::toolbox::tuner::{Loading, TargetLinear, Tuner};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::graph::{Attr, Value};
 use crate::json::{ConfigError, JsonObject};
@@ -52,7 +52,7 @@ struct Shared {
 
 /// What the layers of one name and shape share.
 #[derive(Debug, Default)]
-struct Group {
+struct SharedFactors {
     layers: usize,
     a: Option<Shared>,
     b: Option<Shared>,
@@ -80,7 +80,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         return Err(config.refused("target_modules", &reason).into());
     }
     let names = Names::read(config, layers.len())?;
-    let mut groups: HashMap<(String, usize, usize), Group> = HashMap::new();
+    let mut groups: HashMap<(String, usize, usize), SharedFactors> = HashMap::new();
     let mut shared = 0;
     let mut effects = tuner.adapt(|tensors, layer| {
         let name = names.of(config, layer.path())?;
@@ -120,7 +120,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
 fn share(
     shared: &mut Option<Shared>,
     tensors: &mut AdapterTensors,
-    layer: &Layer,
+    layer: &TargetLinear,
     name: &str,
     shape: [usize; 2],
     init: Init,

@@ -19,7 +19,7 @@ use crate::adapter::form::{
 };
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::options::{Factor, Rank};
-use crate::adapter::toolbox::tuner::{Layer, Loading, Tuner};
+use crate::adapter::toolbox::tuner::{Loading, TargetLinear, Tuner};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::json::{ConfigError, JsonObject};
 
@@ -111,7 +111,7 @@ fn decompose_factor(config: &JsonObject) -> Result<Option<usize>, ConfigError> {
 /// at 0.
 fn side(
     tensors: &mut AdapterTensors,
-    layer: &Layer,
+    layer: &TargetLinear,
     names: [&str; 3],
     [rows, columns]: [usize; 2],
     r: Option<usize>,

@@ -20,9 +20,9 @@ use crate::adapter::form::{
     rotate_input,
 };
 use crate::adapter::targets::QUERY_VALUE;
-use crate::adapter::toolbox::linalg::{cayley, skew, stack};
 use crate::adapter::toolbox::options::{factor, rank};
-use crate::adapter::toolbox::tuner::{Loading, Target, Tuner};
+use crate::adapter::toolbox::skew::{cayley, skew, stack};
+use crate::adapter::toolbox::tuner::{Loading, TargetModule, Tuner};
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
 use crate::json::{ConfigError, JsonObject};
 
@@ -126,8 +126,8 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let oft = OftConfig::read(loading.config)?;
     Tuner::open(loading, QUERY_VALUE, Some("oft_only"))?.adapt_any(|tensors, target| {
         let (key, width, embedding) = match target {
-            Target::Linear(layer) => (layer.key("oft_R.weight"), layer.in_features, false),
-            Target::Embedding(table) => (
+            TargetModule::Linear(layer) => (layer.key("oft_R.weight"), layer.in_features, false),
+            TargetModule::Embedding(table) => (
                 table.key("oft_embedding_R.weight"),
                 table.embedding_dim,
                 true,
@@ -192,7 +192,7 @@ pub fn neumann(s: &Array2<f64>, terms: usize) -> Array2<f64> {
 
 /// For each element of a skew-symmetric matrix, row by row: the index of its value in the upper
 /// triangle, and its sign.
-fn skew_places(size: usize) -> (Vec<i64>, Vec<f32>) {
+fn skew_indices(size: usize) -> (Vec<i64>, Vec<f32>) {
     let mut order = vec![0; size * size];
     let mut signs = vec![0.0; size * size];
     let places = (0..size).flat_map(|row| (row + 1..size).map(move |column| (row, column)));
@@ -238,7 +238,7 @@ impl ModuleAdapter for Oft {
         let parts = vec![Part::stored(&self.key, &self.r, Role::Term)];
         Native::Own(NativeForm::new(parts, move |site| {
             let vector = site.parts[0].clone();
-            let (order, signs) = skew_places(size);
+            let (order, signs) = skew_indices(size);
             let name = site.name("skew");
             let order = site
                 .graph

@@ -24,7 +24,7 @@ use crate::adapter::form::Form;
 use crate::adapter::targets::defaults::OSF;
 use crate::adapter::toolbox::components::{add_components, components, rounded, trailing};
 use crate::adapter::toolbox::dense::changed_weight;
-use crate::adapter::toolbox::tuner::{Layer, Loading, Tuner};
+use crate::adapter::toolbox::tuner::{Loading, TargetLinear, Tuner};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::decomposition::Svd;
 use crate::json::{ConfigError, JsonObject};
@@ -69,7 +69,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
 /// The trained components in the file. `k` is their number, unless the file has another.
 fn trained(
     tensors: &mut AdapterTensors,
-    layer: &Layer,
+    layer: &TargetLinear,
     k: usize,
     largest: usize,
 ) -> Result<Option<Svd>, AdapterError> {

@@ -23,18 +23,18 @@ use super::oft::neumann;
 use crate::adapter::form::{Form, LinearForm, Part, Role, elements};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::components::{
-    Leading, components, leading, scaled_columns, scaled_rows,
+    LeadingComponents, components, leading, scaled_columns, scaled_rows,
 };
-use crate::adapter::toolbox::linalg::{cayley, skew};
 use crate::adapter::toolbox::options::{factor, rank};
-use crate::adapter::toolbox::tuner::{Layer, Loading, Tuner};
+use crate::adapter::toolbox::skew::{cayley, skew};
+use crate::adapter::toolbox::tuner::{Loading, TargetLinear, Tuner};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::json::JsonObject;
 
 /// The tensors of one layer.
 #[derive(Debug)]
 struct Psoft {
-    leading: Leading,
+    leading: LeadingComponents,
     /// The diagonal of `R`; the other elements are 0.
     diagonal: Array1<f32>,
     /// Whether both factors contain the square root of the singular values.
@@ -92,12 +92,12 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
             return Err(config.refused("psoft_svd", reason).into());
         }
         let leading = match reweighted.contains(layer.path()) {
-            false => Leading::new(layer.path(), r),
+            false => LeadingComponents::new(layer.path(), r),
             // The base weight's components stay, although the file has another weight.
             true => {
                 let weight = base.matrix(&format!("{}.weight", layer.module.source))?;
                 let all = components(&weight, layer.path())?;
-                Leading::known(layer.path(), r, leading(&all, r))
+                LeadingComponents::known(layer.path(), r, leading(&all, r))
             }
         };
         Ok(Psoft {
@@ -147,7 +147,7 @@ impl Options {
     fn rotation(
         &self,
         tensors: &mut AdapterTensors,
-        layer: &Layer,
+        layer: &TargetLinear,
     ) -> Result<(Array2<f64>, usize), AdapterError> {
         let r = self.r;
         let key = |name: &str| layer.key(&format!("psoft_R.{name}"));
@@ -241,7 +241,7 @@ mod tests {
 
     fn merged(balanced: bool) -> Array2<f32> {
         let adapter = Psoft {
-            leading: Leading::new("x", 1),
+            leading: LeadingComponents::new("x", 1),
             diagonal: array![3.0],
             balanced,
             out_features: 2,

@@ -29,7 +29,7 @@ use crate::adapter::form::{Form, Native, NativeForm, Part, Role};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::dense::changed_weight;
 use crate::adapter::toolbox::options::{factor, rank, seed};
-use crate::adapter::toolbox::tuner::{Layer, Loading, Tuner};
+use crate::adapter::toolbox::tuner::{Loading, TargetLinear, Tuner};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::random::TorchGenerator;
 
@@ -86,7 +86,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
 
     let tuner = Tuner::open(loading, QUERY_VALUE, Some("randlora_only"))?;
     let layers = tuner.layers()?;
-    let largest = |size: fn(&Layer) -> usize| layers.iter().map(size).max().unwrap_or(0);
+    let largest = |size: fn(&TargetLinear) -> usize| layers.iter().map(size).max().unwrap_or(0);
     let inputs = largest(|layer| layer.in_features);
     let outputs = largest(|layer| layer.out_features);
     let (small, large) = (inputs.min(outputs), inputs.max(outputs));
@@ -126,7 +126,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
 /// Marks the copies of the shared matrices under a module as used.
 fn claim_copies(
     tensors: &mut AdapterTensors,
-    layer: &Layer,
+    layer: &TargetLinear,
     shapes: ([usize; 3], [usize; 3]),
 ) -> Result<(), AdapterError> {
     for (name, shape) in [("randlora_A", shapes.0), ("randlora_B", shapes.1)] {

@@ -36,13 +36,13 @@ pub enum Class {
     /// It replaces other parameters: norms, biases, rows of the embedding.
     Parameter,
     /// It adds something that can't be merged into a weight.
-    Beside,
+    Unmergeable,
 }
 
 impl Class {
     /// Whether there's a merged variant.
     pub fn merges(self) -> bool {
-        self != Self::Beside
+        self != Self::Unmergeable
     }
 
     /// `A`, `B` or `C`.
@@ -50,7 +50,7 @@ impl Class {
         match self {
             Self::Weight => 'A',
             Self::Parameter => 'B',
-            Self::Beside => 'C',
+            Self::Unmergeable => 'C',
         }
     }
 }
@@ -73,7 +73,7 @@ pub const METHODS: &[Method] = &[
     },
     Method {
         peft_type: "ADAPTION_PROMPT",
-        class: Class::Beside,
+        class: Class::Unmergeable,
         variants: "",
         refused: "bases other than llama, mistral and gpt2",
         load: adaption_prompt::load,
@@ -101,14 +101,14 @@ pub const METHODS: &[Method] = &[
     },
     Method {
         peft_type: "CARTRIDGE",
-        class: Class::Beside,
+        class: Class::Unmergeable,
         variants: "num_frozen_tokens",
         refused: "batches of more than one, except in float32 on a GPU; `--swap`",
         load: cartridge::load,
     },
     Method {
         peft_type: "CPT",
-        class: Class::Beside,
+        class: Class::Unmergeable,
         variants: "",
         refused: "",
         load: cpt::load,
@@ -178,7 +178,7 @@ pub const METHODS: &[Method] = &[
     },
     Method {
         peft_type: "LILY",
-        class: Class::Beside,
+        class: Class::Unmergeable,
         variants: "stride_A",
         refused: "the head as a target",
         load: lily::load,
@@ -221,7 +221,7 @@ pub const METHODS: &[Method] = &[
     },
     Method {
         peft_type: "MULTITASK_PROMPT_TUNING",
-        class: Class::Beside,
+        class: Class::Unmergeable,
         variants: "one fixed task (`--task-id`)",
         refused: "initial values of another adapter, for fresh adapters",
         load: multitask_prompt_tuning::load,
@@ -242,7 +242,7 @@ pub const METHODS: &[Method] = &[
     },
     Method {
         peft_type: "P_TUNING",
-        class: Class::Beside,
+        class: Class::Unmergeable,
         variants: "MLP, LSTM",
         refused: "",
         load: p_tuning::load,
@@ -263,14 +263,14 @@ pub const METHODS: &[Method] = &[
     },
     Method {
         peft_type: "PREFIX_TUNING",
-        class: Class::Beside,
+        class: Class::Unmergeable,
         variants: "prefix_projection",
         refused: "batches of more than one, except in float32 on a GPU; `--swap`",
         load: prefix_tuning::load,
     },
     Method {
         peft_type: "PROMPT_TUNING",
-        class: Class::Beside,
+        class: Class::Unmergeable,
         variants: "",
         refused: "",
         load: prompt_tuning::load,
@@ -305,7 +305,7 @@ pub const METHODS: &[Method] = &[
     },
     Method {
         peft_type: "SHADOW",
-        class: Class::Beside,
+        class: Class::Unmergeable,
         variants: "",
         refused: "shadow_model other than mirror; bases with experts; `shadow_hidden_size`, `shadow_intermediate_size` and \
                   `shadow_num_attention_heads` for bases other than llama and opt",
@@ -369,7 +369,7 @@ pub const METHODS: &[Method] = &[
     },
     Method {
         peft_type: "XLORA",
-        class: Class::Beside,
+        class: Class::Unmergeable,
         variants: "layerwise_scalings, top_k_lora, enable_softmax_topk, scaling_pass_value",
         refused: "experts with variants of LoRA; scaling_pass_value together with top_k_lora",
         load: xlora::load,

@@ -28,9 +28,9 @@ use crate::json::{ConfigError, JsonObject};
 /// The number of angles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Variant {
-    OneAPair,
-    OneAnOutput,
-    TwoAnOutput,
+    AnglePerPair,
+    AnglePerOutput,
+    TwoAnglesPerOutput,
 }
 
 /// The rotations of one layer.
@@ -48,28 +48,28 @@ struct Road {
 impl Variant {
     fn read(config: &JsonObject) -> Result<Self, ConfigError> {
         match config.optional_text("variant")? {
-            None | Some("road_1") => Ok(Self::OneAPair),
-            Some("road_2") => Ok(Self::OneAnOutput),
-            Some("road_4") => Ok(Self::TwoAnOutput),
+            None | Some("road_1") => Ok(Self::AnglePerPair),
+            Some("road_2") => Ok(Self::AnglePerOutput),
+            Some("road_4") => Ok(Self::TwoAnglesPerOutput),
             Some(_) => Err(config.wrong("variant", "one of `road_1`, `road_2`, `road_4`")),
         }
     }
 
     fn angles(self, out_features: usize) -> usize {
         match self {
-            Self::OneAPair => out_features / 2,
-            Self::OneAnOutput => out_features,
-            Self::TwoAnOutput => 2 * out_features,
+            Self::AnglePerPair => out_features / 2,
+            Self::AnglePerOutput => out_features,
+            Self::TwoAnglesPerOutput => 2 * out_features,
         }
     }
 
     /// The indices of the angles of `c` and of `t` for output `index`.
-    fn places(self, index: usize, group: usize) -> [usize; 2] {
+    fn angle_indices(self, index: usize, group: usize) -> [usize; 2] {
         let (which, within) = (index / group, index % group);
         match self {
-            Self::OneAPair => [which * (group / 2) + within % (group / 2); 2],
-            Self::OneAnOutput => [index; 2],
-            Self::TwoAnOutput => [2 * which, 2 * which + 1].map(|row| row * group + within),
+            Self::AnglePerPair => [which * (group / 2) + within % (group / 2); 2],
+            Self::AnglePerOutput => [index; 2],
+            Self::TwoAnglesPerOutput => [2 * which, 2 * which + 1].map(|row| row * group + within),
         }
     }
 }
@@ -110,7 +110,7 @@ impl ModuleAdapter for Road {
     fn form(&self) -> Form<'_> {
         let half = self.group / 2;
         let is_first = move |index: usize| index % self.group < half;
-        let place = move |index: usize| self.variant.places(index, self.group);
+        let place = move |index: usize| self.variant.angle_indices(index, self.group);
         let own = move |index: usize| {
             let [place, _] = place(index);
             self.alpha[place] * self.theta[place].cos()
@@ -168,12 +168,12 @@ impl ModuleAdapter for Road {
             // Spreads the angles or scales for `c` (`which` 0) or for `t` (1) over the outputs.
             let spread = |site: &mut NativeSite, name: &str, x: &Value, which: i64| {
                 let spread = match self.variant {
-                    Variant::OneAPair => {
+                    Variant::AnglePerPair => {
                         let rows = reshape(site, &format!("{name}/rows"), x, &[-1, 1, half]);
                         concat(site, &format!("{name}/twice"), [&rows, &rows], 1)
                     }
-                    Variant::OneAnOutput => x.clone(),
-                    Variant::TwoAnOutput => {
+                    Variant::AnglePerOutput => x.clone(),
+                    Variant::TwoAnglesPerOutput => {
                         let rows = reshape(site, &format!("{name}/rows"), x, &[-1, 2, group]);
                         take(site, &format!("{name}/row"), &rows, which, 1)
                     }
@@ -221,14 +221,19 @@ mod tests {
     #[test]
     fn places_of_angles_follow_the_variant() {
         let all = |variant: Variant| -> Vec<[usize; 2]> {
-            (0..8).map(|index| variant.places(index, 4)).collect()
+            (0..8)
+                .map(|index| variant.angle_indices(index, 4))
+                .collect()
         };
         assert_eq!(
-            all(Variant::OneAPair).concat()[..],
+            all(Variant::AnglePerPair).concat()[..],
             [0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 3, 3, 2, 2, 3, 3]
         );
-        assert_eq!(all(Variant::OneAnOutput)[5], [5, 5]);
-        assert_eq!(all(Variant::TwoAnOutput)[3..6], [[3, 7], [8, 12], [9, 13]]);
+        assert_eq!(all(Variant::AnglePerOutput)[5], [5, 5]);
+        assert_eq!(
+            all(Variant::TwoAnglesPerOutput)[3..6],
+            [[3, 7], [8, 12], [9, 13]]
+        );
     }
 
     #[test]
@@ -237,7 +242,7 @@ mod tests {
             keys: Default::default(),
             theta: array![FRAC_PI_2, 0.0],
             alpha: array![2.0, 3.0],
-            variant: Variant::OneAPair,
+            variant: Variant::AnglePerPair,
             group: 4,
             out_features: 4,
         };

@@ -51,8 +51,8 @@ struct Shadow {
     /// Whether it uses the base's embedding.
     shares_embeddings: bool,
     /// The backbone's parameters, by their names in its architecture.
-    backbone: Vec<(String, Held)>,
-    projection: Option<Held>,
+    backbone: Vec<(String, StoredTensor)>,
+    projection: Option<StoredTensor>,
     /// The index of the first targeted block.
     first: usize,
     blocks: Vec<Block>,
@@ -62,7 +62,7 @@ struct Shadow {
 
 /// A tensor of the checkpoint, and its key.
 #[derive(Debug)]
-struct Held {
+struct StoredTensor {
     key: String,
     values: ArrayD<f32>,
     role: Role,
@@ -71,15 +71,15 @@ struct Held {
 /// The tensors of one block.
 #[derive(Debug)]
 struct Block {
-    down: Held,
+    down: StoredTensor,
     /// Multiplied by `shadow_alpha`.
-    up: Held,
+    up: StoredTensor,
     /// `transform` and `gate`; absent after the last block.
     update: Option<[Network; 2]>,
 }
 
 /// Two linear layers: the weight and bias of each.
-type Network = [Held; 4];
+type Network = [StoredTensor; 4];
 
 /// Reads the adapter.
 pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
@@ -174,7 +174,7 @@ impl Shadow {
             );
             return Err(config.refused("shadow_model", &reason).into());
         }
-        let mut holding = Holding {
+        let mut holding = TensorReader {
             tensors,
             parameters: 0,
         };
@@ -259,7 +259,7 @@ impl SideNetwork for Shadow {
             [&block.down, &block.up].into_iter().chain(update)
         });
         let all = backbone.chain(&self.projection).chain(blocks);
-        all.map(Held::part).collect()
+        all.map(StoredTensor::part).collect()
     }
 
     fn layers<'a>(&'a self, _spec: &'a DecoderSpec) -> &'a [Layer] {
@@ -415,11 +415,11 @@ fn rank_or_none(config: &JsonObject, key: &str) -> Result<Option<usize>, ConfigE
 
 /// The backbone's parameters; fresh ones are initialised as in Transformers.
 fn backbone(
-    holding: &mut Holding,
+    holding: &mut TensorReader,
     base: &BaseModel,
     spec: &DecoderSpec,
     shares_embeddings: bool,
-) -> Result<Vec<(String, Held)>, AdapterError> {
+) -> Result<Vec<(String, StoredTensor)>, AdapterError> {
     let deviation = ["initializer_range", "init_std"].iter().find_map(|key| {
         let value = base.config.get(key)?.as_f64()?;
         Some(value as f32)
@@ -470,22 +470,22 @@ fn backbone(
 }
 
 /// Reads tensors and counts their parameters.
-struct Holding<'a> {
+struct TensorReader<'a> {
     tensors: &'a mut AdapterTensors,
     parameters: usize,
 }
 
-impl Holding<'_> {
+impl TensorReader<'_> {
     fn take(
         &mut self,
         key: &str,
         shape: &[usize],
         init: Init,
         role: Role,
-    ) -> Result<Held, AdapterError> {
+    ) -> Result<StoredTensor, AdapterError> {
         let values = self.tensors.take(key, shape, init)?;
         self.parameters += values.len();
-        Ok(Held {
+        Ok(StoredTensor {
             key: self.tensors.full_key(key),
             values: ArrayD::from_shape_vec(IxDyn(shape), values)
                 .expect("`take` gives as many values as asked for"),
@@ -512,7 +512,7 @@ impl Holding<'_> {
     }
 }
 
-impl Held {
+impl StoredTensor {
     /// The tensor times a constant.
     fn times(mut self, factor: f32) -> Self {
         self.values *= factor;

@@ -19,8 +19,8 @@ use crate::adapter::form::Form;
 use crate::adapter::targets::defaults::QUERY_VALUE_ONLY;
 use crate::adapter::toolbox::dense::changed_weight;
 use crate::adapter::toolbox::options::{rank, seed};
-use crate::adapter::toolbox::places::SeededPlaces;
-use crate::adapter::toolbox::tuner::{Layer, Loading, Tuner};
+use crate::adapter::toolbox::seeded_indices::SeededIndices;
+use crate::adapter::toolbox::tuner::{Loading, TargetLinear, Tuner};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::random::TorchGenerator;
 
@@ -30,7 +30,7 @@ struct Shira {
     /// `[z]`
     values: Array1<f32>,
     /// Flat indices into the weight.
-    places: Vec<usize>,
+    indices: Vec<usize>,
     out_features: usize,
     in_features: usize,
 }
@@ -48,7 +48,8 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         true => Init::Zeros,
         false => Init::Normal(1.0),
     };
-    let mut places = SeededPlaces::new(seed(config, "random_seed", TorchGenerator::DEFAULT_SEED)?);
+    let mut indices =
+        SeededIndices::new(seed(config, "random_seed", TorchGenerator::DEFAULT_SEED)?);
     Tuner::open(loading, QUERY_VALUE_ONLY, None)?.adapt(|tensors, layer| {
         let count = r * (layer.out_features + layer.in_features);
         if count > layer.elements() {
@@ -60,24 +61,24 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
             return Err(config.wrong("r", &expected).into());
         }
         let mut chosen = match fresh {
-            true => places.of(layer, count).to_vec(),
-            false => saved_places(tensors, layer, count)?,
+            true => indices.of(layer, count).to_vec(),
+            false => saved_indices(tensors, layer, count)?,
         };
         if fresh {
             chosen.sort_unstable();
         }
         Ok(Shira {
             values: tensors.vector(&layer.key("shira_weight"), count, init)?,
-            places: chosen,
+            indices: chosen,
             out_features: layer.out_features,
             in_features: layer.in_features,
         })
     })
 }
 
-fn saved_places(
+fn saved_indices(
     tensors: &mut AdapterTensors,
-    layer: &Layer,
+    layer: &TargetLinear,
     count: usize,
 ) -> Result<Vec<usize>, AdapterError> {
     let key = layer.key("shira_indices");
@@ -99,9 +100,9 @@ fn saved_places(
 }
 
 /// Adds `values` to the elements of `weight` at the flat indices `places`.
-pub fn scatter_add(weight: &mut Array2<f32>, places: &[usize], values: &Array1<f32>) {
+pub fn scatter_add(weight: &mut Array2<f32>, indices: &[usize], values: &Array1<f32>) {
     let columns = weight.ncols();
-    for (place, value) in places.iter().zip(values) {
+    for (place, value) in indices.iter().zip(values) {
         weight[[place / columns, place % columns]] += value;
     }
 }
@@ -110,7 +111,7 @@ impl ModuleAdapter for Shira {
     fn form(&self) -> Form<'_> {
         let shape = [self.out_features, self.in_features];
         Form::Linear(changed_weight(shape, |weight| {
-            scatter_add(weight, &self.places, &self.values);
+            scatter_add(weight, &self.indices, &self.values);
             Ok(())
         }))
     }

@@ -25,7 +25,7 @@ use crate::adapter::form::{Form, LinearForm, Part, Role};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::dense::changed_part;
 use crate::adapter::toolbox::options::{factor, rank};
-use crate::adapter::toolbox::tuner::{Layer, Loading, Tuner};
+use crate::adapter::toolbox::tuner::{Loading, TargetLinear, Tuner};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 
 /// The tensors of one layer.
@@ -34,7 +34,7 @@ struct Supertuning {
     /// `[z]`
     values: Array1<f32>,
     /// Flat indices into the weight.
-    places: Vec<usize>,
+    indices: Vec<usize>,
     pair: Option<Pair>,
     out_features: usize,
     in_features: usize,
@@ -88,11 +88,11 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
             return Err(config.wrong("sparsity", &expected).into());
         }
         let key = layer.key("supertuning_indices");
-        let places = if !tensors.has_values() {
+        let indices = if !tensors.has_values() {
             Vec::new()
         } else if tensors.is_redrawn(&key, saved) {
             let weight = base.full_matrix(&format!("{}.weight", layer.module.source))?;
-            let (places, unique) = by_size(&weight, count, select);
+            let (indices, unique) = by_size(&weight, count, select);
             if !unique && !tensors.is_fresh() {
                 let reason = format!(
                     "elements of `{}.weight` have the same absolute value, so which trained values belong to them can't \
@@ -101,7 +101,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
                 );
                 return Err(config.refused("save_precomputed_indices", &reason).into());
             }
-            places
+            indices
         } else {
             tensors.indices(&key, &[count], layer.elements())?
         };
@@ -111,7 +111,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         };
         Ok(Supertuning {
             values: tensors.vector(&layer.key("supertuning_values"), count, values)?,
-            places,
+            indices,
             pair: match r {
                 Some(r) => Some(pair(tensors, layer, r, scaling as f32, identity)?),
                 None => None,
@@ -124,7 +124,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
 
 fn pair(
     tensors: &mut AdapterTensors,
-    layer: &Layer,
+    layer: &TargetLinear,
     r: usize,
     scaling: f32,
     identity: bool,
@@ -154,26 +154,26 @@ fn by_size(weight: &Array2<f32>, count: usize, select: Select) -> (Vec<usize>, b
             Select::Smallest => ascending,
         }
     };
-    let mut places: Vec<usize> = (0..sizes.len()).collect();
+    let mut indices: Vec<usize> = (0..sizes.len()).collect();
     let mut unique = true;
-    if count < places.len() {
-        let (_, first_left_out, _) = places.select_nth_unstable_by(count, order);
+    if count < indices.len() {
+        let (_, first_left_out, _) = indices.select_nth_unstable_by(count, order);
         let border = sizes[*first_left_out];
-        places.truncate(count);
-        unique = places.iter().all(|place| sizes[*place] != border);
+        indices.truncate(count);
+        unique = indices.iter().all(|place| sizes[*place] != border);
     }
-    places.sort_unstable_by(|a, b| order(a, b).then(a.cmp(b)));
-    unique &= places
+    indices.sort_unstable_by(|a, b| order(a, b).then(a.cmp(b)));
+    unique &= indices
         .windows(2)
         .all(|pair| sizes[pair[0]] != sizes[pair[1]]);
-    (places, unique)
+    (indices, unique)
 }
 
 impl ModuleAdapter for Supertuning {
     fn form(&self) -> Form<'_> {
         let shape = [self.out_features, self.in_features];
         let weight = changed_part(shape, |weight| {
-            scatter_add(weight, &self.places, &self.values);
+            scatter_add(weight, &self.indices, &self.values);
             Ok(())
         });
         let mut form = match &self.pair {

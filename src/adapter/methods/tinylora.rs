@@ -22,9 +22,9 @@ use ndarray::{Array1, Array2, Array3, Axis};
 
 use crate::adapter::form::{BaseModule, EmbeddingForm, Form, LinearForm, Part, Role, elements};
 use crate::adapter::targets::QUERY_VALUE;
-use crate::adapter::toolbox::components::{Leading, scaled_columns, scaled_rows};
+use crate::adapter::toolbox::components::{LeadingComponents, scaled_columns, scaled_rows};
 use crate::adapter::toolbox::options::{factor, rank, seed};
-use crate::adapter::toolbox::tuner::{Loading, Target, Tuner};
+use crate::adapter::toolbox::tuner::{Loading, TargetModule, Tuner};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::random::TorchGenerator;
 
@@ -44,7 +44,7 @@ enum Factors {
     /// `A` `[r, columns]` and `B` `[rows, r]` of the file.
     Saved(Array2<f32>, Array2<f32>),
     /// A fresh adapter's: the base's own components.
-    OfWeight(Leading),
+    OfWeight(LeadingComponents),
 }
 
 /// Reads the adapter.
@@ -78,12 +78,12 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         let index = next;
         next += 1;
         let (module, shape, embedding) = match target {
-            Target::Linear(layer) => (
+            TargetModule::Linear(layer) => (
                 &layer.module,
                 [layer.out_features, layer.in_features],
                 false,
             ),
-            Target::Embedding(table) => (
+            TargetModule::Embedding(table) => (
                 &table.module,
                 [table.num_embeddings, table.embedding_dim],
                 true,
@@ -92,7 +92,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         let r = rank.min(shape[0]).min(shape[1]);
         let key = |name: &str| format!("{}.tinylora_{name}", module.path);
         let factors = match tensors.is_fresh() {
-            true => Factors::OfWeight(Leading::new(&module.path, r)),
+            true => Factors::OfWeight(LeadingComponents::new(&module.path, r)),
             false => Factors::Saved(
                 tensors.matrix(&key("A"), [r, shape[1]], Init::Zeros)?,
                 tensors.matrix(&key("B"), [shape[0], r], Init::Zeros)?,
@@ -284,7 +284,7 @@ mod tests {
     #[test]
     fn a_fresh_one_takes_the_largest_components_of_the_weight() {
         let adapter = TinyLora {
-            factors: Factors::OfWeight(Leading::new("x", 1)),
+            factors: Factors::OfWeight(LeadingComponents::new("x", 1)),
             inner: array![[1.0]],
             shape: [2, 2],
             embedding: false,

@@ -22,7 +22,7 @@ use crate::adapter::form::{Form, LinearForm, Part, Role};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::components::rounded;
 use crate::adapter::toolbox::options::{factor, rank};
-use crate::adapter::toolbox::tuner::{Layer, Loading, Tuner};
+use crate::adapter::toolbox::tuner::{Loading, TargetLinear, Tuner};
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
 use crate::json::JsonObject;
 use crate::random::NumpyGenerator;
@@ -77,7 +77,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let theta = Arc::new(tuner.tensors.vector(key, length, init)?);
     tuner.count_shared(length);
     // As in PEFT: saved indices are used, missing ones are drawn.
-    let is_saved = |layer: &Layer| tuner.tensors.has(&layer.key("unilora_indices_A"));
+    let is_saved = |layer: &TargetLinear| tuner.tensors.has(&layer.key("unilora_indices_A"));
     let mut dealt = if layers.iter().any(is_saved) {
         Dealt::none()
     } else {

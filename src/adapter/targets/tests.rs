@@ -95,7 +95,7 @@ fn layers_are_filtered_but_not_for_exact_paths() {
 }
 
 #[test]
-fn a_pattern_of_layers_is_no_group_and_empty_none() {
+fn layers_pattern_is_not_grouped_and_an_empty_one_is_ignored() {
     let json = |pattern: &str| {
         format!(
             r#"{{"target_modules": ["v_proj"], "layers_to_transform": 1, "layers_pattern": {pattern}}}"#
@@ -114,7 +114,7 @@ fn a_pattern_of_layers_is_no_group_and_empty_none() {
 }
 
 #[test]
-fn a_misspelt_name_is_an_error_even_beside_a_good_one() {
+fn a_misspelt_name_is_an_error_even_next_to_a_valid_one() {
     let config = config(r#"{"target_modules": ["q_proj", "w_proj"]}"#);
     let targets = Targets::read(&config, "llama", None).unwrap();
     let error = targets
@@ -149,7 +149,7 @@ fn patterns_take_the_first_key_that_matches() {
 }
 
 #[test]
-fn what_no_pattern_matches_may_be_a_key_itself() {
+fn a_path_that_no_pattern_matches_may_itself_be_a_key() {
     let path = "model.layers.0.self_attn.q_proj";
     let value = |keys: &str, path: &str| {
         let config = config(&format!(r#"{{"block_size_pattern": {keys}}}"#));
@@ -166,7 +166,7 @@ fn what_no_pattern_matches_may_be_a_key_itself() {
 }
 
 #[test]
-fn alternatives_below_a_dot_are_no_group() {
+fn alternatives_after_a_dot_are_not_grouped() {
     let config = config(r#"{"n_frequency_pattern": {"q_proj|v_proj": 8}}"#);
     let read = [ValuePattern::read, ValuePattern::read_below]
         .map(|read| read(&config, "n_frequency_pattern", "a count", |_| true).unwrap());

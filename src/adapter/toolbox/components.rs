@@ -29,13 +29,13 @@ pub fn components(weight: &Array2<f32>, path: &str) -> Result<Svd, AdapterError>
 
 /// The `r` largest singular components of a module's weight, computed when they're first needed.
 #[derive(Debug)]
-pub struct Leading {
+pub struct LeadingComponents {
     path: String,
     r: usize,
     found: OnceLock<Svd>,
 }
 
-impl Leading {
+impl LeadingComponents {
     /// Those of the module at `path`.
     pub fn new(path: &str, r: usize) -> Self {
         Self {

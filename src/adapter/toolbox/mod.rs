@@ -3,9 +3,9 @@
 pub mod components;
 pub mod dense;
 pub mod encoder;
-pub mod linalg;
 pub mod options;
-pub mod places;
 pub mod replication;
+pub mod seeded_indices;
+pub mod skew;
 pub mod stacked;
 pub mod tuner;

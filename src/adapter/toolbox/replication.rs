@@ -10,6 +10,9 @@ use crate::arch::{DecoderSpec, Layer};
 use crate::json::{ConfigError, JsonObject};
 
 /// The architecture after `layer_replication`.
+///
+/// # Errors
+/// If it isn't a list of such ranges within the base's layers.
 pub fn replicate(config: &JsonObject, spec: &DecoderSpec) -> Result<DecoderSpec, ConfigError> {
     let Some(value) = config.get("layer_replication") else {
         return Ok(spec.clone());

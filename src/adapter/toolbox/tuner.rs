@@ -25,7 +25,7 @@ pub struct Loading<'a> {
 
 /// A linear layer to adapt.
 #[derive(Debug, Clone)]
-pub struct Layer {
+pub struct TargetLinear {
     /// The module.
     pub module: Module,
     /// Columns of the weight.
@@ -36,7 +36,7 @@ pub struct Layer {
     pub bias: bool,
 }
 
-impl Layer {
+impl TargetLinear {
     /// The module's path.
     pub fn path(&self) -> &str {
         &self.module.path
@@ -55,7 +55,7 @@ impl Layer {
 
 /// An embedding to adapt.
 #[derive(Debug, Clone)]
-pub struct Table {
+pub struct TargetEmbedding {
     /// The module.
     pub module: Module,
     /// The number of rows.
@@ -64,7 +64,7 @@ pub struct Table {
     pub embedding_dim: usize,
 }
 
-impl Table {
+impl TargetEmbedding {
     /// The key of its tensor `name`.
     pub fn key(&self, name: &str) -> String {
         format!("{}.{name}", self.module.path)
@@ -73,11 +73,11 @@ impl Table {
 
 /// A module to adapt.
 #[derive(Debug, Clone)]
-pub enum Target {
+pub enum TargetModule {
     /// A linear layer.
-    Linear(Layer),
+    Linear(TargetLinear),
     /// The token embedding.
-    Embedding(Table),
+    Embedding(TargetEmbedding),
 }
 
 /// A method that adapts modules, after its targets were selected and before its tensors are read.
@@ -162,11 +162,11 @@ impl<'a> Tuner<'a> {
     ///
     /// # Errors
     /// If one isn't.
-    pub fn layers(&self) -> Result<Vec<Layer>, AdapterError> {
+    pub fn layers(&self) -> Result<Vec<TargetLinear>, AdapterError> {
         let selected = self.selected.iter();
         selected
-            .map(|module| match target(self.base, module) {
-                Some(Target::Linear(layer)) => Ok(layer),
+            .map(|module| match target_module(self.base, module) {
+                Some(TargetModule::Linear(layer)) => Ok(layer),
                 _ => Err(not_adaptable(self.config, module, "linear layers")),
             })
             .collect()
@@ -178,7 +178,7 @@ impl<'a> Tuner<'a> {
     /// If one isn't, or `make` fails.
     pub fn adapt<A: ModuleAdapter + 'static>(
         mut self,
-        mut make: impl FnMut(&mut AdapterTensors, &Layer) -> Result<A, AdapterError>,
+        mut make: impl FnMut(&mut AdapterTensors, &TargetLinear) -> Result<A, AdapterError>,
     ) -> Result<Effects, AdapterError> {
         for layer in self.layers()? {
             let adapter = make(self.tensors, &layer)?;
@@ -195,12 +195,12 @@ impl<'a> Tuner<'a> {
         mut self,
         mut make: impl FnMut(
             &mut AdapterTensors,
-            &Target,
+            &TargetModule,
         ) -> Result<Box<dyn ModuleAdapter>, AdapterError>,
     ) -> Result<Effects, AdapterError> {
         for module in std::mem::take(&mut self.selected) {
             let allowed = "linear layers and the token embedding";
-            let target = target(self.base, &module)
+            let target = target_module(self.base, &module)
                 .ok_or_else(|| not_adaptable(self.config, &module, allowed))?;
             let adapter = make(self.tensors, &target)?;
             self.insert(&module.path, adapter);
@@ -225,14 +225,14 @@ impl<'a> Tuner<'a> {
 }
 
 /// The module as one to adapt; `None` if methods can't adapt its kind.
-pub fn target(base: &BaseModel, module: &Module) -> Option<Target> {
+pub fn target_module(base: &BaseModel, module: &Module) -> Option<TargetModule> {
     match module.kind {
         ModuleKind::Linear {
             in_features,
             out_features,
             bias,
             ..
-        } => Some(Target::Linear(Layer {
+        } => Some(TargetModule::Linear(TargetLinear {
             module: module.clone(),
             in_features,
             out_features,
@@ -241,11 +241,13 @@ pub fn target(base: &BaseModel, module: &Module) -> Option<Target> {
         ModuleKind::Embedding {
             num_embeddings,
             embedding_dim,
-        } if module.path == base.spec.embed_tokens.path => Some(Target::Embedding(Table {
-            module: module.clone(),
-            num_embeddings,
-            embedding_dim,
-        })),
+        } if module.path == base.spec.embed_tokens.path => {
+            Some(TargetModule::Embedding(TargetEmbedding {
+                module: module.clone(),
+                num_embeddings,
+                embedding_dim,
+            }))
+        }
         _ => None,
     }
 }

@@ -31,7 +31,7 @@ use crate::adapter::form::{Form, LinearForm, Part, Role, elements};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::components::failed;
 use crate::adapter::toolbox::options::{factor, rank, seed};
-use crate::adapter::toolbox::tuner::{Layer, Loading, Tuner};
+use crate::adapter::toolbox::tuner::{Loading, TargetLinear, Tuner};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::json::JsonObject;
 use crate::model::BaseModel;
@@ -69,7 +69,7 @@ struct Cluster {
 
 /// One layer's tensors in the file.
 #[derive(Debug)]
-struct Stored {
+struct FileTensors {
     new_b: Array2<f32>,
     /// `A_k`, `B_k`
     pairs: Vec<(Array2<f32>, Array2<f32>)>,
@@ -77,7 +77,7 @@ struct Stored {
 
 /// The clusters that were computed for one layer.
 #[derive(Debug)]
-struct Found {
+struct Clusters {
     parts: LowRank,
     /// The rows of each cluster.
     rows: Vec<Vec<usize>>,
@@ -94,18 +94,18 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     for layer in &layers {
         stored.push(match tuner.tensors.is_fresh() {
             true => None,
-            false => Some(Stored::read(&options, tuner.tensors, layer)?),
+            false => Some(FileTensors::read(&options, tuner.tensors, layer)?),
         });
     }
     let found = layers.par_iter().zip(&stored).map(|(layer, stored)| {
-        let needed = stored.as_ref().is_none_or(Stored::needs_rows);
+        let needed = stored.as_ref().is_none_or(FileTensors::needs_rows);
         let find = || match has_values {
             true => options.find(base, layer),
             false => Ok(options.without_values(layer)),
         };
         needed.then(find).transpose()
     });
-    let found: Vec<Option<Found>> = found.collect::<Result<_, AdapterError>>()?;
+    let found: Vec<Option<Clusters>> = found.collect::<Result<_, AdapterError>>()?;
     let mut all = stored.into_iter().zip(found);
     tuner.adapt(|tensors, layer| match all.next() {
         Some((Some(stored), found)) => stored.adapter(tensors, layer, found),
@@ -142,30 +142,30 @@ impl Options {
 
 impl Options {
     /// Rows of `newB`.
-    fn q(&self, layer: &Layer) -> usize {
+    fn q(&self, layer: &TargetLinear) -> usize {
         let columns = layer.in_features + usize::from(layer.bias);
         self.r.min(layer.out_features).min(columns)
     }
 
-    fn clusters(&self, layer: &Layer) -> usize {
+    fn clusters(&self, layer: &TargetLinear) -> usize {
         self.num_subspaces.min(layer.out_features)
     }
 
     /// Decomposes `[W | b]` and clusters its rows, as PEFT does.
-    fn find(&self, base: &BaseModel, layer: &Layer) -> Result<Found, AdapterError> {
+    fn find(&self, base: &BaseModel, layer: &TargetLinear) -> Result<Clusters, AdapterError> {
         let matrix = with_bias(base, layer)?;
         let parts = low_rank(&matrix, self.q(layer), self.seed).map_err(failed(layer.path()))?;
         let rows = clusters(&parts.u, self.clusters(layer));
-        Ok(Found { parts, rows })
+        Ok(Clusters { parts, rows })
     }
 
     /// Clusters with the sizes that [`find`](Self::find) gives. Parameter counts don't depend on
     /// which rows a cluster has, except with `use_dynamic_rank`, or if a cluster has fewer rows
     /// than `subspace_rank`.
-    fn without_values(&self, layer: &Layer) -> Found {
+    fn without_values(&self, layer: &TargetLinear) -> Clusters {
         let (q, count) = (self.q(layer), self.clusters(layer));
         let sizes = (0..count).map(|k| (layer.out_features + k) / count);
-        Found {
+        Clusters {
             parts: LowRank {
                 u: Array2::zeros((layer.out_features, q)),
                 vt: Array2::zeros((q, layer.in_features + usize::from(layer.bias))),
@@ -177,8 +177,8 @@ impl Options {
     fn fresh(
         &self,
         tensors: &mut AdapterTensors,
-        layer: &Layer,
-        found: Found,
+        layer: &TargetLinear,
+        found: Clusters,
     ) -> Result<AdaMss, AdapterError> {
         let mut made = Vec::new();
         for (k, rows) in found.rows.into_iter().enumerate() {
@@ -219,11 +219,11 @@ impl Options {
     }
 }
 
-impl Stored {
+impl FileTensors {
     fn read(
         options: &Options,
         tensors: &mut AdapterTensors,
-        layer: &Layer,
+        layer: &TargetLinear,
     ) -> Result<Self, AdapterError> {
         let q = options.q(layer);
         let columns = layer.in_features + usize::from(layer.bias);
@@ -265,8 +265,8 @@ impl Stored {
     fn adapter(
         self,
         tensors: &AdapterTensors,
-        layer: &Layer,
-        found: Option<Found>,
+        layer: &TargetLinear,
+        found: Option<Clusters>,
     ) -> Result<AdaMss, AdapterError> {
         let rows = match found {
             Some(found) => self.checked(tensors, layer, found)?,
@@ -286,13 +286,13 @@ impl Stored {
     fn checked(
         &self,
         tensors: &AdapterTensors,
-        layer: &Layer,
-        found: Found,
+        layer: &TargetLinear,
+        found: Clusters,
     ) -> Result<Vec<Vec<usize>>, AdapterError> {
         /// How much of a unit vector may lie outside the span.
         const OUTSIDE: f32 = 0.02;
-        let advice = "PEFT groups a weight's rows anew when it loads an adapter, by the base's weights and numbers that \
-                      differ between processors and GPUs; merge the adapter where it was trained (`merge_and_unload`) \
+        let advice = "PEFT clusters a weight's rows when it loads an adapter, from the base's weights and random numbers that \
+                      differ between CPUs and GPUs; merge the adapter where it was trained (`merge_and_unload`) \
                       and measure that checkpoint";
         let inside = self.new_b.dot(&found.parts.vt.t());
         let fits = self.new_b.rows().into_iter().zip(inside.rows());
@@ -311,7 +311,7 @@ impl Stored {
         match counts == sizes {
             true => Ok(found.rows),
             false => Err(tensors.layout(format!(
-                "the tensors `{}` have {sizes:?} rows, where the clusters of this base's weight have {counts:?}: {advice}",
+                "the tensors `{}` have {sizes:?} rows, but the clusters of this base's weight have {counts:?}: {advice}",
                 tensors.full_key(&layer.key("adamss_B"))
             ))),
         }
@@ -358,7 +358,7 @@ fn one_by_one(sizes: &[usize]) -> Vec<Vec<usize>> {
 }
 
 /// `[W | b]`, or `W` if there's no bias.
-fn with_bias(base: &BaseModel, layer: &Layer) -> Result<Array2<f32>, AdapterError> {
+fn with_bias(base: &BaseModel, layer: &TargetLinear) -> Result<Array2<f32>, AdapterError> {
     let source = &layer.module.source;
     let matrix = base.full_matrix(&format!("{source}.weight"))?;
     if !layer.bias {

@@ -23,7 +23,7 @@ use super::arrow_config::{ArrowConfig, KEY};
 use super::config::LoraConfig;
 use super::expert::{Expert, Pair, folder_below};
 use crate::adapter::form::{Form, Native, NativeForm, NativeSite, Part, Role, elements};
-use crate::adapter::toolbox::tuner::{Target, not_adaptable, target};
+use crate::adapter::toolbox::tuner::{TargetModule, not_adaptable, target_module};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::arch::Module;
 use crate::graph::{Attr, Value};
@@ -128,7 +128,7 @@ impl Experts {
         tensors: &mut AdapterTensors,
         module: &Module,
     ) -> Result<(Box<dyn ModuleAdapter>, usize), AdapterError> {
-        let Some(Target::Linear(layer)) = target(base, module) else {
+        let Some(TargetModule::Linear(layer)) = target_module(base, module) else {
             return Err(not_adaptable(config, module, "linear layers"));
         };
         let (r, _) = lora.rank_and_scaling(config, layer.path())?;

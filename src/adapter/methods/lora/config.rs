@@ -2,7 +2,7 @@
 
 use super::activated::{self, invocation};
 use super::arrow_config::{self, ArrowConfig};
-use super::blocks::Blocks;
+use super::block_diagonal::Blocks;
 use super::init::LoraInit;
 use super::residual::Removed;
 use crate::adapter::toolbox::options::{Factor, Rank};

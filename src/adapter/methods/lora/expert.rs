@@ -11,11 +11,11 @@ use ndarray::Array2;
 
 use super::config::{LoraConfig, is_on};
 use super::conversion::converted;
-use super::factors::{factors, of_weights};
+use super::factors::{factors, factors_from_weights};
 use super::init::LoraInit;
 use crate::adapter::replaced::replace_base_layer;
 use crate::adapter::targets::{QUERY_VALUE, Targets};
-use crate::adapter::toolbox::tuner::{Target, not_adaptable, target};
+use crate::adapter::toolbox::tuner::{TargetModule, not_adaptable, target_module};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Values};
 use crate::json::{ConfigError, JsonObject};
 use crate::model::BaseModel;
@@ -101,9 +101,9 @@ impl Expert {
         // A head's own weight in the file would be replaced here.
         let mut effects = Effects::default();
         let selected = targets.select(&config, &mut tensors, &base.spec.modules())?;
-        let mut made = of_weights(&lora, &config, base, &tensors, &selected)?;
+        let mut made = factors_from_weights(&lora, &config, base, &tensors, &selected)?;
         for module in selected {
-            let Some(Target::Linear(layer)) = target(base, &module) else {
+            let Some(TargetModule::Linear(layer)) = target_module(base, &module) else {
                 return Err(not_adaptable(&config, &module, "linear layers"));
             };
             let (r, scaling) = lora.rank_and_scaling(&config, layer.path())?;

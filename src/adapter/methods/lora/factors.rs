@@ -15,12 +15,12 @@ use std::collections::BTreeMap;
 use ndarray::{Array1, Array2};
 use rayon::prelude::*;
 
-use super::blocks::{Side, block_diagonal};
+use super::block_diagonal::{Side, block_diagonal};
 use super::config::LoraConfig;
-use super::init::{LoraInit, Stored};
-use super::residual::{Made, minor, orthogonal, principal};
+use super::init::{LoraInit, StoredShapes};
+use super::residual::{FreshFactors, minor, orthogonal, principal};
 use crate::adapter::toolbox::components::scaled_columns;
-use crate::adapter::toolbox::tuner::{Layer, Table, Target, target};
+use crate::adapter::toolbox::tuner::{TargetEmbedding, TargetLinear, TargetModule, target_module};
 use crate::adapter::{AdapterError, AdapterTensors, Init};
 use crate::arch::Module;
 use crate::json::JsonObject;
@@ -47,9 +47,9 @@ pub fn factors(
     lora: &LoraConfig,
     config: &JsonObject,
     tensors: &mut AdapterTensors,
-    layer: &Layer,
+    layer: &TargetLinear,
     r: usize,
-    made: Option<Made>,
+    made: Option<FreshFactors>,
 ) -> Result<Factors, AdapterError> {
     check_rank(lora, config, layer, r)?;
     let keys = [layer.key("lora_A.weight"), layer.key("lora_B.weight")];
@@ -99,7 +99,7 @@ pub fn factors(
 fn check_rank(
     lora: &LoraConfig,
     config: &JsonObject,
-    layer: &Layer,
+    layer: &TargetLinear,
     r: usize,
 ) -> Result<(), AdapterError> {
     let smaller = layer.in_features.min(layer.out_features);
@@ -118,7 +118,7 @@ fn check_rank(
 pub fn check_table_rank(
     lora: &LoraConfig,
     config: &JsonObject,
-    table: &Table,
+    table: &TargetEmbedding,
     r: usize,
 ) -> Result<(), AdapterError> {
     let largest = table.num_embeddings.min(table.embedding_dim);
@@ -143,8 +143,8 @@ fn stored(
     [r, in_features, out_features]: [usize; 3],
     blocks: Option<(Side, usize)>,
     group: Option<usize>,
-) -> Stored {
-    let mut stored = Stored {
+) -> StoredShapes {
+    let mut stored = StoredShapes {
         a: [r, in_features],
         b: [out_features, r],
         blocks_in_a: false,
@@ -168,13 +168,13 @@ fn stored(
 ///
 /// # Errors
 /// If a rank is too large for its module, or a weight can't be read or decomposed.
-pub fn of_weights(
+pub fn factors_from_weights(
     lora: &LoraConfig,
     config: &JsonObject,
     base: &BaseModel,
     tensors: &AdapterTensors,
     selected: &[Module],
-) -> Result<BTreeMap<String, Made>, AdapterError> {
+) -> Result<BTreeMap<String, FreshFactors>, AdapterError> {
     let of_weight = matches!(
         lora.init,
         LoraInit::Pissa | LoraInit::Olora | LoraInit::Mica
@@ -182,12 +182,12 @@ pub fn of_weights(
     if !of_weight || !tensors.is_fresh() || !tensors.has_values() {
         return Ok(BTreeMap::new());
     }
-    let make = |module: &Module| -> Result<Option<(String, Made)>, AdapterError> {
+    let make = |module: &Module| -> Result<Option<(String, FreshFactors)>, AdapterError> {
         let path = module.path.as_str();
         let (r, scaling) = lora.rank_and_scaling(config, path)?;
         let weight = || base.full_matrix(&format!("{}.weight", module.source));
-        let pair = match target(base, module) {
-            Some(Target::Linear(layer)) => {
+        let pair = match target_module(base, module) {
+            Some(TargetModule::Linear(layer)) => {
                 check_rank(lora, config, &layer, r)?;
                 match lora.init {
                     LoraInit::Pissa => principal(&weight()?, path, r, scaling)?,
@@ -198,7 +198,7 @@ pub fn of_weights(
                     ),
                 }
             }
-            Some(Target::Embedding(table)) if lora.init == LoraInit::Mica => {
+            Some(TargetModule::Embedding(table)) if lora.init == LoraInit::Mica => {
                 check_table_rank(lora, config, &table, r)?;
                 // An embedding's rows are its outputs: `[num_embeddings, embedding_dim]`.
                 (
@@ -219,7 +219,7 @@ fn pooled(
     lora: &LoraConfig,
     tensors: &AdapterTensors,
     key: &str,
-    layer: &Layer,
+    layer: &TargetLinear,
     r: usize,
 ) -> Option<usize> {
     let group = lora.qalora_group?;
@@ -243,7 +243,7 @@ fn unpooled(a: &Array2<f32>, group: usize) -> Array2<f32> {
 fn training_only(
     lora: &LoraConfig,
     tensors: &mut AdapterTensors,
-    layer: &Layer,
+    layer: &TargetLinear,
     r: usize,
 ) -> Result<usize, AdapterError> {
     if lora.velora {

@@ -29,7 +29,7 @@ pub enum LoraInit {
 
 /// The stored shapes of `A` and `B`.
 #[derive(Debug, Clone, Copy)]
-pub struct Stored {
+pub struct StoredShapes {
     /// `[r, in_features]`, or fewer columns.
     pub a: [usize; 2],
     /// `[out_features, r]`, or fewer columns.
@@ -74,7 +74,7 @@ impl LoraInit {
         self,
         tensors: &mut AdapterTensors,
         [key_a, key_b]: [&str; 2],
-        stored: Stored,
+        stored: StoredShapes,
     ) -> Result<(Array2<f32>, Array2<f32>), AdapterError> {
         let ([r, in_features], [out_features, _]) = (stored.a, stored.b);
         if self == Self::Orthogonal && tensors.is_fresh() {

@@ -28,7 +28,7 @@
 mod activated;
 mod arrow;
 mod arrow_config;
-mod blocks;
+mod block_diagonal;
 mod config;
 mod conversion;
 mod embedding;
@@ -53,11 +53,11 @@ use self::conversion::converted;
 use self::embedding::LoraEmbedding;
 pub use self::embedding::column_norms;
 pub use self::expert::{Expert, Pair};
-use self::factors::{check_table_rank, factors, of_weights};
+use self::factors::{check_table_rank, factors, factors_from_weights};
 use self::init::LoraInit;
 use self::linear::LoraLinear;
 use self::parameters::TargetParameters;
-use self::residual::Made;
+use self::residual::FreshFactors;
 pub use self::residual::Residual;
 use self::tying::Tie;
 use crate::adapter::replaced::{
@@ -67,7 +67,8 @@ use crate::adapter::targets::{QUERY_VALUE, Targets};
 use crate::adapter::token_rows::trainable_token_indices;
 use crate::adapter::toolbox::replication::replicate;
 use crate::adapter::toolbox::tuner::{
-    Layer, Loading, Table, Target, not_adaptable, target, without_experts,
+    Loading, TargetEmbedding, TargetLinear, TargetModule, not_adaptable, target_module,
+    without_experts,
 };
 use crate::adapter::{AdapterError, AdapterTensors, Effects, ModuleAdapter};
 use crate::arch::{Module, ModuleKind};
@@ -113,7 +114,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         Tie::Targets => tying::change_alike(&lora, config, &spec)?,
         Tie::Saved => true,
     };
-    parameters.check_beside(config, &selected, &saved)?;
+    parameters.check_modules(config, &selected, &saved)?;
     replace_modules(&mut effects, tensors, &base.spec, &saved)?;
     if tied == Tie::Saved {
         leave_out_bias(&mut effects, &spec.lm_head);
@@ -145,7 +146,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         }
         None => None,
     };
-    let mut made = of_weights(&lora, config, base, tensors, &selected)?;
+    let mut made = factors_from_weights(&lora, config, base, tensors, &selected)?;
     for module in &selected {
         replace_base_layer(&mut effects, tensors, base, module)?;
         let made = made.remove(&module.path);
@@ -174,11 +175,11 @@ fn module_adapter(
     base: &BaseModel,
     tensors: &mut AdapterTensors,
     module: &Module,
-    made: Option<Made>,
+    made: Option<FreshFactors>,
 ) -> Result<(Box<dyn ModuleAdapter>, usize), AdapterError> {
     let (r, scaling) = lora.rank_and_scaling(config, &module.path)?;
-    match target(base, module) {
-        Some(Target::Linear(layer)) => {
+    match target_module(base, module) {
+        Some(TargetModule::Linear(layer)) => {
             let tied = base.spec.tied() && module.path == base.spec.lm_head.path;
             if tied && lora.removed(scaling).is_some() && !tensors.has(&layer.key(BASE_WEIGHT)) {
                 let reason = format!(
@@ -205,7 +206,7 @@ fn module_adapter(
                 None => (Box::new(adapter), frozen),
             })
         }
-        Some(Target::Embedding(_))
+        Some(TargetModule::Embedding(_))
             if lora.invocation.is_some()
                 || lora.kasa
                 || lora.blocks.is_some()
@@ -213,7 +214,7 @@ fn module_adapter(
         {
             Err(not_adaptable(config, module, "linear layers"))
         }
-        Some(Target::Embedding(table)) => {
+        Some(TargetModule::Embedding(table)) => {
             check_table_rank(lora, config, &table, r)?;
             let adapter = embedding_adapter(lora, base, tensors, &table, (r, scaling), made)?;
             let frozen = match lora.init {
@@ -234,7 +235,7 @@ fn linear_adapter(
     lora: &LoraConfig,
     base: &BaseModel,
     tensors: &mut AdapterTensors,
-    layer: &Layer,
+    layer: &TargetLinear,
     factors: factors::Factors,
     (r, scaling): (usize, f32),
 ) -> Result<LoraLinear, AdapterError> {
@@ -292,9 +293,9 @@ fn embedding_adapter(
     lora: &LoraConfig,
     base: &BaseModel,
     tensors: &mut AdapterTensors,
-    table: &Table,
+    table: &TargetEmbedding,
     (r, scaling): (usize, f32),
-    made: Option<Made>,
+    made: Option<FreshFactors>,
 ) -> Result<LoraEmbedding, AdapterError> {
     let keys = [
         "lora_embedding_A",

@@ -18,9 +18,9 @@ use ndarray::Array2;
 use super::config::{LoraConfig, is_on};
 use super::conversion::PARAMETERS;
 use super::embedding::LoraEmbedding;
-use super::init::{LoraInit, Stored};
+use super::init::{LoraInit, StoredShapes};
 use super::linear::LoraLinear;
-use super::stacked::{self, Wanted};
+use super::stacked::{self, StackedTarget};
 use crate::adapter::form::Form;
 use crate::adapter::toolbox::stacked::Stack;
 use crate::adapter::{AdapterError, AdapterTensors, Effects, ModuleAdapter, ModuleWeights};
@@ -145,7 +145,7 @@ impl<'a> TargetParameters<'a> {
     ///
     /// # Errors
     /// If one is.
-    pub fn check_beside(
+    pub fn check_modules(
         &self,
         config: &JsonObject,
         adapted: &[Module],
@@ -189,14 +189,14 @@ impl<'a> TargetParameters<'a> {
                 }
                 Kind::Stack(stack, experts) => {
                     self.check_single_experts(config, parameter, experts, tensors)?;
-                    let wanted = Wanted {
+                    let target = StackedTarget {
                         stack: *stack,
                         key: &self.key(parameter, *stack),
                         r,
                         scaling,
                         init: lora.init,
                     };
-                    for (path, adapter) in stacked::load(tensors, wanted, experts)? {
+                    for (path, adapter) in stacked::load(tensors, target, experts)? {
                         effects.modules.insert(path, Box::new(adapter));
                     }
                 }
@@ -213,8 +213,8 @@ impl<'a> TargetParameters<'a> {
     /// Whether the experts' other stacked tensor is adapted, too.
     fn has_both(&self, parameter: &Parameter) -> bool {
         let module = parameter.module();
-        let beside = self.selected.iter();
-        beside.filter(|other| other.module() == module).count() > 1
+        let others = self.selected.iter();
+        others.filter(|other| other.module() == module).count() > 1
     }
 
     /// The prefix of the stacked tensor's keys.
@@ -349,7 +349,7 @@ fn matrix(
         false => &module.path,
     };
     let keys = ["lora_A.weight", "lora_B.weight"].map(|name| format!("{place}.{name}"));
-    let stored = Stored {
+    let stored = StoredShapes {
         a: [r, columns],
         b: [rows, r],
         blocks_in_a: false,

@@ -5,8 +5,8 @@
 //! Products of singular vectors, and of `Q` and `R`, don't depend on the signs of the factors, so
 //! any decomposition gives the same residual.
 //!
-//! For a quantized base, the rest of the full-precision weight is quantized: PEFT recommends that
-//! for PiSSA (`pissa_init`), and it's the only way for KaSA. For OLoRA, PEFT decomposes the
+//! For a quantized base, the rest of the full-precision weight is quantized: PEFT asks for that
+//! with PiSSA (`pissa_init`), and it's the only way with KaSA. With OLoRA, PEFT decomposes the
 //! dequantized weight, if the base is quantized when the adapter is loaded; here all three, and
 //! merges, follow one rule.
 
@@ -36,11 +36,11 @@ pub struct Residual {
     /// Whether the base is quantized, so that the layer's weight is already without the part.
     pub quantized: bool,
     /// The part as `B A`, once it's computed.
-    pub pair: OnceLock<Made>,
+    pub pair: OnceLock<FreshFactors>,
 }
 
 /// `A` and `B`.
-pub type Made = (Array2<f32>, Array2<f32>);
+pub type FreshFactors = (Array2<f32>, Array2<f32>);
 
 /// A part of a weight.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -75,7 +75,7 @@ impl Residual {
         Ok(left)
     }
 
-    fn pair_of(&self, weight: &Array2<f32>) -> Result<Made, AdapterError> {
+    fn pair_of(&self, weight: &Array2<f32>) -> Result<FreshFactors, AdapterError> {
         let part = match self.part {
             Removed::Largest => leading(&components(weight, &self.path)?, self.r),
             Removed::Smallest => trailing(&components(weight, &self.path)?, self.r),
@@ -98,7 +98,7 @@ pub fn principal(
     path: &str,
     r: usize,
     scaling: f32,
-) -> Result<Made, AdapterError> {
+) -> Result<FreshFactors, AdapterError> {
     let Svd { u, s, vt } = leading(&components(weight, path)?, r);
     let roots = s.mapv(|size| (size / scaling).sqrt());
     Ok((scaled_rows(&vt, &roots), scaled_columns(&u, &roots)))
@@ -108,7 +108,11 @@ pub fn principal(
 ///
 /// # Errors
 /// If the weight isn't finite.
-pub fn orthogonal(weight: &Array2<f32>, path: &str, r: usize) -> Result<Made, AdapterError> {
+pub fn orthogonal(
+    weight: &Array2<f32>,
+    path: &str,
+    r: usize,
+) -> Result<FreshFactors, AdapterError> {
     let (q, triangle) = qr(weight).map_err(failed(path))?;
     Ok((
         triangle.slice(s![..r, ..]).to_owned(),

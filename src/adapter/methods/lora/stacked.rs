@@ -29,7 +29,7 @@ use crate::arch::Expert;
 
 /// The factors of all experts of a layer.
 #[derive(Debug)]
-struct Factors {
+struct ExpertFactors {
     /// `[experts, r, in_features]`
     a: Array3<f32>,
     /// `[experts, out_features, r]`
@@ -40,7 +40,7 @@ struct Factors {
 /// One projection of one expert.
 #[derive(Debug)]
 pub struct ExpertLinear {
-    factors: Arc<Factors>,
+    factors: Arc<ExpertFactors>,
     expert: usize,
     /// Its rows of `B`.
     rows: Range<usize>,
@@ -52,7 +52,7 @@ pub struct ExpertLinear {
 
 /// A stacked tensor to adapt, and how.
 #[derive(Debug, Clone, Copy)]
-pub struct Wanted<'a> {
+pub struct StackedTarget<'a> {
     /// Which tensor.
     pub stack: Stack,
     /// The prefix of its keys.
@@ -71,23 +71,23 @@ pub struct Wanted<'a> {
 /// If one is missing or has another shape.
 pub fn load(
     tensors: &mut AdapterTensors,
-    wanted: Wanted,
+    target: StackedTarget,
     experts: &[Expert],
 ) -> Result<Vec<(String, ExpertLinear)>, AdapterError> {
-    let single = wanted.stack.linears(&experts[0])[0];
+    let single = target.stack.linears(&experts[0])[0];
     let (a, b) = match tensors.has(&format!("{}.lora_A.weight", single.source)) {
-        true => of_single_experts(tensors, wanted, experts)?,
-        false => stacked(tensors, wanted, experts)?,
+        true => of_single_experts(tensors, target, experts)?,
+        false => stacked(tensors, target, experts)?,
     };
-    let scaling = wanted.scaling;
-    let factors = Arc::new(Factors { a, b, scaling });
+    let scaling = target.scaling;
+    let factors = Arc::new(ExpertFactors { a, b, scaling });
     let mut all = Vec::new();
     for (index, expert) in experts.iter().enumerate() {
-        let first = wanted.stack.linears(expert)[0];
+        let first = target.stack.linears(expert)[0];
         let place = first.path.rsplit_once('.').map_or("", |(place, _)| place);
-        let a = tensors.full_key(&format!("{place}.{}.lora_A.weight", wanted.stack.name()));
+        let a = tensors.full_key(&format!("{place}.{}.lora_A.weight", target.stack.name()));
         let mut row = 0;
-        for linear in wanted.stack.linears(expert) {
+        for linear in target.stack.linears(expert) {
             let rows = row..row + linear.out_features;
             row = rows.end;
             let of_a = if rows.start == 0 {
@@ -96,7 +96,7 @@ pub fn load(
                 0
             };
             let adapter = ExpertLinear {
-                trainable: wanted.r * (of_a + rows.len()),
+                trainable: target.r * (of_a + rows.len()),
                 factors: Arc::clone(&factors),
                 expert: index,
                 rows,
@@ -115,14 +115,14 @@ pub fn load(
 /// experts.
 fn stacked(
     tensors: &mut AdapterTensors,
-    wanted: Wanted,
+    target: StackedTarget,
     experts: &[Expert],
 ) -> Result<(Array3<f32>, Array3<f32>), AdapterError> {
-    let Wanted { key, r, .. } = wanted;
-    let linears = wanted.stack.linears(&experts[0]);
+    let StackedTarget { key, r, .. } = target;
+    let linears = target.stack.linears(&experts[0]);
     let (count, columns) = (experts.len(), linears[0].in_features);
     let rows: usize = linears.iter().map(|linear| linear.out_features).sum();
-    let [init_a, init_b] = match wanted.init {
+    let [init_a, init_b] = match target.init {
         LoraInit::Gaussian => [Init::Normal(1.0 / r as f32), Init::Zeros],
         LoraInit::Random => [
             Init::linear_default(columns),
@@ -151,26 +151,26 @@ fn stacked(
 /// projection of each expert.
 fn of_single_experts(
     tensors: &mut AdapterTensors,
-    wanted: Wanted,
+    target: StackedTarget,
     experts: &[Expert],
 ) -> Result<(Array3<f32>, Array3<f32>), AdapterError> {
-    let linears = wanted.stack.linears(&experts[0]);
+    let linears = target.stack.linears(&experts[0]);
     let parts = linears.len();
-    if !wanted.r.is_multiple_of(parts) {
+    if !target.r.is_multiple_of(parts) {
         let message = format!(
             "`{}` of single experts has an even rank, not {} (from `rank_pattern`)",
-            wanted.stack.name(),
-            wanted.r
+            target.stack.name(),
+            target.r
         );
         return Err(tensors.layout(message));
     }
-    let r = wanted.r / parts;
+    let r = target.r / parts;
     let rows: usize = linears.iter().map(|linear| linear.out_features).sum();
-    let mut a = Array3::zeros((experts.len(), wanted.r, linears[0].in_features));
-    let mut b = Array3::zeros((experts.len(), rows, wanted.r));
+    let mut a = Array3::zeros((experts.len(), target.r, linears[0].in_features));
+    let mut b = Array3::zeros((experts.len(), rows, target.r));
     for (index, expert) in experts.iter().enumerate() {
         let mut row = 0;
-        for (part, linear) in wanted.stack.linears(expert).into_iter().enumerate() {
+        for (part, linear) in target.stack.linears(expert).into_iter().enumerate() {
             let (out, input) = (linear.out_features, linear.in_features);
             let key = |name: &str| format!("{}.{name}.weight", linear.source);
             let ranks = part * r..(part + 1) * r;

@@ -26,8 +26,8 @@ use crate::adapter::targets::ValuePattern;
 use crate::adapter::targets::defaults::SPECTRAL;
 use crate::adapter::toolbox::dense::changed_weight;
 use crate::adapter::toolbox::options::{factor, is_count, seed};
-use crate::adapter::toolbox::places::SeededPlaces;
-use crate::adapter::toolbox::tuner::{Layer, Loading, Tuner};
+use crate::adapter::toolbox::seeded_indices::SeededIndices;
+use crate::adapter::toolbox::tuner::{Loading, TargetLinear, Tuner};
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
 use crate::json::JsonObject;
 
@@ -37,7 +37,7 @@ struct WaveFt {
     /// `[n_frequency]`
     spectrum: Array1<f32>,
     /// Flat indices into a matrix of the weight's shape.
-    places: Arc<[usize]>,
+    indices: Arc<[usize]>,
     wavelet: Option<Wavelet>,
     out_features: usize,
     in_features: usize,
@@ -55,7 +55,7 @@ struct Wavelet {
 pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let scaling = factor(config, "scaling", 25.0)? as f32;
-    let mut places = SeededPlaces::new(seed(config, "random_loc_seed", 777)?);
+    let mut indices = SeededIndices::new(seed(config, "random_loc_seed", 777)?);
     let init = match config.flag("init_weights", true)? {
         true => Init::Zeros,
         false => Init::Normal(0.01),
@@ -70,7 +70,7 @@ pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
         let count = counts.of(config, layer)?;
         Ok(WaveFt {
             spectrum: tensors.vector(&layer.key("waveft_spectrum"), count, init)?,
-            places: places.of(layer, count),
+            indices: indices.of(layer, count),
             wavelet: wavelet.clone(),
             out_features: layer.out_features,
             in_features: layer.in_features,
@@ -90,9 +90,9 @@ struct Counts {
 }
 
 impl Counts {
-    fn read(config: &JsonObject, layers: &[Layer]) -> Result<Self, AdapterError> {
+    fn read(config: &JsonObject, layers: &[TargetLinear]) -> Result<Self, AdapterError> {
         let default = config.optional_size("n_frequency")?.unwrap_or(2592);
-        let elements: usize = layers.iter().map(Layer::elements).sum();
+        let elements: usize = layers.iter().map(TargetLinear::elements).sum();
         let proportional = config.flag("proportional_parameters", false)?;
         Ok(Self {
             default,
@@ -107,7 +107,7 @@ impl Counts {
         })
     }
 
-    fn of(&self, config: &JsonObject, layer: &Layer) -> Result<usize, AdapterError> {
+    fn of(&self, config: &JsonObject, layer: &TargetLinear) -> Result<usize, AdapterError> {
         let count = match self.proportional {
             Some([elements, budget]) => {
                 let share = layer.elements() as f64 / elements * budget;
@@ -173,7 +173,7 @@ impl Wavelet {
 impl WaveFt {
     fn add_to(&self, weight: &mut Array2<f32>) {
         let (rows, columns) = weight.dim();
-        for (&place, value) in self.places.iter().zip(&self.spectrum) {
+        for (&place, value) in self.indices.iter().zip(&self.spectrum) {
             let (row, column) = (place / columns, place % columns);
             let value = value * self.scaling;
             let Some(wavelet) = &self.wavelet else {
@@ -219,7 +219,7 @@ mod tests {
     fn adapter(family: Option<&str>, shape: [usize; 2], place: usize) -> WaveFt {
         WaveFt {
             spectrum: array![2.0],
-            places: Arc::new([place]),
+            indices: Arc::new([place]),
             wavelet: family.map(|name| Wavelet::new(reconstruction_low_pass(name).unwrap())),
             out_features: shape[0],
             in_features: shape[1],

@@ -3,17 +3,17 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::tuner::Layer;
+use super::tuner::TargetLinear;
 use crate::random::TorchGenerator;
 
 /// Draws the indices of every layer from one seed: layers of the same size get the same ones.
 #[derive(Debug)]
-pub struct SeededPlaces {
+pub struct SeededIndices {
     seed: u64,
     drawn: HashMap<(usize, usize), Arc<[usize]>>,
 }
 
-impl SeededPlaces {
+impl SeededIndices {
     /// Indices drawn from `seed`.
     pub fn new(seed: u64) -> Self {
         Self {
@@ -26,14 +26,14 @@ impl SeededPlaces {
     ///
     /// # Panics
     /// If the weight has fewer elements.
-    pub fn of(&mut self, layer: &Layer, count: usize) -> Arc<[usize]> {
+    pub fn of(&mut self, layer: &TargetLinear, count: usize) -> Arc<[usize]> {
         let elements = layer.elements();
         let seed = self.seed;
-        let places = self.drawn.entry((elements, count)).or_insert_with(|| {
+        let indices = self.drawn.entry((elements, count)).or_insert_with(|| {
             let permutation = TorchGenerator::new(seed).permutation(elements as u64, count);
-            let places = permutation.into_iter().map(|place| place as usize);
-            places.collect()
+            let indices = permutation.into_iter().map(|place| place as usize);
+            indices.collect()
         });
-        Arc::clone(places)
+        Arc::clone(indices)
     }
 }
