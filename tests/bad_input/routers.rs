@@ -273,7 +273,7 @@ fn a_mixture_without_its_classifier_is_refused_with_the_way_out() {
         });
         refused(
             &trial,
-            &[WEIGHTS, &key, "leaves parts of the classifier out"],
+            &[WEIGHTS, &key, "omits parts of the classifier"],
         );
     }
     let trial = Trial::new("llama-gqa", "xlora");
