@@ -271,10 +271,7 @@ fn a_mixture_without_its_classifier_is_refused_with_the_way_out() {
         edit_tensors(&trial.weights(), |tensors| {
             tensors.remove(&key).unwrap();
         });
-        refused(
-            &trial,
-            &[WEIGHTS, &key, "omits parts of the classifier"],
-        );
+        refused(&trial, &[WEIGHTS, &key, "omits parts of the classifier"]);
     }
     let trial = Trial::new("llama-gqa", "xlora");
     trial.set("xlora_depth", json!(2));
