@@ -90,7 +90,7 @@ enum Source {
     File(TensorStore),
     Fresh {
         config: PathBuf,
-        /// A generator with a name, so that a seed's values stay the same.
+        /// A named algorithm, so that a seed's values don't change with a version of `rand`.
         rng: Box<ChaCha12Rng>,
     },
     /// A fresh adapter for its shapes alone.

@@ -11,7 +11,7 @@
 //!
 //! Sources: Li and Liang, arXiv:2101.00190; PEFT, `tuners/prefix_tuning/`, `peft_model.py`.
 
-use rand::rngs::StdRng;
+use rand::rngs::ChaCha12Rng;
 
 use crate::adapter::tensors::check_drawn;
 use crate::adapter::toolbox::encoder::{hidden_size, linear, linear_params, matrix};
@@ -118,7 +118,7 @@ fn expect(config: &JsonObject, key: &str, expected: usize) -> Result<(), ConfigE
 }
 
 /// Applies a fresh encoder, `Linear`, tanh, `Linear`, to fresh rows.
-fn projected([count, token_dim, hidden, width]: [usize; 4], rng: &mut StdRng) -> Vec<f32> {
+fn projected([count, token_dim, hidden, width]: [usize; 4], rng: &mut ChaCha12Rng) -> Vec<f32> {
     let embedded = matrix(count, token_dim, Init::Normal(1.0), rng);
     let inner = linear(&embedded, hidden, rng).mapv_into(f32::tanh);
     linear(&inner, width, rng).into_iter().collect()

@@ -2,7 +2,7 @@
 //! output, so they're drawn for fresh adapters alone.
 
 use ndarray::{Array1, Array2, ArrayView1, Axis, concatenate, s};
-use rand::rngs::StdRng;
+use rand::rngs::ChaCha12Rng;
 
 use crate::adapter::Init;
 use crate::json::{ConfigError, JsonObject};
@@ -20,13 +20,13 @@ pub fn hidden_size(config: &JsonObject, default: usize) -> Result<usize, ConfigE
 }
 
 /// A matrix `[rows, columns]`, drawn from `init`.
-pub fn matrix(rows: usize, columns: usize, init: Init, rng: &mut StdRng) -> Array2<f32> {
+pub fn matrix(rows: usize, columns: usize, init: Init, rng: &mut ChaCha12Rng) -> Array2<f32> {
     Array2::from_shape_vec((rows, columns), init.draw(rows * columns, rng))
         .expect("`draw` gives as many values as asked for")
 }
 
 /// Applies a fresh `nn.Linear` with `out_features` outputs to each row of `x`.
-pub fn linear(x: &Array2<f32>, out_features: usize, rng: &mut StdRng) -> Array2<f32> {
+pub fn linear(x: &Array2<f32>, out_features: usize, rng: &mut ChaCha12Rng) -> Array2<f32> {
     let init = Init::linear_default(x.ncols());
     let weight = matrix(out_features, x.ncols(), init, rng);
     x.dot(&weight.t()) + Array1::from(init.draw(out_features, rng))
@@ -44,7 +44,7 @@ pub fn relu(x: Array2<f32>) -> Array2<f32> {
 
 /// Applies a layer of a fresh bidirectional `nn.LSTM` to the rows of `x` in their order. Returns
 /// `[rows, 2 * hidden]`, the forward direction's outputs first.
-pub fn bidirectional_lstm(x: &Array2<f32>, hidden: usize, rng: &mut StdRng) -> Array2<f32> {
+pub fn bidirectional_lstm(x: &Array2<f32>, hidden: usize, rng: &mut ChaCha12Rng) -> Array2<f32> {
     let forwards = lstm(x, hidden, rng);
     let backwards = lstm(&reversed(x), hidden, rng);
     concatenate![Axis(1), forwards, reversed(&backwards)]
@@ -61,7 +61,7 @@ fn reversed(x: &Array2<f32>) -> Array2<f32> {
 }
 
 /// One direction. All its tensors are drawn from `U(±1/sqrt(hidden))`.
-fn lstm(x: &Array2<f32>, hidden: usize, rng: &mut StdRng) -> Array2<f32> {
+fn lstm(x: &Array2<f32>, hidden: usize, rng: &mut ChaCha12Rng) -> Array2<f32> {
     let init = Init::linear_default(hidden);
     let weight = matrix(4 * hidden, x.ncols(), init, rng);
     let recurrent = matrix(4 * hidden, hidden, init, rng);
