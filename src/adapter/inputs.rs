@@ -97,11 +97,11 @@ impl Adapter {
             let naming = self.naming(path);
             let form = self.unmerged_form(path).expect("it's the path of a module");
             let names = form.parts().into_iter().map(|part| naming.input(part));
-            let wanted: Vec<String> = names.filter(|name| seen.insert(name.clone())).collect();
-            work.push((path, naming, form, wanted));
+            let unseen: Vec<String> = names.filter(|name| seen.insert(name.clone())).collect();
+            work.push((path, naming, form, unseen));
         }
         work.into_par_iter()
-            .try_for_each(|(path, naming, form, wanted)| {
+            .try_for_each(|(path, naming, form, unseen)| {
                 let module = modules.get(path);
                 let own = BaseModule::reading(|| {
                     let module = module
@@ -110,7 +110,7 @@ impl Adapter {
                 });
                 for part in form.parts() {
                     let name = naming.input(part);
-                    if wanted.contains(&name) {
+                    if unseen.contains(&name) {
                         take(&name, &part.values(&own)?)?;
                     }
                 }

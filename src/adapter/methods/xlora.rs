@@ -122,13 +122,13 @@ fn expert_folder(config: &JsonObject, path: &str) -> Result<PathBuf, ConfigError
     let written = Path::new(path);
     let own = config.path().parent().unwrap_or(Path::new("."));
     let own_path = std::path::absolute(own).unwrap_or_else(|_| own.to_owned());
-    let beside = own_path.parent().unwrap_or(&own_path);
+    let siblings = own_path.parent().unwrap_or(&own_path);
     let last = Path::new(written.file_name().unwrap_or_default());
     let places = [
         own.join(written),
         written.to_owned(),
-        beside.join(written),
-        beside.join(last),
+        siblings.join(written),
+        siblings.join(last),
         own.join(last),
     ];
     let is_there = |place: &&PathBuf| !path.is_empty() && place.is_dir();

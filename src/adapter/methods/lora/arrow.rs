@@ -55,14 +55,14 @@ fn expert_folder(
     let key = format!("{KEY}.{key}");
     let inside = folder_below(config, &key, name)?;
     let own = config.path().parent();
-    let beside = own.and_then(|own| {
+    let sibling = own.and_then(|own| {
         std::path::absolute(own)
             .ok()?
             .parent()
             .map(|p| p.join(name))
     });
-    match beside {
-        Some(beside) if !inside.is_dir() && beside.is_dir() => Ok(beside),
+    match sibling {
+        Some(sibling) if !inside.is_dir() && sibling.is_dir() => Ok(sibling),
         _ if inside.is_dir() => Ok(inside),
         _ => {
             let reason = format!(

@@ -2,8 +2,7 @@
 //!
 //! A name selects every parameter of Transformers' model that it equals, or that ends with a dot
 //! and it. `exclude_modules` and `layers_to_transform` have no effect on them; `rank_pattern` and
-//! `alpha_pattern` are matched with the parameter's whole name. `layers_to_transform` bear on them;
-//! `rank_pattern` and `alpha_pattern` are matched with the parameter's whole name.
+//! `alpha_pattern` are matched with the parameter's whole name.
 //!
 //! - Stacked experts of a layer: see [`super::stacked`].
 //! - A matrix `[p, q]`, as the checkpoint stores it, gains `scaling * B A` with `A` `[r, q]` and
