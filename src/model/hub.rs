@@ -18,10 +18,10 @@
 //! | `cache.rs`     | what does the cache hold, and where?                       |
 //! | `http.rs`      | how is one request made, and who gets the token?           |
 //! | `location.rs`  | where does a redirect lead, and is it the same server?     |
-//! | `refusal.rs`   | what does a status that is no success mean?                |
+//! | `refusal.rs`   | which error is a status that isn't a success?              |
 //! | `remote.rs`    | what does the hub have, and what does it say about a file? |
 //! | `download.rs`  | how does one file get into the cache?                      |
-//! | `incomplete.rs`| is what has been received whole, and what was announced?   |
+//! | `incomplete.rs`| is a received file complete, and what was announced?       |
 //! | `snapshot.rs`  | what does a commit have, and is it in the cache?           |
 //! | `shards.rs`    | which files does `model.safetensors.index.json` name?      |
 //! | `error.rs`     | what went wrong, and what should be done about it?         |

@@ -105,8 +105,8 @@ impl RepoCache {
         self.folder.join("blobs").join(format!("{etag}.incomplete"))
     }
 
-    /// Waits until no other process downloads this blob, and keeps others from it as long as the file is
-    /// open; `None` if it takes longer than `patience`.
+    /// Waits until no other process downloads this blob, and locks it as long as the returned file is
+    /// open. `None` if the wait takes longer than `patience`.
     pub(super) fn lock(&self, etag: &str, patience: Duration) -> Result<Option<File>, HubError> {
         let path = self.locks.join(format!("{etag}.lock"));
         let blobs = self.folder.join("blobs");
@@ -133,13 +133,13 @@ impl RepoCache {
         }
     }
 
-    /// Makes a blob the contents of a commit's file.
+    /// Links a commit's file to the blob with its contents.
     pub(super) fn link(&self, commit: &str, file: &str, etag: &str) -> Result<(), HubError> {
         let path = self.path(commit, file);
         let write = || -> io::Result<()> {
             let folder = path.parent().unwrap_or(&path);
             fs::create_dir_all(folder)?;
-            // One whose blob is gone, as after a clean-up by hand.
+            // A link whose blob was deleted by hand.
             if path.is_symlink() {
                 fs::remove_file(&path)?;
             }

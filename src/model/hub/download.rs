@@ -1,4 +1,4 @@
-//! One file of a commit from the hub into the cache.
+//! Downloads one file of a commit into the cache.
 
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
@@ -9,7 +9,7 @@ use super::incomplete::Incomplete;
 use super::remote::{Description, Remote};
 use super::{DownloadProgress, HubError};
 
-/// Progress is reported no more often.
+/// Progress is reported at most this often.
 const TICK: Duration = Duration::from_millis(100);
 const PIECE_BYTES: usize = 1 << 18;
 
@@ -22,7 +22,7 @@ pub(super) struct Download<'a> {
 }
 
 impl Download<'_> {
-    /// Sees to it that the cache holds the file. It appears there when it's whole.
+    /// Makes sure that the cache holds the file, which appears there when it's complete.
     pub(super) fn run(&self) -> Result<(), HubError> {
         let description = self.remote.describe(self.commit, self.file)?;
         let etag = &description.etag;

@@ -1,4 +1,5 @@
-//! One request to the hub: time limits, the token, redirects, and a second try.
+//! Sends one request to the hub: with time limits and the token, following redirects, and a second
+//! time if the first try fails for a temporary reason.
 
 use std::io::ErrorKind;
 use std::thread;
@@ -13,8 +14,8 @@ use super::refusal::{Asked, refusal};
 use super::{HubError, HubId, HubSettings};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Between the first try and the second, which follows where the first met no connection or a
-/// passing trouble of the hub's.
+/// The pause before the second try, which is made after a failed connection or a temporary error of
+/// the hub.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 const REDIRECTS: usize = 10;
 
@@ -62,8 +63,8 @@ impl<'a> Http<'a> {
         })
     }
 
-    /// The answer to a `HEAD` request that describes a file. Redirects are followed until the hub
-    /// hands the request on to a file server: its own answer has what there is to know.
+    /// The answer to a `HEAD` request for a file. Redirects are followed up to the one that leads from
+    /// the hub to a file server: that redirect's headers describe the file, the file server's don't.
     pub(super) fn describe(&self, asked: Asked, url: &str) -> Result<Response, HubError> {
         let describes = |response: &Response| {
             let has = |name: &str| response.headers().contains_key(name);
@@ -72,13 +73,13 @@ impl<'a> Http<'a> {
         self.follow(&Method::HEAD, asked, url, 0, describes)
     }
 
-    /// The answer to a `GET` request, from the byte `from` on where the server can do that.
+    /// The answer to a `GET` request for the bytes from `from` on. A server may send all bytes instead.
     pub(super) fn get(&self, asked: Asked, url: &str, from: u64) -> Result<Response, HubError> {
         self.follow(&Method::GET, asked, url, from, |_| false)
     }
 
-    /// Follows redirects to the answer, or to the first redirect to another server that
-    /// `is_enough`. Only a success or such a redirect is returned.
+    /// Follows redirects to the answer, or to the first redirect to another server for which
+    /// `is_enough` is true. What is returned is a success or such a redirect.
     fn follow(
         &self,
         method: &Method,
@@ -89,7 +90,7 @@ impl<'a> Http<'a> {
     ) -> Result<Response, HubError> {
         let mut url: Uri = url
             .parse()
-            .map_err(|error: ureq::http::uri::InvalidUri| self.no_answer(error))?;
+            .map_err(|error: ureq::http::uri::InvalidUri| self.senseless(error))?;
         for _ in 0..=REDIRECTS {
             let response = self.send(method, asked, &url, from)?;
             let Some(target) = response.headers().get(header::LOCATION) else {
@@ -103,16 +104,16 @@ impl<'a> Http<'a> {
                 .to_str()
                 .ok()
                 .and_then(|target| location::join(&url, target))
-                .ok_or_else(|| self.no_answer("a redirect to no address"))?;
+                .ok_or_else(|| self.senseless("a redirect to no address"))?;
             if Origin::of(&target) != Origin::of(&url) && is_enough(&response) {
                 return Ok(response);
             }
             url = target;
         }
-        Err(self.no_answer("too many redirects"))
+        Err(self.senseless("too many redirects"))
     }
 
-    /// Sends one request, and once more where that may help.
+    /// Sends one request, and once more if that may help.
     fn send(
         &self,
         method: &Method,
@@ -121,14 +122,14 @@ impl<'a> Http<'a> {
         from: u64,
     ) -> Result<Response, HubError> {
         let mut answer = self.try_once(method, url, from);
-        if is_passing(&answer) {
+        if is_temporary(&answer) {
             thread::sleep(RETRY_DELAY);
             answer = self.try_once(method, url, from);
         }
         answer.map_err(|error| self.explain(asked, error))
     }
 
-    /// The token is for the hub alone: no other server gets it, whoever names that server.
+    /// Only the hub gets the token: no other server does, even if the hub redirects to it.
     fn try_once(&self, method: &Method, url: &Uri, from: u64) -> Result<Response, ureq::Error> {
         let mut request = match *method {
             Method::HEAD => self.agent.head(url),
@@ -153,7 +154,7 @@ impl<'a> Http<'a> {
             | ureq::Error::HostNotFound
             | ureq::Error::ConnectionFailed
             | ureq::Error::ConnectProxyFailed(_) => self.unreachable(error),
-            ureq::Error::Io(ref source) if !is_break(source.kind()) => self.unreachable(error),
+            ureq::Error::Io(ref source) if !is_disconnect(source.kind()) => self.unreachable(error),
             ureq::Error::Io(_) | ureq::Error::Timeout(_) => self.cut(asked, error),
             ureq::Error::Rustls(_) | ureq::Error::Tls(_) => HubError::Client {
                 source: error.into(),
@@ -174,7 +175,7 @@ impl<'a> Http<'a> {
         }
     }
 
-    /// The error for an answer that began, or was waited for, and didn't end.
+    /// The error for an answer that broke off, or didn't come in time.
     pub(super) fn cut(&self, asked: Asked, error: ureq::Error) -> HubError {
         let repo = self.id.repo.clone();
         let file = asked.to_string();
@@ -192,8 +193,8 @@ impl<'a> Http<'a> {
         }
     }
 
-    /// The error for an answer that is none of a hub's.
-    pub(super) fn no_answer(
+    /// The error for an answer that a hub wouldn't give.
+    pub(super) fn senseless(
         &self,
         problem: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> HubError {
@@ -205,13 +206,13 @@ impl<'a> Http<'a> {
     }
 }
 
-/// Redirects and statuses are this module's own matter. The proxy is the environment's, the
-/// certificates are the system's.
+/// It leaves redirects and statuses to this module. It uses the proxy of the environment and the
+/// system's certificates.
 fn agent(patience: Duration) -> Agent {
     let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier);
     Agent::config_builder()
         .user_agent(concat!("peft-bench/", env!("CARGO_PKG_VERSION")))
-        // Sizes and ranges are of the file itself.
+        // Sizes and ranges count bytes of the file itself, not of a compressed transfer.
         .accept_encoding("identity")
         .http_status_as_error(false)
         .max_redirects(0)
@@ -226,7 +227,7 @@ fn agent(patience: Duration) -> Agent {
 }
 
 /// Whether the same request may succeed in a moment.
-fn is_passing(answer: &Result<Response, ureq::Error>) -> bool {
+fn is_temporary(answer: &Result<Response, ureq::Error>) -> bool {
     match answer {
         Ok(response) => matches!(
             response.status().as_u16(),
@@ -242,8 +243,8 @@ fn is_passing(answer: &Result<Response, ureq::Error>) -> bool {
     }
 }
 
-/// Whether a connection that had been made has ended, and not that none could be made.
-fn is_break(kind: ErrorKind) -> bool {
+/// Whether an existing connection ended. Other errors mean that none could be made.
+fn is_disconnect(kind: ErrorKind) -> bool {
     matches!(
         kind,
         ErrorKind::ConnectionReset

@@ -1,5 +1,5 @@
-//! A file on its way into the cache: `blobs/<etag>.incomplete`, until it's whole and what the hub
-//! has announced.
+//! A file that is being downloaded, `blobs/<etag>.incomplete`. It's renamed when it's complete and has
+//! the size and the hash that the hub has announced.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -14,7 +14,7 @@ pub(super) struct Incomplete<'a> {
     path: PathBuf,
     file: File,
     length: u64,
-    /// The hash of what has been written, where the hub says the whole file's.
+    /// Hashes what is written, if the hub says the whole file's hash.
     hasher: Option<Sha256>,
 }
 
@@ -25,7 +25,8 @@ pub(super) struct Mismatch {
 }
 
 impl<'a> Incomplete<'a> {
-    /// Continues what an earlier download has left, where a hash will check the whole.
+    /// Continues the file of an earlier download, if the hub says the whole file's hash: only that
+    /// tells whether both parts belong together. Else starts an empty file.
     pub(super) fn open(path: PathBuf, expected: &'a Description) -> io::Result<Self> {
         let file = OpenOptions::new()
             .read(true)
@@ -39,12 +40,12 @@ impl<'a> Incomplete<'a> {
             length: 0,
             hasher: expected.sha256().map(|_| Sha256::new()),
         };
-        incomplete.take_up()?;
+        incomplete.hash_or_remove_existing()?;
         Ok(incomplete)
     }
 
-    /// Hashes what is there already, or removes it.
-    fn take_up(&mut self) -> io::Result<()> {
+    /// Hashes the bytes of an earlier download, or removes them.
+    fn hash_or_remove_existing(&mut self) -> io::Result<()> {
         let length = self.file.metadata()?.len();
         let is_part = self.expected.size_bytes.is_some_and(|size| length <= size);
         let Some(hasher) = self.hasher.as_mut().filter(|_| is_part) else {
@@ -96,7 +97,7 @@ impl<'a> Incomplete<'a> {
         Ok(())
     }
 
-    /// Gives the file its name `blob` in the cache, or removes it if it isn't what was announced.
+    /// Renames the file to `blob`, or removes it if it isn't what was announced.
     pub(super) fn finish(mut self, blob: &Path) -> io::Result<Option<Mismatch>> {
         let mismatch = self.mismatch();
         match mismatch {

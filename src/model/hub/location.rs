@@ -2,7 +2,7 @@
 
 use ureq::http::Uri;
 
-/// Scheme, host and port: what an address must share with the hub's to be given the token.
+/// Scheme, host and port. A server gets the token only if all three are the hub's.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Origin {
     is_secure: bool,
@@ -26,8 +26,8 @@ impl Origin {
     }
 }
 
-/// The address that the header `location` of an answer from `base` names: a whole address, or one
-/// that begins at the host's root, as the hub's do.
+/// The address in the header `location` of an answer from `base`: a full address, or a path that
+/// begins at the host's root. The hub sends no other kind.
 pub(super) fn join(base: &Uri, location: &str) -> Option<Uri> {
     let scheme = base.scheme_str()?;
     let whole = if location.starts_with("//") {

@@ -1,4 +1,4 @@
-//! What a status that is no success means, and what to do about it.
+//! The error for an answer whose status isn't a success.
 
 use std::fmt;
 
@@ -23,7 +23,7 @@ impl fmt::Display for Asked<'_> {
     }
 }
 
-/// The error for such an answer. `by_hub` tells the hub's answers from those of a file server.
+/// The error for the answer. `by_hub`: the hub gave it, and not a file server.
 pub(super) fn refusal(
     id: &HubId,
     settings: &HubSettings,
@@ -49,7 +49,7 @@ pub(super) fn refusal(
     }
 }
 
-/// The hub's code says what isn't there; without one, it's what was asked for.
+/// The hub's error code says what doesn't exist. Without a code, it's what was asked for.
 fn not_found(id: &HubId, page: &str, asked: Asked, code: Option<&str>) -> HubError {
     let repo = id.repo.clone();
     let revision = id.revision().to_owned();

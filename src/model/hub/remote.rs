@@ -1,5 +1,4 @@
-//! The hub's side: which commit and files a revision has, what is to be known of a file, and its
-//! bytes.
+//! The hub's side: which commit and files a revision has, a file's description, and its bytes.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read};
@@ -96,9 +95,9 @@ impl<'a> Remote<'a> {
             .read_to_end(&mut text)
             .map_err(|error| self.http.cut(asked, error.into()))?;
         let info: Info =
-            serde_json::from_slice(&text).map_err(|error| self.http.no_answer(error))?;
+            serde_json::from_slice(&text).map_err(|error| self.http.senseless(error))?;
         if !is_commit_hash(&info.sha) {
-            return Err(self.http.no_answer("no commit hash in `sha`"));
+            return Err(self.http.senseless("no commit hash in `sha`"));
         }
         let files = info.siblings.into_iter().map(|sibling| sibling.rfilename);
         Ok(Listing {
@@ -113,13 +112,13 @@ impl<'a> Remote<'a> {
         let url = self.file_url(commit, file);
         let response = self.http.describe(Asked::File(file), &url)?;
         if text_of(&response, REPO_COMMIT).is_none() {
-            return Err(self.http.no_answer("no header `x-repo-commit`"));
+            return Err(self.http.senseless("no header `x-repo-commit`"));
         }
         let etag = text_of(&response, LINKED_ETAG)
             .or_else(|| text_of(&response, header::ETAG.as_str()))
             .map(|etag| etag.trim_start_matches("W/").trim_matches('"'))
             .filter(|etag| is_plain_name(etag))
-            .ok_or_else(|| self.http.no_answer("no header `etag`"))?;
+            .ok_or_else(|| self.http.senseless("no header `etag`"))?;
         let own_size = || {
             let is_file = response.status().is_success();
             is_file.then(|| text_of(&response, header::CONTENT_LENGTH.as_str()))?
@@ -131,14 +130,14 @@ impl<'a> Remote<'a> {
         })
     }
 
-    /// The bytes of a file: those from `from` on where the server can begin there, else all.
+    /// The bytes of a file: those from `from` on if the server can begin there, else all.
     pub(super) fn open(&self, commit: &str, file: &str, from: u64) -> Result<Contents, HubError> {
         let url = self.file_url(commit, file);
         let response = self.http.get(Asked::File(file), &url, from)?;
         let from = match response.status() {
             StatusCode::PARTIAL_CONTENT => first_byte(&response)
                 .filter(|first| *first == from)
-                .ok_or_else(|| self.http.no_answer("bytes that were not asked for"))?,
+                .ok_or_else(|| self.http.senseless("bytes that were not asked for"))?,
             _ => 0,
         };
         Ok(Contents {
