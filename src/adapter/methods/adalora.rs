@@ -14,6 +14,7 @@
 
 use ndarray::{Array2, Axis};
 
+use super::{Class, Method};
 use crate::adapter::form::{Form, LinearForm, Native, NativeForm, Part, Role, elements};
 use crate::adapter::targets::defaults::ADALORA;
 use crate::adapter::toolbox::options::{factor, rank};
@@ -34,8 +35,17 @@ struct AdaLora {
     scaling: f32,
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "ADALORA",
+    class: Class::Weight,
+    variants: "pruned ranks",
+    refused: "",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let init_r = rank(config, "init_r", 12)?;
     let alpha = factor(config, "lora_alpha", 8.0)?;

@@ -19,6 +19,7 @@
 
 use ndarray::{Array1, Array2, Array3, ArrayView2, s};
 
+use super::{Class, Method};
 use crate::adapter::form::{AttentionForm, Form, Part, Role, elements};
 use crate::adapter::toolbox::tuner::Loading;
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
@@ -45,8 +46,17 @@ struct AdaptionPrompt {
     trainable: usize,
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "ADAPTION_PROMPT",
+    class: Class::Unmergeable,
+    variants: "",
+    refused: "bases other than llama, mistral and gpt2",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let Loading {
         config,
         base,

@@ -10,6 +10,7 @@
 
 use ndarray::Array1;
 
+use super::{Class, Method};
 use crate::adapter::form::{Form, LinearForm, Native, Part, Role};
 use crate::adapter::targets::defaults::BEFT;
 use crate::adapter::toolbox::tuner::{Loading, Tuner};
@@ -19,8 +20,17 @@ use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
 #[derive(Debug)]
 struct Beft(Array1<f32>);
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "BEFT",
+    class: Class::Parameter,
+    variants: "",
+    refused: "",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let init = match loading.config.flag("init_weights", true)? {
         true => Init::Zeros,
         false => Init::Normal(1.0),

@@ -16,6 +16,7 @@
 
 use ndarray::{Array1, Array3, Array4, Axis};
 
+use super::{Class, Method};
 use crate::adapter::form::{
     Form, InputStage, LinearForm, Native, NativeForm, NativeSite, Part, Role, elements, inverse,
 };
@@ -116,8 +117,17 @@ impl Cut {
     }
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "BOFT",
+    class: Class::Weight,
+    variants: "",
+    refused: "more than 8 levels (`boft_n_butterfly_factor`)",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let cut = Cut::read(config)?;
     let identity = config.flag("init_weights", true)?;

@@ -12,6 +12,7 @@
 
 use ndarray::{Array2, Array3};
 
+use super::{Class, Method};
 use crate::adapter::form::{Form, Native, NativeForm, NativeSite, Part, Role};
 use crate::adapter::targets::ValuePattern;
 use crate::adapter::targets::defaults::SPECTRAL;
@@ -64,8 +65,17 @@ impl Start {
     }
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "C3A",
+    class: Class::Weight,
+    variants: "block_size_pattern",
+    refused: "",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let block_size = rank(config, "block_size", 256)?;
     let pattern =

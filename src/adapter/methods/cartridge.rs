@@ -8,13 +8,23 @@
 //! Sources: Eyuboglu et al., arXiv:2506.06266; PEFT, `tuners/cartridge/`.
 
 use super::prefix_tuning::{PrefixShape, prefix};
+use super::{Class, Method};
 use crate::adapter::toolbox::tuner::Loading;
 use crate::adapter::{AdapterError, Effects, Init, PromptCounts};
 use crate::graph::PROMPT_INPUT;
 use crate::json::{ConfigError, JsonObject};
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "CARTRIDGE",
+    class: Class::Unmergeable,
+    variants: "num_frozen_tokens",
+    refused: "batches of more than one, except in float32 on a GPU; `--swap`",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let Loading {
         config,
         base,

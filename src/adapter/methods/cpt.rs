@@ -12,14 +12,24 @@
 //! Sources: Blau et al., arXiv:2410.17222; PEFT, `tuners/cpt/`.
 
 use super::prompt_tuning::{token_dim, token_rows, virtual_tokens};
+use super::{Class, Method};
 use crate::adapter::toolbox::tuner::Loading;
 use crate::adapter::{AdapterError, Effects, PromptCounts};
 use crate::graph::PROMPT_INPUT;
 use crate::json::{ConfigError, JsonObject};
 use crate::model::BaseModel;
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "CPT",
+    class: Class::Unmergeable,
+    variants: "",
+    refused: "",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let Loading {
         config,
         base,

@@ -15,6 +15,7 @@
 
 use ndarray::{Array2, s};
 
+use super::{Class, Method};
 use crate::adapter::form::{BaseModule, Form, LinearForm, Part, Role, elements};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::options::{factor, rank};
@@ -33,8 +34,17 @@ struct Deft {
     in_features: usize,
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "DEFT",
+    class: Class::Weight,
+    variants: "relu, qr, para",
+    refused: "",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let (config, base) = (loading.config, loading.base);
     let wanted = rank(config, "r", 8)?;
     let qr = match config.optional_text("decomposition_method")? {

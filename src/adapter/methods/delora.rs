@@ -16,6 +16,7 @@
 use ndarray::{Array1, Array2, Axis};
 
 use super::lora::column_norms;
+use super::{Class, Method};
 use crate::adapter::form::{
     Form, LinearForm, Native, NativeForm, NativeSite, Part, Role, elements,
 };
@@ -43,8 +44,17 @@ struct DeLora {
     w_norm: Array1<f32>,
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "DELORA",
+    class: Class::Weight,
+    variants: "",
+    refused: "",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let (config, base) = (loading.config, loading.base);
     let ranks = Rank::read(config, 8)?;
     let lambdas = Factor::read(config, "delora_lambda", 15.0, "lambda_pattern")?;

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2};
 
+use super::{Class, Method};
 use crate::adapter::form::{Form, LinearForm, Part, Role, elements};
 use crate::adapter::targets::ValuePattern;
 use crate::adapter::targets::defaults::SPECTRAL;
@@ -39,8 +40,17 @@ struct FourierFt {
     scaling: f64,
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "FOURIERFT",
+    class: Class::Weight,
+    variants: "",
+    refused: "",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let default = config.optional_size("n_frequency")?.unwrap_or(1000);
     let pattern = "n_frequency_pattern";

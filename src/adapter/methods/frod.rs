@@ -27,6 +27,7 @@ use ndarray::{Array1, Array2, Axis};
 use rayon::prelude::*;
 use safetensors::Dtype;
 
+use super::{Class, Method};
 use crate::adapter::form::{BaseModule, Form, LinearForm, Part, Role};
 use crate::adapter::targets::defaults::QUERY_VALUE_ONLY;
 use crate::adapter::toolbox::components::failed;
@@ -58,8 +59,17 @@ struct Basis {
     places: Vec<(usize, usize)>,
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "FROD",
+    class: Class::Weight,
+    variants: "",
+    refused: "`save_projection` false for trained adapters, a basis that is stored in 16 bits, `init_weights` false for fresh ones",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let base = loading.base;
     let rate = factor(config, "sparse_rate", 0.01)?;

@@ -16,6 +16,7 @@
 
 use ndarray::{Array1, Array2, Axis, s};
 
+use super::{Class, Method};
 use crate::adapter::form::{Form, LinearForm, Part, Role};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::dense::changed_part;
@@ -75,8 +76,17 @@ impl Kind {
     }
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "GLORA",
+    class: Class::Weight,
+    variants: "lora, vector, constant, none",
+    refused: "",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let r = rank(config, "r", 8)?;
     let (lora, vector) = (("lora", Kind::Lora), ("vector", Kind::Vector));

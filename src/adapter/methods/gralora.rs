@@ -18,6 +18,7 @@
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, Array3, Axis, concatenate, s};
 
+use super::{Class, Method};
 use crate::adapter::form::{
     BaseModule, Form, LinearForm, Native, NativeForm, NativeSite, Part, Role, elements,
 };
@@ -41,8 +42,17 @@ struct GraLora {
     scaling: f32,
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "GRALORA",
+    class: Class::Weight,
+    variants: "hybrid_r",
+    refused: "",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let r = rank(config, "r", 32)?;
     let k = rank(config, "gralora_k", 2)?;

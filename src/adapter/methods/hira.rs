@@ -17,6 +17,7 @@
 
 use ndarray::{Array2, Axis, s};
 
+use super::{Class, Method};
 use crate::adapter::form::{EmbeddingForm, Form, Native, NativeForm, Part, Role};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::dense::changed_weight;
@@ -35,8 +36,17 @@ struct Hira {
     embedding: bool,
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "HIRA",
+    class: Class::Weight,
+    variants: "embeddings",
+    refused: "",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let default = rank(config, "r", 32)?;
     let (random, gaussian) = match config.get("init_weights") {

@@ -13,6 +13,7 @@
 
 use ndarray::{Array2, s};
 
+use super::{Class, Method};
 use crate::adapter::form::{
     BaseModule, Form, LinearForm, Native, NativeForm, Part, Role, elements,
 };
@@ -36,8 +37,17 @@ struct Hra {
     out_features: usize,
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "HRA",
+    class: Class::Weight,
+    variants: "apply_GS",
+    refused: "`apply_GS` with an even `r` for fresh adapters",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let r = rank(config, "r", 8)?;
     let gram_schmidt = config.flag("apply_GS", false)?;

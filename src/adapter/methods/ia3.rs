@@ -12,6 +12,7 @@
 
 use ndarray::Array1;
 
+use super::{Class, Method};
 use crate::adapter::form::{Form, InputStage, LinearForm, Native, OutputStage, Part, Role};
 use crate::adapter::targets::NamePattern;
 use crate::adapter::targets::defaults::{IA3, IA3_FEEDFORWARD};
@@ -67,8 +68,17 @@ impl Feedforward {
     }
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "IA3",
+    class: Class::Weight,
+    variants: "feedforward_modules",
+    refused: "",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let feedforward = Feedforward::read(config, &loading.base.spec.model_type)?;
     let init = match config.flag("init_ia3_weights", true)? {

@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use ndarray::Array2;
 
+use super::{Class, Method};
 use crate::adapter::form::{Form, Native, NativeForm, NativeSite, Part, Role};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::options::{factor, rank};
@@ -58,8 +59,17 @@ struct SharedFactors {
     b: Option<Shared>,
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "LILY",
+    class: Class::Unmergeable,
+    variants: "stride_A",
+    refused: "the head as a target",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let r = rank(config, "r", 32)?;
     let stride = config.optional_size("stride_A")?.unwrap_or(1);

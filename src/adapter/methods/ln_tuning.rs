@@ -8,14 +8,24 @@
 //!
 //! Sources: Zhao et al., arXiv:2312.11420; PEFT, `tuners/ln_tuning/`.
 
+use super::{Class, Method};
 use crate::adapter::replaced::{replace, replace_modules};
 use crate::adapter::targets::Targets;
 use crate::adapter::targets::defaults::LN_TUNING;
 use crate::adapter::toolbox::tuner::Loading;
 use crate::adapter::{AdapterError, Effects};
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "LN_TUNING",
+    class: Class::Parameter,
+    variants: "",
+    refused: "",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let Loading {
         config,
         base,

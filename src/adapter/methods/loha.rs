@@ -13,6 +13,7 @@
 
 use ndarray::{Array2, Axis, s};
 
+use super::{Class, Method};
 use crate::adapter::form::{
     BaseModule, Form, LinearForm, Native, NativeForm, Part, Role, elements,
 };
@@ -33,8 +34,17 @@ struct LoHa {
     scaling: f32,
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "LOHA",
+    class: Class::Weight,
+    variants: "",
+    refused: "",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let ranks = Rank::read(config, 8)?;
     let alphas = Factor::read(config, "alpha", 8.0, "alpha_pattern")?;

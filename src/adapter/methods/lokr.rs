@@ -14,6 +14,7 @@
 
 use ndarray::Array2;
 
+use super::{Class, Method};
 use crate::adapter::form::{
     Delta, Form, LinearForm, Native, NativeForm, NativeSite, Part, Role, elements,
 };
@@ -49,8 +50,17 @@ enum Start {
     Random,
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "LOKR",
+    class: Class::Weight,
+    variants: "decompose_both, decompose_factor",
+    refused: "",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let ranks = Rank::read(config, 8)?;
     let alphas = Factor::read(config, "alpha", 8.0, "alpha_pattern")?;

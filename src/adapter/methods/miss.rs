@@ -13,6 +13,7 @@
 
 use ndarray::{Array2, Array3, Axis, s};
 
+use super::{Class, Method};
 use crate::adapter::form::{BaseModule, Delta, Form, LinearForm, Native, Part, Role, elements};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::options::rank;
@@ -37,8 +38,17 @@ struct Miss {
     in_features: usize,
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "MISS",
+    class: Class::Weight,
+    variants: "mini, bat",
+    refused: "",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let r = rank(config, "r", 64)?;
     let mini_r = rank(config, "mini_r", 1)?;

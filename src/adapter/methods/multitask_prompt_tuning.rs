@@ -16,6 +16,7 @@
 use ndarray::{Array2, Axis};
 
 use super::prompt_tuning::{fresh, token_dim, virtual_tokens};
+use super::{Class, Method};
 use crate::adapter::task::Task;
 use crate::adapter::toolbox::options::rank;
 use crate::adapter::toolbox::tuner::Loading;
@@ -23,8 +24,17 @@ use crate::adapter::{AdapterError, Effects, Init, PromptCounts};
 use crate::graph::PROMPT_INPUT;
 use crate::json::JsonObject;
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "MULTITASK_PROMPT_TUNING",
+    class: Class::Unmergeable,
+    variants: "one fixed task (`--task-id`)",
+    refused: "initial values of another adapter, for fresh adapters",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let Loading {
         config,
         base,

@@ -15,6 +15,7 @@
 
 use ndarray::{Array2, Array3};
 
+use super::{Class, Method};
 use crate::adapter::form::{
     EmbeddingForm, Form, InputStage, LinearForm, Native, NativeForm, Part, Role, elements,
     rotate_input,
@@ -121,8 +122,17 @@ impl BlockSize {
     }
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "OFT",
+    class: Class::Weight,
+    variants: "exact and Cayley-Neumann, coft, block_share, embeddings",
+    refused: "",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let oft = OftConfig::read(loading.config)?;
     Tuner::open(loading, QUERY_VALUE, Some("oft_only"))?.adapt_any(|tensors, target| {
         let (key, width, embedding) = match target {

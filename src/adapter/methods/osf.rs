@@ -20,6 +20,7 @@ use fancy_regex::Regex;
 use ndarray::Array2;
 use serde_json::Value;
 
+use super::{Class, Method};
 use crate::adapter::form::Form;
 use crate::adapter::targets::defaults::OSF;
 use crate::adapter::toolbox::components::{add_components, components, rounded, trailing};
@@ -43,8 +44,17 @@ struct Osf {
     dtype: Dtype,
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "OSF",
+    class: Class::Weight,
+    variants: "effective_rank, rank_pattern",
+    refused: "",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let base = loading.base;
     let ranks = Ranks::read(config)?;

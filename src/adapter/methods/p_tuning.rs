@@ -19,6 +19,7 @@
 use rand::rngs::ChaCha12Rng;
 
 use super::prompt_tuning::{token_dim, virtual_tokens};
+use super::{Class, Method};
 use crate::adapter::tensors::check_drawn;
 use crate::adapter::toolbox::encoder::{
     bidirectional_lstm, bidirectional_lstm_params, hidden_size, linear, linear_params, matrix, relu,
@@ -31,8 +32,17 @@ use crate::json::{ConfigError, JsonObject};
 /// The largest number of layers of an encoder.
 const MOST_LAYERS: usize = 256;
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "P_TUNING",
+    class: Class::Unmergeable,
+    variants: "MLP, LSTM",
+    refused: "",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let Loading {
         config,
         base,

@@ -15,6 +15,7 @@
 
 use ndarray::Array2;
 
+use super::{Class, Method};
 use crate::adapter::form::{BaseModule, Form, LinearForm, Part, Role, elements};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::options::{factor, rank};
@@ -134,8 +135,17 @@ fn erf(x: f64) -> f64 {
 /// The largest depth of the network.
 const DEEPEST: usize = 64;
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "PEANUT",
+    class: Class::Weight,
+    variants: "depth, act_fn",
+    refused: "Transformers' rarer activations (`act_fn`)",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let r = rank(config, "r", 32)?;
     let depth = match config.get("depth") {

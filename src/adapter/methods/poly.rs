@@ -16,6 +16,7 @@
 
 use ndarray::{Array2, Array4, s};
 
+use super::{Class, Method};
 use crate::adapter::form::{Form, LinearForm, Part, Role, elements};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::task::Task;
@@ -33,8 +34,17 @@ struct Poly {
     trainable: usize,
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "POLY",
+    class: Class::Weight,
+    variants: "one fixed task (`--task-id`)",
+    refused: "",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let r = rank(config, "r", 8)?;
     let skills = rank(config, "n_skills", 4)?;

@@ -13,6 +13,7 @@
 
 use rand::rngs::ChaCha12Rng;
 
+use super::{Class, Method};
 use crate::adapter::tensors::check_drawn;
 use crate::adapter::toolbox::encoder::{hidden_size, linear, linear_params, matrix};
 use crate::adapter::toolbox::tuner::Loading;
@@ -21,8 +22,17 @@ use crate::graph::PROMPT_INPUT;
 use crate::json::{ConfigError, JsonObject};
 use crate::model::BaseModel;
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "PREFIX_TUNING",
+    class: Class::Unmergeable,
+    variants: "prefix_projection",
+    refused: "batches of more than one, except in float32 on a GPU; `--swap`",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let Loading {
         config,
         base,

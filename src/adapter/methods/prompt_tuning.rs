@@ -13,14 +13,24 @@
 use rand::rngs::ChaCha12Rng;
 use rand::seq::index;
 
+use super::{Class, Method};
 use crate::adapter::toolbox::tuner::Loading;
 use crate::adapter::{AdapterError, BoundTensor, Effects, Init, Prompt, PromptCounts};
 use crate::graph::PROMPT_INPUT;
 use crate::json::{ConfigError, JsonObject};
 use crate::model::BaseModel;
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "PROMPT_TUNING",
+    class: Class::Unmergeable,
+    variants: "",
+    refused: "",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let Loading {
         config,
         base,

@@ -20,6 +20,7 @@
 use ndarray::{Array1, Array2, Axis};
 
 use super::oft::neumann;
+use super::{Class, Method};
 use crate::adapter::form::{Form, LinearForm, Part, Role, elements};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::components::{
@@ -57,8 +58,17 @@ struct Options {
     identity: bool,
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "PSOFT",
+    class: Class::Weight,
+    variants: "diagonal rotations, and fresh ones",
+    refused: "rotations that mix singular vectors, whose signs aren't saved; `psoft_svd` lowrank, except for the identity",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let options = Options::read(config)?;
     let base = loading.base;

@@ -25,6 +25,7 @@ use half::bf16;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, Array3, s};
 
+use super::{Class, Method};
 use crate::adapter::form::{Form, Native, NativeForm, Part, Role};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::dense::changed_weight;
@@ -67,8 +68,17 @@ enum Drawing {
     VerySparse,
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "RANDLORA",
+    class: Class::Weight,
+    variants: "sparse, very_sparse, save_projection false",
+    refused: "",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let r = rank(config, "r", 32)?;
     let scaling = factor(config, "randlora_alpha", 640.0)? / r as f64;

@@ -15,6 +15,7 @@
 
 use ndarray::Array1;
 
+use super::{Class, Method};
 use crate::adapter::form::{
     Form, LinearForm, Native, NativeForm, NativeSite, OutputStage, Part, Role,
 };
@@ -74,8 +75,17 @@ impl Variant {
     }
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "ROAD",
+    class: Class::Weight,
+    variants: "road_1, road_2, road_4",
+    refused: "",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let variant = Variant::read(config)?;
     let group = rank(config, "group_size", 64)?;

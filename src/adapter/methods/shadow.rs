@@ -25,6 +25,7 @@
 use ndarray::{ArrayD, IxDyn};
 use serde_json::Value as Json;
 
+use super::{Class, Method};
 use crate::adapter::form::{Part, Role};
 use crate::adapter::replaced::replace_modules;
 use crate::adapter::targets::Targets;
@@ -81,8 +82,18 @@ struct Block {
 /// Two linear layers: the weight and bias of each.
 type Network = [StoredTensor; 4];
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "SHADOW",
+    class: Class::Unmergeable,
+    variants: "",
+    refused: "shadow_model other than mirror; bases with experts; `shadow_hidden_size`, `shadow_intermediate_size` and \
+              `shadow_num_attention_heads` for bases other than llama and opt",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let Loading {
         config,
         base,

@@ -15,6 +15,7 @@
 
 use ndarray::{Array1, Array2};
 
+use super::{Class, Method};
 use crate::adapter::form::Form;
 use crate::adapter::targets::defaults::QUERY_VALUE_ONLY;
 use crate::adapter::toolbox::dense::changed_weight;
@@ -35,8 +36,17 @@ struct Shira {
     in_features: usize,
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "SHIRA",
+    class: Class::Weight,
+    variants: "",
+    refused: "`mask_type` other than random for fresh adapters",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let r = rank(config, "r", 32)?;
     let fresh = loading.tensors.is_fresh();

@@ -21,6 +21,7 @@ use std::cmp::Ordering;
 use ndarray::{Array1, Array2};
 
 use super::shira::scatter_add;
+use super::{Class, Method};
 use crate::adapter::form::{Form, LinearForm, Part, Role};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::dense::changed_part;
@@ -57,8 +58,17 @@ enum Select {
     Smallest,
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "SUPERTUNING",
+    class: Class::Weight,
+    variants: "r, save_precomputed_indices false",
+    refused: "unsaved indices if elements have the same size",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let base = loading.base;
     let sparsity = config.optional_number("sparsity")?.unwrap_or(0.99);

@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ndarray::{Array1, Array2, Array3, Axis};
 
+use super::{Class, Method};
 use crate::adapter::form::{BaseModule, EmbeddingForm, Form, LinearForm, Part, Role, elements};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::components::{LeadingComponents, scaled_columns, scaled_rows};
@@ -47,8 +48,17 @@ enum Factors {
     OfWeight(LeadingComponents),
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "TINYLORA",
+    class: Class::Weight,
+    variants: "weight_tying, save_projection false",
+    refused: "`init_weights` false for fresh adapters",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let rank = rank(config, "r", 2)?;
     let u = config.optional_size("u")?.unwrap_or(64);

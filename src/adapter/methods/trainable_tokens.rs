@@ -9,6 +9,7 @@
 //!
 //! Source: PEFT, `tuners/trainable_tokens/`.
 
+use super::{Class, Method};
 use crate::adapter::targets::Targets;
 use crate::adapter::token_rows::{ReplacedRows, replace_rows};
 use crate::adapter::toolbox::tuner::{Loading, not_adaptable};
@@ -16,8 +17,17 @@ use crate::adapter::{AdapterError, Effects, Init};
 
 const KEY: &str = "token_indices";
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "TRAINABLE_TOKENS",
+    class: Class::Parameter,
+    variants: "",
+    refused: "modules other than the token embedding and the head; a tied head that is also changed",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let Loading {
         config,
         base,

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use ndarray::Array1;
 
+use super::{Class, Method};
 use crate::adapter::form::{Form, LinearForm, Part, Role};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::components::rounded;
@@ -57,8 +58,17 @@ enum Scales {
     ByIndex(Arc<Vec<f32>>, Dtype),
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "UNILORA",
+    class: Class::Weight,
+    variants: "save_indices",
+    refused: "",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let base = loading.base;
     let r = rank(config, "r", 4)?;

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use ndarray::{Array2, Array3, ArrayView1, Axis};
 
+use super::{Class, Method};
 use crate::adapter::form::{Form, LinearForm, Part, Role, elements};
 use crate::adapter::targets::defaults::ADALORA;
 use crate::adapter::toolbox::options::rank;
@@ -46,8 +47,17 @@ struct VbLora {
     b: Mixture,
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "VBLORA",
+    class: Class::Weight,
+    variants: "save_only_topk_weights",
+    refused: "equal logits between which `topk` has to decide",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let r = rank(config, "r", 4)?;
     let count = rank(config, "num_vectors", 256)?;

@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use ndarray::{Array1, Array2, Axis, s};
 
+use super::{Class, Method};
 use crate::adapter::form::{Form, LinearForm, Native, NativeForm, Part, Role, elements};
 use crate::adapter::targets::defaults::QUERY_VALUE_ONLY;
 use crate::adapter::toolbox::options::{factor, rank, seed};
@@ -43,13 +44,31 @@ struct Vera {
     in_features: usize,
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const VERA: Method = Method {
+    peft_type: "VERA",
+    class: Class::Weight,
+    variants: "save_projection false",
+    refused: "",
+    load,
+};
+
 /// Reads a VeRA adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     load_as(loading, "vera", 1)
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const PVERA: Method = Method {
+    peft_type: "PVERA",
+    class: Class::Weight,
+    variants: "save_projection false",
+    refused: "`sample_at_inference`, since every run would differ",
+    load: load_probabilistic,
+};
+
 /// Reads a PVeRA adapter.
-pub fn load_probabilistic(loading: Loading) -> Result<Effects, AdapterError> {
+fn load_probabilistic(loading: Loading) -> Result<Effects, AdapterError> {
     if loading.config.flag("sample_at_inference", false)? {
         let reason = "the result would change from run to run; with `false` the mean is used";
         return Err(loading.config.refused("sample_at_inference", reason).into());

@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 use ndarray::{Array1, Array2, Axis, concatenate};
 
 use super::lora::{Expert, Pair};
+use super::{Class, Method};
 use crate::adapter::folder::CONFIG;
 use crate::adapter::form::{Form, Native, NativeForm, Part, Role, elements, keep_largest};
 use crate::adapter::toolbox::options::factor;
@@ -68,8 +69,17 @@ struct LinearLayer {
     bias: Array1<f32>,
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "XLORA",
+    class: Class::Unmergeable,
+    variants: "layerwise_scalings, top_k_lora, enable_softmax_topk, scaling_pass_value",
+    refused: "experts with variants of LoRA; scaling_pass_value together with top_k_lora",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let Loading {
         config,
         base,

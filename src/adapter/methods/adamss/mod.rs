@@ -27,6 +27,7 @@ use ndarray::{Array2, Axis, concatenate, s};
 use rayon::prelude::*;
 
 use self::clusters::{LowRank, clusters, low_rank};
+use super::{Class, Method};
 use crate::adapter::form::{Form, LinearForm, Part, Role, elements};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::components::failed;
@@ -83,8 +84,17 @@ struct Clusters {
     rows: Vec<Vec<usize>>,
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "ADAMSS",
+    class: Class::Weight,
+    variants: "use_dynamic_rank",
+    refused: "clusters that differ from PEFT's",
+    load,
+};
+
 /// Reads the adapter. Decompositions take most of the time; layers go through them in parallel.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let options = Options::read(loading.config)?;
     let base = loading.base;
     let tuner = Tuner::open(loading, QUERY_VALUE, None)?;

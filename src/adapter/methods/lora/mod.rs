@@ -60,6 +60,7 @@ use self::parameters::TargetParameters;
 use self::residual::FreshFactors;
 pub use self::residual::Residual;
 use self::tying::Tie;
+use super::{Class, Method};
 use crate::adapter::replaced::{
     leave_out_bias, replace_base_layer, replace_biases, replace_modules,
 };
@@ -79,8 +80,18 @@ use crate::weights::WeightsError;
 /// The base's weight, which PEFT saves with embeddings and heads.
 const BASE_WEIGHT: &str = "base_layer.weight";
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "LORA",
+    class: Class::Weight,
+    variants: "rsLoRA, DoRA, PiSSA, OLoRA, EVA, MiCA, KaSA, BD-LoRA, QALoRA, VeLoRA, MonteCLoRA, \
+               `lora_bias`, `target_parameters`, `trainable_token_indices`, `layer_replication`, LoRA-FA; aLoRA and Arrow, which aren't merged",
+    refused: "`pissa_niter_k`, CorDA, LoRA-GA, LoftQ unless converted",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let Loading {
         config,
         base,

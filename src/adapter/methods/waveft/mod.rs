@@ -21,6 +21,7 @@ use std::sync::Arc;
 use ndarray::{Array1, Array2};
 
 use self::filters::reconstruction_low_pass;
+use super::{Class, Method};
 use crate::adapter::form::Form;
 use crate::adapter::targets::ValuePattern;
 use crate::adapter::targets::defaults::SPECTRAL;
@@ -51,8 +52,17 @@ struct Wavelet {
     high: Vec<f32>,
 }
 
+/// The entry in [`METHODS`](super::METHODS).
+pub const METHOD: Method = Method {
+    peft_type: "WAVEFT",
+    class: Class::Weight,
+    variants: "",
+    refused: "wavelets without coefficients in PEFT",
+    load,
+};
+
 /// Reads the adapter.
-pub fn load(loading: Loading) -> Result<Effects, AdapterError> {
+fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let config = loading.config;
     let scaling = factor(config, "scaling", 25.0)? as f32;
     let mut indices = SeededIndices::new(seed(config, "random_loc_seed", 777)?);
