@@ -8,7 +8,7 @@ mod select;
 #[cfg(test)]
 mod tests;
 
-pub use defaults::{DefaultTargets, QUERY_VALUE};
+pub use defaults::{DefaultTable, QUERY_VALUE};
 pub use pattern::{NamePattern, ValuePattern};
 
 use fancy_regex::Regex;
@@ -49,10 +49,9 @@ impl Targets {
     pub fn with_defaults(
         config: &JsonObject,
         model_type: &str,
-        defaults: DefaultTargets,
+        defaults: DefaultTable,
     ) -> Result<Self, ConfigError> {
-        let found = defaults.iter().find(|(name, _)| *name == model_type);
-        Self::read(config, model_type, found.map(|(_, names)| *names))
+        Self::read(config, model_type, defaults::names(model_type, defaults))
     }
 
     /// Reads the options. `defaults` are the names for this model type if `target_modules` is null.

@@ -20,7 +20,7 @@ mod wrappers;
 
 pub use arrangement::{Arrangement, Residual, SublayerNorms};
 pub use attention::{Attention, Declared, FusedRows, HeadNorm, NormOver, Position, Projections};
-pub use families::{FAMILIES, Family, spec};
+pub use families::{DefaultTargets, FAMILIES, Family, Shape, family, spec};
 pub use mlp::{Activation, Expert, Mlp};
 pub use module::{Embedding, Linear, Module, ModuleKind, Norm, NormKind, Stored};
 pub use names::bare;

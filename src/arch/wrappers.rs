@@ -8,11 +8,16 @@
 //!
 //! Source: `configuration_*.py`, `conversion_mapping.py`, Hugging Face Transformers.
 
-use super::families::{FAMILIES, Family};
-use super::names::bare;
+mod locate;
+mod table;
+
+pub use locate::locate;
+use table::TEXT_MODELS;
+pub use table::WRAPPERS;
+
+use super::families::{self, FAMILIES, Family};
 use super::{DecoderSpec, Tower};
 use crate::json::{ConfigError, JsonObject};
-use crate::weights::{TensorStore, WeightsError};
 
 /// Multimodal models with the same `model_type`.
 #[derive(Debug)]
@@ -55,292 +60,17 @@ enum Tied {
     OutsideFirst,
 }
 
-const LANGUAGE_MODEL: &str = "model.language_model.";
-
-const LLAVA: Wrapper = Wrapper {
-    model_type: "llava",
-    name: "LLaVA 1.5",
-    text: Text::Usually("llama"),
-    below: LANGUAGE_MODEL,
-    tied: Tied::Outside(false),
-    may_be_flat: false,
-    adjusts_logits: false,
-    refused: None,
-};
-
-/// All of them.
-pub const WRAPPERS: &[Wrapper] = &[
-    Wrapper {
-        model_type: "gemma3",
-        name: "Gemma 3",
-        text: Text::Always("gemma3_text"),
-        tied: Tied::Outside(true),
-        adjusts_logits: true,
-        ..LLAVA
-    },
-    Wrapper {
-        model_type: "qwen2_vl",
-        name: "Qwen2-VL",
-        text: Text::Always("qwen2_vl_text"),
-        tied: Tied::Anywhere,
-        may_be_flat: true,
-        ..LLAVA
-    },
-    Wrapper {
-        model_type: "qwen2_5_vl",
-        name: "Qwen2.5-VL",
-        text: Text::Always("qwen2_5_vl_text"),
-        tied: Tied::Anywhere,
-        may_be_flat: true,
-        ..LLAVA
-    },
-    Wrapper {
-        model_type: "qwen3_vl",
-        name: "Qwen3-VL",
-        text: Text::Always("qwen3_vl_text"),
-        ..LLAVA
-    },
-    Wrapper {
-        model_type: "qwen3_vl_moe",
-        name: "Qwen3-VL with experts",
-        text: Text::Always("qwen3_vl_moe_text"),
-        ..LLAVA
-    },
-    Wrapper {
-        model_type: "mistral3",
-        name: "Mistral Small 3.1 and 3.2",
-        text: Text::Usually("mistral"),
-        tied: Tied::Outside(true),
-        ..LLAVA
-    },
-    Wrapper {
-        model_type: "idefics3",
-        name: "Idefics3, SmolVLM",
-        text: Text::Usually("llama"),
-        below: "model.text_model.",
-        ..LLAVA
-    },
-    Wrapper {
-        model_type: "smolvlm",
-        name: "SmolVLM2",
-        text: Text::Usually("llama"),
-        below: "model.text_model.",
-        ..LLAVA
-    },
-    Wrapper {
-        model_type: "idefics2",
-        name: "Idefics2",
-        text: Text::Usually("mistral"),
-        below: "model.text_model.",
-        ..LLAVA
-    },
-    Wrapper {
-        tied: Tied::Anywhere,
-        ..LLAVA
-    },
-    Wrapper {
-        model_type: "llava_next",
-        name: "LLaVA-NeXT, Granite Vision",
-        ..LLAVA
-    },
-    Wrapper {
-        model_type: "llava_next_video",
-        name: "LLaVA-NeXT-Video",
-        tied: Tied::Anywhere,
-        ..LLAVA
-    },
-    Wrapper {
-        model_type: "llava_onevision",
-        name: "LLaVA-OneVision",
-        text: Text::Usually("qwen2"),
-        tied: Tied::Anywhere,
-        ..LLAVA
-    },
-    Wrapper {
-        model_type: "video_llava",
-        name: "Video-LLaVA",
-        ..LLAVA
-    },
-    Wrapper {
-        model_type: "vipllava",
-        name: "ViP-LLaVA",
-        ..LLAVA
-    },
-    Wrapper {
-        model_type: "internvl",
-        name: "InternVL 3",
-        text: Text::Usually("qwen2"),
-        tied: Tied::Outside(true),
-        ..LLAVA
-    },
-    Wrapper {
-        model_type: "aya_vision",
-        name: "Aya Vision",
-        text: Text::Usually("cohere2"),
-        tied: Tied::Outside(true),
-        ..LLAVA
-    },
-    Wrapper {
-        model_type: "got_ocr2",
-        name: "GOT-OCR 2",
-        text: Text::Usually("qwen2"),
-        tied: Tied::Outside(true),
-        ..LLAVA
-    },
-    Wrapper {
-        model_type: "fast_vlm",
-        name: "FastVLM",
-        text: Text::Usually("qwen2"),
-        tied: Tied::Anywhere,
-        ..LLAVA
-    },
-    Wrapper {
-        model_type: "perception_lm",
-        name: "Perception LM",
-        tied: Tied::OutsideFirst,
-        ..LLAVA
-    },
-    Wrapper {
-        model_type: "lighton_ocr",
-        name: "LightOnOCR",
-        text: Text::Usually("qwen3"),
-        tied: Tied::Outside(true),
-        ..LLAVA
-    },
-    Wrapper {
-        model_type: "paligemma",
-        name: "PaliGemma",
-        text: Text::Usually("gemma"),
-        tied: Tied::Outside(true),
-        adjusts_logits: true,
-        refused: Some("prompt tokens attend in both directions"),
-        ..LLAVA
-    },
-];
-
-/// A `model_type` that `text_config` may have.
+/// A `model_type` of a `text_config` that no family has.
 #[derive(Debug)]
 struct TextModel {
     model_type: &'static str,
     /// The family that computes the same.
     family: &'static str,
-    /// What an absent key means. A nested configuration lacks the keys that have their default, those without which the family
-    /// can't be read among them. As JSON.
+    /// Values of absent keys, as JSON, as in [`Family::nested_defaults`].
     defaults: &'static str,
-    /// What no key changes. As JSON.
+    /// Values that no key changes, as JSON.
     fixed: &'static str,
 }
-
-const TEXT_MODELS: &[TextModel] = &[
-    TextModel {
-        model_type: "llama",
-        family: "llama",
-        defaults: r#"{"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
-            "num_attention_heads": 32}"#,
-        fixed: "{}",
-    },
-    TextModel {
-        model_type: "mistral",
-        family: "mistral",
-        defaults: r#"{"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-            "num_attention_heads": 32}"#,
-        fixed: "{}",
-    },
-    TextModel {
-        model_type: "qwen2",
-        family: "qwen2",
-        defaults: r#"{"vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32,
-            "num_attention_heads": 32, "num_key_value_heads": 32}"#,
-        fixed: "{}",
-    },
-    TextModel {
-        model_type: "qwen3",
-        family: "qwen3",
-        defaults: r#"{"vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32,
-            "num_attention_heads": 32, "num_key_value_heads": 32}"#,
-        fixed: "{}",
-    },
-    TextModel {
-        model_type: "gemma",
-        family: "gemma",
-        defaults: r#"{"vocab_size": 256000, "hidden_size": 3072, "intermediate_size": 24576, "num_hidden_layers": 28,
-            "num_attention_heads": 16, "tie_word_embeddings": true}"#,
-        fixed: "{}",
-    },
-    TextModel {
-        model_type: "gemma2",
-        family: "gemma2",
-        defaults: r#"{"vocab_size": 256000, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
-            "num_attention_heads": 8, "tie_word_embeddings": true}"#,
-        fixed: "{}",
-    },
-    TextModel {
-        model_type: "gemma3_text",
-        family: "gemma3_text",
-        defaults: r#"{"vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
-            "num_attention_heads": 8, "tie_word_embeddings": true}"#,
-        fixed: "{}",
-    },
-    TextModel {
-        model_type: "granite",
-        family: "granite",
-        defaults: r#"{"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
-            "num_attention_heads": 32}"#,
-        fixed: "{}",
-    },
-    TextModel {
-        model_type: "cohere",
-        family: "cohere",
-        defaults: r#"{"vocab_size": 256000, "hidden_size": 8192, "intermediate_size": 22528, "num_hidden_layers": 40,
-            "num_attention_heads": 64, "tie_word_embeddings": true}"#,
-        fixed: "{}",
-    },
-    TextModel {
-        model_type: "phi",
-        family: "phi",
-        defaults: r#"{"vocab_size": 51200, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 24,
-            "num_attention_heads": 32}"#,
-        fixed: "{}",
-    },
-    TextModel {
-        model_type: "phi3",
-        family: "phi3",
-        defaults: r#"{"vocab_size": 32064, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32,
-            "num_attention_heads": 32}"#,
-        fixed: "{}",
-    },
-    TextModel {
-        model_type: "qwen2_vl_text",
-        family: "qwen2",
-        defaults: r#"{"vocab_size": 152064, "hidden_size": 8192, "intermediate_size": 29568, "num_hidden_layers": 80,
-            "num_attention_heads": 64, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 1e6,
-            "max_window_layers": 80}"#,
-        fixed: "{}",
-    },
-    TextModel {
-        model_type: "qwen2_5_vl_text",
-        family: "qwen2",
-        defaults: r#"{"vocab_size": 152064, "hidden_size": 8192, "intermediate_size": 29568, "num_hidden_layers": 80,
-            "num_attention_heads": 64, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 1e6,
-            "max_window_layers": 80}"#,
-        fixed: "{}",
-    },
-    TextModel {
-        model_type: "qwen3_vl_text",
-        family: "qwen3",
-        defaults: r#"{"vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32,
-            "num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 128000, "rope_theta": 5e5}"#,
-        fixed: r#"{"use_sliding_window": false, "layer_types": null}"#,
-    },
-    TextModel {
-        model_type: "qwen3_vl_moe_text",
-        family: "qwen3_moe",
-        defaults: r#"{"vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24,
-            "num_attention_heads": 16, "num_key_value_heads": 16, "max_position_embeddings": 128000, "rope_theta": 5e5,
-            "moe_intermediate_size": 1408, "num_experts_per_tok": 4}"#,
-        fixed: r#"{"use_sliding_window": false, "norm_topk_prob": true}"#,
-    },
-];
 
 /// The wrapper of this `model_type`, if it is one.
 pub fn wrapper(model_type: &str) -> Option<&'static Wrapper> {
@@ -364,8 +94,7 @@ impl Text {
 
 /// The family that computes what the text model `model_type` does.
 fn family(model_type: &str) -> Option<&'static Family> {
-    let known = text_model(model_type).map_or(model_type, |known| known.family);
-    FAMILIES.iter().find(|family| family.model_type == known)
+    families::family(text_model(model_type).map_or(model_type, |known| known.family))
 }
 
 fn text_model(model_type: &str) -> Option<&'static TextModel> {
@@ -397,8 +126,10 @@ impl Wrapper {
                 supported: names.collect::<Vec<&str>>().join(", "),
             });
         };
-        let known = text_model(found);
-        let mut text = completed(text, known);
+        let mut text = match text_model(found) {
+            Some(known) => known.complete(text),
+            None => with_defaults(text, family.nested_defaults.unwrap_or("{}")),
+        };
         // A prompt without images is causal.
         if text.json().get("use_bidirectional_attention") == Some(&"vision".into()) {
             text = text.with("use_bidirectional_attention", false.into());
@@ -456,70 +187,31 @@ impl Wrapper {
     }
 }
 
-/// `text` with what `known` says of it.
-fn completed(text: JsonObject, known: Option<&TextModel>) -> JsonObject {
-    let object = |json: &str| {
-        let read = serde_json::from_str::<serde_json::Map<_, serde_json::Value>>(json);
-        read.expect("the table holds JSON objects")
-    };
-    let Some(known) = known else { return text };
+impl TextModel {
+    /// `text` with all of its keys.
+    fn complete(&self, text: JsonObject) -> JsonObject {
+        let mut completed = with_defaults(text, self.defaults);
+        for (key, value) in object(self.fixed) {
+            completed = completed.with(&key, value);
+        }
+        completed
+    }
+}
+
+/// `text`, and the `defaults` of keys that it hasn't.
+fn with_defaults(text: JsonObject, defaults: &str) -> JsonObject {
     let mut completed = text;
-    for (key, value) in object(known.defaults) {
+    for (key, value) in object(defaults) {
         if completed.json().get(&key).is_none() {
             completed = completed.with(&key, value);
         }
     }
-    for (key, value) in object(known.fixed) {
-        completed = completed.with(&key, value);
-    }
     completed
 }
 
-/// Finds the names that the tower's tensors have in `store`, and makes them the sources of its modules. Nothing is done for a
-/// model without a wrapper.
-///
-/// # Errors
-/// If the checkpoint holds a tensor of the tower under two names.
-pub fn locate(spec: &mut DecoderSpec, store: &TensorStore) -> Result<(), WeightsError> {
-    let Some(tower) = &spec.tower else {
-        return Ok(());
-    };
-    let found = |name: &str| -> Result<Option<String>, WeightsError> {
-        let mut names = store.names().filter(|stored| bare(stored) == bare(name));
-        let first = names.next();
-        match (first, names.next()) {
-            (Some(first), Some(second)) => Err(WeightsError::Layout {
-                path: store.path().to_owned(),
-                message: format!("`{first}` and `{second}` are two names of the same tensor"),
-            }),
-            (first, _) => Ok(first.map(str::to_owned)),
-        }
-    };
-    // The embedding isn't there where it's the head's, and no other module is without a layer.
-    let linear = &spec.layers[0].attention.o_proj.source;
-    let probe = format!("{linear}.weight");
-    let prefix = match found(&probe)? {
-        Some(name) => name[..name.len() - bare(&probe).len()].to_owned(),
-        None => tower.prefix.clone(),
-    };
-    let head = match found(&format!("{}.weight", tower.head))? {
-        Some(name) => name.trim_end_matches(".weight").to_owned(),
-        // Before Transformers 4.52 the tower was a whole model, head and all.
-        None => match prefix.strip_suffix("model.") {
-            Some(around) if !around.is_empty() && around != "model." => {
-                format!("{around}{}", tower.head)
-            }
-            _ => tower.head.clone(),
-        },
-    };
-    let located = Tower { prefix, head };
-    let below = spec.base_prefix;
-    let own_head = spec.lm_head.path.clone();
-    for (_, source) in spec.names_mut() {
-        *source = located.name_of(source, below, &own_head);
-    }
-    spec.tower = Some(located);
-    Ok(())
+/// The keys of one of the tables' JSON objects.
+fn object(json: &str) -> serde_json::Map<String, serde_json::Value> {
+    serde_json::from_str(json).expect("the tables hold JSON objects")
 }
 
 #[cfg(test)]
@@ -537,12 +229,13 @@ mod tests {
 
     #[test]
     fn every_line_of_the_tables_is_json_and_names_a_family() {
+        let nothing = || JsonObject::of(Path::new("x"), json!({}));
         for known in TEXT_MODELS {
             assert!(family(known.model_type).is_some(), "{}", known.model_type);
-            completed(
-                JsonObject::of(Path::new("x"), json!({})),
-                text_model(known.model_type),
-            );
+            known.complete(nothing());
+        }
+        for family in FAMILIES {
+            with_defaults(nothing(), family.nested_defaults.unwrap_or("{}"));
         }
         for (index, wrapper) in WRAPPERS.iter().enumerate() {
             let same = |other: &&Wrapper| other.model_type == wrapper.model_type;

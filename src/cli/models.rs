@@ -4,8 +4,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::output::print;
-use crate::arch::{FAMILIES, Family, Text, WRAPPERS, Wrapper};
-use crate::model::synthetic::{self, SyntheticModel};
+use crate::arch::{FAMILIES, Family, Shape, Text, WRAPPERS, Wrapper};
 
 /// `models`
 #[derive(Debug, Args)]
@@ -66,7 +65,7 @@ fn plain() -> String {
         ));
     }
     lines.push(String::new());
-    let shapes: Vec<SyntheticModel> = synthetic::models().collect();
+    let shapes: Vec<&Shape> = FAMILIES.iter().flat_map(|family| family.shapes).collect();
     let names = widest(&mut shapes.iter().map(|shape| shape.name.len()));
     lines.push("--model synthetic/<shape>, with random weights:".to_owned());
     for shape in &shapes {
@@ -108,10 +107,8 @@ fn markdown() -> String {
         "| `model_type` | models | what is special | refused | `synthetic/` |".to_owned(),
         "| --- | --- | --- | --- | --- |".to_owned(),
     ];
-    let shapes: Vec<SyntheticModel> = synthetic::models().collect();
     for family in FAMILIES {
-        let of_family = |shape: &&SyntheticModel| shape.model_type == family.model_type;
-        let names = shapes.iter().filter(of_family);
+        let names = family.shapes.iter();
         let names: Vec<String> = names.map(|shape| format!("`{}`", shape.name)).collect();
         lines.push(format!(
             "| `{}` | {} | {} | {} | {} |",
@@ -157,12 +154,12 @@ mod tests {
         };
         for family in FAMILIES {
             assert!(has(family.model_type), "{}", family.model_type);
+            for shape in family.shapes {
+                assert!(has(shape.name), "{}", shape.name);
+            }
         }
         for wrapper in WRAPPERS {
             assert!(has(wrapper.model_type), "{}", wrapper.model_type);
-        }
-        for shape in synthetic::models() {
-            assert!(has(shape.name), "{}", shape.name);
         }
     }
 }

@@ -22,8 +22,9 @@ use safetensors::Dtype;
 use serde_json::Value;
 use thiserror::Error;
 
+use crate::arch::Shape;
 use crate::json::check::{did_you_mean, nearest, quoted};
-use shapes::{SHAPES, Shape};
+use shapes::shapes;
 
 /// Part of every folder's name. Increase it whenever a shape, the generator or the tokenizer's text
 /// changes, so that no older folder is reused.
@@ -112,34 +113,6 @@ pub enum SyntheticError {
     },
 }
 
-/// The names that [`materialize`] accepts.
-pub fn shape_names() -> impl Iterator<Item = &'static str> {
-    SHAPES.iter().map(|shape| shape.name)
-}
-
-/// A synthetic model, for listings.
-#[derive(Debug)]
-pub struct SyntheticModel {
-    /// The name that [`materialize`] accepts.
-    pub name: &'static str,
-    /// The hub id of the model whose sizes it has.
-    pub copies: Option<&'static str>,
-    /// `model_type` of its architecture.
-    pub model_type: String,
-    /// Number of parameters; a tied head counts once.
-    pub parameters: u64,
-}
-
-/// All synthetic models.
-pub fn models() -> impl Iterator<Item = SyntheticModel> {
-    SHAPES.iter().map(|shape| SyntheticModel {
-        name: shape.name,
-        copies: shape.copies,
-        model_type: shape.model_type(),
-        parameters: shape.tensors().iter().map(shapes::Tensor::len).sum(),
-    })
-}
-
 /// The folder of the synthetic model `shape` with weights of `dtype`; it's made below `cache` if it
 /// doesn't exist. Equal arguments give equal bytes, on any machine and with any number of threads.
 ///
@@ -155,9 +128,9 @@ pub fn materialize(
     cache: &Path,
     progress: &dyn Fn(u64, u64),
 ) -> Result<PathBuf, SyntheticError> {
-    let found = SHAPES.iter().find(|candidate| candidate.name == shape);
+    let found = shapes().find(|candidate| candidate.name == shape);
     let Some(found) = found else {
-        let names: Vec<&str> = shape_names().collect();
+        let names: Vec<&str> = shapes().map(|shape| shape.name).collect();
         return Err(SyntheticError::UnknownShape {
             shape: shape.to_owned(),
             suggestion: nearest(shape, &names),
@@ -210,7 +183,7 @@ fn make(
 /// and dtypes.
 #[cfg(test)]
 pub(crate) fn make_hollow(shape: &str, folder: &Path) {
-    let found = SHAPES.iter().find(|candidate| candidate.name == shape);
+    let found = shapes().find(|candidate| candidate.name == shape);
     let found = found.expect("tests name shapes that exist");
     write_json(&folder.join(CONFIG), &found.config("float16")).unwrap();
     let mut file = File::create(folder.join(WEIGHTS)).unwrap();

@@ -15,7 +15,7 @@ use ndarray::Array1;
 use super::{Class, Method};
 use crate::adapter::form::{Form, InputStage, LinearForm, Native, OutputStage, Part, Role};
 use crate::adapter::targets::NamePattern;
-use crate::adapter::targets::defaults::{IA3, IA3_FEEDFORWARD};
+use crate::adapter::targets::defaults::{self, IA3, IA3_FEEDFORWARD};
 use crate::adapter::toolbox::tuner::{Loading, Tuner};
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
 use crate::json::{ConfigError, JsonObject};
@@ -44,9 +44,8 @@ impl Feedforward {
             Some(NamePattern::Names(names)) => Ok(Self::Endings(names)),
             Some(pattern) => Ok(Self::Pattern(pattern)),
             None => {
-                let mut defaults = IA3_FEEDFORWARD.iter();
-                let found = defaults.find(|(name, _)| *name == model_type);
-                let (_, names) = found.ok_or_else(|| {
+                let found = defaults::names(model_type, IA3_FEEDFORWARD);
+                let names = found.ok_or_else(|| {
                     let expected = format!(
                         "the layers whose input is scaled (there's no default for model_type \
                          `{model_type}`)"

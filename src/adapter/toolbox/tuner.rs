@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::adapter::replaced::{replace_base_layer, replace_biases, replace_modules};
-use crate::adapter::targets::{DefaultTargets, Targets};
+use crate::adapter::targets::{DefaultTable, Targets};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, ModuleAdapter};
 use crate::arch::{Module, ModuleKind};
 use crate::json::JsonObject;
@@ -102,7 +102,7 @@ impl<'a> Tuner<'a> {
     /// If an option is wrong, or a replaced parameter is missing or has another shape.
     pub fn open(
         loading: Loading<'a>,
-        defaults: DefaultTargets,
+        defaults: DefaultTable,
         own_bias: Option<&str>,
     ) -> Result<Self, AdapterError> {
         let Loading {

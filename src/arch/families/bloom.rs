@@ -7,6 +7,7 @@
 //!
 //! Source: `modeling_bloom.py`, Hugging Face Transformers.
 
+use super::{DefaultTargets, Family, Shape};
 use crate::arch::heads::Heads;
 use crate::arch::{
     Activation, Arrangement, Attention, DecoderSpec, Embedding, FusedRows, Layer, Linear,
@@ -17,8 +18,35 @@ use crate::json::{ConfigError, JsonObject};
 /// Positions that BLOOM was trained with: its configuration doesn't have to say.
 const POSITIONS: usize = 2048;
 
+/// The entry in [`FAMILIES`](super::FAMILIES).
+pub const FAMILY: Family = Family {
+    model_type: "bloom",
+    name: "BLOOM",
+    special: "ALiBi, norm of the embedding, fused projection by heads",
+    refused: "",
+    targets: DefaultTargets {
+        adalora: &["query_key_value"],
+        ia3: &["query_key_value", "mlp.dense_4h_to_h"],
+        ia3_feedforward: &["mlp.dense_4h_to_h"],
+        ln_tuning: &["input_layernorm", "post_attention_layernorm", "ln_f"],
+        osf: &["query_key_value", "dense_4h_to_h"],
+        ..DefaultTargets::alike(&["query_key_value"])
+    },
+    nested_defaults: None,
+    shapes: &[Shape {
+        name: "bloom-560m",
+        copies: Some("bigscience/bloom-560m"),
+        parameters: 559_214_592,
+        config: r#"{"apply_residual_connection_post_layernorm": false,
+                "architectures": ["BloomForCausalLM"], "hidden_size": 1024,
+                "layer_norm_epsilon": 1e-05, "model_type": "bloom", "n_head": 16, "n_layer": 24,
+                "seq_length": 2048, "vocab_size": 250880}"#,
+    }],
+    read: spec,
+};
+
 /// Reads the architecture from `config.json`.
-pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
+fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     let hidden_size = config.size(read::either(config, ["hidden_size", "n_embed"]))?;
     let vocab_size = config.size("vocab_size")?;
     let heads = read::either(config, ["n_head", "num_attention_heads"]);

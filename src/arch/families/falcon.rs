@@ -9,6 +9,7 @@
 //!
 //! Source: `modeling_falcon.py`, Hugging Face Transformers.
 
+use super::{DefaultTargets, Family, Shape};
 use crate::arch::heads::Heads;
 use crate::arch::rope::{self, RopeDefaults};
 use crate::arch::{
@@ -17,8 +18,34 @@ use crate::arch::{
 };
 use crate::json::{ConfigError, JsonObject};
 
+/// The entry in [`FAMILIES`](super::FAMILIES).
+pub const FAMILY: Family = Family {
+    model_type: "falcon",
+    name: "Falcon",
+    special: "one key head, or fused projection by groups; parallel residual",
+    refused: "`alibi`; PREFIX_TUNING and CARTRIDGE with grouped keys",
+    targets: DefaultTargets {
+        ia3: &["query_key_value", "dense_4h_to_h"],
+        ia3_feedforward: &["dense_4h_to_h"],
+        ln_tuning: &["input_layernorm", "post_attention_layernorm", "ln_f"],
+        osf: &["query_key_value", "dense_4h_to_h"],
+        ..DefaultTargets::alike(&["query_key_value"])
+    },
+    nested_defaults: None,
+    shapes: &[Shape {
+        name: "falcon-7b",
+        copies: Some("tiiuae/falcon-7b"),
+        parameters: 6_921_720_704,
+        config: r#"{"alibi": false, "architectures": ["FalconForCausalLM"], "bias": false,
+                "hidden_size": 4544, "layer_norm_epsilon": 1e-05, "model_type": "falcon",
+                "multi_query": true, "new_decoder_architecture": false, "num_attention_heads": 71,
+                "num_hidden_layers": 32, "parallel_attn": true, "vocab_size": 65024}"#,
+    }],
+    read: spec,
+};
+
 /// Reads the architecture from `config.json`.
-pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
+fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     let reason = "Transformers' eager and fused attention add it twice and once";
     read::must_be_off(config, "alibi", reason)?;
     let hidden_size = config.size(read::either(config, ["hidden_size", "n_embed"]))?;

@@ -9,11 +9,60 @@
 
 use super::gemma;
 use super::llama::Differences;
+use super::{DefaultTargets, Family, Shape};
 use crate::arch::{Activation, Arrangement, DecoderSpec, read, windows};
 use crate::json::{ConfigError, JsonObject};
 
+/// The entry in [`FAMILIES`](super::FAMILIES).
+pub const FAMILY: Family = Family {
+    model_type: "gemma2",
+    name: "Gemma 2",
+    special: "norms around the sublayers, soft caps, alternating sliding windows",
+    refused: "`use_bidirectional_attention`",
+    targets: DefaultTargets {
+        adalora: &["q_proj", "v_proj"],
+        beft: &["v_proj"],
+        ia3: &["q_proj", "v_proj", "down_proj"],
+        ia3_feedforward: &["down_proj"],
+        ln_tuning: &[
+            "input_layernorm",
+            "post_attention_layernorm",
+            "pre_feedforward_layernorm",
+            "post_feedforward_layernorm",
+            "norm",
+        ],
+        osf: &[
+            "q_proj",
+            "k_proj",
+            "v_proj",
+            "o_proj",
+            "gate_proj",
+            "down_proj",
+            "up_proj",
+        ],
+        ..DefaultTargets::alike(&["q_proj", "v_proj"])
+    },
+    nested_defaults: Some(
+        r#"{"vocab_size": 256000, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+            "num_attention_heads": 8, "tie_word_embeddings": true}"#,
+    ),
+    shapes: &[Shape {
+        name: "gemma-2-2b",
+        copies: Some("google/gemma-2-2b"),
+        parameters: 2_614_341_888,
+        config: r#"{"architectures": ["Gemma2ForCausalLM"], "attention_bias": false,
+                "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "head_dim": 256,
+                "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 2304,
+                "intermediate_size": 9216, "max_position_embeddings": 8192, "model_type": "gemma2",
+                "num_attention_heads": 8, "num_hidden_layers": 26, "num_key_value_heads": 4,
+                "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06, "rope_theta": 10000.0,
+                "sliding_window": 4096, "tie_word_embeddings": true, "vocab_size": 256000}"#,
+    }],
+    read: spec,
+};
+
 /// Reads the architecture from `config.json`.
-pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
+fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     let differences = Differences {
         activation: ("hidden_activation", Activation::GeluTanh),
         key_value_heads: Some(4),

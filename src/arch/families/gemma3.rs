@@ -9,13 +9,64 @@
 //! Source: `modeling_gemma3.py`, `configuration_gemma3.py`, Hugging Face Transformers.
 
 use super::llama::Differences;
+use super::{DefaultTargets, Family, Shape};
 use super::{gemma, gemma2};
 use crate::arch::rope::{self, RopeDefaults};
 use crate::arch::{Activation, DecoderSpec, NormKind, NormOver, Position, RotarySpec, windows};
 use crate::json::{ConfigError, JsonObject};
 
+/// The entry in [`FAMILIES`](super::FAMILIES).
+pub const FAMILY: Family = Family {
+    model_type: "gemma3_text",
+    name: "Gemma 3, text only",
+    special: "norms of query and key heads, two rotary tables, sliding windows",
+    refused: "`use_bidirectional_attention`",
+    targets: DefaultTargets {
+        adalora: &["q_proj", "v_proj"],
+        beft: &["v_proj"],
+        ia3: &["q_proj", "v_proj", "down_proj"],
+        ia3_feedforward: &["down_proj"],
+        ln_tuning: &[
+            "input_layernorm",
+            "post_attention_layernorm",
+            "pre_feedforward_layernorm",
+            "post_feedforward_layernorm",
+            "norm",
+        ],
+        osf: &[
+            "q_proj",
+            "k_proj",
+            "v_proj",
+            "o_proj",
+            "gate_proj",
+            "down_proj",
+            "up_proj",
+        ],
+        ..DefaultTargets::alike(&["q_proj", "v_proj"])
+    },
+    nested_defaults: Some(
+        r#"{"vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+            "num_attention_heads": 8, "tie_word_embeddings": true}"#,
+    ),
+    shapes: &[Shape {
+        name: "gemma-3-1b",
+        copies: Some("google/gemma-3-1b-pt"),
+        parameters: 999_885_952,
+        config: r#"{"architectures": ["Gemma3ForCausalLM"], "attention_bias": false,
+                "final_logit_softcapping": null, "head_dim": 256,
+                "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 1152,
+                "intermediate_size": 6912, "max_position_embeddings": 32768,
+                "model_type": "gemma3_text", "num_attention_heads": 4, "num_hidden_layers": 26,
+                "num_key_value_heads": 1, "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06,
+                "rope_local_base_freq": 10000, "rope_scaling": null, "rope_theta": 1000000,
+                "sliding_window": 512, "sliding_window_pattern": 6, "tie_word_embeddings": true,
+                "vocab_size": 262144}"#,
+    }],
+    read: spec,
+};
+
 /// Reads the architecture from `config.json`.
-pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
+fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     let differences = Differences {
         activation: ("hidden_activation", Activation::GeluTanh),
         key_value_heads: Some(4),

@@ -7,6 +7,7 @@
 //!
 //! Source: `modeling_gpt2.py`, Hugging Face Transformers.
 
+use super::{DefaultTargets, Family, Shape};
 use crate::arch::heads::Heads;
 use crate::arch::{
     Activation, Arrangement, Attention, DecoderSpec, Embedding, FusedRows, Layer, LearnedPositions,
@@ -14,8 +15,35 @@ use crate::arch::{
 };
 use crate::json::{ConfigError, JsonObject};
 
+/// The entry in [`FAMILIES`](super::FAMILIES).
+pub const FAMILY: Family = Family {
+    model_type: "gpt2",
+    name: "GPT-2",
+    special: "weights as `[in, out]`, fused projection, learned positions",
+    refused: "`add_cross_attention`",
+    targets: DefaultTargets {
+        spectral: &["mlp.c_proj"],
+        adalora: &["c_attn"],
+        ia3: &["c_attn", "mlp.c_proj"],
+        ia3_feedforward: &["mlp.c_proj"],
+        ln_tuning: &["ln_1", "ln_2", "ln_f"],
+        osf: &["c_attn", "c_proj"],
+        ..DefaultTargets::alike(&["c_attn"])
+    },
+    nested_defaults: None,
+    shapes: &[Shape {
+        name: "gpt2",
+        copies: Some("openai-community/gpt2"),
+        parameters: 124_439_808,
+        config: r#"{"activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"],
+                "layer_norm_epsilon": 1e-05, "model_type": "gpt2", "n_embd": 768, "n_head": 12,
+                "n_layer": 12, "n_positions": 1024, "vocab_size": 50257}"#,
+    }],
+    read: spec,
+};
+
 /// Reads the architecture from `config.json`.
-pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
+fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     let reason = "cross-attention has nothing to attend to";
     read::must_be_off(config, "add_cross_attention", reason)?;
     let hidden_size = config.size("n_embd")?;

@@ -9,6 +9,7 @@
 //!
 //! Source: `modeling_gpt_neox.py`, `conversion_mapping.py`, Hugging Face Transformers.
 
+use super::{DefaultTargets, Family, Shape};
 use crate::arch::heads::Heads;
 use crate::arch::rope::{self, RopeDefaults};
 use crate::arch::{
@@ -17,8 +18,35 @@ use crate::arch::{
 };
 use crate::json::{ConfigError, JsonObject};
 
+/// The entry in [`FAMILIES`](super::FAMILIES).
+pub const FAMILY: Family = Family {
+    model_type: "gpt_neox",
+    name: "GPT-NeoX, Pythia",
+    special: "parallel residual with two norms, fused projection by heads, partial rotary positions",
+    refused: "",
+    targets: DefaultTargets {
+        adalora: &["query_key_value"],
+        ia3: &["query_key_value", "dense_4h_to_h"],
+        ia3_feedforward: &["dense_4h_to_h"],
+        osf: &["query_key_value", "dense_4h_to_h"],
+        ..DefaultTargets::alike(&["query_key_value"])
+    },
+    nested_defaults: None,
+    shapes: &[Shape {
+        name: "pythia-160m",
+        copies: Some("EleutherAI/pythia-160m"),
+        parameters: 162_322_944,
+        config: r#"{"architectures": ["GPTNeoXForCausalLM"], "hidden_act": "gelu", "hidden_size": 768,
+                "intermediate_size": 3072, "layer_norm_eps": 1e-05, "max_position_embeddings": 2048,
+                "model_type": "gpt_neox", "num_attention_heads": 12, "num_hidden_layers": 12,
+                "rotary_emb_base": 10000, "rotary_pct": 0.25, "tie_word_embeddings": false,
+                "use_parallel_residual": true, "vocab_size": 50304}"#,
+    }],
+    read: spec,
+};
+
 /// Reads the architecture from `config.json`.
-pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
+fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     let hidden_size = config.size("hidden_size")?;
     let inner_size = config.size("intermediate_size")?;
     let vocab_size = config.size("vocab_size")?;

@@ -6,6 +6,7 @@
 //!
 //! Source: `modeling_gptj.py`, Hugging Face Transformers.
 
+use super::{DefaultTargets, Family, Shape};
 use crate::arch::heads::Heads;
 use crate::arch::rope::Pairs;
 use crate::arch::{
@@ -14,8 +15,36 @@ use crate::arch::{
 };
 use crate::json::{ConfigError, JsonObject};
 
+/// The entry in [`FAMILIES`](super::FAMILIES).
+pub const FAMILY: Family = Family {
+    model_type: "gptj",
+    name: "GPT-J",
+    special: "parallel residual, partial and interleaved rotary positions",
+    refused: "",
+    targets: DefaultTargets {
+        adalora: &["q_proj", "v_proj"],
+        beft: &["v_proj"],
+        ia3: &["q_proj", "v_proj", "fc_out"],
+        ia3_feedforward: &["fc_out"],
+        ln_tuning: &["ln_1", "ln_f"],
+        osf: &["q_proj", "k_proj", "v_proj", "out_proj", "fc_in", "fc_out"],
+        ..DefaultTargets::alike(&["q_proj", "v_proj"])
+    },
+    nested_defaults: None,
+    shapes: &[Shape {
+        name: "gpt-j-6b",
+        copies: Some("EleutherAI/gpt-j-6b"),
+        parameters: 6_050_882_784,
+        config: r#"{"activation_function": "gelu_new", "architectures": ["GPTJForCausalLM"],
+                "layer_norm_epsilon": 1e-05, "model_type": "gptj", "n_embd": 4096, "n_head": 16,
+                "n_layer": 28, "n_positions": 2048, "rotary_dim": 64, "tie_word_embeddings": false,
+                "vocab_size": 50400}"#,
+    }],
+    read: spec,
+};
+
 /// Reads the architecture from `config.json`.
-pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
+fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     let hidden_size = config.size("n_embd")?;
     let inner_size = config.optional_size("n_inner")?.unwrap_or(4 * hidden_size);
     let vocab_size = config.size("vocab_size")?;

@@ -7,6 +7,7 @@
 //!
 //! Source: `modeling_llama.py`, Hugging Face Transformers.
 
+use super::{DefaultTargets, Family, Shape};
 use crate::arch::heads::Heads;
 use crate::arch::rope::{self, RopeDefaults};
 use crate::arch::{
@@ -15,8 +16,102 @@ use crate::arch::{
 };
 use crate::json::{ConfigError, JsonObject};
 
+/// The entry in [`FAMILIES`](super::FAMILIES).
+pub const FAMILY: Family = Family {
+    model_type: "llama",
+    name: "Llama, SmolLM2 and others",
+    special: "RMSNorm, rotary positions, grouped queries, gated MLP",
+    refused: "",
+    targets: DefaultTargets {
+        adalora: &["q_proj", "v_proj"],
+        beft: &["v_proj"],
+        ia3: &["k_proj", "v_proj", "down_proj"],
+        ia3_feedforward: &["down_proj"],
+        ln_tuning: &["input_layernorm", "post_attention_layernorm", "norm"],
+        osf: &[
+            "q_proj",
+            "k_proj",
+            "v_proj",
+            "o_proj",
+            "gate_proj",
+            "down_proj",
+            "up_proj",
+        ],
+        ..DefaultTargets::alike(&["q_proj", "v_proj"])
+    },
+    nested_defaults: Some(
+        r#"{"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+            "num_attention_heads": 32}"#,
+    ),
+    shapes: &[
+        Shape {
+            name: "llama-135m",
+            copies: Some("HuggingFaceTB/SmolLM2-135M"),
+            parameters: 134_515_008,
+            config: r#"{"architectures": ["LlamaForCausalLM"], "attention_bias": false, "head_dim": 64,
+                "hidden_act": "silu", "hidden_size": 576, "intermediate_size": 1536,
+                "max_position_embeddings": 8192, "mlp_bias": false, "model_type": "llama",
+                "num_attention_heads": 9, "num_hidden_layers": 30, "num_key_value_heads": 3,
+                "rms_norm_eps": 1e-05, "rope_scaling": null, "rope_theta": 100000.0,
+                "tie_word_embeddings": true, "vocab_size": 49152}"#,
+        },
+        // No model's own: 336 million parameters with an untied head, where a decode step in float32 reads 1.21 GB.
+        Shape {
+            name: "llama-336m",
+            copies: None,
+            parameters: 336_118_784,
+            config: r#"{"architectures": ["LlamaForCausalLM"], "attention_bias": false, "head_dim": 64,
+                "hidden_act": "silu", "hidden_size": 1024, "intermediate_size": 2816,
+                "max_position_embeddings": 4096, "mlp_bias": false, "model_type": "llama",
+                "num_attention_heads": 16, "num_hidden_layers": 24, "num_key_value_heads": 4,
+                "rms_norm_eps": 1e-05, "rope_scaling": null, "rope_theta": 10000.0,
+                "tie_word_embeddings": false, "vocab_size": 32000}"#,
+        },
+        Shape {
+            name: "llama-3.2-1b",
+            copies: Some("meta-llama/Llama-3.2-1B"),
+            parameters: 1_235_814_400,
+            config: r#"{"architectures": ["LlamaForCausalLM"], "attention_bias": false, "head_dim": 64,
+                "hidden_act": "silu", "hidden_size": 2048, "intermediate_size": 8192,
+                "max_position_embeddings": 131072, "mlp_bias": false, "model_type": "llama",
+                "num_attention_heads": 32, "num_hidden_layers": 16, "num_key_value_heads": 8,
+                "rms_norm_eps": 1e-05, "rope_scaling": { "factor": 32.0, "high_freq_factor": 4.0,
+                "low_freq_factor": 1.0, "original_max_position_embeddings": 8192,
+                "rope_type": "llama3" }, "rope_theta": 500000.0, "tie_word_embeddings": true,
+                "vocab_size": 128256}"#,
+        },
+        Shape {
+            name: "llama-3.2-3b",
+            copies: Some("meta-llama/Llama-3.2-3B"),
+            parameters: 3_212_749_824,
+            config: r#"{"architectures": ["LlamaForCausalLM"], "attention_bias": false, "head_dim": 128,
+                "hidden_act": "silu", "hidden_size": 3072, "intermediate_size": 8192,
+                "max_position_embeddings": 131072, "mlp_bias": false, "model_type": "llama",
+                "num_attention_heads": 24, "num_hidden_layers": 28, "num_key_value_heads": 8,
+                "rms_norm_eps": 1e-05, "rope_scaling": { "factor": 32.0, "high_freq_factor": 4.0,
+                "low_freq_factor": 1.0, "original_max_position_embeddings": 8192,
+                "rope_type": "llama3" }, "rope_theta": 500000.0, "tie_word_embeddings": true,
+                "vocab_size": 128256}"#,
+        },
+        Shape {
+            name: "llama-3.1-8b",
+            copies: Some("meta-llama/Llama-3.1-8B"),
+            parameters: 8_030_261_248,
+            config: r#"{"architectures": ["LlamaForCausalLM"], "attention_bias": false, "head_dim": 128,
+                "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 14336,
+                "max_position_embeddings": 131072, "mlp_bias": false, "model_type": "llama",
+                "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8,
+                "rms_norm_eps": 1e-05, "rope_scaling": { "factor": 8.0, "high_freq_factor": 4.0,
+                "low_freq_factor": 1.0, "original_max_position_embeddings": 8192,
+                "rope_type": "llama3" }, "rope_theta": 500000.0, "tie_word_embeddings": false,
+                "vocab_size": 128256}"#,
+        },
+    ],
+    read: spec,
+};
+
 /// Reads the architecture from `config.json`.
-pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
+fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     decoder(config, &Differences::default())
 }
 

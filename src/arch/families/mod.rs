@@ -27,10 +27,14 @@ mod smollm3;
 mod stablelm;
 mod starcoder2;
 
+mod targets;
+
+pub use targets::DefaultTargets;
+
 use super::{DecoderSpec, wrappers};
 use crate::json::{ConfigError, JsonObject};
 
-/// Models with the same `model_type`.
+/// Models with the same `model_type`. Each family's file has its own.
 #[derive(Debug)]
 pub struct Family {
     /// `model_type` of `config.json`.
@@ -41,194 +45,65 @@ pub struct Family {
     pub special: &'static str,
     /// Options that are refused by name.
     pub refused: &'static str,
+    /// The modules that methods adapt where a configuration names none.
+    pub targets: DefaultTargets,
+    /// Values of keys that are absent from the `text_config` of a multimodal model, as JSON, if a
+    /// multimodal model has such a text tower. A nested configuration leaves out keys with default
+    /// values, even those without which `read` fails.
+    pub nested_defaults: Option<&'static str>,
+    /// Models with random weights, `synthetic/<name>`.
+    pub shapes: &'static [Shape],
     pub(super) read: fn(&JsonObject) -> Result<DecoderSpec, ConfigError>,
 }
 
-/// All of them.
-pub const FAMILIES: &[Family] = &[
-    Family {
-        model_type: "llama",
-        name: "Llama, SmolLM2 and others",
-        special: "RMSNorm, rotary positions, grouped queries, gated MLP",
-        refused: "",
-        read: llama::spec,
-    },
-    Family {
-        model_type: "mistral",
-        name: "Mistral",
-        special: "sliding window",
-        refused: "",
-        read: mistral::spec,
-    },
-    Family {
-        model_type: "qwen2",
-        name: "Qwen2, Qwen2.5",
-        special: "biases on queries, keys and values; window in the last layers",
-        refused: "",
-        read: qwen2::spec,
-    },
-    Family {
-        model_type: "qwen3",
-        name: "Qwen3",
-        special: "norms of query and key heads",
-        refused: "",
-        read: qwen3::spec,
-    },
-    Family {
-        model_type: "smollm3",
-        name: "SmolLM3",
-        special: "layers without positions",
-        refused: "",
-        read: smollm3::spec,
-    },
-    Family {
-        model_type: "olmo",
-        name: "OLMo",
-        special: "LayerNorm without parameters, `clip_qkv`",
-        refused: "",
-        read: olmo::spec,
-    },
-    Family {
-        model_type: "olmo2",
-        name: "OLMo 2",
-        special: "norms after the sublayers; norms of whole query and key projections",
-        refused: "",
-        read: olmo2::spec,
-    },
-    Family {
-        model_type: "granite",
-        name: "Granite 3",
-        special: "multipliers on embeddings, scores, residuals and logits",
-        refused: "",
-        read: granite::spec,
-    },
-    Family {
-        model_type: "stablelm",
-        name: "StableLM",
-        special: "LayerNorm, partial rotary positions, parallel residual",
-        refused: "`qk_layernorm`",
-        read: stablelm::spec,
-    },
-    Family {
-        model_type: "starcoder2",
-        name: "StarCoder2",
-        special: "LayerNorm, biases, plain MLP, sliding window",
-        refused: "",
-        read: starcoder2::spec,
-    },
-    Family {
-        model_type: "gemma",
-        name: "Gemma",
-        special: "RMSNorm with `1 + weight`, scaled embeddings",
-        refused: "`use_bidirectional_attention`",
-        read: gemma::spec,
-    },
-    Family {
-        model_type: "gemma2",
-        name: "Gemma 2",
-        special: "norms around the sublayers, soft caps, alternating sliding windows",
-        refused: "`use_bidirectional_attention`",
-        read: gemma2::spec,
-    },
-    Family {
-        model_type: "gemma3_text",
-        name: "Gemma 3, text only",
-        special: "norms of query and key heads, two rotary tables, sliding windows",
-        refused: "`use_bidirectional_attention`",
-        read: gemma3::spec,
-    },
-    Family {
-        model_type: "cohere",
-        name: "Command R",
-        special: "parallel residual, interleaved rotary positions, scaled logits",
-        refused: "",
-        read: cohere::spec,
-    },
-    Family {
-        model_type: "phi",
-        name: "Phi-1.5, Phi-2",
-        special: "parallel residual, partial rotary positions, head with a bias",
-        refused: "",
-        read: phi::spec,
-    },
-    Family {
-        model_type: "phi3",
-        name: "Phi-3, Phi-3.5, Phi-4-mini",
-        special: "fused projections, sliding window, `longrope`",
-        refused: "positions beyond `original_max_position_embeddings` with `longrope`",
-        read: phi3::spec,
-    },
-    Family {
-        model_type: "mixtral",
-        name: "Mixtral",
-        special: "experts",
-        refused: "adapters on experts and router, except LoRA",
-        read: mixtral::spec,
-    },
-    Family {
-        model_type: "qwen3_moe",
-        name: "Qwen3 with experts",
-        special: "experts in all or some layers; norms of query and key heads",
-        refused: "adapters on experts and router, except LoRA",
-        read: qwen3_moe::spec,
-    },
-    Family {
-        model_type: "olmoe",
-        name: "OLMoE",
-        special: "experts; norms of whole query and key projections, `clip_qkv`",
-        refused: "adapters on experts and router, except LoRA",
-        read: olmoe::spec,
-    },
-    Family {
-        model_type: "opt",
-        name: "OPT",
-        special: "learned positions, LayerNorm before or after the residual, projected embeddings",
-        refused: "",
-        read: opt::spec,
-    },
-    Family {
-        model_type: "gpt2",
-        name: "GPT-2",
-        special: "weights as `[in, out]`, fused projection, learned positions",
-        refused: "`add_cross_attention`",
-        read: gpt2::spec,
-    },
-    Family {
-        model_type: "gptj",
-        name: "GPT-J",
-        special: "parallel residual, partial and interleaved rotary positions",
-        refused: "",
-        read: gptj::spec,
-    },
-    Family {
-        model_type: "gpt_neox",
-        name: "GPT-NeoX, Pythia",
-        special: "parallel residual with two norms, fused projection by heads, partial rotary positions",
-        refused: "",
-        read: gpt_neox::spec,
-    },
-    Family {
-        model_type: "falcon",
-        name: "Falcon",
-        special: "one key head, or fused projection by groups; parallel residual",
-        refused: "`alibi`; PREFIX_TUNING and CARTRIDGE with grouped keys",
-        read: falcon::spec,
-    },
-    Family {
-        model_type: "bloom",
-        name: "BLOOM",
-        special: "ALiBi, norm of the embedding, fused projection by heads",
-        refused: "",
-        read: bloom::spec,
-    },
-    Family {
-        model_type: "mpt",
-        name: "MPT",
-        special: "ALiBi, no biases, fused projection, `clip_qkv`",
-        refused: "options that Transformers' MPT ignores",
-        read: mpt::spec,
-    },
+/// The architecture and sizes of a known model, from its `config.json` on the Hugging Face hub.
+#[derive(Debug)]
+pub struct Shape {
+    /// The name in `synthetic/<name>`.
+    pub name: &'static str,
+    /// The model whose sizes these are, on the hub.
+    pub copies: Option<&'static str>,
+    /// Number of parameters. A tied head has the embedding's.
+    pub parameters: u64,
+    /// `config.json` without the keys that follow from the weights' dtype and the tokenizer.
+    pub config: &'static str,
+}
+
+/// All families.
+pub const FAMILIES: &[&Family] = &[
+    &llama::FAMILY,
+    &mistral::FAMILY,
+    &qwen2::FAMILY,
+    &qwen3::FAMILY,
+    &smollm3::FAMILY,
+    &olmo::FAMILY,
+    &olmo2::FAMILY,
+    &granite::FAMILY,
+    &stablelm::FAMILY,
+    &starcoder2::FAMILY,
+    &gemma::FAMILY,
+    &gemma2::FAMILY,
+    &gemma3::FAMILY,
+    &cohere::FAMILY,
+    &phi::FAMILY,
+    &phi3::FAMILY,
+    &mixtral::FAMILY,
+    &qwen3_moe::FAMILY,
+    &olmoe::FAMILY,
+    &opt::FAMILY,
+    &gpt2::FAMILY,
+    &gptj::FAMILY,
+    &gpt_neox::FAMILY,
+    &falcon::FAMILY,
+    &bloom::FAMILY,
+    &mpt::FAMILY,
 ];
+
+/// The family of this `model_type`.
+pub fn family(model_type: &str) -> Option<&'static Family> {
+    let mut families = FAMILIES.iter().copied();
+    families.find(|family| family.model_type == model_type)
+}
 
 /// Reads a base model's architecture from its `config.json`.
 ///
@@ -249,8 +124,7 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     if let Some(wrapper) = wrappers::wrapper(model_type) {
         return wrapper.spec(config);
     }
-    let mut families = FAMILIES.iter();
-    match families.find(|family| family.model_type == model_type) {
+    match family(model_type) {
         Some(family) => (family.read)(config),
         None => Err(ConfigError::Unsupported {
             path: config.path().to_owned(),

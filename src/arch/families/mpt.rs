@@ -8,6 +8,7 @@
 //!
 //! Source: `modeling_mpt.py`, Hugging Face Transformers.
 
+use super::{DefaultTargets, Family, Shape};
 use crate::arch::heads::Heads;
 use crate::arch::{
     Activation, Arrangement, Attention, DecoderSpec, Embedding, FusedRows, Layer, Linear,
@@ -15,8 +16,28 @@ use crate::arch::{
 };
 use crate::json::{ConfigError, JsonObject};
 
+/// The entry in [`FAMILIES`](super::FAMILIES).
+pub const FAMILY: Family = Family {
+    model_type: "mpt",
+    name: "MPT",
+    special: "ALiBi, no biases, fused projection, `clip_qkv`",
+    refused: "options that Transformers' MPT ignores",
+    targets: DefaultTargets::alike(&["Wqkv"]),
+    nested_defaults: None,
+    shapes: &[Shape {
+        name: "mpt-7b",
+        copies: Some("mosaicml/mpt-7b"),
+        parameters: 6_649_286_656,
+        config: r#"{"architectures": ["MptForCausalLM"], "attn_config": { "alibi": true,
+                "alibi_bias_max": 8, "clip_qkv": null, "softmax_scale": null }, "d_model": 4096,
+                "expansion_ratio": 4, "max_seq_len": 2048, "model_type": "mpt", "n_heads": 32,
+                "n_layers": 32, "no_bias": true, "vocab_size": 50432}"#,
+    }],
+    read: spec,
+};
+
 /// Reads the architecture from `config.json`.
-pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
+fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     let hidden_size = config.size("d_model")?;
     let vocab_size = config.size("vocab_size")?;
     let heads = Heads::even(config, "n_heads", hidden_size)?;

@@ -7,12 +7,48 @@
 //! Source: `modeling_olmoe.py`, Hugging Face Transformers.
 
 use super::llama::{self, Bias, Differences};
+use super::{DefaultTargets, Family, Shape};
 use crate::arch::experts::Experts;
 use crate::arch::{DecoderSpec, NormKind, NormOver, read};
 use crate::json::{ConfigError, JsonObject};
 
+/// The entry in [`FAMILIES`](super::FAMILIES).
+pub const FAMILY: Family = Family {
+    model_type: "olmoe",
+    name: "OLMoE",
+    special: "experts; norms of whole query and key projections, `clip_qkv`",
+    refused: "adapters on experts and router, except LoRA",
+    targets: DefaultTargets::NONE,
+    nested_defaults: None,
+    shapes: &[
+        Shape {
+            name: "olmoe-942m",
+            copies: None,
+            parameters: 942_441_472,
+            config: r#"{"architectures": ["OlmoeForCausalLM"], "attention_bias": false, "clip_qkv": null,
+                "hidden_act": "silu", "hidden_size": 1024, "intermediate_size": 512,
+                "max_position_embeddings": 4096, "model_type": "olmoe", "norm_topk_prob": false,
+                "num_attention_heads": 16, "num_experts": 64, "num_experts_per_tok": 8,
+                "num_hidden_layers": 8, "num_key_value_heads": 16, "rms_norm_eps": 1e-05,
+                "rope_theta": 10000.0, "tie_word_embeddings": false, "vocab_size": 50304}"#,
+        },
+        Shape {
+            name: "olmoe-1b-7b",
+            copies: Some("allenai/OLMoE-1B-7B-0924"),
+            parameters: 6_919_161_856,
+            config: r#"{"architectures": ["OlmoeForCausalLM"], "attention_bias": false, "clip_qkv": null,
+                "hidden_act": "silu", "hidden_size": 2048, "intermediate_size": 1024,
+                "max_position_embeddings": 4096, "model_type": "olmoe", "norm_topk_prob": false,
+                "num_attention_heads": 16, "num_experts": 64, "num_experts_per_tok": 8,
+                "num_hidden_layers": 16, "num_key_value_heads": 16, "rms_norm_eps": 1e-05,
+                "rope_theta": 10000.0, "tie_word_embeddings": false, "vocab_size": 50304}"#,
+        },
+    ],
+    read: spec,
+};
+
 /// Reads the architecture from `config.json`.
-pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
+fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     let differences = Differences {
         epsilon: ("rms_norm_eps", 1e-5),
         mlp_bias: Bias::Never,

@@ -10,6 +10,7 @@
 //!
 //! Source: `modeling_opt.py`, Hugging Face Transformers.
 
+use super::{DefaultTargets, Family, Shape};
 use crate::arch::heads::Heads;
 use crate::arch::{
     Activation, Arrangement, Attention, Declared, DecoderSpec, Embedding, Layer, LearnedPositions,
@@ -20,8 +21,46 @@ use crate::json::{ConfigError, JsonObject};
 /// Rows of the position table before position 0.
 const POSITION_OFFSET: usize = 2;
 
+/// The entry in [`FAMILIES`](super::FAMILIES).
+pub const FAMILY: Family = Family {
+    model_type: "opt",
+    name: "OPT",
+    special: "learned positions, LayerNorm before or after the residual, projected embeddings",
+    refused: "",
+    targets: DefaultTargets {
+        adalora: &["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
+        beft: &["v_proj"],
+        ia3: &["q_proj", "k_proj", "fc2"],
+        ia3_feedforward: &["fc2"],
+        osf: &["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
+        ..DefaultTargets::alike(&["q_proj", "v_proj"])
+    },
+    nested_defaults: None,
+    shapes: &[
+        Shape {
+            name: "opt-125m",
+            copies: Some("facebook/opt-125m"),
+            parameters: 125_239_296,
+            config: r#"{"activation_function": "relu", "architectures": ["OPTForCausalLM"],
+                "do_layer_norm_before": true, "ffn_dim": 3072, "hidden_size": 768,
+                "max_position_embeddings": 2048, "model_type": "opt", "num_attention_heads": 12,
+                "num_hidden_layers": 12, "vocab_size": 50272, "word_embed_proj_dim": 768}"#,
+        },
+        Shape {
+            name: "opt-350m",
+            copies: Some("facebook/opt-350m"),
+            parameters: 331_196_416,
+            config: r#"{"activation_function": "relu", "architectures": ["OPTForCausalLM"],
+                "do_layer_norm_before": false, "ffn_dim": 4096, "hidden_size": 1024,
+                "max_position_embeddings": 2048, "model_type": "opt", "num_attention_heads": 16,
+                "num_hidden_layers": 24, "vocab_size": 50272, "word_embed_proj_dim": 512}"#,
+        },
+    ],
+    read: spec,
+};
+
 /// Reads the architecture from `config.json`.
-pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
+fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     let hidden_size = config.size("hidden_size")?;
     let ffn_dim = config.size("ffn_dim")?;
     let vocab_size = config.size("vocab_size")?;

@@ -8,12 +8,54 @@
 //! Source: `modeling_phi.py`, Hugging Face Transformers.
 
 use super::llama::{self, Bias, Differences};
+use super::{DefaultTargets, Family, Shape};
 use crate::arch::rope::RopeDefaults;
 use crate::arch::{Activation, Arrangement, DecoderSpec, NormKind, NormOver, read};
 use crate::json::{ConfigError, JsonObject};
 
+/// The entry in [`FAMILIES`](super::FAMILIES).
+pub const FAMILY: Family = Family {
+    model_type: "phi",
+    name: "Phi-1.5, Phi-2",
+    special: "parallel residual, partial rotary positions, head with a bias",
+    refused: "",
+    targets: DefaultTargets {
+        query_value_only: &["q_proj", "v_proj"],
+        beft: &["v_proj"],
+        ia3: &["q_proj", "v_proj", "fc2"],
+        ia3_feedforward: &["fc2"],
+        ln_tuning: &["input_layernorm", "final_layernorm"],
+        osf: &[
+            "q_proj",
+            "k_proj",
+            "v_proj",
+            "o_proj",
+            "gate_proj",
+            "down_proj",
+            "up_proj",
+        ],
+        ..DefaultTargets::alike(&["q_proj", "v_proj", "fc1", "fc2"])
+    },
+    nested_defaults: Some(
+        r#"{"vocab_size": 51200, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 24,
+            "num_attention_heads": 32}"#,
+    ),
+    shapes: &[Shape {
+        name: "phi-2",
+        copies: Some("microsoft/phi-2"),
+        parameters: 2_779_683_840,
+        config: r#"{"architectures": ["PhiForCausalLM"], "hidden_act": "gelu_new", "hidden_size": 2560,
+                "intermediate_size": 10240, "layer_norm_eps": 1e-05,
+                "max_position_embeddings": 2048, "model_type": "phi", "num_attention_heads": 32,
+                "num_hidden_layers": 32, "num_key_value_heads": 32, "partial_rotary_factor": 0.4,
+                "qk_layernorm": false, "rope_scaling": null, "rope_theta": 10000.0,
+                "tie_word_embeddings": false, "vocab_size": 51200}"#,
+    }],
+    read: spec,
+};
+
 /// Reads the architecture from `config.json`.
-pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
+fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     let differences = Differences {
         norm: NormKind::Layer,
         epsilon: ("layer_norm_eps", 1e-5),

@@ -7,12 +7,47 @@
 //! Source: `modeling_phi3.py`, `configuration_phi3.py`, Hugging Face Transformers.
 
 use super::llama::{self, Bias, Differences};
+use super::{DefaultTargets, Family, Shape};
 use crate::arch::rope::RopeDefaults;
 use crate::arch::{Declared, DecoderSpec, FusedRows, Linear, Mlp, Projections, windows};
 use crate::json::{ConfigError, JsonObject};
 
+/// The entry in [`FAMILIES`](super::FAMILIES).
+pub const FAMILY: Family = Family {
+    model_type: "phi3",
+    name: "Phi-3, Phi-3.5, Phi-4-mini",
+    special: "fused projections, sliding window, `longrope`",
+    refused: "positions beyond `original_max_position_embeddings` with `longrope`",
+    targets: DefaultTargets::NONE,
+    nested_defaults: Some(
+        r#"{"vocab_size": 32064, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32,
+            "num_attention_heads": 32}"#,
+    ),
+    shapes: &[
+        // All factors of its rotation are 1 here.
+        Shape {
+            name: "phi-3.5-mini",
+            copies: Some("microsoft/Phi-3.5-mini-instruct"),
+            parameters: 3_821_079_552,
+            config: r#"{"architectures": ["Phi3ForCausalLM"], "hidden_act": "silu", "hidden_size": 3072,
+                "intermediate_size": 8192, "max_position_embeddings": 131072, "model_type": "phi3",
+                "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 32,
+                "original_max_position_embeddings": 4096, "rms_norm_eps": 1e-05, "rope_scaling": {
+                "long_factor": [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0,
+                1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0,
+                1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0,
+                1.0], "short_factor": [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0,
+                1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0,
+                1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0,
+                1.0, 1.0], "type": "longrope" }, "rope_theta": 10000.0, "sliding_window": 262144,
+                "tie_word_embeddings": false, "vocab_size": 32064}"#,
+        },
+    ],
+    read: spec,
+};
+
 /// Reads the architecture from `config.json`.
-pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
+fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     let differences = Differences {
         epsilon: ("rms_norm_eps", 1e-5),
         qkv_bias: Bias::Never,

@@ -7,12 +7,38 @@
 //! Source: `modeling_qwen3_moe.py`, Hugging Face Transformers.
 
 use super::llama::{self, Bias, Differences};
+use super::{DefaultTargets, Family, Shape};
 use crate::arch::experts::Experts;
 use crate::arch::{DecoderSpec, NormKind, NormOver, read, windows};
 use crate::json::{ConfigError, JsonObject};
 
+/// The entry in [`FAMILIES`](super::FAMILIES).
+pub const FAMILY: Family = Family {
+    model_type: "qwen3_moe",
+    name: "Qwen3 with experts",
+    special: "experts in all or some layers; norms of query and key heads",
+    refused: "adapters on experts and router, except LoRA",
+    targets: DefaultTargets::NONE,
+    nested_defaults: None,
+    shapes: &[Shape {
+        name: "qwen3-30b-a3b",
+        copies: Some("Qwen/Qwen3-30B-A3B"),
+        parameters: 30_532_122_624,
+        config: r#"{"architectures": ["Qwen3MoeForCausalLM"], "attention_bias": false,
+                "decoder_sparse_step": 1, "head_dim": 128, "hidden_act": "silu",
+                "hidden_size": 2048, "intermediate_size": 6144, "max_position_embeddings": 40960,
+                "mlp_only_layers": [], "model_type": "qwen3_moe", "moe_intermediate_size": 768,
+                "norm_topk_prob": true, "num_attention_heads": 32, "num_experts": 128,
+                "num_experts_per_tok": 8, "num_hidden_layers": 48, "num_key_value_heads": 4,
+                "rms_norm_eps": 1e-06, "rope_scaling": null, "rope_theta": 1000000.0,
+                "sliding_window": null, "tie_word_embeddings": false, "use_sliding_window": false,
+                "vocab_size": 151936}"#,
+    }],
+    read: spec,
+};
+
 /// Reads the architecture from `config.json`.
-pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
+fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     let differences = Differences {
         mlp_bias: Bias::Never,
         key_value_heads: Some(4),

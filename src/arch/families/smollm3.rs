@@ -7,12 +7,36 @@
 //! Source: `modeling_smollm3.py`, Hugging Face Transformers.
 
 use super::llama::{self, Differences};
+use super::{DefaultTargets, Family, Shape};
 use crate::arch::rope::RopeDefaults;
 use crate::arch::{DecoderSpec, Position, windows};
 use crate::json::{ConfigError, JsonObject};
 
+/// The entry in [`FAMILIES`](super::FAMILIES).
+pub const FAMILY: Family = Family {
+    model_type: "smollm3",
+    name: "SmolLM3",
+    special: "layers without positions",
+    refused: "",
+    targets: DefaultTargets::NONE,
+    nested_defaults: None,
+    shapes: &[Shape {
+        name: "smollm3-3b",
+        copies: Some("HuggingFaceTB/SmolLM3-3B"),
+        parameters: 3_075_098_624,
+        config: r#"{"architectures": ["SmolLM3ForCausalLM"], "attention_bias": false,
+                "hidden_act": "silu", "hidden_size": 2048, "intermediate_size": 11008,
+                "max_position_embeddings": 65536, "mlp_bias": false, "model_type": "smollm3",
+                "no_rope_layer_interval": 4, "num_attention_heads": 16, "num_hidden_layers": 36,
+                "num_key_value_heads": 4, "rms_norm_eps": 1e-06, "rope_theta": 5000000.0,
+                "sliding_window": null, "tie_word_embeddings": true, "use_sliding_window": false,
+                "vocab_size": 128256}"#,
+    }],
+    read: spec,
+};
+
 /// Reads the architecture from `config.json`.
-pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
+fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     let differences = Differences {
         tied: true,
         positions: 32_768,

@@ -7,11 +7,34 @@
 //! Source: `modeling_starcoder2.py`, Hugging Face Transformers.
 
 use super::llama::{self, Bias, Differences};
+use super::{DefaultTargets, Family, Shape};
 use crate::arch::{Activation, DecoderSpec, NormKind, windows};
 use crate::json::{ConfigError, JsonObject};
 
+/// The entry in [`FAMILIES`](super::FAMILIES).
+pub const FAMILY: Family = Family {
+    model_type: "starcoder2",
+    name: "StarCoder2",
+    special: "LayerNorm, biases, plain MLP, sliding window",
+    refused: "",
+    targets: DefaultTargets::NONE,
+    nested_defaults: None,
+    shapes: &[Shape {
+        name: "starcoder2-3b",
+        copies: Some("bigcode/starcoder2-3b"),
+        parameters: 3_030_371_328,
+        config: r#"{"architectures": ["Starcoder2ForCausalLM"], "hidden_act": "gelu_pytorch_tanh",
+                "hidden_size": 3072, "intermediate_size": 12288, "max_position_embeddings": 16384,
+                "model_type": "starcoder2", "norm_epsilon": 1e-05, "num_attention_heads": 24,
+                "num_hidden_layers": 30, "num_key_value_heads": 2, "rope_theta": 999999.4420358813,
+                "sliding_window": 4096, "tie_word_embeddings": true, "use_bias": true,
+                "vocab_size": 49152}"#,
+    }],
+    read: spec,
+};
+
 /// Reads the architecture from `config.json`.
-pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
+fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     let bias = Bias::Key("use_bias", true);
     let differences = Differences {
         norm: NormKind::Layer,

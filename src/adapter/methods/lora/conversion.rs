@@ -19,7 +19,7 @@
 use serde_json::{Value, json};
 
 use super::config::is_on;
-use crate::adapter::targets::{NamePattern, QUERY_VALUE, Targets};
+use crate::adapter::targets::{NamePattern, QUERY_VALUE, Targets, defaults};
 use crate::arch::{DecoderSpec, Mlp, Module, ModuleKind};
 use crate::json::{ConfigError, JsonObject};
 
@@ -39,7 +39,7 @@ const FUSED: &str = "gate_up_proj";
 pub fn converted(config: &JsonObject, spec: &DecoderSpec) -> Result<JsonObject, ConfigError> {
     let Some([gate, up, down]) = names(spec) else {
         // Without a default, null selects no module if parameters are named.
-        let has_default = QUERY_VALUE.iter().any(|(name, _)| *name == spec.model_type);
+        let has_default = defaults::names(&spec.model_type, QUERY_VALUE).is_some();
         let none = config.get(MODULES).is_none() && !has_default && is_on(config, PARAMETERS);
         return Ok(match none {
             true => config.with(MODULES, json!([])),
