@@ -21,11 +21,11 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use crate::prompts::Category;
-use crate::quantize::{Format, Quantization};
+use crate::quantize::{Format, Quantization, Switch};
 use crate::weights::Dtype;
 pub use error::ParametersError;
 use params::Params;
-pub use quantization::{EMBEDDINGS, HEADS, QuantizationKeys};
+pub use quantization::QuantizationKeys;
 
 const EMBEDDED: &str = include_str!("../default_benchmark_params.json");
 
@@ -134,7 +134,8 @@ impl BenchmarkConfig {
                 )
             })
             .collect();
-        let keys = self.quantization_keys;
+        let quantization = self.quantization().ok().flatten();
+        let switch = quantization.and_then(|found| found.weights.keys().switch);
         let mut all = json!({
             "model_id": self.model_id,
             "dtype": self.dtype.to_string(),
@@ -147,17 +148,12 @@ impl BenchmarkConfig {
                 several => json!(several),
             },
             "task_id": self.task_id,
-            "use_4bit": keys.use_4bit.unwrap_or(false),
-            "use_8bit": keys.use_8bit.unwrap_or(false),
+            "use_4bit": switch == Some(Switch::Use4Bit),
+            "use_8bit": switch == Some(Switch::Use8Bit),
             "category_generation_params": categories,
         });
-        if let Some(found) = self.quantization().ok().flatten() {
-            let scheme = if found.weights == Format::Nf4 {
-                "nf4"
-            } else {
-                "rtn"
-            };
-            all["quantization_scheme"] = json!(scheme);
+        if let Some(found) = quantization {
+            all["quantization_scheme"] = json!(found.weights.keys().scheme);
             let name = |format: Option<Format>| json!(format.map_or("float", Format::name));
             all["quantization_head"] = name(found.head);
             all["quantization_embedding"] = name(found.embedding);

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use serde_json::json;
 
-use super::options::{CommonOptions, QuantizeChoice, TaskOptions};
+use super::options::{CommonOptions, TaskOptions};
 use super::output;
 use super::prepare::VariantChoice;
 use super::progress::message;
@@ -18,6 +18,7 @@ use super::tokenizer::TokenizerOptions;
 use crate::engine::{Engine, EngineError, Provider, WeightsMode};
 use crate::model::TokenizerError;
 use crate::prepared::{Manifest, PreparedVariant, Variant, task_of};
+use crate::quantize::Part;
 use crate::weights::{Dtype, SafetensorsWriter, TensorPlan};
 
 /// `generate`
@@ -278,7 +279,7 @@ fn settled(common: &CommonOptions, manifest: &Manifest) -> Result<()> {
             manifest.dtype
         );
     }
-    let asked = common.quantize.map(QuantizeChoice::format);
+    let asked = common.quantize.map(Part::format);
     let found = manifest.quantization();
     let others = common.quantize_head.is_some()
         || common.quantize_embedding.is_some()

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 
 use crate::adapter::{AdapterForm, Values};
-use crate::config::{BenchmarkConfig, EMBEDDINGS, HEADS};
+use crate::config::BenchmarkConfig;
 use crate::engine::WeightsMode;
 use crate::prepared::{Manifest, Variant};
 use crate::quantize::{Accuracy, Format, Part};
@@ -25,9 +26,9 @@ pub struct CommonOptions {
     #[arg(long, global = true, value_name = "DTYPE")]
     pub dtype: Option<Dtype>,
 
-    /// Quantize the weights of linear layers: blocks of 32 rounded to 4 or 8 bits, or bitsandbytes' NF4.
-    #[arg(long, global = true, value_name = "FORMAT")]
-    pub quantize: Option<QuantizeChoice>,
+    /// Quantize the weights of linear layers.
+    #[arg(long, global = true, value_name = "FORMAT", value_parser = weights())]
+    pub quantize: Option<Part>,
 
     /// What the head is quantized to [default: as the other weights; float with nf4].
     #[arg(long, global = true, value_name = "FORMAT", value_parser = head)]
@@ -114,39 +115,20 @@ impl CommonOptions {
     }
 }
 
-/// `--quantize`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum QuantizeChoice {
-    /// Blocks of 32 values rounded to 4 bits.
-    #[value(name = "4bit")]
-    Int4,
-    /// Blocks of 32 values rounded to 8 bits.
-    #[value(name = "8bit")]
-    Int8,
-    /// Blocks of 64 values in bitsandbytes' NF4.
-    Nf4,
-    /// Nothing is quantized, whatever the parameters say.
-    None,
-}
-
-impl QuantizeChoice {
-    /// The form; `None` quantizes nothing.
-    pub fn format(self) -> Option<Format> {
-        match self {
-            Self::Int4 => Some(Format::Int4),
-            Self::Int8 => Some(Format::Int8),
-            Self::Nf4 => Some(Format::Nf4),
-            Self::None => None,
-        }
-    }
+/// `--quantize`: the formats, and `none`.
+fn weights() -> impl TypedValueParser<Value = Part> {
+    let format = |format: &Format| PossibleValue::new(format.name()).help(format.about());
+    let none = PossibleValue::new("none").help("Nothing is quantized, whatever the parameters say");
+    let all = Format::ALL.iter().map(format).chain([none]);
+    PossibleValuesParser::new(all).map(|name| Format::named(&name).into())
 }
 
 fn head(text: &str) -> Result<Part, String> {
-    part(&HEADS, text)
+    part(&Part::of_head(), text)
 }
 
 fn embedding(text: &str) -> Result<Part, String> {
-    part(&EMBEDDINGS, text)
+    part(&Part::of_embedding(), text)
 }
 
 fn part(all: &[(&str, Part)], text: &str) -> Result<Part, String> {

@@ -8,10 +8,10 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::ParametersError;
-use super::quantization::{EMBEDDINGS, HEADS, QuantizationKeys, SCHEMES};
+use super::quantization::{QuantizationKeys, schemes};
 use crate::json::check::{json_type, nearest, quoted, without_comments};
 use crate::prompts::Category;
-use crate::quantize::Accuracy;
+use crate::quantize::{Accuracy, Part};
 use crate::weights::Dtype;
 
 const KEYS: [&str; 15] = [
@@ -137,10 +137,10 @@ impl Params {
             "task_id" => self.task_id = entry.task()?,
             "use_4bit" => self.quantization.use_4bit = Some(entry.boolean()?),
             "use_8bit" => self.quantization.use_8bit = Some(entry.boolean()?),
-            "quantization_scheme" => self.quantization.scheme = Some(entry.one_of(&SCHEMES)?),
-            "quantization_head" => self.quantization.head = Some(entry.one_of(&HEADS)?),
+            "quantization_scheme" => self.quantization.scheme = Some(entry.scheme()?),
+            "quantization_head" => self.quantization.head = Some(entry.one_of(&Part::of_head())?),
             "quantization_embedding" => {
-                self.quantization.embedding = Some(entry.one_of(&EMBEDDINGS)?);
+                self.quantization.embedding = Some(entry.one_of(&Part::of_embedding())?);
             }
             "quantization_accuracy_level" => {
                 self.quantization.accuracy = Some(entry.accuracy()?);
@@ -244,6 +244,11 @@ impl Entry<'_> {
             let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
             self.wrong(&format!("one of {}", quoted(&names)))
         })
+    }
+
+    fn scheme(&self) -> Result<&'static str, ParametersError> {
+        let named: Vec<_> = schemes().into_iter().map(|name| (name, name)).collect();
+        self.one_of(&named)
     }
 
     fn accuracy(&self) -> Result<Accuracy, ParametersError> {

@@ -1,45 +1,19 @@
 //! The keys on quantization: PEFT's `use_4bit` and `use_8bit`, and four more.
 
 use super::ParametersError;
-use crate::quantize::{Accuracy, Format, Part, Quantization};
-
-/// How weights are quantized to 4 bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scheme {
-    /// Round to nearest, with evenly spaced values in each block.
-    Rtn,
-    /// NF4, as in bitsandbytes.
-    Nf4,
-}
-
-/// Values of `quantization_scheme`.
-pub const SCHEMES: [(&str, Scheme); 2] = [("rtn", Scheme::Rtn), ("nf4", Scheme::Nf4)];
-
-/// Values of `quantization_head`.
-pub const HEADS: [(&str, Part); 4] = [
-    ("4bit", Part::Quantized(Format::Int4)),
-    ("8bit", Part::Quantized(Format::Int8)),
-    ("nf4", Part::Quantized(Format::Nf4)),
-    ("float", Part::Float),
-];
-
-/// Values of `quantization_embedding`. There's no `nf4`, since ONNX Runtime has no operator that
-/// looks up rows of NF4 codes.
-pub const EMBEDDINGS: [(&str, Part); 3] = [
-    ("4bit", Part::Quantized(Format::Int4)),
-    ("8bit", Part::Quantized(Format::Int8)),
-    ("float", Part::Float),
-];
+use crate::quantize::{Accuracy, Format, Part, Quantization, Switch};
 
 /// The keys on quantization, as files and options set them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct QuantizationKeys {
+    /// What `--quantize` asks for; it replaces the next three keys.
+    pub weights: Option<Part>,
     /// `use_4bit`
     pub use_4bit: Option<bool>,
     /// `use_8bit`
     pub use_8bit: Option<bool>,
     /// `quantization_scheme`
-    pub scheme: Option<Scheme>,
+    pub scheme: Option<&'static str>,
     /// `quantization_head`
     pub head: Option<Part>,
     /// `quantization_embedding`
@@ -48,10 +22,23 @@ pub struct QuantizationKeys {
     pub accuracy: Option<Accuracy>,
 }
 
+/// Values of `quantization_scheme`.
+pub fn schemes() -> Vec<&'static str> {
+    let mut names: Vec<&str> = Vec::new();
+    for format in Format::ALL {
+        let scheme = format.keys().scheme;
+        if !names.contains(&scheme) {
+            names.push(scheme);
+        }
+    }
+    names
+}
+
 impl QuantizationKeys {
     /// These keys, completed by those of `others`.
     pub fn or(self, others: Self) -> Self {
         Self {
+            weights: self.weights.or(others.weights),
             use_4bit: self.use_4bit.or(others.use_4bit),
             use_8bit: self.use_8bit.or(others.use_8bit),
             scheme: self.scheme.or(others.scheme),
@@ -61,12 +48,9 @@ impl QuantizationKeys {
         }
     }
 
-    /// Replaces the keys that set the weights' format by those for `weights`; `None` quantizes
-    /// nothing.
+    /// Sets the weights' format, whatever the keys say; `None` quantizes nothing.
     pub fn set(&mut self, weights: Option<Format>) {
-        self.use_4bit = Some(matches!(weights, Some(Format::Int4 | Format::Nf4)));
-        self.use_8bit = Some(weights == Some(Format::Int8));
-        self.scheme = (weights == Some(Format::Nf4)).then_some(Scheme::Nf4);
+        self.weights = Some(weights.into());
         if weights.is_none() {
             self.head = None;
             self.embedding = None;
@@ -95,40 +79,57 @@ impl QuantizationKeys {
     /// # Errors
     /// If two keys contradict each other, or one would have no effect.
     pub fn resolve(self) -> Result<Option<Quantization>, ParametersError> {
-        let failed = |message: &str| ParametersError::Quantization {
-            message: message.to_owned(),
+        let failed = |message: String| ParametersError::Quantization { message };
+        if let Some(weights) = self.format().map_err(failed)? {
+            return Quantization::with(weights, self.head, self.embedding, self.accuracy)
+                .map(Some)
+                .map_err(|message| failed(format!("`quantization_accuracy_level`: {message}")));
+        }
+        let scheme = self.scheme.filter(|scheme| *scheme != schemes()[0]);
+        let without_effect = [
+            scheme.map(|scheme| format!("`quantization_scheme` `{scheme}`")),
+            self.head.map(|_| "`quantization_head`".to_owned()),
+            self.embedding
+                .map(|_| "`quantization_embedding`".to_owned()),
+            self.accuracy
+                .map(|_| "`quantization_accuracy_level`".to_owned()),
+        ];
+        match without_effect.into_iter().flatten().next() {
+            None => Ok(None),
+            Some(key) => Err(failed(format!(
+                "{key} does nothing without `use_4bit` or `use_8bit` (`--quantize`)"
+            ))),
+        }
+    }
+
+    /// The weights' format; `None` if nothing is quantized.
+    fn format(self) -> Result<Option<Format>, String> {
+        if let Some(asked) = self.weights {
+            return Ok(asked.format());
+        }
+        let is_on = |key: Option<bool>| key == Some(true);
+        let switch = match (is_on(self.use_4bit), is_on(self.use_8bit)) {
+            (true, true) => return Err("`use_4bit` and `use_8bit` are both `true`".to_owned()),
+            (true, false) => Some((Switch::Use4Bit, "use_4bit")),
+            (false, true) => Some((Switch::Use8Bit, "use_8bit")),
+            (false, false) => None,
         };
-        let nf4 = self.scheme == Some(Scheme::Nf4);
-        let weights = match (
-            self.use_4bit.unwrap_or(false),
-            self.use_8bit.unwrap_or(false),
-        ) {
-            (true, true) => return Err(failed("`use_4bit` and `use_8bit` are both `true`")),
-            (_, true) if nf4 => {
-                return Err(failed(
-                    "`quantization_scheme` `nf4` has 4 bits, and `use_8bit` is `true`",
-                ));
-            }
-            (true, _) if nf4 => Format::Nf4,
-            (true, _) => Format::Int4,
-            (_, true) => Format::Int8,
-            _ => {
-                let given = [
-                    (nf4, "`quantization_scheme` `nf4`"),
-                    (self.head.is_some(), "`quantization_head`"),
-                    (self.embedding.is_some(), "`quantization_embedding`"),
-                    (self.accuracy.is_some(), "`quantization_accuracy_level`"),
-                ];
-                return match given.iter().find(|(given, _)| *given) {
-                    None => Ok(None),
-                    Some((_, key)) => Err(failed(&format!(
-                        "{key} does nothing without `use_4bit` or `use_8bit` (`--quantize`)"
-                    ))),
-                };
-            }
+        let mut formats = Format::ALL.iter().copied();
+        let has_switch = |format: &Format| format.keys().switch == switch.map(|(switch, _)| switch);
+        let Some(scheme) = self.scheme else {
+            return Ok(switch.and_then(|_| formats.find(has_switch)));
         };
-        Quantization::with(weights, self.head, self.embedding, self.accuracy)
-            .map(Some)
-            .map_err(|message| failed(&format!("`quantization_accuracy_level`: {message}")))
+        let has_scheme = |format: &Format| format.keys().scheme == scheme;
+        let found = formats.find(|format| has_switch(format) && has_scheme(format));
+        let other = Format::ALL.iter().find(|format| has_scheme(format));
+        match (found, other, switch) {
+            (None, Some(other), Some((_, key))) => {
+                let bits = other.encoding().bits();
+                Err(format!(
+                    "`quantization_scheme` is `{scheme}`, which has {bits} bits, but `{key}` is `true`"
+                ))
+            }
+            _ => Ok(found),
+        }
     }
 }

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use crate::arch::DecoderSpec;
 use crate::model::find_base_tensor;
-use crate::weights::{QuantizedWeight, TensorLocation, TensorStore, WeightsError};
+use crate::quantize::QuantizedWeight;
+use crate::weights::{TensorLocation, TensorStore, WeightsError};
 
 /// The origin of one parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 //! in the file of quantized weights they follow each other, so the joined one is mapped too; where a merge has changed
 //! some of them, ONNX Runtime joins them at the start.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use super::joined_products::{groups, split, take_joined};
@@ -13,12 +13,13 @@ use super::model_file::ROOT;
 use super::products::{drop_unused, int, node};
 use crate::graph::proto::{Graph, Model, Node, Tensor};
 use crate::onnxruntime::Provider;
+use crate::quantize::Format;
 use crate::weights::ByteSpan;
 
 /// Whether a product of `model` has codes that ONNX Runtime has to pack.
 pub fn needs_packing(model: &Model) -> bool {
     let mut nodes = model.graph.iter().flat_map(|graph| &graph.node);
-    nodes.any(|node| node.op_type == "MatMulNBits")
+    nodes.any(|node| format_of(node).is_some_and(|format| format.operator().packs_codes))
 }
 
 /// Whether a product of `model` has a quantized weight.
@@ -28,7 +29,14 @@ pub fn is_quantized(model: &Model) -> bool {
 }
 
 fn is_product(node: &Node) -> bool {
-    ["MatMulNBits", "MatMulBnb4"].contains(&node.op_type.as_str())
+    format_of(node).is_some()
+}
+
+/// A format that `node` multiplies with, if it does so with any. All formats of an operator lay out
+/// their codes alike.
+fn format_of(node: &Node) -> Option<Format> {
+    let mut formats = Format::ALL.iter().copied();
+    formats.find(|format| format.operator().name == node.op_type)
 }
 
 /// How many products a GPU takes as one. The operator that cuts their outputs apart gets more of them by lists, which are copied
@@ -118,21 +126,25 @@ fn add_joined(graph: &mut Graph, nodes: &mut Vec<Node>, parts: &[Node], joined: 
 fn can_be_joined(parts: &[Node]) -> bool {
     let first = &parts[0];
     let alike = |part: &Node| {
-        let same = |name| attribute(part, name) == attribute(first, name);
         part.op_type == first.op_type
             && part.input[0] == first.input[0]
-            && ["K", "bits", "block_size", "accuracy_level"]
-                .into_iter()
-                .all(same)
+            && other_attributes(part) == other_attributes(first)
     };
     let whole = |part: &Node| {
         let elements = attribute(part, "N") * attribute(part, "K");
-        part.op_type == "MatMulNBits" || elements % attribute(part, "block_size") == 0
+        let format = format_of(part).expect("only products are joined");
+        !format.encoding().ends_within_block(elements as usize)
     };
     parts.iter().all(|part| alike(part) && whole(part))
 }
 
-/// The whole number `name` of a node; 0 where it has none.
+/// The attributes of a product but for the number of its rows.
+fn other_attributes(product: &Node) -> BTreeMap<&str, i64> {
+    let others = product.attribute.iter().filter(|other| other.name != "N");
+    others.map(|other| (other.name.as_str(), other.i)).collect()
+}
+
+/// The integer attribute `name` of a node; 0 if it's absent.
 pub fn attribute(node: &Node, name: &str) -> i64 {
     let mut all = node.attribute.iter();
     all.find(|attribute| attribute.name == name)

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::quantize::{Format, Quantization};
+use crate::quantize::Quantization;
 use crate::weights::Dtype;
 
 /// The norm in which logits are compared.
@@ -49,11 +49,13 @@ pub fn tolerance(dtype: Dtype, quantization: Option<Quantization>, routed: bool)
         Dtype::Float16 => 1e-2,
         Dtype::BFloat16 => 8e-2,
     };
-    let requantized = quantization.map_or(0.0, |quantization| match quantization.weights {
-        Format::Int8 if routed => 3e-1,
-        Format::Int8 => 1e-1,
-        Format::Int4 | Format::Nf4 if routed => 1.0,
-        Format::Int4 | Format::Nf4 => 7.5e-1,
+    let requantized = quantization.map_or(0.0, |quantization| {
+        let tolerance = quantization.weights.tolerance();
+        if routed {
+            tolerance.routed
+        } else {
+            tolerance.dense
+        }
     });
     f32::max(rounded, requantized)
 }

@@ -16,7 +16,7 @@ use crate::arch::DecoderSpec;
 use crate::graph::{Parameter, Parameters};
 use crate::model::BaseModel;
 use crate::prepared::{QUANTIZED, Variant};
-use crate::quantize::{self, Format, Quantization, QuantizeError, QuantizedFile};
+use crate::quantize::{self, Quantization, QuantizeError, QuantizedFile};
 
 impl Preparation<'_> {
     /// Writes the base's quantized weights if the precision asks for them and they don't exist yet.
@@ -119,8 +119,7 @@ pub fn check_runs_on_quantized(
             reason,
         };
         let [rows, columns] = module.matrix_size().expect("it's a quantized matrix");
-        let ends_within_block =
-            format == Format::Nf4 && !(rows * columns).is_multiple_of(format.block_size());
+        let ends_within_block = format.encoding().ends_within_block(rows * columns);
         if ends_within_block && matches!(&form, Form::Native(native) if native.takes_weight) {
             return Err(refused(
                 "its native form dequantizes the weight, whose last block isn't full; leave out `--adapter-form native`",

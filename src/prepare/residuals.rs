@@ -12,8 +12,10 @@ use rayon::prelude::*;
 use super::PrepareError;
 use crate::adapter::{Adapter, AdapterError};
 use crate::model::BaseModel;
-use crate::quantize::{QuantizeError, QuantizedFile, QuantizedTypes, joined_plans, write_matrix};
-use crate::weights::{BytesPlan, QuantizedWeight, SafetensorsFile, SafetensorsWriter};
+use crate::quantize::{
+    QuantizeError, QuantizedFile, QuantizedTypes, QuantizedWeight, joined_plans, write_matrix,
+};
+use crate::weights::{BytesPlan, SafetensorsFile, SafetensorsWriter};
 
 /// The residuals of one adapter.
 #[derive(Debug)]

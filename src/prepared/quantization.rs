@@ -88,12 +88,12 @@ impl QuantizationSummary {
         if spec.has_experts() {
             float.push("routers");
         }
-        let nf4 = weights == Format::Nf4;
+        let encoding = weights.encoding();
         Self {
-            scheme: if nf4 { "nf4" } else { "rtn" }.to_owned(),
-            bits: weights.bits(),
-            block_size: weights.block_size(),
-            symmetric: !nf4,
+            scheme: weights.keys().scheme.to_owned(),
+            bits: encoding.bits(),
+            block_size: encoding.block_size(),
+            symmetric: encoding.is_symmetric(),
             accuracy_level: precision.accuracy().map(Accuracy::level),
             head,
             embedding,

@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use thiserror::Error;
 
-use super::{Format, Quantization};
+use super::{Format, Quantization, QuantizedWeight};
 use crate::arch::{DecoderSpec, Expert, Layer, Linear, Mlp, Module, Projections};
 use crate::weights::{
-    BytesPlan, Dtype, QuantizedWeight, SafetensorsFile, SafetensorsWriter, TensorView,
-    WeightsError, encode, round_to, widen,
+    BytesPlan, Dtype, SafetensorsFile, SafetensorsWriter, TensorView, WeightsError, encode,
+    round_to, widen,
 };
 
 /// The key of the fingerprint in the header.
@@ -212,7 +212,7 @@ impl QuantizedFile {
             return Err(missing());
         }
         Ok(QuantizedWeight {
-            encoding: format.encoding(),
+            format,
             rows,
             columns,
             codes: codes.span(),

@@ -6,13 +6,17 @@
 //! and else has a copy of its own.
 //! What a base comes to is written once, beside its prepared folders, and shared by all of them ([`QuantizedFile`]).
 
+mod encoding;
 mod file;
-mod format;
+mod formats;
+mod operator;
 
 use serde::{Deserialize, Serialize};
 
+pub use encoding::{Encoding, QuantizedWeight};
 pub use file::{Base, QuantizeError, QuantizedFile, QuantizedTypes, joined_plans, write_matrix};
-pub use format::{Format, Quantized};
+pub use formats::{Format, Keys, Quantized, Switch, Tolerance};
+pub use operator::Operator;
 
 use crate::arch::{DecoderSpec, Module, ModuleKind};
 
@@ -54,12 +58,12 @@ impl TryFrom<u8> for Accuracy {
     }
 }
 
-/// What the head or the embedding is quantized to, as options say it.
+/// What an option asks for: the format of the linear layers, of the head or of the token embedding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// This.
+    /// This format.
     Quantized(Format),
-    /// Nothing.
+    /// No quantization.
     Float,
 }
 
@@ -70,7 +74,27 @@ impl From<Option<Format>> for Part {
 }
 
 impl Part {
-    fn format(self) -> Option<Format> {
+    /// What the head can be, by name.
+    pub fn of_head() -> Vec<(&'static str, Self)> {
+        Self::named(|_| true)
+    }
+
+    /// What the token embedding can be, by name.
+    pub fn of_embedding() -> Vec<(&'static str, Self)> {
+        Self::named(Format::has_row_lookup)
+    }
+
+    fn named(allowed: impl Fn(Format) -> bool) -> Vec<(&'static str, Self)> {
+        let formats = Format::ALL
+            .iter()
+            .copied()
+            .filter(|&format| allowed(format));
+        let named = formats.map(|format| (format.name(), Self::Quantized(format)));
+        named.chain([("float", Self::Float)]).collect()
+    }
+
+    /// The format; `None` if nothing is quantized.
+    pub fn format(self) -> Option<Format> {
         match self {
             Self::Quantized(format) => Some(format),
             Self::Float => None,
@@ -78,16 +102,14 @@ impl Part {
     }
 }
 
-/// The head is quantized too, as onnxruntime-genai does it, since it's what a step reads most of; with `nf4` not, as
-/// bitsandbytes does it.
 fn usual_head(weights: Format) -> Option<Format> {
-    (weights != Format::Nf4).then_some(weights)
+    weights.quantizes_head().then_some(weights)
 }
 
 /// Whether weights of these forms have an arithmetic that can be chosen.
 fn has_accuracy(weights: Format, head: Option<Format>) -> bool {
     let mut products = [Some(weights), head].into_iter().flatten();
-    products.any(|format| format != Format::Nf4)
+    products.any(|format| format.operator().has_accuracy_level)
 }
 
 fn usual_accuracy(weights: Format, head: Option<Format>) -> Accuracy {
@@ -135,7 +157,10 @@ impl Quantization {
     ) -> Result<Self, String> {
         let head = head.map_or(usual_head(weights), Part::format);
         if accuracy.is_some() && !has_accuracy(weights, head) {
-            return Err("nf4 is computed in float32 and has no accuracy level".to_owned());
+            let name = weights.name();
+            return Err(format!(
+                "{name} is computed in float32 and has no accuracy level"
+            ));
         }
         Ok(Self {
             weights,

@@ -7,7 +7,6 @@ mod dtype;
 mod error;
 mod file;
 mod page_writer;
-mod quantized;
 
 mod store;
 mod writer;
@@ -16,7 +15,6 @@ pub use convert::{NonFinite, encode, first_non_finite, round_to, widen};
 pub use dtype::{Dtype, UnknownDtype};
 pub use error::WeightsError;
 pub use file::{ByteSpan, SafetensorsFile, TensorLocation, TensorView};
-pub use quantized::{CodeTable, Encoding, NF4, QuantizedWeight};
 
 pub use store::{TensorSlice, TensorStore};
 pub use writer::{BytesPlan, SafetensorsWriter, TensorPlan, WriteTensorError};

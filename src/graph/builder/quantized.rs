@@ -3,7 +3,8 @@
 use super::super::parameters::Parameter;
 use super::super::proto::{element, element_type};
 use super::{Attr, GraphBuilder, Value};
-use crate::weights::{ByteSpan, CodeTable, Encoding, QuantizedWeight};
+use crate::quantize::{Encoding, QuantizedWeight};
+use crate::weights::ByteSpan;
 
 impl<'a> GraphBuilder<'a> {
     /// The parameter `name`, if its codes are what the model has of it.
@@ -16,7 +17,7 @@ impl<'a> GraphBuilder<'a> {
 
     /// The codes of a quantized weight.
     fn codes(&mut self, key: &str, weight: &QuantizedWeight) -> Value {
-        let [shape, _] = weight.encoding.shapes(weight.rows, weight.columns);
+        let [shape, _] = weight.format.shapes(weight.rows, weight.columns);
         self.shared(
             &format!("{key}.codes"),
             element::UINT8,
@@ -33,7 +34,7 @@ impl<'a> GraphBuilder<'a> {
         key: &str,
         weight: &QuantizedWeight,
     ) -> Value {
-        let [_, shape] = weight.encoding.shapes(weight.rows, weight.columns);
+        let [_, shape] = weight.format.shapes(weight.rows, weight.columns);
         let codes = self.codes(key, weight);
         let name_of_scales = format!("{key}.scales");
         let scales = self.shared(
@@ -45,25 +46,20 @@ impl<'a> GraphBuilder<'a> {
         let mut attrs = vec![
             ("K", Attr::Int(weight.columns as i64)),
             ("N", Attr::Int(weight.rows as i64)),
-            ("block_size", Attr::Int(weight.encoding.block_size() as i64)),
+            (
+                "block_size",
+                Attr::Int(weight.format.encoding().block_size() as i64),
+            ),
         ];
-        let inputs = [x, &codes, &scales];
-        match weight.encoding {
-            Encoding::Even { bits, .. } => {
-                attrs.push(("bits", Attr::Int(bits as i64)));
-                if let Some(level) = self.arithmetic.accuracy_level {
-                    attrs.push(("accuracy_level", Attr::Int(i64::from(level))));
-                }
-                self.contrib("MatMulNBits", name, &inputs, &attrs)
-            }
-            Encoding::Table { table, .. } => {
-                let kind = match table {
-                    CodeTable::Nf4 => 1,
-                };
-                attrs.push(("quant_type", Attr::Int(kind)));
-                self.contrib("MatMulBnb4", name, &inputs, &attrs)
-            }
+        let own = weight.format.attributes().iter();
+        attrs.extend(own.map(|&(name, value)| (name, Attr::Int(value))));
+        let operator = weight.format.operator();
+        if operator.has_accuracy_level
+            && let Some(level) = self.arithmetic.accuracy_level
+        {
+            attrs.push(("accuracy_level", Attr::Int(i64::from(level))));
         }
+        self.contrib(operator.name, name, &[x, &codes, &scales], &attrs)
     }
 
     /// The rows of a quantized matrix, `ids` having `one_axis` or two, block by block: as products take it, so that a tied
@@ -79,12 +75,12 @@ impl<'a> GraphBuilder<'a> {
     ) -> Value {
         let codes = self.codes(key, weight);
         let scales = self.scales_of_blocks(key, weight);
-        let block = weight.encoding.block_size();
+        let block = weight.format.encoding().block_size();
         let attrs = [
             ("gather_axis", Attr::Int(0)),
             ("quantize_axis", Attr::Int(2)),
             ("block_size", Attr::Int(block as i64)),
-            ("bits", Attr::Int(weight.encoding.bits() as i64)),
+            ("bits", Attr::Int(weight.format.encoding().bits() as i64)),
         ];
         let inputs = [&codes, ids, &scales];
         let blocks = self.contrib(
@@ -109,8 +105,10 @@ impl<'a> GraphBuilder<'a> {
         self.op("Slice", name, &[&joined, &start, &end, &axis], &[])
     }
 
-    /// A quantized weight in the graph's type, `[out, in]`. It's worked out at every run, as bitsandbytes does it: since it hangs on
-    /// `x`, ONNX Runtime can't do so when the session starts, and keep it. Of `nf4`, it ends with a block.
+    /// A dequantized weight in the graph's dtype, `[out, in]`. It's dequantized in every run, as
+    /// bitsandbytes does: the nodes depend on `x`, so that ONNX Runtime can't fold them when it
+    /// opens the session and keep the result. The weight must not end within a
+    /// block ([`Encoding::ends_within_block`]).
     pub(super) fn dequantized(&mut self, key: &str, weight: &QuantizedWeight, x: &Value) -> Value {
         let name = format!("/{key}");
         let at = |what: &str| format!("{name}/{what}");
@@ -119,7 +117,11 @@ impl<'a> GraphBuilder<'a> {
         let batch = self.op("Shape", &at("batch"), &[x], &attrs);
         let none = self.constant_i64("none", &[0], false);
         let zero = self.mul(&at("zero"), &batch, &none);
-        let Encoding::Table { table, .. } = weight.encoding else {
+        let Encoding::Table {
+            values: of_codes,
+            block_size: block,
+        } = weight.format.encoding()
+        else {
             let zero = self.op("Squeeze", &at("zero/scalar"), &[&zero], &[]);
             let [count, one] = [weight.rows as i64, 1].map(|number| {
                 let name = format!("scalar_{number}");
@@ -128,7 +130,6 @@ impl<'a> GraphBuilder<'a> {
             let all = self.op("Range", &at("all"), &[&zero, &count, &one], &[]);
             return self.quantized_rows(&at("dequantized"), &all, true, key, weight);
         };
-        let block = weight.encoding.block_size();
         let count = weight.rows * weight.columns / block;
         let bytes = block / 2;
         let blocks = [weight.codes.length as usize / bytes, bytes];
@@ -142,11 +143,11 @@ impl<'a> GraphBuilder<'a> {
         let axis = self.constant_i64("axis_0", &[0], false);
         let codes = self.op("Slice", &at("codes"), &[&codes, &zero, &end, &axis], &[]);
         let codes = self.cast(&at("codes/i32"), &codes, element::INT32);
-        // A byte stands for two values.
-        let of_codes = table.values();
+        // A byte holds two codes.
         let pairs = (0..256).flat_map(|byte| [of_codes[byte >> 4], of_codes[byte & 15]]);
         let pairs: Vec<f32> = pairs.collect();
-        let table = self.constant_float("nf4.pairs", &[256, 2], &pairs);
+        let name_of_pairs = format!("{}.pairs", weight.format.name());
+        let table = self.constant_float(&name_of_pairs, &[256, 2], &pairs);
         let values = self.gather(&at("values"), &table, &codes, 0);
         let values = self.reshape(&at("values/blocks"), &values, &[-1, block as i64]);
         let scales = self.scales_of_blocks(key, weight);
@@ -157,7 +158,7 @@ impl<'a> GraphBuilder<'a> {
 
     /// The scales of a quantized weight, with an axis for the values of a block.
     fn scales_of_blocks(&mut self, key: &str, weight: &QuantizedWeight) -> Value {
-        let [_, mut shape] = weight.encoding.shapes(weight.rows, weight.columns);
+        let [_, mut shape] = weight.format.shapes(weight.rows, weight.columns);
         shape.push(1);
         self.external(
             &format!("{key}.scales.blocks"),

@@ -1,0 +1,134 @@
+//! How a quantized weight's values are encoded, and where a quantized weight is stored.
+
+use super::Format;
+use crate::weights::{ByteSpan, Dtype};
+
+/// How a quantized weight's values are encoded: codes of a few bits, and one scale per block.
+#[derive(Debug, Clone, Copy)]
+pub enum Encoding {
+    /// `(code − 2^(bits − 1)) · scale`: evenly spaced, and symmetric around zero.
+    ///
+    /// A block is a part of a row; a row's last block is padded with zeros. Codes are U8 `[rows,
+    /// blocks, bytes]`; of two codes in a byte, the first is in the lower half. Scales are `[rows,
+    /// blocks]`.
+    Even {
+        /// Bits of a code: 4 or 8.
+        bits: usize,
+        /// Values that share a scale.
+        block_size: usize,
+    },
+    /// `values[code] · scale`.
+    ///
+    /// Blocks run through the rows without a break. Codes are U8 `[elements / 2]`; of two codes in
+    /// a byte, the first is in the upper half. Scales are `[blocks]`.
+    Table {
+        /// The values of the 16 codes.
+        values: &'static [f32; 16],
+        /// Values that share a scale.
+        block_size: usize,
+    },
+}
+
+impl Encoding {
+    /// Bits of a code.
+    pub fn bits(self) -> usize {
+        match self {
+            Self::Even { bits, .. } => bits,
+            Self::Table { .. } => 4,
+        }
+    }
+
+    /// Values that share a scale.
+    pub fn block_size(self) -> usize {
+        match self {
+            Self::Even { block_size, .. } | Self::Table { block_size, .. } => block_size,
+        }
+    }
+
+    /// Whether codes are evenly spaced, with zero in the middle.
+    pub fn is_symmetric(self) -> bool {
+        matches!(self, Self::Even { .. })
+    }
+
+    /// Whether a weight of this many `elements` has a last block that isn't full and that no zeros
+    /// pad.
+    pub fn ends_within_block(self, elements: usize) -> bool {
+        match self {
+            Self::Even { .. } => false,
+            Self::Table { block_size, .. } => !elements.is_multiple_of(block_size),
+        }
+    }
+
+    /// Shapes of the codes (bytes) and the scales of a weight of `rows` × `columns`.
+    pub fn shapes(self, rows: usize, columns: usize) -> [Vec<usize>; 2] {
+        match self {
+            Self::Even { bits, block_size } => {
+                let blocks = columns.div_ceil(block_size);
+                let bytes = block_size * bits / 8;
+                [vec![rows, blocks, bytes], vec![rows, blocks]]
+            }
+            Self::Table { block_size, .. } => {
+                let elements = rows * columns;
+                [
+                    vec![elements.div_ceil(2)],
+                    vec![elements.div_ceil(block_size)],
+                ]
+            }
+        }
+    }
+
+    /// The values that codes and scales stand for.
+    pub fn dequantize(self, codes: &[u8], scales: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+        match self {
+            Self::Even { bits, block_size } => {
+                let blocks = columns.div_ceil(block_size);
+                let middle = 1_i32 << (bits - 1);
+                let code = |index: usize| match bits {
+                    4 => (codes[index / 2] >> (4 * (index % 2))) & 15,
+                    _ => codes[index],
+                };
+                let mut values = Vec::with_capacity(rows * columns);
+                for row in 0..rows {
+                    for column in 0..columns {
+                        let at = row * blocks + column / block_size;
+                        let code = code(at * block_size + column % block_size);
+                        values.push((i32::from(code) - middle) as f32 * scales[at]);
+                    }
+                }
+                values
+            }
+            Self::Table { values, block_size } => (0..rows * columns)
+                .map(|index| {
+                    let code = (codes[index / 2] >> (4 * (1 - index % 2))) & 15;
+                    values[usize::from(code)] * scales[index / block_size]
+                })
+                .collect(),
+        }
+    }
+
+    /// Number of rows that are quantized at a time: about `elements`, and whole blocks.
+    pub fn rows_at_once(self, columns: usize, elements: usize) -> usize {
+        let rows = (elements / columns.max(1)).max(1);
+        match self {
+            Self::Even { .. } => rows,
+            Self::Table { block_size, .. } => rows.next_multiple_of(block_size),
+        }
+    }
+}
+
+/// The location of a quantized weight.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuantizedWeight {
+    /// What it's quantized to.
+    pub format: Format,
+    /// `out_features`
+    pub rows: usize,
+    /// `in_features`
+    pub columns: usize,
+    /// The codes.
+    pub codes: ByteSpan,
+    /// The scales.
+    pub scales: ByteSpan,
+    /// The scales' type.
+    pub scales_type: Dtype,
+}

@@ -1,0 +1,99 @@
+//! `nf4`: blocks of 64 values, rounded to the 16 quantiles of a normal distribution, as bitsandbytes does.
+//!
+//! A block's scale is the largest magnitude in it. Blocks run through all rows.
+//!
+//! Sources: Dettmers et al., arXiv:2305.14314; bitsandbytes, `csrc/kernels.cu`; onnxruntime,
+//! `contrib_ops/cpu/quantization/blockwise_quant_block_bnb4.h`.
+
+use super::{FormatSpec, Keys, Quantized, Switch, Tolerance};
+use crate::quantize::encoding::Encoding;
+use crate::quantize::operator::MAT_MUL_BNB4;
+
+const BLOCK: usize = 64;
+
+/// The entry of [`Format`](super::Format).
+pub const FORMAT: FormatSpec = FormatSpec {
+    name: "nf4",
+    about: "Blocks of 64 values in bitsandbytes' NF4",
+    keys: Keys {
+        switch: Some(Switch::Use4Bit),
+        scheme: "nf4",
+    },
+    encoding: Encoding::Table {
+        values: &NF4,
+        block_size: BLOCK,
+    },
+    quantize: |values, _| nf4(values),
+    operator: &MAT_MUL_BNB4,
+    attributes: &[("quant_type", 1)],
+    // As bitsandbytes does it.
+    quantizes_head: false,
+    // ONNX Runtime has no operator that looks up rows of such codes.
+    has_row_lookup: false,
+    tolerance: Tolerance {
+        dense: 7.5e-1,
+        routed: 1.0,
+    },
+};
+
+/// The values of the codes before scaling: quantiles of a normal distribution, scaled to −1 … 1.
+const NF4: [f32; 16] = [
+    -1.0,
+    -0.696_192_8,
+    -0.525_073_05,
+    -0.394_917_5,
+    -0.284_441_38,
+    -0.184_773_43,
+    -0.091_050_036,
+    0.0,
+    0.079_580_3,
+    0.160_930_2,
+    0.246_112_3,
+    0.337_915_24,
+    0.440_709_83,
+    0.562_617,
+    0.722_956_84,
+    1.0,
+];
+
+/// A value above the `i`-th of these isn't rounded to the `i`-th of [`NF4`], nor to a smaller one. They are bitsandbytes':
+/// the middles, but for the twelfth, which lies a millionth higher.
+const THRESHOLDS: [f32; 15] = [
+    -0.848_096_43,
+    -0.610_632_9,
+    -0.459_995_27,
+    -0.339_679_42,
+    -0.234_607_4,
+    -0.137_911_74,
+    -0.045_525_018,
+    0.039_790_15,
+    0.120_255_254,
+    0.203_521_25,
+    0.292_013_76,
+    0.389_312_54,
+    0.501_663_4,
+    0.642_786_9,
+    0.861_478_4,
+];
+
+fn nf4(values: &[f32]) -> Quantized {
+    let mut codes = Vec::with_capacity(values.len().div_ceil(2));
+    let mut scales = Vec::with_capacity(values.len().div_ceil(BLOCK));
+    for block in values.chunks(BLOCK) {
+        let scale = block
+            .iter()
+            .fold(0.0_f32, |most, value| most.max(value.abs()));
+        let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+        let code = |value: f32| {
+            let value = value * inverse;
+            let above = THRESHOLDS.iter().filter(|&&threshold| value > threshold);
+            above.count() as u8
+        };
+        for pair in block.chunks(2) {
+            let second = pair.get(1).map_or(0, |&value| code(value));
+            codes.push((code(pair[0]) << 4) | second);
+        }
+        scales.push(scale);
+    }
+    Quantized { codes, scales }
+}
