@@ -1,7 +1,7 @@
 //! The trait [`Adaptation`], by which the graph asks what to add, for any adapter.
 
-use super::Adapter;
 use super::form::Form;
+use super::{Adapter, Prompt};
 use crate::graph::{
     Adaptation, AttentionPlace, AttentionSite, BeforeLayers, Carried, EmbeddingSite, ExpertSite,
     GraphBuilder, LinearSite, Value,
@@ -9,26 +9,41 @@ use crate::graph::{
 
 impl Adaptation for Adapter {
     fn has_virtual_tokens(&self) -> bool {
-        self.has_virtual_tokens()
+        matches!(self.prompt(), Some(Prompt::Virtual(_)))
     }
 
     fn takes_whole_calls(&self) -> bool {
-        self.takes_whole_calls()
+        self.effects.whole_calls
     }
 
     fn embedding(&self, graph: &mut GraphBuilder, site: &EmbeddingSite) -> Option<Value> {
-        let form = self.unmerged_form(site.path)?;
-        Some(form.embedding(graph, &self.naming(site.path), site))
+        let (form, naming) = (self.unmerged_form(site.path)?, self.naming(site.path));
+        Some(match form {
+            Form::Embedding(form) => form.nodes(graph, &naming, site),
+            Form::Tokens(form) => form.embedding_nodes(graph, &naming, site),
+            Form::Linear(_) | Form::Native(_) | Form::Attention(_) => {
+                unreachable!("`{}` is an embedding", site.path)
+            }
+        })
     }
 
     fn linear(&self, graph: &mut GraphBuilder, site: &LinearSite) -> Option<Value> {
-        let form = self.unmerged_form(site.path)?;
-        Some(form.linear(graph, &self.naming(site.path), site))
+        let (form, naming) = (self.unmerged_form(site.path)?, self.naming(site.path));
+        Some(match form {
+            Form::Linear(form) => form.nodes(graph, &naming, site),
+            Form::Tokens(form) => form.head_nodes(graph, &naming, site),
+            Form::Native(form) => form.nodes(graph, &naming, site),
+            Form::Embedding(_) | Form::Attention(_) => {
+                unreachable!("`{}` is a linear layer", site.path)
+            }
+        })
     }
 
     fn expert(&self, graph: &mut GraphBuilder, site: ExpertSite, product: &Value) -> Option<Value> {
-        let form = self.unmerged_form(site.path)?;
-        Some(form.expert(graph, &self.naming(site.path), site, product))
+        let Form::Linear(form) = self.unmerged_form(site.path)? else {
+            unreachable!("`{}` is a projection of an expert", site.path)
+        };
+        Some(form.expert_nodes(graph, &self.naming(site.path), site, product))
     }
 
     fn adapts_attention(&self, path: &str) -> bool {

@@ -368,11 +368,6 @@ impl Adapter {
         self.effects.task
     }
 
-    /// Whether the graph gets virtual tokens in front of the prompt.
-    pub fn has_virtual_tokens(&self) -> bool {
-        matches!(self.effects.prompt, Some(Prompt::Virtual(_)))
-    }
-
     /// Whether a tied head still shares the embedding's tensor after a merge.
     pub fn keeps_tie(&self) -> bool {
         self.effects.keeps_tie
@@ -393,12 +388,6 @@ impl Adapter {
     pub fn more_layers(&self) -> &[Layer] {
         let network = self.side_network();
         network.map_or(&[], |network| network.layers(&self.spec))
-    }
-
-    /// Whether the output for a token depends on all tokens of the call. Then a prompt can't be
-    /// split into chunks, and the last layer has to compute every position.
-    pub fn takes_whole_calls(&self) -> bool {
-        self.effects.whole_calls
     }
 
     /// Why it can't be merged; `None` if it can.

@@ -31,7 +31,7 @@ use super::block_size::import;
 use super::joined_products::{ProductGroup, groups, take_joined};
 use super::laid_out_files::LaidOutFiles;
 use super::laid_out_tensor::LayOutError;
-use super::products::{Products, drop_unused};
+use super::products::{Products, drop_unused, output_names};
 use crate::graph::proto::{Graph, Model, Node};
 use bias::take_biases;
 use reorder::Blocked;
@@ -85,13 +85,7 @@ pub fn rewrite(
     for node in nodes {
         rewriting.node(node)?;
     }
-    let outputs: Vec<String> = rewriting
-        .graph
-        .output
-        .iter()
-        .map(|output| output.name.clone())
-        .collect();
-    for output in outputs {
+    for output in output_names(rewriting.graph) {
         rewriting.make_plain(&output);
     }
     let not_lowered = not_laid_out(rewriting.graph, &rewriting.products, files.block);

@@ -266,6 +266,12 @@ pub fn take_roles_off(model: &mut Model) {
     nodes.for_each(Role::take_off);
 }
 
+/// Names of a graph's outputs.
+pub fn output_names(graph: &Graph) -> Vec<String> {
+    let outputs = graph.output.iter();
+    outputs.map(|output| output.name.clone()).collect()
+}
+
 /// Drops nodes and initializers whose values nothing takes any more.
 pub fn drop_unused(graph: &mut Graph) {
     let outputs = graph.output.iter().map(|output| output.name.clone());

@@ -14,7 +14,7 @@
 
 use std::collections::HashMap;
 
-use super::products::{Products, drop_unused, int, ints, node, shape_constant};
+use super::products::{Products, drop_unused, int, ints, node, output_names, shape_constant};
 use crate::graph::proto::{Graph, Model, Node};
 
 /// Operators of one input that work element by element.
@@ -35,13 +35,7 @@ pub fn turn(model: &mut Model) {
     for node in nodes {
         turning.node(node);
     }
-    let outputs: Vec<String> = turning
-        .graph
-        .output
-        .iter()
-        .map(|output| output.name.clone())
-        .collect();
-    for output in outputs {
+    for output in output_names(turning.graph) {
         turning.turn_back(&output);
     }
     drop_unused(graph);

@@ -7,7 +7,7 @@ use super::decode_reads::decode_reads;
 use super::{Preparation, PrepareError};
 use crate::adapter::{Adapter, GraphInput, Prompt};
 use crate::experiment::Experiment;
-use crate::graph::cache_head_dim;
+use crate::graph::{Adaptation, cache_head_dim};
 use crate::prepared::QuantizationSummary;
 use crate::prepared::{AdapterSummary, Manifest, PromptKind, Variant};
 

@@ -34,7 +34,6 @@ pub use native::{Native, NativeForm, NativeSite, keep_largest};
 pub use part::{BaseModule, Part, PartName, Role, elements};
 
 use super::{AdapterError, ModuleWeights};
-use crate::graph::{EmbeddingSite, ExpertSite, GraphBuilder, LinearSite, Value};
 
 /// How an adapter changes one module.
 #[derive(Debug)]
@@ -126,48 +125,6 @@ impl Form<'_> {
             Self::Tokens(form) => form.merge_into(module),
             Self::Native(_) => unreachable!("only reduced forms are merged"),
             Self::Attention(_) => unreachable!("an adapter with such a form isn't merged"),
-        }
-    }
-
-    /// Adds the nodes of a linear layer; returns its output, bias included.
-    pub fn linear(&self, graph: &mut GraphBuilder, naming: &Naming, site: &LinearSite) -> Value {
-        match self {
-            Self::Linear(form) => form.nodes(graph, naming, site),
-            Self::Tokens(form) => form.head_nodes(graph, naming, site),
-            Self::Native(form) => form.nodes(graph, naming, site),
-            Self::Embedding(_) | Self::Attention(_) => {
-                unreachable!("`{}` is a linear layer", site.path)
-            }
-        }
-    }
-
-    /// Adds the form's nodes to `product`, an expert's; returns the sum.
-    pub fn expert(
-        &self,
-        graph: &mut GraphBuilder,
-        naming: &Naming,
-        site: ExpertSite,
-        product: &Value,
-    ) -> Value {
-        match self {
-            Self::Linear(form) => form.expert_nodes(graph, naming, site, product),
-            _ => unreachable!("`{}` is a projection of an expert", site.path),
-        }
-    }
-
-    /// Adds the nodes of an embedding; returns the new rows.
-    pub fn embedding(
-        &self,
-        graph: &mut GraphBuilder,
-        naming: &Naming,
-        site: &EmbeddingSite,
-    ) -> Value {
-        match self {
-            Self::Embedding(form) => form.nodes(graph, naming, site),
-            Self::Tokens(form) => form.embedding_nodes(graph, naming, site),
-            Self::Linear(_) | Self::Native(_) | Self::Attention(_) => {
-                unreachable!("`{}` is an embedding", site.path)
-            }
         }
     }
 }
