@@ -31,11 +31,11 @@ pub struct CommonOptions {
     pub quantize: Option<Part>,
 
     /// What the head is quantized to [default: as the other weights; float with nf4].
-    #[arg(long, global = true, value_name = "FORMAT", value_parser = head)]
+    #[arg(long, global = true, value_name = "FORMAT", value_parser = one_of(&Part::of_head()))]
     pub quantize_head: Option<Part>,
 
-    /// What the token embedding is quantized to: 4bit, 8bit or float [default: float].
-    #[arg(long, global = true, value_name = "FORMAT", value_parser = embedding)]
+    /// What the token embedding is quantized to [default: float].
+    #[arg(long, global = true, value_name = "FORMAT", value_parser = one_of(&Part::of_embedding()))]
     pub quantize_embedding: Option<Part>,
 
     /// Arithmetic with 4 and 8 bits on a CPU: 4 rounds inputs to 8 bits too, 1 computes in float32 and is several times
@@ -123,20 +123,10 @@ fn weights() -> impl TypedValueParser<Value = Part> {
     PossibleValuesParser::new(all).map(|name| Format::named(&name).into())
 }
 
-fn head(text: &str) -> Result<Part, String> {
-    part(&Part::of_head(), text)
-}
-
-fn embedding(text: &str) -> Result<Part, String> {
-    part(&Part::of_embedding(), text)
-}
-
-fn part(all: &[(&str, Part)], text: &str) -> Result<Part, String> {
-    let found = all.iter().find(|(name, _)| *name == text);
-    let names = || all.iter().map(|(name, _)| *name).collect::<Vec<_>>();
-    found
-        .map(|(_, part)| *part)
-        .ok_or_else(|| format!("expected one of {}", names().join(", ")))
+/// One of `parts`, by name.
+fn one_of(parts: &[(&'static str, Part)]) -> impl TypedValueParser<Value = Part> + use<> {
+    let names = parts.iter().map(|(name, _)| *name);
+    PossibleValuesParser::new(names).map(|name| Format::named(&name).into())
 }
 
 fn accuracy(text: &str) -> Result<Accuracy, String> {

@@ -38,9 +38,9 @@ pub const FAMILY: Family = Family {
         copies: Some("bigscience/bloom-560m"),
         parameters: 559_214_592,
         config: r#"{"apply_residual_connection_post_layernorm": false,
-                "architectures": ["BloomForCausalLM"], "hidden_size": 1024,
-                "layer_norm_epsilon": 1e-05, "model_type": "bloom", "n_head": 16, "n_layer": 24,
-                "seq_length": 2048, "vocab_size": 250880}"#,
+            "architectures": ["BloomForCausalLM"], "hidden_size": 1024,
+            "layer_norm_epsilon": 1e-05, "model_type": "bloom", "n_head": 16, "n_layer": 24,
+            "seq_length": 2048, "vocab_size": 250880}"#,
     }],
     read: spec,
 };

@@ -37,9 +37,9 @@ pub const FAMILY: Family = Family {
         copies: Some("tiiuae/falcon-7b"),
         parameters: 6_921_720_704,
         config: r#"{"alibi": false, "architectures": ["FalconForCausalLM"], "bias": false,
-                "hidden_size": 4544, "layer_norm_epsilon": 1e-05, "model_type": "falcon",
-                "multi_query": true, "new_decoder_architecture": false, "num_attention_heads": 71,
-                "num_hidden_layers": 32, "parallel_attn": true, "vocab_size": 65024}"#,
+            "hidden_size": 4544, "layer_norm_epsilon": 1e-05, "model_type": "falcon",
+            "multi_query": true, "new_decoder_architecture": false, "num_attention_heads": 71,
+            "num_hidden_layers": 32, "parallel_attn": true, "vocab_size": 65024}"#,
     }],
     read: spec,
 };

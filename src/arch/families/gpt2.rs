@@ -36,8 +36,8 @@ pub const FAMILY: Family = Family {
         copies: Some("openai-community/gpt2"),
         parameters: 124_439_808,
         config: r#"{"activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"],
-                "layer_norm_epsilon": 1e-05, "model_type": "gpt2", "n_embd": 768, "n_head": 12,
-                "n_layer": 12, "n_positions": 1024, "vocab_size": 50257}"#,
+            "layer_norm_epsilon": 1e-05, "model_type": "gpt2", "n_embd": 768, "n_head": 12,
+            "n_layer": 12, "n_positions": 1024, "vocab_size": 50257}"#,
     }],
     read: spec,
 };

@@ -36,9 +36,9 @@ pub const FAMILY: Family = Family {
         copies: Some("EleutherAI/gpt-j-6b"),
         parameters: 6_050_882_784,
         config: r#"{"activation_function": "gelu_new", "architectures": ["GPTJForCausalLM"],
-                "layer_norm_epsilon": 1e-05, "model_type": "gptj", "n_embd": 4096, "n_head": 16,
-                "n_layer": 28, "n_positions": 2048, "rotary_dim": 64, "tie_word_embeddings": false,
-                "vocab_size": 50400}"#,
+            "layer_norm_epsilon": 1e-05, "model_type": "gptj", "n_embd": 4096, "n_head": 16,
+            "n_layer": 28, "n_positions": 2048, "rotary_dim": 64, "tie_word_embeddings": false,
+            "vocab_size": 50400}"#,
     }],
     read: spec,
 };

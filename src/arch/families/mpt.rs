@@ -29,9 +29,9 @@ pub const FAMILY: Family = Family {
         copies: Some("mosaicml/mpt-7b"),
         parameters: 6_649_286_656,
         config: r#"{"architectures": ["MptForCausalLM"], "attn_config": { "alibi": true,
-                "alibi_bias_max": 8, "clip_qkv": null, "softmax_scale": null }, "d_model": 4096,
-                "expansion_ratio": 4, "max_seq_len": 2048, "model_type": "mpt", "n_heads": 32,
-                "n_layers": 32, "no_bias": true, "vocab_size": 50432}"#,
+            "alibi_bias_max": 8, "clip_qkv": null, "softmax_scale": null }, "d_model": 4096,
+            "expansion_ratio": 4, "max_seq_len": 2048, "model_type": "mpt", "n_heads": 32,
+            "n_layers": 32, "no_bias": true, "vocab_size": 50432}"#,
     }],
     read: spec,
 };

@@ -10,7 +10,7 @@ use crate::quantize::encoding::Encoding;
 use crate::quantize::operator::MAT_MUL_N_BITS;
 
 /// The entry of [`Format`](super::Format).
-pub const FORMAT: FormatSpec = FormatSpec {
+pub(super) const FORMAT: FormatSpec = FormatSpec {
     name: "8bit",
     about: "Blocks of 32 values rounded to 8 bits",
     keys: Keys {

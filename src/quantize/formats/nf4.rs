@@ -12,7 +12,7 @@ use crate::quantize::operator::MAT_MUL_BNB4;
 const BLOCK: usize = 64;
 
 /// The entry of [`Format`](super::Format).
-pub const FORMAT: FormatSpec = FormatSpec {
+pub(super) const FORMAT: FormatSpec = FormatSpec {
     name: "nf4",
     about: "Blocks of 64 values in bitsandbytes' NF4",
     keys: Keys {
