@@ -1,10 +1,12 @@
-//! Multimodal checkpoints: a decoder, their text tower, beside towers for images and sounds, which text alone never reaches.
+//! Multimodal models. Only their decoder is used, the text tower; their towers for images and sounds
+//! don't affect prompts of text alone.
 //!
-//! The tower's `text_config` is read as the family's own `config.json`. Its modules stand below `model.language_model`, where
-//! those of the family's own checkpoints stand below `model`; the head is `lm_head` as ever. Checkpoints hold the tensors under
-//! other names, which differ with the version of Transformers that wrote them ([`locate`]).
+//! A tower's `text_config` is read like the `config.json` of its family. Its modules are below
+//! `model.language_model`, whereas those of the family are below `model`; the head is `lm_head` in
+//! both. Tensors have other names in checkpoints, depending on the version of Transformers that
+//! wrote them ([`locate`]).
 //!
-//! For text, the positions of all three axes of `mrope` are the same, so that it's the plain rotation.
+//! For text, the three axes of `mrope` have the same positions, so it's the plain rotation.
 //!
 //! Source: `configuration_*.py`, `conversion_mapping.py`, Hugging Face Transformers.
 
@@ -28,71 +30,72 @@ pub struct Wrapper {
     pub name: &'static str,
     /// The text tower's `model_type`.
     pub text: Text,
-    /// Where the tower stands.
+    /// The path of the tower, with a dot at its end.
     below: &'static str,
-    /// Whether head and embedding share a tensor.
+    /// Where `tie_word_embeddings` is read.
     tied: Tied,
-    /// Old files have the tower's keys among the others.
+    /// Whether old files have the tower's keys at the top level.
     may_be_flat: bool,
-    /// Whether the text model's scale and cap of the logits count here, too. Most classes apply the head alone.
+    /// Whether the text model's scale and cap of the logits apply. Most classes apply the head
+    /// alone.
     adjusts_logits: bool,
-    /// Why it isn't supported, if so.
+    /// Why it isn't supported; `None` if it is.
     pub refused: Option<&'static str>,
 }
 
-/// What a wrapper says of the text tower's `model_type`.
+/// How the text tower's `model_type` is determined.
 #[derive(Debug, Clone, Copy)]
 pub enum Text {
-    /// It's always this one.
+    /// Always this one.
     Always(&'static str),
-    /// It's in `text_config`; this one where it's absent.
+    /// That of `text_config`, or this one by default.
     Usually(&'static str),
 }
 
 /// Where `tie_word_embeddings` is read.
 #[derive(Debug, Clone, Copy)]
 enum Tied {
-    /// Beside `text_config`, with this default.
+    /// Next to `text_config`, with this default.
     Outside(bool),
-    /// It's enough if it's `true` there or in `text_config`.
+    /// Next to `text_config` and in it; one `true` is enough.
     Anywhere,
-    /// Beside `text_config`, or else in it.
+    /// Next to `text_config` if it's there, otherwise in it.
     OutsideFirst,
 }
 
-/// A `model_type` of a `text_config` that no family has.
+/// A text model that is no family of its own.
 #[derive(Debug)]
 struct TextModel {
     model_type: &'static str,
     /// The family that computes the same.
     family: &'static str,
-    /// Values of absent keys, as JSON, as in [`Family::nested_defaults`].
+    /// Defaults of keys, as in [`Family::nested_defaults`].
     defaults: &'static str,
-    /// Values that no key changes, as JSON.
+    /// Values that override the keys, as JSON.
     fixed: &'static str,
 }
 
-/// The wrapper of this `model_type`, if it is one.
+/// The wrapper with this `model_type`.
 pub fn wrapper(model_type: &str) -> Option<&'static Wrapper> {
     let mut wrappers = WRAPPERS.iter();
     wrappers.find(|wrapper| wrapper.model_type == model_type)
 }
 
 impl Text {
-    /// The `model_type` that its towers have, or have where they say nothing.
+    /// The `model_type` of its towers, or the default one.
     pub fn model_type(self) -> &'static str {
         match self {
             Self::Always(model_type) | Self::Usually(model_type) => model_type,
         }
     }
 
-    /// The family that computes the same, if it's supported.
+    /// The family that computes the same; `None` if it isn't supported.
     pub fn family(self) -> Option<&'static Family> {
         family(self.model_type())
     }
 }
 
-/// The family that computes what the text model `model_type` does.
+/// The family that computes the same as the text model `model_type`.
 fn family(model_type: &str) -> Option<&'static Family> {
     families::family(text_model(model_type).map_or(model_type, |known| known.family))
 }
@@ -106,7 +109,7 @@ impl Wrapper {
     /// Reads the architecture of the text tower.
     ///
     /// # Errors
-    /// If the wrapper or its text model isn't supported, or as the family says.
+    /// If the wrapper or its text model isn't supported, or for the reasons of the family.
     pub(super) fn spec(&self, config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
         if let Some(reason) = self.refused {
             let reason = format!("`{}` is not: {reason}", self.model_type);
@@ -164,7 +167,7 @@ impl Wrapper {
         }
     }
 
-    /// Gives the tower's modules their places in the wrapper.
+    /// Moves the tower's modules to their paths in the wrapper.
     fn enclose(&self, spec: &mut DecoderSpec) {
         let own = spec.base_prefix;
         let moved = |name: &mut String| {
@@ -188,7 +191,7 @@ impl Wrapper {
 }
 
 impl TextModel {
-    /// `text` with all of its keys.
+    /// Completes `text`.
     fn complete(&self, text: JsonObject) -> JsonObject {
         let mut completed = with_defaults(text, self.defaults);
         for (key, value) in object(self.fixed) {
@@ -198,7 +201,7 @@ impl TextModel {
     }
 }
 
-/// `text`, and the `defaults` of keys that it hasn't.
+/// Adds `defaults` for the keys that `text` doesn't have.
 fn with_defaults(text: JsonObject, defaults: &str) -> JsonObject {
     let mut completed = text;
     for (key, value) in object(defaults) {
@@ -209,7 +212,7 @@ fn with_defaults(text: JsonObject, defaults: &str) -> JsonObject {
     completed
 }
 
-/// The keys of one of the tables' JSON objects.
+/// Parses a JSON object of the tables.
 fn object(json: &str) -> serde_json::Map<String, serde_json::Value> {
     serde_json::from_str(json).expect("the tables hold JSON objects")
 }

@@ -50,8 +50,7 @@ impl Encoding {
         matches!(self, Self::Even { .. })
     }
 
-    /// Whether a weight of this many `elements` has a last block that isn't full and that no zeros
-    /// pad.
+    /// Whether the last block of a weight with this many `elements` is neither full nor padded.
     pub fn ends_within_block(self, elements: usize) -> bool {
         match self {
             Self::Even { .. } => false,
@@ -77,7 +76,7 @@ impl Encoding {
         }
     }
 
-    /// The values that codes and scales stand for.
+    /// The dequantized values.
     pub fn dequantize(self, codes: &[u8], scales: &[f32], rows: usize, columns: usize) -> Vec<f32> {
         match self {
             Self::Even { bits, block_size } => {
@@ -119,7 +118,7 @@ impl Encoding {
 /// The location of a quantized weight.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuantizedWeight {
-    /// What it's quantized to.
+    /// Its format.
     pub format: Format,
     /// `out_features`
     pub rows: usize,

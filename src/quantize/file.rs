@@ -1,8 +1,9 @@
 //! A base's quantized weights in a safetensors file: `<tensor>.codes` and `<tensor>.scales`.
 //!
-//! It's made a few rows at a time from the mapped checkpoint, so that no more than some MiB a thread are ever in memory
-//! beside it. Queries, keys and values follow each other, codes as well as scales, so that they can be one product. Its
-//! header has a fingerprint of what it was made from: one of other weights, or one that's damaged, is made again.
+//! It's made a few rows at a time from the mapped checkpoint, so that each thread needs only some
+//! MiB of memory. The codes of queries, keys and values are contiguous, and so are their scales, so
+//! that they can be one product. The header has a fingerprint of the source weights: a file made
+//! from other weights, or a damaged one, is made again.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -18,13 +19,13 @@ use crate::weights::{
     round_to, widen,
 };
 
-/// The key of the fingerprint in the header.
+/// The fingerprint's key in the header.
 const FINGERPRINT: &str = "fingerprint";
 
-/// Values that are quantized at a time.
+/// Number of values quantized at a time.
 const BATCH: usize = 1 << 20;
 
-/// Weights that can't be quantized, or a file of them that can't be written.
+/// Why weights can't be quantized, or their file can't be written or read.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant is its message")]
 pub enum QuantizeError {
@@ -42,7 +43,7 @@ pub enum QuantizeError {
 }
 
 impl QuantizeError {
-    /// The same for callers that know files of tensors only.
+    /// Converts the error for callers that only know [`WeightsError`].
     pub fn into_weights(self) -> WeightsError {
         match self {
             Self::Weights(error) => error,
@@ -56,12 +57,13 @@ impl QuantizeError {
     }
 }
 
-/// The types that weights have on the way to their codes.
+/// The dtypes that are involved in quantizing a weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QuantizedTypes {
-    /// What they're rounded to before.
+    /// The dtype that weights are rounded to first.
     pub weights: Dtype,
-    /// What scales are rounded to once there are codes: the type of a product's input, since operators take no other.
+    /// The dtype that scales are rounded to in the end: that of a product's input, since the
+    /// operators accept no other.
     pub scales: Dtype,
 }
 
@@ -80,11 +82,11 @@ pub struct Base<'a> {
     pub tensor: &'a (dyn Fn(&str) -> Result<TensorView<'a>, WeightsError> + Sync),
 }
 
-/// One weight that is to be quantized.
+/// A weight to quantize.
 struct Source {
-    /// In the file.
+    /// Its name in the file.
     key: String,
-    /// In the checkpoint.
+    /// Its tensor in the checkpoint.
     tensor: String,
     format: Format,
     rows: usize,
@@ -94,7 +96,7 @@ struct Source {
 }
 
 impl QuantizedFile {
-    /// A file that's open.
+    /// Wraps an open file.
     pub fn of(file: SafetensorsFile) -> Self {
         Self { file }
     }
@@ -104,19 +106,19 @@ impl QuantizedFile {
         self.file.get(name)
     }
 
-    /// Whether it has the weight `key`.
+    /// Whether it contains the weight `key`.
     pub fn has(&self, key: &str) -> bool {
         self.file.get(&names(key)[0]).is_some()
     }
 
-    /// Opens the file at `path`, if it's a whole one of this fingerprint.
+    /// Opens the file at `path`; `None` if it's incomplete or has another fingerprint.
     pub fn open(path: &Path, fingerprint: &str) -> Option<Self> {
         let file = SafetensorsFile::open(path).ok()?;
         (file.metadata(FINGERPRINT) == Some(fingerprint)).then_some(Self { file })
     }
 
-    /// Opens the file at `path`, and makes it first where it isn't there, was made from something else, or is damaged.
-    /// `begin` is told the bytes of a file that has to be made.
+    /// Opens the file at `path`. If it doesn't exist, is damaged or was made from other weights, it's
+    /// made first; `begin` then receives its size in bytes.
     ///
     /// # Errors
     /// If a weight is missing or isn't finite, or the file can't be written.
@@ -168,7 +170,7 @@ impl QuantizedFile {
         let folder = path.parent().unwrap_or(Path::new("."));
         let name = path.file_name().expect("callers name a file");
         fs::create_dir_all(folder).map_err(written)?;
-        // In a folder of its own, since what a killed process left there is removed.
+        // In a separate folder, since leftovers of a killed process are removed from it.
         let partial = crate::files::temporary_folder::create(folder).map_err(written)?;
         let made = partial.path().join(name);
         let writer = SafetensorsWriter::create_with(&made, &plans, &[(FINGERPRINT, fingerprint)])?;
@@ -190,7 +192,7 @@ impl QuantizedFile {
     /// The weight `key`.
     ///
     /// # Errors
-    /// If the file hasn't it in this form and size.
+    /// If the file doesn't contain it in this format and size.
     pub fn find(
         &self,
         key: &str,
@@ -221,10 +223,10 @@ impl QuantizedFile {
         })
     }
 
-    /// The values that the weight `key` stands for, if the file has it.
+    /// The dequantized values of the weight `key`.
     ///
     /// # Errors
-    /// If it has it in another form or size.
+    /// If the file doesn't contain it in this format and size.
     pub fn dequantize(
         &self,
         key: &str,
@@ -248,8 +250,8 @@ fn names(key: &str) -> [String; 2] {
     ["codes", "scales"].map(|part| format!("{key}.{part}"))
 }
 
-/// Plans of weights, `(key, format, rows, columns)`, whose codes follow each other, and then their scales in
-/// `scales_type`.
+/// Plans for weights, `(key, format, rows, columns)`: first the codes of all of them, then their
+/// scales in `scales_type`.
 pub fn joined_plans(
     weights: &[(&str, Format, usize, usize)],
     scales_type: Dtype,
@@ -266,10 +268,10 @@ pub fn joined_plans(
     plan(0).chain(plan(1)).collect()
 }
 
-/// Quantizes `values`, whole rows of the planned weight `key` from its row `first` on, and writes them.
+/// Quantizes and writes `values`: whole rows of the planned weight `key`, from row `first` on.
 ///
 /// # Errors
-/// If a value isn't finite once it's rounded, or writing fails.
+/// If a value isn't finite after rounding, or writing fails.
 fn write_quantized(
     writer: &SafetensorsWriter,
     key: &str,
@@ -310,7 +312,7 @@ fn write_quantized(
     Ok(writer.write_bytes_from(&scales, size * before_scales, &bytes)?)
 }
 
-/// Quantizes `values`, all of the planned weight `key`, and writes them: rounded first, some rows at a time.
+/// Quantizes and writes all `values` of the planned weight `key`, some rows at a time.
 ///
 /// # Errors
 /// As [`write_quantized`].
@@ -366,7 +368,7 @@ fn quantize_batch(
     let place = (first, one.columns);
     write_quantized(writer, &one.key, one.format, place, &mut values, types).map_err(|error| {
         match error {
-            // The reader looks for the tensor in the checkpoint.
+            // Users find the tensor by its name in the checkpoint.
             QuantizeError::NonFinite { row, dtype, .. } => QuantizeError::NonFinite {
                 name: one.tensor.clone(),
                 path: tensor.path.to_owned(),
@@ -378,7 +380,7 @@ fn quantize_batch(
     })
 }
 
-/// The weights that `quantization` takes of a model, each once, in groups that follow each other.
+/// The weights of a model that `quantization` covers, each once, in contiguous groups.
 fn sources(spec: &DecoderSpec, quantization: Quantization) -> Vec<Vec<Source>> {
     let mut seen = BTreeSet::new();
     let mut source = |module: Module| -> Option<Source> {
@@ -410,7 +412,7 @@ fn sources(spec: &DecoderSpec, quantization: Quantization) -> Vec<Vec<Source>> {
     groups
 }
 
-/// Paths of a layer's modules that have their input with others: they're run as one.
+/// Paths of a layer's modules, grouped by input: the products of a group are joined.
 fn one_input<'a>(layer: &'a Layer) -> Vec<Vec<&'a str>> {
     fn paths<'a>(modules: &[&'a Linear]) -> Vec<&'a str> {
         modules.iter().map(|module| module.path.as_str()).collect()

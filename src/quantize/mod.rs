@@ -1,10 +1,13 @@
-//! Weights of few bits: how they are quantized, and the file that they're kept in.
+//! Quantized weights: the formats, what of a model is quantized, and the file that holds it.
 //!
-//! Linear layers are quantized, those of experts too; routers, which decide by small differences and are small, are not, as
-//! usual, and neither are norms and biases. The token embedding is if it's asked for: a step reads a single row of it, so that
-//! few bits save memory as far as prompts touch the table, and no time, and bitsandbytes keeps it. A tied head shares its codes where both have the same form,
-//! and else has a copy of its own.
-//! What a base comes to is written once, beside its prepared folders, and shared by all of them ([`QuantizedFile`]).
+//! Linear layers are quantized, including those of experts. Routers aren't, as is usual: they're
+//! small, and small differences decide between experts. Norms and biases aren't either. The token
+//! embedding is quantized only on request: that saves memory, but no time, since a step reads one
+//! row of it. A tied head shares the embedding's codes if both have the same format; otherwise it
+//! has its own.
+//!
+//! The quantized weights of a base are written once, next to its prepared folders, which all use
+//! them ([`QuantizedFile`]).
 
 mod encoding;
 mod file;
@@ -20,13 +23,13 @@ pub use operator::Operator;
 
 use crate::arch::{DecoderSpec, Module, ModuleKind};
 
-/// The arithmetic of `MatMulNBits`.
+/// How `MatMulNBits` computes on a CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "u8", try_from = "u8")]
 pub enum Accuracy {
-    /// Inputs are rounded to 8 bits in blocks too, and products are summed as whole numbers: 4.
+    /// Level 4: inputs are rounded to 8 bits, in blocks, and products are summed as integers.
     Int8,
-    /// Weights are widened to float32: 1. Several times slower.
+    /// Level 1: weights are widened to float32. Several times slower.
     Float32,
 }
 
@@ -106,7 +109,7 @@ fn usual_head(weights: Format) -> Option<Format> {
     weights.quantizes_head().then_some(weights)
 }
 
-/// Whether weights of these forms have an arithmetic that can be chosen.
+/// Whether the accuracy level matters for weights and a head of these formats.
 fn has_accuracy(weights: Format, head: Option<Format>) -> bool {
     let mut products = [Some(weights), head].into_iter().flatten();
     products.any(|format| format.operator().has_accuracy_level)
@@ -122,19 +125,19 @@ fn usual_accuracy(weights: Format, head: Option<Format>) -> Accuracy {
 /// How a model is quantized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quantization {
-    /// Of all linear layers but the head.
+    /// The format of all linear layers but the head.
     pub weights: Format,
-    /// Of the head; absent where it stays as it is.
+    /// The head's format; `None` if it stays float.
     pub head: Option<Format>,
-    /// Of the token embedding; absent where it stays as it is.
+    /// The token embedding's format; `None` if it stays float.
     #[serde(default)]
     pub embedding: Option<Format>,
-    /// The arithmetic; `MatMulBnb4` has float32 only.
+    /// The arithmetic of operators that offer a choice.
     pub accuracy: Accuracy,
 }
 
 impl Quantization {
-    /// `weights` with what goes with it unless asked otherwise.
+    /// `weights` with the default head, embedding and arithmetic.
     pub fn new(weights: Format) -> Self {
         let head = usual_head(weights);
         Self {
@@ -145,10 +148,10 @@ impl Quantization {
         }
     }
 
-    /// `weights`, with another head, embedding or arithmetic where these are given.
+    /// `weights`, with another head, embedding or arithmetic if given.
     ///
     /// # Errors
-    /// If an arithmetic is asked for that no weight of this model would use.
+    /// If an arithmetic is given that none of the weights would use.
     pub fn with(
         weights: Format,
         head: Option<Part>,
@@ -170,12 +173,12 @@ impl Quantization {
         })
     }
 
-    /// Whether a weight has a form whose arithmetic can be chosen.
+    /// Whether the accuracy level matters.
     pub fn has_accuracy(self) -> bool {
         has_accuracy(self.weights, self.head)
     }
 
-    /// A name that differs from every other quantization's, short where it's the usual one.
+    /// A unique name, which mentions only what isn't the default.
     pub fn label(self) -> String {
         let mut label = self.weights.name().to_owned();
         if self.head != usual_head(self.weights) {
@@ -192,7 +195,7 @@ impl Quantization {
         label
     }
 
-    /// What `module` of `spec` is quantized to, if it is.
+    /// The format of `module`; `None` if it isn't quantized.
     pub fn of(self, spec: &DecoderSpec, module: &Module) -> Option<Format> {
         match module.kind {
             ModuleKind::Linear { .. } if module.path == spec.lm_head.path => self.head,
@@ -203,8 +206,9 @@ impl Quantization {
         }
     }
 
-    /// What the quantized weight of `module` is called: by its tensor in the checkpoint, since replicated layers share one;
-    /// but by its own place where a tied head and its embedding have different forms, whichever of them the checkpoint has.
+    /// The name of the quantized weight of `module`: that of its tensor in the checkpoint, since
+    /// replicated layers share one. If a tied head and its embedding have different formats, each
+    /// has its own path instead.
     pub fn key(self, spec: &DecoderSpec, module: &Module) -> String {
         let apart = self.head != self.embedding && spec.tied();
         let of =

@@ -1,7 +1,7 @@
 //! Falcon (`model_type: "falcon"`).
 //!
-//! - Queries, keys and values in one projection: with `new_decoder_architecture` group by group; else with
-//!   `multi_query` all queries, one key, one value; else head by head.
+//! - Queries, keys and values in one projection: with `new_decoder_architecture` group by group;
+//!   else with `multi_query` all queries, one key, one value; else head by head.
 //! - Attention and perceptron side by side with `parallel_attn`, behind one LayerNorm, or two with
 //!   `num_ln_in_parallel_attn` 2; else one after the other.
 //! - Rotary positions.

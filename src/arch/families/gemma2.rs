@@ -1,7 +1,8 @@
 //! Gemma 2 (`model_type: "gemma2"`): Gemma with four changes.
 //!
 //! - A norm before and behind each sublayer: `x + norm(attention(norm(x)))`.
-//! - Every second layer, the first among them, sees `sliding_window` tokens; or those that `layer_types` names.
+//! - Every second layer, the first among them, sees `sliding_window` tokens; or those that
+//!   `layer_types` names.
 //! - Soft caps on attention scores and on logits.
 //! - Scores are multiplied by `query_pre_attn_scalar^-0.5`.
 //!

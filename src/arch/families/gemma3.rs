@@ -1,9 +1,9 @@
 //! Gemma 3's text models (`model_type: "gemma3_text"`): Gemma 2 with three changes.
 //!
 //! - RMSNorm of every query and key head, before the rotation.
-//! - Layers with a window have a rotation of their own: `rope_local_base_freq`, or `rope_parameters` with an
-//!   entry for each type of layer. Five of six layers have one, unless `layer_types` or
-//!   `sliding_window_pattern` says otherwise.
+//! - Layers with a window have a rotation of their own: `rope_local_base_freq`, or
+//!   `rope_parameters` with an entry for each type of layer. Five of six layers have one, unless
+//!   `layer_types` or `sliding_window_pattern` says otherwise.
 //! - No soft cap on attention scores; one on logits where `final_logit_softcapping` is set.
 //!
 //! Source: `modeling_gemma3.py`, `configuration_gemma3.py`, Hugging Face Transformers.

@@ -1,7 +1,7 @@
 //! GPT-NeoX and Pythia (`model_type: "gpt_neox"`).
 //!
-//! - Attention and perceptron side by side, each behind a LayerNorm of its own; one after the other where
-//!   `use_parallel_residual` is false.
+//! - Attention and perceptron side by side, each behind a LayerNorm of its own; one after the other
+//!   where `use_parallel_residual` is false.
 //! - Queries, keys and values in one projection, head by head.
 //! - `rotary_pct` of each head is turned, a quarter by default.
 //! - Biases everywhere, on attention unless `attention_bias` is false.

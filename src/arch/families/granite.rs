@@ -1,7 +1,8 @@
 //! Granite (`model_type: "granite"`): Llama with four multipliers.
 //!
-//! - Embeddings times `embedding_multiplier`, attention scores times `attention_multiplier`, each sublayer's
-//!   output times `residual_multiplier`, logits divided by `logits_scaling`; all 1 by default.
+//! - Embeddings times `embedding_multiplier`, attention scores times `attention_multiplier`, each
+//!   sublayer's output times `residual_multiplier`, logits divided by `logits_scaling`; all 1 by
+//!   default.
 //!
 //! Source: `modeling_granite.py`, Hugging Face Transformers.
 

@@ -1,4 +1,4 @@
-//! Llama (`model_type: "llama"`): the plain form that other families are told apart from.
+//! Llama (`model_type: "llama"`): the family that others are described by their differences from.
 //!
 //! - `h = x + o_proj(attention(norm(x)))`, `y = h + mlp(norm(h))`, RMSNorm, rotary positions.
 //! - Grouped-query attention; a gated perceptron.
@@ -55,7 +55,8 @@ pub const FAMILY: Family = Family {
                 "rms_norm_eps": 1e-05, "rope_scaling": null, "rope_theta": 100000.0,
                 "tie_word_embeddings": true, "vocab_size": 49152}"#,
         },
-        // No model's own: 336 million parameters with an untied head, where a decode step in float32 reads 1.21 GB.
+        // Copies no model: 336 million parameters with an untied head, of which a decode step in
+        // float32 reads 1.21 GB.
         Shape {
             name: "llama-336m",
             copies: None,

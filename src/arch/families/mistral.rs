@@ -1,6 +1,7 @@
 //! Mistral (`model_type: "mistral"`): Llama with a window.
 //!
-//! - A token sees `sliding_window` tokens, itself among them, in every layer; all of them where it's null.
+//! - A token sees `sliding_window` tokens, itself among them, in every layer; all of them where
+//!   it's null.
 //!
 //! Source: `modeling_mistral.py`, Hugging Face Transformers.
 

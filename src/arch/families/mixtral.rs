@@ -1,7 +1,7 @@
 //! Mixtral (`model_type: "mixtral"`): Mistral with experts.
 //!
-//! - Each token goes through `num_experts_per_tok` of `num_local_experts`, weighted by the softmax over all of
-//!   them, divided by its sum over those.
+//! - Each token goes through `num_experts_per_tok` of `num_local_experts`, weighted by the softmax
+//!   over all of them, divided by its sum over those.
 //! - A token sees `sliding_window` tokens, where that isn't null.
 //!
 //! Source: `modeling_mixtral.py`, `conversion_mapping.py`, Hugging Face Transformers.

@@ -1,4 +1,4 @@
-//! The families that are supported.
+//! The supported families. Each has a file.
 
 mod bloom;
 mod cohere;
@@ -34,24 +34,23 @@ pub use targets::DefaultTargets;
 use super::{DecoderSpec, wrappers};
 use crate::json::{ConfigError, JsonObject};
 
-/// Models with the same `model_type`. Each family's file has its own.
+/// The models with one `model_type`. Each family's file defines its own entry.
 #[derive(Debug)]
 pub struct Family {
     /// `model_type` of `config.json`.
     pub model_type: &'static str,
-    /// What people call them.
+    /// Their names.
     pub name: &'static str,
     /// What is special about them.
     pub special: &'static str,
     /// Options that are refused by name.
     pub refused: &'static str,
-    /// The modules that methods adapt where a configuration names none.
+    /// The modules that methods adapt by default.
     pub targets: DefaultTargets,
-    /// Values of keys that are absent from the `text_config` of a multimodal model, as JSON, if a
-    /// multimodal model has such a text tower. A nested configuration leaves out keys with default
-    /// values, even those without which `read` fails.
+    /// Defaults of the keys in a `text_config`, as JSON; `None` if no multimodal model has such a
+    /// text tower. A `text_config` omits keys with default values, even those that `read` needs.
     pub nested_defaults: Option<&'static str>,
-    /// Models with random weights, `synthetic/<name>`.
+    /// The synthetic models, `synthetic/<name>`.
     pub shapes: &'static [Shape],
     pub(super) read: fn(&JsonObject) -> Result<DecoderSpec, ConfigError>,
 }
@@ -61,11 +60,11 @@ pub struct Family {
 pub struct Shape {
     /// The name in `synthetic/<name>`.
     pub name: &'static str,
-    /// The model whose sizes these are, on the hub.
+    /// The hub id of the model that has these sizes.
     pub copies: Option<&'static str>,
-    /// Number of parameters. A tied head has the embedding's.
+    /// Number of parameters; a tied head counts once.
     pub parameters: u64,
-    /// `config.json` without the keys that follow from the weights' dtype and the tokenizer.
+    /// `config.json` without the keys that depend on the weights' dtype or the tokenizer.
     pub config: &'static str,
 }
 
@@ -99,7 +98,7 @@ pub const FAMILIES: &[&Family] = &[
     &mpt::FAMILY,
 ];
 
-/// The family of this `model_type`.
+/// The family with this `model_type`.
 pub fn family(model_type: &str) -> Option<&'static Family> {
     let mut families = FAMILIES.iter().copied();
     families.find(|family| family.model_type == model_type)

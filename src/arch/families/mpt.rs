@@ -4,7 +4,8 @@
 //! - Queries, keys and values in one projection, cut off at ± `clip_qkv`.
 //! - GELU between projections of the fourfold width.
 //!
-//! Transformers passes over several options that MPT's own code had; what they would change is refused.
+//! Transformers passes over several options that MPT's own code had; what they would change is
+//! refused.
 //!
 //! Source: `modeling_mpt.py`, Hugging Face Transformers.
 

@@ -3,10 +3,10 @@
 //! - Learned positions; the table's first two rows belong to no position.
 //! - Biases everywhere with `enable_bias`; LayerNorm, without parameters where
 //!   `layer_norm_elementwise_affine` is false.
-//! - `do_layer_norm_before`: the norms stand before their sublayers and there's a final norm (unless
-//!   `_remove_final_layer_norm`); else behind the residual and there's none (opt-350m).
-//! - `word_embed_proj_dim` other than `hidden_size`: projections behind the embedding and before the
-//!   head, without biases.
+//! - `do_layer_norm_before`: the norms stand before their sublayers and there's a final norm
+//!   (unless `_remove_final_layer_norm`); else behind the residual and there's none (opt-350m).
+//! - `word_embed_proj_dim` other than `hidden_size`: projections behind the embedding and before
+//!   the head, without biases.
 //!
 //! Source: `modeling_opt.py`, Hugging Face Transformers.
 

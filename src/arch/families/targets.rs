@@ -1,19 +1,20 @@
-//! The modules that PEFT's methods adapt where a configuration has no `target_modules`.
+//! The modules that PEFT's methods adapt by default, without `target_modules`.
 //!
 //! Source: PEFT, `utils/constants.py`, `TRANSFORMERS_MODELS_TO_<METHOD>_TARGET_MODULES_MAPPING`.
 
 /// Names of modules.
 type Names = &'static [&'static str];
 
-/// The modules of one family, by method. A list is empty where PEFT has no default, so that
-/// `target_modules` has to be given.
+/// The default targets of one family, by method. If a list is empty, PEFT has no default, and
+/// `target_modules` must be given.
 #[derive(Debug)]
 pub struct DefaultTargets {
-    /// LoRA and most other methods: queries and values, or the projection that has both.
+    /// LoRA and most other methods: query and value projections, or the projection that combines
+    /// them.
     pub query_value: Names,
-    /// FROD, PVeRA, SHiRA, VeRA: no layers of an MLP.
+    /// FROD, PVeRA, SHiRA, VeRA: no layer of an MLP.
     pub query_value_only: Names,
-    /// C3A, FourierFT, WaveFT: square layers where LoRA has none.
+    /// C3A, FourierFT, WaveFT: square layers for some families.
     pub spectral: Names,
     /// AdaLoRA and VB-LoRA.
     pub adalora: Names,
@@ -21,7 +22,7 @@ pub struct DefaultTargets {
     pub beft: Names,
     /// (IA)³.
     pub ia3: Names,
-    /// Those of the (IA)³ layers whose input is scaled.
+    /// Of those, the feed-forward layers, whose input (IA)³ scales.
     pub ia3_feedforward: Names,
     /// LN tuning.
     pub ln_tuning: Names,
@@ -33,7 +34,7 @@ impl DefaultTargets {
     /// No method has a default.
     pub const NONE: Self = Self::alike(&[]);
 
-    /// The same modules for LoRA and the methods like it, and no others.
+    /// `names` for LoRA and the methods of the next two columns, and nothing for the others.
     pub const fn alike(names: Names) -> Self {
         Self {
             query_value: names,

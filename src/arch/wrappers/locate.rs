@@ -1,12 +1,12 @@
-//! The names that a checkpoint has for the tensors of a text tower: their first parts differ with the version of Transformers
-//! that wrote it.
+//! The names of a text tower's tensors in a checkpoint. Their first parts depend on the version of
+//! Transformers that wrote it.
 
 use crate::arch::names::bare;
 use crate::arch::{DecoderSpec, Tower};
 use crate::weights::{TensorStore, WeightsError};
 
-/// Finds the names that the tower's tensors have in `store`, and makes them the sources of its modules. Nothing is done for a
-/// model without a wrapper.
+/// Finds the names of the tower's tensors in `store`, and makes them the sources of its modules.
+/// Models without a wrapper stay as they are.
 ///
 /// # Errors
 /// If the checkpoint holds a tensor of the tower under two names.
@@ -25,7 +25,7 @@ pub fn locate(spec: &mut DecoderSpec, store: &TensorStore) -> Result<(), Weights
             (first, _) => Ok(first.map(str::to_owned)),
         }
     };
-    // The embedding isn't there where it's the head's, and no other module is without a layer.
+    // A tied embedding may be missing, so a layer's module is looked for.
     let linear = &spec.layers[0].attention.o_proj.source;
     let probe = format!("{linear}.weight");
     let prefix = match found(&probe)? {
@@ -34,7 +34,7 @@ pub fn locate(spec: &mut DecoderSpec, store: &TensorStore) -> Result<(), Weights
     };
     let head = match found(&format!("{}.weight", tower.head))? {
         Some(name) => name.trim_end_matches(".weight").to_owned(),
-        // Before Transformers 4.52 the tower was a whole model, head and all.
+        // Before Transformers 4.52 the tower was a whole model with its head.
         None => match prefix.strip_suffix("model.") {
             Some(around) if !around.is_empty() && around != "model." => {
                 format!("{around}{}", tower.head)

@@ -1,4 +1,4 @@
-//! The multimodal models, and the text models in them that are no family of their own.
+//! The multimodal models, and their text models that are no family of their own.
 
 use super::{Text, TextModel, Tied, Wrapper};
 

@@ -24,7 +24,7 @@ pub(super) const FORMAT: FormatSpec = FormatSpec {
     quantize: |values, columns| steps::round(values, columns, 4),
     operator: &MAT_MUL_N_BITS,
     attributes: &[("bits", 4)],
-    // As onnxruntime-genai does it, since the head is most of what a step reads.
+    // As in onnxruntime-genai, since a step reads more of the head than of any other weight.
     quantizes_head: true,
     has_row_lookup: true,
     tolerance: Tolerance {

@@ -1,7 +1,7 @@
-//! The formats that a weight of `[out_features, in_features]` is quantized to, a file each.
+//! The formats of quantized weights, `[out_features, in_features]`. Each has a file.
 //!
-//! Scales are computed in float32, and stored in the type of the products' inputs: float32 on a CPU, float16 or bfloat16 on a
-//! GPU.
+//! Scales are computed in float32, and stored in the dtype of the products' inputs: float32 on a
+//! CPU, float16 or bfloat16 on a GPU.
 
 mod int4;
 mod int8;
@@ -16,7 +16,7 @@ use crate::weights::Dtype;
 
 macro_rules! formats {
     ($($name:ident: $file:ident,)*) => {
-        /// What a weight is quantized to.
+        /// The format of a quantized weight.
         #[derive(
             Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
         )]
@@ -41,7 +41,7 @@ formats! {
     Nf4: nf4,
 }
 
-/// What a format's file says of it.
+/// The properties of a format; its file defines them.
 #[derive(Debug)]
 struct FormatSpec {
     /// Its name in options, folders and results.
@@ -52,26 +52,27 @@ struct FormatSpec {
     keys: Keys,
     /// How its values are encoded.
     encoding: Encoding,
-    /// Quantizes whole rows of as many columns as the second argument says.
+    /// Quantizes whole rows. Arguments: the values, and the number of columns.
     quantize: fn(&[f32], usize) -> Quantized,
-    /// The operator that multiplies with such weights.
+    /// The operator for products with such weights.
     operator: &'static Operator,
     /// The operator's attributes, apart from sizes, block size and accuracy.
     attributes: &'static [(&'static str, i64)],
-    /// Whether the head is quantized like the other weights unless something else is asked for.
+    /// Whether the head has this format by default, like the other weights.
     quantizes_head: bool,
-    /// Whether `GatherBlockQuantized` looks up rows of such codes, so that a token embedding can have the format.
+    /// Whether `GatherBlockQuantized` can look up rows, so that a token embedding can have this
+    /// format.
     has_row_lookup: bool,
-    /// How far apart merged and unmerged logits may be.
+    /// The largest allowed difference between merged and unmerged logits.
     tolerance: Tolerance,
 }
 
 /// The keys of a parameters file that choose a format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keys {
-    /// PEFT's key that is `true`. Without one, `quantization_scheme` is enough.
+    /// PEFT's key that must be `true`; `None` if `quantization_scheme` is enough.
     pub switch: Option<Switch>,
-    /// `quantization_scheme`. The first format with a switch is the one without a scheme.
+    /// `quantization_scheme`. If the key is missing, the first format with the switch is chosen.
     pub scheme: &'static str,
 }
 
@@ -84,13 +85,13 @@ pub enum Switch {
     Use8Bit,
 }
 
-/// How far apart the logits of merged and unmerged variants may be, relative to the logits' root mean square: the effect of
-/// rounding the weights of a model with random weights once more.
+/// The largest allowed difference between the logits of merged and unmerged variants, relative to
+/// the logits' root mean square. It's the effect of requantizing a model with random weights.
 #[derive(Debug, Clone, Copy)]
 pub struct Tolerance {
-    /// Of a model without experts.
+    /// For models without experts.
     pub dense: f32,
-    /// Of a model with experts: a small difference may send tokens to other ones.
+    /// For models with experts: a small difference may send a token to other experts.
     pub routed: f32,
 }
 
@@ -142,7 +143,7 @@ impl Format {
         self.spec().attributes
     }
 
-    /// Whether the head is quantized like the other weights unless something else is asked for.
+    /// Whether the head has this format by default, like the other weights.
     pub fn quantizes_head(self) -> bool {
         self.spec().quantizes_head
     }
@@ -152,7 +153,7 @@ impl Format {
         self.spec().has_row_lookup
     }
 
-    /// How far apart the logits of merged and unmerged variants may be.
+    /// The largest allowed difference between the logits of merged and unmerged variants.
     pub fn tolerance(self) -> Tolerance {
         self.spec().tolerance
     }
@@ -177,7 +178,7 @@ impl Format {
         (self.spec().quantize)(values, columns)
     }
 
-    /// The values that codes and scales stand for.
+    /// The dequantized values.
     pub fn dequantize(self, codes: &[u8], scales: &[f32], rows: usize, columns: usize) -> Vec<f32> {
         self.encoding().dequantize(codes, scales, rows, columns)
     }

@@ -1,4 +1,5 @@
-//! `nf4`: blocks of 64 values, rounded to the 16 quantiles of a normal distribution, as bitsandbytes does.
+//! `nf4`: blocks of 64 values, rounded to the 16 quantiles of a normal distribution, as in
+//! bitsandbytes.
 //!
 //! A block's scale is the largest magnitude in it. Blocks run through all rows.
 //!
@@ -26,7 +27,7 @@ pub(super) const FORMAT: FormatSpec = FormatSpec {
     quantize: |values, _| nf4(values),
     operator: &MAT_MUL_BNB4,
     attributes: &[("quant_type", 1)],
-    // As bitsandbytes does it.
+    // As in bitsandbytes.
     quantizes_head: false,
     // ONNX Runtime has no operator that looks up rows of such codes.
     has_row_lookup: false,
@@ -56,8 +57,8 @@ const NF4: [f32; 16] = [
     1.0,
 ];
 
-/// A value above the `i`-th of these isn't rounded to the `i`-th of [`NF4`], nor to a smaller one. They are bitsandbytes':
-/// the middles, but for the twelfth, which lies a millionth higher.
+/// A value above `i` of these thresholds is rounded to `NF4[i]`. They are bitsandbytes': the
+/// midpoints, except for the twelfth, which is a millionth higher.
 const THRESHOLDS: [f32; 15] = [
     -0.848_096_43,
     -0.610_632_9,

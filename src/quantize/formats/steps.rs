@@ -5,8 +5,8 @@ use super::Quantized;
 /// Values that share a scale.
 pub const BLOCK: usize = 32;
 
-/// Rounds every block to `2^bits` steps that are symmetric around zero, with the value of the largest magnitude at
-/// the lowest one.
+/// Rounds every block to `2^bits` values that are symmetric around zero. The value with the largest
+/// magnitude becomes the lowest one.
 pub fn round(values: &[f32], columns: usize, bits: usize) -> Quantized {
     let middle = (1 << (bits - 1)) as f32;
     let most = 2.0 * middle - 1.0;
@@ -27,8 +27,8 @@ pub fn round(values: &[f32], columns: usize, bits: usize) -> Quantized {
             };
             let scale = extreme / -middle;
             let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-            // To the nearest, and up from half way, as `round` does it: that's a call for each value where the
-            // processor isn't known to have an instruction for it.
+            // To the nearest, and up from half way, as `round` does it: that's a call for each
+            // value where the processor isn't known to have an instruction for it.
             let code = |value: f32| {
                 let place = (value * inverse + middle).clamp(0.0, most);
                 let whole = place as i32;
