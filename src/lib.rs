@@ -32,6 +32,6 @@ pub mod prepared;
 pub mod prompts;
 pub mod quantize;
 pub mod random;
-pub mod results;
+pub mod report;
 pub mod system;
 pub mod weights;

@@ -10,7 +10,7 @@ mod swaps;
 mod sweep;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Result, bail};
@@ -27,10 +27,8 @@ use crate::config::BenchmarkConfig;
 use crate::engine::{EngineOptions, Provider, WeightsMode};
 use crate::measure::client::{Interrupt, WorkerError};
 use crate::measure::session::PrecisionGoal;
-use crate::measure::sweep::SweepRun;
-use crate::results::{self, ResultDocument, RunInfo, Status};
+use crate::report::{Figures, Report, ReportInput, Status};
 use crate::system::{Hardware, SystemInfo};
-use job::records_of;
 use run::Measured;
 
 /// How a command ended, if not by an error.
@@ -107,21 +105,26 @@ impl<'a> Benchmark<'a> {
                 return Err(self.failed(config, targets, error));
             }
         };
+        let paired = !measured.base_is_cached;
+        let figures = Figures::new(&measured.records, &measured.sweep, paired, config.seed);
+        let mut reports = Vec::new();
         let mut paths = Vec::new();
         let mut errors = Vec::new();
         for (index, job) in jobs.iter().enumerate() {
-            let (status, error) = measured.judge(index, job);
-            let path = self.write(config, &measured, index, job, status, error.clone())?;
+            let report = self.report(config, &measured, &figures, index, job);
+            let name = self.name(config, &job.target);
+            let path = crate::report::write(&self.common.output, &name, &report)?;
+            let error = report.run_info.error.as_ref();
             errors.extend(error.map(|error| format!("{error} (see {})", path.display())));
             paths.push(path.display().to_string());
+            reports.push(report);
         }
         if let Err(WorkerError::Interrupted) = measured.outcome {
             let paths = paths.join(", ");
             message(&format!("interrupted; what was measured is in {paths}"));
             return Ok(Outcome::Interrupted);
         }
-        let text = self.text(config, &jobs, &measured, &paths);
-        print(&text)?;
+        print(&self.text(&jobs, &reports, &paths))?;
         if errors.is_empty() {
             return Ok(Outcome::Done);
         }
@@ -140,9 +143,8 @@ impl<'a> Benchmark<'a> {
         for target in targets {
             let name = self.name(config, target);
             info.settings.clone_from(&name.settings);
-            let document = ResultDocument::new(&info, &[], &[]);
-            let output = &self.common.output;
-            if let Err(second) = results::write(output, &name, Status::Failed, &document) {
+            let nothing = Report::new(&info, &Figures::default(), None);
+            if let Err(second) = crate::report::write(&self.common.output, &name, &nothing) {
                 return error.context(format!("{second}"));
             }
         }
@@ -155,21 +157,21 @@ impl<'a> Benchmark<'a> {
         options
     }
 
-    fn write(
+    fn report(
         &self,
         config: &BenchmarkConfig,
         measured: &Measured,
+        figures: &Figures,
         index: usize,
         job: &Job,
-        status: Status,
-        error: Option<String>,
-    ) -> Result<PathBuf> {
+    ) -> Report {
+        let (status, error) = measured.judge(index, job);
         let options = self.options(config);
         let mut info = self.info(config, &options, status, error);
         let name = self.name(config, &job.target);
         info.settings.clone_from(&name.settings);
         info.library = Some(&measured.library);
-        info.tokenizer = serde_json::to_value(&measured.tokenizer).ok();
+        info.tokenizer = Some(measured.tokenizer.in_result());
         info.base_is_cached = measured.base_is_cached;
         info.manifests = job.manifests();
         info.absent = job.absent.clone();
@@ -179,15 +181,8 @@ impl<'a> Benchmark<'a> {
         info.parity = measured.comparisons[index].parity.as_ref();
         info.graphs = Some(&measured.comparisons[index].graphs);
         info.not_lowered = Some(&measured.comparisons[index].not_lowered);
-        let sweep = measured.sweep.iter().map(|run| SweepRun {
-            records: records_of(&run.records, job),
-            ..run.clone()
-        });
-        let sweep: Vec<SweepRun> = sweep.collect();
         info.swap = measured.swaps[index].as_ref();
-        let document = ResultDocument::new(&info, &records_of(&measured.records, job), &sweep);
-        let output = &self.common.output;
-        Ok(results::write(output, &name, status, &document)?)
+        Report::new(&info, figures, Some(&job.label))
     }
 
     fn info<'b>(
@@ -196,7 +191,7 @@ impl<'a> Benchmark<'a> {
         options: &'b EngineOptions,
         status: Status,
         error: Option<String>,
-    ) -> RunInfo<'b> {
+    ) -> ReportInput<'b> {
         let mut benchmark_config = config.to_json();
         if options.provider != Provider::Cpu
             && let Some(keys) = benchmark_config.as_object_mut()
@@ -204,7 +199,7 @@ impl<'a> Benchmark<'a> {
             // Not chosen there, and refused where these parameters are used again.
             keys.shift_remove("quantization_accuracy_level");
         }
-        RunInfo {
+        ReportInput {
             timestamp: self.timestamp.clone(),
             duration: self.started.elapsed().as_secs_f64(),
             status,

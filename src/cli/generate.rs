@@ -166,7 +166,7 @@ impl Generate {
                 "prompt_ids": prompt_ids,
                 "token_ids": token_ids,
                 "text": text,
-                "tokenizer": tokenizer.map(|_| place),
+                "tokenizer": tokenizer.map(|_| place.in_result()),
             })
             .to_string()
         } else {

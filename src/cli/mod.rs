@@ -17,9 +17,9 @@ mod prepare;
 mod progress;
 mod prompt_doubts;
 mod prompt_plans;
+mod report;
 mod runtime;
 mod setup;
-mod table;
 mod target;
 mod tokenizer;
 mod verify;
@@ -51,6 +51,8 @@ enum Command {
     Measure(measure::Measure),
     /// Measure the base model by itself, and keep the result for `measure --cached-base`.
     Base(base::Base),
+    /// Print the tables of results that were written before.
+    Report(report::Report),
     /// Check that merged and unmerged agree, and that the adapter changes something.
     Verify(verify::Verify),
     /// Generate greedily, to look at a variant's output or to compare it.
@@ -75,6 +77,7 @@ pub fn run() -> ExitCode {
         Command::Prepare(command) => command.run(&cli.common).map(done),
         Command::Measure(command) => command.run(&cli.common),
         Command::Base(command) => command.run(&cli.common),
+        Command::Report(command) => command.run(&cli.common).map(done),
         Command::Verify(command) => command.run(&cli.common).map(done),
         Command::Generate(command) => command.run(&cli.common).map(done),
         Command::Methods(command) => command.run().map(done),

@@ -7,11 +7,11 @@ use std::str::FromStr;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use serde::Serialize;
 
 use super::progress::message;
 use crate::model::{TOKENIZER_FILES, TextTokenizer, TokenizerError, has_tokenizer};
 use crate::prepared::{Manifest, PreparedVariant, Variant};
+use crate::report::model::{Tokenizer, TokenizerOwner as Owner};
 
 /// `--tokenizer`
 #[derive(Debug, Clone, Args)]
@@ -42,27 +42,14 @@ impl FromStr for TokenizerChoice {
     }
 }
 
-/// Whose tokenizer it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Owner {
-    Base,
-    Adapter,
-    Other,
-}
-
 /// Where a tokenizer is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenizerPlace {
-    #[serde(rename = "of")]
     owner: Owner,
     /// Its folder.
-    #[serde(rename = "path")]
     pub folder: PathBuf,
-    #[serde(skip)]
     base: PathBuf,
     /// Whether it was asked for.
-    #[serde(skip)]
     pub asked: bool,
 }
 
@@ -151,6 +138,14 @@ impl TokenizerPlace {
     /// If it can't be used.
     pub fn open(&self) -> Result<TextTokenizer, TokenizerError> {
         TextTokenizer::open(&self.folder)
+    }
+
+    /// What a result says of it.
+    pub fn in_result(&self) -> Tokenizer {
+        Tokenizer {
+            of: self.owner,
+            path: self.folder.clone(),
+        }
     }
 
     /// Says so where texts don't go through the base's tokenizer, and that would give something else.

@@ -10,7 +10,7 @@
 //! The times in `extra` were measured once each, so the interval is that of the saving alone.
 //! Laying out the base's weights isn't in `extra`, since all variants share them.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::comparison::measured;
 use super::prompt_group::PromptGroup;
@@ -18,7 +18,7 @@ use super::record::SubjectRecord;
 use super::stats::{Difference, Pair, paired_difference};
 
 /// The one-time cost of merging, and when it's paid back.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BreakEven {
     /// Seconds that merged needs longer than unmerged until it's ready: preparing, laying out
     /// weights, opening a session. Negative if it's ready sooner.
@@ -28,7 +28,7 @@ pub struct BreakEven {
 }
 
 /// The break-even on prompts of one group.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GroupBreakEven {
     /// The prompt group.
     pub group: PromptGroup,
@@ -42,7 +42,7 @@ pub struct GroupBreakEven {
 }
 
 /// Whether merging pays, and when.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "verdict", rename_all = "kebab-case")]
 pub enum Verdict {
     /// Merged is ready no later, and wasn't found to be slower.

@@ -13,14 +13,14 @@
 //! Source: Williams, Waterman and Patterson, "Roofline: an insightful visual performance model for
 //! multicore architectures", 2009.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::prompt_group::PromptGroup;
 use super::record::{RunRecord, SubjectRecord};
 use super::stats::median;
 
 /// Decode steps compared with the memory bandwidth; medians over runs.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Roofline {
     /// Bytes that a step must read: weights, adapter, and every sequence's cache at the middle of
     /// the generation.

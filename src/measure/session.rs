@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::bandwidth::RateMeter;
 use super::client::{Interrupt, WorkerClient, WorkerError};
@@ -86,7 +86,7 @@ pub struct PrecisionGoal {
 }
 
 /// How far a [`PrecisionGoal`] was reached.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ReachedPrecision {
     /// The goal's half-width, in percentage points.
     pub target_pct: f64,

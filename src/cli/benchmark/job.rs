@@ -20,15 +20,6 @@ pub struct Job {
 }
 
 impl Job {
-    /// Whether its adapter's values were drawn.
-    pub(super) fn is_fresh(&self) -> bool {
-        let mut adapters = self
-            .variants
-            .iter()
-            .filter_map(|one| one.manifest.adapter.as_ref());
-        adapters.any(|adapter| adapter.fresh)
-    }
-
     /// The manifests of its variants.
     pub(super) fn manifests(&self) -> BTreeMap<Variant, Manifest> {
         let variants = self.variants.iter().map(|one| &one.manifest);

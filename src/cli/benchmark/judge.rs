@@ -4,7 +4,7 @@ use super::job::{Job, records_of};
 use super::run::Measured;
 use crate::measure::client::WorkerError;
 use crate::measure::swap::SwapResult;
-use crate::results::Status;
+use crate::report::Status;
 
 impl Measured {
     /// How a job's measurement ended, and why not well.

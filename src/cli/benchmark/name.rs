@@ -9,7 +9,7 @@ use crate::cli::setup;
 use crate::config::BenchmarkConfig;
 use crate::engine::{Provider, WeightsMode};
 use crate::machine::physical_cores;
-use crate::results::ResultName;
+use crate::report::ResultName;
 
 impl Benchmark<'_> {
     /// The name of the result of `target`. Every field and every option is listed, so that a new one can't be forgotten.

@@ -23,7 +23,7 @@ use crate::measure::swap::SwapResult;
 use crate::measure::sweep::SweepRun;
 use crate::onnxruntime::library::Library;
 use crate::prepared::PreparedVariant;
-use crate::results::{BaseCache, CacheKey};
+use crate::report::{BaseCache, CacheKey};
 
 /// What was measured.
 pub(super) struct Measured {

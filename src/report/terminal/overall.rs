@@ -3,44 +3,42 @@
 use std::fmt::Write;
 
 use super::cells::{interval, too_few, verdict};
-use crate::measure::comparison::{half_width, measured, overhead};
-use crate::measure::record::SubjectRecord;
-use crate::measure::stats::Overhead;
 use crate::measure::subject::Subject;
+use crate::report::measured::Participant;
+use crate::report::model::{Overhead, Variant};
 
 /// A sentence for each adapter variant.
-pub(super) fn overall(
-    text: &mut String,
-    records: &[SubjectRecord],
-    base: Option<&SubjectRecord>,
-    paired: bool,
-    seed: u64,
-) {
-    let Some(base) = base else {
+pub(super) fn overall(text: &mut String, all: &[Participant<Variant>]) {
+    let find = |subject: Subject| all.iter().find(|one| one.subject == subject.name());
+    let Some(base) = find(Subject::Base) else {
         return;
     };
-    let measured = measured(base);
     text.push('\n');
-    let again = records
-        .iter()
-        .find(|record| record.variant == Subject::BaseAgain);
-    let again = again.and_then(|record| overhead(base, record, &measured, paired, seed));
-    let others =
-        |record: &&SubjectRecord| !matches!(record.variant, Subject::Base | Subject::BaseAgain);
-    let names = records.iter().filter(others).map(SubjectRecord::label);
+    // Over all prompts that the base was measured on: what ended before that isn't told.
+    let over = |found: &'_ Variant| {
+        let mut groups = base.found.by_category.iter();
+        let complete = groups.all(|(group, _)| found.by_category.get(group).is_some());
+        found.overall_overhead().copied().filter(|_| complete)
+    };
+    let again = find(Subject::BaseAgain).and_then(|again| over(again.found));
+    let is_other = |one: &&Participant<Variant>| {
+        let bases = [Subject::Base, Subject::BaseAgain];
+        bases.iter().all(|base| base.name() != one.subject)
+    };
+    let names = all.iter().filter(is_other).map(Participant::label);
     let width = names.map(|name| name.chars().count()).max();
     let width = width.unwrap_or(0).max(14);
-    for record in records.iter().filter(others) {
-        if let Some(over) = overhead(base, record, &measured, paired, seed) {
+    for one in all.iter().filter(is_other) {
+        if let Some(over) = over(one.found) {
             let _ = writeln!(
                 text,
                 "{:<width$} {:+.1} % over all prompts, {}{}",
-                record.label(),
+                one.label(),
                 over.pct,
-                interval(&over),
+                interval(over.interval_pct),
                 verdict(&over)
             );
-            let noise = again.as_ref().and_then(half_width);
+            let noise = again.as_ref().and_then(Overhead::half_width);
             if let Some(noise) = noise.filter(|noise| *noise > over.pct.abs()) {
                 let _ = writeln!(
                     text,
@@ -64,7 +62,7 @@ fn aa(again: &Overhead) -> String {
     } else if !again.enough() {
         return format!(
             "a/a       the base against itself: {}, {}",
-            interval(again),
+            interval(again.interval_pct),
             too_few(again)
         );
     } else {
@@ -74,6 +72,6 @@ fn aa(again: &Overhead) -> String {
     format!(
         "a/a       the base against itself: {}, {verdict}; on this machine now, overheads below about {smallest:.1} % \
          can't be told from none",
-        interval(again)
+        interval(again.interval_pct)
     )
 }

@@ -1,18 +1,19 @@
 //! What changing adapters takes.
 
 use super::cells::{interval, milliseconds, named, none, percent, size, verdict};
-use crate::measure::swap::SwapResult;
+use crate::report::model::Swap;
 
 /// What swapping adapters takes. `title` names the experiment, where there are several.
-pub fn swap(title: &str, result: &SwapResult, seed: u64) -> String {
+pub(super) fn swap(title: &str, result: &Swap) -> String {
     let name = format!("{:<9}", named(title, "swap"));
-    let times = match result {
-        SwapResult::Absent(reason) => return format!("{name} not available: {reason}\n"),
-        SwapResult::Failed(error) => return format!("{name} failed: {error}\n"),
-        SwapResult::Measured(times) => times,
-    };
-    let Some(found) = times.metrics(seed) else {
-        return String::new();
+    let found = match result {
+        Swap::Absent { absent } => return format!("{name} not available: {absent}\n"),
+        Swap::Failed { error } => return format!("{name} failed: {error}\n"),
+        Swap::Measured { metrics: None, .. } => return String::new(),
+        Swap::Measured {
+            metrics: Some(metrics),
+            ..
+        } => metrics,
     };
     let over = found.first_token_overhead.as_ref();
     let verdict = over.map_or_else(String::new, verdict);
@@ -25,7 +26,7 @@ pub fn swap(title: &str, result: &SwapResult, seed: u64) -> String {
         milliseconds(Some(found.swap_seconds)),
         milliseconds(Some(found.first_token_after)),
         milliseconds(Some(found.first_token_without)),
-        over.map_or_else(none, percent),
-        over.map_or_else(none, interval),
+        over.map_or_else(none, |over| percent(over.pct)),
+        over.map_or_else(none, |over| interval(over.interval_pct)),
     )
 }

@@ -1,34 +1,39 @@
 //! Lines beside the figures: what doesn't exist, where nodes ran, what the variants compute, how precise it is.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::cells::named;
-use crate::engine::{NotLowered, StepGraph};
+use crate::engine::StepGraph;
 use crate::measure::executed::ExecutedGraph;
-use crate::measure::record::SubjectRecord;
 use crate::measure::session::ReachedPrecision;
-use crate::parity::Parity;
-use crate::prepared::Variant;
+use crate::prepared;
+use crate::report::model::{GenerationInfo, Norm, Parity, Variant};
+
+/// The variants that are prepared, in their order; what was measured twice ran the same nodes twice.
+fn prepared_variants(info: &GenerationInfo) -> impl Iterator<Item = (&'static str, &Variant)> {
+    use prepared::Variant::{Base, Merged, Unmerged};
+    let names = [Base, Merged, Unmerged].map(prepared::Variant::name);
+    let all = names.into_iter();
+    all.filter_map(|name| Some((name, info.measured(name)?)))
+}
 
 /// A line for each variant that doesn't exist; `title` names the experiment, where there are several.
-pub fn absent(title: &str, absent: &BTreeMap<Variant, String>) -> String {
-    let lines = absent
-        .iter()
-        .map(|(variant, reason)| format!("{}  not available: {reason}\n", named(title, variant)));
-    lines.collect()
+pub(super) fn absent(title: &str, info: &GenerationInfo) -> String {
+    let all = info.variants.iter();
+    let absent = all.filter_map(|(name, entry)| Some((name, entry.absent()?)));
+    absent
+        .map(|(name, reason)| format!("{}  not available: {reason}\n", named(title, name)))
+        .collect()
 }
 
 /// Where nodes ran, if not all on one provider and without copies: a line for each session of a variant. `title` names
 /// the experiment, where there are several.
-pub fn executed(
-    title: &str,
-    graphs: &BTreeMap<Variant, BTreeMap<String, ExecutedGraph>>,
-) -> String {
+pub(super) fn executed(title: &str, info: &GenerationInfo) -> String {
     let mut text = String::new();
-    for (variant, sessions) in graphs {
+    for (variant, found) in prepared_variants(info) {
         let divided = |graph: &ExecutedGraph| graph.nodes.len() > 1 || graph.memory_copies > 0;
-        for (session, graph) in sessions.iter().filter(|(_, graph)| divided(graph)) {
+        let sessions = found.executed.value().into_iter().flatten();
+        for (session, graph) in sessions.filter(|(_, graph)| divided(graph)) {
             let nodes = graph.nodes.iter();
             let nodes: Vec<String> = nodes
                 .map(|(of, count)| format!("{count} on {of}"))
@@ -44,42 +49,36 @@ pub fn executed(
     text
 }
 
-/// A line for each part of a variant that runs as prepared though another form is quicker. `title` names the experiment,
+/// A line for each part of a variant that runs as prepared although a faster form exists. `title` names the experiment,
 /// where there are several.
-pub fn not_lowered(title: &str, found: &BTreeMap<Variant, Vec<NotLowered>>) -> String {
+pub(super) fn not_lowered(title: &str, info: &GenerationInfo) -> String {
     let mut text = String::new();
-    for (variant, all) in found {
-        for one in all {
+    for (variant, found) in prepared_variants(info) {
+        for one in found.not_lowered.iter().flatten() {
             let _ = writeln!(text, "{}  {one}", named(title, variant));
         }
     }
     text
 }
 
-/// A line for each variant whose decode steps aren't a CUDA graph, though that was asked for: its times say as much about that
+/// A line for each variant whose decode steps aren't a CUDA graph, although that was asked for: its times say as much about that
 /// as about the variant. `title` names the experiment, where there are several.
-pub fn step_graphs<'a>(
-    title: &str,
-    records: impl IntoIterator<Item = &'a SubjectRecord>,
-) -> String {
-    let line = |record: &SubjectRecord| match &record.step_graph {
+pub(super) fn step_graphs(title: &str, info: &GenerationInfo) -> String {
+    let line = |(name, found): (&str, &Variant)| match &found.cuda_graph {
         Some(StepGraph::Refused(reason)) => {
-            let name = named(title, record.variant);
+            let name = named(title, name);
             Some(format!(
                 "{name}  its decode steps are no CUDA graph: {reason}\n"
             ))
         }
         Some(StepGraph::Captured) | None => None,
     };
-    records.into_iter().filter_map(line).collect()
+    info.all_measured().filter_map(line).collect()
 }
 
-/// A sentence about what the variants compute; empty where there was nothing to compare. `title` names the experiment,
+/// A sentence about what the variants compute; empty where there's nothing to say. `title` names the experiment,
 /// where there are several.
-pub fn parity(title: &str, parity: Option<&Parity>) -> String {
-    let Some(parity) = parity else {
-        return String::new();
-    };
+pub(super) fn parity(title: &str, parity: &Parity) -> String {
     let name = format!("{:<9}", named(title, "parity"));
     if !parity.passed {
         return format!(
@@ -92,7 +91,7 @@ pub fn parity(title: &str, parity: Option<&Parity>) -> String {
         parts.push(format!(
             "merged and unmerged differ by {difference:.1e} {} ({:.0e} allowed), {same} of {} tokens are the \
              same",
-            parity.norm.of_what(),
+            parity.norm.unwrap_or(Norm::Largest).of_what(),
             parity.allowed, parity.of
         ));
     }
@@ -104,7 +103,7 @@ pub fn parity(title: &str, parity: Option<&Parity>) -> String {
 }
 
 /// Whether the precision that was asked for was reached.
-pub fn precision(precision: &ReachedPrecision) -> String {
+pub(super) fn precision(precision: &ReachedPrecision) -> String {
     let runs = precision.runs;
     let Some(half_width) = precision.half_width_pct else {
         return "precision  there is no interval to judge by\n".to_owned();

@@ -7,7 +7,7 @@ use crate::measure::break_even::{BreakEven, GroupBreakEven, Verdict};
 
 /// When merging has paid for itself: a line for all groups, or one for each where they differ. `title` names the
 /// experiment, where there are several.
-pub fn break_even(title: &str, found: &BreakEven) -> String {
+pub(super) fn break_even(title: &str, found: &BreakEven) -> String {
     let name = named(title, "break-even");
     let extra = found.extra_seconds;
     let verdict = |group: &GroupBreakEven| match group.verdict {

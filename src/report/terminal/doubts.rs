@@ -3,11 +3,11 @@
 use std::fmt::Write;
 
 use crate::measure::interference::Interference;
-use crate::measure::record::SubjectRecord;
-use crate::results::count_outliers;
+use crate::report::measured::Participant;
+use crate::report::model::Variant;
 
 /// Reasons to distrust the figures, a line each: a busy machine, runs far from the others, cold first runs.
-pub fn doubts(records: &[SubjectRecord], interference: Option<&Interference>) -> String {
+pub(super) fn doubts(all: &[Participant<Variant>], interference: Option<&Interference>) -> String {
     let mut text = String::new();
     if let Some(found) = interference.filter(|found| found.disturbed) {
         let _ = writeln!(
@@ -17,22 +17,22 @@ pub fn doubts(records: &[SubjectRecord], interference: Option<&Interference>) ->
             found.steal_share * 100.0
         );
     }
-    for record in records {
-        let (outliers, slow_first) = count_outliers(record);
+    for one in all {
+        let samples = || one.found.samples();
+        let runs: usize = samples().map(|of| of.individual_runs.len()).sum();
+        let outliers: usize = samples().map(|of| of.outliers.indices.len()).sum();
+        let slow_first = samples().filter(|of| of.outliers.slow_first_run).count();
+        let label = one.label();
         if outliers > 0 {
             let _ = writeln!(
                 text,
-                "warning: {} of {} runs of `{}` are far from the others of their prompt",
-                outliers,
-                record.runs.len(),
-                record.label()
+                "warning: {outliers} of {runs} runs of `{label}` are far from the others of their prompt"
             );
         }
         if slow_first > 0 {
             let _ = writeln!(
                 text,
-                "warning: the first run of {slow_first} prompts was slow with `{}`; warming up may have been too short",
-                record.label()
+                "warning: the first run of {slow_first} prompts was slow with `{label}`; warming up may have been too short"
             );
         }
     }

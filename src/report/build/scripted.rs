@@ -1,0 +1,62 @@
+//! Reports of scripted records, for tests of what reads them.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, json};
+
+use super::{Figures, ReportInput};
+use crate::engine::{EngineOptions, Provider, WeightsMode};
+use crate::measure::executed::ExecutedGraph;
+use crate::measure::record::SubjectRecord;
+use crate::measure::sweep::SweepRun;
+use crate::prepared::Variant;
+use crate::report::model::{Report, Status};
+use crate::system::{Hardware, SystemInfo};
+
+/// The nodes that ran, by variant and session.
+pub type Graphs = BTreeMap<Variant, BTreeMap<String, ExecutedGraph>>;
+
+/// The report of `records` and `sweep`.
+pub fn report(
+    records: &[SubjectRecord],
+    sweep: &[SweepRun],
+    change: impl FnOnce(&mut ReportInput),
+) -> Report {
+    let options = EngineOptions {
+        provider: Provider::Cpu,
+        threads: 2,
+        weights: WeightsMode::Mapped,
+        batch_size: records.first().map_or(1, |record| record.batch_size),
+        max_length: 0,
+        logits_on_host: false,
+        cuda_graph: false,
+        profile: None,
+    };
+    let (hardware, system) = (Hardware::default(), SystemInfo::collect());
+    let input = ReportInput {
+        timestamp: "2026-01-01T00:00:00Z".to_owned(),
+        duration: 1.0,
+        status: Status::Success,
+        error: None,
+        benchmark_config: json!({"model_id": "synthetic/llama-135m", "dtype": "float32"}),
+        settings: Map::new(),
+        hardware: &hardware,
+        system: &system,
+        library: None,
+        tokenizer: None,
+        options: &options,
+        manifests: BTreeMap::new(),
+        parity: None,
+        graphs,
+        not_lowered: None,
+        absent: BTreeMap::new(),
+        base_is_cached: false,
+        precision: None,
+        interference: None,
+        energy_method: None,
+        swap: None,
+        seed: 1,
+    };
+    let figures = Figures::new(records, sweep, !input.base_is_cached, input.seed);
+    Report::new(&input, &figures, None)
+}

@@ -1,0 +1,33 @@
+//! Results: what a measurement came to, as a file and as text.
+//!
+//! ```text
+//! records ─ build ─▶ Report ─ write ─▶ results/<name>.json ─ read ─▶ Report
+//!                      └─ table, columns ─▶ rows of typed values ─▶ terminal
+//! ```
+//!
+//! A [`Report`] has the sections and keys of PEFT's suite, and this program's own. Every figure is computed once, when it's
+//! built; whatever shows it reads it from there. Another format of tables is another file that writes a [`Table`].
+//!
+//! A result has the [name](ResultName) of its configuration, so that only a later run of the same configuration replaces it. One
+//! that failed or was cancelled is written under `results/failed/`, with its error, and never replaces a good one.
+
+mod build;
+mod cache;
+mod columns;
+mod file;
+mod measured;
+pub mod model;
+mod name;
+mod overview;
+mod peft;
+mod table;
+pub mod terminal;
+
+pub use build::{Figures, ReportInput};
+pub use cache::{BaseCache, CacheKey};
+pub use file::{ReadError, WriteError, read, write};
+pub use measured::Labelled;
+pub use model::{Report, Status};
+pub use name::ResultName;
+pub use overview::{OverviewRow, overview, target_name};
+pub use table::{Heading, Table, Unit, Value};

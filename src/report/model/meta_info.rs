@@ -1,0 +1,190 @@
+//! `meta_info`: what it was measured on. Where nothing was prepared, it has `system_info` alone.
+
+use std::path::PathBuf;
+
+use serde::de::IntoDeserializer;
+use serde::de::value::StrDeserializer;
+use serde::{Deserialize, Serialize};
+
+use super::Maybe;
+use crate::adapter::{AdapterForm, Task};
+use crate::quantize::{Accuracy, Format, Quantization};
+use crate::system::SystemInfo;
+use crate::weights::Dtype;
+
+/// What it was measured on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MetaInfo {
+    /// The base model, as it was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_id: Option<String>,
+    /// Where the base's weights come from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<BaseWeights>,
+    /// The adapter; null without one.
+    #[serde(default, skip_serializing_if = "Maybe::is_absent")]
+    pub adapter: Maybe<AdapterInfo>,
+    /// Which nodes the unmerged adapter has; null without an unmerged variant.
+    #[serde(default, skip_serializing_if = "Maybe::is_absent")]
+    pub adapter_form: Maybe<AdapterForm>,
+    /// The task that was measured; null where the method has none.
+    #[serde(default, skip_serializing_if = "Maybe::is_absent")]
+    pub task: Maybe<Task>,
+    /// Bytes of the unmerged adapter that a decode step reads; null without an unmerged variant.
+    #[serde(default, skip_serializing_if = "Maybe::is_absent")]
+    pub adapter_bytes_per_token: Maybe<u64>,
+    /// What weights were rounded to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<Dtype>,
+    /// What products are computed in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compute_dtype: Option<Dtype>,
+    /// What is quantized and how; null where nothing is.
+    #[serde(default, skip_serializing_if = "Maybe::is_absent")]
+    pub quantization: Maybe<QuantizationInfo>,
+    /// Counts of parameters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<Parameters>,
+    /// Sizes on disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_size: Option<ModelSize>,
+    /// Versions of programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub package_info: Option<PackageInfo>,
+    /// The machine.
+    pub system_info: SystemInfo,
+}
+
+/// Where a base's weights come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BaseWeights {
+    /// They are random numbers.
+    Synthetic,
+    /// From a checkpoint.
+    Trained,
+}
+
+/// The adapter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum AdapterInfo {
+    /// As it's written today.
+    Object {
+        /// Where its weights come from.
+        weights: AdapterWeights,
+    },
+    /// As it was written first: the name alone.
+    Name(AdapterWeights),
+}
+
+/// Where an adapter's weights come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AdapterWeights {
+    /// They were drawn.
+    Fresh,
+    /// From a file.
+    Trained,
+}
+
+impl AdapterInfo {
+    /// Where its weights come from.
+    pub fn weights(self) -> AdapterWeights {
+        match self {
+            Self::Object { weights } | Self::Name(weights) => weights,
+        }
+    }
+}
+
+/// What is quantized, and how.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct QuantizationInfo {
+    /// `rtn` (rounded to nearest) or `nf4`.
+    pub scheme: String,
+    /// Bits of a code, in weights other than the head and the embedding.
+    pub bits: usize,
+    /// Values that share a scale.
+    pub block_size: usize,
+    /// Whether zero is a code of every block, in its middle.
+    pub symmetric: bool,
+    /// The arithmetic of `MatMulNBits`; null where there's no choice.
+    pub accuracy_level: Option<u8>,
+    /// What the head is quantized to, or `float`.
+    pub head: String,
+    /// What the token embedding is quantized to, or `float`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding: Option<String>,
+    /// What stays as it is.
+    pub float: Vec<String>,
+    /// Weights that are quantized, a shared one once.
+    pub quantized_weights: usize,
+    /// Their codes and scales.
+    pub quantized_size_mb: f64,
+    /// Weights that the unmerged adapter has in float; null without an unmerged variant.
+    #[serde(default, skip_serializing_if = "Maybe::is_absent")]
+    pub replaced_by_unmerged: Maybe<usize>,
+}
+
+impl QuantizationInfo {
+    /// The name that options and tables have for it, as far as this version knows its formats.
+    pub fn label(&self) -> Option<String> {
+        let weights = match self.scheme.as_str() {
+            "nf4" => format_named("nf4")?,
+            _ => format_named(&format!("{}bit", self.bits))?,
+        };
+        let head = format_named(&self.head);
+        let embedding = self.embedding.as_deref().and_then(format_named);
+        let accuracy = match self.accuracy_level {
+            Some(level) => Some(Accuracy::try_from(level).ok()?),
+            None => None,
+        };
+        let (head, embedding) = (Some(head.into()), Some(embedding.into()));
+        let quantization = Quantization::with(weights, head, embedding, accuracy).ok()?;
+        Some(quantization.label())
+    }
+}
+
+/// The format of that name; `None` for `float`.
+fn format_named(name: &str) -> Option<Format> {
+    let name: StrDeserializer<serde::de::value::Error> = name.into_deserializer();
+    Format::deserialize(name).ok()
+}
+
+/// Counts of parameters, as PEFT's `get_nb_trainable_parameters` counts them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Parameters {
+    /// Of the base.
+    pub base_params: usize,
+    /// Of the adapter.
+    pub trainable_params: usize,
+    /// Of both.
+    pub total_params: usize,
+    /// `trainable_params / total_params`
+    pub param_ratio: f64,
+}
+
+/// Sizes on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ModelSize {
+    /// The base's tensors.
+    pub base_model_size_mb: f64,
+    /// The adapter's tensors; 0 without an adapter.
+    pub adapter_size_mb: f64,
+}
+
+/// Versions of programs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PackageInfo {
+    /// This program.
+    pub peft_bench_version: String,
+    /// The revision that it was built from.
+    #[serde(default, skip_serializing_if = "Maybe::is_absent")]
+    pub peft_bench_git_revision: Maybe<String>,
+    /// ONNX Runtime.
+    pub onnxruntime_version: Option<String>,
+    /// Its library.
+    #[serde(default, skip_serializing_if = "Maybe::is_absent")]
+    pub onnxruntime_path: Maybe<PathBuf>,
+}

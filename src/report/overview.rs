@@ -1,0 +1,98 @@
+//! Many results, one row for each.
+
+use std::path::Path;
+
+use super::columns::OVERVIEW;
+use super::model::{Metrics, Overhead, Report};
+use super::peft;
+use super::table::Table;
+use crate::adapter::AdapterForm;
+use crate::file_names;
+use crate::model::ModelId;
+
+/// A result, and what it's called.
+#[derive(Debug)]
+pub struct OverviewRow<'a> {
+    /// `<method>/<name>`
+    pub name: String,
+    /// The result.
+    pub report: &'a Report,
+}
+
+/// The table of `rows`.
+pub fn overview(rows: &[OverviewRow]) -> Table {
+    let values = |row| OVERVIEW.iter().map(|column| (column.value)(row)).collect();
+    Table {
+        headings: OVERVIEW.iter().map(|column| &column.heading).collect(),
+        rows: rows.iter().map(values).collect(),
+    }
+}
+
+impl OverviewRow<'_> {
+    /// The nodes of the unmerged adapter.
+    pub(super) fn adapter_form(&self) -> Option<&'static str> {
+        let form = self.report.meta_info.adapter_form.value()?;
+        Some(match form {
+            AdapterForm::Reduced => "reduced",
+            AdapterForm::Native => "native",
+        })
+    }
+
+    /// What a variant costs over the base, over all prompts.
+    pub(super) fn overhead(&self, variant: &str) -> Option<&Overhead> {
+        let variant = self.report.generation_info.measured(variant)?;
+        variant.overall_overhead()
+    }
+
+    /// The figures of the unmerged variant over all prompts; without one, those of the merged one, or of the base.
+    pub(super) fn metrics(&self) -> Option<&Metrics> {
+        peft::shown(&self.report.generation_info)?.overall.as_ref()
+    }
+
+    /// What the variants compute, in words.
+    pub(super) fn parity(&self) -> Option<String> {
+        let info = &self.report.generation_info;
+        let parity = info.parity.value()?;
+        if !parity.passed {
+            return Some(parity.failures.join("; "));
+        }
+        match parity.merged_vs_unmerged {
+            Some(difference) => Some(format!("ok, {difference:.0e}")),
+            None if info.variants.get("merged")?.absent().is_some() => {
+                Some("not mergeable".to_owned())
+            }
+            None => None,
+        }
+    }
+}
+
+/// What the target of a result is called, by the name of its file: `<method>--<name>`, without the hash that tells folders of the
+/// same name apart. A result doesn't say it itself.
+pub fn target_name(path: &Path, report: &Report) -> String {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    // Results of earlier versions were named by their target alone.
+    let target = before_model(&stem, report).unwrap_or(&stem);
+    match target.rsplit_once('-') {
+        Some((name, hash)) if is_hash(hash) => name.to_owned(),
+        _ => target.to_owned(),
+    }
+}
+
+/// What comes before the model in a [`ResultName`](super::ResultName).
+fn before_model<'a>(stem: &'a str, report: &Report) -> Option<&'a str> {
+    let config = &report.run_info.benchmark_config;
+    let (id, dtype) = (config["model_id"].as_str()?, config["dtype"].as_str()?);
+    let with_model = &stem[..stem.find(&format!("--{dtype}"))?];
+    match ModelId::parse(id) {
+        // Its name has a hash of its folder as it was seen from where it was measured.
+        Ok(ModelId::Local(_)) | Err(_) => Some(with_model.rsplit_once("--")?.0),
+        Ok(id) => {
+            let model = file_names::of_model(&id);
+            with_model.strip_suffix(&model)?.strip_suffix("--")
+        }
+    }
+}
+
+fn is_hash(text: &str) -> bool {
+    text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}

@@ -1,0 +1,110 @@
+//! A table before it's written: headings, and rows of typed values. Each format (terminal, Markdown, CSV, …) writes it in its own
+//! way, and needs nothing else.
+
+use super::model::Overhead;
+
+/// What a column holds, apart from how it's got.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heading {
+    /// Its name for programs.
+    pub key: &'static str,
+    /// Its name for people.
+    pub heading: &'static str,
+    /// What its values are.
+    pub unit: Unit,
+    /// What it says, in a sentence.
+    pub meaning: &'static str,
+}
+
+/// What values are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// They name the row.
+    Name,
+    /// Words.
+    Text,
+    /// Numbers of things.
+    Count,
+    /// Seconds.
+    Time(Scale),
+    /// Percent.
+    Percent,
+    /// Percent, with a 95 % interval.
+    PercentWithInterval,
+    /// 2^20 bytes.
+    Mebibytes,
+}
+
+/// The unit in which people read times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scale {
+    /// The one that suits each time.
+    Fitting,
+    /// Milliseconds for all.
+    Milliseconds,
+    /// Seconds for all.
+    Seconds,
+}
+
+impl Unit {
+    /// The unit's symbol, for a number as it is in a [`Value`]; empty for names, words and counts.
+    pub fn symbol(self) -> &'static str {
+        match self {
+            Self::Name | Self::Text | Self::Count => "",
+            Self::Time(_) => "s",
+            Self::Percent | Self::PercentWithInterval => "%",
+            Self::Mebibytes => "MiB",
+        }
+    }
+}
+
+/// A value of a table.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// There's none.
+    Missing,
+    /// Words.
+    Text(String),
+    /// A number.
+    Number(f64),
+    /// A number with its interval.
+    Estimate {
+        /// The number.
+        value: f64,
+        /// The 95 % interval, if there are enough pairs for one.
+        interval: Option<[f64; 2]>,
+        /// Whether it was told from zero.
+        detected: bool,
+    },
+}
+
+impl From<Option<f64>> for Value {
+    fn from(number: Option<f64>) -> Self {
+        number.map_or(Self::Missing, Self::Number)
+    }
+}
+
+impl From<Option<&Overhead>> for Value {
+    fn from(over: Option<&Overhead>) -> Self {
+        over.map_or(Self::Missing, |over| Self::Estimate {
+            value: over.pct,
+            interval: over.interval_pct,
+            detected: over.detected,
+        })
+    }
+}
+
+impl From<Option<&str>> for Value {
+    fn from(text: Option<&str>) -> Self {
+        text.map_or(Self::Missing, |text| Self::Text(text.to_owned()))
+    }
+}
+
+/// Headings, and rows of as many values.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Table {
+    /// One for each column.
+    pub headings: Vec<&'static Heading>,
+    /// One value for each column.
+    pub rows: Vec<Vec<Value>>,
+}
