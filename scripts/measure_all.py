@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures every shipped experiment with `peft-bench measure`, and prints one table of what came of it.
+"""Measures every shipped experiment with `peft-bench measure`, and prints one table of all results with `peft-bench report`.
 
     scripts/measure_all.py                            # all of experiments/, into results/all/
     scripts/measure_all.py lora oft/block32           # those of a method, or whose `<method>/<name>` begins so
@@ -42,29 +42,11 @@ PARAMETERS = {
     "num_prompt_samples": 1,
 }
 
-COLUMNS = [
-    ("experiment", "<"),
-    ("form", "<"),
-    ("trainable", ">"),
-    ("unmerged", ">"),
-    ("95 % interval", ">"),
-    ("merged", ">"),
-    ("95 % interval", ">"),
-    ("first token", ">"),
-    ("a token", ">"),
-    ("merging", ">"),
-    ("parity", ">"),
-]
-LEGEND = """\
-unmerged, merged: overhead over the base, over all prompts; `~` where none was detected
-first token, a token: medians of the unmerged variant over all prompts; merging: seconds to prepare the merged variant
-parity: by how much of the largest logit merged and unmerged differ"""
-
 
 def main() -> int:
     options = arguments()
     program = Path(os.environ.get("PEFT_BENCH", ROOT / "target/release/peft-bench"))
-    if not options.table and not os.access(program, os.X_OK):
+    if not os.access(program, os.X_OK):
         print(f"there is no program `{program}`; run `cargo build --release`, or set PEFT_BENCH", file=sys.stderr)
         return 2
     for start in options.experiments:
@@ -82,7 +64,7 @@ def main() -> int:
             extra += ["--config", str(config)]
         for number, name in enumerate(experiments, 1):
             label = f"{number} of {len(experiments)}: {name}"
-            if options.table or (not options.again and read(options.output, name) is not None):
+            if options.table or (not options.again and newest(options.output, name) is not None):
                 continue
             print(f"{label} …", file=sys.stderr, flush=True)
             started = time.monotonic()
@@ -92,18 +74,21 @@ def main() -> int:
                 errors[name] = error
             print(f"{label}: {took}" + (f", {error}" if error else ""), file=sys.stderr, flush=True)
 
-    rows, failures = [], []
+    results, failures = [], []
     for name in experiments:
-        result = None if name in errors else read(options.output, name)
+        result = None if name in errors else newest(options.output, name)
         if result is not None:
-            rows.append(row(name, result))
+            results.append(result)
         else:
             failures.append((name, errors.get(name, "not measured")))
-    print_table(rows)
+    reported = 0
+    if results:
+        reported = subprocess.run([str(program), "report", "--overview", *map(str, results)], check=False).returncode
+        print(flush=True)
     for name, error in failures:
         print(f"{name}: {error}")
-    print(f"\n{len(rows)} measured, {len(failures)} failed or missing")
-    return 1 if failures else 0
+    print(f"\n{len(results)} measured, {len(failures)} failed or missing")
+    return 1 if failures or reported else 0
 
 
 def arguments() -> argparse.Namespace:
@@ -153,64 +138,12 @@ def measure(command: list[str], output: Path, extra: list[str]) -> str | None:
     return (errors or lines or [f"exit code {outcome.returncode}"])[-1].removeprefix("error: ")
 
 
-def read(output: Path, name: str) -> dict | None:
+def newest(output: Path, name: str) -> Path | None:
     """The newest result of an experiment."""
     # Behind its name, a hash where it's not measured in this folder, and what it was measured with.
     called = re.compile(re.escape(name.replace("/", "--")) + r"(-[0-9a-f]{8})?--.*\.json")
     found = [path for path in output.glob("*.json") if called.fullmatch(path.name)]
-    newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
-    return None if newest is None else json.loads(newest.read_text())
-
-
-def row(name: str, result: dict) -> list[str]:
-    variants = result["generation_info"]["variants"]
-    meta, parity = result["meta_info"], result["generation_info"]["parity"]
-    unmerged, merged = variants["unmerged"], variants.get("merged", {})
-    metrics = unmerged["overall"] or {}
-    return [
-        name,
-        meta["adapter_form"],
-        f"{meta['parameters']['trainable_params']:,}",
-        *overhead(unmerged),
-        *overhead(merged),
-        milliseconds(metrics.get("time_to_first_token")),
-        milliseconds(metrics.get("decode_time_per_token")),
-        "–" if merged.get("prepare_seconds") is None else f"{merged['prepare_seconds']:.2f} s",
-        parity_of(parity, "absent" in merged),
-    ]
-
-
-def overhead(variant: dict) -> tuple[str, str]:
-    found = (variant.get("overhead_pct") or {}).get("overall")
-    if not found:
-        return "–", "–"
-    mark = "" if found.get("detected") else "~"
-    interval = found.get("interval_pct")
-    bounds = "–" if interval is None else f"{interval[0]:+.1f} … {interval[1]:+.1f} %"
-    return f"{mark}{found['pct']:+.1f} %", bounds
-
-
-def parity_of(parity: dict | None, unmerged_only: bool) -> str:
-    if parity is None:
-        return "–"
-    if not parity["passed"]:
-        return "; ".join(parity["failures"])
-    return "not mergeable" if unmerged_only else f"ok, {parity['merged_vs_unmerged']:.0e}"
-
-
-def milliseconds(seconds: float | None) -> str:
-    return "–" if seconds is None else f"{seconds * 1000:.1f} ms"
-
-
-def print_table(rows: list[list[str]]) -> None:
-    if not rows:
-        return
-    names = [name for name, _ in COLUMNS]
-    widths = [max(len(line[column]) for line in [names, *rows]) for column in range(len(names))]
-    for line in [names, *rows]:
-        cells = [f"{cell:{side}{width}}" for cell, (_, side), width in zip(line, COLUMNS, widths)]
-        print("  ".join(cells).rstrip())
-    print(f"\n{LEGEND}\n")
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ const ROOMS: &[&[&str]] = &[
     &["engine"],
     &["parity"],
     &["measure", "system"],
-    &["results"],
+    &["report"],
     &["cli"],
 ];
 

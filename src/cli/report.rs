@@ -108,8 +108,12 @@ fn one(name: &str, report: &report::Report, verbose: bool) -> String {
         label: name,
         report,
     };
+    let error = report.run_info.error.as_deref();
+    if report.generation_info.variants.is_empty() {
+        return format!("{name}: {}\n", error.unwrap_or("nothing was measured"));
+    }
     let mut text = terminal::measurement(&[result], verbose);
-    if let Some(error) = &report.run_info.error {
+    if let Some(error) = error {
         text.push_str(&format!("\n{error}\n"));
     }
     text

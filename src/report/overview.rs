@@ -83,14 +83,10 @@ fn before_model<'a>(stem: &'a str, report: &Report) -> Option<&'a str> {
     let config = &report.run_info.benchmark_config;
     let (id, dtype) = (config["model_id"].as_str()?, config["dtype"].as_str()?);
     let with_model = &stem[..stem.find(&format!("--{dtype}"))?];
-    match ModelId::parse(id) {
-        // Its name has a hash of its folder as it was seen from where it was measured.
-        Ok(ModelId::Local(_)) | Err(_) => Some(with_model.rsplit_once("--")?.0),
-        Ok(id) => {
-            let model = file_names::of_model(&id);
-            with_model.strip_suffix(&model)?.strip_suffix("--")
-        }
-    }
+    // That of a folder has a hash of its place, as it was seen from where it was measured; that of a hub id may have `--`.
+    let id = ModelId::parse(id).map(|id| file_names::of_model(&id)).ok();
+    let target = id.and_then(|model| with_model.strip_suffix(&model)?.strip_suffix("--"));
+    target.or_else(|| Some(with_model.rsplit_once("--")?.0))
 }
 
 fn is_hash(text: &str) -> bool {

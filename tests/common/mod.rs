@@ -4,6 +4,7 @@
 
 pub mod cases;
 pub mod reference;
+pub mod schema;
 pub mod trial;
 
 use std::collections::BTreeMap;

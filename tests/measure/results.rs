@@ -15,6 +15,13 @@ fn a_result_has_the_sections_of_pefts_suite_and_its_own() {
     assert!(outcome.stdout.contains("unmerged") && outcome.stdout.contains("overhead"));
 
     let result = place.result("lora--lora");
+    let problems = schema::problems(&result);
+    assert!(problems.is_empty(), "{problems:#?}");
+    assert_eq!(result["schema_version"], 1);
+    // It's read back as it was written.
+    let path = place.written(&outcome);
+    let read = peft_bench::report::read(&path).unwrap();
+    assert_eq!(serde_json::to_value(&read).unwrap(), result);
     assert_eq!(result["run_info"]["status"], "success");
     assert_eq!(result["run_info"]["peft_config"]["peft_type"], "LORA");
     assert_eq!(

@@ -25,6 +25,8 @@ fn every_batch_size_is_measured_with_every_context_length() {
         outcome.stdout
     );
     let result = place.result("lora--lora");
+    let problems = schema::problems(&result);
+    assert!(problems.is_empty(), "{problems:#?}");
     assert_eq!(
         result["run_info"]["benchmark_config"]["batch_size"],
         json!([2, 3])

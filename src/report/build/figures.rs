@@ -80,16 +80,17 @@ impl<'a> SweepFigures<'a> {
     fn new(run: &'a SweepRun, main: Option<&[(&SubjectRecord, Variant)]>, seed: u64) -> Self {
         let base = base_of(&run.records);
         let groups: BTreeSet<PromptGroup> = run.records.iter().flat_map(measured).collect();
-        let overhead = |index: usize, record: &SubjectRecord, group: PromptGroup| -> Maybe<Overhead> {
-            let Some(base) = base.filter(|base| base.variant != record.variant) else {
-                return Maybe::Absent;
+        let overhead =
+            |index: usize, record: &SubjectRecord, group: PromptGroup| -> Maybe<Overhead> {
+                let Some(base) = base.filter(|base| base.variant != record.variant) else {
+                    return Maybe::Absent;
+                };
+                let known = main.and_then(|main| main.get(index)?.1.overhead_pct.as_ref());
+                match known.and_then(|known| known.by_category.get(&group.to_string())) {
+                    Some(known) => (*known).into(),
+                    None => overhead_of(base, record, &[group], run.paired, seed).into(),
+                }
             };
-            let known = main.and_then(|main| main.get(index)?.1.overhead_pct.as_ref());
-            match known.and_then(|known| known.by_category.get(&group.to_string())) {
-                Some(known) => (*known).into(),
-                None => overhead_of(base, record, &[group], run.paired, seed).into(),
-            }
-        };
         let variant = |index: usize, record: &SubjectRecord, group: PromptGroup| {
             let name = group.to_string();
             let mut stages = record.stages.iter();

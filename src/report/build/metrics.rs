@@ -90,7 +90,6 @@ mod tests {
     use crate::measure::comparison::measured;
     use crate::measure::record::scripted as record;
     use crate::measure::subject::Subject;
-    use std::time::Duration;
 
     #[test]
     fn figures_are_medians_over_the_runs() {

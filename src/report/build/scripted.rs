@@ -17,11 +17,7 @@ use crate::system::{Hardware, SystemInfo};
 pub type Graphs = BTreeMap<Variant, BTreeMap<String, ExecutedGraph>>;
 
 /// The report of `records` and `sweep`.
-pub fn report(
-    records: &[SubjectRecord],
-    sweep: &[SweepRun],
-    change: impl FnOnce(&mut ReportInput),
-) -> Report {
+pub fn report(records: &[SubjectRecord], sweep: &[SweepRun], graphs: Option<&Graphs>) -> Report {
     let options = EngineOptions {
         provider: Provider::Cpu,
         threads: 2,

@@ -1,0 +1,107 @@
+//! `peft-bench report`
+
+use std::fs;
+
+use peft_bench::report;
+
+use crate::common::{program, run};
+use crate::{all_results, results};
+
+#[test]
+fn many_results_have_a_line_each() {
+    let paths = results("together");
+    let outcome = run(program(["report"]).arg(paths[0].parent().unwrap()));
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    let expected = "\
+experiment    form     trainable  unmerged   95 % interval  merged   95 % interval  first token  a token  merging   parity
+ia3/default   reduced        320  ~+20.7 %  -8.7 … +39.2 %  ~-8.1 %  -28.6 … +3.7 %       0.3 ms   0.1 ms   0.00 s  ok, 0e0
+lora/lora_r8  reduced      3,584  ~+28.1 %  -7.4 … +51.1 %  ~+7.8 %  -19.0 … +26.5 %       0.3 ms   0.1 ms   0.00 s  ok, 0e0
+";
+    let lines = |text: &str| -> Vec<Vec<String>> {
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect();
+        text.lines().take(3).map(words).collect()
+    };
+    assert_eq!(lines(&outcome.stdout), lines(expected));
+    assert!(
+        outcome
+            .stdout
+            .contains("\nunmerged, merged: overhead over the base")
+    );
+}
+
+#[test]
+fn results_of_every_version_are_listed_together() {
+    let outcome = run(program(["report"]).args(all_results()));
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    let lines: Vec<&str> = outcome
+        .stdout
+        .lines()
+        .take_while(|line| !line.is_empty())
+        .collect();
+    assert_eq!(lines.len(), 1 + all_results().len(), "{}", outcome.stdout);
+    let line = |name: &str| lines.iter().find(|line| line.starts_with(name)).unwrap();
+    assert!(line("prompt_tuning/tokens20").ends_with("not mergeable"));
+    assert!(line("lora/bad").contains("the adapter changes nothing"));
+    assert!(line("base").contains("–"));
+    assert!(outcome.stdout.ends_with(
+        "\nlora/bad: parity check failed: the adapter changes nothing: its logits are the base's\n"
+    ));
+}
+
+#[test]
+fn what_cannot_be_read_is_told_and_the_others_are_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = &results("together")[0];
+    fs::copy(good, folder.path().join(good.file_name().unwrap())).unwrap();
+    fs::write(folder.path().join("damaged.json"), "{").unwrap();
+    fs::write(folder.path().join("other.json"), "{}").unwrap();
+    fs::write(folder.path().join("notes.txt"), "").unwrap();
+    let outcome = run(program(["report"]).arg(folder.path()));
+    assert_eq!(outcome.code, Some(1));
+    assert!(outcome.stdout.contains("ia3/default"), "{}", outcome.stdout);
+    let lines: Vec<&str> = outcome.stderr.lines().collect();
+    assert_eq!(lines.len(), 2, "{}", outcome.stderr);
+    assert!(lines[0].starts_with("error: `") && lines[0].contains("damaged.json` is damaged: "));
+    assert!(lines[1].ends_with("other.json` is not a result: it has no `run_info`"));
+}
+
+#[test]
+fn nothing_to_report_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    for (path, words) in [
+        (folder.path().to_owned(), "there are no results in `"),
+        (folder.path().join("absent.json"), "cannot read `"),
+    ] {
+        let outcome = run(program(["report"]).arg(path));
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(1), ""));
+        assert!(
+            outcome.stderr.starts_with(&format!("error: {words}")),
+            "{}",
+            outcome.stderr
+        );
+    }
+    // Without a path, it's the folder of results.
+    let outcome = run(program(["report", "--output"]).arg(folder.path()));
+    assert!(
+        outcome.stderr.contains("there are no results"),
+        "{}",
+        outcome.stderr
+    );
+}
+
+#[test]
+fn a_result_is_called_by_its_target() {
+    let path = &results("together")[1];
+    let report = report::read(path).unwrap();
+    let called = |name: &str| report::target_name(&path.with_file_name(name), &report);
+    assert_eq!(
+        called("lora--a-1--m-01234567--float32--cpu.json"),
+        "lora--a-1"
+    );
+    assert_eq!(
+        called("lora--a-89abcdef--m-01234567--float32-4bit--cpu.json"),
+        "lora--a"
+    );
+    assert_eq!(called("base--m-01234567--float32--cpu--fresh.json"), "base");
+    assert_eq!(called("lora--lora_r8.json"), "lora--lora_r8");
+}
