@@ -14,8 +14,9 @@ use crate::report::{self, Labelled, OverviewRow, target_name, terminal};
 /// `report`
 #[derive(Debug, Args)]
 pub struct Report {
-    /// Results, or folders of results (those directly in them) [default: the results' folder]. A single result is printed as
-    /// `measure` printed it; of several, or of a folder, there's a table with a line for each.
+    /// Results, or folders of results (those directly in them) [default: the results' folder]. A
+    /// single result is printed as `measure` printed it; of several, or of a folder, there's a
+    /// table with a line for each.
     #[arg(value_name = "FILE|FOLDER")]
     paths: Vec<PathBuf>,
 

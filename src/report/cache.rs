@@ -88,7 +88,8 @@ impl BaseCache {
         self.folder.join(key.file_name())
     }
 
-    /// The measurement under exactly this key. What can't be read counts as absent: it's measured anew.
+    /// The measurement under exactly this key. What can't be read counts as absent: it's measured
+    /// anew.
     pub fn get(&self, key: &CacheKey) -> Option<SubjectRecord> {
         let text = std::fs::read(self.path(key)).ok()?;
         let entry: Entry = serde_json::from_slice(&text).ok()?;

@@ -78,7 +78,8 @@ struct Outline {
     meta_info: Option<serde::de::IgnoredAny>,
 }
 
-/// Reads the result at `path`, of this or an earlier version. Keys that this version doesn't know are left out.
+/// Reads the result at `path`, of this or an earlier version. Keys that this version doesn't know
+/// are left out.
 ///
 /// # Errors
 /// If it can't be read, isn't a result, is damaged, or is of a later schema.

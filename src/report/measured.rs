@@ -1,4 +1,5 @@
-//! What was measured together: rows of every variant and group of prompts, and in a sweep of every batch size.
+//! What was measured together: rows of every variant and group of prompts, and in a sweep of every
+//! batch size.
 
 use super::columns::MEASURED;
 use super::model::{Metrics, Overhead, Report, Stage, SweepEntry, SweepVariant, Variant};
@@ -59,8 +60,8 @@ impl<V> Participant<'_, V> {
     }
 }
 
-/// Everyone in the order of the tables: the base, each target's own variants, and the base again. `all` gives the variants of a
-/// result.
+/// Everyone in the order of the tables: the base, each target's own variants, and the base again.
+/// `all` gives the variants of a result.
 fn participants<'a, V: 'a, I: Iterator<Item = (&'a str, &'a V)>>(
     results: &[Labelled<'a>],
     all: impl Fn(&'a Report) -> I,
@@ -187,7 +188,8 @@ pub(super) fn batch_sizes(results: &[Labelled]) -> Vec<usize> {
     sizes
 }
 
-/// Everyone who took part with one batch size: on prompts of one group, or on whichever comes first.
+/// Everyone who took part with one batch size: on prompts of one group, or on whichever comes
+/// first.
 pub(super) fn swept<'a>(
     results: &[Labelled<'a>],
     batch_size: usize,
@@ -202,8 +204,8 @@ pub(super) fn swept<'a>(
     })
 }
 
-/// Each group of prompts once, in their order: categories from the shortest, then numbers of tokens. Names that this version
-/// doesn't know come last.
+/// Each group of prompts once, in their order: categories from the shortest, then numbers of
+/// tokens. Names that this version doesn't know come last.
 pub(super) fn in_order<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     let mut groups: Vec<&str> = Vec::new();
     for name in names {

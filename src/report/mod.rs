@@ -5,11 +5,13 @@
 //!                      └─ table, columns ─▶ rows of typed values ─▶ terminal
 //! ```
 //!
-//! A [`Report`] has the sections and keys of PEFT's suite, and this program's own. Every figure is computed once, when it's
-//! built; whatever shows it reads it from there. Another format of tables is another file that writes a [`Table`].
+//! A [`Report`] has the sections and keys of PEFT's suite, and this program's own. Every figure is
+//! computed once, when it's built; whatever shows it reads it from there. Another format of tables
+//! is another file that writes a [`Table`].
 //!
-//! A result has the [name](ResultName) of its configuration, so that only a later run of the same configuration replaces it. One
-//! that failed or was cancelled is written under `results/failed/`, with its error, and never replaces a good one.
+//! A result has the [name](ResultName) of its configuration, so that only a later run of the same
+//! configuration replaces it. One that failed or was cancelled is written under `results/failed/`,
+//! with its error, and never replaces a good one.
 
 mod build;
 mod cache;
@@ -30,4 +32,4 @@ pub use measured::Labelled;
 pub use model::{Report, Status};
 pub use name::ResultName;
 pub use overview::{OverviewRow, overview, target_name};
-pub use table::{Heading, Table, Unit, Value};
+pub use table::{Heading, Scale, Table, Unit, Value};

@@ -1,11 +1,13 @@
-//! What a result's file is called: everything that was chosen for a measurement, so that another choice is another file.
+//! What a result's file is called: everything that was chosen for a measurement, so that another
+//! choice is another file.
 //!
 //! ```text
 //! <method>--<name>--<model>--<dtype>[-<quantization>]--<provider>[--<choice>]…[--<hash>].json
 //! ```
 //!
-//! The choices are few words where they aren't the usual ones (`batch-8`, `native`). The hash stands for all others that
-//! aren't, such as numbers of runs and of tokens; without any there's none. The result itself has them in `run_info.settings`.
+//! The choices are few words where they aren't the usual ones (`batch-8`, `native`). The hash
+//! stands for all others that aren't, such as numbers of runs and of tokens; without any there's
+//! none. The result itself has them in `run_info.settings`.
 
 use serde_json::{Map, Value};
 
@@ -14,7 +16,8 @@ use crate::model::ModelId;
 use crate::quantize::Quantization;
 use crate::weights::Dtype;
 
-/// Longer names are cut. File systems allow 255 bytes, and a file that's being written has some more.
+/// Longer names are cut. File systems allow 255 bytes, and a file that's being written has some
+/// more.
 const LONGEST: usize = 200;
 
 /// What was chosen for a measurement.

@@ -44,7 +44,8 @@ impl OverviewRow<'_> {
         variant.overall_overhead()
     }
 
-    /// The figures of the unmerged variant over all prompts; without one, those of the merged one, or of the base.
+    /// The figures of the unmerged variant over all prompts; without one, those of the merged one,
+    /// or of the base.
     pub(super) fn metrics(&self) -> Option<&Metrics> {
         peft::shown(&self.report.generation_info)?.overall.as_ref()
     }
@@ -66,8 +67,8 @@ impl OverviewRow<'_> {
     }
 }
 
-/// What the target of a result is called, by the name of its file: `<method>--<name>`, without the hash that tells folders of the
-/// same name apart. A result doesn't say it itself.
+/// What the target of a result is called, by the name of its file: `<method>--<name>`, without the
+/// hash that tells folders of the same name apart. A result doesn't say it itself.
 pub fn target_name(path: &Path, report: &Report) -> String {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     // Results of earlier versions were named by their target alone.
@@ -83,7 +84,8 @@ fn before_model<'a>(stem: &'a str, report: &Report) -> Option<&'a str> {
     let config = &report.run_info.benchmark_config;
     let (id, dtype) = (config["model_id"].as_str()?, config["dtype"].as_str()?);
     let with_model = &stem[..stem.find(&format!("--{dtype}"))?];
-    // That of a folder has a hash of its place, as it was seen from where it was measured; that of a hub id may have `--`.
+    // That of a folder has a hash of its place, as it was seen from where it was measured; that of
+    // a hub id may have `--`.
     let id = ModelId::parse(id).map(|id| file_names::of_model(&id)).ok();
     let target = id.and_then(|model| with_model.strip_suffix(&model)?.strip_suffix("--"));
     target.or_else(|| Some(with_model.rsplit_once("--")?.0))

@@ -1,4 +1,5 @@
-//! The keys of `generation_info` that PEFT's suite knows: `memory`, `by_category`, `overall`. They stand for one variant.
+//! The keys of `generation_info` that PEFT's suite knows: `memory`, `by_category`, `overall`. They
+//! stand for one variant.
 
 use super::model::{GenerationInfo, Variant};
 use crate::measure::subject::Subject;

@@ -1,5 +1,5 @@
-//! A table before it's written: headings, and rows of typed values. Each format (terminal, Markdown, CSV, …) writes it in its own
-//! way, and needs nothing else.
+//! A table before it's written: headings, and rows of typed values. Each format (terminal,
+//! Markdown, CSV, …) writes it in its own way, and needs nothing else.
 
 use super::model::Overhead;
 

@@ -1,5 +1,5 @@
-//! Checks of results against `docs/result.schema.json`: the keywords of JSON Schema that it uses. Any other fails, so that it can't
-//! ask for what isn't checked.
+//! Checks of results against `docs/result.schema.json`: the keywords of JSON Schema that it uses.
+//! Any other fails, so that it can't ask for what isn't checked.
 
 use std::path::Path;
 
@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 
 use super::read_json;
 
-/// What's wrong with `result`; empty if nothing is. A key that the schema doesn't describe is wrong too, so that none is
-/// forgotten there.
+/// What's wrong with `result`; empty if nothing is. A key that the schema doesn't describe is wrong
+/// too, so that none is forgotten there.
 pub fn problems(result: &Value) -> Vec<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/result.schema.json");
     let root = read_json(&path);

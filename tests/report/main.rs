@@ -1,4 +1,5 @@
-//! Results as files: every version of them is read, and written as it was; `report` prints what `measure` printed.
+//! Results as files: every version of them is read, and written as it was; `report` prints what
+//! `measure` printed.
 //!
 //! `tests/fixtures/results/README.md` says where the files come from.
 

@@ -1,4 +1,5 @@
-//! Figures of everything that was measured together. They're computed once; each target's report takes its own.
+//! Figures of everything that was measured together. They're computed once; each target's report
+//! takes its own.
 
 use std::collections::BTreeSet;
 
@@ -31,8 +32,8 @@ struct SweepFigures<'a> {
 }
 
 impl<'a> Figures<'a> {
-    /// Computes the figures. `paired` says whether the base was measured in turn with the others, and `seed` draws the
-    /// bootstrap.
+    /// Computes the figures. `paired` says whether the base was measured in turn with the others,
+    /// and `seed` draws the bootstrap.
     pub fn new(
         records: &'a [SubjectRecord],
         sweep: &'a [SweepRun],
@@ -45,7 +46,8 @@ impl<'a> Figures<'a> {
             .map(|record| (record, variant(base, record, paired, seed)))
             .collect();
         let sweep = sweep.iter().map(|run| {
-            // Where the batch sizes are all there is to sweep, the first one is the main measurement.
+            // Where the batch sizes are all there is to sweep, the first one is the main
+            // measurement.
             let main = (run.records == records).then_some(variants.as_slice());
             SweepFigures::new(run, main, seed)
         });
@@ -117,7 +119,8 @@ impl<'a> SweepFigures<'a> {
         }
     }
 
-    /// One entry for each group of prompts; if every variant failed before a generation ended, one that says so.
+    /// One entry for each group of prompts; if every variant failed before a generation ended, one
+    /// that says so.
     fn entries_of(&self, experiment: Option<&str>) -> Vec<SweepEntry> {
         let own = |record: &&SubjectRecord| is_of(record, experiment);
         let entry = |(group, variants): &(PromptGroup, Vec<(&SubjectRecord, SweepVariant)>)| {

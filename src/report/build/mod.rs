@@ -1,5 +1,5 @@
-//! From the records of a measurement to reports, one for each target. Each bootstrap is drawn once, in [`Figures`] or here, and
-//! every format reads what came of it.
+//! From the records of a measurement to reports, one for each target. Each bootstrap is drawn once,
+//! in [`Figures`] or here, and every format reads what came of it.
 
 mod figures;
 mod memory;
@@ -86,7 +86,8 @@ pub struct ReportInput<'a> {
 }
 
 impl Report {
-    /// The report of the target that's called `experiment` among the `figures`; of the only target, if there's no such name.
+    /// The report of the target that's called `experiment` among the `figures`; of the only target,
+    /// if there's no such name.
     pub fn new(input: &ReportInput, figures: &Figures, experiment: Option<&str>) -> Self {
         Self {
             schema_version: SCHEMA_VERSION,

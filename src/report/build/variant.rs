@@ -7,7 +7,8 @@ use crate::measure::prompt_group::PromptGroup;
 use crate::measure::record::SubjectRecord;
 use crate::report::model::{Category, Maybe, Metrics, Overhead, OverheadPct, Variant};
 
-/// The figures of `record`. What isn't in a record (the provider, the nodes that ran) is left to the caller.
+/// The figures of `record`. What isn't in a record (the provider, the nodes that ran) is left to
+/// the caller.
 pub(super) fn variant(
     base: Option<&SubjectRecord>,
     record: &SubjectRecord,

@@ -37,8 +37,8 @@ pub struct Overhead {
 }
 
 impl Overhead {
-    /// Whether a difference could be detected at all; of results from before `fewest_pairs`, that isn't known, and
-    /// `detected` alone says what there is to say.
+    /// Whether a difference could be detected at all; of results from before `fewest_pairs`, that
+    /// isn't known, and `detected` alone says what there is to say.
     pub fn enough(&self) -> bool {
         self.fewest_pairs
             .is_none_or(|fewest| fewest >= MIN_SAMPLES_TO_DETECT)

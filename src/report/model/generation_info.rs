@@ -9,7 +9,8 @@ use super::{
 use crate::measure::break_even::BreakEven;
 use crate::report::peft;
 
-/// What was measured. In the file, the keys that PEFT's suite knows come first; they repeat one of the variants.
+/// What was measured. In the file, the keys that PEFT's suite knows come first; they repeat one of
+/// the variants.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct GenerationInfo {
     /// Every variant, and those that don't exist.
@@ -83,7 +84,8 @@ impl Serialize for GenerationInfo {
 pub struct SweepEntry {
     /// Sequences that were generated at once.
     pub batch_size: usize,
-    /// The prompts: a category, or `64 tokens`. Null where every variant failed before a generation ended.
+    /// The prompts: a category, or `64 tokens`. Null where every variant failed before a generation
+    /// ended.
     pub prompts: Option<String>,
     /// Tokens of the first prompt.
     pub prompt_tokens: Option<usize>,

@@ -24,8 +24,8 @@ pub struct Metrics {
     pub time_to_first_token: f64,
     /// Equal to `time_to_first_token`: prefill gives the first token.
     pub prefill_time: f64,
-    /// Median of all decode steps, seconds; null where one token is generated. A step makes one token of **every** sequence of
-    /// the batch.
+    /// Median of all decode steps, seconds; null where one token is generated. A step makes one
+    /// token of **every** sequence of the batch.
     pub decode_time_per_token: Option<f64>,
     /// `decode_time_per_token` over the batch's size: what each of the batch's tokens takes.
     #[serde(default, skip_serializing_if = "Maybe::is_absent")]
@@ -37,7 +37,8 @@ pub struct Metrics {
     pub time_per_token: f64,
     /// Tokens of one sequence; of several prompts, their mean.
     pub generated_tokens: f64,
-    /// Energy of all generations over the tokens of all their sequences, joules; absent where the machine doesn't tell it.
+    /// Energy of all generations over the tokens of all their sequences, joules; absent where the
+    /// machine doesn't tell it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub energy_per_token_joules: Option<f64>,
     /// Generations that the medians are over.

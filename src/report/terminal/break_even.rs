@@ -5,8 +5,8 @@ use std::fmt::Write;
 use super::cells::{named, rounded};
 use crate::measure::break_even::{BreakEven, GroupBreakEven, Verdict};
 
-/// When merging has paid for itself: a line for all groups, or one for each where they differ. `title` names the
-/// experiment, where there are several.
+/// When merging has paid for itself: a line for all groups, or one for each where they differ.
+/// `title` names the experiment, where there are several.
 pub(super) fn break_even(title: &str, found: &BreakEven) -> String {
     let name = named(title, "break-even");
     let extra = found.extra_seconds;

@@ -24,7 +24,8 @@ pub(super) fn interval(interval_pct: Option<[f64; 2]>) -> String {
     }
 }
 
-/// What follows from an overhead's interval, behind a dash; nothing where a difference was detected.
+/// What follows from an overhead's interval, behind a dash; nothing where a difference was
+/// detected.
 pub(super) fn verdict(over: &Overhead) -> String {
     match (over.detected, over.enough()) {
         (true, _) => String::new(),
@@ -109,8 +110,8 @@ pub(super) enum Marks {
     Undetected,
 }
 
-/// The table in columns as wide as their widest cell: names to the left, everything else to the right. A number with an interval
-/// takes two columns.
+/// The table in columns as wide as their widest cell: names to the left, everything else to the
+/// right. A number with an interval takes two columns.
 pub(super) fn aligned(table: &Table, marks: Marks) -> String {
     let mut columns: Vec<(bool, Vec<String>)> = Vec::new();
     for (index, heading) in table.headings.iter().enumerate() {

@@ -6,7 +6,8 @@ use crate::measure::interference::Interference;
 use crate::report::measured::Participant;
 use crate::report::model::Variant;
 
-/// Reasons to distrust the figures, a line each: a busy machine, runs far from the others, cold first runs.
+/// Reasons to distrust the figures, a line each: a busy machine, runs far from the others, cold
+/// first runs.
 pub(super) fn doubts(all: &[Participant<Variant>], interference: Option<&Interference>) -> String {
     let mut text = String::new();
     if let Some(found) = interference.filter(|found| found.disturbed) {

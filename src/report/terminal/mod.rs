@@ -1,4 +1,5 @@
-//! Text for a terminal: tables in columns, and a line for whatever else there is to say. Everything comes from reports.
+//! Text for a terminal: tables in columns, and a line for whatever else there is to say. Everything
+//! comes from reports.
 
 mod break_even;
 mod cells;
@@ -19,7 +20,8 @@ use super::measured::{Labelled, batch_sizes, in_order, main_table, measured, swe
 use super::model::Report;
 use cells::{Marks, aligned};
 
-/// What's printed of results that were measured together, against one base. `verbose` adds what could run faster in another form.
+/// What's printed of results that were measured together, against one base. `verbose` adds what
+/// could run faster in another form.
 pub fn measurement(results: &[Labelled], verbose: bool) -> String {
     let (title, tokens) = (header::header(results), prompt_tokens(results));
     let mut text = format!("{title}\n{tokens}\n{}", figures(results));

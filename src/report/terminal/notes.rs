@@ -1,4 +1,5 @@
-//! Lines beside the figures: what doesn't exist, where nodes ran, what the variants compute, how precise it is.
+//! Lines beside the figures: what doesn't exist, where nodes ran, what the variants compute, how
+//! precise it is.
 
 use std::fmt::Write;
 
@@ -9,7 +10,8 @@ use crate::measure::session::ReachedPrecision;
 use crate::prepared;
 use crate::report::model::{GenerationInfo, Norm, Parity, Variant};
 
-/// The variants that are prepared, in their order; what was measured twice ran the same nodes twice.
+/// The variants that are prepared, in their order; what was measured twice ran the same nodes
+/// twice.
 fn prepared_variants(info: &GenerationInfo) -> impl Iterator<Item = (&'static str, &Variant)> {
     use prepared::Variant::{Base, Merged, Unmerged};
     let names = [Base, Merged, Unmerged].map(prepared::Variant::name);
@@ -17,7 +19,8 @@ fn prepared_variants(info: &GenerationInfo) -> impl Iterator<Item = (&'static st
     all.filter_map(|name| Some((name, info.measured(name)?)))
 }
 
-/// A line for each variant that doesn't exist; `title` names the experiment, where there are several.
+/// A line for each variant that doesn't exist; `title` names the experiment, where there are
+/// several.
 pub(super) fn absent(title: &str, info: &GenerationInfo) -> String {
     let all = info.variants.iter();
     let absent = all.filter_map(|(name, entry)| Some((name, entry.absent()?)));
@@ -26,8 +29,8 @@ pub(super) fn absent(title: &str, info: &GenerationInfo) -> String {
         .collect()
 }
 
-/// Where nodes ran, if not all on one provider and without copies: a line for each session of a variant. `title` names
-/// the experiment, where there are several.
+/// Where nodes ran, if not all on one provider and without copies: a line for each session of a
+/// variant. `title` names the experiment, where there are several.
 pub(super) fn executed(title: &str, info: &GenerationInfo) -> String {
     let mut text = String::new();
     for (variant, found) in prepared_variants(info) {
@@ -49,8 +52,8 @@ pub(super) fn executed(title: &str, info: &GenerationInfo) -> String {
     text
 }
 
-/// A line for each part of a variant that runs as prepared although a faster form exists. `title` names the experiment,
-/// where there are several.
+/// A line for each part of a variant that runs as prepared although a faster form exists. `title`
+/// names the experiment, where there are several.
 pub(super) fn not_lowered(title: &str, info: &GenerationInfo) -> String {
     let mut text = String::new();
     for (variant, found) in prepared_variants(info) {
@@ -61,8 +64,9 @@ pub(super) fn not_lowered(title: &str, info: &GenerationInfo) -> String {
     text
 }
 
-/// A line for each variant whose decode steps aren't a CUDA graph, although that was asked for: its times say as much about that
-/// as about the variant. `title` names the experiment, where there are several.
+/// A line for each variant whose decode steps aren't a CUDA graph, although that was asked for: its
+/// times say as much about that as about the variant. `title` names the experiment, where there are
+/// several.
 pub(super) fn step_graphs(title: &str, info: &GenerationInfo) -> String {
     let line = |(name, found): (&str, &Variant)| match &found.cuda_graph {
         Some(StepGraph::Refused(reason)) => {
@@ -76,8 +80,8 @@ pub(super) fn step_graphs(title: &str, info: &GenerationInfo) -> String {
     info.all_measured().filter_map(line).collect()
 }
 
-/// A sentence about what the variants compute; empty where there's nothing to say. `title` names the experiment,
-/// where there are several.
+/// A sentence about what the variants compute; empty where there's nothing to say. `title` names
+/// the experiment, where there are several.
 pub(super) fn parity(title: &str, parity: &Parity) -> String {
     let name = format!("{:<9}", named(title, "parity"));
     if !parity.passed {
