@@ -127,7 +127,7 @@ impl<'a> SweepFigures<'a> {
             let records = self.records.iter().filter(own);
             let mut runs = records.flat_map(|record| record.runs_of(*group));
             let prompt_tokens = Some(runs.next()?.prompt_tokens);
-            let variants = variants.iter().filter(|(record, _)| own(&record));
+            let variants = variants.iter().filter(|(record, _)| own(record));
             Some(SweepEntry {
                 batch_size: self.batch_size,
                 prompts: Some(group.to_string()),

@@ -85,7 +85,7 @@ pub(super) fn rounded(count: f64) -> String {
 fn spaced(digits: &str, space: char) -> String {
     let mut spaced = String::new();
     for (index, digit) in digits.char_indices() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             spaced.push(space);
         }
         spaced.push(digit);
