@@ -13,6 +13,9 @@ use crate::prepared::{Manifest, Variant};
 use crate::quantize::{Accuracy, Format, Part};
 use crate::weights::Dtype;
 
+/// Where results are, unless something else is asked for.
+pub const RESULTS: &str = "results";
+
 /// Options that most commands share.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Common options")]
@@ -87,7 +90,7 @@ pub struct CommonOptions {
     pub config: Option<PathBuf>,
 
     /// Folder of result files.
-    #[arg(long, global = true, value_name = "DIR", default_value = "results")]
+    #[arg(long, global = true, value_name = "DIR", default_value = RESULTS)]
     pub output: PathBuf,
 
     /// Folder of exported models.

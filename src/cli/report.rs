@@ -1,14 +1,18 @@
 //! `peft-bench report`
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
-use super::options::CommonOptions;
+use super::options::{CommonOptions, RESULTS};
 use super::output::print;
 use super::progress::message;
+use crate::files::write_file;
+use crate::report::html::{self, Named};
 use crate::report::{self, Labelled, OverviewRow, target_name, terminal};
 
 /// `report`
@@ -23,39 +27,57 @@ pub struct Report {
     /// Print a line for each result, also if there's only one.
     #[arg(long)]
     overview: bool,
+
+    /// How results are shown. `html` is one page that needs nothing from outside: table, plots, and the results themselves.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+
+    /// Write to this file, and not to stdout.
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// A way to show results.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Tables of text.
+    #[default]
+    Table,
+    /// A page with table and plots.
+    Html,
 }
 
 /// A result that was read.
 struct Found {
+    file: PathBuf,
     /// `<method>--<name>`
     name: String,
     report: report::Report,
 }
 
 impl Report {
-    /// Runs the command. What can't be read is told, and the others are printed all the same.
+    /// Runs the command. What can't be read is told, and the others are shown all the same.
     pub fn run(&self, common: &CommonOptions) -> Result<()> {
+        let usual = match self.output {
+            // This command's `--output` is the file that it writes.
+            Some(_) => PathBuf::from(RESULTS),
+            None => common.output.clone(),
+        };
         let paths = match self.paths.as_slice() {
-            [] => std::slice::from_ref(&common.output),
+            [] => std::slice::from_ref(&usual),
             given => given,
         };
-        if let [path] = paths
-            && !path.is_dir()
-            && !self.overview
-        {
-            let Found { name, report } = read(path)?;
-            return print(&one(&name, &report, common.verbose));
-        }
+        let is_one = matches!(paths, [path] if !path.is_dir());
         let (mut found, mut errors) = (Vec::new(), Vec::new());
         for path in files(paths)? {
             match read(&path) {
-                Ok(result) => found.push(result),
+                Ok(results) => found.extend(results),
                 Err(error) => errors.push(error),
             }
         }
-        found.sort_by(|one, other| one.name.cmp(&other.name));
+        found.sort_by(|one, other| (&one.name, &one.file).cmp(&(&other.name, &other.file)));
         if !found.is_empty() {
-            print(&many(&found))?;
+            self.show(&found, is_one, common.verbose)?;
         }
         // The last one is what the command ends with.
         let last = errors.pop();
@@ -64,12 +86,65 @@ impl Report {
         }
         last.map_or(Ok(()), Err)
     }
+
+    fn show(&self, found: &[Found], is_one: bool, verbose: bool) -> Result<()> {
+        let text = match (self.format, found) {
+            (Format::Html, found) => page(found)?,
+            (Format::Table, [one]) if is_one && !self.overview => self::one(&one.name, &one.report, verbose),
+            (Format::Table, found) => many(found),
+        };
+        let Some(path) = &self.output else {
+            return print(&text);
+        };
+        write_file(path, text.as_bytes()).with_context(|| format!("cannot write `{}`", path.display()))?;
+        message(&format!("wrote {} ({} results)", path.display(), found.len()));
+        Ok(())
+    }
 }
 
-fn read(path: &Path) -> Result<Found> {
+/// The result in the file `path`, or all that are in a page.
+fn read(path: &Path) -> Result<Vec<Found>> {
+    if path.extension().is_some_and(|extension| extension == "html") {
+        let results = html::read_page(path)?.into_iter();
+        return Ok(results
+            .map(|Named { file, name, report }| Found {
+                file: PathBuf::from(file),
+                name,
+                report,
+            })
+            .collect());
+    }
     let report = report::read(path)?;
     let name = target_name(path, &report);
-    Ok(Found { name, report })
+    Ok(vec![Found {
+        file: path.to_owned(),
+        name,
+        report,
+    }])
+}
+
+/// One page of all.
+fn page(found: &[Found]) -> Result<String> {
+    let short = |found: &Found| match found.file.file_name() {
+        Some(name) => name.to_string_lossy().into_owned(),
+        None => found.file.display().to_string(),
+    };
+    let mut same: BTreeMap<String, usize> = BTreeMap::new();
+    for one in found {
+        *same.entry(short(one)).or_default() += 1;
+    }
+    let named = found.iter().map(|one| Named {
+        // Folders are told where names aren't enough.
+        file: match same[&short(one)] {
+            1 => short(one),
+            _ => one.file.display().to_string(),
+        },
+        name: one.name.clone(),
+        report: one.report.clone(),
+    });
+    let named: Vec<Named> = named.collect();
+    let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+    html::page(&named, &now).context("cannot pack the results")
 }
 
 /// The files of results: `paths` themselves, and those in folders among them.
@@ -122,7 +197,7 @@ fn one(name: &str, report: &report::Report, verbose: bool) -> String {
 
 /// A line for each result, and the errors of those that failed.
 fn many(found: &[Found]) -> String {
-    let rows = found.iter().map(|Found { name, report }| OverviewRow {
+    let rows = found.iter().map(|Found { name, report, .. }| OverviewRow {
         name: name.replacen("--", "/", 1),
         report,
     });

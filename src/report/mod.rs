@@ -16,7 +16,10 @@
 mod build;
 mod cache;
 mod columns;
+mod conditions;
+mod doubts;
 mod file;
+pub mod html;
 mod measured;
 pub mod model;
 mod name;
@@ -24,6 +27,7 @@ mod overview;
 mod peft;
 mod table;
 pub mod terminal;
+mod variants;
 
 pub use build::{Figures, ReportInput};
 pub use cache::{BaseCache, CacheKey};

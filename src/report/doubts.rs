@@ -1,0 +1,176 @@
+//! Reasons to distrust a result's figures, or to read them with care.
+
+use serde::Serialize;
+
+use super::model::{AdapterInfo, AdapterWeights, BaseSource, Overhead, Parity, Report, Status, Variant};
+use crate::engine::StepGraph;
+use crate::measure::stats::MIN_SAMPLES_TO_DETECT;
+
+/// How much a doubt weighs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// The figures are missing, or aren't what they claim to be.
+    Bad,
+    /// They may be off.
+    Warn,
+    /// They're right, and something is to be known about them.
+    Note,
+}
+
+/// One reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Doubt {
+    /// How much it weighs.
+    pub level: Level,
+    /// Two or three words for it.
+    pub short: &'static str,
+    /// A sentence.
+    pub text: String,
+    /// The variant whose figures it's about; `None` if it's about all of them.
+    pub variant: Option<String>,
+}
+
+impl Doubt {
+    fn of_all(level: Level, short: &'static str, text: String) -> Self {
+        Self {
+            level,
+            short,
+            text,
+            variant: None,
+        }
+    }
+}
+
+/// All doubts about `report`, the weightiest first.
+pub fn doubts(report: &Report) -> Vec<Doubt> {
+    let mut found = of_the_run(report);
+    for (name, variant) in report.generation_info.all_measured() {
+        let of_it = of_a_variant(name, variant).into_iter();
+        found.extend(of_it.map(|(level, short, text)| Doubt {
+            variant: Some(name.to_owned()),
+            ..Doubt::of_all(level, short, text)
+        }));
+    }
+    found.sort_by_key(|doubt| doubt.level);
+    found
+}
+
+fn of_the_run(report: &Report) -> Vec<Doubt> {
+    let (run, info) = (&report.run_info, &report.generation_info);
+    let mut found = Vec::new();
+    let mut add = |level, short, text| found.push(Doubt::of_all(level, short, text));
+    let why = || run.error.as_deref().unwrap_or("it doesn't say why").to_owned();
+    match run.status {
+        Status::Success => {}
+        Status::Failed => add(Level::Bad, "failed", format!("The run failed: {}", why())),
+        Status::Cancelled => add(Level::Bad, "cancelled", format!("The run was cancelled: {}", why())),
+    }
+    if let Some(Parity { failures, .. }) = info.parity.value().filter(|parity| !parity.passed) {
+        let failures = failures.join("; ");
+        let text = format!("The parity check failed, so these times are not of the same model: {failures}");
+        add(Level::Bad, "parity failed", text);
+    }
+    if let Some(found) = run.interference.value().filter(|found| found.disturbed) {
+        let (all, steal) = (found.other_processes_share + found.steal_share, found.steal_share);
+        let text = format!(
+            "Others took {:.0} % of the cores' time while this ran ({:.0} points of it went to other virtual machines)",
+            all * 100.0,
+            steal * 100.0
+        );
+        add(Level::Warn, "disturbed", text);
+    }
+    if let Some(aa) = info.aa.value().filter(|aa| !aa.contains_zero) {
+        let [low, high] = aa.interval_pct.unwrap_or_default();
+        let text = format!("The base differs from itself by {low:+.1} … {high:+.1} %, so something favours one of two equal processes");
+        add(Level::Warn, "base unlike itself", text);
+    }
+    if let Some(precision) = run.target_precision.value().filter(|precision| !precision.met) {
+        let text = format!("The precision of ±{} % that was asked for was not reached", precision.target_pct);
+        add(Level::Warn, "imprecise", text);
+    }
+    if matches!(run.session.base, BaseSource::Cached) {
+        let text = "The base was measured earlier, not in turn with the variants, so the machine's state is in the overheads";
+        add(Level::Warn, "earlier base", text.to_owned());
+    }
+    for (name, entry) in info.variants.iter() {
+        if let Some(reason) = entry.absent() {
+            add(Level::Note, "not available", format!("{name} is not available: {reason}"));
+        }
+    }
+    let adapter = report.meta_info.adapter.value().copied();
+    if adapter.map(AdapterInfo::weights) == Some(AdapterWeights::Fresh) {
+        let text = "The adapter's weights were drawn, not trained: its cost is that of a trained one, and what it generates means nothing";
+        add(Level::Note, "fresh adapter", text.to_owned());
+    }
+    found
+}
+
+fn of_a_variant(name: &str, variant: &Variant) -> Vec<(Level, &'static str, String)> {
+    let mut found = Vec::new();
+    if let Some(error) = &variant.error {
+        found.push((Level::Bad, "variant failed", format!("{name} ended early: {error}")));
+    }
+    if let Some(over) = variant.overall_overhead().filter(|over| !over.enough()) {
+        found.push((Level::Warn, "too few pairs", too_few(name, over)));
+    }
+    if let Some(StepGraph::Refused(reason)) = &variant.cuda_graph {
+        let text = format!("The decode steps of {name} are no CUDA graph: {reason}");
+        found.push((Level::Warn, "no CUDA graph", text));
+    }
+    let cold = variant.samples().filter(|of| of.outliers.slow_first_run).count();
+    if cold > 0 {
+        let text = format!("The first run of {cold} prompts was slow with {name}; warming up may have been too short");
+        found.push((Level::Warn, "slow first run", text));
+    }
+    for part in variant.not_lowered.iter().flatten() {
+        found.push((Level::Note, "slower form", format!("{name}: {part}")));
+    }
+    let runs: usize = variant.samples().map(|of| of.individual_runs.len()).sum();
+    let outliers: usize = variant.samples().map(|of| of.outliers.indices.len()).sum();
+    if outliers > 0 {
+        let text = format!("{outliers} of {runs} runs of {name} are far from the others of their prompt");
+        found.push((Level::Note, "outliers", text));
+    }
+    found
+}
+
+fn too_few(name: &str, over: &Overhead) -> String {
+    let what = if over.paired { "pairs" } else { "runs" };
+    let fewest = over.fewest_pairs.unwrap_or(over.pairs);
+    format!("Too few {what} of {name} to tell a difference: {fewest} where {MIN_SAMPLES_TO_DETECT} are needed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::record::scripted as record;
+    use crate::measure::subject::Subject;
+    use crate::report::build::scripted::report;
+
+    fn shorts(report: &Report) -> Vec<&'static str> {
+        doubts(report).iter().map(|doubt| doubt.short).collect()
+    }
+
+    #[test]
+    fn a_good_result_raises_none() {
+        let records = [record(Subject::Base, 1), record(Subject::Unmerged, 2)];
+        assert_eq!(doubts(&report(&records, &[], |_| {})), []);
+    }
+
+    #[test]
+    fn a_bad_one_says_what_is_wrong_and_of_which_variant() {
+        let mut unmerged = record(Subject::Unmerged, 2);
+        unmerged.runs.retain(|run| run.run < 2);
+        unmerged.error = Some("killed".to_owned());
+        let found = report(&[record(Subject::Base, 1), unmerged], &[], |input| {
+            input.status = Status::Failed;
+            input.error = Some("no memory".to_owned());
+            input.base_is_cached = true;
+        });
+        assert_eq!(shorts(&found), ["failed", "variant failed", "earlier base", "too few pairs"]);
+        let all = doubts(&found);
+        assert!(all[0].text.ends_with("no memory") && all[0].variant.is_none());
+        assert_eq!(all[1].variant.as_deref(), Some("unmerged"));
+    }
+}

@@ -1,0 +1,225 @@
+//! Results as one HTML file that needs nothing from outside.
+//!
+//! ```text
+//! page.html    the frame: what stands where
+//! ├─ style.css
+//! ├─ summary   tables and environment as markup, for readers without JavaScript
+//! ├─ data      columns, rows and whole results, as packed JSON
+//! └─ script/   draws table and plots from the data: plain functions, no library
+//! ```
+//!
+//! Whatever comes out of result files is either escaped (the summary) or in the packed data, which the script only puts into the page as
+//! text. The page's own policy lets nothing be loaded, and no script run but this one.
+
+mod data;
+mod escape;
+mod packed;
+mod summary;
+
+use std::collections::BTreeMap;
+use std::io;
+
+use base64::prelude::{BASE64_STANDARD, Engine};
+use sha2::{Digest, Sha256};
+
+use super::conditions::{Conditions, Group, groups, titles};
+use super::doubts::{Doubt, doubts};
+use super::model::Report;
+use super::variants::{VariantRow, variant_rows};
+use escape::escape;
+
+pub use data::{ReadPageError, read_page};
+
+const FRAME: &str = include_str!("page.html");
+const STYLE: &str = include_str!("style.css");
+/// One module, in parts that each answer a question.
+const SCRIPT: &str = concat!(
+    include_str!("script/elements.js"),
+    include_str!("script/format.js"),
+    include_str!("script/state.js"),
+    include_str!("script/rows.js"),
+    include_str!("script/chart.js"),
+    include_str!("script/table.js"),
+    include_str!("script/forest.js"),
+    include_str!("script/scatter.js"),
+    include_str!("script/detail.js"),
+    include_str!("script/main.js"),
+);
+const TITLE: &str = "What adapters cost at inference";
+
+/// A result on a page.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Named {
+    /// Its file. No two on a page are the same.
+    pub file: String,
+    /// `<method>--<name>`
+    pub name: String,
+    /// The result.
+    pub report: Report,
+}
+
+/// Results that can be compared, as the page shows them.
+struct ShownGroup<'a> {
+    title: String,
+    /// What differs from the first group.
+    differs_by: Vec<String>,
+    /// Names and values.
+    environment: Vec<(String, String)>,
+    rows: Vec<ShownRow<'a>>,
+}
+
+/// A variant of a result.
+struct ShownRow<'a> {
+    /// The result's place among all.
+    result: usize,
+    row: VariantRow<'a>,
+    doubts: Vec<Doubt>,
+}
+
+/// The page of `results`. `now` is when it's made, RFC 3339.
+///
+/// # Errors
+/// If the results can't be packed.
+pub fn page(results: &[Named], now: &str) -> io::Result<String> {
+    let shown = shown_groups(results);
+    let program = concat!("peft-bench ", env!("CARGO_PKG_VERSION"));
+    let policy = format!(
+        "default-src 'none'; script-src {}; style-src {}; img-src data:; base-uri 'none'; form-action 'none'; \
+         require-trusted-types-for 'script'",
+        hash(SCRIPT),
+        hash(STYLE)
+    );
+    let parts = BTreeMap::from([
+        ("policy", policy),
+        ("program", program.to_owned()),
+        ("title", TITLE.to_owned()),
+        ("when", escape(&when(results))),
+        ("made", escape(now)),
+        ("style", STYLE.to_owned()),
+        ("summary", summary::summary(&shown)),
+        ("data", data::pack(results, &shown, program, now)?),
+        ("script", SCRIPT.to_owned()),
+    ]);
+    Ok(fill(FRAME, &parts))
+}
+
+/// How many results there are, and of which days.
+fn when(results: &[Named]) -> String {
+    let days = results.iter().map(|result| {
+        let timestamp = &result.report.run_info.timestamp;
+        timestamp.split_once('T').map_or(timestamp.as_str(), |(day, _)| day)
+    });
+    let (first, last) = (days.clone().min().unwrap_or_default(), days.max().unwrap_or_default());
+    let count = match results.len() {
+        1 => "1 result".to_owned(),
+        several => format!("{several} results"),
+    };
+    match first == last {
+        true => format!("{count}, measured on {first}"),
+        false => format!("{count}, measured from {first} to {last}"),
+    }
+}
+
+fn shown_groups(results: &[Named]) -> Vec<ShownGroup<'_>> {
+    let reports: Vec<&Report> = results.iter().map(|result| &result.report).collect();
+    let groups = groups(&reports);
+    let first = groups.first().map(|group| group.conditions.clone());
+    let titles = titles(&groups);
+    let shown = groups.iter().zip(titles).map(|(group, title)| ShownGroup {
+        title,
+        differs_by: first.as_ref().map_or_else(Vec::new, |first| group.conditions.differences(first)),
+        environment: environment(&group.conditions, group.results.iter().map(|&index| reports[index])),
+        rows: rows(results, group),
+    });
+    shown.collect()
+}
+
+fn rows<'a>(results: &'a [Named], group: &Group) -> Vec<ShownRow<'a>> {
+    let mut rows = Vec::new();
+    for &index in &group.results {
+        let Named { name, report, .. } = &results[index];
+        let all = doubts(report);
+        for row in variant_rows(name, report) {
+            let concerns = |doubt: &&Doubt| match (&doubt.variant, row.variant) {
+                (None, _) => true,
+                (Some(of), Some((name, _))) => of == name,
+                (Some(_), None) => false,
+            };
+            rows.push(ShownRow {
+                result: index,
+                row,
+                doubts: all.iter().filter(concerns).cloned().collect(),
+            });
+        }
+    }
+    rows
+}
+
+/// What a group's results were measured on: their conditions, and what may differ without making them another group.
+fn environment<'a>(conditions: &Conditions, reports: impl Iterator<Item = &'a Report> + Clone) -> Vec<(String, String)> {
+    let known = conditions.known().map(|(what, value)| (capitalized(what), value.to_owned()));
+    let mut environment: Vec<(String, String)> = known.collect();
+    let mut add = |what: &str, of: &dyn Fn(&Report) -> Option<String>| {
+        let mut values: Vec<String> = Vec::new();
+        for value in reports.clone().filter_map(of) {
+            if !values.contains(&value) {
+                values.push(value);
+            }
+        }
+        if !values.is_empty() {
+            environment.push((capitalized(what), values.join(", ")));
+        }
+    };
+    add("memory", &|report| {
+        let bytes = report.meta_info.system_info.total_ram_bytes?;
+        Some(format!("{:.1} GiB", bytes as f64 / (1_u64 << 30) as f64))
+    });
+    add("system", &|report| {
+        let system = &report.meta_info.system_info;
+        system.version.clone().or_else(|| Some(system.system.clone()))
+    });
+    add("kernel", &|report| report.meta_info.system_info.release.clone());
+    add("driver", &|report| report.run_info.hardware.driver_version.clone());
+    add("peft-bench", &|report| {
+        let packages = report.meta_info.package_info.as_ref()?;
+        let revision = packages.peft_bench_git_revision.value();
+        let revision = revision.map_or(String::new(), |of| format!(" ({})", of.get(..7).unwrap_or(of)));
+        Some(format!("{}{revision}", packages.peft_bench_version))
+    });
+    add("runs of each prompt", &|report| {
+        let variants = report.generation_info.all_measured();
+        let samples = variants.flat_map(|(_, variant)| variant.samples());
+        samples.map(|sample| sample.individual_runs.len()).max().map(|runs| runs.to_string())
+    });
+    environment
+}
+
+/// With an upper-case letter at its beginning.
+fn capitalized(text: &str) -> String {
+    let mut characters = text.chars();
+    match characters.next() {
+        // The program's name is written as it is.
+        Some(first) if text != "peft-bench" => first.to_uppercase().chain(characters).collect(),
+        _ => text.to_owned(),
+    }
+}
+
+/// A source for the policy: the one inline script, or style, that may be used.
+fn hash(text: &str) -> String {
+    format!("'sha256-{}'", BASE64_STANDARD.encode(Sha256::digest(text)))
+}
+
+/// `frame` with each `{{name}}` replaced by its part. Parts themselves aren't searched.
+fn fill(frame: &str, parts: &BTreeMap<&str, String>) -> String {
+    let mut pieces = frame.split("{{");
+    let mut text = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let (name, rest) = piece.split_once("}}").unwrap_or((piece, ""));
+        text.push_str(parts.get(name).map_or("", String::as_str));
+        text.push_str(rest);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

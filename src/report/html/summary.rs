@@ -1,0 +1,153 @@
+//! The results as markup, for readers without JavaScript, and before it has run.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use super::data::shown_unit;
+use super::escape::escape;
+use super::{ShownGroup, ShownRow};
+use crate::report::doubts::{Doubt, Level};
+use crate::report::table::{Unit, Value};
+use crate::report::variants::{VARIANTS, VariantColumn};
+
+/// Each group's environment, warnings and table, and what columns mean.
+pub(super) fn summary(groups: &[ShownGroup]) -> String {
+    let mut text = String::new();
+    for group in groups {
+        let title = match group.title.as_str() {
+            "" => "Results",
+            title => title,
+        };
+        let _ = writeln!(text, "<section>\n<h2>{}</h2>", escape(title));
+        if !group.differs_by.is_empty() {
+            let differs = escape(&group.differs_by.join(", "));
+            let _ = writeln!(text, "<p>Not to be compared with the first group, from which it differs by {differs}.</p>");
+        }
+        environment(&mut text, group);
+        warnings(&mut text, group);
+        table(&mut text, group);
+        text.push_str("</section>\n");
+    }
+    text.push_str("<section>\n<h2>What the columns mean</h2>\n<dl class=\"meanings\">\n");
+    for column in usual() {
+        let (heading, meaning) = (heading(column), escape(column.heading.meaning));
+        let _ = writeln!(text, "<dt>{heading}</dt><dd>{meaning}</dd>");
+    }
+    text.push_str("</dl>\n</section>");
+    text
+}
+
+fn usual() -> impl Iterator<Item = &'static VariantColumn> {
+    VARIANTS.iter().filter(|column| column.is_usual)
+}
+
+fn heading(column: &VariantColumn) -> String {
+    let heading = escape(column.heading.heading);
+    match shown_unit(column.heading.unit).0 {
+        "" => heading,
+        unit => format!("{heading} <span class=\"unit\">{unit}</span>"),
+    }
+}
+
+fn environment(text: &mut String, group: &ShownGroup) {
+    text.push_str("<dl class=\"facts\">\n");
+    for (name, value) in &group.environment {
+        let (name, value) = (escape(name), escape(value));
+        let _ = writeln!(text, "<div><dt>{name}</dt><dd>{value}</dd></div>");
+    }
+    text.push_str("</dl>\n");
+}
+
+/// One line for each kind of doubt, with the names of the results that it's about.
+fn warnings(text: &mut String, group: &ShownGroup) {
+    let mut kinds: BTreeMap<(Level, &str), Vec<&str>> = BTreeMap::new();
+    for row in &group.rows {
+        for doubt in &row.doubts {
+            let names = kinds.entry((doubt.level, doubt.short)).or_default();
+            if !names.contains(&row.row.short_name()) {
+                names.push(row.row.short_name());
+            }
+        }
+    }
+    if kinds.is_empty() {
+        return;
+    }
+    text.push_str("<ul class=\"warnings\">\n");
+    for ((level, short), names) in kinds {
+        let class = class(level);
+        let names = escape(&names.join(", "));
+        let _ = writeln!(text, "<li class=\"warning {class}\"><strong>{short}</strong>: {names}</li>");
+    }
+    text.push_str("</ul>\n");
+}
+
+fn table(text: &mut String, group: &ShownGroup) {
+    text.push_str("<div class=\"scroll\"><table class=\"results\">\n<thead><tr>");
+    for column in usual() {
+        let _ = write!(text, "<th scope=\"col\"{}>{}</th>", alignment(column.heading.unit), heading(column));
+    }
+    text.push_str("</tr></thead>\n<tbody>\n");
+    for shown in &group.rows {
+        row(text, shown);
+    }
+    text.push_str("</tbody></table></div>\n");
+}
+
+fn row(text: &mut String, shown: &ShownRow) {
+    let bad = shown.doubts.iter().any(|doubt| doubt.level == Level::Bad);
+    text.push_str(if bad { "<tr class=\"doubtful\">" } else { "<tr>" });
+    for (place, column) in usual().enumerate() {
+        let value = escape(&cell(&(column.value)(&shown.row), column.heading.unit));
+        let _ = match place {
+            0 => write!(text, "<th scope=\"row\">{value} {}</th>", badges(&shown.doubts)),
+            _ => write!(text, "<td{}>{value}</td>", alignment(column.heading.unit)),
+        };
+    }
+    text.push_str("</tr>\n");
+}
+
+fn badges(doubts: &[Doubt]) -> String {
+    let badge = |doubt: &Doubt| {
+        let (class, about) = (class(doubt.level), escape(&doubt.text));
+        format!("<span class=\"badge {class}\" title=\"{about}\">{}</span>", doubt.short)
+    };
+    doubts.iter().map(badge).collect()
+}
+
+fn class(level: Level) -> &'static str {
+    match level {
+        Level::Bad => "bad",
+        Level::Warn => "warn",
+        Level::Note => "note",
+    }
+}
+
+fn alignment(unit: Unit) -> &'static str {
+    match unit {
+        Unit::Name | Unit::Text => " class=\"text\"",
+        _ => " class=\"number\"",
+    }
+}
+
+fn cell(value: &Value, unit: Unit) -> String {
+    let (_, factor) = shown_unit(unit);
+    match value {
+        Value::Missing => "–".to_owned(),
+        Value::Text(text) => text.clone(),
+        Value::Number(number) => match unit {
+            Unit::Count => format!("{number:.0}"),
+            _ => significant(number * factor),
+        },
+        Value::Estimate { value, interval, .. } => match interval {
+            Some([low, high]) => format!("{value:+.1} [{low:+.1} … {high:+.1}]"),
+            None => format!("{value:+.1}"),
+        },
+    }
+}
+
+/// Three significant digits, or all before the point.
+fn significant(number: f64) -> String {
+    let digits = number.abs().log10().floor();
+    let decimals = if digits.is_finite() { (2.0 - digits).clamp(0.0, 6.0) } else { 0.0 };
+    format!("{number:.*}", decimals as usize)
+}
