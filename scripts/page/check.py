@@ -292,6 +292,8 @@ def check_hostile(checks, browser, address):
         for name in range(0, page.rows(), 3):
             tab.locator("#table tbody tr").nth(name).locator("button").click()
     hacked = tab.evaluate("window.hacked ?? null")
+    odd = re.findall(r"\b(?:null|undefined|NaN)\b|\[object", tab.locator("#app").inner_text())
+    checks.that("no text is left over from the script", not odd, odd)
     foreign = tab.locator("#app img, #app script, #app b, #static img, #static script").count()
     checks.that("and does nothing, wherever it stands", hacked is None and not page.dialogs and foreign == 0, (hacked, foreign))
     checks.that("nothing of this made an error or a request", not page.said and page.asked == [address], page.said)

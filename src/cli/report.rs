@@ -33,8 +33,10 @@ pub struct Report {
     format: Format,
 
     /// Write to this file, and not to stdout.
-    #[arg(long, value_name = "FILE")]
-    output: Option<PathBuf>,
+    // The option that all commands have is a folder. This takes its place here, and gets its default
+    // value where nothing is given.
+    #[arg(long, value_name = "FILE", default_value = RESULTS, hide_default_value = true)]
+    output: PathBuf,
 }
 
 /// A way to show results.
@@ -58,13 +60,9 @@ struct Found {
 impl Report {
     /// Runs the command. What can't be read is told, and the others are shown all the same.
     pub fn run(&self, common: &CommonOptions) -> Result<()> {
-        let usual = match self.output {
-            // This command's `--output` is the file that it writes.
-            Some(_) => PathBuf::from(RESULTS),
-            None => common.output.clone(),
-        };
+        let usual = [PathBuf::from(RESULTS)];
         let paths = match self.paths.as_slice() {
-            [] => std::slice::from_ref(&usual),
+            [] => &usual,
             given => given,
         };
         let is_one = matches!(paths, [path] if !path.is_dir());
@@ -90,21 +88,32 @@ impl Report {
     fn show(&self, found: &[Found], is_one: bool, verbose: bool) -> Result<()> {
         let text = match (self.format, found) {
             (Format::Html, found) => page(found)?,
-            (Format::Table, [one]) if is_one && !self.overview => self::one(&one.name, &one.report, verbose),
+            (Format::Table, [one]) if is_one && !self.overview => {
+                self::one(&one.name, &one.report, verbose)
+            }
             (Format::Table, found) => many(found),
         };
-        let Some(path) = &self.output else {
+        let path = &self.output;
+        if path == Path::new(RESULTS) {
             return print(&text);
-        };
-        write_file(path, text.as_bytes()).with_context(|| format!("cannot write `{}`", path.display()))?;
-        message(&format!("wrote {} ({} results)", path.display(), found.len()));
+        }
+        write_file(path, text.as_bytes())
+            .with_context(|| format!("cannot write `{}`", path.display()))?;
+        message(&format!(
+            "wrote {} ({} results)",
+            path.display(),
+            found.len()
+        ));
         Ok(())
     }
 }
 
 /// The result in the file `path`, or all that are in a page.
 fn read(path: &Path) -> Result<Vec<Found>> {
-    if path.extension().is_some_and(|extension| extension == "html") {
+    if path
+        .extension()
+        .is_some_and(|extension| extension == "html")
+    {
         let results = html::read_page(path)?.into_iter();
         return Ok(results
             .map(|Named { file, name, report }| Found {

@@ -39,16 +39,33 @@ impl Conditions {
             ("architecture", Some(system.machine.clone())),
             ("usable cores", Some(system.usable_cores.to_string())),
             ("accelerator", accelerator(report)),
-            ("model", meta.model_id.clone().or_else(|| parameter("model_id"))),
+            (
+                "model",
+                meta.model_id.clone().or_else(|| parameter("model_id")),
+            ),
             ("weights", meta.weights.map(|of| written(&of))),
-            ("dtype", meta.dtype.map(|of| of.to_string()).or_else(|| parameter("dtype"))),
+            (
+                "dtype",
+                meta.dtype
+                    .map(|of| of.to_string())
+                    .or_else(|| parameter("dtype")),
+            ),
             ("computed in", meta.compute_dtype.map(|of| of.to_string())),
-            ("quantization", quantization.or_else(|| is_prepared.then(|| "none".to_owned()))),
+            (
+                "quantization",
+                quantization.or_else(|| is_prepared.then(|| "none".to_owned())),
+            ),
             ("provider", Some(session.provider.clone())),
             ("threads", Some(session.threads.to_string())),
             ("weights in memory", Some(session.weights.to_string())),
-            ("batch size", Some(session.batch_size.unwrap_or(1).to_string())),
-            ("ONNX Runtime", packages.and_then(|of| of.onnxruntime_version.clone())),
+            (
+                "batch size",
+                Some(session.batch_size.unwrap_or(1).to_string()),
+            ),
+            (
+                "ONNX Runtime",
+                packages.and_then(|of| of.onnxruntime_version.clone()),
+            ),
         ];
         let fixed = fixed.map(|(what, value)| Condition {
             what: what.to_owned(),
@@ -65,7 +82,8 @@ impl Conditions {
     /// What differs from `other`, as `dtype (float16 instead of float32)`.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let said = self.differing(other);
-        said.map(|(what, own, theirs)| format!("{what} ({own} instead of {theirs})")).collect()
+        said.map(|(what, own, theirs)| format!("{what} ({own} instead of {theirs})"))
+            .collect()
     }
 
     /// The value of the condition `what`.
@@ -93,7 +111,10 @@ impl Conditions {
         }
     }
 
-    fn differing<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (&'a str, &'a str, &'a str)> {
+    fn differing<'a>(
+        &'a self,
+        other: &'a Self,
+    ) -> impl Iterator<Item = (&'a str, &'a str, &'a str)> {
         self.known().filter_map(|(what, own)| {
             let theirs = other.value(what)?;
             (own != theirs).then_some((what, own, theirs))
@@ -134,11 +155,20 @@ fn prompts(report: &Report) -> Vec<Condition> {
 /// As `15 tokens, 20 new`.
 fn tokens(category: &Category) -> Option<String> {
     let prompts = category.samples.iter().map(|sample| sample.prompt_tokens);
-    let prompts: Vec<String> = prompts.map(|count| Some(count?.to_string())).collect::<Option<_>>()?;
-    let runs = category.samples.iter().flat_map(|sample| &sample.individual_runs);
+    let prompts: Vec<String> = prompts
+        .map(|count| Some(count?.to_string()))
+        .collect::<Option<_>>()?;
+    let runs = category
+        .samples
+        .iter()
+        .flat_map(|sample| &sample.individual_runs);
     let new: BTreeSet<usize> = runs.map(|run| run.generated_tokens).collect();
     let new: Vec<String> = new.iter().map(usize::to_string).collect();
-    Some(format!("{} tokens, {} new", prompts.join(", "), new.join(" or ")))
+    Some(format!(
+        "{} tokens, {} new",
+        prompts.join(", "),
+        new.join(" or ")
+    ))
 }
 
 /// Results that can be compared.
@@ -153,7 +183,10 @@ pub struct Group {
 /// Divides `reports` into groups whose conditions agree, the largest first. One that doesn't say all of its conditions, since it failed
 /// early, is put into the first group that it doesn't contradict.
 pub fn groups(reports: &[&Report]) -> Vec<Group> {
-    let conditions: Vec<Conditions> = reports.iter().map(|report| Conditions::of(report)).collect();
+    let conditions: Vec<Conditions> = reports
+        .iter()
+        .map(|report| Conditions::of(report))
+        .collect();
     let mut order: Vec<usize> = (0..reports.len()).collect();
     order.sort_by_key(|&index| std::cmp::Reverse(conditions[index].known().count()));
     let mut groups: Vec<Group> = Vec::new();
@@ -182,7 +215,12 @@ pub fn titles(groups: &[Group]) -> Vec<String> {
     let all = groups.iter().flat_map(|group| group.conditions.known());
     let mut varying: Vec<&str> = Vec::new();
     for (what, value) in all {
-        let differs = |group: &Group| group.conditions.value(what).is_some_and(|other| other != value);
+        let differs = |group: &Group| {
+            group
+                .conditions
+                .value(what)
+                .is_some_and(|other| other != value)
+        };
         if !varying.contains(&what) && groups.iter().any(differs) {
             varying.push(what);
         }
@@ -191,13 +229,21 @@ pub fn titles(groups: &[Group]) -> Vec<String> {
         let values = varying.iter().filter_map(|what| {
             let value = group.conditions.value(what)?;
             // A number doesn't say what it counts.
-            let names_itself = value.chars().next().is_some_and(char::is_alphabetic) && value != "none";
+            let names_itself =
+                value.chars().next().is_some_and(char::is_alphabetic) && value != "none";
             Some(match names_itself {
                 true => value.to_owned(),
                 false => format!("{what}: {value}"),
             })
         });
-        values.collect::<Vec<_>>().join(" · ")
+        // What's computed in is mostly the dtype once more.
+        let mut different: Vec<String> = Vec::new();
+        for value in values {
+            if !different.contains(&value) {
+                different.push(value);
+            }
+        }
+        different.join(" · ")
     };
     groups.iter().map(title).collect()
 }
@@ -213,14 +259,18 @@ mod tests {
     fn with(dtype: &str, is_measured: bool) -> Report {
         let records = [record(Subject::Base, 1), record(Subject::Unmerged, 2)];
         let records = if is_measured { &records[..] } else { &[] };
-        report(records, &[], |input| {
-            input.benchmark_config["dtype"] = dtype.into();
-        })
+        let mut report = report(records, &[], None);
+        report.run_info.benchmark_config["dtype"] = dtype.into();
+        report
     }
 
     #[test]
     fn what_cannot_be_compared_is_in_groups_of_its_own() {
-        let (one, other, failed) = (with("float32", true), with("float16", true), with("float16", false));
+        let (one, other, failed) = (
+            with("float32", true),
+            with("float16", true),
+            with("float16", false),
+        );
         let found = groups(&[&failed, &other, &one, &one, &one]);
         let places: Vec<&[usize]> = found.iter().map(|group| group.results.as_slice()).collect();
         assert_eq!(places, [&[2, 3, 4][..], &[0, 1]]);
@@ -244,11 +294,17 @@ mod tests {
 
     #[test]
     fn what_a_result_does_not_say_contradicts_nothing() {
-        let (whole, failed) = (Conditions::of(&with("float32", true)), Conditions::of(&with("float32", false)));
+        let (whole, failed) = (
+            Conditions::of(&with("float32", true)),
+            Conditions::of(&with("float32", false)),
+        );
         assert!(failed.agree(&whole) && whole.agree(&failed));
         let mut completed = failed.clone();
         completed.complete(&whole);
-        assert_eq!(completed.value("short prompts"), whole.value("short prompts"));
+        assert_eq!(
+            completed.value("short prompts"),
+            whole.value("short prompts")
+        );
         assert!(completed.value("short prompts").is_some());
     }
 }

@@ -33,6 +33,8 @@ pub enum Unit {
     PercentWithInterval,
     /// 2^20 bytes.
     Mebibytes,
+    /// Energy.
+    Joules,
 }
 
 /// The unit in which people read times.
@@ -54,6 +56,7 @@ impl Unit {
             Self::Time(_) => "s",
             Self::Percent | Self::PercentWithInterval => "%",
             Self::Mebibytes => "MiB",
+            Self::Joules => "J",
         }
     }
 }

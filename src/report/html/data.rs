@@ -19,7 +19,10 @@ use thiserror::Error;
 const SCHEMA: u32 = 1;
 
 /// What stands before and after the packed data.
-const MARKS: [&str; 2] = ["<script type=\"application/octet-stream\" id=\"data\">", "</script>"];
+const MARKS: [&str; 2] = [
+    "<script type=\"application/octet-stream\" id=\"data\">",
+    "</script>",
+];
 
 /// A page whose results can't be read.
 #[derive(Debug, Error)]
@@ -90,12 +93,19 @@ struct ReadResult {
 }
 
 /// The data of a page, packed.
-pub(super) fn pack(results: &[Named], groups: &[ShownGroup], program: &str, made: &str) -> Result<String, io::Error> {
-    let results = results.iter().map(|Named { file, name, report }| ResultData {
-        name: file,
-        title: name,
-        document: report,
-    });
+pub(super) fn pack(
+    results: &[Named],
+    groups: &[ShownGroup],
+    program: &str,
+    made: &str,
+) -> Result<String, io::Error> {
+    let results = results
+        .iter()
+        .map(|Named { file, name, report }| ResultData {
+            name: file,
+            title: name,
+            document: report,
+        });
     let data = Data {
         schema: SCHEMA,
         program,
@@ -113,11 +123,22 @@ pub(super) fn pack(results: &[Named], groups: &[ShownGroup], program: &str, made
 /// If it can't be read, or isn't such a page.
 pub fn read_page(path: &Path) -> Result<Vec<Named>, ReadPageError> {
     let own = || path.to_owned();
-    let text = fs::read_to_string(path).map_err(|source| ReadPageError::Read { path: own(), source })?;
-    let data = text.split_once(MARKS[0]).and_then(|(_, rest)| rest.split_once(MARKS[1]));
+    let text = fs::read_to_string(path).map_err(|source| ReadPageError::Read {
+        path: own(),
+        source,
+    })?;
+    let data = text
+        .split_once(MARKS[0])
+        .and_then(|(_, rest)| rest.split_once(MARKS[1]));
     let (data, _) = data.ok_or_else(|| ReadPageError::NotAPage { path: own() })?;
-    let bytes = unpack(data.trim()).map_err(|source| ReadPageError::Damaged { path: own(), source })?;
-    let data: ReadData = serde_json::from_slice(&bytes).map_err(|source| ReadPageError::Form { path: own(), source })?;
+    let bytes = unpack(data.trim()).map_err(|source| ReadPageError::Damaged {
+        path: own(),
+        source,
+    })?;
+    let data: ReadData = serde_json::from_slice(&bytes).map_err(|source| ReadPageError::Form {
+        path: own(),
+        source,
+    })?;
     let named = data.results.into_iter().map(|result| Named {
         file: result.name,
         name: result.title,
@@ -132,7 +153,7 @@ fn column(column: &VariantColumn) -> Json {
         Unit::Name | Unit::Text => "text",
         Unit::Count => "count",
         Unit::PercentWithInterval => "interval",
-        Unit::Time(_) | Unit::Percent | Unit::Mebibytes => "number",
+        Unit::Time(_) | Unit::Percent | Unit::Mebibytes | Unit::Joules => "number",
     };
     let (unit, _) = shown_unit(heading.unit);
     json!({

@@ -107,9 +107,14 @@ pub fn page(results: &[Named], now: &str) -> io::Result<String> {
 fn when(results: &[Named]) -> String {
     let days = results.iter().map(|result| {
         let timestamp = &result.report.run_info.timestamp;
-        timestamp.split_once('T').map_or(timestamp.as_str(), |(day, _)| day)
+        timestamp
+            .split_once('T')
+            .map_or(timestamp.as_str(), |(day, _)| day)
     });
-    let (first, last) = (days.clone().min().unwrap_or_default(), days.max().unwrap_or_default());
+    let (first, last) = (
+        days.clone().min().unwrap_or_default(),
+        days.max().unwrap_or_default(),
+    );
     let count = match results.len() {
         1 => "1 result".to_owned(),
         several => format!("{several} results"),
@@ -127,8 +132,13 @@ fn shown_groups(results: &[Named]) -> Vec<ShownGroup<'_>> {
     let titles = titles(&groups);
     let shown = groups.iter().zip(titles).map(|(group, title)| ShownGroup {
         title,
-        differs_by: first.as_ref().map_or_else(Vec::new, |first| group.conditions.differences(first)),
-        environment: environment(&group.conditions, group.results.iter().map(|&index| reports[index])),
+        differs_by: first
+            .as_ref()
+            .map_or_else(Vec::new, |first| group.conditions.differences(first)),
+        environment: environment(
+            &group.conditions,
+            group.results.iter().map(|&index| reports[index]),
+        ),
         rows: rows(results, group),
     });
     shown.collect()
@@ -156,8 +166,13 @@ fn rows<'a>(results: &'a [Named], group: &Group) -> Vec<ShownRow<'a>> {
 }
 
 /// What a group's results were measured on: their conditions, and what may differ without making them another group.
-fn environment<'a>(conditions: &Conditions, reports: impl Iterator<Item = &'a Report> + Clone) -> Vec<(String, String)> {
-    let known = conditions.known().map(|(what, value)| (capitalized(what), value.to_owned()));
+fn environment<'a>(
+    conditions: &Conditions,
+    reports: impl Iterator<Item = &'a Report> + Clone,
+) -> Vec<(String, String)> {
+    let known = conditions
+        .known()
+        .map(|(what, value)| (capitalized(what), value.to_owned()));
     let mut environment: Vec<(String, String)> = known.collect();
     let mut add = |what: &str, of: &dyn Fn(&Report) -> Option<String>| {
         let mut values: Vec<String> = Vec::new();
@@ -176,20 +191,32 @@ fn environment<'a>(conditions: &Conditions, reports: impl Iterator<Item = &'a Re
     });
     add("system", &|report| {
         let system = &report.meta_info.system_info;
-        system.version.clone().or_else(|| Some(system.system.clone()))
+        system
+            .version
+            .clone()
+            .or_else(|| Some(system.system.clone()))
     });
-    add("kernel", &|report| report.meta_info.system_info.release.clone());
-    add("driver", &|report| report.run_info.hardware.driver_version.clone());
+    add("kernel", &|report| {
+        report.meta_info.system_info.release.clone()
+    });
+    add("driver", &|report| {
+        report.run_info.hardware.driver_version.clone()
+    });
     add("peft-bench", &|report| {
         let packages = report.meta_info.package_info.as_ref()?;
         let revision = packages.peft_bench_git_revision.value();
-        let revision = revision.map_or(String::new(), |of| format!(" ({})", of.get(..7).unwrap_or(of)));
+        let revision = revision.map_or(String::new(), |of| {
+            format!(" ({})", of.get(..7).unwrap_or(of))
+        });
         Some(format!("{}{revision}", packages.peft_bench_version))
     });
     add("runs of each prompt", &|report| {
         let variants = report.generation_info.all_measured();
         let samples = variants.flat_map(|(_, variant)| variant.samples());
-        samples.map(|sample| sample.individual_runs.len()).max().map(|runs| runs.to_string())
+        samples
+            .map(|sample| sample.individual_runs.len())
+            .max()
+            .map(|runs| runs.to_string())
     });
     environment
 }

@@ -21,7 +21,10 @@ pub(super) fn summary(groups: &[ShownGroup]) -> String {
         let _ = writeln!(text, "<section>\n<h2>{}</h2>", escape(title));
         if !group.differs_by.is_empty() {
             let differs = escape(&group.differs_by.join(", "));
-            let _ = writeln!(text, "<p>Not to be compared with the first group, from which it differs by {differs}.</p>");
+            let _ = writeln!(
+                text,
+                "<p>Not to be compared with the first group, from which it differs by {differs}.</p>"
+            );
         }
         environment(&mut text, group);
         warnings(&mut text, group);
@@ -76,7 +79,10 @@ fn warnings(text: &mut String, group: &ShownGroup) {
     for ((level, short), names) in kinds {
         let class = class(level);
         let names = escape(&names.join(", "));
-        let _ = writeln!(text, "<li class=\"warning {class}\"><strong>{short}</strong>: {names}</li>");
+        let _ = writeln!(
+            text,
+            "<li class=\"warning {class}\"><strong>{short}</strong>: {names}</li>"
+        );
     }
     text.push_str("</ul>\n");
 }
@@ -84,7 +90,12 @@ fn warnings(text: &mut String, group: &ShownGroup) {
 fn table(text: &mut String, group: &ShownGroup) {
     text.push_str("<div class=\"scroll\"><table class=\"results\">\n<thead><tr>");
     for column in usual() {
-        let _ = write!(text, "<th scope=\"col\"{}>{}</th>", alignment(column.heading.unit), heading(column));
+        let _ = write!(
+            text,
+            "<th scope=\"col\"{}>{}</th>",
+            alignment(column.heading.unit),
+            heading(column)
+        );
     }
     text.push_str("</tr></thead>\n<tbody>\n");
     for shown in &group.rows {
@@ -95,11 +106,19 @@ fn table(text: &mut String, group: &ShownGroup) {
 
 fn row(text: &mut String, shown: &ShownRow) {
     let bad = shown.doubts.iter().any(|doubt| doubt.level == Level::Bad);
-    text.push_str(if bad { "<tr class=\"doubtful\">" } else { "<tr>" });
+    text.push_str(if bad {
+        "<tr class=\"doubtful\">"
+    } else {
+        "<tr>"
+    });
     for (place, column) in usual().enumerate() {
         let value = escape(&cell(&(column.value)(&shown.row), column.heading.unit));
         let _ = match place {
-            0 => write!(text, "<th scope=\"row\">{value} {}</th>", badges(&shown.doubts)),
+            0 => write!(
+                text,
+                "<th scope=\"row\">{value} {}</th>",
+                badges(&shown.doubts)
+            ),
             _ => write!(text, "<td{}>{value}</td>", alignment(column.heading.unit)),
         };
     }
@@ -109,7 +128,10 @@ fn row(text: &mut String, shown: &ShownRow) {
 fn badges(doubts: &[Doubt]) -> String {
     let badge = |doubt: &Doubt| {
         let (class, about) = (class(doubt.level), escape(&doubt.text));
-        format!("<span class=\"badge {class}\" title=\"{about}\">{}</span>", doubt.short)
+        format!(
+            "<span class=\"badge {class}\" title=\"{about}\">{}</span>",
+            doubt.short
+        )
     };
     doubts.iter().map(badge).collect()
 }
@@ -138,7 +160,9 @@ fn cell(value: &Value, unit: Unit) -> String {
             Unit::Count => format!("{number:.0}"),
             _ => significant(number * factor),
         },
-        Value::Estimate { value, interval, .. } => match interval {
+        Value::Estimate {
+            value, interval, ..
+        } => match interval {
             Some([low, high]) => format!("{value:+.1} [{low:+.1} … {high:+.1}]"),
             None => format!("{value:+.1}"),
         },
@@ -148,6 +172,10 @@ fn cell(value: &Value, unit: Unit) -> String {
 /// Three significant digits, or all before the point.
 fn significant(number: f64) -> String {
     let digits = number.abs().log10().floor();
-    let decimals = if digits.is_finite() { (2.0 - digits).clamp(0.0, 6.0) } else { 0.0 };
+    let decimals = if digits.is_finite() {
+        (2.0 - digits).clamp(0.0, 6.0)
+    } else {
+        0.0
+    };
     format!("{number:.*}", decimals as usize)
 }

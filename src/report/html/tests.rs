@@ -10,12 +10,11 @@ const HOSTILE: &str = "<img src=x onerror=alert(1)></script><script>alert(2)</sc
 
 fn results() -> Vec<Named> {
     let records = [record(Subject::Base, 1), record(Subject::Unmerged, 2)];
-    let good = scripted::report(&records, &[], |_| {});
-    let failed = scripted::report(&[], &[], |input| {
-        input.status = Status::Failed;
-        input.error = Some(HOSTILE.to_owned());
-        input.benchmark_config = json!({ "model_id": HOSTILE, "dtype": HOSTILE });
-    });
+    let good = scripted::report(&records, &[], None);
+    let mut failed = scripted::report(&[], &[], None);
+    failed.run_info.status = Status::Failed;
+    failed.run_info.error = Some(HOSTILE.to_owned());
+    failed.run_info.benchmark_config = json!({ "model_id": HOSTILE, "dtype": HOSTILE });
     let named = [("good", good.clone()), ("failed", failed), (HOSTILE, good)];
     let named = named.into_iter().enumerate();
     named
@@ -36,7 +35,12 @@ fn results_are_read_again_from_the_page() {
     assert_eq!(read_page(&path).unwrap(), results);
 
     std::fs::write(&path, "<p>Something else</p>").unwrap();
-    assert!(read_page(&path).unwrap_err().to_string().ends_with("there are no results in it"));
+    assert!(
+        read_page(&path)
+            .unwrap_err()
+            .to_string()
+            .ends_with("there are no results in it")
+    );
 }
 
 #[test]
@@ -54,13 +58,22 @@ fn nothing_out_of_a_result_is_markup() {
 #[test]
 fn the_page_names_nothing_outside_and_its_parts_end_where_they_should() {
     assert!(!SCRIPT.contains("</script") && !STYLE.contains("</style"));
-    for outside in ["http://", "https://", "url(", "@import", "fetch(", "import("] {
+    for outside in [
+        "http://", "https://", "url(", "@import", "fetch(", "import(",
+    ] {
         // Names of SVG and HTML, which are asked of nobody.
         let script = SCRIPT.replace("http://www.w3.org/", "");
-        assert!(!script.contains(outside) && !STYLE.contains(outside) && !FRAME.contains(outside), "{outside}");
+        assert!(
+            !script.contains(outside) && !STYLE.contains(outside) && !FRAME.contains(outside),
+            "{outside}"
+        );
     }
     let page = page(&results(), "").unwrap();
-    assert!(page.contains("default-src 'none'") && page.contains(&hash(SCRIPT)) && page.contains(&hash(STYLE)));
+    assert!(
+        page.contains("default-src 'none'")
+            && page.contains(&hash(SCRIPT))
+            && page.contains(&hash(STYLE))
+    );
 }
 
 #[test]
@@ -68,9 +81,15 @@ fn without_a_script_there_are_tables_and_what_to_know_about_them() {
     let results = results();
     let page = page(&results, "").unwrap();
     let (summary, _) = page.split_once("id=\"app\"").unwrap();
-    for expected in ["<h2>Results</h2>", "<th scope=\"row\">good ", "+100.0 [", "<dt>Threads</dt><dd>2</dd>", "The run failed", "What the columns mean"] {
-        // The failed run names another dtype, so there are two groups.
-        let expected = expected.replace("<h2>Results</h2>", "<h2>float32</h2>");
-        assert!(summary.contains(&expected), "{expected}");
+    for expected in [
+        // The failed run names another model and dtype, so there are two groups.
+        "<h2>synthetic/llama-135m · float32</h2>",
+        "<th scope=\"row\">good ",
+        "+100.0 [",
+        "<dt>Threads</dt><dd>2</dd>",
+        "The run failed",
+        "What the columns mean",
+    ] {
+        assert!(summary.contains(expected), "{expected}");
     }
 }

@@ -163,6 +163,7 @@ fn cell(value: &Value, unit: Unit, marks: Marks) -> String {
             Unit::Time(Scale::Seconds) => format!("{number:.2} s"),
             Unit::Percent | Unit::PercentWithInterval => format!("{number:.0} %"),
             Unit::Mebibytes => mebibytes(number),
+            Unit::Joules => format!("{number:.2} J"),
             Unit::Count => count(number),
             Unit::Name | Unit::Text => number.to_string(),
         },

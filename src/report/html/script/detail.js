@@ -295,7 +295,7 @@ function parityText(parity) {
   if (!parity) return "not checked";
   if (!parity.passed) return `failed: ${(parity.failures ?? []).join("; ")}`;
   if (!Number.isFinite(parity.merged_vs_unmerged)) return "passed";
-  return `passed: merged and unmerged differ by ${parity.merged_vs_unmerged.toExponential(1)} of at most ${parity.allowed.toExponential(0)}${
+  return `passed: merged and unmerged differ by ${parity.merged_vs_unmerged === 0 ? "0" : parity.merged_vs_unmerged.toExponential(1)} of at most ${parity.allowed.toExponential(0)}${
     Number.isFinite(parity.same_tokens) ? `, ${parity.same_tokens} of ${parity.of} tokens are the same` : ""}`;
 }
 
@@ -338,7 +338,7 @@ function drawDetail() {
   const info = document.generation_info ?? {};
   const variants = measuredVariants(info);
   const method = own[0] && columnAt("method") >= 0 ? textIn(own[0], "method") : "";
-  detail.replaceChildren(
+  const parts = [
     html("h2", { id: "detail-title" }, "Details of ", title, method && html("span", { class: "quiet" }, ` ${method}`)),
     html("ul", { class: "warnings" }, [...warnings.values()].map((warning) => html("li", { class: `warning ${warning.level}` }, warning.text))),
     resultFacts(document),
@@ -350,5 +350,7 @@ function drawDetail() {
     swapFacts(info),
     sweepTable(info),
     everything(document),
-    html("p", { class: "quiet small" }, `File: ${name}`));
+    html("p", { class: "quiet small" }, `File: ${name}`),
+  ];
+  detail.replaceChildren(...parts.filter(Boolean));
 }
