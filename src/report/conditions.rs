@@ -1,7 +1,9 @@
-//! What results must have in common to be compared: the machine, the model, its precision, the engine, and the prompts.
+//! What results must have in common to be compared: the machine, the model, its precision, the
+//! engine, and the prompts.
 //!
-//! Times of other machines, other weights or other prompts aren't times of the same work. So results are divided into groups, each of
-//! one set of conditions, and no table or plot joins two of them.
+//! Times of other machines, other weights or other prompts aren't times of the same work. So
+//! results are divided into groups, each of one set of conditions, and no table or plot joins two
+//! of them.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +19,8 @@ pub struct Conditions(Vec<Condition>);
 pub struct Condition {
     /// What it's about.
     pub what: String,
-    /// What it is; `None` if the result doesn't say, since it's of an earlier version, or ended before that.
+    /// What it is; `None` if the result doesn't say, since it's of an earlier version, or ended
+    /// before that.
     pub value: Option<String>,
 }
 
@@ -180,8 +183,9 @@ pub struct Group {
     pub results: Vec<usize>,
 }
 
-/// Divides `reports` into groups whose conditions agree, the largest first. One that doesn't say all of its conditions, since it failed
-/// early, is put into the first group that it doesn't contradict.
+/// Divides `reports` into groups whose conditions agree, the largest first. One that doesn't say
+/// all of its conditions, since it failed early, is put into the first group that it doesn't
+/// contradict.
 pub fn groups(reports: &[&Report]) -> Vec<Group> {
     let conditions: Vec<Conditions> = reports
         .iter()

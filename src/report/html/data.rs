@@ -1,4 +1,5 @@
-//! The page's data: what its script draws, and the results themselves, from which other formats can be made again.
+//! The page's data: what its script draws, and the results themselves, from which other formats can
+//! be made again.
 
 use std::fs;
 use std::io;
@@ -15,7 +16,8 @@ use crate::report::table::{Scale, Unit, Value};
 use crate::report::variants::{Better, VARIANTS, VariantColumn};
 use thiserror::Error;
 
-/// The version of the data's form. It goes up when a page's script or [`read_page`] couldn't read older data.
+/// The version of the data's form. It goes up when a page's script or [`read_page`] couldn't read
+/// older data.
 const SCHEMA: u32 = 1;
 
 /// What stands before and after the packed data.

@@ -8,8 +8,9 @@
 //! └─ script/   draws table and plots from the data: plain functions, no library
 //! ```
 //!
-//! Whatever comes out of result files is either escaped (the summary) or in the packed data, which the script only puts into the page as
-//! text. The page's own policy lets nothing be loaded, and no script run but this one.
+//! Whatever comes out of result files is either escaped (the summary) or in the packed data, which
+//! the script only puts into the page as text. The page's own policy lets nothing be loaded, and no
+//! script run but this one.
 
 mod data;
 mod escape;
@@ -165,7 +166,8 @@ fn rows<'a>(results: &'a [Named], group: &Group) -> Vec<ShownRow<'a>> {
     rows
 }
 
-/// What a group's results were measured on: their conditions, and what may differ without making them another group.
+/// What a group's results were measured on: their conditions, and what may differ without making
+/// them another group.
 fn environment<'a>(
     conditions: &Conditions,
     reports: impl Iterator<Item = &'a Report> + Clone,

@@ -1,7 +1,8 @@
 //! JSON in a form that can stand in a page: deflated, and in base64.
 //!
-//! Deflate makes sixty results a quarter of their size, so that a page of them can be sent to a colleague, and browsers unpack it with
-//! what they have (`DecompressionStream`). Base64 has no character that means anything in HTML.
+//! Deflate makes sixty results a quarter of their size, so that a page of them can be sent to a
+//! colleague, and browsers unpack it with what they have (`DecompressionStream`). Base64 has no
+//! character that means anything in HTML.
 
 use std::io::{self, Read, Write};
 

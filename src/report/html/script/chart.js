@@ -1,5 +1,5 @@
-// What all plots share: scales, axes, marks. They are SVG, written here: a forest plot, lanes and intervals are lines and
-// circles, and no small library draws them.
+// What all plots share: scales, axes, marks. They are SVG, written here: a forest plot, lanes and
+// intervals are lines and circles, and no small library draws them.
 
 function linear([low, high], [from, to]) {
   const span = high - low || 1;
@@ -24,7 +24,8 @@ function linearTicks(low, high, count) {
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((times) => times * power).find((size) => size >= rough);
   const ticks = [];
-  for (let index = Math.ceil(low / step - 1e-9); index * step <= high + step * 1e-9; index += 1) ticks.push(index * step);
+  for (let index = Math.ceil(low / step - 1e-9); index * step <= high + step * 1e-9; index += 1)
+    ticks.push(index * step);
   return ticks;
 }
 
@@ -56,11 +57,16 @@ function logDomainOf(values) {
 }
 
 function tickText(ticks) {
-  const step = ticks.length > 1 ? Math.min(...ticks.slice(1).map((tick, index) => tick - ticks[index])) : Math.abs(ticks[0] || 1);
+  const step =
+    ticks.length > 1
+      ? Math.min(...ticks.slice(1).map((tick, index) => tick - ticks[index]))
+      : Math.abs(ticks[0] || 1);
   const decimals = Math.min(6, Math.max(0, -Math.floor(Math.log10(step) + 1e-9)));
   return (tick) => {
     if (Math.abs(tick) >= 1e6) return `${significant(tick / 1e6)}${THIN}M`;
-    return ticks.length > 1 && ticks.at(-1) / Math.max(Math.abs(ticks[0]), 1e-12) > 50 ? significant(tick, 1) : decimal(tick, decimals);
+    return ticks.length > 1 && ticks.at(-1) / Math.max(Math.abs(ticks[0]), 1e-12) > 50
+      ? significant(tick, 1)
+      : decimal(tick, decimals);
   };
 }
 
@@ -68,19 +74,24 @@ function line(x1, y1, x2, y2, name) {
   return svg("line", { x1, y1, x2, y2, class: name });
 }
 
-// The horizontal axis at `y`, with lines up to `top`, and the numbers there as well if the plot is so tall that one needs them.
+// The horizontal axis at `y`, with lines up to `top`, and the numbers there as well if the plot is
+// so tall that one needs them.
 function bottomAxis(scale, y, top, label, count, both = false) {
   const [left, right] = scale.domain.map(scale);
   const ticks = scale.ticks(count);
   const text = tickText(ticks);
-  return svg("g", {},
+  return svg(
+    "g",
+    {},
     ticks.map((tick) => [
       line(scale(tick), top, scale(tick), y, "grid"),
       svg("text", { x: scale(tick), y: y + 15, "text-anchor": "middle", class: "quiet-text" }, text(tick)),
-      both && svg("text", { x: scale(tick), y: top - 5, "text-anchor": "middle", class: "quiet-text" }, text(tick)),
+      both &&
+        svg("text", { x: scale(tick), y: top - 5, "text-anchor": "middle", class: "quiet-text" }, text(tick)),
     ]),
     line(left, y, right, y, "axis"),
-    label && svg("text", { x: right, y: y + 31, "text-anchor": "end" }, label));
+    label && svg("text", { x: right, y: y + 31, "text-anchor": "end" }, label),
+  );
 }
 
 // The vertical axis at `x`, with lines as far as `right`; its label stands above it.
@@ -88,17 +99,24 @@ function leftAxis(scale, x, right, label, count) {
   const [bottom, top] = scale.domain.map(scale);
   const ticks = scale.ticks(count);
   const text = tickText(ticks);
-  return svg("g", {},
+  return svg(
+    "g",
+    {},
     ticks.map((tick) => [
       line(x, scale(tick), right, scale(tick), "grid"),
       svg("text", { x: x - 6, y: scale(tick) + 4, "text-anchor": "end", class: "quiet-text" }, text(tick)),
     ]),
     line(x, bottom, x, top, "axis"),
-    label && svg("text", { x: 0, y: top - 8 }, label));
+    label && svg("text", { x: 0, y: top - 8 }, label),
+  );
 }
 
 function canvas(width, height, label, ...children) {
-  return svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label }, ...children);
+  return svg(
+    "svg",
+    { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label },
+    ...children,
+  );
 }
 
 function variantClass(variant) {
@@ -106,17 +124,29 @@ function variantClass(variant) {
   return (variant ?? "").startsWith("base") ? "v-base" : "v-other";
 }
 
-// Each variant has a shape as well as a colour: merged is round, unmerged a diamond, the base a square.
+// Each variant has a shape as well as a colour: merged is round, unmerged a diamond, the base a
+// square.
 function mark(variant, x, y, size, hollow, attributes = {}) {
   const name = `mark ${variantClass(variant)}${hollow ? " hollow" : ""}`;
   if (variant === "merged") return svg("circle", { cx: x, cy: y, r: size, class: name, ...attributes });
   const side = size * 1.75;
   const turned = variant === "unmerged" ? `rotate(45 ${x} ${y})` : null;
-  return svg("rect", { x: x - side / 2, y: y - side / 2, width: side, height: side, transform: turned, class: name, ...attributes });
+  return svg("rect", {
+    x: x - side / 2,
+    y: y - side / 2,
+    width: side,
+    height: side,
+    transform: turned,
+    class: name,
+    ...attributes,
+  });
 }
 
 function crossed(x, y, size) {
-  return svg("path", { d: `M${x - size},${y - size}l${2 * size},${2 * size}m0,${-2 * size}l${-2 * size},${2 * size}`, class: "doubt" });
+  return svg("path", {
+    d: `M${x - size},${y - size}l${2 * size},${2 * size}m0,${-2 * size}l${-2 * size},${2 * size}`,
+    class: "doubt",
+  });
 }
 
 // An interval with ends; an end outside of `clip` is an arrow.
@@ -125,17 +155,25 @@ function whisker(variant, scale, [low, high], y, clip, faint) {
   const [from, to] = [Math.max(low, clip[0]), Math.min(high, clip[1])];
   if (!(from <= to)) return null;
   const [left, right] = [scale(from), scale(to)];
-  const end = (x, isInside, direction) => (isInside
-    ? `M${x},${y - 3.5}v7`
-    : `M${x - direction * 5},${y - 3.5}l${direction * 5},3.5l${-direction * 5},3.5`);
-  return svg("path", { d: `M${left},${y}H${right}${end(left, low >= clip[0], -1)}${end(right, high <= clip[1], 1)}`, class: name });
+  const end = (x, isInside, direction) =>
+    isInside
+      ? `M${x},${y - 3.5}v7`
+      : `M${x - direction * 5},${y - 3.5}l${direction * 5},3.5l${-direction * 5},3.5`;
+  return svg("path", {
+    d: `M${left},${y}H${right}${end(left, low >= clip[0], -1)}${end(right, high <= clip[1], 1)}`,
+    class: name,
+  });
 }
 
 function legend(variants, ...more) {
-  const entry = (drawing, text) => html("li", {}, svg("svg", { width: 16, height: 12, "aria-hidden": "true" }, drawing), text);
-  return html("ul", { class: "legend" },
+  const entry = (drawing, text) =>
+    html("li", {}, svg("svg", { width: 16, height: 12, "aria-hidden": "true" }, drawing), text);
+  return html(
+    "ul",
+    { class: "legend" },
     variants.map((variant) => entry(mark(variant, 8, 6, 4, false), variant)),
-    more.map(([drawing, text]) => entry(drawing, text)));
+    more.map(([drawing, text]) => entry(drawing, text)),
+  );
 }
 
 // A figure whose drawing is made for the width that it has, and again when that changes.

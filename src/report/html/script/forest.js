@@ -12,10 +12,15 @@ function categoriesOf(rows) {
   return [...new Set(found)];
 }
 
-// From the lowest to the highest overhead, with room for most intervals; what lies far outside of the others is an arrow.
+// From the lowest to the highest overhead, with room for most intervals; what lies far outside of
+// the others is an arrow.
 function forestDomain(overs) {
   const values = sorted(overs.map((over) => over.pct));
-  const halves = sorted(overs.filter((over) => over.interval_pct).map((over) => (over.interval_pct[1] - over.interval_pct[0]) / 2));
+  const halves = sorted(
+    overs
+      .filter((over) => over.interval_pct)
+      .map((over) => (over.interval_pct[1] - over.interval_pct[0]) / 2),
+  );
   const half = halves.length > 0 ? quantile(halves, 0.9) : 1;
   const [low, high] = [Math.min(0, values[0] - half), Math.max(0, values.at(-1) + half)];
   const usual = [quantile(values, 0.05) - half, quantile(values, 0.95) + half];
@@ -35,7 +40,10 @@ function overText(over) {
 
 function overTip(name, variant, over) {
   const about = [`${name}, ${variant}`, `${percent(over.pct)} over the base`];
-  if (over.interval_pct) about.push(`95 % interval ${interval(over.interval_pct)}${THIN}%, ${over.pairs} ${over.paired ? "pairs" : "runs"}`);
+  if (over.interval_pct)
+    about.push(
+      `95 % interval ${interval(over.interval_pct)}${THIN}%, ${over.pairs} ${over.paired ? "pairs" : "runs"}`,
+    );
   if (!over.detected) about.push(over.fewest_pairs < 5 ? "too few pairs to tell" : "no difference detected");
   return about.join("\n");
 }
@@ -60,22 +68,42 @@ function forestPlot(lines, width, label) {
       drawing.append(svg("rect", { x: 0, y: top + index * step, width, height: step, class: "chosen-lane" }));
     }
   });
-  drawing.append(bottomAxis(scale, bottom, top, "overhead in % of the base's time", Math.max(3, Math.floor((width - left - right) / 70)), tall));
+  drawing.append(
+    bottomAxis(
+      scale,
+      bottom,
+      top,
+      "overhead in % of the base's time",
+      Math.max(3, Math.floor((width - left - right) / 70)),
+      tall,
+    ),
+  );
   drawing.append(line(scale(0), top, scale(0), bottom, "zero"));
   lines.forEach((entry, index) => {
     const middle = top + (index + 0.5) * step;
     const reachable = entry.result === undefined ? {} : { "data-row": entry.result };
-    drawing.append(svg("text", { x: 0, y: middle + 4, "data-tip": entry.name, ...reachable }, shortened(entry.name, left - 12)));
+    drawing.append(
+      svg(
+        "text",
+        { x: 0, y: middle + 4, "data-tip": entry.name, ...reachable },
+        shortened(entry.name, left - 12),
+      ),
+    );
     if (entry.doubtful) drawing.append(crossed(left - 8, middle, 3.5));
     entry.marks.forEach(({ variant, over }, which) => {
       const y = middle + (which - (entry.marks.length - 1) / 2) * 13;
       const part = svg("g", { "data-tip": overTip(entry.name, variant, over), ...reachable });
       // The whole line answers to the pointer, not only the few pixels that are drawn.
-      part.append(svg("rect", { x: left, y: y - 6, width: width - left - right, height: 12, fill: "transparent" }));
+      part.append(
+        svg("rect", { x: left, y: y - 6, width: width - left - right, height: 12, fill: "transparent" }),
+      );
       if (over.interval_pct) part.append(whisker(variant, scale, over.interval_pct, y, domain, false) ?? "");
       const inside = Math.min(domain[1], Math.max(domain[0], over.pct));
       part.append(mark(variant, scale(inside), y, 4, !over.detected || inside !== over.pct));
-      if (wide) part.append(svg("text", { x: width, y: y + 4, "text-anchor": "end", class: "quiet-text" }, overText(over)));
+      if (wide)
+        part.append(
+          svg("text", { x: width, y: y + 4, "text-anchor": "end", class: "quiet-text" }, overText(over)),
+        );
       drawing.append(part);
     });
   });
@@ -87,7 +115,8 @@ function forestLines(rows) {
   for (const row of rows) {
     const over = overheadOf(row, state.category);
     if (!over) continue;
-    if (!lines.has(row.result)) lines.set(row.result, { name: nameOf(row), result: row.result, doubtful: isDoubtful(row), marks: [] });
+    if (!lines.has(row.result))
+      lines.set(row.result, { name: nameOf(row), result: row.result, doubtful: isDoubtful(row), marks: [] });
     lines.get(row.result).marks.push({ variant: row.variant, over });
   }
   return [...lines.values()];
@@ -95,7 +124,9 @@ function forestLines(rows) {
 
 // What the machine alone makes of no difference, where the base was measured against itself.
 function noiseSentence(rows) {
-  const widths = rows.map((row) => documentOf(row).generation_info?.aa?.smallest_detectable_pct).filter(Number.isFinite);
+  const widths = rows
+    .map((row) => documentOf(row).generation_info?.aa?.smallest_detectable_pct)
+    .filter(Number.isFinite);
   if (widths.length === 0) return null;
   return `Where the base was measured against itself, overheads below about ${decimal(Math.max(...widths), 1)} % couldn't be told from none. `;
 }
@@ -106,17 +137,39 @@ function forestSection(rows) {
   const categories = categoriesOf(rows);
   const doubtful = lines.filter((entry) => entry.doubtful);
   const options = [["", "all prompts"], ...categories.map((name) => [name, name])];
-  return html("section", { id: "overheads", "aria-labelledby": "overheads-title" },
+  return html(
+    "section",
+    { id: "overheads", "aria-labelledby": "overheads-title" },
     html("h2", { id: "overheads-title" }, "Overheads and their 95 % intervals"),
-    html("div", { class: "controls" },
-      categories.length > 0 && segments("Prompts", options, state.category, (category) => update({ category })),
-      columnOf("overhead_pct") && html("button", { type: "button", onclick: () => update({ sort: "overhead_pct" }) }, "Sort by overhead")),
+    html(
+      "div",
+      { class: "controls" },
+      categories.length > 0 &&
+        segments("Prompts", options, state.category, (category) => update({ category })),
+      columnOf("overhead_pct") &&
+        html(
+          "button",
+          { type: "button", onclick: () => update({ sort: "overhead_pct" }) },
+          "Sort by overhead",
+        ),
+    ),
     doubtfulNotice(doubtful.map((entry) => entry.result)),
-    legend(variants, [mark("base", 8, 6, 4, true), "hollow: no difference detected"], ...(doubtful.length > 0
-      ? [[crossed(8, 6, 3.5), "not to be relied on"]]
-      : [])),
-    figure(null, (width) => forestPlot(lines, width, `Overheads of ${lines.length} results with their 95 % intervals`),
-      html("figcaption", {}, noiseSentence(rows), "In the table's order, and only what passes its filters. An arrow leads out of the plot.")));
+    legend(
+      variants,
+      [mark("base", 8, 6, 4, true), "hollow: no difference detected"],
+      ...(doubtful.length > 0 ? [[crossed(8, 6, 3.5), "not to be relied on"]] : []),
+    ),
+    figure(
+      null,
+      (width) => forestPlot(lines, width, `Overheads of ${lines.length} results with their 95 % intervals`),
+      html(
+        "figcaption",
+        {},
+        noiseSentence(rows),
+        "In the table's order, and only what passes its filters. An arrow leads out of the plot.",
+      ),
+    ),
+  );
 }
 
 // Says above a plot which of its results can't be relied on.

@@ -18,7 +18,10 @@ function decimal(value, decimals, signed = false) {
 
 // Decimals that give the middle one of `values` about three significant digits.
 function decimalsFor(values) {
-  const sizes = values.filter((value) => Number.isFinite(value) && value !== 0).map(Math.abs).sort((a, b) => a - b);
+  const sizes = values
+    .filter((value) => Number.isFinite(value) && value !== 0)
+    .map(Math.abs)
+    .sort((a, b) => a - b);
   if (sizes.length === 0) return 0;
   const middle = sizes[Math.floor(sizes.length / 2)];
   return Math.min(6, Math.max(0, 2 - Math.floor(Math.log10(middle))));
@@ -26,7 +29,10 @@ function decimalsFor(values) {
 
 function significant(value, digits = 3) {
   if (!Number.isFinite(value)) return NONE;
-  return decimal(value, value === 0 ? 0 : Math.min(9, Math.max(0, digits - 1 - Math.floor(Math.log10(Math.abs(value))))));
+  return decimal(
+    value,
+    value === 0 ? 0 : Math.min(9, Math.max(0, digits - 1 - Math.floor(Math.log10(Math.abs(value))))),
+  );
 }
 
 function milliseconds(seconds) {
@@ -54,7 +60,8 @@ function unitOf(column) {
   return column.unit ? ` ${column.unit}` : "";
 }
 
-// The share `q` of sorted values lies below this; linear between two, as NumPy does it and as the program does.
+// The share `q` of sorted values lies below this; linear between two, as NumPy does it and as the
+// program does.
 function quantile(sorted, q) {
   if (sorted.length === 0) return NaN;
   const position = q * (sorted.length - 1);

@@ -28,12 +28,17 @@ function draw(keepHead) {
   drawDetail();
   // Controls stand among the plots, and one of them may be in use.
   const focused = document.activeElement?.id;
-  const pressed = document.activeElement?.closest?.("#overheads, #scatter") ? document.activeElement.textContent : null;
+  const pressed = document.activeElement?.closest?.("#overheads, #scatter")
+    ? document.activeElement.textContent
+    : null;
   const section = document.activeElement?.closest?.("#overheads, #scatter")?.id;
   plots.replaceChildren(...[forestSection(rows), scatterSection(rows)].filter(Boolean));
-  if (focused && !document.activeElement?.id) document.getElementById(focused)?.focus({ preventScroll: true });
+  if (focused && !document.activeElement?.id)
+    document.getElementById(focused)?.focus({ preventScroll: true });
   else if (pressed) {
-    const again = [...document.querySelectorAll(`#${section} button`)].find((button) => button.textContent === pressed);
+    const again = [...document.querySelectorAll(`#${section} button`)].find(
+      (button) => button.textContent === pressed,
+    );
     again?.focus({ preventScroll: true });
   }
   drawFigures();
@@ -43,24 +48,50 @@ function draw(keepHead) {
 function drawGroup() {
   const current = group();
   const several = data.groups.length > 1;
-  const tabs = several && html("nav", { class: "groups", "aria-label": "Groups of results that can be compared" },
-    data.groups.map((each, index) => html("button", {
-      type: "button", "aria-pressed": String(each === current), onclick: () => update({ group: String(index) }),
-    }, each.title, html("span", {}, `${new Set(each.rows.map((row) => row.result)).size} results`))));
-  groupArea.replaceChildren(...[
-    several && html("p", { class: "quiet" },
-      "Results that can't be compared, since they differ by machine, model, precision, prompts or the like, stand in groups of their own."),
-    tabs,
-    html("h2", {}, several ? current.title : "Results"),
-    several && current.differs_by?.length > 0 && html("p", {}, `Differs from the first group by ${current.differs_by.join(", ")}.`),
-    environment(current),
-    warningsOf(current),
-  ].filter(Boolean));
+  const tabs =
+    several &&
+    html(
+      "nav",
+      { class: "groups", "aria-label": "Groups of results that can be compared" },
+      data.groups.map((each, index) =>
+        html(
+          "button",
+          {
+            type: "button",
+            "aria-pressed": String(each === current),
+            onclick: () => update({ group: String(index) }),
+          },
+          each.title,
+          html("span", {}, `${new Set(each.rows.map((row) => row.result)).size} results`),
+        ),
+      ),
+    );
+  groupArea.replaceChildren(
+    ...[
+      several &&
+        html(
+          "p",
+          { class: "quiet" },
+          "Results that can't be compared, since they differ by machine, model, precision, prompts or the like, stand in groups of their own.",
+        ),
+      tabs,
+      html("h2", {}, several ? current.title : "Results"),
+      several &&
+        current.differs_by?.length > 0 &&
+        html("p", {}, `Differs from the first group by ${current.differs_by.join(", ")}.`),
+      environment(current),
+      warningsOf(current),
+    ].filter(Boolean),
+  );
   refreshControls();
 }
 
 function environment(of) {
-  return html("section", { "aria-label": "Environment" }, facts(of.environment.map(({ name, value }) => [name, value])));
+  return html(
+    "section",
+    { "aria-label": "Environment" },
+    facts(of.environment.map(({ name, value }) => [name, value])),
+  );
 }
 
 // One line for each kind of warning, with the results that it is about.
@@ -77,23 +108,70 @@ function warningsOf(of) {
   const order = ["bad", "warn", "note"];
   const all = [...kinds.values()].sort((a, b) => order.indexOf(a.level) - order.indexOf(b.level));
   const total = new Set(of.rows.map((row) => row.result)).size;
-  return html("ul", { class: "warnings", "aria-label": "Warnings" }, all.map((kind) => html("li", { class: `warning ${kind.level}` },
-    html("strong", {}, kind.short), `: ${kind.rows.size} of ${total} results`,
-    kind.rows.size <= 5 && [": ", [...kind.rows].map(([result, name], index) => [index > 0 && ", ",
-      html("button", { type: "button", class: "plain link", onclick: () => update({ result: data.results[result].name }, { goTo: "detail" }) }, name)])],
-    kind.rows.size === 1 ? `. ${kind.text}` : null,
-    kind.rows.size > 1 && html("span", {}, " ", html("button", {
-      type: "button", class: "plain link", onclick: () => { update({ q: kind.short }); refreshControls(); },
-    }, "show only these")))));
+  return html(
+    "ul",
+    { class: "warnings", "aria-label": "Warnings" },
+    all.map((kind) =>
+      html(
+        "li",
+        { class: `warning ${kind.level}` },
+        html("strong", {}, kind.short),
+        `: ${kind.rows.size} of ${total} results`,
+        kind.rows.size <= 5 && [
+          ": ",
+          [...kind.rows].map(([result, name], index) => [
+            index > 0 && ", ",
+            html(
+              "button",
+              {
+                type: "button",
+                class: "plain link",
+                onclick: () => update({ result: data.results[result].name }, { goTo: "detail" }),
+              },
+              name,
+            ),
+          ]),
+        ],
+        kind.rows.size === 1 ? `. ${kind.text}` : null,
+        kind.rows.size > 1 &&
+          html(
+            "span",
+            {},
+            " ",
+            html(
+              "button",
+              {
+                type: "button",
+                class: "plain link",
+                onclick: () => {
+                  update({ q: kind.short });
+                  refreshControls();
+                },
+              },
+              "show only these",
+            ),
+          ),
+      ),
+    ),
+  );
 }
 
-// Controls keep their place while a reader types, so they're made once for a group, and again when the address changes.
+// Controls keep their place while a reader types, so they're made once for a group, and again when
+// the address changes.
 function refreshControls() {
   const rows = group().rows;
-  const search = html("input", { type: "search", id: "search", value: state.q, placeholder: "any text", spellcheck: "false",
-    oninput: () => update({ q: search.value }, { keepHead: true }) });
+  const search = html("input", {
+    type: "search",
+    id: "search",
+    value: state.q,
+    placeholder: "any text",
+    spellcheck: "false",
+    oninput: () => update({ q: search.value }, { keepHead: true }),
+  });
   const methods = [...new Set(rows.map((row) => textIn(row, "method")).filter(Boolean))].sort();
-  const method = choice([["", "all"], ...methods.map((name) => [name, name])], state.method, (name) => update({ method: name }, { keepHead: true }));
+  const method = choice([["", "all"], ...methods.map((name) => [name, name])], state.method, (name) =>
+    update({ method: name }, { keepHead: true }),
+  );
   method.id = "method";
   const all = variantsOf(rows);
   const shown = shownVariants();
@@ -107,25 +185,55 @@ function refreshControls() {
       box.checked = shown.has(variant);
       update({ variants: all.filter((name) => shown.has(name)).join(",") }, { keepHead: true });
     });
-    return html("label", { class: "check" }, box, html("span", { class: `variant ${variantClass(variant).slice(2)}` }, variant));
+    return html(
+      "label",
+      { class: "check" },
+      box,
+      html("span", { class: `variant ${variantClass(variant).slice(2)}` }, variant),
+    );
   });
-  const filters = html("button", { type: "button", id: "filters", "aria-pressed": String(filtersShown()), onclick: () => {
-    const close = filtersShown();
-    filtersOpen = !close;
-    filters.setAttribute("aria-pressed", String(!close));
-    update(close ? { filters: new Map() } : {});
-  } }, "Filter by column");
-  const reset = html("button", { type: "button", onclick: () => {
-    filtersOpen = false;
-    update({ ...UNCHOSEN, group: state.group, theme: state.theme, filters: new Map() });
-    refreshControls();
-  } }, "Reset");
-  controls.replaceChildren(...[
-    field("Search", search),
-    methods.length > 1 && field("Method", method),
-    all.length > 1 && html("div", { class: "field fixed", role: "group", "aria-label": "Variants" }, html("span", {}, "Variants"), html("div", { class: "checks" }, boxes)),
-    filters, reset,
-  ].filter(Boolean));
+  const filters = html(
+    "button",
+    {
+      type: "button",
+      id: "filters",
+      "aria-pressed": String(filtersShown()),
+      onclick: () => {
+        const close = filtersShown();
+        filtersOpen = !close;
+        filters.setAttribute("aria-pressed", String(!close));
+        update(close ? { filters: new Map() } : {});
+      },
+    },
+    "Filter by column",
+  );
+  const reset = html(
+    "button",
+    {
+      type: "button",
+      onclick: () => {
+        filtersOpen = false;
+        update({ ...UNCHOSEN, group: state.group, theme: state.theme, filters: new Map() });
+        refreshControls();
+      },
+    },
+    "Reset",
+  );
+  controls.replaceChildren(
+    ...[
+      field("Search", search),
+      methods.length > 1 && field("Method", method),
+      all.length > 1 &&
+        html(
+          "div",
+          { class: "field fixed", role: "group", "aria-label": "Variants" },
+          html("span", {}, "Variants"),
+          html("div", { class: "checks" }, boxes),
+        ),
+      filters,
+      reset,
+    ].filter(Boolean),
+  );
   const open = chooserArea.querySelector("details")?.open;
   const chooser = columnChooser();
   chooser.open = Boolean(open);
@@ -135,8 +243,15 @@ function refreshControls() {
 function drawTheme() {
   if (state.theme) document.documentElement.dataset.theme = state.theme;
   else delete document.documentElement.dataset.theme;
-  const set = (theme) => { update({ theme }); drawTheme(); };
-  const options = [["", "as the system"], ["light", "light"], ["dark", "dark"]];
+  const set = (theme) => {
+    update({ theme });
+    drawTheme();
+  };
+  const options = [
+    ["", "as the system"],
+    ["light", "light"],
+    ["dark", "dark"],
+  ];
   const focused = document.activeElement?.closest?.("#theme");
   document.getElementById("theme").replaceChildren(segments("Colours", options, state.theme, set));
   if (focused) document.querySelector('#theme [aria-pressed="true"]').focus();
@@ -155,7 +270,10 @@ function followWidth() {
   new ResizeObserver(() => {
     if (waiting) return;
     waiting = true;
-    requestAnimationFrame(() => { waiting = false; drawFigures(); });
+    requestAnimationFrame(() => {
+      waiting = false;
+      drawFigures();
+    });
   }).observe(app);
 }
 

@@ -71,7 +71,8 @@ function variantsOf(rows) {
   return [...new Set(rows.map((row) => row.variant).filter(Boolean))];
 }
 
-// Which variants are shown. Unless something else is chosen, adapters: the base of each result stands behind their overheads.
+// Which variants are shown. Unless something else is chosen, adapters: the base of each result
+// stands behind their overheads.
 function shownVariants() {
   if (state.variants) return chosenSet(state.variants);
   const all = variantsOf(group().rows);
@@ -79,14 +80,20 @@ function shownVariants() {
   return new Set(adapters.length > 0 ? adapters : all);
 }
 
-// A column's filter as a test of cells; null if it can't be read. `< 5`, `>= 2`, `= 3`, `1 .. 5`, `none` for numbers;
-// else text that the cell has, or with `!` hasn't.
+// A column's filter as a test of cells; null if it can't be read. `< 5`, `>= 2`, `= 3`, `1 .. 5`,
+// `none` for numbers; else text that the cell has, or with `!` hasn't.
 function parseFilter(text, column) {
   const asked = text.trim();
   if (!isNumeric(column)) {
     const negated = asked.startsWith("!");
-    const wanted = asked.slice(negated ? 1 : 0).trim().toLowerCase();
-    return (cell) => String(cell ?? "").toLowerCase().includes(wanted) !== negated;
+    const wanted = asked
+      .slice(negated ? 1 : 0)
+      .trim()
+      .toLowerCase();
+    return (cell) =>
+      String(cell ?? "")
+        .toLowerCase()
+        .includes(wanted) !== negated;
   }
   if (/^none$/i.test(asked)) return (cell) => Number.isNaN(numberOf(cell));
   const number = "([-+\u2212]?[0-9]*\\.?[0-9]+(?:e[-+]?[0-9]+)?)";
@@ -100,8 +107,13 @@ function parseFilter(text, column) {
   if (!compared) return null;
   const limit = read(compared[2]);
   const tests = {
-    "<": (value) => value < limit, "<=": (value) => value <= limit, ">": (value) => value > limit, ">=": (value) => value >= limit,
-    "=": (value) => value === limit, "==": (value) => value === limit, "!=": (value) => value !== limit,
+    "<": (value) => value < limit,
+    "<=": (value) => value <= limit,
+    ">": (value) => value > limit,
+    ">=": (value) => value >= limit,
+    "=": (value) => value === limit,
+    "==": (value) => value === limit,
+    "!=": (value) => value !== limit,
   };
   return (cell) => !Number.isNaN(numberOf(cell)) && tests[compared[1]](numberOf(cell));
 }
@@ -112,7 +124,10 @@ function isShown(row, variants, tests, words) {
   if (state.method && textIn(row, "method") !== state.method) return false;
   if (!tests.every(([index, test]) => test(row.cells[index]))) return false;
   if (words.length === 0) return true;
-  const texts = [...row.cells.filter((cell) => typeof cell === "string"), ...row.warnings.map((warning) => warning.short)];
+  const texts = [
+    ...row.cells.filter((cell) => typeof cell === "string"),
+    ...row.warnings.map((warning) => warning.short),
+  ];
   const all = texts.join("\n").toLowerCase();
   return words.every((word) => all.includes(word));
 }
@@ -139,9 +154,11 @@ function shownRows() {
   const direction = descending ? -1 : 1;
   const numeric = isNumeric(data.columns[index]);
   const compare = (a, b) => {
-    if (!numeric) return direction * String(a ?? "").localeCompare(String(b ?? ""), undefined, { numeric: true });
+    if (!numeric)
+      return direction * String(a ?? "").localeCompare(String(b ?? ""), undefined, { numeric: true });
     const [left, right] = [numberOf(a), numberOf(b)];
-    if (Number.isNaN(left) || Number.isNaN(right)) return Number(Number.isNaN(left)) - Number(Number.isNaN(right));
+    if (Number.isNaN(left) || Number.isNaN(right))
+      return Number(Number.isNaN(left)) - Number(Number.isNaN(right));
     return direction * (left - right);
   };
   return [...rows].sort((a, b) => compare(a.cells[index], b.cells[index]));

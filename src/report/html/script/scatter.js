@@ -1,7 +1,9 @@
 // Any two columns against each other, with the results that no other beats in both.
 
 function axisColumns() {
-  return data.columns.filter((column) => isNumeric(column) && group().rows.some((row) => !Number.isNaN(valueIn(row, column.key))));
+  return data.columns.filter(
+    (column) => isNumeric(column) && group().rows.some((row) => !Number.isNaN(valueIn(row, column.key))),
+  );
 }
 
 function usualAxis(keys, columns, other) {
@@ -12,12 +14,17 @@ function usualAxis(keys, columns, other) {
 function axes() {
   const columns = axisColumns();
   const known = (key) => columns.some((column) => column.key === key);
-  const x = known(state.x) ? state.x : usualAxis(["peak_memory_mb", "trainable_params", "time_to_first_token"], columns, state.y);
-  const y = known(state.y) ? state.y : usualAxis(["time_per_token", "overhead_pct", "decode_p50"], columns, x);
+  const x = known(state.x)
+    ? state.x
+    : usualAxis(["peak_memory_mb", "trainable_params", "time_to_first_token"], columns, state.y);
+  const y = known(state.y)
+    ? state.y
+    : usualAxis(["time_per_token", "overhead_pct", "decode_p50"], columns, x);
   return [x, y];
 }
 
-// The points that no other is at least as good as in both columns and better in one. The way to go is the column's own.
+// The points that no other is at least as good as in both columns and better in one. The way to go
+// is the column's own.
 function paretoFront(points, better) {
   const sign = better.map((way) => (way === "higher" ? -1 : 1));
   const ordered = [...points].sort((a, b) => sign[0] * (a.x - b.x) || sign[1] * (a.y - b.y));
@@ -43,8 +50,11 @@ function endsOf(cell) {
 
 function scatterPoints(rows, [xKey, yKey]) {
   const points = rows.map((row) => ({
-    row, x: valueIn(row, xKey), y: valueIn(row, yKey),
-    xEnds: endsOf(row.cells[columnAt(xKey)]), yEnds: endsOf(row.cells[columnAt(yKey)]),
+    row,
+    x: valueIn(row, xKey),
+    y: valueIn(row, yKey),
+    xEnds: endsOf(row.cells[columnAt(xKey)]),
+    yEnds: endsOf(row.cells[columnAt(yKey)]),
   }));
   return points.filter((point) => Number.isFinite(point.x) && Number.isFinite(point.y));
 }
@@ -56,12 +66,18 @@ function axisScale(points, name, log, range) {
 }
 
 function pointTip(point, columns) {
-  const value = (column, number, ends) => `${column.heading}: ${significant(number, 4)}${unitOf(column)}${
-    ends ? ` [${significant(ends[0])} … ${significant(ends[1])}]` : ""}`;
+  const value = (column, number, ends) =>
+    `${column.heading}: ${significant(number, 4)}${unitOf(column)}${
+      ends ? ` [${significant(ends[0])} … ${significant(ends[1])}]` : ""
+    }`;
   const { row } = point;
   const notes = row.warnings.filter((warning) => warning.level !== "note").map((warning) => warning.short);
-  return [[nameOf(row), row.variant].filter(Boolean).join(", "), value(columns[0], point.x, point.xEnds),
-    value(columns[1], point.y, point.yEnds), ...notes].join("\n");
+  return [
+    [nameOf(row), row.variant].filter(Boolean).join(", "),
+    value(columns[0], point.x, point.xEnds),
+    value(columns[1], point.y, point.yEnds),
+    ...notes,
+  ].join("\n");
 }
 
 // Names beside the front's points, as far as they don't cover each other.
@@ -73,33 +89,64 @@ function frontLabels(front, x, y, width) {
     const size = name.length * 6.6;
     const toLeft = x(point.x) + 10 + size > width;
     const box = { left: toLeft ? x(point.x) - 10 - size : x(point.x) + 10, top: y(point.y) - 14 };
-    const covers = (other) => box.left < other.left + other.size && other.left < box.left + size && Math.abs(box.top - other.top) < 14;
+    const covers = (other) =>
+      box.left < other.left + other.size &&
+      other.left < box.left + size &&
+      Math.abs(box.top - other.top) < 14;
     if (taken.some(covers)) continue;
     taken.push({ ...box, size });
-    labels.push(svg("text", { x: toLeft ? box.left + size : box.left, y: y(point.y) - 5, "text-anchor": toLeft ? "end" : "start", class: "over" }, name));
+    labels.push(
+      svg(
+        "text",
+        {
+          x: toLeft ? box.left + size : box.left,
+          y: y(point.y) - 5,
+          "text-anchor": toLeft ? "end" : "start",
+          class: "over",
+        },
+        name,
+      ),
+    );
   }
   return labels;
 }
 
 function scatterPlot(points, front, columns, logs, width) {
-  if (points.length === 0) return html("p", { class: "quiet" }, "No row that is shown has a figure in both columns.");
+  if (points.length === 0)
+    return html("p", { class: "quiet" }, "No row that is shown has a figure in both columns.");
   const height = Math.round(Math.min(480, Math.max(300, width * 0.5)));
   const edge = { left: 58, right: width - 14, top: 26, bottom: height - 40 };
   const x = axisScale(points, "x", logs[0], [edge.left, edge.right]);
   const y = axisScale(points, "y", logs[1], [edge.bottom, edge.top]);
   const name = (column) => `${column.heading}${column.unit ? `, ${column.unit}` : ""}`;
-  const drawing = canvas(width, height, `${columns[1].heading} against ${columns[0].heading}, ${points.length} points`,
+  const drawing = canvas(
+    width,
+    height,
+    `${columns[1].heading} against ${columns[0].heading}, ${points.length} points`,
     bottomAxis(x, edge.bottom, edge.top, name(columns[0]), Math.floor(width / 90)),
-    leftAxis(y, edge.left, edge.right, name(columns[1]), 6));
+    leftAxis(y, edge.left, edge.right, name(columns[1]), 6),
+  );
   const clamp = (value, [low, high]) => Math.min(high, Math.max(low, value));
   for (const point of points) {
     if (point.xEnds) {
       const [low, high] = point.xEnds.map((end) => x(clamp(end, x.domain)));
-      drawing.append(svg("g", { class: variantClass(point.row.variant) }, line(low, y(point.y), high, y(point.y), "whisker faint")));
+      drawing.append(
+        svg(
+          "g",
+          { class: variantClass(point.row.variant) },
+          line(low, y(point.y), high, y(point.y), "whisker faint"),
+        ),
+      );
     }
     if (point.yEnds) {
       const [low, high] = point.yEnds.map((end) => y(clamp(end, y.domain)));
-      drawing.append(svg("g", { class: variantClass(point.row.variant) }, line(x(point.x), low, x(point.x), high, "whisker faint")));
+      drawing.append(
+        svg(
+          "g",
+          { class: variantClass(point.row.variant) },
+          line(x(point.x), low, x(point.x), high, "whisker faint"),
+        ),
+      );
     }
   }
   if (front.length > 1) drawing.append(svg("path", { d: frontPath(front, x, y), class: "front" }));
@@ -109,7 +156,15 @@ function scatterPlot(points, front, columns, logs, width) {
     drawing.append(mark(point.row.variant, x(point.x), y(point.y), 4.5, doubtful, attributes));
     if (doubtful) drawing.append(crossed(x(point.x), y(point.y), 5));
     if (point.row.result === chosen) {
-      drawing.append(svg("circle", { cx: x(point.x), cy: y(point.y), r: 9, class: "chosen-ring", "pointer-events": "none" }));
+      drawing.append(
+        svg("circle", {
+          cx: x(point.x),
+          cy: y(point.y),
+          r: 9,
+          class: "chosen-ring",
+          "pointer-events": "none",
+        }),
+      );
     }
   }
   drawing.append(...frontLabels(front, x, y, width));
@@ -118,11 +173,17 @@ function scatterPlot(points, front, columns, logs, width) {
 
 function frontSentence(front, columns) {
   const ways = columns.map((column) => column.better);
-  if (!ways.every(Boolean)) return "One of these columns is neither better low nor high, so there is no Pareto front.";
-  const way = columns.map((column) => `${column.better === "higher" ? "high" : "low"} “${column.heading}”`).join(" and ");
+  if (!ways.every(Boolean))
+    return "One of these columns is neither better low nor high, so there is no Pareto front.";
+  const way = columns
+    .map((column) => `${column.better === "higher" ? "high" : "low"} “${column.heading}”`)
+    .join(" and ");
   if (front.length === 0) return null;
-  const names = front.map((point) => `${nameOf(point.row)}${point.row.variant ? ` (${point.row.variant})` : ""}`);
-  const listed = names.length > 12 ? `${names.slice(0, 12).join(", ")} and ${names.length - 12} more` : names.join(", ");
+  const names = front.map(
+    (point) => `${nameOf(point.row)}${point.row.variant ? ` (${point.row.variant})` : ""}`,
+  );
+  const listed =
+    names.length > 12 ? `${names.slice(0, 12).join(", ")} and ${names.length - 12} more` : names.join(", ");
   return `Pareto front of ${way} (no other result shown is better in both): ${listed}. Intervals aren't taken into account.`;
 }
 
@@ -130,7 +191,10 @@ function scatterSection(rows) {
   const keys = axes();
   const columns = keys.map(columnOf);
   if (columns.some((column) => !column)) return null;
-  const options = axisColumns().map((column) => [column.key, `${column.heading}${column.unit ? `, ${column.unit}` : ""}`]);
+  const options = axisColumns().map((column) => [
+    column.key,
+    `${column.heading}${column.unit ? `, ${column.unit}` : ""}`,
+  ]);
   const points = scatterPoints(rows, keys);
   // A logarithmic axis has no place for zero and less.
   const canLog = ["x", "y"].map((axis) => points.length > 0 && points.every((point) => point[axis] > 0));
@@ -142,30 +206,52 @@ function scatterSection(rows) {
     update({ log: [...next].sort().join(",") });
   };
   const logBox = (axis, index) => {
-    const box = html("input", { type: "checkbox", checked: logs[index], disabled: !canLog[index], id: `log-${axis}` });
+    const box = html("input", {
+      type: "checkbox",
+      checked: logs[index],
+      disabled: !canLog[index],
+      id: `log-${axis}`,
+    });
     box.addEventListener("change", () => toggle(axis));
     return html("label", { class: "check" }, box, `logarithmic ${axis}`);
   };
   const hasFront = columns.every((column) => column.better);
   // Times of what isn't the same model beat nothing.
-  const front = hasFront ? paretoFront(points.filter((point) => !isDoubtful(point.row)), columns.map((column) => column.better)) : [];
+  const front = hasFront
+    ? paretoFront(
+        points.filter((point) => !isDoubtful(point.row)),
+        columns.map((column) => column.better),
+      )
+    : [];
   const doubtful = points.filter((point) => isDoubtful(point.row));
   const axis = (label, id, key, change) => {
     const select = choice(options, key, change);
     select.id = id;
     return field(label, select);
   };
-  return html("section", { id: "scatter", "aria-labelledby": "scatter-title" },
+  return html(
+    "section",
+    { id: "scatter", "aria-labelledby": "scatter-title" },
     html("h2", { id: "scatter-title" }, "Two columns against each other"),
-    html("div", { class: "controls" },
+    html(
+      "div",
+      { class: "controls" },
       axis("Vertical", "axis-y", keys[1], (y) => update({ y })),
       axis("Horizontal", "axis-x", keys[0], (x) => update({ x })),
       html("button", { type: "button", onclick: () => update({ x: keys[1], y: keys[0] }) }, "Swap"),
-      logBox("x", 0), logBox("y", 1)),
+      logBox("x", 0),
+      logBox("y", 1),
+    ),
     doubtfulNotice(doubtful.map((point) => point.row.result)),
-    legend(variantsOf(points.map((point) => point.row)),
+    legend(
+      variantsOf(points.map((point) => point.row)),
       ...(front.length > 1 ? [[line(0, 6, 16, 6, "front"), "Pareto front"]] : []),
-      ...(doubtful.length > 0 ? [[crossed(8, 6, 4), "not to be relied on"]] : [])),
-    figure(null, (width) => scatterPlot(points, front, columns, logs, width),
-      html("figcaption", {}, frontSentence(front, columns))));
+      ...(doubtful.length > 0 ? [[crossed(8, 6, 4), "not to be relied on"]] : []),
+    ),
+    figure(
+      null,
+      (width) => scatterPlot(points, front, columns, logs, width),
+      html("figcaption", {}, frontSentence(front, columns)),
+    ),
+  );
 }

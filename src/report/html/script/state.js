@@ -1,7 +1,18 @@
 // What the reader has chosen, kept in the address' fragment, so that a link shows the same view.
 
 const UNCHOSEN = {
-  group: "0", sort: "", q: "", method: "", variants: "", columns: "", x: "", y: "", log: "", category: "", theme: "", result: "",
+  group: "0",
+  sort: "",
+  q: "",
+  method: "",
+  variants: "",
+  columns: "",
+  x: "",
+  y: "",
+  log: "",
+  category: "",
+  theme: "",
+  result: "",
 };
 const FILTER = "where.";
 
@@ -18,7 +29,8 @@ function readFragment() {
 
 function writeFragment() {
   const shown = new URLSearchParams();
-  for (const [key, unchosen] of Object.entries(UNCHOSEN)) if (state[key] !== unchosen) shown.set(key, state[key]);
+  for (const [key, unchosen] of Object.entries(UNCHOSEN))
+    if (state[key] !== unchosen) shown.set(key, state[key]);
   for (const [key, value] of state.filters) shown.set(FILTER + key, value);
   const fragment = `#${shown}`;
   if (fragment === (location.hash || "#")) return;

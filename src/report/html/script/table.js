@@ -5,13 +5,16 @@ const counted = html("p", { class: "quiet small", role: "status" });
 
 function badges(row) {
   return row.warnings.map((warning) =>
-    html("span", { class: `badge ${warning.level}`, "data-tip": warning.text }, warning.short));
+    html("span", { class: `badge ${warning.level}`, "data-tip": warning.text }, warning.short),
+  );
 }
 
 // One column's drawing of intervals: all of its cells share this scale.
 function cellScale(column, rows) {
   const index = columnAt(column.key);
-  const cells = rows.map((row) => row.cells[index]).filter((cell) => cell?.low !== undefined && cell.low !== null);
+  const cells = rows
+    .map((row) => row.cells[index])
+    .filter((cell) => cell?.low !== undefined && cell.low !== null);
   if (cells.length === 0) return null;
   const lows = sorted(cells.map((cell) => cell.low));
   const highs = sorted(cells.map((cell) => cell.high));
@@ -37,7 +40,11 @@ function drawnCell(scale, row, cell) {
 function cellsOf(column, row, decimals, scale) {
   const cell = row.cells[columnAt(column.key)];
   if (column.key === "variant") {
-    return html("td", {}, row.variant && html("span", { class: `variant ${variantClass(row.variant).slice(2)}` }, row.variant));
+    return html(
+      "td",
+      {},
+      row.variant && html("span", { class: `variant ${variantClass(row.variant).slice(2)}` }, row.variant),
+    );
   }
   if (!isNumeric(column)) return html("td", { class: "text" }, cell ?? NONE);
   if (column.kind !== "interval") return html("td", { class: "number" }, decimal(numberOf(cell), decimals));
@@ -46,7 +53,8 @@ function cellsOf(column, row, decimals, scale) {
   const tip = hasInterval
     ? `95 % interval: ${interval([cell.low, cell.high], decimals)}${unitOf(column)}${cell.detected ? "" : "\nno difference detected"}`
     : null;
-  const between = hasInterval && html("span", { class: "interval" }, ` [${interval([cell.low, cell.high], decimals)}]`);
+  const between =
+    hasInterval && html("span", { class: "interval" }, ` [${interval([cell.low, cell.high], decimals)}]`);
   return [html("td", { class: "number", "data-tip": tip }, text, between), drawnCell(scale, row, cell)];
 }
 
@@ -59,12 +67,31 @@ function decimalsOf(column, rows) {
 function bodyRow(row, columns, decimals, scales) {
   const [, ...others] = columns;
   const choose = () => update({ result: data.results[row.result].name }, { goTo: "detail" });
-  const name = html("th", { scope: "row" },
-    html("button", { type: "button", class: "plain link", onclick: choose, "aria-label": `${nameOf(row)}: show its details` }, nameOf(row)),
-    badges(row));
-  const attributes = { class: isDoubtful(row) && "doubtful", "aria-current": row.result === chosen && "true" };
-  return html("tr", attributes, name, others.map((column) =>
-    cellsOf(column, row, decimals.get(column.key), scales.get(column.key))));
+  const name = html(
+    "th",
+    { scope: "row" },
+    html(
+      "button",
+      {
+        type: "button",
+        class: "plain link",
+        onclick: choose,
+        "aria-label": `${nameOf(row)}: show its details`,
+      },
+      nameOf(row),
+    ),
+    badges(row),
+  );
+  const attributes = {
+    class: isDoubtful(row) && "doubtful",
+    "aria-current": row.result === chosen && "true",
+  };
+  return html(
+    "tr",
+    attributes,
+    name,
+    others.map((column) => cellsOf(column, row, decimals.get(column.key), scales.get(column.key))),
+  );
 }
 
 function sortBy(key) {
@@ -75,21 +102,47 @@ function sortBy(key) {
 function heading(column, extra) {
   const sortedBy = state.sort.replace(/^-/, "") === column.key;
   const descending = state.sort.startsWith("-");
-  const arrow = html("span", { class: "arrow", "aria-hidden": "true" }, sortedBy ? (descending ? "▾" : "▴") : "");
+  const arrow = html(
+    "span",
+    { class: "arrow", "aria-hidden": "true" },
+    sortedBy ? (descending ? "▾" : "▴") : "",
+  );
   const unit = column.unit && html("span", { class: "unit" }, ` ${column.unit}`);
-  const button = html("button", {
-    type: "button", class: "plain", "data-tip": column.meaning, "aria-description": column.meaning, onclick: () => sortBy(column.key),
-  }, column.heading, unit, arrow);
-  return html("th", {
-    scope: "col", class: isNumeric(column) ? "number" : null, colspan: column.kind === "interval" ? 2 : null,
-    "aria-sort": sortedBy ? (descending ? "descending" : "ascending") : "none", "data-key": column.key,
-  }, button, extra);
+  const button = html(
+    "button",
+    {
+      type: "button",
+      class: "plain",
+      "data-tip": column.meaning,
+      "aria-description": column.meaning,
+      onclick: () => sortBy(column.key),
+    },
+    column.heading,
+    unit,
+    arrow,
+  );
+  return html(
+    "th",
+    {
+      scope: "col",
+      class: isNumeric(column) ? "number" : null,
+      colspan: column.kind === "interval" ? 2 : null,
+      "aria-sort": sortedBy ? (descending ? "descending" : "ascending") : "none",
+      "data-key": column.key,
+    },
+    button,
+    extra,
+  );
 }
 
 function filterBox(column) {
   const input = html("input", {
-    type: "text", value: state.filters.get(column.key) ?? "", spellcheck: "false", autocomplete: "off",
-    "aria-label": `Filter ${column.heading}`, placeholder: isNumeric(column) ? "< 5" : "text",
+    type: "text",
+    value: state.filters.get(column.key) ?? "",
+    spellcheck: "false",
+    autocomplete: "off",
+    "aria-label": `Filter ${column.heading}`,
+    placeholder: isNumeric(column) ? "< 5" : "text",
     "data-tip": isNumeric(column)
       ? "< 5, >= 2, = 3, 1 .. 5, or none for cells without a figure"
       : "text that the cell has; !text for cells without it",
@@ -111,24 +164,45 @@ function drawTable(rows, keepHead) {
   const columns = shownColumns();
   const all = group().rows;
   const decimals = new Map(columns.map((column) => [column.key, decimalsOf(column, all)]));
-  const scales = new Map(columns.filter((column) => column.kind === "interval").map((column) => [column.key, cellScale(column, all)]));
-  const body = html("tbody", {}, rows.map((row) => bodyRow(row, columns, decimals, scales)));
-  if (rows.length === 0) body.append(html("tr", {}, html("td", { colspan: "99" }, "Nothing passes these filters.")));
+  const scales = new Map(
+    columns
+      .filter((column) => column.kind === "interval")
+      .map((column) => [column.key, cellScale(column, all)]),
+  );
+  const body = html(
+    "tbody",
+    {},
+    rows.map((row) => bodyRow(row, columns, decimals, scales)),
+  );
+  if (rows.length === 0)
+    body.append(html("tr", {}, html("td", { colspan: "99" }, "Nothing passes these filters.")));
   const old = table.querySelector("table");
   if (keepHead && old) {
     old.tBodies[0].replaceWith(body);
   } else {
     const focused = document.activeElement?.closest?.("#table th")?.dataset.key;
-    const head = html("thead", {}, html("tr", {}, columns.map((column) => heading(column))));
+    const head = html(
+      "thead",
+      {},
+      html(
+        "tr",
+        {},
+        columns.map((column) => heading(column)),
+      ),
+    );
     if (filtersShown()) head.append(html("tr", {}, columns.map(filterBox)));
-    const scroller = html("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table of results" },
-      html("table", { "aria-label": "Results" }, head, body));
+    const scroller = html(
+      "div",
+      { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table of results" },
+      html("table", { "aria-label": "Results" }, head, body),
+    );
     const scrolled = table.querySelector(".scroll");
     const [left, top] = [scrolled?.scrollLeft ?? 0, scrolled?.scrollTop ?? 0];
     table.replaceChildren(scroller);
     scroller.scrollTo({ left, top, behavior: "instant" });
     // The heading that was pressed is a new element now, but still the one that the keyboard is at.
-    const button = focused && [...table.querySelectorAll("th[data-key]")].find((cell) => cell.dataset.key === focused);
+    const button =
+      focused && [...table.querySelectorAll("th[data-key]")].find((cell) => cell.dataset.key === focused);
     button?.querySelector("button").focus({ preventScroll: true });
   }
   const results = new Set(rows.map((row) => row.result)).size;
@@ -152,14 +226,40 @@ function columnChooser() {
     update({ columns: isUsual ? "" : keys.join(",") });
   };
   const entry = (column, index) => {
-    const box = html("input", { type: "checkbox", checked: shown.has(column.key), disabled: index === 0, value: column.key });
+    const box = html("input", {
+      type: "checkbox",
+      checked: shown.has(column.key),
+      disabled: index === 0,
+      value: column.key,
+    });
     box.addEventListener("change", () => toggle(column, box.checked));
-    return html("li", {},
-      html("label", { class: "check" }, box, html("span", {}, column.heading, html("span", { class: "unit" }, unitOf(column)))),
-      html("span", { class: "quiet" }, column.meaning));
+    return html(
+      "li",
+      {},
+      html(
+        "label",
+        { class: "check" },
+        box,
+        html("span", {}, column.heading, html("span", { class: "unit" }, unitOf(column))),
+      ),
+      html("span", { class: "quiet" }, column.meaning),
+    );
   };
-  return html("details", { class: "chooser" },
+  return html(
+    "details",
+    { class: "chooser" },
     html("summary", {}, "Columns and what they mean"),
     html("ul", {}, data.columns.map(entry)),
-    html("button", { type: "button", onclick: () => { update({ columns: "" }); refreshControls(); } }, "The usual columns"));
+    html(
+      "button",
+      {
+        type: "button",
+        onclick: () => {
+          update({ columns: "" });
+          refreshControls();
+        },
+      },
+      "The usual columns",
+    ),
+  );
 }
