@@ -43,6 +43,9 @@ const SCRIPT: &str = concat!(
     include_str!("script/table.js"),
     include_str!("script/forest.js"),
     include_str!("script/scatter.js"),
+    include_str!("script/runs.js"),
+    include_str!("script/memory.js"),
+    include_str!("script/break_even.js"),
     include_str!("script/detail.js"),
     include_str!("script/main.js"),
 );
