@@ -105,3 +105,24 @@ fn a_result_is_called_by_its_target() {
     assert_eq!(called("base--m-01234567--float32--cpu--fresh.json"), "base");
     assert_eq!(called("lora--lora_r8.json"), "lora--lora_r8");
 }
+
+#[test]
+fn a_page_is_read_as_the_results_that_it_was_made_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("page.html");
+    let mut make = program(["report", "--format", "html", "--output"]);
+    let made = run(make.arg(&page).args(all_results()));
+    assert_eq!(made.code, Some(0), "{}", made.stderr);
+    assert_eq!(made.stdout, "");
+    let [of_files, of_page] = [all_results(), vec![page.clone()]].map(|paths| {
+        let outcome = run(program(["report", "--overview"]).args(paths));
+        assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+        outcome.stdout
+    });
+    assert_eq!(of_page, of_files);
+
+    fs::write(&page, "<p>Something else</p>").unwrap();
+    let outcome = run(program(["report"]).arg(&page));
+    assert_eq!(outcome.code, Some(1));
+    assert!(outcome.stderr.contains("there are no results in it"));
+}
