@@ -1,7 +1,7 @@
 //! Many results, one row for each variant that was measured.
 
 use super::conditions::written;
-use super::model::{Metrics, Report, Stage, Variant};
+use super::model::{Metrics, Report, Variant};
 use super::table::{Heading, Scale, Unit, Value};
 use crate::measure::break_even::Verdict;
 use crate::measure::stats::quantile;
@@ -407,16 +407,10 @@ impl VariantRow<'_> {
 
     fn peak_mb(&self) -> Option<f64> {
         let memory = &self.found()?.memory;
-        let peak = memory
-            .peak_accelerator_memory_mb
-            .unwrap_or(memory.peak_ram_memory_mb);
-        // Nothing was generated where there is no stage of a generation.
-        memory
-            .memory_logs
-            .iter()
-            .map(Stage::peak_mb)
-            .next()
-            .map(|_| peak)
+        let accelerator = memory.peak_accelerator_memory_mb;
+        let peak = accelerator.unwrap_or(memory.peak_ram_memory_mb);
+        // Without a stage, memory was never read.
+        (!memory.memory_logs.is_empty()).then_some(peak)
     }
 
     fn nodes_per_step(&self) -> Option<usize> {
