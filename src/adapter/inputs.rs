@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ndarray::Array2;
 use rayon::prelude::*;
 
-use super::form::{BaseModule, Role};
+use super::form::{BaseModule, TensorRole};
 use super::{Adapter, AdapterError, ModuleWeights, Prompt};
 use crate::arch::{Module, ModuleKind};
 use crate::model::BaseModel;
@@ -19,7 +19,7 @@ pub struct GraphInput {
     /// Row-major shape.
     pub shape: Vec<usize>,
     /// How the graph uses it.
-    pub role: Role,
+    pub role: TensorRole,
     /// `[read, total]`: a token reads `read` of `total` tensors of this kind. `[1, 1]` except for
     /// experts.
     pub share: [usize; 2],
@@ -43,23 +43,23 @@ impl Adapter {
         for (path, _) in self.modules() {
             let naming = self.naming(path);
             let form = self.unmerged_form(path).expect("it's the path of a module");
-            for part in form.parts() {
-                let name = naming.input(part);
+            for tensor in form.tensors() {
+                let name = naming.input(tensor);
                 if seen.insert(name.clone()) {
                     all.push(GraphInput {
                         name,
-                        shape: part.shape.clone(),
-                        role: part.role,
+                        shape: tensor.shape.clone(),
+                        role: tensor.role,
                         share: shares.get(path).copied().unwrap_or(ALWAYS),
                     });
                 }
             }
         }
-        for part in self.side_network().iter().flat_map(|own| own.parts()) {
+        for tensor in self.side_network().iter().flat_map(|own| own.tensors()) {
             all.push(GraphInput {
-                name: self.naming("").input(&part),
-                shape: part.shape.clone(),
-                role: part.role,
+                name: self.naming("").input(&tensor),
+                shape: tensor.shape.clone(),
+                role: tensor.role,
                 share: ALWAYS,
             });
         }
@@ -67,7 +67,7 @@ impl Adapter {
             all.push(GraphInput {
                 name: replacement.input.clone(),
                 shape: replacement.shape.clone(),
-                role: Role::InPlace,
+                role: TensorRole::InPlace,
                 share: ALWAYS,
             });
         }
@@ -75,7 +75,7 @@ impl Adapter {
             all.push(GraphInput {
                 name: tensor.name.clone(),
                 shape: tensor.shape.clone(),
-                role: Role::Prefill,
+                role: TensorRole::Prefill,
                 share: ALWAYS,
             });
         }
@@ -96,7 +96,10 @@ impl Adapter {
         for (path, _) in self.modules() {
             let naming = self.naming(path);
             let form = self.unmerged_form(path).expect("it's the path of a module");
-            let names = form.parts().into_iter().map(|part| naming.input(part));
+            let names = form
+                .tensors()
+                .into_iter()
+                .map(|tensor| naming.input(tensor));
             let unseen: Vec<String> = names.filter(|name| seen.insert(name.clone())).collect();
             work.push((path, naming, form, unseen));
         }
@@ -108,17 +111,17 @@ impl Adapter {
                         .expect("a tensor outside of modules needs no parameters of a module");
                     self.read_module(base, module)
                 });
-                for part in form.parts() {
-                    let name = naming.input(part);
+                for tensor in form.tensors() {
+                    let name = naming.input(tensor);
                     if unseen.contains(&name) {
-                        take(&name, &part.values(&own)?)?;
+                        take(&name, &tensor.values(&own)?)?;
                     }
                 }
                 Ok::<(), AdapterError>(())
             })?;
-        for part in self.side_network().iter().flat_map(|own| own.parts()) {
+        for tensor in self.side_network().iter().flat_map(|own| own.tensors()) {
             let own = BaseModule::of(ModuleWeights::default());
-            take(&self.naming("").input(&part), &part.values(&own)?)?;
+            take(&self.naming("").input(&tensor), &tensor.values(&own)?)?;
         }
         for (_, replacement) in self.used_replacements() {
             let values = self.replacement_values(base, replacement)?;

@@ -2,14 +2,14 @@
 
 use std::fmt::Debug;
 
-use super::form::Part;
+use super::form::FormTensor;
 use crate::arch::{DecoderSpec, Layer};
 use crate::graph::{BeforeLayers, Carried, GraphBuilder, Value};
 
 /// A network that runs with the decoder.
 pub trait SideNetwork: Debug + Send + Sync {
     /// Its tensors.
-    fn parts(&self) -> Vec<Part<'_>>;
+    fn tensors(&self) -> Vec<FormTensor<'_>>;
 
     /// The layers with caches of their own that it adds to those of `spec`.
     fn layers<'a>(&'a self, spec: &'a DecoderSpec) -> &'a [Layer];

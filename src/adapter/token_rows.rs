@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use ndarray::Array2;
 
-use super::form::{Form, Native, Part, Role, TokenForm};
+use super::form::{Form, FormTensor, Native, TensorRole, TokenForm};
 use super::replaced::leave_out_bias;
 use super::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::arch::DecoderSpec;
@@ -36,9 +36,13 @@ pub struct TokenRows {
 
 impl ModuleAdapter for TokenRows {
     fn form(&self) -> Form<'_> {
-        let role = if self.head { Role::Term } else { Role::Table };
+        let role = if self.head {
+            TensorRole::Term
+        } else {
+            TensorRole::Table
+        };
         Form::Tokens(TokenForm {
-            rows: Part::stored(&self.key, &self.rows, role),
+            rows: FormTensor::stored(&self.key, &self.rows, role),
             indices: &self.indices,
         })
     }

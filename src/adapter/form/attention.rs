@@ -1,7 +1,7 @@
 //! The form of an attention: a term that's added to its heads' outputs.
 
 use super::linear::input;
-use super::{Naming, Part};
+use super::{FormTensor, Naming};
 use crate::graph::{AttentionPlace, AttentionSite, Attr, GraphBuilder, Value};
 
 /// Further keys and values, which every token attends to without a mask and with a softmax of their
@@ -9,16 +9,16 @@ use crate::graph::{AttentionPlace, AttentionSite, Attr, GraphBuilder, Value};
 #[derive(Debug)]
 pub struct AttentionForm<'a> {
     /// `[num_key_value_heads, head_dim, length]`, already multiplied by the scores' factor.
-    pub keys: Part<'a>,
+    pub keys: FormTensor<'a>,
     /// `[num_key_value_heads, length, head_dim]`
-    pub values: Part<'a>,
+    pub values: FormTensor<'a>,
     /// Where the result is added.
     pub place: AttentionPlace,
 }
 
 impl<'a> AttentionForm<'a> {
     /// Its tensors.
-    pub fn parts(&self) -> Vec<&Part<'a>> {
+    pub fn tensors(&self) -> Vec<&FormTensor<'a>> {
         vec![&self.keys, &self.values]
     }
 

@@ -4,7 +4,7 @@ use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, Axis};
 
 use super::linear::{input, rotate_columns, rotate_input};
-use super::{BaseModule, Naming, Part};
+use super::{BaseModule, FormTensor, Naming};
 use crate::adapter::{AdapterError, ModuleWeights};
 use crate::graph::proto::element;
 use crate::graph::{Attr, Dim, EmbeddingSite, GraphBuilder, LinearSite, Value};
@@ -13,18 +13,18 @@ use crate::graph::{Attr, Dim, EmbeddingSite, GraphBuilder, LinearSite, Value};
 #[derive(Debug, Default)]
 pub struct EmbeddingForm<'a> {
     /// A low-rank change: `A` `[r, num_embeddings]`, `B` `[embedding_dim, r]`.
-    pub delta: Option<(Part<'a>, Part<'a>)>,
+    pub delta: Option<(FormTensor<'a>, FormTensor<'a>)>,
     /// The change is `row ∘ delta` instead of `delta`.
     pub multiplies: bool,
     /// Blocks `[n, b, b]`, `n b = embedding_dim`, which rows are multiplied by from the right.
-    pub rotation: Option<Part<'a>>,
+    pub rotation: Option<FormTensor<'a>>,
     /// `[embedding_dim]`
-    pub gain: Option<Part<'a>>,
+    pub gain: Option<FormTensor<'a>>,
 }
 
 impl<'a> EmbeddingForm<'a> {
     /// Its tensors.
-    pub fn parts(&self) -> Vec<&Part<'a>> {
+    pub fn tensors(&self) -> Vec<&FormTensor<'a>> {
         let mut all = Vec::new();
         if let Some((a, b)) = &self.delta {
             all.extend([a, b]);
@@ -45,10 +45,10 @@ impl<'a> EmbeddingForm<'a> {
             None => None,
         };
         let rotation = match &self.rotation {
-            Some(part) => Some((part.shape[1], part.values(&base)?.into_owned())),
+            Some(tensor) => Some((tensor.shape[1], tensor.values(&base)?.into_owned())),
             None => None,
         };
-        let gain = self.gain.as_ref().map(|part| part.vector(&base));
+        let gain = self.gain.as_ref().map(|tensor| tensor.vector(&base));
         let gain = gain.transpose()?;
 
         let mut weight = base.into_weights().expect("they were given").weight;
@@ -102,12 +102,19 @@ impl<'a> EmbeddingForm<'a> {
             }
             rows = graph.add(&at("Add"), &rows, &delta);
         }
-        if let Some(part) = &self.rotation {
-            let blocks = input(graph, naming, part);
-            rows = rotate_input(graph, &at("rotation"), &rows, &blocks, part.shape[1], None);
+        if let Some(tensor) = &self.rotation {
+            let blocks = input(graph, naming, tensor);
+            rows = rotate_input(
+                graph,
+                &at("rotation"),
+                &rows,
+                &blocks,
+                tensor.shape[1],
+                None,
+            );
         }
-        if let Some(part) = &self.gain {
-            let gain = input(graph, naming, part);
+        if let Some(tensor) = &self.gain {
+            let gain = input(graph, naming, tensor);
             rows = graph.mul(&at("gain"), &rows, &gain);
         }
         rows
@@ -118,7 +125,7 @@ impl<'a> EmbeddingForm<'a> {
 #[derive(Debug)]
 pub struct TokenForm<'a> {
     /// `[indices.len(), embedding_dim]`
-    pub rows: Part<'a>,
+    pub rows: FormTensor<'a>,
     /// Token ids.
     pub indices: &'a [usize],
 }
@@ -211,7 +218,7 @@ impl TokenForm<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapter::form::Role;
+    use crate::adapter::form::TensorRole;
     use ndarray::{Array3, array};
 
     fn merged(form: &EmbeddingForm, weight: Array2<f32>) -> Array2<f32> {
@@ -225,8 +232,8 @@ mod tests {
         let (a, b) = (array![[1.0, 2.0]], array![[3.0], [5.0]]);
         let form = |multiplies| EmbeddingForm {
             delta: Some((
-                Part::stored("A", &a, Role::Table),
-                Part::stored("B", &b, Role::Term),
+                FormTensor::stored("A", &a, TensorRole::Table),
+                FormTensor::stored("B", &b, TensorRole::Term),
             )),
             multiplies,
             ..EmbeddingForm::default()
@@ -243,7 +250,7 @@ mod tests {
     fn rows_turn_from_the_right() {
         let blocks: Array3<f32> = array![[[0.0, 1.0], [-1.0, 0.0]]];
         let form = EmbeddingForm {
-            rotation: Some(Part::stored("R", &blocks, Role::Map)),
+            rotation: Some(FormTensor::stored("R", &blocks, TensorRole::Map)),
             ..EmbeddingForm::default()
         };
         assert_eq!(merged(&form, array![[1.0, 10.0]]), array![[-10.0, 1.0]]);

@@ -10,7 +10,7 @@ pub use merge::scale_rows;
 pub use nodes::input;
 pub use rotation::{inverse, rotate_columns, rotate_input};
 
-use super::Part;
+use super::FormTensor;
 
 /// `y = output(gain ∘ (W input(x) + delta x) + b)`. An absent stage does nothing.
 #[derive(Debug, Default)]
@@ -18,13 +18,13 @@ pub struct LinearForm<'a> {
     /// Changes of the input of the weight, first to last.
     pub input: Vec<InputStage<'a>>,
     /// `W'`, `[out_features, in_features]`, in place of the base's.
-    pub weight: Option<Part<'a>>,
+    pub weight: Option<FormTensor<'a>>,
     /// A term added to the product. It's computed from the layer's unchanged input.
     pub delta: Option<Delta<'a>>,
     /// `[out_features]`: scales the product and the delta, not the bias.
-    pub gain: Option<Part<'a>>,
+    pub gain: Option<FormTensor<'a>>,
     /// `b'`, `[out_features]`, in place of the base's.
-    pub bias: Option<Part<'a>>,
+    pub bias: Option<FormTensor<'a>>,
     /// A change of the output, bias included.
     pub output: Option<OutputStage<'a>>,
 }
@@ -33,11 +33,11 @@ pub struct LinearForm<'a> {
 #[derive(Debug)]
 pub enum InputStage<'a> {
     /// `x ∘ v`, `v` `[in_features]`.
-    Scale(Part<'a>),
+    Scale(FormTensor<'a>),
     /// Row vectors times a block-diagonal matrix: `x_k ← x_k · R_k`.
     Rotation {
         /// `[n, b, b]`, `n b = in_features`.
-        blocks: Part<'a>,
+        blocks: FormTensor<'a>,
         /// Element `order[c]` of the input is element `c` of the blocks; the result is put back in
         /// the original order.
         order: Option<Vec<usize>>,
@@ -50,22 +50,22 @@ pub enum Delta<'a> {
     /// `B A x`
     LowRank {
         /// `[r, in_features]`
-        a: Part<'a>,
+        a: FormTensor<'a>,
         /// `[out_features, r]`
-        b: Part<'a>,
+        b: FormTensor<'a>,
     },
     /// `(outer ⊗ inner) x`
     Kronecker {
         /// `[p, q]`
-        outer: Part<'a>,
+        outer: FormTensor<'a>,
         /// `[out_features / p, in_features / q]`
-        inner: Part<'a>,
+        inner: FormTensor<'a>,
     },
     /// The inputs whose indices have the same remainder by `r` are summed: row `c mod r` of `block`
     /// is added to column `c` of the weight.
     Folded {
         /// `[r, out_features / copies]`
-        block: Part<'a>,
+        block: FormTensor<'a>,
         /// How often the outputs are repeated.
         copies: usize,
         /// The number of the weight's columns.
@@ -77,13 +77,13 @@ pub enum Delta<'a> {
 #[derive(Debug)]
 pub enum OutputStage<'a> {
     /// `y ∘ l`, `l` `[out_features]`.
-    Scale(Part<'a>),
+    Scale(FormTensor<'a>),
     /// `y_k ← y_k · c_k + y_other(k) · t_k`, `c` and `t` `[out_features]`.
     Pairs {
         /// The factor of each output itself.
-        own: Part<'a>,
+        own: FormTensor<'a>,
         /// The factor of the other output of its pair.
-        other: Part<'a>,
+        other: FormTensor<'a>,
         /// The index of the other output.
         order: Vec<usize>,
     },
@@ -91,7 +91,7 @@ pub enum OutputStage<'a> {
 
 impl<'a> LinearForm<'a> {
     /// A form with a low-rank pair only.
-    pub fn low_rank(a: Part<'a>, b: Part<'a>) -> Self {
+    pub fn low_rank(a: FormTensor<'a>, b: FormTensor<'a>) -> Self {
         Self {
             delta: Some(Delta::LowRank { a, b }),
             ..Self::default()
@@ -99,7 +99,7 @@ impl<'a> LinearForm<'a> {
     }
 
     /// A form with a replaced weight only.
-    pub fn replaced(weight: Part<'a>) -> Self {
+    pub fn replaced(weight: FormTensor<'a>) -> Self {
         Self {
             weight: Some(weight),
             ..Self::default()
@@ -107,7 +107,11 @@ impl<'a> LinearForm<'a> {
     }
 
     /// The pair, or the weight if that is no larger, since it needs no node.
-    pub fn low_rank_or_weight(a: Part<'a>, b: Part<'a>, weight: Part<'a>) -> Self {
+    pub fn low_rank_or_weight(
+        a: FormTensor<'a>,
+        b: FormTensor<'a>,
+        weight: FormTensor<'a>,
+    ) -> Self {
         if a.elements() + b.elements() < weight.elements() {
             Self::low_rank(a, b)
         } else {
@@ -116,12 +120,12 @@ impl<'a> LinearForm<'a> {
     }
 
     /// Its tensors.
-    pub fn parts(&self) -> Vec<&Part<'a>> {
+    pub fn tensors(&self) -> Vec<&FormTensor<'a>> {
         let mut all = Vec::new();
         for stage in &self.input {
             match stage {
-                InputStage::Scale(part) | InputStage::Rotation { blocks: part, .. } => {
-                    all.push(part);
+                InputStage::Scale(tensor) | InputStage::Rotation { blocks: tensor, .. } => {
+                    all.push(tensor);
                 }
             }
         }
@@ -135,7 +139,7 @@ impl<'a> LinearForm<'a> {
         all.extend(&self.gain);
         all.extend(&self.bias);
         match &self.output {
-            Some(OutputStage::Scale(part)) => all.push(part),
+            Some(OutputStage::Scale(tensor)) => all.push(tensor),
             Some(OutputStage::Pairs { own, other, .. }) => all.extend([own, other]),
             None => {}
         }

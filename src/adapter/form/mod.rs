@@ -25,13 +25,13 @@ mod attention;
 mod embedding;
 mod linear;
 mod native;
-mod part;
+mod tensor;
 
 pub use attention::AttentionForm;
 pub use embedding::{EmbeddingForm, TokenForm};
 pub use linear::{Delta, InputStage, LinearForm, OutputStage, inverse, rotate_input, scale_rows};
 pub use native::{Native, NativeForm, NativeSite, keep_largest};
-pub use part::{BaseModule, Part, PartName, Role, elements};
+pub use tensor::{BaseModule, FormTensor, TensorName, TensorRole, elements};
 
 use super::{AdapterError, ModuleWeights};
 
@@ -76,23 +76,23 @@ pub struct Naming {
 
 impl Naming {
     /// The name of the graph's input for `part`.
-    pub fn input(&self, part: &Part) -> String {
-        match &part.name {
-            PartName::Key(key) => key.clone(),
-            PartName::Derived(name) => format!("{}{name}", self.derived),
+    pub fn input(&self, tensor: &FormTensor) -> String {
+        match &tensor.name {
+            TensorName::Key(key) => key.clone(),
+            TensorName::Derived(name) => format!("{}{name}", self.derived),
         }
     }
 }
 
 impl Form<'_> {
     /// Its tensors.
-    pub fn parts(&self) -> Vec<&Part<'_>> {
+    pub fn tensors(&self) -> Vec<&FormTensor<'_>> {
         match self {
-            Self::Linear(form) => form.parts(),
-            Self::Embedding(form) => form.parts(),
+            Self::Linear(form) => form.tensors(),
+            Self::Embedding(form) => form.tensors(),
             Self::Tokens(form) => vec![&form.rows],
-            Self::Native(form) => form.parts.iter().collect(),
-            Self::Attention(form) => form.parts(),
+            Self::Native(form) => form.tensors.iter().collect(),
+            Self::Attention(form) => form.tensors(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Naming, Part, linear::input};
+use super::{FormTensor, Naming, linear::input};
 use crate::graph::{Attr, GraphBuilder, LinearSite, Value};
 
 /// How a method's own computation is exported.
@@ -22,7 +22,7 @@ type Build<'a> = Box<dyn Fn(&mut NativeSite) -> Value + Send + Sync + 'a>;
 /// The nodes of a linear layer, and their tensors.
 pub struct NativeForm<'a> {
     /// The checkpoint's tensors.
-    pub parts: Vec<Part<'a>>,
+    pub tensors: Vec<FormTensor<'a>>,
     /// Whether the nodes use the base's weight itself, not only products with it.
     pub takes_weight: bool,
     build: Build<'a>,
@@ -31,7 +31,9 @@ pub struct NativeForm<'a> {
 impl fmt::Debug for NativeForm<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
         let mut debug = formatter.debug_struct("NativeForm");
-        debug.field("parts", &self.parts).finish_non_exhaustive()
+        debug
+            .field("tensors", &self.tensors)
+            .finish_non_exhaustive()
     }
 }
 
@@ -47,17 +49,17 @@ pub struct NativeSite<'a, 'b, 'g> {
     /// The weights of each token's adapters, if the method has any.
     token_gate: Option<&'b Value>,
     /// The graph's inputs for the form's tensors.
-    pub parts: Vec<Value>,
+    pub inputs: Vec<Value>,
 }
 
 impl<'a> NativeForm<'a> {
-    /// A form whose nodes `build` adds from `parts`. It returns the layer's output, bias included.
+    /// A form whose nodes `build` adds from `tensors`. It returns the layer's output, bias included.
     pub fn new(
-        parts: Vec<Part<'a>>,
+        tensors: Vec<FormTensor<'a>>,
         build: impl Fn(&mut NativeSite) -> Value + Send + Sync + 'a,
     ) -> Self {
         Self {
-            parts,
+            tensors,
             takes_weight: false,
             build: Box::new(build),
         }
@@ -71,14 +73,17 @@ impl<'a> NativeForm<'a> {
 
     /// Adds the nodes; returns the layer's output, bias included.
     pub fn nodes(&self, graph: &mut GraphBuilder, naming: &Naming, site: &LinearSite) -> Value {
-        let parts = self.parts.iter().map(|part| input(graph, naming, part));
-        let parts = parts.collect();
+        let inputs = self
+            .tensors
+            .iter()
+            .map(|tensor| input(graph, naming, tensor));
+        let inputs = inputs.collect();
         (self.build)(&mut NativeSite {
             graph,
             path: site.path,
             x: site.x,
             token_gate: site.token_gate,
-            parts,
+            inputs,
         })
     }
 }

@@ -15,7 +15,9 @@
 use ndarray::{Array2, Axis};
 
 use super::{Class, Method};
-use crate::adapter::form::{Form, LinearForm, Native, NativeForm, Part, Role, elements};
+use crate::adapter::form::{
+    Form, FormTensor, LinearForm, Native, NativeForm, TensorRole, elements,
+};
 use crate::adapter::targets::defaults::ADALORA;
 use crate::adapter::toolbox::options::{factor, rank};
 use crate::adapter::toolbox::tuner::{Loading, Tuner};
@@ -83,8 +85,8 @@ impl ModuleAdapter for AdaLora {
             return Form::Linear(LinearForm::default());
         }
         Form::Linear(LinearForm::low_rank(
-            Part::stored(&self.keys[0], &self.a, Role::Term),
-            Part::derived("B", self.b.shape(), Role::Term, |_| {
+            FormTensor::stored(&self.keys[0], &self.a, TensorRole::Term),
+            FormTensor::derived("B", self.b.shape(), TensorRole::Term, |_| {
                 let mut b = self.b.clone();
                 for (mut column, e) in b.axis_iter_mut(Axis(1)).zip(&self.e) {
                     column *= self.scaling * e;
@@ -100,13 +102,13 @@ impl ModuleAdapter for AdaLora {
             return Native::Reduced;
         }
         let [key_a, key_b, key_e] = &self.keys;
-        let parts = vec![
-            Part::stored(key_a, &self.a, Role::Term),
-            Part::stored(key_b, &self.b, Role::Term),
-            Part::stored(key_e, &self.e, Role::Term),
+        let tensors = vec![
+            FormTensor::stored(key_a, &self.a, TensorRole::Term),
+            FormTensor::stored(key_b, &self.b, TensorRole::Term),
+            FormTensor::stored(key_e, &self.e, TensorRole::Term),
         ];
-        Native::Own(NativeForm::new(parts, |site| {
-            let [a, b, e] = [0, 1, 2].map(|index| site.parts[index].clone());
+        Native::Own(NativeForm::new(tensors, |site| {
+            let [a, b, e] = [0, 1, 2].map(|index| site.inputs[index].clone());
             let a = site.op("Mul", "A_E", &[&a, &e]);
             let x = site.x.clone();
             let inner = site.matmul_transposed("A/MatMul", &x, &a);

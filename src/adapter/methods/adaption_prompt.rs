@@ -20,7 +20,7 @@
 use ndarray::{Array1, Array2, Array3, ArrayView2, s};
 
 use super::{Class, Method};
-use crate::adapter::form::{AttentionForm, Form, Part, Role, elements};
+use crate::adapter::form::{AttentionForm, Form, FormTensor, TensorRole, elements};
 use crate::adapter::toolbox::tuner::Loading;
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
 use crate::arch::{Attention, Linear, Projections};
@@ -173,8 +173,10 @@ impl ModuleAdapter for AdaptionPrompt {
     fn form(&self) -> Form<'_> {
         let (keys, values) = (&self.keys, &self.values);
         Form::Attention(AttentionForm {
-            keys: Part::derived("K", keys.shape(), Role::Term, |_| Ok(elements(keys))),
-            values: Part::derived("V", values.shape(), Role::Term, |_| Ok(elements(values))),
+            keys: FormTensor::derived("K", keys.shape(), TensorRole::Term, |_| Ok(elements(keys))),
+            values: FormTensor::derived("V", values.shape(), TensorRole::Term, |_| {
+                Ok(elements(values))
+            }),
             place: self.place,
         })
     }

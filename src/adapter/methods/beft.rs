@@ -11,7 +11,7 @@
 use ndarray::Array1;
 
 use super::{Class, Method};
-use crate::adapter::form::{Form, LinearForm, Native, Part, Role};
+use crate::adapter::form::{Form, FormTensor, LinearForm, Native, TensorRole};
 use crate::adapter::targets::defaults::BEFT;
 use crate::adapter::toolbox::tuner::{Loading, Tuner};
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
@@ -43,7 +43,7 @@ fn load(loading: Loading) -> Result<Effects, AdapterError> {
 
 impl ModuleAdapter for Beft {
     fn form(&self) -> Form<'_> {
-        let bias = Part::derived("bias", &[self.0.len()], Role::InPlace, |base| {
+        let bias = FormTensor::derived("bias", &[self.0.len()], TensorRole::InPlace, |base| {
             Ok(match base.bias()? {
                 Some(bias) => (bias + &self.0).to_vec(),
                 None => self.0.to_vec(),

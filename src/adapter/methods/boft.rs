@@ -18,7 +18,8 @@ use ndarray::{Array1, Array3, Array4, Axis};
 
 use super::{Class, Method};
 use crate::adapter::form::{
-    Form, InputStage, LinearForm, Native, NativeForm, NativeSite, Part, Role, elements, inverse,
+    Form, FormTensor, InputStage, LinearForm, Native, NativeForm, NativeSite, TensorRole, elements,
+    inverse,
 };
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::options::rank;
@@ -234,15 +235,22 @@ impl ModuleAdapter for Boft {
         let stages = self.levels.iter().enumerate().rev().map(|(level, blocks)| {
             let (count, size) = (blocks.len_of(Axis(0)), blocks.len_of(Axis(1)));
             InputStage::Rotation {
-                blocks: Part::derived(ROTATIONS[level], blocks.shape(), Role::Map, |_| {
-                    Ok(elements(blocks))
-                }),
+                blocks: FormTensor::derived(
+                    ROTATIONS[level],
+                    blocks.shape(),
+                    TensorRole::Map,
+                    |_| Ok(elements(blocks)),
+                ),
                 order: (!single).then(|| butterfly(count, size, level)),
             }
         });
         Form::Linear(LinearForm {
             input: stages.collect(),
-            gain: Some(Part::stored(&self.keys[1], &self.s, Role::Factor)),
+            gain: Some(FormTensor::stored(
+                &self.keys[1],
+                &self.s,
+                TensorRole::Factor,
+            )),
             ..LinearForm::default()
         })
     }
@@ -255,12 +263,12 @@ impl ModuleAdapter for Boft {
         if size > LARGEST_NATIVE_BLOCK {
             return Native::Missing;
         }
-        let parts = vec![
-            Part::stored(&self.keys[0], &self.r, Role::Term),
-            Part::stored(&self.keys[1], &self.s, Role::Factor),
+        let tensors = vec![
+            FormTensor::stored(&self.keys[0], &self.r, TensorRole::Term),
+            FormTensor::stored(&self.keys[1], &self.s, TensorRole::Factor),
         ];
-        Native::Own(NativeForm::new(parts, move |site| {
-            let (r, s) = (site.parts[0].clone(), site.parts[1].clone());
+        Native::Own(NativeForm::new(tensors, move |site| {
+            let (r, s) = (site.inputs[0].clone(), site.inputs[1].clone());
             let side = size as i64;
             let r = site.reshape("R", &r, &[-1, side, side]);
             let blocks = cayley_nodes(site, &r, size);

@@ -13,7 +13,7 @@
 use ndarray::{Array2, Array3};
 
 use super::{Class, Method};
-use crate::adapter::form::{Form, Native, NativeForm, NativeSite, Part, Role};
+use crate::adapter::form::{Form, FormTensor, Native, NativeForm, NativeSite, TensorRole};
 use crate::adapter::targets::ValuePattern;
 use crate::adapter::targets::defaults::SPECTRAL;
 use crate::adapter::toolbox::dense::changed_weight;
@@ -128,7 +128,7 @@ fn convolution(site: &mut NativeSite, [rows, columns, size]: [i64; 3]) -> Value 
         let name = site.name(name);
         site.graph.op("DFT", &name, &inputs, &attrs)
     };
-    let (x, kernels) = (site.x.clone(), site.parts[0].clone());
+    let (x, kernels) = (site.x.clone(), site.inputs[0].clone());
     // PEFT computes it in float32, whatever the model's dtype is.
     let x = site.to_f32("x/float32", &x);
     let kernels = site.to_f32("kernel/float32", &kernels);
@@ -175,7 +175,7 @@ fn convolution(site: &mut NativeSite, [rows, columns, size]: [i64; 3]) -> Value 
 
 /// The product with the circulant blocks, written out as a matrix.
 fn circulant(site: &mut NativeSite, [rows, columns, size]: [i64; 3]) -> Value {
-    let kernels = site.parts[0].clone();
+    let kernels = site.inputs[0].clone();
     let side = size as usize;
     let moved = (0..side).flat_map(|k| (0..side).map(move |j| (side + j - k) % side));
     let written = site.select("blocks", &kernels, 2, &moved.collect::<Vec<_>>());
@@ -206,8 +206,12 @@ impl ModuleAdapter for C3a {
     fn native(&self) -> Native<'_> {
         let (rows, columns, size) = self.kernels.dim();
         let sizes = [rows as i64, columns as i64, size as i64];
-        let parts = vec![Part::stored(&self.key, &self.kernels, Role::Term)];
-        Native::Own(NativeForm::new(parts, move |site| {
+        let tensors = vec![FormTensor::stored(
+            &self.key,
+            &self.kernels,
+            TensorRole::Term,
+        )];
+        Native::Own(NativeForm::new(tensors, move |site| {
             let product = match size.is_power_of_two() {
                 true => convolution(site, sizes),
                 false => circulant(site, sizes),

@@ -16,7 +16,7 @@
 use ndarray::{Array2, s};
 
 use super::{Class, Method};
-use crate::adapter::form::{BaseModule, Form, LinearForm, Part, Role, elements};
+use crate::adapter::form::{BaseModule, Form, FormTensor, LinearForm, TensorRole, elements};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::options::{factor, rank};
 use crate::adapter::toolbox::tuner::{Loading, Tuner};
@@ -151,11 +151,11 @@ impl ModuleAdapter for Deft {
             Ok(elements(&(weight + &self.q.dot(&self.a(weight)))))
         };
         Form::Linear(LinearForm::low_rank_or_weight(
-            Part::derived("A", &[r, columns], Role::Term, |base: &BaseModule| {
+            FormTensor::derived("A", &[r, columns], TensorRole::Term, |base: &BaseModule| {
                 Ok(elements(&self.a(base.weight()?)))
             }),
-            Part::derived("B", &[rows, r], Role::Term, |_| Ok(elements(&self.q))),
-            Part::derived("weight", &[rows, columns], Role::InPlace, weight),
+            FormTensor::derived("B", &[rows, r], TensorRole::Term, |_| Ok(elements(&self.q))),
+            FormTensor::derived("weight", &[rows, columns], TensorRole::InPlace, weight),
         ))
     }
 

@@ -18,7 +18,7 @@ use ndarray::{Array1, Array2, Axis};
 use super::lora::column_norms;
 use super::{Class, Method};
 use crate::adapter::form::{
-    Form, LinearForm, Native, NativeForm, NativeSite, Part, Role, elements,
+    Form, FormTensor, LinearForm, Native, NativeForm, NativeSite, TensorRole, elements,
 };
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::options::{Factor, Rank};
@@ -100,10 +100,10 @@ impl DeLora {
 impl ModuleAdapter for DeLora {
     fn form(&self) -> Form<'_> {
         Form::Linear(LinearForm::low_rank(
-            Part::derived("A", self.a.shape(), Role::Term, |_| {
+            FormTensor::derived("A", self.a.shape(), TensorRole::Term, |_| {
                 Ok(elements(&(&self.a * &self.w_norm)))
             }),
-            Part::derived("B", self.b.shape(), Role::Term, |_| {
+            FormTensor::derived("B", self.b.shape(), TensorRole::Term, |_| {
                 Ok(elements(&(&self.b * &Array1::from(self.factors()))))
             }),
         ))
@@ -111,16 +111,16 @@ impl ModuleAdapter for DeLora {
 
     /// The norms of `A` and `B` are computed in every step.
     fn native(&self) -> Native<'_> {
-        let part = |index: usize| &self.keys[index];
-        let parts = vec![
-            Part::stored(part(0), &self.a, Role::Term),
-            Part::stored(part(1), &self.b, Role::Term),
-            Part::stored(part(2), &self.lambda, Role::Factor),
-            Part::stored(part(3), &self.w_norm, Role::Factor),
+        let key = |index: usize| &self.keys[index];
+        let tensors = vec![
+            FormTensor::stored(key(0), &self.a, TensorRole::Term),
+            FormTensor::stored(key(1), &self.b, TensorRole::Term),
+            FormTensor::stored(key(2), &self.lambda, TensorRole::Factor),
+            FormTensor::stored(key(3), &self.w_norm, TensorRole::Factor),
         ];
         let r = self.a.nrows() as f32;
-        Native::Own(NativeForm::new(parts, move |site| {
-            let [a, b, lambda, w_norm] = [0, 1, 2, 3].map(|index| site.parts[index].clone());
+        Native::Own(NativeForm::new(tensors, move |site| {
+            let [a, b, lambda, w_norm] = [0, 1, 2, 3].map(|index| site.inputs[index].clone());
             let least = site.scalar("least", LEAST);
             let norm = |site: &mut NativeSite, name: &str, x: &Value, axis: i64| {
                 let norm = site.norms(name, x, axis, false);

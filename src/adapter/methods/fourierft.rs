@@ -19,10 +19,10 @@ use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2};
 
 use super::{Class, Method};
-use crate::adapter::form::{Form, LinearForm, Part, Role, elements};
+use crate::adapter::form::{Form, FormTensor, LinearForm, TensorRole, elements};
 use crate::adapter::targets::ValuePattern;
 use crate::adapter::targets::defaults::SPECTRAL;
-use crate::adapter::toolbox::dense::changed_part;
+use crate::adapter::toolbox::dense::changed_tensor;
 use crate::adapter::toolbox::options::{factor, is_count, seed};
 use crate::adapter::toolbox::seeded_indices::SeededIndices;
 use crate::adapter::toolbox::tuner::{Loading, Tuner};
@@ -133,13 +133,13 @@ impl ModuleAdapter for FourierFt {
     fn form(&self) -> Form<'_> {
         let (rows, columns) = (self.out_features, self.in_features);
         let rank = 2 * self.spectrum.len();
-        let a = Part::derived("A", &[rank, columns], Role::Term, |_| {
+        let a = FormTensor::derived("A", &[rank, columns], TensorRole::Term, |_| {
             Ok(elements(&self.a()))
         });
-        let b = Part::derived("B", &[rows, rank], Role::Term, |_| {
+        let b = FormTensor::derived("B", &[rows, rank], TensorRole::Term, |_| {
             Ok(elements(&self.b_transposed().reversed_axes()))
         });
-        let weight = changed_part([rows, columns], |weight| {
+        let weight = changed_tensor([rows, columns], |weight| {
             self.add_to(weight);
             Ok(())
         });

@@ -28,7 +28,7 @@ use rayon::prelude::*;
 use safetensors::Dtype;
 
 use super::{Class, Method};
-use crate::adapter::form::{BaseModule, Form, LinearForm, Part, Role};
+use crate::adapter::form::{BaseModule, Form, FormTensor, LinearForm, TensorRole};
 use crate::adapter::targets::defaults::QUERY_VALUE_ONLY;
 use crate::adapter::toolbox::components::failed;
 use crate::adapter::toolbox::options::{factor, seed};
@@ -301,7 +301,9 @@ impl Frod {
 impl ModuleAdapter for Frod {
     fn form(&self) -> Form<'_> {
         let shape = [self.out_features, self.basis.v.nrows()];
-        let weight = Part::derived("weight", &shape, Role::InPlace, |base| self.weight(base));
+        let weight = FormTensor::derived("weight", &shape, TensorRole::InPlace, |base| {
+            self.weight(base)
+        });
         Form::Linear(LinearForm::replaced(weight))
     }
 

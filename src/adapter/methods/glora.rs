@@ -17,9 +17,9 @@
 use ndarray::{Array1, Array2, Axis, s};
 
 use super::{Class, Method};
-use crate::adapter::form::{Form, LinearForm, Part, Role};
+use crate::adapter::form::{Form, FormTensor, LinearForm, TensorRole};
 use crate::adapter::targets::QUERY_VALUE;
-use crate::adapter::toolbox::dense::changed_part;
+use crate::adapter::toolbox::dense::changed_tensor;
 use crate::adapter::toolbox::options::rank;
 use crate::adapter::toolbox::tuner::{Loading, TargetLinear, Tuner};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
@@ -250,13 +250,13 @@ impl Glora {
 impl ModuleAdapter for Glora {
     fn form(&self) -> Form<'_> {
         let weight = (!self.weight.iter().all(Support::is_none)).then(|| {
-            changed_part(self.shape, |weight| {
+            changed_tensor(self.shape, |weight| {
                 self.change(weight);
                 Ok(())
             })
         });
         let bias = self.changes_bias().then(|| {
-            Part::derived("bias", &[self.shape[0]], Role::InPlace, |base| {
+            FormTensor::derived("bias", &[self.shape[0]], TensorRole::InPlace, |base| {
                 let own = base.bias()?.cloned();
                 let own = own.unwrap_or_else(|| Array1::zeros(self.shape[0]));
                 Ok(self.changed_bias(base.weight()?, &own).to_vec())

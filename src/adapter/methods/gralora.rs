@@ -20,7 +20,7 @@ use ndarray::{Array2, Array3, Axis, concatenate, s};
 
 use super::{Class, Method};
 use crate::adapter::form::{
-    BaseModule, Form, LinearForm, Native, NativeForm, NativeSite, Part, Role, elements,
+    BaseModule, Form, FormTensor, LinearForm, Native, NativeForm, NativeSite, TensorRole, elements,
 };
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::options::{factor, rank};
@@ -172,13 +172,13 @@ impl ModuleAdapter for GraLora {
             Ok(elements(&weight))
         };
         Form::Linear(LinearForm::low_rank_or_weight(
-            Part::derived("A", &[rank, columns], Role::Term, |_| {
+            FormTensor::derived("A", &[rank, columns], TensorRole::Term, |_| {
                 Ok(elements(&self.joined_a()))
             }),
-            Part::derived("B", &[rows, rank], Role::Term, |_| {
+            FormTensor::derived("B", &[rows, rank], TensorRole::Term, |_| {
                 Ok(elements(&self.joined_b()))
             }),
-            Part::derived("weight", &[rows, columns], Role::InPlace, weight),
+            FormTensor::derived("weight", &[rows, columns], TensorRole::InPlace, weight),
         ))
     }
 
@@ -190,18 +190,18 @@ impl ModuleAdapter for GraLora {
 
     /// Products by block; the two block axes are swapped between them.
     fn native(&self) -> Native<'_> {
-        let mut parts = vec![
-            Part::stored(&self.keys[0], &self.a, Role::Term),
-            Part::stored(&self.keys[1], &self.b, Role::Term),
+        let mut tensors = vec![
+            FormTensor::stored(&self.keys[0], &self.a, TensorRole::Term),
+            FormTensor::stored(&self.keys[1], &self.b, TensorRole::Term),
         ];
         if let Some((a, b)) = &self.general {
-            parts.push(Part::stored(&self.keys[2], a, Role::Term));
-            parts.push(Part::stored(&self.keys[3], b, Role::Term));
+            tensors.push(FormTensor::stored(&self.keys[2], a, TensorRole::Term));
+            tensors.push(FormTensor::stored(&self.keys[3], b, TensorRole::Term));
         }
         let (k, q, inputs, outputs) = self.sizes();
         let [k, q, inputs, outputs] = [k, q, inputs, outputs].map(|size| size as i64);
-        Native::Own(NativeForm::new(parts, move |site| {
-            let (a, b) = (site.parts[0].clone(), site.parts[1].clone());
+        Native::Own(NativeForm::new(tensors, move |site| {
+            let (a, b) = (site.inputs[0].clone(), site.inputs[1].clone());
             let reshape = |site: &mut NativeSite, name: &str, x: &Value, shape: &[i64]| {
                 let name = site.name(name);
                 site.graph.reshape(&name, x, shape)
@@ -221,7 +221,7 @@ impl ModuleAdapter for GraLora {
             let outer = site.op("MatMul", "B/MatMul", &[&inner, &b]);
             let outer = transpose(site, "to_back", &outer, &[0, 2, 1, 3]);
             let mut delta = reshape(site, "join", &outer, &[0, 0, k * outputs]);
-            if let [_, _, general_a, general_b] = site.parts.as_slice() {
+            if let [_, _, general_a, general_b] = site.inputs.as_slice() {
                 let (a, b) = (general_a.clone(), general_b.clone());
                 let inner = site.matmul_transposed("A_general/MatMul", &x, &a);
                 let general = site.matmul_transposed("B_general/MatMul", &inner, &b);

@@ -18,7 +18,7 @@
 use ndarray::{Array2, Axis, s};
 
 use super::{Class, Method};
-use crate::adapter::form::{EmbeddingForm, Form, Native, NativeForm, Part, Role};
+use crate::adapter::form::{EmbeddingForm, Form, FormTensor, Native, NativeForm, TensorRole};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::dense::changed_weight;
 use crate::adapter::toolbox::options::rank;
@@ -122,8 +122,8 @@ impl ModuleAdapter for Hira {
         if self.embedding {
             return Form::Embedding(EmbeddingForm {
                 delta: Some((
-                    Part::stored(&self.keys[0], &self.a, Role::Table),
-                    Part::stored(&self.keys[1], &self.b, Role::Term),
+                    FormTensor::stored(&self.keys[0], &self.a, TensorRole::Table),
+                    FormTensor::stored(&self.keys[1], &self.b, TensorRole::Term),
                 )),
                 multiplies: true,
                 ..EmbeddingForm::default()
@@ -146,12 +146,12 @@ impl ModuleAdapter for Hira {
         if self.embedding {
             return Native::Reduced;
         }
-        let parts = vec![
-            Part::stored(&self.keys[0], &self.a, Role::Term),
-            Part::stored(&self.keys[1], &self.b, Role::Term),
+        let tensors = vec![
+            FormTensor::stored(&self.keys[0], &self.a, TensorRole::Term),
+            FormTensor::stored(&self.keys[1], &self.b, TensorRole::Term),
         ];
-        let form = NativeForm::new(parts, |site| {
-            let (a, b) = (site.parts[0].clone(), site.parts[1].clone());
+        let form = NativeForm::new(tensors, |site| {
+            let (a, b) = (site.inputs[0].clone(), site.inputs[1].clone());
             let product = site.op("MatMul", "product", &[&b, &a]);
             let weight = site.weight();
             let change = site.op("Mul", "change", &[&weight, &product]);

@@ -15,7 +15,7 @@ use ndarray::{Array2, s};
 
 use super::{Class, Method};
 use crate::adapter::form::{
-    BaseModule, Form, LinearForm, Native, NativeForm, Part, Role, elements,
+    BaseModule, Form, FormTensor, LinearForm, Native, NativeForm, TensorRole, elements,
 };
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::options::rank;
@@ -119,29 +119,33 @@ impl ModuleAdapter for Hra {
     fn form(&self) -> Form<'_> {
         let (columns, r) = self.u.dim();
         let rows = self.out_features;
-        let a = Part::derived("A", &[r, columns], Role::Term, |_| {
+        let a = FormTensor::derived("A", &[r, columns], TensorRole::Term, |_| {
             Ok(elements(&self.u.t().to_owned()))
         });
-        let b = Part::derived("B", &[rows, r], Role::Term, |base: &BaseModule| {
+        let b = FormTensor::derived("B", &[rows, r], TensorRole::Term, |base: &BaseModule| {
             Ok(elements(&self.b(base.weight()?)))
         });
         let weight = |base: &BaseModule| {
             let weight = base.weight()?;
             Ok(elements(&(weight + &self.b(weight).dot(&self.u.t()))))
         };
-        let weight = Part::derived("weight", &[rows, columns], Role::InPlace, weight);
+        let weight = FormTensor::derived("weight", &[rows, columns], TensorRole::InPlace, weight);
         Form::Linear(LinearForm::low_rank_or_weight(a, b, weight))
     }
 
     /// The product of the reflections is computed in every step, and the weight multiplied by it.
     fn native(&self) -> Native<'_> {
         let (columns, r) = self.stored.dim();
-        let parts = vec![Part::stored(&self.key, &self.stored, Role::Term)];
+        let tensors = vec![FormTensor::stored(
+            &self.key,
+            &self.stored,
+            TensorRole::Term,
+        )];
         if self.gram_schmidt {
             return Native::Missing;
         }
-        let form = NativeForm::new(parts, move |site| {
-            let u = site.parts[0].clone();
+        let form = NativeForm::new(tensors, move |site| {
+            let u = site.inputs[0].clone();
             let norms = site.norms("norms", &u, 0, true);
             let u = site.op("Div", "u", &[&u, &norms]);
             let two = site.scalar("two", 2.0);

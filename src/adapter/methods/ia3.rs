@@ -13,7 +13,9 @@
 use ndarray::Array1;
 
 use super::{Class, Method};
-use crate::adapter::form::{Form, InputStage, LinearForm, Native, OutputStage, Part, Role};
+use crate::adapter::form::{
+    Form, FormTensor, InputStage, LinearForm, Native, OutputStage, TensorRole,
+};
 use crate::adapter::targets::NamePattern;
 use crate::adapter::targets::defaults::{self, IA3, IA3_FEEDFORWARD};
 use crate::adapter::toolbox::tuner::{Loading, Tuner};
@@ -101,7 +103,7 @@ fn load(loading: Loading) -> Result<Effects, AdapterError> {
 
 impl ModuleAdapter for Ia3 {
     fn form(&self) -> Form<'_> {
-        let scale = Part::stored(&self.key, &self.l, Role::Factor);
+        let scale = FormTensor::stored(&self.key, &self.l, TensorRole::Factor);
         let mut form = LinearForm::default();
         if self.feedforward {
             form.input.push(InputStage::Scale(scale));

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use ndarray::Array2;
 
 use super::{Class, Method};
-use crate::adapter::form::{Form, Native, NativeForm, NativeSite, Part, Role};
+use crate::adapter::form::{Form, FormTensor, Native, NativeForm, NativeSite, TensorRole};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::options::{factor, rank};
 use crate::adapter::toolbox::tuner::{Loading, TargetLinear, Tuner};
@@ -208,17 +208,17 @@ impl Names {
 }
 
 impl Lily {
-    fn parts(&self) -> Vec<Part<'_>> {
+    fn tensors(&self) -> Vec<FormTensor<'_>> {
         vec![
-            Part::stored(&self.a.key, &self.a.values, Role::Term),
-            Part::scaled(&self.b.key, &self.b.values, self.scaling, Role::Term),
-            Part::stored(&self.router_key, &self.router, Role::Map),
+            FormTensor::stored(&self.a.key, &self.a.values, TensorRole::Term),
+            FormTensor::scaled(&self.b.key, &self.b.values, self.scaling, TensorRole::Term),
+            FormTensor::stored(&self.router_key, &self.router, TensorRole::Map),
         ]
     }
 
     /// `h`, `[batch, sequence, r]`, and `p`, `[1, 1, num_B]`.
     fn routed(&self, site: &mut NativeSite) -> (Value, Value) {
-        let [a, router] = [0, 2].map(|index| site.parts[index].clone());
+        let [a, router] = [0, 2].map(|index| site.inputs[index].clone());
         let x = site.x.clone();
         let inner = site.matmul_transposed("A/MatMul", &x, &a);
         let logits = site.matmul_transposed("router/MatMul", &inner, &router);
@@ -236,7 +236,7 @@ impl Lily {
 impl ModuleAdapter for Lily {
     /// Each expert gets `h` times its share of the mixture: one product for all experts.
     fn form(&self) -> Form<'_> {
-        Form::Native(NativeForm::new(self.parts(), |site| {
+        Form::Native(NativeForm::new(self.tensors(), |site| {
             let (inner, shares) = self.routed(site);
             let axis = site.graph.constant_i64("last_axis", &[3], false);
             let axis_2 = site.graph.constant_i64("axis_2", &[2], false);
@@ -245,7 +245,7 @@ impl ModuleAdapter for Lily {
             let blocks = site.op("Mul", "blocks", &[&inner, &shares]);
             let joined = site.name("joined");
             let joined = site.graph.reshape(&joined, &blocks, &[0, 0, -1]);
-            let b = site.parts[1].clone();
+            let b = site.inputs[1].clone();
             let delta = site.op("MatMul", "B/MatMul", &[&joined, &b]);
             site.base_plus(&delta)
         }))
@@ -253,11 +253,11 @@ impl ModuleAdapter for Lily {
 
     /// As in PEFT: mixes the experts first.
     fn native(&self) -> Native<'_> {
-        Native::Own(NativeForm::new(self.parts(), |site| {
+        Native::Own(NativeForm::new(self.tensors(), |site| {
             let (inner, shares) = self.routed(site);
             let (experts, r) = self.router.dim();
             let out = self.b.values.ncols();
-            let all = site.parts[1].clone();
+            let all = site.inputs[1].clone();
             let mut reshape = |name: &str, x: &Value, shape: &[i64]| {
                 let name = site.name(name);
                 site.graph.reshape(&name, x, shape)

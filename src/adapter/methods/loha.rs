@@ -15,7 +15,7 @@ use ndarray::{Array2, Axis, s};
 
 use super::{Class, Method};
 use crate::adapter::form::{
-    BaseModule, Form, LinearForm, Native, NativeForm, Part, Role, elements,
+    BaseModule, Form, FormTensor, LinearForm, Native, NativeForm, TensorRole, elements,
 };
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::options::{Factor, Rank};
@@ -95,11 +95,11 @@ impl ModuleAdapter for LoHa {
         let (rows, r) = self.a[0].dim();
         let columns = self.b[0].ncols();
         let pairs = move || (0..r).flat_map(move |p| (0..r).map(move |q| (p, q)));
-        let a = Part::derived("A", &[r * r, columns], Role::Term, move |_| {
+        let a = FormTensor::derived("A", &[r * r, columns], TensorRole::Term, move |_| {
             let row = |(p, q)| (&self.b[0].row(p) * &self.b[1].row(q)).into_iter();
             Ok(pairs().flat_map(row).collect())
         });
-        let b = Part::derived("B", &[rows, r * r], Role::Term, move |_| {
+        let b = FormTensor::derived("B", &[rows, r * r], TensorRole::Term, move |_| {
             let factor = |row, (p, q)| self.scaling * self.a[0][[row, p]] * self.a[1][[row, q]];
             let row = |row| pairs().map(move |pair| factor(row, pair));
             Ok((0..rows).flat_map(row).collect())
@@ -109,7 +109,7 @@ impl ModuleAdapter for LoHa {
             self.add_to(&mut weight);
             Ok(elements(&weight))
         };
-        let weight = Part::derived("weight", &[rows, columns], Role::InPlace, weight);
+        let weight = FormTensor::derived("weight", &[rows, columns], TensorRole::InPlace, weight);
         Form::Linear(LinearForm::low_rank_or_weight(a, b, weight))
     }
 
@@ -121,16 +121,16 @@ impl ModuleAdapter for LoHa {
 
     /// `x · (alpha / r * (w1_a w1_b) ∘ (w2_a w2_b))ᵀ`
     fn native(&self) -> Native<'_> {
-        let part = |key, array| Part::stored(key, array, Role::Term);
+        let tensor = |key, array| FormTensor::stored(key, array, TensorRole::Term);
         let [a1, b1, a2, b2] = &self.keys;
-        let parts = vec![
-            part(a1, &self.a[0]),
-            part(b1, &self.b[0]),
-            part(a2, &self.a[1]),
-            part(b2, &self.b[1]),
+        let tensors = vec![
+            tensor(a1, &self.a[0]),
+            tensor(b1, &self.b[0]),
+            tensor(a2, &self.a[1]),
+            tensor(b2, &self.b[1]),
         ];
-        Native::Own(NativeForm::new(parts, |site| {
-            let [a1, b1, a2, b2] = [0, 1, 2, 3].map(|index| site.parts[index].clone());
+        Native::Own(NativeForm::new(tensors, |site| {
+            let [a1, b1, a2, b2] = [0, 1, 2, 3].map(|index| site.inputs[index].clone());
             let first = site.op("MatMul", "w1", &[&a1, &b1]);
             let second = site.op("MatMul", "w2", &[&a2, &b2]);
             let product = site.op("Mul", "w1_w2", &[&first, &second]);

@@ -16,7 +16,7 @@ use ndarray::Array2;
 
 use super::{Class, Method};
 use crate::adapter::form::{
-    Delta, Form, LinearForm, Native, NativeForm, NativeSite, Part, Role, elements,
+    Delta, Form, FormTensor, LinearForm, Native, NativeForm, NativeSite, TensorRole, elements,
 };
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::options::{Factor, Rank};
@@ -170,13 +170,17 @@ fn factorization(dimension: usize, factor: Option<usize>) -> (usize, usize) {
 }
 
 impl Side {
-    fn part(&self, name: &'static str, scaling: f32) -> Part<'_> {
+    fn tensor(&self, name: &'static str, scaling: f32) -> FormTensor<'_> {
         match self {
-            Self::Whole { key, matrix } if scaling == 1.0 => Part::stored(key, matrix, Role::Term),
-            Self::Whole { key, matrix } => Part::scaled(key, matrix, scaling, Role::Term),
+            Self::Whole { key, matrix } if scaling == 1.0 => {
+                FormTensor::stored(key, matrix, TensorRole::Term)
+            }
+            Self::Whole { key, matrix } => {
+                FormTensor::scaled(key, matrix, scaling, TensorRole::Term)
+            }
             Self::Factored { a, b } => {
                 let shape = [a.nrows(), b.ncols()];
-                Part::derived(name, &shape, Role::Term, move |_| {
+                FormTensor::derived(name, &shape, TensorRole::Term, move |_| {
                     let mut product = a.dot(b);
                     product *= scaling;
                     Ok(elements(&product))
@@ -186,20 +190,17 @@ impl Side {
     }
 
     /// The tensors as stored; factors are named `a` and `b`.
-    fn native_parts(&self, a: &'static str, b: &'static str) -> Vec<Part<'_>> {
+    fn native_tensors(&self, a: &'static str, b: &'static str) -> Vec<FormTensor<'_>> {
         match self {
-            Self::Whole { key, matrix } => vec![Part::stored(key, matrix, Role::Term)],
+            Self::Whole { key, matrix } => vec![FormTensor::stored(key, matrix, TensorRole::Term)],
             Self::Factored { a: left, b: right } => {
-                let part = |name, matrix: &'_ Array2<f32>| {
+                let tensor = |name, matrix: &'_ Array2<f32>| {
                     let values = elements(matrix);
-                    Part::derived(
-                        name,
-                        matrix.shape(),
-                        Role::Term,
-                        move |_| Ok(values.clone()),
-                    )
+                    FormTensor::derived(name, matrix.shape(), TensorRole::Term, move |_| {
+                        Ok(values.clone())
+                    })
                 };
-                vec![part(a, left), part(b, right)]
+                vec![tensor(a, left), tensor(b, right)]
             }
         }
     }
@@ -224,8 +225,8 @@ impl ModuleAdapter for LoKr {
     fn form(&self) -> Form<'_> {
         Form::Linear(LinearForm {
             delta: Some(Delta::Kronecker {
-                outer: self.w1.part("w1", self.scaling),
-                inner: self.w2.part("w2", 1.0),
+                outer: self.w1.tensor("w1", self.scaling),
+                inner: self.w2.tensor("w2", 1.0),
             }),
             ..LinearForm::default()
         })
@@ -233,20 +234,20 @@ impl ModuleAdapter for LoKr {
 
     /// `x · (alpha / r * (w1 ⊗ w2))ᵀ`, with the whole product written out.
     fn native(&self) -> Native<'_> {
-        let mut parts = self.w1.native_parts("w1_a", "w1_b");
-        let first = parts.len();
-        parts.extend(self.w2.native_parts("w2_a", "w2_b"));
+        let mut tensors = self.w1.native_tensors("w1_a", "w1_b");
+        let first = tensors.len();
+        tensors.extend(self.w2.native_tensors("w2_a", "w2_b"));
         let [(p, q), (u, v)] = [&self.w1, &self.w2].map(Side::dim);
-        Native::Own(NativeForm::new(parts, move |site| {
+        Native::Own(NativeForm::new(tensors, move |site| {
             let side = |site: &mut NativeSite, name: &str, from: usize, to: usize| {
-                let own = site.parts[from..to].to_vec();
+                let own = site.inputs[from..to].to_vec();
                 match own.as_slice() {
                     [a, b] => site.op("MatMul", name, &[a, b]),
                     [whole, ..] => whole.clone(),
                     [] => unreachable!("a side has tensors"),
                 }
             };
-            let last = site.parts.len();
+            let last = site.inputs.len();
             let w1 = side(site, "w1", 0, first);
             let w2 = side(site, "w2", first, last);
             let shape = |sizes: [usize; 4]| sizes.map(|size| size as i64);

@@ -14,7 +14,9 @@
 use ndarray::{Array2, Array3, Axis, s};
 
 use super::{Class, Method};
-use crate::adapter::form::{BaseModule, Delta, Form, LinearForm, Native, Part, Role, elements};
+use crate::adapter::form::{
+    BaseModule, Delta, Form, FormTensor, LinearForm, Native, TensorRole, elements,
+};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::options::rank;
 use crate::adapter::toolbox::tuner::{Loading, Tuner};
@@ -126,7 +128,7 @@ impl ModuleAdapter for Miss {
         Form::Linear(match &self.block {
             Block::Folded { block, copies } => LinearForm {
                 delta: Some(Delta::Folded {
-                    block: Part::stored(&self.key, block, Role::Term),
+                    block: FormTensor::stored(&self.key, block, TensorRole::Term),
                     copies: *copies,
                     in_features: self.in_features,
                 }),
@@ -139,7 +141,12 @@ impl ModuleAdapter for Miss {
                     add_affine(&mut weight, blocks);
                     Ok(elements(&weight))
                 };
-                LinearForm::replaced(Part::derived("weight", &shape, Role::InPlace, weight))
+                LinearForm::replaced(FormTensor::derived(
+                    "weight",
+                    &shape,
+                    TensorRole::InPlace,
+                    weight,
+                ))
             }
         })
     }

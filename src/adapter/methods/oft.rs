@@ -17,8 +17,8 @@ use ndarray::{Array2, Array3};
 
 use super::{Class, Method};
 use crate::adapter::form::{
-    EmbeddingForm, Form, InputStage, LinearForm, Native, NativeForm, Part, Role, elements,
-    rotate_input,
+    EmbeddingForm, Form, FormTensor, InputStage, LinearForm, Native, NativeForm, TensorRole,
+    elements, rotate_input,
 };
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::options::{factor, rank};
@@ -218,7 +218,7 @@ fn skew_indices(size: usize) -> (Vec<i64>, Vec<f32>) {
 impl ModuleAdapter for Oft {
     fn form(&self) -> Form<'_> {
         let [count, size] = self.blocks;
-        let blocks = Part::derived("rotation", &[count, size, size], Role::Map, |_| {
+        let blocks = FormTensor::derived("rotation", &[count, size, size], TensorRole::Map, |_| {
             Ok(elements(&self.rotations()))
         });
         if self.embedding {
@@ -245,9 +245,9 @@ impl ModuleAdapter for Oft {
         if terms < 2 || size < 2 {
             return Native::Missing;
         }
-        let parts = vec![Part::stored(&self.key, &self.r, Role::Term)];
-        Native::Own(NativeForm::new(parts, move |site| {
-            let vector = site.parts[0].clone();
+        let tensors = vec![FormTensor::stored(&self.key, &self.r, TensorRole::Term)];
+        Native::Own(NativeForm::new(tensors, move |site| {
+            let vector = site.inputs[0].clone();
             let (order, signs) = skew_indices(size);
             let name = site.name("skew");
             let order = site

@@ -16,7 +16,7 @@
 use ndarray::Array2;
 
 use super::{Class, Method};
-use crate::adapter::form::{BaseModule, Form, LinearForm, Part, Role, elements};
+use crate::adapter::form::{BaseModule, Form, FormTensor, LinearForm, TensorRole, elements};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::options::{factor, rank};
 use crate::adapter::toolbox::tuner::{Loading, Tuner};
@@ -218,11 +218,11 @@ impl ModuleAdapter for Peanut {
             Ok(elements(&(weight + &(delta * self.scaling))))
         };
         Form::Linear(LinearForm::low_rank_or_weight(
-            Part::derived("A", &[r, columns], Role::Term, |base: &BaseModule| {
+            FormTensor::derived("A", &[r, columns], TensorRole::Term, |base: &BaseModule| {
                 Ok(elements(&self.network(base.weight()?)))
             }),
-            Part::scaled(&self.key_b, &self.b, self.scaling, Role::Term),
-            Part::derived("weight", &[rows, columns], Role::InPlace, weight),
+            FormTensor::scaled(&self.key_b, &self.b, self.scaling, TensorRole::Term),
+            FormTensor::derived("weight", &[rows, columns], TensorRole::InPlace, weight),
         ))
     }
 

@@ -17,7 +17,7 @@
 use ndarray::{Array2, Array4, s};
 
 use super::{Class, Method};
-use crate::adapter::form::{Form, LinearForm, Part, Role, elements};
+use crate::adapter::form::{Form, FormTensor, LinearForm, TensorRole, elements};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::task::Task;
 use crate::adapter::toolbox::options::rank;
@@ -121,8 +121,12 @@ fn mixed(all: &Array4<f32>, weights: &Array2<f32>) -> Array2<f32> {
 impl ModuleAdapter for Poly {
     fn form(&self) -> Form<'_> {
         Form::Linear(LinearForm::low_rank(
-            Part::derived("A", self.a.shape(), Role::Term, |_| Ok(elements(&self.a))),
-            Part::derived("B", self.b.shape(), Role::Term, |_| Ok(elements(&self.b))),
+            FormTensor::derived("A", self.a.shape(), TensorRole::Term, |_| {
+                Ok(elements(&self.a))
+            }),
+            FormTensor::derived("B", self.b.shape(), TensorRole::Term, |_| {
+                Ok(elements(&self.b))
+            }),
         ))
     }
 

@@ -21,7 +21,7 @@ use ndarray::{Array1, Array2, Axis};
 
 use super::oft::neumann;
 use super::{Class, Method};
-use crate::adapter::form::{Form, LinearForm, Part, Role, elements};
+use crate::adapter::form::{Form, FormTensor, LinearForm, TensorRole, elements};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::components::{
     LeadingComponents, components, leading, scaled_columns, scaled_rows,
@@ -219,14 +219,14 @@ impl Options {
 impl ModuleAdapter for Psoft {
     fn form(&self) -> Form<'_> {
         let r = self.diagonal.len();
-        let a = Part::derived("A", &[r, self.in_features], Role::Term, |base| {
+        let a = FormTensor::derived("A", &[r, self.in_features], TensorRole::Term, |base| {
             let found = self.leading.of(base.weight()?)?;
             Ok(match self.balanced {
                 true => elements(&scaled_rows(&found.vt, &found.s.mapv(f32::sqrt))),
                 false => elements(&found.vt),
             })
         });
-        let b = Part::derived("B", &[self.out_features, r], Role::Term, |base| {
+        let b = FormTensor::derived("B", &[self.out_features, r], TensorRole::Term, |base| {
             let found = self.leading.of(base.weight()?)?;
             let sizes = match self.balanced {
                 true => found.s.mapv(f32::sqrt),

@@ -26,7 +26,7 @@ use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, Array3, s};
 
 use super::{Class, Method};
-use crate::adapter::form::{Form, Native, NativeForm, Part, Role};
+use crate::adapter::form::{Form, FormTensor, Native, NativeForm, TensorRole};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::dense::changed_weight;
 use crate::adapter::toolbox::options::{factor, rank, seed};
@@ -269,14 +269,14 @@ impl ModuleAdapter for RandLora {
 
     /// Scales the shared bases for each module, and multiplies by both in turn.
     fn native(&self) -> Native<'_> {
-        let parts = vec![
-            Part::stored(&self.keys[0], &self.bases.a, Role::Term),
-            Part::stored(&self.keys[1], &self.bases.b, Role::Term),
-            Part::stored(&self.keys[2], &self.lambda, Role::Term),
-            Part::stored(&self.keys[3], &self.gamma, Role::Term),
+        let tensors = vec![
+            FormTensor::stored(&self.keys[0], &self.bases.a, TensorRole::Term),
+            FormTensor::stored(&self.keys[1], &self.bases.b, TensorRole::Term),
+            FormTensor::stored(&self.keys[2], &self.lambda, TensorRole::Term),
+            FormTensor::stored(&self.keys[3], &self.gamma, TensorRole::Term),
         ];
-        Native::Own(NativeForm::new(parts, move |site| {
-            let [a, b, lambda, gamma] = [0, 1, 2, 3].map(|index| site.parts[index].clone());
+        Native::Own(NativeForm::new(tensors, move |site| {
+            let [a, b, lambda, gamma] = [0, 1, 2, 3].map(|index| site.inputs[index].clone());
             let (r, (n, small)) = (self.lambda.nrows(), self.gamma.dim());
             let (widest, most, _) = self.bases.b.dim();
             let large = self.in_features.max(self.out_features);

@@ -17,7 +17,7 @@ use ndarray::Array1;
 
 use super::{Class, Method};
 use crate::adapter::form::{
-    Form, LinearForm, Native, NativeForm, NativeSite, OutputStage, Part, Role,
+    Form, FormTensor, LinearForm, Native, NativeForm, NativeSite, OutputStage, TensorRole,
 };
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::options::rank;
@@ -137,10 +137,10 @@ impl ModuleAdapter for Road {
         let shape = [self.out_features];
         Form::Linear(LinearForm {
             output: Some(OutputStage::Pairs {
-                own: Part::derived("own", &shape, Role::Factor, move |_| {
+                own: FormTensor::derived("own", &shape, TensorRole::Factor, move |_| {
                     Ok((0..self.out_features).map(own).collect())
                 }),
-                other: Part::derived("other", &shape, Role::Term, move |_| {
+                other: FormTensor::derived("other", &shape, TensorRole::Term, move |_| {
                     Ok((0..self.out_features).map(other).collect())
                 }),
                 order: order.collect(),
@@ -151,14 +151,14 @@ impl ModuleAdapter for Road {
 
     /// Angles are turned into factors in every step, and the halves of groups are swapped.
     fn native(&self) -> Native<'_> {
-        let parts = vec![
-            Part::stored(&self.keys[0], &self.theta, Role::Term),
-            Part::stored(&self.keys[1], &self.alpha, Role::Factor),
+        let tensors = vec![
+            FormTensor::stored(&self.keys[0], &self.theta, TensorRole::Term),
+            FormTensor::stored(&self.keys[1], &self.alpha, TensorRole::Factor),
         ];
         let (half, out) = ((self.group / 2) as i64, self.out_features as i64);
         let group = self.group as i64;
-        Native::Own(NativeForm::new(parts, move |site| {
-            let (theta, alpha) = (site.parts[0].clone(), site.parts[1].clone());
+        Native::Own(NativeForm::new(tensors, move |site| {
+            let (theta, alpha) = (site.inputs[0].clone(), site.inputs[1].clone());
             let reshape = |site: &mut NativeSite, name: &str, x: &Value, shape: &[i64]| {
                 let name = site.name(name);
                 site.graph.reshape(&name, x, shape)

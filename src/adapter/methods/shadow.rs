@@ -26,7 +26,7 @@ use ndarray::{ArrayD, IxDyn};
 use serde_json::Value as Json;
 
 use super::{Class, Method};
-use crate::adapter::form::{Part, Role};
+use crate::adapter::form::{FormTensor, TensorRole};
 use crate::adapter::replaced::replace_modules;
 use crate::adapter::targets::Targets;
 use crate::adapter::toolbox::options::{factor, rank};
@@ -66,7 +66,7 @@ struct Shadow {
 struct StoredTensor {
     key: String,
     values: ArrayD<f32>,
-    role: Role,
+    role: TensorRole,
 }
 
 /// The tensors of one block.
@@ -195,7 +195,7 @@ impl Shadow {
             false => {
                 let key = "base_model.shadow_projection.default.weight";
                 let init = Init::linear_default(inner);
-                Some(holding.take(key, &[width, inner], init, Role::Map)?)
+                Some(holding.take(key, &[width, inner], init, TensorRole::Map)?)
             }
         };
         let r = rank(config, "r", 8)?;
@@ -218,10 +218,10 @@ impl Shadow {
                     &key("shadow_down.default"),
                     &[r, width],
                     Init::linear_default(width),
-                    Role::Map,
+                    TensorRole::Map,
                 )?,
                 up: holding
-                    .take(&key("shadow_up.default"), &[width, r], up, Role::Term)?
+                    .take(&key("shadow_up.default"), &[width, r], up, TensorRole::Term)?
                     .times(alpha),
                 update: Some([
                     holding.network(
@@ -263,14 +263,14 @@ impl Shadow {
 }
 
 impl SideNetwork for Shadow {
-    fn parts(&self) -> Vec<Part<'_>> {
+    fn tensors(&self) -> Vec<FormTensor<'_>> {
         let backbone = self.backbone.iter().map(|(_, held)| held);
         let blocks = self.blocks.iter().flat_map(|block| {
             let update = block.update.iter().flatten().flatten();
             [&block.down, &block.up].into_iter().chain(update)
         });
         let all = backbone.chain(&self.projection).chain(blocks);
-        all.map(StoredTensor::part).collect()
+        all.map(StoredTensor::tensor).collect()
     }
 
     fn layers<'a>(&'a self, _spec: &'a DecoderSpec) -> &'a [Layer] {
@@ -454,19 +454,19 @@ fn backbone(
         }
         for (name, shape) in module.parameters() {
             let (init, role) = match (&module.kind, name) {
-                (_, "bias") => (Init::Zeros, Role::Map),
+                (_, "bias") => (Init::Zeros, TensorRole::Map),
                 (ModuleKind::Norm { kind, .. }, _) if *kind == NormKind::RmsPlusOne => {
-                    (Init::Zeros, Role::Map)
+                    (Init::Zeros, TensorRole::Map)
                 }
-                (ModuleKind::Norm { .. }, _) => (Init::Constant(1.0), Role::Map),
-                (ModuleKind::Embedding { .. }, _) => (Init::Normal(deviation), Role::Table),
+                (ModuleKind::Norm { .. }, _) => (Init::Constant(1.0), TensorRole::Map),
+                (ModuleKind::Embedding { .. }, _) => (Init::Normal(deviation), TensorRole::Table),
                 // GPT-2's projections into the residual start smaller, the more layers there are.
                 _ if module.is_stored_in_out() && own.ends_with("c_proj") => {
                     let addends = (2 * spec.layers.len()) as f32;
-                    (Init::Normal(deviation / addends.sqrt()), Role::Map)
+                    (Init::Normal(deviation / addends.sqrt()), TensorRole::Map)
                 }
                 (ModuleKind::Linear { .. } | ModuleKind::Routed { .. }, _) => {
-                    (Init::Normal(deviation), Role::Map)
+                    (Init::Normal(deviation), TensorRole::Map)
                 }
             };
             let key = format!("{BACKBONE_KEY}{own}.{name}");
@@ -492,7 +492,7 @@ impl TensorReader<'_> {
         key: &str,
         shape: &[usize],
         init: Init,
-        role: Role,
+        role: TensorRole,
     ) -> Result<StoredTensor, AdapterError> {
         let values = self.tensors.take(key, shape, init)?;
         self.parameters += values.len();
@@ -512,7 +512,7 @@ impl TensorReader<'_> {
     ) -> Result<Network, AdapterError> {
         let mut take = |name: &str, shape: &[usize], fan_in| {
             let init = Init::linear_default(fan_in);
-            self.take(&format!("{path}.{name}"), shape, init, Role::Map)
+            self.take(&format!("{path}.{name}"), shape, init, TensorRole::Map)
         };
         Ok([
             take("0.weight", &[hidden, width], width)?,
@@ -530,8 +530,8 @@ impl StoredTensor {
         self
     }
 
-    fn part(&self) -> Part<'_> {
-        Part::stored(&self.key, &self.values, self.role)
+    fn tensor(&self) -> FormTensor<'_> {
+        FormTensor::stored(&self.key, &self.values, self.role)
     }
 
     fn input(&self, graph: &mut GraphBuilder) -> Value {

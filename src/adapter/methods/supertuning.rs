@@ -22,9 +22,9 @@ use ndarray::{Array1, Array2};
 
 use super::shira::scatter_add;
 use super::{Class, Method};
-use crate::adapter::form::{Form, LinearForm, Part, Role};
+use crate::adapter::form::{Form, FormTensor, LinearForm, TensorRole};
 use crate::adapter::targets::QUERY_VALUE;
-use crate::adapter::toolbox::dense::changed_part;
+use crate::adapter::toolbox::dense::changed_tensor;
 use crate::adapter::toolbox::options::{factor, rank};
 use crate::adapter::toolbox::tuner::{Loading, TargetLinear, Tuner};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
@@ -182,14 +182,14 @@ fn by_size(weight: &Array2<f32>, count: usize, select: Select) -> (Vec<usize>, b
 impl ModuleAdapter for Supertuning {
     fn form(&self) -> Form<'_> {
         let shape = [self.out_features, self.in_features];
-        let weight = changed_part(shape, |weight| {
+        let weight = changed_tensor(shape, |weight| {
             scatter_add(weight, &self.indices, &self.values);
             Ok(())
         });
         let mut form = match &self.pair {
             Some(pair) => LinearForm::low_rank(
-                Part::stored(&pair.keys[0], &pair.a, Role::Term),
-                Part::scaled(&pair.keys[1], &pair.b, pair.scaling, Role::Term),
+                FormTensor::stored(&pair.keys[0], &pair.a, TensorRole::Term),
+                FormTensor::scaled(&pair.keys[1], &pair.b, pair.scaling, TensorRole::Term),
             ),
             None => LinearForm::default(),
         };

@@ -21,7 +21,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use ndarray::{Array1, Array2, Array3, Axis};
 
 use super::{Class, Method};
-use crate::adapter::form::{BaseModule, EmbeddingForm, Form, LinearForm, Part, Role, elements};
+use crate::adapter::form::{
+    BaseModule, EmbeddingForm, Form, FormTensor, LinearForm, TensorRole, elements,
+};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::components::{LeadingComponents, scaled_columns, scaled_rows};
 use crate::adapter::toolbox::options::{factor, rank, seed};
@@ -220,10 +222,10 @@ impl ModuleAdapter for TinyLora {
         if self.embedding {
             // A token selects a row of B, which is multiplied by A: in the embedding's form they
             // are swapped.
-            let a = Part::derived("A", &[r, rows], Role::Table, |base| {
+            let a = FormTensor::derived("A", &[r, rows], TensorRole::Table, |base| {
                 Ok(elements(&self.b(base)?.reversed_axes()))
             });
-            let b = Part::derived("B", &[columns, r], Role::Term, |base| {
+            let b = FormTensor::derived("B", &[columns, r], TensorRole::Term, |base| {
                 Ok(elements(&self.a(base)?.reversed_axes()))
             });
             return Form::Embedding(EmbeddingForm {
@@ -231,10 +233,10 @@ impl ModuleAdapter for TinyLora {
                 ..EmbeddingForm::default()
             });
         }
-        let a = Part::derived("A", &[r, columns], Role::Term, |base| {
+        let a = FormTensor::derived("A", &[r, columns], TensorRole::Term, |base| {
             Ok(elements(&self.a(base)?))
         });
-        let b = Part::derived("B", &[rows, r], Role::Term, |base| {
+        let b = FormTensor::derived("B", &[rows, r], TensorRole::Term, |base| {
             Ok(elements(&self.b(base)?))
         });
         Form::Linear(LinearForm::low_rank(a, b))

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use ndarray::Array1;
 
 use super::{Class, Method};
-use crate::adapter::form::{Form, LinearForm, Part, Role};
+use crate::adapter::form::{Form, FormTensor, LinearForm, TensorRole};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::components::rounded;
 use crate::adapter::toolbox::options::{factor, rank};
@@ -203,10 +203,10 @@ impl Elements {
 
 impl ModuleAdapter for UniLora {
     fn form(&self) -> Form<'_> {
-        let a = Part::derived("A", &[self.r, self.in_features], Role::Term, |_| {
+        let a = FormTensor::derived("A", &[self.r, self.in_features], TensorRole::Term, |_| {
             Ok(self.a.values(&self.theta))
         });
-        let b = Part::derived("B", &[self.out_features, self.r], Role::Term, |_| {
+        let b = FormTensor::derived("B", &[self.out_features, self.r], TensorRole::Term, |_| {
             Ok(self.b.values(&self.theta))
         });
         Form::Linear(LinearForm::low_rank(a, b))

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use ndarray::{Array2, Array3, ArrayView1, Axis};
 
 use super::{Class, Method};
-use crate::adapter::form::{Form, LinearForm, Part, Role, elements};
+use crate::adapter::form::{Form, FormTensor, LinearForm, TensorRole, elements};
 use crate::adapter::targets::defaults::ADALORA;
 use crate::adapter::toolbox::options::rank;
 use crate::adapter::toolbox::tuner::{Loading, Tuner};
@@ -207,10 +207,10 @@ impl ModuleAdapter for VbLora {
         let (r, rows) = (self.a.shape[0], self.b.shape[0] * length);
         let columns = self.a.shape[1] * length;
         Form::Linear(LinearForm::low_rank(
-            Part::derived("A", &[r, columns], Role::Term, |_| {
+            FormTensor::derived("A", &[r, columns], TensorRole::Term, |_| {
                 Ok(elements(&self.a.vectors(&self.bank)))
             }),
-            Part::derived("B", &[rows, r], Role::Term, |_| {
+            FormTensor::derived("B", &[rows, r], TensorRole::Term, |_| {
                 // [rows / v, r, v] to [rows / v, v, r].
                 let vectors = self.b.vectors(&self.bank);
                 Ok(vectors.permuted_axes([0, 2, 1]).iter().copied().collect())

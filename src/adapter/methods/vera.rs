@@ -21,7 +21,9 @@ use std::sync::Arc;
 use ndarray::{Array1, Array2, Axis, s};
 
 use super::{Class, Method};
-use crate::adapter::form::{Form, LinearForm, Native, NativeForm, Part, Role, elements};
+use crate::adapter::form::{
+    Form, FormTensor, LinearForm, Native, NativeForm, TensorRole, elements,
+};
 use crate::adapter::targets::defaults::QUERY_VALUE_ONLY;
 use crate::adapter::toolbox::options::{factor, rank, seed};
 use crate::adapter::toolbox::tuner::{Loading, Tuner};
@@ -132,12 +134,12 @@ fn kaiming(generator: &mut TorchGenerator, shape: [usize; 2]) -> Array2<f32> {
 impl ModuleAdapter for Vera {
     fn form(&self) -> Form<'_> {
         let (r, out) = (self.b.ncols(), self.lambda_b.len());
-        let a = Part::derived("A", &[r, self.in_features], Role::Term, move |_| {
+        let a = FormTensor::derived("A", &[r, self.in_features], TensorRole::Term, move |_| {
             let scale = self.lambda_d.slice(s![..r]);
             let a = self.a.slice(s![..r, ..self.in_features]);
             Ok(elements(&(&a * &scale.insert_axis(Axis(1)))))
         });
-        let b = Part::derived("B", &[out, r], Role::Term, move |_| {
+        let b = FormTensor::derived("B", &[out, r], TensorRole::Term, move |_| {
             let scale = self.lambda_b.view().insert_axis(Axis(1));
             Ok(elements(&(&self.b.slice(s![..out, ..]) * &scale)))
         });
@@ -147,14 +149,14 @@ impl ModuleAdapter for Vera {
     /// Each module slices the shared matrices, and scales after each product. PVeRA also computes
     /// its variance, which isn't used.
     fn native(&self) -> Native<'_> {
-        let parts = vec![
-            Part::stored(&self.keys[0], &*self.a, Role::Term),
-            Part::stored(&self.keys[1], &*self.b, Role::Term),
-            Part::stored(&self.keys[2], &self.lambda_d, Role::Term),
-            Part::stored(&self.keys[3], &self.lambda_b, Role::Term),
+        let tensors = vec![
+            FormTensor::stored(&self.keys[0], &*self.a, TensorRole::Term),
+            FormTensor::stored(&self.keys[1], &*self.b, TensorRole::Term),
+            FormTensor::stored(&self.keys[2], &self.lambda_d, TensorRole::Term),
+            FormTensor::stored(&self.keys[3], &self.lambda_b, TensorRole::Term),
         ];
-        Native::Own(NativeForm::new(parts, move |site| {
-            let [a, b, lambda_d, lambda_b] = [0, 1, 2, 3].map(|index| site.parts[index].clone());
+        Native::Own(NativeForm::new(tensors, move |site| {
+            let [a, b, lambda_d, lambda_b] = [0, 1, 2, 3].map(|index| site.inputs[index].clone());
             let ((_, widest_input), (widest_output, r)) = (self.a.dim(), self.b.dim());
             let a = site.first("A", &a, 1, self.in_features, widest_input);
             let b = site.first("B", &b, 0, self.lambda_b.len(), widest_output);

@@ -30,7 +30,9 @@ use ndarray::{Array1, Array2, Axis, concatenate};
 use super::lora::{Expert, Pair};
 use super::{Class, Method};
 use crate::adapter::folder::CONFIG;
-use crate::adapter::form::{Form, Native, NativeForm, Part, Role, elements, keep_largest};
+use crate::adapter::form::{
+    Form, FormTensor, Native, NativeForm, TensorRole, elements, keep_largest,
+};
 use crate::adapter::toolbox::options::factor;
 use crate::adapter::toolbox::tuner::Loading;
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter, SideNetwork};
@@ -307,15 +309,15 @@ impl Mixture {
 }
 
 impl SideNetwork for Mixture {
-    fn parts(&self) -> Vec<Part<'_>> {
-        let parts = self.layers.iter().flat_map(|layer| {
+    fn tensors(&self) -> Vec<FormTensor<'_>> {
+        let tensors = self.layers.iter().flat_map(|layer| {
             let [weight, bias] = &layer.keys;
             [
-                Part::stored(weight, &layer.weight, Role::Map),
-                Part::stored(bias, &layer.bias, Role::Map),
+                FormTensor::stored(weight, &layer.weight, TensorRole::Map),
+                FormTensor::stored(bias, &layer.bias, TensorRole::Map),
             ]
         });
-        parts.collect()
+        tensors.collect()
     }
 
     fn layers<'a>(&'a self, spec: &'a DecoderSpec) -> &'a [Layer] {
@@ -395,12 +397,12 @@ impl ModuleAdapter for Mixed {
     fn form(&self) -> Form<'_> {
         let rank: usize = self.pairs.iter().map(|(_, pair)| pair.a.nrows()).sum();
         let (rows, columns) = (self.pairs[0].1.b.nrows(), self.pairs[0].1.a.ncols());
-        let parts = vec![
-            Part::derived("A", &[rank, columns], Role::Term, |_| {
+        let tensors = vec![
+            FormTensor::derived("A", &[rank, columns], TensorRole::Term, |_| {
                 let all = self.pairs.iter().flat_map(|(_, pair)| elements(&pair.a));
                 Ok(all.collect())
             }),
-            Part::derived("B", &[rows, rank], Role::Term, |_| {
+            FormTensor::derived("B", &[rows, rank], TensorRole::Term, |_| {
                 let scaled = |(_, pair): &(usize, Pair)| &pair.b * (pair.scaling * self.global);
                 let scaled: Vec<Array2<f32>> = self.pairs.iter().map(scaled).collect();
                 let views: Vec<_> = scaled.iter().map(|b| b.view()).collect();
@@ -412,8 +414,8 @@ impl ModuleAdapter for Mixed {
         let owners = self.pairs.iter();
         let owners = owners.flat_map(|(index, pair)| vec![*index as i64; pair.a.nrows()]);
         let owners: Vec<i64> = owners.collect();
-        Form::Native(NativeForm::new(parts, move |site| {
-            let [a, b] = [0, 1].map(|index| site.parts[index].clone());
+        Form::Native(NativeForm::new(tensors, move |site| {
+            let [a, b] = [0, 1].map(|index| site.inputs[index].clone());
             let mut shares = site.token_gate();
             if let Some(number) = self.number {
                 let name = site.name("number");

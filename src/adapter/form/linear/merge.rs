@@ -16,11 +16,11 @@ impl LinearForm<'_> {
     pub fn merge_into(&self, module: &mut ModuleWeights) -> Result<(), AdapterError> {
         let base = BaseModule::of(std::mem::take(module));
         // Values that depend on the base are computed before it's changed.
-        let replaced = self.weight.as_ref().map(|part| part.matrix(&base));
+        let replaced = self.weight.as_ref().map(|tensor| tensor.matrix(&base));
         let replaced = replaced.transpose()?;
-        let bias = self.bias.as_ref().map(|part| part.vector(&base));
+        let bias = self.bias.as_ref().map(|tensor| tensor.vector(&base));
         let bias = bias.transpose()?;
-        let gain = self.gain.as_ref().map(|part| part.vector(&base));
+        let gain = self.gain.as_ref().map(|tensor| tensor.vector(&base));
         let gain = gain.transpose()?;
         let delta = match &self.delta {
             Some(Delta::LowRank { a, b }) => vec![b.matrix(&base)?, a.matrix(&base)?],
@@ -32,11 +32,11 @@ impl LinearForm<'_> {
         };
         let mut input = Vec::new();
         for stage in &self.input {
-            let (InputStage::Scale(part) | InputStage::Rotation { blocks: part, .. }) = stage;
-            input.push((stage, part.values(&base)?.into_owned()));
+            let (InputStage::Scale(tensor) | InputStage::Rotation { blocks: tensor, .. }) = stage;
+            input.push((stage, tensor.values(&base)?.into_owned()));
         }
         let output = match &self.output {
-            Some(OutputStage::Scale(part)) => vec![part.vector(&base)?],
+            Some(OutputStage::Scale(tensor)) => vec![tensor.vector(&base)?],
             Some(OutputStage::Pairs { own, other, .. }) => {
                 vec![own.vector(&base)?, other.vector(&base)?]
             }

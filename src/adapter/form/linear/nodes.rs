@@ -2,7 +2,7 @@
 
 use super::rotation::rotate_input;
 use super::{Delta, InputStage, LinearForm, OutputStage};
-use crate::adapter::form::{Naming, Part};
+use crate::adapter::form::{FormTensor, Naming};
 use crate::graph::{Attr, Dim, ExpertSite, GraphBuilder, LinearSite, Value};
 
 impl LinearForm<'_> {
@@ -14,8 +14,8 @@ impl LinearForm<'_> {
         for (index, stage) in self.input.iter().enumerate() {
             let name = at(&format!("input_{index}"));
             x = match stage {
-                InputStage::Scale(part) => {
-                    let scale = input(graph, naming, part);
+                InputStage::Scale(tensor) => {
+                    let scale = input(graph, naming, tensor);
                     graph.mul(&name, &x, &scale)
                 }
                 InputStage::Rotation { blocks, order } => {
@@ -27,8 +27,8 @@ impl LinearForm<'_> {
         }
         let name = format!("/{path}/MatMul");
         let mut y = match &self.weight {
-            Some(part) => {
-                let weight = input(graph, naming, part);
+            Some(tensor) => {
+                let weight = input(graph, naming, tensor);
                 graph.product_with(&name, path, &x, &weight)
             }
             None => graph.product(&name, path, &x),
@@ -37,12 +37,12 @@ impl LinearForm<'_> {
             let delta = delta.nodes(graph, naming, site);
             y = graph.add(&at("Add"), &y, &delta);
         }
-        if let Some(part) = &self.gain {
-            let gain = input(graph, naming, part);
+        if let Some(tensor) = &self.gain {
+            let gain = input(graph, naming, tensor);
             y = graph.mul(&at("gain"), &y, &gain);
         }
         let bias = match &self.bias {
-            Some(part) => Some(input(graph, naming, part)),
+            Some(tensor) => Some(input(graph, naming, tensor)),
             None => graph.find_parameter(&format!("{path}.bias")),
         };
         if let Some(bias) = &bias {
@@ -50,8 +50,8 @@ impl LinearForm<'_> {
         }
         match &self.output {
             None => y,
-            Some(OutputStage::Scale(part)) => {
-                let scale = input(graph, naming, part);
+            Some(OutputStage::Scale(tensor)) => {
+                let scale = input(graph, naming, tensor);
                 graph.mul(&at("output"), &y, &scale)
             }
             Some(OutputStage::Pairs { own, other, order }) => {
@@ -158,10 +158,10 @@ impl Delta<'_> {
 }
 
 /// The graph's input for `part`. All dimensions are fixed, except a rank.
-pub fn input(graph: &mut GraphBuilder, naming: &Naming, part: &Part) -> Value {
-    let mut dims: Vec<Dim> = part.shape.iter().map(|&size| size.into()).collect();
-    if let Some(axis) = part.rank_axis {
+pub fn input(graph: &mut GraphBuilder, naming: &Naming, tensor: &FormTensor) -> Value {
+    let mut dims: Vec<Dim> = tensor.shape.iter().map(|&size| size.into()).collect();
+    if let Some(axis) = tensor.rank_axis {
         dims[axis] = Dim::Symbol(format!("{}.r", naming.path));
     }
-    graph.shared_input(&naming.input(part), &dims)
+    graph.shared_input(&naming.input(tensor), &dims)
 }

@@ -2,7 +2,7 @@ use ndarray::{Array1, Array2, Array3, array};
 
 use super::*;
 use crate::adapter::ModuleWeights;
-use crate::adapter::form::Role;
+use crate::adapter::form::TensorRole;
 
 fn merged(form: &LinearForm, weight: Array2<f32>, bias: Option<Array1<f32>>) -> ModuleWeights {
     let mut module = ModuleWeights { weight, bias };
@@ -17,13 +17,21 @@ fn stages_merge_in_their_order() {
     let (scale, gain, out) = (array![3.0, 0.5], array![2.0, 4.0], array![10.0, 100.0]);
     let bias = array![1.0, 2.0];
     let form = LinearForm {
-        input: vec![InputStage::Scale(Part::stored("v", &scale, Role::Factor))],
-        gain: Some(Part::stored("g", &gain, Role::Factor)),
-        bias: Some(Part::stored("b", &bias, Role::InPlace)),
-        output: Some(OutputStage::Scale(Part::stored("l", &out, Role::Factor))),
+        input: vec![InputStage::Scale(FormTensor::stored(
+            "v",
+            &scale,
+            TensorRole::Factor,
+        ))],
+        gain: Some(FormTensor::stored("g", &gain, TensorRole::Factor)),
+        bias: Some(FormTensor::stored("b", &bias, TensorRole::InPlace)),
+        output: Some(OutputStage::Scale(FormTensor::stored(
+            "l",
+            &out,
+            TensorRole::Factor,
+        ))),
         ..LinearForm::low_rank(
-            Part::stored("A", &a, Role::Term),
-            Part::scaled("B", &b, 2.0, Role::Term),
+            FormTensor::stored("A", &a, TensorRole::Term),
+            FormTensor::scaled("B", &b, 2.0, TensorRole::Term),
         )
     };
     let module = merged(
@@ -41,7 +49,7 @@ fn a_rotation_turns_row_vectors_in_the_order_given() {
     let blocks: Array3<f32> = array![[[0.0, 1.0], [-1.0, 0.0]]];
     let rotation = |order| LinearForm {
         input: vec![InputStage::Rotation {
-            blocks: Part::stored("R", &blocks, Role::Map),
+            blocks: FormTensor::stored("R", &blocks, TensorRole::Map),
             order,
         }],
         ..LinearForm::default()
@@ -59,8 +67,8 @@ fn a_kronecker_product_is_added_block_by_block() {
     let (outer, inner) = (array![[1.0, 2.0]], array![[1.0], [10.0]]);
     let form = LinearForm {
         delta: Some(Delta::Kronecker {
-            outer: Part::stored("w1", &outer, Role::Term),
-            inner: Part::stored("w2", &inner, Role::Term),
+            outer: FormTensor::stored("w1", &outer, TensorRole::Term),
+            inner: FormTensor::stored("w2", &inner, TensorRole::Term),
         }),
         ..LinearForm::default()
     };
@@ -73,8 +81,8 @@ fn pairs_of_outputs_turn_with_their_bias() {
     let (own, other) = (array![2.0, 3.0], array![-1.0, 1.0]);
     let form = LinearForm {
         output: Some(OutputStage::Pairs {
-            own: Part::stored("c", &own, Role::Factor),
-            other: Part::stored("t", &other, Role::Term),
+            own: FormTensor::stored("c", &own, TensorRole::Factor),
+            other: FormTensor::stored("t", &other, TensorRole::Term),
             order: vec![1, 0],
         }),
         ..LinearForm::default()
@@ -88,11 +96,11 @@ fn pairs_of_outputs_turn_with_their_bias() {
 fn the_smaller_of_pair_and_weight_is_chosen() {
     let (a, b) = (Array2::zeros((1, 4)), Array2::zeros((4, 1)));
     let (c, d) = (Array2::zeros((2, 4)), Array2::zeros((4, 2)));
-    let weight = || Part::derived("W", &[4, 4], Role::InPlace, |_| unreachable!());
+    let weight = || FormTensor::derived("W", &[4, 4], TensorRole::InPlace, |_| unreachable!());
     let choose = |a, b| {
         LinearForm::low_rank_or_weight(
-            Part::stored("A", a, Role::Term),
-            Part::stored("B", b, Role::Term),
+            FormTensor::stored("A", a, TensorRole::Term),
+            FormTensor::stored("B", b, TensorRole::Term),
             weight(),
         )
     };

@@ -28,7 +28,7 @@ use rayon::prelude::*;
 
 use self::clusters::{LowRank, clusters, low_rank};
 use super::{Class, Method};
-use crate::adapter::form::{Form, LinearForm, Part, Role, elements};
+use crate::adapter::form::{Form, FormTensor, LinearForm, TensorRole, elements};
 use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::components::failed;
 use crate::adapter::toolbox::options::{factor, rank, seed};
@@ -388,7 +388,7 @@ impl ModuleAdapter for AdaMss {
         let out: usize = self.clusters.iter().map(|cluster| cluster.rows.len()).sum();
         let (rank, columns) = (self.rank(), self.in_features);
         let bias = (self.new_b.ncols() > columns).then(|| {
-            Part::derived("bias", &[out], Role::InPlace, move |module| {
+            FormTensor::derived("bias", &[out], TensorRole::InPlace, move |module| {
                 let change = self.scattered().dot(&self.projections().column(columns));
                 let own = module.bias()?.expect("`newB` has a column for it");
                 Ok((own + &change).to_vec())
@@ -397,12 +397,12 @@ impl ModuleAdapter for AdaMss {
         Form::Linear(LinearForm {
             bias,
             ..LinearForm::low_rank(
-                Part::derived("A", &[rank, columns], Role::Term, move |_| {
+                FormTensor::derived("A", &[rank, columns], TensorRole::Term, move |_| {
                     Ok(elements(
                         &self.projections().slice(s![.., ..columns]).to_owned(),
                     ))
                 }),
-                Part::derived("B", &[out, rank], Role::Term, |_| {
+                FormTensor::derived("B", &[out, rank], TensorRole::Term, |_| {
                     Ok(elements(&self.scattered()))
                 }),
             )

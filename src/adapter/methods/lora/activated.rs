@@ -12,7 +12,7 @@
 use super::linear::LoraLinear;
 use super::residual::Residual;
 use crate::adapter::ModuleAdapter;
-use crate::adapter::form::{Form, Native, NativeForm, Part, Role, elements};
+use crate::adapter::form::{Form, FormTensor, Native, NativeForm, TensorRole, elements};
 use crate::json::{ConfigError, JsonObject};
 
 /// The key in the configuration.
@@ -45,29 +45,33 @@ pub struct Activated(pub LoraLinear);
 impl ModuleAdapter for Activated {
     fn form(&self) -> Form<'_> {
         let lora = &self.0;
-        let mut parts = vec![
-            Part::stored(&lora.keys[0], &lora.a, Role::Term).with_rank_axis(0),
-            Part::scaled(&lora.keys[1], &lora.b, lora.scaling, Role::Term).with_rank_axis(1),
+        let mut tensors = vec![
+            FormTensor::stored(&lora.keys[0], &lora.a, TensorRole::Term).with_rank_axis(0),
+            FormTensor::scaled(&lora.keys[1], &lora.b, lora.scaling, TensorRole::Term)
+                .with_rank_axis(1),
         ];
         if let Some(bias) = &lora.bias {
-            parts.push(Part::derived(
+            tensors.push(FormTensor::derived(
                 "bias",
                 &[bias.len()],
-                Role::Term,
+                TensorRole::Term,
                 move |_| Ok(elements(&(bias * lora.scaling))),
             ));
         }
         let taken_out = lora.to_take_out();
         if let Some(residual) = taken_out {
             let shape = [lora.b.nrows(), lora.a.ncols()];
-            parts.push(Part::derived("weight", &shape, Role::InPlace, |module| {
-                Ok(elements(&residual.of(module.weight()?)?))
-            }));
+            tensors.push(FormTensor::derived(
+                "weight",
+                &shape,
+                TensorRole::InPlace,
+                |module| Ok(elements(&residual.of(module.weight()?)?)),
+            ));
         }
-        Form::Native(NativeForm::new(parts, move |site| {
-            let mut parts = site.parts.clone().into_iter();
+        Form::Native(NativeForm::new(tensors, move |site| {
+            let mut inputs = site.inputs.clone().into_iter();
             let mut next = || {
-                parts
+                inputs
                     .next()
                     .expect("the form has as many tensors as were given")
             };

@@ -22,7 +22,9 @@ use ndarray::{Array1, Array2, Axis, concatenate};
 use super::arrow_config::{ArrowConfig, KEY};
 use super::config::LoraConfig;
 use super::expert::{Expert, Pair, folder_below};
-use crate::adapter::form::{Form, Native, NativeForm, NativeSite, Part, Role, elements};
+use crate::adapter::form::{
+    Form, FormTensor, Native, NativeForm, NativeSite, TensorRole, elements,
+};
 use crate::adapter::toolbox::tuner::{TargetModule, not_adaptable, target_module};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::arch::Module;
@@ -223,20 +225,25 @@ impl ModuleAdapter for Arrow {
         let (count, first) = (self.experts.len(), &self.experts[0]);
         let (r, columns) = first.a.dim();
         let rows = first.b.nrows();
-        let parts = vec![
-            Part::derived("prototypes", &[count, columns], Role::Map, move |_| {
-                let vectors = self.experts.iter();
-                let vectors = vectors.flat_map(|pair| prototype(pair, self.seed).into_iter());
-                Ok(vectors.map(|value| value / self.temperature).collect())
-            }),
-            Part::derived("A", &[count * r, columns], Role::Term, |_| {
+        let tensors = vec![
+            FormTensor::derived(
+                "prototypes",
+                &[count, columns],
+                TensorRole::Map,
+                move |_| {
+                    let vectors = self.experts.iter();
+                    let vectors = vectors.flat_map(|pair| prototype(pair, self.seed).into_iter());
+                    Ok(vectors.map(|value| value / self.temperature).collect())
+                },
+            ),
+            FormTensor::derived("A", &[count * r, columns], TensorRole::Term, |_| {
                 Ok(self
                     .experts
                     .iter()
                     .flat_map(|pair| elements(&pair.a))
                     .collect())
             }),
-            Part::derived("B", &[rows, count * r], Role::Term, |_| {
+            FormTensor::derived("B", &[rows, count * r], TensorRole::Term, |_| {
                 let scaled: Vec<_> = self
                     .experts
                     .iter()
@@ -247,8 +254,8 @@ impl ModuleAdapter for Arrow {
                 Ok(elements(&all))
             }),
         ];
-        Form::Native(NativeForm::new(parts, move |site| {
-            let [prototypes, a, b] = [0, 1, 2].map(|index| site.parts[index].clone());
+        Form::Native(NativeForm::new(tensors, move |site| {
+            let [prototypes, a, b] = [0, 1, 2].map(|index| site.inputs[index].clone());
             let x = site.x.clone();
             let products = site.matmul_transposed("prototypes/MatMul", &x, &prototypes);
             let similarity = site.op("Abs", "similarity", &[&products]);

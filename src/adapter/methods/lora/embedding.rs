@@ -3,7 +3,7 @@
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2, Axis};
 
-use crate::adapter::form::{BaseModule, EmbeddingForm, Form, Native, Part, Role};
+use crate::adapter::form::{BaseModule, EmbeddingForm, Form, FormTensor, Native, TensorRole};
 use crate::adapter::{AdapterError, ModuleAdapter, ModuleWeights};
 
 /// The tensors of the embedding.
@@ -54,12 +54,12 @@ impl ModuleAdapter for LoraEmbedding {
                 let updated = self.updated(module.weight()?.clone());
                 Ok(self.gains(&updated).expect("there is a magnitude").to_vec())
             };
-            Part::derived("gain", &[width], Role::Factor, gains).keyed(&self.keys[2])
+            FormTensor::derived("gain", &[width], TensorRole::Factor, gains).keyed(&self.keys[2])
         });
         Form::Embedding(EmbeddingForm {
             delta: Some((
-                Part::stored(&self.keys[0], &self.a, Role::Table),
-                Part::scaled(&self.keys[1], &self.b, self.scaling, Role::Term),
+                FormTensor::stored(&self.keys[0], &self.a, TensorRole::Table),
+                FormTensor::scaled(&self.keys[1], &self.b, self.scaling, TensorRole::Term),
             )),
             gain,
             ..EmbeddingForm::default()

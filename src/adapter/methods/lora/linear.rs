@@ -5,7 +5,7 @@ use ndarray::{Array1, Array2, Axis};
 
 use super::residual::Residual;
 use crate::adapter::form::{
-    BaseModule, Form, LinearForm, Native, NativeForm, Part, Role, elements, scale_rows,
+    BaseModule, Form, FormTensor, LinearForm, Native, NativeForm, TensorRole, elements, scale_rows,
 };
 use crate::adapter::{AdapterError, ModuleAdapter, ModuleWeights};
 
@@ -93,10 +93,10 @@ impl ModuleAdapter for LoraLinear {
                 let updated = self.updated(self.starting(module.weight()?)?);
                 Ok(self.gains(&updated).expect("there is a magnitude").to_vec())
             };
-            Part::derived("gain", &[out], Role::Factor, gains).keyed(&self.keys[2])
+            FormTensor::derived("gain", &[out], TensorRole::Factor, gains).keyed(&self.keys[2])
         });
         let bias = self.bias.as_ref().map(|own| {
-            Part::derived("bias", &[out], Role::InPlace, move |module| {
+            FormTensor::derived("bias", &[out], TensorRole::InPlace, move |module| {
                 let mut bias = own * self.scaling;
                 if self.magnitude.is_some() {
                     let updated = self.updated(self.starting(module.weight()?)?);
@@ -110,7 +110,7 @@ impl ModuleAdapter for LoraLinear {
         });
         let shape = [out, self.a.ncols()];
         let weight = self.to_take_out().map(|residual| {
-            Part::derived("weight", &shape, Role::InPlace, |module| {
+            FormTensor::derived("weight", &shape, TensorRole::InPlace, |module| {
                 Ok(elements(&residual.of(module.weight()?)?))
             })
         });
@@ -119,8 +119,8 @@ impl ModuleAdapter for LoraLinear {
             gain,
             bias,
             ..LinearForm::low_rank(
-                Part::stored(&self.keys[0], &self.a, Role::Term),
-                Part::scaled(&self.keys[1], &self.b, self.scaling, Role::Term),
+                FormTensor::stored(&self.keys[0], &self.a, TensorRole::Term),
+                FormTensor::scaled(&self.keys[1], &self.b, self.scaling, TensorRole::Term),
             )
         })
     }
@@ -158,13 +158,13 @@ impl ModuleAdapter for LoraLinear {
         if self.bias.is_some() || self.residual.is_some() {
             return Native::Missing;
         }
-        let parts = vec![
-            Part::stored(&self.keys[0], &self.a, Role::Term),
-            Part::stored(&self.keys[1], &self.b, Role::Term),
-            Part::stored(&self.keys[2], magnitude, Role::Factor),
+        let tensors = vec![
+            FormTensor::stored(&self.keys[0], &self.a, TensorRole::Term),
+            FormTensor::stored(&self.keys[1], &self.b, TensorRole::Term),
+            FormTensor::stored(&self.keys[2], magnitude, TensorRole::Factor),
         ];
-        let form = NativeForm::new(parts, |site| {
-            let [a, b, magnitude] = [0, 1, 2].map(|index| site.parts[index].clone());
+        let form = NativeForm::new(tensors, |site| {
+            let [a, b, magnitude] = [0, 1, 2].map(|index| site.inputs[index].clone());
             let scaling = site.scalar("scaling", self.scaling);
             let weight = site.weight();
             let product = site.op("MatMul", "product", &[&b, &a]);

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use ndarray::{Array3, ArrayView2, Axis, s};
 
 use super::init::LoraInit;
-use crate::adapter::form::{Form, LinearForm, Part, Role};
+use crate::adapter::form::{Form, FormTensor, LinearForm, TensorRole};
 use crate::adapter::toolbox::stacked::Stack;
 use crate::adapter::{AdapterError, AdapterTensors, Init, ModuleAdapter};
 use crate::arch::Expert;
@@ -201,10 +201,10 @@ impl ModuleAdapter for ExpertLinear {
     fn form(&self) -> Form<'_> {
         let (a, b) = (self.a(), self.b());
         let scaling = self.factors.scaling;
-        let a = Part::derived("lora_A", a.shape(), Role::Term, move |_| {
+        let a = FormTensor::derived("lora_A", a.shape(), TensorRole::Term, move |_| {
             Ok(a.iter().copied().collect())
         });
-        let b = Part::derived("lora_B", b.shape(), Role::Term, move |_| {
+        let b = FormTensor::derived("lora_B", b.shape(), TensorRole::Term, move |_| {
             Ok(b.iter().map(|value| value * scaling).collect())
         });
         let (a, b) = (a.keyed(&self.keys[0]), b.keyed(&self.keys[1]));

@@ -9,21 +9,21 @@ use ndarray::{Array, Array1, Array2, Dimension};
 use crate::adapter::{AdapterError, ModuleWeights};
 
 /// A tensor that a form's nodes use, and how its values are found.
-pub struct Part<'a> {
+pub struct FormTensor<'a> {
     /// The name of the graph's input.
-    pub name: PartName,
+    pub name: TensorName,
     /// Row-major shape.
     pub shape: Vec<usize>,
     /// How the graph uses it.
-    pub role: Role,
+    pub role: TensorRole,
     /// The axis that may have another size in an adapter that's bound later: the rank.
     pub rank_axis: Option<usize>,
-    values: Values<'a>,
+    values: TensorValues<'a>,
 }
 
-/// The name of a [`Part`].
+/// The name of a [`FormTensor`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PartName {
+pub enum TensorName {
     /// The key in the adapter's file.
     Key(String),
     /// A tensor that's computed from those of the file: this, after `<prefix><path>.<method>.`
@@ -32,7 +32,7 @@ pub enum PartName {
 
 /// How the graph uses a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum TensorRole {
     /// Read whole in every step; zeros have no effect.
     Term,
     /// Read whole in every step; ones have no effect.
@@ -47,7 +47,7 @@ pub enum Role {
     Prefill,
 }
 
-impl Role {
+impl TensorRole {
     /// The constant that makes a tensor of this role have no effect, if there's one.
     pub fn neutral(self) -> Option<f32> {
         match self {
@@ -66,32 +66,32 @@ impl Role {
 /// Computes the values from the module that the tensor belongs to.
 type Derive<'a> = Box<dyn Fn(&BaseModule) -> Result<Vec<f32>, AdapterError> + Send + Sync + 'a>;
 
-enum Values<'a> {
+enum TensorValues<'a> {
     Given(Cow<'a, [f32]>),
     Derived(Derive<'a>),
 }
 
-impl fmt::Debug for Part<'_> {
+impl fmt::Debug for FormTensor<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        let mut debug = formatter.debug_struct("Part");
+        let mut debug = formatter.debug_struct("FormTensor");
         debug.field("name", &self.name).field("shape", &self.shape);
         debug.field("role", &self.role).finish_non_exhaustive()
     }
 }
 
-impl<'a> Part<'a> {
+impl<'a> FormTensor<'a> {
     /// A tensor of the file, unchanged.
-    pub fn stored<D: Dimension>(key: &str, array: &'a Array<f32, D>, role: Role) -> Self {
+    pub fn stored<D: Dimension>(key: &str, array: &'a Array<f32, D>, role: TensorRole) -> Self {
         let values = match array.as_slice() {
             Some(slice) => Cow::Borrowed(slice),
             None => Cow::Owned(array.iter().copied().collect()),
         };
         Self {
-            name: PartName::Key(key.to_owned()),
+            name: TensorName::Key(key.to_owned()),
             shape: array.shape().to_vec(),
             role,
             rank_axis: None,
-            values: Values::Given(values),
+            values: TensorValues::Given(values),
         }
     }
 
@@ -100,10 +100,10 @@ impl<'a> Part<'a> {
         key: &str,
         array: &'a Array<f32, D>,
         scaling: f32,
-        role: Role,
+        role: TensorRole,
     ) -> Self {
         Self {
-            values: Values::Derived(Box::new(move |_| {
+            values: TensorValues::Derived(Box::new(move |_| {
                 Ok(array.iter().map(|value| value * scaling).collect())
             })),
             ..Self::stored(key, array, role)
@@ -115,21 +115,21 @@ impl<'a> Part<'a> {
     pub fn derived(
         name: &'static str,
         shape: &[usize],
-        role: Role,
+        role: TensorRole,
         derive: impl Fn(&BaseModule) -> Result<Vec<f32>, AdapterError> + Send + Sync + 'a,
     ) -> Self {
         Self {
-            name: PartName::Derived(name),
+            name: TensorName::Derived(name),
             shape: shape.to_vec(),
             role,
             rank_axis: None,
-            values: Values::Derived(Box::new(derive)),
+            values: TensorValues::Derived(Box::new(derive)),
         }
     }
 
     /// Sets the name to the file's `key`.
     pub fn keyed(mut self, key: &str) -> Self {
-        self.name = PartName::Key(key.to_owned());
+        self.name = TensorName::Key(key.to_owned());
         self
     }
 
@@ -150,8 +150,8 @@ impl<'a> Part<'a> {
     /// If the module's parameters are needed and can't be read, or can't be used.
     pub fn values(&self, base: &BaseModule) -> Result<Cow<'_, [f32]>, AdapterError> {
         match &self.values {
-            Values::Given(values) => Ok(Cow::Borrowed(values)),
-            Values::Derived(derive) => {
+            TensorValues::Given(values) => Ok(Cow::Borrowed(values)),
+            TensorValues::Derived(derive) => {
                 let values = derive(base)?;
                 assert_eq!(values.len(), self.elements(), "values of {:?}", self.name);
                 Ok(Cow::Owned(values))
