@@ -58,7 +58,8 @@ impl Experiment {
     /// Finds the experiment `name`: a folder, or one below `experiments/`.
     ///
     /// # Errors
-    /// If there's no such folder, it has no `adapter_config.json`, or lacks the weights of a trained adapter.
+    /// If there's no such folder, it has no `adapter_config.json`, or lacks the weights of a
+    /// trained adapter.
     pub fn find(name: &Path) -> Result<Self, ExperimentError> {
         Self::find_with(name, Values::default())
     }

@@ -1,9 +1,10 @@
-//! Slopes of ALiBi, a head each (Press et al., arXiv:2108.12409). The two families that have it differ where the number of
-//! heads isn't a power of two.
+//! ALiBi's slopes, one per head (Press et al., arXiv:2108.12409). The two families that use ALiBi
+//! differ if the number of heads isn't a power of two.
 //!
 //! Sources: `modeling_bloom.py`, `modeling_mpt.py`, Hugging Face Transformers.
 
-/// BLOOM's: those of the next smaller power of two, then every second one of the next larger.
+/// BLOOM's slopes: those for the next smaller power of two, then every second one for the next
+/// larger.
 pub fn bloom(heads: usize) -> Vec<f32> {
     let smaller = 1 << heads.ilog2();
     let base = |heads: usize| 2_f64.powf(-8.0 / heads as f64) as f32;
@@ -12,7 +13,7 @@ pub fn bloom(heads: usize) -> Vec<f32> {
     first.chain(others).take(heads).collect()
 }
 
-/// MPT's: of the next larger power of two every second one, then the others.
+/// MPT's slopes: for the next larger power of two, every second one, then the others.
 pub fn mpt(heads: usize) -> Vec<f32> {
     let larger = heads.next_power_of_two();
     let slopes: Vec<f32> = (1..=larger)
@@ -37,7 +38,7 @@ mod tests {
     }
 
     #[test]
-    fn other_numbers_are_filled_up() {
+    fn other_head_counts_take_slopes_of_the_next_power_of_two() {
         let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6);
         assert!(close(&bloom(3), &[0.0625, 0.003_906_25, 0.25]));
         assert!(close(&mpt(3), &[0.0625, 0.003_906_25, 0.25]));

@@ -1,46 +1,46 @@
-//! How a layer's two sublayers, their norms and the residual stream are put together, as data.
+//! How a layer combines its two sublayers, their norms and the residual stream, as data.
 
 use super::Norm;
 
-/// How attention and perceptron, their norms and the residual stream are put together.
+/// How a layer combines attention, MLP, their norms and the residual stream.
 ///
 /// With everything present, for a sublayer `f` and the residual stream `x`:
 ///
 /// ```text
-/// y = norm_closing(x + norm_behind(f(norm_before(x))))
+/// y = norm_closing(x + norm_after(f(norm_before(x))))
 /// ```
 ///
-/// A norm that's absent does nothing. Attention is first, and the perceptron takes what it makes, unless both are
+/// An absent norm is the identity. The MLP takes the output of attention, unless both are
 /// [`parallel`](Self::parallel).
 #[derive(Debug, Clone)]
 pub struct Arrangement {
-    /// Attention's norms.
+    /// The norms around attention.
     pub attention: SublayerNorms,
-    /// The perceptron's norms.
+    /// The norms around the MLP.
     pub mlp: SublayerNorms,
     /// What a sublayer's output is added to.
     pub residual: Residual,
-    /// Whether both sublayers take the layer's input, and are added to it together.
+    /// Whether both sublayers take the layer's input, and both outputs are added to it.
     pub parallel: bool,
 }
 
 /// The norms of one sublayer.
 #[derive(Debug, Clone, Default)]
 pub struct SublayerNorms {
-    /// Of the sublayer's input.
+    /// Applied to the sublayer's input.
     pub before: Option<Norm>,
-    /// Of the sublayer's output.
-    pub behind: Option<Norm>,
-    /// Of the sum with the residual, which it replaces.
+    /// Applied to the sublayer's output, before it's added to the residual.
+    pub after: Option<Norm>,
+    /// Applied to the sum with the residual; its output becomes the new residual.
     pub closing: Option<Norm>,
 }
 
 /// What a sublayer's output is added to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Residual {
-    /// The stream as it is.
+    /// The residual stream itself.
     Plain,
-    /// The stream behind the norm before the sublayer.
+    /// The output of the norm before the sublayer.
     Normed,
 }
 
@@ -54,7 +54,7 @@ impl SublayerNorms {
 }
 
 impl Arrangement {
-    fn one_behind_the_other(attention: SublayerNorms, mlp: SublayerNorms) -> Self {
+    fn sequential(attention: SublayerNorms, mlp: SublayerNorms) -> Self {
         Self {
             attention,
             mlp,
@@ -66,7 +66,7 @@ impl Arrangement {
     /// `h = x + attention(norm(x))`, `y = h + mlp(norm(h))`
     pub fn before(attention: Norm, mlp: Norm) -> Self {
         let [attention, mlp] = [attention, mlp].map(SublayerNorms::before);
-        Self::one_behind_the_other(attention, mlp)
+        Self::sequential(attention, mlp)
     }
 
     /// `n = norm(x)`, `h = n + attention(n)`, `m = norm(h)`, `y = m + mlp(m)`
@@ -83,28 +83,30 @@ impl Arrangement {
             closing: Some(norm),
             ..SublayerNorms::default()
         });
-        Self::one_behind_the_other(attention, mlp)
+        Self::sequential(attention, mlp)
     }
 
     /// `h = x + norm(attention(x))`, `y = h + norm(mlp(h))`
     pub fn after(attention: Norm, mlp: Norm) -> Self {
         let [attention, mlp] = [attention, mlp].map(|norm| SublayerNorms {
-            behind: Some(norm),
+            after: Some(norm),
             ..SublayerNorms::default()
         });
-        Self::one_behind_the_other(attention, mlp)
+        Self::sequential(attention, mlp)
     }
 
-    /// `h = x + norm(attention(norm(x)))`, `y = h + norm(mlp(norm(h)))`; each sublayer's norms are `[before, behind]`.
+    /// `h = x + norm(attention(norm(x)))`, `y = h + norm(mlp(norm(h)))`. Each pair of norms is
+    /// `[before, after]`.
     pub fn around(attention: [Norm; 2], mlp: [Norm; 2]) -> Self {
-        let [attention, mlp] = [attention, mlp].map(|[before, behind]| SublayerNorms {
-            behind: Some(behind),
+        let [attention, mlp] = [attention, mlp].map(|[before, after]| SublayerNorms {
+            after: Some(after),
             ..SublayerNorms::before(before)
         });
-        Self::one_behind_the_other(attention, mlp)
+        Self::sequential(attention, mlp)
     }
 
-    /// `y = x + attention(norm(x)) + mlp(norm(x))`; without a norm of its own, `mlp` takes what attention takes.
+    /// `y = x + attention(norm(x)) + mlp(norm(x))`. Without a norm of its own, the MLP shares that
+    /// of attention.
     pub fn parallel(attention: Norm, mlp: Option<Norm>) -> Self {
         Self {
             attention: SublayerNorms::before(attention),
@@ -117,26 +119,26 @@ impl Arrangement {
         }
     }
 
-    /// Its norms, in the order in which they're computed.
+    /// All norms, in order of computation.
     pub fn norms(&self) -> impl Iterator<Item = &Norm> {
         let sublayers = [&self.attention, &self.mlp].into_iter();
         sublayers.flat_map(|norms| {
-            [&norms.before, &norms.behind, &norms.closing]
+            [&norms.before, &norms.after, &norms.closing]
                 .into_iter()
                 .flatten()
         })
     }
 
-    /// Its norms, to change them.
+    /// All norms, mutable.
     pub fn norms_mut(&mut self) -> impl Iterator<Item = &mut Norm> {
         let sublayers = [&mut self.attention, &mut self.mlp].into_iter();
         sublayers.flat_map(|norms| {
-            let all = [&mut norms.before, &mut norms.behind, &mut norms.closing];
+            let all = [&mut norms.before, &mut norms.after, &mut norms.closing];
             all.into_iter().flatten()
         })
     }
 
-    /// The first of its norms: every layer has one.
+    /// The first norm; every layer has one.
     pub fn first_norm(&self) -> &Norm {
         self.norms().next().expect("every constructor takes norms")
     }

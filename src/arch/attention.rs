@@ -3,15 +3,15 @@
 use super::heads::Heads;
 use super::{Linear, Module, ModuleKind, Norm, RotarySpec};
 
-/// Self-attention with grouped queries: `num_attention_heads / num_key_value_heads` query heads
-/// share a key and a value head.
+/// Grouped-query self-attention: `num_attention_heads / num_key_value_heads` query heads share a
+/// key and a value head.
 #[derive(Debug, Clone)]
 pub struct Attention {
     /// Queries, keys and values.
     pub projections: Projections,
     /// `[hidden_size, num_attention_heads * head_dim]`
     pub o_proj: Linear,
-    /// How Transformers orders the projections.
+    /// The order in which Transformers declares the projections.
     pub declared: Declared,
     /// Query heads.
     pub num_attention_heads: usize,
@@ -19,24 +19,24 @@ pub struct Attention {
     pub num_key_value_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// Queries, keys and values are cut off at ± this, behind the norms.
+    /// Queries, keys and values are clamped to ± this value, after their norms.
     pub clip: Option<f64>,
-    /// Norms of queries and of keys, before they're turned by their positions.
+    /// Norms of queries and of keys, before the rotary embedding.
     pub query_key_norms: Option<[HeadNorm; 2]>,
-    /// How scores depend on places.
+    /// How scores depend on positions.
     pub position: Position,
-    /// A token sees itself and those before it, so many in all.
+    /// Sliding window: a token attends to this many tokens, itself and those before it.
     pub window: Option<usize>,
     /// Scores are multiplied by this before the softmax.
     pub scale: f64,
-    /// Scores, scaled, become `cap * tanh(scores / cap)`.
+    /// Scaled scores become `cap * tanh(scores / cap)`.
     pub softcap: Option<f64>,
 }
 
-/// Where queries, keys and values come from.
+/// The projections of queries, keys and values.
 #[derive(Debug, Clone)]
 pub enum Projections {
-    /// A projection each.
+    /// One projection for each.
     Separate {
         /// `[num_attention_heads * head_dim, hidden_size]`
         query: Linear,
@@ -49,12 +49,12 @@ pub enum Projections {
     Fused {
         /// The projection.
         qkv: Linear,
-        /// What its rows are.
+        /// The order of its rows.
         rows: FusedRows,
     },
 }
 
-/// The order of a fused projection's rows, head by head.
+/// The order of the rows of a fused projection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FusedRows {
     /// All queries, all keys, all values.
@@ -68,34 +68,34 @@ pub enum FusedRows {
 pub struct HeadNorm {
     /// The norm: over a head, or over a whole projection.
     pub norm: Norm,
-    /// How its parameters belong to heads.
+    /// What it's computed over.
     pub over: NormOver,
 }
 
-/// What a norm of queries or keys is taken over.
+/// The axis over which a norm of queries or keys is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NormOver {
-    /// Each head, with the same parameters, `[head_dim]`.
+    /// Over each head, with shared parameters `[head_dim]`.
     Head,
-    /// Each head, with parameters of its own, `[heads, head_dim]`.
+    /// Over each head, with parameters per head `[heads, head_dim]`.
     HeadWithOwnWeight,
-    /// The whole projection, `[heads * head_dim]`.
+    /// Over the whole projection, with parameters `[heads * head_dim]`.
     Projection,
 }
 
-/// How attention scores depend on the places of query and key.
+/// How attention scores depend on the positions of query and key.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Position {
-    /// Not at all: positions are added to the embedding, or there are none.
+    /// They don't: positions are added to the embedding, or there are none.
     None,
-    /// Queries and keys are turned.
+    /// Queries and keys get a rotary embedding.
     Rotary(RotarySpec),
-    /// `slope * (key's place - query's place)` is added to a head's scores, one slope a head.
+    /// `slope * (key position - query position)` is added to the scores, with one slope per head.
     Alibi(Vec<f32>),
 }
 
-/// The order in which Transformers declares an attention's projections. Adapters whose tensors are shared
-/// or drawn module by module go by it.
+/// The order in which Transformers declares the projections. It matters for adapters whose tensors
+/// are shared or drawn module by module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Declared {
     /// Query, key, value, output.
@@ -107,7 +107,7 @@ pub enum Declared {
 }
 
 impl Attention {
-    /// Attention over `heads` without anything special.
+    /// Plain attention over `heads`.
     pub(super) fn new(heads: Heads, projections: Projections, o_proj: Linear) -> Self {
         Self {
             projections,
@@ -125,14 +125,14 @@ impl Attention {
         }
     }
 
-    /// Its place in the model: what its projections are below.
+    /// Its module path, the parent of its projections.
     pub fn path(&self) -> &str {
         let path = &self.o_proj.path;
         path.rsplit_once('.')
             .map_or(path, |(attention, _)| attention)
     }
 
-    /// The projections, as Transformers orders them.
+    /// The projections, in the order in which Transformers declares them.
     pub fn linears(&self) -> Vec<&Linear> {
         let o = &self.o_proj;
         match (&self.projections, self.declared) {
@@ -145,7 +145,7 @@ impl Attention {
         }
     }
 
-    /// The same, to change them, in no particular order.
+    /// The projections, mutable, in no particular order.
     pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
         let mut all = self.projections.linears_mut();
         all.push(&mut self.o_proj);
@@ -154,7 +154,7 @@ impl Attention {
 }
 
 impl Projections {
-    /// All of them, to change them.
+    /// All projections, mutable.
     pub(super) fn linears_mut(&mut self) -> Vec<&mut Linear> {
         match self {
             Self::Separate { query, key, value } => vec![query, key, value],

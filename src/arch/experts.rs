@@ -1,30 +1,34 @@
-//! Mixtures of experts: a router picks a few perceptrons for each token.
+//! Mixtures of experts: a router selects a few MLPs for each token.
 
 use super::{Activation, DecoderSpec, Expert, Linear, Mlp};
 use crate::json::{ConfigError, JsonObject};
 
-/// No model has more experts a layer; each is described before the weights are looked at.
+/// The most experts per layer that are accepted: each one is described before the weights are
+/// checked.
 const MOST_EXPERTS: usize = 1 << 12;
 
-/// A family's experts.
+/// The experts of a family's layers.
 #[derive(Debug)]
 pub struct Experts {
-    /// How many there are.
+    /// Number of experts in a layer.
     pub count: usize,
-    /// How many a token goes through.
+    /// Number of experts that a token uses.
     pub per_token: usize,
-    /// Their inner width.
+    /// Intermediate size of an expert.
     pub size: usize,
-    /// Whether the weights of a token's experts are divided by their sum.
+    /// Whether the router's weights of a token's experts are divided by their sum.
     pub normalised: bool,
-    /// Names of gate, up and down.
+    /// Names of the gate, up and down projections.
     pub names: [&'static str; 3],
-    /// Where checkpoints have them, inside a layer, in place of `mlp`.
+    /// The name that checkpoints use in a layer instead of `mlp`.
     pub source: &'static str,
 }
 
 impl Experts {
-    /// `num_experts_per_tok` of as many as `count` says.
+    /// Reads `num_experts_per_tok`, and the number of experts from the key `count`.
+    ///
+    /// # Errors
+    /// If a number is missing or invalid.
     pub fn read(
         config: &JsonObject,
         count: &str,
@@ -47,7 +51,7 @@ impl Experts {
         })
     }
 
-    /// Puts them in the place of the perceptrons of layers that are `meant`.
+    /// Replaces the MLP of every layer for which `meant` is true.
     pub fn replace(&self, spec: &mut DecoderSpec, meant: impl Fn(usize) -> bool) {
         let hidden_size = spec.hidden_size;
         for (index, layer) in spec.layers.iter_mut().enumerate() {

@@ -1,12 +1,12 @@
-//! Sizes of attention heads, as most families' `config.json` has them.
+//! Numbers and sizes of attention heads, as in most families' `config.json`.
 
 use super::{HeadNorm, Norm, NormKind, NormOver};
 use crate::json::{ConfigError, JsonObject};
 
-/// No model has wider heads; tables are made before the weights are looked at.
+/// The widest head that's accepted: tables are built before the weights are checked.
 const WIDEST: usize = 1 << 16;
 
-/// How many heads of what width.
+/// Numbers and width of attention heads.
 #[derive(Debug, Clone, Copy)]
 pub struct Heads {
     /// Query heads.
@@ -18,7 +18,8 @@ pub struct Heads {
 }
 
 impl Heads {
-    /// As many key heads as query heads, which share `hidden_size` evenly; `key` is the number's name.
+    /// As many key heads as query heads, with width `hidden_size / heads`; `key` is the key for
+    /// their number.
     pub fn even(config: &JsonObject, key: &str, hidden_size: usize) -> Result<Self, ConfigError> {
         let queries = config.size(key)?;
         if !hidden_size.is_multiple_of(queries) || hidden_size / queries > WIDEST {
@@ -34,8 +35,8 @@ impl Heads {
         })
     }
 
-    /// `num_attention_heads`, `num_key_value_heads` and `head_dim`. Where the second is absent it's
-    /// `default_keys`, or as many as the first; where the last is, it's `default_width`, or
+    /// Reads `num_attention_heads`, `num_key_value_heads` and `head_dim`. The second defaults to
+    /// `default_keys`, or to the number of query heads; the third to `default_width`, or to
     /// `hidden_size / num_attention_heads`.
     pub fn grouped(
         config: &JsonObject,
@@ -71,7 +72,7 @@ impl Heads {
         })
     }
 
-    /// The usual scale of scores.
+    /// The usual scale of scores: `1 / sqrt(width)`.
     pub fn scale(self) -> f64 {
         1.0 / (self.width as f64).sqrt()
     }

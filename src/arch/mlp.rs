@@ -15,29 +15,31 @@ pub enum Mlp {
         up_proj: Linear,
         /// `[hidden_size, intermediate_size]`
         down_proj: Linear,
-        /// On the gate.
+        /// Applied to the gate.
         activation: Activation,
     },
-    /// The same with gate and up in one projection.
+    /// A gated MLP with gate and up in one projection.
     GatedFused {
         /// `[2 * intermediate_size, hidden_size]`: the rows of the gate, then those of up.
         gate_up_proj: Linear,
         /// `[hidden_size, intermediate_size]`
         down_proj: Linear,
-        /// On the gate.
+        /// Applied to the gate.
         activation: Activation,
     },
-    /// The sum of some experts' outputs, each times the weight that the router gives it.
+    /// A mixture of experts: the sum of the selected experts' outputs, each multiplied by the
+    /// router's weight.
     Experts {
         /// `[experts, hidden_size]`
         router: Linear,
-        /// All of them.
+        /// All experts of the layer.
         experts: Vec<Expert>,
-        /// How many a token goes through.
+        /// Number of experts that a token uses.
         per_token: usize,
-        /// Whether their weights, a softmax over all experts, are divided by their sum.
+        /// Whether the selected experts' weights, a softmax over all experts, are divided by their
+        /// sum.
         normalised: bool,
-        /// On each gate.
+        /// Applied to each expert's gate.
         activation: Activation,
     },
     /// `fc2(act(fc1(x)))`
@@ -46,13 +48,14 @@ pub enum Mlp {
         fc1: Linear,
         /// `[hidden_size, intermediate_size]`
         fc2: Linear,
-        /// Between the two.
+        /// Applied between the two.
         activation: Activation,
     },
 }
 
-/// One of the perceptrons that a router picks from: `down_proj(act(gate_proj(x)) * up_proj(x))`. Transformers holds all
-/// experts of a layer in one tensor, so that they are no modules that an adapter could address.
+/// One of the MLPs that a router selects from: `down_proj(act(gate_proj(x)) * up_proj(x))`.
+/// Transformers keeps all experts of a layer in one tensor, so they aren't modules that an adapter
+/// could target.
 #[derive(Debug, Clone)]
 pub struct Expert {
     /// `[intermediate_size, hidden_size]`
@@ -89,13 +92,13 @@ impl Activation {
         }
     }
 
-    /// Names for messages.
+    /// The supported names, for error messages.
     pub const NAMES: &'static str =
         "one of silu, relu, gelu, gelu_new, gelu_fast, gelu_pytorch_tanh";
 }
 
 impl Mlp {
-    /// Its router and experts, if it has them.
+    /// The modules of its router and experts; empty without experts.
     pub(super) fn routed(&self) -> Vec<Module> {
         let Self::Experts {
             router,
@@ -123,7 +126,7 @@ impl Mlp {
         [module(router, [1, 1])].into_iter().chain(all).collect()
     }
 
-    /// Its linear layers that adapters may address, in order.
+    /// The linear layers that adapters can target, in Transformers' order.
     pub fn linears(&self) -> Vec<&Linear> {
         match self {
             Self::Experts { .. } => Vec::new(),
@@ -142,7 +145,7 @@ impl Mlp {
         }
     }
 
-    /// All its layers, to change them.
+    /// All linear layers, mutable.
     pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
         match self {
             Self::Experts {

@@ -1,6 +1,7 @@
 //! Architectures as data: `config.json` becomes a [`DecoderSpec`], and one builder reads it.
 //!
-//! A new architecture is a new value; a new operator is a new block in `graph` and a variant here.
+//! A new architecture is a new value of these types; a new operator is a new block in `graph` and a
+//! variant here.
 
 mod alibi;
 mod arrangement;
@@ -28,5 +29,5 @@ pub use rope::{Pairs, RotarySpec};
 pub use spec::{DecoderSpec, EmbeddingScale, Layer, LearnedPositions, Tower};
 pub use wrappers::{Text, WRAPPERS, Wrapper, locate};
 
-/// No model has more layers; each is described before the weights are looked at.
+/// The most layers that are accepted: each one is described before the weights are checked.
 const MOST_LAYERS: usize = 1 << 12;

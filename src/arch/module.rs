@@ -1,13 +1,13 @@
-//! What has parameters: linear layers, tables, norms; and how adapters see them.
+//! Modules with parameters (linear layers, embeddings, norms), and how adapters see them.
 
 use super::DecoderSpec;
 
 /// `y = W x + b`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Linear {
-    /// Place in the model.
+    /// Module path, as adapters target it.
     pub path: String,
-    /// Module of the checkpoint whose tensors it uses.
+    /// Module path in the checkpoint, whose tensors it uses.
     pub source: String,
     /// Columns of the weight.
     pub in_features: usize,
@@ -15,16 +15,16 @@ pub struct Linear {
     pub out_features: usize,
     /// Whether the checkpoint has a bias.
     pub bias: bool,
-    /// Whether its weight is to be another module's, the embedding's. Its bias isn't.
+    /// Whether the weight (not the bias) is the embedding's.
     pub tied: bool,
-    /// How the checkpoint stores `W`.
+    /// How the checkpoint stores the weight.
     pub stored: Stored,
-    /// The key of `config.json` that gives it a bias, and others with it.
+    /// The key of `config.json` that gives this layer, and perhaps others, a bias.
     pub bias_key: Option<&'static str>,
 }
 
 impl Linear {
-    /// A layer whose tensors have its own name, as most checkpoints store it.
+    /// A layer whose path in the checkpoint is the same, stored as `[out_features, in_features]`.
     pub fn new(path: String, out_features: usize, in_features: usize, bias: bool) -> Self {
         Self {
             source: path.clone(),
@@ -38,7 +38,7 @@ impl Linear {
         }
     }
 
-    /// The same with the key that gives it a bias.
+    /// Sets the key that gives it a bias.
     pub fn with_bias_key(self, key: &'static str) -> Self {
         Self {
             bias_key: Some(key),
@@ -56,12 +56,12 @@ pub enum Stored {
     InOut,
 }
 
-/// A table with a row a token.
+/// A table with one row per token or position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Embedding {
-    /// Place in the model.
+    /// Module path, as adapters target it.
     pub path: String,
-    /// Module of the checkpoint whose tensor it uses.
+    /// Module path in the checkpoint, whose tensor it uses.
     pub source: String,
     /// Rows.
     pub num_embeddings: usize,
@@ -69,22 +69,22 @@ pub struct Embedding {
     pub embedding_dim: usize,
 }
 
-/// Normalisation over the last axis.
+/// A normalization over the last axis.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Norm {
-    /// Place in the model.
+    /// Module path, as adapters target it.
     pub path: String,
-    /// Module of the checkpoint whose tensors it uses.
+    /// Module path in the checkpoint, whose tensors it uses.
     pub source: String,
     /// Width.
     pub size: usize,
-    /// Which one.
+    /// Its kind.
     pub kind: NormKind,
     /// Added to the variance.
     pub epsilon: f64,
 }
 
-/// Which normalisation, and which parameters it has.
+/// The kind of normalization, and its parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NormKind {
     /// `x / sqrt(mean(x^2) + eps) * weight`
@@ -93,9 +93,9 @@ pub enum NormKind {
     RmsPlusOne,
     /// `(x - mean(x)) / sqrt(var(x) + eps) * weight + bias`
     Layer,
-    /// The same without bias.
+    /// LayerNorm without bias.
     LayerWithoutBias,
-    /// The same without weight and bias.
+    /// LayerNorm without parameters.
     LayerWithoutParameters,
 }
 
@@ -113,9 +113,9 @@ impl NormKind {
 /// A module with parameters, as adapters see it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Module {
-    /// Place in the model.
+    /// Module path, as adapters target it.
     pub path: String,
-    /// Module of the checkpoint whose tensors it uses.
+    /// Module path in the checkpoint, whose tensors it uses.
     pub source: String,
     /// What it is.
     pub kind: ModuleKind,
@@ -132,7 +132,7 @@ pub enum ModuleKind {
         out_features: usize,
         /// Whether the base has a bias.
         bias: bool,
-        /// Whether its weight is to be another module's, the embedding's. Its bias isn't.
+        /// Whether the weight (not the bias) is the embedding's.
         tied: bool,
         /// How the checkpoint stores the weight.
         stored: Stored,
@@ -144,26 +144,27 @@ pub enum ModuleKind {
         /// Width of a row.
         embedding_dim: usize,
     },
-    /// A matrix of a router or an expert, `[out_features, in_features]`, which Transformers has no linear layer for.
+    /// A matrix of a router or an expert, `[out_features, in_features]`, for which Transformers has
+    /// no linear module.
     Routed {
         /// Columns of the weight.
         in_features: usize,
         /// Rows of the weight.
         out_features: usize,
-        /// How many of so many are read for a token.
+        /// `[read, total]`: experts that a token uses, of the layer's experts.
         share: [usize; 2],
     },
-    /// A normalisation.
+    /// A normalization.
     Norm {
-        /// Shape of its parameters: its width, or heads and their width.
+        /// Shape of its parameters: `[width]`, or `[heads, head_dim]`.
         shape: Vec<usize>,
-        /// Which one.
+        /// Its kind.
         kind: NormKind,
     },
 }
 
 impl Module {
-    /// Names of its parameters and their shapes as the checkpoint stores them, `weight` first.
+    /// Names of its parameters and their shapes in the checkpoint, `weight` first.
     pub fn parameters(&self) -> Vec<(&'static str, Vec<usize>)> {
         match &self.kind {
             &ModuleKind::Linear {
@@ -200,14 +201,14 @@ impl Module {
         }
     }
 
-    /// The tensor of the checkpoint that is its parameter `name`.
+    /// The name in the checkpoint of its parameter `name`.
     pub fn tensor(&self, name: &str) -> String {
         let own_bias = name == "bias" && matches!(self.kind, ModuleKind::Linear { tied: true, .. });
         let source = if own_bias { &self.path } else { &self.source };
         format!("{source}.{name}")
     }
 
-    /// Rows and columns of its weight, if that's a matrix: of outputs and inputs, or of tokens and their width.
+    /// Size of its weight, if that's a matrix: `[out_features, in_features]`, or `[tokens, width]`.
     pub fn matrix_size(&self) -> Option<[usize; 2]> {
         match self.kind {
             ModuleKind::Linear {
@@ -228,8 +229,9 @@ impl Module {
         }
     }
 
-    /// Its place in a checkpoint of `spec`: of routers and experts the name that the family's checkpoints have, with the
-    /// number of its own layer, which another layer's tensors may serve.
+    /// Its path in a checkpoint written for `spec`. Routers and experts get the names that the
+    /// family's checkpoints use, with their own layer's number (a replicated layer's tensors have
+    /// the original's).
     pub fn stored_path(&self, spec: &DecoderSpec) -> String {
         let own = spec.stored_name(&self.path);
         if !matches!(self.kind, ModuleKind::Routed { .. }) {
@@ -241,7 +243,7 @@ impl Module {
         parts.collect::<Vec<&str>>().join(".")
     }
 
-    /// Whether it's a linear layer that is stored as `[in_features, out_features]`.
+    /// Whether it's a linear layer stored as `[in_features, out_features]`.
     pub fn is_stored_in_out(&self) -> bool {
         matches!(
             self.kind,
@@ -254,7 +256,7 @@ impl Module {
 }
 
 impl Embedding {
-    /// A table whose tensor has its own name.
+    /// A table whose path in the checkpoint is the same.
     pub fn new(path: &str, num_embeddings: usize, embedding_dim: usize) -> Self {
         Self {
             path: path.to_owned(),
@@ -266,7 +268,7 @@ impl Embedding {
 }
 
 impl Norm {
-    /// A norm whose tensors have its own name.
+    /// A norm whose path in the checkpoint is the same.
     pub fn new(path: String, size: usize, kind: NormKind, epsilon: f64) -> Self {
         Self {
             source: path.clone(),
@@ -279,7 +281,7 @@ impl Norm {
 }
 
 impl Linear {
-    /// The same as adapters see it.
+    /// The module that adapters see.
     pub fn module(&self) -> Module {
         Module {
             path: self.path.clone(),
@@ -296,7 +298,7 @@ impl Linear {
 }
 
 impl Embedding {
-    /// The same as adapters see it.
+    /// The module that adapters see.
     pub fn module(&self) -> Module {
         Module {
             path: self.path.clone(),

@@ -1,7 +1,7 @@
-//! Names of modules and tensors, of which different programs write different first parts.
+//! Module and tensor names, which begin differently depending on the program that wrote them.
 
-/// What stands around a decoder, in the order of a path: PEFT's model, a model with its head, a wrapper's text tower. Which
-/// of them a name has depends on what was saved.
+/// Names that may enclose a decoder, in the order of a path: PEFT's model, a model with its head, a
+/// wrapper's text tower. Which of them a name begins with depends on what was saved.
 const AROUND: [&str; 6] = [
     "base_model",
     "model",
@@ -11,7 +11,7 @@ const AROUND: [&str; 6] = [
     "gpt_neox",
 ];
 
-/// `name` without what stands around the decoder: `layers.0.mlp.up_proj.weight`, `lm_head.weight`.
+/// `name` without the enclosing modules: `layers.0.mlp.up_proj.weight`, `lm_head.weight`.
 pub fn bare(name: &str) -> &str {
     let mut rest = name;
     while let Some((first, behind)) = rest.split_once('.')
@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_the_same_whatever_stands_around_the_decoder() {
+    fn enclosing_modules_do_not_change_the_bare_name() {
         for name in [
             "layers.0.norm",
             "model.layers.0.norm",

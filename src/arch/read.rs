@@ -1,9 +1,9 @@
-//! What several families read from `config.json` alike.
+//! Keys of `config.json` that several families read in the same way.
 
 use super::{Activation, Embedding, Linear};
 use crate::json::{ConfigError, JsonObject};
 
-/// A norm's epsilon.
+/// Reads a norm's epsilon.
 pub fn epsilon(config: &JsonObject, key: &str, default: f64) -> Result<f64, ConfigError> {
     match config.optional_number(key)?.unwrap_or(default) {
         epsilon if epsilon >= 0.0 => Ok(epsilon),
@@ -11,7 +11,7 @@ pub fn epsilon(config: &JsonObject, key: &str, default: f64) -> Result<f64, Conf
     }
 }
 
-/// A positive number, if `key` is there.
+/// Reads a positive number, if `key` exists.
 pub fn positive(config: &JsonObject, key: &str) -> Result<Option<f64>, ConfigError> {
     match config.optional_number(key)? {
         Some(number) if number <= 0.0 => Err(config.wrong(key, "a positive number")),
@@ -19,7 +19,7 @@ pub fn positive(config: &JsonObject, key: &str) -> Result<Option<f64>, ConfigErr
     }
 }
 
-/// An activation by its name.
+/// Reads an activation by its name.
 pub fn activation(
     config: &JsonObject,
     key: &str,
@@ -33,7 +33,7 @@ pub fn activation(
     }
 }
 
-/// The head at `path`, whose weight is the embedding's where `tie_word_embeddings` says so.
+/// The head at `path`; its weight is the embedding's if `tie_word_embeddings` is true.
 pub fn head(
     config: &JsonObject,
     tied_by_default: bool,
@@ -58,7 +58,7 @@ pub fn head(
     })
 }
 
-/// Refuses `key` where it's `true`.
+/// Refuses `key` if it's `true`.
 pub fn must_be_off(config: &JsonObject, key: &str, reason: &str) -> Result<(), ConfigError> {
     match config.flag(key, false)? {
         true => Err(config.refused(key, reason)),
@@ -66,7 +66,7 @@ pub fn must_be_off(config: &JsonObject, key: &str, reason: &str) -> Result<(), C
     }
 }
 
-/// The first of `keys` that `config` has, or else the first of all: families have renamed their keys.
+/// The first of `keys` that `config` has, else the first one: families have renamed their keys.
 pub fn either<'a>(config: &JsonObject, keys: [&'a str; 2]) -> &'a str {
     let has = |key: &&str| config.get(key).is_some();
     keys.into_iter().find(has).unwrap_or(keys[0])

@@ -1,20 +1,20 @@
 //! Rotary position embedding: the frequencies, with the scalings of Transformers'
 //! `modeling_rope_utils.py`.
 //!
-//! The first `dim = head_dim * partial_rotary_factor` elements of a head are turned, pair `j` of them by
-//! `position * inv_freq[j]`, `inv_freq[j] = theta^(-2j / dim)`.
+//! The first `dim = head_dim * partial_rotary_factor` elements of a head are rotated: pair `j` by
+//! the angle `position * inv_freq[j]`, with `inv_freq[j] = theta^(-2j / dim)`.
 //!
 //! - `linear`: every frequency is divided by `factor`.
-//! - `dynamic`: beyond `max_position_embeddings` the base grows with the sequence; up to there nothing changes,
-//!   and no more positions are supported in any case.
-//! - `llama3`: wavelengths (`2 pi / inv_freq`) longer than `original / low_freq_factor` are divided by
-//!   `factor`, those shorter than `original / high_freq_factor` stay, those between are blended.
-//! - `yarn`: a ramp over the pairs from those that stay to those that are divided by `factor`; cosines and
-//!   sines are multiplied by a factor of their own.
-//! - `longrope`: frequencies are divided by `short_factor` and, in sequences longer than
-//!   `original_max_position_embeddings`, by `long_factor`; cosines and sines have a factor as well. A cache
-//!   that grows beyond that length holds keys of both kinds, which Transformers throws away and computes
-//!   anew, so positions end there.
+//! - `dynamic`: beyond `max_position_embeddings` the base grows with the sequence. Up to there
+//!   nothing changes, and no more positions are supported here.
+//! - `llama3`: wavelengths (`2 pi / inv_freq`) longer than `original / low_freq_factor` are divided
+//!   by `factor`, shorter than `original / high_freq_factor` stay, and those between are blended.
+//! - `yarn`: the pairs go in a ramp from those that stay to those divided by `factor`; cosines and
+//!   sines are multiplied by a factor too.
+//! - `longrope`: frequencies are divided by `short_factor` or, in sequences longer than
+//!   `original_max_position_embeddings`, by `long_factor`; cosines and sines are multiplied by a
+//!   factor too. A cache that grows beyond that length would contain keys of both kinds.
+//!   Transformers drops it and recomputes all keys; here, positions end at that length.
 
 use serde_json::Value;
 
@@ -24,17 +24,17 @@ use crate::json::{ConfigError, JsonObject};
 /// A rotary embedding.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RotarySpec {
-    /// One for each pair that's turned.
+    /// One frequency per rotated pair.
     pub inv_freq: Vec<f32>,
     /// Cosines and sines are multiplied by this.
     pub factor: f32,
-    /// Which elements make a pair.
+    /// Which elements form a pair.
     pub pairs: Pairs,
-    /// Positions after which other frequencies would be needed, and what happens there.
+    /// The number of positions with these frequencies, and the reason for the limit.
     limit: Option<(usize, &'static str)>,
 }
 
-/// Which elements of a head are turned together.
+/// Which elements of a head form a rotated pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pairs {
     /// `j` and `j + dim / 2`
@@ -44,7 +44,7 @@ pub enum Pairs {
 }
 
 impl RotarySpec {
-    /// Plain frequencies for the first `dim` elements of a head.
+    /// Unscaled frequencies for the first `dim` elements of a head.
     pub fn plain(theta: f64, dim: usize, pairs: Pairs) -> Self {
         Self {
             inv_freq: frequencies(theta, dim).collect(),
@@ -54,7 +54,7 @@ impl RotarySpec {
         }
     }
 
-    /// How many of a model's `positions` have these frequencies, and why not more, if so.
+    /// How many of a model's `positions` can use these frequencies, and the reason if not all.
     pub fn most_positions(&self, positions: usize) -> (usize, Option<&'static str>) {
         match self.limit {
             Some((limit, reason)) if limit <= positions => (limit, Some(reason)),
@@ -62,23 +62,23 @@ impl RotarySpec {
         }
     }
 
-    /// Elements of a head that are turned.
+    /// Number of rotated elements of a head.
     pub fn dim(&self) -> usize {
         2 * self.inv_freq.len()
     }
 }
 
-/// What a family assumes where `config.json` says nothing, and its own names of keys.
+/// A family's defaults for rotary embeddings, and its own keys.
 #[derive(Debug, Clone, Copy)]
 pub struct RopeDefaults {
-    /// The base, and the key that it has outside `rope_parameters`.
+    /// The default base, and its key outside `rope_parameters`.
     pub theta: (f64, &'static str),
-    /// The part of a head that's turned, and the key that it has outside `rope_parameters`; a family without it turns whole
-    /// heads.
+    /// The default fraction of a head that's rotated, and its key outside `rope_parameters`; `None`
+    /// for families that rotate whole heads.
     pub partial: Option<(f64, &'static str)>,
-    /// Which elements are turned together.
+    /// Which elements form a pair.
     pub pairs: Pairs,
-    /// `original_max_position_embeddings` where it's absent; `max_position_embeddings` if none.
+    /// Default of `original_max_position_embeddings`; `None` means `max_position_embeddings`.
     pub original: Option<usize>,
 }
 
@@ -93,13 +93,13 @@ impl Default for RopeDefaults {
     }
 }
 
-/// Why positions end.
+/// Reasons why positions end.
 const DYNAMIC: &str = "beyond them a `dynamic` rotation changes with every token";
 const LONGROPE: &str = "beyond them `longrope` takes `long_factor`, for which every cached key has to be computed anew";
 
 const TYPES: &str = "one of default, linear, dynamic, llama3, yarn, longrope";
 
-/// Reads the `rope_parameters` of Transformers 5, or `rope_scaling` and `rope_theta`.
+/// Reads the `rope_parameters` of Transformers 5, or the older `rope_scaling` and `rope_theta`.
 pub fn rotary(
     config: &JsonObject,
     head_dim: usize,
@@ -112,14 +112,14 @@ pub fn rotary(
     with_parameters(config, parameters, head_dim, defaults)
 }
 
-/// The same with an object of parameters that was found elsewhere.
+/// Like [`rotary`], with the parameters given as an object.
 pub fn with_parameters(
     config: &JsonObject,
     parameters: Option<JsonObject>,
     head_dim: usize,
     defaults: &RopeDefaults,
 ) -> Result<RotarySpec, ConfigError> {
-    // A family with a key of its own passes over the usual one.
+    // A family with its own key ignores the usual one.
     let number = |key: &str, (default, own): (f64, &str)| {
         let nested = match &parameters {
             Some(parameters) => positive(parameters, key)?,
@@ -171,8 +171,8 @@ pub fn with_parameters(
     Ok(spec)
 }
 
-/// In float32, in Transformers' order of operations: positions are multiplied by these, so a difference in
-/// the last place grows with the length of the prompt.
+/// Computed in float32, in Transformers' order of operations: positions are multiplied by these, so
+/// a difference in the last bit grows with the length of the prompt.
 fn frequencies(theta: f64, dim: usize) -> impl Iterator<Item = f32> {
     powers(theta, dim).map(|power| 1.0 / power)
 }
@@ -182,7 +182,7 @@ fn powers(theta: f64, dim: usize) -> impl Iterator<Item = f32> {
     (0..dim / 2).map(move |j| (theta as f32).powf((2 * j) as f32 / dim as f32))
 }
 
-/// An object of parameters, and what belongs to it.
+/// The parameters of a scaling, with the sizes that it depends on.
 struct Scaling<'a> {
     config: &'a JsonObject,
     parameters: &'a JsonObject,
@@ -198,7 +198,7 @@ impl Scaling<'_> {
             None => "type",
         };
         match self.parameters.optional_text(key)? {
-            // With three axes of positions, which are the same for text.
+            // `mrope` has three axes of positions, which are equal for text.
             None | Some("default" | "mrope") => Ok(()),
             Some("linear") => {
                 let factor = self.positive("factor")? as f32;
@@ -212,7 +212,7 @@ impl Scaling<'_> {
                 Ok(())
             }
             Some("llama3") => self.llama3(&mut spec.inv_freq),
-            // Phi-3's first checkpoints call it by these names.
+            // Phi-3's first checkpoints use these names for `longrope`.
             Some("longrope" | "su") => self.longrope(spec),
             Some("yarn") if self.parameters.get("short_factor").is_some() => self.longrope(spec),
             Some("yarn") => self.yarn(spec),
@@ -265,7 +265,7 @@ impl Scaling<'_> {
             },
         };
         let dim = self.dim as f64;
-        // The pair that makes so many turns over the original length.
+        // The index of the pair that makes `turns` full turns over the original length.
         let pair = |turns: f64| {
             let ratio = original / (turns * 2.0 * std::f64::consts::PI);
             dim * ratio.ln() / (2.0 * self.theta.ln())
@@ -313,7 +313,7 @@ impl Scaling<'_> {
         Ok(())
     }
 
-    /// A factor for each pair.
+    /// Reads a list with one factor per pair.
     fn factors(&self, key: &str) -> Result<Vec<f32>, ConfigError> {
         let pairs = self.dim / 2;
         let expected = format!("a list of {pairs} positive numbers, one for each pair of a head");
@@ -327,7 +327,7 @@ impl Scaling<'_> {
             .ok_or_else(|| self.parameters.wrong(key, &expected))
     }
 
-    /// The length that the model was first trained for.
+    /// The length that the model was originally trained for.
     fn original(&self) -> Result<usize, ConfigError> {
         let key = "original_max_position_embeddings";
         if let Some(original) = self.config.optional_size(key)?.or(self.defaults.original) {

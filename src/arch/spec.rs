@@ -1,8 +1,8 @@
-//! What a decoder consists of, as data.
+//! The description of a decoder, as data.
 //!
-//! Every module has two names: `path`, its place in the model that adapters address
-//! (`model.layers.0.self_attn.q_proj`), and `source`, the checkpoint's module whose tensors it uses.
-//! They differ where layers are replicated, and for a head that is tied to the embedding.
+//! Every module has two names: `path`, its path in the model, which adapters target
+//! (`model.layers.0.self_attn.q_proj`), and `source`, the module path in the checkpoint whose
+//! tensors it uses. They differ for replicated layers, and for a head that's tied to the embedding.
 
 use super::{Arrangement, Attention, Embedding, Linear, Mlp, Module, Norm};
 use crate::json::{ConfigError, JsonObject};
@@ -16,51 +16,53 @@ pub struct DecoderSpec {
     pub hidden_size: usize,
     /// Rows of the embedding and of the head.
     pub vocab_size: usize,
-    /// Positions that the model was made for, or fewer where only those are supported.
+    /// Number of supported positions: those that the model was made for, or fewer.
     pub max_position_embeddings: usize,
-    /// Why there are no more, where the model was made for more.
+    /// The reason, if fewer positions are supported than the model was made for.
     pub positions_end: Option<&'static str>,
-    /// The first part of every checkpoint name that some checkpoints leave out (`model.`).
+    /// The prefix of names (`model.`) that some checkpoints omit.
     pub base_prefix: &'static str,
-    /// Modules that checkpoints may have under another name, with that name.
+    /// Pairs of prefixes: a module's name, and another name that checkpoints may use for it.
     pub other_names: &'static [(&'static str, &'static str)],
-    /// How the checkpoint calls the modules, where the decoder is a wrapper's text tower.
+    /// The modules' names in the checkpoint, if the decoder is the text tower of a multimodal
+    /// wrapper.
     pub tower: Option<Tower>,
     /// Token embedding.
     pub embed_tokens: Embedding,
-    /// What embeddings are multiplied by.
+    /// A factor for the embeddings.
     pub embedding_scale: Option<EmbeddingScale>,
-    /// A learned row for each position, added to the embedding.
+    /// A learned embedding of positions, added to the token embedding.
     pub learned_positions: Option<LearnedPositions>,
-    /// A norm of the embedding, before the first layer.
+    /// A norm of the embeddings, before the first layer.
     pub embedding_norm: Option<Norm>,
-    /// From the embedding's width to `hidden_size`, where they differ.
+    /// Projection from the embedding's width to `hidden_size`, if they differ.
     pub project_in: Option<Linear>,
-    /// One entry a layer.
+    /// One entry per layer.
     pub layers: Vec<Layer>,
-    /// The norm behind the last layer.
+    /// The norm after the last layer.
     pub final_norm: Option<Norm>,
-    /// From `hidden_size` back to the embedding's width.
+    /// Projection from `hidden_size` back to the embedding's width.
     pub project_out: Option<Linear>,
-    /// From hidden states to logits. Tied: its source is the embedding's.
+    /// The head, from hidden states to logits. If it's tied, its source is the embedding's.
     pub lm_head: Linear,
     /// Logits are multiplied by this.
     pub logit_scale: Option<f64>,
-    /// Logits, scaled, become `cap * tanh(logits / cap)`.
+    /// Scaled logits become `cap * tanh(logits / cap)`.
     pub logit_softcap: Option<f64>,
 }
 
-/// The names of a wrapper's text tower in a checkpoint.
+/// The names of a multimodal wrapper's text tower in a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tower {
-    /// In the place of the first part of the modules' paths (`base_prefix`).
+    /// Replaces `base_prefix` in module paths.
     pub prefix: String,
-    /// The head's.
+    /// The head's name.
     pub head: String,
 }
 
 impl Tower {
-    /// What the checkpoint calls the module at `path`, of a decoder whose paths begin with `below` and whose head is at `head`.
+    /// The checkpoint's name for the module `path`, in a decoder whose paths begin with `below` and
+    /// whose head is `head`.
     pub(super) fn name_of(&self, path: &str, below: &str, head: &str) -> String {
         match path.strip_prefix(below) {
             Some(rest) => format!("{}{rest}", self.prefix),
@@ -70,41 +72,42 @@ impl Tower {
     }
 }
 
-/// A factor of the token embeddings.
+/// A factor for the embeddings.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum EmbeddingScale {
-    /// Of what the table gives: virtual tokens are left as they are.
+    /// Applies to the table's rows only, not to virtual tokens.
     Rows(f64),
-    /// Of everything, virtual tokens too.
+    /// Applies to all embeddings, virtual tokens included.
     All(f64),
 }
 
-/// A table with a row a position: row `position + offset` is added to the embedding.
+/// A table with one row per position: row `position + offset` is added to the embedding.
 #[derive(Debug, Clone)]
 pub struct LearnedPositions {
     /// The table.
     pub table: Embedding,
-    /// Rows before the first position.
+    /// Number of rows before the first position.
     pub offset: usize,
 }
 
-/// One layer: attention and a multilayer perceptron.
+/// One layer: attention and an MLP.
 #[derive(Debug, Clone)]
 pub struct Layer {
-    /// `model.layers.0`
+    /// Module path: `model.layers.0`.
     pub path: String,
     /// Self-attention.
     pub attention: Attention,
-    /// The perceptron.
+    /// The MLP.
     pub mlp: Mlp,
-    /// How the two, their norms and the residual stream are put together.
+    /// How both, their norms and the residual stream are combined.
     pub arrangement: Arrangement,
-    /// What attention and perceptron give is multiplied by this before it's added to the residual.
+    /// The outputs of attention and MLP are multiplied by this before they're added to the
+    /// residual.
     pub residual_scale: Option<f64>,
 }
 
 impl DecoderSpec {
-    /// A decoder of these parts and nothing else; the residual stream is as wide as the embedding.
+    /// A decoder with these parts and no others; `hidden_size` is the embedding's width.
     pub(super) fn plain(
         config: &JsonObject,
         max_position_embeddings: usize,
@@ -135,7 +138,7 @@ impl DecoderSpec {
         })
     }
 
-    /// What the checkpoint calls the module at `path`.
+    /// The checkpoint's name for the module `path`.
     pub fn stored_name(&self, path: &str) -> String {
         match &self.tower {
             Some(tower) => tower.name_of(path, self.base_prefix, &self.lm_head.path),
@@ -143,7 +146,7 @@ impl DecoderSpec {
         }
     }
 
-    /// What the checkpoint calls the parameter `name`.
+    /// The checkpoint's name for the parameter `name`.
     pub fn stored_parameter(&self, name: &str) -> String {
         match name.rsplit_once('.') {
             Some((path, parameter)) => format!("{}.{parameter}", self.stored_name(path)),
@@ -151,7 +154,7 @@ impl DecoderSpec {
         }
     }
 
-    /// What the token embedding's module multiplies its rows by, if anything.
+    /// The factor for the embedding table's rows, if there's one.
     pub fn row_scale(&self) -> Option<f64> {
         match self.embedding_scale {
             Some(EmbeddingScale::Rows(scale)) => Some(scale),
@@ -159,14 +162,14 @@ impl DecoderSpec {
         }
     }
 
-    /// Gives the embedding and the head `size` rows.
+    /// Sets the number of rows of embedding and head to `size`.
     pub fn resize_vocabulary(&mut self, size: usize) {
         self.vocab_size = size;
         self.embed_tokens.num_embeddings = size;
         self.lm_head.out_features = size;
     }
 
-    /// Whether the checkpoint's tensor `source` has a row for each token.
+    /// Whether the checkpoint's tensor `source` has one row per token.
     pub fn has_row_a_token(&self, source: &str) -> bool {
         [
             &self.embed_tokens.source,
@@ -178,18 +181,18 @@ impl DecoderSpec {
         .any(|name| [".weight", ".bias"].contains(&name))
     }
 
-    /// Whether head and embedding share one tensor.
+    /// Whether head and embedding share a tensor.
     pub fn tied(&self) -> bool {
         self.lm_head.source == self.embed_tokens.source
     }
 
-    /// Whether `config.json` ties the head to the embedding. PEFT goes by that, and ties what it adds to them, also where
-    /// the checkpoint holds both apart.
+    /// Whether `config.json` ties the head to the embedding. PEFT follows that key and ties what it
+    /// adds to both, even if the checkpoint has separate tensors.
     pub fn says_tied(&self) -> bool {
         self.lm_head.tied
     }
 
-    /// Whether a layer has experts.
+    /// Whether any layer has experts.
     pub fn has_experts(&self) -> bool {
         let mut layers = self.layers.iter();
         layers.any(|layer| matches!(layer.mlp, Mlp::Experts { .. }))
@@ -202,8 +205,8 @@ impl DecoderSpec {
             .any(|layer| matches!(&layer.mlp, Mlp::Experts { router, .. } if router.path == path))
     }
 
-    /// All modules with parameters (and norms without any), embedding first, head last. Linear layers are in
-    /// Transformers' order.
+    /// All modules, including norms without parameters: embedding first, head last, linear layers
+    /// in Transformers' order.
     pub fn modules(&self) -> Vec<Module> {
         let mut all = vec![self.embed_tokens.module()];
         all.extend(self.learned_positions.iter().map(|p| p.table.module()));
@@ -226,7 +229,7 @@ impl DecoderSpec {
         all
     }
 
-    /// The linear layers, in no particular order.
+    /// All linear layers, in no particular order.
     pub fn linears(&self) -> impl Iterator<Item = &Linear> {
         let layers = self.layers.iter();
         let inner = layers

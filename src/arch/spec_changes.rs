@@ -1,4 +1,4 @@
-//! Changes of a whole decoder that families have in common.
+//! Changes to a whole decoder that several families share.
 
 use super::heads::Heads;
 use super::{
@@ -7,7 +7,7 @@ use super::{
 };
 
 impl DecoderSpec {
-    /// Path and source of every module, to change them.
+    /// Path and source of every module, mutable.
     pub(super) fn names_mut(&mut self) -> Vec<(&mut String, &mut String)> {
         fn of_linear(linear: &mut Linear) -> (&mut String, &mut String) {
             (&mut linear.path, &mut linear.source)
@@ -46,7 +46,7 @@ impl DecoderSpec {
         all
     }
 
-    /// Gives every layer norms of queries and keys, of these names inside `self_attn`.
+    /// Gives every layer norms of queries and keys, with these names in `self_attn`.
     pub(super) fn norm_queries_and_keys(
         &mut self,
         names: [&str; 2],
@@ -66,8 +66,8 @@ impl DecoderSpec {
         }
     }
 
-    /// Puts every layer's sublayers and norms together as `make` says, which is given a way to make a norm of
-    /// a name inside the layer.
+    /// Sets every layer's arrangement to what `make` returns. `make` receives a function that
+    /// creates a norm with a given name in the layer.
     pub(super) fn rearrange(&mut self, make: impl Fn(&dyn Fn(&str) -> Norm) -> Arrangement) {
         for layer in &mut self.layers {
             let model = layer.arrangement.first_norm().clone();
@@ -79,8 +79,8 @@ impl DecoderSpec {
         }
     }
 
-    /// Makes every gated perceptron a plain one, of these names inside the layer: of the gate and of the last
-    /// projection it keeps sizes and biases.
+    /// Turns every gated MLP into a plain one, with these names in the layer. Sizes and biases are
+    /// those of the gate and the down projection.
     pub(super) fn make_mlps_plain(&mut self, names: [&str; 2]) {
         for layer in &mut self.layers {
             let Mlp::Gated {
@@ -102,7 +102,7 @@ impl DecoderSpec {
         }
     }
 
-    /// Gives every perceptron another activation.
+    /// Sets the activation of every MLP.
     pub(super) fn set_activation(&mut self, other: Activation) {
         for layer in &mut self.layers {
             match &mut layer.mlp {
@@ -116,7 +116,7 @@ impl DecoderSpec {
 }
 
 impl Linear {
-    /// Gives it, and its tensors, the name `name` inside `parent`.
+    /// Renames the module and its tensors to `name` in `parent`.
     pub(super) fn rename(&mut self, parent: &str, name: &str) {
         self.path = format!("{parent}.{name}");
         self.source.clone_from(&self.path);
@@ -124,7 +124,7 @@ impl Linear {
 }
 
 impl Norm {
-    /// Gives it, and its tensors, the name `name` inside `parent`.
+    /// Renames the module and its tensors to `name` in `parent`.
     pub(super) fn rename(&mut self, parent: &str, name: &str) {
         self.path = format!("{parent}.{name}");
         self.source.clone_from(&self.path);

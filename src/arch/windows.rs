@@ -1,9 +1,9 @@
-//! Which layers see only a window of the tokens before them.
+//! Which layers use sliding-window attention.
 
 use super::DecoderSpec;
 use crate::json::{ConfigError, JsonObject};
 
-/// `sliding_window`; where the key is absent it's `default`, and where it's null there's none.
+/// Reads `sliding_window`: `default` if the key is absent, `None` if it's null.
 pub fn size(config: &JsonObject, default: Option<usize>) -> Result<Option<usize>, ConfigError> {
     match config.json().get("sliding_window") {
         None => Ok(default),
@@ -11,7 +11,8 @@ pub fn size(config: &JsonObject, default: Option<usize>) -> Result<Option<usize>
     }
 }
 
-/// For each layer, whether `layer_types` calls it `sliding_attention`; where it's absent, `otherwise` tells.
+/// For each layer, whether `layer_types` says `sliding_attention`; `otherwise` decides if the key
+/// is absent.
 pub fn sliding(
     config: &JsonObject,
     layers: usize,
@@ -35,15 +36,15 @@ pub fn sliding(
         .ok_or_else(|| config.wrong("layer_types", &expected()))
 }
 
-/// Gives the layers that are `sliding` the window.
+/// Sets the window of the layers for which `sliding` is true.
 pub fn set(spec: &mut DecoderSpec, sliding: &[bool], window: Option<usize>) {
     for (layer, &sliding) in spec.layers.iter_mut().zip(sliding) {
         layer.attention.window = window.filter(|_| sliding);
     }
 }
 
-/// Qwen's: `sliding_window` counts with `use_sliding_window`, from layer `max_window_layers` on or where
-/// `layer_types` says so.
+/// Qwen's rules: with `use_sliding_window`, the window applies from layer `max_window_layers` on,
+/// or to the layers that `layer_types` names.
 pub fn qwen(config: &JsonObject, spec: &mut DecoderSpec) -> Result<(), ConfigError> {
     let used = config.flag("use_sliding_window", false)?;
     let window = match used {

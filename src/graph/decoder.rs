@@ -283,7 +283,7 @@ fn layer(
             x = graph.last_position("/hidden/last", &x);
         }
     }
-    let attended = normed(graph, around_attention.behind.as_ref(), attended);
+    let attended = normed(graph, around_attention.after.as_ref(), attended);
     let attended = scaled(graph, layer, "attention", attended);
 
     match (arrangement.parallel, &around_mlp.before) {
@@ -297,7 +297,7 @@ fn layer(
         }
     }
     let made = mlp(graph, pass, path, &layer.mlp, &x);
-    let made = normed(graph, around_mlp.behind.as_ref(), made);
+    let made = normed(graph, around_mlp.after.as_ref(), made);
     let mut made = scaled(graph, layer, "mlp", made);
     if arrangement.parallel {
         made = graph.add(&format!("/{path}/parallel/Add"), &attended, &made);

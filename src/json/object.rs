@@ -1,4 +1,5 @@
-//! Configurations that other programs wrote (`config.json`, `adapter_config.json`), read key by key.
+//! Configurations that other programs wrote (`config.json`, `adapter_config.json`), read key by
+//! key.
 //!
 //! Needed keys are read; unknown keys are ignored. A key of the wrong type or out of range is an
 //! error that names the file, the key, and what was expected.
@@ -207,8 +208,8 @@ impl JsonObject {
         self.optional_size_up_to(key, LARGEST)
     }
 
-    /// A positive whole number of at most `largest`, if `key` is there: for sizes that are allocated
-    /// before any tensor's shape has confirmed them.
+    /// A positive whole number of at most `largest`, if `key` is there: for sizes that are
+    /// allocated before any tensor's shape has confirmed them.
     ///
     /// # Errors
     /// If it is something else.

@@ -2,8 +2,8 @@
 
 use std::{num::NonZeroUsize, thread};
 
-/// Logical processors that this process may use: its affinity mask, and on Linux its cgroup's CPU quota, rounded down,
-/// but at least 1.
+/// Logical processors that this process may use: its affinity mask, and on Linux its cgroup's CPU
+/// quota, rounded down, but at least 1.
 pub fn usable_cores() -> usize {
     thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }

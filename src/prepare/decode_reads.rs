@@ -180,7 +180,8 @@ mod tests {
 
     #[test]
     fn adapters_on_experts_count_only_for_the_experts_that_a_token_uses() {
-        // 2 of 4 experts, in 2 layers: gate and up (2 x 24) x 32, down 32 x 24, both of rank 2; q 32 and v 16 of 32.
+        // 2 of 4 experts, in 2 layers: gate and up (2 x 24) x 32, down 32 x 24, both of rank 2; q
+        // 32 and v 16 of 32.
         let experts = 2 * 2 * 2 * ((32 + 2 * 24) + (24 + 32));
         let attention = 2 * 2 * ((32 + 32) + (32 + 16));
         let reads = reads("mixtral", "lora-experts");

@@ -4,7 +4,8 @@
 //! the root. In a container the name is often the host's, which doesn't exist under the container's
 //! `/sys/fs/cgroup`; there, the root is the container's group.
 //!
-//! Sources: Linux, `Documentation/admin-guide/cgroup-v2.rst` and `cgroup-v1/memory.rst`; `man 7 cgroups`.
+//! Sources: Linux, `Documentation/admin-guide/cgroup-v2.rst` and `cgroup-v1/memory.rst`; `man 7
+//! cgroups`.
 
 use std::{fs, path::Path};
 

@@ -1,4 +1,4 @@
-//! Configurations of adapters, and parameters beside them.
+//! Invalid adapter configurations and `benchmark_params.json` files.
 
 use std::fs;
 
@@ -30,7 +30,7 @@ fn an_unknown_key_of_an_experiments_parameters_is_refused() {
 }
 
 #[test]
-fn targets_that_match_nothing_are_refused() {
+fn targets_that_match_no_module_are_refused() {
     for names in [
         json!(["w_proj"]),
         json!("w_proj"),
@@ -142,7 +142,7 @@ fn options_that_change_the_arithmetic_and_are_not_implemented_are_refused() {
 }
 
 #[test]
-fn variants_of_lora_that_peft_allows_one_at_a_time_are_refused_together() {
+fn lora_variants_that_peft_does_not_combine_are_refused_together() {
     for (first, key) in [
         ("use_dora", "kasa_config"),
         ("velora_config", "monteclora_config"),
@@ -185,7 +185,7 @@ fn options_of_other_methods_are_refused_by_name() {
 }
 
 #[test]
-fn a_fresh_adapter_that_would_be_noise_is_refused() {
+fn a_fresh_adapter_with_random_effect_is_refused() {
     let config = |r: usize| {
         let config =
             json!({"peft_type": "HRA", "r": r, "apply_GS": true, "target_modules": ["q_proj"]});
@@ -288,7 +288,7 @@ fn prompt_learning_with_absurd_sizes_is_refused_without_allocating_them() {
 }
 
 #[test]
-fn a_prompts_text_with_tokens_beyond_the_vocabulary_is_refused() {
+fn an_initial_prompt_text_with_tokens_beyond_the_vocabulary_is_refused() {
     let config = json!({
         "peft_type": "PROMPT_TUNING", "num_virtual_tokens": 30,
         "prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "zebra ~ zebra",
@@ -299,7 +299,7 @@ fn a_prompts_text_with_tokens_beyond_the_vocabulary_is_refused() {
         &trial.prepare(&unmerged),
         &["adapter_config.json", "tokenizer"],
     );
-    // A tokenizer of 136 tokens, and an embedding of 96 rows.
+    // A tokenizer with 136 tokens, and an embedding with 96 rows.
     fs::copy(
         model("llama-gqa").join("tokenizer.json"),
         trial.base.join("tokenizer.json"),
@@ -312,18 +312,19 @@ fn a_prompts_text_with_tokens_beyond_the_vocabulary_is_refused() {
 }
 
 #[test]
-fn a_regular_expression_that_backtracks_without_end_is_refused() {
-    // Nothing fits at the end, which is found out after 2^n ways; the look-around asks for backtracking.
+fn a_regular_expression_with_exponential_backtracking_is_refused() {
+    // Nothing matches the final `!`, which backtracking finds out after 2^n steps; the look-ahead
+    // makes the engine backtrack.
     let trial = Spoilt::fresh("llama-gqa", json!({"peft_type": "LORA"}));
     trial.set("target_modules", json!(r"(\w|\.|\w\w|\w\.)*(?=!)!"));
     trial.adapter_refused(&["adapter_config.json", "target_modules", "backtrack"]);
-    // The same, beside a target that is found at once: the rest must not be passed over.
+    // The same after an alternative that matches at once: the rest must not be skipped.
     trial.set("target_modules", json!(r"lm_head|(\w|\.|\w\w|\w\.)*(?=!)!"));
     trial.adapter_refused(&["adapter_config.json", "target_modules", "backtrack"]);
 }
 
 #[test]
-fn deeply_nested_and_repeated_keys_are_no_trouble() {
+fn malformed_deeply_nested_and_repeated_json_is_handled() {
     let trial = Spoilt::new("llama-gqa", "lora");
     let deep = format!("{}{}", "[".repeat(200_000), "]".repeat(200_000));
     fs::write(
@@ -350,7 +351,7 @@ fn deeply_nested_and_repeated_keys_are_no_trouble() {
     )
     .unwrap();
     trial.adapter_refused(&["adapter_config.json"]);
-    // As Python reads it: the last one counts.
+    // The last one counts, as in Python.
     let twice = r#"{"peft_type": "LORA", "r": 4, "r": 0, "target_modules": ["q_proj", "v_proj"]}"#;
     fs::write(trial.adapter_config(), twice).unwrap();
     trial.adapter_refused(&["adapter_config.json", "`r`", "positive integer"]);

@@ -1,4 +1,4 @@
-//! Tensors of adapters.
+//! Invalid tensor files of adapters.
 
 use std::fs;
 
@@ -42,7 +42,7 @@ fn a_missing_tensor_is_refused() {
 }
 
 #[test]
-fn a_head_of_another_base_is_refused_where_a_method_works_with_the_bases_own() {
+fn a_saved_head_of_another_shape_is_refused_if_the_method_uses_the_bases_head() {
     let trial = Spoilt::new("llama-gqa", "osf");
     trial.set(
         "target_modules",
@@ -70,7 +70,7 @@ fn a_tensor_that_nothing_uses_is_refused() {
         "nothing in this model uses",
     ]);
 
-    // Trained for two kinds of modules, and asked for one.
+    // Trained for two kinds of modules, but configured for one.
     let trial = Spoilt::new("llama-gqa", "lora");
     trial.set("target_modules", json!(["q_proj"]));
     trial.adapter_refused(&["adapter_model.safetensors", "v_proj.lora_A", "4 in all"]);
@@ -89,7 +89,7 @@ fn a_tied_head_that_peft_would_lose_is_refused() {
     trial.set("ensure_weight_tying", json!(true));
     trial.adapter_refused(&["`ensure_weight_tying`", "lists"]);
 
-    // What PEFT leaves of the head's weight, and of the embedding's with it, would be in the file.
+    // The file that PEFT writes, which keeps only part of the head's weight and of the embedding's.
     let config =
         json!({"peft_type": "LORA", "target_modules": ["lm_head"], "init_lora_weights": "olora"});
     let trial = Spoilt::fresh("llama-tied", config);
@@ -115,13 +115,13 @@ fn an_adapter_of_integers_is_refused() {
 }
 
 #[test]
-fn a_basis_that_has_been_rounded_is_refused() {
+fn a_rounded_basis_is_refused() {
     const NAME: &str = "base_model.frod_V.self_attn_q_proj";
     let trial = Spoilt::new("llama-gqa", "frod");
     let bytes = fs::read(trial.weights()).unwrap();
     let mut header: Value = serde_json::from_str(&header_of(&bytes)).unwrap();
     let columns = header[NAME]["shape"][1].as_u64().unwrap();
-    // As many bytes
+    // The byte count stays the same.
     header[NAME]["dtype"] = json!("F16");
     header[NAME]["shape"][1] = json!(2 * columns);
     fs::write(trial.weights(), with_header(&header.to_string(), &bytes)).unwrap();
@@ -161,7 +161,7 @@ fn a_pickled_adapter_is_refused() {
 }
 
 #[test]
-fn what_a_seed_could_make_again_is_missed_where_it_should_be_saved() {
+fn tensors_that_a_seed_could_redraw_are_still_required_in_the_file() {
     for (case_name, tensor) in [
         ("vera", "base_model.vera_A"),
         ("pvera", "base_model.pvera_B"),

@@ -1,4 +1,4 @@
-//! Folders of adapters that lack what they need, or hold something else.
+//! Adapter folders that lack needed files, or contain something else.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -14,7 +14,7 @@ use crate::common::{
 
 const POINTER: &str = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n";
 
-/// Every command that takes an adapter.
+/// Checks that every command that takes an adapter refuses it, in `words`.
 #[track_caller]
 fn refused_by_all(trial: &Trial, more: &[&str], words: &[&str]) {
     let commands: [(&str, &[&str]); 5] = [
@@ -31,7 +31,7 @@ fn refused_by_all(trial: &Trial, more: &[&str], words: &[&str]) {
     assert!(!exported.exists() || names(&exported).is_empty());
 }
 
-/// A trial with a folder that is fresh but for `file`.
+/// A trial of a fresh adapter whose folder also has `file`.
 fn with_file(file: &str, content: &str) -> Trial {
     let trial = Trial::fresh("llama-gqa", "lora");
     fs::write(trial.experiment.join(file), content).unwrap();
@@ -68,7 +68,7 @@ fn a_trained_adapter_without_its_weights_is_refused_by_every_command() {
         let named = format!("`{file}`");
         refused_by_all(&with_file(file, "0123"), &[], &["has no weights", &named]);
     }
-    // What says nothing of weights leaves it fresh.
+    // A file that doesn't suggest weights leaves the adapter fresh.
     let trial = with_file("README.md", "an adapter");
     let outcome = trial.run("generate", &PROMPT);
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
@@ -78,7 +78,7 @@ fn a_trained_adapter_without_its_weights_is_refused_by_every_command() {
 }
 
 #[test]
-fn what_to_do_about_missing_weights_depends_on_what_is_there() {
+fn advice_on_missing_weights_depends_on_the_files_found() {
     let advised = |trial: &Trial, words: &[&str]| {
         trial.set("inference_mode", json!(true));
         assert_refused(&trial.run("generate", &PROMPT), words);
@@ -102,14 +102,14 @@ fn what_to_do_about_missing_weights_depends_on_what_is_there() {
 }
 
 #[test]
-fn fresh_values_are_drawn_where_they_are_asked_for() {
+fn fresh_values_are_drawn_on_request() {
     let trial = Trial::new("llama-gqa", "lora");
     let trained = trial.logits(&PROMPT);
     let base = trial.logits_of("base");
     let fresh = [&PROMPT[..], &["--fresh"]].concat();
     assert!(relative_difference(&trial.logits(&fresh), &trained) > 1e-3);
     assert_eq!(trial.manifest("unmerged")["adapter"]["fresh"], true);
-    // LoRA starts as the base.
+    // A fresh LoRA adapter computes the same as the base.
     let prompt = ["--prompt-ids", "3,1,4,1,5,9,31,2,6", "--fresh"];
     assert_eq!(trial.logits(&prompt), base);
     assert_eq!(trial.logits(&PROMPT), trained);
@@ -125,7 +125,7 @@ fn fresh_values_are_drawn_where_they_are_asked_for() {
 }
 
 #[test]
-fn a_pickle_s_message_has_the_command_that_converts_it() {
+fn the_error_for_a_pickle_has_the_command_that_converts_it() {
     let trial = Trial::new("llama-gqa", "lora");
     fs::rename(trial.weights(), trial.experiment.join("adapter_model.bin")).unwrap();
     let folder = format!("\" {}`", trial.experiment.display());
@@ -142,7 +142,7 @@ fn a_pickle_s_message_has_the_command_that_converts_it() {
 }
 
 #[test]
-fn files_that_are_not_what_their_names_say_are_called_what_they_are() {
+fn files_with_unexpected_content_are_identified() {
     for (content, word) in [
         ("", "empty"),
         (POINTER, "git lfs pull"),
@@ -181,7 +181,7 @@ fn a_link_to_nothing_is_named() {
 }
 
 #[test]
-fn tensors_that_zero_3_left_empty_are_called_that() {
+fn tensors_that_zero_3_left_empty_are_recognized() {
     let trial = Trial::new("llama-gqa", "lora");
     edit_tensors(&trial.weights(), |tensors| {
         for tensor in tensors.values_mut() {
@@ -205,14 +205,14 @@ fn an_adapter_of_mlx_is_recognized() {
     refused_by_all(&trial, &[], &words);
 }
 
-/// What `generate` says of a path, in the folder `root`.
+/// The outcome of `generate` with the target `path`, run in the folder `root`.
 fn named(root: &Path, path: &str) -> Outcome {
     let mut command = program(["generate", "--prompt-ids", "1", "--offline", path]);
     run(command.current_dir(root))
 }
 
 #[test]
-fn a_path_that_leads_to_no_adapter_gets_the_one_that_was_meant() {
+fn a_mistyped_path_gets_a_suggestion() {
     let root = tempfile::tempdir().unwrap();
     let adapter = case("llama-gqa", "lora");
     for name in ["checkpoint-500", "checkpoint-1000"] {
@@ -236,7 +236,7 @@ fn a_path_that_leads_to_no_adapter_gets_the_one_that_was_meant() {
         ("lora/lora_r9", &["did you mean `lora/lora_r8`"]),
         ("lora_r8", &["did you mean `lora/lora_r8`"]),
         ("nothing-like-it", &["hub id", "lora/lora_r8"]),
-        // In the order of their numbers.
+        // In numeric order.
         (
             "outputs",
             &["`outputs/checkpoint-500`, `outputs/checkpoint-1000`"],

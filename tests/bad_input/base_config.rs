@@ -1,4 +1,4 @@
-//! Configurations of base models.
+//! Invalid configurations of base models.
 
 use std::fs;
 
@@ -25,7 +25,7 @@ fn an_unsupported_architecture_is_refused_and_the_supported_ones_listed() {
     );
 }
 
-/// Values that no size of a model can have.
+/// Values that are never valid sizes.
 fn no_sizes() -> Vec<Value> {
     vec![
         json!(0),
@@ -42,7 +42,7 @@ fn no_sizes() -> Vec<Value> {
 }
 
 #[test]
-fn sizes_that_cannot_be_are_refused_by_name() {
+fn impossible_sizes_are_refused_by_name() {
     for (model, sizes) in [
         (
             "llama-gqa",
@@ -111,7 +111,7 @@ fn sizes_that_the_weights_do_not_have_are_refused_without_allocating_them() {
                 continue;
             }
             for value in [large.clone(), json!(3), json!(1 << 16)] {
-                // Tables may have more rows than that.
+                // Embeddings may have more rows than the vocabulary.
                 if key == "vocab_size" && value == 3 {
                     continue;
                 }
@@ -126,7 +126,7 @@ fn sizes_that_the_weights_do_not_have_are_refused_without_allocating_them() {
 }
 
 #[test]
-fn keys_that_a_model_needs_are_missed_by_name() {
+fn missing_required_keys_are_named() {
     for (model, keys) in [
         (
             "llama-gqa",

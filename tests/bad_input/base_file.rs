@@ -1,4 +1,4 @@
-//! Weights of base models.
+//! Invalid weight files of base models.
 
 use std::fs;
 
@@ -36,7 +36,7 @@ fn a_base_without_one_of_its_tensors_is_refused() {
 }
 
 #[test]
-fn a_base_that_zero_3_left_empty_is_called_that() {
+fn a_base_that_zero_3_left_empty_is_recognized() {
     const NAME: &str = "model.layers.1.mlp.up_proj.weight";
     let trial = Spoilt::new("llama-gqa", "lora");
     edit_tensors(&trial.base_weights(), |tensors| {
@@ -59,7 +59,7 @@ fn a_base_in_float64_is_refused_with_the_command_that_rounds_it() {
     let bytes = fs::read(trial.base_weights()).unwrap();
     let mut header: Value = serde_json::from_str(&header_of(&bytes)).unwrap();
     let size = header[NAME]["shape"][0].as_u64().unwrap();
-    // As many bytes.
+    // The byte count stays the same.
     header[NAME]["dtype"] = json!("F64");
     header[NAME]["shape"] = json!([size / 2]);
     fs::write(
@@ -71,7 +71,7 @@ fn a_base_in_float64_is_refused_with_the_command_that_rounds_it() {
 }
 
 #[test]
-fn experts_with_inputs_before_outputs_are_refused_with_the_command_that_turns_them() {
+fn experts_stored_inputs_first_are_refused_with_the_command_that_transposes_them() {
     let trial = Spoilt::new("wrapper-qwen3-vl-moe", "attn");
     edit_tensors(&trial.base_weights(), |tensors| {
         let is_stack = |name: &str| name.ends_with("experts.gate_up_proj");
@@ -91,7 +91,7 @@ fn experts_with_inputs_before_outputs_are_refused_with_the_command_that_turns_th
 }
 
 #[test]
-fn a_base_that_was_cut_after_it_was_prepared_is_refused() {
+fn a_base_that_was_truncated_after_preparing_is_refused() {
     let trial = Spoilt::new("llama-gqa", "lora");
     let bytes = fs::read(trial.base_weights()).unwrap();
     fs::write(trial.base_weights(), &bytes[..bytes.len() / 2]).unwrap();

@@ -1,4 +1,4 @@
-//! What's asked for on the command line, and where it's to be written.
+//! Requests on the command line that can't be fulfilled, and folders that can't be written.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -76,7 +76,7 @@ fn a_prompt_that_does_not_fit_is_refused() {
     let fits = trial.generate(&["--prompt-ids", &long, "--max-new-tokens", "8"]);
     assert_eq!(fits.code, Some(0), "{fits:?}");
 
-    // Virtual tokens take positions too.
+    // Virtual tokens occupy positions too.
     let trial = Spoilt::fresh(
         "llama-gqa",
         json!({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 100}),
@@ -112,7 +112,7 @@ fn a_token_outside_the_vocabulary_is_refused() {
 }
 
 #[test]
-fn options_of_the_wrong_form_are_a_matter_of_usage() {
+fn malformed_options_are_usage_errors() {
     let trial = Spoilt::new("llama-gqa", "lora");
     for options in [
         &["--prompt-ids", "1,-2"][..],
@@ -138,7 +138,7 @@ fn options_of_the_wrong_form_are_a_matter_of_usage() {
 }
 
 #[test]
-fn a_model_that_is_no_model_is_refused() {
+fn an_invalid_model_is_refused() {
     let trial = Spoilt::new("llama-gqa", "lora");
     for id in [
         "/no/such/folder",
@@ -159,7 +159,7 @@ fn a_model_that_is_no_model_is_refused() {
 }
 
 #[test]
-fn options_that_a_prepared_folder_has_settled_are_refused() {
+fn options_that_a_prepared_folder_fixes_are_refused() {
     let trial = Spoilt::new("llama-gqa", "lora");
     let models = names(&trial.exported);
     let prepared = only(&trial.exported.join(&models[0]).join("lora--trial"));
@@ -174,7 +174,7 @@ fn options_that_a_prepared_folder_has_settled_are_refused() {
 }
 
 #[test]
-fn what_was_prepared_for_a_gpu_is_not_measured_on_a_cpu() {
+fn a_folder_prepared_for_a_gpu_is_not_measured_on_a_cpu() {
     let trial = Spoilt::new("llama-gqa", "lora");
     let base = BaseModel::open_folder(&trial.base).unwrap();
     let preparation = Preparation {
@@ -193,7 +193,7 @@ fn what_was_prepared_for_a_gpu_is_not_measured_on_a_cpu() {
         &run(command.arg(&folder)),
         &["prepared for another `--ep`", "its attention"],
     );
-    // A CPU can run it, though, and that gives the same tokens.
+    // `generate` can run it on a CPU, though, with the same tokens.
     let models = names(&trial.exported);
     let own = only(&trial.exported.join(&models[0]).join("lora--trial"));
     let generate = |folder: &Path| {

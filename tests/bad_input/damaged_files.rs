@@ -1,5 +1,5 @@
-//! Files with bytes cut, flipped, put in and taken out at random: whatever the library makes of them, it
-//! doesn't panic and it comes to an end; what it accepts, the program runs or refuses.
+//! Files with bytes removed, flipped or inserted at random: whatever the library makes of them, it
+//! must neither panic nor hang, and what it accepts the program must run or refuse.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,13 +19,13 @@ use peft_bench::weights::Dtype;
 use rand::rngs::ChaCha12Rng;
 use rand::{RngExt, SeedableRng};
 
-/// Damaged versions of each file.
+/// Number of damaged versions of each file.
 const VERSIONS: usize = 200;
 
-/// One version is read in milliseconds.
+/// The limit for reading one version, which takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// `whole` with one to four of its first `reach` bytes damaged, or cut.
+/// `whole` truncated, or with one to four of its first `reach` bytes damaged.
 fn damaged(whole: &[u8], reach: usize, rng: &mut ChaCha12Rng) -> Vec<u8> {
     const TELLING: &[u8] = b"0123456789-.eE{}[]\",:\\ntf\0\xff";
     let mut bytes = whole.to_vec();
@@ -46,8 +46,8 @@ fn damaged(whole: &[u8], reach: usize, rng: &mut ChaCha12Rng) -> Vec<u8> {
     bytes
 }
 
-/// Damages `file` again and again, and calls `read`, which must neither panic nor hang. Gives the number of
-/// versions that `read` accepted.
+/// Damages `file` repeatedly and calls `read` each time, which must neither panic nor hang. Returns
+/// how many versions `read` accepted.
 fn damage(
     file: PathBuf,
     reach: usize,
@@ -60,7 +60,7 @@ fn damage(
         for version in 0..VERSIONS {
             let mut rng = ChaCha12Rng::seed_from_u64(version as u64);
             let bytes = damaged(&whole, reach, &mut rng);
-            // A new file, as a map of the last one may be there still.
+            // Creates a new file, since the last one may still be mapped.
             fs::remove_file(&file).unwrap();
             fs::write(&file, &bytes).unwrap();
             let result = catch_unwind(AssertUnwindSafe(&read));
@@ -101,7 +101,7 @@ impl Copies {
         }
     }
 
-    /// Prepares everything that the method has, in this process.
+    /// Prepares all variants of the method, in this process.
     fn prepare(&self) -> Result<(), String> {
         let export_dir = self.root.join("exported");
         let base = BaseModel::open_folder(&self.base).map_err(|e| e.to_string())?;
@@ -121,7 +121,7 @@ impl Copies {
         Ok(())
     }
 
-    /// Prepares, and has the program run what could be prepared: it may not be able to, but it says so.
+    /// Prepares, and lets the program run what could be prepared; it may refuse with a message.
     fn prepare_and_run(&self) -> Result<(), String> {
         self.prepare()?;
         let mut command = program([

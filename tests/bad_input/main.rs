@@ -1,5 +1,5 @@
-//! Files and options that can't be used: one line on stderr that names the file and what was expected, exit code 1 or
-//! 2, and what was prepared before stays as it was.
+//! Invalid files and options: the program prints one line on stderr that names the file and what
+//! was expected, ends with exit code 1 or 2, and leaves what was prepared before unchanged.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,4 +1,4 @@
-//! Values that aren't finite, or won't be.
+//! Values that aren't finite, or that overflow.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use crate::spoilt::Spoilt;
 
 #[test]
 fn values_that_are_not_finite_are_refused() {
-    // What DEFT's is for, an orthonormal factor, would be finite again.
+    // DEFT's factor isn't listed: orthonormalizing it would make it finite again.
     for (case, name, values) in [
         (
             "lora",
@@ -61,7 +61,7 @@ fn a_merged_value_that_overflows_float16_is_refused() {
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
 }
 
-/// Overwrites the first element of the base's `name`.
+/// Overwrites the first element of the base's tensor `name`.
 fn spoil_base(trial: &Spoilt, name: &str, value: f32) {
     let mut bytes = fs::read(trial.base_weights()).unwrap();
     let at = data_of(&bytes, name).start;
@@ -87,7 +87,7 @@ fn a_weight_of_the_base_that_is_not_finite_is_refused() {
             trial.refused(&trial.prepare(&["--variant", variant]), &words);
         }
         trial.base_refused(&words);
-        // It counts once it's mended.
+        // The mended weight is accepted.
         spoil_base(&trial, name, 0.5);
         assert_eq!(trial.prepare(&[]).code, Some(0));
     }
@@ -96,7 +96,7 @@ fn a_weight_of_the_base_that_is_not_finite_is_refused() {
 #[test]
 fn logits_that_are_not_finite_are_refused() {
     let trial = Spoilt::new("llama-gqa", "lora");
-    // Finite in float32, and not in the dtype that's asked for.
+    // Finite in float32, but not in the requested dtype.
     spoil_base(&trial, "model.layers.0.mlp.up_proj.weight", 1e5);
     for variant in ["base", "unmerged"] {
         let options = [

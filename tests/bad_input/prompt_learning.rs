@@ -1,4 +1,4 @@
-//! Prompt learning and adaption prompts.
+//! Invalid prompt-learning adapters and adaption prompts.
 
 use serde_json::json;
 
@@ -6,7 +6,7 @@ use crate::common::trial::Trial;
 use crate::common::{assert_refused, case, edit_tensors, model, read_tensors};
 
 #[test]
-fn configurations_of_prompts_that_cannot_be_are_refused_by_the_key() {
+fn impossible_prompt_configurations_are_refused_by_key() {
     let (huge, beyond) = (json!(1_000_000_000), json!(u64::MAX));
     for (case_name, key, value) in [
         ("cartridge", "num_virtual_tokens", json!(129)),
@@ -94,7 +94,7 @@ fn an_adaption_prompt_is_for_the_architectures_that_peft_has_it_for() {
 }
 
 #[test]
-fn every_tensor_is_needed_with_its_shape() {
+fn every_tensor_is_required_with_its_shape() {
     for name in [
         "adaption-prompt",
         "cartridge",

@@ -1,4 +1,5 @@
-//! Methods with routers, mixtures, gates or a second network, and adapters that mix others.
+//! Invalid adapters with routers, mixtures, gates or a second network, and adapters that mix
+//! others.
 
 use std::fs;
 
@@ -113,7 +114,7 @@ fn experts_outside_of_the_adapter_s_folder_are_refused() {
 }
 
 #[test]
-fn experts_that_are_nowhere_are_refused_and_their_place_named() {
+fn missing_experts_are_refused_and_their_expected_path_named() {
     for (path, place) in [("/elsewhere/expert_9", "expert_9"), ("", "`adapters`")] {
         let paths = json!({"0": "expert_0", "1": "expert_1", "2": path});
         option_refused("llama-gqa", "xlora", "adapters", paths, &[place, "put it"]);
@@ -264,7 +265,7 @@ fn a_mixture_s_options_are_refused_by_name() {
 }
 
 #[test]
-fn a_mixture_without_its_classifier_is_refused_with_the_way_out() {
+fn a_mixture_without_its_classifier_is_refused_with_advice() {
     for (case_name, layer) in [("xlora", 0), ("xlora-top", 2)] {
         let trial = Trial::new("llama-gqa", case_name);
         let key = format!("base_model.internal_xlora_classifier.layers.{layer}.weight");
@@ -343,7 +344,7 @@ fn shadow_is_refused_where_its_file_or_its_options_do_not_fit() {
         "base_model.shadow_backbone.default.layers.0.self_attn.q_proj.weight",
         "base_model.shadow_backbone.default.norm.weight",
         "base_model.model.model.layers.0.shadow_up.default.weight",
-        // Behind the last block, where it takes no part.
+        // After the last block, where it's unused.
         "base_model.model.model.layers.1.shadow_update_gate.default.2.bias",
     ] {
         let trial = Trial::new("llama-gqa", "shadow");
@@ -357,7 +358,7 @@ fn shadow_is_refused_where_its_file_or_its_options_do_not_fit() {
         });
         refused(&trial, &[WEIGHTS, key, "shape", "expected"]);
     }
-    // A second layer of the backbone, and another width.
+    // A second backbone layer, and another width.
     let trial = Trial::new("llama-gqa", "shadow");
     trial.set("shadow_num_hidden_layers", json!(2));
     refused(
@@ -400,12 +401,12 @@ fn blocks_with_gaps_between_them_are_refused() {
 }
 
 #[test]
-fn clusters_that_do_not_come_out_as_in_the_file_are_refused_with_the_way_out() {
+fn clusters_that_differ_from_the_file_are_refused_with_advice() {
     let way_out = "merge_and_unload";
     let trial = Trial::new("llama-gqa", "adamss");
     let key = "base_model.model.model.layers.0.self_attn.k_proj.adamss_newB";
     edit_tensors(&trial.weights(), |tensors| {
-        // Another row of the same length, outside of the span.
+        // Another row of the same length, outside the span.
         let columns = tensors[key].shape[1];
         let row = &mut tensors.get_mut(key).unwrap().values[..columns];
         row.iter_mut().step_by(2).for_each(|value| *value *= -1.0);
@@ -414,7 +415,7 @@ fn clusters_that_do_not_come_out_as_in_the_file_are_refused_with_the_way_out() {
 
     let trial = Trial::with_own_model("llama-gqa", "adamss");
     edit_tensors(&trial.model.join("model.safetensors"), |tensors| {
-        // The same span of inputs from rows that are another way round.
+        // The same span of inputs, from rows in another order.
         let weight = tensors
             .get_mut("model.layers.0.self_attn.k_proj.weight")
             .unwrap();

@@ -1,14 +1,14 @@
-//! The bytes of a safetensors file, to be spoiled.
+//! Damages the bytes of a safetensors file in targeted ways.
 
 use serde_json::{Value, json};
 
-/// The JSON of a safetensors file.
+/// The JSON header of a safetensors file.
 pub fn header_of(bytes: &[u8]) -> String {
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     String::from_utf8(bytes[8..8 + length].to_vec()).unwrap()
 }
 
-/// The file with another header before its data.
+/// The file with its header replaced.
 pub fn with_header(header: &str, bytes: &[u8]) -> Vec<u8> {
     let old = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let mut all = (header.len() as u64).to_le_bytes().to_vec();
@@ -17,7 +17,7 @@ pub fn with_header(header: &str, bytes: &[u8]) -> Vec<u8> {
     all
 }
 
-/// Where the data of the tensor `name` is in its file.
+/// The byte range of the tensor `name` in its file.
 pub fn data_of(bytes: &[u8], name: &str) -> std::ops::Range<usize> {
     let header = header_of(bytes);
     let json: Value = serde_json::from_str(&header).unwrap();
@@ -28,7 +28,8 @@ pub fn data_of(bytes: &[u8], name: &str) -> std::ops::Range<usize> {
     place(0)..place(1)
 }
 
-/// Ways to spoil a safetensors file, with what the message must name beside the file.
+/// Damaged versions of a safetensors file: `(description, words that the message must contain,
+/// bytes)`.
 pub fn spoilt_files(whole: &[u8]) -> Vec<(&'static str, String, Vec<u8>)> {
     let header: Value = serde_json::from_str(&header_of(whole)).unwrap();
     let name = header

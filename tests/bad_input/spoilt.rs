@@ -1,4 +1,4 @@
-//! What most tests spoil: a base model and an experiment that were whole before.
+//! What most tests spoil: an intact base model and experiment.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use crate::common::{
     Outcome, all_below, assert_refused, case, copy_folder, limited, make_fresh, model, run, set_key,
 };
 
-/// A base model and an experiment, whole and prepared, to be spoiled by a test.
+/// An intact, prepared copy of a base model and an experiment, which a test spoils.
 pub struct Spoilt {
     pub root: TempDir,
     /// The base model's folder.
@@ -20,7 +20,7 @@ pub struct Spoilt {
     /// The experiment's folder.
     pub experiment: PathBuf,
     pub exported: PathBuf,
-    /// Files that were prepared before, with their times of modification.
+    /// The prepared files, with their modification times.
     pub before: Vec<(PathBuf, Option<SystemTime>)>,
 }
 
@@ -41,7 +41,7 @@ impl Spoilt {
         trial
     }
 
-    /// A trial whose adapter is drawn fresh from `config`.
+    /// A trial with a fresh adapter, drawn according to `config`.
     pub fn fresh(model_name: &str, config: Value) -> Self {
         let trial = Self::new(model_name, "lora");
         make_fresh(&trial.experiment);
@@ -71,7 +71,7 @@ impl Spoilt {
         self
     }
 
-    /// Everything in the folder of prepared variants; files with their times of modification.
+    /// Everything in the folder of prepared variants, files with their modification times.
     pub fn stamps(&self) -> Vec<(PathBuf, Option<SystemTime>)> {
         let stamp = |path: PathBuf| {
             let metadata = fs::metadata(&path).unwrap();
@@ -88,7 +88,7 @@ impl Spoilt {
         command
     }
 
-    /// `prepare`, of all variants unless `options` say otherwise.
+    /// Runs `prepare`, for all variants unless `options` say otherwise.
     pub fn prepare(&self, options: &[&str]) -> Outcome {
         let mut command = self.command(&["prepare"]);
         run(command
@@ -98,7 +98,7 @@ impl Spoilt {
             .arg(&self.base))
     }
 
-    /// `generate` with the experiment, which says what to run by itself.
+    /// Runs `generate` on the experiment.
     pub fn generate(&self, options: &[&str]) -> Outcome {
         let mut command = self.command(&["generate", "--threads", "1"]);
         run(command
@@ -108,20 +108,21 @@ impl Spoilt {
             .arg(&self.base))
     }
 
-    /// `generate` with the base alone.
+    /// Runs `generate` on the base alone.
     pub fn generate_base(&self) -> Outcome {
         let mut command = self.command(&["generate", "--threads", "1", "--prompt-ids", "1,2"]);
         run(command.arg(&self.base))
     }
 
-    /// Checks that a run was refused in words that hold `words`, and changed nothing.
+    /// Checks that a run was refused, that the message contains `words`, and that nothing was
+    /// changed.
     #[track_caller]
     pub fn refused(&self, outcome: &Outcome, words: &[&str]) {
         assert_refused(outcome, words);
         assert_eq!(self.stamps(), self.before, "after {outcome:?}");
     }
 
-    /// Checks that the adapter is refused, with either variant.
+    /// Checks that the adapter is refused in either variant.
     #[track_caller]
     pub fn adapter_refused(&self, words: &[&str]) {
         for variant in ["unmerged", "merged"] {
@@ -129,7 +130,7 @@ impl Spoilt {
         }
     }
 
-    /// Checks that the base is refused, alone and with an adapter.
+    /// Checks that the base is refused, both alone and with an adapter.
     #[track_caller]
     pub fn base_refused(&self, words: &[&str]) {
         self.refused(&self.generate_base(), words);

@@ -1,4 +1,4 @@
-//! Adapters of parameters and of experts, and shadows, on models that they don't fit.
+//! Adapters on `target_parameters` and on experts, and Shadow, on models that they don't fit.
 
 use serde_json::json;
 
@@ -27,7 +27,7 @@ fn experts_are_adapted_by_lora_alone() {
 }
 
 #[test]
-fn what_peft_refuses_beside_parameters_is_refused() {
+fn options_that_peft_refuses_with_target_parameters_are_refused() {
     for (key, value) in [
         ("lora_dropout", json!(0.1)),
         ("fan_in_fan_out", json!(true)),
@@ -53,7 +53,7 @@ fn what_peft_refuses_beside_parameters_is_refused() {
 }
 
 #[test]
-fn fresh_stacked_experts_have_no_orthogonal_start() {
+fn orthogonal_initialization_of_stacked_experts_is_refused() {
     let trial = Spoilt::new("mixtral", "lora-experts");
     trial.set("init_lora_weights", json!("orthogonal"));
     make_fresh(&trial.experiment);
@@ -103,7 +103,8 @@ fn parameters_that_cannot_be_adapted_are_refused() {
 
 #[test]
 fn a_file_that_does_not_fit_the_experts_is_refused() {
-    // Without `down_proj`, the tensors that hang on the experts themselves would be `gate_up_proj`'s.
+    // Without `down_proj`, the tensors stored at the experts module itself would be
+    // `gate_up_proj`'s.
     let trial = Spoilt::new("mixtral", "lora-experts");
     trial.set("target_parameters", json!(["experts.gate_up_proj"]));
     trial.refused(
@@ -111,7 +112,8 @@ fn a_file_that_does_not_fit_the_experts_is_refused() {
         &["mlp.experts.lora_A.weight", "[8, 24]", "[8, 32]"],
     );
 
-    // PEFT takes single experts' gates and ups for those of a wrapper that isn't there without `w2`.
+    // Without `w2`, PEFT reads single experts' gate and up tensors as those of a nested wrapper
+    // that doesn't exist.
     let trial = Spoilt::new("mixtral", "lora-single-experts");
     trial.set("target_modules", json!(["q_proj", "w1", "w3", "gate"]));
     trial.refused(&trial.prepare(&[]), &["`target_modules`", "`w2`"]);
@@ -122,7 +124,7 @@ fn a_file_that_does_not_fit_the_experts_is_refused() {
 }
 
 #[test]
-fn nodes_of_their_own_are_not_there_for_parameters() {
+fn target_parameters_have_no_native_form() {
     for (model, case) in [("mixtral", "lora-experts"), ("gpt2", "lora-parameters")] {
         let trial = Spoilt::new(model, case);
         let outcome = trial.prepare(&["--adapter-form", "native"]);

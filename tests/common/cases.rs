@@ -1,4 +1,4 @@
-//! Whether the program gives what the reference gave for a case.
+//! Compares the program's results with the reference's for a case.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -6,7 +6,8 @@ use std::process::Command;
 use super::reference::{Case, check_counts, check_variant, peft_type};
 use super::{case, model, names, read_json, run};
 
-/// Cases that no program could give without what PEFT leaves out of the files, and the option that says so.
+/// Cases that need something that PEFT doesn't save, with the option or tensor that the refusal
+/// names.
 pub const REFUSED: &[(&str, &str)] = &[
     ("llama-bias/frod-unsaved", "save_projection"),
     ("llama-bias/psoft-full-matrix", "psoft_R.weight"),
@@ -29,7 +30,7 @@ fn check_refusal(command: &mut Command) -> Result<(), String> {
     }
 }
 
-/// An option or a tensor has to be refused by its name.
+/// Checks that an option or a tensor is refused by its name.
 fn check_refused_by(name: &str, command: &mut Command) -> Result<(), String> {
     let outcome = run(command);
     let by_name = outcome.stderr.contains(&format!("`{name}`"));
@@ -39,10 +40,11 @@ fn check_refused_by(name: &str, command: &mut Command) -> Result<(), String> {
     }
 }
 
-/// How the CPU's weights lie: in the checkpoint, as `generate` has it, and as `measure` times it.
+/// Layouts of the weights on the CPU: in the checkpoint, as in `generate`, and mapped, as `measure`
+/// times them.
 pub const LAYOUTS: [&str; 2] = ["in-place", "mapped"];
 
-/// Runs all variants of a case with weights in every layout; a message for each that fails.
+/// Runs all variants of a case in every layout; returns a message for each failure.
 pub fn check_case(model_name: &str, case_name: &str) -> Vec<String> {
     let folder = case(model_name, case_name);
     let case = Case::read(&folder);
@@ -84,7 +86,7 @@ pub fn check_case(model_name: &str, case_name: &str) -> Vec<String> {
     failures
 }
 
-/// All models with the `model_type` of each.
+/// All models, each with its `model_type`.
 pub fn models() -> Vec<(String, String)> {
     let model_type = |name: &String| {
         let config = read_json(&model(name).join("config.json"));
@@ -95,7 +97,7 @@ pub fn models() -> Vec<(String, String)> {
     models.into_iter().zip(types).collect()
 }
 
-/// A case of each method: the first.
+/// The first case of each method.
 pub fn of_each_method() -> BTreeMap<String, (String, String)> {
     let mut found = BTreeMap::new();
     for (model_name, _) in models() {

@@ -1,4 +1,5 @@
-//! What the tests of the built program share: running it, and making small experiments from the fixtures.
+//! What the tests of the built program share: running it, and making small experiments from the
+//! fixtures.
 
 #![allow(dead_code, reason = "each crate of tests uses a part of it")]
 
@@ -22,24 +23,24 @@ use serde_json::Value;
 /// The built program.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_peft-bench");
 
-/// A run takes well under a second; one that takes this long hangs.
+/// A run takes well under a second; one that takes this long has hung.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// KiB of address space that a run may take where a size from a file must not be allocated unseen. A run takes a
-/// fraction of it.
+/// The limit of a run's address space, in KiB, in tests where a size from a file must not be
+/// allocated unchecked. A normal run needs a fraction of it.
 const ADDRESS_SPACE: u32 = 8 << 20;
 
 /// How a run ended.
 #[derive(Debug)]
 pub struct Outcome {
-    /// `None` where a signal ended it.
+    /// The exit code; `None` if a signal ended the run.
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
 }
 
 impl Outcome {
-    /// The error's text, the last of the lines on stderr; notes may come before it.
+    /// The error message: the last line on stderr, after any notes.
     pub fn error(&self) -> Option<&str> {
         let (last, notes) = {
             let mut lines: Vec<&str> = self.stderr.lines().collect();
@@ -50,14 +51,14 @@ impl Outcome {
     }
 }
 
-/// The program with `args`, to be given more.
+/// The program with `args`; more can be added.
 pub fn program<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(PROGRAM);
     command.args(args);
     command
 }
 
-/// The same with no more than [`ADDRESS_SPACE`].
+/// The program with `args`, limited to [`ADDRESS_SPACE`].
 pub fn limited<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     let limited = format!("ulimit -v {ADDRESS_SPACE}; exec \"$0\" \"$@\"");
     let mut command = Command::new("sh");
@@ -68,7 +69,7 @@ pub fn limited<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     command
 }
 
-/// Checks that a run was refused, in words that hold `words`.
+/// Checks that a run was refused and that the message contains `words`.
 #[track_caller]
 pub fn assert_refused(outcome: &Outcome, words: &[&str]) {
     assert_eq!(outcome.code, Some(1), "{outcome:?}");
@@ -81,7 +82,7 @@ pub fn assert_refused(outcome: &Outcome, words: &[&str]) {
     }
 }
 
-/// Runs `command` to its end.
+/// Runs `command` to completion.
 pub fn run(command: &mut Command) -> Outcome {
     let [mut stdout, mut stderr] = [tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap()];
     let mut child = command
@@ -142,8 +143,8 @@ pub fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// What in the folder of `path` is called as `path` ends, such as `lora--lora`: a prepared folder with the hash of the
-/// adapter's place, or results, whose names go on.
+/// The entries of the folder of `path` whose names begin as `path` ends, such as `lora--lora`: a
+/// prepared folder (whose name ends with a hash of the adapter's path), or results.
 pub fn called(path: &Path) -> Vec<PathBuf> {
     let (folder, stem) = (path.parent().unwrap(), path.file_name().unwrap());
     let stem = stem.to_str().unwrap();
@@ -166,7 +167,7 @@ pub fn called(path: &Path) -> Vec<PathBuf> {
     found.iter().map(|name| folder.join(name)).collect()
 }
 
-/// The only one of [`called`].
+/// The only entry that [`called`] finds.
 #[track_caller]
 pub fn only(path: &Path) -> PathBuf {
     let mut found = called(path);
@@ -206,7 +207,8 @@ pub fn copy_folder(from: &Path, to: &Path) -> PathBuf {
     to.to_owned()
 }
 
-/// Leaves only the configurations of the adapter in `folder` and of adapters below it, and takes back that they were trained.
+/// Removes all files but the configurations from the adapter in `folder` and from adapters below
+/// it, and makes the configurations say that they're untrained.
 pub fn make_fresh(folder: &Path) {
     for file in files_below(folder) {
         if file.file_name().unwrap() == "adapter_config.json" {
@@ -217,20 +219,20 @@ pub fn make_fresh(folder: &Path) {
     }
 }
 
-/// Reads a file of JSON.
+/// Reads a JSON file.
 pub fn read_json(path: &Path) -> Value {
     let text = fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_slice(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// Changes the value of `key` in a file that holds an object.
+/// Sets `key` in a JSON file.
 pub fn set_key(path: &Path, key: &str, value: Value) {
     let mut json = read_json(path);
     json[key] = value;
     fs::write(path, json.to_string()).unwrap();
 }
 
-/// Takes `key` out of a file that holds an object.
+/// Removes `key` from a JSON file.
 pub fn remove_key(path: &Path, key: &str) {
     let mut json = read_json(path);
     json.as_object_mut().unwrap().remove(key).unwrap();
@@ -247,7 +249,7 @@ pub struct Tensor {
 /// Tensors by name.
 pub type Tensors = BTreeMap<String, Tensor>;
 
-/// Reads a file of tensors.
+/// Reads a safetensors file.
 pub fn read_tensors(path: &Path) -> Tensors {
     let file = SafetensorsFile::open(path).unwrap_or_else(|e| panic!("{e:#}"));
     let tensor = |name: &str| {
@@ -270,7 +272,7 @@ pub fn read_checkpoint(folder: &Path) -> Tensors {
     store.files().flat_map(read_tensors).collect()
 }
 
-/// Writes a file of tensors, rounded to `dtype`.
+/// Writes a safetensors file, rounded to `dtype`.
 pub fn write_tensors(path: &Path, tensors: &Tensors, dtype: Dtype) {
     let plans: Vec<TensorPlan> = tensors
         .iter()
@@ -287,15 +289,15 @@ pub fn write_tensors(path: &Path, tensors: &Tensors, dtype: Dtype) {
     writer.finish().unwrap();
 }
 
-/// Changes the tensors of a float32 file.
+/// Edits the tensors of a float32 safetensors file.
 pub fn edit_tensors(path: &Path, change: impl FnOnce(&mut Tensors)) {
     let mut tensors = read_tensors(path);
     change(&mut tensors);
     write_tensors(path, &tensors, Dtype::Float32);
 }
 
-/// The largest difference of `actual` and `expected`, as a part of the largest expected magnitude. A NaN
-/// in either, or another length, is infinitely far off.
+/// The largest difference between `actual` and `expected`, relative to the largest expected
+/// magnitude. Infinite if either contains a NaN or the lengths differ.
 pub fn relative_difference(actual: &[f32], expected: &[f32]) -> f32 {
     let finite = |values: &[f32]| values.iter().all(|value| value.is_finite());
     if actual.len() != expected.len() || !finite(actual) || !finite(expected) {
@@ -308,5 +310,5 @@ pub fn relative_difference(actual: &[f32], expected: &[f32]) -> f32 {
     differences.fold(0.0_f32, f32::max) / scale
 }
 
-/// What the project promises of its arithmetic, for [`relative_difference`].
+/// The accuracy that the project promises, as a [`relative_difference`].
 pub const TOLERANCE: f32 = 1e-4;

@@ -1,4 +1,4 @@
-//! Cases of `tests/fixtures/cases`, and running the program as they were made.
+//! The cases of `tests/fixtures/cases`, and running the program with the same inputs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use super::{
     relative_difference, run, write_tensors,
 };
 
-/// `case.json`
+/// The content of `case.json`.
 #[derive(Debug, Deserialize)]
 pub struct Case {
     pub prompt_ids: Vec<u32>,
@@ -31,7 +31,7 @@ impl Case {
         serde_json::from_value(read_json(&folder.join("case.json"))).unwrap()
     }
 
-    /// `generate` of its prompt, without a target's own options.
+    /// `generate` with the case's prompt, without options for the target.
     pub fn generate(&self, target: &Path, variant: &str, export_dir: &Path) -> Command {
         let mut command = program(["generate", "--ep", "cpu", "--threads", "1", "--json"]);
         command.arg(target).args([
@@ -54,7 +54,7 @@ pub fn join(ids: &[u32]) -> String {
     ids.join(",")
 }
 
-/// What `generate --json --logits` gives.
+/// The output of `generate --json --logits`.
 #[derive(Debug, PartialEq)]
 pub struct Generated {
     pub prompt_ids: Vec<u32>,
@@ -63,7 +63,7 @@ pub struct Generated {
     pub logits: Tensor,
 }
 
-/// Runs a `generate` command; its error message where it fails.
+/// Runs a `generate` command; returns its error message if it fails.
 pub fn try_generate(command: &mut Command) -> Result<Generated, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("logits.safetensors");
@@ -98,7 +98,7 @@ pub fn generate(command: &mut Command) -> Generated {
     try_generate(command).unwrap_or_else(|message| panic!("{command:?}: {message}"))
 }
 
-/// Compares a run with what the reference gave.
+/// Compares a run with the reference.
 pub fn check_variant(
     case: &Case,
     folder: &Path,
@@ -135,7 +135,7 @@ pub fn check_variant(
     Ok(())
 }
 
-/// `<export_dir>/<model>/<experiment>`, the one that was prepared there.
+/// The only prepared `<export_dir>/<model>/<experiment>`.
 pub fn prepared_folder(export_dir: &Path) -> PathBuf {
     let models = names(export_dir);
     assert_eq!(models.len(), 1, "{models:?}");
@@ -172,7 +172,7 @@ pub fn peft_type(folder: &Path) -> String {
     config["peft_type"].as_str().unwrap().to_owned()
 }
 
-/// A case, run where nothing else is.
+/// A case with an export folder of its own.
 pub struct Bench {
     pub case: Case,
     pub folder: PathBuf,
@@ -191,7 +191,7 @@ impl Bench {
         }
     }
 
-    /// `generate` of a variant, with more options.
+    /// `generate` on a variant, with more options.
     #[track_caller]
     pub fn generate(&self, variant: &str, options: &[&str]) -> Generated {
         let mut command = self
@@ -200,7 +200,7 @@ impl Bench {
         generate(command.arg("--model").arg(&self.model).args(options))
     }
 
-    /// `generate` of a prepared folder.
+    /// `generate` on a prepared folder.
     #[track_caller]
     pub fn generate_prepared(&self, folder: &Path, variant: &str) -> Generated {
         let elsewhere = tempfile::tempdir().unwrap();
@@ -212,7 +212,7 @@ impl Bench {
         generated
     }
 
-    /// Runs `prepare`; gives what it says.
+    /// Runs `prepare`; returns its output.
     #[track_caller]
     pub fn prepare(&self) -> String {
         let mut command = program(["prepare", "--ep", "cpu"]);
@@ -222,7 +222,7 @@ impl Bench {
         outcome.stderr
     }
 
-    /// A copy of a model with all tensors rounded to `dtype`, and stored so.
+    /// A copy of the model with all tensors rounded to `dtype` and stored in it.
     pub fn rounded_model(&self, tensors: &Tensors, dtype: Dtype) -> TempDir {
         let folder = tempfile::tempdir().unwrap();
         fs::copy(

@@ -1,4 +1,4 @@
-//! A copy of a case that a test may change.
+//! A copy of a case that a test may modify.
 
 use std::path::PathBuf;
 
@@ -13,11 +13,11 @@ use super::{
 /// A prompt.
 pub const PROMPT: [&str; 2] = ["--prompt-ids", "3,1,4,1,5,9"];
 
-/// The configuration of an adapter, and its tensors.
+/// The files of an adapter.
 pub const CONFIG: &str = "adapter_config.json";
 pub const WEIGHTS: &str = "adapter_model.safetensors";
 
-/// An experiment that a test may change, and a folder for what's prepared.
+/// An experiment that a test may modify, and a folder for prepared variants.
 pub struct Trial {
     pub root: TempDir,
     pub model: PathBuf,
@@ -34,14 +34,14 @@ impl Trial {
         }
     }
 
-    /// The same with a copy of the model, which may be changed too.
+    /// Like [`new`](Self::new), with a copy of the model that may be modified too.
     pub fn with_own_model(model_name: &str, case_name: &str) -> Self {
         let mut trial = Self::new(model_name, case_name);
         trial.model = copy_folder(&trial.model, &trial.root.path().join("base-model"));
         trial
     }
 
-    /// The same as it is, with the configuration alone.
+    /// Like [`new`](Self::new), with a fresh adapter.
     pub fn fresh(model_name: &str, case_name: &str) -> Self {
         let trial = Self::new(model_name, case_name);
         make_fresh(&trial.experiment);
@@ -52,7 +52,7 @@ impl Trial {
         self.experiment.join(WEIGHTS)
     }
 
-    /// A file of an adapter that this one mixes.
+    /// A file of `expert`, one of the adapters that this one mixes.
     pub fn file(&self, expert: &str, name: &str) -> PathBuf {
         self.experiment.join(expert).join(name)
     }
@@ -78,7 +78,7 @@ impl Trial {
             .arg(self.root.path().join("exported")))
     }
 
-    /// Logits of `generate`, after whatever it says.
+    /// The logits of `generate`.
     #[track_caller]
     pub fn logits(&self, options: &[&str]) -> Vec<f32> {
         let file = self.root.path().join("logits.safetensors");
@@ -90,7 +90,8 @@ impl Trial {
         read_tensors(&file).remove("logits").unwrap().values
     }
 
-    /// The logits of a variant, behind a prompt in which adapters begin to act where they're to.
+    /// The logits of a variant, for a prompt that contains the adapter's invocation tokens, if it
+    /// has any.
     #[track_caller]
     pub fn logits_of(&self, variant: &str) -> Vec<f32> {
         let prompt = ["--prompt-ids", "3,1,4,1,5,9,31,2,6", "--variant", variant];

@@ -1,4 +1,4 @@
-//! Adapters from the hub, through the built program.
+//! Adapters from the hub, with the built program.
 
 use std::fs;
 use std::net::TcpListener;
@@ -22,7 +22,7 @@ impl Scene {
     fn new(files: Vec<(String, Contents)>) -> Self {
         let all: Commit = commit(COMMIT, &["main", "v2"], files.into_iter().collect());
         let folder = tempfile::tempdir().unwrap();
-        // The adapter names its base below the working folder.
+        // The adapter names its base by a path relative to the working folder.
         std::os::unix::fs::symlink(model(""), folder.path().join("models")).unwrap();
         Self {
             hub: FakeHub::start(REPO, vec![all]),
@@ -56,7 +56,7 @@ impl Scene {
     }
 }
 
-/// The files of a folder, but for `left_out`.
+/// The files of a folder, except `left_out`.
 fn files_of(folder: &Path, left_out: &[&str]) -> Vec<(String, Contents)> {
     let names = names(folder).into_iter();
     names
@@ -96,7 +96,7 @@ fn a_hub_id_is_an_adapter_and_runs_on_the_base_that_it_names() {
             "tokenizer_config.json"
         ]
     );
-    // From the cache, by id and by the snapshot's folder with its links.
+    // From the cache, by id and by the path of the snapshot, whose files are links.
     scene.hub.take_requests();
     let offline = scene.generate(REPO, &["--offline"]);
     assert_eq!(offline.stdout, expected.stdout, "{offline:?}");
@@ -113,13 +113,13 @@ fn a_hub_id_is_an_adapter_and_runs_on_the_base_that_it_names() {
 }
 
 #[test]
-fn a_folder_of_that_name_wins() {
+fn an_existing_folder_wins_over_a_hub_id() {
     let scene = Scene::new(adapter());
     crate::common::copy_folder(&case("llama-gqa", "lora"), &scene.folder.path().join(REPO));
     let local = scene.generate(REPO, &[]);
     assert_eq!(local.code, Some(0), "{local:?}");
     assert!(scene.hub.take_requests().0.is_empty());
-    // Nor is a mistyped path asked for, unless a revision says that it's none.
+    // A mistyped path isn't requested from the hub either, unless a revision shows that it's an id.
     assert_refused(
         &scene.generate("org/adaptr", &[]),
         &["did you mean `org/adapter`"],
@@ -207,7 +207,7 @@ fn the_environment_s_proxy_is_used_unless_the_host_needs_none() {
 }
 
 #[test]
-fn adapters_below_a_repository_are_named() {
+fn adapters_in_subfolders_of_a_repository_are_named() {
     let files = adapter().into_iter();
     let scene = Scene::new(
         files

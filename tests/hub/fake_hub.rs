@@ -1,11 +1,13 @@
-//! A small Hugging Face hub on the loopback interface: as much of its HTTP as fetching a model meets.
+//! A small Hugging Face hub on the loopback interface, with as much of its HTTP API as fetching a
+//! model uses.
 //!
 //! - `GET /api/models/<repo>/revision/<revision>`: the commit and the names of its files
-//! - `HEAD` and `GET /<repo>/resolve/<revision>/<file>`: a small file itself; for a large one a redirect with
-//!   `x-linked-etag` and `x-linked-size` to a file server of another origin, here a second port
+//! - `HEAD` and `GET /<repo>/resolve/<revision>/<file>`: a small file itself; for a large one, a
+//!   redirect with `x-linked-etag` and `x-linked-size` to a file server on another origin, here a
+//!   second port
 //! - redirects within the hub, as for a renamed repository, and to another hub, as from a mirror
 //! - `Range` requests, answered with a part
-//! - errors with the hub's statuses and its `x-error-code`
+//! - errors with the hub's status codes and its `x-error-code`
 //!
 //! Sources: <https://huggingface.co/docs/hub/api>; `huggingface_hub`, `file_download.py` and `utils/_http.py`.
 
@@ -19,7 +21,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-/// One commit's files, and under which names the commit is known.
+/// A commit: its files, and the revisions that name it.
 #[derive(Clone)]
 pub struct Commit {
     pub hash: String,
@@ -27,7 +29,7 @@ pub struct Commit {
     pub files: BTreeMap<String, Contents>,
 }
 
-/// A file in the repository itself, or a large one on the file server.
+/// A small file, stored in the repository, or a large one, on the file server.
 #[derive(Clone)]
 pub enum Contents {
     Small(Vec<u8>),
@@ -38,11 +40,11 @@ pub enum Contents {
 #[derive(Clone)]
 pub enum Access {
     Open,
-    /// With this token only; others get 401.
+    /// Only with this token; other requests get 401.
     Token(String),
-    /// The listing is open; files are refused with this status and `x-error-code: GatedRepo`.
+    /// The listing is public; files are refused with this status and `x-error-code: GatedRepo`.
     Gated(u16),
-    /// 403 without an error code.
+    /// Status 403 without an error code.
     Forbidden,
 }
 
@@ -51,9 +53,9 @@ pub enum Access {
 pub enum Fault {
     /// The connection closes after this many bytes.
     CutAfter(usize),
-    /// This status and a page in place of the file.
+    /// This status and a web page instead of the file.
     Status(u16),
-    /// Other bytes of the same number.
+    /// The right number of bytes with other values.
     OtherBytes,
     /// Only this many bytes, and nothing that says that there are more.
     Shorter(usize),
@@ -63,7 +65,7 @@ pub enum Fault {
     NoParts,
 }
 
-/// One request, as it came.
+/// A received request.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub method: String,
@@ -126,7 +128,7 @@ impl FakeHub {
         self.state().commits = commits;
     }
 
-    /// Breaks the transfer of `file`, or mends it.
+    /// Breaks the transfer of `file`, or repairs it.
     pub fn set_fault(&self, file: &str, fault: Option<Fault>) {
         let mut state = self.state();
         match fault {
@@ -150,7 +152,7 @@ impl FakeHub {
         self.state().moved_to = Some(endpoint.to_owned());
     }
 
-    /// The requests since the last call: the hub's and the file server's.
+    /// The requests since the last call: `(to the hub, to the file server)`.
     pub fn take_requests(&self) -> (Vec<Request>, Vec<Request>) {
         let mut state = self.state();
         (
@@ -167,7 +169,8 @@ impl FakeHub {
 /// The name of a file's blob in the cache.
 pub fn etag(contents: &Contents) -> String {
     match contents {
-        // A small file's etag is git's hash of it. Any forty digits that follow from its bytes do here.
+        // A small file's etag is its git hash. Any forty digits derived from the bytes will do
+        // here.
         Contents::Small(bytes) => sha256(bytes)[..40].to_owned(),
         Contents::Large(bytes) => sha256(bytes),
     }
@@ -307,7 +310,8 @@ fn from_file_server(state: &State, request: &Request) -> Response {
     )
 }
 
-/// The file, unless the test has broken its transfer. `HEAD` is answered as if nothing were broken.
+/// Applies the fault that the test has set for the file, if any. `HEAD` requests are answered as if
+/// there were none.
 fn with_fault(
     state: &State,
     request: &Request,
@@ -384,7 +388,7 @@ where
             let stream = stream.unwrap();
             let (state, answer) = (Arc::clone(&state), Arc::clone(&answer));
             thread::spawn(move || {
-                // A client may close a connection that it no longer needs: that's no failure of the test.
+                // A client may close a connection that it no longer needs; that isn't a failure.
                 if let Some(request) = read_request(&stream) {
                     let response = answer(&mut state.lock().unwrap(), &request);
                     let _ = write_response(&stream, &request, &response);

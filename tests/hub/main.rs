@@ -1,4 +1,4 @@
-//! Fetching a base model, against a hub on the loopback interface and a cache in a temporary folder.
+//! Fetching a base model from a hub on the loopback interface, into a cache in a temporary folder.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -54,7 +54,7 @@ fn files(entries: &[(&str, Contents)]) -> Files {
         .collect()
 }
 
-/// A repository with weights in one file, and with files that nobody needs.
+/// A repository with weights in one file, and with files that aren't needed.
 fn single_file() -> Files {
     files(&[
         ("config.json", small(r#"{"model_type": "llama"}"#)),
@@ -90,7 +90,7 @@ fn commit(hash: &str, revisions: &[&str], files: Files) -> Commit {
     }
 }
 
-/// A hub, and a cache that is empty at first.
+/// A hub, and an initially empty cache.
 struct Scene {
     hub: FakeHub,
     cache: TempDir,
@@ -132,7 +132,7 @@ impl Scene {
         fetch(&HubId::parse(id).unwrap(), &settings, &|_| {})
     }
 
-    /// How many requests came since the last call, and for which files.
+    /// The number of requests since the last call, and the requested files.
     fn requested_files(&self) -> (usize, Vec<String>) {
         let (hub, file_server) = self.hub.take_requests();
         let mut names: Vec<String> = hub
@@ -149,7 +149,7 @@ impl Scene {
         self.cache.path().join(FOLDER).join(path)
     }
 
-    /// The names of all blobs but unfinished ones.
+    /// The names of all complete blobs.
     fn blobs(&self) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.in_cache("blobs")) else {
             return Vec::new();
@@ -178,7 +178,7 @@ fn assert_holds(folder: &Path, files: &Files, names: &[&str]) {
     assert_eq!(found, expected);
 }
 
-/// An error's message: one line that holds all of `parts`.
+/// Checks that an error's message is one line that contains all `parts`.
 fn assert_says(error: &HubError, parts: &[&str]) {
     let message = error.to_string();
     assert!(!message.contains('\n'), "{message}");
@@ -196,7 +196,7 @@ const SINGLE_FILE_NAMES: [&str; 5] = [
 ];
 
 #[test]
-fn a_model_in_one_file_is_fetched_with_what_it_needs_and_nothing_else() {
+fn a_model_in_one_file_is_fetched_with_only_the_files_it_needs() {
     let scene = Scene::new(single_file());
     let folder = scene.fetch(REPO).unwrap();
     assert_holds(&folder, &single_file(), &SINGLE_FILE_NAMES);
@@ -235,7 +235,7 @@ fn a_model_in_shards_is_fetched_with_every_shard_that_the_index_names() {
 }
 
 #[test]
-fn a_model_without_a_tokenizer_is_whole_without_one() {
+fn a_model_without_a_tokenizer_is_complete_without_one() {
     let mut files = single_file();
     for name in ["tokenizer.json", "tokenizer_config.json"] {
         files.remove(name);
@@ -244,7 +244,7 @@ fn a_model_without_a_tokenizer_is_whole_without_one() {
     let scene = Scene::new(files.clone());
     let folder = scene.fetch(REPO).unwrap();
     assert_holds(&folder, &files, &names);
-    // What the listing lacks isn't asked for.
+    // Files that the listing lacks aren't requested.
     assert_eq!(scene.requested_files().1, names);
     assert_eq!(scene.fetch(REPO).unwrap(), folder);
     assert_eq!(scene.requested_files(), (1, Vec::new()));
@@ -253,7 +253,7 @@ fn a_model_without_a_tokenizer_is_whole_without_one() {
 }
 
 #[test]
-fn every_file_of_a_tokenizer_is_fetched_where_it_is() {
+fn every_file_of_a_tokenizer_that_exists_is_fetched() {
     let mut files = single_file();
     files.remove("tokenizer.json");
     let of_tokenizer = [
@@ -279,7 +279,7 @@ fn every_file_of_a_tokenizer_is_fetched_where_it_is() {
 }
 
 #[test]
-fn what_the_cache_holds_is_not_downloaded_again() {
+fn cached_files_are_not_downloaded_again() {
     let scene = Scene::new(single_file());
     let folder = scene.fetch(REPO).unwrap();
     scene.requested_files();
@@ -434,7 +434,7 @@ fn a_commit_hash_that_the_cache_holds_needs_no_request() {
     assert_eq!(scene.requested_files().0, 0);
     assert!(!scene.in_cache("refs").exists());
 
-    // Another program may have left the tokenizer out.
+    // Another program may have fetched the model without its tokenizer.
     fs::remove_file(folder.join("tokenizer.json")).unwrap();
     assert_eq!(scene.fetch(&id).unwrap(), folder);
     assert_eq!(scene.requested_files().1, ["tokenizer.json"]);
@@ -496,7 +496,7 @@ fn without_a_token_none_is_sent() {
 }
 
 #[test]
-fn a_missing_token_and_a_wrong_one_are_told_apart() {
+fn a_missing_token_and_a_wrong_one_give_different_errors() {
     let scene = Scene::new(single_file());
     scene.hub.set_access(Access::Token("hf_right".to_owned()));
     let error = scene.fetch(REPO).unwrap_err();
@@ -550,7 +550,7 @@ fn a_403_without_a_gate_asks_for_the_right_to_read() {
 }
 
 #[test]
-fn what_is_not_found_is_named_repository_revision_or_file() {
+fn a_missing_repository_revision_or_file_is_named() {
     let scene = Scene::new(single_file());
     let error = scene.fetch("org/other").unwrap_err();
     assert!(matches!(error, HubError::RepoNotFound { .. }), "{error:?}");
@@ -648,7 +648,7 @@ fn a_connection_cut_in_mid_file_leaves_nothing_broken_and_the_next_try_succeeds(
 }
 
 #[test]
-fn an_endpoint_that_nobody_serves_is_unreachable() {
+fn an_endpoint_without_a_server_is_reported_as_unreachable() {
     let mut scene = Scene::new(single_file());
     let unused = TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -671,7 +671,7 @@ fn an_endpoint_that_nobody_serves_is_unreachable() {
 #[test]
 fn an_endpoint_that_never_answers_is_given_up() {
     let mut scene = Scene::new(single_file());
-    // The system accepts the connection; nobody ever reads from it.
+    // The system accepts the connection, but nothing reads from it.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     scene.settings.endpoint = format!("http://{}", silent.local_addr().unwrap());
     scene.settings.patience = Duration::from_millis(300);
@@ -690,7 +690,7 @@ fn an_endpoint_that_is_no_url_is_refused() {
 }
 
 #[test]
-fn troubles_of_the_hub_itself_are_told_apart() {
+fn failures_of_the_hub_itself_give_different_errors() {
     let scene = Scene::new(single_file());
     scene.hub.set_listing_status(429);
     let error = scene.fetch(REPO).unwrap_err();
@@ -704,7 +704,7 @@ fn troubles_of_the_hub_itself_are_told_apart() {
     assert!(matches!(error, HubError::Status { .. }), "{error:?}");
     assert_says(&error, &["`org/tiny-model`", "503"]);
 
-    // A page of some other server, as behind the login of a public network.
+    // A page of another server, such as the login page of a public network.
     scene.hub.set_listing_status(200);
     let error = scene.fetch(REPO).unwrap_err();
     assert!(matches!(error, HubError::Answer { .. }), "{error:?}");

@@ -9,9 +9,10 @@ use crate::common::*;
 use crate::quantized_trial::{EMBEDDING, QuantizedTrial, check};
 use crate::reference::{generate, result_of};
 
-/// Adapters on the embedding, tied or not, get the rows that codes stand for; so does a head that shares them.
+/// Adapters on the embedding, tied or not, see the dequantized rows; so does a head that shares the
+/// codes.
 #[test]
-fn adapters_beside_and_on_a_quantized_embedding_compute_the_same() {
+fn adapters_on_a_model_with_a_quantized_embedding_compute_the_same() {
     for format in [Format::Int4, Format::Int8] {
         let trial = QuantizedTrial::with_embedding("llama-gqa", Format::Int4, Some(format));
         let cases = [
@@ -31,7 +32,7 @@ fn adapters_beside_and_on_a_quantized_embedding_compute_the_same() {
             "xlora",
         ];
         check(&trial, &cases.map(str::to_owned));
-        // Its width is no multiple of a block's.
+        // Its width isn't a multiple of the block size.
         let trial = QuantizedTrial::with_embedding("llama-tied", format, Some(format));
         let cases = [
             "dora-embed",
@@ -48,7 +49,7 @@ fn adapters_beside_and_on_a_quantized_embedding_compute_the_same() {
         check(&trial, &cases.map(str::to_owned));
         let file = SafetensorsFile::open(&trial.file()).unwrap();
         assert!(file.get("lm_head.weight.codes").is_none());
-        // A head of another form has codes of its own.
+        // A head in another format has its own codes.
         let other = [Format::Int4, Format::Int8][usize::from(format == Format::Int4)];
         let trial = QuantizedTrial::with_embedding("llama-tied", other, Some(format));
         check(&trial, &["lora".to_owned()]);
@@ -60,14 +61,14 @@ fn adapters_beside_and_on_a_quantized_embedding_compute_the_same() {
     }
 }
 
-/// The rows are those that the codes stand for, bit for bit.
+/// The rows equal the dequantized ones, bit for bit.
 #[test]
 fn a_quantized_embedding_is_looked_up_without_rounding() {
     for format in [Format::Int4, Format::Int8] {
         let trial = QuantizedTrial::with_embedding("llama-gqa", Format::Int4, Some(format));
         let folder = case("llama-gqa", "lora");
         let found = trial.logits(&folder, "base", true);
-        // The same model with these rows in float32, and everything else as it was.
+        // The same model with these rows in float32, and everything else unchanged.
         let rows = read_tensors(&trial.plain().join("model.safetensors")).remove(EMBEDDING);
         let stored = copy_folder(&model("llama-gqa"), &trial.root.path().join("rows"));
         edit_tensors(&stored.join("model.safetensors"), |tensors| {
@@ -84,9 +85,10 @@ fn a_quantized_embedding_is_looked_up_without_rounding() {
     }
 }
 
-/// Of a checkpoint that has the head alone, which serves as the embedding, both are quantized, each to its own form.
+/// In a checkpoint with only a head, which serves as the embedding too, both are quantized, each in
+/// its own format.
 #[test]
-fn a_head_that_serves_as_the_embedding_is_quantized_to_both_forms() {
+fn a_head_that_serves_as_the_embedding_is_quantized_in_both_formats() {
     let folder = tempfile::tempdir().unwrap();
     let exports = folder.path().join("exports");
     let stored = copy_folder(&model("llama-tied"), &folder.path().join("head"));

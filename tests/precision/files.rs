@@ -1,4 +1,5 @@
-//! Files of quantized weights: made once, and again where they're damaged, old or half made.
+//! Files of quantized weights: made once, and made again if they're damaged, outdated or
+//! incomplete.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -40,7 +41,7 @@ fn quantized_weights_are_made_once_for_all_experiments() {
 }
 
 #[test]
-fn a_merge_quantizes_what_it_changed_and_nothing_else() {
+fn a_merge_quantizes_only_what_it_changed() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = program(["prepare", "--variant", "merged", "--quantize", "4bit"]);
     command
@@ -53,7 +54,7 @@ fn a_merge_quantizes_what_it_changed_and_nothing_else() {
     found.retain(|path| path.ends_with("overlay.safetensors"));
     let overlay = SafetensorsFile::open(&found[0]).unwrap();
     let names = overlay.names();
-    // q and v of both layers, codes and scales of each.
+    // Codes and scales of q and v in both layers.
     assert_eq!(names.len(), 8, "{names:?}");
     for name in &names {
         let view = overlay.get(name).unwrap();
@@ -80,7 +81,7 @@ fn a_damaged_file_of_quantized_weights_is_made_again() {
         assert_eq!(result_of(&mut command_for(entry, folder.path())), whole);
         assert_eq!(fs::read(&path).unwrap(), bytes);
     }
-    // A whole file with other sizes, under the right fingerprint.
+    // A complete file with wrong sizes and the right fingerprint.
     let header = String::from_utf8_lossy(&bytes[8..]).into_owned();
     let fingerprint = header.split("\"fingerprint\":\"").nth(1).unwrap();
     let fingerprint = &fingerprint[..fingerprint.find('"').unwrap()];
@@ -93,14 +94,14 @@ fn a_damaged_file_of_quantized_weights_is_made_again() {
 }
 
 #[test]
-fn what_an_interrupted_run_left_is_removed_and_weights_that_changed_are_quantized_again() {
+fn remains_of_an_interrupted_run_are_removed_and_changed_weights_quantized_again() {
     let folder = tempfile::tempdir().unwrap();
     let base = copy_folder(&model("llama-gqa"), &folder.path().join("base"));
     let exports = folder.path().join("exports");
     let made = |command: &mut Command| result_of(command.args(["--quantize", "8bit"]));
     let first = made(&mut generate(&base, &exports, &[3, 4, 5], 3));
     let file = quantized_file(&exports);
-    // A process that's gone: ids end below this.
+    // The id of a process that can't exist: ids are below this.
     let left = file.with_file_name(".partial-4194305-abc");
     fs::create_dir(&left).unwrap();
     fs::write(left.join("quantized.safetensors"), b"half").unwrap();

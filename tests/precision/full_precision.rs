@@ -1,15 +1,15 @@
-//! What's made of the weights before they're quantized.
+//! What adapters compute from the weights before they're quantized.
 
 use peft_bench::quantize::Format;
 use peft_bench::weights::Dtype;
 
 use crate::common::*;
-use crate::quantized_trial::{CLOSE, QuantizedTrial, bound, full_precision, stood_for};
+use crate::quantized_trial::{CLOSE, QuantizedTrial, bound, dequantized, full_precision};
 
-/// What's left of the weights beside PiSSA's, OLoRA's and KaSA's tensors is taken from the full-precision ones and quantized
-/// then: so the graph over float weights gets what those codes stand for.
+/// PiSSA's, OLoRA's and KaSA's residuals are computed from the full-precision weights and then
+/// quantized, so the graph on float weights gets the dequantized residuals.
 #[test]
-fn what_an_adapter_takes_out_is_taken_out_before_weights_are_quantized() {
+fn residuals_are_computed_before_weights_are_quantized() {
     for (name, format, cases) in [
         (
             "llama-gqa",
@@ -36,7 +36,7 @@ fn what_an_adapter_takes_out_is_taken_out_before_weights_are_quantized() {
                 let [rows, columns] = residual.shape[..] else {
                     panic!("{key}");
                 };
-                let left = stood_for(residual, format).values;
+                let left = dequantized(residual, format).values;
                 let gain = format!("{module}.lora_magnitude_vector");
                 if let Some(gains) = tensors.get(&gain) {
                     assert_eq!(gains.shape, [rows]);
@@ -80,9 +80,10 @@ fn what_an_adapter_takes_out_is_taken_out_before_weights_are_quantized() {
     }
 }
 
-/// AdaMSS groups rows by the weights that it was made on; SuperTuning's values belong to their largest elements.
+/// AdaMSS groups rows by the weights that it was trained on; SuperTuning's values belong to the
+/// largest elements.
 #[test]
-fn where_values_belong_is_found_in_the_weights_in_full_precision() {
+fn positions_of_values_are_found_in_the_full_precision_weights() {
     let trial = QuantizedTrial::new("llama-gqa", Format::Int4);
     for name in ["adamss", "adamss-one-subspace", "supertuning-unsaved"] {
         let folder = case("llama-gqa", name);

@@ -1,6 +1,7 @@
-//! Graphs as a GPU is given them, run on the CPU: every family, and every method on one of them, against the same weights in the
-//! graph that a CPU is given. In float16 ONNX Runtime computes in float32 there what it has no kernel for; graphs of bfloat16 are
-//! run with float32 in its place, since it has nearly none for that; in float32 attention is made of other operators.
+//! Graphs for a GPU, run on the CPU: every family, and every method on one of them, compared with
+//! the same weights in the graph for a CPU. In float16, ONNX Runtime computes in float32 what has
+//! no float16 kernel on the CPU. Graphs in bfloat16 are run with float32 instead, since there are
+//! nearly no bfloat16 kernels. In float32, attention consists of other operators.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,25 +25,26 @@ mod widened;
 
 use widened::{widen_into, widened};
 
-/// A process loads ONNX Runtime once.
+/// ONNX Runtime is loaded once per process.
 static RUNTIME: LazyLock<OnnxRuntime> =
     LazyLock::new(|| OnnxRuntime::load(&locate_or_install(false, &|_| {}).unwrap()).unwrap());
 
-/// What may come of rounding to float16 after every node, as a part of the largest logit.
+/// Tolerance for rounding to float16 after every node, relative to the largest logit.
 const ROUNDING: f32 = 0.015;
 
-/// What may come of sums in another order.
+/// Tolerance for sums in another order.
 const ORDER: f32 = 1e-4;
 
-/// Families that multiply with, or clip to, numbers of their configuration, which a graph of bfloat16 rounds.
+/// Families that multiply by, or clip to, numbers in their configuration, which a graph in bfloat16
+/// rounds.
 const HAS_CONSTANTS: [&str; 7] = [
     "cohere", "gemma", "gemma2", "granite", "mpt", "olmo", "olmoe",
 ];
 
-/// What may come of that.
+/// Tolerance for that.
 const CONSTANTS: f32 = 0.005;
 
-/// Longer than the window of any fixture.
+/// Longer than any fixture's window.
 const PROMPT_LENGTH: usize = 18;
 
 const MAX_LENGTH: usize = 61;
@@ -64,8 +66,8 @@ impl Make {
         }
     }
 
-    /// Everything in few bits. On the CPU products are computed in float32 of the values that codes stand for, not of rounded
-    /// inputs.
+    /// Everything quantized. On the CPU, products are computed in float32 from the dequantized
+    /// weights, without rounding the inputs.
     fn quantized(dtype: Dtype, weights: Format, embedding: Format) -> Self {
         let part = |format| Some(Part::Quantized(format));
         let accuracy = (weights != Format::Nf4).then_some(Accuracy::Float32);
@@ -105,8 +107,8 @@ fn prepare(
     Ok(prepared.remove(0))
 }
 
-/// The adapter in `folder` beside `base`, as a CPU and as a GPU is given it; `None` where both refuse it for the same
-/// reason.
+/// The adapter in `folder` on `base`, prepared for a CPU and for a GPU; `None` if both refuse it
+/// for the same reason.
 fn pair(base: &Path, folder: &Path, make: Make, export_dir: &Path) -> Option<[PreparedVariant; 2]> {
     let base = BaseModel::open_folder(base).unwrap();
     let prepare = |gpu| prepare(&base, folder, (make, gpu), export_dir);
@@ -140,7 +142,8 @@ fn open(variant: &PreparedVariant, batch_size: usize, max_length: usize) -> Deco
         .unwrap_or_else(|error| panic!("{}: {error}", variant.folder.display()))
 }
 
-/// The graph for a GPU in float32, and that for a CPU with the same rounded numbers: tensors of the adapter, scales.
+/// The graph for a GPU widened to float32, and the graph for a CPU with the same rounded adapter
+/// tensors and scales.
 fn as_wide([cpu, gpu]: [PreparedVariant; 2], export_dir: &Path) -> [PreparedVariant; 2] {
     let wide = widened(&gpu, &export_dir.join("widened"));
     for file in [ADAPTER, RESIDUALS, &format!("../../{QUANTIZED}")] {
@@ -155,9 +158,9 @@ fn as_wide([cpu, gpu]: [PreparedVariant; 2], export_dir: &Path) -> [PreparedVari
 /// What is compared.
 struct Comparison<'a> {
     make: Make,
-    /// The case's own without one.
+    /// The case's own prompt if `None`.
     prompt: Option<&'a [u32]>,
-    /// The prompt gives the first of them.
+    /// Tokens to generate; the prompt's prefill gives the first.
     tokens: usize,
     batches: &'a [usize],
 }
@@ -185,7 +188,7 @@ const IN_FLOAT32: Comparison = Comparison {
 };
 
 impl Comparison<'_> {
-    /// How far the graph for a GPU is off, as a part of the largest logit.
+    /// The deviation of the graph for a GPU, relative to the largest logit.
     fn difference(&self, model_name: &str, case_name: &str) -> f32 {
         let export_dir = tempfile::tempdir().unwrap();
         let folder = case(model_name, case_name);
@@ -202,7 +205,7 @@ impl Comparison<'_> {
             Dtype::BFloat16 => as_wide([cpu, gpu], export_dir.path()),
             _ => [cpu, gpu],
         };
-        // Of one sequence: behind a prefix, the graph for a CPU takes no more.
+        // One sequence only: with a prefix, the graph for a CPU accepts no more.
         let expected = trace(&mut open(&cpu, 1, MAX_LENGTH), &prompt, self.tokens).unwrap();
         let differences = self.batches.iter().map(|&batch_size| {
             let mut engine = open(&gpu, batch_size, MAX_LENGTH);
@@ -216,7 +219,7 @@ impl Comparison<'_> {
     }
 }
 
-/// None of `names` is off by more than `tolerance`.
+/// Checks that no name in `names` deviates by more than `tolerance`.
 #[track_caller]
 fn assert_within(names: Vec<String>, tolerance: f32, difference: impl Fn(&str) -> f32) {
     let differences = names.into_iter().map(|name| {
@@ -235,7 +238,7 @@ fn methods() -> Vec<String> {
     cases
 }
 
-/// Ids that every fixture has.
+/// Token ids that every fixture has.
 fn long_prompt(length: usize) -> Vec<u32> {
     (0..length as u32).map(|i| (i * 37 + 11) % 61).collect()
 }
@@ -291,7 +294,7 @@ fn every_method_computes_in_float32() {
     });
 }
 
-/// The second chunk stands behind a filled cache.
+/// The second chunk is processed with a filled cache.
 #[test]
 fn a_long_prompt_gives_the_same_in_float32_in_chunks_and_at_once() {
     const LENGTH: usize = 300;
@@ -326,7 +329,7 @@ fn a_long_prompt_gives_the_same_in_float32_in_chunks_and_at_once() {
 }
 
 #[test]
-fn what_methods_compute_themselves_is_computed_in_16_bits() {
+fn native_forms_compute_in_16_bits() {
     let cases = ["dora", "hira", "hra", "lokr", "oft", "road"].as_slice();
     // C3A divides by the size of its blocks.
     let with_constants = ["c3a"].as_slice();

@@ -1,4 +1,4 @@
-//! Weights of 16 bits.
+//! 16-bit weights.
 
 use std::fs;
 use std::path::Path;
@@ -8,8 +8,8 @@ use peft_bench::weights::{Dtype, round_to};
 use crate::common::*;
 use crate::reference::{command_for, entries, generate, result_of};
 
-/// How far float32 arithmetic over weights of 16 bits may lie from transformers', which rounds every intermediate
-/// value to 16 bits.
+/// Tolerance between float32 arithmetic on 16-bit weights and Transformers, which rounds every
+/// intermediate value to 16 bits.
 fn half_tolerance(dtype: Dtype) -> f32 {
     match dtype {
         Dtype::Float16 => 3e-3,
@@ -41,7 +41,7 @@ fn weights_of_16_bits_give_what_transformers_gives_in_16_bits() {
 }
 
 #[test]
-fn a_checkpoint_of_16_bits_is_read_where_it_is_and_gives_the_same() {
+fn a_16_bit_checkpoint_is_read_in_place_with_the_same_result() {
     for (name, dtype) in [("float16", Dtype::Float16), ("bfloat16", Dtype::BFloat16)] {
         for base in ["llama-gqa", "opt-pre"] {
             let folder = tempfile::tempdir().unwrap();
@@ -54,7 +54,7 @@ fn a_checkpoint_of_16_bits_is_read_where_it_is_and_gives_the_same() {
             let rounded =
                 result_of(generate(&model(base), &exports, &ids, 4).args(["--dtype", name]));
             assert_eq!(direct, rounded, "{base} in {name}");
-            // Nothing of the weights' size was written.
+            // No file as large as the weights was written.
             let written = files_below(&exports);
             assert!(
                 written
@@ -70,8 +70,8 @@ fn a_checkpoint_of_16_bits_is_read_where_it_is_and_gives_the_same() {
     }
 }
 
-/// What's computed from a weight, once (DoRA's norm, a decomposition) or instead of it (HiRA), is computed from what it's
-/// rounded to, as by PEFT, which loads the base in that type.
+/// What an adapter computes from a weight, once (DoRA's norm, a decomposition) or instead of it
+/// (HiRA), is computed from the rounded weight, as in PEFT, which loads the base in that type.
 #[test]
 fn adapters_see_the_rounded_weights() {
     for (name, adapters) in [

@@ -1,5 +1,5 @@
-//! Quantized weights and those of 16 bits: against transformers and PEFT over the same weights, adapters beside them, and
-//! the files that are made of them.
+//! Quantized and 16-bit weights: compared with Transformers and PEFT on the same weights, with
+//! unmerged and merged adapters, and the files made of them.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -6,13 +6,13 @@ use serde_json::json;
 
 use crate::common::*;
 use crate::quantized_trial::{
-    APART, CLOSE, EMBEDDING, QuantizedTrial, prepared_in_full, stood_for,
+    APART, CLOSE, EMBEDDING, QuantizedTrial, dequantized, prepared_in_full,
 };
 use crate::unmerged::{cases_of, needs_more};
 
-/// A merge is quantized like a base of its weights.
+/// A merge is quantized like a base with the merged weights.
 #[test]
-fn merged_weights_are_what_codes_of_the_merge_stand_for() {
+fn merged_weights_are_quantized_like_a_base_with_these_weights() {
     let format = Format::Int4;
     let trial = QuantizedTrial::new("llama-gqa", format);
     let beside = ["lily", "lora-alora", "lora-arrow", "shadow", "xlora"];
@@ -32,7 +32,7 @@ fn merged_weights_are_what_codes_of_the_merge_stand_for() {
             let linear = key.ends_with("_proj.weight");
             let merged = match linear {
                 false => tensor,
-                true => stood_for(&tensor, format),
+                true => dequantized(&tensor, format),
             };
             let own = tensors.get_mut(&key).unwrap();
             assert_eq!(own.shape, merged.shape);
@@ -49,7 +49,7 @@ fn merged_weights_are_what_codes_of_the_merge_stand_for() {
     }
 }
 
-/// Merged embeddings are quantized; a tied head is the merged embedding, in its own form.
+/// Merged embeddings are quantized; a tied head is the merged embedding, in its own format.
 #[test]
 fn a_merged_embedding_and_its_tied_head_are_quantized_after_the_merge() {
     for (embedding, head) in [
@@ -70,9 +70,9 @@ fn a_merged_embedding_and_its_tied_head_are_quantized_after_the_merge() {
             edit_tensors(&plain.join("model.safetensors"), |tensors| {
                 for (key, tensor) in &overlay {
                     let format = if key == EMBEDDING { embedding } else { head };
-                    tensors.insert(key.clone(), stood_for(tensor, format));
+                    tensors.insert(key.clone(), dequantized(tensor, format));
                 }
-                let copy = stood_for(&overlay[EMBEDDING], head);
+                let copy = dequantized(&overlay[EMBEDDING], head);
                 tensors.insert("lm_head.weight".to_owned(), copy);
             });
             let found = trial.logits(&folder, "merged", true);

@@ -1,5 +1,5 @@
-//! A quantized model, and the same in float32 over a plain checkpoint of what the codes stand for. With float32
-//! arithmetic (`--quantize-accuracy 1`) both are the same numbers, summed in another order.
+//! A quantized model, and a plain float32 checkpoint of the dequantized weights. With float32
+//! arithmetic (`--quantize-accuracy 1`) both compute the same numbers, summed in another order.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,16 +12,16 @@ use serde_json::{Value, json};
 
 use crate::common::*;
 
-/// Sums of float32 in another order, a few layers deep.
+/// Tolerance for float32 sums in another order, a few layers deep.
 pub const CLOSE: f32 = 5e-5;
 
-/// What an adapter changes at least, and what another weight would change.
+/// The least effect of an adapter, or of a wrong weight.
 pub const APART: f32 = 2e-3;
 
-/// The embedding's tensor.
+/// The name of the embedding's tensor.
 pub const EMBEDDING: &str = "model.embed_tokens.weight";
 
-/// A model that's quantized with some options, and what it's compared to.
+/// A model quantized with some options, and its plain counterpart.
 pub struct QuantizedTrial {
     pub root: tempfile::TempDir,
     pub name: String,
@@ -29,17 +29,17 @@ pub struct QuantizedTrial {
     pub format: Format,
     pub head: Option<Format>,
     pub embedding: Option<Format>,
-    /// Options of all runs.
+    /// Options for all runs.
     pub more: &'static [&'static str],
 }
 
 impl QuantizedTrial {
-    /// Quantizes the model `name`, and writes what its weights stand for.
+    /// Quantizes the model `name`, and writes a checkpoint of the dequantized weights.
     pub fn new(name: &str, format: Format) -> Self {
         Self::with_embedding(name, format, None)
     }
 
-    /// The same with a quantized embedding.
+    /// Like [`new`](Self::new), with a quantized embedding.
     pub fn with_embedding(name: &str, format: Format, embedding: Option<Format>) -> Self {
         let mut options = vec!["--quantize", format.name()];
         if let Some(embedding) = embedding {
@@ -82,7 +82,7 @@ impl QuantizedTrial {
         found.remove(0)
     }
 
-    /// The checkpoint of what the codes stand for.
+    /// The checkpoint of the dequantized weights.
     pub fn plain(&self) -> PathBuf {
         self.root.path().join("plain")
     }
@@ -104,7 +104,7 @@ impl QuantizedTrial {
                 let stored = stored.cloned();
                 let [rows, columns] = match &stored {
                     Some(name) => tensors[name].shape.clone().try_into().unwrap(),
-                    // The copy of a tied head.
+                    // A tied head with its own copy.
                     None => {
                         set_key(
                             &plain.join("config.json"),
@@ -136,13 +136,13 @@ impl QuantizedTrial {
         });
     }
 
-    /// Logits of `variant` of a case, of the quantized model or over the plain checkpoint.
+    /// The logits of `variant` of a case, on the quantized model or on the plain checkpoint.
     pub fn logits(&self, target: &Path, variant: &str, quantized: bool) -> Vec<f32> {
         let command = self.command("generate", target, quantized);
         self.logits_of(command, target, variant)
     }
 
-    /// Those of the checkpoint `plain` itself, for the prompt of a case.
+    /// The logits of the checkpoint `plain` itself, for a case's prompt.
     pub fn over(&self, plain: &Path, target: &Path) -> Vec<f32> {
         let mut command = program(["generate", "--ep", "cpu", "--threads", "1"]);
         command
@@ -184,8 +184,8 @@ impl QuantizedTrial {
         command
     }
 
-    /// A case. Of a copy of the base's embedding or head, which PEFT saves beside adapters of them, there's nothing in it: it
-    /// would take the place of what the codes stand for.
+    /// A copy of a case, without the base's embedding and head, which PEFT may save with the
+    /// adapter: they would replace the dequantized ones.
     pub fn case(&self, name: &str) -> PathBuf {
         let copy = self.root.path().join("cases").join(name);
         if !copy.is_dir() {
@@ -200,7 +200,7 @@ impl QuantizedTrial {
         copy
     }
 
-    /// What's wrong with the unmerged variant of `name` beside the quantized weights.
+    /// What's wrong with the unmerged variant of `name` on quantized weights; `None` if nothing is.
     pub fn fault(&self, name: &str) -> Option<String> {
         let case = self.case(name);
         let quantized = self.logits(&case, "unmerged", true);
@@ -214,7 +214,7 @@ impl QuantizedTrial {
                 let base = self.logits(&case, "base", false);
                 relative_difference(&quantized[..first], &base[..first])
             }
-            // Of another vocabulary than the base's, whose prompt the base can't read.
+            // The case has another vocabulary, so the base can't read its prompt.
             false => f32::INFINITY,
         };
         let acts = effect > APART || WITHOUT_EFFECT.contains(&name);
@@ -225,7 +225,7 @@ impl QuantizedTrial {
     }
 }
 
-/// Cases whose adapter isn't to do anything for their prompt.
+/// Cases whose adapter must have no effect on their prompt.
 const WITHOUT_EFFECT: [&str; 1] = ["lora-alora-absent"];
 
 #[track_caller]
@@ -237,8 +237,8 @@ fn logits(command: &mut Command) -> Vec<f32> {
     read_tensors(&path).remove("logits").unwrap().values
 }
 
-/// What a matrix's codes stand for.
-pub fn stood_for(matrix: &Tensor, format: Format) -> Tensor {
+/// The dequantized matrix.
+pub fn dequantized(matrix: &Tensor, format: Format) -> Tensor {
     let [rows, columns] = matrix.shape[..] else {
         panic!("{:?} is no matrix", matrix.shape);
     };
@@ -276,14 +276,15 @@ pub fn bound(trial: &QuantizedTrial, target: &Path, quantized: bool) -> (PathBuf
     let mut found = files_below(&trial.root.path().join(exports));
     let name = target.file_name().unwrap().to_str().unwrap();
     found.retain(|path| is_of(path, name) && path.ends_with("adapter.safetensors"));
-    // Of experiments of one name in several places, the one that was prepared now.
+    // Of several experiments with the same name, the one that was prepared last.
     let made = |path: &PathBuf| fs::metadata(path).unwrap().modified().unwrap();
     let path = found.into_iter().max_by_key(made).unwrap();
     let tensors = read_tensors(&path);
     (path, tensors)
 }
 
-/// Whether `path` is in the prepared folder of the experiment `name`, whose own name ends with a hash of its place.
+/// Whether `path` is in the prepared folder of the experiment `name`; the folder's name ends with a
+/// hash of the experiment's path.
 pub fn is_of(path: &Path, name: &str) -> bool {
     let experiment = format!("--{name}");
     path.iter().any(|part| {
@@ -293,12 +294,12 @@ pub fn is_of(path: &Path, name: &str) -> bool {
     })
 }
 
-/// The tensors of the unmerged graph over the model as it is.
+/// The tensors of the unmerged graph on the unquantized model.
 pub fn full_precision(trial: &QuantizedTrial, target: &Path) -> Tensors {
     prepared_in_full(trial, target, "unmerged", "adapter.safetensors")
 }
 
-/// The tensors of a file of `variant`, over the model as it is.
+/// The tensors of a file of `variant`, on the unquantized model.
 pub fn prepared_in_full(
     trial: &QuantizedTrial,
     target: &Path,

@@ -1,4 +1,5 @@
-//! Quantized models, against transformers and PEFT over the same weights (`tests/fixtures/precision`).
+//! Quantized models, compared with Transformers and PEFT on the same weights
+//! (`tests/fixtures/precision`).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -30,7 +31,7 @@ pub fn entries() -> (BTreeMap<String, Entry>, Tensors) {
     (serde_json::from_value(json).unwrap(), tensors)
 }
 
-/// `generate` on `target`, which is an experiment or a checkpoint.
+/// `generate` on `target`, an experiment or a checkpoint.
 pub fn generate(target: &Path, export_dir: &Path, ids: &[u32], new_tokens: usize) -> Command {
     let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
     let mut command = program(["generate", "--ep", "cpu", "--threads", "1", "--json"]);
@@ -40,7 +41,7 @@ pub fn generate(target: &Path, export_dir: &Path, ids: &[u32], new_tokens: usize
     command
 }
 
-/// The command for an entry.
+/// The command that runs an entry.
 pub fn command_for(entry: &Entry, export_dir: &Path) -> Command {
     let model = model(&entry.model);
     let new_tokens = entry.token_ids.len();
@@ -63,7 +64,7 @@ pub fn command_for(entry: &Entry, export_dir: &Path) -> Command {
     command
 }
 
-/// Tokens and logits, `[tokens, vocab_size]`.
+/// Runs a command and returns its tokens and its logits, `[tokens, vocab_size]`.
 #[track_caller]
 pub fn result_of(command: &mut Command) -> (Vec<u32>, Vec<f32>) {
     let folder = tempfile::tempdir().unwrap();
@@ -82,7 +83,7 @@ pub fn result_of(command: &mut Command) -> (Vec<u32>, Vec<f32>) {
 }
 
 #[test]
-fn quantized_models_compute_what_transformers_and_peft_compute_over_the_same_weights() {
+fn quantized_models_compute_what_transformers_and_peft_compute_on_the_same_weights() {
     let (entries, expected) = entries();
     let folder = tempfile::tempdir().unwrap();
     let mut counted = 0;
@@ -106,11 +107,12 @@ fn quantized_models_compute_what_transformers_and_peft_compute_over_the_same_wei
     assert_eq!(counted, 54);
 }
 
-/// Inputs that are rounded to 8 bits in blocks of 32 change each by at most 1/254 of its block's largest.
+/// Tolerance for inputs rounded to 8 bits in blocks of 32: each changes by at most 1/254 of its
+/// block's largest value.
 const ROUNDED_INPUTS: f32 = 4e-2;
 
 #[test]
-fn inputs_of_8_bits_change_little() {
+fn inputs_rounded_to_8_bits_change_logits_little() {
     let (entries, expected) = entries();
     let folder = tempfile::tempdir().unwrap();
     for (name, entry) in &entries {
@@ -118,7 +120,7 @@ fn inputs_of_8_bits_change_little() {
             continue;
         }
         let (tokens, logits) = result_of(&mut command_for(entry, folder.path()));
-        // The first row: later ones may follow another token.
+        // Only the first row, since later ones may follow a different token.
         let vocab = expected[name].shape[1];
         let difference = relative_difference(&logits[..vocab], &expected[name].values[..vocab]);
         assert!(

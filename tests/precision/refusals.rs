@@ -1,4 +1,4 @@
-//! What can't be quantized, or isn't to be.
+//! Models and options that are refused with quantization.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use crate::common::*;
 use crate::reference::generate;
 
 #[test]
-fn a_weight_that_is_not_finite_is_named_and_nothing_is_left() {
+fn a_weight_that_is_not_finite_is_named_and_no_file_remains() {
     let folder = tempfile::tempdir().unwrap();
     let base = copy_folder(&model("llama-gqa"), &folder.path().join("base"));
     let exports = folder.path().join("exports");
@@ -33,7 +33,7 @@ fn a_weight_that_is_not_finite_is_named_and_nothing_is_left() {
 }
 
 #[test]
-fn what_is_not_supported_in_combination_is_refused_by_name() {
+fn unsupported_combinations_are_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let refuse = |args: &[&str], parts: &[&str]| {
         let mut command = program(args);

@@ -1,4 +1,4 @@
-//! What `verify` and a result say of quantization.
+//! What `verify` and a result report about quantization.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::common::*;
 
 #[test]
-fn verify_tells_what_quantization_does_apart_from_parity() {
+fn verify_reports_the_effect_of_quantization_separately_from_parity() {
     let folder = tempfile::tempdir().unwrap();
     for (quantize, all) in [("8bit", true), ("4bit", false)] {
         let mut command = program([
@@ -54,7 +54,7 @@ fn verify_tells_what_quantization_does_apart_from_parity() {
 }
 
 #[test]
-fn a_result_says_what_was_quantized_and_counts_its_bytes() {
+fn a_result_lists_what_was_quantized_and_its_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let experiment = copy_folder(
         &case("llama-gqa", "lora"),
@@ -114,6 +114,7 @@ fn a_result_says_what_was_quantized_and_counts_its_bytes() {
     assert_eq!(result["generation_info"]["parity"]["norm"], "mean");
     let executed = &result["generation_info"]["variants"]["merged"]["executed"];
     let products = executed["step"]["operators"]["CPUExecutionProvider"]["MatMulNBits"].as_u64();
-    // 2 layers of 4, since queries, keys and values are one, and so are gate and up; and the head.
+    // 4 products in each of 2 layers, since queries, keys and values are joined and so are gate and
+    // up; and the head.
     assert_eq!(products, Some(9), "{executed}");
 }

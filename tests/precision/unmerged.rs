@@ -1,4 +1,5 @@
-//! Adapters beside quantized weights, against the same over what the codes stand for.
+//! Unmerged adapters on quantized weights, compared with the same adapters on the dequantized
+//! weights.
 
 use peft_bench::quantize::Format;
 use peft_bench::weights::SafetensorsFile;
@@ -7,10 +8,10 @@ use serde_json::json;
 use crate::common::*;
 use crate::quantized_trial::{CLOSE, QuantizedTrial, bound, check, is_of};
 
-/// Cases that are refused, quantized or not.
+/// Cases that are refused, whether quantized or not.
 const REFUSED: [&str; 2] = ["psoft", "psoft-cayley-neumann"];
 
-/// Cases that take something from the weights in full precision, which have tests of their own.
+/// Cases that use the full-precision weights; they have their own tests.
 const OF_FULL_PRECISION: [&str; 7] = [
     "adamss",
     "adamss-one-subspace",
@@ -21,7 +22,7 @@ const OF_FULL_PRECISION: [&str; 7] = [
     "supertuning-unsaved",
 ];
 
-/// The cases of a model that are `meant`.
+/// The cases of a model for which `meant` is true.
 pub fn cases_of(name: &str, meant: impl Fn(&str) -> bool) -> Vec<String> {
     let mut all = names(case(name, "base").parent().unwrap());
     all.retain(|name| {
@@ -33,7 +34,7 @@ pub fn cases_of(name: &str, meant: impl Fn(&str) -> bool) -> Vec<String> {
     all
 }
 
-/// Methods that need more of a weight than its products.
+/// Cases of methods that use a weight for more than a matrix product.
 pub fn needs_more(name: &str) -> bool {
     let methods = [
         "c3a",
@@ -60,9 +61,10 @@ pub fn needs_more(name: &str) -> bool {
 }
 
 #[test]
-fn every_method_computes_the_same_beside_4_bits_as_over_what_they_stand_for() {
+fn every_method_computes_the_same_on_4_bit_as_on_dequantized_weights() {
     let trial = QuantizedTrial::new("llama-gqa", Format::Int4);
-    // Ends of another size are made of the base's rows in full precision, and are no longer quantized.
+    // An embedding or head of another size is made from the base's full-precision rows, and is no
+    // longer quantized.
     let makes_ends = ["lora-cut-ends", "lora-cut-head", "lora-resized-tokens-ends"];
     let cases = cases_of("llama-gqa", |name| !makes_ends.contains(&name));
     assert!(cases.len() > 95, "{}", cases.len());
@@ -70,7 +72,7 @@ fn every_method_computes_the_same_beside_4_bits_as_over_what_they_stand_for() {
 }
 
 #[test]
-fn methods_that_need_more_than_products_do_so_beside_8_bits_and_nf4_too() {
+fn methods_that_need_more_than_products_do_so_with_8_bits_and_nf4_too() {
     for (name, format) in [("llama-bias", Format::Int8), ("opt-pre", Format::Nf4)] {
         let trial = QuantizedTrial::new(name, format);
         let cases = cases_of(name, |name| {
@@ -86,9 +88,9 @@ fn methods_that_need_more_than_products_do_so_beside_8_bits_and_nf4_too() {
     }
 }
 
-/// A method's own nodes take products with the weight, or the dequantized weight.
+/// The native form uses products with the quantized weight, or the dequantized weight.
 #[test]
-fn a_methods_own_computation_is_the_same_beside_quantized_weights() {
+fn the_native_form_computes_the_same_on_quantized_weights() {
     for format in [Format::Int4, Format::Int8, Format::Nf4] {
         let mut trial = QuantizedTrial::new("llama-gqa", format);
         trial.more = &["--adapter-form", "native"];
@@ -125,7 +127,7 @@ fn a_methods_own_computation_is_the_same_beside_quantized_weights() {
                 .map(|&case| case.to_owned())
                 .collect::<Vec<_>>(),
         );
-        // It's dequantized by nodes, and not beforehand.
+        // The weight is dequantized by nodes of the graph, not in advance.
         for case in over_weights {
             let (_, tensors) = bound(&trial, &self::case("llama-gqa", case), true);
             assert!(tensors.values().all(|tensor| tensor.values.len() < 64 * 32));
@@ -149,7 +151,7 @@ fn a_methods_own_computation_is_the_same_beside_quantized_weights() {
 }
 
 #[test]
-fn a_tied_head_and_weights_stored_the_other_way_round_do_so_too() {
+fn a_tied_head_and_transposed_weights_compute_the_same_too() {
     let trial = QuantizedTrial::new("llama-tied", Format::Int4);
     check(
         &trial,
@@ -186,9 +188,9 @@ fn experts_are_quantized_and_their_routers_are_not() {
     }
 }
 
-/// Users are told where an adapter has float weights in the place of quantized ones.
+/// A note says if an adapter replaces quantized weights with float ones.
 #[test]
-fn weights_that_an_adapter_replaces_are_counted_and_told() {
+fn weights_that_an_adapter_replaces_are_counted_and_noted() {
     let trial = QuantizedTrial::new("llama-gqa", Format::Int4);
     for (name, replaced) in [("c3a", 6), ("lora", 0), ("lora-save-lm-head", 1)] {
         let mut command = trial.command("prepare", &trial.case(name), true);

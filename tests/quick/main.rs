@@ -1,5 +1,5 @@
-//! The quick set: of every family its base and one adapter, and of every method one case, against what `transformers` and
-//! `peft` gave. The reference set, which has all cases, is in `parity`.
+//! The quick set: the base and one adapter of every family, and one case of every method, compared
+//! with Transformers and PEFT. The full set, with all cases, is in `parity`.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -20,7 +20,7 @@ fn check(cases: &[(String, String)]) {
 }
 
 #[test]
-fn a_base_and_an_adapter_of_every_family_are_as_the_reference() {
+fn a_base_and_an_adapter_of_every_family_match_the_reference() {
     let models = models();
     let mut cases = Vec::new();
     for family in FAMILIES {
@@ -40,7 +40,7 @@ fn a_base_and_an_adapter_of_every_family_are_as_the_reference() {
 }
 
 #[test]
-fn a_case_of_every_method_is_as_the_reference() {
+fn a_case_of_every_method_matches_the_reference() {
     let found = of_each_method();
     let of = |method: &&str| {
         let case = found.get(*method);

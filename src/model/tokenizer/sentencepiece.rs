@@ -1,7 +1,8 @@
 //! `tokenizer.model`: the protobuf file of SentencePiece.
 //!
-//! Sources: `sentencepiece_model.proto`; `SentencePieceExtractor` and `SpmConverter.build_tokenizer_from_spm_proto`,
-//! `convert_slow_tokenizer.py`; `generate_merges`, `tokenization_utils_base.py`.
+//! Sources: `sentencepiece_model.proto`; `SentencePieceExtractor` and
+//! `SpmConverter.build_tokenizer_from_spm_proto`, `convert_slow_tokenizer.py`; `generate_merges`,
+//! `tokenization_utils_base.py`.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, HashSet};

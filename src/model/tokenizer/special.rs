@@ -1,6 +1,7 @@
 //! Tokens that are added to a vocabulary, and tokens that are put before and after every text.
 //!
-//! Source: `TokenizersBackend.__init__` and `update_post_processor`, `tokenization_utils_tokenizers.py`.
+//! Source: `TokenizersBackend.__init__` and `update_post_processor`,
+//! `tokenization_utils_tokenizers.py`.
 
 use std::collections::HashSet;
 

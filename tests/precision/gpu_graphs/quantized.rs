@@ -1,4 +1,4 @@
-//! The same with quantized weights.
+//! Graphs for a GPU with quantized weights.
 
 use peft_bench::model::BaseModel;
 use peft_bench::quantize::Format;
@@ -7,11 +7,13 @@ use peft_bench::weights::{Dtype, SafetensorsFile, round_to};
 use super::{CONSTANTS, Comparison, IN_16_BITS, IN_BFLOAT16, IN_FLOAT32, Make, ORDER, prepare};
 use crate::common::{case, files_below, model};
 
-/// What may come of rounding to float16 after every node, of rounding a block's scale, and NF4's values, to float16 as well.
+/// Tolerance for rounding to float16 after every node, and for rounding scales and NF4's values to
+/// float16.
 const ROUNDING_SCALES: f32 = 0.02;
 
-/// Stored the other way; of widths that no block divides, tied; experts; and methods with weights in the place of quantized ones,
-/// with residuals, with values of what codes stand for, and on the embedding.
+/// Transposed weights; tied weights of widths that aren't multiples of the block size; experts;
+/// methods that replace quantized weights, that have residuals, that use dequantized values, and on
+/// the embedding.
 const QUANTIZED_CASES: [(&str, &str); 9] = [
     ("gpt2", "lora"),
     ("llama-tied", "lora"),
@@ -24,7 +26,7 @@ const QUANTIZED_CASES: [(&str, &str); 9] = [
     ("llama-gqa", "lora-tokens"),
 ];
 
-/// What dequantizes weights in the graph.
+/// Cases that dequantize weights in the graph.
 const DEQUANTIZING: [(&str, &str); 3] = [
     ("llama-gqa", "dora"),
     ("llama-gqa", "hira"),
@@ -63,7 +65,7 @@ fn quantized_weights_compute_in_16_bits() {
 
 #[test]
 fn quantized_weights_compute_in_bfloat16() {
-    // Where the graph dequantizes, NF4's sixteen values are constants of it.
+    // If the graph dequantizes, NF4's sixteen values are constants in it.
     quantized_weights_are_as_on_the_cpu(&IN_BFLOAT16, |weights| match weights {
         Format::Nf4 => CONSTANTS,
         _ => ORDER,
@@ -76,7 +78,7 @@ fn quantized_weights_compute_in_float32() {
 }
 
 #[test]
-fn a_gpu_has_the_codes_of_the_cpu_and_its_own_scales() {
+fn cpu_and_gpu_have_the_same_codes_and_different_scales() {
     let base = BaseModel::open_folder(&model("llama-tied")).unwrap();
     let experiment = case("llama-tied", "lora");
     for format in [Format::Int4, Format::Int8, Format::Nf4] {

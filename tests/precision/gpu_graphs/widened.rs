@@ -1,5 +1,6 @@
-//! A graph of bfloat16, with float32 in its place everywhere, so that a CPU can run it: ONNX Runtime has next to nothing in bfloat16
-//! there. What it computes is then exact, but for weights and constants, which are rounded already.
+//! Widens a graph in bfloat16 to float32 everywhere, so that a CPU can run it: ONNX Runtime has
+//! almost no bfloat16 kernels there. Its computation is then exact, apart from weights and
+//! constants, which are already rounded.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, OpenOptions};
@@ -14,10 +15,10 @@ use peft_bench::weights::{
     BytesPlan, Dtype, SafetensorsFile, SafetensorsWriter, TensorView, round_to, widen,
 };
 
-/// Weights of the widened graph, beside it.
+/// File name of the widened graph's weights.
 const WEIGHTS: &str = "widened.bin";
 
-/// Writes `variant`, widened, to `folder`.
+/// Writes the widened `variant` to `folder`.
 pub fn widened(variant: &PreparedVariant, folder: &Path) -> PreparedVariant {
     fs::create_dir_all(folder).unwrap();
     let mut model =
@@ -59,7 +60,8 @@ fn widen_type(value: &mut ValueInfo) {
     }
 }
 
-/// What's stored as `dtype`, rounded to bfloat16, as float32. A mask's values may be infinite.
+/// Reads values of `dtype`, rounds them to bfloat16 and returns them as float32 bytes. A mask's
+/// values may be infinite.
 fn rounded(bytes: &[u8], dtype: Dtype) -> Vec<u8> {
     let values = widen(bytes, dtype).into_iter();
     values
@@ -67,8 +69,8 @@ fn rounded(bytes: &[u8], dtype: Dtype) -> Vec<u8> {
         .collect()
 }
 
-/// Weights are brought to one file in `to`, those of other types as they are; constants stay in the graph. Where the graph rounds
-/// a weight, the file has the rounded one.
+/// Collects the weights in one file in `to`, other types unchanged; constants stay in the graph. If
+/// the graph rounds a weight, the file gets the rounded one.
 fn widen_weights(graph: &mut Graph, narrowed: &HashSet<String>, from: &Path, to: &Path) {
     let mut files: HashMap<String, Vec<u8>> = HashMap::new();
     let mut made: Vec<u8> = Vec::new();
@@ -116,7 +118,8 @@ fn entry<'a>(tensor: &'a Tensor, key: &str) -> Option<&'a str> {
     found.map(|entry| entry.value.as_str())
 }
 
-/// The tensors of one file, those of bfloat16 as float32, in the place of their namesakes in another.
+/// Copies the tensors of one file, with bfloat16 widened to float32, over those of the same name in
+/// another file.
 pub fn widen_into(from: &Path, to: &Path) {
     let [from, to] = [from, to].map(|path| SafetensorsFile::open(path).unwrap());
     assert_eq!(from.names(), to.names());
@@ -129,7 +132,7 @@ pub fn widen_into(from: &Path, to: &Path) {
     }
 }
 
-/// The same as a file of its own.
+/// Writes a copy of the file with bfloat16 widened to float32.
 fn widen_file(from: &Path, to: &Path) {
     let file = SafetensorsFile::open(from).unwrap();
     let names = file.names();
