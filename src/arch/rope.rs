@@ -140,7 +140,7 @@ pub fn with_parameters(
         _ => config.wrong(partial_key, expected),
     };
     if defaults.partial.is_none() && partial != 1.0 {
-        return Err(wrong_partial("1: this family turns whole heads"));
+        return Err(wrong_partial("1: this family rotates whole heads"));
     }
     let dim = (head_dim as f64 * partial) as usize;
     if dim == 0 || !dim.is_multiple_of(2) || dim > head_dim {

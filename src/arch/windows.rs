@@ -60,7 +60,7 @@ pub fn qwen(config: &JsonObject, spec: &mut DecoderSpec) -> Result<(), ConfigErr
     let otherwise = |layer: usize| window.is_some() && layer as u64 >= from;
     let sliding = sliding(config, spec.layers.len(), otherwise)?;
     if !used && sliding.contains(&true) {
-        let reason = "`layer_types` has sliding layers, so it has to be true";
+        let reason = "`layer_types` has layers with a window, so it must be true";
         return Err(config.refused("use_sliding_window", reason));
     }
     set(spec, &sliding, window);

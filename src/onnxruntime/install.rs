@@ -74,7 +74,7 @@ pub enum InstallError {
     },
     /// The cache can't be written.
     #[error(
-        "cannot write {}; `PEFT_BENCH_CACHE` names another cache folder", path.display()
+        "cannot write {}; `PEFT_BENCH_CACHE` can name another cache folder", path.display()
     )]
     Cache {
         /// The file or folder.

@@ -4,13 +4,14 @@
 //! exported_models/<model>--<dtype>/
 //!     base/                          model.onnx, manifest.json
 //!     <method>--<name>/merged/       model.onnx, overlay.safetensors, manifest.json
-//!     <method>--<name>/unmerged/     model.onnx, adapter.safetensors, manifest.json; residuals.safetensors if
-//!                                    the adapter subtracts something from quantized weights
+//!     <method>--<name>/unmerged/     model.onnx, adapter.safetensors, manifest.json;
+//!                                    residuals.safetensors if the adapter subtracts something
+//!                                    from quantized weights
 //!     <method>--<name>/unmerged-native/  with the adapter's native form of computation, on demand
 //!     <method>--<name>/unmerged-empty/   as `unmerged`, with an adapter without effect, on demand
 //!     <method>--<name>/checkpoint/   a merged Hugging Face checkpoint
-//!     quantized.safetensors          the base's quantized weights, in the folder of a quantized model
-//!     finite-weights                 a stamp: the base's weights were checked for NaNs and infinities
+//!     quantized.safetensors          the base's weights, if the model is quantized
+//!     finite-weights                 a stamp: the base's weights were checked to be finite
 //! ```
 //!
 //! The name of a model or an adapter in a local folder ends with a hash of its path, except for the

@@ -9,21 +9,21 @@ use thiserror::Error;
 #[allow(missing_docs, reason = "each variant is its message")]
 pub enum TokenizerError {
     #[error(
-        "`{}` has no tokenizer that's read here (`tokenizer.json`; `tokenizer.model`; or `vocab.json` and \
-         `merges.txt`); add a `tokenizer.json`, which `{}` writes where Transformers can load what's there",
+        "`{}` has no tokenizer of a supported kind (`tokenizer.json`; `tokenizer.model`; or `vocab.json` and \
+         `merges.txt`); add a `tokenizer.json`, which `{}` writes if Transformers can load the folder's tokenizer",
         folder.display(),
         conversion(folder)
     )]
     Missing { folder: PathBuf },
     #[error(
-        "`{}` isn't read here: {reason}; make a `tokenizer.json` of it: {}",
+        "`{}` isn't supported: {reason}; convert it to a `tokenizer.json`: {}",
         path.display(),
         conversion(path.parent().unwrap_or(path))
     )]
-    Unread { path: PathBuf, reason: String },
+    Unsupported { path: PathBuf, reason: String },
     #[error(
-        "`{}` names the tokenizer class `{class}`, which Transformers builds anew in a way that isn't known here; where \
-         its `tokenizer.json` is to be used as it is, set `tokenizer_class` to `PreTrainedTokenizerFast` in \
+        "`{}` names the tokenizer class `{class}`, which isn't supported, since Transformers rebuilds its \
+         pipeline; to use its `tokenizer.json` unchanged, set `tokenizer_class` to `PreTrainedTokenizerFast` in \
          `tokenizer_config.json`",
         folder.display()
     )]
@@ -35,8 +35,8 @@ pub enum TokenizerError {
         found: String,
         expected: &'static str,
     },
-    #[error("`{}` is no part of a tokenizer: {message}", path.display())]
-    StandIn {
+    #[error("`{}` is not a tokenizer file: {message}", path.display())]
+    FailedDownload {
         path: PathBuf,
         message: &'static str,
     },

@@ -62,9 +62,9 @@ impl Vocabulary {
         let other = || ["tekken.json", "tiktoken.model"].into_iter().find_map(file);
         match (found, other()) {
             (Some(found), _) => Ok(found),
-            (None, Some(path)) => Err(TokenizerError::Unread {
+            (None, Some(path)) => Err(TokenizerError::Unsupported {
                 path,
-                reason: "it's a vocabulary of another program".to_owned(),
+                reason: "it's another program's vocabulary".to_owned(),
             }),
             (None, None) => Err(TokenizerError::Missing {
                 folder: folder.to_owned(),
@@ -117,7 +117,7 @@ pub fn bytes(path: &Path) -> Result<Vec<u8>, TokenizerError> {
         source,
     })?;
     match failed_download(&bytes) {
-        Some(message) => Err(TokenizerError::StandIn {
+        Some(message) => Err(TokenizerError::FailedDownload {
             path: path.to_owned(),
             message,
         }),

@@ -2,7 +2,7 @@
 //! does it.
 //!
 //! ```text
-//! tokenizer.json                  used unchanged, or its vocabulary in a pipeline that the class rebuilds
+//! tokenizer.json                  unchanged, or its vocabulary in the class's own pipeline
 //! tokenizer.model                 SentencePiece's pieces
 //! vocab.json, merges.txt          a byte-level vocabulary and its merges
 //! tokenizer_config.json, …        the class, added tokens, tokens put before and after the text
@@ -84,7 +84,7 @@ impl TextTokenizer {
             path: path.clone(),
             source,
         };
-        let unread = |reason: &str| TokenizerError::Unread {
+        let unsupported = |reason: &str| TokenizerError::Unsupported {
             path: path.clone(),
             reason: reason.to_owned(),
         };
@@ -99,7 +99,7 @@ impl TextTokenizer {
             }
             (Vocabulary::SentencePiece(path), _) => {
                 if class.is_byte_level() {
-                    return Err(unread("its class takes `vocab.json` and `merges.txt`"));
+                    return Err(unsupported("its class needs `vocab.json` and `merges.txt`"));
                 }
                 let model = Model::read(path)?;
                 let specials = Specials::new(class, &settings, Some(&model))?;
@@ -119,8 +119,8 @@ impl TextTokenizer {
             }
             (Vocabulary::Merges { vocab, merges }, _) => {
                 if !class.is_byte_level() {
-                    return Err(unread(
-                        "its class takes no `vocab.json` and `merges.txt` (`tokenizer_class` in \
+                    return Err(unsupported(
+                        "its class doesn't use `vocab.json` and `merges.txt` (`tokenizer_class` in \
                          `tokenizer_config.json` may name one that does, such as `GPT2Tokenizer` or `Qwen2Tokenizer`)",
                     ));
                 }

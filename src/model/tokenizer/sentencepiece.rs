@@ -84,14 +84,14 @@ impl Model {
     /// # Errors
     /// If it isn't a SentencePiece file.
     pub fn read(path: &Path) -> Result<Self, TokenizerError> {
-        let unread = |reason: String| TokenizerError::Unread {
+        let unsupported = |reason: String| TokenizerError::Unsupported {
             path: path.to_owned(),
             reason,
         };
         let model = Self::decode(bytes(path)?.as_slice())
-            .map_err(|error| unread(format!("it's no SentencePiece model ({error})")))?;
+            .map_err(|error| unsupported(format!("it's no SentencePiece model ({error})")))?;
         match model.pieces.is_empty() {
-            true => Err(unread("it has no pieces".to_owned())),
+            true => Err(unsupported("it has no pieces".to_owned())),
             false => Ok(model),
         }
     }

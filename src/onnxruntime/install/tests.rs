@@ -294,7 +294,7 @@ fn a_cache_that_cannot_be_made_is_named() {
     assert_eq!(
         error,
         format!(
-            "cannot write {}; `PEFT_BENCH_CACHE` names another cache folder",
+            "cannot write {}; `PEFT_BENCH_CACHE` can name another cache folder",
             scene.cache().display()
         )
     );
