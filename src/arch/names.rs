@@ -14,10 +14,10 @@ const AROUND: [&str; 6] = [
 /// `name` without the enclosing modules: `layers.0.mlp.up_proj.weight`, `lm_head.weight`.
 pub fn bare(name: &str) -> &str {
     let mut rest = name;
-    while let Some((first, behind)) = rest.split_once('.')
+    while let Some((first, after)) = rest.split_once('.')
         && AROUND.contains(&first)
     {
-        rest = behind;
+        rest = after;
     }
     rest
 }

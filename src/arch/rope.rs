@@ -94,8 +94,9 @@ impl Default for RopeDefaults {
 }
 
 /// Reasons why positions end.
-const DYNAMIC: &str = "beyond them a `dynamic` rotation changes with every token";
-const LONGROPE: &str = "beyond them `longrope` takes `long_factor`, for which every cached key has to be computed anew";
+const DYNAMIC: &str = "beyond them a `dynamic` rotary embedding changes with every token";
+const LONGROPE: &str =
+    "beyond them `longrope` uses `long_factor`, so every cached key would have to be recomputed";
 
 const TYPES: &str = "one of default, linear, dynamic, llama3, yarn, longrope";
 

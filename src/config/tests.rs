@@ -204,7 +204,7 @@ const PEFTS_DEFAULTS: &str = r#"{
     }
 }"#;
 
-/// What a file of defaults comes to, and what is noted of it.
+/// Loads a file of defaults; returns the configuration and the notes on it.
 fn defaults(text: &str) -> (BenchmarkConfig, Vec<String>) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("defaults.json");

@@ -3,7 +3,8 @@
 /// The first bytes of a Git LFS pointer file.
 const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
-/// If `bytes`, a whole file, are empty, a Git LFS pointer or a web page: says so, and what to do.
+/// What `bytes`, a whole file, are instead of its content, and what to do: an empty file, a Git LFS
+/// pointer or a web page. `None` if they are none of these.
 pub fn failed_download(bytes: &[u8]) -> Option<&'static str> {
     if bytes.is_empty() {
         return Some("it's empty (0 bytes): copy or download it again");

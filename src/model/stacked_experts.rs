@@ -46,12 +46,12 @@ fn find_in_stack(
     };
     let rows: usize = linears(first).iter().map(|l| l.out_features).sum();
     let columns = linears(first)[0].in_features;
-    let turned = [experts.len(), columns, rows];
-    if found.shape == turned && rows != columns {
+    let transposed = [experts.len(), columns, rows];
+    if found.shape == transposed && rows != columns {
         return Err(WeightsError::Layout {
             path: found.path.to_owned(),
             message: format!(
-                "tensor `{whole}` has shape {turned:?}, inputs before outputs, which isn't supported; expected \
+                "tensor `{whole}` has shape {transposed:?}, inputs before outputs, which isn't supported; expected \
                  `[experts, outputs, inputs]`, [{}, {rows}, {columns}], as Transformers 5 writes it: {}",
                 experts.len(),
                 rewrite_wrapper(found.path.parent().unwrap_or(found.path))

@@ -52,7 +52,7 @@ pub enum LocateError {
     },
     /// CUDA is requested, but the library of `ORT_DYLIB_PATH` has no CUDA provider.
     #[error(
-        "`ORT_DYLIB_PATH` is {}, which has no CUDA provider beside it \
+        "`ORT_DYLIB_PATH` is {}, which has no CUDA provider in its folder \
          (`libonnxruntime_providers_shared.so` and `libonnxruntime_providers_cuda.so`); \
          take the library of `onnxruntime-gpu`, or unset it",
         path.display()

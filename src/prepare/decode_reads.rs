@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn a_replaced_weight_counts_as_float_and_a_quantized_embedding_with_one_row() {
         let quantization = Quantization::new(Format::Int4);
-        let beside = |case| reads_of("llama-gqa", case, Some(quantization)).weight_bytes;
+        let weight_bytes_of = |case| reads_of("llama-gqa", case, Some(quantization)).weight_bytes;
         assert_eq!(reads("llama-gqa", "c3a").adapter_bytes, 0);
         let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
         let base = BaseModel::open_folder(&fixtures.join("models/llama-gqa")).unwrap();
@@ -169,13 +169,13 @@ mod tests {
             .sum();
         let more = (4 * elements - elements / 32 * 20) as u64;
         assert!(more > 0);
-        assert_eq!(beside("c3a"), beside("lora") + more);
+        assert_eq!(weight_bytes_of("c3a"), weight_bytes_of("lora") + more);
         let embedding = Quantization {
             embedding: Some(Format::Int8),
             ..quantization
         };
         let row = reads_of("llama-gqa", "lora", Some(embedding)).weight_bytes;
-        assert_eq!(beside("lora") - row, 64 * 4 - (64 + 2 * 4));
+        assert_eq!(weight_bytes_of("lora") - row, 64 * 4 - (64 + 2 * 4));
     }
 
     #[test]

@@ -285,13 +285,13 @@ impl Merged {
             return writer.write(&self.name, values);
         };
         let [rows, columns] = self.size();
-        let turned;
+        let transposed;
         let values = match self.in_out {
             true => {
                 let stored = ndarray::ArrayView2::from_shape((columns, rows), values)
                     .expect("a merged weight has its shape");
-                turned = stored.t().iter().copied().collect::<Vec<f32>>();
-                &turned
+                transposed = stored.t().iter().copied().collect::<Vec<f32>>();
+                &transposed
             }
             false => values,
         };

@@ -75,12 +75,12 @@ fn experts_stored_inputs_first_are_refused_with_the_command_that_transposes_them
     let trial = Spoilt::new("wrapper-qwen3-vl-moe", "attn");
     edit_tensors(&trial.base_weights(), |tensors| {
         let is_stack = |name: &str| name.ends_with("experts.gate_up_proj");
-        let mut turned = 0;
+        let mut transposed = 0;
         for (_, tensor) in tensors.iter_mut().filter(|(name, _)| is_stack(name)) {
             tensor.shape.swap(1, 2);
-            turned += 1;
+            transposed += 1;
         }
-        assert!(turned > 0);
+        assert!(transposed > 0);
     });
     trial.base_refused(&[
         "model.safetensors",

@@ -88,10 +88,10 @@ fn positions_of_values_are_found_in_the_full_precision_weights() {
     for name in ["adamss", "adamss-one-subspace", "supertuning-unsaved"] {
         let folder = case("llama-gqa", name);
         let full = full_precision(&trial, &folder);
-        let (_, beside) = bound(&trial, &folder, true);
+        let (_, quantized) = bound(&trial, &folder, true);
         let stored = read_checkpoint(&model("llama-gqa"));
         let plain = read_checkpoint(&trial.plain());
-        assert!(full.len() == beside.len() && full.len() >= 4);
+        assert!(full.len() == quantized.len() && full.len() >= 4);
         for (key, tensor) in &full {
             let module = key.strip_suffix(".supertuning.weight");
             let name = module.map(|module| module.replace("base_model.model.", "") + ".weight");
@@ -102,7 +102,7 @@ fn positions_of_values_are_found_in_the_full_precision_weights() {
                     pairs.map(|(own, base)| own - base).collect()
                 }
             };
-            let (expected, found) = (change(tensor, &stored), change(&beside[key], &plain));
+            let (expected, found) = (change(tensor, &stored), change(&quantized[key], &plain));
             let difference = relative_difference(&found, &expected);
             assert!(difference <= CLOSE, "{key}: {difference:e}");
         }

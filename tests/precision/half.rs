@@ -29,7 +29,7 @@ fn weights_of_16_bits_give_what_transformers_gives_in_16_bits() {
         let tolerance = half_tolerance(dtype.parse().unwrap());
         assert!(
             entry.margin > 2.0 * tolerance,
-            "{name}: its tokens hang on rounding"
+            "{name}: its tokens depend on rounding"
         );
         let (tokens, logits) = result_of(&mut command_for(entry, folder.path()));
         let difference = relative_difference(&logits, &expected[name].values);

@@ -15,9 +15,9 @@ use crate::unmerged::{cases_of, needs_more};
 fn merged_weights_are_quantized_like_a_base_with_these_weights() {
     let format = Format::Int4;
     let trial = QuantizedTrial::new("llama-gqa", format);
-    let beside = ["lily", "lora-alora", "lora-arrow", "shadow", "xlora"];
+    let only_unmerged = ["lily", "lora-alora", "lora-arrow", "shadow", "xlora"];
     let merges =
-        |name: &str| needs_more(name) && !beside.iter().any(|other| name.starts_with(other));
+        |name: &str| needs_more(name) && !only_unmerged.iter().any(|other| name.starts_with(other));
     let mut cases = cases_of("llama-gqa", |name| {
         merges(name) && name != "lora-replication"
     });

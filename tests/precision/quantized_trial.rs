@@ -125,8 +125,8 @@ impl QuantizedTrial {
                 let values = match in_out {
                     false => file.dequantize(&key, format, rows, columns).unwrap(),
                     true => {
-                        let turned = file.dequantize(&key, format, columns, rows).unwrap();
-                        let place = |at: usize| turned[at % columns * rows + at / columns];
+                        let transposed = file.dequantize(&key, format, columns, rows).unwrap();
+                        let place = |at: usize| transposed[at % columns * rows + at / columns];
                         (0..rows * columns).map(place).collect()
                     }
                 };

@@ -39,10 +39,10 @@ fn the_folder_has_the_four_files_of_a_hub_model_and_no_temporary_files_remain() 
     let config: Value = serde_json::from_slice(&read(&folder, TOKENIZER_CONFIG)).unwrap();
     assert_eq!(config["model_max_length"], 512);
 
-    let beside = fs::read_dir(cache.path().join("synthetic")).unwrap();
-    let mut beside: Vec<_> = beside.map(|entry| entry.unwrap().file_name()).collect();
-    beside.sort();
-    assert_eq!(beside, [".tiny-float16-v2.lock", "tiny-float16-v2"]);
+    let entries = fs::read_dir(cache.path().join("synthetic")).unwrap();
+    let mut entries: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+    entries.sort();
+    assert_eq!(entries, [".tiny-float16-v2.lock", "tiny-float16-v2"]);
 }
 
 #[test]
