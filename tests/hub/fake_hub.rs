@@ -9,7 +9,8 @@
 //! - `Range` requests, answered with a part
 //! - errors with the hub's status codes and its `x-error-code`
 //!
-//! Sources: <https://huggingface.co/docs/hub/api>; `huggingface_hub`, `file_download.py` and `utils/_http.py`.
+//! Sources: <https://huggingface.co/docs/hub/api>; `huggingface_hub`, `file_download.py` and
+//! `utils/_http.py`.
 
 use std::{
     collections::BTreeMap,
