@@ -10,6 +10,9 @@
 //!
 //! The model is `synthetic/llama-336m` unless another is given.
 
+#![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+#![expect(unsafe_code, reason = "mapping a file has no safe form")]
+
 use std::error::Error;
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! The engine through the library: batches, and adapters that take each other's place.
 
+#![expect(clippy::unwrap_used, reason = "a test may unwrap")]
+
 mod common;
 
 use std::path::{Path, PathBuf};

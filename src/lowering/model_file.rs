@@ -41,6 +41,9 @@ pub enum ModelFileError {
 pub const ROOT: &str = "/";
 
 /// The graph of `folder`, with locations below [`ROOT`] and rotary tables of `max_length` positions.
+///
+/// # Errors
+/// If a file can't be read, or the graph's weights aren't where it says.
 pub fn read(folder: &Path, max_length: usize) -> Result<Model, ModelFileError> {
     let path = folder.join(GRAPH);
     let unreadable = |path: &Path| {

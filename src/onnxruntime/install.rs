@@ -288,5 +288,6 @@ fn remove_remains(cache: &Path, target: &Path) -> Result<(), InstallError> {
     Ok(())
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests;

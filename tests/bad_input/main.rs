@@ -1,6 +1,8 @@
 //! Invalid files and options: the program prints one line on stderr that names the file and what
 //! was expected, ends with exit code 1 or 2, and leaves what was prepared before unchanged.
 
+#![expect(clippy::unwrap_used, reason = "a test may unwrap")]
+
 #[path = "../common/mod.rs"]
 mod common;
 

@@ -1,5 +1,7 @@
 //! Fetching a base model from a hub on the loopback interface, into a cache in a temporary folder.
 
+#![expect(clippy::unwrap_used, reason = "a test may unwrap")]
+
 #[path = "../common/mod.rs"]
 mod common;
 

@@ -1,5 +1,7 @@
 //! `measure`, `base` and `verify` through the built program: results, and what ends a run early.
 
+#![expect(clippy::unwrap_used, reason = "a test may unwrap")]
+
 #[path = "../common/mod.rs"]
 mod common;
 

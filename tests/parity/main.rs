@@ -1,6 +1,8 @@
 //! The built program against `transformers` and `peft`: logits, tokens and parameter counts of
 //! every case in `tests/fixtures/cases`; and changes that must not affect logits.
 
+#![expect(clippy::unwrap_used, reason = "a test may unwrap")]
+
 #[path = "../common/mod.rs"]
 mod common;
 

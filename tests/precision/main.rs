@@ -1,6 +1,8 @@
 //! Quantized and 16-bit weights: compared with Transformers and PEFT on the same weights, with
 //! unmerged and merged adapters, and the files made of them.
 
+#![expect(clippy::unwrap_used, reason = "a test may unwrap")]
+
 #[path = "../common/mod.rs"]
 mod common;
 

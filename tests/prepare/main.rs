@@ -1,5 +1,7 @@
 //! The folders that `prepare` writes: when they are written again, and what they can be used for.
 
+#![expect(clippy::unwrap_used, reason = "a test may unwrap")]
+
 #[path = "../common/mod.rs"]
 mod common;
 

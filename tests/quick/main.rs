@@ -1,6 +1,8 @@
 //! The quick set: the base and one adapter of every family, and one case of every method, compared
 //! with Transformers and PEFT. The full set, with all cases, is in `parity`.
 
+#![expect(clippy::unwrap_used, reason = "a test may unwrap")]
+
 #[path = "../common/mod.rs"]
 mod common;
 
