@@ -1,5 +1,5 @@
-//! Multimodal models. Only their decoder is used, the text tower; their towers for images and sounds
-//! don't affect prompts of text alone.
+//! Multimodal models. Only their decoder is used, the text tower; their towers for images and
+//! sounds don't affect prompts of text alone.
 //!
 //! A tower's `text_config` is read like the `config.json` of its family. Its modules are below
 //! `model.language_model`, whereas those of the family are below `model`; the head is `lm_head` in
@@ -21,12 +21,12 @@ use super::families::{self, FAMILIES, Family};
 use super::{DecoderSpec, Tower};
 use crate::json::{ConfigError, JsonObject};
 
-/// Multimodal models with the same `model_type`.
+/// A wrapper: multimodal models with the same `model_type`.
 #[derive(Debug)]
 pub struct Wrapper {
     /// `model_type` of `config.json`.
     pub model_type: &'static str,
-    /// What people call them.
+    /// Their common name.
     pub name: &'static str,
     /// The text tower's `model_type`.
     pub text: Text,
@@ -36,8 +36,8 @@ pub struct Wrapper {
     tied: Tied,
     /// Whether old files have the tower's keys at the top level.
     may_be_flat: bool,
-    /// Whether the text model's scale and cap of the logits apply. Most classes apply the head
-    /// alone.
+    /// Whether the text model's logit scale and soft cap apply. Most wrapper classes apply only the
+    /// head.
     adjusts_logits: bool,
     /// Why it isn't supported; `None` if it is.
     pub refused: Option<&'static str>,
@@ -67,7 +67,7 @@ enum Tied {
 #[derive(Debug)]
 struct TextModel {
     model_type: &'static str,
-    /// The family that computes the same.
+    /// The family with the same computation.
     family: &'static str,
     /// Defaults of keys, as in [`Family::nested_defaults`].
     defaults: &'static str,
@@ -133,7 +133,7 @@ impl Wrapper {
             Some(known) => known.complete(text),
             None => with_defaults(text, family.nested_defaults.unwrap_or("{}")),
         };
-        // A prompt without images is causal.
+        // Attention is causal in prompts without images.
         if text.json().get("use_bidirectional_attention") == Some(&"vision".into()) {
             text = text.with("use_bidirectional_attention", false.into());
         }
@@ -247,8 +247,8 @@ mod tests {
     }
 
     #[test]
-    fn a_nested_configuration_has_its_family_s_defaults() {
-        // As LLaVA 1.5 has it.
+    fn a_nested_configuration_gets_its_familys_defaults() {
+        // As in LLaVA 1.5.
         let text = json!({"model_type": "llama", "vocab_size": 32064, "rms_norm_eps": 1e-5});
         let spec = read(json!({"model_type": "llava", "text_config": text})).unwrap();
         assert_eq!((spec.hidden_size, spec.layers.len()), (4096, 32));
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wrapper_says_whether_head_and_embedding_are_one() {
+    fn the_wrapper_decides_whether_head_and_embedding_are_tied() {
         for (wrapper, outside, inside, tied) in [
             ("gemma3", None, json!(false), true),
             ("gemma3", Some(false), json!(true), false),
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_text_prompt_does_not_make_causal_is_refused() {
+    fn wrappers_that_are_not_causal_for_text_are_refused() {
         let paligemma = read(json!({"model_type": "paligemma", "text_config": {}}));
         assert!(paligemma.unwrap_err().to_string().contains("directions"));
         let gemma = |value: Value| {

@@ -1,13 +1,15 @@
-//! A base model or an adapter from the Hugging Face hub: `org/name[@revision]` becomes a folder in the hub's own cache.
+//! A base model or an adapter from the Hugging Face hub: `org/name[@revision]` becomes a folder in
+//! the hub's own cache.
 //!
-//! What is fetched is what the program reads: `config.json`, the weights as safetensors (one file, or an index and the
-//! shards that it names), and, where the repository has them, the tokenizer's files and `generation_config.json`.
-//! The cache has the layout of Python's `huggingface_hub`
+//! What is fetched is what the program reads: `config.json`, the weights as safetensors (one file,
+//! or an index and the shards that it names), and, where the repository has them, the tokenizer's
+//! files and `generation_config.json`. The cache has the layout of Python's `huggingface_hub`
 //! (`models--org--name/{blobs,refs,snapshots}`), so either program uses what the other has fetched.
 //!
-//! - A file that the cache holds under the revision's commit is never fetched again. Online, a warm cache costs one
-//!   request, which asks for the commit; a revision that is itself a full commit hash costs none, unless the cache holds
-//!   no tokenizer: the hub may have one, which what filled the cache had no use for.
+//! - A file that the cache holds under the revision's commit is never fetched again. Online, a warm
+//!   cache costs one request, which asks for the commit; a revision that is itself a full commit
+//!   hash costs none, unless the cache holds no tokenizer: the hub may have one, which what filled
+//!   the cache had no use for.
 //! - Offline no request is made, whatever the cache holds.
 //! - `refs/<revision>` is written when everything is there, so a name never leads to half a model.
 //!
@@ -26,7 +28,8 @@
 //! | `shards.rs`    | which files does `model.safetensors.index.json` name?      |
 //! | `error.rs`     | what went wrong, and what should be done about it?         |
 //!
-//! Sources: `huggingface_hub`, `file_download.py`, `constants.py` and `utils/_http.py`; its guide «Understand caching».
+//! Sources: `huggingface_hub`, `file_download.py`, `constants.py` and `utils/_http.py`; its guide
+//! «Understand caching».
 
 mod cache;
 mod download;
@@ -69,11 +72,12 @@ pub struct DownloadProgress {
 
 /// Makes sure that the cache holds the model and returns its snapshot folder.
 ///
-/// `progress` is called on this thread, some ten times a second for the file that is being downloaded, and once when
-/// it is complete. Files that the cache already holds aren't reported.
+/// `progress` is called on this thread, some ten times a second for the file that is being
+/// downloaded, and once when it is complete. Files that the cache already holds aren't reported.
 ///
 /// # Errors
-/// Whatever keeps the model from being complete in the cache; every variant of [`HubError`] says what to do about it.
+/// Whatever keeps the model from being complete in the cache; every variant of [`HubError`] says
+/// what to do about it.
 pub fn fetch(
     id: &HubId,
     settings: &HubSettings,
@@ -84,8 +88,8 @@ pub fn fetch(
     })
 }
 
-/// Has `take` complete a snapshot: offline, or under a commit's hash, that of the cache, else the hub's. `first` is the file
-/// that's said to be missing where the cache doesn't know the revision.
+/// Has `take` complete a snapshot: offline, or under a commit's hash, that of the cache, else the
+/// hub's. `first` is the file that's said to be missing where the cache doesn't know the revision.
 pub(crate) fn complete<T>(
     id: &HubId,
     settings: &HubSettings,

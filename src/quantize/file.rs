@@ -117,8 +117,8 @@ impl QuantizedFile {
         (file.metadata(FINGERPRINT) == Some(fingerprint)).then_some(Self { file })
     }
 
-    /// Opens the file at `path`. If it doesn't exist, is damaged or was made from other weights, it's
-    /// made first; `begin` then receives its size in bytes.
+    /// Opens the file at `path`. If it doesn't exist, is damaged or was made from other weights,
+    /// it's made first; `begin` then receives its size in bytes.
     ///
     /// # Errors
     /// If a weight is missing or isn't finite, or the file can't be written.
@@ -354,15 +354,15 @@ fn quantize_batch(
             )
         }
         true => {
-            let mut turned = vec![0.0; rows * one.columns];
+            let mut transposed = vec![0.0; rows * one.columns];
             let stored_row = one.rows * stored.size();
             for (column, row) in tensor.bytes.chunks_exact(stored_row).enumerate() {
                 let part = &row[first * stored.size()..][..rows * stored.size()];
                 for (index, value) in widen(part, stored).into_iter().enumerate() {
-                    turned[index * one.columns + column] = value;
+                    transposed[index * one.columns + column] = value;
                 }
             }
-            turned
+            transposed
         }
     };
     let place = (first, one.columns);

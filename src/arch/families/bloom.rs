@@ -1,8 +1,8 @@
 //! BLOOM (`model_type: "bloom"`).
 //!
-//! - ALiBi in place of positions; a LayerNorm of the embedding.
-//! - Queries, keys and values in one projection, head by head; biases everywhere.
-//! - GELU with tanh, between projections of the fourfold width.
+//! - ALiBi instead of positions; a LayerNorm of the embedding.
+//! - Queries, keys and values in one projection, grouped by head; biases everywhere.
+//! - MLP of four times the hidden size, GELU with tanh.
 //! - `apply_residual_connection_post_layernorm`: the residual is the norm's output.
 //!
 //! Source: `modeling_bloom.py`, Hugging Face Transformers.
@@ -15,7 +15,7 @@ use crate::arch::{
 };
 use crate::json::{ConfigError, JsonObject};
 
-/// Positions that BLOOM was trained with: its configuration doesn't have to say.
+/// The number of positions that BLOOM was trained with; its configuration need not contain it.
 const POSITIONS: usize = 2048;
 
 /// The entry in [`FAMILIES`](super::FAMILIES).

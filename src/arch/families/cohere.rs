@@ -1,9 +1,9 @@
 //! Cohere's Command R (`model_type: "cohere"`): Llama with four changes.
 //!
-//! - Attention and perceptron side by side behind one norm, a LayerNorm without bias.
-//! - Neighbouring elements of a head are turned together.
+//! - Attention and MLP in parallel after one norm, a LayerNorm without bias.
+//! - Rotary pairs are neighbouring elements of a head.
 //! - Logits are multiplied by `logit_scale`.
-//! - With `use_qk_norm`, LayerNorm of every query and key head, with a weight for each head.
+//! - With `use_qk_norm`, LayerNorm of every query and key head, with weights per head.
 //!
 //! Source: `modeling_cohere.py`, Hugging Face Transformers.
 

@@ -1,8 +1,9 @@
 //! Falcon (`model_type: "falcon"`).
 //!
-//! - Queries, keys and values in one projection: with `new_decoder_architecture` group by group;
-//!   else with `multi_query` all queries, one key, one value; else head by head.
-//! - Attention and perceptron side by side with `parallel_attn`, behind one LayerNorm, or two with
+//! - Queries, keys and values in one projection: grouped by key head with
+//!   `new_decoder_architecture`; else, with `multi_query`, all queries, one key, one value; else
+//!   grouped by head.
+//! - With `parallel_attn`, attention and MLP in parallel after one LayerNorm, or two with
 //!   `num_ln_in_parallel_attn` 2; else one after the other.
 //! - Rotary positions.
 //! - Biases on all linear layers with `bias`.

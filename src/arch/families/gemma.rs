@@ -2,7 +2,7 @@
 //!
 //! - RMSNorm with `1 + weight`.
 //! - The embedding's rows are multiplied by `sqrt(hidden_size)`.
-//! - GELU with tanh, also where `hidden_act` is `gelu`; `head_dim` is 256 by default.
+//! - GELU with tanh, also if `hidden_act` is `gelu`; `head_dim` is 256 by default.
 //!
 //! Source: `modeling_gemma.py`, Hugging Face Transformers.
 
@@ -64,7 +64,7 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     Ok(spec)
 }
 
-/// What all Gemmas have in common.
+/// The differences that all Gemma versions share.
 pub fn differences() -> Differences {
     Differences {
         norm: NormKind::RmsPlusOne,

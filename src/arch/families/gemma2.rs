@@ -1,8 +1,8 @@
 //! Gemma 2 (`model_type: "gemma2"`): Gemma with four changes.
 //!
-//! - A norm before and behind each sublayer: `x + norm(attention(norm(x)))`.
-//! - Every second layer, the first among them, sees `sliding_window` tokens; or those that
-//!   `layer_types` names.
+//! - A norm before and after each sublayer: `x + norm(attention(norm(x)))`.
+//! - Every second layer, beginning with the first, has a window of `sliding_window` tokens; or the
+//!   layers that `layer_types` names.
 //! - Soft caps on attention scores and on logits.
 //! - Scores are multiplied by `query_pre_attn_scalar^-0.5`.
 //!
@@ -83,7 +83,7 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     Ok(spec)
 }
 
-/// A norm before and behind each sublayer.
+/// Puts a norm before and after each sublayer.
 pub fn put_norms_around(spec: &mut DecoderSpec) {
     spec.rearrange(|norm| {
         Arrangement::around(
@@ -93,7 +93,7 @@ pub fn put_norms_around(spec: &mut DecoderSpec) {
     });
 }
 
-/// `query_pre_attn_scalar^-0.5`
+/// Sets the scale of scores to `query_pre_attn_scalar^-0.5`.
 pub fn scale_scores(config: &JsonObject, spec: &mut DecoderSpec) -> Result<(), ConfigError> {
     let scalar = read::positive(config, "query_pre_attn_scalar")?.unwrap_or(256.0);
     for layer in &mut spec.layers {
@@ -102,7 +102,7 @@ pub fn scale_scores(config: &JsonObject, spec: &mut DecoderSpec) -> Result<(), C
     Ok(())
 }
 
-/// A soft cap: `default` where `key` is absent, none where it's null.
+/// Reads a soft cap: `default` if `key` is absent, `None` if it's null.
 pub fn cap(
     config: &JsonObject,
     key: &str,

@@ -1,10 +1,10 @@
 //! Gemma 3's text models (`model_type: "gemma3_text"`): Gemma 2 with three changes.
 //!
-//! - RMSNorm of every query and key head, before the rotation.
-//! - Layers with a window have a rotation of their own: `rope_local_base_freq`, or
-//!   `rope_parameters` with an entry for each type of layer. Five of six layers have one, unless
+//! - RMSNorm of every query and key head, before the rotary embedding.
+//! - Layers with a window have their own rotary embedding: `rope_local_base_freq`, or
+//!   `rope_parameters` with an entry per layer type. Five of six layers have a window, unless
 //!   `layer_types` or `sliding_window_pattern` says otherwise.
-//! - No soft cap on attention scores; one on logits where `final_logit_softcapping` is set.
+//! - No soft cap on attention scores; one on logits if `final_logit_softcapping` is set.
 //!
 //! Source: `modeling_gemma3.py`, `configuration_gemma3.py`, Hugging Face Transformers.
 
@@ -99,14 +99,14 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     Ok(spec)
 }
 
-/// Rotations of layers that see everything and of those with a window.
+/// The rotary embeddings `[of layers with full attention, of layers with a window]`.
 fn rotations(config: &JsonObject, head_dim: usize) -> Result<[RotarySpec; 2], ConfigError> {
     let parameters = config.optional_object("rope_parameters")?;
     let entry = |name: &str| match &parameters {
         Some(parameters) => parameters.optional_object(name),
         None => Ok(None),
     };
-    // Transformers 5 looks for YaRN's `truncate` around the two entries, whatever is in them.
+    // Transformers 5 reads YaRN's `truncate` next to the two entries, ignoring one inside them.
     let truncate = match &parameters {
         Some(parameters) => parameters.flag("truncate", true)?,
         None => true,
@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn truncation_is_said_around_the_two_rotations_and_not_within() {
+    fn truncate_is_read_next_to_the_two_entries_and_not_inside_them() {
         let full = |inside: Value, around: Value| {
             let yarn = json!({
                 "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0,

@@ -2,8 +2,8 @@
 //!
 //! - Learned positions; LayerNorm before each sublayer; `c_proj(act(c_fc(x)))`; biases everywhere.
 //! - Queries, keys and values in one projection, `c_attn`.
-//! - Weights are stored as `[in_features, out_features]`, but for the embedding's.
-//! - `scale_attn_by_inverse_layer_idx`: layer `i` divides scores by `i + 1` as well.
+//! - Weights are stored as `[in_features, out_features]`, except for the embedding.
+//! - `scale_attn_by_inverse_layer_idx`: layer `i` also divides scores by `i + 1`.
 //!
 //! Source: `modeling_gpt2.py`, Hugging Face Transformers.
 

@@ -1,9 +1,9 @@
 //! GPT-NeoX and Pythia (`model_type: "gpt_neox"`).
 //!
-//! - Attention and perceptron side by side, each behind a LayerNorm of its own; one after the other
-//!   where `use_parallel_residual` is false.
-//! - Queries, keys and values in one projection, head by head.
-//! - `rotary_pct` of each head is turned, a quarter by default.
+//! - Attention and MLP in parallel, each after its own LayerNorm; one after the other if
+//!   `use_parallel_residual` is false.
+//! - Queries, keys and values in one projection, grouped by head.
+//! - The fraction `rotary_pct` of each head is rotated, a quarter by default.
 //! - Biases everywhere, on attention unless `attention_bias` is false.
 //! - Checkpoints call the head `embed_out`.
 //!

@@ -1,8 +1,8 @@
 //! GPT-J (`model_type: "gptj"`).
 //!
-//! - Attention and perceptron side by side behind one norm, a LayerNorm.
-//! - The first `rotary_dim` elements of a head are turned, neighbours together.
-//! - `fc_out(act(fc_in(x)))`; biases on the perceptron and the head, none on attention.
+//! - Attention and MLP in parallel after one norm, a LayerNorm.
+//! - The first `rotary_dim` elements of a head are rotated, in pairs of neighbours.
+//! - `fc_out(act(fc_in(x)))`; biases on the MLP and the head, none on attention.
 //!
 //! Source: `modeling_gptj.py`, Hugging Face Transformers.
 

@@ -1,9 +1,9 @@
 //! Llama (`model_type: "llama"`): the family that others are described by their differences from.
 //!
 //! - `h = x + o_proj(attention(norm(x)))`, `y = h + mlp(norm(h))`, RMSNorm, rotary positions.
-//! - Grouped-query attention; a gated perceptron.
-//! - Biases on all four attention projections with `attention_bias`, on all three of the perceptron
-//!   with `mlp_bias`.
+//! - Grouped-query attention; a gated MLP.
+//! - Biases on all four attention projections with `attention_bias`, and on all three MLP
+//!   projections with `mlp_bias`.
 //!
 //! Source: `modeling_llama.py`, Hugging Face Transformers.
 
@@ -121,7 +121,7 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
 pub enum Bias {
     /// Nowhere.
     Never,
-    /// Where this key of `config.json` says so, and by default if it's `true` here.
+    /// If this key of `config.json` is true; the second value is the default.
     Key(&'static str, bool),
     /// Everywhere.
     Always,
@@ -130,27 +130,27 @@ pub enum Bias {
 /// How a family's configuration differs from Llama's.
 #[derive(Debug, Clone)]
 pub struct Differences {
-    /// The norms of layers and the last one.
+    /// The kind of all norms.
     pub norm: NormKind,
-    /// The norms' epsilon: its key, and its value where that's absent.
+    /// The key of the norms' epsilon, and its default.
     pub epsilon: (&'static str, f64),
     /// Biases of queries, keys and values.
     pub qkv_bias: Bias,
     /// Bias of the output projection.
     pub output_bias: Bias,
-    /// Biases of the perceptron.
+    /// Biases of the MLP.
     pub mlp_bias: Bias,
-    /// Whether head and embedding share a tensor by default.
+    /// Default of `tie_word_embeddings`.
     pub tied: bool,
-    /// The activation: its key, and its value where that's absent.
+    /// The key of the activation, and its default.
     pub activation: (&'static str, Activation),
-    /// Key heads by default; as many as query heads if none.
+    /// Default number of key heads; `None` means as many as query heads.
     pub key_value_heads: Option<usize>,
-    /// Width of a head by default; `hidden_size / num_attention_heads` if none.
+    /// Default width of a head; `None` means `hidden_size / num_attention_heads`.
     pub head_dim: Option<usize>,
-    /// `max_position_embeddings` by default.
+    /// Default of `max_position_embeddings`.
     pub positions: usize,
-    /// Rotary positions by default.
+    /// Defaults of the rotary embedding.
     pub rope: RopeDefaults,
 }
 
@@ -172,7 +172,7 @@ impl Default for Differences {
     }
 }
 
-/// Reads a decoder that is Llama's but for `differences`, with the names of its modules.
+/// Reads a decoder that differs from Llama's by `differences`, with Llama's module names.
 pub fn decoder(config: &JsonObject, differences: &Differences) -> Result<DecoderSpec, ConfigError> {
     let hidden_size = config.size("hidden_size")?;
     let intermediate_size = config.size("intermediate_size")?;

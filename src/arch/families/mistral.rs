@@ -1,7 +1,7 @@
 //! Mistral (`model_type: "mistral"`): Llama with a window.
 //!
-//! - A token sees `sliding_window` tokens, itself among them, in every layer; all of them where
-//!   it's null.
+//! - Every layer has a window of `sliding_window` tokens, including the current one; full attention
+//!   if it's null.
 //!
 //! Source: `modeling_mistral.py`, Hugging Face Transformers.
 

@@ -1,8 +1,8 @@
 //! Mixtral (`model_type: "mixtral"`): Mistral with experts.
 //!
-//! - Each token goes through `num_experts_per_tok` of `num_local_experts`, weighted by the softmax
-//!   over all of them, divided by its sum over those.
-//! - A token sees `sliding_window` tokens, where that isn't null.
+//! - Each token uses `num_experts_per_tok` of `num_local_experts` experts, weighted by a softmax
+//!   over all experts that's normalized over the selected ones.
+//! - A window of `sliding_window` tokens, unless it's null.
 //!
 //! Source: `modeling_mixtral.py`, `conversion_mapping.py`, Hugging Face Transformers.
 

@@ -41,9 +41,9 @@ pub struct Family {
     pub model_type: &'static str,
     /// Their names.
     pub name: &'static str,
-    /// What is special about them.
+    /// What distinguishes the family.
     pub special: &'static str,
-    /// Options that are refused by name.
+    /// Options that are refused.
     pub refused: &'static str,
     /// The modules that methods adapt by default.
     pub targets: DefaultTargets,

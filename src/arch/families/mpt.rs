@@ -1,11 +1,11 @@
 //! MPT (`model_type: "mpt"`).
 //!
-//! - ALiBi in place of positions; LayerNorm without bias; no biases at all.
-//! - Queries, keys and values in one projection, cut off at ± `clip_qkv`.
-//! - GELU between projections of the fourfold width.
+//! - ALiBi instead of positions; LayerNorm without bias; no biases at all.
+//! - Queries, keys and values in one projection, clamped to ± `clip_qkv`.
+//! - MLP of four times the hidden size, GELU.
 //!
-//! Transformers passes over several options that MPT's own code had; what they would change is
-//! refused.
+//! Transformers ignores several options that MPT's own code had; values that would change the
+//! result are refused.
 //!
 //! Source: `modeling_mpt.py`, Hugging Face Transformers.
 
@@ -94,7 +94,7 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     })
 }
 
-/// Options that Transformers' model hasn't.
+/// Refuses options that Transformers' MPT doesn't implement.
 fn refuse_others(config: &JsonObject) -> Result<(), ConfigError> {
     const REASON: &str = "Transformers' MPT doesn't have it";
     if !config.flag("no_bias", true)? {

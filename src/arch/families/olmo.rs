@@ -1,7 +1,7 @@
 //! OLMo (`model_type: "olmo"`): Llama with other norms.
 //!
 //! - LayerNorm without parameters.
-//! - Queries, keys and values are cut off at ± `clip_qkv`.
+//! - Queries, keys and values are clamped to ± `clip_qkv`.
 //!
 //! Source: `modeling_olmo.py`, Hugging Face Transformers.
 

@@ -1,8 +1,8 @@
 //! OLMoE (`model_type: "olmoe"`): Llama with experts.
 //!
 //! - RMSNorm of the whole query and key projections, before the split into heads.
-//! - Queries, keys and values are cut off at ± `clip_qkv`, behind those norms.
-//! - `norm_topk_prob`: the weights of a token's experts are divided by their sum.
+//! - Queries, keys and values are clamped to ± `clip_qkv`, after those norms.
+//! - `norm_topk_prob`: the router's weights of a token's experts are divided by their sum.
 //!
 //! Source: `modeling_olmoe.py`, Hugging Face Transformers.
 

@@ -1,12 +1,12 @@
 //! OPT (`model_type: "opt"`).
 //!
-//! - Learned positions; the table's first two rows belong to no position.
-//! - Biases everywhere with `enable_bias`; LayerNorm, without parameters where
+//! - Learned positions; the table's first two rows are unused.
+//! - Biases everywhere with `enable_bias`; LayerNorm, without parameters if
 //!   `layer_norm_elementwise_affine` is false.
-//! - `do_layer_norm_before`: the norms stand before their sublayers and there's a final norm
-//!   (unless `_remove_final_layer_norm`); else behind the residual and there's none (opt-350m).
-//! - `word_embed_proj_dim` other than `hidden_size`: projections behind the embedding and before
-//!   the head, without biases.
+//! - `do_layer_norm_before`: norms before the sublayers and a final norm (unless
+//!   `_remove_final_layer_norm`); else norms after the residual and no final norm (opt-350m).
+//! - `word_embed_proj_dim` other than `hidden_size`: projections after the embedding and before the
+//!   head, without biases.
 //!
 //! Source: `modeling_opt.py`, Hugging Face Transformers.
 

@@ -1,7 +1,7 @@
 //! Phi-1.5 and Phi-2 (`model_type: "phi"`).
 //!
-//! - Attention and perceptron side by side behind one norm, a LayerNorm.
-//! - Half of each head is turned, unless `partial_rotary_factor` says otherwise.
+//! - Attention and MLP in parallel after one norm, a LayerNorm.
+//! - Half of each head is rotated, unless `partial_rotary_factor` says otherwise.
 //! - `fc2(act(fc1(x)))`, GELU with tanh; biases everywhere, on the head too.
 //! - With `qk_layernorm`, LayerNorm of every query and key head.
 //!

@@ -1,7 +1,7 @@
 //! Phi-3, Phi-3.5 and Phi-4-mini (`model_type: "phi3"`): Llama with fused projections.
 //!
 //! - `qkv_proj`: queries, keys and values; `gate_up_proj`: gate and up.
-//! - A token sees `sliding_window` tokens, where that isn't null.
+//! - A window of `sliding_window` tokens, unless it's null.
 //! - `longrope`, which older configurations call `su` or `yarn`.
 //!
 //! Source: `modeling_phi3.py`, `configuration_phi3.py`, Hugging Face Transformers.

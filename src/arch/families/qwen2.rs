@@ -1,6 +1,6 @@
 //! Qwen2 and Qwen2.5 (`model_type: "qwen2"`): Llama with biases on queries, keys and values.
 //!
-//! - With `use_sliding_window`, layers from `max_window_layers` on see a window.
+//! - With `use_sliding_window`, layers from `max_window_layers` on have a window.
 //!
 //! Source: `modeling_qwen2.py`, Hugging Face Transformers.
 

@@ -1,8 +1,8 @@
 //! Qwen3 (`model_type: "qwen3"`): Llama with norms of queries and keys.
 //!
-//! - RMSNorm of every query and key head, before the rotation.
+//! - RMSNorm of every query and key head, before the rotary embedding.
 //! - `head_dim` is 128 by default, whatever `hidden_size` is.
-//! - With `use_sliding_window`, layers from `max_window_layers` on see a window.
+//! - With `use_sliding_window`, layers from `max_window_layers` on have a window.
 //!
 //! Source: `modeling_qwen3.py`, Hugging Face Transformers.
 

@@ -1,9 +1,9 @@
 //! Qwen3's mixtures of experts (`model_type: "qwen3_moe"`): Qwen3 with experts.
 //!
-//! - Every `decoder_sparse_step`-th layer has experts, but for `mlp_only_layers`; the others have a
-//!   perceptron.
-//! - `norm_topk_prob`: the weights of a token's experts are divided by their sum.
-//! - With `use_sliding_window` every layer sees a window.
+//! - Every `decoder_sparse_step`-th layer has experts, except `mlp_only_layers`; the others have an
+//!   MLP.
+//! - `norm_topk_prob`: the router's weights of a token's experts are divided by their sum.
+//! - With `use_sliding_window`, every layer has a window.
 //!
 //! Source: `modeling_qwen3_moe.py`, Hugging Face Transformers.
 

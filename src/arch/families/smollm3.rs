@@ -1,8 +1,8 @@
-//! SmolLM3 (`model_type: "smollm3"`): Llama with layers that know no positions.
+//! SmolLM3 (`model_type: "smollm3"`): Llama with some layers without positions.
 //!
-//! - `no_rope_layers` has a 0 for each layer that turns nothing; by default that's every
+//! - `no_rope_layers` has a 0 for each layer without rotary embedding; by default that's every
 //!   `no_rope_layer_interval`-th.
-//! - With `use_sliding_window` those layers see a window, or those that `layer_types` names.
+//! - With `use_sliding_window`, those layers have a window, or the layers that `layer_types` names.
 //!
 //! Source: `modeling_smollm3.py`, Hugging Face Transformers.
 
@@ -47,9 +47,9 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
         ..Differences::default()
     };
     let mut spec = llama::decoder(config, &differences)?;
-    let turned = turned_layers(config, spec.layers.len())?;
-    for (layer, turned) in spec.layers.iter_mut().zip(&turned) {
-        if !turned {
+    let rotary = rotary_layers(config, spec.layers.len())?;
+    for (layer, rotary) in spec.layers.iter_mut().zip(&rotary) {
+        if !rotary {
             layer.attention.position = Position::None;
         }
     }
@@ -57,14 +57,14 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
         true => windows::size(config, None)?,
         false => None,
     };
-    let otherwise = |layer: usize| window.is_some() && !turned[layer];
-    let sliding = windows::sliding(config, turned.len(), otherwise)?;
+    let otherwise = |layer: usize| window.is_some() && !rotary[layer];
+    let sliding = windows::sliding(config, rotary.len(), otherwise)?;
     windows::set(&mut spec, &sliding, window);
     Ok(spec)
 }
 
-/// For each layer, whether it turns queries and keys.
-fn turned_layers(config: &JsonObject, layers: usize) -> Result<Vec<bool>, ConfigError> {
+/// For each layer, whether it has a rotary embedding.
+fn rotary_layers(config: &JsonObject, layers: usize) -> Result<Vec<bool>, ConfigError> {
     let key = "no_rope_layers";
     let Some(value) = config.get(key) else {
         let interval = config.optional_size("no_rope_layer_interval")?.unwrap_or(4);

@@ -1,8 +1,8 @@
 //! StableLM (`model_type: "stablelm"`): Llama with LayerNorm.
 //!
-//! - A quarter of each head is turned, unless `partial_rotary_factor` says otherwise.
+//! - A quarter of each head is rotated, unless `partial_rotary_factor` says otherwise.
 //! - Biases on queries, keys and values with `use_qkv_bias`.
-//! - `use_parallel_residual`: attention and perceptron side by side behind one norm.
+//! - `use_parallel_residual`: attention and MLP in parallel after one norm.
 //!
 //! Source: `modeling_stablelm.py`, Hugging Face Transformers.
 

@@ -1,8 +1,8 @@
-//! StarCoder2 (`model_type: "starcoder2"`): Llama with LayerNorm and a plain perceptron.
+//! StarCoder2 (`model_type: "starcoder2"`): Llama with LayerNorm and a plain MLP.
 //!
 //! - `c_proj(act(c_fc(x)))`, GELU with tanh.
 //! - Biases everywhere with `use_bias`.
-//! - A token sees `sliding_window` tokens, where that isn't null.
+//! - A window of `sliding_window` tokens, unless it's null.
 //!
 //! Source: `modeling_starcoder2.py`, Hugging Face Transformers.
 

@@ -9,7 +9,7 @@ use crate::weights::{TensorStore, WeightsError};
 /// Models without a wrapper stay as they are.
 ///
 /// # Errors
-/// If the checkpoint holds a tensor of the tower under two names.
+/// If the checkpoint contains a tensor of the tower under two names.
 pub fn locate(spec: &mut DecoderSpec, store: &TensorStore) -> Result<(), WeightsError> {
     let Some(tower) = &spec.tower else {
         return Ok(());

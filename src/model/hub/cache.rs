@@ -105,8 +105,8 @@ impl RepoCache {
         self.folder.join("blobs").join(format!("{etag}.incomplete"))
     }
 
-    /// Waits until no other process downloads this blob, and locks it as long as the returned file is
-    /// open. `None` if the wait takes longer than `patience`.
+    /// Waits until no other process downloads this blob, and locks it as long as the returned file
+    /// is open. `None` if the wait takes longer than `patience`.
     pub(super) fn lock(&self, etag: &str, patience: Duration) -> Result<Option<File>, HubError> {
         let path = self.locks.join(format!("{etag}.lock"));
         let blobs = self.folder.join("blobs");

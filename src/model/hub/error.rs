@@ -31,7 +31,8 @@ pub enum HubError {
     )]
     TokenMalformed,
 
-    /// HTTP 401, and no token was sent. The hub doesn't tell a private repository from one that doesn't exist.
+    /// HTTP 401, and no token was sent. The hub doesn't tell a private repository from one that
+    /// doesn't exist.
     #[error(
         "the hub asks for a token for `{repo}`: set `HF_TOKEN`, or check the name (for one that doesn't exist the \
          hub answers the same)"

@@ -63,8 +63,9 @@ impl<'a> Http<'a> {
         })
     }
 
-    /// The answer to a `HEAD` request for a file. Redirects are followed up to the one that leads from
-    /// the hub to a file server: that redirect's headers describe the file, the file server's don't.
+    /// The answer to a `HEAD` request for a file. Redirects are followed up to the one that leads
+    /// from the hub to a file server: that redirect's headers describe the file, the file server's
+    /// don't.
     pub(super) fn describe(&self, asked: Asked, url: &str) -> Result<Response, HubError> {
         let describes = |response: &Response| {
             let has = |name: &str| response.headers().contains_key(name);
@@ -73,7 +74,8 @@ impl<'a> Http<'a> {
         self.follow(&Method::HEAD, asked, url, 0, describes)
     }
 
-    /// The answer to a `GET` request for the bytes from `from` on. A server may send all bytes instead.
+    /// The answer to a `GET` request for the bytes from `from` on. A server may send all bytes
+    /// instead.
     pub(super) fn get(&self, asked: Asked, url: &str, from: u64) -> Result<Response, HubError> {
         self.follow(&Method::GET, asked, url, from, |_| false)
     }

@@ -1,5 +1,5 @@
-//! A file that is being downloaded, `blobs/<etag>.incomplete`. It's renamed when it's complete and has
-//! the size and the hash that the hub has announced.
+//! A file that is being downloaded, `blobs/<etag>.incomplete`. It's renamed when it's complete and
+//! has the size and the hash that the hub has announced.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};

@@ -1,4 +1,5 @@
-//! What the environment says about the hub: the variables of Python's `huggingface_hub`, with the same meaning.
+//! What the environment says about the hub: the variables of Python's `huggingface_hub`, with the
+//! same meaning.
 //!
 //! | variable                                              | meaning                                               |
 //! |-------------------------------------------------------|-------------------------------------------------------|
@@ -11,8 +12,9 @@
 //! | `HF_HUB_OFFLINE`, `TRANSFORMERS_OFFLINE`              | `1`, `true`, `yes` or `on`: make no request           |
 //! | `HF_HUB_DOWNLOAD_TIMEOUT`                             | seconds of silence after which a request is given up  |
 //!
-//! A proxy is the first of `ALL_PROXY`, `HTTPS_PROXY` and `HTTP_PROXY` that is set; `NO_PROXY` lists the hosts that
-//! need none. The certificates that are trusted are the system's, or those of `SSL_CERT_FILE`.
+//! A proxy is the first of `ALL_PROXY`, `HTTPS_PROXY` and `HTTP_PROXY` that is set; `NO_PROXY`
+//! lists the hosts that need none. The certificates that are trusted are the system's, or those of
+//! `SSL_CERT_FILE`.
 //!
 //! Source: `huggingface_hub`, `constants.py`.
 
@@ -25,7 +27,8 @@ use std::{
 };
 
 const ENDPOINT: &str = "https://huggingface.co";
-/// Longer than Python's 10 s: it also covers the time that a file server takes to find a large file.
+/// Longer than Python's 10 s: it also covers the time that a file server takes to find a large
+/// file.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where and how to fetch.

@@ -1,4 +1,5 @@
-//! Which files `model.safetensors.index.json` names. The names come from others, and become paths: they're checked.
+//! Which files `model.safetensors.index.json` names. The names come from others, and become paths:
+//! they're checked.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

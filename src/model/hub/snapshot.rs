@@ -1,4 +1,5 @@
-//! One commit of a repository: what it has, and its files in the cache, fetched where that's allowed.
+//! One commit of a repository: what it has, and its files in the cache, fetched where that's
+//! allowed.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -109,8 +110,8 @@ impl<'a> Snapshot<'a> {
         present.try_for_each(|file| self.require(file))
     }
 
-    /// The same of the weights: one file, or an index and the shards that it names. `refusal` makes the error for a
-    /// repository that has neither.
+    /// The same of the weights: one file, or an index and the shards that it names. `refusal` makes
+    /// the error for a repository that has neither.
     pub(crate) fn require_weights(
         &self,
         single: &str,

@@ -1,5 +1,5 @@
-//! `config.json` and the list of tensors of a synthetic model. The shapes themselves are in the files
-//! of their families; the list of tensors follows from the architecture.
+//! `config.json` and the list of tensors of a synthetic model. The shapes themselves are in the
+//! files of their families; the list of tensors follows from the architecture.
 
 use std::collections::BTreeSet;
 use std::path::Path;
