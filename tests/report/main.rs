@@ -3,6 +3,8 @@
 //!
 //! `tests/fixtures/results/README.md` says where the files come from.
 
+#![expect(clippy::unwrap_used, reason = "a test may unwrap")]
+
 #[path = "../common/mod.rs"]
 mod common;
 
