@@ -180,6 +180,8 @@ def check_table(checks, browser, address):
     head.locator("button").focus()
     tab.keyboard.press("Enter")
     checks.that("sorting answers to the keyboard", head.get_attribute("aria-sort") == "none")
+    about = tab.locator("#tip")
+    checks.that("and says what the column means", about.is_visible() and "95 % interval" in about.text_content())
     focused = tab.evaluate("document.activeElement.closest('th')?.dataset.key")
     checks.that("the heading keeps the focus", focused == "overhead_pct", focused)
 
@@ -280,6 +282,34 @@ def check_link(checks, browser, address):
     hostile.close()
 
 
+def walk(page, every=1):
+    """Shows the details of results of all groups; what of the text looks like a mistake of the script."""
+    tab, odd = page.tab, []
+    groups = max(1, tab.locator(".groups button").count())
+    for index in range(groups):
+        if groups > 1:
+            tab.locator(".groups button").nth(index).click()
+        for row in range(0, page.rows(), every):
+            button = tab.locator("#table tbody tr").nth(row).locator("button")
+            name = button.text_content()
+            button.click()
+            left = re.findall(r".*(?:\b(?:null|undefined|NaN|Infinity)\b|\[object).*", tab.locator("#app").inner_text())
+            odd += [(name, text) for text in left]
+    return odd
+
+
+def check_every_version(checks, browser, program, folder):
+    """Results as each version of the program wrote them."""
+    path = folder / "versions.html"
+    fixtures = sorted((ROOT / "tests/fixtures/results").glob("*/*.json"))
+    run(program, "report", *fixtures, "--format", "html", "--output", path)
+    page = Page(browser, path.resolve().as_uri())
+    page.ready()
+    odd = walk(page)
+    checks.that("results of every version are shown", len(fixtures) > 5 and not odd and not page.said, (odd, page.said))
+    page.close()
+
+
 def check_hostile(checks, browser, address):
     page = Page(browser, address)
     page.ready()
@@ -287,13 +317,9 @@ def check_hostile(checks, browser, address):
     checks.that("a name that looks like markup is text", vary.HOSTILE_NAME in " ".join(page.column("experiment")))
     groups = tab.locator(".groups button").count()
     checks.that("results of other machines and dtypes stand in groups of their own", groups == 3, groups)
-    for index in range(groups):
-        tab.locator(".groups button").nth(index).click()
-        for name in range(0, page.rows(), 3):
-            tab.locator("#table tbody tr").nth(name).locator("button").click()
-    hacked = tab.evaluate("window.hacked ?? null")
-    odd = re.findall(r"\b(?:null|undefined|NaN)\b|\[object", tab.locator("#app").inner_text())
+    odd = walk(page, every=3)
     checks.that("no text is left over from the script", not odd, odd)
+    hacked = tab.evaluate("window.hacked ?? null")
     foreign = tab.locator("#app img, #app script, #app b, #static img, #static script").count()
     checks.that("and does nothing, wherever it stands", hacked is None and not page.dialogs and foreign == 0, (hacked, foreign))
     checks.that("nothing of this made an error or a request", not page.said and page.asked == [address], page.said)
@@ -354,6 +380,7 @@ def check_with_variations(checks, browser, program, template, folder, shots):
     for check in (check_table, check_plots, check_link, check_hostile, check_without_script):
         check(checks, browser, address)
     check_round_trip(checks, program, results, path)
+    check_every_version(checks, browser, program, folder)
 
 
 def main():

@@ -111,7 +111,7 @@ pub const VARIANTS: &[VariantColumn] = &[
         "first token p90",
         MS,
         false,
-        "90 % of the generations had their first token after this time",
+        "90 % of the generations had their first token within this time",
         |row| row.first_tokens(0.9),
     ),
     number(
@@ -119,7 +119,7 @@ pub const VARIANTS: &[VariantColumn] = &[
         "first token p95",
         MS,
         false,
-        "95 % of the generations had their first token after this time",
+        "95 % of the generations had their first token within this time",
         |row| row.first_tokens(0.95),
     ),
     number(
@@ -127,7 +127,7 @@ pub const VARIANTS: &[VariantColumn] = &[
         "first token p99",
         MS,
         false,
-        "99 % of the generations had their first token after this time",
+        "99 % of the generations had their first token within this time",
         |row| row.first_tokens(0.99),
     ),
     number(

@@ -61,14 +61,19 @@ fn environment(text: &mut String, group: &ShownGroup) {
     text.push_str("</dl>\n");
 }
 
-/// One line for each kind of doubt, with the names of the results that it's about.
+/// One line for each kind of doubt, with the results that it's about, and the reasons of bad ones.
 fn warnings(text: &mut String, group: &ShownGroup) {
-    let mut kinds: BTreeMap<(Level, &str), Vec<&str>> = BTreeMap::new();
+    let mut kinds: BTreeMap<(Level, &str), Vec<String>> = BTreeMap::new();
     for row in &group.rows {
         for doubt in &row.doubts {
-            let names = kinds.entry((doubt.level, doubt.short)).or_default();
-            if !names.contains(&row.row.short_name()) {
-                names.push(row.row.short_name());
+            let name = row.row.short_name();
+            let about = match doubt.level {
+                Level::Bad => format!("{name} ({})", doubt.text),
+                Level::Warn | Level::Note => name.to_owned(),
+            };
+            let all = kinds.entry((doubt.level, doubt.short)).or_default();
+            if !all.contains(&about) {
+                all.push(about);
             }
         }
     }
@@ -76,12 +81,12 @@ fn warnings(text: &mut String, group: &ShownGroup) {
         return;
     }
     text.push_str("<ul class=\"warnings\">\n");
-    for ((level, short), names) in kinds {
+    for ((level, short), all) in kinds {
         let class = class(level);
-        let names = escape(&names.join(", "));
+        let all = escape(&all.join(", "));
         let _ = writeln!(
             text,
-            "<li class=\"warning {class}\"><strong>{short}</strong>: {names}</li>"
+            "<li class=\"warning {class}\"><strong>{short}</strong>: {all}</li>"
         );
     }
     text.push_str("</ul>\n");
@@ -153,7 +158,7 @@ fn alignment(unit: Unit) -> &'static str {
 
 fn cell(value: &Value, unit: Unit) -> String {
     let (_, factor) = shown_unit(unit);
-    match value {
+    let text = match value {
         Value::Missing => "–".to_owned(),
         Value::Text(text) => text.clone(),
         Value::Number(number) => match unit {
@@ -166,6 +171,11 @@ fn cell(value: &Value, unit: Unit) -> String {
             Some([low, high]) => format!("{value:+.1} [{low:+.1} … {high:+.1}]"),
             None => format!("{value:+.1}"),
         },
+    };
+    // A minus sign, as wide as the digits.
+    match value {
+        Value::Text(_) => text,
+        _ => text.replace('-', "\u{2212}"),
     }
 }
 

@@ -137,7 +137,7 @@ function warningsOf(of) {
           html(
             "span",
             {},
-            " ",
+            " · ",
             html(
               "button",
               {
