@@ -16,7 +16,7 @@
 mod build;
 mod cache;
 mod columns;
-mod conditions;
+pub mod comparable;
 mod doubts;
 mod file;
 pub mod html;

@@ -1,6 +1,6 @@
 //! Many results, one row for each variant that was measured.
 
-use super::conditions::written;
+use super::comparable::written;
 use super::model::{Metrics, Report, Variant};
 use super::table::{Heading, Scale, Unit, Value};
 use crate::measure::break_even::Verdict;

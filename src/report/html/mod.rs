@@ -23,7 +23,7 @@ use std::io;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use sha2::{Digest, Sha256};
 
-use super::conditions::{Conditions, Group, groups, titles};
+use super::comparable::{Conditions, Group, groups, titles};
 use super::doubts::{Doubt, doubts};
 use super::model::Report;
 use super::variants::{VariantRow, variant_rows};

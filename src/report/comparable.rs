@@ -3,12 +3,77 @@
 //!
 //! Times of other machines, other weights or other prompts aren't times of the same work. So
 //! results are divided into groups, each of one set of conditions, and no table or plot joins two
-//! of them.
+//! of them. `compare` refuses two results whose conditions differ, and those of [`STRICT`] as well.
 
 use std::collections::BTreeSet;
 
 use super::model::{Category, QuantizationInfo, Report};
 use super::peft;
+
+/// A condition that every result has: what it's called, and how to get it.
+type Row = (&'static str, fn(&Report) -> Option<String>);
+
+/// What all results of a group have in common, but for the prompts.
+const ROWS: &[Row] = &[
+    ("processor", |of| of.meta_info.system_info.processor.clone()),
+    ("architecture", |of| {
+        Some(of.meta_info.system_info.machine.clone())
+    }),
+    ("usable cores", |of| {
+        Some(of.meta_info.system_info.usable_cores.to_string())
+    }),
+    ("accelerator", accelerator),
+    ("model", |of| {
+        let named = of.meta_info.model_id.clone();
+        named.or_else(|| parameter(of, "model_id"))
+    }),
+    ("weights", |of| of.meta_info.weights.map(|of| written(&of))),
+    ("dtype", |of| {
+        let dtype = of.meta_info.dtype.map(|of| of.to_string());
+        dtype.or_else(|| parameter(of, "dtype"))
+    }),
+    ("computed in", |of| {
+        of.meta_info.compute_dtype.map(|of| of.to_string())
+    }),
+    ("quantization", quantization),
+    ("provider", |of| Some(of.run_info.session.provider.clone())),
+    ("threads", |of| {
+        Some(of.run_info.session.threads.to_string())
+    }),
+    ("weights in memory", |of| {
+        Some(of.run_info.session.weights.to_string())
+    }),
+    ("batch size", |of| {
+        Some(of.run_info.session.batch_size.unwrap_or(1).to_string())
+    }),
+    ("ONNX Runtime", |of| {
+        let packages = of.meta_info.package_info.as_ref();
+        packages.and_then(|of| of.onnxruntime_version.clone())
+    }),
+];
+
+/// What two results of the same target must have in common as well, for a difference between them
+/// to be one of the program, or of the adapter. In a table of many results they may differ.
+const STRICT: &[Row] = &[
+    ("form of the adapter", |of| {
+        of.meta_info.adapter_form.value().map(written)
+    }),
+    ("parameters of the base", |of| {
+        let parameters = of.meta_info.parameters?;
+        Some(parameters.base_params.to_string())
+    }),
+    ("size of the base", |of| {
+        let size = of.meta_info.model_size?.base_model_size_mb;
+        Some(format!("{size:.3} MiB"))
+    }),
+    ("CUDA graphs", |of| {
+        let graph = of.run_info.session.cuda_graph.value();
+        graph.map(bool::to_string)
+    }),
+    ("TF32", |of| {
+        of.run_info.session.tf32.value().map(bool::to_string)
+    }),
+];
 
 /// The conditions of a result, or of a group of results that agree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,56 +90,18 @@ pub struct Condition {
 }
 
 impl Conditions {
-    /// Those of `report`.
+    /// Those by which `report` is grouped.
     pub fn of(report: &Report) -> Self {
-        let (run, meta) = (&report.run_info, &report.meta_info);
-        let (session, system) = (&run.session, &meta.system_info);
-        let parameter = |key: &str| run.benchmark_config[key].as_str().map(str::to_owned);
-        let quantization = meta.quantization.value();
-        let quantization = quantization.map(|found| {
-            let unknown = || format!("{}, {} bits", found.scheme, found.bits);
-            QuantizationInfo::label(found).unwrap_or_else(unknown)
-        });
-        let is_prepared = meta.dtype.is_some();
-        let packages = meta.package_info.as_ref();
-        let fixed = [
-            ("processor", system.processor.clone()),
-            ("architecture", Some(system.machine.clone())),
-            ("usable cores", Some(system.usable_cores.to_string())),
-            ("accelerator", accelerator(report)),
-            (
-                "model",
-                meta.model_id.clone().or_else(|| parameter("model_id")),
-            ),
-            ("weights", meta.weights.map(|of| written(&of))),
-            (
-                "dtype",
-                meta.dtype
-                    .map(|of| of.to_string())
-                    .or_else(|| parameter("dtype")),
-            ),
-            ("computed in", meta.compute_dtype.map(|of| of.to_string())),
-            (
-                "quantization",
-                quantization.or_else(|| is_prepared.then(|| "none".to_owned())),
-            ),
-            ("provider", Some(session.provider.clone())),
-            ("threads", Some(session.threads.to_string())),
-            ("weights in memory", Some(session.weights.to_string())),
-            (
-                "batch size",
-                Some(session.batch_size.unwrap_or(1).to_string()),
-            ),
-            (
-                "ONNX Runtime",
-                packages.and_then(|of| of.onnxruntime_version.clone()),
-            ),
-        ];
-        let fixed = fixed.map(|(what, value)| Condition {
-            what: what.to_owned(),
-            value,
-        });
-        Self(fixed.into_iter().chain(prompts(report)).collect())
+        let rows = ROWS.iter().map(|row| condition(row, report));
+        Self(rows.chain(prompts(report)).collect())
+    }
+
+    /// Those that another result of the same target must share to be compared with `report`.
+    pub fn strict(report: &Report) -> Self {
+        let mut conditions = Self::of(report);
+        let rows = STRICT.iter().map(|row| condition(row, report));
+        conditions.0.extend(rows);
+        conditions
     }
 
     /// Whether nothing is known to differ.
@@ -114,7 +141,8 @@ impl Conditions {
         }
     }
 
-    fn differing<'a>(
+    /// What differs from `other`: what it's about, its own value, and the other's.
+    pub fn differing<'a>(
         &'a self,
         other: &'a Self,
     ) -> impl Iterator<Item = (&'a str, &'a str, &'a str)> {
@@ -123,6 +151,30 @@ impl Conditions {
             (own != theirs).then_some((what, own, theirs))
         })
     }
+}
+
+fn condition(&(what, value): &Row, report: &Report) -> Condition {
+    Condition {
+        what: what.to_owned(),
+        value: value(report),
+    }
+}
+
+/// A parameter of the benchmark.
+fn parameter(report: &Report, key: &str) -> Option<String> {
+    report.run_info.benchmark_config[key]
+        .as_str()
+        .map(str::to_owned)
+}
+
+/// What weights are quantized to. Where nothing was prepared, it isn't known.
+fn quantization(report: &Report) -> Option<String> {
+    let meta = &report.meta_info;
+    let Some(found) = meta.quantization.value() else {
+        return meta.dtype.is_some().then(|| "none".to_owned());
+    };
+    let unknown = || format!("{}, {} bits", found.scheme, found.bits);
+    Some(QuantizationInfo::label(found).unwrap_or_else(unknown))
 }
 
 /// The accelerator that was computed on. One that's only there changes nothing.
@@ -294,6 +346,18 @@ mod tests {
         let (one, other) = (Conditions::of(&one), Conditions::of(&other));
         assert!(!one.agree(&other));
         assert!(other.differences(&one)[0].starts_with("short prompts (99 tokens"));
+    }
+
+    #[test]
+    fn two_results_of_a_target_must_have_more_in_common_than_a_group() {
+        let one = with("float32", true);
+        let mut other = one.clone();
+        other.run_info.session.tf32 = Some(true).into();
+        let mut third = one.clone();
+        third.run_info.session.tf32 = Some(false).into();
+        assert!(Conditions::of(&other).agree(&Conditions::of(&third)));
+        let differences = Conditions::strict(&other).differences(&Conditions::strict(&third));
+        assert_eq!(differences, ["TF32 (true instead of false)"]);
     }
 
     #[test]
