@@ -33,5 +33,6 @@ pub mod prompts;
 pub mod quantize;
 pub mod random;
 pub mod report;
+pub mod study;
 pub mod system;
 pub mod weights;

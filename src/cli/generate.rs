@@ -8,17 +8,16 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use serde_json::json;
 
-use super::options::{CommonOptions, TaskOptions};
+use super::options::{CommonOptions, TaskOptions, TokenizerOptions};
 use super::output;
 use super::prepare::VariantChoice;
 use super::progress::message;
-use super::setup;
-use super::target::Target;
-use super::tokenizer::TokenizerOptions;
+use super::terminal::Terminal;
 use crate::engine::{Engine, EngineError, Provider, WeightsMode};
 use crate::model::TokenizerError;
 use crate::prepared::{Manifest, PreparedVariant, Variant, task_of};
 use crate::quantize::Part;
+use crate::study::{Settings, Setup, Target, check_prepared, check_provider, check_variants};
 use crate::weights::{Dtype, SafetensorsWriter, TensorPlan};
 
 /// `generate`
@@ -85,20 +84,22 @@ fn without_tokenizer(error: &TokenizerError) -> anyhow::Error {
 impl Generate {
     /// Runs the command.
     pub fn run(&self, common: &CommonOptions) -> Result<()> {
+        let settings = common.settings();
+        let mut terminal = Terminal::new(common.verbose);
+        let setup = Setup::new(&settings, &mut terminal);
         let Ready {
             variant,
             provider,
             adapter,
-        } = self.prepared(common)?;
+        } = self.prepared(&setup, common.verbose)?;
         let manifest = &variant.manifest;
-        let place = self
-            .tokenizer
-            .place(&manifest.model_folder, adapter.as_deref())?;
+        let choice = self.tokenizer.choice();
+        let place = choice.place(&manifest.model_folder, adapter.as_deref())?;
         let tokenizer = place.open();
         let prompt_ids = match (&self.prompt, &self.prompt_ids) {
             (Some(text), _) => {
                 let tokenizer = tokenizer.as_ref().map_err(without_tokenizer)?;
-                place.note(tokenizer);
+                place.note(&setup, tokenizer);
                 let ids = tokenizer.encode(text)?;
                 place.check_vocabulary(&ids, manifest)?;
                 ids
@@ -109,7 +110,7 @@ impl Generate {
         // Ids need no tokenizer, unless one was asked for to see their text.
         let tokenizer = match tokenizer {
             Ok(tokenizer) => Some(tokenizer),
-            Err(error) if place.asked => return Err(error.into()),
+            Err(error) if place.chosen => return Err(error.into()),
             Err(_) => None,
         };
         let given = manifest.num_virtual_tokens() + prompt_ids.len();
@@ -122,15 +123,15 @@ impl Generate {
             }
             .into());
         }
-        let mut options = setup::engine_options(common, provider, needed, WeightsMode::InPlace);
+        let mut options = setup.engine_options(provider, needed, WeightsMode::InPlace);
         options.logits_on_host = true;
         if let Some(folder) = &self.profile {
             fs::create_dir_all(folder)
                 .with_context(|| format!("cannot create `{}`", folder.display()))?;
             options.profile = Some(folder.clone());
         }
-        let runtime = setup::onnx_runtime(common, provider)?;
-        let mut engine = setup::open_engine(&runtime, &variant, &options)?;
+        let runtime = setup.onnx_runtime(provider)?;
+        let mut engine = setup.open_engine(&runtime, &variant, &options)?;
 
         let mut token_ids = Vec::with_capacity(self.max_new_tokens);
         let mut logits = Vec::new();
@@ -176,23 +177,23 @@ impl Generate {
     }
 
     /// Finds or prepares the variant; says where to run it.
-    fn prepared(&self, common: &CommonOptions) -> Result<Ready> {
+    fn prepared(&self, setup: &Setup, verbose: bool) -> Result<Ready> {
         let asked: Option<Variant> = self.variant.map(Into::into);
-        let target = Target::find(common, &self.target)?;
+        let target = Target::find(setup, &self.target)?;
         let (experiment, variant, model) = match target {
             Target::Prepared(folder) => {
-                let variant = open_prepared(&folder, asked)?;
-                settled(common, &variant.manifest)?;
-                self.task.check_prepared(&variant.manifest)?;
-                let provider = setup::provider(common, variant.manifest.dtype)?;
+                let (variant, adapter) = folder.take(asked)?;
+                check_settled(setup.settings, &variant.manifest)?;
+                check_prepared(self.task.id(), &variant.manifest)?;
+                let provider = setup.provider(variant.manifest.dtype)?;
                 if let Provider::Cuda(_) = provider {
                     // A CPU runs what was made for a GPU too.
-                    setup::check_prepared(&folder, &variant.manifest, provider)?;
+                    check_provider(&self.target, &variant.manifest, provider)?;
                 }
                 return Ok(Ready {
-                    adapter: adapter_of(&folder, &variant),
                     variant,
                     provider,
+                    adapter,
                 });
             }
             Target::Experiment(experiment) => {
@@ -205,30 +206,30 @@ impl Generate {
                         self.target.display()
                     );
                 }
-                if common.model.is_some() {
+                if setup.settings.model.is_some() {
                     bail!("`--model` goes with an experiment, and `{id}` is a model itself");
                 }
                 (None, Variant::Base, Some(id))
             }
         };
-        self.task.check_variants(&[variant])?;
+        check_variants(self.task.id(), &[variant])?;
         if let Some(experiment) = experiment.as_ref().filter(|_| variant != Variant::Base) {
-            setup::note_fresh(experiment);
+            setup.note_fresh(experiment);
         }
-        let mut config = setup::config(common, experiment.as_ref())?;
-        self.task.apply(&mut config);
+        let mut config = setup.parameters(experiment.as_ref())?;
+        config.task_id = self.task.id().or(config.task_id);
         if let Some(id) = &model {
             config.model_id = id.to_string();
         }
-        let provider = setup::provider(common, config.dtype)?;
-        let base = setup::base_model(common, &config)?;
-        let preparation = setup::preparation(common, &config, provider, &base)?;
+        let provider = setup.provider(config.dtype)?;
+        let base = setup.base_model(&config)?;
+        let preparation = setup.preparation(&config, provider, &base)?;
         let mut prepared = preparation.prepare(experiment.as_ref(), &[variant])?;
-        setup::note_task(&config, task_of(&prepared));
-        setup::note_adapter_of(&prepared);
-        setup::note_replaced(&prepared);
+        setup.note_task(&config, task_of(&prepared));
+        setup.note_adapter_of(&prepared);
+        setup.note_replaced(&prepared);
         let variant = prepared.remove(0);
-        if common.verbose && !variant.up_to_date {
+        if verbose && !variant.up_to_date {
             message(&format!("prepared {}", variant.folder.display()));
         }
         Ok(Ready {
@@ -247,31 +248,15 @@ struct Ready {
     adapter: Option<PathBuf>,
 }
 
-/// The adapter that belongs to `variant` of the prepared `folder`.
-fn adapter_of(folder: &Path, variant: &PreparedVariant) -> Option<PathBuf> {
-    let of = |manifest: &Manifest| {
-        manifest
-            .adapter
-            .as_ref()
-            .map(|adapter| adapter.folder.clone())
-    };
-    let beside = || {
-        let others = [Variant::Unmerged, Variant::Merged].into_iter();
-        let mut others = others.filter_map(|other| open_prepared(folder, Some(other)).ok());
-        others.find_map(|other| of(&other.manifest))
-    };
-    of(&variant.manifest).or_else(beside)
-}
-
 /// Refuses options that a prepared folder has settled otherwise.
-fn settled(common: &CommonOptions, manifest: &Manifest) -> Result<()> {
-    if common.model.is_some() {
+fn check_settled(settings: &Settings, manifest: &Manifest) -> Result<()> {
+    if settings.model.is_some() {
         bail!(
             "`--model` goes with an experiment; this folder was prepared for `{}`",
             manifest.model_id
         );
     }
-    if let Some(dtype) = common.dtype
+    if let Some(dtype) = settings.dtype
         && dtype != manifest.dtype
     {
         bail!(
@@ -279,44 +264,16 @@ fn settled(common: &CommonOptions, manifest: &Manifest) -> Result<()> {
             manifest.dtype
         );
     }
-    let asked = common.quantize.map(Part::format);
+    let asked = settings.quantize.map(Part::format);
     let found = manifest.quantization();
-    let others = common.quantize_head.is_some()
-        || common.quantize_embedding.is_some()
-        || common.quantize_accuracy.is_some();
+    let others = settings.quantize_head.is_some()
+        || settings.quantize_embedding.is_some()
+        || settings.quantize_accuracy.is_some();
     if others || asked.is_some_and(|asked| asked != found.map(|found| found.weights)) {
         let found = found.map_or("unquantized".to_owned(), |found| found.label());
         bail!("options on quantization go with an experiment; this folder was prepared {found}");
     }
     Ok(())
-}
-
-/// Opens a variant of a prepared folder.
-pub fn open_prepared(folder: &Path, asked: Option<Variant>) -> Result<PreparedVariant> {
-    let mut folder = folder.to_owned();
-    if !folder.join(Manifest::FILE).is_file() {
-        let variant = asked.unwrap_or(Variant::Unmerged);
-        let below = folder.join(variant.name());
-        // The base is prepared once, beside the experiments.
-        let beside = folder.parent().unwrap_or(&folder).join(variant.name());
-        folder = if variant == Variant::Base && !below.is_dir() {
-            beside
-        } else {
-            below
-        };
-    }
-    let manifest = Manifest::read(&folder)?;
-    if let Some(asked) = asked
-        && asked != manifest.variant
-    {
-        let (folder, found) = (folder.display(), manifest.variant);
-        bail!("`{folder}` holds the variant `{found}`, not `{asked}`");
-    }
-    Ok(PreparedVariant {
-        folder,
-        manifest,
-        up_to_date: true,
-    })
 }
 
 fn write_logits(path: &Path, logits: &[f32], vocab_size: usize) -> Result<()> {

@@ -3,33 +3,37 @@
 //! Results go to stdout, prose to stderr. Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted.
 
 mod base;
-mod benchmark;
 mod generate;
 mod interrupt;
 mod measure;
 mod measure_progress;
 mod methods;
 mod models;
-mod named_base;
+mod notes;
 mod options;
 mod output;
 mod prepare;
 mod progress;
-mod prompt_doubts;
-mod prompt_plans;
 mod report;
 mod runtime;
-mod setup;
-mod target;
-mod tokenizer;
+mod terminal;
+mod trial_report;
 mod verify;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use benchmark::Outcome;
 use options::CommonOptions;
+
+/// How a command ended, if not by an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// What was asked for was done.
+    Done,
+    /// Ctrl-C.
+    Interrupted,
+}
 
 /// What does this PEFT adapter cost at inference? Merges adapters, exports ONNX graphs, and measures
 /// generation time and memory against the base model.

@@ -2,15 +2,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 
 use crate::adapter::{AdapterForm, Values};
-use crate::config::BenchmarkConfig;
 use crate::engine::WeightsMode;
-use crate::prepared::{Manifest, Variant};
 use crate::quantize::{Accuracy, Format, Part};
+use crate::study::{ProviderChoice, Settings, TokenizerChoice};
 use crate::weights::Dtype;
 
 /// Where results are, unless something else is asked for.
@@ -108,12 +106,29 @@ pub struct CommonOptions {
 }
 
 impl CommonOptions {
-    /// Which values an adapter is used with.
-    pub fn values(&self) -> Values {
-        match (self.trained, self.fresh) {
-            (true, _) => Values::Trained,
-            (_, true) => Values::Fresh,
-            _ => Values::AsFound,
+    /// The same without the command line's types. Where results go and what is said isn't part of it.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            model: self.model.clone(),
+            dtype: self.dtype,
+            quantize: self.quantize,
+            quantize_head: self.quantize_head,
+            quantize_embedding: self.quantize_embedding,
+            quantize_accuracy: self.quantize_accuracy,
+            provider: self.ep.into(),
+            device: self.device,
+            cuda_graph: self.cuda_graph,
+            threads: self.threads.map(usize::from),
+            weights: self.weights.map(Into::into),
+            adapter_form: self.adapter_form.into(),
+            values: match (self.trained, self.fresh) {
+                (true, _) => Values::Trained,
+                (_, true) => Values::Fresh,
+                _ => Values::AsFound,
+            },
+            offline: self.offline,
+            parameters: self.config.clone(),
+            export_dir: self.export_dir.clone(),
         }
     }
 }
@@ -147,6 +162,16 @@ pub enum ExecutionProvider {
     Cuda,
     /// A GPU where there is one, else the processor.
     Auto,
+}
+
+impl From<ExecutionProvider> for ProviderChoice {
+    fn from(choice: ExecutionProvider) -> Self {
+        match choice {
+            ExecutionProvider::Cpu => Self::Cpu,
+            ExecutionProvider::Cuda => Self::Cuda,
+            ExecutionProvider::Auto => Self::Auto,
+        }
+    }
 }
 
 /// `--adapter-form`
@@ -203,11 +228,9 @@ pub struct BatchOptions {
 }
 
 impl BatchOptions {
-    /// Puts them in the place of the parameters'.
-    pub fn apply(&self, config: &mut BenchmarkConfig) {
-        if !self.sizes.is_empty() {
-            config.batch_sizes = distinct(self.sizes.iter().map(|size| usize::from(*size)));
-        }
+    /// The sizes, each once; none where the parameters' are taken.
+    pub fn sizes(&self) -> Vec<usize> {
+        distinct(self.sizes.iter().map(|size| usize::from(*size)))
     }
 }
 
@@ -216,40 +239,33 @@ impl BatchOptions {
 pub struct TaskOptions {
     /// Task of an adapter that has several, counted from 0, in place of `task_id` of the parameters [default: 0].
     #[arg(long, value_name = "N")]
-    pub task_id: Option<u32>,
+    task_id: Option<u32>,
 }
 
 impl TaskOptions {
-    /// Puts it in the place of the parameters'.
-    pub fn apply(&self, config: &mut BenchmarkConfig) {
-        if let Some(id) = self.task_id {
-            config.task_id = Some(id as usize);
-        }
+    /// The task that was asked for.
+    pub fn id(&self) -> Option<usize> {
+        self.task_id.map(|id| id as usize)
     }
+}
 
-    /// Refuses the option where `variants` holds no variant with an adapter.
-    pub fn check_variants(&self, variants: &[Variant]) -> Result<()> {
-        let adapted = variants.iter().any(|variant| *variant != Variant::Base);
-        if self.task_id.is_some() && !adapted {
-            bail!("`--task-id` goes with an adapter, and the variant `base` has none");
-        }
-        Ok(())
-    }
+/// `--tokenizer`
+#[derive(Debug, Clone, Args)]
+pub struct TokenizerOptions {
+    /// Tokenizer of texts, for every variant: the base's, the adapter's, or another folder's [default: the adapter's where
+    /// it was saved with one].
+    #[arg(long = "tokenizer", value_name = "base|adapter|PATH")]
+    given: Option<String>,
+}
 
-    /// Refuses the option where a folder was prepared for something else.
-    pub fn check_prepared(&self, manifest: &Manifest) -> Result<()> {
-        let Some(asked) = self.task_id else {
-            return Ok(());
-        };
-        let adapter = manifest.adapter.as_ref();
-        match adapter.and_then(|adapter| adapter.task) {
-            Some(task) if task.id == asked as usize => Ok(()),
-            Some(task) => bail!(
-                "`--task-id {asked}` can't be had: this folder was prepared for task {} of {}",
-                task.id,
-                task.count
-            ),
-            None => bail!("`--task-id {asked}` can't be had: this folder has no tasks"),
+impl TokenizerOptions {
+    /// What was asked for.
+    pub fn choice(&self) -> TokenizerChoice {
+        match self.given.as_deref() {
+            None => TokenizerChoice::Usual,
+            Some("base") => TokenizerChoice::Base,
+            Some("adapter") => TokenizerChoice::Adapter,
+            Some(path) => TokenizerChoice::Path(path.into()),
         }
     }
 }

@@ -5,15 +5,14 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
-use super::options::{CommonOptions, TaskOptions};
+use super::options::{CommonOptions, TaskOptions, TokenizerOptions};
 use super::progress::message;
-use super::setup;
-use super::target::Target;
-use super::tokenizer::TokenizerOptions;
+use super::terminal::Terminal;
 use crate::adapter::Adapter;
 use crate::engine::WeightsMode;
 use crate::prepare::write_checkpoint;
 use crate::prepared::{PreparedVariant, Variant, task_of};
+use crate::study::{Setup, Target, TokenizerChoice, check_variants};
 
 /// `prepare`
 #[derive(Debug, Args)]
@@ -70,21 +69,25 @@ impl From<VariantChoice> for Variant {
 impl Prepare {
     /// Runs the command.
     pub fn run(&self, common: &CommonOptions) -> Result<()> {
+        let settings = common.settings();
+        let mut terminal = Terminal::new(common.verbose);
+        let setup = Setup::new(&settings, &mut terminal);
+        let tokenizer = self.tokenizer.choice();
         let experiment =
-            Target::find(common, &self.experiment)?.into_experiment(&self.experiment)?;
-        if self.tokenizer.given().is_some() && !self.formats.contains(&Format::Hf) {
+            Target::find(&setup, &self.experiment)?.into_experiment(&self.experiment)?;
+        if tokenizer != TokenizerChoice::Usual && !self.formats.contains(&Format::Hf) {
             bail!("`--tokenizer` goes with `--format hf`, which writes one; graphs take token ids");
         }
         let variants: Vec<Variant> = self.variants.iter().map(|&choice| choice.into()).collect();
         if !variants.is_empty() && !self.formats.contains(&Format::Hf) {
-            self.task.check_variants(&variants)?;
+            check_variants(self.task.id(), &variants)?;
         }
-        setup::note_fresh(&experiment);
-        let mut config = setup::config(common, Some(&experiment))?;
-        self.task.apply(&mut config);
-        let provider = setup::provider(common, config.dtype)?;
-        let base = setup::base_model(common, &config)?;
-        let preparation = setup::preparation(common, &config, provider, &base)?;
+        setup.note_fresh(&experiment);
+        let mut config = setup.parameters(Some(&experiment))?;
+        config.task_id = self.task.id().or(config.task_id);
+        let provider = setup.provider(config.dtype)?;
+        let base = setup.base_model(&config)?;
+        let preparation = setup.preparation(&config, provider, &base)?;
         if self.formats.contains(&Format::Hf) {
             if config.quantization()?.is_some() {
                 bail!("`--format hf` writes full precision; `--quantize none` goes with it");
@@ -92,16 +95,13 @@ impl Prepare {
             let (folder, values) = (&experiment.folder, experiment.values);
             let adapter =
                 Adapter::load_for_task(folder, &base, config.seed, values, config.task_id)?;
-            setup::note_task(&config, adapter.task());
-            setup::note_adapter(adapter.notes());
+            setup.note_task(&config, adapter.task());
+            setup.note_adapter(adapter.notes());
             let folder = preparation.checkpoint_folder(&experiment, common.dtype);
-            let place = self
-                .tokenizer
-                .place(&base.folder, Some(&experiment.folder))?;
-            let tokenizer = place.folder.as_path();
+            let place = tokenizer.place(&base.folder, Some(&experiment.folder))?;
             let written =
-                write_checkpoint(&base, Some(&adapter), common.dtype, tokenizer, &folder)?;
-            place.note_copied();
+                write_checkpoint(&base, Some(&adapter), common.dtype, &place.folder, &folder)?;
+            place.note_copied(&setup);
             message(&format!(
                 "checkpoint {} ({} of {} tensors merged)",
                 written.folder.display(),
@@ -118,18 +118,18 @@ impl Prepare {
             (preparation.prepare(Some(&experiment), &variants)?, None)
         };
         if !self.formats.contains(&Format::Hf) {
-            setup::note_task(&config, task_of(&prepared));
-            setup::note_adapter_of(&prepared);
+            setup.note_task(&config, task_of(&prepared));
+            setup.note_adapter_of(&prepared);
         }
-        setup::note_replaced(&prepared);
+        setup.note_replaced(&prepared);
         report(&prepared);
         if let Some(reason) = refusal {
             message(&format!("merged    not available: {reason}"));
         }
         // Unless it's asked for, nothing of the weights' size is written before something is measured.
-        let options = setup::engine_options(common, provider, 1, WeightsMode::InPlace);
+        let options = setup.engine_options(provider, 1, WeightsMode::InPlace);
         for variant in &mut prepared {
-            setup::lay_out(variant, &options)?;
+            setup.lay_out(variant, &options)?;
         }
         Ok(())
     }

@@ -7,11 +7,11 @@ use clap::Args;
 
 use super::options::{CommonOptions, TaskOptions};
 use super::output::line;
-use super::setup;
-use super::target::Target;
+use super::terminal::Terminal;
 use crate::engine::WeightsMode;
 use crate::parity::{Divergence, Parity, at_each_position, check};
 use crate::prepared::{PreparedVariant, task_of};
+use crate::study::{Setup, Target};
 
 /// `verify`
 #[derive(Debug, Args)]
@@ -34,20 +34,23 @@ pub struct Verify {
 impl Verify {
     /// Runs the command.
     pub fn run(&self, common: &CommonOptions) -> Result<()> {
+        let settings = common.settings();
+        let mut terminal = Terminal::new(common.verbose);
+        let setup = Setup::new(&settings, &mut terminal);
         let experiment =
-            Target::find(common, &self.experiment)?.into_experiment(&self.experiment)?;
-        setup::note_fresh(&experiment);
-        let mut config = setup::config(common, Some(&experiment))?;
-        self.task.apply(&mut config);
-        let provider = setup::provider(common, config.dtype)?;
-        let base = setup::base_model(common, &config)?;
-        let preparation = setup::preparation(common, &config, provider, &base)?;
+            Target::find(&setup, &self.experiment)?.into_experiment(&self.experiment)?;
+        setup.note_fresh(&experiment);
+        let mut config = setup.parameters(Some(&experiment))?;
+        config.task_id = self.task.id().or(config.task_id);
+        let provider = setup.provider(config.dtype)?;
+        let base = setup.base_model(&config)?;
+        let preparation = setup.preparation(&config, provider, &base)?;
         let quantized = preparation.precision.quantization;
         let (variants, reason) = preparation.prepare_all(&experiment)?;
 
-        setup::note_task(&config, task_of(&variants));
-        setup::note_adapter_of(&variants);
-        setup::note_replaced(&variants);
+        setup.note_task(&config, task_of(&variants));
+        setup.note_adapter_of(&variants);
+        setup.note_replaced(&variants);
         let manifest = &variants[1].manifest;
         let known = variants.iter().map(|one| one.manifest.vocab_size);
         let vocab_size = known.min().context("there is no variant to compare")?;
@@ -57,11 +60,11 @@ impl Verify {
             .unwrap_or_else(|| manifest.invoking(&spread(vocab_size)));
         let count = usize::from(self.max_new_tokens);
         let length = manifest.num_virtual_tokens() + prompt_ids.len() + count;
-        let mut options = setup::engine_options(common, provider, length, WeightsMode::InPlace);
+        let mut options = setup.engine_options(provider, length, WeightsMode::InPlace);
         options.logits_on_host = true;
-        let runtime = setup::onnx_runtime(common, provider)?;
+        let runtime = setup.onnx_runtime(provider)?;
         let inputs = manifest.adapter.as_ref().map_or(0, |a| a.inputs.len());
-        let open = |variant: &PreparedVariant| setup::open_engine(&runtime, variant, &options);
+        let open = |variant: &PreparedVariant| setup.open_engine(&runtime, variant, &options);
         let compare = |variants: &[PreparedVariant]| {
             let parity = check(variants, &prompt_ids, count, open)?;
             parity.context("there is no variant to compare")

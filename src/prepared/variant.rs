@@ -17,6 +17,9 @@ pub enum Variant {
 }
 
 impl Variant {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Base, Self::Merged, Self::Unmerged];
+
     /// Its name in folders and results.
     pub fn name(self) -> &'static str {
         match self {

@@ -14,7 +14,6 @@
 //! with its error, and never replaces a good one.
 
 mod build;
-mod cache;
 mod columns;
 pub mod comparable;
 mod doubts;
@@ -30,7 +29,6 @@ pub mod terminal;
 mod variants;
 
 pub use build::{Figures, ReportInput};
-pub use cache::{BaseCache, CacheKey};
 pub use file::{ReadError, WriteError, read, write};
 pub use measured::Labelled;
 pub use model::{Report, Status};

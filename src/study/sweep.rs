@@ -1,23 +1,20 @@
 //! Other batch sizes, and prompts of given lengths.
 
-use super::Benchmark;
-use crate::cli::measure_progress::MeasureProgress;
-use crate::cli::progress::message;
-use crate::config::BenchmarkConfig;
+use super::measured::TrialRun;
+use super::observer::Event;
 use crate::measure::client::WorkerError;
 use crate::measure::record::{PromptPlan, SubjectRecord};
 use crate::measure::session::{MeasurePlan, Meters};
 use crate::measure::sweep::SweepRun;
 
-impl Benchmark<'_> {
+impl TrialRun<'_> {
     /// One plan a batch size, where there are several or prompts of given lengths.
     pub(super) fn sweep_plans(
         &self,
-        config: &BenchmarkConfig,
         main: &MeasurePlan,
         contexts: Vec<PromptPlan>,
     ) -> Vec<MeasurePlan> {
-        if contexts.is_empty() && config.batch_sizes.len() == 1 {
+        if contexts.is_empty() && self.config.batch_sizes.len() == 1 {
             return Vec::new();
         }
         let plan = |&batch_size: &usize| {
@@ -29,7 +26,7 @@ impl Benchmark<'_> {
             }
             plan
         };
-        config.batch_sizes.iter().map(plan).collect()
+        self.config.batch_sizes.iter().map(plan).collect()
     }
 
     /// Measures what `plans` has that the main measurement, whose records are `main`, hasn't.
@@ -43,7 +40,7 @@ impl Benchmark<'_> {
         let mut runs = Vec::new();
         for (index, plan) in plans.into_iter().enumerate() {
             let batch_size = plan.options.batch_size;
-            if index == 0 && self.contexts.is_empty() {
+            if index == 0 && self.files.study.contexts.is_empty() {
                 let records = main.to_vec();
                 runs.push(SweepRun {
                     batch_size,
@@ -52,9 +49,8 @@ impl Benchmark<'_> {
                 });
                 continue;
             }
-            message(&format!("batches of {batch_size}"));
-            let progress = MeasureProgress::default();
-            let found = plan.run(self.interrupt, meters, &|step| progress.report(step));
+            self.files.setup.tell(Event::BatchSize(batch_size));
+            let found = self.run_plan(&plan, meters);
             runs.push(SweepRun {
                 batch_size,
                 records: found.records,

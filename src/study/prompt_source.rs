@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use anyhow::{Result, anyhow, bail};
+use thiserror::Error;
 
+use super::setup::Setup;
 use super::tokenizer::TokenizerPlace;
 use crate::config::BenchmarkConfig;
 use crate::engine::EngineError;
@@ -11,12 +12,27 @@ use crate::file_names::short_hash;
 use crate::measure::prompt_group::PromptGroup;
 use crate::measure::record::PromptPlan;
 use crate::measure::sweep::synthesised;
-use crate::model::TextTokenizer;
+use crate::model::{TextTokenizer, TokenizerError};
 use crate::prepared::PreparedVariant;
 use crate::prompts::{Category, Prompts, PromptsError};
 
 /// The prompts' file, in the working folder.
 const PROMPTS: &str = "prompts/prompts.json";
+
+/// Prompts that can't be measured.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "each variant is its message")]
+#[non_exhaustive]
+pub enum PromptError {
+    #[error(transparent)]
+    Prompts(#[from] PromptsError),
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    #[error("the prompts have no tokens to make longer ones of")]
+    NoTokens,
+    #[error("{prompt} too long for this model")]
+    TooLong { prompt: String, source: EngineError },
+}
 
 /// Prompts and their tokenizer.
 pub struct PromptSource {
@@ -26,9 +42,16 @@ pub struct PromptSource {
 
 impl PromptSource {
     /// Reads the prompts of `file`, or of the working folder, or those that are built in; and the tokenizer at `place`.
-    pub fn open(file: Option<&Path>, place: &TokenizerPlace) -> Result<Self> {
+    ///
+    /// # Errors
+    /// If they can't be read.
+    pub fn open(
+        setup: &Setup,
+        file: Option<&Path>,
+        place: &TokenizerPlace,
+    ) -> Result<Self, PromptError> {
         let tokenizer = place.open()?;
-        place.note(&tokenizer);
+        place.note(setup, &tokenizer);
         Ok(Self {
             prompts: load(file)?,
             tokenizer,
@@ -54,7 +77,10 @@ impl PromptSource {
     }
 
     /// The prompts of every category.
-    pub fn categories(&self, config: &BenchmarkConfig) -> Result<Vec<PromptPlan>> {
+    ///
+    /// # Errors
+    /// If a category has too few, or one can't be tokenized.
+    pub fn categories(&self, config: &BenchmarkConfig) -> Result<Vec<PromptPlan>, PromptError> {
         let mut plans = Vec::new();
         for category in Category::ALL {
             let texts = self.prompts.select(category, config.num_prompt_samples)?;
@@ -70,18 +96,21 @@ impl PromptSource {
         Ok(plans)
     }
 
-    /// Prompts of exactly so many tokens, for each of `contexts`, made of the prompts of all categories.
+    /// Prompts of exactly as many tokens as each of `contexts` says, made of the prompts of all categories.
+    ///
+    /// # Errors
+    /// If one can't be tokenized, or there are no tokens.
     pub fn contexts(
         &self,
         config: &BenchmarkConfig,
         contexts: &[usize],
-    ) -> Result<Vec<PromptPlan>> {
+    ) -> Result<Vec<PromptPlan>, PromptError> {
         let texts = self.prompts.texts();
         let texts = texts
             .map(|text| self.tokenizer.encode(text))
             .collect::<Result<Vec<Vec<u32>>, _>>()?;
         if texts.iter().all(Vec::is_empty) {
-            bail!("the prompts have no tokens to make longer ones of");
+            return Err(PromptError::NoTokens);
         }
         let samples = config.num_prompt_samples;
         let of = |&count| synthesised(&texts, count, samples, config.max_new_tokens);
@@ -95,30 +124,33 @@ fn load(file: Option<&Path>) -> Result<Prompts, PromptsError> {
 }
 
 /// Checks that every variant has room for every prompt.
+///
+/// # Errors
+/// If one hasn't.
 pub fn check_room<'a>(
     plans: &[PromptPlan],
     variants: impl Iterator<Item = &'a PreparedVariant>,
-) -> Result<()> {
+) -> Result<(), PromptError> {
     for variant in variants {
         let manifest = &variant.manifest;
         for plan in plans {
             let needed = manifest.num_virtual_tokens() + plan.prompt_ids.len() + plan.new_tokens;
-            if needed > manifest.max_position_embeddings {
-                let error = EngineError::Positions {
+            if needed <= manifest.max_position_embeddings {
+                continue;
+            }
+            return Err(PromptError::TooLong {
+                prompt: match plan.group {
+                    PromptGroup::Category(category) => {
+                        format!("prompt {} of category `{category}` is", plan.index + 1)
+                    }
+                    PromptGroup::Context(count) => format!("prompts of {count} tokens are"),
+                },
+                source: EngineError::Positions {
                     needed,
                     max_position_embeddings: manifest.max_position_embeddings,
                     end: manifest.positions_end.clone(),
-                };
-                let number = plan.index + 1;
-                return Err(anyhow!(error).context(match plan.group {
-                    PromptGroup::Category(category) => format!(
-                        "prompt {number} of category `{category}` is too long for this model"
-                    ),
-                    PromptGroup::Context(count) => {
-                        format!("prompts of {count} tokens are too long for this model")
-                    }
-                }));
-            }
+                },
+            });
         }
     }
     Ok(())

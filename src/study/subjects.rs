@@ -1,19 +1,19 @@
-//! Who takes part in a measurement.
+//! What takes part in a trial.
 
-use anyhow::Result;
-
-use super::{Benchmark, Job};
-use crate::cli::progress::message;
+use super::StudyError;
+use super::measured::TrialRun;
+use super::observer::Note;
 use crate::measure::session::PlannedSubject;
 use crate::measure::subject::Subject;
 use crate::prepare::empty_variant;
 use crate::prepared::{PreparedVariant, Variant};
 
-impl Benchmark<'_> {
-    /// Who takes part: one base, and what each job has beside it.
-    pub(super) fn subjects(&self, jobs: &[Job]) -> Result<Vec<PlannedSubject>> {
+impl TrialRun<'_> {
+    /// What takes part: one base, and what each case has besides.
+    pub(super) fn subjects(&self) -> Result<Vec<PlannedSubject>, StudyError> {
+        let study = self.files.study;
         let mut subjects = Vec::new();
-        let mut bases = jobs.iter().flat_map(|job| &job.variants);
+        let mut bases = self.variants();
         let base = bases.find(|prepared| prepared.manifest.variant == Variant::Base);
         let mut add = |subject, experiment, prepared: &PreparedVariant| {
             subjects.push(PlannedSubject {
@@ -25,24 +25,22 @@ impl Benchmark<'_> {
         if let Some(base) = base {
             add(Subject::Base, None, base);
         }
-        for job in jobs {
-            let experiment = || (jobs.len() > 1).then(|| job.label.clone());
-            for prepared in &job.variants {
+        for case in &self.cases {
+            let experiment = || (self.cases.len() > 1).then(|| case.label.clone());
+            for prepared in &case.variants {
                 if prepared.manifest.variant != Variant::Base {
                     add(prepared.manifest.variant.into(), experiment(), prepared);
                 }
             }
-            let mut all = job.variants.iter();
-            let unmerged = all.find(|one| one.manifest.variant == Variant::Unmerged);
-            if self.empty {
-                let empty = unmerged.map(empty_variant).transpose()?;
+            if study.empty {
+                let empty = case.unmerged().map(empty_variant).transpose()?;
                 match empty.flatten() {
                     Some(empty) => add(Subject::UnmergedEmpty, experiment(), &empty),
-                    None => message("note: there is no `unmerged-empty` of this adapter"),
+                    None => self.files.setup.note(Note::NoEmptyVariant),
                 }
             }
         }
-        if self.aa
+        if study.aa
             && let Some(base) = base
         {
             add(Subject::BaseAgain, None, base);

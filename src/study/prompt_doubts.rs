@@ -1,20 +1,35 @@
 //! Reasons to distrust prompts: categories that aren't what their names say, and prompts that are given twice.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use crate::measure::prompt_group::PromptGroup;
 use crate::measure::record::PromptPlan;
 use crate::prompts::Category;
 
-/// Reasons to distrust `plans`, a sentence each: a category whose prompts are no longer than those of the one before it,
-/// and prompts that are the same to the model.
-pub fn prompt_doubts(plans: &[PromptPlan]) -> Vec<String> {
-    let mut doubts = lengths(plans);
+/// A reason to distrust prompts.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum PromptDoubt {
+    /// A category's prompts are no longer than those of the category before it.
+    NotLonger {
+        /// The category that should be the shorter one, and its mean number of tokens.
+        shorter: (Category, f64),
+        /// The category that should be the longer one, and its mean number of tokens.
+        longer: (Category, f64),
+    },
+    /// Prompts that are the same to the model, each group of them by their places.
+    Repeated(Vec<String>),
+}
+
+/// What there is to doubt about `plans`.
+pub fn prompt_doubts(plans: &[PromptPlan]) -> Vec<PromptDoubt> {
+    let mut doubts = not_longer(plans);
     doubts.extend(repeated(plans));
     doubts
 }
 
-fn lengths(plans: &[PromptPlan]) -> Vec<String> {
+fn not_longer(plans: &[PromptPlan]) -> Vec<PromptDoubt> {
     let mean = |category: Category| {
         let group = PromptGroup::Category(category);
         let own = plans.iter().filter(|plan| plan.group == group);
@@ -28,16 +43,14 @@ fn lengths(plans: &[PromptPlan]) -> Vec<String> {
         .collect();
     let pairs = means.windows(2);
     let wrong = pairs.filter(|pair| pair[1].1 <= pair[0].1);
-    let said = wrong.map(|pair| {
-        let [(shorter, fewer), (longer, more)] = [pair[0], pair[1]];
-        format!(
-            "the prompts of `{longer}` have {more:.0} tokens on average, no more than those of `{shorter}` ({fewer:.0})"
-        )
-    });
-    said.collect()
+    let doubt = |pair: &[(Category, f64)]| PromptDoubt::NotLonger {
+        shorter: pair[0],
+        longer: pair[1],
+    };
+    wrong.map(doubt).collect()
 }
 
-fn repeated(plans: &[PromptPlan]) -> Vec<String> {
+fn repeated(plans: &[PromptPlan]) -> Option<PromptDoubt> {
     let mut places: BTreeMap<&[u32], Vec<String>> = BTreeMap::new();
     for plan in plans {
         let place = format!("{} {}", plan.group, plan.index + 1);
@@ -49,12 +62,25 @@ fn repeated(plans: &[PromptPlan]) -> Vec<String> {
         .map(|places| places.join(" = "))
         .collect();
     several.sort();
-    match several.is_empty() {
-        true => Vec::new(),
-        false => vec![format!(
-            "some prompts have the same token ids, so they count several times: {}",
-            several.join("; ")
-        )],
+    (!several.is_empty()).then_some(PromptDoubt::Repeated(several))
+}
+
+impl fmt::Display for PromptDoubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotLonger {
+                shorter: (shorter, fewer),
+                longer: (longer, more),
+            } => write!(
+                f,
+                "the prompts of `{longer}` have {more:.0} tokens on average, no more than those of `{shorter}` ({fewer:.0})"
+            ),
+            Self::Repeated(places) => write!(
+                f,
+                "some prompts have the same token ids, so they count several times: {}",
+                places.join("; ")
+            ),
+        }
     }
 }
 
@@ -79,7 +105,7 @@ mod tests {
             plan(Category::Medium, 0, &[1, 2, 3]),
             plan(Category::Long, 0, &[1, 2, 3, 4]),
         ];
-        assert_eq!(prompt_doubts(&plans), Vec::<String>::new());
+        assert_eq!(prompt_doubts(&plans), []);
     }
 
     #[test]
@@ -90,8 +116,10 @@ mod tests {
             plan(Category::Medium, 0, &[1, 2, 3]),
             plan(Category::Long, 0, &[9, 9]),
         ];
+        let doubts = prompt_doubts(&plans);
+        let doubts: Vec<String> = doubts.iter().map(PromptDoubt::to_string).collect();
         assert_eq!(
-            prompt_doubts(&plans),
+            doubts,
             [
                 "the prompts of `medium` have 3 tokens on average, no more than those of `short` (3)",
                 "the prompts of `long` have 2 tokens on average, no more than those of `medium` (3)",

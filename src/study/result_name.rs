@@ -1,38 +1,41 @@
-//! What the results of a measurement are called.
+//! What the results of a trial are called.
 
 use serde_json::{Map, Value, json};
 
-use super::Benchmark;
-use crate::cli::options::{CommonOptions, FormChoice};
-use crate::cli::prompt_plans::PromptSource;
-use crate::cli::setup;
+use super::Study;
+use super::prompt_source::PromptSource;
+use super::result_files::ResultFiles;
+use super::settings::Settings;
+use crate::adapter::{AdapterForm, Values};
 use crate::config::BenchmarkConfig;
 use crate::engine::{Provider, WeightsMode};
 use crate::machine::physical_cores;
 use crate::report::ResultName;
 
-impl Benchmark<'_> {
-    /// The name of the result of `target`. Every field and every option is listed, so that a new one can't be forgotten.
-    pub(super) fn name(&self, config: &BenchmarkConfig, target: &str) -> ResultName {
-        let Self {
-            common,
-            provider,
+impl ResultFiles<'_> {
+    /// The name of the result of the case that's called `result_stem`. Every field and every setting is listed, so that a new
+    /// one can't be forgotten.
+    pub(super) fn name(&self, config: &BenchmarkConfig, result_stem: &str) -> ResultName {
+        let Study {
+            targets: _,
+            settings,
             prompts,
             tokenizer,
-            interrupt: _,
-            hardware: _,
-            system: _,
-            started: _,
-            timestamp: _,
-            target: precision,
-            empty,
-            aa,
-            cached_base,
-            swap,
+            // `config` has them.
+            batch_sizes: _,
+            task_id: _,
             contexts,
-            base_only,
-        } = self;
-        let CommonOptions {
+            swap,
+            aa,
+            empty,
+            cached_base,
+            precision_goal,
+            // Where files are, and how it's run.
+            output: _,
+            worker: _,
+            interrupt: _,
+        } = self.study;
+        let Settings {
             // `config` has them.
             model: _,
             dtype: _,
@@ -40,24 +43,20 @@ impl Benchmark<'_> {
             quantize_head: _,
             quantize_embedding: _,
             quantize_accuracy: _,
-            config: _,
-            // `provider` has it.
-            ep: _,
+            parameters: _,
+            // `self.provider` has it.
+            provider: _,
             device,
             cuda_graph,
             threads: _,
             weights: _,
             adapter_form,
-            // Without weights it measures nothing.
-            trained: _,
-            fresh,
-            // Where files are, and what is said.
+            values,
+            // Where files are.
             offline: _,
-            output: _,
             export_dir: _,
-            verbose: _,
-        } = common;
-        let options = setup::engine_options(common, *provider, 0, WeightsMode::Mapped);
+        } = settings;
+        let options = self.options(config);
         let mut choices = Vec::new();
         let mut settings = other_parameters(config);
         if let [size] = config.batch_sizes[..]
@@ -68,13 +67,14 @@ impl Benchmark<'_> {
         if let Some(task) = config.task_id.filter(|task| *task > 0) {
             choices.push(format!("task-{task}"));
         }
-        if *fresh {
+        // Measuring with `Values::Trained` fails without weights.
+        if *values == Values::Fresh {
             choices.push("fresh".to_owned());
         }
-        if *adapter_form == FormChoice::Native {
+        if *adapter_form == AdapterForm::Native {
             choices.push("native".to_owned());
         }
-        let provider = match provider {
+        let provider = match self.provider {
             Provider::Cpu => {
                 if options.threads != physical_cores() {
                     choices.push(format!("threads-{}", options.threads));
@@ -97,13 +97,16 @@ impl Benchmark<'_> {
         let mut set = |key: &str, value: Option<Value>| {
             settings.extend(value.map(|value| (key.to_owned(), value)));
         };
-        set("prompts", PromptSource::digest(*prompts).map(Value::from));
-        set("tokenizer", tokenizer.given().map(Value::from));
+        set(
+            "prompts",
+            PromptSource::digest(prompts.as_deref()).map(Value::from),
+        );
+        set("tokenizer", tokenizer.written().map(Value::from));
         set("sweep", (!contexts.is_empty()).then(|| json!(contexts)));
         set("swap", swap.map(Value::from));
         set(
             "target_precision",
-            precision.as_ref().map(|of| {
+            precision_goal.as_ref().map(|of| {
                 json!({
                     "half_width_pct": of.half_width_pct,
                     "max_seconds": of.max_time.as_secs_f64(),
@@ -113,12 +116,12 @@ impl Benchmark<'_> {
         for (key, chosen) in [
             ("aa", *aa),
             ("empty", *empty),
-            ("cached_base", *cached_base && !base_only),
+            ("cached_base", *cached_base && !self.study.is_of_base()),
         ] {
             set(key, chosen.then_some(Value::Bool(true)));
         }
         ResultName {
-            target: target.to_owned(),
+            target: result_stem.to_owned(),
             model_id: config.model_id.clone(),
             dtype: config.dtype,
             quantization: config.quantization().ok().flatten(),

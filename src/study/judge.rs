@@ -1,14 +1,14 @@
-//! How a measurement ended for each job.
+//! How a trial ended for each case.
 
-use super::job::{Job, records_of};
-use super::run::Measured;
+use super::case::PreparedCase;
+use super::measured::Measured;
 use crate::measure::client::WorkerError;
 use crate::measure::swap::SwapResult;
 use crate::report::Status;
 
 impl Measured {
-    /// How a job's measurement ended, and why not well.
-    pub(super) fn judge(&self, index: usize, job: &Job) -> (Status, Option<String>) {
+    /// How the measurement of the case with this index ended, and why not well.
+    pub(super) fn judge(&self, index: usize, case: &PreparedCase) -> (Status, Option<String>) {
         let parity = self.comparisons[index].parity.as_ref();
         let wrong = parity.filter(|parity| !parity.passed);
         let wrong =
@@ -17,11 +17,11 @@ impl Measured {
             Err(WorkerError::Interrupted) => (Status::Cancelled, Some("interrupted".to_owned())),
             Err(error) => (Status::Failed, Some(error.to_string())),
             Ok(()) => {
-                let main = records_of(&self.records, job).into_iter();
+                let main = case.records(&self.records).into_iter();
                 let main = main.filter_map(|record| record.error);
                 let mut errors = main.chain(self.sweep.iter().flat_map(|run| {
                     let size = run.batch_size;
-                    let records = records_of(&run.records, job).into_iter();
+                    let records = case.records(&run.records).into_iter();
                     let errors = records.filter_map(|record| record.error);
                     errors.map(move |error| format!("with batches of {size}: {error}"))
                 }));

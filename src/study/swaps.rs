@@ -1,28 +1,23 @@
 //! How long it takes to change adapters.
 
-use anyhow::{Context, Result};
-
-use super::{Benchmark, Job};
-use crate::cli::progress::message;
+use super::StudyError;
+use super::measured::TrialRun;
+use super::observer::Event;
 use crate::measure::client::WorkerError;
 use crate::measure::session::MeasurePlan;
 use crate::measure::swap::SwapResult;
 use crate::prepare::{not_swappable, other_adapters};
-use crate::prepared::Variant;
 
-impl Benchmark<'_> {
-    /// Lets `count` adapters of each job take turns.
+impl TrialRun<'_> {
+    /// Lets `count` adapters of each case take turns.
     pub(super) fn swaps(
         &self,
-        jobs: &[Job],
         plan: &MeasurePlan,
         count: usize,
-    ) -> Result<Result<Vec<Option<SwapResult>>, WorkerError>> {
+    ) -> Result<Result<Vec<Option<SwapResult>>, WorkerError>, StudyError> {
         let mut all = Vec::new();
-        for job in jobs {
-            let mut variants = job.variants.iter();
-            let unmerged = variants.find(|one| one.manifest.variant == Variant::Unmerged);
-            let Some(unmerged) = unmerged else {
+        for case in &self.cases {
+            let Some(unmerged) = case.unmerged() else {
                 let reason = "there is no unmerged variant".to_owned();
                 all.push(Some(SwapResult::Absent(reason)));
                 continue;
@@ -31,10 +26,10 @@ impl Benchmark<'_> {
                 all.push(Some(SwapResult::Absent(reason.to_owned())));
                 continue;
             }
-            message(&format!("swapping {count} adapters"));
-            let folder = tempfile::tempdir().context("cannot make a folder for other adapters")?;
+            self.files.setup.tell(Event::Swapping { adapters: count });
+            let folder = tempfile::tempdir().map_err(StudyError::TemporaryFolder)?;
             let others = other_adapters(unmerged, count - 1, plan.seed, folder.path())?;
-            match plan.swaps(unmerged, others, self.interrupt) {
+            match plan.swaps(unmerged, others, &self.files.study.interrupt) {
                 Ok(result) => all.push(Some(result)),
                 Err(interrupted) => return Ok(Err(interrupted)),
             }

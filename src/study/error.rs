@@ -1,0 +1,84 @@
+//! Why a study, or one of its targets, fails.
+
+use std::error::Error as _;
+use std::io;
+
+use thiserror::Error;
+
+use super::parameters::StudyParametersError;
+use super::prepared_folder::PreparedFolderError;
+use super::prompt_source::PromptError;
+use super::sessions::SessionError;
+use super::setup::SetupError;
+use super::target::TargetError;
+use super::task::TaskError;
+use super::tokenizer::TokenizerChoiceError;
+use crate::engine::EngineError;
+use crate::model::TokenizerError;
+use crate::prepare::PrepareError;
+use crate::results::WriteError;
+
+/// Why a study, or one of its targets, fails.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "each variant is its message")]
+#[non_exhaustive]
+pub enum StudyError {
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    #[error(transparent)]
+    PreparedFolder(#[from] PreparedFolderError),
+    #[error(transparent)]
+    Parameters(#[from] StudyParametersError),
+    #[error(transparent)]
+    Task(#[from] TaskError),
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    #[error(transparent)]
+    TokenizerChoice(#[from] TokenizerChoiceError),
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    #[error(transparent)]
+    Prompt(#[from] PromptError),
+    #[error(transparent)]
+    Prepare(#[from] PrepareError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    #[error("cannot find this program's own file")]
+    Program(#[source] io::Error),
+    #[error("cannot make a folder for other adapters")]
+    TemporaryFolder(#[source] io::Error),
+    #[error("cannot write the base's measurement")]
+    BaseMeasurement(#[source] io::Error),
+    /// What failed, and then its result couldn't be written either.
+    #[error("{write}")]
+    Unwritten {
+        write: String,
+        source: Box<StudyError>,
+    },
+    /// It was measured, and something went wrong with it; the results are written.
+    #[error("{0}")]
+    Measurement(String),
+    /// Some of several targets, which are named.
+    #[error("failed: {}", .0.join(", "))]
+    Targets(Vec<String>),
+    /// What was measured until then is written.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl StudyError {
+    /// The error and its causes, in one line.
+    pub fn in_full(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = self.source();
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        text
+    }
+}

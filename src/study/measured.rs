@@ -1,0 +1,330 @@
+//! A trial's measurement, from its plan to everything that was measured.
+
+use std::path::PathBuf;
+
+use super::StudyError;
+use super::base_cache::{BaseCache, CacheKey};
+use super::case::PreparedCase;
+use super::observer::{Event, Note};
+use super::prompt_doubts::prompt_doubts;
+use super::prompt_source::{PromptSource, check_room};
+use super::result_files::ResultFiles;
+use super::tokenizer::TokenizerPlace;
+use crate::config::BenchmarkConfig;
+use crate::engine::{DecoderEngine, EngineOptions, Provider};
+use crate::measure::bandwidth::{DeviceCopier, RateMeter, WeightsReader};
+use crate::measure::client::WorkerError;
+use crate::measure::energy::{EnergyMethod, SystemMeter};
+use crate::measure::interference::{Interference, InterferenceWatch};
+use crate::measure::protocol::ParityCheck;
+use crate::measure::record::SubjectRecord;
+use crate::measure::session::{MeasurePlan, Measurement, Meters, Progress, ReachedPrecision};
+use crate::measure::subject::Subject;
+use crate::measure::swap::SwapResult;
+use crate::measure::sweep::SweepRun;
+use crate::onnxruntime::library::Library;
+use crate::prepared::PreparedVariant;
+use crate::system::Hardware;
+
+/// A trial whose cases are ready to run.
+pub(super) struct TrialRun<'a> {
+    pub files: ResultFiles<'a>,
+    /// The parameters of all its cases.
+    pub config: &'a BenchmarkConfig,
+    pub cases: Vec<PreparedCase>,
+}
+
+/// A trial that was measured.
+#[derive(Debug)]
+pub struct MeasuredTrial {
+    /// Its cases.
+    pub cases: Vec<PreparedCase>,
+    /// Their parameters.
+    pub config: BenchmarkConfig,
+    /// Accelerators of the machine.
+    pub hardware: Hardware,
+    /// How sessions were opened.
+    pub options: EngineOptions,
+    /// What was measured.
+    pub measured: Measured,
+    /// The files of the results, one a case.
+    pub results: Vec<PathBuf>,
+}
+
+/// What was measured in a trial.
+#[derive(Debug)]
+pub struct Measured {
+    /// One a subject.
+    pub records: Vec<SubjectRecord>,
+    /// One a batch size, where there are several or prompts of given lengths.
+    pub sweep: Vec<SweepRun>,
+    /// One a case, where swaps were asked for.
+    pub swaps: Vec<Option<SwapResult>>,
+    /// One a case.
+    pub comparisons: Vec<ParityCheck>,
+    /// What came of the precision that was asked for.
+    pub precision: Option<ReachedPrecision>,
+    /// What else kept the cores busy.
+    pub interference: Option<Interference>,
+    /// Where energy was read.
+    pub energy_method: Option<EnergyMethod>,
+    /// What ended it early.
+    pub outcome: Result<(), WorkerError>,
+    /// Whether the base's record is that of an earlier measurement.
+    pub base_is_cached: bool,
+    /// ONNX Runtime.
+    pub library: Library,
+    /// The tokenizer of the prompts.
+    pub tokenizer: TokenizerPlace,
+}
+
+impl TrialRun<'_> {
+    /// Measures its cases, and writes a result for each.
+    pub fn measure(self) -> Result<(), StudyError> {
+        let measured = match self.run() {
+            Ok(measured) => measured,
+            Err(error) => {
+                let stems = self.cases.iter().map(|case| case.result_stem.as_str());
+                return Err(self.files.failed(self.config, stems, error));
+            }
+        };
+        let mut results = Vec::new();
+        let mut errors = Vec::new();
+        for (index, case) in self.cases.iter().enumerate() {
+            let (status, error) = measured.judge(index, case);
+            let files = &self.files;
+            let path = files.write(self.config, &measured, index, case, status, error.clone())?;
+            errors.extend(error.map(|error| format!("{error} (see {})", path.display())));
+            results.push(path);
+        }
+        let setup = self.files.setup;
+        if let Err(WorkerError::Interrupted) = measured.outcome {
+            setup.tell(Event::Interrupted { results: &results });
+            return Err(StudyError::Interrupted);
+        }
+        setup.tell(Event::Measured(&MeasuredTrial {
+            options: self.files.options(self.config),
+            cases: self.cases,
+            config: self.config.clone(),
+            hardware: self.files.hardware,
+            measured,
+            results,
+        }));
+        match errors.is_empty() {
+            true => Ok(()),
+            false => Err(StudyError::Measurement(errors.join("; "))),
+        }
+    }
+
+    /// The variants of all cases.
+    pub fn variants(&self) -> impl Iterator<Item = &PreparedVariant> {
+        self.cases.iter().flat_map(|case| &case.variants)
+    }
+
+    /// Measures everything that was asked for.
+    fn run(&self) -> Result<Measured, StudyError> {
+        let ResultFiles {
+            study,
+            setup,
+            provider,
+            ..
+        } = self.files;
+        let variants: Vec<&PreparedVariant> = self.variants().collect();
+        let tokenizer = study.tokenizer.place_of(&variants)?;
+        let source = PromptSource::open(setup, study.prompts.as_deref(), &tokenizer)?;
+        let prompts = source.categories(self.config)?;
+        let contexts = source.contexts(self.config, &study.contexts)?;
+        for prompts in [&prompts, &contexts] {
+            check_room(prompts, variants.iter().copied())?;
+            for variant in &variants {
+                for plan in prompts {
+                    tokenizer.check_vocabulary(&plan.prompt_ids, &variant.manifest)?;
+                }
+            }
+        }
+        for doubt in prompt_doubts(&prompts) {
+            setup.note(Note::Prompts(&doubt));
+        }
+        self.check_batches()?;
+        let library = setup.library(provider)?;
+        let program = match &study.worker {
+            Some(program) => program.clone(),
+            None => std::env::current_exe().map_err(StudyError::Program)?,
+        };
+        let mut plan = MeasurePlan {
+            program,
+            library: library.clone(),
+            subjects: self.subjects()?,
+            prompts,
+            runs: self.config.num_inference_runs,
+            options: self.files.options(self.config),
+            seed: self.config.seed,
+            goal: study.precision_goal,
+        };
+        let mut sweep = self.sweep_plans(&plan, contexts);
+        for plan in std::iter::once(&mut plan).chain(&mut sweep) {
+            self.make_ready(plan)?;
+        }
+        let memory = memory_meter(provider, &plan);
+        let comparisons = self.compare(&plan);
+
+        let cache = BaseCache::new(&study.output);
+        let key = self.base_key(&plan);
+        let mut cached = None;
+        if study.cached_base {
+            cached = key.as_ref().and_then(|key| cache.get(key));
+            match &cached {
+                Some(_) => plan.subjects.retain(|one| one.subject != Subject::Base),
+                None => setup.note(Note::NoCachedBase),
+            }
+        }
+        if study.is_of_base() && cached.is_some() {
+            setup.note(Note::BaseIsCached);
+        }
+
+        let watch = InterferenceWatch::start();
+        let meter = SystemMeter::new(provider);
+        let meters = Meters {
+            energy: &meter,
+            memory: memory.as_ref(),
+        };
+        let (comparisons, measurement) = match comparisons {
+            Err(interrupted) => (
+                vec![ParityCheck::default(); self.cases.len()],
+                nothing(Err(interrupted)),
+            ),
+            Ok(comparisons) if plan.subjects.is_empty() => (comparisons, nothing(Ok(()))),
+            Ok(comparisons) => (comparisons, self.run_plan(&plan, meters)),
+        };
+        let Measurement {
+            records,
+            precision,
+            outcome,
+        } = measurement;
+        let base_is_cached = cached.is_some();
+        let records: Vec<SubjectRecord> = cached.into_iter().chain(records).collect();
+        let base = records.iter().find(|r| r.variant == Subject::Base);
+        let parities = comparisons.iter().filter_map(|one| one.parity.as_ref());
+        let parity = parities.into_iter().all(|parity| parity.passed);
+        let good = outcome.is_ok() && parity && study.precision_goal.is_none() && !base_is_cached;
+        if let (Some(key), Some(base), true) = (&key, base, good)
+            && base.error.is_none()
+        {
+            cache.put(key, base).map_err(StudyError::BaseMeasurement)?;
+        }
+        let (sweep, outcome) = match outcome {
+            Ok(()) => self.sweep(sweep, meters, &records, !base_is_cached),
+            Err(error) => (Vec::new(), Err(error)),
+        };
+        let (swaps, outcome) = match (study.swap, outcome) {
+            (Some(count), Ok(())) => match self.swaps(&plan, count)? {
+                Ok(swaps) => (swaps, Ok(())),
+                Err(interrupted) => (vec![None; self.cases.len()], Err(interrupted)),
+            },
+            (_, outcome) => (vec![None; self.cases.len()], outcome),
+        };
+        Ok(Measured {
+            records,
+            sweep,
+            swaps,
+            comparisons,
+            precision,
+            interference: watch.and_then(|watch| watch.finish()),
+            energy_method: meter.method(),
+            outcome,
+            base_is_cached,
+            library,
+            tokenizer,
+        })
+    }
+
+    /// Runs `plan`, and tells how it goes.
+    pub(super) fn run_plan(&self, plan: &MeasurePlan, meters: Meters) -> Measurement {
+        let setup = self.files.setup;
+        let interrupt = &self.files.study.interrupt;
+        let measured = plan.run(interrupt, meters, &|progress| {
+            setup.tell(Event::Progress(progress))
+        });
+        setup.tell(Event::ProgressEnded);
+        measured
+    }
+
+    /// Compares what the variants of each case compute.
+    fn compare(&self, plan: &MeasurePlan) -> Result<Vec<ParityCheck>, WorkerError> {
+        let (study, setup) = (self.files.study, self.files.setup);
+        setup.tell(Event::Progress(Progress::Comparing));
+        let several = self.cases.len() > 1;
+        let compared = self
+            .cases
+            .iter()
+            .map(|case| plan.parity(several.then_some(case.label.as_str()), &study.interrupt))
+            .collect();
+        setup.tell(Event::ProgressEnded);
+        compared
+    }
+
+    /// Makes what sessions need besides the variants' folders, so that none takes longer to open because it's the first.
+    fn make_ready(&self, plan: &mut MeasurePlan) -> Result<(), StudyError> {
+        for subject in &mut plan.subjects {
+            let prepared = &mut subject.prepared;
+            self.files.setup.lay_out(prepared, &plan.options)?;
+        }
+        Ok(())
+    }
+
+    /// Checks that every variant runs with every batch size.
+    fn check_batches(&self) -> Result<(), StudyError> {
+        for variant in self.variants() {
+            for &size in &self.config.batch_sizes {
+                DecoderEngine::check_batch(&variant.manifest, size)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn base_key(&self, plan: &MeasurePlan) -> Option<CacheKey> {
+        let mut subjects = plan.subjects.iter();
+        let base = subjects.find(|one| one.subject == Subject::Base)?;
+        Some(CacheKey::new(
+            &base.prepared.manifest,
+            &plan.prompts,
+            plan.runs,
+            &plan.options,
+            &plan.library,
+            &self.files.hardware,
+            &self.files.system,
+        ))
+    }
+}
+
+/// What tells the rate of the memory in which the weights are.
+fn memory_meter(provider: Provider, plan: &MeasurePlan) -> Box<dyn RateMeter> {
+    fn boxed(meter: Option<impl RateMeter + 'static>) -> Box<dyn RateMeter> {
+        match meter {
+            Some(meter) => Box::new(meter),
+            None => Box::new(()),
+        }
+    }
+    match (provider, plan.subjects.first()) {
+        (Provider::Cuda(device), _) => boxed(DeviceCopier::open(device)),
+        (Provider::Cpu, Some(first)) => {
+            let manifest = &first.prepared.manifest;
+            let bytes = manifest.reads.weight_bytes;
+            boxed(WeightsReader::open(
+                &manifest.model_folder,
+                bytes,
+                plan.options.threads,
+            ))
+        }
+        (Provider::Cpu, None) => Box::new(()),
+    }
+}
+
+/// A measurement that wasn't made.
+fn nothing(outcome: Result<(), WorkerError>) -> Measurement {
+    Measurement {
+        records: Vec::new(),
+        precision: None,
+        outcome,
+    }
+}

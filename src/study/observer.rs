@@ -1,0 +1,207 @@
+//! What a study tells while it runs. Whoever watches finds the words: the command line in `cli/terminal.rs`.
+
+use std::path::{Path, PathBuf};
+
+use super::StudyError;
+use super::measured::MeasuredTrial;
+use super::prompt_doubts::PromptDoubt;
+use super::tokenizer::{TokenizerDifference, TokenizerPlace};
+use crate::measure::session::Progress;
+use crate::model::ModelId;
+use crate::model::hub::HubId;
+use crate::onnxruntime::Provider;
+use crate::onnxruntime::install::InstallEvent;
+use crate::onnxruntime::library::Library;
+use crate::prepared::Variant;
+use crate::weights::Dtype;
+
+/// Whoever watches a study.
+pub trait Observer {
+    /// Something happened.
+    fn observe(&mut self, event: Event<'_>);
+}
+
+/// Watches nothing.
+impl Observer for () {
+    fn observe(&mut self, _: Event<'_>) {}
+}
+
+/// Something that happened.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// Something that one should know to read the figures, or that's worth trying.
+    Note(Note<'a>),
+    /// Bytes are fetched or made; with another label, for something else.
+    Bytes {
+        /// What is fetched or made.
+        label: &'a str,
+        /// Bytes that are done.
+        done: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+    /// Whatever [`Bytes`](Self::Bytes) and [`Install`](Self::Install) told of is done, or has failed.
+    BytesEnded,
+    /// ONNX Runtime is fetched.
+    Install(InstallEvent),
+    /// The hub's adapter `id` is in `folder`.
+    AdapterFound {
+        /// As it was named.
+        id: &'a HubId,
+        /// Where it is.
+        folder: &'a Path,
+    },
+    /// The base model `id` was opened.
+    BaseOpened {
+        /// As it was named.
+        id: &'a ModelId,
+        /// Where it is.
+        folder: &'a Path,
+    },
+    /// ONNX Runtime was found or fetched.
+    LibraryFound {
+        /// The library.
+        library: &'a Library,
+        /// Where it will run graphs.
+        provider: Provider,
+    },
+    /// The base's weights are quantized, once.
+    Quantizing {
+        /// Their size once they're quantized.
+        bytes: u64,
+    },
+    /// Weights are laid out for the processor, once.
+    LayingOut {
+        /// Their size.
+        bytes: u64,
+    },
+    /// A measurement goes on.
+    Progress(Progress<'a>),
+    /// The measurement that [`Progress`](Self::Progress) told of is over.
+    ProgressEnded,
+    /// The sweep measures batches of this size next.
+    BatchSize(usize),
+    /// Adapters take turns next.
+    Swapping {
+        /// How many.
+        adapters: usize,
+    },
+    /// Cases were measured together, well or badly, and their results are written.
+    Measured(&'a MeasuredTrial),
+    /// The study was interrupted.
+    Interrupted {
+        /// The files that hold what was measured.
+        results: &'a [PathBuf],
+    },
+    /// Some of several targets failed, and the others go on. Where there's one target, its error ends the study.
+    Failed {
+        /// Their names.
+        targets: &'a str,
+        /// Why.
+        error: &'a StudyError,
+    },
+}
+
+/// Something that one should know.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Note<'a> {
+    /// A checkpoint has an `adapter_config.json` without an adapter's weights, which is passed over.
+    AdapterConfigIgnored {
+        /// The checkpoint.
+        folder: &'a Path,
+    },
+    /// A folder holds both an adapter and a whole model, and is taken for the adapter.
+    AdapterAndModel {
+        /// The folder.
+        folder: &'a Path,
+    },
+    /// A parameter has no meaning here.
+    ParameterIgnored(&'a str),
+    /// The adapter names another base than the one that's used.
+    OtherBase {
+        /// The base that it names.
+        named: &'a str,
+        /// The base that's used.
+        used: &'a str,
+    },
+    /// The adapter was trained for another task than the one that it's used for.
+    OtherTask {
+        /// Its task.
+        named: &'a str,
+        /// The task that it's used for.
+        used: &'a str,
+    },
+    /// The values of the adapter are drawn fresh.
+    FreshValues {
+        /// The adapter's folder.
+        folder: &'a Path,
+    },
+    /// A tensor of the base has more rows than its vocabulary has tokens.
+    SurplusRows {
+        /// The tensor.
+        name: &'a str,
+        /// Its rows.
+        rows: usize,
+        /// The rows that are used.
+        used: usize,
+    },
+    /// There is a GPU, and weights in float32 run on the processor all the same.
+    Float32OnCpu,
+    /// There is a GPU, and no build of ONNX Runtime that can use it.
+    NoCudaLibrary,
+    /// The adapter has several tasks, none was chosen, and this one is taken.
+    TaskTaken {
+        /// The one that's taken.
+        id: usize,
+        /// How many there are.
+        count: usize,
+    },
+    /// How the adapter is taken.
+    Adapter(&'a str),
+    /// The unmerged adapter needs float weights where the base's are quantized, which costs time.
+    FloatWeights {
+        /// The adapter's method.
+        peft_type: &'a str,
+        /// The type of the float weights.
+        dtype: Dtype,
+        /// How many quantized weights they replace.
+        replaced: usize,
+        /// How many weights of the base are quantized.
+        of: usize,
+    },
+    /// Decode steps aren't started as the CUDA graph that was asked for.
+    NoCudaGraph {
+        /// The variant.
+        variant: Variant,
+        /// Why not.
+        reason: &'a str,
+    },
+    /// Texts go through another tokenizer than the base's.
+    OtherTokenizer {
+        /// The tokenizer.
+        place: &'a TokenizerPlace,
+        /// How it compares with the base's.
+        difference: TokenizerDifference,
+    },
+    /// A checkpoint gets a tokenizer whose files aren't the base's.
+    CheckpointTokenizer(&'a TokenizerPlace),
+    /// A merged checkpoint and its base have vocabularies of different sizes.
+    VocabularySizes {
+        /// The checkpoint.
+        merged: &'a ModelId,
+        /// The checkpoint's tokens.
+        merged_size: usize,
+        /// The base's tokens.
+        base_size: usize,
+    },
+    /// The prompts may not be what they should be.
+    Prompts(&'a PromptDoubt),
+    /// The unmerged graph with an adapter of zeros was asked for, and there's none.
+    NoEmptyVariant,
+    /// No earlier measurement of the base fits.
+    NoCachedBase,
+    /// The base was measured before, and nothing has changed.
+    BaseIsCached,
+}

@@ -1,0 +1,80 @@
+//! How models are found, prepared and run: what a study shares with the program's other commands.
+
+use std::path::PathBuf;
+
+use crate::adapter::{AdapterForm, Values};
+use crate::lowering::WeightsMode;
+use crate::quantize::{Accuracy, Part};
+use crate::weights::Dtype;
+
+/// How models are found, prepared and run. `None` leaves a choice to the parameters, or to the machine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// The base model: a folder, a hub id (`org/name[@revision]`) or `synthetic/<shape>`; `None` for the one that the adapter
+    /// or the parameters name.
+    pub model: Option<String>,
+    /// The type that weights are rounded to.
+    pub dtype: Option<Dtype>,
+    /// What the weights of linear layers are quantized to.
+    pub quantize: Option<Part>,
+    /// What the head is quantized to.
+    pub quantize_head: Option<Part>,
+    /// What the token embedding is quantized to.
+    pub quantize_embedding: Option<Part>,
+    /// The arithmetic of a CPU with 4 and 8 bits.
+    pub quantize_accuracy: Option<Accuracy>,
+    /// Where to run.
+    pub provider: ProviderChoice,
+    /// The number of the GPU.
+    pub device: u32,
+    /// Whether decode steps on a GPU are started as a CUDA graph, where that's possible and gives the same.
+    pub cuda_graph: bool,
+    /// Threads of the CPU provider; `None` for the physical cores.
+    pub threads: Option<usize>,
+    /// How the CPU provider holds weights; `None` for what suits the purpose.
+    pub weights: Option<WeightsMode>,
+    /// How an unmerged adapter is computed.
+    pub adapter_form: AdapterForm,
+    /// Which values an adapter is used with.
+    pub values: Values,
+    /// Whether the network is left alone.
+    pub offline: bool,
+    /// Parameters in place of `default_benchmark_params.json`.
+    pub parameters: Option<PathBuf>,
+    /// The folder of exported models.
+    pub export_dir: PathBuf,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            model: None,
+            dtype: None,
+            quantize: None,
+            quantize_head: None,
+            quantize_embedding: None,
+            quantize_accuracy: None,
+            provider: ProviderChoice::Auto,
+            device: 0,
+            cuda_graph: false,
+            threads: None,
+            weights: None,
+            adapter_form: AdapterForm::Reduced,
+            values: Values::AsFound,
+            offline: false,
+            parameters: None,
+            export_dir: PathBuf::from("exported_models"),
+        }
+    }
+}
+
+/// Where to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProviderChoice {
+    /// On the processor.
+    Cpu,
+    /// On an NVIDIA GPU; an error where there's none.
+    Cuda,
+    /// On a GPU where there is one that can be used, else on the processor.
+    Auto,
+}
