@@ -128,7 +128,7 @@ pub fn run_study(mut study: Study, common: &CommonOptions) -> Result<Outcome> {
     let outcome = study.run(&mut terminal);
     terminal.finish()?;
     match outcome {
-        Ok(()) => Ok(Outcome::Done),
+        Ok(_) => Ok(Outcome::Done),
         Err(StudyError::Interrupted) => Ok(Outcome::Interrupted),
         Err(error) => Err(error.into()),
     }

@@ -17,7 +17,6 @@ mod progress;
 mod report;
 mod runtime;
 mod terminal;
-mod trial_report;
 mod verify;
 
 use std::process::ExitCode;

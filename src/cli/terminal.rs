@@ -4,8 +4,8 @@ use super::measure_progress::MeasureProgress;
 use super::notes::note_text;
 use super::output::print;
 use super::progress::{ByteProgress, message};
-use super::trial_report;
-use crate::study::{Event, Observer};
+use crate::report::{Labelled, terminal};
+use crate::study::{CaseResult, Event, Observer};
 
 /// The terminal, as the observer of a study.
 #[derive(Debug, Default)]
@@ -73,13 +73,13 @@ impl Observer for Terminal {
             Event::ProgressEnded => self.steps = None,
             Event::BatchSize(size) => message(&format!("batches of {size}")),
             Event::Swapping { adapters } => message(&format!("swapping {adapters} adapters")),
-            Event::Measured(trial) => {
-                if let Err(error) = print(&trial_report::text(trial, self.verbose)) {
+            Event::Measured { results } => {
+                if let Err(error) = print(&tables(results, self.verbose)) {
                     self.unprinted.get_or_insert(error);
                 }
             }
             Event::Interrupted { results } => {
-                let paths = results.iter().map(|path| path.display().to_string());
+                let paths = results.iter().map(|one| one.path.display().to_string());
                 let paths: Vec<String> = paths.collect();
                 let paths = paths.join(", ");
                 message(&format!("interrupted; what was measured is in {paths}"));
@@ -89,6 +89,22 @@ impl Observer for Terminal {
             }
         }
     }
+}
+
+/// Tables of results that were measured together, lines for whatever else there is to say, and where the results are.
+fn tables(results: &[CaseResult], verbose: bool) -> String {
+    let labelled = results.iter().map(|result| Labelled {
+        name: &result.name,
+        label: &result.label,
+        report: &result.report,
+    });
+    let labelled: Vec<Labelled> = labelled.collect();
+    let mut text = terminal::measurement(&labelled, verbose);
+    text.push('\n');
+    for result in results {
+        text.push_str(&format!("result  {}\n", result.path.display()));
+    }
+    text
 }
 
 fn mebibytes(bytes: u64) -> u64 {

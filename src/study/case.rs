@@ -146,15 +146,6 @@ impl Case {
 }
 
 impl PreparedCase {
-    /// Whether its adapter's values were drawn.
-    pub fn is_fresh(&self) -> bool {
-        let mut adapters = self
-            .variants
-            .iter()
-            .filter_map(|one| one.manifest.adapter.as_ref());
-        adapters.any(|adapter| adapter.fresh)
-    }
-
     /// The manifests of its variants.
     pub fn manifests(&self) -> BTreeMap<Variant, Manifest> {
         let variants = self.variants.iter().map(|one| &one.manifest);

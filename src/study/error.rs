@@ -16,7 +16,7 @@ use super::tokenizer::TokenizerChoiceError;
 use crate::engine::EngineError;
 use crate::model::TokenizerError;
 use crate::prepare::PrepareError;
-use crate::results::WriteError;
+use crate::report::WriteError;
 
 /// Why a study, or one of its targets, fails.
 #[derive(Debug, Error)]

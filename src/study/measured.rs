@@ -1,17 +1,15 @@
 //! A trial's measurement, from its plan to everything that was measured.
 
-use std::path::PathBuf;
-
 use super::StudyError;
 use super::base_cache::{BaseCache, CacheKey};
 use super::case::PreparedCase;
 use super::observer::{Event, Note};
 use super::prompt_doubts::prompt_doubts;
 use super::prompt_source::{PromptSource, check_room};
-use super::result_files::ResultFiles;
+use super::result_files::{CaseResult, ResultFiles};
 use super::tokenizer::TokenizerPlace;
 use crate::config::BenchmarkConfig;
-use crate::engine::{DecoderEngine, EngineOptions, Provider};
+use crate::engine::{DecoderEngine, Provider};
 use crate::measure::bandwidth::{DeviceCopier, RateMeter, WeightsReader};
 use crate::measure::client::WorkerError;
 use crate::measure::energy::{EnergyMethod, SystemMeter};
@@ -24,7 +22,7 @@ use crate::measure::swap::SwapResult;
 use crate::measure::sweep::SweepRun;
 use crate::onnxruntime::library::Library;
 use crate::prepared::PreparedVariant;
-use crate::system::Hardware;
+use crate::report::Figures;
 
 /// A trial whose cases are ready to run.
 pub(super) struct TrialRun<'a> {
@@ -34,26 +32,8 @@ pub(super) struct TrialRun<'a> {
     pub cases: Vec<PreparedCase>,
 }
 
-/// A trial that was measured.
-#[derive(Debug)]
-pub struct MeasuredTrial {
-    /// Its cases.
-    pub cases: Vec<PreparedCase>,
-    /// Their parameters.
-    pub config: BenchmarkConfig,
-    /// Accelerators of the machine.
-    pub hardware: Hardware,
-    /// How sessions were opened.
-    pub options: EngineOptions,
-    /// What was measured.
-    pub measured: Measured,
-    /// The files of the results, one a case.
-    pub results: Vec<PathBuf>,
-}
-
 /// What was measured in a trial.
-#[derive(Debug)]
-pub struct Measured {
+pub(super) struct Measured {
     /// One a subject.
     pub records: Vec<SubjectRecord>,
     /// One a batch size, where there are several or prompts of given lengths.
@@ -80,7 +60,7 @@ pub struct Measured {
 
 impl TrialRun<'_> {
     /// Measures its cases, and writes a result for each.
-    pub fn measure(self) -> Result<(), StudyError> {
+    pub fn measure(self) -> Result<Vec<CaseResult>, StudyError> {
         let measured = match self.run() {
             Ok(measured) => measured,
             Err(error) => {
@@ -88,30 +68,27 @@ impl TrialRun<'_> {
                 return Err(self.files.failed(self.config, stems, error));
             }
         };
+        let paired = !measured.base_is_cached;
+        let (records, sweep) = (&measured.records, &measured.sweep);
+        let figures = Figures::new(records, sweep, paired, self.config.seed);
         let mut results = Vec::new();
-        let mut errors = Vec::new();
         for (index, case) in self.cases.iter().enumerate() {
-            let (status, error) = measured.judge(index, case);
             let files = &self.files;
-            let path = files.write(self.config, &measured, index, case, status, error.clone())?;
-            errors.extend(error.map(|error| format!("{error} (see {})", path.display())));
-            results.push(path);
+            results.push(files.write(self.config, &measured, &figures, index, case)?);
         }
         let setup = self.files.setup;
         if let Err(WorkerError::Interrupted) = measured.outcome {
             setup.tell(Event::Interrupted { results: &results });
             return Err(StudyError::Interrupted);
         }
-        setup.tell(Event::Measured(&MeasuredTrial {
-            options: self.files.options(self.config),
-            cases: self.cases,
-            config: self.config.clone(),
-            hardware: self.files.hardware,
-            measured,
-            results,
-        }));
+        setup.tell(Event::Measured { results: &results });
+        let errors = results.iter().filter_map(|result| {
+            let error = result.report.run_info.error.as_ref()?;
+            Some(format!("{error} (see {})", result.path.display()))
+        });
+        let errors: Vec<String> = errors.collect();
         match errors.is_empty() {
-            true => Ok(()),
+            true => Ok(results),
             false => Err(StudyError::Measurement(errors.join("; "))),
         }
     }

@@ -40,14 +40,13 @@ mod worker;
 
 use std::path::PathBuf;
 
-pub use case::PreparedCase;
 pub use error::StudyError;
-pub use measured::{Measured, MeasuredTrial};
 pub use observer::{Event, Note, Observer};
 pub use parameters::StudyParametersError;
 pub use prepared_folder::{PreparedFolder, PreparedFolderError, check_provider};
 pub use prompt_doubts::PromptDoubt;
 pub use prompt_source::PromptError;
+pub use result_files::CaseResult;
 pub use sessions::SessionError;
 pub use settings::{ProviderChoice, Settings};
 pub use setup::{Setup, SetupError};
@@ -125,14 +124,14 @@ impl Default for Study {
 }
 
 impl Study {
-    /// Measures all targets and writes a result for each: experiments with the same parameters together, whatever else there is
-    /// by itself.
+    /// Measures all targets, and writes and returns a result for each: experiments with the same parameters together, whatever
+    /// else there is by itself.
     ///
     /// # Errors
     /// If a target can't be measured, or something is wrong with its measurement. Where there are several targets, the others are
     /// measured all the same, and the error names those that failed. A target that fails once its parameters are known has a
     /// result too, with its error.
-    pub fn run(&self, observer: &mut dyn Observer) -> Result<(), StudyError> {
+    pub fn run(&self, observer: &mut dyn Observer) -> Result<Vec<CaseResult>, StudyError> {
         let setup = Setup::new(&self.settings, observer);
         let mut failures = Failures {
             single: self.targets.len() <= 1,
@@ -149,11 +148,12 @@ impl Study {
                 Err(error) => failures.add(&target.display().to_string(), error)?,
             }
         }
+        let mut results = Vec::new();
         for trial in &trials {
-            self.run_trial(&setup, trial, &mut failures)?;
+            results.extend(self.run_trial(&setup, trial, &mut failures)?);
         }
         match failures.names.is_empty() {
-            true => Ok(()),
+            true => Ok(results),
             false => Err(StudyError::Targets(failures.names)),
         }
     }
@@ -163,7 +163,7 @@ impl Study {
         setup: &'a Setup<'a>,
         trial: &'a Trial,
         failures: &mut Failures,
-    ) -> Result<(), StudyError> {
+    ) -> Result<Vec<CaseResult>, StudyError> {
         let mut cases = Vec::new();
         let mut found = None;
         for (case, label) in trial.cases.iter().zip(trial.labels()) {
@@ -181,7 +181,7 @@ impl Study {
             }
         }
         let (Some(provider), false) = (found, cases.is_empty()) else {
-            return Ok(());
+            return Ok(Vec::new());
         };
         let stems: Vec<String> = cases.iter().map(|case| case.stem.clone()).collect();
         let run = TrialRun {
@@ -191,8 +191,11 @@ impl Study {
         };
         match run.measure() {
             Err(StudyError::Interrupted) => Err(StudyError::Interrupted),
-            Err(error) => failures.add(&stems.join(", "), error),
-            Ok(()) => Ok(()),
+            Err(error) => {
+                failures.add(&stems.join(", "), error)?;
+                Ok(Vec::new())
+            }
+            Ok(results) => Ok(results),
         }
     }
 

@@ -1,10 +1,10 @@
 //! What a study tells while it runs. Whoever watches finds the words: the command line in `cli/terminal.rs`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::StudyError;
-use super::measured::MeasuredTrial;
 use super::prompt_doubts::PromptDoubt;
+use super::result_files::CaseResult;
 use super::tokenizer::{TokenizerDifference, TokenizerPlace};
 use crate::measure::session::Progress;
 use crate::model::ModelId;
@@ -88,11 +88,14 @@ pub enum Event<'a> {
         adapters: usize,
     },
     /// Cases were measured together, well or badly, and their results are written.
-    Measured(&'a MeasuredTrial),
+    Measured {
+        /// One for each case.
+        results: &'a [CaseResult],
+    },
     /// The study was interrupted.
     Interrupted {
-        /// The files that hold what was measured.
-        results: &'a [PathBuf],
+        /// What was measured until then, one for each case.
+        results: &'a [CaseResult],
     },
     /// Some of several targets failed, and the others go on. Where there's one target, its error ends the study.
     Failed {

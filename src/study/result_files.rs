@@ -12,9 +12,22 @@ use super::setup::Setup;
 use super::{Study, StudyError};
 use crate::config::BenchmarkConfig;
 use crate::engine::{EngineOptions, Provider, WeightsMode};
-use crate::measure::sweep::SweepRun;
-use crate::results::{self, ResultDocument, RunInfo, Status};
+use crate::report::{self, Figures, Report, ReportInput, Status};
 use crate::system::{Hardware, SystemInfo};
+
+/// A case's result, and its file.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct CaseResult {
+    /// What the case is called: `<method>--<name>`.
+    pub name: String,
+    /// What it's called where several are measured together.
+    pub label: String,
+    /// The result.
+    pub report: Report,
+    /// The file that it was written to.
+    pub path: PathBuf,
+}
 
 /// Writes results. It knows when their measurement began, and on what machine.
 pub(super) struct ResultFiles<'a> {
@@ -60,13 +73,12 @@ impl<'a> ResultFiles<'a> {
         error: StudyError,
     ) -> StudyError {
         let options = self.options(config);
-        let mut info = self.info(config, &options, Status::Failed, Some(error.in_full()));
+        let mut input = self.input(config, &options, Status::Failed, Some(error.in_full()));
         for result_stem in result_stems {
             let name = self.name(config, result_stem);
-            info.settings.clone_from(&name.settings);
-            let document = ResultDocument::new(&info, &[], &[]);
-            let output = &self.study.output;
-            if let Err(second) = results::write(output, &name, Status::Failed, &document) {
+            input.settings.clone_from(&name.settings);
+            let nothing = Report::new(&input, &Figures::default(), None);
+            if let Err(second) = report::write(&self.study.output, &name, &nothing) {
                 return StudyError::Unwritten {
                     write: second.to_string(),
                     source: Box::new(error),
@@ -81,44 +93,43 @@ impl<'a> ResultFiles<'a> {
         &self,
         config: &BenchmarkConfig,
         measured: &Measured,
+        figures: &Figures,
         index: usize,
         case: &PreparedCase,
-        status: Status,
-        error: Option<String>,
-    ) -> Result<PathBuf, StudyError> {
+    ) -> Result<CaseResult, StudyError> {
+        let (status, error) = measured.judge(index, case);
         let options = self.options(config);
-        let mut info = self.info(config, &options, status, error);
+        let mut input = self.input(config, &options, status, error);
         let name = self.name(config, &case.result_stem);
-        info.settings.clone_from(&name.settings);
-        info.library = Some(&measured.library);
-        info.tokenizer = serde_json::to_value(&measured.tokenizer).ok();
-        info.base_is_cached = measured.base_is_cached;
-        info.manifests = case.manifests();
-        info.absent = case.absent.clone();
-        info.precision = measured.precision;
-        info.interference = measured.interference;
-        info.energy_method = measured.energy_method;
-        info.parity = measured.comparisons[index].parity.as_ref();
-        info.graphs = Some(&measured.comparisons[index].graphs);
-        info.not_lowered = Some(&measured.comparisons[index].not_lowered);
-        let sweep = measured.sweep.iter().map(|run| SweepRun {
-            records: case.records(&run.records),
-            ..run.clone()
-        });
-        let sweep: Vec<SweepRun> = sweep.collect();
-        info.swap = measured.swaps[index].as_ref();
-        let document = ResultDocument::new(&info, &case.records(&measured.records), &sweep);
-        let output = &self.study.output;
-        Ok(results::write(output, &name, status, &document)?)
+        input.settings.clone_from(&name.settings);
+        input.library = Some(&measured.library);
+        input.tokenizer = Some(measured.tokenizer.in_result());
+        input.base_is_cached = measured.base_is_cached;
+        input.manifests = case.manifests();
+        input.absent = case.absent.clone();
+        input.precision = measured.precision;
+        input.interference = measured.interference;
+        input.energy_method = measured.energy_method;
+        input.parity = measured.comparisons[index].parity.as_ref();
+        input.graphs = Some(&measured.comparisons[index].graphs);
+        input.not_lowered = Some(&measured.comparisons[index].not_lowered);
+        input.swap = measured.swaps[index].as_ref();
+        let report = Report::new(&input, figures, Some(&case.label));
+        Ok(CaseResult {
+            name: case.stem.clone(),
+            label: case.label.clone(),
+            path: report::write(&self.study.output, &name, &report)?,
+            report,
+        })
     }
 
-    fn info<'b>(
+    fn input<'b>(
         &'b self,
         config: &BenchmarkConfig,
         options: &'b EngineOptions,
         status: Status,
         error: Option<String>,
-    ) -> RunInfo<'b> {
+    ) -> ReportInput<'b> {
         let mut benchmark_config = config.to_json();
         if options.provider != Provider::Cpu
             && let Some(keys) = benchmark_config.as_object_mut()
@@ -126,7 +137,7 @@ impl<'a> ResultFiles<'a> {
             // Not chosen there, and refused where these parameters are used again.
             keys.shift_remove("quantization_accuracy_level");
         }
-        RunInfo {
+        ReportInput {
             timestamp: self.timestamp.clone(),
             duration: self.started.elapsed().as_secs_f64(),
             status,

@@ -4,13 +4,13 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
 use thiserror::Error;
 
 use super::observer::Note;
 use super::setup::Setup;
 use crate::model::{TOKENIZER_FILES, TextTokenizer, TokenizerError, has_tokenizer};
 use crate::prepared::{Manifest, PreparedVariant, Variant};
+use crate::report::model::{Tokenizer, TokenizerOwner as Owner};
 
 /// A tokenizer that can't be had, or doesn't fit the model.
 #[derive(Debug, Error)]
@@ -57,27 +57,14 @@ pub enum TokenizerChoice {
     Path(PathBuf),
 }
 
-/// Whose tokenizer it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Owner {
-    Base,
-    Adapter,
-    Other,
-}
-
 /// Where a tokenizer is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenizerPlace {
-    #[serde(rename = "of")]
     owner: Owner,
     /// Its folder.
-    #[serde(rename = "path")]
     pub folder: PathBuf,
-    #[serde(skip)]
     base: PathBuf,
     /// Whether it was chosen.
-    #[serde(skip)]
     pub chosen: bool,
 }
 
@@ -181,6 +168,14 @@ impl TokenizerPlace {
     /// If it can't be used.
     pub fn open(&self) -> Result<TextTokenizer, TokenizerError> {
         TextTokenizer::open(&self.folder)
+    }
+
+    /// What results say of it.
+    pub fn in_result(&self) -> Tokenizer {
+        Tokenizer {
+            of: self.owner,
+            path: self.folder.clone(),
+        }
     }
 
     /// Notes where texts go through this `tokenizer`, which isn't the base's and doesn't give the same tokens.

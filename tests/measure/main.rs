@@ -7,6 +7,7 @@ mod common;
 
 mod cached_base;
 mod interruption;
+mod library;
 mod names;
 mod overheads;
 mod parity;
