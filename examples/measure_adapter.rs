@@ -45,7 +45,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn print(report: &Report) {
     for (name, variant) in report.generation_info.all_measured() {
-        let step = variant.overall.as_ref().and_then(|all| all.decode_time_per_token);
+        let step = variant
+            .overall
+            .as_ref()
+            .and_then(|all| all.decode_time_per_token);
         println!("  {name}: {:.3} ms a token", step.unwrap_or(f64::NAN) * 1e3);
         if let Some(overhead) = variant.overall_overhead() {
             println!("    {:+.1} % over the base in all", overhead.pct);

@@ -1,7 +1,7 @@
 //! How a trial ended for each case.
 
 use super::case::PreparedCase;
-use super::measured::Measured;
+use super::trial_run::Measured;
 use crate::measure::client::WorkerError;
 use crate::measure::swap::SwapResult;
 use crate::report::Status;

@@ -16,7 +16,6 @@ mod base_cache;
 mod case;
 mod error;
 mod judge;
-mod measured;
 mod named_base;
 mod observer;
 mod parameters;
@@ -36,6 +35,7 @@ mod target;
 mod task;
 mod tokenizer;
 mod trial;
+mod trial_run;
 mod worker;
 
 use std::path::PathBuf;
@@ -60,9 +60,9 @@ use crate::measure::client::Interrupt;
 use crate::measure::session::PrecisionGoal;
 use crate::onnxruntime::Provider;
 use case::Case;
-use measured::TrialRun;
 use result_files::ResultFiles;
 use trial::Trial;
+use trial_run::TrialRun;
 
 /// What's measured, and how.
 #[derive(Debug, Clone)]

@@ -7,8 +7,8 @@ use std::time::{Instant, SystemTime};
 use serde_json::Map;
 
 use super::case::PreparedCase;
-use super::measured::Measured;
 use super::setup::Setup;
+use super::trial_run::Measured;
 use super::{Study, StudyError};
 use crate::config::BenchmarkConfig;
 use crate::engine::{EngineOptions, Provider, WeightsMode};

@@ -1,8 +1,8 @@
 //! What takes part in a trial.
 
 use super::StudyError;
-use super::measured::TrialRun;
 use super::observer::Note;
+use super::trial_run::TrialRun;
 use crate::measure::session::PlannedSubject;
 use crate::measure::subject::Subject;
 use crate::prepare::empty_variant;

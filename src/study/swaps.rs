@@ -1,8 +1,8 @@
 //! How long it takes to change adapters.
 
 use super::StudyError;
-use super::measured::TrialRun;
 use super::observer::Event;
+use super::trial_run::TrialRun;
 use crate::measure::client::WorkerError;
 use crate::measure::session::MeasurePlan;
 use crate::measure::swap::SwapResult;

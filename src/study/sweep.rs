@@ -1,7 +1,7 @@
 //! Other batch sizes, and prompts of given lengths.
 
-use super::measured::TrialRun;
 use super::observer::Event;
+use super::trial_run::TrialRun;
 use crate::measure::client::WorkerError;
 use crate::measure::record::{PromptPlan, SubjectRecord};
 use crate::measure::session::{MeasurePlan, Meters};

@@ -15,7 +15,7 @@ use crate::measure::client::WorkerError;
 use crate::measure::energy::{EnergyMethod, SystemMeter};
 use crate::measure::interference::{Interference, InterferenceWatch};
 use crate::measure::protocol::ParityCheck;
-use crate::measure::record::SubjectRecord;
+use crate::measure::record::{PromptPlan, SubjectRecord};
 use crate::measure::session::{MeasurePlan, Measurement, Meters, Progress, ReachedPrecision};
 use crate::measure::subject::Subject;
 use crate::measure::swap::SwapResult;
@@ -100,49 +100,13 @@ impl TrialRun<'_> {
 
     /// Measures everything that was asked for.
     fn run(&self) -> Result<Measured, StudyError> {
-        let ResultFiles {
-            study,
-            setup,
-            provider,
-            ..
-        } = self.files;
-        let variants: Vec<&PreparedVariant> = self.variants().collect();
-        let tokenizer = study.tokenizer.place_of(&variants)?;
-        let source = PromptSource::open(setup, study.prompts.as_deref(), &tokenizer)?;
-        let prompts = source.categories(self.config)?;
-        let contexts = source.contexts(self.config, &study.contexts)?;
-        for prompts in [&prompts, &contexts] {
-            check_room(prompts, variants.iter().copied())?;
-            for variant in &variants {
-                for plan in prompts {
-                    tokenizer.check_vocabulary(&plan.prompt_ids, &variant.manifest)?;
-                }
-            }
-        }
-        for doubt in prompt_doubts(&prompts) {
-            setup.note(Note::Prompts(&doubt));
-        }
-        self.check_batches()?;
-        let library = setup.library(provider)?;
-        let program = match &study.worker {
-            Some(program) => program.clone(),
-            None => std::env::current_exe().map_err(StudyError::Program)?,
-        };
-        let mut plan = MeasurePlan {
-            program,
-            library: library.clone(),
-            subjects: self.subjects()?,
-            prompts,
-            runs: self.config.num_inference_runs,
-            options: self.files.options(self.config),
-            seed: self.config.seed,
-            goal: study.precision_goal,
-        };
+        let (study, setup) = (self.files.study, self.files.setup);
+        let (mut plan, contexts, tokenizer) = self.plan()?;
         let mut sweep = self.sweep_plans(&plan, contexts);
         for plan in std::iter::once(&mut plan).chain(&mut sweep) {
             self.make_ready(plan)?;
         }
-        let memory = memory_meter(provider, &plan);
+        let memory = memory_meter(self.files.provider, &plan);
         let comparisons = self.compare(&plan);
 
         let cache = BaseCache::new(&study.output);
@@ -160,7 +124,7 @@ impl TrialRun<'_> {
         }
 
         let watch = InterferenceWatch::start();
-        let meter = SystemMeter::new(provider);
+        let meter = SystemMeter::new(self.files.provider);
         let meters = Meters {
             energy: &meter,
             memory: memory.as_ref(),
@@ -180,14 +144,8 @@ impl TrialRun<'_> {
         } = measurement;
         let base_is_cached = cached.is_some();
         let records: Vec<SubjectRecord> = cached.into_iter().chain(records).collect();
-        let base = records.iter().find(|r| r.variant == Subject::Base);
-        let parities = comparisons.iter().filter_map(|one| one.parity.as_ref());
-        let parity = parities.into_iter().all(|parity| parity.passed);
-        let good = outcome.is_ok() && parity && study.precision_goal.is_none() && !base_is_cached;
-        if let (Some(key), Some(base), true) = (&key, base, good)
-            && base.error.is_none()
-        {
-            cache.put(key, base).map_err(StudyError::BaseMeasurement)?;
+        if outcome.is_ok() && !base_is_cached {
+            self.keep_base(&cache, key.as_ref(), &records, &comparisons)?;
         }
         let (sweep, outcome) = match outcome {
             Ok(()) => self.sweep(sweep, meters, &records, !base_is_cached),
@@ -210,9 +168,68 @@ impl TrialRun<'_> {
             energy_method: meter.method(),
             outcome,
             base_is_cached,
-            library,
+            library: plan.library,
             tokenizer,
         })
+    }
+
+    /// The plan of the main measurement, the prompts of the contexts that were asked for, and the tokenizer of both.
+    fn plan(&self) -> Result<(MeasurePlan, Vec<PromptPlan>, TokenizerPlace), StudyError> {
+        let (study, setup) = (self.files.study, self.files.setup);
+        let variants: Vec<&PreparedVariant> = self.variants().collect();
+        let tokenizer = study.tokenizer.place_of(&variants)?;
+        let source = PromptSource::open(setup, study.prompts.as_deref(), &tokenizer)?;
+        let prompts = source.categories(self.config)?;
+        let contexts = source.contexts(self.config, &study.contexts)?;
+        for prompts in [&prompts, &contexts] {
+            check_room(prompts, variants.iter().copied())?;
+            for variant in &variants {
+                for plan in prompts {
+                    tokenizer.check_vocabulary(&plan.prompt_ids, &variant.manifest)?;
+                }
+            }
+        }
+        for doubt in prompt_doubts(&prompts) {
+            setup.note(Note::Prompts(&doubt));
+        }
+        self.check_batches()?;
+        let library = setup.library(self.files.provider)?;
+        let program = match &study.worker {
+            Some(program) => program.clone(),
+            None => std::env::current_exe().map_err(StudyError::Program)?,
+        };
+        let plan = MeasurePlan {
+            program,
+            library,
+            subjects: self.subjects()?,
+            prompts,
+            runs: self.config.num_inference_runs,
+            options: self.files.options(self.config),
+            seed: self.config.seed,
+            goal: study.precision_goal,
+        };
+        Ok((plan, contexts, tokenizer))
+    }
+
+    /// Keeps the base's record for later studies, unless something is wrong with it or it has more runs than were planned.
+    fn keep_base(
+        &self,
+        cache: &BaseCache,
+        key: Option<&CacheKey>,
+        records: &[SubjectRecord],
+        comparisons: &[ParityCheck],
+    ) -> Result<(), StudyError> {
+        let mut parities = comparisons.iter().filter_map(|one| one.parity.as_ref());
+        let good = parities.all(|parity| parity.passed);
+        let base = records.iter().find(|one| one.variant == Subject::Base);
+        match (key, base) {
+            (Some(key), Some(base))
+                if good && base.error.is_none() && self.files.study.precision_goal.is_none() =>
+            {
+                cache.put(key, base).map_err(StudyError::BaseMeasurement)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Runs `plan`, and tells how it goes.
