@@ -8,6 +8,31 @@
 //!     ▼ measure    one worker process a variant, interleaved; time, memory
 //! results/<method>--<name>--<model>--<dtype>--<provider>.json
 //! ```
+//!
+//! A [`Study`](study::Study) does all of it, as `peft-bench measure` does:
+//!
+//! ```no_run
+//! use peft_bench::study::{Settings, Study, become_worker};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     // Each variant is measured in a process of its own: this program, started once more.
+//!     if become_worker()? {
+//!         return Ok(());
+//!     }
+//!     let study = Study {
+//!         targets: vec!["experiments/lora/lora_r8".into()],
+//!         settings: Settings {
+//!             model: Some("synthetic/llama-135m".to_owned()),
+//!             ..Settings::default()
+//!         },
+//!         ..Study::default()
+//!     };
+//!     for result in study.run(&mut ())? {
+//!         println!("{}: {:?}", result.name, result.report.run_info.status);
+//!     }
+//!     Ok(())
+//! }
+//! ```
 
 pub mod adapter;
 pub mod advice;

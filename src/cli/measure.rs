@@ -15,9 +15,10 @@ use crate::study::{Study, StudyError};
 /// `measure`
 #[derive(Debug, Args)]
 pub struct Measure {
-    /// Experiments, which are measured together, in turn and against one base, where their parameters are the same (one
-    /// process at once for each variant of each); or prepared folders, or folders of merged Hugging Face checkpoints.
-    /// Adapters and checkpoints may be hub ids (`org/name[@revision]`).
+    /// Experiments, which are measured together, in turn and against one base, where their
+    /// parameters are the same (one process at once for each variant of each); or prepared folders,
+    /// or folders of merged Hugging Face checkpoints. Adapters and checkpoints may be hub ids
+    /// (`org/name[@revision]`).
     #[arg(required = true)]
     targets: Vec<PathBuf>,
 
@@ -25,13 +26,13 @@ pub struct Measure {
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
 
-    /// Take the base's figures from an earlier `peft-bench base` of exactly this configuration. It saves
-    /// time; overheads are then not paired, and so less certain.
+    /// Take the base's figures from an earlier `peft-bench base` of exactly this configuration. It
+    /// saves time; overheads are then not paired, and so less certain.
     #[arg(long)]
     cached_base: bool,
 
-    /// Go on until every overall overhead is known to within so many percentage points (half of its 95 %
-    /// interval); `num_inference_runs` is then the least.
+    /// Go on until every overall overhead is known to within so many percentage points (half of its
+    /// 95 % interval); `num_inference_runs` is then the least.
     #[arg(long, value_name = "PCT", value_parser = percentage, conflicts_with = "cached_base")]
     target_precision: Option<f64>,
 
@@ -54,8 +55,9 @@ pub struct Measure {
     #[command(flatten)]
     tokenizer: TokenizerOptions,
 
-    /// Measure prompts of exactly so many tokens as well, such as `64,256,1024`, with every batch size: the result's
-    /// `sweep`. They are made of the prompts' own tokens, and followed by `max_new_tokens` new ones.
+    /// Measure prompts of exactly so many tokens as well, such as `64,256,1024`, with every batch
+    /// size: the result's `sweep`. They are made of the prompts' own tokens, and followed by
+    /// `max_new_tokens` new ones.
     #[arg(
         long,
         value_name = "N,…",
@@ -64,8 +66,8 @@ pub struct Measure {
     )]
     sweep: Vec<u32>,
 
-    /// Measure swapping as well: so many adapters in memory [default: 4] take turns in one open session, this one and
-    /// others of its shape with drawn values.
+    /// Measure swapping as well: so many adapters in memory [default: 4] take turns in one open
+    /// session, this one and others of its shape with drawn values.
     #[arg(
         long,
         value_name = "N",
@@ -76,11 +78,13 @@ pub struct Measure {
     )]
     swap: Option<u16>,
 
-    /// Measure the base against itself as well: the smallest overhead that this machine can tell from none.
+    /// Measure the base against itself as well: the smallest overhead that this machine can tell
+    /// from none.
     #[arg(long, conflicts_with = "cached_base")]
     aa: bool,
 
-    /// Measure the unmerged graph with an adapter of zeros as well: what the graph's shape alone costs.
+    /// Measure the unmerged graph with an adapter of zeros as well: what the graph's shape alone
+    /// costs.
     #[arg(long)]
     empty: bool,
 }

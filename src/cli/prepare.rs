@@ -17,15 +17,16 @@ use crate::study::{Setup, Target, TokenizerChoice, check_variants};
 /// `prepare`
 #[derive(Debug, Args)]
 pub struct Prepare {
-    /// Experiment: a folder with an `adapter_config.json`, `<method>/<name>` below `experiments/`, or an adapter's hub id.
+    /// Experiment: a folder with an `adapter_config.json`, `<method>/<name>` below `experiments/`,
+    /// or an adapter's hub id.
     experiment: PathBuf,
 
     /// Variants to prepare [default: all that the method has].
     #[arg(long = "variant", value_name = "VARIANT")]
     variants: Vec<VariantChoice>,
 
-    /// What to write: ONNX graphs, a complete merged Hugging Face checkpoint (in the base's own dtype
-    /// unless `--dtype` says otherwise), or both.
+    /// What to write: ONNX graphs, a complete merged Hugging Face checkpoint (in the base's own
+    /// dtype unless `--dtype` says otherwise), or both.
     #[arg(long = "format", value_name = "FORMAT", default_value = "onnx")]
     formats: Vec<Format>,
 
@@ -126,7 +127,8 @@ impl Prepare {
         if let Some(reason) = refusal {
             message(&format!("merged    not available: {reason}"));
         }
-        // Unless it's asked for, nothing of the weights' size is written before something is measured.
+        // Unless it's asked for, nothing of the weights' size is written before something is
+        // measured.
         let options = setup.engine_options(provider, 1, WeightsMode::InPlace);
         for variant in &mut prepared {
             setup.lay_out(variant, &options)?;

@@ -91,7 +91,8 @@ impl Observer for Terminal {
     }
 }
 
-/// Tables of results that were measured together, lines for whatever else there is to say, and where the results are.
+/// Tables of results that were measured together, lines for whatever else there is to say, and
+/// where the results are.
 fn tables(results: &[CaseResult], verbose: bool) -> String {
     let labelled = results.iter().map(|result| Labelled {
         name: &result.name,

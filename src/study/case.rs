@@ -101,8 +101,8 @@ impl Case {
         })
     }
 
-    /// Whether it's an experiment like `other`, with the same parameters and a result of its own, so that both can be measured
-    /// together.
+    /// Whether it's an experiment like `other`, with the same parameters and a result of its own,
+    /// so that both can be measured together.
     pub fn goes_with(&self, other: &Self) -> bool {
         let experiment = |case: &Self| matches!(case.target, Some(Target::Experiment(_)));
         experiment(self)

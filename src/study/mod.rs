@@ -1,4 +1,5 @@
-//! A study: what's measured and how, from the settings to the results. It knows neither a command line nor a terminal.
+//! A study: what's measured and how, from the settings to the results. It knows neither a command
+//! line nor a terminal.
 //!
 //! ```text
 //! Study       settings, and targets as they're named
@@ -9,8 +10,8 @@
 //! Observer    is told what happens
 //! ```
 //!
-//! [`Setup`] makes of settings what the program's other commands need too: targets, parameters, base models, preparations,
-//! sessions, tokenizers.
+//! [`Setup`] makes of settings what the program's other commands need too: targets, parameters,
+//! base models, preparations, sessions, tokenizers.
 
 mod base_cache;
 mod case;
@@ -67,8 +68,8 @@ use trial_run::TrialRun;
 /// What's measured, and how.
 #[derive(Debug, Clone)]
 pub struct Study {
-    /// Experiments, prepared folders, or folders of merged Hugging Face checkpoints; adapters and checkpoints may be hub ids.
-    /// Without any, the base is measured by itself.
+    /// Experiments, prepared folders, or folders of merged Hugging Face checkpoints; adapters and
+    /// checkpoints may be hub ids. Without any, the base is measured by itself.
     pub targets: Vec<PathBuf>,
     /// How models are found, prepared and run.
     pub settings: Settings,
@@ -76,14 +77,14 @@ pub struct Study {
     pub prompts: Option<PathBuf>,
     /// Which tokenizer the prompts go through.
     pub tokenizer: TokenizerChoice,
-    /// Sequences to generate at once, in place of those of the parameters. The first is that of the main figures; all are in
-    /// the sweep.
+    /// Batch sizes in place of those of the parameters, each once. The first is that of the main
+    /// figures; all are in the sweep. If it's empty, those of the parameters are taken.
     pub batch_sizes: Vec<usize>,
     /// The task of an adapter that has several, in place of that of the parameters.
     pub task_id: Option<usize>,
-    /// Prompts of exactly so many tokens are measured as well.
+    /// Context lengths, in tokens, that are measured as well, each once.
     pub contexts: Vec<usize>,
-    /// So many adapters take turns as well, in one open session.
+    /// If set, this number of adapters take turns in one open session, as a further measurement.
     pub swap: Option<usize>,
     /// Whether the base is measured against itself as well.
     pub aa: bool,
@@ -91,11 +92,12 @@ pub struct Study {
     pub empty: bool,
     /// Whether an earlier measurement of the base will do, of exactly this configuration.
     pub cached_base: bool,
-    /// Go on until the overheads are known so well.
+    /// If set, rounds are added until it's reached.
     pub precision_goal: Option<PrecisionGoal>,
     /// The folder of result files.
     pub output: PathBuf,
-    /// The program that is started as worker processes; `None` for the running one, which then calls [`become_worker`] first.
+    /// The program that is started as worker processes; `None` for the running one, which then
+    /// calls [`become_worker`] first.
     pub worker: Option<PathBuf>,
     /// Stops the study from another thread.
     pub interrupt: Interrupt,
@@ -124,13 +126,13 @@ impl Default for Study {
 }
 
 impl Study {
-    /// Measures all targets, and writes and returns a result for each: experiments with the same parameters together, whatever
-    /// else there is by itself.
+    /// Measures all targets, and writes and returns a result for each: experiments with the same
+    /// parameters together, whatever else there is by itself.
     ///
     /// # Errors
-    /// If a target can't be measured, or something is wrong with its measurement. Where there are several targets, the others are
-    /// measured all the same, and the error names those that failed. A target that fails once its parameters are known has a
-    /// result too, with its error.
+    /// If a target can't be measured, or something is wrong with its measurement. Where there are
+    /// several targets, the others are measured all the same, and the error names those that
+    /// failed. A target that fails once its parameters are known has a result too, with its error.
     pub fn run(&self, observer: &mut dyn Observer) -> Result<Vec<CaseResult>, StudyError> {
         let setup = Setup::new(&self.settings, observer);
         let mut failures = Failures {

@@ -31,8 +31,8 @@ pub enum NamedBaseError {
     Missing { name: String, config: PathBuf },
 }
 
-/// The base that the configuration of `experiment` names: a folder, also relative to the adapter's, or a hub id with its
-/// revision. `None` where a fresh adapter names none.
+/// The base that the configuration of `experiment` names: a folder, also relative to the adapter's,
+/// or a hub id with its revision. `None` where a fresh adapter names none.
 ///
 /// # Errors
 /// If it can't be had, or a trained adapter names none.

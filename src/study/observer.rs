@@ -1,4 +1,5 @@
-//! What a study tells while it runs. Whoever watches finds the words: the command line in `cli/terminal.rs`.
+//! What a study tells while it runs. Whoever watches finds the words: the command line in
+//! `cli/terminal.rs`.
 
 use std::path::Path;
 
@@ -41,7 +42,8 @@ pub enum Event<'a> {
         /// Bytes in all.
         total: u64,
     },
-    /// Whatever [`Bytes`](Self::Bytes) and [`Install`](Self::Install) told of is done, or has failed.
+    /// Whatever [`Bytes`](Self::Bytes) and [`Install`](Self::Install) told of is done, or has
+    /// failed.
     BytesEnded,
     /// ONNX Runtime is fetched.
     Install(InstallEvent),
@@ -97,7 +99,8 @@ pub enum Event<'a> {
         /// What was measured until then, one for each case.
         results: &'a [CaseResult],
     },
-    /// Some of several targets failed, and the others go on. Where there's one target, its error ends the study.
+    /// Some of several targets failed, and the others go on. Where there's one target, its error
+    /// ends the study.
     Failed {
         /// Their names.
         targets: &'a str,
@@ -110,7 +113,8 @@ pub enum Event<'a> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Note<'a> {
-    /// A checkpoint has an `adapter_config.json` without an adapter's weights, which is passed over.
+    /// A checkpoint has an `adapter_config.json` without an adapter's weights, which is passed
+    /// over.
     AdapterConfigIgnored {
         /// The checkpoint.
         folder: &'a Path,

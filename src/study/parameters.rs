@@ -1,4 +1,5 @@
-//! The parameters that a case is measured with: the defaults, an experiment's overrides, then the settings.
+//! The parameters that a case is measured with: the defaults, an experiment's overrides, then the
+//! settings.
 
 use std::path::Path;
 
@@ -32,11 +33,12 @@ pub enum StudyParametersError {
 }
 
 impl Setup<'_> {
-    /// Reads the parameters. The base is that of the settings, else of the experiment's overrides, else the one that the
-    /// adapter names, else that of the defaults.
+    /// Reads the parameters. The base is that of the settings, else of the experiment's overrides,
+    /// else the one that the adapter names, else that of the defaults.
     ///
     /// # Errors
-    /// If a file can't be read or parameters contradict each other, or a trained adapter's base can't be told.
+    /// If a file can't be read or parameters contradict each other, or a trained adapter's base
+    /// can't be told.
     pub fn parameters(
         &self,
         experiment: Option<&Experiment>,
@@ -80,8 +82,9 @@ impl Setup<'_> {
         Ok(config)
     }
 
-    /// Notes where an adapter was made for another base model than the one it's used with, or for another task. Names differ
-    /// for good reasons too (a local copy, a synthetic stand-in), so it's no error; tensors that don't fit are.
+    /// Notes where an adapter was made for another base model than the one it's used with, or for
+    /// another task. Names differ for good reasons too (a local copy, a synthetic stand-in), so
+    /// it's no error; tensors that don't fit are.
     fn note_use(
         &self,
         experiment: &Experiment,

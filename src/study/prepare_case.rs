@@ -76,7 +76,8 @@ pub fn checkpoint(
     let tokenizer = study.tokenizer.place(&base.folder, Some(&merged.folder))?;
     tokenizer.open()?;
     let mut merged_variant = prepare_base(setup, provider, &config, &merged)?;
-    // It was prepared like any model that has no adapter, and is measured as what an adapter was merged into.
+    // It was prepared like any model that has no adapter, and is measured as what an adapter was
+    // merged into.
     merged_variant.manifest.variant = Variant::Merged;
 
     let sizes = [&base_variant, &merged_variant].map(|variant| variant.manifest.vocab_size);
@@ -90,8 +91,8 @@ pub fn checkpoint(
     Ok(vec![base_variant, merged_variant])
 }
 
-/// Opens the base model for an adapter in the folder `adapter`, if there's one. What prompts are tokenized with has to be there
-/// before anything is prepared.
+/// Opens the base model for an adapter in the folder `adapter`, if there's one. What prompts are
+/// tokenized with has to be there before anything is prepared.
 fn base_model(
     study: &Study,
     setup: &Setup,

@@ -115,7 +115,8 @@ impl PreparedFolder {
         }
     }
 
-    /// The variant that stands for the folder: the one that it is, else the unmerged or the merged one below it.
+    /// The variant that stands for the folder: the one that it is, else the unmerged or the merged
+    /// one below it.
     pub fn main(&self) -> Option<&PreparedVariant> {
         match self {
             Self::Variant { own, .. } => own.as_ref().ok(),
@@ -125,7 +126,8 @@ impl PreparedFolder {
         }
     }
 
-    /// The adapter's experiment, `<method>--<name>`, as the folder's own or its unmerged variant has it.
+    /// The adapter's experiment, `<method>--<name>`, as the folder's own or its unmerged variant
+    /// has it.
     pub fn experiment(&self) -> Option<&str> {
         let variant = match self {
             Self::Variant { own, .. } => own.as_ref().ok(),
@@ -148,8 +150,8 @@ impl PreparedFolder {
         all
     }
 
-    /// The variant that was `asked` for, else the one that the folder is, else the unmerged one; and the folder of its adapter,
-    /// for the base too that stands below one.
+    /// The variant that was `asked` for, else the one that the folder is, else the unmerged one;
+    /// and the folder of its adapter, for the base too that stands below one.
     ///
     /// # Errors
     /// If it isn't there, or the folder is another one.
@@ -181,7 +183,8 @@ impl PreparedFolder {
     }
 }
 
-/// Checks that the variant with this `manifest`, of the prepared `folder`, computes as one that's prepared for `provider` would.
+/// Checks that the variant with this `manifest`, of the prepared `folder`, computes as one that's
+/// prepared for `provider` would.
 ///
 /// # Errors
 /// If it doesn't.

@@ -1,4 +1,5 @@
-//! Reasons to distrust prompts: categories that aren't what their names say, and prompts that are given twice.
+//! Reasons to distrust prompts: categories that aren't what their names say, and prompts that are
+//! given twice.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,4 +1,5 @@
-//! What is measured: the prompts' token ids, by category, checked against the room that each variant has.
+//! What is measured: the prompts' token ids, by category, checked against the room that each
+//! variant has.
 
 use std::path::Path;
 
@@ -41,7 +42,8 @@ pub struct PromptSource {
 }
 
 impl PromptSource {
-    /// Reads the prompts of `file`, or of the working folder, or those that are built in; and the tokenizer at `place`.
+    /// Reads the prompts of `file`, or of the working folder, or those that are built in; and the
+    /// tokenizer at `place`.
     ///
     /// # Errors
     /// If they can't be read.
@@ -58,7 +60,8 @@ impl PromptSource {
         })
     }
 
-    /// A hash of the prompts' texts, or of the name of a file that can't be read; `None` of those that are built in.
+    /// A hash of the prompts' texts, or of the name of a file that can't be read; `None` of those
+    /// that are built in.
     pub fn digest(file: Option<&Path>) -> Option<String> {
         let hash = |prompts: &Prompts| {
             let texts = serde_json::json!(prompts.by_category());
@@ -96,7 +99,8 @@ impl PromptSource {
         Ok(plans)
     }
 
-    /// Prompts of exactly as many tokens as each of `contexts` says, made of the prompts of all categories.
+    /// Prompts of exactly as many tokens as each of `contexts` says, made of the prompts of all
+    /// categories.
     ///
     /// # Errors
     /// If one can't be tokenized, or there are no tokens.

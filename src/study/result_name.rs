@@ -13,8 +13,8 @@ use crate::machine::physical_cores;
 use crate::report::ResultName;
 
 impl ResultFiles<'_> {
-    /// The name of the result of the case that's called `result_stem`. Every field and every setting is listed, so that a new
-    /// one can't be forgotten.
+    /// The name of the result of the case that's called `result_stem`. Every field and every
+    /// setting is listed, so that a new one can't be forgotten.
     pub(super) fn name(&self, config: &BenchmarkConfig, result_stem: &str) -> ResultName {
         let Study {
             targets: _,
@@ -132,7 +132,8 @@ impl ResultFiles<'_> {
     }
 }
 
-/// The parameters that the rest of a name doesn't tell, and that differ from those that are built in.
+/// The parameters that the rest of a name doesn't tell, and that differ from those that are built
+/// in.
 fn other_parameters(config: &BenchmarkConfig) -> Map<String, Value> {
     let usual = BenchmarkConfig::built_in();
     let single = config.batch_sizes.len() == 1;

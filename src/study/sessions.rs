@@ -1,4 +1,5 @@
-//! What sessions need: ONNX Runtime, their options, and weights that are laid out for the processor.
+//! What sessions need: ONNX Runtime, their options, and weights that are laid out for the
+//! processor.
 
 use std::path::PathBuf;
 
@@ -69,7 +70,8 @@ impl Setup<'_> {
         Ok(OnnxRuntime::load(&self.library(provider)?)?)
     }
 
-    /// How sessions are opened, for a cache of `max_length` rows; `weights` unless the settings say otherwise.
+    /// How sessions are opened, for a cache of `max_length` rows; `weights` unless the settings say
+    /// otherwise.
     pub fn engine_options(
         &self,
         provider: Provider,
@@ -88,7 +90,8 @@ impl Setup<'_> {
         }
     }
 
-    /// Opens sessions on `variant`, and notes if its decode steps aren't the CUDA graph that was asked for.
+    /// Opens sessions on `variant`, and notes if its decode steps aren't the CUDA graph that was
+    /// asked for.
     ///
     /// # Errors
     /// If they can't be opened.
@@ -108,8 +111,8 @@ impl Setup<'_> {
         Ok(engine)
     }
 
-    /// Makes the copy of the weights that's laid out for the processor, where sessions will use one, and records in the
-    /// manifest what that took.
+    /// Makes the copy of the weights that's laid out for the processor, where sessions will use
+    /// one, and records in the manifest what that took.
     ///
     /// # Errors
     /// If a file can't be read or written.

@@ -7,11 +7,12 @@ use crate::lowering::WeightsMode;
 use crate::quantize::{Accuracy, Part};
 use crate::weights::Dtype;
 
-/// How models are found, prepared and run. `None` leaves a choice to the parameters, or to the machine.
+/// How models are found, prepared and run. `None` leaves a choice to the parameters, or to the
+/// machine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// The base model: a folder, a hub id (`org/name[@revision]`) or `synthetic/<shape>`; `None` for the one that the adapter
-    /// or the parameters name.
+    /// The base model: a folder, a hub id (`org/name[@revision]`) or `synthetic/<shape>`; `None`
+    /// for the one that the adapter or the parameters name.
     pub model: Option<String>,
     /// The type that weights are rounded to.
     pub dtype: Option<Dtype>,
@@ -27,7 +28,8 @@ pub struct Settings {
     pub provider: ProviderChoice,
     /// The number of the GPU.
     pub device: u32,
-    /// Whether decode steps on a GPU are started as a CUDA graph, where that's possible and gives the same.
+    /// Whether decode steps on a GPU are started as a CUDA graph, where that's possible and gives
+    /// the same.
     pub cuda_graph: bool,
     /// Threads of the CPU provider; `None` for the physical cores.
     pub threads: Option<usize>,

@@ -1,4 +1,5 @@
-//! From settings and parameters to what can be prepared and run: base model, provider, preparation, sessions.
+//! From settings and parameters to what can be prepared and run: base model, provider, preparation,
+//! sessions.
 
 use std::cell::RefCell;
 
@@ -151,7 +152,8 @@ impl<'a> Setup<'a> {
         }
     }
 
-    /// Where variants of `base` are prepared, and how. Its weights are quantized first, if they shall be.
+    /// Where variants of `base` are prepared, and how. Its weights are quantized first, if they
+    /// shall be.
     ///
     /// # Errors
     /// If parameters don't fit the provider, or weights can't be quantized.
@@ -209,7 +211,8 @@ impl<'a> Setup<'a> {
         }
     }
 
-    /// Notes where an unmerged adapter replaces quantized weights by float ones, which its costs come from.
+    /// Notes where an unmerged adapter replaces quantized weights by float ones, which its costs
+    /// come from.
     pub fn note_replaced(&self, prepared: &[PreparedVariant]) {
         for variant in prepared {
             let adapter = variant.manifest.adapter.as_ref();

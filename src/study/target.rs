@@ -1,4 +1,5 @@
-//! What is measured, generated with or prepared, as the user names it: an adapter, a prepared folder, or a checkpoint.
+//! What is measured, generated with or prepared, as the user names it: an adapter, a prepared
+//! folder, or a checkpoint.
 
 use std::path::{Path, PathBuf};
 
@@ -163,8 +164,8 @@ impl Target {
     }
 }
 
-/// The hub id that a target is, where it can't be a mistyped path: only one that names its revision begins as a folder that
-/// is here.
+/// The hub id that a target is, where it can't be a mistyped path: only one that names its revision
+/// begins as a folder that is here.
 fn hub_id(path: &Path) -> Option<HubId> {
     let text = path.to_str()?;
     let id = HubId::parse(text).ok()?;

@@ -1,4 +1,5 @@
-//! Which tokenizer text goes through: the base's, the one that was saved with the adapter, or another.
+//! Which tokenizer text goes through: the base's, the one that was saved with the adapter, or
+//! another.
 
 use std::fmt;
 use std::fs;
@@ -154,7 +155,8 @@ impl TokenizerChoice {
     }
 }
 
-/// Where a variant's adapter may have a tokenizer: in its folder, or, where it was merged, with the merged model.
+/// Where a variant's adapter may have a tokenizer: in its folder, or, where it was merged, with the
+/// merged model.
 fn saved_with(manifest: &Manifest, base: &Path) -> Option<PathBuf> {
     let adapter = manifest.adapter.as_ref();
     let folder = adapter.map(|adapter| adapter.folder.clone());
@@ -178,7 +180,8 @@ impl TokenizerPlace {
         }
     }
 
-    /// Notes where texts go through this `tokenizer`, which isn't the base's and doesn't give the same tokens.
+    /// Notes where texts go through this `tokenizer`, which isn't the base's and doesn't give the
+    /// same tokens.
     pub fn note(&self, setup: &Setup, tokenizer: &TextTokenizer) {
         if self.owner == Owner::Base {
             return;

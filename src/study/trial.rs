@@ -20,7 +20,8 @@ impl Trial {
         }
     }
 
-    /// What its cases are called in the table: the experiments' own names where these differ, else with their methods.
+    /// What its cases are called in the table: the experiments' own names where these differ, else
+    /// with their methods.
     pub fn labels(&self) -> Vec<String> {
         let stems: Vec<&str> = self.cases.iter().map(|one| one.stem.as_str()).collect();
         let short = |stem: &&str| {

@@ -173,7 +173,8 @@ impl TrialRun<'_> {
         })
     }
 
-    /// The plan of the main measurement, the prompts of the contexts that were asked for, and the tokenizer of both.
+    /// The plan of the main measurement, the prompts of the contexts that were asked for, and the
+    /// tokenizer of both.
     fn plan(&self) -> Result<(MeasurePlan, Vec<PromptPlan>, TokenizerPlace), StudyError> {
         let (study, setup) = (self.files.study, self.files.setup);
         let variants: Vec<&PreparedVariant> = self.variants().collect();
@@ -211,7 +212,8 @@ impl TrialRun<'_> {
         Ok((plan, contexts, tokenizer))
     }
 
-    /// Keeps the base's record for later studies, unless something is wrong with it or it has more runs than were planned.
+    /// Keeps the base's record for later studies, unless something is wrong with it or it has more
+    /// runs than were planned.
     fn keep_base(
         &self,
         cache: &BaseCache,
@@ -257,7 +259,8 @@ impl TrialRun<'_> {
         compared
     }
 
-    /// Makes what sessions need besides the variants' folders, so that none takes longer to open because it's the first.
+    /// Makes what sessions need besides the variants' folders, so that none takes longer to open
+    /// because it's the first.
     fn make_ready(&self, plan: &mut MeasurePlan) -> Result<(), StudyError> {
         for subject in &mut plan.subjects {
             let prepared = &mut subject.prepared;

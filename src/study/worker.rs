@@ -1,4 +1,5 @@
-//! Worker processes: a study starts its program once more for each subject, which measures in a process of its own.
+//! Worker processes: a study starts its program once more for each subject, which measures in a
+//! process of its own.
 
 use std::io;
 
@@ -7,8 +8,8 @@ use crate::measure::worker::serve;
 /// The argument that makes a worker of a program.
 const ARGUMENT: &str = "worker";
 
-/// Does a worker's work if this process was started as one, and returns whether it was. A program that runs a
-/// [`Study`](super::Study) calls it first, and ends if it was one.
+/// Does a worker's work if this process was started as one, and returns whether it was. A program
+/// that runs a [`Study`](super::Study) calls it first, and ends if it was one.
 ///
 /// # Errors
 /// If the study's process is gone.
