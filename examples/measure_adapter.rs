@@ -1,7 +1,7 @@
 //! Measures an adapter against its base and prints what it costs.
 //!
 //! ```sh
-//! cargo run --release --example measure_adapter -- experiments/lora/lora_r8 synthetic/llama-135m
+//! cargo run --release --example measure_adapter -- experiments/lora/lora_r16 synthetic/llama-135m
 //! ```
 
 use std::error::Error;

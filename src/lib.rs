@@ -20,7 +20,7 @@
 //!         return Ok(());
 //!     }
 //!     let study = Study {
-//!         targets: vec!["experiments/lora/lora_r8".into()],
+//!         targets: vec!["experiments/lora/lora_r16".into()],
 //!         settings: Settings {
 //!             model: Some("synthetic/llama-135m".to_owned()),
 //!             ..Settings::default()
