@@ -44,17 +44,22 @@ use std::path::PathBuf;
 pub use error::StudyError;
 pub use observer::{Event, Note, Observer};
 pub use parameters::StudyParametersError;
-pub use prepared_folder::{PreparedFolder, PreparedFolderError, check_provider};
+pub use prepared_folder::PreparedFolderError;
 pub use prompt_doubts::PromptDoubt;
 pub use prompt_source::PromptError;
 pub use result_files::CaseResult;
 pub use sessions::SessionError;
 pub use settings::{ProviderChoice, Settings};
-pub use setup::{Setup, SetupError};
-pub use target::{Target, TargetError};
-pub use task::{TaskError, check_prepared, check_variants};
+pub use setup::SetupError;
+pub use target::TargetError;
+pub use task::TaskError;
 pub use tokenizer::{TokenizerChoice, TokenizerChoiceError, TokenizerDifference, TokenizerPlace};
 pub use worker::become_worker;
+
+pub(crate) use prepared_folder::check_provider;
+pub(crate) use setup::Setup;
+pub(crate) use target::Target;
+pub(crate) use task::{check_prepared, check_variants};
 
 use crate::config::BenchmarkConfig;
 use crate::measure::client::Interrupt;

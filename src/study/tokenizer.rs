@@ -182,7 +182,7 @@ impl TokenizerPlace {
 
     /// Notes where texts go through this `tokenizer`, which isn't the base's and doesn't give the
     /// same tokens.
-    pub fn note(&self, setup: &Setup, tokenizer: &TextTokenizer) {
+    pub(crate) fn note(&self, setup: &Setup, tokenizer: &TextTokenizer) {
         if self.owner == Owner::Base {
             return;
         }
@@ -199,7 +199,7 @@ impl TokenizerPlace {
     }
 
     /// Notes where a checkpoint gets a tokenizer whose files aren't the base's.
-    pub fn note_copied(&self, setup: &Setup) {
+    pub(crate) fn note_copied(&self, setup: &Setup) {
         let same = |name: &str| {
             let read = |folder: &Path| fs::read(folder.join(name)).ok();
             read(&self.folder) == read(&self.base)
