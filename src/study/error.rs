@@ -24,29 +24,29 @@ use crate::report::WriteError;
 #[non_exhaustive]
 pub enum StudyError {
     #[error(transparent)]
-    Target(#[from] TargetError),
+    Target(Box<TargetError>),
     #[error(transparent)]
-    PreparedFolder(#[from] PreparedFolderError),
+    PreparedFolder(Box<PreparedFolderError>),
     #[error(transparent)]
-    Parameters(#[from] StudyParametersError),
+    Parameters(Box<StudyParametersError>),
     #[error(transparent)]
-    Task(#[from] TaskError),
+    Task(Box<TaskError>),
     #[error(transparent)]
-    Setup(#[from] SetupError),
+    Setup(Box<SetupError>),
     #[error(transparent)]
-    Session(#[from] SessionError),
+    Session(Box<SessionError>),
     #[error(transparent)]
-    TokenizerChoice(#[from] TokenizerChoiceError),
+    TokenizerChoice(Box<TokenizerChoiceError>),
     #[error(transparent)]
-    Tokenizer(#[from] TokenizerError),
+    Tokenizer(Box<TokenizerError>),
     #[error(transparent)]
-    Prompt(#[from] PromptError),
+    Prompt(Box<PromptError>),
     #[error(transparent)]
-    Prepare(#[from] PrepareError),
+    Prepare(Box<PrepareError>),
     #[error(transparent)]
-    Engine(#[from] EngineError),
+    Engine(Box<EngineError>),
     #[error(transparent)]
-    Write(#[from] WriteError),
+    Write(Box<WriteError>),
     #[error("cannot find this program's own file")]
     Program(#[source] io::Error),
     #[error("cannot make a folder for other adapters")]
@@ -69,6 +69,32 @@ pub enum StudyError {
     #[error("interrupted")]
     Interrupted,
 }
+
+/// Causes are boxed, so that a `Result` stays small.
+macro_rules! from_causes {
+    ($($variant:ident($cause:ty)),+ $(,)?) => {$(
+        impl From<$cause> for StudyError {
+            fn from(cause: $cause) -> Self {
+                Self::$variant(Box::new(cause))
+            }
+        }
+    )+};
+}
+
+from_causes!(
+    Target(TargetError),
+    PreparedFolder(PreparedFolderError),
+    Parameters(StudyParametersError),
+    Task(TaskError),
+    Setup(SetupError),
+    Session(SessionError),
+    TokenizerChoice(TokenizerChoiceError),
+    Tokenizer(TokenizerError),
+    Prompt(PromptError),
+    Prepare(PrepareError),
+    Engine(EngineError),
+    Write(WriteError),
+);
 
 impl StudyError {
     /// The error and its causes, in one line.

@@ -23,7 +23,7 @@ pub enum NamedBaseError {
     #[error("`{}` doesn't say which base the adapter was trained on (`{KEY}`): {ADVICE}", .0.display())]
     Unnamed(PathBuf),
     #[error(transparent)]
-    Revision(ModelError),
+    Revision(Box<ModelError>),
     #[error(
         "the adapter's base `{name}` (`{KEY}` of `{}`) isn't here, neither as written nor in the adapter's folder: {ADVICE}",
         config.display()
@@ -59,8 +59,10 @@ pub fn named_base(experiment: &Experiment) -> Result<Option<String>, NamedBaseEr
                 .filter(|name| !name.is_empty());
             id.revision = id.revision.or_else(|| revision.map(str::to_owned));
             // What the revision is made into has to be one that can be asked for.
-            let id = ModelId::parse(&id.to_string()).map_err(NamedBaseError::Revision)?;
-            Ok(Some(id.to_string()))
+            match ModelId::parse(&id.to_string()) {
+                Ok(id) => Ok(Some(id.to_string())),
+                Err(error) => Err(NamedBaseError::Revision(Box::new(error))),
+            }
         }
         Ok(id) => Ok(Some(id.to_string())),
         Err(_) => Err(NamedBaseError::Missing {

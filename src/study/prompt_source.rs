@@ -32,7 +32,10 @@ pub enum PromptError {
     #[error("the prompts have no tokens to make longer ones of")]
     NoTokens,
     #[error("{prompt} too long for this model")]
-    TooLong { prompt: String, source: EngineError },
+    TooLong {
+        prompt: String,
+        source: Box<EngineError>,
+    },
 }
 
 /// Prompts and their tokenizer.
@@ -149,11 +152,11 @@ pub fn check_room<'a>(
                     }
                     PromptGroup::Context(count) => format!("prompts of {count} tokens are"),
                 },
-                source: EngineError::Positions {
+                source: Box::new(EngineError::Positions {
                     needed,
                     max_position_embeddings: manifest.max_position_embeddings,
                     end: manifest.positions_end.clone(),
-                },
+                }),
             });
         }
     }

@@ -24,14 +24,20 @@ use crate::weights::Dtype;
 #[non_exhaustive]
 pub enum SetupError {
     #[error(transparent)]
-    Id(ModelError),
+    Id(Box<ModelError>),
     #[error("cannot open base model `{id}`")]
-    Base { id: ModelId, source: ModelError },
+    Base {
+        id: ModelId,
+        source: Box<ModelError>,
+    },
     #[error(
         "cannot open base model `{id}`, which the adapter or the parameters name (`--model` takes another: a folder, or a \
          hub id)"
     )]
-    NamedBase { id: ModelId, source: ModelError },
+    NamedBase {
+        id: ModelId,
+        source: Box<ModelError>,
+    },
     #[error("`--cuda-graph` is for a GPU, and this runs on the CPU")]
     CudaGraphOnCpu,
     #[error(
@@ -48,7 +54,13 @@ pub enum SetupError {
     #[error(transparent)]
     Parameters(#[from] ParametersError),
     #[error(transparent)]
-    Prepare(#[from] PrepareError),
+    Prepare(Box<PrepareError>),
+}
+
+impl From<PrepareError> for SetupError {
+    fn from(error: PrepareError) -> Self {
+        Self::Prepare(Box::new(error))
+    }
 }
 
 /// Settings, and whoever watches what's made of them.
@@ -87,21 +99,19 @@ impl<'a> Setup<'a> {
     /// # Errors
     /// If it can't be had.
     pub fn base_model(&self, config: &BenchmarkConfig) -> Result<BaseModel, SetupError> {
-        let id = ModelId::parse(&config.model_id).map_err(SetupError::Id)?;
+        let id =
+            ModelId::parse(&config.model_id).map_err(|error| SetupError::Id(Box::new(error)))?;
         let offline = self.settings.offline;
         let model = BaseModel::open(&id, config.dtype, offline, &|label, done, total| {
             self.bytes(label, done, total);
         });
         self.tell(Event::BytesEnded);
-        let model = model.map_err(|source| match &self.settings.model {
-            Some(_) => SetupError::Base {
-                id: id.clone(),
-                source,
-            },
-            None => SetupError::NamedBase {
-                id: id.clone(),
-                source,
-            },
+        let model = model.map_err(|error| {
+            let (id, source) = (id.clone(), Box::new(error));
+            match &self.settings.model {
+                Some(_) => SetupError::Base { id, source },
+                None => SetupError::NamedBase { id, source },
+            }
         })?;
         if let Some((name, rows)) = model.surplus_rows() {
             self.note(Note::SurplusRows {

@@ -23,9 +23,9 @@ use crate::weights::TensorStore;
 #[non_exhaustive]
 pub enum TargetError {
     #[error(transparent)]
-    Experiment(#[from] ExperimentError),
+    Experiment(Box<ExperimentError>),
     #[error("`{id}` is no folder here, and was looked for on the hub")]
-    Hub { id: HubId, source: HubError },
+    Hub { id: HubId, source: Box<HubError> },
     #[error("`{option}` goes with an adapter's folder, and `{}` is {found}", path.display())]
     Values {
         option: &'static str,
@@ -44,6 +44,12 @@ pub enum TargetError {
         word = shell_word(.0)
     )]
     Checkpoint(PathBuf),
+}
+
+impl From<ExperimentError> for TargetError {
+    fn from(error: ExperimentError) -> Self {
+        Self::Experiment(Box::new(error))
+    }
 }
 
 /// What a target is.
@@ -124,9 +130,9 @@ impl Target {
         let values = setup.settings.values;
         let fetched = fetch_adapter(id, values == Values::Fresh, &settings, &report);
         setup.tell(Event::BytesEnded);
-        let fetched = fetched.map_err(|source| TargetError::Hub {
+        let fetched = fetched.map_err(|error| TargetError::Hub {
             id: id.clone(),
-            source,
+            source: Box::new(error),
         })?;
         let Some(folder) = fetched else {
             return Ok(Self::Checkpoint(ModelId::Hub(id.clone())));

@@ -3,9 +3,7 @@
 use std::path::PathBuf;
 
 use peft_bench::report::Status;
-use peft_bench::study::{
-    Event, Observer, ProviderChoice, Settings, Study, StudyError, StudyParametersError,
-};
+use peft_bench::study::{Event, Observer, ProviderChoice, Settings, Study, StudyError};
 
 use crate::common::*;
 use crate::workplace::Workplace;
@@ -84,10 +82,7 @@ fn an_error_says_which_targets_failed_and_why() {
     broken.settings.parameters = Some(place.path("nowhere.json"));
     let error = broken.run(&mut ());
     assert!(
-        matches!(
-            &error,
-            Err(StudyError::Parameters(StudyParametersError::Parameters(_)))
-        ),
+        matches!(&error, Err(StudyError::Parameters(_))),
         "{error:?}"
     );
 }
