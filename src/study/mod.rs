@@ -65,7 +65,7 @@ use crate::config::BenchmarkConfig;
 use crate::measure::client::Interrupt;
 use crate::measure::session::PrecisionGoal;
 use crate::onnxruntime::Provider;
-use case::Case;
+use case::{Case, PreparedCase};
 use result_files::ResultFiles;
 use trial::Trial;
 use trial_run::TrialRun;

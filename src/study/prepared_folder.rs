@@ -58,7 +58,7 @@ pub enum PreparedFolder {
         /// As it was named.
         folder: PathBuf,
         /// The variant.
-        own: Read,
+        own: Box<Read>,
         /// The others that can be measured with it.
         others: Vec<PreparedVariant>,
     },
@@ -103,7 +103,7 @@ impl PreparedFolder {
         };
         Some(Self::Variant {
             folder: folder.to_owned(),
-            own,
+            own: Box::new(own),
             others,
         })
     }
@@ -119,7 +119,7 @@ impl PreparedFolder {
     /// one below it.
     pub fn main(&self) -> Option<&PreparedVariant> {
         match self {
-            Self::Variant { own, .. } => own.as_ref().ok(),
+            Self::Variant { own, .. } => own.as_ref().as_ref().ok(),
             Self::Variants { found, .. } => {
                 below(found, Variant::Unmerged).or(below(found, Variant::Merged))
             }
@@ -130,7 +130,7 @@ impl PreparedFolder {
     /// has it.
     pub fn experiment(&self) -> Option<&str> {
         let variant = match self {
-            Self::Variant { own, .. } => own.as_ref().ok(),
+            Self::Variant { own, .. } => own.as_ref().as_ref().ok(),
             Self::Variants { found, .. } => below(found, Variant::Unmerged),
         };
         let adapter = variant?.manifest.adapter.as_ref()?;
@@ -165,7 +165,7 @@ impl PreparedFolder {
         };
         match self {
             Self::Variant { folder, own, .. } => {
-                let own = checked(own?, asked, folder)?;
+                let own = checked((*own)?, asked, folder)?;
                 let adapter = adapter(&own);
                 Ok((own, adapter))
             }
