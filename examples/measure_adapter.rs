@@ -4,6 +4,8 @@
 //! cargo run --release --example measure_adapter -- experiments/lora/lora_r16 synthetic/llama-135m
 //! ```
 
+#![expect(clippy::print_stdout, reason = "an example prints what it finds")]
+
 use std::error::Error;
 
 use peft_bench::report::Report;

@@ -4,6 +4,8 @@
 //! cargo run --release --example read_results -- results/*.json
 //! ```
 
+#![expect(clippy::print_stdout, reason = "an example prints what it finds")]
+
 use std::error::Error;
 use std::path::PathBuf;
 
