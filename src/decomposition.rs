@@ -17,6 +17,7 @@ use thiserror::Error;
 /// Why a matrix can't be decomposed.
 #[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each variant is its message")]
+#[non_exhaustive]
 pub enum DecompositionError {
     #[error("the matrix holds a NaN or an infinity")]
     NotFinite,

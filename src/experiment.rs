@@ -14,6 +14,7 @@ use crate::json::{ConfigError, JsonObject};
 /// An experiment that can't be found or read.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant is its message")]
+#[non_exhaustive]
 pub enum ExperimentError {
     #[error("there is no experiment folder `{name}`{hint}")]
     Missing { name: String, hint: String },

@@ -34,30 +34,44 @@
 //! }
 //! ```
 
+// What a user of the library needs.
 pub mod adapter;
-pub mod advice;
-pub mod arch;
-pub mod cli;
 pub mod config;
-pub mod decomposition;
 pub mod engine;
 pub mod experiment;
-mod file_names;
-pub mod files;
-pub mod graph;
-pub mod json;
-pub mod lowering;
-pub mod machine;
-pub mod measure;
 pub mod model;
-pub mod onnxruntime;
-pub mod parity;
 pub mod prepare;
 pub mod prepared;
 pub mod prompts;
 pub mod quantize;
-pub mod random;
 pub mod report;
 pub mod study;
-pub mod system;
 pub mod weights;
+
+// Public for the program, its tests and benches alone: these may change at any time.
+#[doc(hidden)]
+pub mod arch;
+#[doc(hidden)]
+pub mod cli;
+#[doc(hidden)]
+pub mod files;
+#[doc(hidden)]
+pub mod graph;
+#[doc(hidden)]
+pub mod lowering;
+#[doc(hidden)]
+pub mod machine;
+#[doc(hidden)]
+pub mod measure;
+#[doc(hidden)]
+pub mod onnxruntime;
+#[doc(hidden)]
+pub mod parity;
+#[doc(hidden)]
+pub mod system;
+
+mod advice;
+mod decomposition;
+mod file_names;
+mod json;
+mod random;

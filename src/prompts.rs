@@ -67,6 +67,7 @@ pub struct Prompts {
 
 /// Why the prompts can't be used.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum PromptsError {
     /// The file can't be read.
     #[error("cannot read prompts {}", path.display())]

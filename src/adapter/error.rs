@@ -12,6 +12,7 @@ use crate::weights::{WeightsError, WriteTensorError};
 /// Why an adapter can't be loaded, or can't be used with a base.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant is its message")]
+#[non_exhaustive]
 pub enum AdapterError {
     #[error(transparent)]
     Config(#[from] ConfigError),

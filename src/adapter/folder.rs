@@ -54,6 +54,7 @@ const MOST_LISTED: usize = 8;
 /// Why a folder can't be used as an adapter.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant is its message")]
+#[non_exhaustive]
 pub enum FolderError {
     #[error(
         "`{}` is a pickle file, which can run code when it's read: convert it to `{WEIGHTS}` with {command}",

@@ -8,6 +8,7 @@ use crate::json::check::did_you_mean;
 
 /// Why a file of benchmark parameters can't be used.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum ParametersError {
     /// The file can't be read.
     #[error("cannot read benchmark parameters {}", path.display())]

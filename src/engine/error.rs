@@ -11,6 +11,7 @@ use crate::weights::WeightsError;
 /// A variant that can't be run.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant is its message")]
+#[non_exhaustive]
 pub enum EngineError {
     #[error("cannot read `{}`", path.display())]
     Read {

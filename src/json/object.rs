@@ -15,6 +15,7 @@ use crate::files::failed_download;
 /// A configuration that can't be used.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant is its message")]
+#[non_exhaustive]
 pub enum ConfigError {
     #[error("cannot read `{}`", path.display())]
     Read { path: PathBuf, source: io::Error },

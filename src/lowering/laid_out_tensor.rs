@@ -17,6 +17,7 @@ const BATCH_BYTES: usize = 8 << 20;
 /// Laid-out weights that can't be made or read.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant is its message")]
+#[non_exhaustive]
 pub enum LayOutError {
     #[error("cannot read `{}`", path.display())]
     Read { path: PathBuf, source: io::Error },

@@ -18,6 +18,7 @@ use crate::prepared::GRAPH;
 /// A prepared graph that can't be opened.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant is its message")]
+#[non_exhaustive]
 pub enum ModelFileError {
     #[error("cannot read `{}`", path.display())]
     Read {

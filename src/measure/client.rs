@@ -19,6 +19,7 @@ use super::timings::GenerationTimings;
 /// Why a worker failed.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant is its message")]
+#[non_exhaustive]
 pub enum WorkerError {
     #[error("cannot start a worker process (`{}`)", program.display())]
     Start {

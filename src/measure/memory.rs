@@ -43,6 +43,7 @@ pub struct ProcessMemory {
 
 /// Why this process's memory can't be read.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum MemoryError {
     /// The file can't be read.
     #[error("cannot read `{path}`")]

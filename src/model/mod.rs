@@ -28,6 +28,7 @@ use crate::weights::{Dtype, TensorStore, TensorView, WeightsError, round_to, wid
 /// A base model that can't be opened.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant is its message")]
+#[non_exhaustive]
 pub enum ModelError {
     #[error(
         "`{0}` is neither a folder, nor a hub id (`org/name[@revision]`), nor `synthetic/<shape>`"

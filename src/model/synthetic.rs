@@ -40,6 +40,7 @@ const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
 /// Why a synthetic model can't be made.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum SyntheticError {
     /// There's no shape of that name.
     #[error(

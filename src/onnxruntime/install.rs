@@ -42,6 +42,7 @@ pub enum InstallEvent {
 
 /// Why ONNX Runtime can't be installed.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum InstallError {
     /// There's no wheel for the platform.
     #[error(
@@ -97,6 +98,7 @@ fn alternatives(cuda: bool) -> String {
 
 /// Why no library could be found or installed.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum RuntimeError {
     /// A library was found but can't be used.
     #[error(transparent)]

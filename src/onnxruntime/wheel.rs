@@ -16,6 +16,7 @@ const LIBRARY_FOLDER: &str = "onnxruntime/capi";
 
 /// Why a wheel can't be used.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum WheelError {
     /// The file can't be read.
     #[error("cannot read {}", path.display())]

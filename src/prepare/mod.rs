@@ -52,6 +52,7 @@ use crate::weights::{Dtype, WeightsError};
 /// Why a variant can't be prepared.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant is its message")]
+#[non_exhaustive]
 pub enum PrepareError {
     #[error(transparent)]
     Adapter(#[from] AdapterError),

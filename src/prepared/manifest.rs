@@ -18,6 +18,7 @@ use crate::weights::Dtype;
 /// A manifest that can't be read.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant is its message")]
+#[non_exhaustive]
 pub enum ManifestError {
     #[error("cannot read `{}`", path.display())]
     Read { path: PathBuf, source: io::Error },

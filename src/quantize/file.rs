@@ -28,6 +28,7 @@ const BATCH: usize = 1 << 20;
 /// Why weights can't be quantized, or their file can't be written or read.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant is its message")]
+#[non_exhaustive]
 pub enum QuantizeError {
     #[error(transparent)]
     Weights(#[from] WeightsError),

@@ -8,6 +8,7 @@ use thiserror::Error;
 /// A safetensors file that can't be read, written, or used as asked.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant is its message")]
+#[non_exhaustive]
 pub enum WeightsError {
     #[error("cannot read `{}`", path.display())]
     Read { path: PathBuf, source: io::Error },

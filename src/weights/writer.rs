@@ -68,6 +68,7 @@ pub struct SafetensorsWriter {
 /// Why a tensor could not be written.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "each variant is its message")]
+#[non_exhaustive]
 pub enum WriteTensorError {
     #[error(transparent)]
     Weights(#[from] WeightsError),

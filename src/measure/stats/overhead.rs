@@ -89,6 +89,7 @@ impl Overhead {
 
 /// Why no overhead can be computed.
 #[derive(Debug, Error, PartialEq)]
+#[non_exhaustive]
 pub enum OverheadError {
     /// There are no strata, or one has no samples on a side.
     #[error("stratum {stratum} has no samples to take an overhead from")]

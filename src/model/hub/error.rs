@@ -6,6 +6,7 @@ use thiserror::Error;
 
 /// Why a model couldn't be fetched.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum HubError {
     /// The text names no repository.
     #[error("`{id}` is not a hub id, {reason}: expected `org/name` or `org/name@revision`")]

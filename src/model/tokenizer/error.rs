@@ -7,6 +7,7 @@ use thiserror::Error;
 /// Why a tokenizer can't be used.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant is its message")]
+#[non_exhaustive]
 pub enum TokenizerError {
     #[error(
         "`{}` has no tokenizer of a supported kind (`tokenizer.json`; `tokenizer.model`; or `vocab.json` and \
