@@ -1,9 +1,9 @@
-//! What a perceptron does between its projections.
+//! Activation functions of the MLP.
 
 use super::builder::{Attr, GraphBuilder, Value};
 use crate::arch::Activation;
 
-/// Adds an activation.
+/// Adds `activation(x)`.
 pub fn activate(graph: &mut GraphBuilder, name: &str, activation: Activation, x: &Value) -> Value {
     match activation {
         // `QuickGelu` is `x * sigmoid(alpha * x)`.

@@ -1,43 +1,45 @@
-//! What an adapter adds to a decoder's graph, as the graph asks for it.
+//! The interface between the graph and an unmerged adapter. The graph knows no PEFT methods.
 
 use std::fmt::Debug;
 
 use super::builder::{GraphBuilder, Value};
 use super::{AttentionPlace, AttentionSite, BeforeLayers, EmbeddingSite, ExpertSite, LinearSite};
 
-/// An adapter that stays apart from the weights. Each hook adds the adapter's nodes at one place of the graph; `None` says
-/// that there are none.
+/// An unmerged adapter. The builder calls each hook at its place in the graph, and the hook adds
+/// the adapter's nodes there. `None` means that the adapter adds nothing.
 pub trait Adaptation: Debug {
-    /// Whether virtual tokens come in front of the token embeddings.
+    /// Whether virtual tokens precede the token embeddings.
     fn has_virtual_tokens(&self) -> bool;
 
-    /// Whether every position goes through the last layer, and not only the last one.
+    /// Whether all positions must go through the last layer, instead of the last one alone.
     fn takes_whole_calls(&self) -> bool;
 
-    /// Changes the rows of a token embedding; returns the changed ones.
+    /// Returns the changed rows of a token embedding.
     fn embedding(&self, graph: &mut GraphBuilder, site: &EmbeddingSite) -> Option<Value>;
 
     /// Adds a linear layer with its adapter; returns its output, bias included.
     fn linear(&self, graph: &mut GraphBuilder, site: &LinearSite) -> Option<Value>;
 
-    /// Changes `product`, which a projection of an expert makes; returns the changed one.
+    /// Returns the changed output of an expert's projection; `product` is the unchanged one.
     fn expert(&self, graph: &mut GraphBuilder, site: ExpertSite, product: &Value) -> Option<Value>;
 
     /// Whether [`attention`](Self::attention) adds something to the attention at `path`.
     fn adapts_attention(&self, path: &str) -> bool;
 
-    /// Adds what an attention's output, or its heads' outputs, are increased by.
+    /// Returns a value to add to an attention's output, or to its heads' outputs, and to which of
+    /// them.
     fn attention(
         &self,
         graph: &mut GraphBuilder,
         site: &AttentionSite,
     ) -> Option<(Value, AttentionPlace)>;
 
-    /// Adds what comes before the layers: other passes, or networks of the adapter's own.
+    /// Adds nodes before the layers: further passes through them, or the adapter's own network.
     fn before_layers(&self, decoder: &mut BeforeLayers) -> Carried;
 
-    /// Changes `hidden`, what layer `index` gets, `[batch, sequence, hidden_size]`, given the `state` that
-    /// [`before_layers`](Self::before_layers) started, and may change that for later layers.
+    /// Returns the changed input of layer `index`; `hidden` is the unchanged one,
+    /// `[batch, sequence, hidden_size]`. `state` was created by
+    /// [`before_layers`](Self::before_layers); the hook may replace it for later layers.
     fn enter_layer(
         &self,
         graph: &mut GraphBuilder,
@@ -47,11 +49,11 @@ pub trait Adaptation: Debug {
     ) -> Option<Value>;
 }
 
-/// What an adaptation takes along through the layers.
+/// Values that [`Adaptation::before_layers`] hands to the later hooks.
 #[derive(Debug, Default)]
 pub struct Carried {
-    /// The gate of each token's adapters, `[batch, sequence, n]`.
+    /// Each token's weights of the `n` adapters, `[batch, sequence, n]`.
     pub token_gate: Option<Value>,
-    /// What [`Adaptation::enter_layer`] is given; without it, that isn't asked.
+    /// The state for [`Adaptation::enter_layer`]. If it's `None`, that hook isn't called.
     pub state: Option<Value>,
 }

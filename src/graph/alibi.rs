@@ -1,10 +1,13 @@
-//! ALiBi: what is added to scores in the place of positions.
+//! ALiBi: a bias on attention scores, linear in the key's position, which replaces position
+//! embeddings.
+//!
+//! Source: Press, Smith and Lewis, "Train short, test long", arXiv:2108.12409.
 
 use super::builder::{Attr, GraphBuilder, Value};
 use super::lengths::Lengths;
 use super::proto::element;
 
-/// What is added to scores, `[1, heads, sequence, total]`.
+/// The bias on the scores, `[1, heads, sequence, total]`.
 pub fn alibi(graph: &mut GraphBuilder, slopes: &[f32], lengths: &Lengths) -> Value {
     let zero = graph.constant_i64("zero", &[0], false);
     let places = graph.range("/alibi/Range", &zero, &lengths.total);
@@ -16,7 +19,8 @@ pub fn alibi(graph: &mut GraphBuilder, slopes: &[f32], lengths: &Lengths) -> Val
     graph.op("Expand", "/alibi/Expand", &[&row, &shape], &[])
 }
 
-/// What is added to the scores of keys at `places`, i64 `[length]`: `[1, heads, 1, length]`.
+/// The bias on the scores of keys at the positions `places` (i64 `[length]`):
+/// `[1, heads, 1, length]`.
 pub fn alibi_row(graph: &mut GraphBuilder, slopes: &[f32], places: &Value) -> Value {
     let places = graph.cast("/alibi/Range/float32", places, element::FLOAT32);
     let heads = slopes.len();

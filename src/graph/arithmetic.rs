@@ -1,27 +1,27 @@
-//! How a graph computes.
+//! The device, dtypes and attention operator of a graph.
 
 use super::AttentionOperator;
 use crate::weights::Dtype;
 
-/// The kind of processor that a graph is made for.
+/// The kind of processor that a graph is built for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Device {
     /// ONNX Runtime's CPU provider, which computes in float32.
     Cpu,
-    /// Its CUDA provider.
+    /// ONNX Runtime's CUDA provider.
     Gpu,
 }
 
-/// How a graph computes.
+/// The device, dtypes and attention operator of a graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Arithmetic {
-    /// Where it runs.
+    /// The device that it runs on.
     pub device: Device,
-    /// The type that weights are rounded to.
+    /// The dtype that weights are rounded to.
     pub storage: Dtype,
-    /// The type of the arithmetic.
+    /// The dtype of activations and arithmetic.
     pub compute: Dtype,
-    /// `accuracy_level` of `MatMulNBits`, where it's chosen.
+    /// The attribute `accuracy_level` of `MatMulNBits`; `None` leaves it out.
     pub accuracy_level: Option<u8>,
     /// The attention operator.
     pub attention: AttentionOperator,

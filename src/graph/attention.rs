@@ -1,6 +1,6 @@
 //! Self-attention with a cache.
 //!
-//! With `past` and `present` bound to the same buffer the cache is updated in place.
+//! If `past` and `present` are bound to the same buffer, the cache is updated in place.
 
 mod group_query;
 mod operator;
@@ -18,53 +18,55 @@ use crate::arch::{Attention, FusedRows, Pairs, Position, Projections, RotarySpec
 use group_query::group_query;
 use standard::standard;
 
-/// Where what an adapter adds to an attention comes in.
+/// Where an adapter's addition to an attention is inserted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttentionPlace {
-    /// To what the heads give, in front of the output projection, whose bias counts once more.
+    /// It's added to the heads' outputs, before the output projection. The projection's bias then
+    /// counts twice, as in PEFT.
     Heads,
-    /// To the attention's output, as it is.
+    /// It's added to the output of the output projection.
     Output,
 }
 
-/// An attention that an adapter adds something to.
+/// An attention, as an adapter sees it.
 #[derive(Debug)]
 pub struct AttentionSite<'a> {
     /// The attention's path; adapter nodes are named below it.
     pub path: &'a str,
-    /// Queries, turned by their positions, of the positions that the output is wanted for: `[batch, sequence,
-    /// num_attention_heads * head_dim]`.
+    /// Queries after the rotary embedding, `[batch, sequence, num_attention_heads * head_dim]`; of
+    /// the last layer, the last position only.
     pub query: &'a Value,
-    /// Query heads.
+    /// Number of query heads.
     pub num_attention_heads: usize,
-    /// Key and value heads.
+    /// Number of key and value heads.
     pub num_key_value_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
 }
 
-/// Widths of heads that `GroupQueryAttention` takes are multiples of this; other heads are filled with zeros,
-/// which change no score and no sum.
+/// `GroupQueryAttention` needs a head width that's a multiple of this. Other heads are padded with
+/// zeros, which change neither scores nor sums.
 const HEAD_MULTIPLE: usize = 8;
 
-/// The node turns heads if their width, and the number of elements that are turned, are multiples of this.
+/// `GroupQueryAttention` applies the rotary embedding itself only if the head width and the rotated
+/// width are multiples of this.
 const ROTARY_MULTIPLE: usize = 16;
 
-/// The width of a head in the cache.
+/// The head width in the cache, padding included.
 pub fn cache_head_dim(attention: &Attention) -> usize {
     attention.head_dim.next_multiple_of(HEAD_MULTIPLE)
 }
 
-/// One layer's keys and values.
+/// One layer's key-value cache.
 struct Cache {
-    /// `[batch, num_key_value_heads, past, width]` each.
+    /// Keys and values, `[batch, num_key_value_heads, past, width]` each; inputs of the graph.
     past: [Value; 2],
-    /// What they're called with the new ones, which are outputs of the graph.
+    /// Names of the graph's outputs that hold `past` and the new keys and values.
     present: [String; 2],
 }
 
 impl Cache {
-    /// Adds inputs and outputs of the graph's cache of this number.
+    /// Adds the inputs and outputs of cache `number`.
     fn new(graph: &mut GraphBuilder, attention: &Attention, number: usize) -> Self {
         let shape = |length: &str| {
             [
@@ -87,11 +89,11 @@ impl Cache {
     }
 }
 
-/// What attention takes.
+/// Queries, keys and values.
 enum Inputs {
-    /// Queries, keys and values, each `[batch, sequence, heads * head_dim]`.
+    /// Each on its own, `[batch, sequence, heads * head_dim]`.
     Three([Value; 3]),
-    /// All of them behind one another.
+    /// Concatenated along the last axis.
     Joined(Value),
 }
 
@@ -104,9 +106,10 @@ enum Inputs {
 /// past_key_values.{i}.key, .value ─────────┘            └─ present.{i}.key, .value
 /// ```
 ///
-/// What an adapter adds to the heads' outputs comes in before `o_proj` or behind it; it takes the queries.
+/// An adapter may add a value computed from the queries, before or after `o_proj`.
 ///
-/// - `x` and the value returned: `[batch, sequence, hidden_size]`; of the last layer, the last position
+/// - `x` and the returned value: `[batch, sequence, hidden_size]`; the last layer returns the last
+///   position only
 /// - cache: `[batch, num_key_value_heads, past, head_dim]`
 pub(super) fn attention(
     graph: &mut GraphBuilder,
@@ -166,13 +169,13 @@ pub(super) fn attention(
     }
     let context = graph.add(&name, &context, &added);
     let output = linear(graph, pass, &attention.o_proj, &context);
-    // PEFT projects the two terms one by one, so that a bias counts twice.
+    // PEFT projects the two terms separately, so the bias counts twice.
     let bias = graph.find_parameter(&format!("{}.bias", attention.o_proj.path));
     let path = format!("{}/adapter", attention.o_proj.path);
     add_bias(graph, &path, &output, bias.as_ref())
 }
 
-/// Turns the heads of `x`, `[batch, sequence, heads * head_dim]`, by their positions.
+/// Applies the rotary embedding to the heads of `x`, `[batch, sequence, heads * head_dim]`.
 fn turn(
     graph: &mut GraphBuilder,
     tables: &mut PositionTables,
@@ -193,13 +196,14 @@ fn turn(
     graph.contrib(
         "RotaryEmbedding",
         &format!("/{name}/RotaryEmbedding"),
-        // One position counts for the first token; the others follow it.
+        // A single position is that of the first token; the others follow.
         &[x, &lengths.past, &turned.cos, &turned.sin],
         &attrs,
     )
 }
 
-/// What an adapter adds to an attention, and where; `query` is turned already unless the attention node does that.
+/// An adapter's addition to an attention, and its place. `query` includes the rotary embedding,
+/// unless the attention node applies it.
 fn added(
     graph: &mut GraphBuilder,
     pass: &Pass,
@@ -233,7 +237,7 @@ fn added(
     adaptation.attention(graph, &site)
 }
 
-/// Whether the attention node turns queries and keys itself.
+/// Whether the attention node applies the rotary embedding itself.
 fn turns_inside(graph: &GraphBuilder, attention: &Attention, rotary: &RotarySpec) -> bool {
     let sizes = [attention.head_dim, rotary.dim()];
     graph.attention_operator() == AttentionOperator::GroupQuery
@@ -242,7 +246,7 @@ fn turns_inside(graph: &GraphBuilder, attention: &Attention, rotary: &RotarySpec
             .all(|size| size.is_multiple_of(ROTARY_MULTIPLE))
 }
 
-/// Queries, keys and values as the projections make them.
+/// The outputs of the query, key and value projections.
 fn projected(
     graph: &mut GraphBuilder,
     pass: &Pass,
@@ -264,8 +268,8 @@ fn projected(
     }
 }
 
-/// Queries, keys and values normalised, cut off and turned, where they have to be. What is joined stays joined where
-/// nothing comes between, unless `apart`.
+/// Applies norms, clipping and rotary embedding to the projections' outputs, if the model has them.
+/// Joined inputs are split only if one of these needs it, or if `apart`.
 fn prepared(
     graph: &mut GraphBuilder,
     attention: &Attention,
@@ -315,7 +319,7 @@ fn prepared(
     Inputs::Three([query, key, value])
 }
 
-/// Heads of the width that the attention node takes.
+/// Pads heads to the width that the attention node needs.
 fn widened(graph: &mut GraphBuilder, attention: &Attention, path: &str, inputs: Inputs) -> Inputs {
     let width = cache_head_dim(attention);
     if width == attention.head_dim {
@@ -327,7 +331,7 @@ fn widened(graph: &mut GraphBuilder, attention: &Attention, path: &str, inputs: 
 }
 
 impl Inputs {
-    /// Changes each value, which is given with its name and its number of heads.
+    /// Applies `change` to each value; it's also passed the value's name and number of heads.
     fn map(
         self,
         attention: &Attention,
@@ -348,7 +352,7 @@ impl Inputs {
     }
 }
 
-/// Cuts `[batch, sequence, (heads + 2 kv_heads) * head_dim]` into queries, keys and values.
+/// Splits `[batch, sequence, (heads + 2 kv_heads) * head_dim]` into queries, keys and values.
 fn split_kinds(
     graph: &mut GraphBuilder,
     attention: &Attention,
@@ -370,7 +374,8 @@ fn split_kinds(
     )
 }
 
-/// Cuts queries, keys and values apart where rows are grouped by key head: its queries, its key, its value.
+/// Splits queries, keys and values if the rows are grouped by key head: its queries, its key, its
+/// value.
 fn split_groups(
     graph: &mut GraphBuilder,
     attention: &Attention,
@@ -399,7 +404,7 @@ fn split_groups(
     })
 }
 
-/// Widens every head of `[batch, sequence, heads * from]` with zeros, or cuts it, to
+/// Pads every head of `[batch, sequence, heads * from]` with zeros, or truncates it, to
 /// `[batch, sequence, heads * to]`.
 fn resize_heads(
     graph: &mut GraphBuilder,

@@ -1,4 +1,5 @@
-//! What an adaptation may build before the decoder's layers: other passes through them, or another decoder.
+//! The builder that [`Adaptation::before_layers`] is given: it adds further passes through the
+//! layers, or another decoder.
 
 use super::Adaptation;
 use super::builder::{GraphBuilder, Scope, Value};
@@ -8,17 +9,18 @@ use super::pass::Pass;
 use super::positions::{PositionTables, active_mask};
 use crate::arch::DecoderSpec;
 
-/// The decoder before its layers. Each pass or network that's added has caches of its own, behind those of the decoder's
-/// layers.
+/// The decoder before its layers are added. Each pass or decoder added here has its own caches;
+/// they're numbered after those of the decoder's layers.
 #[derive(Debug)]
 pub struct BeforeLayers<'a, 'g> {
     /// The graph.
     pub graph: &'a mut GraphBuilder<'g>,
     /// Token ids, `[batch, sequence]`.
     pub input_ids: &'a Value,
-    /// The embeddings, behind those of virtual tokens: `[batch, sequence, hidden_size]`.
+    /// The token embeddings, after those of virtual tokens: `[batch, sequence, hidden_size]`.
     pub embedded: &'a Value,
-    /// What the first layer gets: the embeddings, with learned positions and a norm where the model has them.
+    /// The first layer's input: `embedded`, with learned positions and a norm if the model has
+    /// them.
     pub hidden: &'a Value,
     pub(super) spec: &'a DecoderSpec,
     pub(super) adaptation: &'a dyn Adaptation,
@@ -29,8 +31,9 @@ pub struct BeforeLayers<'a, 'g> {
 }
 
 impl<'g> BeforeLayers<'_, 'g> {
-    /// Adds another pass through the decoder's layers, whose nodes are called `scope` and so on: adapted, with `gate`, or not.
-    /// Returns the last hidden states of all positions.
+    /// Adds a pass through the decoder's layers; `scope` prefixes the names of its nodes. With a
+    /// `gate` the layers have the adapter, otherwise not. Returns the last hidden states of all
+    /// positions.
     pub fn layers(&mut self, scope: &str, gate: Option<Value>) -> Value {
         let pass = Pass {
             spec: self.spec,
@@ -46,8 +49,9 @@ impl<'g> BeforeLayers<'_, 'g> {
         })
     }
 
-    /// Adds another decoder without its head, over `embedded` or embeddings of its own. Its nodes and parameters are called
-    /// as `scope` says. Returns its last hidden states of all positions.
+    /// Adds another decoder without its head, over `embedded` or, if `None`, its own embeddings.
+    /// `scope` prefixes the names of its nodes and parameters. Returns its last hidden states of
+    /// all positions.
     pub fn decoder(&mut self, scope: Scope, spec: &DecoderSpec, embedded: Option<&Value>) -> Value {
         let pass = Pass {
             spec,
@@ -65,8 +69,8 @@ impl<'g> BeforeLayers<'_, 'g> {
         })
     }
 
-    /// Adds the mask of the tokens at and behind the position that the input
-    /// [`ACTIVE_FROM_INPUT`](super::ACTIVE_FROM_INPUT) gives: 1 there and 0 before, `[batch, sequence, 1]`.
+    /// Adds a mask, `[batch, sequence, 1]`: 0 for tokens before the position in the input
+    /// [`ACTIVE_FROM_INPUT`](super::ACTIVE_FROM_INPUT), and 1 from there on.
     pub fn active_mask(&mut self) -> Value {
         active_mask(self.graph, self.lengths)
     }

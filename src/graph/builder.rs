@@ -1,17 +1,18 @@
-//! Puts nodes, constants and references to weights together into an ONNX graph.
+//! Builds an ONNX graph from nodes, constants and references to weights.
 //!
-//! Standard operators are those of opset 21, or 24 where attention is; the contributed ones (`com.microsoft`) are documented in
+//! Standard operators are those of opset 21, or 24 with [`AttentionOperator::Standard`].
+//! Contributed operators (`com.microsoft`) are documented in
 //! <https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md>.
 
 mod constants;
 mod inputs;
+mod last_position;
 mod nodes;
 mod operators;
-mod positions;
 mod quantized;
 mod value;
 mod weights;
-mod widened;
+mod without_bfloat16;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
@@ -22,16 +23,16 @@ use super::parameters::Parameters;
 use super::{Arithmetic, AttentionOperator, Device, proto};
 use crate::weights::Dtype;
 
-/// The two operator domains.
+/// The domain of ONNX's standard operators, and that of ONNX Runtime's contributed ones.
 const STANDARD: &str = "";
 const MICROSOFT: &str = "com.microsoft";
 
-/// What stands in front of names, for nodes that aren't the decoder's own pass.
+/// Prefixes of names, for nodes that don't belong to the decoder's main pass.
 #[derive(Debug, Clone, Default)]
 pub struct Scope {
-    /// In front of the names of nodes, unless they're names of the graph's outputs.
+    /// The prefix of nodes' names. Names of the graph's outputs don't get it.
     pub nodes: String,
-    /// In front of the names of parameters, for a network that isn't the base.
+    /// The prefix of parameters' names, for a network other than the base.
     pub parameters: String,
 }
 
@@ -45,17 +46,17 @@ impl Scope {
     }
 }
 
-/// A graph that's being built.
+/// A graph under construction.
 #[derive(Debug)]
 pub struct GraphBuilder<'a> {
     graph: proto::Graph,
     parameters: &'a Parameters,
     arithmetic: Arithmetic,
-    /// Weights that are in the graph already, by file and offset.
+    /// Weights that are already in the graph, by file and offset.
     placed: HashMap<(std::path::PathBuf, u64), Value>,
     /// Constants and shared inputs, by name.
     constants: BTreeMap<String, Value>,
-    /// Values of the last position only.
+    /// Names of values that hold the last position only.
     last: HashSet<String>,
     scope: Scope,
     folder: &'a Path,
@@ -112,7 +113,7 @@ impl<'a> GraphBuilder<'a> {
         self.arithmetic.attention
     }
 
-    /// What `build` adds, in `scope`.
+    /// Runs `build`, whose nodes and parameters are named in `scope`.
     pub fn within<T>(&mut self, scope: Scope, build: impl FnOnce(&mut Self) -> T) -> T {
         let around = std::mem::replace(&mut self.scope, scope);
         let made = build(self);
@@ -120,7 +121,7 @@ impl<'a> GraphBuilder<'a> {
         made
     }
 
-    /// `name` in the present scope.
+    /// `name` with the present scope's prefix.
     fn scoped(&self, name: &str) -> String {
         match name.starts_with('/') {
             true => format!("{}{name}", self.scope.nodes),
@@ -128,13 +129,14 @@ impl<'a> GraphBuilder<'a> {
         }
     }
 
-    /// A module's path in the present scope: different for each pass through the same layer.
+    /// A module's path with the present scope's prefix, which differs between passes through the
+    /// same layer.
     pub fn scoped_path(&self, path: &str) -> String {
         let scoped = self.scoped(&format!("/{path}"));
         scoped.trim_start_matches('/').to_owned()
     }
 
-    /// A parameter's name in the present scope.
+    /// A parameter's name with the present scope's prefix.
     fn scoped_parameter(&self, name: &str) -> String {
         format!("{}{name}", self.scope.parameters)
     }

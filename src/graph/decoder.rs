@@ -6,7 +6,7 @@
 //! | `attention_mask` | i64 `[batch, total]`, total = cached + virtual + new tokens |
 //! | `past_key_values.{i}.key`, `.value` | `[batch, num_key_value_heads, past, head_dim]` |
 //! | `prompt_embeddings` (prompt learning) | `[num_virtual_tokens, embedding_dim]`; no rows when decoding |
-//! | one for every adapter tensor | the checkpoint's own name and shape |
+//! | one for each adapter tensor | the checkpoint's name and shape |
 //!
 //! | output | shape |
 //! | --- | --- |
@@ -29,7 +29,7 @@ use crate::arch::{DecoderSpec, EmbeddingScale, Layer, Norm, Residual};
 
 pub use attention_block::cache_head_dim;
 
-/// Builds the graph for a `model.onnx` in `folder`: `parameters` says where each weight is.
+/// Builds the graph for a `model.onnx` in `folder`, with weights from `parameters`.
 pub fn build(
     export: &Export,
     parameters: &Parameters,
@@ -80,7 +80,7 @@ pub fn build(
     builder.finish()
 }
 
-/// The embeddings of the tokens, behind those of virtual ones, as wide as the layers.
+/// The token embeddings, after those of virtual tokens, `[batch, sequence, hidden_size]`.
 fn embedded(graph: &mut GraphBuilder, pass: &Pass, input_ids: &Value) -> Value {
     let spec = pass.spec;
     let mut hidden = embedding(graph, pass, &spec.embed_tokens, input_ids);
@@ -99,7 +99,8 @@ fn embedded(graph: &mut GraphBuilder, pass: &Pass, input_ids: &Value) -> Value {
     }
 }
 
-/// The embeddings of another decoder than the one that's exported: `shared` ones, or its own.
+/// The embeddings of a decoder that an adaptation adds: `shared` if given, otherwise from its own
+/// table.
 pub(super) fn own_embedding(
     graph: &mut GraphBuilder,
     pass: &Pass,
@@ -115,7 +116,7 @@ pub(super) fn own_embedding(
     }
 }
 
-/// Adds learned positions to the embedding, and normalises it, where the model does.
+/// Adds learned positions and a norm to the embeddings, if the model has them.
 pub(super) fn positioned(
     graph: &mut GraphBuilder,
     spec: &DecoderSpec,
@@ -132,7 +133,7 @@ pub(super) fn positioned(
     hidden
 }
 
-/// Everything between the embedding and the head, with the adaptation's `state` on the way.
+/// Adds all layers, from the embeddings to the head's input. `state` is the adaptation's.
 pub(super) fn layers(
     graph: &mut GraphBuilder,
     pass: &Pass,
@@ -165,13 +166,13 @@ pub(super) fn layers(
     }
 }
 
-/// `x` times a constant.
+/// `x * factor`.
 fn times(graph: &mut GraphBuilder, name: &str, x: &Value, factor: f64) -> Value {
     let constant = graph.filled(&format!("{name}/factor"), &[], factor as f32);
     graph.mul(name, x, &constant)
 }
 
-/// Puts the virtual tokens in front of every row. When decoding, the input has no rows.
+/// Prepends the virtual tokens to every sequence. In a decode step, the input has no rows.
 fn prepend_prompt(graph: &mut GraphBuilder, spec: &DecoderSpec, hidden: &Value) -> Value {
     let width = spec.embed_tokens.embedding_dim;
     let prompt = graph.input(
@@ -196,19 +197,19 @@ fn prepend_prompt(graph: &mut GraphBuilder, spec: &DecoderSpec, hidden: &Value) 
     )
 }
 
-/// The residual stream, and what's still to be added to it: a norm adds and normalises in one node.
+/// The residual stream, with an update that's not added yet: one node may add and normalise.
 struct Stream {
     residual: Value,
     update: Option<Value>,
 }
 
 impl Stream {
-    /// What will be added.
+    /// Sets the update.
     fn add(&mut self, update: Value) {
         self.update = Some(update);
     }
 
-    /// The stream, with everything added; `name` is the sum's, if there's one.
+    /// The stream after the update; `name` names the sum.
     fn sum(&mut self, graph: &mut GraphBuilder, name: &str) -> Value {
         if let Some(update) = self.update.take() {
             self.residual = graph.add(name, &self.residual, &update);
@@ -216,7 +217,7 @@ impl Stream {
         self.residual.clone()
     }
 
-    /// The norm of the stream, with everything added.
+    /// The norm of the stream after the update.
     fn normed(&mut self, graph: &mut GraphBuilder, by: &Norm) -> Value {
         match self.update.take() {
             None => norm(graph, by, &self.residual),
@@ -228,13 +229,13 @@ impl Stream {
         }
     }
 
-    /// Replaces the stream by its norm, with everything added.
+    /// Replaces the stream by its norm after the update.
     fn replace_by_norm(&mut self, graph: &mut GraphBuilder, by: &Norm) -> Value {
         self.residual = self.normed(graph, by);
         self.residual.clone()
     }
 
-    /// What a sublayer with the norm `before` it gets; `name` is the sum's, if there's one.
+    /// The input of a sublayer with the norm `before` it; `name` names the sum.
     fn enter(
         &mut self,
         graph: &mut GraphBuilder,
@@ -249,7 +250,8 @@ impl Stream {
         }
     }
 
-    /// Adds what a sublayer made, and normalises the sum where there's a `closing` norm.
+    /// Adds a sublayer's output to the stream, and applies the norm `closing` to the sum if there's
+    /// one.
     fn leave(&mut self, graph: &mut GraphBuilder, made: Value, closing: Option<&Norm>) {
         self.add(made);
         if let Some(closing) = closing {
@@ -258,7 +260,8 @@ impl Stream {
     }
 }
 
-/// Adds layer `index`. Behind the last layer's attention only the last position matters, so only that goes on.
+/// Adds layer `index`. After the last layer's attention only the last position is needed, so the
+/// others are dropped.
 fn layer(
     graph: &mut GraphBuilder,
     pass: &Pass,
@@ -271,7 +274,7 @@ fn layer(
     let (path, arrangement) = (&layer.path, &layer.arrangement);
     let residual = arrangement.residual;
     let [around_attention, around_mlp] = [&arrangement.attention, &arrangement.mlp];
-    // Both sublayers of a parallel layer may have one norm.
+    // The sublayers of a parallel layer may share a norm.
     let shares_norm = arrangement.parallel && around_mlp.before.is_none();
 
     let sum = format!("/{path}/Add");
@@ -305,7 +308,7 @@ fn layer(
     stream.leave(graph, made, around_mlp.closing.as_ref());
 }
 
-/// `x` behind a norm, where there's one.
+/// `x` after the norm, if there's one.
 fn normed(graph: &mut GraphBuilder, by: Option<&Norm>, x: Value) -> Value {
     match by {
         Some(by) => norm(graph, by, &x),
@@ -313,7 +316,7 @@ fn normed(graph: &mut GraphBuilder, by: Option<&Norm>, x: Value) -> Value {
     }
 }
 
-/// What a sublayer gives, times the layer's factor.
+/// A sublayer's output times the layer's factor, if it has one.
 fn scaled(graph: &mut GraphBuilder, layer: &Layer, sublayer: &str, made: Value) -> Value {
     match layer.residual_scale {
         None => made,
@@ -324,7 +327,7 @@ fn scaled(graph: &mut GraphBuilder, layer: &Layer, sublayer: &str, made: Value) 
     }
 }
 
-/// Adds `logits` and `next_token` of `hidden`, `[batch, 1, embedding_dim]`.
+/// Adds the outputs `logits` and `next_token`; `hidden` is `[batch, 1, embedding_dim]`.
 fn head(graph: &mut GraphBuilder, pass: &Pass, hidden: &Value) {
     let spec = pass.spec;
     let mut logits = linear(graph, pass, &spec.lm_head, hidden);
@@ -336,7 +339,7 @@ fn head(graph: &mut GraphBuilder, pass: &Pass, hidden: &Value) {
         let bent = graph.op("Tanh", "/logits/softcap/Tanh", &[&divided], &[]);
         logits = times(graph, "/logits/softcap", &bent, cap);
     }
-    // An `Identity` would copy them.
+    // Renamed, since an `Identity` node would copy them.
     let logits = graph.renamed(&logits, "logits");
     let vocab = spec.vocab_size;
     graph.output(

@@ -1,22 +1,23 @@
-//! A mixture of experts: each token goes through a few of many perceptrons.
+//! Mixture of experts: a router sends each token to a few of many MLPs.
 //!
-//! Which tokens an expert gets is found when the graph runs, so that weights of experts that no token picks aren't read.
+//! The tokens of each expert are selected at run time, so weights of experts that no token picks
+//! aren't read.
 
 use super::activation::activate;
 use super::builder::{Attr, GraphBuilder, Value};
-use super::linear::{ExpertSite, OfExpert, expert_linear, linear};
+use super::linear::{ExpertProjection, ExpertSite, expert_linear, linear};
 use super::pass::Pass;
 use super::{Projection, Role};
 use crate::arch::{Activation, Expert, Linear};
 
-/// What a layer's router decides.
+/// A layer's router.
 #[derive(Debug, Clone, Copy)]
 pub struct Routing<'a> {
     /// `[experts, hidden_size]`
     pub router: &'a Linear,
-    /// Experts that a token goes through.
+    /// Number of experts per token.
     pub per_token: usize,
-    /// Whether their weights are divided by their sum.
+    /// Whether the picked experts' weights are divided by their sum.
     pub normalised: bool,
 }
 
@@ -24,10 +25,10 @@ pub struct Routing<'a> {
 ///
 /// ```text
 /// x ─ router ─ softmax ─ top k ─ weights [tokens, experts], 0 where not picked
-/// for each expert: rows of x whose weight isn't 0 ─ perceptron ─ times the weight ─ added to those rows
+/// for each expert: rows of x whose weight isn't 0 ─ MLP ─ times the weight ─ added to those rows
 /// ```
 ///
-/// - `x` and the value returned: `[batch, sequence, hidden_size]`
+/// - `x` and the returned value: `[batch, sequence, hidden_size]`
 pub(super) fn experts(
     graph: &mut GraphBuilder,
     pass: &Pass,
@@ -46,8 +47,8 @@ pub(super) fn experts(
     graph.set_role(&rows, &role);
     let weights = weights(graph, pass, path, routing, x);
     let shape = graph.op("Shape", &at("zeros/size"), &[&rows], &[]);
-    // Weighted and summed up in float32 whatever the graph's type: transformers weights so too, and scattered sums in 16 bits
-    // exist for some providers only.
+    // Weighted and summed up in float32 whatever the graph's dtype: transformers does it for the
+    // weights, too, and only some providers have `ScatterND` with sums in 16 bits.
     let zero = graph.constant_f32("zero.float32", &[], &[0.0]);
     let mut sum = graph.op("Expand", &at("zeros"), &[&zero, &shape], &[]);
     let flat = flat(graph, path, x);
@@ -71,7 +72,7 @@ pub(super) fn experts(
                 Projection::Up => "up",
                 Projection::Down => "down",
             };
-            let of = OfExpert {
+            let of = ExpertProjection {
                 layer: path,
                 index,
                 projection,
@@ -114,12 +115,14 @@ pub(super) fn experts(
 
 /// The shape `[-1]`, computed so that ONNX Runtime can't infer it before the run.
 ///
-/// How many rows an expert gets is known only then. Where ONNX Runtime knows the number of axes, it compares each
-/// such value's shape with those of all values that are no longer needed, to find memory for it, and never finds any: with
-/// thousands of experts in a graph, opening a session takes minutes in place of seconds.
+/// An expert's number of rows is known only at run time. If ONNX Runtime knows a value's number of
+/// axes, its memory planner compares the value with all that are no longer needed, and never finds
+/// one of the same size. With thousands of experts, opening a session then takes minutes instead of
+/// seconds.
 ///
-/// With a GPU, it must be computed on the CPU, or else it's copied back in every step. `Min` of a shape is; `Unique` runs only on
-/// the CPU, and its output size is unknown until run time.
+/// With a GPU, it must be computed on the CPU; otherwise it's copied back in every step. `Min` of a
+/// shape runs on the CPU. `Unique` runs only on the CPU, and its output size is unknown until run
+/// time.
 fn flat(graph: &mut GraphBuilder, path: &str, x: &Value) -> Value {
     let at = |name: &str| format!("/{path}/mlp/{name}");
     let any = graph.constant_i64("any_length", &[-1], false);
@@ -128,7 +131,8 @@ fn flat(graph: &mut GraphBuilder, path: &str, x: &Value) -> Value {
     graph.op("Unique", &at("flat"), &[&any], &[])
 }
 
-/// The weight of each expert for each token, `[tokens, experts]` in float32; 0 of those that aren't picked.
+/// The weight of each expert for each token, `[tokens, experts]` in float32; 0 for experts that
+/// aren't picked.
 fn weights(
     graph: &mut GraphBuilder,
     pass: &Pass,
@@ -141,7 +145,7 @@ fn weights(
     let logits = linear(graph, pass, routing.router, x);
     let logits = graph.reshape(&at("rows"), &logits, &[-1, experts]);
     let last = [("axis", Attr::Int(-1))];
-    // In float32 up to the weights, as in transformers, whatever the graph's type.
+    // Logits and weights are float32, as in transformers, whatever the graph's dtype.
     let logits = graph.to_f32(&at("float32"), &logits);
     let layer = graph.scoped_path(path);
     let role = Role::RouterLogits {

@@ -1,15 +1,16 @@
-//! Tensors whose bytes are in another file: the only place where the file format's texts for that are read and written.
+//! External data: tensors whose bytes are in another file. Only this file reads and writes the
+//! `external_data` entries of `TensorProto`.
 
 use std::path::Path;
 
 use super::proto::{Entry, Tensor};
 use crate::weights::ByteSpan;
 
-/// `data_location` of a tensor whose bytes are in another file.
+/// `TensorProto.DataLocation.EXTERNAL`
 const EXTERNAL: i32 = 1;
 
 impl Tensor {
-    /// A tensor whose bytes are `span`. The file is named relative to `folder`.
+    /// A tensor whose bytes are `span`. The file's path is stored relative to `folder`.
     pub fn external(
         name: &str,
         data_type: i32,
@@ -27,7 +28,7 @@ impl Tensor {
         tensor
     }
 
-    /// Where the bytes are, if they're in another file, whose name is relative to `folder`.
+    /// The span of the bytes, if they're in another file; its path is relative to `folder`.
     pub fn span(&self, folder: &Path) -> Option<ByteSpan> {
         let entry = |key: &str| {
             let entry = self.external_data.iter().find(|entry| entry.key == key);
@@ -40,8 +41,8 @@ impl Tensor {
         })
     }
 
-    /// Takes `span` for the tensor's bytes. The file is named relative to `folder`: a folder that's moved together with the
-    /// file still works.
+    /// Makes `span` the tensor's bytes. The file's path is stored relative to `folder`, so that
+    /// both can be moved together.
     pub fn set_span(&mut self, span: &ByteSpan, folder: &Path) {
         let relative = pathdiff::diff_paths(&span.path, folder);
         let location = relative.unwrap_or_else(|| span.path.clone());

@@ -1,25 +1,25 @@
-//! Lengths of cache and call, from the attention mask.
+//! The number of cached and new tokens, computed from the attention mask.
 
 use super::builder::{Attr, GraphBuilder, Value};
 use super::proto::element;
 use super::{AttentionOperator, Length, Role};
 
-/// [`Operands::GroupQuery::last_index`] in a graph.
+/// The name of [`Operands::GroupQuery::last_index`] in a graph.
 pub const LAST_INDEX: &str = "/attention_mask/last_index";
 
-/// [`Operands::GroupQuery::total_i32`] in a graph.
+/// The name of [`Operands::GroupQuery::total_i32`] in a graph.
 pub const TOTAL_I32: &str = "/attention_mask/total/i32";
 
-/// [`Lengths::total`] in a graph.
+/// The name of [`Lengths::total`] in a graph.
 pub const TOTAL: &str = "/attention_mask/total";
 
-/// [`Lengths::past`] in a graph.
+/// The name of [`Lengths::past`] in a graph.
 pub const PAST: &str = "/attention_mask/past";
 
-/// Lengths that attention needs, from the attention mask `[batch, total]`.
+/// The lengths that attention needs.
 #[derive(Debug)]
 pub struct Lengths {
-    /// As the graph's operator takes them.
+    /// The lengths in the form that the attention operator takes.
     pub operands: Operands,
     /// Cached and new tokens, i64 `[1]`.
     pub total: Value,
@@ -29,24 +29,24 @@ pub struct Lengths {
     pub new: Value,
 }
 
-/// Lengths as an [`AttentionOperator`] takes them.
+/// The lengths in the form that an [`AttentionOperator`] takes.
 #[derive(Debug)]
 pub enum Operands {
     /// [`AttentionOperator::GroupQuery`]
     GroupQuery {
-        /// Tokens of each row less one, i32 `[batch]`.
+        /// Number of tokens of each sequence, minus one, i32 `[batch]`.
         last_index: Value,
         /// Cached and new tokens, i32 scalar.
         total_i32: Value,
     },
     /// [`AttentionOperator::Standard`]
     Standard {
-        /// The row of the cache that new tokens are written from, i64 `[batch]`.
+        /// The first row of the cache that new tokens are written to, i64 `[batch]`.
         start: Value,
     },
 }
 
-/// Adds the lengths; `hidden` is `[batch, sequence, …]`.
+/// Adds the lengths. `attention_mask` is `[batch, total]`, `hidden` is `[batch, sequence, …]`.
 pub fn lengths(graph: &mut GraphBuilder, attention_mask: &Value, hidden: &Value) -> Lengths {
     let total = graph.size_of_axis(TOTAL, attention_mask, 1);
     let new = graph.size_of_axis("/hidden/sequence", hidden, 1);

@@ -1,35 +1,36 @@
-//! Linear layers and the token embedding, with an adapter's nodes where there's one.
+//! Linear layers and the token embedding, with the adapter's nodes if there's an adapter.
 
 use super::Projection;
 use super::builder::{GraphBuilder, Value};
 use super::pass::Pass;
 use crate::arch::{Embedding, Linear};
 
-/// A linear layer that an adapter's nodes are built around.
+/// A linear layer, as an adapter sees it.
 #[derive(Debug)]
 pub struct LinearSite<'a> {
     /// The module's path; adapter nodes are named below it.
     pub path: &'a str,
     /// The layer's input, `[batch, sequence, in_features]`.
     pub x: &'a Value,
-    /// The gate of each token's adapters, `[batch, sequence, n]`, where there's one.
+    /// Each token's weights of the `n` adapters, `[batch, sequence, n]`, if the adaptation has
+    /// them.
     pub token_gate: Option<&'a Value>,
 }
 
-/// A projection of an expert that an adapter's nodes are built around.
+/// A projection of an expert, as an adapter sees it.
 #[derive(Debug)]
 pub struct ExpertSite<'a> {
     /// The module's path; adapter nodes are named below it.
     pub path: &'a str,
-    /// The rows that the expert gets, `[n, in_features]`; there may be none.
+    /// The expert's input rows, `[n, in_features]`; `n` may be 0.
     pub x: &'a Value,
-    /// `x` times an `A` and that `A`, where another projection of the same `x` may share it.
+    /// `x · A` and its `A`, which other projections of the same `x` may reuse.
     pub inner: &'a mut Option<(Value, Value)>,
 }
 
-/// Which projection of which expert a product belongs to.
+/// Identifies a projection of an expert.
 #[derive(Debug, Clone, Copy)]
-pub struct OfExpert<'a> {
+pub struct ExpertProjection<'a> {
     /// The layer's path.
     pub layer: &'a str,
     /// The expert's number.
@@ -38,7 +39,7 @@ pub struct OfExpert<'a> {
     pub projection: Projection,
 }
 
-/// An embedding that an adapter's nodes are built around.
+/// An embedding, as an adapter sees it.
 #[derive(Debug)]
 pub struct EmbeddingSite<'a> {
     /// The module's path; adapter nodes are named below it.
@@ -49,7 +50,7 @@ pub struct EmbeddingSite<'a> {
     pub rows: &'a Value,
 }
 
-/// Adds `W x + b` for `x` of `[batch, sequence, in_features]`, with the adapter of that module.
+/// Adds `W x + b` with the module's adapter; `x` is `[batch, sequence, in_features]`.
 pub(super) fn linear(graph: &mut GraphBuilder, pass: &Pass, layer: &Linear, x: &Value) -> Value {
     let path = &layer.path;
     let site = LinearSite {
@@ -66,12 +67,12 @@ pub(super) fn linear(graph: &mut GraphBuilder, pass: &Pass, layer: &Linear, x: &
     add_bias(graph, path, &product, bias.as_ref())
 }
 
-/// Adds `W x` for the rows of an expert, with the adapter of that module; also tells whether it has one.
+/// Adds `W x` for an expert's rows, with the module's adapter. Also returns whether it has one.
 pub(super) fn expert_linear(
     graph: &mut GraphBuilder,
     pass: &Pass,
     name: &str,
-    of: OfExpert,
+    of: ExpertProjection,
     site: ExpertSite,
 ) -> (Value, bool) {
     let product = graph.expert_product(name, site.path, of, site.x);
@@ -82,7 +83,7 @@ pub(super) fn expert_linear(
     }
 }
 
-/// Adds the bias, where there is one.
+/// Adds the bias, if there's one.
 pub fn add_bias(
     graph: &mut GraphBuilder,
     path: &str,
@@ -95,7 +96,7 @@ pub fn add_bias(
     }
 }
 
-/// Adds the rows of `ids` (`[batch, sequence]`), with the adapter of that module.
+/// Adds the embedding of `ids`, `[batch, sequence]`, with the module's adapter.
 pub(super) fn embedding(
     graph: &mut GraphBuilder,
     pass: &Pass,

@@ -1,20 +1,21 @@
-//! Which cached positions a new one sees, as a number that's added to its score: for attention over the whole cache, filled
-//! or not.
+//! Attention masks over the whole cache, for
+//! [`AttentionOperator::Standard`](super::AttentionOperator): a number that's added to the score of
+//! each query and key.
 
 use super::alibi::alibi_row;
 use super::builder::{GraphBuilder, Value};
 use super::lengths::Lengths;
 use crate::arch::{Attention, Position};
 
-/// Hides a position: no score comes near it. Minus infinity isn't used, as kernels that go through the positions block by
-/// block subtract it from itself where a whole block is hidden.
+/// The mask of a hidden position; no score comes near it. It isn't minus infinity, since kernels
+/// that process positions in blocks compute `-inf - (-inf)`, a NaN, if a whole block is hidden.
 const HIDDEN: f32 = -1e30;
 
-/// Masks that layers share, each made when it's first asked for.
+/// The masks that layers share. Each is added to the graph on its first use.
 #[derive(Debug, Default)]
 pub struct Masks {
     places: Option<Places>,
-    /// By window.
+    /// The masks by attention window.
     made: Vec<(Option<usize>, Value)>,
     alibi: Option<Value>,
 }
@@ -22,15 +23,15 @@ pub struct Masks {
 /// Positions, i64.
 #[derive(Debug, Clone)]
 struct Places {
-    /// Of the cache, `[length]`.
+    /// The cache's positions, `[length]`.
     keys: Value,
-    /// Of the new tokens, `[sequence, 1]`.
+    /// The new tokens' positions, `[sequence, 1]`.
     queries: Value,
 }
 
 impl Masks {
-    /// The mask of `attention` over a cache as long as `cache`, `[batch, heads, length, width]`: `[sequence, length]`, or
-    /// with ALiBi in it `[1, heads, sequence, length]`.
+    /// The mask of `attention` over `cache`, `[batch, heads, length, width]`. The mask is
+    /// `[sequence, length]` or, with ALiBi, `[1, heads, sequence, length]`.
     pub fn of(
         &mut self,
         graph: &mut GraphBuilder,
@@ -69,7 +70,8 @@ fn places(graph: &mut GraphBuilder, lengths: &Lengths, cache: &Value) -> Places 
     Places { keys, queries }
 }
 
-/// The mask without ALiBi: a query sees `window` positions, its own among them, or all up to it.
+/// The mask without ALiBi. A query sees its own position and those before it, at most `window` in
+/// all.
 fn visible(graph: &mut GraphBuilder, window: Option<usize>, places: &Places) -> Value {
     let Places { keys, queries } = places;
     let name = match window {

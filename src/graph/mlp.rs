@@ -1,4 +1,4 @@
-//! The multilayer perceptron of a layer.
+//! The MLP of a layer.
 
 use super::activation::activate;
 use super::builder::{Attr, GraphBuilder, Value};
@@ -7,9 +7,9 @@ use super::linear::linear;
 use super::pass::Pass;
 use crate::arch::Mlp;
 
-/// Adds the perceptron of the layer at `path`.
+/// Adds the MLP of the layer at `path`.
 ///
-/// - `x` and the value returned: `[batch, sequence, hidden_size]`
+/// - `x` and the returned value: `[batch, sequence, hidden_size]`
 /// - between the projections: `[batch, sequence, intermediate_size]`
 pub(super) fn mlp(
     graph: &mut GraphBuilder,

@@ -1,8 +1,8 @@
 //! ONNX graphs, built block by block.
 //!
-//! The graph's inputs and outputs are named as Optimum and onnxruntime-genai name them; see
-//! [`decoder`](decoder::build) for the list. Node names repeat the checkpoint's path, so that a node in
-//! a profile leads to its weight.
+//! Inputs and outputs have the names that Optimum and onnxruntime-genai use;
+//! [`decoder`](decoder::build) lists them. Node names contain the checkpoint's module paths, so
+//! that a node in a profile can be traced to its weight.
 
 mod activation;
 mod adaptation;

@@ -1,9 +1,9 @@
-//! Normalisation, alone or with the residual addition in front of it.
+//! Norms, with or without a preceding residual addition.
 
 use super::builder::{Attr, GraphBuilder, Value};
 use crate::arch::{HeadNorm, Norm, NormKind, NormOver};
 
-/// Adds `norm(x)`; all `[batch, sequence, hidden_size]`.
+/// Adds `norm(x)`; `x` and the returned value are `[batch, sequence, hidden_size]`.
 pub fn norm(graph: &mut GraphBuilder, norm: &Norm, x: &Value) -> Value {
     let name = format!("/{}", norm.path);
     named(graph, &name, norm, x)
@@ -41,7 +41,7 @@ pub fn norm_of_heads(
     let split = graph.reshape(&format!("{name}/split_heads"), x, &shape);
     let normed = match over {
         NormOver::HeadWithOwnWeight => {
-            // The operator takes one weight for all heads.
+            // The operator supports only one weight for all heads.
             let plain = Norm {
                 kind: NormKind::LayerWithoutParameters,
                 ..norm.clone()
@@ -55,7 +55,7 @@ pub fn norm_of_heads(
     graph.reshape(&name, &normed, &[0, 0, (heads * head_dim) as i64])
 }
 
-/// Adds `sum = x + update` and `norm(sum)` as one node; returns both, `(sum, normed)`.
+/// Adds `sum = x + update` and `norm(sum)` as one node. Returns `(sum, norm(sum))`.
 pub fn add_norm(
     graph: &mut GraphBuilder,
     norm: &Norm,
@@ -88,7 +88,7 @@ fn parameters(graph: &mut GraphBuilder, norm: &Norm) -> (Value, Option<Value>) {
     let bias = graph.find_parameter(&format!("{}.bias", norm.path));
     match norm.kind {
         NormKind::RmsPlusOne => {
-            // ONNX Runtime folds the sum when the session starts.
+            // ONNX Runtime folds this sum when it opens the session.
             let one = graph.filled("one.float", &[], 1.0);
             let name = format!("/{}/weight/Add", norm.path);
             (graph.add(&name, &weight, &one), bias)

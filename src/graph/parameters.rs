@@ -1,4 +1,5 @@
-//! Where each parameter of a model comes from: the base's files, a merge's overlay, or an input.
+//! The source of each parameter of a model: the base's files, a merge's overlay file, or a graph
+//! input.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -8,12 +9,12 @@ use crate::model::find_base_tensor;
 use crate::quantize::QuantizedWeight;
 use crate::weights::{TensorLocation, TensorStore, WeightsError};
 
-/// The origin of one parameter.
+/// The source of a parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Parameter {
-    /// Bytes in a safetensors file.
+    /// A tensor in a safetensors file.
     Stored(TensorLocation),
-    /// Codes and scales in a safetensors file.
+    /// A quantized tensor in a safetensors file: codes and scales.
     Quantized(QuantizedWeight),
     /// An input of the graph.
     Input {
@@ -25,7 +26,7 @@ pub enum Parameter {
 }
 
 impl Parameter {
-    /// The files that it's in, to change their paths.
+    /// Mutable paths of the files that hold it.
     pub fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
         match self {
             Self::Stored(location) => vec![&mut location.path],
@@ -35,16 +36,16 @@ impl Parameter {
     }
 }
 
-/// All parameters of a model, by their place in it (`model.layers.0.self_attn.q_proj.weight`).
+/// All parameters of a model by name, such as `model.layers.0.self_attn.q_proj.weight`.
 #[derive(Debug, Clone, Default)]
 pub struct Parameters {
     all: BTreeMap<String, Parameter>,
-    /// Paths of linear layers that are stored as `[in_features, out_features]`.
+    /// Paths of the linear layers whose weight is stored as `[in_features, out_features]`.
     stored_in_out: BTreeSet<String>,
 }
 
 impl Parameters {
-    /// Finds every parameter that `spec` asks for in the base's checkpoint and checks its shape.
+    /// Finds all parameters of `spec` in the base's checkpoint and checks their shapes.
     ///
     /// # Errors
     /// If a tensor is missing, or has another shape or an unsupported dtype.
@@ -52,11 +53,11 @@ impl Parameters {
         Self::of_base_but(spec, base, &|_| false)
     }
 
-    /// The same without those that are `replaced`: whatever the base has in their place isn't used, and a base whose
-    /// vocabulary was resized needn't have it.
+    /// [`of_base`](Self::of_base) without the parameters that are `replaced`. The base may have
+    /// them in another shape, or not at all, as after a resize of its vocabulary.
     ///
     /// # Errors
-    /// As [`of_base`](Self::of_base).
+    /// If a tensor is missing, or has another shape or an unsupported dtype.
     pub fn of_base_but(
         spec: &DecoderSpec,
         base: &TensorStore,
@@ -83,36 +84,36 @@ impl Parameters {
         Ok(found)
     }
 
-    /// Whether the weight of the linear layer at `path` is `[in_features, out_features]`.
+    /// Whether the weight of the linear layer at `path` is stored as `[in_features, out_features]`.
     pub fn is_stored_in_out(&self, path: &str) -> bool {
         self.stored_in_out.contains(path)
     }
 
-    /// Marks the weight of the linear layer at `path` as `[in_features, out_features]`.
+    /// Marks the weight of the linear layer at `path` as stored as `[in_features, out_features]`.
     pub fn set_stored_in_out(&mut self, path: &str) {
         self.stored_in_out.insert(path.to_owned());
     }
 
-    /// The origin of `name`, if the model has such a parameter.
+    /// The source of parameter `name`, if the model has it.
     pub fn get(&self, name: &str) -> Option<&Parameter> {
         self.all.get(name)
     }
 
-    /// All of them, sorted by name.
+    /// All parameters, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Parameter)> {
         self.all
             .iter()
             .map(|(name, origin)| (name.as_str(), origin))
     }
 
-    /// All of them, to change them.
+    /// All parameters, mutable.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (&str, &mut Parameter)> {
         self.all
             .iter_mut()
             .map(|(name, origin)| (name.as_str(), origin))
     }
 
-    /// Gives `name` another origin, or adds it.
+    /// Sets the source of parameter `name`, or adds it.
     pub fn set(&mut self, name: &str, origin: Parameter) {
         self.all.insert(name.to_owned(), origin);
     }

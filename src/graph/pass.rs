@@ -1,36 +1,37 @@
-//! One pass through a decoder's layers, and the names in a graph that its readers rely on.
+//! One pass through a decoder's layers, and the names in a graph that the engine relies on.
 
 use super::Adaptation;
 use super::builder::Value;
 use crate::arch::DecoderSpec;
 
-/// The constant that holds the length of the rotary tables. Whoever loads the graph may set it to the
-/// positions that are needed, at least one more than the last.
+/// The constant that holds the length of the rotary tables. Before opening the graph, it may be set
+/// to the number of positions needed.
 pub const ROTARY_LENGTH: &str = "rotary.max_positions";
 
-/// The input of prompt-learning methods.
+/// The input that holds the virtual tokens of prompt-learning methods.
 pub const PROMPT_INPUT: &str = "prompt_embeddings";
 
-/// The input of adapters that act from some position on, i64 `[batch, 1]`.
+/// The input of adapters that act from a given position on, i64 `[batch, 1]`.
 pub const ACTIVE_FROM_INPUT: &str = "active_from";
 
-/// What is exported.
+/// The model to export.
 #[derive(Debug, Clone, Copy)]
 pub struct Export<'a> {
     /// The architecture.
     pub spec: &'a DecoderSpec,
-    /// The adapter that stays apart from the weights, in the unmerged variant.
+    /// The adapter, for the unmerged variant.
     pub adaptation: Option<&'a dyn Adaptation>,
 }
 
-/// One pass through a decoder's layers: an adaptation may add others to the decoder's own.
+/// One pass through a decoder's layers. An adaptation may add further passes.
 #[derive(Debug, Clone)]
 pub(super) struct Pass<'a> {
     /// The architecture.
     pub spec: &'a DecoderSpec,
-    /// What changes its modules.
+    /// The adapter of its modules, if any.
     pub adaptation: Option<&'a dyn Adaptation>,
-    /// The gate of each token's adapters, `[batch, sequence, n]`, where the adaptation has one.
+    /// Each token's weights of the `n` adapters, `[batch, sequence, n]`, if the adaptation has
+    /// them.
     pub token_gate: Option<Value>,
     /// The number of the first layer's cache.
     pub first_cache: usize,

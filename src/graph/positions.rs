@@ -1,4 +1,4 @@
-//! Where tokens are: rotary tables, learned rows.
+//! Position information: rotary tables, learned position embeddings, ALiBi.
 
 use super::alibi::alibi;
 use super::builder::{Dim, GraphBuilder, Value};
@@ -8,18 +8,18 @@ use super::pass::{ACTIVE_FROM_INPUT, ROTARY_LENGTH};
 use super::proto::{element, element_type};
 use crate::arch::RotarySpec;
 
-/// Tables that layers share, each made when it's first asked for.
+/// The tables that layers share. Each is added to the graph on its first use.
 #[derive(Debug)]
 pub struct PositionTables {
     max_positions: usize,
     rotary: Vec<(RotarySpec, RotaryTables)>,
     alibi: Option<Value>,
-    /// For attention over a whole cache.
+    /// Masks for [`AttentionOperator::Standard`](super::AttentionOperator).
     pub masks: Masks,
 }
 
 impl PositionTables {
-    /// None so far; tables of `max_positions` are asked for.
+    /// No tables yet; they'll have `max_positions` rows.
     pub fn new(max_positions: usize) -> Self {
         Self {
             max_positions,
@@ -43,8 +43,8 @@ impl PositionTables {
         tables
     }
 
-    /// What is added to scores, `[1, heads, sequence, total]`. It grows with the key's place alone: what it would lose by
-    /// the query's place is the same for all keys of a row, and the softmax doesn't see it.
+    /// The ALiBi bias on scores, `[1, heads, sequence, total]`. It depends on the key's position
+    /// only: the query's part is the same for all keys of a row, and cancels in the softmax.
     pub fn alibi(&mut self, graph: &mut GraphBuilder, slopes: &[f32], lengths: &Lengths) -> Value {
         if let Some(made) = &self.alibi {
             return made.clone();
@@ -55,8 +55,8 @@ impl PositionTables {
     }
 }
 
-/// Adds the mask of the tokens at and behind position `active_from`, an input: 1 there and 0 before,
-/// `[batch, sequence, 1]`.
+/// Adds a mask, `[batch, sequence, 1]`: 0 for tokens before the position in the input
+/// `active_from`, and 1 from there on.
 pub fn active_mask(graph: &mut GraphBuilder, lengths: &Lengths) -> Value {
     let start = graph.input_i64(ACTIVE_FROM_INPUT, &[Dim::symbol("batch"), 1.into()]);
     let positions = graph.range("/active/positions", &lengths.past, &lengths.total);
@@ -79,9 +79,9 @@ pub struct RotaryTables {
     pub sin: Value,
 }
 
-/// Adds the tables for `max_positions`. They are computed by nodes over constants, which ONNX Runtime
-/// folds when the session starts: the file stays small, and whoever loads it may set
-/// [`ROTARY_LENGTH`] to the positions that are needed.
+/// Adds the tables for `max_positions`. They're computed by nodes over constants, which ONNX
+/// Runtime folds when it opens the session. The graph's file stays small, and the engine may set
+/// [`ROTARY_LENGTH`] to the number of positions needed.
 fn rotary_tables(
     graph: &mut GraphBuilder,
     name: &str,
@@ -113,7 +113,7 @@ fn rotary_tables(
     }
 }
 
-/// Adds the rows of the new tokens' positions from the learned table `path`:
+/// Adds the new tokens' position embeddings from the learned table `path`:
 /// `[sequence, hidden_size]`.
 pub fn learned_rows(
     graph: &mut GraphBuilder,

@@ -1,6 +1,7 @@
-//! The part of ONNX's protobuf messages that the graphs here use.
+//! The part of ONNX's protobuf messages that this program uses.
 //!
-//! Field numbers and types: `onnx.proto3`, <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3>.
+//! Field numbers and types: `onnx.proto3`,
+//! <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3>.
 
 /// `ModelProto`
 #[derive(Clone, PartialEq, prost::Message)]
@@ -70,10 +71,10 @@ pub struct Graph {
 /// `NodeProto`
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Node {
-    /// Names of the values that it takes; empty for an optional one that's left out.
+    /// Names of the input values; empty for an optional one that's left out.
     #[prost(string, repeated, tag = "1")]
     pub input: Vec<String>,
-    /// Names of the values that it makes.
+    /// Names of the output values.
     #[prost(string, repeated, tag = "2")]
     pub output: Vec<String>,
     /// The node's name.
@@ -105,13 +106,13 @@ pub struct Attribute {
     /// An integer value.
     #[prost(int64, tag = "3")]
     pub i: i64,
-    /// A text, in bytes.
+    /// A string, as bytes.
     #[prost(bytes = "vec", tag = "4")]
     pub s: Vec<u8>,
     /// Integer values.
     #[prost(int64, repeated, tag = "8")]
     pub ints: Vec<i64>,
-    /// Which of them holds: 1 `FLOAT`, 2 `INT`, 3 `STRING`, 7 `INTS`.
+    /// The kind of value: 1 `FLOAT`, 2 `INT`, 3 `STRING`, 7 `INTS`.
     #[prost(int32, tag = "20")]
     pub kind: i32,
 }
@@ -128,13 +129,13 @@ pub struct Tensor {
     /// The tensor's name.
     #[prost(string, tag = "8")]
     pub name: String,
-    /// Little-endian elements, where they're in the graph itself.
+    /// Little-endian elements, if they're stored in the graph itself.
     #[prost(bytes = "vec", tag = "9")]
     pub raw_data: Vec<u8>,
-    /// `location`, `offset` and `length`, where they're in another file.
+    /// `location`, `offset` and `length`, if they're stored in another file.
     #[prost(message, repeated, tag = "13")]
     pub external_data: Vec<Entry>,
-    /// 0: in the graph, 1: in another file.
+    /// 0: in the graph; 1: in another file.
     #[prost(int32, tag = "14")]
     pub data_location: i32,
 }
@@ -172,7 +173,7 @@ pub struct TensorType {
 /// `TensorShapeProto`
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Shape {
-    /// One entry an axis.
+    /// One entry per axis.
     #[prost(message, repeated, tag = "1")]
     pub dim: Vec<Dimension>,
 }

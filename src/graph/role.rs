@@ -1,5 +1,5 @@
-//! What the exporter knows of a node and a rewriting needs: it's written onto the node, as metadata, so that nobody has to guess
-//! it from the nodes around.
+//! Roles of nodes. The exporter writes a node's role into its metadata, so that lowering doesn't
+//! have to guess it from the surrounding nodes.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,64 +9,66 @@ use crate::arch::Activation;
 /// The key of the metadata.
 const KEY: &str = "peft_bench.role";
 
-/// What a node is in the decoder. Of a node with several outputs, the first one is meant.
+/// A node's role in the decoder. It applies to the node's first output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "role", rename_all = "snake_case")]
 pub enum Role {
-    /// The product of a linear layer's weight, its second input, with the layer's input.
+    /// The matrix product of a linear layer: its input, and its weight as the node's second input.
     Linear {
         /// The module's path.
         path: String,
-        /// Whether only the last position goes through it, whatever the prompt.
+        /// Whether its input is always the last position only.
         last_position: bool,
     },
-    /// The product of the weight of an expert's projection with the rows that the expert gets, of which there may be none.
+    /// The matrix product of an expert's projection: the expert's input rows (possibly none), and
+    /// its weight.
     Expert {
         /// The layer's path.
         layer: String,
         /// The expert's number.
         index: usize,
-        /// Which of its weights.
+        /// The projection.
         projection: Projection,
     },
-    /// What a layer's experts get, `[tokens, hidden_size]`.
+    /// The input of a layer's experts, `[tokens, hidden_size]`.
     ExpertRows {
         /// The layer's path.
         layer: String,
     },
-    /// What a layer's router gives, `[tokens, experts]`.
+    /// The output of a layer's router, `[tokens, experts]`.
     RouterLogits {
         /// The layer's path.
         layer: String,
     },
-    /// The weight of each expert for each token, `[tokens, experts]`; 0 of those that aren't picked.
+    /// The weight of each expert for each token, `[tokens, experts]`; 0 for experts that aren't
+    /// picked.
     RoutingWeights {
         /// The layer's path.
         layer: String,
     },
-    /// The weighted sum of what a layer's experts make, `[tokens, hidden_size]`.
+    /// The weighted sum of the experts' outputs, `[tokens, hidden_size]`.
     Experts {
         /// The layer's path.
         layer: String,
-        /// How many there are.
+        /// Number of experts.
         count: usize,
-        /// How many a token goes through.
+        /// Number of experts per token.
         per_token: usize,
-        /// Whether their weights are divided by their sum.
+        /// Whether the picked experts' weights are divided by their sum.
         normalised: bool,
-        /// On what `gate_proj` gives.
+        /// The activation after `gate_proj`.
         activation: Activation,
-        /// Whether an adapter's nodes stand between those of the experts.
+        /// Whether an adapter changes the experts' projections.
         adapted: bool,
     },
-    /// A length that whoever runs the graph knows.
+    /// A length in tokens, which the engine knows before a run.
     Length {
-        /// Which one.
+        /// The length.
         length: Length,
     },
 }
 
-/// A weight of an expert.
+/// A projection of an expert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Projection {
@@ -82,7 +84,7 @@ pub enum Projection {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Length {
-    /// Cached and new tokens of each row less one, i32 `[batch]`.
+    /// Cached and new tokens of each sequence, minus one, i32 `[batch]`.
     LastIndex,
     /// Cached and new tokens, i32 scalar.
     TotalI32,
@@ -109,7 +111,7 @@ impl Role {
         }];
     }
 
-    /// Takes the role of `node` away.
+    /// Removes the role of `node`.
     pub fn take_off(node: &mut Node) {
         node.metadata_props.retain(|entry| entry.key != KEY);
     }

@@ -1,6 +1,5 @@
-//! Attention as one `GroupQueryAttention` node, which keeps the cache.
+//! Attention as one `GroupQueryAttention` node, which also updates the cache.
 //!
-//! With `past` and `present` bound to the same buffer the cache is updated in place.
 
 use super::{Cache, Inputs, turns_inside};
 use crate::arch::{Layer, Pairs, Position};
@@ -8,8 +7,9 @@ use crate::graph::builder::{Attr, GraphBuilder, Value};
 use crate::graph::lengths::Lengths;
 use crate::graph::positions::{PositionTables, RotaryTables};
 
-/// Adds the node; `rows` are [`Operands::GroupQuery`](crate::graph::lengths::Operands::GroupQuery). Returns what the
-/// heads give.
+/// Adds the node; `rows` are the lengths in
+/// [`Operands::GroupQuery`](crate::graph::lengths::Operands::GroupQuery). Returns the heads'
+/// outputs, `[batch, sequence, heads * width]`.
 pub fn group_query(
     graph: &mut GraphBuilder,
     layer: &Layer,
@@ -61,7 +61,7 @@ pub fn group_query(
         }
         Position::Alibi(slopes) => {
             bias = tables.alibi(graph, slopes, lengths);
-            // Cosines, sines and position ids, which aren't given.
+            // The cosines, sines and position ids are absent.
             inputs.extend([&absent, &absent, &absent, &bias]);
         }
         Position::Rotary(_) | Position::None => {}

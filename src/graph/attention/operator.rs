@@ -1,20 +1,22 @@
-//! Which operator attends over the cache.
+//! The choice of the attention operator.
 
 use serde::{Deserialize, Serialize};
 
-/// What attention is made of.
+/// The operator that computes attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AttentionOperator {
-    /// `GroupQueryAttention` (`com.microsoft`), one node. ONNX Runtime's CUDA provider (1.31) has it in 16 bits only.
+    /// `GroupQueryAttention` (`com.microsoft`). ONNX Runtime's CUDA provider (1.31) has it for
+    /// 16-bit dtypes only.
     #[default]
     GroupQuery,
-    /// ONNX's own `Attention`, over a cache that `TensorScatter` writes into: that provider has both in float32 too.
+    /// ONNX's standard `Attention`, over a cache that `TensorScatter` writes to. The CUDA provider
+    /// has both for float32 as well.
     Standard,
 }
 
 impl AttentionOperator {
-    /// The versions of the standard operators and of the file format that such a graph needs.
+    /// The opset version and the IR version that such a graph needs.
     pub fn versions(self) -> (i64, i64) {
         match self {
             Self::GroupQuery => (21, 10),

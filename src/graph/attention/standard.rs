@@ -1,8 +1,10 @@
-//! Attention of ONNX's own operators (opset 24): `TensorScatter` writes into the cache, `Attention` reads all of it.
+//! Attention with ONNX's standard operators (opset 24): `TensorScatter` writes to the cache,
+//! `Attention` reads all of it.
 //!
-//! With `past` and `present` bound to the same buffer nothing but the new rows is copied. The operator knows neither how much of the
-//! cache is filled nor windows, so that a mask tells what a query sees. What it doesn't see counts nothing, but it's
-//! multiplied: rows that nothing has been written to must be numbers.
+//! If `past` and `present` are bound to the same buffer, only the new rows are copied. `Attention`
+//! knows neither the filled length of the cache nor attention windows, so a mask hides the other
+//! positions. Hidden positions get weight 0 but are still multiplied, so unwritten rows must not
+//! hold NaN or infinity.
 
 use super::{Cache, Inputs, cache_head_dim, split_kinds};
 use crate::arch::Layer;
@@ -10,8 +12,8 @@ use crate::graph::builder::{Attr, GraphBuilder, Value};
 use crate::graph::lengths::Lengths;
 use crate::graph::positions::PositionTables;
 
-/// Adds the nodes; new rows are written from `start` on, and queries and keys are turned already. Returns what the heads
-/// give.
+/// Adds the nodes. New rows are written from row `start` on; queries and keys include the rotary
+/// embedding. Returns the heads' outputs, `[batch, sequence, heads * width]`.
 ///
 /// ```text
 /// query ─ Reshape ─ Transpose ────────────────────────┐

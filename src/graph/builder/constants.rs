@@ -1,18 +1,18 @@
-//! Constants, whose bytes are in the graph itself.
+//! Constants, stored in the graph itself. A constant of a name that exists is reused.
 
 use super::{GraphBuilder, Value};
 use crate::graph::proto::{self, element};
 use crate::weights::round_to;
 
 impl GraphBuilder<'_> {
-    /// A constant vector of int64; empty `dims` for a scalar.
+    /// A constant of type int64: a vector, or a scalar if `scalar`.
     pub fn constant_i64(&mut self, name: &str, values: &[i64], scalar: bool) -> Value {
         let raw = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         let dims = if scalar { vec![] } else { vec![values.len()] };
         self.constant(name, element::INT64, &dims, raw)
     }
 
-    /// A constant of type float32, whatever the graph's type.
+    /// A constant of type float32, whatever the graph's dtype.
     pub fn constant_f32(&mut self, name: &str, dims: &[usize], values: &[f32]) -> Value {
         let raw = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         self.constant(name, element::FLOAT32, dims, raw)
@@ -35,13 +35,13 @@ impl GraphBuilder<'_> {
         value
     }
 
-    /// A constant of the graph's float type, every element `value`.
+    /// A constant of the graph's dtype with every element `value`.
     pub fn filled(&mut self, name: &str, dims: &[usize], value: f32) -> Value {
         let count = dims.iter().product();
         self.constant_float(name, dims, &vec![value; count])
     }
 
-    /// A constant of the graph's float type.
+    /// A constant of the graph's dtype; `values` are rounded to it.
     pub fn constant_float(&mut self, name: &str, dims: &[usize], values: &[f32]) -> Value {
         let key = self.scoped(name);
         if let Some(made) = self.constants.get(&key) {

@@ -5,12 +5,12 @@ use super::{Dim, GraphBuilder, Value};
 use crate::graph::proto::{element, element_type};
 
 impl GraphBuilder<'_> {
-    /// Adds an input of the graph's float type.
+    /// Adds an input of the graph's dtype.
     pub fn input(&mut self, name: &str, dims: &[Dim]) -> Value {
         self.typed_input(name, element_type(self.arithmetic.compute), dims)
     }
 
-    /// An input of the graph's float type that several modules share; added when first asked for.
+    /// An input of the graph's dtype that several modules share; it's added on its first use.
     pub fn shared_input(&mut self, name: &str, dims: &[Dim]) -> Value {
         if let Some(value) = self.constants.get(name) {
             return value.clone();
@@ -30,13 +30,13 @@ impl GraphBuilder<'_> {
         Value(name.to_owned())
     }
 
-    /// Declares the value of this name, of the graph's float type, an output.
+    /// Declares the value `name`, of the graph's dtype, as an output.
     pub fn output(&mut self, name: &str, dims: &[Dim]) {
         let info = value_info(name, element_type(self.arithmetic.compute), dims);
         self.graph.output.push(info);
     }
 
-    /// Declares `value`, of type int64, an output.
+    /// Declares `value`, of type int64, as an output.
     pub fn output_i64(&mut self, value: &Value, dims: &[Dim]) {
         let info = value_info(value.name(), element::INT64, dims);
         self.graph.output.push(info);

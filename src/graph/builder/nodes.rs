@@ -1,4 +1,4 @@
-//! Nodes of any operator.
+//! Adding nodes of any operator.
 
 use super::value::attribute;
 use super::{Attr, GraphBuilder, MICROSOFT, STANDARD, Value};
@@ -79,21 +79,21 @@ impl GraphBuilder<'_> {
         outputs.into_iter().map(Value).collect()
     }
 
-    /// Writes `role` onto the node that makes `value`.
+    /// Sets the role of the node whose first output is `value`.
     pub fn set_role(&mut self, value: &Value, role: &Role) {
-        // Most often it's the last one.
+        // Searched from the end, where it usually is.
         let mut nodes = self.graph.node.iter_mut().rev();
         if let Some(node) = nodes.find(|node| node.output.first() == Some(&value.0)) {
             role.put_on(node);
         }
     }
 
-    /// An input that's left out.
+    /// The value for an optional input that's left out.
     pub fn absent() -> Value {
         Value(String::new())
     }
 
-    /// Gives `value`, which nothing has taken yet, another name.
+    /// Renames `value`, which must not be the input of a node yet.
     pub fn renamed(&mut self, value: &Value, name: &str) -> Value {
         let outputs = self.graph.node.iter_mut().flat_map(|node| &mut node.output);
         for output in outputs.filter(|output| **output == value.0) {

@@ -1,4 +1,4 @@
-//! Operators that blocks ask for by name.
+//! Common operators.
 
 use super::{Attr, GraphBuilder, Value};
 use crate::graph::proto::{element, element_type};
@@ -20,7 +20,7 @@ impl GraphBuilder<'_> {
         self.contrib("FusedMatMul", name, &[x, w], &[("transB", Attr::Int(1))])
     }
 
-    /// `x` cut into three along `axis`, in parts of these sizes and names.
+    /// Splits `x` along `axis` into three parts of these sizes and names.
     pub fn split(
         &mut self,
         name: &str,
@@ -35,7 +35,7 @@ impl GraphBuilder<'_> {
         self.op_outputs("Split", name, &[x, &sizes], names, &attrs)
     }
 
-    /// Slices of `data` along `axis`, by `indices`.
+    /// The slices of `data` at `indices` along `axis`.
     pub fn gather(&mut self, name: &str, data: &Value, indices: &Value, axis: i64) -> Value {
         self.op(
             "Gather",
@@ -45,13 +45,13 @@ impl GraphBuilder<'_> {
         )
     }
 
-    /// The size of an axis, i64 `[1]`.
+    /// The size of `axis` of `x`, i64 `[1]`.
     pub fn size_of_axis(&mut self, name: &str, x: &Value, axis: i64) -> Value {
         let attrs = [("start", Attr::Int(axis)), ("end", Attr::Int(axis + 1))];
         self.op("Shape", name, &[x], &attrs)
     }
 
-    /// The whole numbers from `start` on and before `end`, each i64 `[1]`.
+    /// The integers `start..end`, i64; both ends are i64 `[1]`.
     pub fn range(&mut self, name: &str, start: &Value, end: &Value) -> Value {
         let scalar = self.constant_i64("empty", &[], false);
         let ends = [("start", start), ("end", end)];
@@ -61,7 +61,7 @@ impl GraphBuilder<'_> {
         self.op("Range", name, &[&start, &end, &step], &[])
     }
 
-    /// `x` with its axes in another order.
+    /// `x` with its axes permuted by `order`.
     pub fn transpose(&mut self, name: &str, x: &Value, order: &[i64]) -> Value {
         self.op(
             "Transpose",
@@ -71,18 +71,18 @@ impl GraphBuilder<'_> {
         )
     }
 
-    /// `x` as another element type.
+    /// `x` cast to the element type `to`.
     pub fn cast(&mut self, name: &str, x: &Value, to: i32) -> Value {
         self.op("Cast", name, &[x], &[("to", Attr::Int(i64::from(to)))])
     }
 
-    /// `x` with another shape; 0 keeps an axis, −1 is worked out.
+    /// `x` reshaped; 0 keeps an axis, −1 is inferred.
     pub fn reshape(&mut self, name: &str, x: &Value, shape: &[i64]) -> Value {
         let shape = self.constant_i64(&format!("{name}/shape"), shape, false);
         self.op("Reshape", name, &[x, &shape], &[])
     }
 
-    /// `x` cast from float32 to the graph's type, where that's another.
+    /// `x` cast from float32 to the graph's dtype, if that's another one.
     pub fn to_compute(&mut self, name: &str, x: &Value) -> Value {
         match self.arithmetic.compute {
             Dtype::Float32 => x.clone(),
@@ -90,7 +90,7 @@ impl GraphBuilder<'_> {
         }
     }
 
-    /// `x` cast from the graph's type to float32, where that's another.
+    /// `x` cast from the graph's dtype to float32, if that's another one.
     pub fn to_f32(&mut self, name: &str, x: &Value) -> Value {
         match self.arithmetic.compute {
             Dtype::Float32 => x.clone(),

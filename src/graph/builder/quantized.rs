@@ -1,4 +1,4 @@
-//! Nodes over quantized weights: products, rows of a table, and a weight that's dequantized at every run.
+//! Nodes over quantized weights: products, embedding rows, and dequantized weights.
 
 use super::super::parameters::Parameter;
 use super::super::proto::{element, element_type};
@@ -7,7 +7,7 @@ use crate::quantize::{Encoding, QuantizedWeight};
 use crate::weights::ByteSpan;
 
 impl<'a> GraphBuilder<'a> {
-    /// The parameter `name`, if its codes are what the model has of it.
+    /// The parameter `name`, if it's quantized.
     pub(super) fn quantized_weight(&self, name: &str) -> Option<&'a QuantizedWeight> {
         match self.parameters.get(&self.scoped_parameter(name))? {
             Parameter::Quantized(weight) => Some(weight),
@@ -15,7 +15,7 @@ impl<'a> GraphBuilder<'a> {
         }
     }
 
-    /// The codes of a quantized weight.
+    /// The codes of a quantized weight, as products take them.
     fn codes(&mut self, key: &str, weight: &QuantizedWeight) -> Value {
         let [shape, _] = weight.format.shapes(weight.rows, weight.columns);
         self.shared(
@@ -62,9 +62,10 @@ impl<'a> GraphBuilder<'a> {
         self.contrib(operator.name, name, &[x, &codes, &scales], &attrs)
     }
 
-    /// The rows of a quantized matrix, `ids` having `one_axis` or two, block by block: as products take it, so that a tied
-    /// head has the same codes. ONNX Runtime's CUDA kernel finds a value's scale by its place in all of the table, which is
-    /// right where rows are whole blocks, as here (onnxruntime issue 32663).
+    /// The rows `ids` of a quantized matrix; `ids` has one axis if `one_axis`, otherwise two. The
+    /// codes are in the layout of products, so that a tied output head shares them. ONNX Runtime's
+    /// CUDA kernel computes a value's scale from its index in the whole table, which is right only
+    /// if rows are whole blocks, as here (onnxruntime issue 32663).
     pub(super) fn quantized_rows(
         &mut self,
         name: &str,
@@ -112,7 +113,7 @@ impl<'a> GraphBuilder<'a> {
     pub(super) fn dequantized(&mut self, key: &str, weight: &QuantizedWeight, x: &Value) -> Value {
         let name = format!("/{key}");
         let at = |what: &str| format!("{name}/{what}");
-        // Batches have a size, which is known when the graph runs.
+        // A zero that depends on `x`: its batch size times 0.
         let attrs = [("start", Attr::Int(0)), ("end", Attr::Int(1))];
         let batch = self.op("Shape", &at("batch"), &[x], &attrs);
         let none = self.constant_i64("none", &[0], false);
@@ -156,7 +157,8 @@ impl<'a> GraphBuilder<'a> {
         self.reshape(&at("dequantized"), &values, &shape)
     }
 
-    /// The scales of a quantized weight, with an axis for the values of a block.
+    /// The scales of a quantized weight, with a last axis of size 1 to broadcast over a block's
+    /// values.
     fn scales_of_blocks(&mut self, key: &str, weight: &QuantizedWeight) -> Value {
         let [_, mut shape] = weight.format.shapes(weight.rows, weight.columns);
         shape.push(1);
@@ -168,7 +170,7 @@ impl<'a> GraphBuilder<'a> {
         )
     }
 
-    /// An initializer whose bytes are in another file, which has one shape wherever it's taken.
+    /// An initializer with external data; the same span is added only once.
     fn shared(&mut self, name: &str, data_type: i32, shape: &[usize], span: &ByteSpan) -> Value {
         let place = (span.path.clone(), span.offset);
         if let Some(value) = self.placed.get(&place) {

@@ -1,13 +1,13 @@
-//! Values, axes of shapes and attributes, and what the file format makes of them.
+//! Values, dimensions and attributes, and their protobuf messages.
 
 use crate::graph::proto::{self, DimensionValue};
 
-/// A value in the graph: an input, a constant, or what a node makes.
+/// A value in the graph: an input, a constant, or a node's output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Value(pub(super) String);
 
 impl Value {
-    /// Its name in the graph.
+    /// The value's name in the graph.
     pub fn name(&self) -> &str {
         &self.0
     }
@@ -18,12 +18,12 @@ impl Value {
 pub enum Dim {
     /// A fixed size.
     Fixed(usize),
-    /// A size that's known when the graph runs.
+    /// A size that's known only at run time.
     Symbol(String),
 }
 
 impl Dim {
-    /// A symbolic dimension.
+    /// A [`Symbol`](Self::Symbol) called `name`.
     pub fn symbol(name: &str) -> Self {
         Self::Symbol(name.to_owned())
     }
@@ -48,7 +48,7 @@ pub enum Attr {
     Text(&'static str),
 }
 
-/// The attribute `name` of a node.
+/// The protobuf message of an attribute.
 pub(super) fn attribute(name: &str, attr: &Attr) -> proto::Attribute {
     let empty = proto::Attribute {
         name: name.to_owned(),
@@ -78,7 +78,7 @@ pub(super) fn attribute(name: &str, attr: &Attr) -> proto::Attribute {
     }
 }
 
-/// The description of an input or output.
+/// The protobuf message of an input or output.
 pub(super) fn value_info(name: &str, elem_type: i32, dims: &[Dim]) -> proto::ValueInfo {
     let dim = dims
         .iter()

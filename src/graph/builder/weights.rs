@@ -1,27 +1,30 @@
-//! The model's parameters: references into files, and products with them, however they're stored.
+//! The model's parameters as references into files, and products with them.
 
 use super::{Dim, GraphBuilder, Value};
 use crate::graph::Role;
-use crate::graph::linear::OfExpert;
+use crate::graph::linear::ExpertProjection;
 use crate::graph::parameters::Parameter;
 use crate::graph::proto::{Tensor, element_type};
 use crate::weights::{ByteSpan, TensorLocation};
 
 impl GraphBuilder<'_> {
-    /// The parameter `name` of the model, which must be there.
+    /// The parameter `name` of the model.
+    ///
+    /// # Panics
+    /// If the model has no such parameter.
     pub fn parameter(&mut self, name: &str) -> Value {
         self.find_parameter(name)
             .unwrap_or_else(|| panic!("parameter `{name}` was checked when the model was opened"))
     }
 
-    /// The parameter `name` of the model, if there: a reference into its file, with casts where its
-    /// dtype isn't the one asked for, or an input of the graph.
+    /// The parameter `name`, if the model has it: a reference into its file, with casts if its
+    /// dtype is another than the graph's, or an input of the graph.
     pub fn find_parameter(&mut self, name: &str) -> Option<Value> {
         let parameters = self.parameters;
         match parameters.get(&self.scoped_parameter(name))? {
             Parameter::Stored(location) => Some(self.stored(name, location)),
             Parameter::Quantized(_) => {
-                unreachable!("`{name}` is quantized, and taken by products alone")
+                unreachable!("`{name}` is quantized, so only products and rows can use it")
             }
             Parameter::Input { name, shape } => {
                 let dims: Vec<Dim> = shape.iter().map(|&size| size.into()).collect();
@@ -41,7 +44,7 @@ impl GraphBuilder<'_> {
             length: location.length,
         };
         let mut value = self.external(name, element_type(location.dtype), &location.shape, &span);
-        // ONNX Runtime folds these casts when the session starts.
+        // ONNX Runtime folds these casts when it opens the session.
         let mut dtype = location.dtype;
         for wanted in [self.arithmetic.storage, self.arithmetic.compute] {
             if dtype != wanted {
@@ -53,7 +56,7 @@ impl GraphBuilder<'_> {
         value
     }
 
-    /// An initializer whose bytes are in another file.
+    /// An initializer with external data.
     pub(super) fn external(
         &mut self,
         name: &str,
@@ -84,7 +87,7 @@ impl GraphBuilder<'_> {
         product
     }
 
-    /// `W x` for the linear layer at `path` over a given `weight`, `[out, in]`.
+    /// `W x` for the linear layer at `path`, with the given `weight`, `[out, in]`.
     pub fn product_with(&mut self, name: &str, path: &str, x: &Value, weight: &Value) -> Value {
         let product = self.matmul_transposed(name, x, weight);
         self.set_linear(path, &product);
@@ -99,14 +102,20 @@ impl GraphBuilder<'_> {
         self.set_role(product, &role);
     }
 
-    /// Whether the weight of the linear layer at `path` is `[in, out]`.
+    /// Whether the weight of the linear layer at `path` is stored as `[in, out]`.
     fn is_stored_in_out(&self, path: &str) -> bool {
         let path = self.scoped_parameter(path);
         self.parameters.is_stored_in_out(&path)
     }
 
-    /// `W x` for the projection of an expert at `path`: `x` is `[n, in]`, of which there may be no rows.
-    pub fn expert_product(&mut self, name: &str, path: &str, of: OfExpert, x: &Value) -> Value {
+    /// `W x` for an expert's projection at `path`: `x` is `[n, in]`, where `n` may be 0.
+    pub fn expert_product(
+        &mut self,
+        name: &str,
+        path: &str,
+        of: ExpertProjection,
+        x: &Value,
+    ) -> Value {
         let weight = format!("{path}.weight");
         let product = match self.quantized_weight(&weight) {
             Some(quantized) => self.quantized(name, x, &weight, quantized),
@@ -124,7 +133,7 @@ impl GraphBuilder<'_> {
         product
     }
 
-    /// The rows of the embedding at `path` that `ids` name, `[…, embedding_dim]`.
+    /// The rows `ids` of the embedding at `path`, `[…, embedding_dim]`.
     pub fn rows(&mut self, name: &str, path: &str, ids: &Value) -> Value {
         let weight = format!("{path}.weight");
         match self.quantized_weight(&weight) {
@@ -136,8 +145,8 @@ impl GraphBuilder<'_> {
         }
     }
 
-    /// The weight of the linear layer at `path`, `[out, in]`, for nodes that take it together with `x`: a quantized one is
-    /// dequantized whenever `x` comes.
+    /// The weight of the linear layer at `path`, `[out, in]`. If it's quantized, it's dequantized
+    /// in every run; `x` is any value that depends on the graph's inputs.
     pub fn weight(&mut self, path: &str, x: &Value) -> Value {
         let weight = format!("{path}.weight");
         if let Some(quantized) = self.quantized_weight(&weight) {

@@ -1,12 +1,13 @@
-//! Operators that ONNX Runtime's CUDA provider (1.31) has for float16 and float32, but not for bfloat16: where that's the
-//! graph's type, they compute in float32. None of them rounds, so that the results are the same.
+//! Operators that ONNX Runtime's CUDA provider (1.31) has for float16 and float32, but not for
+//! bfloat16. In a bfloat16 graph they compute in float32; none of them rounds, so the results are
+//! the same.
 
 use super::{Attr, GraphBuilder, Value};
 use crate::graph::proto::element;
 use crate::weights::Dtype;
 
 impl GraphBuilder<'_> {
-    /// `x`, `least` at least and `most` at most.
+    /// `x` clamped to `least..=most`.
     pub fn clip(&mut self, name: &str, x: &Value, least: f32, most: f32) -> Value {
         let least = self.filled("clip.least", &[], least);
         let most = self.filled("clip.most", &[], most);
@@ -16,14 +17,15 @@ impl GraphBuilder<'_> {
         self.narrowed_op("Clip", name, &[&x, &least, &most], &[])
     }
 
-    /// `x` with zeros around it: `pads` are the numbers in front of it, one for each axis, and those behind it.
+    /// `x` padded with zeros. `pads` has the number of zeros before each axis, then the number
+    /// after each axis.
     pub fn pad(&mut self, name: &str, x: &Value, pads: &[i64]) -> Value {
         let pads = self.constant_i64(&format!("{name}/pads"), pads, false);
         let x = self.widened(&format!("{name}/x"), x);
         self.narrowed_op("Pad", name, &[&x, &pads], &[])
     }
 
-    /// Whether each element of `x` is 0: bool.
+    /// Whether each element of `x` is 0, as bool.
     pub fn is_zero(&mut self, name: &str, x: &Value) -> Value {
         let zero = self.filled("is_zero.zero", &[], 0.0);
         let inputs = [("x", x), ("zero", &zero)];
@@ -31,14 +33,15 @@ impl GraphBuilder<'_> {
         self.op("Equal", name, &[&x, &zero], &[])
     }
 
-    /// The place of the largest value of the last axis, which is dropped: int64.
+    /// The index of the largest value along the last axis, int64; the axis is dropped.
     pub fn place_of_largest(&mut self, name: &str, x: &Value) -> Value {
         let x = self.widened(&format!("/{name}/x"), x);
         let attrs = [("axis", Attr::Int(-1)), ("keepdims", Attr::Int(0))];
         self.op("ArgMax", name, &[&x], &attrs)
     }
 
-    /// The `count` largest values of the last axis, of the graph's type, and their places, int64.
+    /// The `count` largest values along the last axis, in the graph's dtype, and their indices,
+    /// int64.
     pub fn largest(&mut self, name: &str, x: &Value, count: usize) -> [Value; 2] {
         let count = self.constant_i64(&format!("{name}/count"), &[count as i64], false);
         let x = self.widened(&format!("{name}/x"), x);

@@ -1,12 +1,12 @@
-//! Values of the last position alone.
+//! Selecting the last position, and tracking which values hold only that.
 
 use super::{GraphBuilder, Value};
 
-/// The constant by which the last position is selected.
+/// The constant that holds the index of the last position, −1.
 const LAST_POSITION: &str = "last";
 
 impl GraphBuilder<'_> {
-    /// The last position of `[batch, sequence, n]`, as `[batch, 1, n]`.
+    /// The last position of `x`, `[batch, sequence, n]`, as `[batch, 1, n]`.
     pub fn last_position(&mut self, name: &str, x: &Value) -> Value {
         let last = self.constant_i64(LAST_POSITION, &[-1], false);
         let made = self.gather(name, x, &last, 1);
@@ -14,12 +14,13 @@ impl GraphBuilder<'_> {
         made
     }
 
-    /// Whether `x` is of the last position only.
+    /// Whether `x` holds the last position only.
     pub fn is_last_position(&self, x: &Value) -> bool {
         self.last.contains(&x.0)
     }
 
-    /// `gate`, `[batch, sequence, n]`, for the positions of `x`: all of them, or the last alone.
+    /// `gate`, `[batch, sequence, n]`, reduced to the positions of `x`: all of them, or the last
+    /// one.
     pub fn gate_for(&mut self, gate: &Value, x: &Value) -> Value {
         if !self.is_last_position(x) {
             return gate.clone();
