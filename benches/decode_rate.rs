@@ -90,7 +90,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         WeightsMode::InPlace,
         WeightsMode::Resident,
     ] {
-        DecoderEngine::make_ready(&variant, &options(weights, threads), &|_| {})?;
+        DecoderEngine::lay_out(&variant, &options(weights, threads), &|_| {})?;
         engines.push(Contestant::open(&runtime, &variant, weights, threads)?);
     }
     // The sum reads as many bytes as a step, from the same file.

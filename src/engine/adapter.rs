@@ -1,7 +1,7 @@
-//! Adapters in memory, ready to be bound to a session: at its opening, and later in place of one another.
+//! Adapters in memory, which are bound to a session when it's opened, and can be swapped later.
 //!
-//! Ranks are symbolic dimensions of the graph, so an adapter of another rank or other values is bound to
-//! the same session, without a new export.
+//! Ranks are symbolic dimensions of the graph, so an adapter of another rank can be bound to the
+//! same session without a new export.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -11,27 +11,29 @@ use ort::session::IoBinding;
 use ort::value::DynTensor;
 
 use super::EngineError;
-use super::bindings::{element_type, fill};
+use super::tensors::{element_type, fill};
 use crate::graph::{ACTIVE_FROM_INPUT, PROMPT_INPUT};
 use crate::prepared::{ADAPTER, PreparedVariant, PromptKind, Variant};
 use crate::weights::{SafetensorsFile, WeightsError};
 
-/// An adapter's tensors in memory that ONNX Runtime allocated.
+/// An adapter's tensors, in memory that ONNX Runtime allocated.
 #[derive(Debug)]
 pub struct ResidentAdapter {
     name: String,
     tensors: Vec<(String, DynTensor)>,
     bytes: u64,
-    /// Virtual tokens, which are bound for prefill only.
+    /// Embeddings of virtual tokens, which are bound for prefill only.
     pub(super) prompt: Option<Rc<DynTensor>>,
-    /// Rows of the cache that a generation starts with; they are no inputs of the graph.
+    /// Number of cache rows that the adapter fills before a generation (prefix tuning); they aren't
+    /// inputs of the graph.
     prefix: usize,
-    /// Tokens of the prompt from whose last occurrence on it acts; `None` where it always does.
+    /// The invocation tokens: the adapter acts from their last occurrence in the prompt on. `None`
+    /// if it always acts.
     invocation: Option<Vec<u32>>,
 }
 
 impl ResidentAdapter {
-    /// Reads the tensors of `variant`, none for one without an adapter.
+    /// Reads the adapter of `variant`; without an adapter, it has no tensors.
     pub(super) fn read(host: &Allocator, variant: &PreparedVariant) -> Result<Self, EngineError> {
         let name = variant.folder.display().to_string();
         let mut resident = Self {
@@ -58,7 +60,7 @@ impl ResidentAdapter {
         let file = SafetensorsFile::open(&path)?;
         let failed = EngineError::runtime(&name);
         for input in &adapter.inputs {
-            // Rows of a prefix are written into the cache.
+            // A prefix is written into the cache instead.
             if input == PROMPT_INPUT && resident.prefix > 0 {
                 continue;
             }
@@ -79,7 +81,7 @@ impl ResidentAdapter {
         Ok(resident)
     }
 
-    /// Binds the tensors, but for virtual tokens. On a GPU, binding copies them there.
+    /// Binds the tensors, except virtual tokens. On a GPU, binding copies them to the device.
     pub(super) fn bind(&self, binding: &mut IoBinding) -> Result<(), EngineError> {
         let failed = EngineError::runtime(&self.name);
         for (input, tensor) in &self.tensors {
@@ -90,8 +92,8 @@ impl ResidentAdapter {
         Ok(())
     }
 
-    /// The first position of `prompt` that it acts on, where that depends on the prompt; beyond all positions if the
-    /// prompt doesn't invoke it.
+    /// The first position of `prompt` that the adapter acts on, if it has invocation tokens;
+    /// `i64::MAX` if the prompt doesn't contain them.
     pub(super) fn active_from(&self, prompt: &[u32]) -> Option<i64> {
         let invocation = self.invocation.as_deref()?;
         let mut places = prompt.windows(invocation.len());
@@ -99,15 +101,15 @@ impl ResidentAdapter {
         Some(start.map_or(i64::MAX, |start| start as i64))
     }
 
-    /// Bytes of its tensors.
+    /// Size of the tensors in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Whether it fits the session that `other` is bound to.
+    /// Checks that the adapter can be bound to the session that `other` is bound to.
     ///
     /// # Errors
-    /// If they have different inputs, or rows of the cache, which belong to one session.
+    /// If they have different inputs, or one has a prefix, which is part of the session's cache.
     pub(super) fn check_inputs(&self, other: &Self) -> Result<(), EngineError> {
         let inputs = |adapter: &Self| -> BTreeSet<String> {
             let names = adapter.tensors.iter().map(|(name, _)| name.clone());

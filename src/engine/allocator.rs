@@ -1,4 +1,4 @@
-//! What ONNX Runtime's own allocator has handed out and holds.
+//! Statistics of ONNX Runtime's arena allocator.
 
 use std::ffi::CStr;
 
@@ -9,16 +9,17 @@ use serde::{Deserialize, Serialize};
 /// Statistics of an arena, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ArenaBytes {
-    /// Handed out and not given back (`InUse`).
+    /// Bytes in use (`InUse`).
     pub in_use: u64,
-    /// The most that ever was (`MaxInUse`).
+    /// The largest number of bytes ever in use (`MaxInUse`).
     pub max_in_use: u64,
-    /// Taken from the system or the device (`TotalAllocated`).
+    /// Bytes allocated from the system or the device (`TotalAllocated`).
     pub reserved: u64,
 }
 
 impl ArenaBytes {
-    /// Two arenas together. Their largest uses need not have been at the same time, so that one's sum is a bound.
+    /// The sums of two arenas. `max_in_use` is then an upper bound, since the two maxima may have
+    /// occurred at different times.
     pub(super) fn plus(self, other: Self) -> Self {
         Self {
             in_use: self.in_use + other.in_use,
@@ -28,13 +29,13 @@ impl ArenaBytes {
     }
 }
 
-/// The statistics of `allocator`; `None` of one that keeps none.
+/// The statistics of `allocator`; `None` if it has none.
 #[expect(unsafe_code, reason = "the safe interface has no statistics")]
 pub fn arena_bytes(allocator: &Allocator) -> Option<ArenaBytes> {
     let api = ort::api();
     let mut pairs = std::ptr::null_mut();
-    // SAFETY: the allocator is alive. On success `pairs` is ours, and released after the values were read; an error's
-    // status is released.
+    // SAFETY: the allocator is alive. On success `pairs` is owned by this function and released
+    // after its values are read. On failure the status is released.
     unsafe {
         let status = (api.AllocatorGetStats)(allocator.ptr(), &mut pairs);
         if !status.0.is_null() {

@@ -1,24 +1,26 @@
-//! Keys and values: one buffer of the maximum length for each, bound as `past` and as `present`, so that
-//! attention updates it in place.
+//! The key-value cache: buffers of the maximum length, bound as `past` and as `present`, so that
+//! attention updates them in place.
 
 use ort::memory::Allocator;
 use ort::session::IoBinding;
 use ort::value::DynTensor;
 
-use super::bindings::{bytes_of, element_type, fill};
 use super::cuda::write;
+use super::tensors::{bytes_of, element_type, fill};
 use super::{EngineError, EngineOptions, Provider};
 use crate::graph::{AttentionOperator, PROMPT_INPUT};
 use crate::onnxruntime::cuda::Stream;
 use crate::prepared::{ADAPTER, PreparedVariant, PromptKind};
 use crate::weights::{SafetensorsFile, WeightsError};
 
-/// The length of a cache that is read as a whole is a multiple of this: where a mask's rows aren't, ONNX Runtime (1.31) takes
-/// other kernels on a GPU, and a single row more would change the times.
+/// With [`AttentionOperator::Standard`], the cache's length is rounded up to a multiple of this.
+/// For other lengths, ONNX Runtime (1.31) uses other kernels on a GPU, so a single row more could
+/// change the times.
 const LENGTH_MULTIPLE: usize = 4;
 
-/// Allocates the cache, key and value of each layer in turn; a trained prefix is written into its first rows. On a device,
-/// other rows are zeros only where they are read as well.
+/// Allocates the cache: key and value of each layer in turn. A trained prefix is written into the
+/// first rows. On a GPU, the other rows are set to zero only if attention reads them, as
+/// [`AttentionOperator::Standard`] does.
 pub fn allocate(
     host: &Allocator,
     device: &Allocator,
@@ -61,7 +63,7 @@ pub fn allocate(
                     if let Some(stream) = &stream {
                         let staged = filled(host)?;
                         let bytes = bytes_of(&staged, shape.iter().product::<usize>() * size);
-                        // `ort` copies by an operator that doesn't take bfloat16.
+                        // Not with `ort`'s copy, which uses an operator without bfloat16 support.
                         let written = write(stream, bytes, &mut tensor);
                         let done = written.and_then(|()| stream.synchronize());
                         done.map_err(|message| EngineError::Cuda {
@@ -78,7 +80,7 @@ pub fn allocate(
     Ok(cache)
 }
 
-/// Binds the cache to a session, as what it reads and as what it writes.
+/// Binds the cache to a session, as inputs and as outputs.
 pub fn bind(
     cache: &mut [DynTensor],
     binding: &mut IoBinding,
@@ -95,7 +97,7 @@ pub fn bind(
     Ok(())
 }
 
-/// Rows of a trained prefix, `[rows, 2 * layers, heads, head_dim]`.
+/// A trained prefix, `[rows, 2 * layers, heads, head_dim]`.
 struct Prefix {
     rows: usize,
     bytes: Vec<u8>,
@@ -121,8 +123,8 @@ impl Prefix {
         }))
     }
 
-    /// Writes entry `entry` into every sequence of `target`, `[batch, heads, max_length, width]`; heads that are wider than
-    /// `head_dim` are filled with zeros.
+    /// Writes entry `entry` (of the axis `2 * layers`) into every sequence of `target`,
+    /// `[batch, heads, max_length, width]`. Heads wider than `head_dim` are padded with zeros.
     fn write(
         &self,
         target: &mut DynTensor,

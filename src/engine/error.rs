@@ -1,4 +1,4 @@
-//! What can go wrong while a variant runs.
+//! The engine's errors.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use crate::lowering::laid_out_tensor::LayOutError;
 use crate::lowering::model_file::ModelFileError;
 use crate::weights::WeightsError;
 
-/// A variant that can't be run.
+/// Why a variant can't be opened or run.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant is its message")]
 #[non_exhaustive]
@@ -18,7 +18,7 @@ pub enum EngineError {
         path: PathBuf,
         source: std::io::Error,
     },
-    #[error("no memory for {bytes} bytes of weights; `--weights mapped` does without")]
+    #[error("no memory for {bytes} bytes of weights; `--weights mapped` needs none")]
     Memory {
         bytes: usize,
         source: std::io::Error,
@@ -35,10 +35,10 @@ pub enum EngineError {
     Run { name: String, message: String },
     #[error(
         "a prefix (prefix tuning) can't be run with a batch of {batch_size}: ONNX Runtime's `GroupQueryAttention` \
-         takes a prompt behind a filled cache for one sequence only"
+         supports a prompt after a filled cache for one sequence only"
     )]
     PrefixBatch { batch_size: usize },
-    #[error("the adapter of `{name}` can't take the place of that of `{other}`: {reason}")]
+    #[error("the adapter of `{name}` can't replace that of `{other}`: {reason}")]
     Swap {
         name: String,
         other: String,
@@ -62,7 +62,7 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// Turns an error of ONNX Runtime into one that names the variant.
+    /// Converts an error of ONNX Runtime into [`Run`](Self::Run), with the variant's `name`.
     pub fn runtime(name: &str) -> impl Fn(ort::Error) -> Self + use<> {
         let name = name.to_owned();
         move |error| Self::Run {

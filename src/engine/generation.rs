@@ -1,14 +1,14 @@
-//! A generation: the prompt in as few runs as may be, then a token a run.
+//! Generation: the prompt in as few runs as possible, then one token per run.
 
 use ort::value::DynTensor;
 
-use super::bindings::new_tensor;
+use super::tensors::new_tensor;
 use super::{DecoderEngine, Engine, EngineError};
 use crate::graph::{ACTIVE_FROM_INPUT, PROMPT_INPUT};
 use crate::lowering::host_side::largest;
 
 impl DecoderEngine {
-    /// Runs `ids` behind `before` virtual tokens, and brings the next token back.
+    /// Runs `ids` after `before` virtual tokens, and returns the next token.
     pub(super) fn run(&mut self, ids: &[u32], before: usize) -> Result<u32, EngineError> {
         let added = before + ids.len();
         let total = self.length + added;
@@ -29,7 +29,7 @@ impl DecoderEngine {
         })
     }
 
-    /// Picks the next token of every sequence from logits in float32, on the host.
+    /// Picks the next token of every sequence from float32 logits on the host.
     fn pick(&mut self) {
         let (_, logits) = self
             .logits
@@ -42,7 +42,7 @@ impl DecoderEngine {
         }
     }
 
-    /// Whether `ids` are tokens of the model, and there's room for `added` positions.
+    /// Checks that `ids` are in the vocabulary, and that the cache has room for `added` positions.
     fn check(&self, ids: &[u32], added: usize) -> Result<(), EngineError> {
         if let Some(&id) = ids.iter().find(|&&id| id as usize >= self.vocab_size) {
             return Err(EngineError::TokenId {
@@ -60,7 +60,7 @@ impl DecoderEngine {
         Ok(())
     }
 
-    /// Binds the virtual tokens, or none, to every session.
+    /// Binds the virtual tokens (if `rows`), or an empty tensor, to every session.
     fn bind_prompt(&mut self, rows: bool) -> Result<(), EngineError> {
         let Some(prompt) = &self.adapter.prompt else {
             return Ok(());
@@ -77,7 +77,8 @@ impl DecoderEngine {
         Ok(())
     }
 
-    /// Tells an adapter that the prompt has to invoke where it begins to act: in all chunks, and in decode steps.
+    /// Binds the position from which an adapter with invocation tokens acts, for all chunks and
+    /// decode steps.
     fn bind_active_from(&mut self, prompt_ids: &[u32]) -> Result<(), EngineError> {
         let Some(start) = self.adapter.active_from(prompt_ids) else {
             return Ok(());
@@ -110,7 +111,7 @@ impl Engine for DecoderEngine {
         self.bind_prompt(true)?;
         self.bind_active_from(prompt_ids)?;
         loop {
-            // Virtual tokens go with the first chunk, and with one token at least.
+            // Virtual tokens are in the first chunk, together with at least one token.
             let size = self.sessions.next_chunk(before + rest.len());
             let (chunk, others) = rest.split_at(size.saturating_sub(before).clamp(1, rest.len()));
             let token = self.run(chunk, before)?;

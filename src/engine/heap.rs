@@ -1,13 +1,14 @@
-//! What this process' allocator keeps of memory that was freed.
+//! Returning freed memory to the system.
 
-/// Gives memory that was freed back to the system, where the allocator can be told to (glibc's).
+/// Returns freed memory to the system, if the allocator supports it (glibc's does).
 ///
-/// Where ONNX Runtime makes weights of others while a session opens, it frees as much as it keeps, in between what stays, and
-/// the allocator would hold that for later: it'd be measured as the model's.
+/// When ONNX Runtime concatenates weights while it opens a session, it frees as much memory as it
+/// keeps. The freed blocks lie between the kept ones; the allocator would hold them, and they'd be
+/// measured as the model's memory.
 pub fn give_back_freed() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     #[expect(unsafe_code, reason = "the standard library has no `malloc_trim`")]
-    // SAFETY: it may be called at any time, from any thread.
+    // SAFETY: `malloc_trim` may be called at any time, from any thread.
     unsafe {
         libc::malloc_trim(0);
     }

@@ -1,29 +1,29 @@
-//! What measuring and verifying ask of an engine. They know no more of it, so that they are tested with scripted ones.
+//! The interface that measurement and parity checks use, so that tests can script an engine.
 
-/// Makes one token after another.
+/// Generates tokens one by one.
 pub trait Engine {
-    /// What can go wrong in it.
+    /// The engine's error.
     type Error;
 
-    /// Begins a new sequence: computes the prompt and returns the first new token.
+    /// Starts a new sequence: runs the prompt and returns the first new token.
     ///
     /// # Errors
     /// If the model can't be run on this prompt.
     fn prefill(&mut self, prompt_ids: &[u32]) -> Result<u32, Self::Error>;
 
-    /// Computes `token`, the one returned last, and returns the one after it.
+    /// Runs `token`, the last one returned, and returns the next.
     ///
     /// # Errors
     /// If the model can't be run.
     fn decode(&mut self, token: u32) -> Result<u32, Self::Error>;
 }
 
-/// An engine whose adapter can be exchanged.
+/// An engine whose adapter can be swapped.
 pub trait SwapEngine: Engine {
     /// An adapter in memory.
     type Adapter;
 
-    /// Binds `adapter` in place of the present one.
+    /// Binds `adapter` instead of the present one.
     ///
     /// # Errors
     /// If it can't be bound.

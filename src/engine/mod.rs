@@ -1,18 +1,18 @@
-//! Runs a prepared variant on ONNX Runtime: prefill, then one token a step, over a cache that's updated
-//! in place.
+//! Runs a prepared variant on ONNX Runtime: prefill, then decode steps of one token, over a cache
+//! that's updated in place.
 
 mod adapter;
 mod allocator;
-mod bindings;
-mod bound;
+mod bound_session;
 mod cache;
 mod cuda;
 mod error;
 mod generation;
 mod heap;
 mod interface;
+mod tensors;
 
-mod lengths;
+mod length_inputs;
 pub mod logits;
 
 mod open;
@@ -32,7 +32,7 @@ pub use allocator::ArenaBytes;
 pub use cuda::StepGraph;
 pub use error::EngineError;
 pub use interface::{Engine, SwapEngine};
-pub use open::MadeReady;
+pub use open::LaidOut;
 pub use options::{EngineOptions, TF32};
 pub use session::block_size;
 
@@ -41,14 +41,14 @@ pub use crate::onnxruntime::{OnnxRuntime, Provider};
 
 use crate::onnxruntime::cuda::Stream;
 use crate::weights::{Dtype, widen};
-use bindings::bytes_of;
 use cuda::CapturedSteps;
 use sessions::Sessions;
 use shared_weights::SharedWeights;
+use tensors::bytes_of;
 
-/// Sessions with their cache and bound tensors.
+/// An open variant: its sessions, cache and bound tensors.
 ///
-/// Fields are dropped in order: sessions after the tensors that they allocated.
+/// Fields are dropped in order: sessions must outlive the tensors that they allocated.
 #[derive(Debug)]
 pub struct DecoderEngine {
     /// Keys and values of every layer, bound as `past` and as `present`.
@@ -56,23 +56,23 @@ pub struct DecoderEngine {
     logits: DynTensor,
     next_token: Tensor<i64>,
     adapter: Rc<ResidentAdapter>,
-    /// The sessions' arenas, of which only statistics are wanted.
+    /// The sessions' arenas, for their statistics.
     arenas: Vec<Allocator>,
-    /// Decode steps as a CUDA graph.
+    /// Decode steps recorded as a CUDA graph.
     captured: Option<CapturedSteps>,
     step_graph: Option<StepGraph>,
     sessions: Sessions,
-    /// That the sessions run on, if decode steps are a CUDA graph.
+    /// The stream that the sessions run on, if decode steps are a CUDA graph.
     stream: Option<Stream>,
-    /// Laid-out weights, which the sessions share.
+    /// Laid-out weights, shared by the sessions.
     _weights: Option<SharedWeights>,
     name: String,
     compute: Dtype,
     vocab_size: usize,
-    /// Rows of the cache that a generation starts with.
+    /// Number of cache rows that a trained prefix fills.
     prefix: usize,
     virtual_tokens: usize,
-    /// Rows of the cache in use.
+    /// Number of cache rows in use.
     length: usize,
     max_length: usize,
     batch_size: usize,
@@ -81,7 +81,7 @@ pub struct DecoderEngine {
 }
 
 impl DecoderEngine {
-    /// The logits that the last token was picked from, `[vocab_size]`, of the batch's first sequence.
+    /// The last step's logits of the first sequence, `[vocab_size]`.
     ///
     /// # Panics
     /// If the engine was opened without `logits_on_host`.
@@ -99,18 +99,18 @@ impl DecoderEngine {
         self.next_token.extract_tensor().1
     }
 
-    /// What runs as prepared though another form is quicker.
+    /// The nodes with a role that couldn't be lowered.
     pub fn not_lowered(&self) -> &[NotLowered] {
         &self.not_lowered
     }
 
-    /// How decode steps are started, where a CUDA graph was asked for.
+    /// How decode steps are started; `None` unless a CUDA graph was asked for.
     pub fn step_graph(&self) -> Option<&StepGraph> {
         self.step_graph.as_ref()
     }
 
-    /// What the arenas of ONNX Runtime's sessions hold together, on the GPU where they run there; `None` where they keep
-    /// no statistics.
+    /// Statistics of the sessions' arenas, added up; they're GPU memory if the sessions run there.
+    /// `None` if an arena has no statistics.
     pub fn arena_bytes(&self) -> Option<ArenaBytes> {
         let found: Option<Vec<ArenaBytes>> =
             self.arenas.iter().map(allocator::arena_bytes).collect();

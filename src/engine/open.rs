@@ -1,47 +1,48 @@
-//! Opens a variant: laid-out weights, sessions, and the tensors that are bound to them.
+//! Opening a variant: laid-out weights, sessions, and bound tensors.
 
 use std::rc::Rc;
 
 use ort::value::{DynTensor, Tensor};
 
-use super::bindings::element_type;
 use super::cuda::{CapturedSteps, check_capturable, open_captured};
 use super::session::block_size;
 use super::sessions::Sessions;
 use super::shared_weights::SharedWeights;
+use super::tensors::element_type;
 use super::{
     DecoderEngine, EngineError, EngineOptions, OnnxRuntime, Provider, ResidentAdapter, WeightsMode,
     cache,
 };
 use crate::graph::AttentionOperator;
-use crate::lowering::{layouts, make_ready, model_file};
+use crate::lowering::{lay_out, lower, model_file};
 use crate::onnxruntime::cuda::Stream;
 use crate::prepared::{Manifest, PreparedVariant, PromptKind};
 
-/// The laid-out weights of a variant are there.
+/// The laid-out weights of a variant exist.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct MadeReady {
-    /// What laying out this variant's own weights took, in seconds, if it was done now.
+pub struct LaidOut {
+    /// Seconds that laying out this variant's own weights took, if it was done just now.
     pub own_seconds: Option<f64>,
 }
 
 impl DecoderEngine {
-    /// Lays out the weights of `variant` where its sessions need that, so that opening it takes no longer the first time.
-    /// `begin` gets the size of a file that has to be written. `None` where nothing is needed.
+    /// Lays out the weights of `variant` if its sessions need that, so that the first opening
+    /// doesn't take longer than later ones. Before a file is written, `begin` is called with its
+    /// size in bytes. `None` if nothing has to be laid out.
     ///
     /// # Errors
     /// If a file can't be read or written.
-    pub fn make_ready(
+    pub fn lay_out(
         variant: &PreparedVariant,
         options: &EngineOptions,
         begin: &dyn Fn(u64),
-    ) -> Result<Option<MadeReady>, EngineError> {
+    ) -> Result<Option<LaidOut>, EngineError> {
         let Some(block) = options.block() else {
             return Ok(None);
         };
         let model = model_file::read(&variant.folder, 1)?;
-        let files = make_ready(&model, &variant.folder, block, begin)?;
-        Ok(files.map(|files| MadeReady {
+        let files = lay_out(&model, &variant.folder, block, begin)?;
+        Ok(files.map(|files| LaidOut {
             own_seconds: files.own_seconds,
         }))
     }
@@ -49,7 +50,8 @@ impl DecoderEngine {
     /// Checks that a variant can run `batch_size` sequences at once.
     ///
     /// # Errors
-    /// If it doesn't.
+    /// If it can't: ONNX Runtime's `GroupQueryAttention` supports a trained prefix for one sequence
+    /// only.
     pub fn check_batch(manifest: &Manifest, batch_size: usize) -> Result<(), EngineError> {
         let prompt = manifest.adapter.as_ref().and_then(|adapter| adapter.prompt);
         match (prompt, manifest.attention, batch_size) {
@@ -77,7 +79,7 @@ impl DecoderEngine {
         }
     }
 
-    /// Opens sessions, on `stream` if decode steps shall be a CUDA graph.
+    /// Opens sessions. With a `stream`, decode steps become a CUDA graph.
     pub(super) fn open_on(
         runtime: &OnnxRuntime,
         variant: &PreparedVariant,
@@ -94,19 +96,19 @@ impl DecoderEngine {
             .block()
             .filter(|&block| block_size(runtime) == Some(block));
         let files = match block {
-            Some(block) => make_ready(&model, &variant.folder, block, &|_| {})?,
+            Some(block) => lay_out(&model, &variant.folder, block, &|_| {})?,
             None => None,
         };
-        let layouts = layouts(model, options.lowering(), files.as_ref())?;
+        let lowered = lower(model, options.lowering_target(), files.as_ref())?;
         if stream.is_some() {
-            check_capturable(&layouts.step).map_err(|message| EngineError::Run {
+            check_capturable(&lowered.step).map_err(|message| EngineError::Run {
                 name: name.clone(),
                 message,
             })?;
         }
         let weights = match &files {
             Some(files) if options.weights == WeightsMode::Resident => {
-                Some(SharedWeights::read(layouts.models(), &|path| {
+                Some(SharedWeights::read(lowered.models(), &|path| {
                     files.has(path)
                 })?)
             }
@@ -118,7 +120,7 @@ impl DecoderEngine {
         let mut sessions = Sessions::open(
             runtime,
             &name,
-            &layouts,
+            &lowered,
             options,
             whole,
             weights.as_ref(),
@@ -188,7 +190,7 @@ impl DecoderEngine {
             max_length: options.max_length,
             batch_size: options.batch_size,
             logits_on_host: options.logits_on_host,
-            not_lowered: layouts.not_lowered,
+            not_lowered: lowered.not_lowered,
         })
     }
 }

@@ -1,4 +1,4 @@
-//! How a session is opened.
+//! Options for opening sessions.
 
 use std::path::PathBuf;
 
@@ -6,29 +6,30 @@ use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, Memory
 use ort::session::Session;
 use serde::{Deserialize, Serialize};
 
-use crate::lowering::{Lowering, WeightsMode, block_size};
+use crate::lowering::{LoweringTarget, WeightsMode, block_size};
 use crate::onnxruntime::Provider;
 
-/// How a session is opened.
+/// Options for opening a variant's sessions.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct EngineOptions {
-    /// Where the graph runs.
+    /// The execution provider.
     pub provider: Provider,
-    /// Threads of the CPU provider.
+    /// Number of threads of the CPU provider.
     pub threads: usize,
-    /// How weights are held.
+    /// How weights are held in memory.
     pub weights: WeightsMode,
-    /// Sequences that are generated at once, all from the same prompt.
+    /// Sequences generated at once, all from the same prompt.
     pub batch_size: usize,
-    /// Rows of the cache: virtual tokens, prompt and new tokens together.
+    /// Number of cache rows: virtual tokens, prompt and new tokens together.
     pub max_length: usize,
-    /// Whether every step's logits are brought to the host.
+    /// Whether every step's logits are copied to the host.
     pub logits_on_host: bool,
-    /// Whether decode steps on a GPU are replayed from a CUDA graph, where that gives the same.
+    /// Whether decode steps on a GPU are replayed from a CUDA graph, provided that this gives the
+    /// same logits.
     #[serde(default)]
     pub cuda_graph: bool,
-    /// ONNX Runtime writes profiles of what runs into folders below this one, `prompt` and `step`, when the sessions are
-    /// closed.
+    /// The folder for ONNX Runtime's profiles, if wanted. Each session writes its own into the
+    /// subfolder `prompt` or `step` when it's closed.
     #[serde(default)]
     pub profile: Option<PathBuf>,
 }
@@ -37,22 +38,24 @@ pub struct EngineOptions {
 pub const TF32: bool = false;
 
 impl EngineOptions {
-    /// What graphs are rewritten for.
-    pub(super) fn lowering(&self) -> Lowering {
-        Lowering {
+    /// What graphs are lowered for.
+    pub(super) fn lowering_target(&self) -> LoweringTarget {
+        LoweringTarget {
             provider: self.provider,
             weights: self.weights,
             sequences: self.batch_size,
         }
     }
 
-    /// The size of blocks in which sessions read their weights, on a CPU; `None` where they read them as they're stored.
+    /// The block size of laid-out weights on a CPU; `None` if sessions read weights as they're
+    /// stored.
     pub(super) fn block(&self) -> Option<usize> {
         let laid_out = self.provider == Provider::Cpu && self.weights != WeightsMode::InPlace;
         laid_out.then(block_size::of_this_processor).flatten()
     }
 
-    /// Options for the session `name`, whose profile goes into a folder of its own, or is left out if that can't be made.
+    /// Options for the session `name`, with its own folder for the profile. If the folder can't be
+    /// created, there's no profile.
     pub(super) fn for_session(&self, name: &str) -> Self {
         let own = self.profile.as_ref().map(|folder| folder.join(name));
         Self {
@@ -75,7 +78,7 @@ impl EngineOptions {
         Allocator::new(session, info).map(Some)
     }
 
-    /// The session's arena where it runs; `None` if it has none.
+    /// The session's arena, on the GPU if it runs there; `None` if it has none.
     pub(super) fn arena(&self, session: &Session) -> Option<Allocator> {
         let (device, number, kind) = match self.provider {
             Provider::Cuda(device) => {

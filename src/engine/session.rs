@@ -1,4 +1,4 @@
-//! One session of ONNX Runtime: opening it and running it.
+//! Opening and running a session of ONNX Runtime.
 
 use std::ffi::CStr;
 use std::sync::OnceLock;
@@ -19,8 +19,8 @@ use crate::onnxruntime::OnnxRuntime;
 use crate::onnxruntime::cuda::Stream;
 use crate::onnxruntime::cuda_libraries;
 
-/// How many channels ONNX Runtime keeps side by side on this processor; `None` if it has no such
-/// layout. A process has one ONNX Runtime, which is asked once.
+/// The block size of ONNX Runtime's `NCHWc` layout on this processor; `None` if it has no such
+/// layout. It's found once, since a process has only one ONNX Runtime.
 pub fn block_size(runtime: &OnnxRuntime) -> Option<usize> {
     static BLOCK_SIZE: OnceLock<Option<usize>> = OnceLock::new();
     let open = |model: &Model| {
@@ -31,8 +31,9 @@ pub fn block_size(runtime: &OnnxRuntime) -> Option<usize> {
     *BLOCK_SIZE.get_or_init(|| block_size::of_runtime(open))
 }
 
-/// Opens a session on `model`, with `weights` that are in memory already; `packs` lets ONNX Runtime copy others into
-/// its own layout. Given a stream, it runs on that and may record CUDA graphs.
+/// Opens a session on `model`. It shares `weights`, which are in memory already. `packs` allows
+/// ONNX Runtime to copy other weights into its own layout. With a stream, the session runs on it
+/// and can record CUDA graphs.
 pub(super) fn open_session(
     runtime: &OnnxRuntime,
     name: &str,
@@ -81,19 +82,21 @@ fn configure(
     let level = GraphOptimizationLevel::Level3;
     builder = builder.with_optimization_level(level).map_err(text)?;
     builder = builder.with_prepacking(packs).map_err(text)?;
-    // Input lengths change from step to step, and a memory pattern is made for each of them.
+    // Input lengths change in every step, and ONNX Runtime would make a memory pattern for each.
     builder = builder.with_memory_pattern(false).map_err(text)?;
     builder = builder.with_config_entry(key, ROOT).map_err(text)?;
-    // Threads that wait for the next step by spinning take the cores of whoever's turn it is.
+    // Threads that spin between runs would take cores from the subject whose turn it is.
     let key = "session.force_spinning_stop";
     builder = builder.with_config_entry(key, "1").map_err(text)?;
-    // And a session's threads spin from their start on, by default for as long as the other one takes to open, on the
-    // cores that it needs. What a step does between two operators that share their work is much shorter than this.
+    // Threads of a new session spin from the start, by default about as long as the other session
+    // takes to open, on the cores that it needs. This limit is still much longer than the pause
+    // between two parallel operators of a step.
     let key = "session.intra_op.spin_duration_us";
     builder = builder.with_config_entry(key, "500").map_err(text)?;
     if options.provider == Provider::Cpu {
-        // Weights, where they are copied, by all threads; and longer runs of them for each part of a convolution's
-        // sum, which are read ahead better than the 128 that are the default.
+        // Weights are packed by all threads. And a convolution sums up 512 input channels at a time
+        // instead of the default of 128, since the hardware prefetches longer runs of weights
+        // better.
         let key = "session.prepack.enable_parallel";
         builder = builder.with_config_entry(key, "1").map_err(text)?;
         let key = "mlas.nchwc_pointwise_conv_max_input_channel_batch";
@@ -106,17 +109,19 @@ fn configure(
     }
     if let Provider::Cuda(device) = options.provider {
         cuda_libraries::preload();
-        // It puts rotations into attention that are left outside since attention can't do them.
+        // This optimizer would move rotary embeddings into attention that are separate nodes
+        // because attention doesn't support them.
         let key = "optimization.disable_specified_optimizers";
         let fusion = "GroupQueryAttentionFusion";
         builder = builder.with_config_entry(key, fusion).map_err(text)?;
-        // Weights stay as long as the session: outside the arena, which hands out memory again and rounds it up.
+        // Weights live as long as the session, so they don't need the arena, which rounds sizes up.
         let key = "session.use_device_allocator_for_initializers";
         builder = builder.with_config_entry(key, "1").map_err(text)?;
         let mut cuda = CUDA::default()
             .with_device_id(device as i32)
             .with_cuda_graph(stream.is_some())
-            // The other strategy doubles what it takes at every turn, so that up to half of it is never used.
+            // The default strategy doubles the size of each extension, so up to half of the memory
+            // is never used.
             .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested)
             .with_tf32(TF32);
         if let Some(stream) = stream {
@@ -125,14 +130,14 @@ fn configure(
             let on_stream = unsafe { cuda.with_compute_stream(stream.handle()) };
             cuda = on_stream;
         }
-        // Without this, `ort` falls back to the CPU without a word.
+        // Otherwise `ort` silently falls back to the CPU.
         let cuda = cuda.build().error_on_failure();
         builder = builder.with_execution_providers([cuda]).map_err(text)?;
     }
     Ok(builder)
 }
 
-/// Adds what's missing on this machine to ONNX Runtime's message.
+/// Adds advice on missing CUDA libraries to ONNX Runtime's message.
 fn explain_cuda(message: &str) -> String {
     match cuda_libraries::preload().advice() {
         Some(advice) => format!("{message}; {advice}"),
@@ -140,8 +145,8 @@ fn explain_cuda(message: &str) -> String {
     }
 }
 
-/// Runs the graph on what's bound. `ort`'s own call wraps every output in a new value, at each step two
-/// for every layer, which nothing here looks at.
+/// Runs the session with its binding. `ort`'s own call wraps every output in a new value: two for
+/// each layer in every step, which nothing here uses.
 #[expect(unsafe_code, reason = "the safe call collects all outputs")]
 pub(super) fn run_bound(
     session: &Session,
@@ -150,8 +155,8 @@ pub(super) fn run_bound(
 ) -> Result<(), String> {
     let api = ort::api();
     let options = options.map_or(std::ptr::null(), |options| options.ptr());
-    // SAFETY: both handles are alive; null run options are allowed; a status that isn't null is an
-    // error, whose message is copied before it's released.
+    // SAFETY: both handles are alive, and run options may be null. A status that isn't null is an
+    // error; its message is copied before the status is released.
     unsafe {
         let run = api.RunWithBinding;
         let status = run(session.ptr().cast_mut(), options, binding.ptr());

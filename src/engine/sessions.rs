@@ -1,13 +1,13 @@
-//! The sessions of a variant, and which of them runs how many tokens.
+//! The sessions of a variant, and the choice of the session for a number of tokens.
 
-use super::bound::BoundSession;
+use super::bound_session::BoundSession;
 use super::heap::give_back_freed;
 use super::session::open_session;
 use super::shared_weights::SharedWeights;
 use super::{EngineError, EngineOptions, OnnxRuntime, Provider};
 use crate::graph::proto::Model;
 use crate::lowering::experts::quantized::has_stacked_at_start;
-use crate::lowering::{CHUNK, Layouts};
+use crate::lowering::{CHUNK, LoweredGraphs};
 use crate::onnxruntime::cuda::Stream;
 
 /// One session, or two over the same weights.
@@ -15,19 +15,20 @@ use crate::onnxruntime::cuda::Stream;
 pub struct Sessions {
     prompt: Option<BoundSession>,
     pub step: BoundSession,
-    /// Tokens from which on `prompt` isn't used.
+    /// Number of tokens from which on `prompt` isn't used.
     prompt_end: usize,
-    /// Tokens that go through a session at once.
+    /// The largest number of prompt tokens in one run.
     chunk: usize,
 }
 
 impl Sessions {
-    /// Opens a session on each graph, with `weights` that are in memory already; `name` is the variant's. `whole`: a
-    /// prompt must go through at once. Given a `stream`, they run on that and may record CUDA graphs.
+    /// Opens a session on each graph, which share `weights`; `name` is the variant's, for errors.
+    /// `whole`: a prompt must be a single run. With a `stream`, the sessions run on it and can
+    /// record CUDA graphs.
     pub fn open(
         runtime: &OnnxRuntime,
         name: &str,
-        layouts: &Layouts,
+        lowered: &LoweredGraphs,
         options: &EngineOptions,
         whole: bool,
         weights: Option<&SharedWeights>,
@@ -39,23 +40,23 @@ impl Sessions {
             let captures = stream.is_some();
             BoundSession::new(session, &options, captures).map_err(EngineError::runtime(name))
         };
-        // Opening a session keeps one core busy.
+        // In parallel, since opening a session is single-threaded.
         let (prompt, step) = rayon::join(
             || {
-                let prompt = layouts.prompt.as_ref();
+                let prompt = lowered.prompt.as_ref();
                 prompt.map(|model| open(model, "prompt", false)).transpose()
             },
-            || open(&layouts.step, "step", layouts.packs_step),
+            || open(&lowered.step, "step", lowered.packs_step),
         );
-        if layouts.models().any(has_stacked_at_start) {
+        if lowered.models().any(has_stacked_at_start) {
             give_back_freed();
         }
         Ok(Self {
             prompt: prompt?,
-            prompt_end: layouts.prompt_end,
+            prompt_end: lowered.prompt_end,
             step: step?,
-            // ONNX Runtime's attention takes a prompt behind a filled cache for one sequence only; and on a GPU more
-            // rows are always better.
+            // ONNX Runtime's attention supports a prompt after a filled cache for one sequence
+            // only; and on a GPU more rows are always faster.
             chunk: match (options.provider, options.batch_size) {
                 (Provider::Cpu, 1) if !whole => CHUNK,
                 _ => usize::MAX,
@@ -63,18 +64,18 @@ impl Sessions {
         })
     }
 
-    /// All of them.
+    /// All sessions.
     pub fn iter(&self) -> impl Iterator<Item = &BoundSession> {
         self.prompt.iter().chain([&self.step])
     }
 
-    /// All of them, to bind something.
+    /// All sessions, mutable.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut BoundSession> {
         let Self { prompt, step, .. } = self;
         prompt.iter_mut().chain([step])
     }
 
-    /// The one that runs `tokens` at once.
+    /// The session that runs this number of tokens.
     pub fn for_tokens(&mut self, tokens: usize) -> &mut BoundSession {
         match &mut self.prompt {
             Some(prompt) if (2..self.prompt_end).contains(&tokens) => prompt,
@@ -82,7 +83,7 @@ impl Sessions {
         }
     }
 
-    /// How many of the `left` tokens of a prompt go next.
+    /// Number of tokens in the next run, of the `left` tokens of a prompt.
     pub fn next_chunk(&self, left: usize) -> usize {
         left.min(self.chunk)
     }

@@ -1,7 +1,7 @@
 //! Laid-out weights in memory, mapped or read, which a variant's sessions share.
 //!
-//! ONNX Runtime would open and map a file anew for each weight of each session, which takes longer than all else at their
-//! start.
+//! ONNX Runtime would open and map the file again for each weight of each session, which takes
+//! longer than the rest of opening a session.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -22,24 +22,24 @@ use crate::graph::proto::{Model, Tensor, element};
 use crate::lowering::model_file::ROOT;
 use crate::weights::ByteSpan;
 
-/// What one thread reads at a time.
+/// Bytes that a thread reads at a time.
 const PART: usize = 32 << 20;
 
-/// The weights, and the values that sessions were given.
+/// The weights, and the values over them that sessions use.
 ///
-/// Fields are dropped in order: values before the memory that they are in. Sessions have to be closed before.
+/// Fields are dropped in order: values before their memory. All sessions must be closed before.
 #[derive(Debug)]
 pub struct SharedWeights {
     values: Mutex<Vec<TensorRefMut<'static, f32>>>,
     regions: Vec<Region>,
 }
 
-/// Some bytes of a file.
+/// A byte range of a file.
 #[derive(Debug)]
 struct Region {
     /// The file.
     path: PathBuf,
-    /// First byte.
+    /// Offset of the first byte.
     start: u64,
     bytes: Bytes,
 }
@@ -61,7 +61,7 @@ impl Deref for Bytes {
     }
 }
 
-/// Where an initializer is, if that's in a file that `is_laid_out`.
+/// The span of an initializer, if it's in a file that `is_laid_out`.
 fn span(tensor: &Tensor, is_laid_out: &dyn Fn(&Path) -> bool) -> Option<ByteSpan> {
     let span = tensor.span(Path::new(ROOT))?;
     (is_laid_out(&span.path) && span.offset.checked_add(span.length).is_some()).then_some(span)
@@ -76,9 +76,10 @@ impl SharedWeights {
     pub fn map<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<Self, EngineError> {
         let map = |path: &Path| {
             let path = path.to_owned();
-            // SAFETY: files of laid-out weights are replaced as a whole and never written to, so that what's mapped stays.
+            // SAFETY: laid-out files are replaced as a whole and never written to, so mapped bytes
+            // don't change.
             let mapped = File::open(&path).and_then(|file| unsafe { Mmap::map(&file) });
-            // What has to be read from the disk comes in large pages, where the file system has them.
+            // Reads from disk use huge pages if the file system supports them.
             #[cfg(target_os = "linux")]
             if let Ok(mapped) = &mapped {
                 let _ = mapped.advise(memmap2::Advice::HugePage);
@@ -98,10 +99,11 @@ impl SharedWeights {
         })
     }
 
-    /// Reads what the initializers of `models` have in files that `is_laid_out`, each byte once.
+    /// Reads the bytes of all initializers of `models` that are in files that `is_laid_out`, each
+    /// byte once.
     ///
     /// # Errors
-    /// If a file can't be read, or there's no memory for it.
+    /// If a file can't be read, or there isn't enough memory.
     pub fn read<'a>(
         models: impl Iterator<Item = &'a Model>,
         is_laid_out: &dyn Fn(&Path) -> bool,
@@ -138,10 +140,10 @@ impl SharedWeights {
         })
     }
 
-    /// Gives the initializers of `model` that are here to the session that `builder` opens on it.
+    /// Lets the session that `builder` opens on `model` use the initializers held here.
     ///
     /// # Errors
-    /// If ONNX Runtime refuses one.
+    /// If ONNX Runtime refuses an initializer.
     #[expect(
         unsafe_code,
         reason = "`ort` takes shared initializers only in memory of their own"
@@ -154,8 +156,8 @@ impl SharedWeights {
             let name = CString::new(tensor.name.as_str()).map_err(|error| error.to_string())?;
             let shape = Shape::new(tensor.dims.iter().copied());
             let data = bytes.as_ptr().cast_mut().cast();
-            // SAFETY: the memory has as many bytes there as the shape has elements (`find`), sessions only read them, and
-            // it and the value stay where they are until the sessions are closed.
+            // SAFETY: `find` checks that the memory holds all elements of the shape. Sessions only
+            // read it. Memory and value stay in place until the sessions are closed.
             unsafe {
                 let value = TensorRefMut::<f32>::from_raw(MemoryInfo::default(), data, shape)
                     .map_err(|error| error.message().to_owned())?;
@@ -172,7 +174,7 @@ impl SharedWeights {
         Ok(())
     }
 
-    /// The bytes of an initializer in float32, if they are here.
+    /// The bytes of a float32 initializer, if they're held here.
     fn find(&self, tensor: &Tensor) -> Option<&[u8]> {
         let known = |path: &Path| self.regions.iter().any(|region| region.path == path);
         let span = span(tensor, &known)?;
@@ -184,13 +186,13 @@ impl SharedWeights {
         self.regions.iter().find_map(|region| {
             let first = span.offset.checked_sub(region.start)? as usize;
             let bytes = region.bytes.get(first..first + span.length as usize)?;
-            // Elements of float32 have to begin where such can.
+            // The bytes must be aligned for float32.
             (region.path == span.path && bytes.as_ptr().cast::<f32>().is_aligned()).then_some(bytes)
         })
     }
 }
 
-/// Reads `span` with all threads.
+/// Reads `span` with all threads into new memory.
 fn read(span: &ByteSpan) -> Result<MmapMut, EngineError> {
     let length = span.length as usize;
     let failed = |source| EngineError::Memory {
@@ -198,7 +200,7 @@ fn read(span: &ByteSpan) -> Result<MmapMut, EngineError> {
         source,
     };
     let mut memory = MmapMut::map_anon(length.max(1)).map_err(failed)?;
-    // Where the kernel has none, small pages do.
+    // If the kernel has no huge pages, small ones are used.
     #[cfg(target_os = "linux")]
     let _ = memory.advise(memmap2::Advice::HugePage);
     let failed = |source| EngineError::Read {

@@ -1,4 +1,4 @@
-//! Adapters that take each other's place in an open session.
+//! Swapping the adapter of an open session.
 
 use std::rc::Rc;
 
@@ -6,22 +6,22 @@ use super::{DecoderEngine, EngineError, ResidentAdapter, StepGraph, SwapEngine};
 use crate::prepared::PreparedVariant;
 
 impl DecoderEngine {
-    /// Reads another adapter for this session, to be bound by [`swap_adapter`](Self::swap_adapter).
+    /// Reads another adapter for this session; [`swap_adapter`](Self::swap_adapter) binds it.
     ///
     /// # Errors
-    /// If its file can't be read, or it was made for another graph.
+    /// If its file can't be read, or it has other inputs than the present adapter.
     pub fn load_adapter(&self, variant: &PreparedVariant) -> Result<ResidentAdapter, EngineError> {
         let adapter = ResidentAdapter::read(self.sessions.step.session.allocator(), variant)?;
         adapter.check_inputs(&self.adapter)?;
         Ok(adapter)
     }
 
-    /// Binds an adapter in place of the present one. The next prefill runs with it.
+    /// Binds an adapter instead of the present one, from the next prefill on.
     ///
     /// # Errors
     /// If ONNX Runtime refuses a tensor.
     pub fn swap_adapter(&mut self, adapter: &Rc<ResidentAdapter>) -> Result<(), EngineError> {
-        // It has the first adapter's places in memory.
+        // The recorded graph contains the first adapter's addresses.
         if self.captured.take().is_some() {
             let reason = "another adapter has been bound since it was recorded";
             self.step_graph = Some(StepGraph::Refused(reason.to_owned()));

@@ -102,7 +102,7 @@ impl Role {
     }
 
     /// Writes the role onto `node`.
-    pub fn put_on(&self, node: &mut Node) {
+    pub fn write_to(&self, node: &mut Node) {
         let value =
             serde_json::to_string(self).expect("a role has no maps with other keys than text");
         node.metadata_props = vec![Entry {
@@ -112,7 +112,7 @@ impl Role {
     }
 
     /// Removes the role of `node`.
-    pub fn take_off(node: &mut Node) {
+    pub fn remove_from(node: &mut Node) {
         node.metadata_props.retain(|entry| entry.key != KEY);
     }
 }
@@ -143,9 +143,9 @@ mod tests {
         for role in roles {
             let mut node = Node::default();
             assert_eq!(Role::of(&node), None);
-            role.put_on(&mut node);
+            role.write_to(&mut node);
             assert_eq!(Role::of(&node), Some(role));
-            Role::take_off(&mut node);
+            Role::remove_from(&mut node);
             assert_eq!(node, Node::default());
         }
     }

@@ -1,9 +1,10 @@
-//! How many channels ONNX Runtime keeps side by side: its `NCHWc` layout.
+//! The block size of ONNX Runtime's `NCHWc` layout: the number of channels stored next to each
+//! other.
 //!
-//! It depends on the processor that it runs on, and a graph in that layout is wrong on any other. So it's derived from the
-//! processor's features where weights are laid out, as ONNX Runtime does (`MLAS_PLATFORM::MLAS_PLATFORM` in
-//! `onnxruntime/core/mlas/lib/platform.cpp`), and a session is opened on them only where a small graph shows that
-//! ONNX Runtime agrees.
+//! It depends on the processor, and a graph with another block size computes wrong results. To lay
+//! weights out, it's derived from the CPU's feature flags, as ONNX Runtime does
+//! (`MLAS_PLATFORM::MLAS_PLATFORM` in `onnxruntime/core/mlas/lib/platform.cpp`). Before a session
+//! uses the weights, a small probe graph checks that ONNX Runtime has the same block size.
 
 use ort::session::Session;
 use ort::value::Tensor;
@@ -14,13 +15,13 @@ use crate::graph::proto::{Graph, Model, OperatorSet, TensorType, Type, ValueInfo
 /// The operators' domain.
 pub const DOMAIN: &str = "com.microsoft.nchwc";
 
-/// Channels in the probe: more than a block of any known size.
+/// Channels in the probe: more than any known block size.
 const CHANNELS: usize = 64;
 
 /// Positions in the probe.
 const POSITIONS: usize = 2;
 
-/// The block size of this processor; `None` where none is known.
+/// The block size on this processor; `None` if it isn't known.
 pub fn of_this_processor() -> Option<usize> {
     #[cfg(target_arch = "x86_64")]
     {
@@ -33,21 +34,21 @@ pub fn of_this_processor() -> Option<usize> {
     None
 }
 
-/// The block size of ONNX Runtime, as its own operator shows it; `None` where it has no such layout.
+/// ONNX Runtime's block size, found by running the probe; `None` if it doesn't have this layout.
 pub fn of_runtime(open: impl FnOnce(&Model) -> Option<Session>) -> Option<usize> {
     let mut session = open(&probe())?;
-    // [1, channels, 1, positions], all different.
+    // `[1, channels, 1, positions]`, with distinct values.
     let values: Vec<f32> = (0..CHANNELS * POSITIONS).map(|i| i as f32).collect();
     let x = Tensor::from_array(([1, CHANNELS, 1, POSITIONS], values)).ok()?;
     let outputs = session.run(ort::inputs![x]).ok()?;
     let (_, blocked) = outputs[0].try_extract_tensor::<f32>().ok()?;
     let is_first_position = |value: &&f32| (**value as usize).is_multiple_of(POSITIONS);
-    // The first position of a block's channels, then its second.
+    // The output has the first position of all channels of a block, then the second.
     let block = blocked.iter().take_while(is_first_position).count();
     (block > 1 && CHANNELS.is_multiple_of(block)).then_some(block)
 }
 
-/// A graph that brings a small tensor into blocks.
+/// The probe: a graph that reorders a small tensor into blocks.
 fn probe() -> Model {
     let mut reorder = node("ReorderInput", &["x"], "y", Vec::new());
     reorder.domain = DOMAIN.to_owned();
@@ -75,7 +76,7 @@ fn probe() -> Model {
     model
 }
 
-/// Lets `model` have nodes of [`DOMAIN`].
+/// Declares [`DOMAIN`] in `model`'s operator sets.
 pub fn import(model: &mut Model) {
     let sets = &mut model.opset_import;
     for (domain, version) in [("", 21), (DOMAIN, 1)] {

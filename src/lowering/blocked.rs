@@ -1,22 +1,25 @@
-//! Weights in blocks of channels, and products as 1 × 1 convolutions: ONNX Runtime's own layout for images, `NCHWc`.
+//! Weights in blocks of channels, and products as 1 × 1 convolutions, in ONNX Runtime's layout for
+//! images, `NCHWc`.
 //!
-//! A weight, `[out_features, in_features]`, becomes `[out_features / b, in_features, b]`: `b` rows side by side, where
-//! `b` is what fills the processor's registers ([`super::block_size`]). The convolution reads four blocks from their
-//! first byte to their last, in parts that stay in the first-level cache while they're multiplied with all tokens. That's as
-//! quick as anything that ONNX Runtime has, for one token and for many, and nothing is packed when a session starts, so
-//! that one file, made once, serves all runs and stays mapped.
+//! A weight `[out_features, in_features]` becomes `[out_features / b, in_features, b]`: blocks of
+//! `b` rows, interleaved, where `b` fills a vector register ([`super::block_size`]). The
+//! convolution reads four blocks sequentially, in parts that stay in the L1 cache while they're
+//! multiplied with all tokens. No form of the product in ONNX Runtime is faster, for one token or
+//! for many. Nothing is packed when a session is opened, so one file, written once, serves all runs
+//! and stays mapped.
 //!
-//! Tokens are positions of an image, with a row for each sequence. One token's features are the same in blocks as they're
-//! without:
+//! Tokens are the positions of an image, which has a row for each sequence. For a single token, the
+//! blocked layout of the features equals the plain one, so no reordering is needed:
 //!
 //! ```text
 //! x ─ Reshape ─ Conv ─ Reshape ─ y                                    one token
 //! x ─ Reshape ─ ReorderInput ─ Conv ─ ReorderOutput ─ Squeeze ─ y     several
 //! ```
 //!
-//! What follows a product element by element stays in blocks, so that a perceptron needs each of them once, and a bias
-//! goes into the convolution. Products with the same input follow each other in the file; where that saves more than
-//! cutting them apart costs, they are one.
+//! Elementwise operators after a product stay in blocks, so an MLP needs one reordering in and one
+//! out; a bias becomes the convolution's. The weights of products with the same input are
+//! contiguous in the file, and the products are joined if that saves more than splitting the output
+//! costs.
 
 mod bias;
 mod elementwise;
@@ -39,19 +42,20 @@ use reorder::Blocked;
 use selection::not_laid_out;
 pub use selection::wanted;
 
-/// The runs of a graph.
+/// The kind of runs that a graph is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Runs {
     /// One token of one sequence.
     Step,
-    /// Any number of tokens, of this number of sequences.
+    /// Any number of tokens of this number of sequences.
     Prompt(usize),
 }
 
-/// Rewrites every product of `model` whose weight is in `files`. Returns the linear layers that stay as they are.
+/// Rewrites every product of `model` whose weight is in `files`. Returns the linear layers that
+/// couldn't be rewritten.
 ///
 /// # Errors
-/// If a source's file can't be asked for its size.
+/// If the metadata of a weight's file can't be read.
 pub fn rewrite(
     model: &mut Model,
     files: &LaidOutFiles,
@@ -93,7 +97,7 @@ pub fn rewrite(
     Ok(not_lowered)
 }
 
-/// The nodes that take each value.
+/// The nodes that have each value as an input.
 fn takers(nodes: &[Node]) -> HashMap<String, Vec<Node>> {
     let mut takers: HashMap<String, Vec<Node>> = HashMap::new();
     for node in nodes {
@@ -110,18 +114,18 @@ struct Rewriting<'a> {
     block: usize,
     runs: Runs,
     products: Products,
-    /// By the first one's output.
+    /// Groups by their first product's output.
     groups: HashMap<String, ProductGroup>,
-    /// The biases of products, by the products.
+    /// The biases of products, by the product's output.
     biases: HashMap<String, String>,
     takers: HashMap<String, Vec<Node>>,
-    /// Values that are made in blocks, by their plain form's name.
+    /// Values computed in blocks, by the name of their plain form.
     blocked: HashMap<String, Blocked>,
-    /// Plain values that were brought into blocks.
+    /// Blocked forms of plain values.
     inputs: HashMap<String, String>,
-    /// The joined queries, keys and values that a node takes.
+    /// The joined queries, keys and values of attention nodes, by node name.
     attention: HashMap<String, String>,
-    /// Values of nodes that others have taken the place of.
+    /// Outputs of nodes that have been replaced.
     done: HashSet<String>,
 }
 
@@ -146,7 +150,7 @@ impl Rewriting<'_> {
             self.make_plain(input);
         }
         if let Some(bias) = self.biases.get(&node.output[0]) {
-            // It isn't laid out, so that the sum is a node again.
+            // The product isn't laid out, so its bias needs an `Add` node again.
             let sum = std::mem::take(&mut node.output[0]);
             let product = format!("{sum}/product");
             let add = super::products::node("Add", &[&product, bias], &sum, Vec::new());

@@ -1,11 +1,12 @@
-//! Experts in one node.
+//! Fusing a layer's experts into one node.
 //!
-//! A prepared graph has a dozen nodes for each expert, which run whether a token picks it or not: with 64 experts in each of
-//! 16 layers they take longer than reading the weights of those that are picked. ONNX Runtime's own nodes go through the
-//! picked ones alone, several at a time: `MoE` with plain weights ([`stacked`]), `QMoE` with quantized ones ([`quantized`]). Both
-//! want the experts' weights behind one another, the rows of `gate_proj` and `up_proj` in turn.
+//! A prepared graph has a dozen nodes for each expert, which run whether a token picks the expert
+//! or not. With 64 experts in each of 16 layers, that takes longer than reading the picked experts'
+//! weights. ONNX Runtime's operators compute the picked experts only, several at a time: `MoE` with
+//! float weights ([`stacked`]), `QMoE` with quantized ones ([`quantized`]). Both need the experts'
+//! weights concatenated, with the rows of `gate_proj` and `up_proj` alternating.
 //!
-//! Which nodes belong to the experts of a layer is read from their roles.
+//! The nodes of a layer's experts are found by their roles.
 
 pub mod quantized;
 pub mod stacked;
@@ -18,34 +19,34 @@ use crate::arch::Activation;
 use crate::graph::proto::{Attribute, Graph, Model, Node};
 use crate::graph::{Projection, Role};
 
-/// The experts of a layer, whose weights are each a `W`.
+/// The experts of a layer; `W` is the type of a weight.
 #[derive(Debug)]
 struct ExpertLayer<W> {
     /// The layer's path.
     path: String,
-    /// The node whose output is the sum of all.
+    /// The name of the node that sums up the experts' outputs.
     sum: String,
-    /// What goes in, `[tokens, hidden_size]`.
+    /// The experts' input, `[tokens, hidden_size]`.
     rows: String,
-    /// The router's, `[tokens, experts]`.
+    /// The router's logits, `[tokens, experts]`.
     logits: String,
-    /// What becomes of them: 0 of experts that aren't picked.
+    /// The experts' weights for each token, `[tokens, experts]`; 0 for experts that aren't picked.
     weights: String,
-    /// Experts that a token goes through.
+    /// Number of experts per token.
     per_token: usize,
-    /// Whether their weights are divided by their sum.
+    /// Whether the picked experts' weights are divided by their sum.
     normalised: bool,
-    /// `gate_proj`, `up_proj` and `down_proj` of each.
+    /// `gate_proj`, `up_proj` and `down_proj` of each expert.
     experts: Vec<[W; 3]>,
 }
 
 impl<W> ExpertLayer<W> {
-    /// The attributes that both operators have.
+    /// The attributes that `MoE` and `QMoE` share.
     fn attributes(&self) -> Vec<Attribute> {
         vec![
             int("k", self.per_token as i64),
             text("activation_type", "swiglu"),
-            // Rows of the two in turn, the only order that the nodes know on a CPU.
+            // Alternating rows of gate and up, the only order supported on a CPU.
             int("swiglu_fusion", 1),
             // swiglu = g * sigmoid(alpha * g) * (up + beta)
             float("activation_alpha", 1.0),
@@ -53,7 +54,8 @@ impl<W> ExpertLayer<W> {
         ]
     }
 
-    /// Puts a node of `operator` in the place of the layer's sum. The other nodes are then unused.
+    /// Replaces the node of the layer's sum by one of `operator`. The layer's other nodes are
+    /// unused afterwards.
     fn replace(&self, graph: &mut Graph, operator: &str, input: Vec<String>, own: Vec<Attribute>) {
         let node = graph.node.iter_mut().find(|node| node.name == self.sum);
         if let Some(node) = node {
@@ -84,7 +86,7 @@ fn not_lowered(layer: &str, reason: impl Into<String>) -> NotLowered {
     }
 }
 
-/// Reports the experts of every layer of `model`, which all stay as they are for this `reason`.
+/// Reports the experts of every layer of `model` as not lowered, for `reason`.
 pub fn all_refused(model: &Model, reason: &str) -> Vec<NotLowered> {
     let nodes = model.graph.iter().flat_map(|graph| &graph.node);
     let layer = |node: &Node| match Role::of(node)? {
@@ -97,9 +99,9 @@ pub fn all_refused(model: &Model, reason: &str) -> Vec<NotLowered> {
         .collect()
 }
 
-/// What the nodes of one layer's experts make.
+/// The values found for one layer's experts.
 #[derive(Debug)]
-struct Found<W> {
+struct ExpertNodes<W> {
     rows: Option<String>,
     logits: Option<String>,
     weights: Option<String>,
@@ -107,7 +109,7 @@ struct Found<W> {
     sum: Option<(String, Role)>,
 }
 
-impl<W> Default for Found<W> {
+impl<W> Default for ExpertNodes<W> {
     fn default() -> Self {
         Self {
             rows: None,
@@ -119,13 +121,13 @@ impl<W> Default for Found<W> {
     }
 }
 
-/// The experts of each layer of `graph`, or why they can't be one node; `weight` finds that of a projection's product, or
-/// tells what's wrong with it.
+/// The experts of each layer of `graph`, or why they can't become one node. `weight` returns the
+/// weight of a projection's product, or the reason why it can't be used.
 fn layers<W>(
     graph: &Graph,
     weight: impl Fn(&Node) -> Result<W, &'static str>,
 ) -> Vec<Result<ExpertLayer<W>, NotLowered>> {
-    let mut layers: Vec<(String, Found<W>)> = Vec::new();
+    let mut layers: Vec<(String, ExpertNodes<W>)> = Vec::new();
     let mut places: BTreeMap<String, usize> = BTreeMap::new();
     for node in &graph.node {
         let Some(role) = Role::of(node) else {
@@ -140,7 +142,7 @@ fn layers<W>(
             | Role::Experts { layer, .. } => layer.clone(),
         };
         let place = *places.entry(layer.clone()).or_insert_with(|| {
-            layers.push((layer, Found::default()));
+            layers.push((layer, ExpertNodes::default()));
             layers.len() - 1
         });
         let found = &mut layers[place].1;
@@ -164,9 +166,9 @@ fn layers<W>(
         .collect()
 }
 
-impl<W> Found<W> {
+impl<W> ExpertNodes<W> {
     fn layer(mut self, path: &str) -> Result<ExpertLayer<W>, &'static str> {
-        const INCOMPLETE: &str = "a node of theirs is missing";
+        const INCOMPLETE: &str = "one of their nodes is missing";
         let Some((
             sum,
             Role::Experts {
@@ -182,10 +184,10 @@ impl<W> Found<W> {
             return Err(INCOMPLETE);
         };
         if adapted {
-            return Err("an adapter's nodes stand between theirs");
+            return Err("an adapter changes them");
         }
         if activation != Activation::Silu {
-            return Err("ONNX Runtime's node for experts has another activation");
+            return Err("ONNX Runtime's operator for experts doesn't have their activation");
         }
         let mut of = |index, projection| {
             let weight = self.projections.remove(&(index, projection));

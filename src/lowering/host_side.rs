@@ -1,8 +1,8 @@
-//! What the engine knows better than the graph: how many tokens there are, and which logit is the largest.
+//! Work that moves from the graph to the engine: counting tokens, and picking the largest logit.
 //!
-//! A prepared graph counts tokens in its attention mask and picks the next one by a node of one thread. In a decode step these dozen
-//! nodes cost up to a hundredth of it. The engine's masks have no gaps, so that lengths are numbers that it has; the
-//! logits are on the host.
+//! A prepared graph counts tokens in its attention mask, and picks the next token with a
+//! single-threaded node. These dozen nodes take up to 1 % of a decode step. The engine's masks have
+//! no gaps, so it knows the lengths; and on a CPU it has the logits.
 
 use crate::graph::lengths::TOTAL;
 use crate::graph::proto::{
@@ -12,7 +12,7 @@ use crate::graph::{Length, Role};
 
 use super::products::{drop_unused, uses};
 
-/// Makes the lengths of `model` inputs in place of its mask.
+/// Replaces the nodes that compute lengths by inputs, and removes the mask if nothing else uses it.
 pub fn take_lengths(model: &mut Model, batch_size: usize) {
     let Some(graph) = &mut model.graph else {
         return;
@@ -55,8 +55,9 @@ pub fn take_lengths(model: &mut Model, batch_size: usize) {
     graph.input.retain(|input| mask || input.name != MASK);
 }
 
-/// Makes lengths inputs on a GPU, if only attention takes them. Sizes of tables and masks must be computed on the host, which
-/// they are from a shape; from an input they would be copied back from the GPU.
+/// [`take_lengths`] for a GPU: does so only if nothing but attention uses the lengths. Sizes of
+/// tables and masks must be known on the host. Computed from a shape, they are; an input would be
+/// copied back from the GPU.
 pub fn take_lengths_of_attention(model: &mut Model, batch_size: usize) {
     let mut taken = model.clone();
     take_lengths(&mut taken, batch_size);
@@ -66,7 +67,7 @@ pub fn take_lengths_of_attention(model: &mut Model, batch_size: usize) {
     }
 }
 
-/// The mask, an input of prepared graphs.
+/// The attention mask, an input of prepared graphs.
 pub const MASK: &str = "attention_mask";
 
 /// The output with the logits of the last position.
@@ -75,7 +76,7 @@ pub const LOGITS: &str = "logits";
 /// The output with the next token.
 pub const NEXT_TOKEN: &str = "next_token";
 
-/// Lets `model` give logits alone, if they are in float32.
+/// Removes the output [`NEXT_TOKEN`] if the logits are float32.
 pub fn give_logits_alone(model: &mut Model) {
     let Some(graph) = &mut model.graph else {
         return;
@@ -90,9 +91,10 @@ pub fn give_logits_alone(model: &mut Model) {
     }
 }
 
-/// The place of the largest of `logits`, the first of several.
+/// The index of the largest of `logits`; of equal ones, the first.
 pub fn largest(logits: &[f32]) -> usize {
-    // Compared without branches, several at a time: the place is looked for in the best part alone.
+    // The largest value of each part is found with branch-free, vectorised comparisons; the index
+    // is searched only in the best part.
     const PART: usize = 256;
     const LANES: usize = 16;
     let greater = |a: f32, b: f32| if b > a { b } else { a };

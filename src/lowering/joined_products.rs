@@ -1,28 +1,30 @@
-//! Products of one input as one product, with their weights behind one another.
+//! Joining products with the same input into one, whose weight is the concatenation of theirs.
 //!
-//! Each product starts and stops the threads once, which at one token costs as much as reading some hundred KB.
+//! Every product starts and stops the threads once, which for a single token takes as long as
+//! reading some hundred KB.
 
 use std::collections::{HashMap, HashSet};
 
 use super::products::{int, node, shape_constant, uses};
 use crate::graph::proto::{Graph, Node};
 
-/// Products of one input, two or more.
+/// Two or more products with the same input.
 #[derive(Debug)]
 pub struct ProductGroup {
-    /// Their values, in the graph's order.
+    /// Their outputs, in the graph's order.
     pub outputs: Vec<String>,
-    /// What they are products with.
+    /// Their input.
     pub x: String,
-    /// The node that takes them as they are, and nothing else does: queries, keys and values.
+    /// The attention node that takes all of them directly as queries, keys and values, if nothing
+    /// else uses them.
     pub attention: Option<String>,
 }
 
-/// The groups of those nodes that `is_product` tells, by the first one's output.
+/// The groups among the nodes for which `is_product` is true, by the first product's output.
 pub fn groups(graph: &Graph, is_product: impl Fn(&Node) -> bool) -> HashMap<String, ProductGroup> {
     let uses = uses(graph);
     let products = graph.node.iter().filter(|node| is_product(node));
-    // By value, and in the graph's order.
+    // `(output, input)` of each product, in the graph's order.
     let inputs: Vec<(&String, &String)> = products
         .map(|node| (&node.output[0], &node.input[0]))
         .collect();
@@ -62,14 +64,14 @@ pub fn groups(graph: &Graph, is_product: impl Fn(&Node) -> bool) -> HashMap<Stri
     groups.into_iter().map(by_first).collect()
 }
 
-/// Makes `attention` take the joined value `qkv`.
+/// Replaces the queries, keys and values of `attention` by the joined value `qkv`.
 pub fn take_joined(attention: &mut Node, qkv: &str) {
     attention.input[0] = qkv.to_owned();
     attention.input[1].clear();
     attention.input[2].clear();
 }
 
-/// Cuts the value `joined`, along `axis`, into the products `outputs` that it's made of, whose sizes are `rows`.
+/// A node that splits `joined` along `axis` into `outputs`, whose sizes are `rows`.
 pub fn split(graph: &mut Graph, joined: &str, outputs: &[String], rows: &[i64], axis: i64) -> Node {
     let sizes: Vec<String> = rows.iter().map(i64::to_string).collect();
     let parts = shape_constant(graph, &format!("parts.{}", sizes.join(".")), rows);

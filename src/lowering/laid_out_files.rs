@@ -1,9 +1,11 @@
-//! Files of weights that are laid out for the processor: made once from a model's weights, and mapped afterwards.
+//! Files of weights that are laid out for the processor. They're written once and mapped
+//! afterwards.
 //!
-//! Those of a base model are in its prepared folder, and all variants beside it share them; those of merged tensors
-//! are beside the variant's own `overlay.safetensors`. They vanish with their folders. A tensor is named by its form and, of
-//! each source, path, size, modification time, offset and types, so that one made from an earlier version of a file is
-//! never taken.
+//! A base model's file is in its prepared folder and is shared by all its variants. A merged
+//! variant has a file of its own, for the weights in its `overlay.safetensors`. They're deleted
+//! with their folders. A tensor's name contains its form and, for each source weight, the file's
+//! path, size and modification time, the offset and the dtypes. So a tensor made from an earlier
+//! version of a file is never used.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -27,46 +29,49 @@ pub const LAID_OUT: &str = "laid-out.safetensors";
 /// The name of the base's prepared folder.
 const BASE: &str = "base";
 
-/// Separates the parts of a tensor's name. A tensor of a file whose path contains it isn't kept when others are added.
+/// Separates the parts of a tensor's name. If a path contains it, the tensor isn't kept when the
+/// file is rewritten with others.
 const BETWEEN: char = '\n';
 
-/// Where a laid-out tensor is, or several of one form behind one another.
+/// Where a laid-out tensor, or several contiguous ones of the same form, is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    /// Its bytes.
+pub struct LaidOutRange {
+    /// The bytes.
     span: ByteSpan,
-    /// Of all of them: `out_features`.
+    /// The sum of their `out_features`.
     pub rows: usize,
     /// `in_features`
     pub columns: usize,
 }
 
-impl Found {
-    /// The initializer `name` of this shape.
+impl LaidOutRange {
+    /// An initializer with these bytes.
     pub fn initializer(&self, name: &str, dims: Vec<i64>) -> Tensor {
         Tensor::external(name, element::FLOAT32, dims, &self.span, Path::new(ROOT))
     }
 }
 
-/// The open files of laid-out weights of one variant.
+/// The open laid-out files of a variant.
 #[derive(Debug)]
 pub struct LaidOutFiles {
     /// Rows of a block.
     pub block: usize,
-    /// What writing the variant's own file took, in seconds, if it was written now. The base's is shared by all variants.
+    /// Seconds that writing the variant's own file took, if it was written just now. The base's
+    /// file doesn't count, since all variants share it.
     pub own_seconds: Option<f64>,
-    /// By path.
+    /// The files by path.
     files: BTreeMap<PathBuf, SafetensorsFile>,
     names: Names,
 }
 
 impl LaidOutFiles {
-    /// Makes what's `wanted`, in groups that shall follow each other and in blocks of `block` rows, if it isn't there, and opens
-    /// it. `folder` is the variant's; `begin` is told the bytes of each file that has to be made.
+    /// Opens the laid-out files of the variant in `folder`, and writes those that lack a tensor of
+    /// `wanted`. The tensors of a group are stored contiguously. Before a file is written, `begin`
+    /// is called with its size in bytes.
     ///
     /// # Errors
     /// If a weight can't be read, or a file can't be written.
-    pub fn make_ready(
+    pub fn open_or_write(
         wanted: Vec<Vec<LaidOutTensor>>,
         folder: &Path,
         block: usize,
@@ -122,16 +127,16 @@ impl LaidOutFiles {
         self.files.keys().map(PathBuf::as_path)
     }
 
-    /// Whether the file at `path` is one of these.
+    /// Whether `path` is one of these files.
     pub fn has(&self, path: &Path) -> bool {
         self.files.contains_key(path)
     }
 
-    /// Where `tensors` are, if they follow each other.
+    /// Where `tensors` are stored, if they're contiguous.
     ///
     /// # Errors
-    /// If a source's file can't be asked for its size.
-    pub fn find(&self, tensors: &[LaidOutTensor]) -> Result<Option<Found>, LayOutError> {
+    /// If the metadata of a weight's file can't be read.
+    pub fn find(&self, tensors: &[LaidOutTensor]) -> Result<Option<LaidOutRange>, LayOutError> {
         for (path, file) in &self.files {
             if let Some(offset) = self.names.joined(file, tensors)? {
                 let [_, columns] = tensors[0].size();
@@ -141,7 +146,7 @@ impl LaidOutFiles {
                     offset,
                     length: 4 * (rows * columns) as u64,
                 };
-                return Ok(Some(Found {
+                return Ok(Some(LaidOutRange {
                     span,
                     rows,
                     columns,
@@ -152,7 +157,7 @@ impl LaidOutFiles {
     }
 }
 
-/// The folder of the base that the variant in `folder` was prepared beside, or `folder` itself.
+/// The folder of the base that the variant in `folder` was prepared with, or `folder` itself.
 fn shared_folder(folder: &Path) -> PathBuf {
     let beside = folder.ancestors().nth(2).map(|model| model.join(BASE));
     match beside {
@@ -161,19 +166,19 @@ fn shared_folder(folder: &Path) -> PathBuf {
     }
 }
 
-/// The path of a file as names of tensors have it.
+/// A file's path as it's written in tensor names.
 fn below_root(path: &Path) -> std::borrow::Cow<'_, str> {
     path.strip_prefix(ROOT).unwrap_or(path).to_string_lossy()
 }
 
-/// Names of laid-out tensors, with what's known of their sources' files.
+/// Makes the names of laid-out tensors; caches the metadata of their sources' files.
 #[derive(Debug, Default)]
 struct Names {
     stamps: RefCell<HashMap<PathBuf, (u64, i128)>>,
 }
 
 impl Names {
-    /// Size and modification time, in nanoseconds, of a file.
+    /// A file's size, and its modification time in nanoseconds.
     fn stamp(&self, path: &Path) -> Result<(u64, i128), LayOutError> {
         if let Some(known) = self.stamps.borrow().get(path) {
             return Ok(*known);
@@ -208,7 +213,7 @@ impl Names {
         ))
     }
 
-    /// Whether all sources of the tensor `name` are as they were.
+    /// Whether all source files of the tensor `name` are unchanged.
     fn is_current(&self, name: &str) -> bool {
         name.split(BETWEEN).skip(1).all(|source| {
             let parts: Vec<&str> = source.rsplitn(5, ':').collect();
@@ -223,7 +228,7 @@ impl Names {
         })
     }
 
-    /// Where `tensors` begin in `file`, if they follow each other there.
+    /// The offset of `tensors` in `file`, if they're contiguous there.
     fn joined(
         &self,
         file: &SafetensorsFile,
@@ -250,7 +255,8 @@ impl Names {
     }
 }
 
-/// Writes the file at `path` with `groups`, and what's still current of the `existing` one.
+/// Writes the file at `path` with `groups`, and with the tensors of the `existing` file that are
+/// still current.
 fn write(
     path: &Path,
     groups: &[Vec<LaidOutTensor>],

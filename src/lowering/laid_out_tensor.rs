@@ -1,4 +1,4 @@
-//! What a file of laid-out weights holds: weights in blocks, and those of experts as one node takes them.
+//! The tensors of a laid-out file: weights in blocks, and stacked weights of experts.
 
 use std::fs::File;
 use std::io;
@@ -11,10 +11,10 @@ use super::products::Weight;
 use crate::graph::proto;
 use crate::weights::{Dtype, SafetensorsWriter, WeightsError, round_to, widen};
 
-/// What's converted at a time.
+/// Bytes converted at a time.
 const BATCH_BYTES: usize = 8 << 20;
 
-/// Laid-out weights that can't be made or read.
+/// Why laid-out weights can't be made or read.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant is its message")]
 #[non_exhaustive]
@@ -27,19 +27,20 @@ pub enum LayOutError {
     Write(#[source] WeightsError),
 }
 
-/// A tensor of float32, made from one weight or two.
+/// A float32 tensor, made from one or two weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LaidOutTensor {
-    /// `[rows / b, columns, b]`: each block is the transpose of `b` rows; what's missing of the last are zeros.
+    /// `[rows / b, columns, b]`: each block is the transpose of `b` rows; the last one is padded
+    /// with zeros.
     Blocks(Weight, usize),
-    /// `[rows, columns]`, as it's stored.
+    /// `[rows, columns]`, in the order of the source.
     Rows(Weight),
-    /// `[2 * rows, columns]`: a row of the first, one of the second, and so on.
+    /// `[2 * rows, columns]`: rows of the first and the second weight in alternation.
     Alternating(Weight, Weight),
 }
 
 impl LaidOutTensor {
-    /// What it's made from.
+    /// The weights that it's made from.
     pub fn sources(&self) -> Vec<&Weight> {
         match self {
             Self::Blocks(weight, _) | Self::Rows(weight) => vec![weight],
@@ -47,7 +48,7 @@ impl LaidOutTensor {
         }
     }
 
-    /// A word for the form.
+    /// The form's name.
     pub fn form(&self) -> String {
         match self {
             Self::Blocks(_, block) => format!("blocks.{block}"),
@@ -56,7 +57,7 @@ impl LaidOutTensor {
         }
     }
 
-    /// Rows, with those that fill the last block, and columns.
+    /// `[rows, columns]`, with the rows that pad the last block.
     pub fn size(&self) -> [usize; 2] {
         let sources = self.sources();
         let rows: usize = sources.iter().map(|weight| weight.rows).sum();
@@ -72,7 +73,7 @@ impl LaidOutTensor {
         }
     }
 
-    /// Rows of each source that are laid out by themselves.
+    /// Number of rows that are laid out as a unit.
     fn unit(&self) -> usize {
         match self {
             Self::Blocks(_, block) => *block,
@@ -80,7 +81,7 @@ impl LaidOutTensor {
         }
     }
 
-    /// Cuts the work of writing it, as the tensor `name`, into parts of some MiB.
+    /// Divides writing the tensor, called `name`, into batches of some MiB.
     pub fn batches<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Batch<'a>> {
         let rows = self.sources()[0].rows;
         let [all, columns] = self.size();
@@ -106,7 +107,7 @@ pub struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    /// Lays them out and writes them.
+    /// Lays out these rows and writes them.
     ///
     /// # Errors
     /// If a source can't be read, or the file can't be written.
@@ -131,7 +132,7 @@ impl Batch<'_> {
             .map_err(LayOutError::Write)
     }
 
-    /// These rows of `weight`, rounded to each of its types, in order.
+    /// These rows of `weight`, rounded to each of its dtypes in order.
     fn read(&self, weight: &Weight) -> Result<Vec<f32>, LayOutError> {
         let path = weight.span.path.clone();
         let dtypes: Vec<Dtype> = weight
@@ -166,7 +167,7 @@ impl Batch<'_> {
         Ok(widen(&bytes, stored))
     }
 
-    /// These rows of a weight that's stored as its transpose.
+    /// These rows of a weight that's stored transposed.
     fn read_columns(&self, weight: &Weight, path: &Path, stored: Dtype) -> io::Result<Vec<f32>> {
         let file = File::open(path)?;
         let mut values = vec![0.0; self.count * weight.columns];
@@ -183,7 +184,7 @@ impl Batch<'_> {
     }
 }
 
-/// Lays out `values`, in rows of `columns`, in blocks of `rows`.
+/// Lays out `values`, `[n, columns]`, in blocks of `rows` rows.
 fn blocks(values: &[f32], rows: usize, columns: usize, laid_out: &mut [u8]) {
     let block = rows * columns;
     let blocks = laid_out.chunks_exact_mut(4 * block);
@@ -197,7 +198,7 @@ fn blocks(values: &[f32], rows: usize, columns: usize, laid_out: &mut [u8]) {
     }
 }
 
-/// Lays out the rows of all sources, of `columns` each, one of each source after the other.
+/// Lays out the rows of all `sources`, each `[n, columns]`, in alternation.
 fn alternate(sources: &[Vec<f32>], columns: usize, laid_out: &mut [u8]) {
     for (place, row) in laid_out.chunks_exact_mut(4 * columns).enumerate() {
         let source = &sources[place % sources.len()];

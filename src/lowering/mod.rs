@@ -1,23 +1,27 @@
-//! Rewrites a prepared graph for the processor: the same arithmetic, with one graph for prompts and one for decode steps.
+//! Lowering: rewrites a prepared graph for the processor, into one graph for prompts and one for
+//! decode steps. They compute the same.
 //!
-//! A prepared graph has `y = x Wᵀ` for every linear layer, with the weight as the checkpoint stores it. ONNX Runtime's
-//! matrix products on a CPU like other forms better, and which one depends on the number of tokens, so that a prompt
-//! and a decode step are given sessions of their own over the same cache and, through the page cache, the same weights:
+//! A prepared graph computes `y = x Wᵀ` for every linear layer, with the weight as the checkpoint
+//! stores it. On a CPU, ONNX Runtime computes other forms of the product faster, and which one is
+//! fastest depends on the number of tokens. Prompts and decode steps therefore have separate
+//! sessions, which share the cache and, through the page cache, the weights:
 //!
 //! | | prompts | decode steps |
 //! | --- | --- | --- |
-//! | mapped | in blocks of channels ([`blocked`]), mapped from a file that's made once ([`laid_out_files`]) | the same |
-//! | resident | the same, read into memory | the same |
-//! | in place | weights on the left ([`weights_on_the_left`]) if short, else as prepared | as prepared |
+//! | mapped | in blocks ([`blocked`]), from a mapped file ([`laid_out_files`]) | as for prompts |
+//! | resident | in blocks, read into memory | as for prompts |
+//! | in place | short: weights on the left ([`weights_on_the_left`]); long: as prepared | as prepared |
 //!
-//! Where there's such a file, or they are quantized, the experts of a layer are one node ([`experts`]).
+//! The experts of a layer become one node ([`experts`]) if their weights are in such a file, or
+//! quantized.
 //!
-//! A quantized model has one session, in which products of one input are one ([`quantized`]); what stays float
-//! is as prepared.
+//! A quantized model has one session, in which products with the same input are joined
+//! ([`quantized`]); products with float weights stay as prepared.
 //!
-//! Graphs are rewritten when a session is opened: the prepared folder keeps the plain one, which any ONNX Runtime can
-//! run. What a node is in the decoder is read from its [`Role`](crate::graph::Role), which the exporter wrote onto it; what has a
-//! role and can't be rewritten is reported ([`NotLowered`]). No operator of ours is used. `docs/performance.md` has what each form is worth.
+//! Graphs are lowered when a session is opened. The prepared folder keeps the graph as exported,
+//! which any ONNX Runtime can run. The exporter wrote each node's [`Role`](crate::graph::Role) onto
+//! it; a node with a role that can't be lowered is reported ([`NotLowered`]). Only ONNX Runtime's
+//! own operators are used. `docs/performance.md` has the gain of each form.
 
 pub mod block_size;
 pub mod blocked;
@@ -26,19 +30,19 @@ pub mod host_side;
 mod joined_products;
 pub mod laid_out_files;
 pub mod laid_out_tensor;
-mod mode;
 pub mod model_file;
 mod not_lowered;
 mod products;
 pub mod quantized;
 #[cfg(test)]
 mod tests;
+mod weights_mode;
 pub mod weights_on_the_left;
 
 use std::path::Path;
 
-pub use mode::WeightsMode;
 pub use not_lowered::NotLowered;
+pub use weights_mode::WeightsMode;
 
 use crate::graph::proto::Model;
 use crate::onnxruntime::Provider;
@@ -46,59 +50,62 @@ use blocked::Runs;
 use laid_out_files::LaidOutFiles;
 use laid_out_tensor::{LaidOutTensor, LayOutError};
 
-/// Tokens up to which a prompt has weights on the left: beyond, copying the tokens costs what it saves.
+/// The longest prompt, in tokens, that's run with weights on the left. For longer ones, copying the
+/// tokens costs as much as it saves.
 pub const SHORT_PROMPT: usize = 128;
 
-/// Tokens of a longer prompt that go through the graph at once. Attention over a chunk leaves out what comes after it,
-/// which over a whole prompt is computed and thrown away; fewer rows make the products slower.
+/// Chunk size in tokens; a longer prompt is run chunk by chunk. ONNX Runtime computes attention
+/// scores of later positions, too, and discards them; in chunks, there are fewer of these. Smaller
+/// chunks make the matrix products slower.
 pub const CHUNK: usize = 256;
 
-/// What graphs are rewritten for.
+/// What a graph is lowered for.
 #[derive(Debug, Clone, Copy)]
-pub struct Lowering {
-    /// Where they run.
+pub struct LoweringTarget {
+    /// The execution provider.
     pub provider: Provider,
-    /// How weights are held.
+    /// How weights are held in memory.
     pub weights: WeightsMode,
-    /// Sequences that are generated at once.
+    /// Sequences generated at once.
     pub sequences: usize,
 }
 
-/// The graphs of a variant's sessions.
+/// The lowered graphs of a variant, one for each session.
 #[derive(Debug)]
-pub struct Layouts {
-    /// For decode steps, and for whatever has no graph of its own.
+pub struct LoweredGraphs {
+    /// For decode steps, and for prompts that `prompt` isn't used for.
     pub step: Model,
-    /// For runs of several tokens.
+    /// For runs of several tokens; `None` if `step` runs them, too.
     pub prompt: Option<Model>,
-    /// Tokens from which on that isn't used.
+    /// Number of tokens from which on `prompt` isn't used.
     pub prompt_end: usize,
-    /// Whether ONNX Runtime packs the weights of `step`.
+    /// Whether ONNX Runtime may pack (copy and reorder) the weights of `step`.
     pub packs_step: bool,
-    /// What stays as prepared though another form is quicker.
+    /// The nodes with a role that couldn't be lowered.
     pub not_lowered: Vec<NotLowered>,
 }
 
-impl Layouts {
+impl LoweredGraphs {
     /// All graphs.
     pub fn models(&self) -> impl Iterator<Item = &Model> {
         self.prompt.iter().chain([&self.step])
     }
 }
 
-/// The tensors that `model` wants laid out, in groups that shall follow each other.
+/// The tensors to lay out for `model`. The tensors of a group must be contiguous in the file.
 fn wanted(model: &Model, block: usize) -> Vec<Vec<LaidOutTensor>> {
     let mut groups = blocked::wanted(model, block);
     groups.extend(experts::stacked::wanted(model));
     groups
 }
 
-/// Lays out the weights of `model`, in `folder`, in blocks of `block` channels, where that isn't done yet. `begin` gets the
-/// size of a file that has to be written. `None` for quantized weights, which are read as they are.
+/// Lays out the weights of `model`, which is in `folder`, in blocks of `block` channels, unless
+/// that's done already. Before a file is written, `begin` is called with its size in bytes. `None`
+/// for a quantized model, whose weights are used as stored.
 ///
 /// # Errors
 /// If a file can't be read or written.
-pub fn make_ready(
+pub fn lay_out(
     model: &Model,
     folder: &Path,
     block: usize,
@@ -107,32 +114,32 @@ pub fn make_ready(
     if quantized::is_quantized(model) {
         return Ok(None);
     }
-    let files = LaidOutFiles::make_ready(wanted(model, block), folder, block, begin)?;
+    let files = LaidOutFiles::open_or_write(wanted(model, block), folder, block, begin)?;
     Ok(Some(files))
 }
 
-/// Rewrites `model` for `target`; `files` has what's laid out for it, if anything is.
+/// Lowers `model` for `target`; `files` are its laid-out weights, if any.
 ///
 /// # Errors
-/// If a source's file can't be asked for its size.
-pub fn layouts(
+/// If the metadata of a weight's file can't be read.
+pub fn lower(
     model: Model,
-    target: Lowering,
+    target: LoweringTarget,
     files: Option<&LaidOutFiles>,
-) -> Result<Layouts, LayOutError> {
+) -> Result<LoweredGraphs, LayOutError> {
     let mut made = rewritten(model, target, files)?;
     let graphs = made.prompt.iter_mut().chain([&mut made.step]);
-    graphs.for_each(products::take_roles_off);
+    graphs.for_each(products::remove_roles);
     Ok(made)
 }
 
-/// The rewritten graphs, with the roles still on their nodes.
+/// The lowered graphs, with the roles still on the nodes.
 fn rewritten(
     model: Model,
-    target: Lowering,
+    target: LoweringTarget,
     files: Option<&LaidOutFiles>,
-) -> Result<Layouts, LayOutError> {
-    let mut made = Layouts {
+) -> Result<LoweredGraphs, LayOutError> {
+    let mut made = LoweredGraphs {
         packs_step: quantized::needs_packing(&model) || target.weights == WeightsMode::Resident,
         step: model,
         prompt: None,
@@ -144,7 +151,7 @@ fn rewritten(
         host_side::give_logits_alone(&mut made.step);
     } else {
         host_side::take_lengths_of_attention(&mut made.step, target.sequences);
-        let reason = "on a GPU, they have no other form here";
+        let reason = "there is no other form for a GPU";
         made.not_lowered = experts::all_refused(&made.step, reason);
     }
     if quantized::is_quantized(&made.step) {
@@ -161,7 +168,7 @@ fn rewritten(
         let mut prompt = made.step.clone();
         let left = blocked::rewrite(&mut prompt, files, Runs::Prompt(sequences))?;
         made.not_lowered.extend(left);
-        // Several sequences are several rows, even when decoding.
+        // Several sequences are several rows, even in a decode step.
         if sequences > 1 {
             made.step = prompt;
         } else {
@@ -170,10 +177,11 @@ fn rewritten(
         }
         return Ok(made);
     }
-    // Weights of 16 bits are widened when a session starts: another one would hold them once more.
+    // 16-bit weights are widened when a session is opened, so a second session would hold a second
+    // copy.
     let converted = products::Products::of(&made.step).any_is_converted();
     if target.provider == Provider::Cpu {
-        let reason = "one node for them takes a copy of their weights, which `--weights in-place` does without";
+        let reason = "the single node needs a copy of their weights, which `--weights in-place` doesn't make";
         made.not_lowered = experts::all_refused(&made.step, reason);
     }
     if target.provider == Provider::Cpu && sequences == 1 && !converted {

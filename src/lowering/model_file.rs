@@ -1,8 +1,8 @@
-//! Reads `model.onnx` for a session that's opened from memory.
+//! Reads `model.onnx`, so that a session can be opened from memory.
 //!
-//! ONNX Runtime refuses external data outside the model's own folder, absolute locations and `..`. Read
-//! from memory, with `/` as the folder of the external data, any file can be named: by its path below
-//! the root. That also looks through the symbolic links of a hub cache.
+//! ONNX Runtime refuses external data with an absolute location, or outside the model's folder. If
+//! a model is opened from memory with `/` as the folder of its external data, any file can be named
+//! by its path relative to the root. Symbolic links, as in a hub cache, are resolved for that.
 
 use std::collections::HashMap;
 use std::fs;
@@ -15,7 +15,7 @@ use crate::graph::ROTARY_LENGTH;
 use crate::graph::proto::Model;
 use crate::prepared::GRAPH;
 
-/// A prepared graph that can't be opened.
+/// Why a prepared graph can't be read.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant is its message")]
 #[non_exhaustive]
@@ -38,13 +38,14 @@ pub enum ModelFileError {
     Weights { graph: PathBuf, weights: PathBuf },
 }
 
-/// The folder that locations are relative to, for the session's options.
+/// The folder that locations of external data are relative to.
 pub const ROOT: &str = "/";
 
-/// The graph of `folder`, with locations below [`ROOT`] and rotary tables of `max_length` positions.
+/// Reads the graph in `folder`. Locations of its external data become relative to [`ROOT`], and the
+/// length of its rotary tables becomes `max_length`.
 ///
 /// # Errors
-/// If a file can't be read, or the graph's weights aren't where it says.
+/// If the graph can't be read, or a file of weights is missing or too short.
 pub fn read(folder: &Path, max_length: usize) -> Result<Model, ModelFileError> {
     let path = folder.join(GRAPH);
     let unreadable = |path: &Path| {

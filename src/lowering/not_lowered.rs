@@ -1,17 +1,17 @@
-//! What the exporter marked with a role and the rewriting left as it was.
+//! The report of nodes that have a role but couldn't be lowered.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A part of the decoder that runs as prepared though another form is quicker, and why.
+/// A part of the decoder that runs as prepared, though a faster form exists, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotLowered {
-    /// What it is: `experts`, `linear`.
+    /// The role: `experts` or `linear`.
     pub role: String,
     /// The path of the layer or module.
     pub path: String,
-    /// Why it stays as it is.
+    /// Why it couldn't be lowered.
     pub reason: String,
 }
 

@@ -1,4 +1,4 @@
-//! Finds a graph's products with weights, and helps to write other nodes in their place.
+//! Finds the matrix products of a graph, and has helpers to rewrite them.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -8,41 +8,41 @@ use crate::graph::Role;
 use crate::graph::proto::{Attribute, Graph, Model, Node, Tensor, element};
 use crate::weights::ByteSpan;
 
-/// A weight in a file.
+/// A weight stored in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Weight {
-    /// Its bytes.
+    /// The weight's bytes.
     pub span: ByteSpan,
     /// `out_features`
     pub rows: usize,
     /// `in_features`
     pub columns: usize,
-    /// Whether it's stored as `[columns, rows]`, not `[rows, columns]`.
+    /// Whether it's stored as `[columns, rows]` instead of `[rows, columns]`.
     pub in_out: bool,
-    /// Element types: the file's, then those that it's cast to, in order.
+    /// Element types: that in the file, then those that the graph casts it to, in order.
     pub types: Vec<i32>,
 }
 
-/// The products of a graph with weights that are in files, found by the roles of their nodes.
+/// The products of a graph whose weights are stored in files, found by the roles of their nodes.
 #[derive(Debug, Default)]
 pub struct Products {
-    /// Products of linear layers, by the name of the value that they make.
+    /// Products of linear layers, by the name of their output.
     linear: HashMap<String, LinearProduct>,
-    /// Products of experts' projections.
+    /// Weights of experts' projections, by the name of the product's output.
     experts: HashMap<String, Weight>,
-    /// Values that don't depend on inputs: initializers, and casts of them.
+    /// Values that don't depend on the graph's inputs: initializers, and casts of them.
     constants: HashSet<String>,
 }
 
 #[derive(Debug)]
 struct LinearProduct {
     weight: Weight,
-    /// Whether it has a single position, whatever the prompt.
+    /// Whether its input is always the last position only.
     last_position: bool,
 }
 
 impl Products {
-    /// Finds them.
+    /// Finds the products of `model`.
     pub fn of(model: &Model) -> Self {
         let mut found = Self::default();
         let Some(graph) = &model.graph else {
@@ -86,47 +86,49 @@ impl Products {
         found
     }
 
-    /// The weight of the linear layer whose product `node` makes, if it makes one.
+    /// The weight, if `node` is the product of a linear layer.
     pub fn weight(&self, node: &Node) -> Option<&Weight> {
         let product = self.linear.get(node.output.first()?)?;
         Some(&product.weight)
     }
 
-    /// The weight of the linear layer whose product `node` makes, if it's stored as `[out_features, in_features]`.
+    /// The weight, if `node` is the product of a linear layer and the weight is stored as
+    /// `[out_features, in_features]`.
     pub fn out_in_weight(&self, node: &Node) -> Option<&Weight> {
         self.out_in_weight_of(node.output.first()?)
     }
 
-    /// The weight of the product `value`, if it's stored as `[out_features, in_features]`.
+    /// The weight of the product whose output is `value`, if it's stored as
+    /// `[out_features, in_features]`.
     pub fn out_in_weight_of(&self, value: &str) -> Option<&Weight> {
         let weight = &self.linear.get(value)?.weight;
         (!weight.in_out).then_some(weight)
     }
 
-    /// The weight of the expert's projection whose product `node` makes, if it makes one.
+    /// The weight, if `node` is the product of an expert's projection.
     pub fn expert_weight(&self, node: &Node) -> Option<&Weight> {
         self.experts.get(node.output.first()?)
     }
 
-    /// Gives the product `value` another name.
+    /// Renames the output of a product from `value` to `name`.
     pub fn rename(&mut self, value: &str, name: &str) {
         if let Some(product) = self.linear.remove(value) {
             self.linear.insert(name.to_owned(), product);
         }
     }
 
-    /// Whether the product `node` is one of a single position, whatever the prompt.
+    /// Whether the input of the product `node` is always the last position only.
     pub fn is_last_position(&self, node: &Node) -> bool {
         let product = node.output.first().and_then(|name| self.linear.get(name));
         product.is_some_and(|product| product.last_position)
     }
 
-    /// Whether `value` is the same in every run.
+    /// Whether `value` doesn't depend on the graph's inputs.
     pub fn is_constant(&self, value: &str) -> bool {
         self.constants.contains(value)
     }
 
-    /// Whether `value` is a constant vector; a cast of one keeps its shape.
+    /// Whether `value` is a constant vector, or a cast of one.
     pub fn is_constant_vector(&self, graph: &Graph, value: &str) -> bool {
         if !self.is_constant(value) {
             return false;
@@ -143,15 +145,15 @@ impl Products {
         tensor.is_some_and(|tensor| tensor.dims.len() == 1)
     }
 
-    /// Whether a weight isn't stored in the type that's computed with.
+    /// Whether a weight is stored in another dtype than it's computed in.
     pub fn any_is_converted(&self) -> bool {
         let mut all = self.linear.values();
         all.any(|product| product.weight.types.len() > 1)
     }
 }
 
-/// The weight of a product of plain numbers, if it's in a file: `MatMul` takes it as `[in, out]`, `FusedMatMul` as
-/// `[out, in]`.
+/// The weight of a float product, if it's stored in a file. `MatMul` takes it as `[in, out]`,
+/// `FusedMatMul` as `[out, in]`.
 fn weight(
     node: &Node,
     initializers: &HashMap<&str, &Tensor>,
@@ -185,7 +187,7 @@ fn weight(
     })
 }
 
-/// An attribute with an integer.
+/// An integer attribute.
 pub fn int(name: &str, i: i64) -> Attribute {
     Attribute {
         name: name.to_owned(),
@@ -195,7 +197,7 @@ pub fn int(name: &str, i: i64) -> Attribute {
     }
 }
 
-/// An attribute with integers.
+/// An attribute with a list of integers.
 pub fn ints(name: &str, ints: &[i64]) -> Attribute {
     Attribute {
         name: name.to_owned(),
@@ -205,7 +207,7 @@ pub fn ints(name: &str, ints: &[i64]) -> Attribute {
     }
 }
 
-/// An attribute with a float.
+/// A float attribute.
 pub fn float(name: &str, f: f32) -> Attribute {
     Attribute {
         name: name.to_owned(),
@@ -215,7 +217,7 @@ pub fn float(name: &str, f: f32) -> Attribute {
     }
 }
 
-/// An attribute with a text.
+/// A string attribute.
 pub fn text(name: &str, s: &str) -> Attribute {
     Attribute {
         name: name.to_owned(),
@@ -225,7 +227,7 @@ pub fn text(name: &str, s: &str) -> Attribute {
     }
 }
 
-/// A node of the standard operators, called as its output.
+/// A node of a standard operator, with the name of its output.
 pub fn node(op: &str, inputs: &[&str], output: &str, attribute: Vec<Attribute>) -> Node {
     Node {
         input: inputs.iter().map(|&name| name.to_owned()).collect(),
@@ -237,7 +239,7 @@ pub fn node(op: &str, inputs: &[&str], output: &str, attribute: Vec<Attribute>) 
     }
 }
 
-/// Adds the constant `name`, a vector of int64, unless it's there; returns its name.
+/// Adds the constant `name`, a vector of int64, unless it exists. Returns its name.
 pub fn shape_constant(graph: &mut Graph, name: &str, values: &[i64]) -> String {
     if !graph.initializer.iter().any(|tensor| tensor.name == name) {
         graph.initializer.push(Tensor {
@@ -251,7 +253,7 @@ pub fn shape_constant(graph: &mut Graph, name: &str, values: &[i64]) -> String {
     name.to_owned()
 }
 
-/// How often nodes take each value.
+/// How often each value is a node's input.
 pub fn uses(graph: &Graph) -> HashMap<&str, usize> {
     let mut uses = HashMap::new();
     for name in graph.node.iter().flat_map(|node| &node.input) {
@@ -260,10 +262,10 @@ pub fn uses(graph: &Graph) -> HashMap<&str, usize> {
     uses
 }
 
-/// Takes the roles off the nodes of `model`: they've been read.
-pub fn take_roles_off(model: &mut Model) {
+/// Removes the roles from the nodes of `model`.
+pub fn remove_roles(model: &mut Model) {
     let nodes = model.graph.iter_mut().flat_map(|graph| &mut graph.node);
-    nodes.for_each(Role::take_off);
+    nodes.for_each(Role::remove_from);
 }
 
 /// Names of a graph's outputs.
@@ -272,7 +274,7 @@ pub fn output_names(graph: &Graph) -> Vec<String> {
     outputs.map(|output| output.name.clone()).collect()
 }
 
-/// Drops nodes and initializers whose values nothing takes any more.
+/// Removes nodes and initializers that don't contribute to an output.
 pub fn drop_unused(graph: &mut Graph) {
     let outputs = graph.output.iter().map(|output| output.name.clone());
     let mut used: HashSet<String> = outputs.collect();

@@ -1,9 +1,10 @@
-//! Products with quantized weights: `MatMulNBits` and `MatMulBnb4`.
+//! Joining products with quantized weights, `MatMulNBits` and `MatMulBnb4`.
 //!
-//! ONNX Runtime packs the codes of `MatMulNBits` when a session starts, whatever the options say of packing, or else the
-//! product is some hundred times slower. Products of one input are joined for the same reason as in [`super::blocked`]:
-//! in the file of quantized weights they follow each other, so the joined one is mapped too; where a merge has changed
-//! some of them, ONNX Runtime joins them at the start.
+//! ONNX Runtime must pack the codes of `MatMulNBits` when it opens a session; otherwise the product
+//! is some hundred times slower. Products with the same input are joined, as in
+//! [`super::joined_products`]. Their weights are contiguous in the file of quantized weights, so
+//! the joined weight is mapped as well. If a merge has changed some of them, ONNX Runtime
+//! concatenates them when it opens the session.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
@@ -16,13 +17,13 @@ use crate::onnxruntime::Provider;
 use crate::quantize::Format;
 use crate::weights::ByteSpan;
 
-/// Whether a product of `model` has codes that ONNX Runtime has to pack.
+/// Whether `model` has a product whose codes ONNX Runtime must pack.
 pub fn needs_packing(model: &Model) -> bool {
     let mut nodes = model.graph.iter().flat_map(|graph| &graph.node);
     nodes.any(|node| format_of(node).is_some_and(|format| format.operator().packs_codes))
 }
 
-/// Whether a product of `model` has a quantized weight.
+/// Whether `model` has a product with a quantized weight.
 pub fn is_quantized(model: &Model) -> bool {
     let mut nodes = model.graph.iter().flat_map(|graph| &graph.node);
     nodes.any(is_product)
@@ -39,12 +40,12 @@ fn format_of(node: &Node) -> Option<Format> {
     formats.find(|format| format.operator().name == node.op_type)
 }
 
-/// How many products a GPU takes as one. The operator that cuts their outputs apart gets more of them by lists, which are copied
-/// there at every step, with an entry for each column.
+/// The largest number of products joined on a GPU. To split more outputs, the CUDA kernel needs
+/// lists with an entry for each column, which are copied to the device in every step.
 const MOST_ON_A_GPU: usize = 4;
 
-/// Joins products that share their input: an attention node takes the joined queries, keys and values as they are, where
-/// nothing comes between, and else they're cut apart.
+/// Joins products with the same input. An attention node takes joined queries, keys and values
+/// directly, if no other node comes in between; otherwise the output is split.
 pub fn join(model: &mut Model, provider: Provider) {
     let most = match provider {
         Provider::Cpu => usize::MAX,
@@ -59,7 +60,7 @@ pub fn join(model: &mut Model, provider: Provider) {
         .filter(|node| is_product(node))
         .map(|node| (node.output[0].clone(), node.clone()))
         .collect();
-    // By the first one's output, with the attention node that takes them.
+    // The products by the first one's output, with the attention node that takes them.
     let groups: HashMap<String, (Vec<Node>, Option<String>)> = groups(graph, is_product)
         .into_iter()
         .map(|(first, group)| {
@@ -102,7 +103,7 @@ pub fn join(model: &mut Model, provider: Provider) {
     drop_unused(graph);
 }
 
-/// Adds the product `joined` in the place of `parts`.
+/// Adds the product `joined`, which replaces `parts`.
 fn add_joined(graph: &mut Graph, nodes: &mut Vec<Node>, parts: &[Node], joined: &str) {
     let [codes, scales] = [(1, "codes"), (2, "scales")].map(|(place, what)| {
         let names: Vec<String> = parts.iter().map(|part| part.input[place].clone()).collect();
@@ -122,7 +123,8 @@ fn add_joined(graph: &mut Graph, nodes: &mut Vec<Node>, parts: &[Node], joined: 
     nodes.push(product);
 }
 
-/// Whether `parts` have one operator, input and form. NF4's blocks run through rows, so its weights must be whole blocks.
+/// Whether `parts` have the same operator, input and attributes. NF4's blocks may span rows, so its
+/// weights must be whole blocks.
 fn can_be_joined(parts: &[Node]) -> bool {
     let first = &parts[0];
     let alike = |part: &Node| {
@@ -151,8 +153,8 @@ pub fn attribute(node: &Node, name: &str) -> i64 {
         .map_or(0, |attribute| attribute.i)
 }
 
-/// Adds the initializers `names`, one behind the other, as `joined`: one reference where they follow each other in
-/// their file, else a node.
+/// Adds `joined`, the concatenation of the initializers `names`: an initializer if they're
+/// contiguous in their file, otherwise a `Concat` node.
 pub fn joined_initializer(
     graph: &mut Graph,
     nodes: &mut Vec<Node>,

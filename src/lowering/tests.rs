@@ -1,4 +1,4 @@
-//! Graphs of small models, rewritten for each way of holding weights.
+//! Lowering graphs of small models, in each weights mode.
 
 mod experts;
 mod roles;
@@ -42,29 +42,29 @@ fn prepare_as(
     preparation.prepare(Some(&experiment), &all).unwrap()
 }
 
-fn target(weights: WeightsMode) -> Lowering {
-    Lowering {
+fn target(weights: WeightsMode) -> LoweringTarget {
+    LoweringTarget {
         provider: Provider::Cpu,
         weights,
         sequences: 1,
     }
 }
 
-fn rewritten(variant: &PreparedVariant, weights: WeightsMode) -> (Layouts, Vec<u64>) {
+fn rewritten(variant: &PreparedVariant, weights: WeightsMode) -> (LoweredGraphs, Vec<u64>) {
     rewritten_for(variant, target(weights))
 }
 
-/// The graphs, and the bytes of each file that was made for them.
-fn rewritten_for(variant: &PreparedVariant, target: Lowering) -> (Layouts, Vec<u64>) {
+/// The lowered graphs, and the size in bytes of each file that was written.
+fn rewritten_for(variant: &PreparedVariant, target: LoweringTarget) -> (LoweredGraphs, Vec<u64>) {
     let model = model_file::read(&variant.folder, 40).unwrap();
     let made = std::cell::RefCell::new(Vec::new());
     let begin = |bytes| made.borrow_mut().push(bytes);
     let laid_out = target.provider == Provider::Cpu && target.weights != WeightsMode::InPlace;
     let files = laid_out.then(|| {
-        LaidOutFiles::make_ready(wanted(&model, BLOCK), &variant.folder, BLOCK, &begin).unwrap()
+        LaidOutFiles::open_or_write(wanted(&model, BLOCK), &variant.folder, BLOCK, &begin).unwrap()
     });
-    let layouts = layouts(model, target, files.as_ref()).unwrap();
-    (layouts, made.into_inner())
+    let lowered = lower(model, target, files.as_ref()).unwrap();
+    (lowered, made.into_inner())
 }
 
 fn operators(model: &Model) -> BTreeMap<&str, usize> {
@@ -79,23 +79,24 @@ fn count(model: &Model, operator: &str) -> usize {
     operators(model).get(operator).copied().unwrap_or(0)
 }
 
-/// The block size of the tests, whatever this processor's is.
+/// The block size in the tests, which may differ from this processor's.
 const BLOCK: usize = 8;
 
-/// 2 layers of 7 products, and the head.
+/// 2 layers of 7 products, and the output head.
 const PRODUCTS: usize = 15;
 
 #[test]
 fn a_prompt_has_weights_on_the_left_and_one_transposition_for_an_mlp() {
     let folder = tempfile::tempdir().unwrap();
     let base = &prepare("llama-gqa", "lora", Dtype::Float32, folder.path())[0];
-    let (layouts, _) = rewritten(base, WeightsMode::InPlace);
-    let prompt = layouts.prompt.unwrap();
+    let (lowered, _) = rewritten(base, WeightsMode::InPlace);
+    let prompt = lowered.prompt.unwrap();
     assert_eq!(count(&prompt, "FusedMatMul"), PRODUCTS);
-    // Queries, keys and values of both layers, and what the first layer's attention and MLP give.
+    // Queries, keys and values of both layers, and the outputs of the first layer's attention and
+    // MLP.
     assert_eq!(count(&prompt, "Transpose"), 2 * 3 + 2);
-    assert_eq!(count(&layouts.step, "Transpose"), 0);
-    assert_eq!(layouts.prompt_end, SHORT_PROMPT + 1);
+    assert_eq!(count(&lowered.step, "Transpose"), 0);
+    assert_eq!(lowered.prompt_end, SHORT_PROMPT + 1);
 }
 
 #[test]
@@ -103,7 +104,8 @@ fn biases_and_activations_stay_turned() {
     let folder = tempfile::tempdir().unwrap();
     let base = &prepare("opt-pre", "lora", Dtype::Float32, folder.path())[0];
     let prompt = rewritten(base, WeightsMode::InPlace).0.prompt.unwrap();
-    // A column for the biases of queries, keys, values (2 layers), of the output, fc1 and fc2 (1 layer).
+    // One column each for the biases of queries, keys and values (2 layers), and of the output
+    // projection, fc1 and fc2 (1 layer).
     let columns = |name: &str| name.ends_with("/column");
     let nodes = &prompt.graph.as_ref().unwrap().node;
     let made = nodes.iter().filter(|node| columns(&node.name)).count();
@@ -115,21 +117,22 @@ fn biases_and_activations_stay_turned() {
 fn a_decode_step_is_convolutions_and_joins_products_of_one_input() {
     let folder = tempfile::tempdir().unwrap();
     let base = &prepare("llama-gqa", "lora", Dtype::Float32, folder.path())[0];
-    let (layouts, made) = rewritten(base, WeightsMode::Mapped);
-    assert_eq!(count(&layouts.step, "FusedMatMul"), 0);
-    // Queries, keys and values are one, and so are the two in the perceptron, which stays in blocks.
-    assert_eq!(count(&layouts.step, "Conv"), PRODUCTS - 2 * (2 + 1));
-    assert_eq!(count(&layouts.step, "Split"), 2);
-    // Around the products of attention, of the perceptron and of the head.
+    let (lowered, made) = rewritten(base, WeightsMode::Mapped);
+    assert_eq!(count(&lowered.step, "FusedMatMul"), 0);
+    // Queries, keys and values are joined, and so are gate and up of the MLP, which stays in
+    // blocks.
+    assert_eq!(count(&lowered.step, "Conv"), PRODUCTS - 2 * (2 + 1));
+    assert_eq!(count(&lowered.step, "Split"), 2);
+    // Reorderings before and after the products of attention, MLP and head.
     let plain = rewritten(base, WeightsMode::InPlace).0.step;
-    let reshapes = count(&layouts.step, "Reshape") - count(&plain, "Reshape");
+    let reshapes = count(&lowered.step, "Reshape") - count(&plain, "Reshape");
     assert_eq!(reshapes, 2 * (2 + 2 + 2) + 2);
-    // The head's 140 rows, and 4 that fill the last block.
-    assert_eq!(count(&layouts.step, "Slice"), 1);
+    // The head's 140 rows, and 4 that pad the last block.
+    assert_eq!(count(&lowered.step, "Slice"), 1);
     assert_eq!(made.len(), 1);
 
     let (again, made) = rewritten(base, WeightsMode::Mapped);
-    assert_eq!(again.step, layouts.step);
+    assert_eq!(again.step, lowered.step);
     assert!(made.is_empty(), "{made:?}");
 }
 
@@ -138,9 +141,10 @@ fn a_prompt_is_brought_into_blocks_once_for_an_mlp() {
     let folder = tempfile::tempdir().unwrap();
     let base = &prepare("llama-gqa", "lora", Dtype::Float32, folder.path())[0];
     let prompt = rewritten(base, WeightsMode::Mapped).0.prompt.unwrap();
-    // Gate and up aren't joined but in the last layer, since they would have to be cut apart.
+    // Gate and up are joined in the last layer only; in the others, splitting them would cost too
+    // much.
     assert_eq!(count(&prompt, "Conv"), PRODUCTS - 2 * 2 - 1);
-    // Of the last layer, queries, keys and values alone belong to all positions.
+    // In the last layer, only queries, keys and values have all positions.
     let of_all_positions = 3 + 1;
     assert_eq!(count(&prompt, "ReorderInput"), of_all_positions);
     assert_eq!(count(&prompt, "ReorderOutput"), of_all_positions);
@@ -150,16 +154,16 @@ fn a_prompt_is_brought_into_blocks_once_for_an_mlp() {
 fn biases_go_into_convolutions_and_activations_stay_in_blocks() {
     let folder = tempfile::tempdir().unwrap();
     let all = prepare("opt-pre", "lora", Dtype::Float32, folder.path());
-    let layouts = rewritten(&all[0], WeightsMode::Mapped).0;
+    let lowered = rewritten(&all[0], WeightsMode::Mapped).0;
     let with_bias = |model: &Model| {
         let nodes = &model.graph.as_ref().unwrap().node;
         let convolutions = nodes.iter().filter(|node| node.op_type == "Conv");
         convolutions.filter(|node| node.input.len() == 3).count()
     };
-    // Queries, keys and values together, output, fc1 and fc2 of both layers.
-    let prompt = layouts.prompt.unwrap();
+    // Joined queries, keys and values, output projection, fc1 and fc2 of both layers.
+    let prompt = lowered.prompt.unwrap();
     assert_eq!(
-        (with_bias(&layouts.step), with_bias(&prompt)),
+        (with_bias(&lowered.step), with_bias(&prompt)),
         (2 * 4, 2 * 4)
     );
     let relu = |model: &Model| {
@@ -167,7 +171,7 @@ fn biases_go_into_convolutions_and_activations_stay_in_blocks() {
         let node = nodes.iter().find(|node| node.op_type == "Relu").unwrap();
         node.input[0].ends_with("/blocked")
     };
-    assert!(relu(&layouts.step) && relu(&prompt));
+    assert!(relu(&lowered.step) && relu(&prompt));
 }
 
 #[test]
@@ -178,10 +182,10 @@ fn the_merged_variant_runs_the_bases_graph_and_adds_what_changed() {
     let (merged, own) = rewritten(&all[1], WeightsMode::Mapped);
     let (unmerged, none) = rewritten(&all[2], WeightsMode::Mapped);
     assert_eq!(operators(&merged.step), operators(&base.step));
-    // q and v are merged, and k goes with them.
+    // q and v are merged; k is stored with them, so that the three are contiguous.
     assert_eq!((first.len(), own.len(), none.len()), (1, 1, 0));
     assert!(own[0] < first[0] / 2, "{own:?} {first:?}");
-    // Where an adapter's nodes come between, the product is cut in three.
+    // With the adapter between products and attention, the joined product becomes three.
     let adapter = 2 * 2 * 2;
     let all = count(&unmerged.step, "Conv") + count(&unmerged.step, "FusedMatMul");
     assert_eq!(all - adapter, PRODUCTS - 2 * (2 + 1));
@@ -189,7 +193,7 @@ fn the_merged_variant_runs_the_bases_graph_and_adds_what_changed() {
     assert_eq!(count(&base.step, "Split"), 2);
 }
 
-/// What's laid out of a base, by the bytes at which the sources begin.
+/// The laid-out tensors of a base, by the offsets of their sources.
 fn laid_out_of(base: &PreparedVariant) -> BTreeMap<u64, (Vec<usize>, Vec<f32>)> {
     rewritten(base, WeightsMode::Mapped);
     let file = SafetensorsFile::open(&base.folder.join(laid_out_files::LAID_OUT)).unwrap();
@@ -201,7 +205,7 @@ fn laid_out_of(base: &PreparedVariant) -> BTreeMap<u64, (Vec<usize>, Vec<f32>)> 
     blocks.collect()
 }
 
-/// Blocks are the weight's transposes, with `[out, in]` for `weight`, and zeros where it has no rows.
+/// Asserts that each block is the transpose of `weight`'s rows, `[out, in]`, padded with zeros.
 fn assert_blocks(blocks: &(Vec<usize>, Vec<f32>), weight: ndarray::ArrayView2<f32>) {
     let (shape, values) = blocks;
     let rows = BLOCK;
@@ -220,7 +224,7 @@ fn blocks_are_the_weights_transposed_and_rounded() {
     let base = &prepare("llama-gqa", "lora", Dtype::BFloat16, folder.path())[0];
     let blocks = laid_out_of(base);
     let model = BaseModel::open_folder(&base.manifest.model_folder).unwrap();
-    // The head's 140 rows don't fill its last block.
+    // The head's 140 rows don't fill the last block.
     for name in ["model.layers.0.mlp.up_proj.weight", "lm_head.weight"] {
         let offset = model.tensor(name).unwrap().location().unwrap().offset;
         let round = |value| crate::weights::round_to(value, Dtype::BFloat16);
@@ -250,14 +254,14 @@ fn what_a_variant_lays_out_for_itself_alone_is_timed() {
     let own_seconds = |variant: &PreparedVariant| {
         let model = model_file::read(&variant.folder, 40).unwrap();
         let files =
-            LaidOutFiles::make_ready(wanted(&model, BLOCK), &variant.folder, BLOCK, &|_| {})
+            LaidOutFiles::open_or_write(wanted(&model, BLOCK), &variant.folder, BLOCK, &|_| {})
                 .unwrap();
         files.own_seconds
     };
     let [_, merged, unmerged] = &all[..] else {
         panic!("three variants");
     };
-    // It's the first, and so makes the base's file, which isn't its own.
+    // This variant is the first, so it also writes the base's file, which doesn't count as its own.
     assert_eq!(own_seconds(unmerged), None);
     assert!(own_seconds(merged).unwrap() > 0.0);
     assert_eq!(own_seconds(merged), None, "it's there");
@@ -279,7 +283,7 @@ fn what_is_laid_out_of_changed_weights_is_made_again() {
     file.set_modified(later).unwrap();
     let (_, made) = rewritten(merged, WeightsMode::Mapped);
     assert_eq!(made.len(), 1);
-    // What was made of the earlier version isn't kept.
+    // Tensors made from the earlier version aren't kept.
     assert!(rewritten(merged, WeightsMode::Mapped).1.is_empty());
     let size = std::fs::metadata(merged.folder.join(laid_out_files::LAID_OUT)).unwrap();
     assert!(size.len() < made[0] + 4096, "{} {made:?}", size.len());
@@ -304,7 +308,7 @@ fn weights_of_16_bits_are_widened_once() {
     let base = &prepare("llama-gqa", "lora", Dtype::Float16, folder.path())[0];
     assert!(rewritten(base, WeightsMode::InPlace).0.prompt.is_none());
     let mapped = rewritten(base, WeightsMode::Mapped).0;
-    // To 16 bits and back: norms and the embedding, which aren't laid out.
+    // Casts to 16 bits and back, of norms and the embedding, which aren't laid out.
     for model in [&mapped.step, &mapped.prompt.unwrap()] {
         assert_eq!(count(model, "Cast"), 1 + 2 * (5 + 1));
     }
@@ -316,10 +320,10 @@ fn several_sequences_decode_as_prompts_do() {
     let base = &prepare("llama-gqa", "lora", Dtype::Float32, folder.path())[0];
     let mut target = target(WeightsMode::Mapped);
     target.sequences = 2;
-    let layouts = rewritten_for(base, target).0;
-    assert!(layouts.prompt.is_none());
-    // The head's too.
-    assert_eq!(count(&layouts.step, "ReorderInput"), 2 * 3 + 1);
+    let lowered = rewritten_for(base, target).0;
+    assert!(lowered.prompt.is_none());
+    // As is the head's.
+    assert_eq!(count(&lowered.step, "ReorderInput"), 2 * 3 + 1);
 }
 
 #[test]
@@ -365,11 +369,11 @@ fn gpus_run_the_plain_graph_and_are_told_lengths_that_only_attention_takes() {
         names.filter(|name| !name.starts_with("past")).collect()
     };
 
-    // Tables of positions are cut by lengths from the mask's shape, which are known on the host.
+    // Position tables are sliced by lengths from the mask's shape, which are known on the host.
     let base = &prepare("opt-pre", "lora", Dtype::Float32, folder.path())[0];
     let mut model = model_file::read(&base.folder, 40).unwrap();
-    let found = layouts(model.clone(), target, None).unwrap();
-    products::take_roles_off(&mut model);
+    let found = lower(model.clone(), target, None).unwrap();
+    products::remove_roles(&mut model);
     assert_eq!(found.step, model);
     assert!(found.prompt.is_none());
 
@@ -378,7 +382,7 @@ fn gpus_run_the_plain_graph_and_are_told_lengths_that_only_attention_takes() {
             "llama-gqa",
             &["/attention_mask/last_index", "/attention_mask/total/i32"][..],
         ),
-        // Its heads are turned by a node in front of attention.
+        // Its rotary embedding is a node before attention.
         (
             "phi",
             &[
@@ -390,7 +394,7 @@ fn gpus_run_the_plain_graph_and_are_told_lengths_that_only_attention_takes() {
     ] {
         let base = &prepare(name, "lora", Dtype::Float32, folder.path())[0];
         let model = model_file::read(&base.folder, 40).unwrap();
-        let found = layouts(model.clone(), target, None).unwrap();
+        let found = lower(model.clone(), target, None).unwrap();
         assert_eq!(inputs(&found.step)[1..], *taken, "{name}");
         assert_eq!(inputs(&model), ["input_ids", "attention_mask"]);
         assert_eq!(
@@ -410,7 +414,7 @@ fn attention_takes_the_joined_product_with_its_biases() {
         .map(|variant| rewritten(variant, WeightsMode::Mapped).0.step)
         .collect();
     let splits: Vec<usize> = steps.iter().map(|step| count(step, "Split")).collect();
-    // Where an adapter's nodes come between, the product is cut in three.
+    // With the adapter between products and attention, the joined product becomes three.
     assert_eq!(splits, [0, 0, 2]);
     assert_eq!(operators(&steps[0]), operators(&steps[1]));
 }
@@ -426,30 +430,30 @@ fn quantized_products_of_one_input_are_one_mapped_where_they_follow_each_other()
         let quantization = Some(Quantization::new(format));
         let precision = Precision::new(Dtype::Float32, false).with_quantization(quantization);
         let all = prepare_as("llama-gqa", "lora", precision, folder.path());
-        // The one session runs prompts too, for which nothing is laid out.
+        // The single session runs prompts as well; nothing is laid out for them.
         let none = |_| panic!("{format:?}");
         let model = model_file::read(&all[0].folder, 1).unwrap();
         assert!(
-            make_ready(&model, &all[0].folder, BLOCK, &none)
+            lay_out(&model, &all[0].folder, BLOCK, &none)
                 .unwrap()
                 .is_none()
         );
-        let layouts: Vec<Layouts> = all
+        let lowered: Vec<LoweredGraphs> = all
             .iter()
             .map(|variant| rewritten(variant, WeightsMode::InPlace).0)
             .collect();
-        for layout in &layouts[..2] {
+        for layout in &lowered[..2] {
             assert!(layout.prompt.is_none());
             assert_eq!(layout.packs_step, format != Format::Nf4);
             assert_eq!(count(&layout.step, operator), 2 * 4 + head, "{format:?}");
         }
-        // Merged queries and values are in the overlay and keys aren't.
-        let concats = |layout: &Layouts| count(&layout.step, "Concat");
-        assert_eq!((concats(&layouts[0]), concats(&layouts[1])), (0, 2 * 2));
-        // Where the adapter's nodes come between, queries, keys and values are cut apart too.
-        assert_eq!(count(&layouts[2].step, operator), 2 * 4 + head);
-        let splits = |layout: &Layouts| count(&layout.step, "Split");
-        assert_eq!((splits(&layouts[0]), splits(&layouts[2])), (2, 2 * 2));
+        // Merged queries and values are in the overlay file, keys aren't.
+        let concats = |layout: &LoweredGraphs| count(&layout.step, "Concat");
+        assert_eq!((concats(&lowered[0]), concats(&lowered[1])), (0, 2 * 2));
+        // With the adapter's nodes before attention, queries, keys and values are split as well.
+        assert_eq!(count(&lowered[2].step, operator), 2 * 4 + head);
+        let splits = |layout: &LoweredGraphs| count(&layout.step, "Split");
+        assert_eq!((splits(&lowered[0]), splits(&lowered[2])), (2, 2 * 2));
     }
 }
 
@@ -460,11 +464,12 @@ fn gpus_are_given_no_more_outputs_to_cut_apart_than_they_do_without_lists() {
     let precision = Precision::new(Dtype::Float16, true).with_quantization(quantization);
     let mut on_gpu = target(WeightsMode::InPlace);
     on_gpu.provider = Provider::Cuda(0);
-    // Attention and perceptron have one input in the first, but in its last layer, where all but keys and values are of the last
-    // position; in the second each has its own.
+    // In the first model, attention and MLP have the same input, except in the last layer, where
+    // only keys and values have all positions. In the second, each has its own.
     for (model, [on_cpu, expected]) in [("cohere", [3 + 4, 7 + 4]), ("llama-gqa", [4 + 4, 4 + 4])] {
         let base = &prepare_as(model, "lora", precision, folder.path())[0];
-        let products = |target: Lowering| count(&rewritten_for(base, target).0.step, "MatMulNBits");
+        let products =
+            |target: LoweringTarget| count(&rewritten_for(base, target).0.step, "MatMulNBits");
         assert_eq!(products(target(WeightsMode::InPlace)), on_cpu + 1);
         assert_eq!(products(on_gpu), expected + 1, "{model}");
     }

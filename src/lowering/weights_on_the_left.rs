@@ -1,16 +1,17 @@
 //! Weights on the left: `yᵀ = W xᵀ` in place of `y = x Wᵀ`, for runs of several tokens.
 //!
-//! ONNX Runtime copies the right factor of a product into panels before it multiplies, at every run, and streams the
-//! left one from where it is. With the weight on the left it's the few tokens that are copied, and reading the weights
-//! overlaps with multiplying; a copy that ONNX Runtime packed beforehand has neither advantage.
+//! In every run, ONNX Runtime copies the right factor of a product into panels before it
+//! multiplies, and streams the left factor. With the weight on the left, only the few tokens are
+//! copied, and reading the weight overlaps with multiplying. A weight that ONNX Runtime packed
+//! beforehand has neither advantage.
 //!
 //! ```text
 //! x ── W_gate xᵀ ── act ──┐
 //! x ── W_up xᵀ ───────────┴─ Mul ── W_down · ── Transpose ── y
 //! ```
 //!
-//! What follows a product element by element stays turned, so that the MLP needs one transposition, at its end. Behind
-//! the selection of the last position there's one token, and nothing is turned.
+//! Elementwise operators after a product stay transposed, so the MLP needs one transposition, at
+//! its end. After the last position is selected there's a single token, and nothing is transposed.
 
 use std::collections::HashMap;
 
@@ -20,7 +21,7 @@ use crate::graph::proto::{Graph, Model, Node};
 /// Operators of one input that work element by element.
 const ELEMENTWISE: [&str; 4] = ["QuickGelu", "Relu", "Gelu", "FastGelu"];
 
-/// Turns the products of `model`, which is run with one sequence.
+/// Transposes the products of `model`, which must be run with one sequence.
 pub fn turn(model: &mut Model) {
     let products = Products::of(model);
     let Some(graph) = &mut model.graph else {
@@ -44,7 +45,8 @@ pub fn turn(model: &mut Model) {
 struct Turning<'a> {
     graph: &'a mut Graph,
     products: Products,
-    /// Values of which there's a turned form, `[1, n, sequence]`, with its name, and whether the plain form is there too.
+    /// Values that have a transposed form, `[1, n, sequence]`: its name, and whether the plain form
+    /// exists as well.
     turned: HashMap<String, (String, bool)>,
 }
 
@@ -98,13 +100,14 @@ impl Turning<'_> {
         self.turned.insert(plain.output[0].clone(), (turned, false));
     }
 
-    /// The turned form of `value`, where that's the only one.
+    /// The transposed form of `value`, if it's the only one.
     fn only_turned(&self, value: &str) -> Option<String> {
         let (turned, both) = self.turned.get(value)?;
         (!both).then(|| turned.clone())
     }
 
-    /// The turned inputs of a sum or product: two turned values, or one and a vector that's constant (a bias).
+    /// The transposed inputs of a sum or product: two transposed values, or one and a constant
+    /// vector (a bias).
     fn both(&mut self, node: &Node) -> Option<Vec<String>> {
         let [a, b] = &node.input[..] else {
             return None;
@@ -118,7 +121,7 @@ impl Turning<'_> {
         }
     }
 
-    /// A constant vector as a column, which ONNX Runtime folds.
+    /// A constant vector as a column; ONNX Runtime folds the `Reshape`.
     fn column(&mut self, vector: &str) -> String {
         let shape = shape_constant(self.graph, "column", &[-1, 1]);
         let name = format!("{vector}/column");
@@ -129,7 +132,7 @@ impl Turning<'_> {
         name
     }
 
-    /// Makes the plain form of `value`, if it has only the turned one.
+    /// Adds the plain form of `value`, if only the transposed one exists.
     fn turn_back(&mut self, value: &str) {
         let Some((turned, plain @ false)) = self.turned.get_mut(value) else {
             return;

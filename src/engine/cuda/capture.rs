@@ -1,24 +1,27 @@
-//! Opens an engine whose decode steps are a CUDA graph, and makes sure that they give what they'd give without.
+//! Opening an engine whose decode steps are a CUDA graph, after checking that their logits are
+//! right.
 
 use std::slice::from_ref;
 
 use super::StepGraph;
 use super::transfer::read;
-use crate::engine::bindings::{bytes_of, fill};
 use crate::engine::logits::difference;
+use crate::engine::tensors::{bytes_of, fill};
 use crate::engine::{DecoderEngine, Engine, EngineError, EngineOptions, OnnxRuntime};
 use crate::onnxruntime::cuda::Stream;
 use crate::prepared::PreparedVariant;
 use crate::weights::widen;
 
-/// By how much logits may differ, as a part of the largest: attention adds up in another order where it's told of another
-/// number of rows.
+/// The largest allowed difference of logits, relative to the largest logit. Attention may sum up in
+/// another order, since the graph uses another length of the cache.
 const TOLERANCE: f32 = 0.02;
 
-/// Steps that are compared. ONNX Runtime runs the first one twice, to record it, and replays the others.
+/// Number of steps to compare. ONNX Runtime runs the first one twice, to record it, and replays the
+/// others.
 const STEPS: usize = 3;
 
-/// Opens an engine with a CUDA graph; one without where ONNX Runtime refuses, or what's replayed gives something else.
+/// Opens an engine with a CUDA graph. If ONNX Runtime refuses it, or replayed steps give other
+/// logits, the engine has none.
 pub fn open_captured(
     runtime: &OnnxRuntime,
     variant: &PreparedVariant,
@@ -92,7 +95,7 @@ impl DecoderEngine {
         self.first_next_token()
     }
 
-    /// What `steps` decode steps give without the graph.
+    /// The logits of `steps` decode steps without the graph.
     fn without_graph(&mut self, steps: usize) -> Result<Vec<Vec<f32>>, String> {
         let captured = self.captured.take();
         let found = self.logits_of_steps(steps);
@@ -100,7 +103,7 @@ impl DecoderEngine {
         found.map_err(|error| error.to_string())
     }
 
-    /// The logits of decode steps behind a prompt of one token, always with the same tokens.
+    /// The logits of decode steps with fixed tokens, after a prompt of one token.
     fn logits_of_steps(&mut self, steps: usize) -> Result<Vec<Vec<f32>>, EngineError> {
         self.prefill(&[0])?;
         let mut all = Vec::new();
@@ -111,7 +114,7 @@ impl DecoderEngine {
         Ok(all)
     }
 
-    /// The last step's logits, wherever they are.
+    /// The last step's logits, read from the host or the device.
     fn last_logits(&self) -> Result<Vec<f32>, EngineError> {
         let mut bytes = vec![0; self.vocab_size * self.compute.size()];
         let read = match (&self.captured, &self.stream) {

@@ -1,19 +1,20 @@
 //! Decode steps on a GPU, replayed from a CUDA graph.
 //!
-//! A step starts some hundred kernels, each of which takes the host longer to start than a small model's takes to run. ONNX
-//! Runtime can record them as a CUDA graph and start that: then nothing may change from step to step but what's in
-//! memory. So everything is bound once, in memory that stays where it is: token ids and lengths are copied there before a
-//! step, the next token from there after it. The number of rows that's known on the host is the cache's whole length in every
-//! step; attention takes the real one from the GPU's memory.
+//! A step launches some hundred kernels. For a small model, launching one takes the host longer
+//! than running it takes the GPU. ONNX Runtime can record the kernels as a CUDA graph and launch
+//! that at once. Between steps, only the contents of memory may then change. So all tensors are
+//! bound once, at fixed addresses: token ids and lengths are copied there before a step, and the
+//! next token is copied back after it. The length that's passed on the host is the cache's whole
+//! length in every step; attention reads the real one from the GPU's memory.
 //!
 //! Source: ONNX Runtime's documentation of its CUDA provider, "Using CUDA Graphs".
 
 mod capture;
-mod steps;
+mod captured_steps;
 mod transfer;
 
 pub use capture::open_captured;
-pub use steps::{CapturedSteps, GraphRun, check_capturable};
+pub use captured_steps::{CapturedSteps, GraphRun, check_capturable};
 pub use transfer::write;
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,6 @@ use serde::{Deserialize, Serialize};
 pub enum StepGraph {
     /// As a CUDA graph.
     Captured,
-    /// Kernel by kernel, though a CUDA graph was asked for, and why.
+    /// Kernel by kernel, although a CUDA graph was asked for; the reason.
     Refused(String),
 }

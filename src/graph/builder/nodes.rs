@@ -84,7 +84,7 @@ impl GraphBuilder<'_> {
         // Searched from the end, where it usually is.
         let mut nodes = self.graph.node.iter_mut().rev();
         if let Some(node) = nodes.find(|node| node.output.first() == Some(&value.0)) {
-            role.put_on(node);
+            role.write_to(node);
         }
     }
 

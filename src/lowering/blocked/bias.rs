@@ -1,4 +1,4 @@
-//! Biases that go into the convolution.
+//! Moving biases into the convolution.
 
 use std::collections::HashMap;
 
@@ -7,8 +7,8 @@ use super::{Rewriting, takers};
 use crate::graph::proto::{Graph, Tensor, element};
 use crate::lowering::products::{Products, int, node};
 
-/// Makes products with a bias that's added to them, and to nothing else, one value each: the sum's. Returns the biases by
-/// these names.
+/// Removes the `Add` nodes of biases whose product isn't used elsewhere: the product takes the name
+/// of the sum. Returns the biases by these names.
 pub(super) fn take_biases(
     graph: &mut Graph,
     products: &mut Products,
@@ -64,7 +64,8 @@ fn zeros(graph: &mut Graph, rows: i64) -> String {
 }
 
 impl Rewriting<'_> {
-    /// The biases of `outputs`, whose sizes are `rows`, as one vector; zeros for outputs without a bias.
+    /// The biases of `outputs`, whose sizes are `rows`, as one vector; zeros for outputs without a
+    /// bias.
     pub(super) fn joined_bias(
         &mut self,
         joined: &str,

@@ -1,14 +1,14 @@
-//! What follows a product element by element, and stays in blocks.
+//! Elementwise operators after a product, which stay in blocks.
 
 use super::Rewriting;
 use super::reorder::Blocked;
 use crate::graph::proto::Node;
 
-/// Operators of one input that work element by element.
+/// Elementwise operators with one input.
 const ELEMENTWISE: [&str; 4] = ["QuickGelu", "Relu", "Gelu", "FastGelu"];
 
 impl Rewriting<'_> {
-    /// Whether all that take the product `value` can take it in blocks.
+    /// Whether all nodes that use the product `value` can take it in blocks.
     pub(super) fn stays_blocked(&self, value: &str) -> bool {
         let takers = self.takers.get(value).into_iter().flatten();
         let mut takers = takers.peekable();
@@ -23,7 +23,7 @@ impl Rewriting<'_> {
             })
     }
 
-    /// The inputs in blocks of a node that works element by element, where that's their only form.
+    /// The blocked inputs of an elementwise node, if each of them has only the blocked form.
     pub(super) fn elementwise_inputs(&self, node: &Node) -> Option<Vec<Blocked>> {
         let operator = node.op_type.as_str();
         let known = match node.input.len() {
@@ -42,7 +42,7 @@ impl Rewriting<'_> {
         })
     }
 
-    /// Adds the node `plain` over `inputs` in blocks.
+    /// Adds the elementwise node `plain` over blocked `inputs`.
     pub(super) fn elementwise(&mut self, plain: &Node, inputs: &[Blocked]) {
         let name = format!("{}/blocked", plain.output[0]);
         self.graph.node.push(Node {

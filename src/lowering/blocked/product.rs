@@ -1,16 +1,17 @@
-//! Products, by themselves or several as one.
+//! Rewriting products, single or joined.
 
 use super::reorder::Blocked;
 use super::{Rewriting, Runs};
 use crate::graph::proto::Node;
 use crate::lowering::block_size::DOMAIN;
 use crate::lowering::joined_products::split;
-use crate::lowering::laid_out_files::Found;
+use crate::lowering::laid_out_files::LaidOutRange;
 use crate::lowering::laid_out_tensor::{LaidOutTensor, LayOutError};
 use crate::lowering::products::{Weight, ints, node};
 
 impl Rewriting<'_> {
-    /// Makes one product of those that begin with `first`, where that's worth it.
+    /// Joins the group of products that begins with `first`, if that's worth it. Returns whether it
+    /// did.
     pub(super) fn group(&mut self, first: &Node) -> Result<bool, LayOutError> {
         let Some(group) = self.groups.get(&first.output[0]) else {
             return Ok(false);
@@ -21,7 +22,7 @@ impl Rewriting<'_> {
             group.attention.clone(),
         );
         let one_position = self.one_position(first);
-        // Cutting it apart costs little at one position.
+        // Splitting the output is cheap only for one position.
         if attention.is_none() && !one_position {
             return Ok(false);
         }
@@ -67,7 +68,7 @@ impl Rewriting<'_> {
         Ok(true)
     }
 
-    /// Makes the product `product` in blocks, with its bias.
+    /// Rewrites `product` in blocks, with its bias. Returns whether its weight is laid out.
     pub(super) fn product(&mut self, product: &Node, weight: &Weight) -> Result<bool, LayOutError> {
         let tensor = LaidOutTensor::Blocks(weight.clone(), self.block);
         let Some(found) = self.files.find(&[tensor])? else {
@@ -82,11 +83,12 @@ impl Rewriting<'_> {
         Ok(true)
     }
 
-    /// Adds the product of `x` with the weight `found`, of which the first `wanted` rows are, called `output`.
+    /// Adds the convolution of `x` with the weight `found`, of whose rows the first `wanted` are
+    /// real and the others padding. `output` is the name of its plain form.
     fn convolution(
         &mut self,
         x: &str,
-        found: &Found,
+        found: &LaidOutRange,
         wanted: usize,
         bias: Option<&str>,
         output: &str,
@@ -114,7 +116,7 @@ impl Rewriting<'_> {
         }
     }
 
-    /// Whether the product `product` has one position in every run.
+    /// Whether `product` has a single position in every run.
     fn one_position(&self, product: &Node) -> bool {
         match self.runs {
             Runs::Step => true,

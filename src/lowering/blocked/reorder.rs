@@ -1,25 +1,25 @@
-//! Values in blocks and without: the nodes that lead from one form to the other.
+//! Conversions between blocked and plain values.
 
 use super::{Rewriting, Runs};
 use crate::lowering::block_size::DOMAIN;
 use crate::lowering::products::{int, node, shape_constant};
 
-/// A value in blocks, `[1, channels, sequences, positions]`.
+/// A blocked value, `[1, channels, sequences, positions]`.
 #[derive(Debug, Clone)]
 pub(super) struct Blocked {
     pub name: String,
-    /// Channels that are wanted; what's beyond fills the last block.
+    /// Number of real channels; the others pad the last block.
     pub wanted: usize,
-    /// All channels.
+    /// Number of channels, padding included.
     pub channels: usize,
-    /// Whether there's one position, whatever the run.
+    /// Whether it has a single position in every run.
     pub one_position: bool,
-    /// Whether the plain form is there too.
+    /// Whether the plain form exists as well.
     pub plain: bool,
 }
 
 impl Rewriting<'_> {
-    /// The form in blocks of `x`, which has this number of `channels`.
+    /// The blocked form of `x`, which has `channels` channels.
     pub(super) fn make_blocked(&mut self, x: &str, channels: usize, one_position: bool) -> String {
         if let Some(blocked) = self.blocked.get(x)
             && blocked.channels == channels
@@ -48,7 +48,7 @@ impl Rewriting<'_> {
         name
     }
 
-    /// Makes the plain form of `value`, if it has only that in blocks.
+    /// Adds the plain form of `value`, if only the blocked one exists.
     pub(super) fn make_plain(&mut self, value: &str) {
         let Some(blocked) = self.blocked.get_mut(value).filter(|blocked| !blocked.plain) else {
             return;
@@ -83,9 +83,10 @@ impl Rewriting<'_> {
         self.graph.node.push(squeeze);
     }
 
-    /// The shape of an image with this number of `channels`, computed so that ONNX Runtime can't infer it before the run.
-    /// Where it knows the number of axes but not their sizes, it compares each value with all that are no longer needed, to
-    /// reuse their memory, and never can: half of the time to open a session went there.
+    /// The shape of an image with this number of `channels`, computed so that ONNX Runtime can't
+    /// infer it before the run. If it knows a value's number of axes but not their sizes, its
+    /// memory planner compares the value with all that are no longer needed, and never finds one of
+    /// the same size. That took half of the time to open a session.
     fn image_shape(&mut self, channels: i64) -> String {
         let name = format!("image.{channels}");
         if self.graph.node.iter().any(|node| node.name == name) {
@@ -119,7 +120,7 @@ impl Rewriting<'_> {
         self.graph.node.push(reshape);
     }
 
-    /// Cuts off what fills the last block.
+    /// Removes the channels that pad the last block.
     fn cut(&mut self, filled: &str, value: &str, wanted: i64) {
         let start = shape_constant(self.graph, "first", &[0]);
         let end = shape_constant(self.graph, &format!("rows.{wanted}"), &[wanted]);

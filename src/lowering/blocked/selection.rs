@@ -1,4 +1,4 @@
-//! Which weights are worth laying out in blocks, and in which order.
+//! The choice of the weights that are laid out in blocks, and their order.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -10,21 +10,22 @@ use crate::lowering::joined_products::groups;
 use crate::lowering::laid_out_tensor::LaidOutTensor;
 use crate::lowering::products::{Products, Weight};
 
-/// Rows of a weight from which on a block that isn't full costs little.
+/// From this number of rows on, a partly filled last block costs little.
 const MANY_ROWS: usize = 128;
 
-/// Whether a weight makes whole blocks.
+/// Whether the weight's rows fill whole blocks.
 pub(super) fn is_whole(weight: &Weight, block: usize) -> bool {
     weight.rows > 0 && weight.rows.is_multiple_of(block)
 }
 
-/// Whether a weight can be laid out, and is worth it.
+/// Whether the weight can be laid out, and it's worth it.
 fn fits(weight: &Weight, block: usize) -> bool {
     let columns = weight.columns > 0 && weight.columns.is_multiple_of(block);
     columns && (is_whole(weight, block) || weight.rows >= MANY_ROWS)
 }
 
-/// The weights of `model` that are wanted in blocks, in groups that shall follow each other.
+/// The weights of `model` to lay out in blocks. The weights of a group must be contiguous in the
+/// file.
 pub fn wanted(model: &Model, block: usize) -> Vec<Vec<LaidOutTensor>> {
     let products = Products::of(model);
     let Some(graph) = &model.graph else {
@@ -62,7 +63,8 @@ pub fn wanted(model: &Model, block: usize) -> Vec<Vec<LaidOutTensor>> {
     groups
 }
 
-/// The linear layers of a rewritten `graph` whose products aren't in blocks of `block` channels, and why.
+/// The linear layers of the rewritten `graph` that aren't in blocks of `block` channels, with the
+/// reason.
 pub(super) fn not_laid_out(graph: &Graph, products: &Products, block: usize) -> Vec<NotLowered> {
     let mut found: Vec<NotLowered> = Vec::new();
     for node in &graph.node {
@@ -70,10 +72,12 @@ pub(super) fn not_laid_out(graph: &Graph, products: &Products, block: usize) -> 
             continue;
         };
         let reason = match products.weight(node) {
-            None => "its weight isn't read from a file as it is".to_owned(),
+            None => "its weight isn't stored in a file".to_owned(),
             Some(weight) => {
                 let (rows, columns) = (weight.rows, weight.columns);
-                format!("its weight, {rows} × {columns}, makes no whole blocks of {block} channels")
+                format!(
+                    "its weight, {rows} × {columns}, doesn't fill whole blocks of {block} channels"
+                )
             }
         };
         found.push(NotLowered {

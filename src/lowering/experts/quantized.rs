@@ -1,6 +1,8 @@
-//! `QMoE`: codes and scales as `MatMulNBits` has them, and the same products of blocks.
+//! Fusing quantized experts into `QMoE`, which takes codes and scales in the layout of
+//! `MatMulNBits` and computes the same products.
 //!
-//! ONNX Runtime stacks them when a session starts, where it packs the codes anyway.
+//! The experts' codes and scales are concatenated by nodes that ONNX Runtime folds when it opens a
+//! session; it packs the codes then anyway.
 
 use super::{ExpertLayer, layers};
 use crate::graph::proto::{Graph, Model, Node};
@@ -10,21 +12,21 @@ use crate::lowering::quantized::{attribute, joined_initializer};
 
 const OPERATOR: &str = "QMoE";
 
-/// The place among the inputs of what each picked expert's output is multiplied with. Without it, it's the softmax over the
-/// picked ones.
+/// Index of the input with the experts' weights. Without it, the node uses the softmax over the
+/// picked experts' logits.
 const ROUTER_WEIGHTS: usize = 14;
 
-/// A quantized weight, by the names of its initializers.
+/// A quantized weight: the names of its initializers, and its product's attributes.
 #[derive(Debug, Clone)]
 struct Quantized {
     codes: String,
     scales: String,
-    form: Form,
+    format: BlockFormat,
 }
 
 /// The attributes of `MatMulNBits`.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Form {
+struct BlockFormat {
     rows: i64,
     columns: i64,
     bits: i64,
@@ -32,8 +34,8 @@ struct Form {
     accuracy: i64,
 }
 
-impl Form {
-    /// Of the product `node`.
+impl BlockFormat {
+    /// The attributes of `node`.
     fn of(node: &Node) -> Self {
         let number = |name| attribute(node, name);
         Self {
@@ -45,15 +47,15 @@ impl Form {
         }
     }
 
-    /// Whether `QMoE` computes it as `MatMulNBits` does. It takes a single block of a row for scales of whole rows, and
-    /// always rounds inputs where weights have 8 bits.
-    fn is_same(self) -> bool {
+    /// Whether `QMoE` computes the same as `MatMulNBits`. It interprets one block per row as scales
+    /// per row, and with 8-bit weights it always rounds its inputs to 8 bits.
+    fn computes_alike(self) -> bool {
         let whole = self.block > 0 && self.columns % self.block == 0;
         whole && self.columns > self.block && (self.bits == 4 || self.accuracy == 4)
     }
 }
 
-/// Makes one node of the quantized experts of each layer. Returns the layers that stay as they are.
+/// Fuses the quantized experts of each layer. Returns the layers that couldn't be fused.
 pub fn fuse(model: &mut Model) -> Vec<NotLowered> {
     let mut refused = Vec::new();
     let Some(graph) = &mut model.graph else {
@@ -61,9 +63,9 @@ pub fn fuse(model: &mut Model) -> Vec<NotLowered> {
     };
     for layer in layers(graph, weight) {
         match layer {
-            Ok(layer) if can_be_one(&layer) => replace(graph, &layer),
+            Ok(layer) if can_be_fused(&layer) => replace(graph, &layer),
             Ok(layer) => refused.push(layer.refused(
-                "ONNX Runtime's node for quantized experts would compute something else with blocks of this form",
+                "ONNX Runtime's operator for quantized experts computes something else with this block size",
             )),
             Err(reason) => refused.push(reason),
         }
@@ -72,7 +74,7 @@ pub fn fuse(model: &mut Model) -> Vec<NotLowered> {
     refused
 }
 
-/// Whether `model` has experts that ONNX Runtime stacks when its session starts.
+/// Whether `model` has experts that ONNX Runtime concatenates when it opens a session.
 pub fn has_stacked_at_start(model: &Model) -> bool {
     let mut nodes = model.graph.iter().flat_map(|graph| &graph.node);
     nodes.any(|node| node.op_type == OPERATOR)
@@ -83,23 +85,27 @@ fn weight(product: &Node) -> Result<Quantized, &'static str> {
         ("MatMulNBits", [_, codes, scales]) => Ok(Quantized {
             codes: codes.clone(),
             scales: scales.clone(),
-            form: Form::of(product),
+            format: BlockFormat::of(product),
         }),
-        _ => Err("ONNX Runtime's node for quantized experts has no such codes"),
+        _ => Err("ONNX Runtime's operator for quantized experts doesn't have their format"),
     }
 }
 
-/// Whether all experts have the same form, and a kind of it that the node computes alike.
-fn can_be_one(layer: &ExpertLayer<Quantized>) -> bool {
-    let forms = |expert: &[Quantized; 3]| expert.each_ref().map(|weight| weight.form);
-    let [gate, up, down] = forms(&layer.experts[0]);
+/// Whether all experts have the same attributes, with which `QMoE` computes the same.
+fn can_be_fused(layer: &ExpertLayer<Quantized>) -> bool {
+    let formats = |expert: &[Quantized; 3]| expert.each_ref().map(|weight| weight.format);
+    let [gate, up, down] = formats(&layer.experts[0]);
     let alike = (down.bits, down.block, down.accuracy) == (gate.bits, gate.block, gate.accuracy);
-    let same = |expert: &[Quantized; 3]| forms(expert) == [gate, up, down];
-    gate == up && alike && gate.is_same() && down.is_same() && layer.experts.iter().all(same)
+    let same = |expert: &[Quantized; 3]| formats(expert) == [gate, up, down];
+    gate == up
+        && alike
+        && gate.computes_alike()
+        && down.computes_alike()
+        && layer.experts.iter().all(same)
 }
 
 fn replace(graph: &mut Graph, layer: &ExpertLayer<Quantized>) {
-    let form = layer.experts[0][0].form;
+    let format = layer.experts[0][0].format;
     let mut stack = Stack {
         graph,
         layer,
@@ -108,25 +114,25 @@ fn replace(graph: &mut Graph, layer: &ExpertLayer<Quantized>) {
     let inner = stack.gate_up();
     let outer = stack.down();
     let made = stack.nodes;
-    // They depend on no input, and come before everything.
+    // They depend on no input, so they're put first.
     graph.node.splice(..0, made);
     let mut input = vec![String::new(); ROUTER_WEIGHTS + 1];
     input[0].clone_from(&layer.rows);
-    // What isn't picked is 0 there, so that the node picks the same ones.
+    // Experts that aren't picked have weight 0, so the node picks the same ones.
     input[1].clone_from(&layer.weights);
     [input[2], input[3]] = inner;
     [input[5], input[6]] = outer;
     input[ROUTER_WEIGHTS].clone_from(&layer.weights);
     let own = vec![
-        int("expert_weight_bits", form.bits),
-        int("block_size", form.block),
-        int("accuracy_level", form.accuracy),
+        int("expert_weight_bits", format.bits),
+        int("block_size", format.block),
+        int("accuracy_level", format.accuracy),
         int("normalize_routing_weights", 0),
     ];
     layer.replace(graph, OPERATOR, input, own);
 }
 
-/// Adds nodes that bring codes and scales of all experts behind one another.
+/// Adds nodes that concatenate the codes and scales of all experts.
 struct Stack<'a> {
     graph: &'a mut Graph,
     layer: &'a ExpertLayer<Quantized>,
@@ -136,14 +142,15 @@ struct Stack<'a> {
 impl Stack<'_> {
     /// `down_proj`: codes `[experts, rows, bytes]` and scales `[experts, rows, blocks]`.
     fn down(&mut self) -> [String; 2] {
-        let rows = self.layer.experts[0][2].form.rows;
+        let rows = self.layer.experts[0][2].format.rows;
         self.all("down", |[_, _, down]| down)
             .map(|all| self.cut(&all, rows))
     }
 
-    /// `gate_proj` and `up_proj`, their rows in turn: a row of both is one twice as long before it's cut.
+    /// `gate_proj` and `up_proj` with alternating rows: concatenated along the rows' axis, then
+    /// reshaped.
     fn gate_up(&mut self) -> [String; 2] {
-        let rows = 2 * self.layer.experts[0][0].form.rows;
+        let rows = 2 * self.layer.experts[0][0].format.rows;
         let gate = self.all("gate", |[gate, _, _]| gate);
         let up = self.all("up", |[_, up, _]| up);
         [0, 1].map(|part| {
@@ -155,7 +162,7 @@ impl Stack<'_> {
         })
     }
 
-    /// Codes and scales of the same weight of all experts, `[experts · rows, …]`.
+    /// Codes and scales of one weight of all experts, concatenated, `[experts · rows, …]`.
     fn all(&mut self, name: &str, weight: impl Fn(&[Quantized; 3]) -> &Quantized) -> [String; 2] {
         let weights = self.layer.experts.iter().map(weight);
         let (codes, scales): (Vec<_>, Vec<_>) = weights
@@ -167,7 +174,7 @@ impl Stack<'_> {
         })
     }
 
-    /// `all` as `[experts, rows, …]`.
+    /// `all` reshaped to `[experts, rows, …]`.
     fn cut(&mut self, all: &str, rows: i64) -> String {
         let shape = [self.layer.experts.len() as i64, rows, -1];
         let name = format!("experts.{}.{rows}", shape[0]);

@@ -1,22 +1,25 @@
-//! `MoE`: the weights of all experts are stacked in a file, copied once, like others ([`super::super::laid_out_files`]).
+//! Fusing float experts into `MoE`. The weights of all experts are stacked in the file of laid-out
+//! weights ([`super::super::laid_out_files`]).
 
 use super::{ExpertLayer, layers};
 use crate::graph::proto::{Graph, Model};
 use crate::lowering::NotLowered;
-use crate::lowering::laid_out_files::{Found, LaidOutFiles};
+use crate::lowering::laid_out_files::{LaidOutFiles, LaidOutRange};
 use crate::lowering::laid_out_tensor::{LaidOutTensor, LayOutError};
 use crate::lowering::products::{Products, Weight, drop_unused, int};
 
-/// The tensors that `model` wants stacked, in groups that shall follow each other.
+/// The experts' tensors to stack for `model`. The tensors of a group must be contiguous in the
+/// file.
 pub fn wanted(model: &Model) -> Vec<Vec<LaidOutTensor>> {
     let layers = of_model(model).into_iter().flatten();
     layers.flat_map(|layer| stacks(&layer)).collect()
 }
 
-/// Makes one node of each layer's experts whose weights are stacked in `files`. Returns the layers that stay as they are.
+/// Fuses the experts of each layer whose weights are stacked in `files`. Returns the layers that
+/// couldn't be fused.
 ///
 /// # Errors
-/// If a file can't be read.
+/// If the metadata of a weight's file can't be read.
 pub fn fuse(model: &mut Model, files: &LaidOutFiles) -> Result<Vec<NotLowered>, LayOutError> {
     let layers = of_model(model);
     let mut refused = Vec::new();
@@ -34,7 +37,7 @@ pub fn fuse(model: &mut Model, files: &LaidOutFiles) -> Result<Vec<NotLowered>, 
         let [inner, outer] = stacks(&layer);
         match (files.find(&inner)?, files.find(&outer)?) {
             (Some(inner), Some(outer)) => replace(graph, &layer, &inner, &outer),
-            _ => refused.push(layer.refused("their weights don't follow each other in one file")),
+            _ => refused.push(layer.refused("their weights aren't contiguous in one file")),
         }
     }
     drop_unused(graph);
@@ -48,11 +51,13 @@ fn of_model(model: &Model) -> Vec<Result<ExpertLayer<Weight>, super::NotLowered>
     };
     layers(graph, |node| {
         let weight = products.expert_weight(node);
-        weight.cloned().ok_or("a weight of theirs is in no file")
+        weight
+            .cloned()
+            .ok_or("one of their weights isn't stored in a file")
     })
 }
 
-/// `gate_proj` and `up_proj` of all experts, and `down_proj`.
+/// The tensors of `gate_proj` and `up_proj` of all experts, and those of `down_proj`.
 fn stacks(layer: &ExpertLayer<Weight>) -> [Vec<LaidOutTensor>; 2] {
     let experts = layer.experts.iter().cloned();
     experts
@@ -66,9 +71,14 @@ fn stacks(layer: &ExpertLayer<Weight>) -> [Vec<LaidOutTensor>; 2] {
         .into()
 }
 
-fn replace(graph: &mut Graph, layer: &ExpertLayer<Weight>, inner: &Found, outer: &Found) {
+fn replace(
+    graph: &mut Graph,
+    layer: &ExpertLayer<Weight>,
+    inner: &LaidOutRange,
+    outer: &LaidOutRange,
+) {
     let experts = layer.experts.len();
-    let mut stacked = |part: &str, found: &Found| {
+    let mut stacked = |part: &str, found: &LaidOutRange| {
         let name = format!("{}/{part}", layer.sum);
         let dims = [experts, found.rows / experts, found.columns].map(|size| size as i64);
         let tensor = found.initializer(&name, dims.to_vec());

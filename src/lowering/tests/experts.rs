@@ -1,4 +1,4 @@
-//! Experts in one node.
+//! Tests of fusing experts.
 
 use super::*;
 use crate::quantize::Accuracy;
@@ -35,7 +35,7 @@ fn experts_are_one_node_where_their_weights_are_stacked() {
 
 #[test]
 fn experts_with_an_adapter_beside_them_stay_as_they_are_and_merged_ones_do_not() {
-    // Of both mixtures of the last, one is adapted.
+    // In the last case, one of the two layers is adapted.
     for (model, case, left) in [
         ("mixtral", "lora-experts", 0),
         ("mixtral", "lora-experts-down", 0),
@@ -43,18 +43,18 @@ fn experts_with_an_adapter_beside_them_stay_as_they_are_and_merged_ones_do_not()
     ] {
         let folder = tempfile::tempdir().unwrap();
         for variant in &prepare(model, case, Dtype::Float32, folder.path()) {
-            let layouts = rewritten(variant, WeightsMode::Mapped).0;
-            let step = &layouts.step;
+            let lowered = rewritten(variant, WeightsMode::Mapped).0;
+            let step = &lowered.step;
             let expected = match variant.manifest.variant {
                 Variant::Unmerged => left,
                 Variant::Base | Variant::Merged => 2,
             };
             let name = variant.manifest.variant.name();
             assert_eq!(count(step, "MoE"), expected, "{model}/{case} {name}");
-            let reported = layouts.not_lowered.iter();
+            let reported = lowered.not_lowered.iter();
             let reported = reported.filter(|one| one.role == "experts");
             let reasons: Vec<&str> = reported.map(|one| one.reason.as_str()).collect();
-            let between = "an adapter's nodes stand between theirs";
+            let between = "an adapter changes them";
             assert_eq!(
                 reasons,
                 vec![between; 2 - expected],
@@ -78,10 +78,10 @@ fn quantized_experts_are_one_node_where_it_computes_the_same() {
         ("olmoe-wide", Quantization::new(Format::Int4), 1),
         ("olmoe-wide", level(Format::Int4, Accuracy::Float32), 1),
         ("olmoe-wide", Quantization::new(Format::Int8), 1),
-        // The node rounds inputs to 8 bits, whatever it's told.
+        // With 8-bit weights, the node always rounds its inputs to 8 bits.
         ("olmoe-wide", level(Format::Int8, Accuracy::Float32), 0),
         ("olmoe-wide", Quantization::new(Format::Nf4), 0),
-        // One block a row, and less than one.
+        // One block per row, and less than one.
         ("olmoe", Quantization::new(Format::Int4), 0),
     ] {
         let folder = tempfile::tempdir().unwrap();
@@ -120,8 +120,8 @@ fn quantized_experts_are_one_node_where_it_computes_the_same() {
 fn rows_of_gate_and_up_alternate() {
     let folder = tempfile::tempdir().unwrap();
     let base = &prepare("mixtral", "lora", Dtype::BFloat16, folder.path())[0];
-    let (layouts, _) = rewritten(base, WeightsMode::Mapped);
-    let graph = layouts.step.graph.unwrap();
+    let (lowered, _) = rewritten(base, WeightsMode::Mapped);
+    let graph = lowered.step.graph.unwrap();
     let node = graph
         .node
         .iter()

@@ -1,4 +1,4 @@
-//! Decode steps whose tensors stay where they are.
+//! Decode steps recorded as a CUDA graph, whose tensors stay at fixed addresses.
 
 use std::fmt;
 use std::ops::Range;
@@ -16,40 +16,40 @@ use crate::graph::{ACTIVE_FROM_INPUT, PROMPT_INPUT};
 use crate::lowering::host_side::{LOGITS, MASK, NEXT_TOKEN};
 use crate::onnxruntime::cuda::Stream;
 
-/// Inputs that hang on the prompt or have sizes that change, and so can't stay as they are.
+/// Inputs that depend on the prompt or change their size, so they can't stay bound.
 const CHANGING: [&str; 4] = [MASK, TOTAL, ACTIVE_FROM_INPUT, PROMPT_INPUT];
 
-/// Whether the nodes of a step's graph can be recorded.
+/// Checks that the nodes of a step's graph can be recorded.
 ///
 /// # Errors
-/// If there's one whose result has a size that's found on the GPU: the sizes of the recorded step would be those of all others.
+/// If a node's output size is computed on the GPU: all steps would have the recorded step's sizes.
 pub fn check_capturable(model: &Model) -> Result<(), String> {
     let mut nodes = model.graph.iter().flat_map(|graph| &graph.node);
     match nodes.find(|node| node.op_type == "NonZero") {
         Some(node) => Err(format!(
-            "`{}` finds how many tokens an expert gets, which changes from step to step",
+            "`{}` selects the tokens of an expert, whose number changes from step to step",
             node.name
         )),
         None => Ok(()),
     }
 }
 
-/// ONNX Runtime's key of a run: which graph it records or replays.
+/// The key of ONNX Runtime's run option that selects the CUDA graph to record or replay.
 const GRAPH_ID: &str = "gpu_graph_id";
 
-/// Options of a run in a session that can record CUDA graphs.
+/// Run options for a session that can record CUDA graphs.
 pub struct GraphRun(pub RunOptions);
 
 impl GraphRun {
-    /// Of one that's neither recorded nor replayed.
+    /// Options of a run that's neither recorded nor replayed.
     pub fn plain() -> ort::Result<Self> {
         let mut options = RunOptions::new()?;
         options.set(GRAPH_ID, "-1")?;
         Ok(Self(options))
     }
 
-    /// Of one that's recorded at first, and replayed from then on. It's not waited for: its results are read on the
-    /// same stream.
+    /// Options of runs of which the first is recorded and the others replay it. `run` doesn't wait
+    /// for the GPU, since results are read on the same stream.
     fn recorded() -> ort::Result<Self> {
         let mut options = RunOptions::new()?;
         options.set(GRAPH_ID, "1")?;
@@ -64,27 +64,29 @@ impl fmt::Debug for GraphRun {
     }
 }
 
-/// A session's decode steps as a CUDA graph, with what's bound to them. The session runs on one [`Stream`].
+/// A session's decode steps as a CUDA graph, with the bound tensors. The session runs on one
+/// [`Stream`].
 #[derive(Debug)]
 pub struct CapturedSteps {
-    /// For cache and adapter, which stay where they are too.
+    /// The binding; cache and adapter must be bound to it, too.
     pub binding: IoBinding,
     options: GraphRun,
-    /// `[batch, 1]`, as the next token is.
+    /// The input token of each sequence, `[batch, 1]`.
     token: Tensor<i64>,
     last_index: Tensor<i32>,
     past: Option<Tensor<i64>>,
-    /// On the host, where the binding reads it.
+    /// In host memory; the binding refers to it.
     _total: Tensor<i32>,
     next_token: Tensor<i64>,
     logits: DynTensor,
 }
 
 impl CapturedSteps {
-    /// Binds all but cache and adapter. `logits` are on the device.
+    /// Binds everything except cache and adapter. `logits` is a tensor on the device.
     ///
     /// # Errors
-    /// If the session takes what changes from step to step, or ONNX Runtime refuses.
+    /// If the session has an input that changes from step to step, or ONNX Runtime refuses a
+    /// tensor.
     pub fn new(
         session: &Session,
         device: &Allocator,
@@ -128,10 +130,11 @@ impl CapturedSteps {
         bind().map_err(failed)
     }
 
-    /// Runs token `id` of every sequence, which fills the one row of the cache in `rows`, and brings the next tokens back.
+    /// Runs token `id` of every sequence, whose keys and values go into the single row `rows` of
+    /// the cache, and writes the next tokens to `next_tokens`.
     ///
     /// # Errors
-    /// What ONNX Runtime or the CUDA runtime says.
+    /// The message of ONNX Runtime or the CUDA runtime.
     pub fn run(
         &mut self,
         session: &Session,
@@ -157,10 +160,10 @@ impl CapturedSteps {
         Ok(())
     }
 
-    /// The first bytes of the last step's logits.
+    /// Copies the first bytes of the last step's logits to `target`.
     ///
     /// # Errors
-    /// What the CUDA runtime says.
+    /// The message of the CUDA runtime.
     pub fn read_logits(&self, stream: &Stream, target: &mut [u8]) -> Result<(), String> {
         read(stream, &self.logits, target)
     }

@@ -1,4 +1,4 @@
-//! How many tokens there are, given to a session that takes it.
+//! Inputs with the number of cached and new tokens.
 
 use std::ops::Range;
 
@@ -8,17 +8,17 @@ use ort::value::Tensor;
 
 use crate::graph::lengths::{LAST_INDEX, PAST, TOTAL, TOTAL_I32};
 
-/// The lengths that a session takes, on the host.
+/// The lengths that are inputs of a session, in host memory.
 #[derive(Debug)]
-pub struct Lengths {
+pub struct LengthInputs {
     last_index: Option<Tensor<i32>>,
     total_i32: Option<Tensor<i32>>,
     total: Option<Tensor<i64>>,
     past: Option<Tensor<i64>>,
 }
 
-impl Lengths {
-    /// Those of runs with `batch` sequences.
+impl LengthInputs {
+    /// Allocates the lengths that `session` takes, for `batch` sequences.
     pub fn new(session: &Session, host: &Allocator, batch: usize) -> ort::Result<Self> {
         let takes = |name: &str| session.inputs().iter().any(|input| input.name() == name);
         let i32s = |name, shape: &[usize]| {
@@ -37,7 +37,7 @@ impl Lengths {
         })
     }
 
-    /// Sets them for a run that fills `rows` of the cache.
+    /// Sets the lengths for a run that writes `rows` of the cache.
     pub fn set(&mut self, rows: &Range<usize>) {
         let fill = |tensor: &mut Option<Tensor<i32>>, value: usize| {
             if let Some(tensor) = tensor {
@@ -55,7 +55,8 @@ impl Lengths {
         fill(&mut self.past, rows.start);
     }
 
-    /// Binds them. What's read on the host is read when a run begins; what's read on a GPU is copied there now.
+    /// Binds the lengths. Inputs on the host are read when a run begins; inputs on a GPU are copied
+    /// to it now.
     pub fn bind(&self, binding: &mut IoBinding) -> ort::Result<()> {
         for (name, tensor) in [(LAST_INDEX, &self.last_index), (TOTAL_I32, &self.total_i32)] {
             if let Some(tensor) = tensor {

@@ -1,14 +1,14 @@
-//! Tensors that are bound to a session.
+//! Helpers for tensors that are bound to a session.
 //!
-//! Everything is copied into memory that ONNX Runtime allocates. `ort` would clone a tensor over
-//! borrowed memory when it's bound, and in this release that clone deadlocks.
+//! All data is copied into memory that ONNX Runtime allocates. `ort` clones a tensor over borrowed
+//! memory when it's bound, and in this release that clone deadlocks.
 
 use ort::memory::Allocator;
 use ort::value::{DefiniteTensorValueTypeMarker, DynTensor, Tensor, TensorElementType, Value};
 
 use crate::weights::Dtype;
 
-/// ONNX Runtime's name of a dtype.
+/// ONNX Runtime's element type of a dtype.
 pub fn element_type(dtype: Dtype) -> TensorElementType {
     match dtype {
         Dtype::Float32 => TensorElementType::Float32,
@@ -17,7 +17,7 @@ pub fn element_type(dtype: Dtype) -> TensorElementType {
     }
 }
 
-/// The first `length` bytes of a tensor on the host.
+/// The first `length` bytes of a tensor in host memory.
 #[expect(
     unsafe_code,
     reason = "`ort` gives typed slices only for types known at compile time"
@@ -27,25 +27,25 @@ pub fn bytes_of<T: DefiniteTensorValueTypeMarker + ?Sized>(
     length: usize,
 ) -> &[u8] {
     assert!(tensor.memory_info().is_cpu_accessible());
-    // SAFETY: callers give the length of the tensor that they made, which is on the host.
+    // SAFETY: callers pass at most the size of the tensor, which is in host memory.
     unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast(), length) }
 }
 
-/// Copies `bytes` to the beginning of a tensor on the host.
+/// Copies `bytes` to byte `offset` of a tensor in host memory.
 #[expect(
     unsafe_code,
     reason = "`ort` gives typed slices only for types known at compile time"
 )]
 pub fn fill(tensor: &mut DynTensor, offset: usize, bytes: &[u8]) {
     assert!(tensor.memory_info().is_cpu_accessible());
-    // SAFETY: callers stay within the tensor that they made, which is on the host.
+    // SAFETY: callers stay within the tensor, which is in host memory.
     unsafe {
         let target = tensor.data_ptr_mut().cast::<u8>().add(offset);
         std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len());
     }
 }
 
-/// A tensor of int64 with `values`.
+/// A new int64 tensor with `values`.
 pub fn new_tensor(
     allocator: &Allocator,
     shape: &[usize],

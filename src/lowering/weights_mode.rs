@@ -1,20 +1,20 @@
-//! How weights are held in memory.
+//! The choice of how weights are held in memory.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// How weights are held in memory on a CPU. See [`lowering`](super) for what each comes to.
+/// How weights are held in memory on a CPU. See [`lowering`](super) for the effect of each mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WeightsMode {
-    /// Mapped from files: a copy that's laid out for the processor, made once. Starts at once, and variants share the
-    /// page cache.
+    /// A copy laid out for the processor is written once and mapped. Sessions open fast, and
+    /// variants share the page cache.
     Mapped,
-    /// The checkpoint alone, mapped: nothing is written, and everything is slower.
+    /// The checkpoint's files are mapped. Nothing is written, and inference is slower.
     #[serde(rename = "in-place")]
     InPlace,
-    /// The same copy, read into memory of the process when a session starts.
+    /// The laid-out copy is read into the process's memory when a session is opened.
     Resident,
 }
 

@@ -1,14 +1,14 @@
-//! A session with the tensors that are bound to it.
+//! A session with its binding: inputs, outputs and one run.
 
 use std::ops::Range;
 
 use ort::session::{IoBinding, Session};
 use ort::value::{DynTensor, Tensor};
 
-use super::bindings::new_tensor;
 use super::cuda::GraphRun;
-use super::lengths::Lengths;
+use super::length_inputs::LengthInputs;
 use super::session::run_bound;
+use super::tensors::new_tensor;
 use super::{EngineError, EngineOptions, Provider};
 use crate::lowering::host_side::{LOGITS, MASK, NEXT_TOKEN};
 
@@ -18,27 +18,27 @@ use crate::lowering::host_side::{LOGITS, MASK, NEXT_TOKEN};
 #[derive(Debug)]
 pub struct BoundSession {
     pub binding: IoBinding,
-    /// One new token of every sequence, `[batch, 1]`.
+    /// The input of a decode step, `[batch, 1]`.
     token: Tensor<i64>,
-    lengths: Lengths,
-    /// Whether inputs are copied where they are bound, and not read when a run begins.
+    lengths: LengthInputs,
+    /// Whether binding copies an input (on a GPU), so that it must be bound again after a change.
     copies: bool,
-    /// Keeps its runs from being recorded, where the session could do so.
+    /// Run options that prevent the session from recording its runs as CUDA graphs, if it can.
     graph_run: Option<GraphRun>,
     takes_mask: bool,
-    /// Whether it picks the next token, and not only gives logits.
+    /// Whether the graph has the output `next_token`, not only logits.
     pub picks: bool,
     pub session: Session,
 }
 
 impl BoundSession {
-    /// Binds the lengths, of runs with `options.batch_size` sequences, where the session takes them.
-    /// `captures`: it may record CUDA graphs, which its own runs shan't be.
+    /// Makes a binding and binds the lengths that are inputs of the graph. `captures`: the session
+    /// can record CUDA graphs, but must not record these runs.
     pub fn new(session: Session, options: &EngineOptions, captures: bool) -> ort::Result<Self> {
         let mut binding = session.create_binding()?;
         let host = session.allocator();
         let takes = |name: &str| session.inputs().iter().any(|input| input.name() == name);
-        let lengths = Lengths::new(&session, host, options.batch_size)?;
+        let lengths = LengthInputs::new(&session, host, options.batch_size)?;
         lengths.bind(&mut binding)?;
         let mut outputs = session.outputs().iter();
         Ok(Self {
@@ -53,7 +53,7 @@ impl BoundSession {
         })
     }
 
-    /// Binds what every run writes.
+    /// Binds the outputs.
     pub fn bind_outputs(
         &mut self,
         logits: &mut DynTensor,
@@ -66,10 +66,12 @@ impl BoundSession {
         Ok(())
     }
 
-    /// Runs `ids`, the same for each of `batch` sequences, which fill `rows` of the cache.
+    /// Runs the tokens `ids`, the same for each of `batch` sequences. Their keys and values go into
+    /// `rows` of the cache.
     ///
     /// # Errors
-    /// If ONNX Runtime can't bind or run it; `name` is the variant's.
+    /// If ONNX Runtime can't bind the inputs or run the graph; `name`, the variant's, is in the
+    /// message.
     pub fn run(
         &mut self,
         name: &str,
@@ -92,7 +94,7 @@ impl BoundSession {
 
     fn bind_inputs(&mut self, ids: &[u32], batch: usize, rows: &Range<usize>) -> ort::Result<()> {
         let host = self.session.allocator();
-        // Every sequence of the batch is given the same tokens, and so makes the same ones.
+        // All sequences of the batch have the same tokens.
         if let &[id] = ids {
             self.token.extract_tensor_mut().1.fill(i64::from(id));
             self.binding.bind_input("input_ids", &self.token)?;
