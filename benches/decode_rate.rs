@@ -1,8 +1,8 @@
-//! How near decoding comes to the rate at which the machine reads memory.
+//! How close decode steps come to the machine's memory bandwidth.
 //!
-//! Decode steps of the base variant, with each way of holding weights, take turns with a plain
-//! vectorised sum over as many bytes as a step must read, with the same threads. Medians of all rounds;
-//! each rate is also given as a part of the sum's, from the rounds' own ratios.
+//! Decode steps of the base variant, in each weights mode, take turns with a plain vectorised sum
+//! over as many bytes as a step must read, with the same threads. It prints medians over all
+//! rounds; the share of the sum's rate is the median of the rounds' ratios.
 //!
 //! ```sh
 //! cargo bench --bench decode_rate -- [model] [threads]
@@ -35,12 +35,12 @@ use peft_bench::prepared::{Precision, PreparedVariant, Variant};
 use peft_bench::weights::Dtype;
 
 const ROUNDS: usize = 40;
-/// Consecutive steps, or sums, of a turn: a generation's steps follow each other too.
+/// Steps or sums in a turn. They're consecutive, as a generation's steps are.
 const TURN: usize = 3;
 const PROMPT: usize = 64;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // Cargo itself passes `--bench`.
+    // Cargo passes `--bench`.
     let arguments: Vec<String> = std::env::args()
         .skip(1)
         .filter(|a| a != "--bench")
@@ -107,7 +107,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             .map(|_| timed_sum(values, threads).0.as_secs_f64())
             .collect();
         floor.push(median(&sums).ok_or("no sums")?);
-        // The order alternates, so that neither always follows the sum.
+        // The order alternates, so that no mode always follows the sum.
         let mut order: Vec<&mut Contestant> = engines.iter_mut().collect();
         if round % 2 == 1 {
             order.reverse();
@@ -193,7 +193,7 @@ impl Contestant {
     }
 }
 
-/// How sessions are opened.
+/// Options for opening sessions.
 fn options(weights: WeightsMode, threads: usize) -> EngineOptions {
     EngineOptions {
         provider: Provider::Cpu,
@@ -212,7 +212,7 @@ fn maps(base: &BaseModel) -> Result<Vec<Mmap>, Box<dyn Error>> {
     let mut maps = Vec::new();
     for path in files {
         let file = File::open(path)?;
-        // SAFETY: nobody writes the model's files while the benchmark runs.
+        // SAFETY: the model's files aren't written to while the benchmark runs.
         maps.push(unsafe { Mmap::map(&file)? });
     }
     Ok(maps)

@@ -1,4 +1,4 @@
-"""An adapter as training leaves it: a LoRA whose B isn't zero, so that it changes the tokens."""
+"""A LoRA like a trained one: its B isn't zero, so it changes the tokens."""
 
 import array
 import json
@@ -8,11 +8,11 @@ from pathlib import Path
 
 B_STD = 0.05
 NO_LAYERS = {"hidden_size": 1, "num_attention_heads": 1, "num_key_value_heads": 1, "num_hidden_layers": 0}
-"""A configuration whose adapter has no tensors, for preparing a base alone."""
+"""A model configuration for which the adapter has no tensors, to prepare a base alone."""
 
 
 def linear_shapes(model_config: dict) -> dict[str, tuple[int, int]]:
-    """`{module: (out_features, in_features)}` of a Llama layer, by the module's path below the layer."""
+    """`{module: (out_features, in_features)}` of a Llama layer; a module is named by its path within the layer."""
     hidden = model_config["hidden_size"]
     heads = model_config["num_attention_heads"]
     head_dim = model_config.get("head_dim") or hidden // heads
@@ -30,7 +30,7 @@ def linear_shapes(model_config: dict) -> dict[str, tuple[int, int]]:
 
 
 def write_lora(folder: Path, model_config: dict, r: int = 8, modules: tuple[str, ...] = ("q_proj", "v_proj")) -> None:
-    """Writes `adapter_config.json` and `adapter_model.safetensors`, float32, the same ones for the same model."""
+    """Writes `adapter_config.json` and `adapter_model.safetensors` in float32, deterministic for a model."""
     shapes = {path: shape for path, shape in linear_shapes(model_config).items() if path.endswith(modules)}
 
     generator = random.Random(8)

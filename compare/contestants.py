@@ -1,4 +1,4 @@
-"""Who is compared: what each peer prepares, and how its process is opened."""
+"""The contestants, each a runtime with a variant: how they're prepared, and how their processes are started."""
 
 import json
 import os
@@ -16,28 +16,28 @@ from process import Peer, PeerError
 HERE = Path(__file__).resolve().parent
 VARIANTS = ["base", "merged", "unmerged"]
 WEIGHTS = ["mapped", "in-place", "resident"]
-"""How this program holds weights."""
+"""This program's `--weights` modes."""
 PRECISIONS = ["float32", "int4"]
 DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
-"""On a GPU, and what onnxruntime-genai's builder calls them."""
+"""Dtypes on a GPU, and their names in onnxruntime-genai's builder."""
 QUANTIZED = "peft-bench 4bit"
-"""This program with blocks of 32 weights rounded to 4 bits."""
+"""This program with `--quantize 4bit`: blocks of 32 values."""
 ON_A_GPU = {"peft-bench": False, "peft-bench graph": True}
-"""This program on a GPU: whether decode steps are a CUDA graph."""
+"""This program's contestants on a GPU, and whether their decode steps are a CUDA graph."""
 
 
 @dataclass
 class Contestant:
-    """A runtime with a variant, ready to be opened."""
+    """A runtime with a variant, prepared to be started."""
 
     name: str
     variant: str
     prepare_seconds: float
-    """Over a base model that's there already: merging, exporting, converting."""
+    """Time to merge, export and convert; the base model exists already."""
     written_bytes: int
     open: Callable[[], Peer]
     starts: list[dict] = field(default_factory=list)
-    """Of each time that it was started: seconds and memory."""
+    """Seconds and memory of each start."""
 
     @property
     def label(self) -> str:
@@ -46,7 +46,7 @@ class Contestant:
 
 @dataclass
 class Setting:
-    """What all contestants share."""
+    """Settings that all contestants share."""
 
     binary: Path
     python: Path
@@ -61,7 +61,7 @@ class Setting:
     variants: list[str] = field(default_factory=lambda: VARIANTS)
     weights: list[str] = field(default_factory=lambda: WEIGHTS)
     llama_cpp_python: Path | None = None
-    """An environment's Python with llama.cpp in place of the one that's made."""
+    """The Python of an existing environment with llama.cpp; by default one is created."""
 
     def __post_init__(self) -> None:
         self.model_folder = Path()
@@ -79,34 +79,34 @@ class Setting:
         if self.omp_wait_policy != "default":
             self.env["OMP_WAIT_POLICY"] = self.omp_wait_policy
         if self.on_a_gpu:
-            # CUDA's libraries are those of torch's environment.
+            # CUDA's libraries come from torch's environment.
             self.env |= {"VIRTUAL_ENV": str(self.python.parent.parent), "ORT_DYLIB_PATH": str(self.library)}
 
     def run(self, name: str, command: list) -> float:
-        """Runs a step of preparation; returns its seconds."""
+        """Runs a preparation command. Returns its seconds."""
         log = self.work / f"{name}.log"
         start = time.perf_counter()
         with log.open("w") as output:
             done = subprocess.run(command, stdout=output, stderr=output, env=self.env)
         if done.returncode != 0:
-            last_words = log.read_text().strip().splitlines()[-1:] or ["without a word"]
+            last_words = log.read_text().strip().splitlines()[-1:] or ["no message"]
             raise PeerError(f"preparing failed: {last_words[0]}")
         return time.perf_counter() - start
 
     def prepare(self, name: str, *options: str) -> float:
-        """`peft-bench prepare` of the adapter."""
+        """Runs `peft-bench prepare` on the adapter. Returns its seconds."""
         command = [self.binary, "prepare", self.adapter, "--model", self.model, "--dtype", self.dtype, "--ep", self.ep]
         return self.run(name, [*command, "--export-dir", self.exports, *options])
 
     def prepared(self, variant: str, quantized: bool = False) -> Path:
-        """The manifest of a variant."""
+        """The path of a variant's manifest."""
         folder = "base" if variant == "base" else f"*/{variant}"
         found = self.exports.glob(f"*/{folder}/manifest.json")
         (manifest,) = [path for path in found if ("-4bit/" in str(path)) == quantized]
         return manifest
 
     def checkpoint(self, name: str) -> tuple[Path, float]:
-        """The merged checkpoint that `peft-bench prepare` writes, and its seconds."""
+        """Writes the merged checkpoint with `peft-bench prepare`. Returns its folder, and the seconds."""
         seconds = self.prepare(name, "--format", "hf")
         (config,) = self.exports.glob(f"*/*/checkpoint-{self.dtype}/config.json")
         return config.parent, seconds
@@ -122,8 +122,8 @@ class Setting:
 
 
 def peft_bench(setting: Setting) -> list[Contestant]:
-    """This program, with each way of holding weights. It has to be first: it makes the base model."""
-    # A synthetic model is made on first use, and isn't part of the export: once to make it, once for the time.
+    """This program, in each `--weights` mode. It must be prepared first, since it makes the base model."""
+    # A synthetic model is made on first use, which isn't part of the export. So prepare once to make it, and once for the time.
     adapter.write_lora(setting.adapter, adapter.NO_LAYERS)
     setting.prepare("model", "--variant", "base")
     manifest = setting.prepared("base")
@@ -171,7 +171,7 @@ def on_a_gpu(setting: Setting, variant: str) -> list[Contestant]:
 
 
 def own_peer(setting: Setting, manifest: Path, weights: str, cuda_graph: bool = False) -> Callable[[], Peer]:
-    """This program's worker on a prepared variant."""
+    """Starts this program's worker on a prepared variant."""
     request = worker_request(setting, manifest, weights, cuda_graph)
     kind = "graph" if cuda_graph else weights
     log = setting.work / f"peft-bench-{kind}-{manifest.parent.parent.name}-{manifest.parent.name}.log"
@@ -179,7 +179,7 @@ def own_peer(setting: Setting, manifest: Path, weights: str, cuda_graph: bool = 
 
 
 def worker_request(setting: Setting, manifest: Path, weights: str, cuda_graph: bool) -> dict:
-    """What this program's own worker is asked to open."""
+    """The request that opens a variant in this program's worker."""
     return {
         "library": {
             "path": str(setting.library),
@@ -205,7 +205,7 @@ def worker_request(setting: Setting, manifest: Path, weights: str, cuda_graph: b
 
 
 def transformers(setting: Setting) -> list[Contestant]:
-    """transformers, and PEFT for the adapter: nothing is prepared, merging is part of the start."""
+    """transformers, with PEFT for the adapter. Nothing is prepared; merging is part of the start."""
     contestants = []
     for variant in setting.variants:
         request = {
@@ -222,7 +222,7 @@ def transformers(setting: Setting) -> list[Contestant]:
 
 
 def genai(setting: Setting) -> list[Contestant]:
-    """onnxruntime-genai: merged is the checkpoint that peft-bench writes, unmerged its builder's own LoRA nodes."""
+    """onnxruntime-genai. Merged: the checkpoint that peft-bench writes; unmerged: LoRA nodes of its builder."""
     contestants = []
     for variant in setting.variants:
         source, extra, seconds, written = setting.model_folder, [], 0.0, 0
@@ -248,7 +248,7 @@ def genai(setting: Setting) -> list[Contestant]:
 
 
 def configure_genai(path: Path, threads: int) -> None:
-    """The same threads as everyone, which don't spin between turns, and no end-of-text token that stops it."""
+    """Sets the shared number of threads, no spinning between turns, and no end-of-text token."""
     config = json.loads(path.read_text())
     options = config["model"]["decoder"]["session_options"]
     options["intra_op_num_threads"] = threads
@@ -258,7 +258,7 @@ def configure_genai(path: Path, threads: int) -> None:
 
 
 def llama_cpp(setting: Setting) -> list[Contestant]:
-    """llama.cpp on converted files: merged is the checkpoint that peft-bench writes, unmerged its own LoRA files."""
+    """llama.cpp on converted files. Merged: the checkpoint that peft-bench writes; unmerged: a LoRA file."""
     python = setting.llama_cpp_python or environment.make(".venv-llama-cpp", "requirements-llama-cpp.txt")
     script, folder = HERE / "gguf_files.py", setting.work / "llama.cpp"
     folder.mkdir()
@@ -293,7 +293,7 @@ PEERS = {"peft-bench": peft_bench, "transformers": transformers, "onnxruntime-ge
 
 
 def size(folder: Path) -> int:
-    """Bytes of the files in `folder`, or of a file."""
+    """Bytes of all files in `folder`, or of a single file."""
     files = folder.rglob("*") if folder.is_dir() else [folder]
     return sum(path.stat().st_size for path in files if path.is_file())
 

@@ -22,7 +22,7 @@ PACKAGES = [
 
 
 def make(name: str = ".venv", requirements: str = "requirements.txt") -> Path:
-    """The environment's Python. What's there and was made from the same requirements is used again."""
+    """The environment's Python. An existing environment made from the same requirements is reused."""
     folder = HERE / name
     python = folder / "bin" / "python"
     wanted = HERE / requirements
@@ -36,7 +36,7 @@ def make(name: str = ".venv", requirements: str = "requirements.txt") -> Path:
 
 
 def versions(python: Path) -> dict[str, str | None]:
-    """The versions of the packages that matter; `None` for one that isn't installed."""
+    """The versions of the relevant packages; `None` if one isn't installed."""
     script = (
         "import importlib.metadata as m, json, platform, sys\n"
         "found = {d.metadata['Name'].lower().replace('_', '-'): d.version for d in m.distributions()}\n"
@@ -47,7 +47,7 @@ def versions(python: Path) -> dict[str, str | None]:
 
 
 def onnxruntime_library(python: Path) -> Path:
-    """The one that `ORT_DYLIB_PATH` names, or the one that genai uses, so that peft-bench runs on the very same file."""
+    """The library in `ORT_DYLIB_PATH`, else the one that onnxruntime-genai uses, so that peft-bench uses the same file."""
     if named := os.environ.get("ORT_DYLIB_PATH"):
         return Path(named)
     script = "import importlib.util as u; print(u.find_spec('onnxruntime').submodule_search_locations[0])"

@@ -1,7 +1,7 @@
-"""Writes what llama.cpp reads: a Llama checkpoint and a LoRA as GGUF, float32. Runs in llama.cpp's environment.
+"""Converts a Llama checkpoint and a LoRA to GGUF in float32, for llama.cpp. Runs in llama.cpp's environment.
 
-llama.cpp rotates neighbouring elements of a head where transformers rotates its halves, so that the rows of the query
-and key projections are put into that order, and of an adapter those of `lora_B`.
+llama.cpp rotates neighbouring elements of a head, transformers its two halves. So the rows of the query and key projections,
+and of an adapter's `lora_B`, are reordered.
 """
 
 import json
@@ -26,7 +26,7 @@ MODULES = {
 
 
 def neighbours(rows: np.ndarray, heads: int) -> np.ndarray:
-    """The halves of each head as neighbours."""
+    """Interleaves the two halves of each head."""
     halves = rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:])
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(rows.shape))
 
@@ -56,7 +56,7 @@ def write_model(folder: Path, output: Path) -> None:
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     writer.add_vocab_size(config["vocab_size"])
-    # Prompts are given as ids: no tokenizer.
+    # No tokenizer, since prompts are token ids.
     writer.add_tokenizer_model("none")
 
     tensors = {}
@@ -93,7 +93,7 @@ def write_adapter(folder: Path, model: Path, output: Path) -> None:
 
 
 def quantize(model: Path, output: Path, kind: str) -> None:
-    """llama.cpp's own quantizer; everything but norms is in `kind`, the head too."""
+    """Quantizes with llama.cpp's own quantizer: everything except norms, the output head included."""
     import llama_cpp
 
     params = llama_cpp.llama_model_quantize_default_params()

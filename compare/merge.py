@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Compares how long merging takes: `peft-bench prepare` and PEFT's `merge_and_unload` + `save_pretrained`, in turn.
 
-LoRA on all linear layers, float32. Of this program the whole process is timed, of PEFT the two calls alone: neither
-its imports nor loading the model. Every output is removed, and the disk synchronised, before the next turn.
+LoRA on all linear layers, float32. Of this program the whole process is timed; of PEFT only the two calls, without imports
+and loading the model. Before each turn, the last output is removed and the disk is synchronised.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def main() -> None:
         }
         runs = {name: [] for name in commands}
         names = list(commands)
-        # The first round reads the files into the page cache, and isn't counted.
+        # The first round reads the files into the page cache and doesn't count.
         for number, order in enumerate(rounds.orders(len(names), arguments.rounds + 1)):
             for name in [names[index] for index in order]:
                 log(f"round {number} of {arguments.rounds}: {name}")
@@ -89,7 +89,7 @@ def parse() -> argparse.Namespace:
 
 
 def run(command: list, env: dict[str, str]) -> dict:
-    """Runs it to its end: seconds, and the most anonymous memory that was seen, a look every 5 ms."""
+    """Runs the command. Returns its seconds, and its largest anonymous memory, sampled every 5 ms."""
     start = time.perf_counter()
     process = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, text=True, env=env)
     anonymous = 0
@@ -104,7 +104,7 @@ def run(command: list, env: dict[str, str]) -> dict:
 
 
 def anonymous_bytes(pid: int) -> int:
-    """0 of a process that has ended."""
+    """0 if the process has ended."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 

@@ -1,4 +1,4 @@
-"""A peer in a process of its own, and what the operating system tells of it (Linux)."""
+"""A peer's process, with its memory and CPU time from the operating system (Linux)."""
 
 import json
 import os
@@ -8,11 +8,11 @@ from pathlib import Path
 
 
 class PeerError(Exception):
-    """A peer that couldn't do what was asked."""
+    """A peer failed."""
 
 
 class Peer:
-    """One runtime with one variant of the model. It starts where it's made, and ends with `close`."""
+    """The process of a runtime with one variant. It's started by the constructor and ended by `close`."""
 
     def __init__(self, command: list[str], request: dict, env: dict[str, str], log: Path, says_ready: bool):
         self.log = log
@@ -29,9 +29,9 @@ class Peer:
             self.close()
             raise
         self.start_seconds = time.perf_counter() - start
-        """From nothing to a session: the process, its imports and libraries, the weights."""
+        """Seconds to a session: starting the process, imports, libraries, weights."""
         self.session_seconds = opened["session_seconds"]
-        """The session alone, as the peer itself tells."""
+        """Seconds to open the session, as the peer reports them."""
         self.memory_after_start = self.memory()
 
     def ask(self, kind: str, request: object, expected: str) -> dict:
@@ -56,13 +56,13 @@ class Peer:
         return self.ask("generate", {"prompt_ids": prompt_ids, "new_tokens": new_tokens}, "generated")
 
     def memory(self) -> dict[str, int]:
-        """Bytes: `RssAnon` is the process' own, `RssFile` are mapped files, `VmHWM` is the peak of both."""
+        """Bytes: `RssAnon` is anonymous memory, `RssFile` are mapped files, `VmHWM` is the peak of both."""
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
         fields = dict(line.split(":", 1) for line in lines)
         return {key: int(fields[key].split()[0]) * 1024 for key in ("RssAnon", "RssFile", "VmHWM")}
 
     def cpu_seconds(self) -> float:
-        """Of all its threads since it began."""
+        """CPU seconds of all threads since the start."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

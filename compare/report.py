@@ -1,4 +1,4 @@
-"""The comparison as Markdown, made from the raw results alone."""
+"""The comparison as Markdown, made from the raw results only."""
 
 import json
 import subprocess
@@ -84,13 +84,13 @@ def time_text(seconds: float) -> str:
 
 
 def digits(milliseconds: float) -> str:
-    """Three of them, or all before the point."""
+    """A number with three significant digits, or all digits before the decimal point."""
     decimals = next((places for places, least in enumerate([100, 10, 1]) if milliseconds >= least), 3)
     return f"{milliseconds:.{decimals}f}"
 
 
 class Runs:
-    """What all contestants did with one prompt."""
+    """The results of all contestants for one prompt."""
 
     def __init__(self, contestants: list[dict], prompt_tokens: int):
         self.prompts = {}
@@ -99,7 +99,7 @@ class Runs:
             self.prompts[contestant["name"], contestant["variant"]] = prompt
 
     def seconds(self, key: tuple[str, str], metric: str) -> list[float]:
-        """One value a round; of the decode steps their median."""
+        """One value per round; for decode, the median step."""
         runs = self.prompts[key]["runs"]
         if metric == "decode":
             return [median(run["decode_steps"]) for run in runs]
@@ -123,7 +123,7 @@ class Runs:
         return lines
 
     def agreement(self) -> list[str]:
-        """How far the greedy tokens agree: times of different arithmetic would not be comparable."""
+        """How far the greedy tokens agree; if they don't, the times aren't comparable."""
         lines = []
         for name, variant in self.prompts:
             same = [key for key in self.prompts if key[1] == variant]

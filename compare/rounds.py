@@ -7,26 +7,26 @@ RESAMPLES = 5000
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """The bootstrap 95 % interval of the median of `values`, one of each round."""
+    """The bootstrap 95 % interval of the median of `values`, one value per round."""
     generator = random.Random(42)
     medians = sorted(median(generator.choices(values, k=len(values))) for _ in range(RESAMPLES))
     return medians[int(0.025 * RESAMPLES)], medians[int(0.975 * RESAMPLES) - 1]
 
 
 def summary(values: list[float]) -> tuple[float, float, float]:
-    """The median and its interval."""
+    """`(median, lower, upper)` of `values`."""
     return (median(values), *interval(values))
 
 
 def ratio(values: list[float], reference: list[float]) -> tuple[float, float, float]:
-    """The median of `values[round] / reference[round]`, and its interval."""
+    """`(median, lower, upper)` of `values[round] / reference[round]`."""
     return summary([value / other for value, other in zip(values, reference, strict=True)])
 
 
 def orders(count: int, rounds: int) -> list[list[int]]:
-    """The order of turns of each round: rows of a Williams square spread over the rounds, each followed by its reverse.
+    """The order of turns in each round: rows of a Williams square, spread over the rounds, each followed by its reverse.
 
-    So nobody is always first, or always behind the same neighbour.
+    So no contestant is always first, or always after the same one.
     """
     row = [index // 2 + 1 if index % 2 else -(index // 2) for index in range(count)]
     step = max(1, 2 * count // rounds)

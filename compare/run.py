@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Compares peft-bench with transformers and onnxruntime-genai: see README.md beside this file.
+"""Compares peft-bench with transformers, onnxruntime-genai and llama.cpp: see README.md in this folder.
 
-Every contestant has a process of its own; they take turns, round by round, in an order that changes with the round.
+Each contestant has its own process. They take turns round by round, in an order that changes with the round.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from rounds import orders
 
 ROOT = Path(__file__).resolve().parent.parent
 PAUSE = 0.05
-"""Seconds between two turns, for threads that wait by spinning to give up."""
+"""Seconds between two turns, so that spinning threads stop."""
 
 
 def main() -> None:
@@ -68,7 +68,7 @@ def main() -> None:
                 llama_cpp_python=arguments.llama_cpp_python,
             )
             raw["models"].append(compare(setting, arguments))
-        # After each model, so that an interrupted run leaves what it has.
+        # Written after each model, so that an interrupted run keeps its results.
         if arguments.json:
             arguments.json.write_text(json.dumps(raw, indent=1))
         text = report.markdown(raw)
@@ -134,7 +134,7 @@ def parse() -> argparse.Namespace:
 
 
 def compare(setting: Setting, arguments: argparse.Namespace) -> dict:
-    """All contestants on one model."""
+    """Prepares and measures all contestants on one model."""
     log(f"{setting.model}: preparing")
     ready, absent = [], {}
     for name in ["peft-bench", *arguments.peers]:
@@ -149,7 +149,7 @@ def compare(setting: Setting, arguments: argparse.Namespace) -> dict:
     tally = Tally(setting.model, prompts, arguments, absent)
     for sitting in range(arguments.starts):
         with ExitStack() as stack:
-            # Whoever starts first takes some percent longer ever after, so that all take their turns at that too.
+            # The first process started is some percent slower for its whole life, so contestants take turns at starting first.
             started = {index: tally.open(ready[index], stack) for index in orders(len(ready), arguments.starts)[sitting]}
             opened = [started[index] for index in range(len(ready))]
             tally.take_turns(opened, sitting)
@@ -159,10 +159,10 @@ def compare(setting: Setting, arguments: argparse.Namespace) -> dict:
 
 
 class Tally:
-    """What was measured so far, and who was lost, and why.
+    """The measurements so far, and the contestants that failed, with the reason.
 
-    Every contestant is started anew for each sitting: where a process' pages and threads come to lie is worth some
-    percent, for as long as it lives, and so differs from sitting to sitting and not from round to round.
+    All contestants are started anew for each sitting. The placement of a process's pages and threads changes its speed by some
+    percent for its whole life, so it varies between sittings and not between rounds.
     """
 
     def __init__(self, model: str, prompts: dict[int, list[int]], arguments: argparse.Namespace, absent: dict[str, str]):
@@ -175,7 +175,7 @@ class Tally:
         self.facts: dict[str, dict] = {}
 
     def open(self, contestant: Contestant, stack: ExitStack) -> tuple[Contestant, Peer | None]:
-        """Starts it, and lets it warm up. `None` if it's lost."""
+        """Starts a contestant and warms it up. `None` if it fails."""
         label = contestant.label
         if label in self.absent:
             return contestant, None
@@ -207,7 +207,7 @@ class Tally:
         self.absent[contestant.label] = reason
 
     def take_turns(self, opened: list[tuple[Contestant, Peer | None]], sitting: int) -> None:
-        """The sitting's share of the rounds."""
+        """Runs the sitting's share of the rounds."""
         rounds, starts = self.arguments.rounds, self.arguments.starts
         share = slice(sitting * rounds // starts, (sitting + 1) * rounds // starts)
         for number, order in list(enumerate(orders(len(opened), rounds), start=1))[share]:
@@ -248,14 +248,14 @@ class Tally:
 
 
 def idle_cpu(peer: Peer) -> float:
-    """Seconds of CPU that it takes in the second after a generation: what it would take from whoever is next."""
+    """CPU seconds used in the second after a generation: time that it would take from the next contestant."""
     before = peer.cpu_seconds()
     time.sleep(1)
     return peer.cpu_seconds() - before
 
 
 def fixed_prompt(tokens: int, vocab_size: int) -> list[int]:
-    """The same ids for everyone: spread over the vocabulary, without the special ones at its start."""
+    """The prompt ids, the same for all contestants: spread over the vocabulary, without the special tokens at its start."""
     return [3 + position * 7919 % (vocab_size - 3) for position in range(tokens)]
 
 
@@ -274,7 +274,7 @@ def machine(ep: str) -> dict:
 
 
 def physical_cores() -> int:
-    """As peft-bench counts them: hyper-threads share a core."""
+    """Number of physical cores, as peft-bench counts them: hyper-threads share a core."""
     cores = set()
     for core in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology"):
         cores.add(((core / "physical_package_id").read_text(), (core / "core_id").read_text()))

@@ -1,14 +1,14 @@
 #!/bin/sh
-# Measures the base against itself in TRIALS runs of their own, and counts the 95 % intervals that contain zero: it
-# should be at least 18 of 20. Exits with 1 if it's fewer than nine tenths, or a run fails. It takes TRIALS
-# measurements' time (some minutes as it stands), so no test runs it.
+# Measures the base against itself in TRIALS separate runs, and counts the 95 % intervals that contain zero. Of 20, at
+# least 18 should. Exits with 1 if fewer than 90 % do, or if a run fails. It takes as long as TRIALS measurements (some
+# minutes by default), so no test runs it.
 #
 #   scripts/aa_trials.sh [experiment] [options of `measure`]
 #   TRIALS=5 scripts/aa_trials.sh lora/lora_r8 --model synthetic/llama-336m
 #   PEFT_BENCH=/path/to/peft-bench scripts/aa_trials.sh
 #
-# Without options it takes short prompts and few tokens, since only the spread of the runs matters. A `--config` or
-# `--prompts` among the options takes the place of that.
+# By default it uses short prompts and few tokens, since only the spread of the runs matters. Override these with
+# `--config` or `--prompts`.
 set -u
 
 root=$(cd "$(dirname "$0")/.." && pwd)

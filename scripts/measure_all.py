@@ -2,23 +2,23 @@
 """Measures every shipped experiment with `peft-bench measure`, and prints one table of all results with `peft-bench report`.
 
     scripts/measure_all.py                            # all of experiments/, into results/all/
-    scripts/measure_all.py lora oft/block32           # those of a method, or whose `<method>/<name>` begins so
-    scripts/measure_all.py --again vera               # measure anew what has a result already
-    scripts/measure_all.py --table                    # only print the table of the results that are there
+    scripts/measure_all.py lora oft/block32           # those of a method, or whose `<method>/<name>` begins with it
+    scripts/measure_all.py --again vera               # measure again, even if there is a result
+    scripts/measure_all.py --table                    # only print the table of existing results
     scripts/measure_all.py --output results/3b -- --model synthetic/llama-3.2-3b --threads 8
 
-What follows `--` goes to `measure`; a `--config` among it takes the place of the parameters below: all three prompt
-lengths, five runs of each (the fewest of which an interval says whether a cost was detected), and eight new tokens. So a
-run of all experiments on the default model takes about half an hour on two cores. The costs of single tokens are as
-good as those of longer runs; overheads weigh prompts more than the default parameters do.
+Options after `--` are passed to `measure`. A `--config` among them replaces the parameters below: all three prompt
+lengths, five runs of each (the minimum to detect an overhead), and eight new tokens. With these, all experiments on the
+default model take about half an hour on two cores. Times per token are as precise as in longer runs; in overheads, the
+prompt has more weight than with the default parameters.
 
-Experiments are measured one by one, each interleaved with a base of its own. `measure` would take several against one
-base, and save the base's third of the time; but every variant of each is a process of its own with the model in its
-memory, neighbouring runs of a pair would be further apart in time the more there are, and one that dies would take the
-others' measurements along. Here one that fails costs its own row: the rest goes on, and the exit code is 1.
+Experiments are measured one by one, each with its own interleaved base. `measure` can measure several against one base,
+which saves a third of the time. But then every variant of every experiment is a process with the model in memory, paired
+runs are further apart in time, and a failure may end all measurements. Here, a failed experiment only loses its own row:
+the others are measured, and the exit code is 1.
 
-A result that's there is not measured again without --again; what failed is. So a run that was interrupted goes on where it
-was. Results of other options want a folder of their own (--output).
+An experiment with a result isn't measured again without --again; a failed one is. So an interrupted run can be resumed.
+Use another folder (--output) for results with other options.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def main() -> int:
         return 2
     for start in options.experiments:
         if not chosen([start]):
-            print(f"no experiment is of the method, or begins with, `{start}`", file=sys.stderr)
+            print(f"no experiment has the method, or begins with, `{start}`", file=sys.stderr)
             return 2
     experiments = chosen(options.experiments)
 
@@ -98,8 +98,8 @@ def arguments() -> argparse.Namespace:
         usage="%(prog)s [options] [experiment …] [-- options of `measure`]",
     )
     parser.add_argument("experiments", nargs="*", metavar="experiment", help="how `<method>/<name>` begins")
-    parser.add_argument("--again", action="store_true", help="measure what has a result, too")
-    parser.add_argument("--table", action="store_true", help="measure nothing; print the results that are there")
+    parser.add_argument("--again", action="store_true", help="also measure experiments that have a result")
+    parser.add_argument("--table", action="store_true", help="measure nothing; print existing results")
     parser.add_argument("--output", type=Path, default=ROOT / "results/all", metavar="DIR", help="[default: results/all]")
     own, measure = sys.argv[1:], []
     if "--" in own:
@@ -110,9 +110,9 @@ def arguments() -> argparse.Namespace:
 
 
 def chosen(starts: list[str]) -> list[str]:
-    """`<method>/<name>` of each experiment whose method is one of `starts`, or which begins with one.
+    """`<method>/<name>` of each experiment whose method is in `starts`, or whose name begins with an entry.
 
-    Without `starts` all but those on experts, which the default model doesn't have.
+    Without `starts`: all except those that adapt experts, which the default model doesn't have.
     """
     paths = sorted((ROOT / "experiments").glob("*/*/adapter_config.json"))
     if not starts:
@@ -122,12 +122,12 @@ def chosen(starts: list[str]) -> list[str]:
 
 
 def begins(start: str) -> str:
-    """A method's name alone means that method, and not another whose name begins with it."""
+    """A method's name alone means only that method, and not others whose names begin with it."""
     return start if "/" in start else f"{start}/"
 
 
 def measure(command: list[str], output: Path, extra: list[str]) -> str | None:
-    """Runs one measurement; its error, if it fails."""
+    """Runs one measurement. Returns its error, if it fails."""
     outcome = subprocess.run([*command, "--output", str(output), *extra], capture_output=True, text=True, check=False)
     if outcome.returncode == 130:
         raise KeyboardInterrupt
@@ -140,7 +140,7 @@ def measure(command: list[str], output: Path, extra: list[str]) -> str | None:
 
 def newest(output: Path, name: str) -> Path | None:
     """The newest result of an experiment."""
-    # Behind its name, a hash where it's not measured in this folder, and what it was measured with.
+    # After the name: a hash for adapters outside the working folder, then model, dtype and so on.
     called = re.compile(re.escape(name.replace("/", "--")) + r"(-[0-9a-f]{8})?--.*\.json")
     found = [path for path in output.glob("*.json") if called.fullmatch(path.name)]
     return max(found, key=lambda path: path.stat().st_mtime, default=None)

@@ -1,4 +1,4 @@
-//! The engine through the library: batches, and adapters that take each other's place.
+//! Tests of the engine through the library: batches, chunks and adapter swaps.
 
 #![expect(clippy::unwrap_used, reason = "a test may unwrap")]
 
@@ -24,7 +24,7 @@ use peft_bench::weights::Dtype;
 
 const PROMPT: [u32; 6] = [3, 1, 4, 1, 5, 9];
 
-/// A process loads ONNX Runtime once.
+/// ONNX Runtime, which a process can load only once.
 static RUNTIME: LazyLock<OnnxRuntime> =
     LazyLock::new(|| OnnxRuntime::load(&locate_or_install(false, &|_| {}).unwrap()).unwrap());
 
@@ -70,7 +70,7 @@ fn open(variant: &PreparedVariant, batch_size: usize) -> DecoderEngine {
     DecoderEngine::open(&RUNTIME, variant, &options).unwrap()
 }
 
-/// Where they differed, weights would be laid out for nothing.
+/// If they differed, laid-out weights would never be used.
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn the_block_size_told_from_the_processor_is_that_of_onnx_runtime() {
@@ -111,8 +111,8 @@ fn every_sequence_of_a_batch_is_computed_as_one_alone() {
     }
 }
 
-/// A prompt of one sequence goes through in chunks, unless what's computed depends on the whole of it; one of several
-/// sequences never does.
+/// A prompt of one sequence is run in chunks, unless the computation depends on the whole prompt.
+/// Prompts of several sequences never are.
 #[test]
 fn a_long_prompt_gives_the_same_in_chunks_and_at_once() {
     const LENGTH: usize = 300;
@@ -124,7 +124,8 @@ fn a_long_prompt_gives_the_same_in_chunks_and_at_once() {
         512.into(),
     );
     let mut prompt: Vec<u32> = (0..LENGTH as u32).map(|i| (i * 37 + 11) % 101).collect();
-    // The last invocation is in the second chunk: the first one has to know that its own doesn't count.
+    // The last invocation is in the second chunk, so the one in the first chunk must be ignored
+    // there already.
     for start in [20, 280] {
         prompt[start..start + 2].copy_from_slice(&[9, 31]);
     }
@@ -168,7 +169,7 @@ fn each_prompt_says_anew_where_an_adapter_begins_to_act() {
     assert!(first.difference(&absent.logits) > 1e-2);
 }
 
-/// The adapter with its first `rank` rows of `A` and columns of `B`.
+/// Reduces the adapter to the first `rank` rows of `A` and columns of `B`.
 fn narrowed(experiment: &Path, rank: usize, to: &Path) -> PathBuf {
     let to = copy_folder(experiment, to);
     set_key(&to.join("adapter_config.json"), "r", rank.into());
@@ -264,7 +265,7 @@ fn an_adapter_of_other_modules_is_refused() {
     assert!(error.contains("only one of them has the input"), "{error}");
 }
 
-/// A copy of a rotary model with room for long prompts.
+/// A copy of a model with rotary positions and enough positions for long prompts.
 fn with_more_positions(model_name: &str, to: &Path) -> PathBuf {
     let to = copy_folder(&model(model_name), to);
     set_key(
@@ -345,7 +346,7 @@ fn a_long_prompt_in_chunks_is_computed_as_a_whole_one() {
             let mut engine = DecoderEngine::open(&RUNTIME, &variant, &options).unwrap();
             trace(&mut engine, &prompt, 4).unwrap()
         };
-        // Batches aren't cut.
+        // Prompts of batches aren't run in chunks.
         let whole = run(WeightsMode::InPlace, 2);
         for weights in [
             WeightsMode::InPlace,
@@ -374,7 +375,7 @@ fn adapters_of_drawn_values_are_others_and_compute_what_a_session_of_their_own_d
             engine.swap_adapter(&adapter).unwrap();
             let swapped = follow(&mut engine, &PROMPT, &own.tokens).unwrap();
             assert!(swapped.iter().flatten().all(|value| value.is_finite()));
-            // The same values beside the first one's graph.
+            // The same values, with the first adapter's graph.
             let alone = copy_folder(&first.folder, &first.folder.with_file_name("alone"));
             std::fs::copy(
                 other.folder.join("adapter.safetensors"),

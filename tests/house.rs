@@ -1,6 +1,6 @@
-//! The rooms of `src/`, from bottom to top: a file imports its own room and rooms below, and none above it.
+//! Holds the rule of the rooms of `src/`: a file imports only its own room and rooms below it.
 //!
-//! `docs/architecture.md` tells what each room holds. A new room is a name in `ROOMS`, at its height.
+//! `docs/architecture.md` describes the rooms. A new room needs an entry in `ROOMS`, at its height.
 
 #![expect(clippy::unwrap_used, reason = "a test may unwrap")]
 
@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Rooms of one line don't import each other.
+/// The rooms from bottom to top; those in one row don't import each other.
 const ROOMS: &[&[&str]] = &[
     &["advice", "decomposition", "files", "machine", "random"],
     &["json", "onnxruntime"],
@@ -33,7 +33,7 @@ fn height(room: &str) -> Option<usize> {
     ROOMS.iter().position(|line| line.contains(&room))
 }
 
-/// The Rust files below `folder`, without those of tests, which may use any room.
+/// The Rust files below `folder`, except test files, which may use any room.
 fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -49,7 +49,7 @@ fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Rooms that a file names after `crate::`, in its code above the tests at its foot.
+/// The rooms that a file names after `crate::`, outside its tests at the foot.
 fn imported(text: &str) -> BTreeSet<&str> {
     let end = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());
     let code = &text[..end];

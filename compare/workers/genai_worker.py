@@ -1,4 +1,4 @@
-"""onnxruntime-genai on a folder that its own model builder made. Its threads are set in `genai_config.json`."""
+"""onnxruntime-genai on a folder from its model builder. `genai_config.json` sets the number of threads."""
 
 import onnxruntime_genai as og
 from protocol import serve
@@ -10,7 +10,7 @@ def open_model(options: dict):
     def generate(prompt_ids: list[int], new_tokens: int):
         params = og.GeneratorParams(model)
         params.set_search_options(max_length=options["max_length"], do_sample=False)
-        # Holds the cache, which peft-bench has from the start: made before the clock starts.
+        # The generator allocates the cache, so it's made before the clock starts: peft-bench has its cache from the start.
         return steps(og.Generator(model, params), prompt_ids, new_tokens)
 
     def steps(generator: og.Generator, prompt_ids: list[int], new_tokens: int):

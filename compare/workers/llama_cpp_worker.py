@@ -1,4 +1,4 @@
-"""llama.cpp through llama-cpp-python's own `Llama.eval`, which keeps its cache, and the argmax of the last logits."""
+"""llama.cpp through llama-cpp-python's `Llama.eval`, which keeps the cache; the next token is the argmax of the last logits."""
 
 import llama_cpp
 import numpy as np

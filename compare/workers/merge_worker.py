@@ -1,4 +1,4 @@
-"""Merging as PEFT does it: `merge_and_unload`, then `save_pretrained`. Prints the seconds of each step as JSON."""
+"""Merging with PEFT: `merge_and_unload`, then `save_pretrained`. Prints the seconds of each step as JSON."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""The worker's side of peft-bench's own protocol: a JSON line in, a JSON line out (`src/measure/protocol.rs`)."""
+"""The worker's side of peft-bench's worker protocol: one JSON line in, one JSON line out (`src/measure/protocol.rs`)."""
 
 import json
 import os
@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 def serve(open_model: Callable[[dict], Callable[[list[int], int], Iterator[int]]]) -> None:
     """Answers requests until stdin ends.
 
-    `open_model` takes the request's options, and returns a function from prompt ids and a number of new tokens to an
-    iterator of token ids, whose first item is the prefill and each later one a decode step. The function's own work is
-    not timed: it may allocate, not compute.
+    `open_model` takes the request's options and returns a function `(prompt_ids, new_tokens) -> iterator of token ids`. The
+    iterator's first item is the prefill, each later one a decode step. The function itself isn't timed: it may allocate, but
+    not compute.
     """
-    # What libraries print must not get between the answers.
+    # Libraries' output must not get between the answers, so stdout is redirected to stderr.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
 
@@ -40,7 +40,7 @@ def serve(open_model: Callable[[dict], Callable[[list[int], int], Iterator[int]]
 
 
 def time_generation(generate: Callable, prompt_ids: list[int], new_tokens: int) -> dict:
-    """Token ids, and the seconds that each took."""
+    """The token ids, and the seconds of each."""
     steps = generate(prompt_ids, new_tokens)
     token_ids, seconds = [], []
     before = time.perf_counter()

@@ -1,4 +1,4 @@
-"""transformers and PEFT on torch: the model's own forward with its KV cache, without `generate()`'s bookkeeping."""
+"""transformers and PEFT on torch: the model's `forward` with its KV cache, without the bookkeeping of `generate()`."""
 
 import torch
 from peft import PeftModel
@@ -17,7 +17,7 @@ def open_model(options: dict):
     model.eval()
 
     def generate(prompt_ids: list[int], new_tokens: int):
-        # Entered at each step: a generator that held it open would leave it on between two turns.
+        # Entered in each step, since a generator would otherwise leave it active between turns.
         inputs, cache = torch.tensor([prompt_ids], device=options["device"]), None
         for _ in range(new_tokens):
             with torch.inference_mode():

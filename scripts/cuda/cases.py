@@ -1,4 +1,4 @@
-"""Which fixtures are run, by which program, and what it says."""
+"""The fixtures to run, the program that runs them, and its error messages."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ FIXTURES = ROOT / "tests/fixtures"
 
 DTYPES = ["float16", "bfloat16", "float32"]
 
-# The model that has a case of every method.
+# The model with a case of every method.
 METHODS_OF = "llama-gqa"
 
 
@@ -23,7 +23,7 @@ def built_program() -> Path:
 
 
 def chosen(asked: list[str]) -> list[tuple[str, str]]:
-    """Model and case: of every model itself and LoRA, and of one of them every method; those that are asked for, if any."""
+    """`(model, case)` to run: each model alone and with LoRA, and all methods of `METHODS_OF`; only those in `asked`, if any."""
     cases = []
     for model in sorted(path.name for path in (FIXTURES / "models").iterdir()):
         folder = FIXTURES / "cases" / model
@@ -33,12 +33,12 @@ def chosen(asked: list[str]) -> list[tuple[str, str]]:
     if asked:
         cases = [case for case in cases if case[0] in asked or "/".join(case) in asked]
     if not cases:
-        fail("no case is of that name")
+        fail("no case has that name")
     return cases
 
 
 def target(case: tuple[str, str]) -> list:
-    """The case as `generate` takes it."""
+    """The arguments of `generate` for a case."""
     model, name = case
     base = FIXTURES / "models" / model
     if name == "base":
@@ -49,13 +49,13 @@ def target(case: tuple[str, str]) -> list:
 
 
 def about(case: tuple[str, str]) -> dict:
-    """What is written down of a case, such as its prompt."""
+    """The case's description (`case.json`), such as its prompt."""
     file = FIXTURES.joinpath("cases", *case, "case.json")
     return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
-    """Of a script whose `doc` says what it does, and which runs these cases."""
+    """The argument parser of a script that runs these cases; `doc` is its description."""
     summary, _, rest = doc.partition("\n")
     made = argparse.ArgumentParser(
         description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -66,7 +66,7 @@ def parser(doc: str) -> argparse.ArgumentParser:
 
 
 def parse(made: argparse.ArgumentParser) -> argparse.Namespace:
-    """The command line; what follows `--` is `generate`."""
+    """Parses the command line. Options after `--` are in `generate`."""
     own, after = sys.argv[1:], []
     if "--" in own:
         own, after = own[: own.index("--")], own[own.index("--") + 1 :]
@@ -77,9 +77,9 @@ def parse(made: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def last_words(stderr: str) -> str:
-    """The last line, which is the error of a program that failed."""
+    """The last line, which is the error if the program failed."""
     lines = [line for line in stderr.splitlines() if line.strip()]
-    return lines[-1].removeprefix("error: ") if lines else "nothing is said"
+    return lines[-1].removeprefix("error: ") if lines else "no error message"
 
 
 def fail(message: str) -> None:

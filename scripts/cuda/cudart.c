@@ -1,15 +1,15 @@
-// A CUDA runtime without a GPU: a device's memory is the host's, kernels do nothing, and every call that matters is a line
-// in the file that CUDA_DRY_RUN_LOG names:
+// A CUDA runtime without a GPU: device memory is host memory, kernels do nothing, and every relevant call is logged as a
+// // line in the file named by CUDA_DRY_RUN_LOG:
 //
 //     kernel NAME
 //     copy h2d|d2h|d2d|h2h BYTES [wrong]
 //     wait
 //     graph
 //
-// `wrong` is a copy whose pointers aren't where its direction says. What comes back from the device is zeros, since nothing
-// was computed there. What isn't defined here is a stub that returns 0 (`libraries.py`).
+// `wrong` marks a copy whose pointers don't match its direction. Copies from the device give zeros, since nothing was
+// // computed there. Functions that aren't defined here are stubs that return 0 (`libraries.py`).
 //
-// One device, one thread of locks: this is about which calls come, not about speed.
+// There is one device, and one lock for everything: this shows which calls are made, not how fast they are.
 
 #include <driver_types.h>
 #include <pthread.h>
@@ -26,14 +26,14 @@ void dry_run_log(const char *what, const char *detail) {
     pthread_mutex_lock(&mutex);
     const char *path = getenv("CUDA_DRY_RUN_LOG");
     if (!file && path) file = fopen(path, "a");
-    // Unbuffered as to lines: a program that crashes leaves what it did.
+    // Line-buffered, so that the log is complete if the program crashes.
     if (file) fprintf(file, "%s %s\n", what, detail), fflush(file);
     pthread_mutex_unlock(&mutex);
 }
 
 // ---- Memory
 
-// Blocks of device memory, in no order. ONNX Runtime's arena asks for few.
+// Blocks of device memory, unordered. ONNX Runtime's arena allocates few of them.
 static struct block { char *start; size_t size; } *blocks;
 static size_t block_count, block_capacity;
 
@@ -113,7 +113,7 @@ static cudaError_t copy(void *to, const void *from, size_t size, enum cudaMemcpy
     int to_device = on_device(to), from_device = on_device(from);
     const char *direction = from_device ? (to_device ? "d2d" : "d2h") : (to_device ? "h2d" : "h2h");
     static const char *const asked[] = {"h2h", "h2d", "d2h", "d2d"};
-    // Of no bytes, the pointers may be anything.
+    // A copy of no bytes may have any pointers.
     int wrong = size && kind <= cudaMemcpyDeviceToDevice && strcmp(asked[kind], direction);
     char line[64];
     snprintf(line, sizeof line, "%s %zu%s", direction, size, wrong ? " wrong" : "");
@@ -138,7 +138,7 @@ cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_
 
 // ---- Kernels
 
-// Names of kernels by the address of their host function, with open addressing.
+// Kernel names by the address of their host function; a hash table with open addressing.
 #define KERNELS (1u << 20)
 static struct { const void *function; const char *name; } kernels[KERNELS];
 
@@ -185,7 +185,7 @@ cudaError_t __cudaGetKernel(cudaKernel_t *kernel, const void *function) {
     return cudaSuccess;
 }
 
-// `kernel<<<grid, block, memory, stream>>>(…)` pushes before the call, and the kernel's host function pops.
+// `kernel<<<grid, block, memory, stream>>>(…)` pushes before the call; the kernel's host function pops.
 static __thread struct { dim3 grid, block; size_t memory; void *stream; } pushed;
 
 unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, size_t memory, void *stream) {
@@ -210,7 +210,7 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *blocks_o
     return cudaSuccess;
 }
 
-// ---- Streams and events: all is done at once.
+// ---- Streams and events: everything is done immediately.
 
 static cudaError_t handle(void **made) {
     *made = malloc(1);
@@ -245,7 +245,7 @@ cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t pool, enum cudaMemPoolAttr att
     return cudaSuccess;
 }
 
-// ---- Graphs: since kernels do nothing, nothing of what's recorded is kept. Calls while recording are logged as ever.
+// ---- Graphs: since kernels do nothing, the recorded calls aren't kept. Calls during recording are logged as usual.
 
 static int recording;
 
@@ -259,7 +259,7 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureSta
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     dry_run_log("wait", "");
-    // What's recorded can't be waited for.
+    // A recording stream can't be waited for.
     return recording ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
@@ -282,7 +282,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
     return cudaSuccess;
 }
 
-// ---- The device: an H100, as far as kernels are chosen by it.
+// ---- The device: it has the properties of an H100 that select kernels.
 
 cudaError_t cudaGetDevice(int *device) {
     *device = 0;

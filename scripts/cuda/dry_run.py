@@ -1,23 +1,22 @@
 #!/usr/bin/env python3
-"""Runs `--ep cuda` without a GPU: every fixture model and every fixture method, over CUDA libraries that compute nothing.
+"""Runs `--ep cuda` without a GPU: all fixture models and methods, over stand-ins for the CUDA libraries that compute nothing.
 
     scripts/cuda/dry_run.py                                  # everything, in float16, bfloat16 and float32
-    scripts/cuda/dry_run.py gemma2 llama-gqa/dora            # these
+    scripts/cuda/dry_run.py gemma2 llama-gqa/dora            # only these
     scripts/cuda/dry_run.py --dtype float16 -- --quantize 4bit
-    scripts/cuda/dry_run.py --show llama-gqa/dora            # and the names of nodes on the CPU, and of kernels
+    scripts/cuda/dry_run.py --show llama-gqa/dora            # also list nodes on the CPU, and kernels
 
-It needs a C compiler, Python 3 with pip, and the built program (`cargo build --release`, or PEFT_BENCH). ONNX Runtime with
-CUDA (255 MB) is fetched by the program itself, as for a real GPU, into `--folder`; or take the one that ORT_DYLIB_PATH names.
-What follows `--` goes to `generate`; with `--cuda-graph` a decode step must be one graph, or the program says why not.
+It needs a C compiler, Python 3 with pip, and the built program (`cargo build --release`, or PEFT_BENCH). The program fetches ONNX
+Runtime with CUDA (255 MB) into `--folder`, as it would for a real GPU; ORT_DYLIB_PATH overrides it. Options after `--` are
+passed to `generate`. With `--cuda-graph`, a decode step must be one graph, or the program says why it isn't.
 
-What it shows: sessions open with ONNX Runtime's real CUDA provider, every node has a kernel for its types, nothing of a
-layer runs on the CPU without being seen, copies between host and device go the way that they say, and a decode step copies
-nothing but the token's id and lengths or the mask there, and back the next token, the logits (since `generate`
-asks for them) and, of each expert, how many tokens it gets. Beside these, the operator of NF4 copies the table of its values.
-What it can't show: whether any result is right, how long anything takes, or whether a real device has the memory. Kernels
-don't run.
+It checks that sessions open with ONNX Runtime's real CUDA provider, that every node has a kernel for its types, which nodes
+of layers run on the CPU, and that copies between host and device have the right direction. A decode step may copy to the
+device only the token's id and the lengths or the mask, and back only the next token, the logits (which `generate` asks for)
+and the number of tokens of each expert; NF4's operator also copies the table of its values. It can't check results, times,
+or whether a real device has enough memory, since kernels don't run.
 
-The exit code is 1 where a case doesn't run, a copy is wrong, or a decode step copies more than that.
+The exit code is 1 if a case doesn't run, a copy is wrong, or a decode step copies more than that.
 """
 
 import argparse
@@ -54,26 +53,26 @@ def main() -> int:
             failed += bool(faults)
             refused += trial.refusal is not None
     total = len(cases) * len(options.dtype)
-    print(f"{total - failed - refused} of {total} run, place and copy as they should, {failed} don't, {refused} are refused")
+    print(f"{total - failed - refused} of {total} are correct, {failed} fail, {refused} are refused")
     print("no kernel ran, so no result was computed")
     return int(failed > 0)
 
 
 def arguments() -> argparse.Namespace:
     options = parser(__doc__)
-    options.add_argument("--folder", type=Path, default=ROOT / "target/cuda-dry-run", help="for what is fetched and built")
+    options.add_argument("--folder", type=Path, default=ROOT / "target/cuda-dry-run", help="for fetched and built files")
     options.add_argument("--show", action="store_true", help="name nodes on the CPU, and count kernels by name")
     return parse(options)
 
 
 def surroundings(program: Path, folder: Path) -> dict[str, str]:
-    """The environment in which `program` finds ONNX Runtime and the libraries, once they are there."""
+    """Fetches and builds the libraries. Returns the environment in which `program` finds them and ONNX Runtime."""
     environment = dict(os.environ)
     if not environment.get("ORT_DYLIB_PATH"):
         environment["PEFT_BENCH_CACHE"] = str(folder / "cache")
         done = subprocess.run([program, "runtime", "install", "--cuda"], env=environment)
         if done.returncode:
-            sys.exit("ONNX Runtime with CUDA can't be had")
+            sys.exit("ONNX Runtime with CUDA can't be fetched")
         (library,) = (folder / "cache").glob("onnxruntime-*-cuda/libonnxruntime.so.*")
         environment["ORT_DYLIB_PATH"] = str(library)
     made = libraries.build(Path(environment["ORT_DYLIB_PATH"]), folder)

@@ -1,8 +1,9 @@
-"""CUDA's libraries without a GPU: `cudart.c` and `nvml.c`, and stubs for all else that ONNX Runtime's CUDA provider links to.
+"""CUDA's libraries without a GPU: `cudart.c`, `nvml.c`, and stubs for all other functions that ONNX Runtime's CUDA provider
+links to.
 
-What the provider links to is read from its own table of symbols, so that another version of it needs no list of its own. A
-stub returns 0, which is success in all of these libraries; those that give something back are in `BODIES`. Stubs of products
-are in the log, as kernels.
+These functions are read from the provider's symbol table, so another version needs no changes here. A stub returns 0, which
+means success in all of these libraries. Stubs that must return something else are in `BODIES`. Calls of matrix products are
+logged as kernels.
 """
 
 import re
@@ -17,15 +18,15 @@ RUNTIME = "libcudart.so.13"
 DRIVER = "libcuda.so.1"
 LINKED = [RUNTIME, "libcublas.so.13", "libcublasLt.so.13", "libcurand.so.10", DRIVER]
 
-# Wheels with the headers of the CUDA that the provider is built with: the runtime's structures, and what they include.
+# Wheels with the headers of the CUDA version that the provider is built with, for the runtime's structures.
 HEADERS = ["nvidia-cuda-runtime==13.0.96", "nvidia-cuda-crt==13.0.88"]
 
-# By the beginning of what is behind the library's name; the first that fits counts.
+# Bodies of stubs, by a pattern of the function's name; the first match is used.
 BODIES = [
     (r"cublas(Lt)?\w*Create(_v2)?$", "(void **made) { *made = malloc(1); return 0; }"),
     (r"cublasGetMathMode$", "(void *handle, int *mode) { *mode = 0; return 0; }"),
     (r"cublasGetStatus(Name|String)$", '(int status) { return "an error of the dry run"; }'),
-    # One algorithm, all of whose fields are zero.
+    # Returns one algorithm with all fields zero.
     (
         r"cublasLtMatmulAlgoGetHeuristic$",
         "(void *l, void *o, void *a, void *b, void *c, void *d, void *p, int asked, char *found, int *count)"
@@ -37,7 +38,7 @@ BODIES = [
 
 
 def build(onnx_runtime: Path, folder: Path) -> Path:
-    """Builds the libraries for the provider beside `onnx_runtime` in `folder`, and returns the folder that they are in."""
+    """Builds the libraries for the provider next to `onnx_runtime`, in `folder`. Returns the libraries' folder."""
     provider = onnx_runtime.with_name(PROVIDER)
     made = folder / "lib"
     made.mkdir(exist_ok=True)
@@ -48,7 +49,7 @@ def build(onnx_runtime: Path, folder: Path) -> Path:
         defined = set(re.findall(r"^\w[\w *]*?\b(\w+)\(", sources[0].read_text(), re.M)) if sources else set()
         stubs = made / f"{library}.c"
         stubs.write_text(stub_source(sorted(wanted[library] - defined)))
-        # The provider asks for symbols of a version that has the library's name.
+        # The provider's symbols have a version that is the library's name.
         versions = made / f"{library}.map"
         versions.write_text(f"{library} {{ global: *; }};\n")
         options = [f"-Wl,-soname,{library}", f"-I{include}"]
@@ -67,7 +68,7 @@ def compile_library(path: Path, sources: list[Path], options: list[str]) -> None
 
 
 def undefined(provider: Path) -> dict[str, set[str]]:
-    """The functions that `provider` takes from each library."""
+    """The functions that `provider` needs from each library."""
     wanted: dict[str, set[str]] = {library: set() for library in LINKED}
     for line in check(["nm", "-D", "--undefined-only", str(provider)]).splitlines():
         name, _, library = line.split()[-1].partition("@")
@@ -88,7 +89,7 @@ def stub_source(names: list[str]) -> str:
 
 
 def headers(folder: Path) -> Path:
-    """CUDA's own headers, for the structures that the runtime fills."""
+    """The folder of CUDA's headers, which define the structures that the runtime fills in."""
     include = folder / "headers/nvidia/cu13/include"
     if not (include / "crt").is_dir():
         wheels = folder / "wheels"
@@ -101,7 +102,7 @@ def headers(folder: Path) -> Path:
 
 
 def check(command: list[str]) -> str:
-    """What `command` prints; it's an error if it fails."""
+    """Runs `command` and returns its output. Exits if it fails."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"`{' '.join(command)}` failed:\n{done.stderr.strip()}")

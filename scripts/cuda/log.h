@@ -1,2 +1,2 @@
-// Writes a line, `what detail`, into the log of calls.
+// Writes the line `what detail` to the log of calls.
 void dry_run_log(const char *what, const char *detail);

@@ -1,4 +1,4 @@
-// The part of NVML that peft-bench asks for one GPU.
+// The functions of NVML that peft-bench calls, for one GPU.
 
 #include <stdio.h>
 

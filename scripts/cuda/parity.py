@@ -1,18 +1,19 @@
 #!/usr/bin/env python3
-"""Compares logits of a GPU with those of the CPU: every fixture model and every fixture method.
+"""Compares a GPU's logits with the CPU's, for all fixture models and methods.
 
     scripts/cuda/parity.py                                   # everything, in float16, bfloat16 and float32
-    scripts/cuda/parity.py gemma2 llama-gqa/dora             # these
+    scripts/cuda/parity.py gemma2 llama-gqa/dora             # only these
     scripts/cuda/parity.py --dtype float16 -- --quantize 4bit
     scripts/cuda/parity.py --dtype float16 -- --cuda-graph   # with decode steps as a CUDA graph
 
 It needs an NVIDIA GPU, Python 3, and the built program (`cargo build --release`, or PEFT_BENCH), which finds ONNX Runtime as
-usual (ORT_DYLIB_PATH). What follows `--` goes to `generate` on both sides, but for `--cuda-graph`.
+usual (ORT_DYLIB_PATH). Options after `--` are passed to `generate` on both sides; `--cuda-graph` on the GPU only.
 
-A difference is the largest of any logit, as a part of the largest of its step. The CPU computes in float32, of weights that
-are rounded to the type; so in 16 bits the GPU's own rounding is what is seen. Steps count as far as both made the same tokens.
+The difference is the largest difference of a logit, divided by the largest logit of its step. The CPU computes in float32
+with weights rounded to the dtype, so in 16 bits the difference is the GPU's rounding. Steps are compared as long as both
+sides generated the same tokens.
 
-The exit code is 1 where a case is off by more than its type allows, or runs on one side only.
+The exit code is 1 if a case's difference exceeds its dtype's tolerance, or it runs on one side only.
 """
 
 import argparse
@@ -34,13 +35,13 @@ from trial import NO_GRAPH
 PROMPT = [1, 2, 3, 4, 5]
 NEW_TOKENS = 6
 GRAPH = "--cuda-graph"
-# Sums in another order; in 16 bits, rounding behind every node.
+# Sums in another order; in 16 bits, rounding after every node.
 TOLERANCES = {"float32": 1e-4, "float16": 0.015, "bfloat16": 0.12}
 
 
 @dataclass
 class Side:
-    """What one provider made of a case."""
+    """One provider's output for a case."""
 
     tokens: list[int]
     logits: list[array]
@@ -48,7 +49,7 @@ class Side:
 
 
 class Refused(Exception):
-    """A case that the program doesn't run, with its reason."""
+    """The program refused a case; the message is the reason."""
 
 
 def main() -> int:
@@ -65,19 +66,19 @@ def main() -> int:
             failed += verdict == "failed"
             refused += verdict == "refused"
     good = len(work) - failed - refused
-    print(f"{good} of {len(work)} are as on the CPU, {failed} aren't, {refused} are refused on both")
+    print(f"{good} of {len(work)} agree with the CPU, {failed} don't, {refused} are refused on both")
     return int(failed > 0)
 
 
 def arguments() -> argparse.Namespace:
     options = parser(__doc__)
-    options.add_argument("--jobs", type=int, default=min(8, os.cpu_count() or 1), help="cases at once")
-    options.add_argument("--tolerance", type=float, help=f"in place of {TOLERANCES}")
+    options.add_argument("--jobs", type=int, default=min(8, os.cpu_count() or 1), help="cases run at once")
+    options.add_argument("--tolerance", type=float, help=f"instead of {TOLERANCES}")
     return parse(options)
 
 
 def outcome(program: Path, dtype: str, case: tuple[str, str], options: argparse.Namespace) -> tuple[str, str]:
-    """A row of the table, and `good`, `failed` or `refused`."""
+    """The case's row of the table, and its verdict: `good`, `failed` or `refused`."""
     shared = ["--dtype", dtype, *(option for option in options.generate if option != GRAPH)]
     graph = [GRAPH] if GRAPH in options.generate else []
     sides = []
@@ -94,7 +95,7 @@ def outcome(program: Path, dtype: str, case: tuple[str, str], options: argparse.
             return f"only on the {name}: {side}", "failed"
     pairs = enumerate(zip(cpu.tokens, gpu.tokens, strict=True))
     agreed = next((place for place, (own, other) in pairs if own != other), len(cpu.tokens))
-    # The step that picked the first other token had the same ones before it.
+    # The step that picked the first different token is still comparable: both had the same tokens before it.
     rows = list(zip(cpu.logits, gpu.logits, strict=True))[: agreed + 1]
     off = max(difference(*pair) for pair in rows)
     good = off <= (options.tolerance or TOLERANCES[dtype])
@@ -130,7 +131,7 @@ def read_rows(data: bytes) -> list[array]:
 def difference(expected: array, found: array) -> float:
     largest = max(map(abs, expected))
     off = max(abs(a - b) for a, b in zip(expected, found, strict=True)) / largest
-    # A NaN is larger than nothing.
+    # `max` ignores a NaN.
     return math.inf if any(map(math.isnan, found)) else off
 
 

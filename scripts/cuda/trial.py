@@ -1,4 +1,4 @@
-"""One case over the dry run's libraries: what it runs and copies, by the log of calls and by ONNX Runtime's profile."""
+"""One case of the dry run: its nodes from ONNX Runtime's profile, its kernels and copies from the log of calls."""
 
 import json
 import re
@@ -12,7 +12,7 @@ PROMPT = [1, 2, 3, 4, 5]
 NEW_TOKENS = 5
 PATIENCE_SECONDS = 300
 
-# Bytes of an id, and of each position of a mask; a length has as many, or half.
+# Bytes of a token id and of a mask's position; a length is an int64 or an int32.
 INT64 = 8
 INT32 = 4
 REFUSAL = re.compile(r"(is not|isn't) (supported|implemented)")
@@ -27,15 +27,15 @@ class Trial:
         self.environment = environment
         self.graph = "--cuda-graph" in options
         self.size = SIZES[options[options.index("--dtype") + 1]]
-        # Of all nodes, name to (operator, provider); of each step, its calls.
+        # Nodes: name to (operator, provider). Steps: the calls of each.
         self.nodes: dict[str, tuple[str, str]] = {}
         self.steps: list[list[str]] = []
-        # Why the program doesn't do that, on a CPU neither; why a step isn't the CUDA graph that was asked for.
+        # Why the program refuses the case; why decode steps aren't the CUDA graph that was asked for.
         self.refusal: str | None = None
         self.no_graph: str | None = None
 
     def run(self, folder: Path) -> list[str]:
-        """Runs the case in `folder`, and returns what is wrong."""
+        """Runs the case in `folder` and returns its faults."""
         log = folder / "calls.log"
         own = ["--export-dir", folder / "exports", "--profile", folder / "profiles"]
         environment = self.environment | {"CUDA_DRY_RUN_LOG": str(log)}
@@ -58,7 +58,7 @@ class Trial:
         calls = log.read_text().splitlines()
         self.steps = split(calls)
         if self.graph:
-            # Before it generates, the program compares some steps.
+            # Earlier steps are the program's comparison with and without the graph.
             self.steps = self.steps[-NEW_TOKENS:]
             found = NO_GRAPH.search(done.stderr)
             self.no_graph = found and found[1]
@@ -79,20 +79,20 @@ class Trial:
         if self.graph and not self.no_graph and (graphs, kernels) != (1, 0):
             found.append(f"a decode step starts {graphs} graphs and {kernels} kernels")
         operators = Counter(operator for operator, _ in self.nodes.values())
-        # The operator brings the 16 values of NF4 along at every call.
+        # The operator copies NF4's 16 values at every call.
         tables = Counter({16 * self.size: operators["MatMulBnb4"]})
         before, last = (sorted((Counter(copies(step, "h2d")) - tables).elements()) for step in self.steps[-2:])
         if not is_decode_step(before, last):
             found.append(f"a decode step copies {last} bytes to the device, and the one before {before}")
         back, expected = copies(self.steps[-1], "d2h"), [INT64, vocabulary * self.size]
-        # Which tokens go to an expert is asked on the device, how many of them on the host.
+        # An expert's tokens are selected on the device; their number is copied to the host.
         expected += [INT32] * operators["NonZero"]
         if sorted(back) != sorted(expected):
             found.append(f"a decode step brings {sorted(back)} bytes back, not {sorted(expected)}")
         return found
 
     def on_cpu(self) -> list[str]:
-        """Nodes of layers that the CPU computes."""
+        """Nodes of layers that run on the CPU."""
         nodes = ((name, provider) for name, (_, provider) in self.nodes.items())
         return [name for name, provider in nodes if provider == "CPUExecutionProvider" and "layers." in name]
 
@@ -115,7 +115,7 @@ class Trial:
 
 
 def split(calls: list[str]) -> list[list[str]]:
-    """The calls of each step, which ends when the next token comes back. What's before the first is starting."""
+    """The calls of each step. A step ends when the next token is copied back; the first one includes the start of the session."""
     steps: list[list[str]] = [[]]
     for call in calls:
         steps[-1].append(call)
@@ -125,14 +125,14 @@ def split(calls: list[str]) -> list[list[str]]:
 
 
 def is_decode_step(before: list[int], last: list[int]) -> bool:
-    """Whether `last`, sorted, is what a step takes to the device: the token's id and one or two lengths, or else a mask, which
-    has a position more than in the step `before`, and at most one length or two."""
+    """Whether `last`, sorted, are the copies of a decode step to the device: the token's id, at most two lengths, and at most one
+    mask, which has one position more than in the step `before`."""
     small, masks = ([size for size in last if (size > INT64) == large] for large in [False, True])
     grown = [*small, *(size - INT64 for size in masks)]
     return INT64 in small and len(small) <= 3 and len(masks) <= 1 and before == grown
 
 
 def copies(calls: list[str], direction: str) -> list[int]:
-    """Bytes of each copy."""
+    """The bytes of each copy in `direction`."""
     found = (re.match(rf"copy {direction} (\d+)", call) for call in calls)
     return [int(match[1]) for match in found if match]

@@ -1,4 +1,4 @@
-//! Bases that were measured before.
+//! `--cached-base`: measuring against a base measurement from an earlier run.
 
 use std::fs;
 

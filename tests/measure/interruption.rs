@@ -1,4 +1,4 @@
-//! What ends a run before its end: Ctrl-C, and processes that are killed.
+//! Runs that end early: by Ctrl-C, or because a process is killed.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! `measure`, `base` and `verify` through the built program: results, and what ends a run early.
+//! Tests of `measure`, `base` and `verify`, which run the built program.
 
 #![expect(clippy::unwrap_used, reason = "a test may unwrap")]
 

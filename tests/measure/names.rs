@@ -1,4 +1,5 @@
-//! Files of results: another configuration is another file, and the same takes its own one's place.
+//! File names of results: a different configuration gets a different file; the same configuration
+//! replaces its file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 use crate::common::*;
 use crate::workplace::Workplace;
 
-/// Measures, and gives the file of the result.
+/// Measures, and returns the result's file name.
 #[track_caller]
 fn measured(place: &Workplace, target: &Path, options: &[&str]) -> PathBuf {
     let outcome = place.measure(target, options);
@@ -20,7 +21,8 @@ fn measured(place: &Workplace, target: &Path, options: &[&str]) -> PathBuf {
 fn every_configuration_has_a_result_of_its_own() {
     let place = Workplace::new(1);
     let target = case("llama-gqa", "lora");
-    // The same weights under the same name elsewhere, and another adapter that is called the same.
+    // The same weights in a folder of the same name elsewhere, and a different adapter of the same
+    // name.
     let twin = copy_folder(&model("llama-gqa"), &place.path("twin/llama-gqa"));
     let other = copy_folder(&case("llama-gqa", "dora"), &place.path("other/lora"));
     let usual = measured(&place, &target, &[]);
@@ -37,7 +39,7 @@ fn every_configuration_has_a_result_of_its_own() {
         &["--sweep", "16"],
         &["--empty"],
     ] {
-        // LoRA has no form of its own.
+        // LoRA has no native form.
         let target = match options[0] {
             "--adapter-form" => case("llama-gqa", "dora"),
             _ => target.clone(),

@@ -1,4 +1,4 @@
-//! What's measured beside: rounds until the target, the base again, an adapter of zeros, adapters in turn.
+//! Options that add measurements: `--target-precision`, `--aa`, `--empty` and `--swap`.
 
 use std::path::Path;
 
@@ -62,7 +62,7 @@ fn adapters_take_turns_in_one_session_and_a_prefix_cannot() {
         let swap = &place.result(stem)["generation_info"]["swap"];
         assert_eq!(swap["metrics"]["adapters"], 3);
         assert_eq!(swap["loads"].as_array().unwrap().len(), 3);
-        // Three rounds of three.
+        // Three rounds of three adapters.
         assert_eq!(swap["swaps"].as_array().unwrap().len(), 9);
         assert_eq!(swap["metrics"]["first_token_overhead"]["pairs"], 9);
         for key in [

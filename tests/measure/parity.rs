@@ -1,4 +1,4 @@
-//! Variants that don't compute the same, in `measure` and in `verify`.
+//! `measure` and `verify` with variants that don't compute the same.
 
 use std::fs;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::common::*;
 use crate::workplace::Workplace;
 
-/// A prepared folder whose files are then changed by the caller.
+/// A prepared folder, whose files the caller changes afterwards.
 fn prepared_experiment(place: &Workplace) -> PathBuf {
     let target = case("llama-gqa", "lora");
     let outcome = run(&mut place.command(&["prepare", target.to_str().unwrap()]));

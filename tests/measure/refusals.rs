@@ -1,4 +1,4 @@
-//! What can't be measured, which is said before anything is.
+//! Requests that are refused before anything is measured.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! What a result holds.
+//! The contents of a result file.
 
 use std::fs;
 
@@ -40,12 +40,12 @@ fn a_result_has_the_sections_of_pefts_suite_and_its_own() {
     }
     assert!(metrics["inference_overhead_pct"].is_f64());
     let roofline = &metrics["roofline"];
-    // 4 bytes of each weight but the embedding's other rows, and of the adapter and the cache.
+    // 4 bytes for each value of the weights (one row of the embedding), the adapter and the cache.
     assert!(roofline["bytes_per_step"].as_f64().unwrap() > 100_000.0);
     let share = |key: &str| roofline[key].as_f64().unwrap();
     let floor = share("bytes_per_step") / share("memory_bytes_per_second");
     let step = metrics["decode_time_per_token"].as_f64().unwrap();
-    // Medians of single runs' shares, so only about the share of the medians.
+    // The medians of single runs' shares only approximate the share of the medians.
     let ratio = share("decode_pct") / (100.0 * floor / step);
     assert!((0.2..5.0).contains(&ratio), "{metrics}");
     assert_eq!(metrics["generated_tokens"], 4.0);
@@ -61,7 +61,7 @@ fn a_result_has_the_sections_of_pefts_suite_and_its_own() {
     let total = sum + runs[0]["time_to_first_token"].as_f64().unwrap();
     assert!((total - runs[0]["inference_time"].as_f64().unwrap()).abs() < 1e-9);
 
-    // What PEFT's suite measures is the unmerged adapter.
+    // The keys of PEFT's suite describe the unmerged adapter.
     assert_eq!(
         info["by_category"],
         info["variants"]["unmerged"]["by_category"]
@@ -76,7 +76,7 @@ fn a_result_has_the_sections_of_pefts_suite_and_its_own() {
             .collect();
         let expected = "start session_loaded warmed_up short medium long benchmark_complete";
         assert_eq!(stages.join(" "), expected);
-        // What a generation allocates comes from the arena.
+        // A generation allocates its memory from the arena.
         let arena = |index: usize| logs[index]["arena"]["max_in_use_mb"].as_f64();
         assert_eq!(arena(0), None, "nothing is loaded");
         assert!(arena(5).unwrap() > arena(1).unwrap(), "{memory}");
@@ -86,7 +86,7 @@ fn a_result_has_the_sections_of_pefts_suite_and_its_own() {
     let ready = |variant: &str| {
         let second = |key: &str| variants[variant][key].as_f64().unwrap();
         let laid_out = variants[variant]["lay_out_seconds"].as_f64();
-        // The base's weights, which all share, aren't its own.
+        // The base's weights don't count as its own, since all variants share them.
         assert!(variant == "merged" || laid_out.is_none());
         second("prepare_seconds") + laid_out.unwrap_or(0.0) + second("session_seconds")
     };
@@ -151,7 +151,7 @@ fn a_result_has_the_sections_of_pefts_suite_and_its_own() {
     let parameters = &result["meta_info"]["parameters"];
     assert_eq!(parameters["trainable_params"], counts["trainable_params"]);
     assert_eq!(parameters["total_params"], counts["total_params"]);
-    // PEFT's share of trained parameters counts the adapter's own among all.
+    // In PEFT's share of trainable parameters, the total includes the adapter's.
     let [trainable, total] = ["trainable_params", "total_params"].map(|key| counts[key].as_f64());
     let ratio = trainable.unwrap() / total.unwrap();
     assert_eq!(parameters["param_ratio"].as_f64(), Some(ratio));

@@ -1,4 +1,4 @@
-//! Several targets, and targets that aren't experiments.
+//! Several targets at once, and targets other than experiments.
 
 use std::fs;
 use std::path::PathBuf;
@@ -51,7 +51,7 @@ fn experiments_with_the_same_parameters_are_measured_against_one_base() {
     let missing = place.path("missing");
     let targets = [&lora, &dora, &missing, &prompt, &other].map(PathBuf::as_path);
     let outcome = place.measure_all(&targets, &["--sweep", "16"]);
-    // The others are measured all the same.
+    // The other targets are measured nevertheless.
     assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
     assert!(
         outcome.stderr.contains("no experiment folder"),

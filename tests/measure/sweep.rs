@@ -1,4 +1,4 @@
-//! Batch sizes and context lengths.
+//! `--batch-size` and `--sweep`: several batch sizes and context lengths.
 
 use serde_json::{Value, json};
 
@@ -60,7 +60,8 @@ fn every_batch_size_is_measured_with_every_context_length() {
         let step = seconds("decode_time_per_batch_token") * size;
         assert!((step - seconds("decode_time_per_token")).abs() < 1e-12);
     }
-    // The cache of a step grows with the batch: two layers of keys and values, two heads of 16, float32.
+    // A step's cache bytes grow with the batch: two layers of keys and values, two heads of 16,
+    // float32.
     let bytes = |index: usize| {
         let metrics = &sweep[index]["variants"]["base"]["metrics"];
         metrics["roofline"]["bytes_per_step"].as_f64().unwrap()
@@ -90,7 +91,7 @@ fn a_list_of_batch_sizes_alone_sweeps_the_categories() {
             "1 short", "1 medium", "1 long", "2 short", "2 medium", "2 long"
         ]
     );
-    // The first batch size is measured once.
+    // The first batch size isn't measured again for the sweep.
     let time = |metrics: &Value| metrics["inference_time"].as_f64().unwrap();
     assert_eq!(
         time(&sweep[2]["variants"]["base"]["metrics"]),

@@ -1,4 +1,4 @@
-//! What's said of the prompts' tokens, and of the tokenizer that they come from.
+//! Notes about the prompts' tokens and the tokenizer.
 
 use std::fs;
 use std::path::Path;
@@ -43,7 +43,7 @@ fn prompts_that_do_not_grow_or_are_given_twice_are_doubted() {
     }
 }
 
-/// A copy of the case `name` with a tokenizer of its own, which has the token `b` at another place.
+/// A copy of the case `name` with its own tokenizer, in which the token `b` has another id.
 fn with_tokenizer(place: &Workplace, name: &str) -> std::path::PathBuf {
     let folder = copy_folder(
         &case("llama-gqa", name),
@@ -88,7 +88,7 @@ fn experiments_are_measured_together_if_their_texts_go_through_the_same_tokenize
         outcome.stdout
     );
 
-    // Asked for the base's, they're the same again.
+    // With `--tokenizer base`, the tokens are the base's again.
     let outcome = place.measure_all(&[own[0].as_path(), other], &["--tokenizer", "base"]);
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
     assert!(

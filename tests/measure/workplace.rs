@@ -1,4 +1,4 @@
-//! A folder to measure in.
+//! A temporary working folder for measurements.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::common::{Outcome, called, case, model, names, only, program, read_json, run};
 
-/// A working folder with short prompts and few runs, for the fixture model that has a tokenizer.
+/// A working folder with short prompts and few runs, for the fixture model with a tokenizer.
 pub struct Workplace {
     pub folder: TempDir,
 }
@@ -35,7 +35,7 @@ impl Workplace {
         };
         write("prompts.json", &prompts);
         write("config.json", &config);
-        // Adapters name their bases below it.
+        // Fixture adapters name their bases relative to this folder.
         std::os::unix::fs::symlink(model(""), folder.path().join("models")).unwrap();
         Self { folder }
     }
@@ -73,7 +73,7 @@ impl Workplace {
         run(&mut self.command(&arguments))
     }
 
-    /// The file that a measurement names as its result.
+    /// The result file that a measurement prints.
     #[track_caller]
     pub fn written(&self, outcome: &Outcome) -> PathBuf {
         let mut lines = outcome.stdout.lines();
@@ -81,18 +81,18 @@ impl Workplace {
         self.path(line.unwrap_or_else(|| panic!("{outcome:?}")))
     }
 
-    /// The results of what is called `stem`, below `results`.
+    /// The result files below `results` whose names begin with `stem`.
     pub fn results(&self, stem: &str) -> Vec<PathBuf> {
         called(&self.path("results").join(stem))
     }
 
-    /// The only result of what is called `stem`.
+    /// The only result file whose name begins with `stem`.
     #[track_caller]
     pub fn result(&self, stem: &str) -> Value {
         read_json(&only(&self.path("results").join(stem)))
     }
 
-    /// Starts a measurement that would take very long, and waits until its workers run.
+    /// Starts a very long measurement, and waits until its workers generate.
     #[expect(clippy::zombie_processes, reason = "the caller waits for it")]
     pub fn start_long(&self) -> (std::process::Child, Vec<i32>) {
         let target = case("llama-gqa", "lora");
@@ -113,7 +113,7 @@ impl Workplace {
         loop {
             let workers = workers_of(child.id());
             if workers.len() == 3 {
-                // Until the last of them has its session, its death would be one while opening.
+                // Before the last worker has its session, killing one would be a failure to open.
                 sleep(Duration::from_millis(500));
                 return (child, workers);
             }
@@ -123,7 +123,7 @@ impl Workplace {
     }
 }
 
-/// Process ids of the children of `parent`, in the order they were started.
+/// Process ids of the children of `parent`, in the order of their start.
 fn workers_of(parent: u32) -> Vec<i32> {
     let mut found: Vec<i32> = names(Path::new("/proc"))
         .iter()
