@@ -176,7 +176,7 @@ pub(super) fn attention(
 }
 
 /// Applies the rotary embedding to the heads of `x`, `[batch, sequence, heads * head_dim]`.
-fn turn(
+fn rotate(
     graph: &mut GraphBuilder,
     tables: &mut PositionTables,
     rotary: &RotarySpec,
@@ -185,7 +185,7 @@ fn turn(
     x: &Value,
     (heads, head_dim): (usize, usize),
 ) -> Value {
-    let turned = tables.rotary(graph, rotary);
+    let rotary_tables = tables.rotary(graph, rotary);
     let mut attrs = vec![("num_heads", Attr::Int(heads as i64))];
     if rotary.dim() != head_dim {
         attrs.push(("rotary_embedding_dim", Attr::Int(rotary.dim() as i64)));
@@ -197,7 +197,7 @@ fn turn(
         "RotaryEmbedding",
         &format!("/{name}/RotaryEmbedding"),
         // A single position is that of the first token; the others follow.
-        &[x, &lengths.past, &turned.cos, &turned.sin],
+        &[x, &lengths.past, &rotary_tables.cos, &rotary_tables.sin],
         &attrs,
     )
 }
@@ -217,10 +217,10 @@ fn added(
     let adaptation = pass.adaptation?;
     let heads = attention.num_attention_heads;
     let mut query = match &attention.position {
-        Position::Rotary(rotary) if turns_inside(graph, attention, rotary) => {
+        Position::Rotary(rotary) if rotates_inside(graph, attention, rotary) => {
             let name = format!("{path}/adapter");
             let size = (heads, attention.head_dim);
-            turn(graph, tables, rotary, lengths, &name, query, size)
+            rotate(graph, tables, rotary, lengths, &name, query, size)
         }
         _ => query.clone(),
     };
@@ -238,7 +238,7 @@ fn added(
 }
 
 /// Whether the attention node applies the rotary embedding itself.
-fn turns_inside(graph: &GraphBuilder, attention: &Attention, rotary: &RotarySpec) -> bool {
+fn rotates_inside(graph: &GraphBuilder, attention: &Attention, rotary: &RotarySpec) -> bool {
     let sizes = [attention.head_dim, rotary.dim()];
     graph.attention_operator() == AttentionOperator::GroupQuery
         && sizes
@@ -280,7 +280,7 @@ fn prepared(
     apart: bool,
 ) -> Inputs {
     let before = match &attention.position {
-        Position::Rotary(rotary) if !turns_inside(graph, attention, rotary) => Some(rotary),
+        Position::Rotary(rotary) if !rotates_inside(graph, attention, rotary) => Some(rotary),
         _ => None,
     };
     let apart = apart || attention.query_key_norms.is_some() || before.is_some();
@@ -309,12 +309,12 @@ fn prepared(
         return inputs;
     };
     if let Some(rotary) = before {
-        let mut turn = |name: &str, x: &Value, heads| {
+        let mut rotate = |name: &str, x: &Value, heads| {
             let name = format!("{path}/self_attn/{name}");
-            turn(graph, tables, rotary, lengths, &name, x, (heads, width))
+            rotate(graph, tables, rotary, lengths, &name, x, (heads, width))
         };
-        query = turn("query", &query, heads[0]);
-        key = turn("key", &key, heads[1]);
+        query = rotate("query", &query, heads[0]);
+        key = rotate("key", &key, heads[1]);
     }
     Inputs::Three([query, key, value])
 }

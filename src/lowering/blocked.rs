@@ -40,7 +40,7 @@ use bias::take_biases;
 use reorder::Blocked;
 
 use selection::not_laid_out;
-pub use selection::wanted;
+pub use selection::to_lay_out;
 
 /// The kind of runs that a graph is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub fn rewrite(
         .partition(|node| products.is_constant(&node.output[0]));
     graph.node = constant;
     let mut rewriting = Rewriting {
-        takers: takers(&nodes),
+        consumers: consumers(&nodes),
         graph,
         block: files.block,
         files,
@@ -98,14 +98,17 @@ pub fn rewrite(
 }
 
 /// The nodes that have each value as an input.
-fn takers(nodes: &[Node]) -> HashMap<String, Vec<Node>> {
-    let mut takers: HashMap<String, Vec<Node>> = HashMap::new();
+fn consumers(nodes: &[Node]) -> HashMap<String, Vec<Node>> {
+    let mut consumers: HashMap<String, Vec<Node>> = HashMap::new();
     for node in nodes {
         for input in &node.input {
-            takers.entry(input.clone()).or_default().push(node.clone());
+            consumers
+                .entry(input.clone())
+                .or_default()
+                .push(node.clone());
         }
     }
-    takers
+    consumers
 }
 
 struct Rewriting<'a> {
@@ -118,7 +121,7 @@ struct Rewriting<'a> {
     groups: HashMap<String, ProductGroup>,
     /// The biases of products, by the product's output.
     biases: HashMap<String, String>,
-    takers: HashMap<String, Vec<Node>>,
+    consumers: HashMap<String, Vec<Node>>,
     /// Values computed in blocks, by the name of their plain form.
     blocked: HashMap<String, Blocked>,
     /// Blocked forms of plain values.

@@ -93,9 +93,9 @@ impl LoweredGraphs {
 }
 
 /// The tensors to lay out for `model`. The tensors of a group must be contiguous in the file.
-fn wanted(model: &Model, block: usize) -> Vec<Vec<LaidOutTensor>> {
-    let mut groups = blocked::wanted(model, block);
-    groups.extend(experts::stacked::wanted(model));
+fn to_lay_out(model: &Model, block: usize) -> Vec<Vec<LaidOutTensor>> {
+    let mut groups = blocked::to_lay_out(model, block);
+    groups.extend(experts::stacked::to_lay_out(model));
     groups
 }
 
@@ -114,7 +114,7 @@ pub fn lay_out(
     if quantized::is_quantized(model) {
         return Ok(None);
     }
-    let files = LaidOutFiles::open_or_write(wanted(model, block), folder, block, begin)?;
+    let files = LaidOutFiles::open_or_write(to_lay_out(model, block), folder, block, begin)?;
     Ok(Some(files))
 }
 
@@ -186,7 +186,7 @@ fn rewritten(
     }
     if target.provider == Provider::Cpu && sequences == 1 && !converted {
         let mut prompt = made.step.clone();
-        weights_on_the_left::turn(&mut prompt);
+        weights_on_the_left::transpose_products(&mut prompt);
         made.prompt = Some(prompt);
         made.prompt_end = SHORT_PROMPT + 1;
     }

@@ -61,7 +61,8 @@ fn rewritten_for(variant: &PreparedVariant, target: LoweringTarget) -> (LoweredG
     let begin = |bytes| made.borrow_mut().push(bytes);
     let laid_out = target.provider == Provider::Cpu && target.weights != WeightsMode::InPlace;
     let files = laid_out.then(|| {
-        LaidOutFiles::open_or_write(wanted(&model, BLOCK), &variant.folder, BLOCK, &begin).unwrap()
+        LaidOutFiles::open_or_write(to_lay_out(&model, BLOCK), &variant.folder, BLOCK, &begin)
+            .unwrap()
     });
     let lowered = lower(model, target, files.as_ref()).unwrap();
     (lowered, made.into_inner())
@@ -254,7 +255,7 @@ fn what_a_variant_lays_out_for_itself_alone_is_timed() {
     let own_seconds = |variant: &PreparedVariant| {
         let model = model_file::read(&variant.folder, 40).unwrap();
         let files =
-            LaidOutFiles::open_or_write(wanted(&model, BLOCK), &variant.folder, BLOCK, &|_| {})
+            LaidOutFiles::open_or_write(to_lay_out(&model, BLOCK), &variant.folder, BLOCK, &|_| {})
                 .unwrap();
         files.own_seconds
     };

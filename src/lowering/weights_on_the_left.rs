@@ -22,41 +22,41 @@ use crate::graph::proto::{Graph, Model, Node};
 const ELEMENTWISE: [&str; 4] = ["QuickGelu", "Relu", "Gelu", "FastGelu"];
 
 /// Transposes the products of `model`, which must be run with one sequence.
-pub fn turn(model: &mut Model) {
+pub fn transpose_products(model: &mut Model) {
     let products = Products::of(model);
     let Some(graph) = &mut model.graph else {
         return;
     };
     let nodes = std::mem::take(&mut graph.node);
-    let mut turning = Turning {
+    let mut transposing = Transposing {
         graph,
         products,
-        turned: HashMap::new(),
+        transposed: HashMap::new(),
     };
     for node in nodes {
-        turning.node(node);
+        transposing.node(node);
     }
-    for output in output_names(turning.graph) {
-        turning.turn_back(&output);
+    for output in output_names(transposing.graph) {
+        transposing.make_plain(&output);
     }
     drop_unused(graph);
 }
 
-struct Turning<'a> {
+struct Transposing<'a> {
     graph: &'a mut Graph,
     products: Products,
     /// Values that have a transposed form, `[1, n, sequence]`: its name, and whether the plain form
     /// exists as well.
-    turned: HashMap<String, (String, bool)>,
+    transposed: HashMap<String, (String, bool)>,
 }
 
-impl Turning<'_> {
+impl Transposing<'_> {
     fn node(&mut self, node: Node) {
         if self.products.out_in_weight(&node).is_some() && !self.products.is_last_position(&node) {
             return self.product(node);
         }
         if ELEMENTWISE.contains(&node.op_type.as_str())
-            && let Some(x) = self.only_turned(&node.input[0])
+            && let Some(x) = self.only_transposed(&node.input[0])
         {
             return self.elementwise(node, vec![x]);
         }
@@ -66,44 +66,45 @@ impl Turning<'_> {
             return self.elementwise(node, inputs);
         }
         for input in &node.input {
-            self.turn_back(input);
+            self.make_plain(input);
         }
         self.graph.node.push(node);
     }
 
     fn product(&mut self, product: Node) {
         let (x, weight) = (&product.input[0], &product.input[1]);
-        let (x, transposed) = match self.turned.get(x) {
-            Some((turned, _)) => (turned.clone(), 0),
+        let (x, trans_b) = match self.transposed.get(x) {
+            Some((transposed, _)) => (transposed.clone(), 0),
             None => (x.clone(), 1),
         };
-        let turned = format!("{}/turned", product.output[0]);
+        let transposed = format!("{}/transposed", product.output[0]);
         let node = Node {
             input: vec![weight.clone(), x],
-            output: vec![turned.clone()],
-            attribute: vec![int("transB", transposed)],
+            output: vec![transposed.clone()],
+            attribute: vec![int("transB", trans_b)],
             ..product.clone()
         };
         self.graph.node.push(node);
-        self.turned
-            .insert(product.output[0].clone(), (turned, false));
+        self.transposed
+            .insert(product.output[0].clone(), (transposed, false));
     }
 
     fn elementwise(&mut self, plain: Node, inputs: Vec<String>) {
-        let turned = format!("{}/turned", plain.output[0]);
+        let transposed = format!("{}/transposed", plain.output[0]);
         let node = Node {
             input: inputs,
-            output: vec![turned.clone()],
+            output: vec![transposed.clone()],
             ..plain.clone()
         };
         self.graph.node.push(node);
-        self.turned.insert(plain.output[0].clone(), (turned, false));
+        self.transposed
+            .insert(plain.output[0].clone(), (transposed, false));
     }
 
     /// The transposed form of `value`, if it's the only one.
-    fn only_turned(&self, value: &str) -> Option<String> {
-        let (turned, both) = self.turned.get(value)?;
-        (!both).then(|| turned.clone())
+    fn only_transposed(&self, value: &str) -> Option<String> {
+        let (transposed, both) = self.transposed.get(value)?;
+        (!both).then(|| transposed.clone())
     }
 
     /// The transposed inputs of a sum or product: two transposed values, or one and a constant
@@ -112,7 +113,7 @@ impl Turning<'_> {
         let [a, b] = &node.input[..] else {
             return None;
         };
-        match (self.only_turned(a), self.only_turned(b)) {
+        match (self.only_transposed(a), self.only_transposed(b)) {
             (Some(a), Some(b)) => Some(vec![a, b]),
             (Some(a), None) if self.products.is_constant_vector(self.graph, b) => {
                 Some(vec![a, self.column(b)])
@@ -133,13 +134,13 @@ impl Turning<'_> {
     }
 
     /// Adds the plain form of `value`, if only the transposed one exists.
-    fn turn_back(&mut self, value: &str) {
-        let Some((turned, plain @ false)) = self.turned.get_mut(value) else {
+    fn make_plain(&mut self, value: &str) {
+        let Some((transposed, plain @ false)) = self.transposed.get_mut(value) else {
             return;
         };
         *plain = true;
         let perm = vec![ints("perm", &[0, 2, 1])];
-        let mut back = node("Transpose", &[turned], value, perm);
+        let mut back = node("Transpose", &[transposed], value, perm);
         back.name = format!("{value}/Transpose");
         self.graph.node.push(back);
     }

@@ -1,7 +1,7 @@
 //! Attention as one `GroupQueryAttention` node, which also updates the cache.
 //!
 
-use super::{Cache, Inputs, turns_inside};
+use super::{Cache, Inputs, rotates_inside};
 use crate::arch::{Layer, Pairs, Position};
 use crate::graph::builder::{Attr, GraphBuilder, Value};
 use crate::graph::lengths::Lengths;
@@ -48,12 +48,12 @@ pub fn group_query(
     if let Some(cap) = attention.softcap {
         attrs.push(("softcap", Attr::Float(cap as f32)));
     }
-    let turned: RotaryTables;
+    let rotary_tables: RotaryTables;
     let bias: Value;
     match &attention.position {
-        Position::Rotary(rotary) if turns_inside(graph, attention, rotary) => {
-            turned = tables.rotary(graph, rotary);
-            inputs.extend([&turned.cos, &turned.sin]);
+        Position::Rotary(rotary) if rotates_inside(graph, attention, rotary) => {
+            rotary_tables = tables.rotary(graph, rotary);
+            inputs.extend([&rotary_tables.cos, &rotary_tables.sin]);
             attrs.push(("do_rotary", Attr::Int(1)));
             if rotary.pairs == Pairs::Neighbours {
                 attrs.push(("rotary_interleaved", Attr::Int(1)));

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::selection::is_whole;
-use super::{Rewriting, takers};
+use super::{Rewriting, consumers};
 use crate::graph::proto::{Graph, Tensor, element};
 use crate::lowering::products::{Products, int, node};
 
@@ -14,7 +14,7 @@ pub(super) fn take_biases(
     products: &mut Products,
     block: usize,
 ) -> HashMap<String, String> {
-    let takers = takers(&graph.node);
+    let consumers = consumers(&graph.node);
     let mut biases = HashMap::new();
     let mut sums: HashMap<String, String> = HashMap::new();
     for node in &graph.node {
@@ -22,7 +22,7 @@ pub(super) fn take_biases(
             continue;
         };
         let product = &node.output[0];
-        let Some([add]) = takers.get(product).map(Vec::as_slice) else {
+        let Some([add]) = consumers.get(product).map(Vec::as_slice) else {
             continue;
         };
         let bias = match &add.input[..] {

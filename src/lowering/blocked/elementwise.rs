@@ -10,10 +10,10 @@ const ELEMENTWISE: [&str; 4] = ["QuickGelu", "Relu", "Gelu", "FastGelu"];
 impl Rewriting<'_> {
     /// Whether all nodes that use the product `value` can take it in blocks.
     pub(super) fn stays_blocked(&self, value: &str) -> bool {
-        let takers = self.takers.get(value).into_iter().flatten();
-        let mut takers = takers.peekable();
-        takers.peek().is_some()
-            && takers.all(|node| {
+        let consumers = self.consumers.get(value).into_iter().flatten();
+        let mut consumers = consumers.peekable();
+        consumers.peek().is_some()
+            && consumers.all(|node| {
                 let pair = ["Mul", "Add"].contains(&node.op_type.as_str())
                     && !node
                         .input

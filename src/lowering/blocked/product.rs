@@ -52,7 +52,7 @@ impl Rewriting<'_> {
             for ((output, name), rows) in outputs.iter().zip(names).zip(rows) {
                 let part = Blocked {
                     name,
-                    wanted: rows as usize,
+                    real_channels: rows as usize,
                     channels: rows as usize,
                     ..blocked.clone()
                 };
@@ -83,13 +83,13 @@ impl Rewriting<'_> {
         Ok(true)
     }
 
-    /// Adds the convolution of `x` with the weight `found`, of whose rows the first `wanted` are
-    /// real and the others padding. `output` is the name of its plain form.
+    /// Adds the convolution of `x` with the weight `found`, of whose rows the first `real_channels`
+    /// are real and the others padding. `output` is the name of its plain form.
     fn convolution(
         &mut self,
         x: &str,
         found: &LaidOutRange,
-        wanted: usize,
+        real_channels: usize,
         bias: Option<&str>,
         output: &str,
         one_position: bool,
@@ -109,7 +109,7 @@ impl Rewriting<'_> {
         self.graph.node.push(convolution);
         Blocked {
             name,
-            wanted,
+            real_channels,
             channels: found.rows,
             one_position,
             plain: false,

@@ -9,7 +9,7 @@ use crate::lowering::products::{int, node, shape_constant};
 pub(super) struct Blocked {
     pub name: String,
     /// Number of real channels; the others pad the last block.
-    pub wanted: usize,
+    pub real_channels: usize,
     /// Number of channels, padding included.
     pub channels: usize,
     /// Whether it has a single position in every run.
@@ -56,24 +56,27 @@ impl Rewriting<'_> {
         blocked.plain = true;
         let Blocked {
             name,
-            wanted,
+            real_channels,
             channels,
             one_position,
             ..
         } = blocked.clone();
         if one_position {
-            let filled = match wanted == channels {
+            let filled = match real_channels == channels {
                 true => value.to_owned(),
                 false => format!("{value}/filled"),
             };
             self.reshape(&name, &filled, &[1, 1, channels as i64]);
-            if wanted != channels {
-                self.cut(&filled, value, wanted as i64);
+            if real_channels != channels {
+                self.cut(&filled, value, real_channels as i64);
             }
             return;
         }
         let rows = format!("{value}/rows");
-        let attributes = vec![int("channels", wanted as i64), int("channels_last", 1)];
+        let attributes = vec![
+            int("channels", real_channels as i64),
+            int("channels_last", 1),
+        ];
         let mut reorder = node("ReorderOutput", &[&name], &rows, attributes);
         reorder.domain = DOMAIN.to_owned();
         self.graph.node.push(reorder);
@@ -121,9 +124,13 @@ impl Rewriting<'_> {
     }
 
     /// Removes the channels that pad the last block.
-    fn cut(&mut self, filled: &str, value: &str, wanted: i64) {
+    fn cut(&mut self, filled: &str, value: &str, real_channels: i64) {
         let start = shape_constant(self.graph, "first", &[0]);
-        let end = shape_constant(self.graph, &format!("rows.{wanted}"), &[wanted]);
+        let end = shape_constant(
+            self.graph,
+            &format!("rows.{real_channels}"),
+            &[real_channels],
+        );
         let axis = shape_constant(self.graph, "axis.2", &[2]);
         let inputs = [filled, &start, &end, &axis];
         let mut cut = node("Slice", &inputs, value, Vec::new());

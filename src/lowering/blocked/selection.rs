@@ -26,7 +26,7 @@ fn fits(weight: &Weight, block: usize) -> bool {
 
 /// The weights of `model` to lay out in blocks. The weights of a group must be contiguous in the
 /// file.
-pub fn wanted(model: &Model, block: usize) -> Vec<Vec<LaidOutTensor>> {
+pub fn to_lay_out(model: &Model, block: usize) -> Vec<Vec<LaidOutTensor>> {
     let products = Products::of(model);
     let Some(graph) = &model.graph else {
         return Vec::new();

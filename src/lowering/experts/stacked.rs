@@ -10,7 +10,7 @@ use crate::lowering::products::{Products, Weight, drop_unused, int};
 
 /// The experts' tensors to stack for `model`. The tensors of a group must be contiguous in the
 /// file.
-pub fn wanted(model: &Model) -> Vec<Vec<LaidOutTensor>> {
+pub fn to_lay_out(model: &Model) -> Vec<Vec<LaidOutTensor>> {
     let layers = of_model(model).into_iter().flatten();
     layers.flat_map(|layer| stacks(&layer)).collect()
 }
