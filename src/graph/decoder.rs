@@ -5,7 +5,7 @@
 //! | `input_ids` | i64 `[batch, sequence]` |
 //! | `attention_mask` | i64 `[batch, total]`, total = cached + virtual + new tokens |
 //! | `past_key_values.{i}.key`, `.value` | `[batch, num_key_value_heads, past, head_dim]` |
-//! | `prompt_embeddings` (prompt learning) | `[num_virtual_tokens, embedding_dim]`; empty in decode steps |
+//! | `prompt_embeddings` (prompt learning) | `[virtual_tokens, embedding_dim]`; empty in decode steps |
 //! | one for each adapter tensor | the checkpoint's name and shape |
 //!
 //! | output | shape |

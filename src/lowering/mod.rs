@@ -10,7 +10,7 @@
 //! | --- | --- | --- |
 //! | mapped | in blocks ([`blocked`]), from a mapped file ([`laid_out_files`]) | as for prompts |
 //! | resident | in blocks, read into memory | as for prompts |
-//! | in place | short: weights on the left ([`weights_on_the_left`]); long: as prepared | as prepared |
+//! | in place | if short, weights on the left ([`weights_on_the_left`]) | as prepared |
 //!
 //! The experts of a layer become one node ([`experts`]) if their weights are in such a file, or
 //! quantized.
