@@ -10,17 +10,15 @@ mod error;
 mod generation;
 mod heap;
 mod interface;
-mod tensors;
-
 mod length_inputs;
 pub mod logits;
-
 mod open;
 mod options;
 mod session;
 mod sessions;
 mod shared_weights;
 mod swap;
+mod tensors;
 
 use std::rc::Rc;
 
