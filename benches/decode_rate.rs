@@ -91,7 +91,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         WeightsMode::Resident,
     ] {
         DecoderEngine::lay_out(&variant, &options(weights, threads), &|_| {})?;
-        engines.push(Contestant::open(&runtime, &variant, weights, threads)?);
+        engines.push(TimedEngine::open(&runtime, &variant, weights, threads)?);
     }
     // The sum reads as many bytes as a step, from the same file.
     let largest = maps
@@ -108,7 +108,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             .collect();
         floor.push(median(&sums).ok_or("no sums")?);
         // The order alternates, so that no mode always follows the sum.
-        let mut order: Vec<&mut Contestant> = engines.iter_mut().collect();
+        let mut order: Vec<&mut TimedEngine> = engines.iter_mut().collect();
         if round % 2 == 1 {
             order.reverse();
         }
@@ -144,7 +144,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-struct Contestant {
+struct TimedEngine {
     weights: WeightsMode,
     engine: DecoderEngine,
     start: Duration,
@@ -153,7 +153,7 @@ struct Contestant {
     steps: Vec<f64>,
 }
 
-impl Contestant {
+impl TimedEngine {
     fn open(
         runtime: &OnnxRuntime,
         variant: &PreparedVariant,

@@ -73,7 +73,7 @@ fn open(variant: &PreparedVariant, batch_size: usize) -> DecoderEngine {
 /// If they differed, laid-out weights would never be used.
 #[cfg(target_arch = "x86_64")]
 #[test]
-fn the_block_size_told_from_the_processor_is_that_of_onnx_runtime() {
+fn the_block_size_derived_from_the_processor_is_onnx_runtimes() {
     assert_eq!(
         peft_bench::engine::block_size(&RUNTIME),
         block_size::of_this_processor()
@@ -154,7 +154,7 @@ fn a_long_prompt_gives_the_same_in_chunks_and_at_once() {
 }
 
 #[test]
-fn each_prompt_says_anew_where_an_adapter_begins_to_act() {
+fn each_prompt_decides_from_where_an_adapter_acts() {
     let folder = tempfile::tempdir().unwrap();
     let variant = prepare("llama-gqa", &case("llama-gqa", "lora-alora"), folder.path());
     let mut engine = open(&variant, 1);
@@ -191,7 +191,7 @@ fn narrowed(experiment: &Path, rank: usize, to: &Path) -> PathBuf {
 }
 
 #[test]
-fn an_adapter_of_another_rank_takes_the_place_of_the_first_in_the_same_session() {
+fn an_adapter_of_another_rank_replaces_the_first_in_the_same_session() {
     let folder = tempfile::tempdir().unwrap();
     let wide = prepare("llama-gqa", &case("llama-gqa", "lora"), folder.path());
     let narrow = narrowed(&case("llama-gqa", "lora"), 2, &folder.path().join("narrow"));

@@ -360,7 +360,7 @@ fn lengths_are_inputs_and_the_next_token_is_picked_on_the_host() {
 }
 
 #[test]
-fn gpus_run_the_plain_graph_and_are_told_lengths_that_only_attention_takes() {
+fn gpus_run_the_plain_graph_with_lengths_as_inputs_if_only_attention_takes_them() {
     let folder = tempfile::tempdir().unwrap();
     let mut target = target(WeightsMode::Mapped);
     target.provider = Provider::Cuda(0);
@@ -459,7 +459,7 @@ fn quantized_products_of_one_input_are_one_mapped_where_they_follow_each_other()
 }
 
 #[test]
-fn gpus_are_given_no_more_outputs_to_cut_apart_than_they_do_without_lists() {
+fn on_a_gpu_no_more_products_are_joined_than_one_split_handles_without_lists() {
     let folder = tempfile::tempdir().unwrap();
     let quantization = Some(Quantization::new(Format::Int4));
     let precision = Precision::new(Dtype::Float16, true).with_quantization(quantization);

@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn packages_are_summed_and_a_counter_may_begin_anew() {
+    fn packages_are_summed_and_a_counter_may_wrap_around() {
         let folder = tempfile::tempdir().unwrap();
         package(folder.path(), "intel-rapl:0", "package-0", "9000000");
         package(folder.path(), "intel-rapl:1", "package-1", "2000000");

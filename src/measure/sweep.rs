@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prompts_have_exactly_so_many_tokens_and_start_at_different_places() {
+    fn prompts_have_the_exact_number_of_tokens_and_start_at_different_offsets() {
         let texts = [vec![1, 2, 3], vec![4]];
         let plans = synthesised(&texts, 6, 2, 5);
         let ids: Vec<&[u32]> = plans

@@ -98,7 +98,7 @@ fn every_configuration_has_a_result_of_its_own() {
 }
 
 #[test]
-fn failed_results_are_told_apart_too() {
+fn failed_results_have_different_names_too() {
     let place = Workplace::new(1);
     let target = case("llama-gqa", "lora");
     for model in ["missing/one", "missing/more/one", "missing/one"] {

@@ -101,7 +101,7 @@ fn experiments_with_the_same_parameters_are_measured_against_one_base() {
 }
 
 #[test]
-fn an_experiment_that_fails_leaves_those_beside_it_alone() {
+fn an_experiment_that_fails_does_not_affect_the_others() {
     let place = Workplace::new(1);
     let (good, bad) = (case("llama-gqa", "lora"), place.path("bad"));
     copy_folder(&good, &bad);

@@ -34,7 +34,7 @@ fn experts_are_one_node_where_their_weights_are_stacked() {
 }
 
 #[test]
-fn experts_with_an_adapter_beside_them_stay_as_they_are_and_merged_ones_do_not() {
+fn adapted_experts_are_not_fused_and_merged_ones_are() {
     // In the last case, one of the two layers is adapted.
     for (model, case, left) in [
         ("mixtral", "lora-experts", 0),

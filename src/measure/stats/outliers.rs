@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stalled_run_is_named_by_its_place() {
+    fn a_stalled_run_is_named_by_its_index() {
         let found = find_outliers(&[1.00, 1.02, 0.99, 2.50, 1.01, 1.03]);
         assert_eq!(found.indices, [3]);
         assert!(!found.slow_first_run);
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn one_value_beside_equal_ones_is_an_outlier() {
+    fn one_different_value_among_equal_ones_is_an_outlier() {
         assert_eq!(find_outliers(&[2.0, 2.0, 2.0, 2.5]).indices, [3]);
     }
 
