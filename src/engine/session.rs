@@ -88,9 +88,9 @@ fn configure(
     // Threads that spin between runs would take cores from the subject whose turn it is.
     let key = "session.force_spinning_stop";
     builder = builder.with_config_entry(key, "1").map_err(text)?;
-    // Threads of a new session spin from the start, by default about as long as the other session
-    // takes to open, on the cores that it needs. This limit is still much longer than the pause
-    // between two parallel operators of a step.
+    // Threads of a new session spin from the start, on the cores that the other session needs to
+    // open, and by default for as long as that takes. This limit is still much longer than the
+    // pause between two parallel operators of a step.
     let key = "session.intra_op.spin_duration_us";
     builder = builder.with_config_entry(key, "500").map_err(text)?;
     if options.provider == Provider::Cpu {

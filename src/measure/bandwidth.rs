@@ -20,8 +20,8 @@ pub trait RateMeter {
     fn read(&self) -> Option<f64>;
 }
 
-/// Sums in a reading, whose median counts. The first one may find other data in the caches; a
-/// decode step doesn't either, since it follows another step.
+/// Sums in a reading; their median counts. The first one may find other data in the caches, unlike
+/// a decode step, which follows another step.
 const SUMS: usize = 3;
 /// A sum reads at most this many bytes, so that a reading stays short for a large model. It's far
 /// more than any cache holds.

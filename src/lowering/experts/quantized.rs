@@ -147,8 +147,8 @@ impl Stack<'_> {
             .map(|all| self.cut(&all, rows))
     }
 
-    /// `gate_proj` and `up_proj` with alternating rows: concatenated along the rows' axis, then
-    /// reshaped.
+    /// `gate_proj` and `up_proj` with alternating rows. They're concatenated along the columns, so
+    /// that reshaping makes two rows of each.
     fn gate_up(&mut self) -> [String; 2] {
         let rows = 2 * self.layer.experts[0][0].format.rows;
         let gate = self.all("gate", |[gate, _, _]| gate);
