@@ -121,7 +121,7 @@ impl Setup<'_> {
         prepared: &mut PreparedVariant,
         options: &EngineOptions,
     ) -> Result<(), SessionError> {
-        let ready = DecoderEngine::make_ready(prepared, options, &|bytes| {
+        let ready = DecoderEngine::lay_out(prepared, options, &|bytes| {
             self.tell(Event::LayingOut { bytes });
         })?;
         let manifest = &mut prepared.manifest;
