@@ -1,6 +1,7 @@
 //! `peft-bench report`
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -57,6 +58,13 @@ struct Found {
     report: report::Report,
 }
 
+impl Found {
+    /// By what results are sorted. A page knows most of its results' files without their folders.
+    fn place(&self) -> (&str, Option<&OsStr>, &Path) {
+        (&self.name, self.file.file_name(), &self.file)
+    }
+}
+
 impl Report {
     /// Runs the command. What can't be read is told, and the others are shown all the same.
     pub fn run(&self, common: &CommonOptions) -> Result<()> {
@@ -73,7 +81,7 @@ impl Report {
                 Err(error) => errors.push(error),
             }
         }
-        found.sort_by(|one, other| (&one.name, &one.file).cmp(&(&other.name, &other.file)));
+        found.sort_by(|one, other| one.place().cmp(&other.place()));
         if !found.is_empty() {
             self.show(&found, is_one, common.verbose)?;
         }

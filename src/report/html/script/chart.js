@@ -125,10 +125,14 @@ function variantClass(variant) {
 }
 
 // Each variant has a shape as well as a colour: merged is round, unmerged a diamond, the base a
-// square.
+// square, any other a triangle.
 function mark(variant, x, y, size, hollow, attributes = {}) {
   const name = `mark ${variantClass(variant)}${hollow ? " hollow" : ""}`;
   if (variant === "merged") return svg("circle", { cx: x, cy: y, r: size, class: name, ...attributes });
+  if (variantClass(variant) === "v-other") {
+    const d = `M${x},${y - size * 1.15}l${size * 1.1},${size * 2}h${-size * 2.2}Z`;
+    return svg("path", { d, class: name, ...attributes });
+  }
   const side = size * 1.75;
   const turned = variant === "unmerged" ? `rotate(45 ${x} ${y})` : null;
   return svg("rect", {
