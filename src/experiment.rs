@@ -1,5 +1,8 @@
-//! Experiment folders: `experiments/<method>/<name>/`, or any folder with an `adapter_config.json`.
+//! Experiment folders, `experiments/<method>/<name>/` or any folder with an `adapter_config.json`:
+//! finding, checking and beginning them.
 
+pub mod check;
+pub mod draft;
 mod hints;
 
 use std::path::{Path, PathBuf};
@@ -48,7 +51,7 @@ pub struct Experiment {
 }
 
 /// The folder in which experiments are found by name.
-const EXPERIMENTS: &str = "experiments";
+pub const EXPERIMENTS: &str = "experiments";
 
 /// In the hub's cache, a repository's folder is `models--<org>--<name>`, and its commits are below
 /// `snapshots`.
@@ -131,6 +134,12 @@ pub fn folder_of(name: &Path) -> Option<PathBuf> {
     [name.to_owned(), below]
         .into_iter()
         .find(|path| path.is_dir())
+}
+
+/// The three shipped experiments whose names are the most similar to `name`, in words; `None` if
+/// there are none here.
+pub fn nearest_experiments(name: &str) -> Option<String> {
+    hints::nearest_experiments(name, Path::new(EXPERIMENTS))
 }
 
 /// Whether the first component of the path `name` is an existing folder: then `name` is more likely

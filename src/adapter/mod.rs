@@ -12,6 +12,7 @@ mod hub;
 mod inputs;
 mod keys;
 mod methods;
+mod peft_options;
 mod replaced;
 mod side_network;
 mod targets;
@@ -34,6 +35,7 @@ pub use inputs::{GraphInput, TakeTensor};
 pub use methods::{
     Class, METHODS, Method, PEFT_TYPES, Residual, expert_folders, names_experts, peft_type,
 };
+pub use peft_options::{options_inside, options_of};
 pub use replaced::{Origin, Replacement};
 use replaced::{replace_saved_embeddings, replaces_pair};
 pub use side_network::{SideNetwork, SideParameter};
@@ -233,6 +235,22 @@ impl Adapter {
         let config = JsonObject::read(&folder.join(folder::CONFIG))?;
         let tensors = AdapterTensors::without_values(&config)?;
         Self::of(config, tensors, base, None)
+    }
+
+    /// The adapter in `folder`, for its configuration and its tensors' names and shapes. Of `base`,
+    /// only the architecture and the tensors' dtypes are read.
+    ///
+    /// # Errors
+    /// As [`load_for_task`](Self::load_for_task).
+    pub fn without_base_weights(
+        folder: &Path,
+        base: &BaseModel,
+        values: Values,
+        task_id: Option<usize>,
+    ) -> Result<Self, AdapterError> {
+        let config = JsonObject::read(&folder.join(folder::CONFIG))?;
+        let tensors = AdapterTensors::without_base_weights(folder, &config, values)?;
+        Self::of(config, tensors, base, task_id)
     }
 
     fn of(

@@ -82,6 +82,8 @@ pub struct AdapterTensors {
     made_for: String,
     seed: u64,
     values: Values,
+    /// Whether weights of the base may be read.
+    reads_base: bool,
     notes: Vec<String>,
 }
 
@@ -135,12 +137,13 @@ impl AdapterTensors {
             Source::Fresh { .. } | Source::Shapes { .. } => Vec::new(),
         };
         Ok(Self {
-            source,
             keys: Keys::new(names),
             used: BTreeSet::new(),
             made_for,
             seed,
             values,
+            reads_base: !matches!(source, Source::Shapes { .. }),
+            source,
             notes: Vec::new(),
         })
     }
@@ -156,6 +159,25 @@ impl AdapterTensors {
         Self::from(source, config, 0, Values::Fresh)
     }
 
+    /// The tensors in `folder`, or the shapes of a fresh adapter, to be checked without a weight of
+    /// the base.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn without_base_weights(
+        folder: &Path,
+        config: &JsonObject,
+        values: Values,
+    ) -> Result<Self, AdapterError> {
+        match folder::open(folder, config, values)? {
+            None => Self::without_values(config),
+            Some(store) => Ok(Self {
+                reads_base: false,
+                ..Self::from(Source::File(store), config, 0, values)?
+            }),
+        }
+    }
+
     /// Forgets which tensors were asked for, and all notes.
     pub fn begin_again(&mut self) {
         self.used.clear();
@@ -167,10 +189,10 @@ impl AdapterTensors {
         matches!(self.source, Source::Fresh { .. } | Source::Shapes { .. })
     }
 
-    /// Whether the tensors have values. If not, only shapes matter, and what a fresh adapter is
-    /// computed from, such as a weight of the base, must not be read.
+    /// Whether values matter. If not, only shapes do, and what values are computed from, such as a
+    /// weight of the base, must not be read.
     pub fn has_values(&self) -> bool {
-        !matches!(self.source, Source::Shapes { .. })
+        self.reads_base
     }
 
     /// Keeps a note for the user about how the adapter is loaded; a repeated one is kept once.
@@ -303,7 +325,7 @@ impl AdapterTensors {
         init: Init,
     ) -> Result<Vec<f32>, AdapterError> {
         let count = shape.iter().product();
-        if let (false, Init::Constant(value)) = (self.has_values(), init) {
+        if let (Source::Shapes { .. }, Init::Constant(value)) = (&self.source, init) {
             return Ok(vec![value; count]);
         }
         self.take_or(key, shape, |rng| Ok(init.draw(count, rng)))

@@ -50,7 +50,7 @@ fn shipped() -> Vec<String> {
 fn check(shape: &str) -> (usize, Vec<String>) {
     let recorded = &recorded()[shape];
     let folder = tempfile::tempdir().unwrap();
-    make_hollow(shape, folder.path());
+    make_hollow(shape, folder.path()).unwrap();
     let base = BaseModel::open_folder(folder.path()).unwrap();
     let size = base.size().unwrap().parameters;
     let (mut compared, mut differences) = (0, Vec::new());

@@ -19,6 +19,7 @@ pub use table::WRAPPERS;
 
 use super::families::{self, FAMILIES, Family};
 use super::{DecoderSpec, Tower};
+use crate::json::check::nearest_three;
 use crate::json::{ConfigError, JsonObject};
 
 /// A wrapper: multimodal models with the same `model_type`.
@@ -122,11 +123,12 @@ impl Wrapper {
         };
         let Some(family) = family(found) else {
             let names = FAMILIES.iter().map(|family| family.model_type);
-            return Err(ConfigError::Unsupported {
+            return Err(ConfigError::Unknown {
                 path: config.path().to_owned(),
                 key: "text_config.model_type",
                 found: found.to_owned(),
-                supported: names.collect::<Vec<&str>>().join(", "),
+                nearest: nearest_three(found, &names.collect::<Vec<&str>>()),
+                listing: "models",
             });
         };
         let mut text = match text_model(found) {

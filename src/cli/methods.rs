@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 use clap::Args;
+use serde_json::{Value, json};
 
-use super::output::print;
-use crate::adapter::{METHODS, Method};
+use super::output::{print, print_json};
+use crate::adapter::{METHODS, Method, options_of};
 
 /// `methods`
 #[derive(Debug, Args)]
@@ -12,13 +13,20 @@ pub struct Methods {
     /// Print the table of `docs/methods.md`.
     #[arg(long)]
     markdown: bool,
+
+    /// Print a list of objects, with every method's options and PEFT's defaults.
+    #[arg(long, conflicts_with = "markdown")]
+    json: bool,
 }
 
 impl Methods {
     /// Runs the command.
     pub fn run(&self) -> Result<()> {
-        let text = if self.markdown { markdown() } else { plain() };
-        print(&text)
+        match (self.json, self.markdown) {
+            (true, _) => print_json(&json()),
+            (_, true) => print(&markdown()),
+            _ => print(&plain()),
+        }
     }
 }
 
@@ -51,6 +59,21 @@ fn plain() -> String {
             .to_owned(),
     );
     lines.join("\n") + "\n"
+}
+
+/// An object for each method.
+fn json() -> Value {
+    let of = |method: &&Method| {
+        json!({
+            "peft_type": method.peft_type,
+            "class": method.class.letter().to_string(),
+            "merged": method.class.merges(),
+            "also_supported": method.variants,
+            "refused": method.refused,
+            "options": options_of(method.peft_type),
+        })
+    };
+    METHODS.iter().map(of).collect()
 }
 
 /// The table in Markdown.

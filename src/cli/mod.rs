@@ -3,7 +3,10 @@
 //! Results go to stdout, prose to stderr. Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted.
 
 mod base;
+mod check;
+mod examples;
 mod generate;
+mod init;
 mod interrupt;
 mod measure;
 mod measure_progress;
@@ -16,12 +19,13 @@ mod prepare;
 mod progress;
 mod report;
 mod runtime;
+mod shell;
 mod terminal;
 mod verify;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use options::CommonOptions;
 
@@ -49,23 +53,44 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Merge and export an experiment's variants into `exported_models/`.
+    #[command(after_help = examples::PREPARE)]
     Prepare(prepare::Prepare),
     /// Measure experiments against their base model, write the results, print the tables.
+    #[command(after_help = examples::MEASURE)]
     Measure(measure::Measure),
     /// Measure the base model by itself, and keep the result for `measure --cached-base`.
+    #[command(after_help = examples::BASE)]
     Base(base::Base),
     /// Print the tables of results that were written before.
+    #[command(after_help = examples::REPORT)]
     Report(report::Report),
     /// Check that merged and unmerged agree, and that the adapter changes something.
+    #[command(after_help = examples::VERIFY)]
     Verify(verify::Verify),
     /// Generate greedily, to look at a variant's output or to compare it.
+    #[command(after_help = examples::GENERATE)]
     Generate(generate::Generate),
+    /// Begin an experiment: a folder with the configuration of a fresh adapter.
+    #[command(after_help = examples::INIT)]
+    Init(init::Init),
+    /// Check configurations and adapters without loading weights.
+    #[command(after_help = examples::CHECK)]
+    Check(check::Check),
     /// List PEFT's methods: what is supported of each, and what is refused.
+    #[command(after_help = examples::METHODS)]
     Methods(methods::Methods),
     /// List the families of base models, what is special about each, and the synthetic shapes.
+    #[command(after_help = examples::MODELS)]
     Models(models::Models),
     /// Show which ONNX Runtime is used, or fetch one.
+    #[command(after_help = examples::RUNTIME)]
     Runtime(runtime::Runtime),
+    /// Write a script with which a shell completes commands and options.
+    #[command(after_help = examples::COMPLETIONS)]
+    Completions(shell::Completions),
+    /// Write man pages.
+    #[command(after_help = examples::MAN)]
+    Man(shell::ManPages),
     /// Run one variant for a measurement, as its parent asks on stdin.
     #[command(hide = true)]
     Worker,
@@ -83,9 +108,13 @@ pub fn run() -> ExitCode {
         Command::Report(command) => command.run(&cli.common).map(done),
         Command::Verify(command) => command.run(&cli.common).map(done),
         Command::Generate(command) => command.run(&cli.common).map(done),
+        Command::Init(command) => command.run(&cli.common).map(done),
+        Command::Check(command) => command.run(&cli.common).map(done),
         Command::Methods(command) => command.run().map(done),
         Command::Models(command) => command.run().map(done),
         Command::Runtime(command) => command.run(&cli.common).map(done),
+        Command::Completions(command) => command.run(Cli::command()).map(done),
+        Command::Man(command) => command.run(Cli::command()).map(done),
         Command::Worker => worker().map(done),
     };
     match result {
@@ -110,5 +139,45 @@ fn ignore_file_size_signal() {
     // SAFETY: `SIG_IGN` installs no handler; it is done before any thread exists.
     unsafe {
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lines of examples, as words, without redirections and comments.
+    fn examples(help: &str) -> Vec<Vec<String>> {
+        let lines = help.lines().map(str::trim);
+        let commands = lines.filter(|line| line.starts_with("peft-bench "));
+        let words = |line: &str| {
+            let line = line.split(['#', '>']).next().unwrap_or_default();
+            let quoted = line.split('\'').enumerate();
+            let mut words = Vec::new();
+            for (index, part) in quoted {
+                match index % 2 {
+                    1 => words.push(part.to_owned()),
+                    _ => words.extend(part.split_whitespace().map(str::to_owned)),
+                }
+            }
+            words
+        };
+        commands.map(words).collect()
+    }
+
+    #[test]
+    fn every_command_has_examples_that_parse() {
+        let program = Cli::command();
+        program.clone().debug_assert();
+        for command in program.get_subcommands().filter(|one| !one.is_hide_set()) {
+            let help = command.get_after_help();
+            let help = help.unwrap_or_else(|| panic!("{} has none", command.get_name()));
+            let found = examples(&help.to_string());
+            assert!((2..=3).contains(&found.len()), "{}", command.get_name());
+            for words in found {
+                assert_eq!(words[1], command.get_name());
+                Cli::try_parse_from(&words).unwrap_or_else(|error| panic!("{words:?}: {error}"));
+            }
+        }
     }
 }

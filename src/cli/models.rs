@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 use clap::Args;
+use serde_json::{Value, json};
 
-use super::output::print;
+use super::output::{print, print_json};
 use crate::arch::{FAMILIES, Family, Shape, Text, WRAPPERS, Wrapper};
 
 /// `models`
@@ -12,13 +13,20 @@ pub struct Models {
     /// Print the tables of `docs/models.md`.
     #[arg(long)]
     markdown: bool,
+
+    /// Print an object with the lists `families`, `multimodal` and `synthetic`.
+    #[arg(long, conflicts_with = "markdown")]
+    json: bool,
 }
 
 impl Models {
     /// Runs the command.
     pub fn run(&self) -> Result<()> {
-        let text = if self.markdown { markdown() } else { plain() };
-        print(&text)
+        match (self.json, self.markdown) {
+            (true, _) => print_json(&json()),
+            (_, true) => print(&markdown()),
+            _ => print(&plain()),
+        }
     }
 }
 
@@ -95,6 +103,46 @@ fn tower(wrapper: &Wrapper) -> (String, String) {
     };
     let refused = wrapper.refused.map(str::to_owned).or(lacking);
     (text, refused.unwrap_or_default())
+}
+
+/// Families, wrappers and shapes.
+fn json() -> Value {
+    let family = |family: &Family| {
+        json!({
+            "model_type": family.model_type,
+            "models": family.name,
+            "special": family.special,
+            "refused": family.refused,
+        })
+    };
+    let wrapper = |wrapper: &Wrapper| {
+        let (text, refused) = tower(wrapper);
+        json!({
+            "model_type": wrapper.model_type,
+            "models": wrapper.name,
+            "text_family": text,
+            "refused": refused,
+        })
+    };
+    let shape = |family: &Family, shape: &Shape| {
+        json!({
+            "model": format!("synthetic/{}", shape.name),
+            "model_type": family.model_type,
+            "parameters": shape.parameters,
+            "sizes_of": shape.copies,
+        })
+    };
+    let of_family = |family: &&Family| {
+        let shapes = family.shapes.iter();
+        shapes
+            .map(|found| shape(family, found))
+            .collect::<Vec<Value>>()
+    };
+    json!({
+        "families": FAMILIES.iter().map(|found| family(found)).collect::<Vec<Value>>(),
+        "multimodal": WRAPPERS.iter().map(wrapper).collect::<Vec<Value>>(),
+        "synthetic": FAMILIES.iter().flat_map(of_family).collect::<Vec<Value>>(),
+    })
 }
 
 fn millions(parameters: u64) -> u64 {

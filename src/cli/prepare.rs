@@ -9,6 +9,7 @@ use super::options::{CommonOptions, TaskOptions, TokenizerOptions};
 use super::progress::message;
 use super::terminal::Terminal;
 use crate::adapter::Adapter;
+use crate::advice::shell_word;
 use crate::engine::WeightsMode;
 use crate::prepare::write_checkpoint;
 use crate::prepared::{PreparedVariant, Variant, task_of};
@@ -132,6 +133,17 @@ impl Prepare {
         let options = setup.engine_options(provider, 1, WeightsMode::InPlace);
         for variant in &mut prepared {
             setup.lay_out(variant, &options)?;
+        }
+        let adapted = prepared
+            .iter()
+            .rfind(|one| one.manifest.variant != Variant::Base);
+        if variants.is_empty()
+            && let Some(folder) = adapted.and_then(|one| one.folder.parent())
+        {
+            message(&format!(
+                "next: `peft-bench measure {}`",
+                shell_word(folder)
+            ));
         }
         Ok(())
     }

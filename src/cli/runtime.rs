@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
+use serde_json::{Value, json};
 
 use super::options::CommonOptions;
-use super::output::line;
+use super::output::{line, print_json};
 use super::progress::ByteProgress;
 use crate::engine::OnnxRuntime;
 use crate::onnxruntime::install::install;
@@ -16,6 +17,10 @@ use crate::onnxruntime::locate::locate;
 pub struct Runtime {
     #[command(subcommand)]
     action: Option<Action>,
+
+    /// Print an object, or `null` if there's no library.
+    #[arg(long, global = true)]
+    json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -35,19 +40,43 @@ impl Runtime {
             let progress = ByteProgress::default();
             let library = install(cuda, &|event| progress.install(event));
             progress.finish();
-            return show(&library?);
+            return self.show(&library?);
         }
         match locate(false)? {
-            Some(library) => show(&library),
+            Some(library) => self.show(&library),
+            None if self.json => print_json(&Value::Null),
             None => line(
                 "none found; `peft-bench runtime install` fetches one, and so does the first run",
             ),
         }
     }
+
+    fn show(&self, library: &Library) -> Result<()> {
+        let runtime = OnnxRuntime::load(library)?;
+        match self.json {
+            true => print_json(&json(library, &runtime)),
+            false => show(library, &runtime),
+        }
+    }
 }
 
-fn show(library: &Library) -> Result<()> {
-    let runtime = OnnxRuntime::load(library)?;
+fn json(library: &Library, runtime: &OnnxRuntime) -> Value {
+    let (source, environment) = match &library.source {
+        LibrarySource::Environment => ("ORT_DYLIB_PATH", None),
+        LibrarySource::Cache => ("cache", None),
+        LibrarySource::PythonEnvironment(path) => ("python_environment", Some(path)),
+        LibrarySource::Downloaded => ("downloaded", None),
+    };
+    json!({
+        "library": library.path,
+        "version": library.version,
+        "providers": runtime.providers(),
+        "source": source,
+        "python_environment": environment,
+    })
+}
+
+fn show(library: &Library, runtime: &OnnxRuntime) -> Result<()> {
     line(&format!("library    {}", library.path.display()))?;
     line(&format!("version    {}", library.version))?;
     line(&format!("providers  {}", runtime.providers().join(", ")))?;

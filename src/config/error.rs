@@ -4,8 +4,6 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::json::check::did_you_mean;
-
 /// Why a file of benchmark parameters can't be used.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -39,18 +37,15 @@ pub enum ParametersError {
 
     /// A key that's neither known nor a comment.
     #[error(
-        "unknown key `{key}` in {file}{}; allowed: {allowed}",
-        did_you_mean(suggestion)
+        "unknown key `{key}` in {file}; did you mean {nearest}? docs/configuration.md lists all"
     )]
     UnknownKey {
         /// The file.
         file: String,
         /// The key with its parent keys: `category_generation_params.shrot`.
         key: String,
-        /// The most similar allowed key, if one is similar.
-        suggestion: Option<String>,
-        /// All keys that are allowed there.
-        allowed: String,
+        /// The most similar keys that are allowed there, in words.
+        nearest: String,
     },
 
     /// A value of the wrong type or out of range.

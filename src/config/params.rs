@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::ParametersError;
 use super::quantization::{QuantizationKeys, schemes};
-use crate::json::check::{json_type, nearest, quoted, without_comments};
+use crate::json::check::{json_type, nearest_three, quoted, without_comments};
 use crate::prompts::Category;
 use crate::quantize::{Accuracy, Part};
 use crate::weights::Dtype;
@@ -316,8 +316,7 @@ impl Entry<'_> {
         ParametersError::UnknownKey {
             file: self.file.to_owned(),
             key: self.key.to_owned(),
-            suggestion: nearest(name, allowed),
-            allowed: quoted(allowed),
+            nearest: nearest_three(name, allowed),
         }
     }
 }

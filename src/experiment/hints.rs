@@ -4,38 +4,52 @@ use std::path::{Path, PathBuf};
 
 use crate::adapter::folder::{CONFIG, listed, names};
 use crate::advice::shell_word;
-use crate::json::check::nearest;
+use crate::json::check::{nearest, nearest_three};
 
 /// How many levels below a folder adapters are searched for: enough for a repository in the hub's
 /// cache.
 const DEPTH: usize = 2;
 
-/// The hint for a path that doesn't exist; experiments are listed from the folder `experiments`.
+/// The hint for a path that doesn't exist; experiments are looked for in the folder `experiments`.
 pub fn hint(name: &Path, experiments: &Path) -> String {
     if let Some(other) = nearest_path(name) {
         return format!("; did you mean `{}`?", other.display());
     }
-    let known: Vec<String> = holders(experiments, CONFIG, DEPTH)
-        .iter()
-        .filter_map(|path| Some(path.strip_prefix(experiments).ok()?.display().to_string()))
-        .collect();
     let asked = name.display().to_string();
-    let candidates: Vec<&str> = known.iter().map(String::as_str).collect();
-    let last = |candidate: &&&str| candidate.rsplit('/').next() == Some(asked.as_str());
-    let meant = candidates.iter().find(last).map(|name| (*name).to_owned());
-    match meant.or_else(|| nearest(&asked, &candidates)) {
-        Some(other) => format!("; did you mean `{other}`?"),
-        None if known.is_empty() => {
-            "; name a folder that has an `adapter_config.json`, or an adapter's hub id \
-             (`org/name[@revision]`)"
-                .to_owned()
-        }
-        None => format!(
-            "; name a folder that has an `adapter_config.json`, an adapter's hub id (`org/name[@revision]`), or one of `{}/`: {}",
-            experiments.display(),
-            known.join(", ")
+    let known = known(experiments);
+    let last = |candidate: &&String| candidate.rsplit('/').next() == Some(asked.as_str());
+    if let Some(other) = known.iter().find(last) {
+        return format!("; did you mean `{other}`?");
+    }
+    match nearest_of(&asked, &known) {
+        None => "; name a folder that has an `adapter_config.json`, or an adapter's hub id \
+                 (`org/name[@revision]`)"
+            .to_owned(),
+        Some(nearest) => format!(
+            "; did you mean {nearest}? `peft-bench check` lists `{}/`; a folder that has an `adapter_config.json` and an \
+             adapter's hub id (`org/name[@revision]`) are experiments, too",
+            experiments.display()
         ),
     }
+}
+
+/// The three experiments in the folder `experiments` whose names are the most similar, in words;
+/// `None` if there are none.
+pub fn nearest_experiments(name: &str, experiments: &Path) -> Option<String> {
+    nearest_of(name, &known(experiments))
+}
+
+fn nearest_of(name: &str, known: &[String]) -> Option<String> {
+    let candidates: Vec<&str> = known.iter().map(String::as_str).collect();
+    (!candidates.is_empty()).then(|| nearest_three(name, &candidates))
+}
+
+/// `<method>/<name>` of the experiments below the folder.
+fn known(experiments: &Path) -> Vec<String> {
+    let folders = holders(experiments, CONFIG, DEPTH).into_iter();
+    folders
+        .filter_map(|path| Some(path.strip_prefix(experiments).ok()?.display().to_string()))
+        .collect()
 }
 
 /// The hint for a file where an adapter's folder is expected.

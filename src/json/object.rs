@@ -55,6 +55,19 @@ pub enum ConfigError {
         supported: String,
     },
 
+    #[error(
+        "`{}`: {key} `{found}` is not supported; did you mean {nearest}? `peft-bench {listing}` lists all",
+        path.display()
+    )]
+    Unknown {
+        path: PathBuf,
+        key: &'static str,
+        found: String,
+        nearest: String,
+        /// The command that lists what's supported.
+        listing: &'static str,
+    },
+
     #[error("`{}`: option `{key}` is not supported: {reason}", path.display())]
     Option {
         path: PathBuf,

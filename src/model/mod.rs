@@ -1,5 +1,6 @@
 //! Base models: finding, opening and reading them.
 
+mod at_hand;
 mod find_tensor;
 pub mod hub;
 mod id;

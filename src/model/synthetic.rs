@@ -23,8 +23,8 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::arch::Shape;
-use crate::json::check::{did_you_mean, nearest, quoted};
-use shapes::shapes;
+use crate::json::check::nearest_three;
+pub use shapes::shapes;
 
 /// Part of every folder's name. Increase it whenever a shape, the generator or the tokenizer's text
 /// changes, so that no older folder is reused.
@@ -44,16 +44,13 @@ const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 pub enum SyntheticError {
     /// There's no shape of that name.
     #[error(
-        "unknown synthetic shape `{shape}`{}; there are {allowed}",
-        did_you_mean(suggestion)
+        "unknown synthetic shape `{shape}`; did you mean {nearest}? `peft-bench models` lists all"
     )]
     UnknownShape {
         /// The requested name.
         shape: String,
-        /// The most similar shape, if one is similar.
-        suggestion: Option<String>,
-        /// All shapes.
-        allowed: String,
+        /// The most similar shapes, in words.
+        nearest: String,
     },
 
     /// Weights can't be made in this dtype.
@@ -129,16 +126,7 @@ pub fn materialize(
     cache: &Path,
     progress: &dyn Fn(u64, u64),
 ) -> Result<PathBuf, SyntheticError> {
-    let found = shapes().find(|candidate| candidate.name == shape);
-    let Some(found) = found else {
-        let names: Vec<&str> = shapes().map(|shape| shape.name).collect();
-        return Err(SyntheticError::UnknownShape {
-            shape: shape.to_owned(),
-            suggestion: nearest(shape, &names),
-            allowed: quoted(&names),
-        });
-    };
-    make(found, dtype, cache, progress)
+    make(find(shape)?, dtype, cache, progress)
 }
 
 fn make(
@@ -180,16 +168,30 @@ fn make(
     Ok(folder)
 }
 
-/// Makes `shape` in `folder` without values and tokenizer, for tests that need only architecture
-/// and dtypes.
-#[cfg(test)]
-pub(crate) fn make_hollow(shape: &str, folder: &Path) {
+/// Makes `shape` in `folder` without values and tokenizer, where only architecture and dtypes
+/// matter. It takes almost no disk space.
+///
+/// # Errors
+/// If the shape is unknown, or a file can't be written.
+pub fn make_hollow(shape: &str, folder: &Path) -> Result<(), SyntheticError> {
+    let shape = find(shape)?;
+    write_json(&folder.join(CONFIG), &shape.config("float16"))?;
+    let path = folder.join(WEIGHTS);
+    let mut file = File::create(&path).map_err(io_error("create", &path))?;
+    let plan = weights::FilePlan::new(shape.tensors(), Dtype::F16);
+    plan.write_hollow(&mut file)
+        .map_err(io_error("write", &path))
+}
+
+fn find(shape: &str) -> Result<&'static Shape, SyntheticError> {
     let found = shapes().find(|candidate| candidate.name == shape);
-    let found = found.expect("tests name shapes that exist");
-    write_json(&folder.join(CONFIG), &found.config("float16")).unwrap();
-    let mut file = File::create(folder.join(WEIGHTS)).unwrap();
-    let plan = weights::FilePlan::new(found.tensors(), Dtype::F16);
-    plan.write_hollow(&mut file).unwrap();
+    found.ok_or_else(|| {
+        let names: Vec<&str> = shapes().map(|shape| shape.name).collect();
+        SyntheticError::UnknownShape {
+            shape: shape.to_owned(),
+            nearest: nearest_three(shape, &names),
+        }
+    })
 }
 
 fn write_files(

@@ -1,7 +1,7 @@
 //! The parameters that a case is measured with: the defaults, an experiment's overrides, then the
 //! settings.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -11,6 +11,7 @@ use super::setup::Setup;
 use crate::adapter::folder::CONFIG;
 use crate::config::{self, BenchmarkConfig, Source};
 use crate::experiment::Experiment;
+use crate::experiment::check::PARAMS;
 use crate::json::{self, JsonObject};
 
 /// The file of defaults, in the working folder.
@@ -32,6 +33,11 @@ pub enum StudyParametersError {
     NamedBase(#[from] NamedBaseError),
 }
 
+/// The file of the experiment's own parameters, if it's there.
+fn own_file(experiment: &Experiment) -> Option<PathBuf> {
+    Some(experiment.folder.join(PARAMS)).filter(|path| path.is_file())
+}
+
 impl Setup<'_> {
     /// Reads the parameters. The base is that of the settings, else of the experiment's overrides,
     /// else the one that the adapter names, else that of the defaults.
@@ -50,9 +56,7 @@ impl Setup<'_> {
             None if here.is_file() => Source::File(here),
             None => Source::Embedded,
         };
-        let overrides =
-            experiment.map(|experiment| experiment.folder.join("benchmark_params.json"));
-        let overrides = overrides.filter(|path| path.is_file());
+        let overrides = experiment.and_then(own_file);
         let note = |text: &str| self.note(Note::ParameterIgnored(text));
         let mut config = BenchmarkConfig::load(defaults, overrides.as_deref(), &note)?;
         let own = overrides.as_deref().map(BenchmarkConfig::own_model);
@@ -80,6 +84,17 @@ impl Setup<'_> {
         keys.accuracy = settings.quantize_accuracy.or(keys.accuracy);
         config.quantization()?;
         Ok(config)
+    }
+
+    /// Whether nothing names the base of `experiment`, so that it's used with the default one.
+    ///
+    /// # Errors
+    /// As [`parameters`](Self::parameters).
+    pub fn has_default_base(&self, experiment: &Experiment) -> Result<bool, StudyParametersError> {
+        let own = own_file(experiment).map(|path| BenchmarkConfig::own_model(&path));
+        let own = own.transpose()?.flatten();
+        let names_one = self.settings.model.is_some() || own.is_some();
+        Ok(!names_one && named_base(experiment)?.is_none())
     }
 
     /// Notes where an adapter was made for another base model than the one it's used with, or for

@@ -12,7 +12,9 @@ use crate::adapter::Values;
 use crate::adapter::fetch_adapter;
 use crate::adapter::folder::{CONFIG, has_weights};
 use crate::advice::shell_word;
-use crate::experiment::{Experiment, ExperimentError, begins_as_folder, folder_of};
+use crate::experiment::{
+    Experiment, ExperimentError, begins_as_folder, folder_of, nearest_experiments,
+};
 use crate::model::ModelId;
 use crate::model::hub::{DownloadProgress, HubError, HubId, HubSettings};
 use crate::weights::TensorStore;
@@ -24,8 +26,13 @@ use crate::weights::TensorStore;
 pub enum TargetError {
     #[error(transparent)]
     Experiment(Box<ExperimentError>),
-    #[error("`{id}` is no folder here, and was looked for on the hub")]
-    Hub { id: HubId, source: Box<HubError> },
+    #[error("`{id}` is no folder here{meant}, and was looked for on the hub")]
+    Hub {
+        id: HubId,
+        /// A clause with the experiments that may have been meant; empty if there are none.
+        meant: String,
+        source: Box<HubError>,
+    },
     #[error("`{option}` goes with an adapter's folder, and `{}` is {found}", path.display())]
     Values {
         option: &'static str,
@@ -131,6 +138,8 @@ impl Target {
         let fetched = fetch_adapter(id, values == Values::Fresh, &settings, &report);
         setup.tell(Event::BytesEnded);
         let fetched = fetched.map_err(|error| TargetError::Hub {
+            meant: nearest_experiments(&id.to_string())
+                .map_or_else(String::new, |nearest| format!(" (did you mean {nearest}?)")),
             id: id.clone(),
             source: Box::new(error),
         })?;

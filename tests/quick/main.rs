@@ -1,10 +1,12 @@
 //! The quick set: the base and one adapter of every family, and one case of every method, compared
-//! with Transformers and PEFT. The full set, with all cases, is in `parity`.
+//! with Transformers and PEFT; and the commands that run no model. The full set, with all cases, is
+//! in `parity`.
 
 #![expect(clippy::unwrap_used, reason = "a test may unwrap")]
 
 #[path = "../common/mod.rs"]
 mod common;
+mod experiments;
 
 use peft_bench::adapter::PEFT_TYPES;
 use peft_bench::arch::FAMILIES;

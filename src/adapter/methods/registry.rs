@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{METHODS, lora, xlora};
 use crate::adapter::toolbox::tuner::Loading;
 use crate::adapter::{AdapterError, AdapterTensors, Effects};
+use crate::json::check::nearest_three;
 use crate::json::{ConfigError, JsonObject};
 use crate::model::BaseModel;
 
@@ -65,16 +66,17 @@ pub const PEFT_TYPES: [&str; METHODS.len()] = {
 /// # Errors
 /// If its `peft_type` is missing or not supported.
 pub fn method(config: &JsonObject) -> Result<&'static Method, ConfigError> {
-    let supported = || PEFT_TYPES.join(", ");
+    let expected = "a method that `peft-bench methods` lists, such as `LORA`";
     let found = config
         .optional_text("peft_type")?
-        .ok_or_else(|| config.missing("peft_type", &format!("one of {}", supported())))?;
+        .ok_or_else(|| config.missing("peft_type", expected))?;
     let known = METHODS.iter().find(|method| method.peft_type == found);
-    known.copied().ok_or_else(|| ConfigError::Unsupported {
+    known.copied().ok_or_else(|| ConfigError::Unknown {
         path: config.path().to_owned(),
         key: "peft_type",
         found: found.to_owned(),
-        supported: supported(),
+        nearest: nearest_three(found, &PEFT_TYPES),
+        listing: "methods",
     })
 }
 

@@ -98,9 +98,10 @@ fn load(loading: Loading) -> Result<Effects, AdapterError> {
             return Err(config.wrong("sparsity", &expected).into());
         }
         let key = layer.key("supertuning_indices");
-        let indices = if !tensors.has_values() {
+        let is_redrawn = tensors.is_redrawn(&key, saved);
+        let indices = if is_redrawn && !tensors.has_values() {
             Vec::new()
-        } else if tensors.is_redrawn(&key, saved) {
+        } else if is_redrawn {
             let weight = base.full_matrix(&format!("{}.weight", layer.module.source))?;
             let (indices, unique) = by_size(&weight, count, select);
             if !unique && !tensors.is_fresh() {

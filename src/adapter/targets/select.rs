@@ -8,6 +8,7 @@ use super::pattern::{NamePattern, is_named};
 use super::{Include, Targets};
 use crate::adapter::{AdapterError, AdapterTensors};
 use crate::arch::{Module, ModuleKind};
+use crate::json::check::{did_you_mean, nearest};
 use crate::json::{ConfigError, JsonObject};
 
 impl Targets {
@@ -133,7 +134,8 @@ fn pass_over(
         return Err(AdapterError::Targets {
             path: config.path().to_owned(),
             message: format!(
-                "`{first}` in `{key}` matches no module of this model; it has {}",
+                "`{first}` in `{key}` matches no module of this model{}; it has {}",
+                did_you_mean(&nearest(first, &last_names(modules))),
                 examples(modules)
             ),
         });
@@ -156,8 +158,13 @@ fn module_of(module: &Module) -> &str {
     }
 }
 
-/// The last segments of the modules' paths, each once.
+/// The last segments of the modules' paths, each once, in words.
 fn examples(modules: &[Module]) -> String {
+    last_names(modules).join(", ")
+}
+
+/// The last segments of the modules' paths, each once.
+fn last_names(modules: &[Module]) -> Vec<&str> {
     let mut names: Vec<&str> = Vec::new();
     for module in modules {
         let name = module.path.rsplit('.').next().unwrap_or(&module.path);
@@ -165,5 +172,5 @@ fn examples(modules: &[Module]) -> String {
             names.push(name);
         }
     }
-    names.join(", ")
+    names
 }

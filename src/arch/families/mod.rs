@@ -32,6 +32,7 @@ mod targets;
 pub use targets::DefaultTargets;
 
 use super::{DecoderSpec, wrappers};
+use crate::json::check::nearest_three;
 use crate::json::{ConfigError, JsonObject};
 
 /// The models with one `model_type`. Each family's file defines its own entry.
@@ -110,26 +111,27 @@ pub fn family(model_type: &str) -> Option<&'static Family> {
 /// If the model type isn't supported, or a key is missing, of a wrong type, or asks for arithmetic
 /// that isn't implemented.
 pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
-    let supported = || {
-        let names = FAMILIES.iter().map(|family| family.model_type);
-        let wrappers = wrappers::WRAPPERS.iter();
-        let wrappers = wrappers.filter(|wrapper| wrapper.refused.is_none());
-        let names = names.chain(wrappers.map(|wrapper| wrapper.model_type));
-        names.collect::<Vec<&str>>().join(", ")
-    };
     let Some(model_type) = config.optional_text("model_type")? else {
-        return Err(config.missing("model_type", &format!("one of {}", supported())));
+        let expected = "a family that `peft-bench models` lists, such as `llama`";
+        return Err(config.missing("model_type", expected));
     };
     if let Some(wrapper) = wrappers::wrapper(model_type) {
         return wrapper.spec(config);
     }
     match family(model_type) {
         Some(family) => (family.read)(config),
-        None => Err(ConfigError::Unsupported {
-            path: config.path().to_owned(),
-            key: "model_type",
-            found: model_type.to_owned(),
-            supported: supported(),
-        }),
+        None => {
+            let families = FAMILIES.iter().map(|family| family.model_type);
+            let wrappers = wrappers::WRAPPERS.iter();
+            let wrappers = wrappers.filter(|wrapper| wrapper.refused.is_none());
+            let names = families.chain(wrappers.map(|wrapper| wrapper.model_type));
+            Err(ConfigError::Unknown {
+                path: config.path().to_owned(),
+                key: "model_type",
+                found: model_type.to_owned(),
+                nearest: nearest_three(model_type, &names.collect::<Vec<&str>>()),
+                listing: "models",
+            })
+        }
     }
 }

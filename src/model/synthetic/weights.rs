@@ -68,7 +68,6 @@ impl FilePlan {
 
     /// Makes a sparse file with a hole in place of the values: it has the full size but takes
     /// almost no disk space.
-    #[cfg(test)]
     pub fn write_hollow(&self, file: &mut std::fs::File) -> io::Result<()> {
         file.write_all(&self.header)?;
         file.set_len(self.file_bytes())

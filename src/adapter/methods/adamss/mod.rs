@@ -108,7 +108,8 @@ fn load(loading: Loading) -> Result<Effects, AdapterError> {
         });
     }
     let found = layers.par_iter().zip(&stored).map(|(layer, stored)| {
-        let needed = stored.as_ref().is_none_or(FileTensors::needs_rows);
+        let compares = |stored: &FileTensors| has_values && stored.needs_rows();
+        let needed = stored.as_ref().is_none_or(compares);
         let find = || match has_values {
             true => options.find(base, layer),
             false => Ok(options.without_values(layer)),

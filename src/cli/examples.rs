@@ -1,0 +1,72 @@
+//! Examples at the end of each command's `--help`.
+
+pub const PREPARE: &str = "\
+Examples:
+  peft-bench prepare lora/lora_r8
+  peft-bench prepare path/to/adapter --variant merged --dtype float16
+  peft-bench prepare path/to/adapter --format hf         # a checkpoint for transformers";
+
+pub const MEASURE: &str = "\
+Examples:
+  peft-bench measure lora/lora_r8
+  peft-bench measure lora/lora_r8 ia3/default vera/r256 --target-precision 2%
+  peft-bench measure path/to/adapter --model org/name --quantize 4bit";
+
+pub const BASE: &str = "\
+Examples:
+  peft-bench base --model synthetic/llama-135m
+  peft-bench base --model org/name --dtype float16 --force";
+
+pub const REPORT: &str = "\
+Examples:
+  peft-bench report
+  peft-bench report results --format html --output report.html";
+
+pub const VERIFY: &str = "\
+Examples:
+  peft-bench verify path/to/adapter
+  peft-bench verify lora/lora_r8 --prompt-ids 1,2,3 --max-new-tokens 32";
+
+pub const GENERATE: &str = "\
+Examples:
+  peft-bench generate path/to/adapter --prompt 'The capital of France is'
+  peft-bench generate path/to/adapter --variant merged --prompt Hello --json
+  peft-bench generate org/name --variant base --prompt-ids 1,2,3";
+
+pub const INIT: &str = "\
+Examples:
+  peft-bench init lora --rank 16 --targets q_proj,v_proj
+  peft-bench init lora --rank 8 --set use_dora=true --name r8_dora
+  peft-bench init prefix-tuning --tokens 50 --param max_new_tokens=100";
+
+pub const CHECK: &str = "\
+Examples:
+  peft-bench check                                       # all of experiments/
+  peft-bench check path/to/adapter --model org/name";
+
+pub const METHODS: &str = "\
+Examples:
+  peft-bench methods
+  peft-bench methods --json";
+
+pub const MODELS: &str = "\
+Examples:
+  peft-bench models
+  peft-bench models --json";
+
+pub const RUNTIME: &str = "\
+Examples:
+  peft-bench runtime
+  peft-bench runtime install --cuda
+  peft-bench runtime --json";
+
+pub const COMPLETIONS: &str = "\
+Examples:
+  peft-bench completions bash > ~/.local/share/bash-completion/completions/peft-bench
+  peft-bench completions zsh > ~/.zfunc/_peft-bench
+  peft-bench completions fish > ~/.config/fish/completions/peft-bench.fish";
+
+pub const MAN: &str = "\
+Examples:
+  peft-bench man > peft-bench.1
+  peft-bench man ~/.local/share/man/man1";
