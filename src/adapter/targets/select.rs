@@ -37,7 +37,8 @@ impl Targets {
             return Err(AdapterError::Targets {
                 path: config.path().to_owned(),
                 message: format!(
-                    "`target_modules` {asked} matches no module of this model; it has {}",
+                    "`target_modules` {asked} matches no module of this model{}; it has {}",
+                    did_you_mean(&self.meant(modules)),
                     examples(modules)
                 ),
             });
@@ -53,6 +54,16 @@ impl Targets {
             pass_over("target_modules", &absent, config, tensors, modules)?;
         }
         Ok(selected)
+    }
+
+    /// The name of a module that the first of `target_modules` may be a misspelling of.
+    fn meant(&self, modules: &[Module]) -> Option<String> {
+        match &self.include {
+            Include::Pattern(NamePattern::Names(names)) => {
+                nearest(names.first()?, &last_names(modules))
+            }
+            _ => None,
+        }
     }
 
     /// Checks `layers_to_transform` for layers that the model doesn't have.

@@ -90,7 +90,7 @@ impl Shape {
 }
 
 /// All shapes, by family.
-pub(super) fn shapes() -> impl Iterator<Item = &'static Shape> {
+pub fn shapes() -> impl Iterator<Item = &'static Shape> {
     arch::FAMILIES.iter().flat_map(|family| family.shapes)
 }
 
