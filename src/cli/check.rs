@@ -21,8 +21,8 @@ use crate::study::Setup;
 /// `check`
 #[derive(Debug, Args)]
 pub struct Check {
-    /// Experiments: folders with an `adapter_config.json`, or `<method>/<name>` below `experiments/` [default: all that are
-    /// there].
+    /// Experiments: folders with an `adapter_config.json`, or `<method>/<name>` below
+    /// `experiments/` [default: all that are there].
     experiments: Vec<PathBuf>,
 }
 
@@ -33,6 +33,8 @@ pub struct Report {
     pub faults: Vec<String>,
     /// What's remarkable.
     pub notes: Vec<String>,
+    /// The base that it fits, if that isn't the one that it would be used with.
+    pub other_base: Option<String>,
     /// What it is, in words.
     what: Vec<String>,
 }
@@ -62,6 +64,7 @@ impl Check {
         let setup = Setup::new(&settings, &mut terminal);
         let mut bases = Bases::default();
         let mut wrong = 0;
+        let mut model = common.model.clone();
         for (folder, name) in folders.iter().zip(&names) {
             let report = match folder_of(folder) {
                 Some(folder) => Report::of(&setup, &mut bases, &folder),
@@ -71,14 +74,12 @@ impl Check {
                 true => "ok",
                 false => "wrong",
             };
+            model = model.or(report.other_base);
             wrong += usize::from(!report.faults.is_empty());
             line(&format!("{word:<5}  {name:<width$}  {}", report.text()))?;
         }
         match (wrong, names.as_slice()) {
-            (0, [one]) => message(&format!(
-                "next: `peft-bench measure {}`",
-                shell_word(Path::new(one))
-            )),
+            (0, [one]) => message(&format!("next: `{}`", measuring(one, model.as_deref()))),
             (0, all) => message(&format!(
                 "{} experiments are in order; next: `peft-bench measure NAME…`",
                 all.len()
@@ -90,6 +91,17 @@ impl Check {
         }
         Ok(())
     }
+}
+
+/// The command that measures the experiment `name`, on `model` if it isn't its own.
+pub fn measuring(name: &str, model: Option<&str>) -> String {
+    let word = |text: &str| shell_word(Path::new(text));
+    let option = model.map(|model| format!(" --model {}", word(model)));
+    format!(
+        "peft-bench measure {}{}",
+        word(name),
+        option.unwrap_or_default()
+    )
 }
 
 /// `<method>/<name>` for a folder below `experiments/`, else its path.
@@ -152,6 +164,7 @@ impl Report {
                         self.notes.push(format!(
                             "it's for another base than `{name}`: `--model {other}`"
                         ));
+                        self.other_base = Some(other.clone());
                         (other, fit)
                     }
                     None => bail!("{error}; `--model` names another base than `{name}`"),

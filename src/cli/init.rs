@@ -6,12 +6,11 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::check::{Bases, Report};
+use super::check::{Bases, Report, measuring};
 use super::options::CommonOptions;
 use super::output::line;
 use super::progress::message;
 use super::terminal::Terminal;
-use crate::advice::shell_word;
 use crate::experiment::EXPERIMENTS;
 use crate::experiment::draft::Draft;
 use crate::study::Setup;
@@ -30,8 +29,8 @@ pub struct Init {
     #[arg(long, value_name = "X")]
     alpha: Option<f64>,
 
-    /// Modules to adapt: names such as `q_proj,v_proj`, `all-linear`, or a regular expression for whole paths [default: PEFT's
-    /// for the base's family].
+    /// Modules to adapt: names such as `q_proj,v_proj`, `all-linear`, or a regular expression for
+    /// whole paths [default: PEFT's for the base's family].
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     targets: Vec<String>,
 
@@ -39,17 +38,18 @@ pub struct Init {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
     tokens: Option<u32>,
 
-    /// An option of PEFT's configuration, with a value in JSON or a plain word. Several may be given. Others have PEFT's
-    /// defaults.
+    /// An option of PEFT's configuration, with a value in JSON or a plain word. Several may be
+    /// given. Others have PEFT's defaults.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = pair)]
     options: Vec<(String, Value)>,
 
-    /// A parameter of the benchmark for this experiment alone, such as `max_new_tokens=50`; `--model` and `--dtype` are kept
-    /// as well.
+    /// A parameter of the benchmark for this experiment alone, such as `max_new_tokens=50`;
+    /// `--model` and `--dtype` are kept as well.
     #[arg(long = "param", value_name = "KEY=VALUE", value_parser = pair)]
     params: Vec<(String, Value)>,
 
-    /// Name of the experiment's folder below `experiments/<method>/` [default: from its rank or number of tokens].
+    /// Name of the experiment's folder below `experiments/<method>/` [default: from its rank or
+    /// number of tokens].
     #[arg(long, value_parser = folder_name)]
     name: Option<String>,
 }
@@ -79,13 +79,13 @@ impl Init {
         let draft = self.draft(common)?;
         let name = self.name.clone().unwrap_or_else(|| draft.name());
         let folder = draft.folder(Path::new(EXPERIMENTS), &name);
-        self.rehearse(common, &draft, &name)?;
+        let other_base = self.rehearse(common, &draft, &name)?;
         draft.write(&folder)?;
         line(&folder.display().to_string())?;
         let short = format!("{}/{name}", draft.peft_type().to_lowercase());
         message(&format!(
-            "next: `peft-bench measure {}`",
-            shell_word(Path::new(&short))
+            "next: `{}`",
+            measuring(&short, other_base.as_deref())
         ));
         Ok(())
     }
@@ -125,7 +125,13 @@ impl Init {
     }
 
     /// Checks the experiment in another place, so that nothing is written that can't be used.
-    fn rehearse(&self, common: &CommonOptions, draft: &Draft, name: &str) -> Result<()> {
+    /// Returns the base that it fits, if that isn't its own.
+    fn rehearse(
+        &self,
+        common: &CommonOptions,
+        draft: &Draft,
+        name: &str,
+    ) -> Result<Option<String>> {
         let root =
             tempfile::tempdir().context("cannot create a folder to try the experiment in")?;
         let folder = draft.folder(&root.path().join(EXPERIMENTS), name);
@@ -138,7 +144,7 @@ impl Init {
             message(&format!("note: {note}"));
         }
         if report.faults.is_empty() {
-            return Ok(());
+            return Ok(report.other_base);
         }
         let place = format!("{}/", root.path().display());
         let faults = report.faults.join("; ").replace(&place, "");
