@@ -105,7 +105,7 @@ fn an_unsupported_method_is_refused_and_the_supported_ones_listed() {
     for name in ["BONE", "lora", "../../LORA", ""] {
         let trial = Spoilt::new("llama-gqa", "lora");
         trial.set("peft_type", json!(name));
-        let words = ["adapter_config.json", "peft_type", name, "LOKR, LORA, "];
+        let words = ["adapter_config.json", "peft_type", name, "did you mean `"];
         trial.adapter_refused(&words);
     }
     let trial = Spoilt::new("llama-gqa", "lora");
