@@ -8,7 +8,7 @@ use crate::common::*;
 use crate::spoilt::Spoilt;
 
 #[test]
-fn an_unsupported_architecture_is_refused_and_the_supported_ones_listed() {
+fn an_unsupported_architecture_is_refused_and_the_nearest_ones_named() {
     let trial = Spoilt::new("llama-gqa", "lora");
     set_key(&trial.base_config(), "model_type", json!("mamba"));
     trial.base_refused(&[
