@@ -74,9 +74,9 @@ impl Check {
                 true => "ok",
                 false => "wrong",
             };
-            model = model.or(report.other_base);
             wrong += usize::from(!report.faults.is_empty());
             line(&format!("{word:<5}  {name:<width$}  {}", report.text()))?;
+            model = model.or(report.other_base);
         }
         match (wrong, names.as_slice()) {
             (0, [one]) => message(&format!("next: `{}`", measuring(one, model.as_deref()))),
