@@ -39,6 +39,7 @@ pub mod adapter;
 pub mod config;
 pub mod engine;
 pub mod experiment;
+pub mod judge;
 pub mod model;
 pub mod prepare;
 pub mod prepared;

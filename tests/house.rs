@@ -25,6 +25,7 @@ const ROOMS: &[&[&str]] = &[
     &["parity"],
     &["measure", "system"],
     &["report"],
+    &["judge"],
     &["study"],
     &["cli"],
 ];

@@ -22,6 +22,20 @@ Examples:
   peft-bench report
   peft-bench report results --format html --output report.html";
 
+pub const COMPARE: &str = "\
+Exit codes:
+  0  nothing is worse
+  1  something is worse
+  2  usage
+  3  something can't be told, can't be compared, or can't be read
+
+Where it can't be told, more runs help (`num_inference_runs`), and several starts a side.
+
+Examples:
+  peft-bench compare old.json new.json
+  peft-bench compare baseline results --margin 5%
+  peft-bench compare baseline results --format markdown > comment.md";
+
 pub const VERIFY: &str = "\
 Examples:
   peft-bench verify path/to/adapter

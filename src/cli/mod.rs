@@ -1,9 +1,11 @@
 //! The command line: clap's types, and what each command prints.
 //!
-//! Results go to stdout, prose to stderr. Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted.
+//! Results go to stdout, prose to stderr. Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted;
+//! of a comparison 1 worse, 3 can't be told.
 
 mod base;
 mod check;
+mod compare;
 mod examples;
 mod generate;
 mod init;
@@ -36,6 +38,10 @@ enum Outcome {
     Done,
     /// Ctrl-C.
     Interrupted,
+    /// Something is worse than it was.
+    Worse,
+    /// A comparison doesn't tell.
+    CannotTell,
 }
 
 /// What does this PEFT adapter cost at inference? Merges adapters, exports ONNX graphs, and measures
@@ -64,6 +70,9 @@ enum Command {
     /// Print the tables of results that were written before.
     #[command(after_help = examples::REPORT)]
     Report(report::Report),
+    /// Compare a newer result with an older one: no worse, worse, or can't be told.
+    #[command(after_help = examples::COMPARE)]
+    Compare(compare::Compare),
     /// Check that merged and unmerged agree, and that the adapter changes something.
     #[command(after_help = examples::VERIFY)]
     Verify(verify::Verify),
@@ -96,6 +105,17 @@ enum Command {
     Worker,
 }
 
+impl Outcome {
+    fn exit_code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Worse => 1,
+            Self::CannotTell => 3,
+            Self::Interrupted => interrupt::EXIT_CODE,
+        }
+    }
+}
+
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
     ignore_file_size_signal();
@@ -106,6 +126,7 @@ pub fn run() -> ExitCode {
         Command::Measure(command) => command.run(&cli.common),
         Command::Base(command) => command.run(&cli.common),
         Command::Report(command) => command.run(&cli.common).map(done),
+        Command::Compare(command) => command.run(&cli.common),
         Command::Verify(command) => command.run(&cli.common).map(done),
         Command::Generate(command) => command.run(&cli.common).map(done),
         Command::Init(command) => command.run(&cli.common).map(done),
@@ -118,8 +139,7 @@ pub fn run() -> ExitCode {
         Command::Worker => worker().map(done),
     };
     match result {
-        Ok(Outcome::Done) => ExitCode::SUCCESS,
-        Ok(Outcome::Interrupted) => ExitCode::from(interrupt::EXIT_CODE),
+        Ok(outcome) => ExitCode::from(outcome.exit_code()),
         Err(error) => {
             progress::message(&format!("error: {error:#}"));
             ExitCode::FAILURE

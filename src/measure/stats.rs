@@ -5,11 +5,14 @@
 //! - this file: mean, median, quantiles
 //! - [`Overhead`]: a variant against the base, with a bootstrap interval
 //! - [`Difference`]: a difference in seconds, with a bootstrap interval
+//! - [`Shift`]: by how much a ratio differs between two measurements
 //! - [`Outliers`]: runs far from the rest, and a slow first run
 
 mod difference;
 mod outliers;
 mod overhead;
+mod shift;
+mod student;
 
 pub use difference::{Difference, paired_difference};
 pub use outliers::{OUTLIER_THRESHOLD, Outliers, find_outliers, modified_z_scores};
@@ -17,6 +20,7 @@ pub use overhead::{
     MIN_SAMPLES_TO_DETECT, Overhead, OverheadError, Pair, UnpairedSamples, paired_overhead,
     unpaired_overhead,
 };
+pub use shift::{MIN_STARTS, Shift, Start, shift};
 
 /// The arithmetic mean; `None` if there are no values.
 pub fn mean(values: &[f64]) -> Option<f64> {

@@ -9,6 +9,7 @@
 mod common;
 
 mod command;
+mod comparing;
 mod printed;
 mod reading;
 
