@@ -1,6 +1,6 @@
 //! `peft-bench compare`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
@@ -9,7 +9,7 @@ use super::Outcome;
 use super::options::CommonOptions;
 use super::output::print;
 use super::progress::message;
-use crate::judge::{self, Judgement, pairs, text};
+use crate::judge::{self, Judgement, Side, pairs, text};
 
 /// `compare`
 #[derive(Debug, Args)]
@@ -21,20 +21,13 @@ pub struct Compare {
     /// The newer one.
     new: PathBuf,
 
-    #[command(flatten)]
-    margin: MarginOption,
+    /// By how many percent a variant's time over its base's may be more.
+    #[arg(long, value_name = "PCT", value_parser = margin, default_value = "3%")]
+    margin: f64,
 
     /// How the outcome is shown. `markdown` fits into a comment on a change.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-}
-
-/// By how much something may be slower.
-#[derive(Debug, Args)]
-pub struct MarginOption {
-    /// By how many percent a variant's time over its base's may be more.
-    #[arg(long, value_name = "PCT", value_parser = margin, default_value = "3%")]
-    margin: f64,
 }
 
 /// A way to show what came of it.
@@ -50,7 +43,7 @@ enum Format {
 }
 
 /// `3%` or `3`.
-fn margin(text: &str) -> Result<f64, String> {
+pub fn margin(text: &str) -> Result<f64, String> {
     let number = text.trim_end_matches('%').trim_end();
     match number.parse() {
         Ok(value) if (0.0..1000.0).contains(&value) => Ok(value),
@@ -61,11 +54,12 @@ fn margin(text: &str) -> Result<f64, String> {
 impl Compare {
     /// Runs the command. What can't be read can't be told.
     pub fn run(&self, common: &CommonOptions) -> Result<Outcome> {
-        let judgement = match self.margin.judge(&self.old, &self.new) {
-            Ok(judgement) => judgement,
+        let sides = Side::read(&self.old).and_then(|old| Ok((old, Side::read(&self.new)?)));
+        let judgement = match sides {
+            Ok((old, new)) => Judgement::new(pairs(old, new), self.margin),
             Err(error) => {
                 // As a failure it would have the exit code of something worse.
-                message(&format!("error: {error:#}"));
+                message(&format!("error: {:#}", anyhow::Error::from(error)));
                 return Ok(Outcome::CannotTell);
             }
         };
@@ -80,13 +74,6 @@ impl Compare {
             }
         })?;
         Ok(outcome)
-    }
-}
-
-impl MarginOption {
-    /// Compares the results of two sides.
-    pub fn judge(&self, old: &Path, new: &Path) -> Result<Judgement> {
-        Ok(Judgement::new(pairs(old, new)?, self.margin))
     }
 }
 

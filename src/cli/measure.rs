@@ -3,14 +3,16 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 
 use super::options::{BatchOptions, CommonOptions, TaskOptions, TokenizerOptions, distinct};
+use super::output::print;
 use super::terminal::Terminal;
-use super::{Outcome, interrupt};
+use super::{Outcome, compare, interrupt};
+use crate::judge::{Judgement, Side, Source, pairs, text};
 use crate::measure::session::PrecisionGoal;
-use crate::study::{Study, StudyError};
+use crate::study::{CaseResult, Study, StudyError};
 
 /// `measure`
 #[derive(Debug, Args)]
@@ -45,6 +47,21 @@ pub struct Measure {
         requires = "target_precision"
     )]
     max_time: Duration,
+
+    /// Compare what was measured with an earlier result, or with those of a folder, as `compare`
+    /// does, and exit as it does: with 1 if something is worse, with 3 if that can't be told.
+    #[arg(long, value_name = "FILE|FOLDER", conflicts_with = "cached_base")]
+    baseline: Option<PathBuf>,
+
+    /// By how many percent a variant's time over its base's may be more than in `--baseline`.
+    #[arg(
+        long,
+        value_name = "PCT",
+        value_parser = compare::margin,
+        default_value = "3%",
+        requires = "baseline"
+    )]
+    margin: f64,
 
     #[command(flatten)]
     batch: BatchOptions,
@@ -121,19 +138,45 @@ impl Measure {
             output: common.output.clone(),
             ..Study::default()
         };
-        run_study(study, common)
+        let Some(baseline) = &self.baseline else {
+            return run_study(study, common);
+        };
+        // The measurement may take this file's place.
+        let old = Side::read(baseline)?;
+        if let Some(why) = old.nothing() {
+            bail!("there's nothing to compare with: {why}");
+        }
+        let Some(results) = results_of(study, common)? else {
+            return Ok(Outcome::Interrupted);
+        };
+        let new = results.into_iter().map(|result| Source {
+            file: result.path,
+            report: result.report,
+        });
+        let pairs = pairs(old, Side::just_measured(new.collect()));
+        let judgement = Judgement::new(pairs, self.margin);
+        print(&format!("\n{}", text::table(&judgement, common.verbose)))?;
+        Ok(compare::outcome(&judgement))
     }
 }
 
 /// Runs a study until it's done or interrupted, and prints what comes of it.
-pub fn run_study(mut study: Study, common: &CommonOptions) -> Result<Outcome> {
+pub fn run_study(study: Study, common: &CommonOptions) -> Result<Outcome> {
+    Ok(match results_of(study, common)? {
+        Some(_) => Outcome::Done,
+        None => Outcome::Interrupted,
+    })
+}
+
+/// The results of a study, whose tables are printed; `None` if it was interrupted.
+fn results_of(mut study: Study, common: &CommonOptions) -> Result<Option<Vec<CaseResult>>> {
     study.interrupt = interrupt::install()?;
     let mut terminal = Terminal::new(common.verbose);
     let outcome = study.run(&mut terminal);
     terminal.finish()?;
     match outcome {
-        Ok(_) => Ok(Outcome::Done),
-        Err(StudyError::Interrupted) => Ok(Outcome::Interrupted),
+        Ok(results) => Ok(Some(results)),
+        Err(StudyError::Interrupted) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

@@ -28,7 +28,7 @@ mod times;
 use std::path::PathBuf;
 
 pub use figure::{Figure, Kind, Outcome, Unit};
-pub use sides::{Pairs, SideError, pairs};
+pub use sides::{Pairs, Side, SideError, pairs};
 
 use crate::report::model::Report;
 

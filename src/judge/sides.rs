@@ -35,49 +35,101 @@ pub struct Pairs {
     pub only_new: Vec<String>,
 }
 
+/// What stands on one side of a comparison.
+#[derive(Debug)]
+pub struct Side {
+    place: Place,
+    /// Those of each configuration.
+    series: Vec<Series>,
+    /// Why some of its files can't be read.
+    problems: Vec<String>,
+}
+
+/// Where a side comes from.
+#[derive(Debug)]
+enum Place {
+    /// One file.
+    File,
+    /// A folder that holds all there is.
+    Folder(PathBuf),
+    /// It was just measured, and the other side may hold more.
+    JustMeasured,
+}
+
 /// The starts of one configuration, and what its target is called.
+#[derive(Debug)]
 struct Series {
     name: String,
     file_name: String,
     sources: Vec<Source>,
 }
 
-/// Finds what belongs together on both sides.
-///
-/// # Errors
-/// If a side doesn't exist, or is a folder without results.
-pub fn pairs(old: &Path, new: &Path) -> Result<Pairs, SideError> {
-    let mut found = Pairs::default();
-    let (old_series, new_series) = (
-        series(old, &mut found.missing)?,
-        series(new, &mut found.missing)?,
-    );
-    // Files were chosen, so they belong together whatever they're called.
-    if !old.is_dir() && !new.is_dir() {
-        let both = old_series.into_iter().zip(new_series);
-        found.pairs.extend(both.map(|(old, new)| Pair {
-            name: new.name,
-            old: old.sources,
-            new: new.sources,
-        }));
-        return Ok(found);
-    }
-    let mut rest = new_series;
-    for old in old_series {
-        match counterpart(&old, &rest) {
-            Some(index) => {
-                let new = rest.remove(index);
-                found.pairs.push(Pair {
-                    name: old.name,
-                    old: old.sources,
-                    new: new.sources,
-                });
+impl Side {
+    /// The side at `path`.
+    ///
+    /// # Errors
+    /// If it's a folder that can't be read, or has no results.
+    pub fn read(path: &Path) -> Result<Self, SideError> {
+        let (mut sources, mut problems) = (Vec::new(), Vec::new());
+        for file in files(path)? {
+            match report::read(&file) {
+                Ok(report) => sources.push(Source { file, report }),
+                Err(error) => problems.push(with_causes(&error)),
             }
-            None => found.missing.push(gone(&old, new)),
+        }
+        let place = match path.is_dir() {
+            true => Place::Folder(path.to_owned()),
+            false => Place::File,
+        };
+        Ok(Self {
+            place,
+            series: series(sources),
+            problems,
+        })
+    }
+
+    /// Results that were just measured.
+    pub fn just_measured(sources: Vec<Source>) -> Self {
+        Self {
+            place: Place::JustMeasured,
+            series: series(sources),
+            problems: Vec::new(),
+        }
+    }
+
+    /// Why there's nothing to compare with, if there isn't.
+    pub fn nothing(&self) -> Option<String> {
+        self.series.is_empty().then(|| self.problems.join("; "))
+    }
+}
+
+/// Finds what belongs together on both sides.
+pub fn pairs(old: Side, new: Side) -> Pairs {
+    let mut found = Pairs {
+        missing: [old.problems, new.problems].concat(),
+        ..Pairs::default()
+    };
+    let pair = |old: Series, new: Series| Pair {
+        name: new.name,
+        old: old.sources,
+        new: new.sources,
+    };
+    let is_chosen = matches!(old.place, Place::File) && new.series.len() <= 1;
+    let mut rest = new.series;
+    for old in old.series {
+        // A file was chosen, so it belongs to the other whatever they're called.
+        let index = match is_chosen && !matches!(new.place, Place::Folder(_)) {
+            true => (!rest.is_empty()).then_some(0),
+            false => counterpart(&old, &rest),
+        };
+        match (index, &new.place) {
+            (Some(index), _) => found.pairs.push(pair(old, rest.remove(index))),
+            (None, Place::Folder(folder)) => found.missing.push(gone(&old, folder)),
+            (None, Place::File | Place::JustMeasured) => {}
         }
     }
     found.only_new = rest.into_iter().map(|new| new.name).collect();
-    Ok(found)
+    found
 }
 
 /// The newer results of the same configuration: that of the same file name, else the one that can
@@ -114,29 +166,21 @@ fn gone(old: &Series, folder: &Path) -> String {
     }
 }
 
-/// The results of a side, those of one configuration together. What can't be read is added to
-/// `problems`.
-fn series(side: &Path, problems: &mut Vec<String>) -> Result<Vec<Series>, SideError> {
+/// Those of one configuration together.
+fn series(sources: Vec<Source>) -> Vec<Series> {
     let mut found: BTreeMap<String, Series> = BTreeMap::new();
-    for file in files(side)? {
-        let report = match report::read(&file) {
-            Ok(report) => report,
-            Err(error) => {
-                problems.push(with_causes(&error));
-                continue;
-            }
-        };
-        let name = target_name(&file, &report).replacen("--", "/", 1);
-        let file_name = file.file_name().unwrap_or_default();
+    for source in sources {
+        let file_name = source.file.file_name().unwrap_or_default();
         let file_name = file_name.to_string_lossy().into_owned();
+        let name = target_name(&source.file, &source.report);
         let series = found.entry(file_name.clone()).or_insert_with(|| Series {
-            name,
+            name: name.replacen("--", "/", 1),
             file_name,
             sources: Vec::new(),
         });
-        series.sources.push(Source { file, report });
+        series.sources.push(source);
     }
-    Ok(found.into_values().collect())
+    found.into_values().collect()
 }
 
 /// The files of a side: itself, those in it, or those in its folders.

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod baseline;
 mod cached_base;
 mod interruption;
 mod library;
