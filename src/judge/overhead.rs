@@ -6,7 +6,7 @@
 
 use super::figure::{Figure, Kind, Outcome, Unit};
 use super::{Pair, Source};
-use crate::measure::stats::{MIN_SAMPLES_TO_DETECT, MIN_STARTS, Start, shift};
+use crate::measure::stats::{MIN_SAMPLES_TO_DETECT, MIN_STARTS, Start, estimate, shift};
 use crate::measure::subject::Subject;
 use crate::report::model::{Category, Report};
 
@@ -58,8 +58,9 @@ fn figure(pair: &Pair, variant: &str, categories: &[&str], margin: f64) -> Figur
         figure.note = Some("the runs of a side have no counterpart of the base".to_owned());
         return figure;
     };
+    let pct = |log: f64| log.exp_m1() * 100.0;
     let is_same = pair.is_the_same_measurement();
-    (figure.old, figure.new) = (percent(&old), percent(&new));
+    (figure.old, figure.new) = (estimate(&old).map(pct), estimate(&new).map(pct));
     let Some(mut found) = shift(&old, &new, SEED) else {
         figure.note = Some("there are no runs of some prompts".to_owned());
         return figure;
@@ -68,7 +69,6 @@ fn figure(pair: &Pair, variant: &str, categories: &[&str], margin: f64) -> Figur
         // Drawn ratios would differ from themselves.
         found.interval = Some([0.0, 0.0]);
     }
-    let pct = |log: f64| log.exp_m1() * 100.0;
     figure.change_pct = Some(pct(found.log));
     figure.interval_pct = found.interval.map(|ends| ends.map(pct));
     figure.covers_starts = Some(found.covers_starts);
@@ -128,10 +128,4 @@ fn ratios(base: &Category, variant: &Category) -> Vec<f64> {
         }
     }
     ratios
-}
-
-/// A side's overhead: its shift from no overhead at all.
-fn percent(starts: &[Start]) -> Option<f64> {
-    let none = vec![vec![0.0]; starts.first()?.len()];
-    Some(shift(&[none], starts, SEED)?.log.exp_m1() * 100.0)
 }

@@ -3,7 +3,7 @@
 
 use super::figure::{Figure, Kind, Unit};
 use super::{Pair, Source, reports};
-use crate::measure::stats::{Start, median, shift};
+use crate::measure::stats::{Start, estimate, median, shift};
 use crate::measure::subject::Subject;
 use crate::report::model::{Run, Variant};
 
@@ -28,10 +28,8 @@ pub(super) fn figures(pair: &Pair) -> Vec<Figure> {
             let (Some(old), Some(new)) = (old, new) else {
                 continue;
             };
-            let seconds = |starts: &[Start]| {
-                let all: Vec<f64> = starts.iter().flatten().flatten().copied().collect();
-                median(&all).map(f64::exp)
-            };
+            // As of overheads, each category has the same weight.
+            let seconds = |starts: &[Start]| estimate(starts).map(f64::exp);
             let figure = Figure::new(name, Kind::Time, Unit::Seconds);
             let mut figure = figure.with_values(seconds(&old), seconds(&new));
             figure.variant = Some(variant.to_owned());

@@ -20,7 +20,7 @@ pub use overhead::{
     MIN_SAMPLES_TO_DETECT, Overhead, OverheadError, Pair, UnpairedSamples, paired_overhead,
     unpaired_overhead,
 };
-pub use shift::{MIN_STARTS, Shift, Start, shift};
+pub use shift::{MIN_STARTS, Shift, Start, estimate, shift};
 
 /// The arithmetic mean; `None` if there are no values.
 pub fn mean(values: &[f64]) -> Option<f64> {

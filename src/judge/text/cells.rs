@@ -28,7 +28,8 @@ fn none() -> String {
 pub(super) fn percent(pct: Option<f64>) -> String {
     match pct {
         None => none(),
-        Some(pct) if pct != 0.0 && pct.abs() < 0.05 => format!("{pct:+.2} %"),
+        Some(0.0) => "0 %".to_owned(),
+        Some(pct) if pct.abs() < 0.05 => format!("{pct:+.2} %"),
         Some(pct) => format!("{pct:+.1} %"),
     }
 }
@@ -51,7 +52,7 @@ fn outcome(figure: &Figure) -> String {
         (outcome, _) => outcome.words(),
     };
     let words = match &figure.note {
-        Some(note) => format!("{words} ({note})"),
+        Some(note) => format!("{words}: {note}"),
         None => words.to_owned(),
     };
     match figure.decides {
@@ -98,6 +99,6 @@ mod tests {
         assert_eq!(value(Some(-3.21), Unit::Percent), "-3.2 %");
         assert_eq!(value(None, Unit::Bytes), "–");
         assert_eq!(percent(Some(0.01)), "+0.01 %");
-        assert_eq!(percent(Some(0.0)), "+0.0 %");
+        assert_eq!(percent(Some(0.0)), "0 %");
     }
 }

@@ -23,8 +23,9 @@ pub fn markdown(judgement: &Judgement) -> String {
     }
     let _ = write!(
         text,
-        "\n<sub>Margin of times {} %. {LEGEND}</sub>\n",
-        judgement.margin_pct
+        "\n<sub>Margin of times {} %. {}</sub>\n",
+        judgement.margin_pct,
+        LEGEND.join(" ")
     );
     text
 }

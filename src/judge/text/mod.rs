@@ -24,15 +24,16 @@ fn conclusion(judgement: &Judgement) -> String {
     let all = figures().count();
     let refused = judgement.comparisons.iter();
     let refused = refused.filter(|one| !one.refusals.is_empty()).count();
-    let mut parts = Vec::new();
-    match (count(Outcome::Worse), count(Outcome::CannotTell)) {
-        (0, 0) => {}
-        (0, unknown) => parts.push(format!("{unknown} of {all} figures can't be told")),
-        (worse, 0) => parts.push(format!("{worse} of {all} figures are worse")),
-        (worse, unknown) => parts.push(format!(
-            "{worse} of {all} figures are worse, {unknown} can't be told"
-        )),
-    }
+    let mut parts = match (count(Outcome::Worse), count(Outcome::CannotTell)) {
+        (_, _) if all == 0 => Vec::new(),
+        (0, 0) => vec![format!("{all} figures")],
+        (0, unknown) => vec![format!("{unknown} of {all} figures")],
+        (worse, 0) => vec![format!("{worse} of {all} figures")],
+        (worse, unknown) => vec![
+            format!("{worse} of {all} figures"),
+            format!("{unknown} can't be told"),
+        ],
+    };
     if refused > 0 {
         parts.push(format!("{refused} can't be compared"));
     }
@@ -42,9 +43,6 @@ fn conclusion(judgement: &Judgement) -> String {
     let better = figures().filter(|figure| figure.better).count();
     if better > 0 {
         parts.push(format!("{better} are better"));
-    }
-    if parts.is_empty() {
-        parts.push(format!("{all} figures"));
     }
     let outcome = judgement.outcome().words();
     format!("{outcome}: {}", parts.join("; "))
@@ -63,7 +61,8 @@ fn origin(sources: &[Source]) -> String {
         let packages = source.report.meta_info.package_info.as_ref();
         let program = packages.map_or(String::new(), |of| {
             let revision = of.peft_bench_git_revision.value();
-            let revision = revision.map_or(String::new(), |of| format!(" ({of})"));
+            // Ten digits are enough to find it.
+            let revision = revision.map_or(String::new(), |of| format!(" ({of:.10})"));
             format!(", peft-bench {}{revision}", of.peft_bench_version)
         });
         format!("{}{program}", run.timestamp)
@@ -91,7 +90,10 @@ fn slower_base(comparison: &Comparison, margin_pct: f64) -> Option<String> {
     })
 }
 
-/// How to read it.
-const LEGEND: &str = "An overhead's change is that of the ratio of its time to the base's, run by run, with its 95 % interval. \
-It's worse if the whole interval is above the margin, no worse if it's below, and can't be told otherwise. \
-Times of two sessions differ by the machine's state and decide nothing; nor do figures in parentheses.";
+/// How to read it, in lines.
+const LEGEND: [&str; 4] = [
+    "An overhead's change is that of the ratio of a variant's time to the base's, run by run, with its 95 % interval.",
+    "It's worse if the whole interval is above the margin, no worse if it's below, and can't be told otherwise.",
+    "Times of two sessions differ by the machine's state and decide nothing; nor do figures in parentheses.",
+    "Values of overheads and times are means over categories of prompts, each with the same weight.",
+];

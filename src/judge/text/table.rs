@@ -26,7 +26,8 @@ pub fn table(judgement: &Judgement, verbose: bool) -> String {
         .iter()
         .any(|one| !one.figures.is_empty())
     {
-        let _ = writeln!(text, "margin of times {} %. {LEGEND}", judgement.margin_pct);
+        let _ = writeln!(text, "margin of times {} %", judgement.margin_pct);
+        let _ = writeln!(text, "{}", LEGEND.join("\n"));
     }
     let _ = writeln!(text, "\n{}", conclusion(judgement));
     text

@@ -76,7 +76,7 @@ pub fn shift(old: &[Start], new: &[Start], seed: u64) -> Option<Shift> {
     if sides[0].len() != sides[1].len() {
         return None;
     }
-    let [of_old, of_new] = [estimate(&sides[0])?, estimate(&sides[1])?];
+    let [of_old, of_new] = [center(&sides[0])?, center(&sides[1])?];
     let strata = || sides.iter().flatten();
     let fewest = strata().map(Vec::len).min()?;
     let covers_starts = old.len().min(new.len()) >= MIN_STARTS;
@@ -108,7 +108,7 @@ fn of_starts(
 ) -> Option<[f64; 2]> {
     let mut random = SplitMix64::new(seed);
     let mut deviations = Vec::with_capacity(RESAMPLES);
-    let [of_old, of_new] = [estimate(&pooled(old)?)?, estimate(&pooled(new)?)?];
+    let [of_old, of_new] = [estimate(old)?, estimate(new)?];
     let widening = |starts: &[Start]| (starts.len() as f64 / (starts.len() - 1) as f64).sqrt();
     for _ in 0..RESAMPLES {
         let mut deviation = |starts: &[Start], of_all: f64| {
@@ -116,7 +116,7 @@ fn of_starts(
                 .iter()
                 .map(|_| starts[random.below(starts.len())].clone())
                 .collect();
-            Some(widening(starts) * (estimate(&pooled(&drawn)?)? - of_all))
+            Some(widening(starts) * (estimate(&drawn)? - of_all))
         };
         deviations.push(deviation(new, of_new)? - deviation(old, of_old)?);
     }
@@ -124,6 +124,12 @@ fn of_starts(
     let wider = student::upper_point(degrees) / NORMAL;
     let end = |q| Some(log + wider * quantile_of_sorted(&deviations, q)?);
     Some([end(0.025)?, end(0.975)?])
+}
+
+/// A side's log ratio, or log time: the mean over the strata of the medians of all starts together.
+/// `None` if there are no starts, or a stratum is empty.
+pub fn estimate(starts: &[Start]) -> Option<f64> {
+    center(&pooled(starts)?)
 }
 
 /// All starts' ratios, by stratum; `None` if there are none in one of them.
@@ -142,7 +148,7 @@ fn pooled(starts: &[Start]) -> Option<Start> {
     is_whole.then_some(strata)
 }
 
-fn estimate(strata: &[Vec<f64>]) -> Option<f64> {
+fn center(strata: &[Vec<f64>]) -> Option<f64> {
     let medians = strata.iter().map(|ratios| median(ratios));
     let medians: Vec<f64> = medians.collect::<Option<_>>()?;
     super::mean(&medians)
