@@ -107,23 +107,74 @@ fn of_starts(
     seed: u64,
 ) -> Option<[f64; 2]> {
     let mut random = SplitMix64::new(seed);
+    let [old, new] = [Drawable::new(old)?, Drawable::new(new)?];
     let mut deviations = Vec::with_capacity(RESAMPLES);
-    let [of_old, of_new] = [estimate(old)?, estimate(new)?];
-    let widening = |starts: &[Start]| (starts.len() as f64 / (starts.len() - 1) as f64).sqrt();
     for _ in 0..RESAMPLES {
-        let mut deviation = |starts: &[Start], of_all: f64| {
-            let drawn: Vec<Start> = starts
-                .iter()
-                .map(|_| starts[random.below(starts.len())].clone())
-                .collect();
-            Some(widening(starts) * (estimate(&drawn)? - of_all))
-        };
-        deviations.push(deviation(new, of_new)? - deviation(old, of_old)?);
+        deviations.push(new.deviation(&mut random)? - old.deviation(&mut random)?);
     }
     deviations.sort_unstable_by(f64::total_cmp);
     let wider = student::upper_point(degrees) / NORMAL;
     let end = |q| Some(log + wider * quantile_of_sorted(&deviations, q)?);
     Some([end(0.025)?, end(0.975)?])
+}
+
+/// A side of which whole starts are drawn.
+struct Drawable {
+    starts: usize,
+    /// For each stratum, all ratios in ascending order, each with its start. Sorted once, so that a
+    /// draw's median is found by counting.
+    strata: Vec<Vec<(f64, usize)>>,
+    estimate: f64,
+}
+
+impl Drawable {
+    fn new(starts: &[Start]) -> Option<Self> {
+        let strata = (0..starts.first()?.len()).map(|stratum| {
+            let all = starts.iter().enumerate();
+            let ratios = all
+                .flat_map(|(index, start)| start[stratum].iter().map(move |&ratio| (ratio, index)));
+            let mut ratios: Vec<(f64, usize)> = ratios.collect();
+            ratios.sort_unstable_by(|(one, _), (other, _)| one.total_cmp(other));
+            ratios
+        });
+        Some(Self {
+            starts: starts.len(),
+            strata: strata.collect(),
+            estimate: estimate(starts)?,
+        })
+    }
+
+    /// By how much the estimate of drawn starts differs from that of all, widened; `None` if they
+    /// have no ratio in a stratum.
+    fn deviation(&self, random: &mut SplitMix64) -> Option<f64> {
+        let mut counts = vec![0; self.starts];
+        for _ in 0..self.starts {
+            counts[random.below(self.starts)] += 1;
+        }
+        let medians = self
+            .strata
+            .iter()
+            .map(|ratios| drawn_median(ratios, &counts));
+        let sum: f64 = medians.sum::<Option<f64>>()?;
+        let count = self.starts as f64;
+        let widening = (count / (count - 1.0)).sqrt();
+        Some(widening * (sum / self.strata.len() as f64 - self.estimate))
+    }
+}
+
+/// The median of sorted ratios, where each start counts as often as it was drawn.
+fn drawn_median(ratios: &[(f64, usize)], counts: &[usize]) -> Option<f64> {
+    let total: usize = ratios.iter().map(|&(_, start)| counts[start]).sum();
+    let (below, above) = (total.checked_sub(1)? / 2, total / 2);
+    let at = |rank: usize| {
+        let mut seen = 0;
+        let mut found = ratios.iter().filter(|&&(_, start)| {
+            seen += counts[start];
+            seen > rank
+        });
+        found.next().map(|&(ratio, _)| ratio)
+    };
+    Some((at(below)? + at(above)?) / 2.0)
 }
 
 /// A side's log ratio, or log time: the mean over the strata of the medians of all starts together.
@@ -184,6 +235,16 @@ mod tests {
         assert!((found.log - 0.3).abs() < 1e-12 && !found.enough() && !found.covers_starts);
         let [low, high] = found.interval.unwrap();
         assert!((low, high) == (0.5 - 0.9, 0.5 - 0.1), "{low} {high}");
+    }
+
+    #[test]
+    fn a_start_that_is_drawn_twice_counts_twice() {
+        let ratios = [(1.0, 0), (2.0, 1), (3.0, 0), (4.0, 2)];
+        assert_eq!(drawn_median(&ratios, &[1, 1, 1]), Some(2.5));
+        assert_eq!(drawn_median(&ratios, &[0, 0, 3]), Some(4.0));
+        // 1 1 2 3 3
+        assert_eq!(drawn_median(&ratios, &[2, 1, 0]), Some(2.0));
+        assert_eq!(drawn_median(&ratios, &[0, 0, 0]), None);
     }
 
     #[test]
