@@ -20,7 +20,9 @@ Examples:
 pub const REPORT: &str = "\
 Examples:
   peft-bench report
-  peft-bench report results --format html --output report.html";
+  peft-bench report --filter 'method == \"LORA\" and overhead < 5' --sort overhead:desc
+  peft-bench report results --output report.html         # or .csv, .md, .jsonl
+  peft-bench report --columns help";
 
 pub const COMPARE: &str = "\
 Exit codes:

@@ -1,37 +1,66 @@
 //! `peft-bench report`
 
-use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+mod files;
+mod listed;
+mod options;
+mod page;
 
-use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use super::options::{CommonOptions, RESULTS};
 use super::output::print;
 use super::progress::message;
 use crate::files::write_file;
-use crate::report::html::{self, Named};
-use crate::report::{self, Labelled, OverviewRow, target_name, terminal};
+use crate::report::list::Query;
+use crate::report::quality::Published;
+use crate::report::{Labelled, terminal};
+use files::{Found, read, result_files};
 
 /// `report`
 #[derive(Debug, Args)]
 pub struct Report {
     /// Results, or folders of results (those directly in them) [default: the results' folder]. A
     /// single result is printed as `measure` printed it; of several, or of a folder, there's a
-    /// table with a line for each.
+    /// table with a line for each variant.
     #[arg(value_name = "FILE|FOLDER")]
     paths: Vec<PathBuf>,
 
-    /// Print a line for each result, also if there's only one.
+    /// How results are shown [default: as the output's ending says, else table]
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+
+    /// A line for each result, and not for each variant.
     #[arg(long)]
     overview: bool,
 
-    /// How results are shown. `html` is one page that needs nothing from outside: table, plots, and the results themselves.
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    /// Only rows of which this is true, such as 'method == "LORA" and overhead < 5'. Also: != <= >
+    /// >= or not ( ) in ("a", "b") ~ "part of a text" none. Times need a unit: `decode_p99 < 20 ms`.
+    #[arg(long, value_name = "EXPRESSION")]
+    filter: Option<String>,
+
+    /// Sort by these columns.
+    #[arg(long, value_name = "COLUMN[:desc],…", value_delimiter = ',')]
+    sort: Vec<String>,
+
+    /// A table for each value of this column.
+    #[arg(long, value_name = "COLUMN")]
+    group_by: Option<String>,
+
+    /// Show these columns; `usual` and `all` stand for several. `help` lists all.
+    #[arg(long, value_name = "COLUMN,…", value_delimiter = ',')]
+    columns: Vec<String>,
+
+    /// Published quality to stand beside the cost: a result of PEFT's method comparison, a folder of
+    /// those, or a CSV file `experiment,metric,value`.
+    #[arg(long, value_name = "FILE|FOLDER")]
+    quality: Vec<PathBuf>,
+
+    /// The metric to take of it [default: the first one that's called `test …`]
+    #[arg(long, value_name = "NAME", requires = "quality")]
+    quality_metric: Option<String>,
 
     /// Write to this file, and not to stdout.
     // The option that all commands have is a folder. This takes its place here, and gets its default
@@ -41,49 +70,44 @@ pub struct Report {
 }
 
 /// A way to show results.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
     /// Tables of text.
-    #[default]
     Table,
-    /// A page with table and plots.
+    /// Tables of Markdown.
+    Markdown,
+    /// A line for each row, with commas between values.
+    Csv,
+    /// A JSON object for each row.
+    Jsonl,
+    /// One page that needs nothing from outside: table, plots, and the results themselves.
     Html,
-}
-
-/// A result that was read.
-struct Found {
-    file: PathBuf,
-    /// `<method>--<name>`
-    name: String,
-    report: report::Report,
-}
-
-impl Found {
-    /// By what results are sorted. A page knows most of its results' files without their folders.
-    fn place(&self) -> (&str, Option<&OsStr>, &Path) {
-        (&self.name, self.file.file_name(), &self.file)
-    }
 }
 
 impl Report {
     /// Runs the command. What can't be read is told, and the others are shown all the same.
     pub fn run(&self, common: &CommonOptions) -> Result<()> {
+        if self.columns == ["help"] {
+            return print(&self.rows_of().help());
+        }
+        let format = self.format();
+        let query = self.query(format);
+        let published = self.published()?;
         let usual = [PathBuf::from(RESULTS)];
         let paths = match self.paths.as_slice() {
             [] => &usual,
             given => given,
         };
-        let is_one = matches!(paths, [path] if !path.is_dir());
-        let (mut found, mut errors) = (Vec::new(), Vec::new());
-        for path in files(paths)? {
-            match read(&path) {
-                Ok(results) => found.extend(results),
-                Err(error) => errors.push(error),
+        let (files, mut errors) = result_files(paths);
+        let shown = match (format, files.as_slice()) {
+            (Format::Html, files) => page::page(files, &query, &published, &mut errors)?,
+            (Format::Table, [file]) if !paths[0].is_dir() && !self.is_choosy() => {
+                one_or_more(file, &query, &published, common.verbose, &mut errors)
             }
-        }
-        found.sort_by(|one, other| one.place().cmp(&other.place()));
-        if !found.is_empty() {
-            self.show(&found, is_one, common.verbose)?;
+            (_, files) => listed::listed(files, &query, &published, format, &mut errors),
+        };
+        if let Some(Shown { text, results }) = shown {
+            self.put(&text, results)?;
         }
         // The last one is what the command ends with.
         let last = errors.pop();
@@ -93,109 +117,63 @@ impl Report {
         last.map_or(Ok(()), Err)
     }
 
-    fn show(&self, found: &[Found], is_one: bool, verbose: bool) -> Result<()> {
-        let text = match (self.format, found) {
-            (Format::Html, found) => page(found)?,
-            (Format::Table, [one]) if is_one && !self.overview => {
-                self::one(&one.name, &one.report, verbose)
-            }
-            (Format::Table, found) => many(found),
-        };
+    /// What's published, to be matched with results.
+    fn published(&self) -> Result<Published> {
+        let mut published = Published::default();
+        for path in &self.quality {
+            published.add(path, self.quality_metric.as_deref())?;
+        }
+        Ok(published)
+    }
+
+    fn put(&self, text: &str, results: usize) -> Result<()> {
         let path = &self.output;
         if path == Path::new(RESULTS) {
-            return print(&text);
+            return print(text);
         }
         write_file(path, text.as_bytes())
             .with_context(|| format!("cannot write `{}`", path.display()))?;
-        message(&format!(
-            "wrote {} ({} results)",
-            path.display(),
-            found.len()
-        ));
+        let results = match results {
+            1 => "1 result".to_owned(),
+            several => format!("{several} results"),
+        };
+        message(&format!("wrote {} ({results})", path.display()));
         Ok(())
     }
 }
 
-/// The result in the file `path`, or all that are in a page.
-fn read(path: &Path) -> Result<Vec<Found>> {
-    if path
-        .extension()
-        .is_some_and(|extension| extension == "html")
-    {
-        let results = html::read_page(path)?.into_iter();
-        return Ok(results
-            .map(|Named { file, name, report }| Found {
-                file: PathBuf::from(file),
-                name,
-                report,
-            })
-            .collect());
-    }
-    let report = report::read(path)?;
-    let name = target_name(path, &report);
-    Ok(vec![Found {
-        file: path.to_owned(),
-        name,
-        report,
-    }])
+/// What's to be printed, and how many results are in it.
+struct Shown {
+    text: String,
+    results: usize,
 }
 
-/// One page of all.
-fn page(found: &[Found]) -> Result<String> {
-    let short = |found: &Found| match found.file.file_name() {
-        Some(name) => name.to_string_lossy().into_owned(),
-        None => found.file.display().to_string(),
-    };
-    let mut same: BTreeMap<String, usize> = BTreeMap::new();
-    for one in found {
-        *same.entry(short(one)).or_default() += 1;
-    }
-    let named = found.iter().map(|one| Named {
-        // Folders are told where names aren't enough.
-        file: match same[&short(one)] {
-            1 => short(one),
-            _ => one.file.display().to_string(),
+/// A single file: what `measure` printed of its result; of a page with several, the table.
+fn one_or_more(
+    file: &Path,
+    query: &Query,
+    published: &Published,
+    verbose: bool,
+    errors: &mut Vec<anyhow::Error>,
+) -> Option<Shown> {
+    match read(file, published) {
+        Ok(found) => match found.as_slice() {
+            [found] => Some(Shown {
+                text: one(found, verbose),
+                results: 1,
+            }),
+            _ => listed::listed(&[file.to_owned()], query, published, Format::Table, errors),
         },
-        name: one.name.clone(),
-        report: one.report.clone(),
-    });
-    let named: Vec<Named> = named.collect();
-    let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-    html::page(&named, &now).context("cannot pack the results")
-}
-
-/// The files of results: `paths` themselves, and those in folders among them.
-fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for path in paths {
-        if !path.is_dir() {
-            files.push(path.clone());
-            continue;
+        Err(error) => {
+            errors.push(error);
+            None
         }
-        let before = files.len();
-        let entries =
-            fs::read_dir(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-        for entry in entries {
-            let path = entry
-                .with_context(|| format!("cannot read `{}`", path.display()))?
-                .path();
-            if path
-                .extension()
-                .is_some_and(|extension| extension == "json")
-            {
-                files.push(path);
-            }
-        }
-        if files.len() == before {
-            bail!("there are no results in `{}`", path.display());
-        }
-        files[before..].sort();
     }
-    Ok(files)
 }
 
 /// What `measure` printed of a result.
-fn one(name: &str, report: &report::Report, verbose: bool) -> String {
+fn one(found: &Found, verbose: bool) -> String {
+    let Found { name, report, .. } = found;
     let result = Labelled {
         name,
         label: name,
@@ -208,22 +186,6 @@ fn one(name: &str, report: &report::Report, verbose: bool) -> String {
     let mut text = terminal::measurement(&[result], verbose);
     if let Some(error) = error {
         text.push_str(&format!("\n{error}\n"));
-    }
-    text
-}
-
-/// A line for each result, and the errors of those that failed.
-fn many(found: &[Found]) -> String {
-    let rows = found.iter().map(|Found { name, report, .. }| OverviewRow {
-        name: name.replacen("--", "/", 1),
-        report,
-    });
-    let rows: Vec<OverviewRow> = rows.collect();
-    let mut text = terminal::many(&rows);
-    for row in &rows {
-        if let Some(error) = &row.report.run_info.error {
-            text.push_str(&format!("{}: {error}\n", row.name));
-        }
     }
     text
 }

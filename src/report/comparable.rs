@@ -5,7 +5,8 @@
 //! results are divided into groups, each of one set of conditions, and no table or plot joins two
 //! of them. `compare` refuses two results whose conditions differ, and those of [`STRICT`] as well.
 
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap};
 
 use super::model::{Category, QuantizationInfo, Report};
 use super::peft;
@@ -76,11 +77,11 @@ const STRICT: &[Row] = &[
 ];
 
 /// The conditions of a result, or of a group of results that agree.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Conditions(Vec<Condition>);
 
 /// One of them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Condition {
     /// What it's about.
     pub what: String,
@@ -151,6 +152,12 @@ impl Conditions {
             (own != theirs).then_some((what, own, theirs))
         })
     }
+}
+
+/// A single condition of `report`, of those that all results have.
+pub(super) fn condition_named(report: &Report, what: &str) -> Option<String> {
+    let (_, value) = ROWS.iter().find(|(name, _)| *name == what)?;
+    value(report)
 }
 
 fn condition(&(what, value): &Row, report: &Report) -> Condition {
@@ -235,34 +242,39 @@ pub struct Group {
     pub results: Vec<usize>,
 }
 
-/// Divides `reports` into groups whose conditions agree, the largest first. One that doesn't say
-/// all of its conditions, since it failed early, is put into the first group that it doesn't
-/// contradict.
+/// Divides `reports` into groups whose conditions agree, as [`groups_of`] does.
 pub fn groups(reports: &[&Report]) -> Vec<Group> {
-    let conditions: Vec<Conditions> = reports
-        .iter()
-        .map(|report| Conditions::of(report))
-        .collect();
-    let mut order: Vec<usize> = (0..reports.len()).collect();
-    order.sort_by_key(|&index| std::cmp::Reverse(conditions[index].known().count()));
+    let all = reports.iter().map(|report| Conditions::of(report));
+    groups_of(&all.collect::<Vec<_>>())
+}
+
+/// Divides results of these conditions into groups whose conditions agree, the largest first. One
+/// that doesn't say all of its conditions, since it failed early, is put into the first group that
+/// it doesn't contradict.
+pub fn groups_of(conditions: &[Conditions]) -> Vec<Group> {
+    let mut places: HashMap<&Conditions, Vec<usize>> = HashMap::new();
+    for (index, own) in conditions.iter().enumerate() {
+        places.entry(own).or_default().push(index);
+    }
+    let mut different: Vec<(&Conditions, Vec<usize>)> = places.into_iter().collect();
+    different.sort_by_key(|(own, places)| (Reverse(own.known().count()), places[0]));
     let mut groups: Vec<Group> = Vec::new();
-    for index in order {
-        let own = &conditions[index];
+    for (own, places) in different {
         match groups.iter_mut().find(|group| group.conditions.agree(own)) {
             Some(group) => {
                 group.conditions.complete(own);
-                group.results.push(index);
+                group.results.extend(places);
             }
             None => groups.push(Group {
                 conditions: own.clone(),
-                results: vec![index],
+                results: places,
             }),
         }
     }
     for group in &mut groups {
         group.results.sort_unstable();
     }
-    groups.sort_by_key(|group| (std::cmp::Reverse(group.results.len()), group.results[0]));
+    groups.sort_by_key(|group| (Reverse(group.results.len()), group.results[0]));
     groups
 }
 

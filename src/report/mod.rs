@@ -6,8 +6,8 @@
 //! ```
 //!
 //! A [`Report`] has the sections and keys of PEFT's suite, and this program's own. Every figure is
-//! computed once, when it's built; whatever shows it reads it from there. Another format of tables
-//! is another file that writes a [`Table`].
+//! computed once, when it's built; whatever shows it reads it from there. Tables of many results are
+//! those of [`list`]; another format of them is another file there.
 //!
 //! A result has the [name](ResultName) of its configuration, so that only a later run of the same
 //! configuration replaces it. One that failed or was cancelled is written under `results/failed/`,
@@ -19,11 +19,13 @@ pub mod comparable;
 mod doubts;
 mod file;
 pub mod html;
+pub mod list;
 mod measured;
 pub mod model;
 mod name;
 mod overview;
 mod peft;
+pub mod quality;
 mod table;
 pub mod terminal;
 mod variants;
@@ -33,5 +35,6 @@ pub use file::{ReadError, WriteError, read, write};
 pub use measured::Labelled;
 pub use model::{Report, Status};
 pub use name::ResultName;
-pub use overview::{OverviewRow, overview, target_name};
+pub use overview::target_name;
 pub use table::{Heading, Scale, Table, Unit, Value};
+pub use variants::Source;

@@ -2,30 +2,19 @@
 
 use std::path::Path;
 
-use super::columns::OVERVIEW;
 use super::model::{Metrics, Overhead, Report};
 use super::peft;
-use super::table::Table;
 use crate::adapter::AdapterForm;
 use crate::file_names;
 use crate::model::ModelId;
 
 /// A result, and what it's called.
 #[derive(Debug)]
-pub struct OverviewRow<'a> {
+pub(super) struct OverviewRow<'a> {
     /// `<method>/<name>`
     pub name: String,
     /// The result.
     pub report: &'a Report,
-}
-
-/// The table of `rows`.
-pub fn overview(rows: &[OverviewRow]) -> Table {
-    let values = |row| OVERVIEW.iter().map(|column| (column.value)(row)).collect();
-    Table {
-        headings: OVERVIEW.iter().map(|column| &column.heading).collect(),
-        rows: rows.iter().map(values).collect(),
-    }
 }
 
 impl OverviewRow<'_> {

@@ -35,6 +35,12 @@ pub enum Unit {
     Mebibytes,
     /// Energy.
     Joules,
+    /// Of something in each second.
+    PerSecond,
+    /// A part of something, from 0 to 1.
+    Ratio,
+    /// Whatever a metric is in.
+    Score,
 }
 
 /// The unit in which people read times.
@@ -52,11 +58,12 @@ impl Unit {
     /// The unit's symbol, for a number as it is in a [`Value`]; empty for names, words and counts.
     pub fn symbol(self) -> &'static str {
         match self {
-            Self::Name | Self::Text | Self::Count => "",
+            Self::Name | Self::Text | Self::Count | Self::Ratio | Self::Score => "",
             Self::Time(_) => "s",
             Self::Percent | Self::PercentWithInterval => "%",
             Self::Mebibytes => "MiB",
             Self::Joules => "J",
+            Self::PerSecond => "1/s",
         }
     }
 }

@@ -10,12 +10,12 @@ use crate::{all_results, results};
 #[test]
 fn many_results_have_a_line_each() {
     let paths = results("together");
-    let outcome = run(program(["report"]).arg(paths[0].parent().unwrap()));
+    let outcome = run(program(["report", "--overview"]).arg(paths[0].parent().unwrap()));
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
     let expected = "\
 experiment    form     trainable  unmerged   95 % interval  merged   95 % interval  first token  a token  merging   parity
-ia3/default   reduced        320  ~+20.7 %  -8.7 … +39.2 %  ~-8.1 %  -28.6 … +3.7 %       0.3 ms   0.1 ms   0.00 s  ok, 0e0
-lora/lora_r8  reduced      3,584  ~+28.1 %  -7.4 … +51.1 %  ~+7.8 %  -19.0 … +26.5 %       0.3 ms   0.1 ms   0.00 s  ok, 0e0
+ia3/default   reduced        320  ~+20.7 %  -8.7 … +39.2 %  ~-8.1 %  -28.6 … +3.7 %       0.296 ms   0.094 ms   0.00 s  ok, 0e0
+lora/lora_r8  reduced      3,584  ~+28.1 %  -7.4 … +51.1 %  ~+7.8 %  -19.0 … +26.5 %       0.305 ms   0.098 ms   0.00 s  ok, 0e0
 ";
     let lines = |text: &str| -> Vec<Vec<String>> {
         let words = |line: &str| line.split_whitespace().map(str::to_owned).collect();
@@ -31,21 +31,20 @@ lora/lora_r8  reduced      3,584  ~+28.1 %  -7.4 … +51.1 %  ~+7.8 %  -19.0 …
 
 #[test]
 fn results_of_every_version_are_listed_together() {
-    let outcome = run(program(["report"]).args(all_results()));
+    let outcome = run(program(["report", "--overview"]).args(all_results()));
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
-    let lines: Vec<&str> = outcome
-        .stdout
-        .lines()
-        .take_while(|line| !line.is_empty())
-        .collect();
-    assert_eq!(lines.len(), 1 + all_results().len(), "{}", outcome.stdout);
-    let line = |name: &str| lines.iter().find(|line| line.starts_with(name)).unwrap();
+    let line = |name: &str| {
+        let mut lines = outcome.stdout.lines();
+        lines.find(|line| line.starts_with(name)).unwrap()
+    };
     assert!(line("prompt_tuning/tokens20").ends_with("not mergeable"));
     assert!(line("lora/bad").contains("the adapter changes nothing"));
     assert!(line("base").contains("–"));
     assert!(outcome.stdout.ends_with(
-        "\nlora/bad: parity check failed: the adapter changes nothing: its logits are the base's\n"
+        "\nlora/bad failed: parity check failed: the adapter changes nothing: its logits are the base's\n"
     ));
+    let outcome = run(program(["report", "--overview", "--format", "jsonl"]).args(all_results()));
+    assert_eq!(outcome.stdout.lines().count(), all_results().len());
 }
 
 #[test]
@@ -58,7 +57,11 @@ fn what_cannot_be_read_is_told_and_the_others_are_reported() {
     fs::write(folder.path().join("notes.txt"), "").unwrap();
     let outcome = run(program(["report"]).arg(folder.path()));
     assert_eq!(outcome.code, Some(1));
-    assert!(outcome.stdout.contains("ia3/default"), "{}", outcome.stdout);
+    assert!(
+        outcome.stdout.contains("\ndefault     IA3 "),
+        "{}",
+        outcome.stdout
+    );
     let lines: Vec<&str> = outcome.stderr.lines().collect();
     assert_eq!(lines.len(), 2, "{}", outcome.stderr);
     assert!(lines[0].starts_with("error: `") && lines[0].contains("damaged.json` is damaged: "));

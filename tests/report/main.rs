@@ -11,7 +11,9 @@ mod common;
 mod command;
 mod comparing;
 mod printed;
+mod quality;
 mod reading;
+mod rows;
 
 use std::path::{Path, PathBuf};
 

@@ -116,8 +116,8 @@ fn what_cannot_be_read_is_told_with_the_key() {
             "/generation_info/variants/base/memory/peak_ram_memory_mb",
             json!([])
         ),
-        "`generation_info.variants.base` of `result.json` is wrong: at `memory.peak_ram_memory_mb`: invalid type: \
-         sequence, expected f64"
+        "`generation_info.variants.base.memory.peak_ram_memory_mb` of `result.json` is wrong: invalid type: sequence, \
+         expected f64"
     );
     assert_eq!(
         with("/meta_info", json!({})),

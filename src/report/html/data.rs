@@ -101,13 +101,15 @@ pub(super) fn pack(
     program: &str,
     made: &str,
 ) -> Result<String, io::Error> {
-    let results = results
-        .iter()
-        .map(|Named { file, name, report }| ResultData {
+    let results = results.iter().map(
+        |Named {
+             file, name, report, ..
+         }| ResultData {
             name: file,
             title: name,
             document: report,
-        });
+        },
+    );
     let data = Data {
         schema: SCHEMA,
         program,
@@ -145,6 +147,7 @@ pub fn read_page(path: &Path) -> Result<Vec<Named>, ReadPageError> {
         file: result.name,
         name: result.title,
         report: result.document,
+        quality: None,
     });
     Ok(named.collect())
 }
@@ -155,7 +158,13 @@ fn column(column: &VariantColumn) -> Json {
         Unit::Name | Unit::Text => "text",
         Unit::Count => "count",
         Unit::PercentWithInterval => "interval",
-        Unit::Time(_) | Unit::Percent | Unit::Mebibytes | Unit::Joules => "number",
+        Unit::Time(_)
+        | Unit::Percent
+        | Unit::Mebibytes
+        | Unit::Joules
+        | Unit::PerSecond
+        | Unit::Ratio
+        | Unit::Score => "number",
     };
     let (unit, _) = shown_unit(heading.unit);
     json!({

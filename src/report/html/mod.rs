@@ -26,7 +26,8 @@ use sha2::{Digest, Sha256};
 use super::comparable::{Conditions, Group, groups, titles};
 use super::doubts::{Doubt, doubts};
 use super::model::Report;
-use super::variants::{VariantRow, variant_rows};
+use super::quality::Quality;
+use super::variants::{Source, VariantRow, variant_rows};
 use escape::escape;
 
 pub use data::{ReadPageError, read_page};
@@ -60,6 +61,8 @@ pub struct Named {
     pub name: String,
     /// The result.
     pub report: Report,
+    /// What's published of its configuration. A page has it in its rows alone.
+    pub quality: Option<Quality>,
 }
 
 /// Results that can be compared, as the page shows them.
@@ -151,9 +154,21 @@ fn shown_groups(results: &[Named]) -> Vec<ShownGroup<'_>> {
 fn rows<'a>(results: &'a [Named], group: &Group) -> Vec<ShownRow<'a>> {
     let mut rows = Vec::new();
     for &index in &group.results {
-        let Named { name, report, .. } = &results[index];
+        let Named {
+            file,
+            name,
+            report,
+            quality,
+        } = &results[index];
         let all = doubts(report);
-        for row in variant_rows(name, report) {
+        let quality = quality.as_ref();
+        let source = Source {
+            file,
+            name,
+            report,
+            quality,
+        };
+        for row in variant_rows(source) {
             let concerns = |doubt: &&Doubt| match (&doubt.variant, row.variant) {
                 (None, _) => true,
                 (Some(of), Some((name, _))) => of == name,

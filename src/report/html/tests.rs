@@ -22,6 +22,7 @@ fn results() -> Vec<Named> {
             file: format!("{index}.json"),
             name: format!("lora--{name}"),
             report,
+            quality: None,
         })
         .collect()
 }

@@ -1,9 +1,11 @@
 //! `generation_info.variants`: what was measured of each variant.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::{Deserialize, Deserializer, Serialize, de::Error};
-use serde_json::Value;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeSeed, IgnoredAny, IntoDeserializer, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Category, Maybe, Memory, Metrics, Ordered, OverheadPct};
 use crate::engine::{NotLowered, StepGraph};
@@ -40,22 +42,56 @@ impl Entry {
     }
 }
 
-/// By hand, since serde's untagged enums don't tell which key is wrong.
+/// By hand: serde's untagged enums keep all of a value before they look at it, and don't say which
+/// key is wrong.
 impl<'de> Deserialize<'de> for Entry {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = Value::deserialize(deserializer)?;
-        if let Some(absent) = value.get("absent").and_then(Value::as_str) {
-            let absent = absent.to_owned();
-            return Ok(Self::Absent { absent });
+        deserializer.deserialize_map(EntryVisitor)
+    }
+}
+
+struct EntryVisitor;
+
+impl<'de> Visitor<'de> for EntryVisitor {
+    type Value = Entry;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entry, A::Error> {
+        let first: Option<String> = map.next_key()?;
+        if first.as_deref() == Some("absent") {
+            let absent = map.next_value()?;
+            while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+            return Ok(Entry::Absent { absent });
         }
-        match serde_path_to_error::deserialize(value) {
-            Ok(variant) => Ok(Self::Measured(Box::new(variant))),
-            Err(error) => Err(D::Error::custom(format!(
-                "at `{}`: {}",
-                error.path(),
-                error.inner()
-            ))),
+        let whole = MapAccessDeserializer::new(WithFirstKey { first, map });
+        Ok(Entry::Measured(Box::new(Variant::deserialize(whole)?)))
+    }
+}
+
+/// A map of which the first key was read already.
+struct WithFirstKey<A> {
+    first: Option<String>,
+    map: A,
+}
+
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for WithFirstKey<A> {
+    type Error = A::Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, A::Error> {
+        match self.first.take() {
+            Some(first) => seed.deserialize(first.into_deserializer()).map(Some),
+            None => self.map.next_key_seed(seed),
         }
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
+        self.map.next_value_seed(seed)
     }
 }
 

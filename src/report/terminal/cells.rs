@@ -103,34 +103,65 @@ pub(super) fn named(title: &str, name: impl Display) -> String {
 
 /// Which estimates are marked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Marks {
+pub(in crate::report) enum Marks {
     /// None of them.
     None,
     /// Those that weren't told from zero, with `~`.
     Undetected,
 }
 
-/// The table in columns as wide as their widest cell: names to the left, everything else to the
-/// right. A number with an interval takes two columns.
-pub(super) fn aligned(table: &Table, marks: Marks) -> String {
-    let mut columns: Vec<(bool, Vec<String>)> = Vec::new();
+/// A column as text: its heading, and a cell for each row.
+pub(in crate::report) struct TextColumn {
+    /// Whether it's set to the left.
+    pub is_left: bool,
+    /// The heading first.
+    pub cells: Vec<String>,
+}
+
+impl TextColumn {
+    /// The widest cell's number of characters.
+    pub fn width(&self) -> usize {
+        let widths = self.cells.iter().map(|cell| cell.chars().count());
+        widths.max().unwrap_or(0)
+    }
+}
+
+/// The table's columns: words to the left, numbers to the right. A number with an interval takes
+/// two columns.
+pub(in crate::report) fn columns(table: &Table, marks: Marks) -> Vec<TextColumn> {
+    let mut columns = Vec::new();
     for (index, heading) in table.headings.iter().enumerate() {
-        let values = table.rows.iter().map(|row| &row[index]);
-        let cells = values.map(|value| cell(value, heading.unit, marks));
-        let cells = std::iter::once(heading.heading.to_owned()).chain(cells);
-        columns.push((heading.unit == Unit::Name, cells.collect()));
+        let column = |name: &str, cell: &dyn Fn(&Value) -> String| {
+            let cells = table.rows.iter().map(|row| cell(&row[index]));
+            TextColumn {
+                is_left: matches!(heading.unit, Unit::Name | Unit::Text),
+                cells: std::iter::once(name.to_owned()).chain(cells).collect(),
+            }
+        };
+        columns.push(column(heading.heading, &|value| {
+            cell(value, heading.unit, marks)
+        }));
         if heading.unit == Unit::PercentWithInterval {
-            let values = table.rows.iter().map(|row| &row[index]);
-            let cells = std::iter::once("95 % interval".to_owned()).chain(values.map(bounds));
-            columns.push((false, cells.collect()));
+            columns.push(column("95 % interval", &bounds));
         }
     }
-    let width = |cells: &[String]| cells.iter().map(|cell| cell.chars().count()).max();
+    columns
+}
+
+/// The table in columns as wide as their widest cell.
+pub(super) fn aligned(table: &Table, marks: Marks) -> String {
+    let columns: Vec<(TextColumn, usize)> = columns(table, marks)
+        .into_iter()
+        .map(|column| {
+            let width = column.width();
+            (column, width)
+        })
+        .collect();
     let mut text = String::new();
     for line in 0..=table.rows.len() {
-        let cells = columns.iter().map(|(is_name, cells)| {
-            let (cell, width) = (&cells[line], width(cells).unwrap_or(0));
-            match is_name {
+        let cells = columns.iter().map(|(column, width)| {
+            let cell = &column.cells[line];
+            match column.is_left {
                 true => format!("{cell:<width$}"),
                 false => format!("{cell:>width$}"),
             }
@@ -139,6 +170,11 @@ pub(super) fn aligned(table: &Table, marks: Marks) -> String {
         let _ = writeln!(text, "{}", cells.join("  ").trim_end());
     }
     text
+}
+
+/// A value in words, as tables show it.
+pub(in crate::report) fn words(value: &Value, unit: Unit) -> String {
+    cell(value, unit, Marks::None)
 }
 
 fn cell(value: &Value, unit: Unit, marks: Marks) -> String {
@@ -159,11 +195,16 @@ fn cell(value: &Value, unit: Unit, marks: Marks) -> String {
         }
         (&Value::Number(number), unit) => match unit {
             Unit::Time(Scale::Fitting) => milliseconds(Some(number)),
+            // Steps of tiny models are shorter than a tenth.
+            Unit::Time(Scale::Milliseconds) if number < 1e-3 => format!("{:.3} ms", number * 1e3),
             Unit::Time(Scale::Milliseconds) => format!("{:.1} ms", number * 1e3),
             Unit::Time(Scale::Seconds) => format!("{number:.2} s"),
             Unit::Percent | Unit::PercentWithInterval => format!("{number:.0} %"),
             Unit::Mebibytes => mebibytes(number),
             Unit::Joules => format!("{number:.2} J"),
+            Unit::PerSecond => format!("{number:.1}"),
+            Unit::Score => format!("{number:.3}"),
+            Unit::Ratio => format!("{number:.0e}"),
             Unit::Count => count(number),
             Unit::Name | Unit::Text => number.to_string(),
         },

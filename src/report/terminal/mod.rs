@@ -2,19 +2,19 @@
 //! comes from reports.
 
 mod break_even;
-mod cells;
+pub(super) mod cells;
 mod doubts;
 mod header;
 mod notes;
 mod overall;
-mod overview;
+mod sections;
 mod swap;
 #[cfg(test)]
 mod tests;
 
 use std::fmt::Write;
 
-pub use overview::many;
+pub use sections::sections;
 
 use super::measured::{Labelled, batch_sizes, in_order, main_table, measured, sweep_table, swept};
 use super::model::Report;

@@ -1,64 +1,13 @@
-//! Many results, one row for each variant that was measured.
+//! The columns of the table of variants.
 
-use super::comparable::written;
-use super::model::{Metrics, Report, Variant};
-use super::table::{Heading, Scale, Unit, Value};
-use crate::measure::break_even::Verdict;
-use crate::measure::stats::quantile;
-
-/// A variant of a result.
-#[derive(Debug, Clone, Copy)]
-pub struct VariantRow<'a> {
-    /// `<method>--<name>`
-    pub name: &'a str,
-    /// The result.
-    pub report: &'a Report,
-    /// The variant; `None` if the run ended before any was measured.
-    pub variant: Option<(&'a str, &'a Variant)>,
-}
-
-/// A column of the table of variants.
-#[derive(Debug)]
-pub struct VariantColumn {
-    /// What it holds.
-    pub heading: Heading,
-    /// Which values are better.
-    pub better: Option<Better>,
-    /// Whether it's shown if nobody chooses columns.
-    pub is_usual: bool,
-    /// A row's value.
-    pub value: fn(&VariantRow) -> Value,
-}
-
-/// Which of two values is better.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Better {
-    /// The lower one.
-    Lower,
-    /// The higher one.
-    Higher,
-}
-
-/// A row for each variant of `report`, or one if there are none.
-pub fn variant_rows<'a>(name: &'a str, report: &'a Report) -> Vec<VariantRow<'a>> {
-    let row = |variant| VariantRow {
-        name,
-        report,
-        variant,
-    };
-    let rows: Vec<VariantRow> = report
-        .generation_info
-        .all_measured()
-        .map(|found| row(Some(found)))
-        .collect();
-    match rows.is_empty() {
-        true => vec![row(None)],
-        false => rows,
-    }
-}
+use super::paired::Part;
+use super::{Better, VariantColumn, VariantRow, written};
+use crate::report::model::{Metrics, Variant};
+use crate::report::table::{Heading, Scale, Unit, Value};
 
 const MS: Unit = Unit::Time(Scale::Milliseconds);
 const LOW: Option<Better> = Some(Better::Lower);
+const HIGH: Option<Better> = Some(Better::Higher);
 
 /// The columns of the table of variants. The first names a row's result.
 pub const VARIANTS: &[VariantColumn] = &[
@@ -88,7 +37,32 @@ pub const VARIANTS: &[VariantColumn] = &[
         },
         better: LOW,
         is_usual: true,
+        is_costly: false,
         value: |row| row.found().and_then(Variant::overall_overhead).into(),
+    },
+    VariantColumn {
+        heading: Heading {
+            key: "first_token_overhead_pct",
+            heading: "first token overhead",
+            unit: Unit::PercentWithInterval,
+            meaning: "what the variant costs over the base, in percent of the time to the first token, with its 95 % interval, computed from the runs",
+        },
+        better: LOW,
+        is_usual: false,
+        is_costly: true,
+        value: |row| row.overhead_of(Part::FirstToken),
+    },
+    VariantColumn {
+        heading: Heading {
+            key: "decode_overhead_pct",
+            heading: "step overhead",
+            unit: Unit::PercentWithInterval,
+            meaning: "what the variant costs over the base, in percent of the runs' median decode steps, with its 95 % interval, computed from the runs",
+        },
+        better: LOW,
+        is_usual: false,
+        is_costly: true,
+        value: |row| row.overhead_of(Part::Decode),
     },
     number(
         "inference_time",
@@ -105,6 +79,14 @@ pub const VARIANTS: &[VariantColumn] = &[
         true,
         "from the prompt's token ids to the first new token's id, median over all prompts",
         |row| row.metrics().map(|of| of.time_to_first_token).into(),
+    ),
+    number(
+        "first_token_p50",
+        "first token p50",
+        MS,
+        false,
+        "half of the generations had their first token within this time",
+        |row| row.first_tokens(0.5),
     ),
     number(
         "first_token_p90",
@@ -184,14 +166,27 @@ pub const VARIANTS: &[VariantColumn] = &[
     ),
     VariantColumn {
         heading: Heading {
+            key: "tokens_per_second",
+            heading: "tokens/s",
+            unit: Unit::PerSecond,
+            meaning: "tokens of all sequences of the batch in a second of decoding, by the median decode step",
+        },
+        better: HIGH,
+        is_usual: false,
+        is_costly: false,
+        value: |row| row.tokens_per_second().into(),
+    },
+    VariantColumn {
+        heading: Heading {
             key: "roofline_pct",
             heading: "roofline",
             unit: Unit::Percent,
             meaning: "how much of a decode step memory needs at least: its bytes at the best rate that was read in a run. Above 100 % memory was \
                       quicker than that reading",
         },
-        better: Some(Better::Higher),
+        better: HIGH,
         is_usual: false,
+        is_costly: false,
         value: |row| {
             row.metrics()
                 .and_then(|of| of.roofline)
@@ -238,7 +233,8 @@ pub const VARIANTS: &[VariantColumn] = &[
         true,
         "trainable parameters, as PEFT counts them",
         |row| {
-            row.report
+            row.source
+                .report
                 .meta_info
                 .parameters
                 .map(|of| of.trainable_params as f64)
@@ -252,7 +248,8 @@ pub const VARIANTS: &[VariantColumn] = &[
         false,
         "size of the adapter's tensors",
         |row| {
-            row.report
+            row.source
+                .report
                 .meta_info
                 .model_size
                 .map(|of| of.adapter_size_mb)
@@ -299,25 +296,155 @@ pub const VARIANTS: &[VariantColumn] = &[
         "by how much of the largest logit merged and unmerged differ",
         |row| row.parity().as_deref().into(),
     ),
+    VariantColumn {
+        heading: Heading {
+            key: "parity_difference",
+            heading: "difference",
+            unit: Unit::Ratio,
+            meaning: "by how much of the largest logit merged and unmerged differ, as a number",
+        },
+        better: LOW,
+        is_usual: false,
+        is_costly: false,
+        value: |row| row.parity_difference().into(),
+    },
     text(
         "form",
         "form",
         false,
         "the nodes of the unmerged adapter: reduced or native",
         |row| {
-            let form = row.report.meta_info.adapter_form.value();
+            let form = row.source.report.meta_info.adapter_form.value();
             form.map(written).as_deref().into()
         },
     ),
+    VariantColumn {
+        heading: Heading {
+            key: "batch_size",
+            heading: "batch",
+            unit: Unit::Count,
+            meaning: "sequences that are generated at once",
+        },
+        better: None,
+        is_usual: false,
+        is_costly: false,
+        value: |row| Value::Number(row.batch_size() as f64),
+    },
+    text("model", "model", false, "the base model", |row| {
+        row.condition("model")
+    }),
+    text(
+        "weights",
+        "base weights",
+        false,
+        "synthetic or trained",
+        |row| row.condition("weights"),
+    ),
+    text(
+        "adapter_weights",
+        "adapter weights",
+        false,
+        "fresh or trained",
+        |row| row.adapter_weights().as_deref().into(),
+    ),
+    text(
+        "dtype",
+        "dtype",
+        false,
+        "what weights are rounded to",
+        |row| row.condition("dtype"),
+    ),
+    text(
+        "quantization",
+        "quantization",
+        false,
+        "what weights are quantized to",
+        |row| row.condition("quantization"),
+    ),
+    text(
+        "provider",
+        "provider",
+        false,
+        "`cpu`, or `cuda:` and the device's number",
+        |row| row.condition("provider"),
+    ),
+    VariantColumn {
+        heading: Heading {
+            key: "threads",
+            heading: "threads",
+            unit: Unit::Count,
+            meaning: "threads of the CPU provider",
+        },
+        better: None,
+        is_usual: false,
+        is_costly: false,
+        value: |row| Value::Number(row.source.report.run_info.session.threads as f64),
+    },
+    text("processor", "processor", false, "the processor", |row| {
+        row.condition("processor")
+    }),
+    text(
+        "accelerator",
+        "accelerator",
+        false,
+        "the accelerator that was computed on",
+        |row| row.condition("accelerator"),
+    ),
+    text("onnxruntime", "ONNX Runtime", false, "its version", |row| {
+        row.condition("ONNX Runtime")
+    }),
     text("status", "status", false, "how the run ended", |row| {
-        Value::Text(written(&row.report.run_info.status))
+        Value::Text(written(&row.source.report.run_info.status))
     }),
     text(
         "timestamp",
         "measured",
         false,
         "when the run began, UTC",
-        |row| Value::Text(row.report.run_info.timestamp.clone()),
+        |row| Value::Text(row.source.report.run_info.timestamp.clone()),
+    ),
+    text("file", "file", false, "the result's file", |row| {
+        Value::Text(row.source.file.to_owned())
+    }),
+    text(
+        "error",
+        "error",
+        false,
+        "why the run, or the variant, ended early",
+        |row| row.error().into(),
+    ),
+    text(
+        "warnings",
+        "warnings",
+        false,
+        "reasons to distrust the figures, in a few words",
+        |row| row.warnings().as_deref().into(),
+    ),
+    VariantColumn {
+        heading: Heading {
+            key: "quality",
+            heading: "quality",
+            unit: Unit::Score,
+            meaning: "what was published of an equal configuration of an equally named model (`--quality`)",
+        },
+        better: HIGH,
+        is_usual: false,
+        is_costly: false,
+        value: |row| row.quality().and_then(|of| of.value).into(),
+    },
+    text(
+        "quality_metric",
+        "metric",
+        false,
+        "the metric of `quality`",
+        |row| row.quality().map(|of| of.metric.as_str()).into(),
+    ),
+    text(
+        "quality_match",
+        "published as",
+        false,
+        "what `quality` was published of. Where nothing is equal, what is near, by what it differs, and its value",
+        |row| row.quality().map(|of| of.matched.as_str()).into(),
     ),
 ];
 
@@ -337,6 +464,7 @@ const fn text(
         },
         better: None,
         is_usual,
+        is_costly: false,
         value,
     }
 }
@@ -359,116 +487,7 @@ const fn number(
         },
         better: LOW,
         is_usual,
+        is_costly: false,
         value,
-    }
-}
-
-impl VariantRow<'_> {
-    fn found(&self) -> Option<&Variant> {
-        self.variant.map(|(_, found)| found)
-    }
-
-    fn metrics(&self) -> Option<&Metrics> {
-        self.found()?.overall.as_ref()
-    }
-
-    /// The name without the method, which has a column of its own.
-    pub(super) fn short_name(&self) -> &str {
-        self.name
-            .split_once("--")
-            .map_or(self.name, |(_, name)| name)
-    }
-
-    fn method(&self) -> Option<&str> {
-        self.report.run_info.peft_config.as_ref()?["peft_type"].as_str()
-    }
-
-    fn steps(&self, share: f64) -> Value {
-        let runs = self
-            .found()
-            .into_iter()
-            .flat_map(Variant::samples)
-            .flat_map(|of| &of.individual_runs);
-        let steps: Vec<f64> = runs
-            .flat_map(|run| run.decode_steps.iter().copied())
-            .collect();
-        quantile(&steps, share).into()
-    }
-
-    fn first_tokens(&self, share: f64) -> Value {
-        let runs = self
-            .found()
-            .into_iter()
-            .flat_map(Variant::samples)
-            .flat_map(|of| &of.individual_runs);
-        let times: Vec<f64> = runs.map(|run| run.time_to_first_token).collect();
-        quantile(&times, share).into()
-    }
-
-    fn peak_mb(&self) -> Option<f64> {
-        let memory = &self.found()?.memory;
-        let accelerator = memory.peak_accelerator_memory_mb;
-        let peak = accelerator.unwrap_or(memory.peak_ram_memory_mb);
-        // Without a stage, memory was never read.
-        (!memory.memory_logs.is_empty()).then_some(peak)
-    }
-
-    fn nodes_per_step(&self) -> Option<usize> {
-        let executed = self.found()?.executed.value()?;
-        Some(executed.get("step")?.nodes.values().sum())
-    }
-
-    /// The most over all groups of prompts, if merging pays with each.
-    fn break_even_tokens(&self) -> Option<f64> {
-        let (name, _) = self.variant?;
-        let found = self
-            .report
-            .generation_info
-            .break_even
-            .value()
-            .filter(|_| name == "merged")?;
-        let tokens = found.groups.iter().map(|group| match group.verdict {
-            Verdict::AtOnce => Some(0.0),
-            Verdict::After { tokens, .. } => Some(tokens),
-            Verdict::Never | Verdict::NotDetected | Verdict::TooFewPairs => None,
-        });
-        tokens
-            .collect::<Option<Vec<f64>>>()?
-            .into_iter()
-            .reduce(f64::max)
-    }
-
-    fn parity(&self) -> Option<String> {
-        let parity = self.report.generation_info.parity.value()?;
-        match (parity.passed, parity.merged_vs_unmerged) {
-            (false, _) => Some("failed".to_owned()),
-            (true, Some(difference)) => Some(format!("ok, {difference:.0e}")),
-            (true, None) => Some("ok".to_owned()),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::BTreeSet;
-
-    #[test]
-    fn columns_have_keys_of_their_own_and_are_in_the_docs() {
-        let keys: BTreeSet<&str> = VARIANTS.iter().map(|of| of.heading.key).collect();
-        assert_eq!(keys.len(), VARIANTS.len());
-        let docs = include_str!("../../docs/page.md");
-        for VariantColumn { heading, .. } in VARIANTS {
-            let Heading {
-                key,
-                heading: name,
-                meaning,
-                ..
-            } = heading;
-            let start = format!("| `{key}` | {name} |");
-            let line = docs.lines().find(|line| line.starts_with(&start));
-            let line = line.unwrap_or_else(|| panic!("docs/page.md has no line {start}"));
-            assert!(line.ends_with(&format!("| {meaning} |")), "{line}");
-        }
     }
 }
