@@ -54,15 +54,20 @@ def main() -> int:
         folder = Path(options.keep or temporary)
         folder.mkdir(parents=True, exist_ok=True)
         results = measure(program, folder, options)
+        if len(results) < 2:
+            print("there's nothing to compare: measure for longer", file=sys.stderr)
+            return 2
         print(f"{len(results)} results of the same program; a pair is two of them at random")
         rate = 0.0
         for starts, pairs in ((1, options.pairs), (options.starts, options.groups)):
             if 2 * starts > len(results):
                 print(f"too few results for {starts} starts a side")
                 continue
-            found = compare(program, results, starts, pairs, options)
-            print(table(starts, pairs, found))
-            rate = max(rate, found[0]["exit"][1] / pairs)
+            if pairs == 0:
+                continue
+            counts = compare(program, results, starts, pairs, options)
+            print(table(starts, pairs, counts))
+            rate = max(rate, counts[0]["exit"][1] / pairs)
     return int(rate > 0.05)
 
 
@@ -90,7 +95,7 @@ def measure(program: Path, folder: Path, options: argparse.Namespace) -> list[Pa
     if "--prompts" not in extra:
         extra += ["--prompts", str(folder / "prompts.json")]
     end = time.monotonic() + 60 * options.minutes
-    number = len(found(folder))
+    number = len(results_in(folder))
     while time.monotonic() < end:
         number += 1
         place = ["--output", str(folder / "results" / f"{number:04}"), "--export-dir", str(folder / "exported")]
@@ -99,10 +104,10 @@ def measure(program: Path, folder: Path, options: argparse.Namespace) -> list[Pa
         )
         if run.returncode:
             sys.exit(f"measuring failed: {run.stderr.splitlines()[-1]}")
-    return found(folder)
+    return results_in(folder)
 
 
-def found(folder: Path) -> list[Path]:
+def results_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("results/*/*.json"))
 
 
