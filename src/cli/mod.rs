@@ -193,7 +193,7 @@ mod tests {
             let help = command.get_after_help();
             let help = help.unwrap_or_else(|| panic!("{} has none", command.get_name()));
             let found = examples(&help.to_string());
-            assert!((2..=3).contains(&found.len()), "{}", command.get_name());
+            assert!((2..=4).contains(&found.len()), "{}", command.get_name());
             for words in found {
                 assert_eq!(words[1], command.get_name());
                 Cli::try_parse_from(&words).unwrap_or_else(|error| panic!("{words:?}: {error}"));
