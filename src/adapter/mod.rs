@@ -35,7 +35,7 @@ pub use inputs::{GraphInput, TakeTensor};
 pub use methods::{
     Class, METHODS, Method, PEFT_TYPES, Residual, expert_folders, names_experts, peft_type,
 };
-pub use peft_options::{options_inside, options_of};
+pub use peft_options::{nulls_on_llama, options_inside, options_of};
 pub use replaced::{Origin, Replacement};
 use replaced::{replace_saved_embeddings, replaces_pair};
 pub use side_network::{SideNetwork, SideParameter};

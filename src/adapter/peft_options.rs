@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 struct Recorded {
     methods: BTreeMap<String, Map<String, Value>>,
     nested: BTreeMap<String, Vec<String>>,
+    llama: BTreeMap<String, Map<String, Value>>,
 }
 
 static RECORDED: LazyLock<Recorded> = LazyLock::new(|| {
@@ -22,6 +23,12 @@ static RECORDED: LazyLock<Recorded> = LazyLock::new(|| {
 /// An option that PEFT gives no default is null.
 pub fn options_of(peft_type: &str) -> Option<&'static Map<String, Value>> {
     RECORDED.methods.get(peft_type)
+}
+
+/// What options of the method `peft_type` stand for if they're null and the base is a Llama, the
+/// family of whose adapters PEFT publishes results; `None` if null stands for nothing.
+pub fn nulls_on_llama(peft_type: &str) -> Option<&'static Map<String, Value>> {
+    RECORDED.llama.get(peft_type)
 }
 
 /// The options inside the option `name`, if it's an object with options of its own.

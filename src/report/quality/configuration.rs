@@ -1,10 +1,10 @@
 //! When two adapter configurations are the same.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::LazyLock;
 
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
+
+use crate::adapter::{nulls_on_llama, options_of};
 
 /// Keys that say where a configuration is from, or how it's used, and not what the adapter is.
 const OTHER: [&str; 8] = [
@@ -25,45 +25,22 @@ pub(super) struct Configuration {
     keys: BTreeMap<String, Value>,
 }
 
-/// `peft_defaults.json`, which `scripts/peft_defaults.py` writes.
-#[derive(Deserialize)]
-struct Defaults {
-    methods: BTreeMap<String, MethodDefaults>,
-}
-
-#[derive(Default, Deserialize)]
-struct MethodDefaults {
-    /// What a key that's absent means.
-    defaults: Map<String, Value>,
-    /// What a key that's null or absent means.
-    #[serde(default)]
-    nulls: Map<String, Value>,
-}
-
-static DEFAULTS: LazyLock<BTreeMap<String, MethodDefaults>> = LazyLock::new(|| {
-    let read: Result<Defaults, _> = serde_json::from_str(include_str!("peft_defaults.json"));
-    read.map(|of| of.methods).unwrap_or_default()
-});
-
 impl Configuration {
     /// The one that `config` stands for; `None` if it doesn't name a method.
     pub fn read(config: &Value) -> Option<Self> {
         let given = config.as_object()?;
         let method = given.get("peft_type")?.as_str()?.to_uppercase();
-        let mut keys = BTreeMap::new();
-        let mut add = |key: &String, value: &Value| {
-            keys.insert(key.clone(), sorted(value));
+        // Of the same key, the last one counts.
+        let nulls = nulls_on_llama(&method);
+        let defaults = options_of(&method).into_iter().chain(nulls).flatten();
+        let is_meant = |key: &str, value: &Value| {
+            !value.is_null() || nulls.is_none_or(|nulls| !nulls.contains_key(key))
         };
-        if let Some(own) = DEFAULTS.get(&method) {
-            own.defaults.iter().for_each(|(key, value)| add(key, value));
-            own.nulls.iter().for_each(|(key, value)| add(key, value));
-            let meant = given
-                .iter()
-                .filter(|(key, value)| !value.is_null() || !own.nulls.contains_key(*key));
-            meant.for_each(|(key, value)| add(key, value));
-        } else {
-            given.iter().for_each(|(key, value)| add(key, value));
-        }
+        let given = given.iter().filter(|(key, value)| is_meant(key, value));
+        let all = defaults.chain(given);
+        let mut keys: BTreeMap<String, Value> = all
+            .map(|(key, value)| (key.clone(), sorted(value)))
+            .collect();
         keys.retain(|key, value| {
             let is_other = OTHER.contains(&key.as_str()) || key.starts_with("runtime_");
             key != "peft_type" && !is_other && says_something(value)
@@ -135,6 +112,7 @@ fn said(value: Option<&Value>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapter::PEFT_TYPES;
     use serde_json::json;
 
     fn differences(one: Value, other: Value) -> Vec<String> {
@@ -177,10 +155,11 @@ mod tests {
 
     #[test]
     fn every_method_has_its_defaults() {
-        assert!(DEFAULTS.len() > 40);
-        assert_eq!(DEFAULTS["VERA"].defaults["r"], 256);
+        let known = PEFT_TYPES.iter().filter(|name| options_of(name).is_some());
+        assert!(known.count() > 40);
+        assert_eq!(options_of("VERA").unwrap()["r"], 256);
         assert_eq!(
-            DEFAULTS["IA3"].nulls["feedforward_modules"],
+            nulls_on_llama("IA3").unwrap()["feedforward_modules"],
             json!(["down_proj"])
         );
     }
