@@ -83,8 +83,9 @@ fn nothing_to_report_is_an_error() {
             outcome.stderr
         );
     }
-    // Without a path, it's the folder of results.
-    let outcome = run(program(["report", "--output"]).arg(folder.path()));
+    // Without a path, it's the working folder's results; those of the checkout may be there.
+    let mut command = program(["report", "--output"]);
+    let outcome = run(command.arg(folder.path()).current_dir(folder.path()));
     assert!(
         outcome.stderr.contains("there are no results"),
         "{}",
