@@ -114,18 +114,9 @@ fn starts(side: &[Source], variant: &str, categories: &[&str]) -> Option<Vec<Sta
     side.iter().map(start).collect()
 }
 
-/// A variant's runs over the base's, of the same prompt and round.
+/// A variant's runs over the base's.
 fn ratios(base: &Category, variant: &Category) -> Vec<f64> {
-    let mut ratios = Vec::new();
-    for sample in &variant.samples {
-        let partner = base.samples.iter().find(|of| of.prompt == sample.prompt);
-        let runs = partner.into_iter().flat_map(|of| &of.individual_runs);
-        for (base, variant) in runs.zip(&sample.individual_runs) {
-            let ratio = (variant.inference_time / base.inference_time).ln();
-            if ratio.is_finite() {
-                ratios.push(ratio);
-            }
-        }
-    }
-    ratios
+    let runs = variant.paired_runs(base);
+    let ratios = runs.map(|(base, own)| (own.inference_time / base.inference_time).ln());
+    ratios.filter(|ratio| ratio.is_finite()).collect()
 }

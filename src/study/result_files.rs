@@ -1,10 +1,7 @@
 //! The result files of a trial's cases, of those too that failed.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime};
-
-use serde_json::Map;
 
 use super::case::PreparedCase;
 use super::setup::Setup;
@@ -138,28 +135,17 @@ impl<'a> ResultFiles<'a> {
             keys.shift_remove("quantization_accuracy_level");
         }
         ReportInput {
-            timestamp: self.timestamp.clone(),
             duration: self.started.elapsed().as_secs_f64(),
-            status,
             error,
-            benchmark_config,
-            settings: Map::new(),
-            hardware: &self.hardware,
-            system: &self.system,
-            library: None,
-            tokenizer: None,
-            options,
-            manifests: BTreeMap::new(),
-            parity: None,
-            graphs: None,
-            not_lowered: None,
-            absent: BTreeMap::new(),
-            base_is_cached: false,
-            precision: None,
-            interference: None,
-            energy_method: None,
-            swap: None,
             seed: config.seed,
+            ..ReportInput::new(
+                self.timestamp.clone(),
+                status,
+                benchmark_config,
+                &self.hardware,
+                &self.system,
+                options,
+            )
         }
     }
 }

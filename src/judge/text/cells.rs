@@ -1,6 +1,7 @@
 //! How values are written.
 
 use crate::judge::{Figure, Kind, Outcome, Unit};
+use crate::report::terminal::cells::{self, none};
 
 pub(super) const HEADINGS: [&str; 8] = [
     "figure", "variant", "prompts", "old", "new", "change", "interval", "outcome",
@@ -20,17 +21,13 @@ pub(super) fn row(figure: &Figure) -> [String; 8] {
     ]
 }
 
-fn none() -> String {
-    "–".to_owned()
-}
-
 /// A change.
 pub(super) fn percent(pct: Option<f64>) -> String {
     match pct {
         None => none(),
         Some(0.0) => "0 %".to_owned(),
         Some(pct) if pct.abs() < 0.05 => format!("{pct:+.2} %"),
-        Some(pct) => format!("{pct:+.1} %"),
+        Some(pct) => cells::percent(pct),
     }
 }
 
@@ -38,8 +35,7 @@ fn interval(figure: &Figure) -> String {
     match (figure.kind, figure.interval_pct, figure.allowed_pct) {
         (Kind::Exact, ..) => "exact".to_owned(),
         (Kind::Memory, _, Some(allowed)) => format!("{allowed:.0} % allowed"),
-        (_, Some([low, high]), _) => format!("{low:+.1} … {high:+.1} %"),
-        _ => none(),
+        (_, ends, _) => cells::interval(ends),
     }
 }
 
@@ -66,25 +62,13 @@ fn value(value: Option<f64>, unit: Unit) -> String {
         return none();
     };
     match unit {
-        Unit::Count | Unit::Bytes if value.fract() == 0.0 => with_commas(value),
+        Unit::Count | Unit::Bytes if value.fract() == 0.0 => cells::count(value),
         Unit::Count | Unit::Bytes => format!("{value:.1}"),
         Unit::Mebibytes => format!("{value:.1} MiB"),
-        Unit::Percent => format!("{value:+.1} %"),
+        Unit::Percent => cells::percent(value),
         Unit::Seconds if value < 0.1 => format!("{:.2} ms", value * 1e3),
         Unit::Seconds => format!("{:.0} ms", value * 1e3),
     }
-}
-
-fn with_commas(value: f64) -> String {
-    let digits = format!("{value:.0}");
-    let mut text = String::new();
-    for (index, digit) in digits.char_indices() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]

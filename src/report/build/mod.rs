@@ -85,6 +85,43 @@ pub struct ReportInput<'a> {
     pub seed: u64,
 }
 
+impl<'a> ReportInput<'a> {
+    /// Of a run that ended with `status`; the rest is absent, and `duration` and `seed` are 0.
+    pub fn new(
+        timestamp: String,
+        status: Status,
+        benchmark_config: Value,
+        hardware: &'a Hardware,
+        system: &'a SystemInfo,
+        options: &'a EngineOptions,
+    ) -> Self {
+        Self {
+            timestamp,
+            duration: 0.0,
+            status,
+            error: None,
+            benchmark_config,
+            settings: Map::new(),
+            hardware,
+            system,
+            library: None,
+            tokenizer: None,
+            options,
+            manifests: BTreeMap::new(),
+            parity: None,
+            graphs: None,
+            not_lowered: None,
+            absent: BTreeMap::new(),
+            base_is_cached: false,
+            precision: None,
+            interference: None,
+            energy_method: None,
+            swap: None,
+            seed: 0,
+        }
+    }
+}
+
 impl Report {
     /// The report of the target that's called `experiment` among the `figures`; of the only target,
     /// if there's no such name.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, json};
+use serde_json::json;
 
 use super::{Figures, ReportInput};
 use crate::engine::{EngineOptions, Provider, WeightsMode};
@@ -29,29 +29,20 @@ pub fn report(records: &[SubjectRecord], sweep: &[SweepRun], graphs: Option<&Gra
         profile: None,
     };
     let (hardware, system) = (Hardware::default(), SystemInfo::collect());
+    let config = json!({"model_id": "synthetic/llama-135m", "dtype": "float32"});
+    let timestamp = "2026-01-01T00:00:00Z".to_owned();
     let input = ReportInput {
-        timestamp: "2026-01-01T00:00:00Z".to_owned(),
         duration: 1.0,
-        status: Status::Success,
-        error: None,
-        benchmark_config: json!({"model_id": "synthetic/llama-135m", "dtype": "float32"}),
-        settings: Map::new(),
-        hardware: &hardware,
-        system: &system,
-        library: None,
-        tokenizer: None,
-        options: &options,
-        manifests: BTreeMap::new(),
-        parity: None,
         graphs,
-        not_lowered: None,
-        absent: BTreeMap::new(),
-        base_is_cached: false,
-        precision: None,
-        interference: None,
-        energy_method: None,
-        swap: None,
         seed: 1,
+        ..ReportInput::new(
+            timestamp,
+            Status::Success,
+            config,
+            &hardware,
+            &system,
+            &options,
+        )
     };
     let figures = Figures::new(records, sweep, !input.base_is_cached, input.seed);
     Report::new(&input, &figures, None)

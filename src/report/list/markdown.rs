@@ -2,8 +2,7 @@
 
 use std::fmt::Write;
 
-use super::sections::Section;
-use crate::report::table::Unit;
+use super::sections::{Section, begins_group, have_estimates};
 use crate::report::terminal::cells::{Marks, TextColumn, columns, words};
 
 /// A table for each section, with a heading where there are several groups, and `problems` with the
@@ -14,8 +13,7 @@ pub fn markdown(sections: &[Section], problems: &[String]) -> String {
         if index > 0 {
             text.push('\n');
         }
-        let is_first_part = index == 0 || sections[index - 1].group != section.group;
-        if is_first_part && section.groups > 1 {
+        if begins_group(sections, index) {
             let title = escape(&section.title);
             let _ = writeln!(text, "### Group {}: {title}\n", section.group);
             if !section.differs_by.is_empty() {
@@ -29,8 +27,7 @@ pub fn markdown(sections: &[Section], problems: &[String]) -> String {
         }
         table(&mut text, columns(&section.table, Marks::Undetected));
     }
-    let mut headings = sections.iter().flat_map(|section| &section.table.headings);
-    if headings.any(|heading| heading.unit == Unit::PercentWithInterval) {
+    if have_estimates(sections) {
         text.push_str("\n`~`: no difference from the base was detected, or there are too few pairs to tell.\n");
     }
     if !problems.is_empty() {

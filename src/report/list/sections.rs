@@ -7,7 +7,7 @@ use super::filter::Filter;
 use super::kind::RowsOf;
 use super::names::{Cell, Named};
 use crate::report::comparable::{Conditions, Group, groups_of, titles};
-use crate::report::table::{Heading, Table, Value};
+use crate::report::table::{Heading, Table, Unit, Value};
 use crate::report::variants::Source;
 
 /// What's asked of results.
@@ -155,6 +155,20 @@ impl Query {
             rows: rows.into_iter().map(shown).collect(),
         }
     }
+}
+
+/// Whether a heading for its group stands above the section at `index`: it's the group's first part,
+/// and there are several groups.
+pub(crate) fn begins_group(sections: &[Section], index: usize) -> bool {
+    let section = &sections[index];
+    let is_first_part = index == 0 || sections[index - 1].group != section.group;
+    is_first_part && section.groups > 1
+}
+
+/// Whether a column has estimates, of which some may be marked.
+pub(crate) fn have_estimates(sections: &[Section]) -> bool {
+    let mut headings = sections.iter().flat_map(|section| &section.table.headings);
+    headings.any(|heading| heading.unit == Unit::PercentWithInterval)
 }
 
 /// A value of the column that divides rows, and its rows.

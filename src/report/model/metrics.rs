@@ -15,6 +15,17 @@ pub struct Category {
     pub samples: Vec<Sample>,
 }
 
+impl Category {
+    /// The runs of `base` with those of this variant: of the same prompt, in the same round.
+    pub fn paired_runs<'a>(&'a self, base: &'a Self) -> impl Iterator<Item = (&'a Run, &'a Run)> {
+        self.samples.iter().flat_map(|own| {
+            let partner = base.samples.iter().find(|of| of.prompt == own.prompt);
+            let runs = partner.into_iter().flat_map(|of| &of.individual_runs);
+            runs.zip(&own.individual_runs)
+        })
+    }
+}
+
 /// Figures of one variant in one category, or over all of them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {

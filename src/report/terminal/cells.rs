@@ -7,17 +7,17 @@ use crate::report::model::Overhead;
 use crate::report::table::{Scale, Table, Unit, Value};
 
 /// A cell without a figure.
-pub(super) fn none() -> String {
+pub(crate) fn none() -> String {
     "–".to_owned()
 }
 
 /// An overhead.
-pub(super) fn percent(pct: f64) -> String {
+pub(crate) fn percent(pct: f64) -> String {
     format!("{pct:+.1} %")
 }
 
 /// An overhead's interval.
-pub(super) fn interval(interval_pct: Option<[f64; 2]>) -> String {
+pub(crate) fn interval(interval_pct: Option<[f64; 2]>) -> String {
     match interval_pct {
         Some([low, high]) => format!("{low:+.1} … {high:+.1} %"),
         None => none(),
@@ -60,7 +60,7 @@ fn mebibytes(mebibytes: f64) -> String {
 }
 
 /// A whole number, with commas between thousands.
-fn count(number: f64) -> String {
+pub(crate) fn count(number: f64) -> String {
     spaced(&format!("{number:.0}"), ',')
 }
 

@@ -2,7 +2,7 @@
 //! comes from reports.
 
 mod break_even;
-pub(super) mod cells;
+pub(crate) mod cells;
 mod doubts;
 mod header;
 mod notes;

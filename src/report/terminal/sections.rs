@@ -3,8 +3,7 @@
 use std::fmt::Write;
 
 use super::cells::{Marks, aligned, words};
-use crate::report::list::{RowsOf, Section};
-use crate::report::table::Unit;
+use crate::report::list::{RowsOf, Section, begins_group, have_estimates};
 
 /// A table for each section, and how to read them.
 pub fn sections(sections: &[Section], rows: RowsOf) -> String {
@@ -13,8 +12,7 @@ pub fn sections(sections: &[Section], rows: RowsOf) -> String {
         if index > 0 {
             text.push('\n');
         }
-        let is_first_part = index == 0 || sections[index - 1].group != section.group;
-        if is_first_part && section.groups > 1 {
+        if begins_group(sections, index) {
             text.push_str(&title(section));
         }
         if let Some((heading, value)) = &section.part {
@@ -48,8 +46,6 @@ fn title(section: &Section) -> String {
 }
 
 fn legend(sections: &[Section], rows: RowsOf) -> &'static str {
-    let mut headings = sections.iter().flat_map(|section| &section.table.headings);
-    let has_estimates = headings.any(|heading| heading.unit == Unit::PercentWithInterval);
     match rows {
         RowsOf::Results => {
             "\
@@ -58,7 +54,7 @@ first token, a token: medians of the unmerged variant over all prompts; merging:
 parity: by how much of the largest logit merged and unmerged differ
 "
         }
-        RowsOf::Variants if has_estimates => {
+        RowsOf::Variants if have_estimates(sections) => {
             "~: no difference from the base was detected, or there are too few pairs to tell; `--columns help` says what columns mean\n"
         }
         RowsOf::Variants => "",

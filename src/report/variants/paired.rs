@@ -2,7 +2,7 @@
 //! from its runs, by the same statistics.
 
 use crate::measure::stats::{Pair, UnpairedSamples, median, paired_overhead, unpaired_overhead};
-use crate::report::model::{BaseSource, Category, Overhead, Report, Run, Sample, Variant};
+use crate::report::model::{BaseSource, Category, Overhead, Report, Run, Variant};
 
 /// A part of a generation.
 #[derive(Debug, Clone, Copy)]
@@ -39,22 +39,14 @@ pub(super) fn overhead(report: &Report, variant: &Variant, part: Part) -> Option
     found.ok().map(Overhead::from)
 }
 
-/// Runs of the same number, of the same prompt.
 fn pairs(base: &Category, variant: &Category, part: Part) -> Vec<Pair> {
-    let of_sample = |own: &Sample| {
-        let mut samples = base.samples.iter();
-        let base = samples.find(|base| base.prompt == own.prompt);
-        let runs = base.into_iter().flat_map(|base| &base.individual_runs);
-        let both = runs.zip(&own.individual_runs);
-        let pair = |(base, own): (&Run, &Run)| {
-            Some(Pair {
-                base: part.of(base)?,
-                variant: part.of(own)?,
-            })
-        };
-        both.filter_map(pair).collect::<Vec<Pair>>()
+    let pair = |(base, own): (&Run, &Run)| {
+        Some(Pair {
+            base: part.of(base)?,
+            variant: part.of(own)?,
+        })
     };
-    variant.samples.iter().flat_map(of_sample).collect()
+    variant.paired_runs(base).filter_map(pair).collect()
 }
 
 fn times(category: &Category, part: Part) -> Vec<f64> {
