@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures every shipped experiment with `peft-bench measure`, and prints one table of all results with `peft-bench report`.
 
-    scripts/measure_all.py                            # all of experiments/, into results/all/
+    scripts/measure_all.py                            # those of experiments/<method>/, into results/all/
     scripts/measure_all.py lora oft/block32           # those of a method, or whose `<method>/<name>` begins with it
     scripts/measure_all.py --again vera               # measure again, even if there is a result
     scripts/measure_all.py --table                    # only print the table of existing results
@@ -112,10 +112,12 @@ def arguments() -> argparse.Namespace:
 def chosen(starts: list[str]) -> list[str]:
     """`<method>/<name>` of each experiment whose method is in `starts`, or whose name begins with an entry.
 
-    Without `starts`: all except those that adapt experts, which the default model doesn't have.
+    Without `starts`: all except those that adapt experts, which the default model doesn't have, and those of PEFT's
+    MetaMathQA results, which are for a larger one.
     """
     paths = sorted((ROOT / "experiments").glob("*/*/adapter_config.json"))
     if not starts:
+        paths = [path for path in paths if path.parent.parent.name != "metamathqa"]
         paths = [path for path in paths if not json.loads(path.read_text()).get("target_parameters")]
     names = [f"{path.parent.parent.name}/{path.parent.name}" for path in paths]
     return [name for name in names if not starts or any(f"{name}/".startswith(begins(start)) for start in starts)]

@@ -54,13 +54,18 @@ pub struct Report {
     columns: Vec<String>,
 
     /// Published quality to stand beside the cost: a result of PEFT's method comparison, a folder of
-    /// those, or a CSV file `experiment,metric,value`.
+    /// those, a file `{"results": […]}` of several, or a CSV file `experiment,metric,value`.
     #[arg(long, value_name = "FILE|FOLDER")]
     quality: Vec<PathBuf>,
 
     /// The metric to take of it [default: the first one that's called `test …`]
     #[arg(long, value_name = "NAME", requires = "quality")]
     quality_metric: Option<String>,
+
+    /// Take quality that was published of this model, such as `meta-llama/Llama-3.2-3B`, whatever
+    /// model was measured.
+    #[arg(long, value_name = "NAME", requires = "quality")]
+    quality_model: Option<String>,
 
     /// Write to this file, and not to stdout.
     // The option that all commands have is a folder. This takes its place here, and gets its default
@@ -122,6 +127,12 @@ impl Report {
         let mut published = Published::default();
         for path in &self.quality {
             published.add(path, self.quality_metric.as_deref())?;
+        }
+        if let Some(name) = &self.quality_model {
+            published.stand_in(name.clone());
+        }
+        if let Some(note) = published.note() {
+            message(&format!("note: {note}"));
         }
         Ok(published)
     }

@@ -10,9 +10,15 @@
 //! rank, which may be 0; the divisor stays `init_r`. `alpha` is `lora_alpha`, or `init_r` if that
 //! isn't positive. Sums are taken in float32.
 //!
+//! PEFT keeps the remaining ranks in `rank_pattern`, too: `true` for each of a module's `init_r`
+//! ranks that's left. A fresh adapter has these ranks, as PEFT gives them to a trained one.
+//!
 //! Sources: Zhang et al., arXiv:2303.10512; PEFT, `tuners/adalora/`.
 
+use std::collections::BTreeMap;
+
 use ndarray::{Array2, Axis};
+use serde::Deserialize;
 
 use super::{Class, Method};
 use crate::adapter::form::{
@@ -22,6 +28,7 @@ use crate::adapter::targets::defaults::ADALORA;
 use crate::adapter::toolbox::options::{factor, rank};
 use crate::adapter::toolbox::tuner::{Loading, Tuner};
 use crate::adapter::{AdapterError, Effects, Init, ModuleAdapter};
+use crate::json::{ConfigError, JsonObject};
 
 /// The tensors of one layer.
 #[derive(Debug)]
@@ -54,6 +61,7 @@ fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let alpha = if alpha > 0.0 { alpha } else { init_r as f64 };
     let scaling = (alpha / (init_r as f64 + 1e-5)) as f32;
     let identity = config.flag("init_lora_weights", true)?;
+    let left = RanksLeft::read(config)?;
 
     let mut tuner = Tuner::open(loading, ADALORA, Some("lora_only"))?;
     // `ranknum`, a parameter that PEFT doesn't save.
@@ -62,7 +70,7 @@ fn load(loading: Loading) -> Result<Effects, AdapterError> {
         let key = layer.key("lora_A");
         let r = match tensors.shape(&key).as_deref() {
             Some(&[r, _]) => r,
-            _ => init_r,
+            _ => left.of(config, &layer.key("lora_E")).unwrap_or(init_r),
         };
         let [deviation, energy] = if identity {
             [Init::Normal(0.02), Init::Zeros]
@@ -77,6 +85,27 @@ fn load(loading: Loading) -> Result<Effects, AdapterError> {
             scaling,
         })
     })
+}
+
+/// `rank_pattern`: which ranks training has left, by the key of a module's `E`.
+#[derive(Debug, Default, Deserialize)]
+struct RanksLeft(BTreeMap<String, Vec<bool>>);
+
+impl RanksLeft {
+    fn read(config: &JsonObject) -> Result<Self, ConfigError> {
+        let Some(value) = config.get("rank_pattern") else {
+            return Ok(Self::default());
+        };
+        let expected = "lists of true and false by the names of tensors";
+        serde_json::from_value(value.clone()).map_err(|_| config.wrong("rank_pattern", expected))
+    }
+
+    /// How many are left of the module whose `E` is `key`; `None` if it isn't named.
+    fn of(&self, config: &JsonObject, key: &str) -> Option<usize> {
+        let spellings = config.spellings(key);
+        let left = spellings.iter().find_map(|key| self.0.get(key))?;
+        Some(left.iter().filter(|is_left| **is_left).count())
+    }
 }
 
 impl ModuleAdapter for AdaLora {
@@ -126,9 +155,12 @@ impl ModuleAdapter for AdaLora {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::adapter::ModuleWeights;
     use ndarray::array;
+    use serde_json::json;
 
     #[test]
     fn singular_values_scale_the_pair() {
@@ -146,5 +178,17 @@ mod tests {
         adapter.merge_into(&mut module).unwrap();
         assert_eq!(module.weight, array![[-4.0, 2.0], [-0.5, 0.0]]);
         assert_eq!(adapter.trainable_params(), 10);
+    }
+
+    #[test]
+    fn a_rank_pattern_says_how_many_ranks_are_left() {
+        let config = |pattern| JsonObject::of(Path::new("c"), json!({ "rank_pattern": pattern }));
+        let own = config(json!({ "a.lora_E": [true, false, true], "b.lora_E": [false] }));
+        let left = RanksLeft::read(&own).unwrap();
+        let found = ["a.lora_E", "b.lora_E", "c.lora_E"].map(|key| left.of(&own, key));
+        assert_eq!(found, [Some(2), Some(0), None]);
+        assert!(RanksLeft::read(&config(json!({ "a": 3 }))).is_err());
+        let none = RanksLeft::read(&config(json!(null))).unwrap();
+        assert_eq!(none.of(&own, "a.lora_E"), None);
     }
 }

@@ -55,6 +55,21 @@ pub const FAMILY: Family = Family {
                 "rms_norm_eps": 1e-05, "rope_scaling": null, "rope_theta": 100000.0,
                 "tie_word_embeddings": true, "vocab_size": 49152}"#,
         },
+        // Copies no model: the layers and the vocabulary of Llama 3.2 3B, a twelfth as wide. Whatever
+        // names its layers or tokens can be tried on it in seconds.
+        Shape {
+            name: "llama-57m",
+            copies: None,
+            parameters: 56_703_232,
+            config: r#"{"architectures": ["LlamaForCausalLM"], "attention_bias": false, "head_dim": 64,
+                "hidden_act": "silu", "hidden_size": 256, "intermediate_size": 768,
+                "max_position_embeddings": 131072, "mlp_bias": false, "model_type": "llama",
+                "num_attention_heads": 4, "num_hidden_layers": 28, "num_key_value_heads": 4,
+                "rms_norm_eps": 1e-05, "rope_scaling": { "factor": 32.0, "high_freq_factor": 4.0,
+                "low_freq_factor": 1.0, "original_max_position_embeddings": 8192,
+                "rope_type": "llama3" }, "rope_theta": 500000.0, "tie_word_embeddings": true,
+                "vocab_size": 128256}"#,
+        },
         // Copies no model: 336 million parameters with an untied head, of which a decode step in
         // float32 reads 1.21 GB.
         Shape {

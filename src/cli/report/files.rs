@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow};
 
 use crate::report::html::{self, Named};
-use crate::report::quality::{Published, Quality};
+use crate::report::quality::{Published, Qualities};
 use crate::report::{self, Source, target_name};
 
 /// A result that was read.
@@ -18,7 +18,7 @@ pub(super) struct Found {
     pub name: String,
     pub report: report::Report,
     /// What's published of its configuration.
-    pub quality: Option<Quality>,
+    pub quality: Qualities,
 }
 
 /// By what results are sorted. A page knows most of its results' files without their folders.
@@ -34,7 +34,7 @@ impl Found {
             file: &file,
             name: &self.name,
             report: &self.report,
-            quality: self.quality.as_ref(),
+            quality: &self.quality,
         })
     }
 }

@@ -12,6 +12,7 @@ use super::packed::{pack as packed, unpack};
 use super::{Named, ShownGroup, ShownRow};
 use crate::report::doubts::Doubt;
 use crate::report::model::Report;
+use crate::report::quality::Qualities;
 use crate::report::table::{Scale, Unit, Value};
 use crate::report::variants::{Better, VARIANTS, VariantColumn};
 use thiserror::Error;
@@ -101,6 +102,7 @@ pub(super) fn pack(
     program: &str,
     made: &str,
 ) -> Result<String, io::Error> {
+    let has_quality = results.iter().any(|of| of.quality != Qualities::default());
     let results = results.iter().map(
         |Named {
              file, name, report, ..
@@ -114,7 +116,7 @@ pub(super) fn pack(
         schema: SCHEMA,
         program,
         made,
-        columns: VARIANTS.iter().map(column).collect(),
+        columns: VARIANTS.iter().map(|of| column(of, has_quality)).collect(),
         groups: groups.iter().map(group).collect(),
         results: results.collect(),
     };
@@ -147,12 +149,12 @@ pub fn read_page(path: &Path) -> Result<Vec<Named>, ReadPageError> {
         file: result.name,
         name: result.title,
         report: result.document,
-        quality: None,
+        quality: Qualities::default(),
     });
     Ok(named.collect())
 }
 
-fn column(column: &VariantColumn) -> Json {
+fn column(column: &VariantColumn, has_quality: bool) -> Json {
     let heading = &column.heading;
     let kind = match heading.unit {
         Unit::Name | Unit::Text => "text",
@@ -177,7 +179,7 @@ fn column(column: &VariantColumn) -> Json {
             Better::Lower => "lower",
             Better::Higher => "higher",
         }),
-        "shown": column.is_usual,
+        "shown": column.is_usual || (has_quality && heading.key == "quality"),
     })
 }
 

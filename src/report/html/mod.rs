@@ -26,7 +26,7 @@ use sha2::{Digest, Sha256};
 use super::comparable::{Conditions, Group, groups, titles};
 use super::doubts::{Doubt, doubts};
 use super::model::Report;
-use super::quality::Quality;
+use super::quality::Qualities;
 use super::variants::{Source, VariantRow, variant_rows};
 use escape::escape;
 
@@ -62,7 +62,7 @@ pub struct Named {
     /// The result.
     pub report: Report,
     /// What's published of its configuration. A page has it in its rows alone.
-    pub quality: Option<Quality>,
+    pub quality: Qualities,
 }
 
 /// Results that can be compared, as the page shows them.
@@ -161,7 +161,6 @@ fn rows<'a>(results: &'a [Named], group: &Group) -> Vec<ShownRow<'a>> {
             quality,
         } = &results[index];
         let all = doubts(report);
-        let quality = quality.as_ref();
         let source = Source {
             file,
             name,

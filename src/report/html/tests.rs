@@ -22,7 +22,7 @@ fn results() -> Vec<Named> {
             file: format!("{index}.json"),
             name: format!("lora--{name}"),
             report,
-            quality: None,
+            quality: Qualities::default(),
         })
         .collect()
 }

@@ -6,8 +6,9 @@ use serde_json::Value;
 
 use crate::adapter::{nulls_on_llama, options_of};
 
-/// Keys that say where a configuration is from, or how it's used, and not what the adapter is.
-const OTHER: [&str; 8] = [
+/// Keys that say where a configuration is from, or how it's used, and not what the adapter is. The
+/// sizes are the base's, from which PEFT fills them in.
+const OTHER: [&str; 12] = [
     "base_model_name_or_path",
     "revision",
     "auto_mapping",
@@ -16,6 +17,10 @@ const OTHER: [&str; 8] = [
     "task_type",
     "megatron_config",
     "megatron_core",
+    "num_attention_heads",
+    "num_layers",
+    "num_transformer_submodules",
+    "token_dim",
 ];
 
 /// A configuration with PEFT's defaults, without keys that say nothing.

@@ -9,6 +9,8 @@
 //! so that no plot or filter takes it.
 
 mod configuration;
+mod interval;
+mod peft_result;
 mod plain;
 mod published;
 
@@ -22,6 +24,17 @@ pub struct Quality {
     pub metric: String,
     /// Its value; `None` if only something near was found.
     pub value: Option<f64>,
+    /// The value's 95 % interval, if it's a share of right answers.
+    pub interval: Option<[f64; 2]>,
     /// What was matched, in words.
     pub matched: String,
+}
+
+/// What's published for the variants of a result.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Qualities {
+    /// Of the adapter, merged or not.
+    pub adapter: Option<Quality>,
+    /// Of the model that was trained as a whole, which costs what the base does.
+    pub base: Option<Quality>,
 }

@@ -1,22 +1,19 @@
 //! Results that PEFT's method comparison published, and what's published of a measured one.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-use serde_json::{Map, Value};
 use thiserror::Error;
 
-use super::Quality;
 use super::configuration::Configuration;
+use super::peft_result::{Trained, trained_in};
 use super::plain::{PlainError, lines};
+use super::{Qualities, Quality};
 use crate::json::check::quoted;
 use crate::report::comparable::condition_named;
 use crate::report::model::Report;
-
-/// Metrics that are looked for if none is named.
-const USUAL: &str = "test ";
 
 /// How many keys may differ for a published result to be named as near.
 const NEAR: usize = 4;
@@ -40,6 +37,14 @@ pub enum QualityError {
         path: PathBuf,
         /// What's wrong.
         source: serde_json::Error,
+    },
+    /// A configuration in it doesn't name a method.
+    #[error("`{}`: the `peft_config` of `{experiment}` has no `peft_type`", path.display())]
+    NoMethod {
+        /// The file.
+        path: PathBuf,
+        /// The experiment.
+        experiment: String,
     },
     /// It has no such metric.
     #[error("`{}` has no metric `{metric}`; it has {has}", path.display())]
@@ -78,19 +83,10 @@ pub enum QualityError {
 /// Published values.
 #[derive(Debug, Default)]
 pub struct Published {
-    by_configuration: Vec<ByConfiguration>,
+    trained: Vec<Trained>,
     by_name: Vec<ByName>,
-}
-
-/// A result of PEFT's method comparison.
-#[derive(Debug)]
-struct ByConfiguration {
-    /// `lora/llama-3.2-3B-rank32`
-    name: String,
-    model: String,
-    configuration: Configuration,
-    metric: String,
-    value: f64,
+    /// The model whose results stand for those of any.
+    stand_in: Option<String>,
 }
 
 /// A line of a table.
@@ -101,34 +97,13 @@ struct ByName {
     value: f64,
 }
 
-/// What's read of a result of PEFT's method comparison.
-#[derive(Deserialize)]
-struct PeftResult {
-    run_info: PeftRun,
-    train_info: PeftTraining,
-}
-
-#[derive(Deserialize)]
-struct PeftRun {
-    experiment_name: String,
-    /// Null where the whole model was trained.
-    peft_config: Option<Value>,
-    train_config: PeftTrainConfig,
-}
-
-#[derive(Deserialize)]
-struct PeftTrainConfig {
-    model_id: String,
-}
-
-#[derive(Deserialize)]
-struct PeftTraining {
-    /// Of each evaluation, the test the last.
-    metrics: Vec<Map<String, Value>>,
-}
-
 impl Published {
-    /// Adds what's in `path`: a result of PEFT's method comparison, a folder of those, or a table
+    /// Takes results of the model `name` for those of every measured model.
+    pub fn stand_in(&mut self, name: String) {
+        self.stand_in = Some(name);
+    }
+
+    /// Adds what's in `path`: a result of PEFT's method comparison, several, a folder of those, or a table
     /// `experiment,metric,value`. `metric` names the value to take.
     ///
     /// # Errors
@@ -143,7 +118,7 @@ impl Published {
         })?;
         match path.extension().is_some_and(|ending| ending == "csv") {
             true => self.add_table(path, &text, metric),
-            false => self.add_result(path, &text, metric),
+            false => self.add_results(path, &text, metric),
         }
     }
 
@@ -170,44 +145,20 @@ impl Published {
         }
     }
 
-    fn add_result(
+    /// Of several runs of the same experiment it's the newest that counts.
+    fn add_results(
         &mut self,
         path: &Path,
         text: &str,
         metric: Option<&str>,
     ) -> Result<(), QualityError> {
-        let result: PeftResult =
-            serde_json::from_str(text).map_err(|source| QualityError::NotAResult {
-                path: path.to_owned(),
-                source,
-            })?;
-        let values = result.train_info.metrics.last();
-        let mut found = values.into_iter().flatten().filter_map(|(key, value)| {
-            let is_it = metric.map_or_else(|| key.starts_with(USUAL), |metric| key == metric);
-            Some((key.clone(), value.as_f64()?)).filter(|_| is_it)
-        });
-        let Some((metric, value)) = found.find(|(key, _)| metric.is_some() || key != "test loss")
-        else {
-            let has: Vec<&str> = values
-                .into_iter()
-                .flatten()
-                .map(|(key, _)| key.as_str())
-                .collect();
-            return Err(QualityError::NoMetric {
-                path: path.to_owned(),
-                metric: metric.unwrap_or("test …").to_owned(),
-                has: quoted(&has),
-            });
-        };
-        let run = result.run_info;
-        if let Some(configuration) = run.peft_config.as_ref().and_then(Configuration::read) {
-            self.by_configuration.push(ByConfiguration {
-                name: run.experiment_name,
-                model: run.train_config.model_id,
-                configuration,
-                metric,
-                value,
-            });
+        for new in trained_in(path, text, metric)? {
+            let is_same = |old: &&mut Trained| old.name == new.name && old.model == new.model;
+            match self.trained.iter_mut().find(is_same) {
+                Some(old) if old.at <= new.at => *old = new,
+                Some(_) => {}
+                None => self.trained.push(new),
+            }
         }
         Ok(())
     }
@@ -247,9 +198,60 @@ impl Published {
         Ok(())
     }
 
+    /// What a reader should know of the values as a whole, in a sentence.
+    pub fn note(&self) -> Option<String> {
+        let mut versions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        let known = self.trained.iter().filter(|of| !of.peft_version.is_empty());
+        for of in known {
+            let names = versions.entry(&of.peft_version).or_default();
+            names.push(&of.name);
+        }
+        let mut versions: Vec<_> = versions.into_iter().collect();
+        versions.sort_by_key(|(_, names)| names.len());
+        let (_, others) = versions.split_last()?;
+        let others = others
+            .iter()
+            .map(|(version, names)| match names.as_slice() {
+                [name] => format!("{name} with {version}"),
+                names => format!("{} with {version}", names.len()),
+            });
+        let others: Vec<String> = others.collect();
+        (!others.is_empty()).then(|| {
+            format!(
+                "not all published results were made with the same version of PEFT ({}); those of different versions \
+                 may differ by more than their intervals",
+                others.join(", ")
+            )
+        })
+    }
+
     /// What's published of `report`, which is called `<method>--<name>`.
-    pub fn of(&self, name: &str, report: &Report) -> Option<Quality> {
-        self.by_name(name).or_else(|| self.by_configuration(report))
+    pub fn of(&self, name: &str, report: &Report) -> Qualities {
+        let adapter = self.by_name(name);
+        Qualities {
+            adapter: adapter.or_else(|| self.by_configuration(report)),
+            base: self.of_whole(report),
+        }
+    }
+
+    /// That of the model that was trained as a whole. It computes what the base does.
+    fn of_whole(&self, report: &Report) -> Option<Quality> {
+        let model = condition_named(report, "model").unwrap_or_default();
+        let whole = self.trained.iter().filter(|of| of.configuration.is_none());
+        let mut same = whole.filter(|of| self.is_of(of, &model));
+        let best = same
+            .by_ref()
+            .max_by(|one, other| one.value.total_cmp(&other.value))?;
+        Some(Quality {
+            metric: best.metric.clone(),
+            value: Some(best.value),
+            interval: best.interval,
+            matched: format!(
+                "{}, all of the model trained, which costs what the base does{}",
+                best.name,
+                self.origin(best)
+            ),
+        })
     }
 
     /// By the name of the experiment, with the method before it or without.
@@ -263,6 +265,7 @@ impl Published {
         Some(Quality {
             metric: found.metric.clone(),
             value: Some(found.value),
+            interval: None,
             matched: format!("{}, by name", found.experiment),
         })
     }
@@ -272,13 +275,16 @@ impl Published {
     fn by_configuration(&self, report: &Report) -> Option<Quality> {
         let own = Configuration::read(report.run_info.peft_config.as_ref()?)?;
         let model = condition_named(report, "model").unwrap_or_default();
-        let all = self.by_configuration.iter();
-        let candidates = all.filter(|other| other.configuration.method == own.method);
-        let mut candidates: Vec<(Vec<String>, &ByConfiguration)> = candidates
-            .map(|other| {
-                let mut differences = own.differences(&other.configuration);
-                if !is_same_model(&model, &other.model) {
-                    differences.push(format!("model ({model} instead of {})", other.model));
+        let candidates = self.trained.iter().filter_map(|other| {
+            let configuration = other.configuration.as_ref()?;
+            Some((configuration, other)).filter(|(of, _)| of.method == own.method)
+        });
+        let mut candidates: Vec<(Vec<String>, &Trained)> = candidates
+            .map(|(configuration, other)| {
+                let mut differences = own.differences(configuration);
+                if !self.is_of(other, &model) {
+                    let wanted = self.stand_in.as_deref().unwrap_or(&model);
+                    differences.push(format!("model ({wanted} instead of {})", other.model));
                 }
                 (differences, other)
             })
@@ -297,6 +303,7 @@ impl Published {
             return Some(Quality {
                 metric,
                 value: None,
+                interval: None,
                 matched: format!(
                     "none; near is {} ({:.4}), but: {differences}",
                     best.name, best.value
@@ -309,18 +316,35 @@ impl Published {
         let equal: Vec<String> = equal
             .map(|(_, other)| format!("{} ({:.4})", other.name, other.value))
             .collect();
+        let others = match equal.is_empty() {
+            true => String::new(),
+            false => format!(", the best of this and {}", equal.join(", ")),
+        };
         Some(Quality {
             metric,
             value: Some(best.value),
-            matched: match equal.is_empty() {
-                true => format!("{}, configuration equal", best.name),
-                false => format!(
-                    "{}, configuration equal, the best of this and {}",
-                    best.name,
-                    equal.join(", ")
-                ),
-            },
+            interval: best.interval,
+            matched: format!(
+                "{}, configuration equal{others}{}",
+                best.name,
+                self.origin(best)
+            ),
         })
+    }
+
+    /// Whether `of` is taken for a result of the measured `model`.
+    fn is_of(&self, of: &Trained, model: &str) -> bool {
+        is_same_model(self.stand_in.as_deref().unwrap_or(model), &of.model)
+    }
+
+    /// Which model it's of, where that isn't the measured one, and when it was trained.
+    fn origin(&self, of: &Trained) -> String {
+        let model = match self.stand_in {
+            None => String::new(),
+            Some(_) => format!(", of {}", of.model),
+        };
+        let day = of.at.split('T').next().filter(|day| !day.is_empty());
+        model + &day.map_or_else(String::new, |day| format!(", {day}"))
     }
 }
 

@@ -425,13 +425,25 @@ pub const VARIANTS: &[VariantColumn] = &[
             key: "quality",
             heading: "quality",
             unit: Unit::Score,
-            meaning: "what was published of an equal configuration of an equally named model (`--quality`)",
+            meaning: "what was published of an equal configuration of an equally named model (`--quality`); beside the base, of the model that was trained as a whole",
         },
         better: HIGH,
         is_usual: false,
         is_costly: false,
         value: |row| row.quality().and_then(|of| of.value).into(),
     },
+    quality_end(
+        "quality_low",
+        "quality, low",
+        "where the 95 % interval of `quality` begins, if that's a share of right answers",
+        |row| row.quality_end(0).into(),
+    ),
+    quality_end(
+        "quality_high",
+        "quality, high",
+        "where the 95 % interval of `quality` ends",
+        |row| row.quality_end(1).into(),
+    ),
     text(
         "quality_metric",
         "metric",
@@ -464,6 +476,26 @@ const fn text(
         },
         better: None,
         is_usual,
+        is_costly: false,
+        value,
+    }
+}
+
+const fn quality_end(
+    key: &'static str,
+    heading: &'static str,
+    meaning: &'static str,
+    value: fn(&VariantRow) -> Value,
+) -> VariantColumn {
+    VariantColumn {
+        heading: Heading {
+            key,
+            heading,
+            unit: Unit::Score,
+            meaning,
+        },
+        better: HIGH,
+        is_usual: false,
         is_costly: false,
         value,
     }

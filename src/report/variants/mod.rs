@@ -6,7 +6,7 @@ mod row;
 
 use super::comparable::written;
 use super::model::{Report, Variant};
-use super::quality::Quality;
+use super::quality::Qualities;
 use super::table::{Heading, Value};
 
 pub use columns::VARIANTS;
@@ -21,7 +21,7 @@ pub struct Source<'a> {
     /// The result.
     pub report: &'a Report,
     /// What's published of its configuration.
-    pub quality: Option<&'a Quality>,
+    pub quality: &'a Qualities,
 }
 
 /// A variant of a result.

@@ -129,13 +129,20 @@ impl VariantRow<'_> {
         }
     }
 
-    /// That of the adapter: the base, which was measured with it, isn't it.
+    /// What's published of what the variant computes.
     pub(super) fn quality(&self) -> Option<&Quality> {
         let (name, _) = self.variant?;
-        let is_adapter = [Subject::Merged, Subject::Unmerged]
-            .iter()
-            .any(|of| of.name() == name);
-        self.source.quality.filter(|_| is_adapter)
+        let is = |subject: Subject| subject.name() == name;
+        if is(Subject::Base) {
+            return self.source.quality.base.as_ref();
+        }
+        let is_adapter = is(Subject::Merged) || is(Subject::Unmerged);
+        self.source.quality.adapter.as_ref().filter(|_| is_adapter)
+    }
+
+    /// An end of the quality's interval.
+    pub(super) fn quality_end(&self, end: usize) -> Option<f64> {
+        Some(self.quality()?.interval?[end])
     }
 
     pub(super) fn parity_difference(&self) -> Option<f64> {

@@ -138,9 +138,13 @@ function parityText(parity) {
   }`;
 }
 
-function resultFacts(document) {
+function resultFacts(document, rows) {
   const { run_info: run = {}, meta_info: meta = {}, generation_info: info = {} } = document;
   const disturbance = run.interference;
+  const published = rows.filter((row) => publishedAs(row));
+  // Merged and unmerged have the same.
+  const quality = new Map(published.map((row) => [publishedAs(row), valueIn(row, "quality")]));
+  const qualityText = ([text, value]) => (Number.isFinite(value) ? `${significant(value)} (${text})` : text);
   return facts([
     ["Measured", run.timestamp?.replace("T", " ").replace("Z", " UTC")],
     ["Took", Number.isFinite(run.duration) ? duration(run.duration) : null],
@@ -160,6 +164,7 @@ function resultFacts(document) {
         ? `${decimal(100 * (disturbance.other_processes_share + disturbance.steal_share), 1)} %`
         : null,
     ],
+    ["Published quality", [...quality].map(qualityText).join("; ")],
     ["Base", run.session?.base],
     ["Tokenizer", run.tokenizer?.of],
   ]);
@@ -219,7 +224,7 @@ function drawDetail() {
         html("li", { class: `warning ${warning.level}` }, warning.text),
       ),
     ),
-    resultFacts(document),
+    resultFacts(document, own),
     variants.length > 0 && legend(variants.map(([variant]) => variant)),
     html(
       "div",

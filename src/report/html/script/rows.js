@@ -52,6 +52,12 @@ function nameOf(row) {
   return String(row.cells[0] ?? NONE);
 }
 
+// What a row's quality was published of; null without any.
+function publishedAs(row) {
+  const matched = textIn(row, "quality_match");
+  return matched && `${textIn(row, "quality_metric") || "quality"}: ${matched}`;
+}
+
 function documentOf(row) {
   return data.results[row.result].document;
 }
@@ -61,10 +67,16 @@ function isDoubtful(row) {
   return row.warnings.some((warning) => warning.level === "bad");
 }
 
+// In the data's order, but for quality, which stands before the costs.
 function shownColumns() {
   const asked = chosenSet(state.columns);
   const shown = (column, index) => index === 0 || (state.columns ? asked.has(column.key) : column.shown);
-  return data.columns.filter(shown);
+  const columns = data.columns.filter(shown);
+  const at = columns.findIndex((column) => isNumeric(column));
+  if (at < 0) return columns;
+  const [names, others] = [columns.slice(0, at), columns.slice(at)];
+  const quality = others.filter((column) => column.key === "quality");
+  return [...names, ...quality, ...others.filter((column) => column.key !== "quality")];
 }
 
 function variantsOf(rows) {

@@ -11,15 +11,17 @@ function usualAxis(keys, columns, other) {
   return found ?? columns.find((column) => column.key !== other)?.key ?? "";
 }
 
+// Quality against overhead where there is quality, else time against memory. Results are measured
+// one after the other, so absolute times have the machine's drift in them, and overheads don't.
 function axes() {
   const columns = axisColumns();
   const known = (key) => columns.some((column) => column.key === key);
-  const x = known(state.x)
-    ? state.x
-    : usualAxis(["peak_memory_mb", "trainable_params", "time_to_first_token"], columns, state.y);
-  const y = known(state.y)
-    ? state.y
-    : usualAxis(["time_per_token", "overhead_pct", "decode_p50"], columns, x);
+  const times = ["time_per_token", "overhead_pct", "decode_p50"];
+  const [forX, forY] = known("quality")
+    ? [["overhead_pct", ...times], ["quality", ...times]]
+    : [["peak_memory_mb", "trainable_params", "time_to_first_token"], times];
+  const x = known(state.x) ? state.x : usualAxis(forX, columns, state.y);
+  const y = known(state.y) ? state.y : usualAxis(forY, columns, x);
   return [x, y];
 }
 
@@ -36,6 +38,26 @@ function paretoFront(points, better) {
   return front;
 }
 
+// Whether `one` is better than `other` on an axis, beyond what their intervals leave open. The
+// difference of two independent values is uncertain by the root of the squares of both.
+function isSurelyBetter(one, other, axis, way) {
+  const gain = way === "higher" ? one[axis] - other[axis] : other[axis] - one[axis];
+  const [ends, otherEnds] = [one[`${axis}Ends`], other[`${axis}Ends`]];
+  if (!ends || !otherEnds) return gain > 0;
+  const [toOther, toOne] = way === "higher" ? [ends[0], otherEnds[1]] : [ends[1], otherEnds[0]];
+  return gain > Math.hypot(one[axis] - toOther, other[axis] - toOne);
+}
+
+// The points that no other beats: it would be surely better in one column, and not surely worse in
+// the other. Without intervals, that's the front and what equals it.
+function unbeaten(points, better) {
+  const axes = ["x", "y"];
+  const beats = (one, other) =>
+    axes.some((axis, index) => isSurelyBetter(one, other, axis, better[index])) &&
+    !axes.some((axis, index) => isSurelyBetter(other, one, axis, better[index]));
+  return points.filter((point) => !points.some((other) => beats(other, point)));
+}
+
 // The front as steps: a corner says that both values are reached by neither neighbour.
 function frontPath(front, x, y) {
   const [first, ...rest] = front;
@@ -44,8 +66,12 @@ function frontPath(front, x, y) {
   return path;
 }
 
-function endsOf(cell) {
-  return cell?.low !== undefined && cell?.low !== null ? [cell.low, cell.high] : null;
+// A figure's interval: in its own cell, or in columns of its own.
+function endsOf(row, key) {
+  const cell = row.cells[columnAt(key)];
+  if (Number.isFinite(cell?.low)) return [cell.low, cell.high];
+  const ends = [valueIn(row, `${key}_low`), valueIn(row, `${key}_high`)];
+  return ends.every(Number.isFinite) ? ends : null;
 }
 
 function scatterPoints(rows, [xKey, yKey]) {
@@ -53,8 +79,8 @@ function scatterPoints(rows, [xKey, yKey]) {
     row,
     x: valueIn(row, xKey),
     y: valueIn(row, yKey),
-    xEnds: endsOf(row.cells[columnAt(xKey)]),
-    yEnds: endsOf(row.cells[columnAt(yKey)]),
+    xEnds: endsOf(row, xKey),
+    yEnds: endsOf(row, yKey),
   }));
   return points.filter((point) => Number.isFinite(point.x) && Number.isFinite(point.y));
 }
@@ -76,8 +102,11 @@ function pointTip(point, columns) {
     [nameOf(row), row.variant].filter(Boolean).join(", "),
     value(columns[0], point.x, point.xEnds),
     value(columns[1], point.y, point.yEnds),
+    columns.some((column) => column.key === "quality") && publishedAs(row),
     ...notes,
-  ].join("\n");
+  ]
+    .filter(Boolean)
+    .join("\n");
 }
 
 // Names beside the front's points, as far as they don't cover each other.
@@ -111,7 +140,7 @@ function frontLabels(front, x, y, width) {
   return labels;
 }
 
-function scatterPlot(points, front, columns, logs, width) {
+function scatterPlot(points, front, open, columns, logs, width) {
   if (points.length === 0)
     return html("p", { class: "quiet" }, "No row that is shown has a figure in both columns.");
   const height = Math.round(Math.min(480, Math.max(300, width * 0.5)));
@@ -153,7 +182,8 @@ function scatterPlot(points, front, columns, logs, width) {
   for (const point of points) {
     const attributes = { "data-tip": pointTip(point, columns), "data-row": point.row.result };
     const doubtful = isDoubtful(point.row);
-    drawing.append(mark(point.row.variant, x(point.x), y(point.y), 4.5, doubtful, attributes));
+    const hollow = doubtful || open.includes(point);
+    drawing.append(mark(point.row.variant, x(point.x), y(point.y), 4.5, hollow, attributes));
     if (doubtful) drawing.append(crossed(x(point.x), y(point.y), 5));
     if (point.row.result === chosen) {
       drawing.append(
@@ -171,7 +201,16 @@ function scatterPlot(points, front, columns, logs, width) {
   return drawing;
 }
 
-function frontSentence(front, columns) {
+function listed(points) {
+  const names = points.map(
+    (point) => `${nameOf(point.row)}${point.row.variant ? ` (${point.row.variant})` : ""}`,
+  );
+  return names.length > 12
+    ? `${names.slice(0, 12).join(", ")} and ${names.length - 12} more`
+    : names.join(", ");
+}
+
+function frontSentence(front, open, columns, hasIntervals) {
   const ways = columns.map((column) => column.better);
   if (!ways.every(Boolean))
     return "One of these columns is neither better low nor high, so there is no Pareto front.";
@@ -179,12 +218,17 @@ function frontSentence(front, columns) {
     .map((column) => `${column.better === "higher" ? "high" : "low"} “${column.heading}”`)
     .join(" and ");
   if (front.length === 0) return null;
-  const names = front.map(
-    (point) => `${nameOf(point.row)}${point.row.variant ? ` (${point.row.variant})` : ""}`,
-  );
-  const listed =
-    names.length > 12 ? `${names.slice(0, 12).join(", ")} and ${names.length - 12} more` : names.join(", ");
-  return `Pareto front of ${way} (no other result shown is better in both): ${listed}. Intervals aren't taken into account.`;
+  const beaten = hasIntervals
+    ? "no other result shown is better in one and not worse in the other, beyond 95 % intervals"
+    : "no other result shown is better in both";
+  const within = open.length > 0 ? ` These can't be told from it: ${listed(open)}.` : "";
+  return `Pareto front of ${way} (${beaten}): ${listed(front)}.${within}`;
+}
+
+function missingSentence(rows, points) {
+  const missing = rows.length - points.length;
+  if (missing === 0) return null;
+  return ` ${missing} of ${rows.length} rows lack a figure in one of the columns and aren't drawn.`;
 }
 
 function scatterSection(rows) {
@@ -217,12 +261,18 @@ function scatterSection(rows) {
   };
   const hasFront = columns.every((column) => column.better);
   // Times of what isn't the same model beat nothing.
-  const front = hasFront
-    ? paretoFront(
+  const left = hasFront
+    ? unbeaten(
         points.filter((point) => !isDoubtful(point.row)),
         columns.map((column) => column.better),
       )
     : [];
+  const front = paretoFront(
+    left,
+    columns.map((column) => column.better),
+  );
+  const open = left.filter((point) => !front.includes(point));
+  const hasIntervals = points.some((point) => point.xEnds || point.yEnds);
   const doubtful = points.filter((point) => isDoubtful(point.row));
   const axis = (label, id, key, change) => {
     const select = choice(options, key, change);
@@ -246,12 +296,18 @@ function scatterSection(rows) {
     legend(
       variantsOf(points.map((point) => point.row)),
       ...(front.length > 1 ? [[line(0, 6, 16, 6, "front"), "Pareto front"]] : []),
+      ...(open.length > 0 ? [[mark("base", 8, 6, 4, true), "hollow: not told from the front"]] : []),
       ...(doubtful.length > 0 ? [[crossed(8, 6, 4), "not to be relied on"]] : []),
     ),
     figure(
       null,
-      (width) => scatterPlot(points, front, columns, logs, width),
-      html("figcaption", {}, frontSentence(front, columns)),
+      (width) => scatterPlot(points, front, open, columns, logs, width),
+      html(
+        "figcaption",
+        {},
+        frontSentence(front, open, columns, hasIntervals),
+        missingSentence(rows, points),
+      ),
     ),
   );
 }

@@ -47,7 +47,10 @@ function cellsOf(column, row, decimals, scale) {
     );
   }
   if (!isNumeric(column)) return html("td", { class: "text" }, cell ?? NONE);
-  if (column.kind !== "interval") return html("td", { class: "number" }, decimal(numberOf(cell), decimals));
+  if (column.kind !== "interval") {
+    const about = column.key === "quality" ? publishedAs(row) : null;
+    return html("td", { class: "number", "data-tip": about || null }, decimal(numberOf(cell), decimals));
+  }
   const hasInterval = cell?.low !== undefined && cell?.low !== null;
   const text = decimal(numberOf(cell), decimals, true);
   const tip = hasInterval
