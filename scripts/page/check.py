@@ -350,6 +350,38 @@ def check_widths(checks, browser, address, shots):
             page.close()
 
 
+def check_quality(checks, browser, program, template, results, folder, shots):
+    """Published quality beside cost."""
+    published, path = folder / "published.json", folder / "quality.html"
+    vary.make_published(template, published)
+    run(program, "report", results, "--quality", published, "--quality-model", "made/up", "--output", path)
+    address = path.resolve().as_uri()
+    page = Page(browser, address)
+    page.ready()
+    tab = page.tab
+    heads = tab.locator("#table thead tr:first-child th")
+    keys = [heads.nth(index).get_attribute("data-key") for index in range(heads.count())]
+    checks.that("quality is a column, before the costs", keys[2:5] == ["variant", "quality", "overhead_pct"], keys)
+    values = [number(text) for text in page.column("quality")]
+    checks.that("most rows have it", sum(value is not None for value in values) > RESULTS, values[:9])
+    chosen = [tab.locator(f"#axis-{axis} option:checked").get_attribute("value") for axis in "yx"]
+    checks.that("it's plotted against overheads", chosen == ["quality", "overhead_pct"], chosen)
+    whiskers = tab.locator("#scatter figure svg .whisker").evaluate_all(
+        "all => all.filter(one => one.getAttribute('x1') === one.getAttribute('x2')).length")
+    checks.that("accuracies have intervals", whiskers > 20, whiskers)
+    tip = tab.locator("#scatter figure svg [data-row]").first.get_attribute("data-tip")
+    checks.that("a mark says what its quality was published of", "/made-up, configuration equal, of made/up" in tip, tip)
+    for key in ("time_per_token", "peak_memory_mb", "adapter_size_mb", "trainable_params"):
+        tab.select_option("#axis-x", key)
+        about = tab.locator("#scatter figcaption").text_content()
+        checks.that(f"there is a front of quality against {key}", about.startswith("Pareto front of") and "95 %" in about, about)
+    about = tab.locator("#detail").inner_text()
+    checks.that("details say what it is", "Published quality" in about and "configuration equal" in about)
+    checks.that("nothing of this made an error", not page.said, page.said)
+    page.close()
+    check_widths(checks, browser, address, shots and Path(shots) / "quality")
+
+
 def embedded(path):
     packed = re.search(r'id="data">([^<]*)<', path.read_text())[1]
     return json.loads(zlib.decompress(base64.b64decode(packed)))
@@ -380,6 +412,7 @@ def check_with_variations(checks, browser, program, template, folder, shots):
     for check in (check_table, check_plots, check_link, check_hostile, check_without_script):
         check(checks, browser, address)
     check_round_trip(checks, program, results, path)
+    check_quality(checks, browser, program, template, results, folder, shots)
     check_every_version(checks, browser, program, folder)
 
 
