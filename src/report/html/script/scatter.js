@@ -225,6 +225,13 @@ function frontSentence(front, open, columns, hasIntervals) {
   return `Pareto front of ${way} (${beaten}): ${listed(front)}.${within}`;
 }
 
+// Of which model and when quality was published, by an example.
+function publishedSentence(points, columns) {
+  const example = points.find((point) => publishedAs(point.row));
+  if (!example || !columns.some((column) => column.key === "quality")) return null;
+  return ` Quality wasn't measured here: it was published. ${nameOf(example.row)} has the ${publishedAs(example.row)}.`;
+}
+
 function missingSentence(rows, points) {
   const missing = rows.length - points.length;
   if (missing === 0) return null;
@@ -306,6 +313,7 @@ function scatterSection(rows) {
         "figcaption",
         {},
         frontSentence(front, open, columns, hasIntervals),
+        publishedSentence(points, columns),
         missingSentence(rows, points),
       ),
     ),
