@@ -41,6 +41,7 @@ Examples:
 pub const VERIFY: &str = "\
 Examples:
   peft-bench verify path/to/adapter
+  peft-bench verify path/to/adapter --prompt 'What is the capital of Italy?'
   peft-bench verify lora/lora_r8 --prompt-ids 1,2,3 --max-new-tokens 32";
 
 pub const GENERATE: &str = "\

@@ -1,15 +1,19 @@
 //! `peft-bench measure`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Args;
 
-use super::options::{BatchOptions, CommonOptions, TaskOptions, TokenizerOptions, distinct};
+use super::options::{
+    BatchOptions, CommonOptions, RESULTS, TaskOptions, TokenizerOptions, distinct,
+};
 use super::output::print;
+use super::progress::message;
 use super::terminal::Terminal;
 use super::{Outcome, compare, interrupt};
+use crate::advice::shell_word;
 use crate::judge::{Judgement, Side, Source, pairs, text};
 use crate::measure::session::PrecisionGoal;
 use crate::study::{CaseResult, Study, StudyError};
@@ -139,7 +143,11 @@ impl Measure {
             ..Study::default()
         };
         let Some(baseline) = &self.baseline else {
-            return run_study(study, common);
+            let outcome = run_study(study, common)?;
+            if let Outcome::Done = outcome {
+                message(&format!("next: `{}`", reporting(&common.output)));
+            }
+            return Ok(outcome);
         };
         // The measurement may take this file's place.
         let old = Side::read(baseline)?;
@@ -158,6 +166,15 @@ impl Measure {
         print(&format!("\n{}", text::table(&judgement, common.verbose)))?;
         Ok(compare::outcome(&judgement))
     }
+}
+
+/// The command that makes a page of all results in `folder`.
+fn reporting(folder: &Path) -> String {
+    let place = match folder == Path::new(RESULTS) {
+        true => String::new(),
+        false => format!(" {}", shell_word(folder)),
+    };
+    format!("peft-bench report{place} --output report.html")
 }
 
 /// Runs a study until it's done or interrupted, and prints what comes of it.

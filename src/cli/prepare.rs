@@ -112,6 +112,11 @@ impl Prepare {
             ));
         }
         if !self.formats.contains(&Format::Onnx) {
+            let folder = preparation.checkpoint_folder(&experiment, common.dtype);
+            message(&format!(
+                "next: `peft-bench generate {} --prompt Hello`",
+                shell_word(&folder)
+            ));
             return Ok(());
         }
         let (mut prepared, refusal) = if variants.is_empty() {

@@ -1,17 +1,24 @@
 //! `peft-bench verify`
 
+mod prompt;
+
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use super::options::{CommonOptions, TaskOptions};
+use super::check::measuring;
+use super::options::{CommonOptions, TaskOptions, TokenizerOptions};
 use super::output::line;
+use super::progress::message;
 use super::terminal::Terminal;
 use crate::engine::WeightsMode;
 use crate::parity::{Divergence, Parity, at_each_position, check};
 use crate::prepared::{PreparedVariant, task_of};
 use crate::study::{Setup, Target};
+
+/// Number of the prompt's tokens at which quantized predictions are compared: each is a decode step.
+const POSITIONS: usize = 48;
 
 /// `verify`
 #[derive(Debug, Args)]
@@ -19,7 +26,11 @@ pub struct Verify {
     /// Experiment.
     experiment: PathBuf,
 
-    /// Token ids of the prompt, such as `1,2,3` [default: 24 ids spread over the vocabulary].
+    /// Text to compare on [default: the first medium prompt of `prompts/prompts.json`].
+    #[arg(long, value_name = "TEXT", conflicts_with = "prompt_ids")]
+    prompt: Option<String>,
+
+    /// Token ids to compare on, such as `1,2,3`.
     #[arg(long, value_name = "IDS", value_delimiter = ',')]
     prompt_ids: Option<Vec<u32>>,
 
@@ -29,6 +40,9 @@ pub struct Verify {
 
     #[command(flatten)]
     task: TaskOptions,
+
+    #[command(flatten)]
+    tokenizer: TokenizerOptions,
 }
 
 impl Verify {
@@ -51,14 +65,11 @@ impl Verify {
         setup.note_task(&config, task_of(&variants));
         setup.note_adapter_of(&variants);
         setup.note_replaced(&variants);
-        let manifest = &variants[1].manifest;
-        let known = variants.iter().map(|one| one.manifest.vocab_size);
-        let vocab_size = known.min().context("there is no variant to compare")?;
-        let prompt_ids = self
-            .prompt_ids
-            .clone()
-            .unwrap_or_else(|| manifest.invoking(&spread(vocab_size)));
         let count = usize::from(self.max_new_tokens);
+        let prompt = self.prompt(&setup, &variants, count)?;
+        line(&format!("prompt     {}", prompt.about))?;
+        let prompt_ids = prompt.ids;
+        let manifest = &variants[1].manifest;
         let length = manifest.num_virtual_tokens() + prompt_ids.len() + count;
         let mut options = setup.engine_options(provider, length, WeightsMode::InPlace);
         options.logits_on_host = true;
@@ -75,14 +86,15 @@ impl Verify {
             let (floats, _) = preparation.unquantized().prepare_all(&experiment)?;
             let parity = compare(&floats)?;
             failures.extend(self.report(&parity, inputs, reason.as_ref(), "")?);
+            let positions = &prompt_ids[..prompt_ids.len().min(POSITIONS)];
             let knows = |variant: &PreparedVariant| {
                 let known = variant.manifest.vocab_size;
-                prompt_ids.iter().all(|id| (*id as usize) < known)
+                positions.iter().all(|id| (*id as usize) < known)
             };
             let pairs = floats.iter().zip(&variants);
             for (float, quantized) in pairs.filter(|(float, _)| knows(float)) {
-                let reference = at_each_position(&mut open(float)?, &prompt_ids)?;
-                let rows = at_each_position(&mut open(quantized)?, &prompt_ids)?;
+                let reference = at_each_position(&mut open(float)?, positions)?;
+                let rows = at_each_position(&mut open(quantized)?, positions)?;
                 let found = Divergence::between(&reference, &rows);
                 line(&format!(
                     "{:<10} {} against unquantized: KL divergence {:.2e} nats on average, {:.2e} at most; the same \
@@ -99,10 +111,13 @@ impl Verify {
         let label = quantized.map_or(String::new(), |found| found.label());
         let parity = compare(&variants)?;
         failures.extend(self.report(&parity, inputs, reason.as_ref(), &label)?);
-        match failures.is_empty() {
-            true => Ok(()),
-            false => bail!("{}", failures.join("; ")),
+        if !failures.is_empty() {
+            bail!("{}", failures.join("; "));
         }
+        let name = self.experiment.display().to_string();
+        let model = common.model.as_deref();
+        message(&format!("next: `{}`", measuring(&name, model)));
+        Ok(())
     }
 
     /// Says what was found of variants that are quantized as `label` says; returns what's wrong.
@@ -125,7 +140,18 @@ impl Verify {
             ),
             None => "not compared with the base".to_owned(),
         };
-        line(&format!("adapter    {of}{inputs} tensors used, {effect}"))?;
+        let predictions = parity.effect.map(|found| {
+            format!(
+                "; KL divergence {} nats on average, the same most likely token in {} of {} steps",
+                nats(found.mean_kl),
+                found.same_top,
+                found.positions
+            )
+        });
+        line(&format!(
+            "adapter    {of}{inputs} tensors used, {effect}{}",
+            predictions.unwrap_or_default()
+        ))?;
         match reason {
             Some(reason) => line(&format!("merged     not available: {reason}"))?,
             None => line(&format!(
@@ -145,10 +171,10 @@ impl Verify {
     }
 }
 
-/// Token ids far from each other.
-fn spread(vocab_size: usize) -> Vec<u32> {
-    const COUNT: usize = 24;
-    (0..COUNT)
-        .map(|i| ((i * 7919 + 13) % vocab_size) as u32)
-        .collect()
+/// A divergence with as many digits as matter.
+fn nats(found: f64) -> String {
+    match found >= 0.01 {
+        true => format!("{found:.2}"),
+        false => format!("{found:.1e}"),
+    }
 }

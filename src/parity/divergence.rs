@@ -1,11 +1,13 @@
-//! The effect of quantization on a model's predictions: the token distributions at each position of
-//! a prompt, compared with the unquantized model's.
+//! What quantization, or an adapter, does to a model's predictions: the token distributions, position
+//! by position, compared with the unquantized model's, or with the base's.
+
+use serde::{Deserialize, Serialize};
 
 use super::LogitEngine;
 use super::trace::argmax;
 
 /// How far a model's predictions are from a reference's.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Divergence {
     /// `KL(reference ‖ model)` in nats, the mean over positions.
     pub mean_kl: f64,
@@ -39,7 +41,8 @@ pub fn at_each_position<E: LogitEngine>(
 
 impl Divergence {
     /// Compares the logits of `model` with those of `reference`, position by position; both are
-    /// `[positions, vocab_size]`.
+    /// `[positions, vocab_size]`. If one has more tokens, the two are compared by those that both
+    /// have.
     pub fn between(reference: &[Vec<f32>], model: &[Vec<f32>]) -> Self {
         let mut found = Self {
             mean_kl: 0.0,
@@ -48,6 +51,8 @@ impl Divergence {
             positions: reference.len().min(model.len()),
         };
         for (reference, model) in reference.iter().zip(model) {
+            let known = reference.len().min(model.len());
+            let (reference, model) = (&reference[..known], &model[..known]);
             let kl = kl(reference, model);
             found.mean_kl += kl / found.positions as f64;
             // `f64::max` would drop a NaN.
@@ -93,6 +98,16 @@ mod tests {
         assert!((found.mean_kl - expected / 2.0).abs() < 1e-7, "{found:?}");
         // `argmax` takes the first of two equal logits; the reference's largest is the second.
         assert_eq!((found.same_top, found.positions), (1, 2));
+    }
+
+    #[test]
+    fn tokens_that_only_one_of_two_models_has_are_left_out() {
+        let small = vec![vec![1.0, 2.0]];
+        let large = vec![vec![1.0, 2.0, 9.0]];
+        for (reference, model) in [(&small, &large), (&large, &small)] {
+            let found = Divergence::between(reference, model);
+            assert_eq!((found.max_kl, found.same_top), (0.0, 1));
+        }
     }
 
     #[test]

@@ -40,6 +40,9 @@ pub struct Parity {
     /// The difference between the adapter's logits (unmerged, else merged) and the base's; `None`
     /// as above.
     pub adapter_vs_base: Option<f32>,
+    /// How far the adapter's predictions are from the base's; `None` as above.
+    #[serde(default)]
+    pub effect: Option<Divergence>,
     /// Number of tensors in the unmerged variant's file. Each is an input of its graph, or goes
     /// into its cache.
     pub adapter_tensors: Option<usize>,
@@ -166,6 +169,7 @@ fn judge(
         ));
     }
     let adapter_vs_base = of(Variant::Base).map(|base| lead.judged(base, norm));
+    let effect = of(Variant::Base).map(|base| Divergence::between(base, &lead.logits));
     // Matrix products with output heads of different sizes may sum up in another order.
     let nothing = match expected.brings_tokens {
         true => allowed,
@@ -217,6 +221,7 @@ fn judge(
         same_tokens: merged.map(|merged| lead.agreeing_tokens(merged)),
         of: lead.tokens.len(),
         adapter_vs_base: finite(adapter_vs_base),
+        effect: effect.filter(|effect| effect.mean_kl.is_finite()),
         adapter_tensors: expected.tensors.map(|(found, _)| found),
         passed: failures.is_empty(),
         failures,
@@ -234,6 +239,7 @@ impl Parity {
             same_tokens: None,
             of: 0,
             adapter_vs_base: None,
+            effect: None,
             adapter_tensors: None,
             passed: false,
             failures: vec![format!("it could not be checked: {reason}")],

@@ -46,7 +46,7 @@ pub use observer::{Event, Note, Observer};
 pub use parameters::StudyParametersError;
 pub use prepared_folder::PreparedFolderError;
 pub use prompt_doubts::PromptDoubt;
-pub use prompt_source::PromptError;
+pub use prompt_source::{PromptError, PromptSource};
 pub use result_files::CaseResult;
 pub use sessions::SessionError;
 pub use settings::{ProviderChoice, Settings};

@@ -102,6 +102,16 @@ impl PromptSource {
         Ok(plans)
     }
 
+    /// The first prompt of `category`.
+    ///
+    /// # Errors
+    /// If it can't be tokenized.
+    pub fn first(&self, category: Category) -> Result<Vec<u32>, PromptError> {
+        let texts = self.prompts.select(category, 1)?;
+        let ids = self.tokenizer.encode(&texts.concat())?;
+        Ok(ids)
+    }
+
     /// Prompts of exactly as many tokens as each of `contexts` says, made of the prompts of all
     /// categories.
     ///

@@ -78,12 +78,34 @@ fn verify_compares_merged_with_unmerged() {
         ];
         run(&mut place.command(&arguments))
     };
-    for (model_name, name) in [
-        ("llama-gqa", "lora"),
-        ("opt-pre", "dora"),
-        ("llama-tied", "lora-embed"),
+    for (model_name, name, prompt) in [
+        (
+            "llama-gqa",
+            "lora",
+            "the first medium prompt, by the base's tokenizer",
+        ),
+        (
+            "opt-pre",
+            "dora",
+            "24 tokens: spread over the vocabulary, in place of text: ",
+        ),
+        (
+            "llama-tied",
+            "lora-embed",
+            "has no tokenizer of a supported kind",
+        ),
     ] {
         let outcome = verify(model_name, name);
+        let first = outcome.stdout.lines().next().unwrap();
+        assert!(
+            first.starts_with("prompt ") && first.contains(prompt),
+            "{first}"
+        );
+        let effect = outcome.stdout.lines().nth(1).unwrap();
+        assert!(
+            effect.contains(" KL divergence ") && effect.ends_with(" of 16 steps"),
+            "{effect}"
+        );
         assert_eq!(outcome.code, Some(0), "{name}: {}", outcome.stderr);
         assert!(
             outcome.stdout.contains("16 of 16 tokens are the same"),
@@ -97,5 +119,35 @@ fn verify_compares_merged_with_unmerged() {
         outcome.stdout.contains("not available"),
         "{}",
         outcome.stdout
+    );
+}
+
+#[test]
+fn verify_takes_text_or_token_ids() {
+    let place = Workplace::new(1);
+    let (target, base) = (case("llama-gqa", "lora"), model("llama-gqa"));
+    let verify = |options: &[&str]| {
+        let mut command = place.command(&["verify", target.to_str().unwrap()]);
+        run(command.arg("--model").arg(&base).args(options))
+    };
+    for (options, about) in [
+        (["--prompt", "a tide"], "tokens: the text that was given"),
+        (["--prompt-ids", "3,5"], "2 token ids, as given"),
+    ] {
+        let outcome = verify(&options);
+        assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+        let first = outcome.stdout.lines().next().unwrap();
+        assert!(
+            first.starts_with("prompt ") && first.ends_with(about),
+            "{first}"
+        );
+    }
+    // A tokenizer that was asked for isn't replaced by anything.
+    let refused = verify(&["--tokenizer", "adapter"]);
+    assert_eq!(refused.code, Some(1), "{}", refused.stdout);
+    assert!(
+        refused.stderr.contains("has no tokenizer"),
+        "{}",
+        refused.stderr
     );
 }

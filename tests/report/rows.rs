@@ -363,12 +363,12 @@ fn failed_cancelled_and_damaged_ones_are_a_line_each() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let good = &results("together")[0];
-    fs::copy(good, at("ia3--good.json")).unwrap();
-    changed(folder.path(), "lora--cut.json", |result| {
+    fs::copy(good, at("ia3--sound.json")).unwrap();
+    changed(folder.path(), "lora--halted.json", |result| {
         result["run_info"]["status"] = json!("cancelled");
         result["run_info"]["error"] = json!("interrupted in round 2");
     });
-    changed(folder.path(), "lora--early.json", |result| {
+    changed(folder.path(), "lora--starved.json", |result| {
         result["run_info"]["status"] = json!("failed");
         result["run_info"]["error"] = json!("no memory");
         result["generation_info"] = json!({ "variants": {} });
@@ -378,26 +378,40 @@ fn failed_cancelled_and_damaged_ones_are_a_line_each() {
     });
     let text = fs::read_to_string(good).unwrap();
     fs::write(at("damaged.json"), &text[..text.len() / 2]).unwrap();
-    fs::copy(&results("earlier")[0], at("lora--first.json")).unwrap();
+    fs::copy(&results("earlier")[0], at("lora--oldest.json")).unwrap();
     let no_file = at("none.json");
 
-    let outcome = run(program(["report"]).arg(folder.path()).arg(&no_file));
-    assert_eq!(outcome.code, Some(1));
-    let errors: Vec<&str> = outcome.stderr.lines().collect();
-    assert_eq!(errors.len(), 3, "{}", outcome.stderr);
-    assert!(errors[0].contains("damaged.json` is damaged: "));
-    assert!(
-        errors[1].starts_with("error: `schema_version` of `") && errors[1].contains(" is 99, ")
-    );
-    assert!(errors[2].contains("none.json`: No such file"));
+    for format in ["table", "markdown", "csv", "jsonl", "html"] {
+        let mut command = program(["report", "--format", format]);
+        let outcome = run(command.arg(folder.path()).arg(&no_file));
+        assert_eq!(outcome.code, Some(1), "{format}");
+        let errors: Vec<&str> = outcome.stderr.lines().collect();
+        assert_eq!(errors.len(), 3, "{format}: {}", outcome.stderr);
+        assert!(errors[0].contains("damaged.json` is damaged: "));
+        assert!(
+            errors[1].starts_with("error: `schema_version` of `") && errors[1].contains(" is 99, ")
+        );
+        assert!(errors[2].contains("none.json`: No such file"));
+        let text = match format {
+            "html" => without_script(&outcome.stdout).to_owned(),
+            _ => outcome.stdout,
+        };
+        for name in ["sound", "halted", "starved", "oldest"] {
+            assert!(text.contains(name), "{format}, {name}: {text}");
+        }
+        for why in ["interrupted in round 2", "no memory"] {
+            assert!(text.contains(why), "{format}, {why}: {text}");
+        }
+    }
+    let outcome = run(program(["report"]).arg(folder.path()));
     let text = &outcome.stdout;
     assert!(
         text.contains(
-            "\nlora/cut was cancelled: interrupted in round 2\nlora/early failed: no memory\n"
+            "\nlora/halted was cancelled: interrupted in round 2\nlora/starved failed: no memory\n"
         ),
         "{text}"
     );
-    for name in ["good", "cut", "early", "first"] {
+    for name in ["sound", "halted", "starved", "oldest"] {
         assert!(
             text.lines().any(|line| line.starts_with(name)),
             "{name}: {text}"
@@ -410,7 +424,7 @@ fn failed_cancelled_and_damaged_ones_are_a_line_each() {
         "--columns",
         "experiment,status,error,warnings",
     ]);
-    let outcome = run(command.arg(at("lora--early.json")));
+    let outcome = run(command.arg(at("lora--starved.json")));
     let row: Value = serde_json::from_str(&outcome.stdout).unwrap();
     assert_eq!(
         (
@@ -420,12 +434,18 @@ fn failed_cancelled_and_damaged_ones_are_a_line_each() {
             &row["warnings"]
         ),
         (
-            &json!("early"),
+            &json!("starved"),
             &json!("failed"),
             &json!("no memory"),
             &json!("failed, disturbed")
         )
     );
+}
+
+/// What a page shows where scripts don't run.
+fn without_script(page: &str) -> &str {
+    let text = page.split("<div id=\"static\">").nth(1).unwrap();
+    text.split("<script").next().unwrap()
 }
 
 #[test]
