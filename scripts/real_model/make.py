@@ -54,7 +54,7 @@ def main() -> None:
         python = environment((options.environment or Path(temporary)).resolve())
         train = [python, HERE / "train.py", options.folder.resolve()]
         # Threads that spin while they wait make torch many times slower on a machine with other work.
-        settings = {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "passive"}
+        settings = {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "OMP_WAIT_POLICY": "passive"}
         subprocess.run(train, check=True, env=os.environ | settings)
 
 

@@ -79,11 +79,15 @@ impl Check {
             model = model.or(report.other_base);
         }
         match (wrong, names.as_slice()) {
-            (0, [one]) => message(&format!("next: `{}`", measuring(one, model.as_deref()))),
-            (0, all) => message(&format!(
-                "{} experiments are in order; next: `peft-bench measure NAME…`",
-                all.len()
-            )),
+            (0, [one]) => message(&format!("next: `{}`", measuring(&[one], model.as_deref()))),
+            (0, all) => {
+                let next = match self.experiments.is_empty() {
+                    true => "peft-bench measure NAME…".to_owned(),
+                    false => measuring(all, model.as_deref()),
+                };
+                let count = all.len();
+                message(&format!("{count} experiments are in order; next: `{next}`"));
+            }
             (wrong, all) => bail!(
                 "{wrong} of {} experiments can't be used as they are",
                 all.len()
@@ -93,13 +97,14 @@ impl Check {
     }
 }
 
-/// The command that measures the experiment `name`, on `model` if it isn't its own.
-pub fn measuring(name: &str, model: Option<&str>) -> String {
-    let word = |text: &str| shell_word(Path::new(text));
-    let option = model.map(|model| format!(" --model {}", word(model)));
+/// The command that measures the experiments `names`, on `model` if it isn't their own.
+pub fn measuring(names: &[impl AsRef<Path>], model: Option<&str>) -> String {
+    let names = names.iter().map(|name| shell_word(name.as_ref()));
+    let names: Vec<String> = names.collect();
+    let option = model.map(|model| format!(" --model {}", shell_word(Path::new(model))));
     format!(
         "peft-bench measure {}{}",
-        word(name),
+        names.join(" "),
         option.unwrap_or_default()
     )
 }

@@ -85,7 +85,7 @@ impl Init {
         let short = format!("{}/{name}", draft.peft_type().to_lowercase());
         message(&format!(
             "next: `{}`",
-            measuring(&short, other_base.as_deref())
+            measuring(&[&short], other_base.as_deref())
         ));
         Ok(())
     }

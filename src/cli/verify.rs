@@ -114,9 +114,8 @@ impl Verify {
         if !failures.is_empty() {
             bail!("{}", failures.join("; "));
         }
-        let name = self.experiment.display().to_string();
-        let model = common.model.as_deref();
-        message(&format!("next: `{}`", measuring(&name, model)));
+        let next = measuring(&[&self.experiment], common.model.as_deref());
+        message(&format!("next: `{next}`"));
         Ok(())
     }
 

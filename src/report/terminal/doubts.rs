@@ -25,15 +25,17 @@ pub(super) fn doubts(all: &[Participant<Variant>], interference: Option<&Interfe
         let slow_first = samples().filter(|of| of.outliers.slow_first_run).count();
         let label = one.label();
         if outliers > 0 {
+            let are = if outliers == 1 { "is" } else { "are" };
             let _ = writeln!(
                 text,
-                "warning: {outliers} of {runs} runs of `{label}` are far from the others of their prompt"
+                "warning: {outliers} of {runs} runs of `{label}` {are} far from the others of their prompt"
             );
         }
         if slow_first > 0 {
+            let prompts = if slow_first == 1 { "prompt" } else { "prompts" };
             let _ = writeln!(
                 text,
-                "warning: the first run of {slow_first} prompts was slow with `{label}`; warming up may have been too short"
+                "warning: the first run of {slow_first} {prompts} was slow with `{label}`; warming up may have been too short"
             );
         }
     }
