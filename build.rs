@@ -1,21 +1,36 @@
-//! Tells the program the git revision that it's built from, where there is one.
-//!
-//! Without git, or outside of a checkout of this very package, as in a crate's archive that was unpacked inside
-//! of another repository, nothing is set, and results have no revision.
+//! Gives the program two things that are known when it's built: the git revision of its source,
+//! and the shipped experiments.
 
-use std::env;
-use std::path::Path;
+use std::error::Error;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::{env, fs, io};
 
-fn main() {
+/// The folder of the shipped experiments.
+const EXPERIMENTS: &str = "experiments";
+
+/// The files that a shipped experiment consists of.
+const FILES: [&str; 2] = ["adapter_config.json", "benchmark_params.json"];
+
+fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
-    let Some(root) = git(&["rev-parse", "--show-toplevel"]) else {
-        return;
-    };
-    let package = env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
-    if Path::new(&root).canonicalize().ok() != Path::new(&package).canonicalize().ok() {
-        return;
+    let package = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
+    // A crate's archive may be unpacked inside of another repository.
+    let root = git(&["rev-parse", "--show-toplevel"]);
+    let is_checkout = root
+        .is_some_and(|root| Path::new(&root).canonicalize().ok() == package.canonicalize().ok());
+    if is_checkout {
+        tell_revision();
     }
+    let code = experiments_as_code(&package, is_checkout)?;
+    let generated = PathBuf::from(env::var("OUT_DIR")?).join("built_in_experiments.rs");
+    fs::write(generated, code)?;
+    Ok(())
+}
+
+/// Sets `PEFT_BENCH_GIT_REVISION`. Without git, nothing is set, and results have no revision.
+fn tell_revision() {
     // A commit or a checkout changes one of these; a path that doesn't exist would run this at every build.
     let reference = git(&["symbolic-ref", "-q", "HEAD"]);
     let names = ["HEAD", "packed-refs", "index"].into_iter();
@@ -37,6 +52,52 @@ fn main() {
         revision.push_str("-dirty");
     }
     println!("cargo::rustc-env=PEFT_BENCH_GIT_REVISION={revision}");
+}
+
+/// A list of pairs in Rust: the path of each file below `experiments/`, and its content.
+fn experiments_as_code(package: &Path, is_checkout: bool) -> io::Result<String> {
+    let mut files = match is_checkout {
+        // In a checkout, an experiment that was begun with `init` isn't shipped until it's added.
+        // Adding one changes git's index, so this program runs again.
+        true => tracked_experiments(package),
+        false => {
+            let mut found = Vec::new();
+            files_below(&package.join(EXPERIMENTS), &mut found)?;
+            found
+        }
+    };
+    files.retain(|path| {
+        path.file_name()
+            .is_some_and(|name| FILES.iter().any(|file| name == *file))
+    });
+    files.sort();
+    let mut code = String::from("&[\n");
+    for path in files {
+        let below = path.strip_prefix(package.join(EXPERIMENTS));
+        let name = below.map_err(io::Error::other)?.display().to_string();
+        let path = path.display().to_string();
+        // The compiler rebuilds the program when a file that it includes changes.
+        writeln!(code, "    ({name:?}, include_str!({path:?})),").map_err(io::Error::other)?;
+    }
+    code.push_str("]\n");
+    Ok(code)
+}
+
+fn tracked_experiments(package: &Path) -> Vec<PathBuf> {
+    let listed = git(&["ls-files", "--", EXPERIMENTS]).unwrap_or_default();
+    let paths = listed.lines().map(|line| package.join(line));
+    paths.filter(|path| path.is_file()).collect()
+}
+
+fn files_below(folder: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        match path.is_dir() {
+            true => files_below(&path, found)?,
+            false => found.push(path),
+        }
+    }
+    Ok(())
 }
 
 /// What `git` prints, run in the package's folder; absent if it isn't there or fails.

@@ -1,6 +1,7 @@
 //! Experiment folders, `experiments/<method>/<name>/` or any folder with an `adapter_config.json`:
 //! finding, checking and beginning them.
 
+pub mod built_in;
 pub mod check;
 pub mod draft;
 mod hints;
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use self::built_in::BuiltInError;
 use crate::adapter::folder::{self, CONFIG};
 use crate::adapter::{AdapterError, Values};
 use crate::file_names;
@@ -32,6 +34,8 @@ pub enum ExperimentError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Adapter(#[from] AdapterError),
+    #[error(transparent)]
+    BuiltIn(#[from] BuiltInError),
 }
 
 /// An adapter to prepare and measure, in a folder with an `adapter_config.json`.
@@ -50,7 +54,7 @@ pub struct Experiment {
     pub fresh: bool,
 }
 
-/// The folder in which experiments are found by name.
+/// The folder in which experiments are found by name, before those that are built in.
 pub const EXPERIMENTS: &str = "experiments";
 
 /// In the hub's cache, a repository's folder is `models--<org>--<name>`, and its commits are below
@@ -59,11 +63,11 @@ const OF_REPOSITORY: &str = "models--";
 const SNAPSHOTS: &str = "snapshots";
 
 impl Experiment {
-    /// Finds the experiment `name`: a folder, or one below `experiments/`.
+    /// Finds the experiment `name`: a folder, one below `experiments/`, or a built-in one.
     ///
     /// # Errors
     /// If there's no such folder, it has no `adapter_config.json`, or lacks the weights of a
-    /// trained adapter.
+    /// trained adapter. If it's built in and can't be written into the cache folder.
     pub fn find(name: &Path) -> Result<Self, ExperimentError> {
         Self::find_with(name, Values::default())
     }
@@ -73,7 +77,7 @@ impl Experiment {
     /// # Errors
     /// As [`find`](Self::find).
     pub fn find_with(name: &Path, values: Values) -> Result<Self, ExperimentError> {
-        match folder_of(name) {
+        match folder_of(name)? {
             Some(folder) => Self::at(&folder, values),
             None if name.is_file() => Err(ExperimentError::File {
                 path: name.to_owned(),
@@ -116,37 +120,51 @@ impl Experiment {
     }
 
     /// [`file_stem`](Self::file_stem), followed by a hash of the folder's path unless it's in
-    /// `experiments/` here.
+    /// `experiments/` here, or built in.
     pub fn file_name(&self) -> String {
-        let below = Path::new(EXPERIMENTS).join(&self.method).join(&self.name);
         let place = |path: &Path| std::fs::canonicalize(path).ok();
-        let shipped = place(&below).is_some_and(|below| place(&self.folder) == Some(below));
-        match shipped {
+        let is_below = |experiments: PathBuf| {
+            let below = experiments.join(&self.method).join(&self.name);
+            place(&below).is_some_and(|below| place(&self.folder) == Some(below))
+        };
+        match is_below(EXPERIMENTS.into()) || is_below(built_in::experiments()) {
             true => self.file_stem(),
             false => file_names::of_place(&self.file_stem(), &self.folder),
         }
     }
 }
 
-/// Resolves `name` to an existing folder: as a path, or below `experiments/`.
-pub fn folder_of(name: &Path) -> Option<PathBuf> {
+/// Resolves `name` to an existing folder: as a path, below `experiments/`, or built in.
+///
+/// # Errors
+/// If it's built in and can't be written into the cache folder.
+pub fn folder_of(name: &Path) -> Result<Option<PathBuf>, BuiltInError> {
+    match folder_here(name) {
+        Some(folder) => Ok(Some(folder)),
+        None => built_in::folder(name),
+    }
+}
+
+/// Resolves `name` to a folder that's named by its path, or is below `experiments/` here.
+fn folder_here(name: &Path) -> Option<PathBuf> {
     let below = Path::new(EXPERIMENTS).join(name);
     [name.to_owned(), below]
         .into_iter()
         .find(|path| path.is_dir())
 }
 
-/// The three shipped experiments whose names are the most similar to `name`, in words; `None` if
-/// there are none here.
+/// The three experiments, here or built in, whose names are the most similar to `name`, in words;
+/// `None` if there are none.
 pub fn nearest_experiments(name: &str) -> Option<String> {
     hints::nearest_experiments(name, Path::new(EXPERIMENTS))
 }
 
-/// Whether the first component of the path `name` is an existing folder: then `name` is more likely
-/// a mistyped path than a hub id.
+/// Whether the first component of the path `name` is a folder that's here or built in: then `name`
+/// is more likely a mistyped path than a hub id.
 pub fn begins_as_folder(name: &Path) -> bool {
     let first = name.components().next();
-    first.is_some_and(|first| folder_of(Path::new(first.as_os_str())).is_some())
+    let is_folder = |first: &Path| folder_here(first).is_some() || built_in::has(first);
+    first.is_some_and(|first| is_folder(Path::new(first.as_os_str())))
 }
 
 /// The `<method>--<name>` of the adapter in `folder`.

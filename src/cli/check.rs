@@ -14,7 +14,7 @@ use crate::adapter::AdapterError;
 use crate::adapter::folder::CONFIG;
 use crate::advice::shell_word;
 use crate::experiment::check::{Fit, experiments_below, fit, look_at};
-use crate::experiment::{EXPERIMENTS, Experiment, folder_of};
+use crate::experiment::{EXPERIMENTS, Experiment, built_in, folder_of};
 use crate::model::{BaseModel, ModelId, synthetic};
 use crate::study::Setup;
 
@@ -22,7 +22,7 @@ use crate::study::Setup;
 #[derive(Debug, Args)]
 pub struct Check {
     /// Experiments: folders with an `adapter_config.json`, or `<method>/<name>` below
-    /// `experiments/` [default: all that are there].
+    /// `experiments/` or built in [default: all of `experiments/`; without one, all built-in ones].
     experiments: Vec<PathBuf>,
 }
 
@@ -47,15 +47,9 @@ impl Check {
     /// Runs the command.
     pub fn run(&self, common: &CommonOptions) -> Result<()> {
         let folders = match self.experiments.as_slice() {
-            [] => experiments_below(Path::new(EXPERIMENTS)),
+            [] => all_experiments(),
             named => named.to_vec(),
         };
-        if folders.is_empty() {
-            bail!(
-                "there are no experiments in `{EXPERIMENTS}/`; `peft-bench init lora --rank 16` makes one, and \
-                 `peft-bench check FOLDER` checks an adapter elsewhere"
-            );
-        }
         let names: Vec<String> = folders.iter().map(|folder| name_of(folder)).collect();
         let width = names.iter().map(|name| name.chars().count()).max();
         let width = width.unwrap_or_default();
@@ -67,8 +61,8 @@ impl Check {
         let mut model = common.model.clone();
         for (folder, name) in folders.iter().zip(&names) {
             let report = match folder_of(folder) {
-                Some(folder) => Report::of(&setup, &mut bases, &folder),
-                None => Report::absent(&setup, folder),
+                Ok(Some(folder)) => Report::of(&setup, &mut bases, &folder),
+                Ok(None) | Err(_) => Report::absent(&setup, folder),
             };
             let word = match report.faults.is_empty() {
                 true => "ok",
@@ -95,6 +89,19 @@ impl Check {
         }
         Ok(())
     }
+}
+
+/// The experiments of `experiments/`; if there are none, those that are built in.
+fn all_experiments() -> Vec<PathBuf> {
+    let here = experiments_below(Path::new(EXPERIMENTS));
+    if !here.is_empty() {
+        return here;
+    }
+    message(&format!(
+        "there are no experiments in `{EXPERIMENTS}/` here, so the built-in ones are checked; \
+         `peft-bench init lora --rank 16` makes one, and `peft-bench check FOLDER` checks an adapter elsewhere"
+    ));
+    built_in::names().into_iter().map(PathBuf::from).collect()
 }
 
 /// The command that measures the experiments `names`, on `model` if it isn't their own.
@@ -143,7 +150,7 @@ impl Report {
         report
     }
 
-    /// A folder that isn't there.
+    /// A folder that isn't there, or a built-in one that can't be written.
     fn absent(setup: &Setup<'_>, folder: &Path) -> Self {
         let mut report = Self::default();
         report.kept(Experiment::find_with(folder, setup.settings.values).map_err(Error::from));

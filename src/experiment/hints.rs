@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::built_in;
 use crate::adapter::folder::{CONFIG, listed, names};
 use crate::advice::shell_word;
 use crate::json::check::{nearest, nearest_three};
@@ -10,7 +11,8 @@ use crate::json::check::{nearest, nearest_three};
 /// cache.
 const DEPTH: usize = 2;
 
-/// The hint for a path that doesn't exist; experiments are looked for in the folder `experiments`.
+/// The hint for a path that doesn't exist; experiments are looked for in the folder `experiments`,
+/// and among those that are built in.
 pub fn hint(name: &Path, experiments: &Path) -> String {
     if let Some(other) = nearest_path(name) {
         return format!("; did you mean `{}`?", other.display());
@@ -26,15 +28,18 @@ pub fn hint(name: &Path, experiments: &Path) -> String {
                  (`org/name[@revision]`)"
             .to_owned(),
         Some(nearest) => format!(
-            "; did you mean {nearest}? `peft-bench check` lists `{}/`; a folder that has an `adapter_config.json` and an \
+            "; did you mean {nearest}? `peft-bench check` lists {}; a folder that has an `adapter_config.json` and an \
              adapter's hub id (`org/name[@revision]`) are experiments, too",
-            experiments.display()
+            match experiments.is_dir() {
+                true => format!("`{}/`", experiments.display()),
+                false => "those that are built in".to_owned(),
+            }
         ),
     }
 }
 
-/// The three experiments in the folder `experiments` whose names are the most similar, in words;
-/// `None` if there are none.
+/// The three experiments, in the folder `experiments` or built in, whose names are the most similar,
+/// in words; `None` if there are none.
 pub fn nearest_experiments(name: &str, experiments: &Path) -> Option<String> {
     nearest_of(name, &known(experiments))
 }
@@ -44,12 +49,18 @@ fn nearest_of(name: &str, known: &[String]) -> Option<String> {
     (!candidates.is_empty()).then(|| nearest_three(name, &candidates))
 }
 
-/// `<method>/<name>` of the experiments below the folder.
+/// `<method>/<name>` of the experiments below the folder, then of the built-in ones.
 fn known(experiments: &Path) -> Vec<String> {
     let folders = holders(experiments, CONFIG, DEPTH).into_iter();
-    folders
+    let mut names: Vec<String> = folders
         .filter_map(|path| Some(path.strip_prefix(experiments).ok()?.display().to_string()))
-        .collect()
+        .collect();
+    for name in built_in::names() {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
 }
 
 /// The hint for a file where an adapter's folder is expected.
@@ -77,8 +88,12 @@ pub fn hint_for_file(path: &Path) -> String {
 pub fn hint_inside(folder: &Path) -> String {
     let adapters = holders(folder, CONFIG, DEPTH);
     let models = holders(folder, "config.json", DEPTH);
+    let built_in = built_in::experiments();
     let words = |paths: &[PathBuf]| {
-        let names: Vec<String> = paths.iter().map(|path| shell_word(path)).collect();
+        let short = paths
+            .iter()
+            .map(|path| path.strip_prefix(&built_in).unwrap_or(path));
+        let names: Vec<String> = short.map(shell_word).collect();
         listed(&names)
     };
     match (adapters.as_slice(), models.as_slice()) {

@@ -120,7 +120,7 @@ impl Target {
         if has("config.json") {
             return Ok(Some(Self::Checkpoint(ModelId::Local(path.to_owned()))));
         }
-        match folder_of(path) {
+        match folder_of(path).map_err(ExperimentError::from)? {
             Some(folder) => Ok(Some(Self::Experiment(Experiment::at(&folder, values)?))),
             None => Ok(None),
         }

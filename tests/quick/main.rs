@@ -6,6 +6,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod elsewhere;
 mod experiments;
 
 use peft_bench::adapter::PEFT_TYPES;
