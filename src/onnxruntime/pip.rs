@@ -41,7 +41,8 @@ pub enum PipError {
     NoPython,
     /// There is Python, but none with pip.
     #[error(
-        "no Python here has pip ({}), and it is needed for the download",
+        "no Python here has pip ({}), and it is needed for the download; with uv, \
+         `uvx --with onnxruntime peft-bench` does without",
         list(pythons)
     )]
     NoPip {
@@ -275,7 +276,8 @@ mod tests {
         let error = python_with_pip(&["/no/such/python3".into()]).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "no Python here has pip (/no/such/python3), and it is needed for the download"
+            "no Python here has pip (/no/such/python3), and it is needed for the download; with uv, \
+             `uvx --with onnxruntime peft-bench` does without"
         );
     }
 

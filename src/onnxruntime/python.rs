@@ -13,25 +13,29 @@ const PRINT_SEARCH_PATH: &str = "import sys; print('\\n'.join(sys.path))";
 /// The Python environments and interpreters to search.
 #[derive(Clone, Debug, Default)]
 pub struct Python {
-    /// The roots of the active environments: `VIRTUAL_ENV`, then `CONDA_PREFIX`.
+    /// The roots of environments: the one that this program is installed in, then the active ones,
+    /// `VIRTUAL_ENV` and `CONDA_PREFIX`.
     pub environments: Vec<PathBuf>,
     /// The interpreters to try, in order.
     pub interpreters: Vec<PathBuf>,
 }
 
 impl Python {
-    /// Reads `VIRTUAL_ENV`, `CONDA_PREFIX` and `PATH`.
+    /// Looks at the program's own path, and reads `VIRTUAL_ENV`, `CONDA_PREFIX` and `PATH`.
     pub fn from_environment() -> Python {
-        let environments = ["VIRTUAL_ENV", "CONDA_PREFIX"]
+        let own = std::env::current_exe();
+        let own = own.ok().and_then(|program| environment_of(&program));
+        let active = ["VIRTUAL_ENV", "CONDA_PREFIX"]
             .into_iter()
             .filter_map(std::env::var_os)
             .filter(|root| !root.is_empty())
             .map(PathBuf::from)
-            .collect();
+            .filter(|root| Some(root) != own.as_ref());
+        let environments = own.iter().cloned().chain(active).collect();
         Python::new(environments, &std::env::var_os("PATH").unwrap_or_default())
     }
 
-    /// The active environments, and every `python3` and `python` in them and in the folders of
+    /// The environments, and every `python3` and `python` in them and in the folders of
     /// `search_path`, which has the format of `PATH`.
     ///
     /// All interpreters are kept because the first often has no pip: environments made by uv don't.
@@ -52,8 +56,8 @@ impl Python {
         }
     }
 
-    /// The site-packages folders of the active environments; without one, the folders from which
-    /// the first working interpreter imports.
+    /// The site-packages folders of the environments; without one, the folders from which the first
+    /// working interpreter imports.
     pub fn site_packages(&self) -> Vec<PathBuf> {
         if self.environments.is_empty() {
             return self
@@ -67,6 +71,13 @@ impl Python {
             .flat_map(|root| site_packages_below(root))
             .collect()
     }
+}
+
+/// The root of the virtual environment whose `bin` folder holds `program`, as pip and uv install it.
+/// Such a program also runs without its environment being active.
+fn environment_of(program: &Path) -> Option<PathBuf> {
+    let root = program.parent()?.parent()?;
+    root.join("pyvenv.cfg").is_file().then(|| root.to_owned())
 }
 
 /// The folders `lib/python3.X/site-packages` of an environment, in order of their names.
@@ -135,6 +146,15 @@ pub(crate) mod tests {
             Python::new(vec![env.clone()], &search_path).interpreters,
             [env.join("bin/python"), bin.join("python3")]
         );
+    }
+
+    #[test]
+    fn a_program_in_a_virtual_environment_knows_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("bin/peft-bench");
+        assert_eq!(environment_of(&program), None);
+        std::fs::write(folder.path().join("pyvenv.cfg"), "").unwrap();
+        assert_eq!(environment_of(&program).as_deref(), Some(folder.path()));
     }
 
     #[test]
