@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::Outcome;
 use super::measure::run_study;
-use super::options::{BatchOptions, CommonOptions, TokenizerOptions};
+use super::options::{BatchOptions, CommonOptions, RestartOptions, TokenizerOptions};
 use crate::study::Study;
 
 /// `base`
@@ -16,6 +16,9 @@ pub struct Base {
     /// Prompts in place of `prompts/prompts.json`.
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
+
+    #[command(flatten)]
+    restarts: RestartOptions,
 
     #[command(flatten)]
     batch: BatchOptions,
@@ -37,6 +40,7 @@ impl Base {
             tokenizer: self.tokenizer.choice(),
             batch_sizes: self.batch.sizes(),
             cached_base: !self.force,
+            restarts: self.restarts.count(),
             output: common.output.clone(),
             ..Study::default()
         };

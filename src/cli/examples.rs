@@ -10,7 +10,8 @@ pub const MEASURE: &str = "\
 Examples:
   peft-bench measure lora/lora_r8
   peft-bench measure lora/lora_r8 ia3/default vera/r256 --target-precision 2%
-  peft-bench measure path/to/adapter --model org/name --quantize 4bit";
+  peft-bench measure path/to/adapter --model org/name --quantize 4bit
+  peft-bench measure lora/lora_r8 --restarts 5           # confirm it with processes that are started anew";
 
 pub const BASE: &str = "\
 Examples:
@@ -31,7 +32,7 @@ Exit codes:
   2  usage
   3  something can't be told, can't be compared, or can't be read
 
-Where it can't be told, more runs help (`num_inference_runs`), and several starts a side.
+Where it can't be told, more runs help (`num_inference_runs`), and several starts (`measure --restarts 5`).
 
 Examples:
   peft-bench compare old.json new.json

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use super::options::{
-    BatchOptions, CommonOptions, RESULTS, TaskOptions, TokenizerOptions, distinct,
+    BatchOptions, CommonOptions, RESULTS, RestartOptions, TaskOptions, TokenizerOptions, distinct,
 };
 use super::output::print;
 use super::progress::message;
@@ -38,11 +38,13 @@ pub struct Measure {
     cached_base: bool,
 
     /// Go on until every overall overhead is known to within so many percentage points (half of its
-    /// 95 % interval); `num_inference_runs` is then the least.
+    /// 95 % interval); `num_inference_runs` is then the least. With `--restarts`, whole starts are
+    /// added.
     #[arg(long, value_name = "PCT", value_parser = percentage, conflicts_with = "cached_base")]
     target_precision: Option<f64>,
 
-    /// Begin no further round for `--target-precision` after so much time, such as `90s` or `10m`.
+    /// Begin no further round, or start, for `--target-precision` after so much time, such as `90s`
+    /// or `10m`.
     #[arg(
         long,
         value_name = "TIME",
@@ -66,6 +68,9 @@ pub struct Measure {
         requires = "baseline"
     )]
     margin: f64,
+
+    #[command(flatten)]
+    restarts: RestartOptions,
 
     #[command(flatten)]
     batch: BatchOptions,
@@ -138,6 +143,7 @@ impl Measure {
             aa: self.aa,
             empty: self.empty,
             cached_base: self.cached_base,
+            restarts: self.restarts.count(),
             precision_goal: self.target_precision.map(goal),
             output: common.output.clone(),
             ..Study::default()

@@ -234,6 +234,23 @@ impl BatchOptions {
     }
 }
 
+/// `--restarts`
+#[derive(Debug, Clone, Args)]
+pub struct RestartOptions {
+    /// Start all processes so many times, each with all warm-ups and runs. From 3 on, intervals cover
+    /// what differs from one start of a process to the next; 5 confirm a small difference, and take
+    /// about 5 times as long.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    restarts: u16,
+}
+
+impl RestartOptions {
+    /// How often processes are started.
+    pub fn count(&self) -> usize {
+        usize::from(self.restarts)
+    }
+}
+
 /// `--task-id`
 #[derive(Debug, Clone, Args)]
 pub struct TaskOptions {

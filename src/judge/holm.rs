@@ -7,27 +7,25 @@
 //! is no worse only if each of them is.
 
 use super::figure::{Figure, Outcome};
+use crate::measure::stats::holm;
 
 /// The probability of a mistake, to one side.
 const LEVEL: f64 = 0.025;
 
 /// Takes "worse" back from overheads that aren't so with all of them in view.
 pub(super) fn decide(figures: Vec<&mut Figure>, margin: f64) {
-    let mut tested: Vec<(f64, &mut Figure)> = figures
+    let (probabilities, tested): (Vec<f64>, Vec<&mut Figure>) = figures
         .into_iter()
         .filter(|figure| figure.decides)
         .filter_map(|figure| {
             let shift = figure.shift.filter(|shift| shift.enough())?;
             Some((shift.p_above(margin)?, figure))
         })
-        .collect();
-    tested.sort_by(|(one, _), (other, _)| one.total_cmp(other));
+        .unzip();
     let count = tested.len();
-    let mut largest = 0.0_f64;
-    for (index, (p, figure)) in tested.into_iter().enumerate() {
-        largest = largest.max(p * (count - index) as f64).min(1.0);
-        figure.p_corrected = Some(largest);
-        if figure.outcome == Outcome::Worse && largest >= LEVEL {
+    for (figure, p) in tested.into_iter().zip(holm(&probabilities)) {
+        figure.p_corrected = Some(p);
+        if figure.outcome == Outcome::Worse && p >= LEVEL {
             figure.outcome = Outcome::CannotTell;
             figure.note = Some(format!("worse by itself, but not as one of {count}"));
         }

@@ -7,6 +7,7 @@
 //!            memory     peaks: within 2 %, or not
 //!            overhead   a variant's time over its own base's, with an interval
 //!            times      absolute times: shown, and never decisive
+//! starts     the starts that a side's results hold
 //! holm       many overheads together
 //! text       the table, Markdown and JSON
 //! ```
@@ -22,6 +23,7 @@ mod memory;
 mod overhead;
 mod refusal;
 mod sides;
+mod starts;
 pub mod text;
 mod times;
 
@@ -42,7 +44,7 @@ pub struct Source {
 }
 
 /// Results of one target, older and newer. Several results of a side are starts of the same
-/// measurement.
+/// measurement, and each may hold several starts of its own.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pair {
     /// `<method>/<name>`

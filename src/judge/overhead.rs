@@ -5,8 +5,9 @@
 //! processes, isn't in them.
 
 use super::figure::{Figure, Kind, Outcome, Unit};
+use super::starts::{Side, of_side};
 use super::{Pair, Source};
-use crate::measure::stats::{MIN_SAMPLES_TO_DETECT, MIN_STARTS, Start, estimate, shift};
+use crate::measure::stats::{MIN_SAMPLES_TO_DETECT, MIN_STARTS, OfStart, estimate, shift};
 use crate::measure::subject::Subject;
 use crate::report::model::{Category, Report};
 
@@ -90,7 +91,7 @@ fn figure(pair: &Pair, variant: &str, categories: &[&str], margin: f64) -> Figur
         };
         figure.better = high < 0.0;
         if !found.covers_starts && figure.outcome != Outcome::NoWorse && !is_same {
-            figure.note = Some(match pair.old.len().min(pair.new.len()) {
+            figure.note = Some(match old.len().min(new.len()) {
                 1 => "one start".to_owned(),
                 few => format!("{few} starts, {MIN_STARTS} are needed to draw them"),
             });
@@ -99,24 +100,26 @@ fn figure(pair: &Pair, variant: &str, categories: &[&str], margin: f64) -> Figur
     figure
 }
 
-/// Log ratios of each start, by category; `None` if a start has none in one of them.
-fn starts(side: &[Source], variant: &str, categories: &[&str]) -> Option<Vec<Start>> {
-    let start = |source: &Source| {
-        let info = &source.report.generation_info;
+/// Log ratios of each start, by category; `None` if a result has none in one of them.
+fn starts(side: &[Source], variant: &str, categories: &[&str]) -> Option<Side> {
+    of_side(side, |report| {
+        let info = &report.generation_info;
         let base = info.measured(Subject::Base.name())?;
         let variant = info.measured(variant)?;
         let ratios = categories.iter().map(|name| {
             let ratios = ratios(base.by_category.get(name)?, variant.by_category.get(name)?);
             (!ratios.is_empty()).then_some(ratios)
         });
-        ratios.collect::<Option<Start>>()
-    };
-    side.iter().map(start).collect()
+        ratios.collect()
+    })
 }
 
 /// A variant's runs over the base's.
-fn ratios(base: &Category, variant: &Category) -> Vec<f64> {
+fn ratios(base: &Category, variant: &Category) -> Vec<OfStart> {
     let runs = variant.paired_runs(base);
-    let ratios = runs.map(|(base, own)| (own.inference_time / base.inference_time).ln());
-    ratios.filter(|ratio| ratio.is_finite()).collect()
+    let ratios = runs.map(|(base, own)| OfStart {
+        start: own.start(),
+        value: (own.inference_time / base.inference_time).ln(),
+    });
+    ratios.filter(|ratio| ratio.value.is_finite()).collect()
 }

@@ -2,10 +2,11 @@
 //! their intervals don't cover that. So they're shown, and decide nothing.
 
 use super::figure::{Figure, Kind, Unit};
-use super::{Pair, Source, reports};
-use crate::measure::stats::{Start, estimate, median, shift};
+use super::starts::{Side, of_side};
+use super::{Pair, Source};
+use crate::measure::stats::{OfStart, Start, estimate, median, shift};
 use crate::measure::subject::Subject;
-use crate::report::model::{Run, Variant};
+use crate::report::model::Run;
 
 /// Intervals are the same whenever the same files are compared.
 const SEED: u64 = 42;
@@ -47,16 +48,18 @@ pub(super) fn figures(pair: &Pair) -> Vec<Figure> {
 }
 
 /// Log times of each start, by category; `None` if there are none, or one that's no time.
-fn starts(side: &[Source], variant: &str, time: fn(&Run) -> Option<f64>) -> Option<Vec<Start>> {
-    let start = |variant: &Variant| {
-        let categories = variant.by_category.values();
-        let strata = categories.map(|category| {
+fn starts(side: &[Source], variant: &str, time: fn(&Run) -> Option<f64>) -> Option<Side> {
+    of_side(side, |report| {
+        let variant = report.generation_info.measured(variant)?;
+        let strata = variant.by_category.values().map(|category| {
             let runs = category.samples.iter().flat_map(|of| &of.individual_runs);
-            let times = runs.map(|run| time(run).map(f64::ln).filter(|log| log.is_finite()));
-            times.collect::<Option<Vec<f64>>>()
+            let times = runs.map(|run| {
+                let value = time(run).map(f64::ln).filter(|log| log.is_finite())?;
+                let start = run.start();
+                Some(OfStart { start, value })
+            });
+            times.collect()
         });
-        strata.collect::<Option<Start>>()
-    };
-    let variants = reports(side).map(|report| report.generation_info.measured(variant));
-    variants.map(|variant| start(variant?)).collect()
+        strata.collect()
+    })
 }

@@ -109,6 +109,7 @@ fn saving(
             Some(Pair {
                 base: partner.timings.time_per_token() / batch,
                 variant: run.timings.time_per_token() / batch,
+                start: run.start,
             })
         })
         .collect();

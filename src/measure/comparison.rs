@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::prompt_group::PromptGroup;
 use super::record::{RunRecord, SubjectRecord};
-use super::stats::{Overhead, Pair, UnpairedSamples, paired_overhead, unpaired_overhead};
+use super::stats::{OfStart, Overhead, Pair, UnpairedSamples, paired_overhead, unpaired_overhead};
 
 /// The overhead of `variant` against `base`, in percent of the time of a whole generation. Each
 /// group is a stratum. Pass `paired: false` if the base's record comes from an earlier measurement.
@@ -18,8 +18,12 @@ pub fn overhead(
 ) -> Option<Overhead> {
     let total = |run: &RunRecord| run.timings.total().as_secs_f64();
     if !paired {
-        let samples = |record: &SubjectRecord, group| -> Vec<f64> {
-            record.runs_of(group).map(total).collect()
+        let samples = |record: &SubjectRecord, group| -> Vec<OfStart> {
+            let runs = record.runs_of(group).map(|run| OfStart {
+                start: run.start,
+                value: total(run),
+            });
+            runs.collect()
         };
         let strata: Vec<UnpairedSamples> = groups
             .iter()
@@ -41,6 +45,7 @@ pub fn overhead(
                     Some(Pair {
                         base: total(partner),
                         variant: total(run),
+                        start: run.start,
                     })
                 })
                 .collect()

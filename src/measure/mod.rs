@@ -9,6 +9,8 @@
 //! bandwidth, roofline    memory bandwidth, and how close a decode step comes to it
 //! swap        the time to replace a bound adapter with another
 //! executed    which nodes ran on which execution provider
+//! drift       whether the base's time rises or falls from round to round
+//! timed_tokens   do timed runs generate what was checked?
 //! sweep       batch sizes and context lengths
 //! break_even  the number of tokens after which merging has paid for itself
 //! comparison  overheads from records          stats   medians, bootstrap intervals, outliers
@@ -18,6 +20,7 @@ pub mod bandwidth;
 pub mod break_even;
 pub mod client;
 pub mod comparison;
+pub mod drift;
 pub mod energy;
 pub mod executed;
 pub mod gpu;
@@ -33,5 +36,6 @@ pub mod stats;
 pub mod subject;
 pub mod swap;
 pub mod sweep;
+pub mod timed_tokens;
 pub mod timings;
 pub mod worker;

@@ -7,11 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::executed::ExecutedGraph;
 use super::memory::StageMemory;
+use super::prompt_group::PromptGroup;
 use super::swap::SwapTimes;
 use super::timings::GenerationTimings;
 use crate::engine::{EngineOptions, NotLowered, StepGraph};
 use crate::onnxruntime::library::Library;
-use crate::parity::Parity;
+use crate::parity::{Parity, Picks};
 use crate::prepared::{PreparedVariant, Variant};
 
 /// A request of the parent.
@@ -57,8 +58,21 @@ pub struct ParityRequest {
     pub variants: Vec<PreparedVariant>,
     /// How to open them.
     pub options: EngineOptions,
-    /// Token ids of the prompt.
-    pub prompt_ids: Vec<u32>,
+    /// The prompts, the shortest first and the longest last.
+    pub prompts: Vec<ParityPrompt>,
+}
+
+/// A prompt on which variants are compared.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ParityPrompt {
+    /// The group that it belongs to.
+    pub group: PromptGroup,
+    /// Its number within its group.
+    pub index: usize,
+    /// Its token ids, which the adapter's invocation tokens may follow.
+    pub ids: Vec<u32>,
+    /// Whether it's timed with just these ids.
+    pub is_timed: bool,
     /// Tokens to compare.
     pub new_tokens: usize,
 }
@@ -108,6 +122,20 @@ pub struct ParityCheck {
     /// The nodes of each variant that could not be lowered to a faster form.
     #[serde(default)]
     pub not_lowered: BTreeMap<Variant, Vec<NotLowered>>,
+    /// What the variants may pick on those prompts that are timed as they were checked.
+    #[serde(default)]
+    pub picks: Vec<PromptPicks>,
+}
+
+/// What the variants may pick on a prompt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PromptPicks {
+    /// The group that the prompt belongs to.
+    pub group: PromptGroup,
+    /// Its number within its group.
+    pub index: usize,
+    /// By variant.
+    pub picks: BTreeMap<Variant, Picks>,
 }
 
 /// The answer to [`Request::Open`].

@@ -33,8 +33,14 @@ pub struct RunRecord {
     pub prompt_tokens: usize,
     /// Number of the run, from 0. It's paired with the base's run of the same number and prompt.
     pub run: usize,
+    /// Number of the start of the processes that it ran in, from 0.
+    #[serde(default)]
+    pub start: usize,
     /// The times of its tokens.
     pub timings: GenerationTimings,
+    /// The tokens that it generated; of a batch, those of its first sequence.
+    #[serde(default)]
+    pub token_ids: Vec<u32>,
     /// Energy of the whole processor or the whole GPU during the run, in joules; `None` if the
     /// machine has no readable counter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -65,7 +71,8 @@ pub struct SubjectRecord {
     pub virtual_tokens: usize,
     /// Sequences generated at once.
     pub batch_size: usize,
-    /// Seconds to open the session and allocate its cache, once the library is loaded.
+    /// Seconds to open the session and allocate its cache, once the library is loaded; of several
+    /// starts, their median.
     pub session_seconds: f64,
     /// How decode steps on a GPU are started; `None` unless a CUDA graph was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -158,11 +165,13 @@ pub(crate) fn scripted(variant: Subject, factor: u32) -> SubjectRecord {
             prompt: 0,
             prompt_tokens: 10,
             run,
+            start: 0,
             timings: GenerationTimings {
                 time_to_first_token: std::time::Duration::from_millis(40 + u64::from(run as u32))
                     * factor,
                 decode_steps: vec![std::time::Duration::from_millis(5) * factor; 3],
             },
+            token_ids: vec![7, 8, 9, 6],
             energy_joules: None,
             memory_rate: None,
         })

@@ -39,13 +39,15 @@ pub struct MeasurePlan {
     pub subjects: Vec<PlannedSubject>,
     /// Prompts, by group.
     pub prompts: Vec<PromptPlan>,
-    /// Measured generations of each prompt; with a goal, the minimum.
+    /// Measured generations of each prompt in each start; with a goal, the minimum.
     pub runs: usize,
+    /// How often all processes are started anew; at least one start.
+    pub starts: usize,
     /// How sessions are opened. `max_length` is set for each subject.
     pub options: EngineOptions,
     /// Seed of the subjects' order and of the bootstrap.
     pub seed: u64,
-    /// If set, rounds are added until it's reached.
+    /// If set, rounds are added until it's reached; of several starts, further starts.
     pub goal: Option<PrecisionGoal>,
 }
 
@@ -160,6 +162,19 @@ impl MeasurePlan {
             total: 0,
         }
         .run()
+    }
+
+    /// The shortest prompt, and the longest if it's longer.
+    fn extreme_prompts(&self) -> Vec<&PromptPlan> {
+        let longest = self.prompts.iter().max_by_key(|one| one.prompt_ids.len());
+        let shortest = self.shortest_prompt();
+        let is_longer = |longest: &&PromptPlan| {
+            shortest.is_some_and(|shortest| longest.prompt_ids.len() > shortest.prompt_ids.len())
+        };
+        shortest
+            .into_iter()
+            .chain(longest.filter(is_longer))
+            .collect()
     }
 
     fn shortest_prompt(&self) -> Option<&PromptPlan> {

@@ -6,21 +6,31 @@
 //! - [`Overhead`]: a variant against the base, with a bootstrap interval
 //! - [`Difference`]: a difference in seconds, with a bootstrap interval
 //! - [`Shift`]: by how much a ratio differs between two measurements
+//! - [`Start`]: runs of processes that were started together
+//! - [`trend`]: whether times rise or fall with their number
+//! - [`holm`]: many comparisons at once
 //! - [`Outliers`]: runs far from the rest, and a slow first run
 
 mod difference;
+mod holm;
 mod outliers;
 mod overhead;
 mod shift;
+mod starts;
 mod student;
+mod trend;
 
 pub use difference::{Difference, paired_difference};
+pub use holm::holm;
 pub use outliers::{OUTLIER_THRESHOLD, Outliers, find_outliers, modified_z_scores};
 pub use overhead::{
     MIN_SAMPLES_TO_DETECT, Overhead, OverheadError, Pair, UnpairedSamples, paired_overhead,
     unpaired_overhead,
 };
-pub use shift::{MIN_STARTS, Shift, Start, estimate, shift};
+pub use shift::{Shift, shift};
+pub use starts::{MIN_STARTS, OfStart, Start, by_start, estimate};
+pub use student::p_of_zero;
+pub use trend::{Trend, trend};
 
 /// The arithmetic mean; `None` if there are no values.
 pub fn mean(values: &[f64]) -> Option<f64> {

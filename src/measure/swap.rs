@@ -77,6 +77,7 @@ impl SwapTimes {
         let pairs = self.swaps.iter().map(|swap| Pair {
             base: swap.first_token_without,
             variant: swap.first_token_after,
+            start: 0,
         });
         let pairs: Vec<Pair> = pairs.collect();
         Some(SwapMetrics {

@@ -11,12 +11,12 @@ use super::executed::ExecutedGraph;
 use super::gpu::GpuProbe;
 use super::memory::{MemorySampler, StageMemory};
 use super::protocol::{
-    OpenRequest, Opened, ParityCheck, ParityRequest, Request, Response, SwapRequest,
+    OpenRequest, Opened, ParityCheck, ParityRequest, PromptPicks, Request, Response, SwapRequest,
 };
 use super::swap::{SwapTimes, time_swaps};
 use super::timings::{Clock, SystemClock, time_generation};
 use crate::engine::{DecoderEngine, OnnxRuntime, Provider};
-use crate::parity;
+use crate::parity::{self, Checked, CheckedPrompt};
 use crate::prepared::Variant;
 
 /// Time between two samples of memory. The kernel's high-water mark catches peaks between them.
@@ -119,7 +119,13 @@ fn note_arena(stage: &mut StageMemory, engine: &DecoderEngine, cuda: bool) {
 
 fn parity(request: ParityRequest) -> Result<Response, Failure> {
     let runtime = OnnxRuntime::load(&request.library)?;
-    let (prompt_ids, count) = (&request.prompt_ids, request.new_tokens);
+    let prompts = request.prompts.iter().map(|prompt| CheckedPrompt {
+        ids: &prompt.ids,
+        count: prompt.new_tokens,
+    });
+    let prompts: Vec<CheckedPrompt> = prompts.collect();
+    let lengths = prompts.iter().map(|prompt| prompt.ids.len() + prompt.count);
+    let longest = lengths.max().unwrap_or(0);
     // Without a temporary folder there are no profiles; the check runs all the same.
     let profiles = tempfile::tempdir().ok();
     let folder = |variant: Variant| {
@@ -128,11 +134,10 @@ fn parity(request: ParityRequest) -> Result<Response, Failure> {
         Some(folder)
     };
     let not_lowered = RefCell::new(BTreeMap::new());
-    let parity = parity::check(&request.variants, prompt_ids, count, |variant| {
+    let checked = parity::check_prompts(&request.variants, &prompts, |variant| {
         let mut options = request.options.clone();
         options.profile = folder(variant.manifest.variant);
-        let length = variant.manifest.num_virtual_tokens() + prompt_ids.len() + count;
-        options.max_length = length;
+        options.max_length = variant.manifest.num_virtual_tokens() + longest;
         options.logits_on_host = true;
         let engine = DecoderEngine::open(&runtime, variant, &options)?;
         let found = engine.not_lowered().to_vec();
@@ -144,8 +149,20 @@ fn parity(request: ParityRequest) -> Result<Response, Failure> {
     let variants = request.variants.iter().map(|one| one.manifest.variant);
     let graphs = variants
         .filter_map(|variant| Some((variant, ExecutedGraph::read_sessions(&folder(variant)?))));
+    let (parity, picks) = match checked {
+        Some(Checked { parity, picks }) => (Some(parity), picks),
+        None => (None, Vec::new()),
+    };
+    let picks = request.prompts.iter().zip(picks);
+    let picks = picks.filter(|(prompt, _)| prompt.is_timed);
+    let picks = picks.map(|(prompt, picks)| PromptPicks {
+        group: prompt.group,
+        index: prompt.index,
+        picks,
+    });
     Ok(Response::Compared(ParityCheck {
         parity,
+        picks: picks.collect(),
         graphs: graphs.collect(),
         not_lowered: not_lowered.into_inner(),
     }))

@@ -7,14 +7,18 @@
 //! doesn't know.
 
 mod divergence;
+mod picks;
 #[cfg(test)]
 mod tests;
 mod tolerance;
 mod trace;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 pub use divergence::{Divergence, at_each_position};
+pub use picks::{Followed, Picks};
 pub use tolerance::{Norm, tolerance};
 pub use trace::{LogitEngine, Trace, follow, trace};
 
@@ -52,6 +56,43 @@ pub struct Parity {
     pub failures: Vec<String>,
     /// A remark about something that isn't wrong.
     pub note: Option<String>,
+    /// The same on the longest prompt; `None` if there was one prompt. What's wrong there is in
+    /// `failures` as well.
+    #[serde(default)]
+    pub longest: Option<OnLongest>,
+}
+
+/// The result of comparing a model's variants on the longest prompt. Keys are those of [`Parity`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OnLongest {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// The difference between merged and unmerged logits.
+    pub merged_vs_unmerged: Option<f32>,
+    /// Number of steps in which merged picks the same token as unmerged.
+    pub same_tokens: Option<usize>,
+    /// Number of steps that were compared.
+    pub of: usize,
+    /// The difference between the adapter's logits and the base's.
+    pub adapter_vs_base: Option<f32>,
+}
+
+/// A prompt on which variants are compared.
+#[derive(Debug, Clone, Copy)]
+pub struct CheckedPrompt<'a> {
+    /// Its token ids.
+    pub ids: &'a [u32],
+    /// Tokens to compare.
+    pub count: usize,
+}
+
+/// What came of comparing variants.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checked {
+    /// Whether they compute the same.
+    pub parity: Parity,
+    /// For each prompt, what each variant may pick; without those that weren't run on it.
+    pub picks: Vec<BTreeMap<Variant, Picks>>,
 }
 
 /// Facts about the adapter that the judgement depends on.
@@ -83,6 +124,25 @@ pub fn check<E: LogitEngine>(
     count: usize,
     open: impl Fn(&PreparedVariant) -> Result<E, E::Error>,
 ) -> Result<Option<Parity>, E::Error> {
+    let prompt = CheckedPrompt {
+        ids: prompt_ids,
+        count,
+    };
+    let checked = check_prompts(variants, &[prompt], open)?;
+    Ok(checked.map(|checked| checked.parity))
+}
+
+/// Compares the variants on `prompts`, of which the first is the shortest and the last the longest;
+/// `None` if there are no variants, or no prompts. `open` is called for one variant after another,
+/// and must keep logits on the host.
+///
+/// # Errors
+/// If an engine can't be opened or fails.
+pub fn check_prompts<E: LogitEngine>(
+    variants: &[PreparedVariant],
+    prompts: &[CheckedPrompt],
+    open: impl Fn(&PreparedVariant) -> Result<E, E::Error>,
+) -> Result<Option<Checked>, E::Error> {
     let find = |variant| {
         let mut all = variants.iter();
         all.find(|prepared| prepared.manifest.variant == variant)
@@ -91,22 +151,35 @@ pub fn check<E: LogitEngine>(
     let mut present = order
         .into_iter()
         .filter_map(|variant| Some((variant, find(variant)?)));
-    let Some((leader, first)) = present.next() else {
+    let (Some((leader, first)), false) = (present.next(), prompts.is_empty()) else {
         return Ok(None);
     };
-    let lead = trace(&mut open(first)?, prompt_ids, count)?;
-    let mut followers = Vec::new();
-    let mut unknown = None;
+    let mut leads = Vec::new();
+    {
+        let mut engine = open(first)?;
+        for prompt in prompts {
+            leads.push(trace(&mut engine, prompt.ids, prompt.count)?);
+        }
+    }
+    let mut followers: Vec<Followers> = vec![Followers::default(); prompts.len()];
     for (variant, prepared) in present {
         let known = |id: &&u32| (**id as usize) < prepared.manifest.vocab_size;
-        unknown = prompt_ids.iter().find(|id| !known(id)).copied();
-        if unknown.is_some() {
-            continue;
+        let mut engine = None;
+        for ((prompt, lead), found) in prompts.iter().zip(&leads).zip(&mut followers) {
+            found.unknown = prompt.ids.iter().find(|id| !known(id)).copied();
+            if found.unknown.is_some() {
+                continue;
+            }
+            // The logits of the last token's step don't depend on that token.
+            let count = lead.tokens.iter().take_while(known).count() + 1;
+            let tokens = &lead.tokens[..count.min(lead.tokens.len())];
+            let engine = match &mut engine {
+                Some(engine) => engine,
+                None => engine.insert(open(prepared)?),
+            };
+            let logits = follow(engine, prompt.ids, tokens)?;
+            found.logits.push((variant, logits));
         }
-        // The logits of the last token's step don't depend on that token.
-        let count = lead.tokens.iter().take_while(known).count() + 1;
-        let tokens = &lead.tokens[..count.min(lead.tokens.len())];
-        followers.push((variant, follow(&mut open(prepared)?, prompt_ids, tokens)?));
     }
     let adapter = first.manifest.adapter.as_ref();
     let expected = Expected {
@@ -117,10 +190,43 @@ pub fn check<E: LogitEngine>(
         fresh: adapter.is_some_and(|adapter| adapter.fresh),
         brings_tokens: find(Variant::Base)
             .is_some_and(|base| base.manifest.vocab_size < first.manifest.vocab_size),
-        unknown,
+        unknown: None,
         tensors: find(Variant::Unmerged).and_then(count_tensors),
     };
-    Ok(Some(judge(leader, &lead, &followers, expected)))
+    let judged = leads.iter().zip(&followers).map(|(lead, found)| {
+        let unknown = found.unknown;
+        judge(
+            leader,
+            lead,
+            &found.logits,
+            Expected {
+                unknown,
+                ..expected
+            },
+        )
+    });
+    let judged: Vec<Parity> = judged.collect();
+    let picks = leads.iter().zip(&followers).map(|(lead, found)| {
+        let own = (
+            leader,
+            Picks::new(&lead.tokens, &lead.logits, expected.dtype),
+        );
+        let others = found.logits.iter().map(|(variant, logits)| {
+            let picks = Picks::new(&lead.tokens, logits, expected.dtype);
+            (*variant, picks)
+        });
+        std::iter::once(own).chain(others).collect()
+    });
+    let picks = picks.collect();
+    Ok(Parity::of_all(prompts, judged).map(|parity| Checked { parity, picks }))
+}
+
+/// What variants computed that were fed the leader's tokens.
+#[derive(Debug, Clone, Default)]
+struct Followers {
+    logits: Vec<(Variant, Vec<Vec<f32>>)>,
+    /// A token of the prompt that isn't in a variant's vocabulary.
+    unknown: Option<u32>,
 }
 
 /// Number of tensors in the unmerged variant's file, and in its manifest.
@@ -226,10 +332,36 @@ fn judge(
         passed: failures.is_empty(),
         failures,
         note,
+        longest: None,
     }
 }
 
 impl Parity {
+    /// That of the first of `prompts`, with what the last one adds; `None` without any.
+    fn of_all(prompts: &[CheckedPrompt], judged: Vec<Self>) -> Option<Self> {
+        let mut judged = judged.into_iter();
+        let mut first = judged.next()?;
+        if let (Some(last), Some(prompt)) = (judged.next_back(), prompts.last()) {
+            let prompt_tokens = prompt.ids.len();
+            for failure in last.failures {
+                // That it changes nothing, or has a tensor too many, needs to be said once.
+                if !first.failures.contains(&failure) {
+                    let text = format!("on the longest prompt ({prompt_tokens} tokens), {failure}");
+                    first.failures.push(text);
+                }
+            }
+            first.passed = first.failures.is_empty();
+            first.longest = Some(OnLongest {
+                prompt_tokens,
+                merged_vs_unmerged: last.merged_vs_unmerged,
+                same_tokens: last.same_tokens,
+                of: last.of,
+                adapter_vs_base: last.adapter_vs_base,
+            });
+        }
+        Some(first)
+    }
+
     /// A failed check that couldn't be run, with the reason.
     pub fn impossible(reason: String) -> Self {
         Self {
@@ -244,6 +376,7 @@ impl Parity {
             passed: false,
             failures: vec![format!("it could not be checked: {reason}")],
             note: None,
+            longest: None,
         }
     }
 }

@@ -178,14 +178,48 @@ fn one_engine_is_open_at_a_time() {
         })
     };
     let all = [Variant::Base, Variant::Unmerged, Variant::Merged].map(crate::prepared::stand_in);
-    let parity = check(&all, &[1, 0], 8, open).unwrap().unwrap();
-    assert!(parity.passed);
+    let prompt = |ids, count| CheckedPrompt { ids, count };
+    let checked = check_prompts(&all, &[prompt(&[1, 0], 8)], open)
+        .unwrap()
+        .unwrap();
+    assert_eq!(checked.picks[0].len(), 3);
+    let parity = checked.parity;
+    assert!(parity.passed && parity.longest.is_none());
     assert_eq!((parity.same_tokens, parity.of), (Some(8), 8));
     assert_eq!(parity.merged_vs_unmerged, Some(0.0));
     assert_eq!(parity.adapter_vs_base, Some(0.25));
-    let base = check(&all[..1], &[1, 2], 3, open).unwrap().unwrap();
+    let base = check_prompts(&all[..1], &[prompt(&[1, 2], 3)], open);
+    let base = base.unwrap().unwrap().parity;
     assert!(base.passed && base.merged_vs_unmerged.is_none());
-    assert_eq!(check(&[], &[1], 3, open), Ok(None));
+    assert_eq!(check_prompts(&[], &[prompt(&[1], 3)], open), Ok(None));
+    assert_eq!(check_prompts(&all, &[], open), Ok(None));
+
+    let both = [prompt(&[1, 0], 8), prompt(&[1, 0, 1, 0, 1], 4)];
+    let checked = check_prompts(&all, &both, open).unwrap().unwrap();
+    let longest = checked.parity.longest.unwrap();
+    assert_eq!((longest.prompt_tokens, longest.of), (5, 4));
+    assert_eq!(longest.same_tokens, Some(4));
+    assert_eq!(checked.picks.len(), 2);
+}
+
+#[test]
+fn what_goes_wrong_on_the_longest_prompt_only_is_a_failure() {
+    let prompts = [&[1][..], &[1, 2, 3]].map(|ids| CheckedPrompt { ids, count: 2 });
+    let both = |short, long| {
+        let judged = vec![compare(short, 1.5, TRAINED), compare(long, 1.5, TRAINED)];
+        Parity::of_all(&prompts, judged).unwrap()
+    };
+    assert!(both(1.0, 1.0).passed);
+    let parity = both(1.0, 1.01);
+    assert!(!parity.passed && parity.merged_vs_unmerged == Some(0.0));
+    assert!(
+        parity.failures[0].starts_with("on the longest prompt (3 tokens), merged and unmerged")
+    );
+    let difference = parity.longest.unwrap().merged_vs_unmerged.unwrap();
+    assert!((difference - 0.0025).abs() < 1e-4);
+    let nothing = vec![compare(1.0, 1.0, TRAINED), compare(1.0, 1.0, TRAINED)];
+    let parity = Parity::of_all(&prompts, nothing).unwrap();
+    assert_eq!(parity.failures.len(), 1);
 }
 
 fn trace_of(logits: Vec<Vec<f32>>) -> Trace {

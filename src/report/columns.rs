@@ -89,7 +89,7 @@ pub(super) const MEASURED: &[MeasuredColumn] = &[
             key: "roofline_pct",
             heading: "roofline",
             unit: Unit::Percent,
-            meaning: "the part of a decode step that memory needs at least; 100 % is as fast as memory allows",
+            meaning: "the part of a decode step that memory needs at least, at the best rate that was read; 100 % is as fast as memory allows",
         },
         shown: |of| !of.is_sweep && !of.has_several,
         value: |row| row.metrics.roofline.map(|of| of.decode_pct).into(),
@@ -165,7 +165,7 @@ pub(super) const OVERVIEW: &[OverviewColumn] = &[
             unit: Unit::PercentWithInterval,
             meaning: "what the unmerged variant costs over the base, over all prompts",
         },
-        value: |row| row.overhead("unmerged").into(),
+        value: |row| row.estimate("unmerged"),
     },
     OverviewColumn {
         heading: Heading {
@@ -174,7 +174,7 @@ pub(super) const OVERVIEW: &[OverviewColumn] = &[
             unit: Unit::PercentWithInterval,
             meaning: "what the merged variant costs over the base, over all prompts",
         },
-        value: |row| row.overhead("merged").into(),
+        value: |row| row.estimate("merged"),
     },
     OverviewColumn {
         heading: Heading {

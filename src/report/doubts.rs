@@ -84,6 +84,22 @@ fn of_the_run(report: &Report) -> Vec<Doubt> {
         );
         add(Level::Bad, "parity failed", text);
     }
+    if let Some(tokens) = info.timed_tokens.value() {
+        if !tokens.differences.is_empty() {
+            let text = format!(
+                "These times are not of what was checked: {}",
+                tokens.differences.join("; ")
+            );
+            add(Level::Bad, "other tokens", text);
+        }
+        if !tokens.unsteady.is_empty() {
+            let text = tokens.unsteady.join("; ");
+            add(Level::Warn, "unsteady tokens", text);
+        }
+    }
+    if let Some(drift) = info.drift.value().filter(|drift| drift.drifting) {
+        add(Level::Warn, "drift", drift.sentence());
+    }
     if let Some(found) = run.interference.value().filter(|found| found.disturbed) {
         let (all, steal) = (
             found.other_processes_share + found.steal_share,

@@ -20,6 +20,7 @@ mod doubts;
 mod file;
 pub mod html;
 pub mod list;
+mod many;
 mod measured;
 pub mod model;
 mod name;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::model::{Metrics, Overhead, Report};
 use super::peft;
+use super::table::Value;
 use crate::adapter::AdapterForm;
 use crate::file_names;
 use crate::model::ModelId;
@@ -28,9 +29,16 @@ impl OverviewRow<'_> {
     }
 
     /// What a variant costs over the base, over all prompts.
-    pub(super) fn overhead(&self, variant: &str) -> Option<&Overhead> {
+    fn overhead(&self, variant: &str) -> Option<&Overhead> {
         let variant = self.report.generation_info.measured(variant)?;
         variant.overall_overhead()
+    }
+
+    /// The same as one of many.
+    pub(super) fn estimate(&self, variant: &str) -> Value {
+        let found = self.report.generation_info.measured(variant);
+        let categories = found.map_or(0, |found| found.by_category.values().count());
+        Value::one_of_many(self.overhead(variant), categories)
     }
 
     /// The figures of the unmerged variant over all prompts; without one, those of the merged one,

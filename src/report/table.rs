@@ -83,8 +83,15 @@ pub enum Value {
         value: f64,
         /// The 95 % interval, if there are enough pairs for one.
         interval: Option<[f64; 2]>,
-        /// Whether it was told from zero.
+        /// Whether it was told from zero; where many stand together, with all of them in view.
         detected: bool,
+        /// Whether it would be told from zero if it stood alone, and isn't.
+        is_taken_back: bool,
+        /// The probability of such a value if the true one were zero; `None` where that can't be
+        /// told, or it's of a control.
+        p: Option<f64>,
+        /// How often the processes were started anew; `None` if that isn't known.
+        starts: Option<usize>,
     },
 }
 
@@ -100,7 +107,21 @@ impl From<Option<&Overhead>> for Value {
             value: over.pct,
             interval: over.interval_pct,
             detected: over.detected,
+            is_taken_back: false,
+            p: None,
+            starts: over.starts,
         })
+    }
+}
+
+impl Value {
+    /// An overhead over `categories` categories of prompts that's one of many.
+    pub fn one_of_many(over: Option<&Overhead>, categories: usize) -> Self {
+        let mut value = Self::from(over);
+        if let (Self::Estimate { p, .. }, Some(over)) = (&mut value, over) {
+            *p = over.p_of_none(categories);
+        }
+        value
     }
 }
 

@@ -19,11 +19,11 @@ use crate::system::{Hardware, SystemInfo};
 pub struct CacheKey(Value);
 
 impl CacheKey {
-    /// The key of a measurement.
+    /// The key of a measurement of so many runs in each of so many starts.
     pub fn new(
         manifest: &Manifest,
         prompts: &[PromptPlan],
-        runs: usize,
+        [runs, starts]: [usize; 2],
         options: &EngineOptions,
         library: &Library,
         hardware: &Hardware,
@@ -37,6 +37,7 @@ impl CacheKey {
             "compute": manifest.compute,
             "prompts": prompts,
             "runs": runs,
+            "starts": starts,
             "provider": options.provider,
             "threads": options.threads,
             "batch_size": options.batch_size,

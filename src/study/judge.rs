@@ -4,15 +4,23 @@ use super::case::PreparedCase;
 use super::trial_run::Measured;
 use crate::measure::client::WorkerError;
 use crate::measure::swap::SwapResult;
+use crate::measure::timed_tokens::TimedTokens;
 use crate::report::Status;
 
 impl Measured {
     /// How the measurement of the case with this index ended, and why not well.
-    pub(super) fn judge(&self, index: usize, case: &PreparedCase) -> (Status, Option<String>) {
+    pub(super) fn judge(
+        &self,
+        index: usize,
+        case: &PreparedCase,
+        tokens: &TimedTokens,
+    ) -> (Status, Option<String>) {
         let parity = self.comparisons[index].parity.as_ref();
         let wrong = parity.filter(|parity| !parity.passed);
         let wrong =
             wrong.map(|parity| format!("parity check failed: {}", parity.failures.join("; ")));
+        let differences = tokens.differences.join("; ");
+        let wrong = wrong.or_else(|| (!differences.is_empty()).then_some(differences));
         match &self.outcome {
             Err(WorkerError::Interrupted) => (Status::Cancelled, Some("interrupted".to_owned())),
             Err(error) => (Status::Failed, Some(error.to_string())),

@@ -97,7 +97,10 @@ pub struct Study {
     pub empty: bool,
     /// Whether an earlier measurement of the base will do, of exactly this configuration.
     pub cached_base: bool,
-    /// If set, rounds are added until it's reached.
+    /// How often all processes are started anew, so that what differs between starts is in the
+    /// intervals; at least 1.
+    pub restarts: usize,
+    /// If set, rounds are added until it's reached; where there are several starts, further starts.
     pub precision_goal: Option<PrecisionGoal>,
     /// The folder of result files.
     pub output: PathBuf,
@@ -122,6 +125,7 @@ impl Default for Study {
             aa: false,
             empty: false,
             cached_base: false,
+            restarts: 1,
             precision_goal: None,
             output: PathBuf::from("results"),
             worker: None,

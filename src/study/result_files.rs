@@ -9,6 +9,7 @@ use super::trial_run::Measured;
 use super::{Study, StudyError};
 use crate::config::BenchmarkConfig;
 use crate::engine::{EngineOptions, Provider, WeightsMode};
+use crate::measure::timed_tokens::timed_tokens;
 use crate::report::{self, Figures, Report, ReportInput, Status};
 use crate::system::{Hardware, SystemInfo};
 
@@ -94,7 +95,9 @@ impl<'a> ResultFiles<'a> {
         index: usize,
         case: &PreparedCase,
     ) -> Result<CaseResult, StudyError> {
-        let (status, error) = measured.judge(index, case);
+        let own = case.records(&measured.records);
+        let tokens = timed_tokens(&measured.comparisons[index], &own);
+        let (status, error) = measured.judge(index, case, &tokens);
         let options = self.options(config);
         let mut input = self.input(config, &options, status, error);
         let name = self.name(config, &case.result_stem);
@@ -108,6 +111,7 @@ impl<'a> ResultFiles<'a> {
         input.interference = measured.interference;
         input.energy_method = measured.energy_method;
         input.parity = measured.comparisons[index].parity.as_ref();
+        input.timed_tokens = input.parity.map(|_| &tokens);
         input.graphs = Some(&measured.comparisons[index].graphs);
         input.not_lowered = Some(&measured.comparisons[index].not_lowered);
         input.swap = measured.swaps[index].as_ref();

@@ -29,6 +29,7 @@ impl ResultFiles<'_> {
             aa,
             empty,
             cached_base,
+            restarts,
             precision_goal,
             // Where files are, and how it's run.
             output: _,
@@ -103,6 +104,7 @@ impl ResultFiles<'_> {
         );
         set("tokenizer", tokenizer.written().map(Value::from));
         set("sweep", (!contexts.is_empty()).then(|| json!(contexts)));
+        set("restarts", (*restarts > 1).then(|| json!(restarts)));
         set("swap", swap.map(Value::from));
         set(
             "target_precision",

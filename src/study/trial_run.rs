@@ -205,6 +205,7 @@ impl TrialRun<'_> {
             subjects: self.subjects()?,
             prompts,
             runs: self.config.num_inference_runs,
+            starts: study.restarts,
             options: self.files.options(self.config),
             seed: self.config.seed,
             goal: study.precision_goal,
@@ -285,7 +286,7 @@ impl TrialRun<'_> {
         Some(CacheKey::new(
             &base.prepared.manifest,
             &plan.prompts,
-            plan.runs,
+            [plan.runs, plan.starts],
             &plan.options,
             &plan.library,
             &self.files.hardware,

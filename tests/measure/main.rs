@@ -13,6 +13,7 @@ mod names;
 mod overheads;
 mod parity;
 mod refusals;
+mod restarts;
 mod results;
 mod several;
 mod sweep;

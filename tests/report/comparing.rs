@@ -175,6 +175,51 @@ fn a_slowdown_is_found_and_less_than_the_margin_is_not() {
     assert_eq!((code, &unmerged["better"]), (Some(0), &json!(true)));
 }
 
+/// The runs of `result`, divided into `starts` starts. `shared` is by what factor `unmerged` takes
+/// longer in a start.
+fn restarted(mut result: Value, starts: usize, shared: impl Fn(usize) -> f64) -> Value {
+    let variants = result["generation_info"]["variants"]
+        .as_object_mut()
+        .unwrap();
+    for (name, variant) in variants {
+        for category in variant["by_category"].as_object_mut().unwrap().values_mut() {
+            let runs = &mut category["samples"][0]["individual_runs"];
+            for (index, run) in runs.as_array_mut().unwrap().iter_mut().enumerate() {
+                let start = index * starts / RUNS;
+                run["start"] = json!(start);
+                if name == "unmerged" {
+                    let seconds = run["inference_time"].as_f64().unwrap();
+                    run["inference_time"] = json!(seconds * shared(start));
+                }
+            }
+        }
+    }
+    result
+}
+
+#[test]
+fn starts_within_a_file_are_drawn_as_a_whole() {
+    let files = Files::new();
+    // By chance, this program's newer starts took longer, each by another amount.
+    let luck = |start: usize| [1.0, 1.06, 1.12, 1.18][start];
+    let old = restarted(quiet(1), 4, |_| 1.0);
+    let new = restarted(quiet(2), 4, luck);
+    let (old, new) = (files.put("old.json", &old), files.put("new.json", &new));
+    let (code, found) = compared(&old, &new);
+    let whole = figure(&found["comparisons"][0], "overhead", "unmerged");
+    assert_eq!((code, &whole["covers_starts"]), (Some(3), &json!(true)));
+
+    // Without the starts, the same runs look like a slower program.
+    let mut result = read_json(&new);
+    result = restarted(result, 1, |_| 1.0);
+    let new = files.put("new.json", &result);
+    let (code, found) = compared(&old, &new);
+    let single = figure(&found["comparisons"][0], "overhead", "unmerged");
+    assert_eq!((code, &single["covers_starts"]), (Some(1), &json!(false)));
+    assert_eq!(single["note"], "one start");
+    assert_eq!(single["change_pct"], whole["change_pct"]);
+}
+
 #[test]
 fn what_slows_the_base_as_well_is_warned_of() {
     let files = Files::new();

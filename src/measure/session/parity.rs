@@ -2,7 +2,8 @@
 
 use super::MeasurePlan;
 use crate::measure::client::{Interrupt, WorkerClient, WorkerError, WorkerProcess};
-use crate::measure::protocol::{ParityCheck, ParityRequest};
+use crate::measure::protocol::{ParityCheck, ParityPrompt, ParityRequest};
+use crate::measure::record::PromptPlan;
 use crate::measure::subject::Subject;
 use crate::parity::Parity;
 use crate::prepared::PreparedVariant;
@@ -11,9 +12,9 @@ use crate::prepared::PreparedVariant;
 const PARITY_TOKENS: usize = 8;
 
 impl MeasurePlan {
-    /// Compares an experiment's variants on the shortest prompt, followed by the invocation tokens
-    /// if the adapter needs them. It runs in its own process, so that it leaves nothing in the
-    /// memory of the measured ones.
+    /// Compares an experiment's variants on the shortest and on the longest prompt, each followed
+    /// by the invocation tokens if the adapter needs them. It runs in its own process, so that it
+    /// leaves nothing in the memory of the measured ones.
     ///
     /// # Errors
     /// If it's interrupted. Any other error is a failed check in the result.
@@ -31,30 +32,47 @@ impl MeasurePlan {
         experiment: Option<&str>,
         start: &dyn Fn(&str) -> Result<P, WorkerError>,
     ) -> Result<ParityCheck, WorkerError> {
-        let Some(prompt) = self.shortest_prompt() else {
+        let prompts = self.extreme_prompts();
+        if prompts.is_empty() {
             return Ok(ParityCheck::default());
-        };
+        }
         let plain = self
             .subjects
             .iter()
             .filter(|one| one.experiment.is_none() || one.experiment.as_deref() == experiment)
             .filter(|one| !matches!(one.subject, Subject::BaseAgain | Subject::UnmergedEmpty));
         let variants: Vec<PreparedVariant> = plain.map(|one| one.prepared.clone()).collect();
-        let all = variants.iter().map(|prepared| &prepared.manifest);
-        let invoking = all.fold(prompt.prompt_ids.clone(), |ids, one| one.invoking(&ids));
-        let room = |prepared: &PreparedVariant| {
-            let manifest = &prepared.manifest;
-            let used = manifest.num_virtual_tokens() + invoking.len();
-            manifest.max_position_embeddings.saturating_sub(used)
+        let to_check = |prompt: &PromptPlan| {
+            let all = variants.iter().map(|prepared| &prepared.manifest);
+            let ids = all.fold(prompt.prompt_ids.clone(), |ids, one| one.invoking(&ids));
+            let room = |prepared: &PreparedVariant| {
+                let manifest = &prepared.manifest;
+                let used = manifest.num_virtual_tokens() + ids.len();
+                manifest.max_position_embeddings.saturating_sub(used)
+            };
+            let room = variants.iter().map(room).min().unwrap_or(0);
+            let prompt = ParityPrompt {
+                group: prompt.group,
+                index: prompt.index,
+                is_timed: ids == prompt.prompt_ids,
+                ids,
+                new_tokens: PARITY_TOKENS.min(room).max(1),
+            };
+            (prompt, room)
         };
-        let room = variants.iter().map(room).min().unwrap_or(0);
+        let mut prompts: Vec<(ParityPrompt, usize)> = prompts.into_iter().map(to_check).collect();
+        // Invocation tokens may leave no room behind the longest prompt.
+        let has_no_room = prompts.last().is_some_and(|(_, room)| *room == 0);
+        if prompts.len() > 1 && has_no_room {
+            prompts.pop();
+        }
+        let prompts = prompts.into_iter().map(|(prompt, _)| prompt).collect();
         let checked = start("parity check").and_then(|mut worker| {
             worker.parity(ParityRequest {
                 library: self.library.clone(),
                 variants,
                 options: self.options.clone(),
-                prompt_ids: invoking,
-                new_tokens: PARITY_TOKENS.min(room).max(1),
+                prompts,
             })
         });
         match checked {

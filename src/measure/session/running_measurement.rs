@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::running_subject::RunningSubject;
+use super::running_subject::{RunNumber, RunningSubject};
 use super::{
     MeasurePlan, Measurement, Meters, PlannedSubject, PrecisionGoal, Progress, ReachedPrecision,
 };
@@ -44,7 +44,6 @@ impl<P: WorkerProcess> RunningMeasurement<'_, P> {
     fn measure(&mut self, precision: &mut Option<ReachedPrecision>) -> Result<(), WorkerError> {
         let started = self.clock.now();
         for planned in &self.plan.subjects {
-            (self.progress)(Progress::Opening(&planned.label()));
             let PlannedSubject {
                 subject,
                 experiment,
@@ -54,29 +53,63 @@ impl<P: WorkerProcess> RunningMeasurement<'_, P> {
             self.running.push(RunningSubject {
                 record: SubjectRecord::new(*subject, experiment, prepared, batch_size),
                 process: None,
+                session_seconds: Vec::new(),
             });
-            let index = self.running.len() - 1;
-            let opened = self.open(index, prepared);
-            self.settle(index, opened)?;
         }
-
         let count = self.running.len();
         let mut orders = balanced_order(count, balanced_period(count), self.plan.seed)
             .into_iter()
             .cycle();
-        self.total = self.plan.prompts.len() * (self.plan.runs + 1) * count;
-        // The first round of each prompt warms up.
-        let rounds: Vec<Option<usize>> = std::iter::once(None)
-            .chain((0..self.plan.runs).map(Some))
-            .collect();
-        self.pass(&mut orders, &rounds)?;
+        let starts = self.plan.starts.max(1);
+        self.total = starts * self.of_a_start();
+        for start in 0..starts {
+            self.start_anew(start, &mut orders)?;
+        }
         if let Some(goal) = self.plan.goal {
             self.reach(goal, started, &mut orders, precision)?;
         }
         self.end_stage("benchmark_complete")
     }
 
-    /// Adds runs of every prompt until the goal is reached or its time is over.
+    /// Generations of one start, warm-up included.
+    fn of_a_start(&self) -> usize {
+        self.plan.prompts.len() * (self.plan.runs + 1) * self.running.len()
+    }
+
+    /// Starts all processes anew, and runs the planned rounds of each prompt. What failed in an
+    /// earlier start stays out.
+    fn start_anew(
+        &mut self,
+        start: usize,
+        orders: &mut dyn Iterator<Item = Vec<usize>>,
+    ) -> Result<(), WorkerError> {
+        if start > 0 {
+            self.end_stage("benchmark_complete")?;
+            for subject in &mut self.running {
+                subject.process = None;
+            }
+        }
+        let count = self.running.len();
+        // Each start begins with another subject.
+        for index in (0..count).map(|place| (place + start) % count) {
+            if self.running[index].record.error.is_some() {
+                continue;
+            }
+            let planned = &self.plan.subjects[index];
+            (self.progress)(Progress::Opening(&planned.label()));
+            let opened = self.open(index, &planned.prepared);
+            self.settle(index, opened)?;
+        }
+        let first = start * self.plan.runs;
+        // The first round of each prompt warms up.
+        let rounds: Vec<Option<RunNumber>> = std::iter::once(None)
+            .chain((first..first + self.plan.runs).map(|run| Some(RunNumber { run, start })))
+            .collect();
+        self.pass(orders, &rounds)
+    }
+
+    /// Adds runs of every prompt, or where there are several starts, further starts, until the goal
+    /// is reached or its time is over.
     fn reach(
         &mut self,
         goal: PrecisionGoal,
@@ -84,7 +117,8 @@ impl<P: WorkerProcess> RunningMeasurement<'_, P> {
         orders: &mut dyn Iterator<Item = Vec<usize>>,
         precision: &mut Option<ReachedPrecision>,
     ) -> Result<(), WorkerError> {
-        let mut runs = self.plan.runs;
+        let mut starts = self.plan.starts.max(1);
+        let mut runs = starts * self.plan.runs;
         loop {
             let widest = self.widest_interval();
             let met = widest.is_some_and(|width| width <= goal.half_width_pct);
@@ -105,9 +139,20 @@ impl<P: WorkerProcess> RunningMeasurement<'_, P> {
             if self.clock.now().saturating_sub(started) >= goal.max_time {
                 return Ok(());
             }
-            self.total = self.done + self.plan.prompts.len() * self.running.len();
-            self.pass(orders, &[Some(runs)])?;
-            runs += 1;
+            if self.plan.starts > 1 {
+                self.total = self.done + self.of_a_start();
+                self.start_anew(starts, orders)?;
+                starts += 1;
+                runs += self.plan.runs;
+            } else {
+                self.total = self.done + self.plan.prompts.len() * self.running.len();
+                let run = RunNumber {
+                    run: runs,
+                    start: 0,
+                };
+                self.pass(orders, &[Some(run)])?;
+                runs += 1;
+            }
         }
     }
 
@@ -132,7 +177,7 @@ impl<P: WorkerProcess> RunningMeasurement<'_, P> {
     fn pass(
         &mut self,
         orders: &mut dyn Iterator<Item = Vec<usize>>,
-        rounds: &[Option<usize>],
+        rounds: &[Option<RunNumber>],
     ) -> Result<(), WorkerError> {
         let plan = self.plan;
         for group in plan.groups() {
@@ -179,10 +224,7 @@ impl<P: WorkerProcess> RunningMeasurement<'_, P> {
             variant: prepared.clone(),
             options,
         })?;
-        subject.record.session_seconds = opened.session_seconds;
-        subject.record.step_graph = opened.step_graph;
-        subject.record.stages = opened.stages;
-        subject.process = Some(process);
+        subject.opened(process, opened);
         if let Some(shortest) = plan.shortest_prompt() {
             subject.generate(shortest, None, self.meters.energy, None)?;
             subject.end_stage("warmed_up")?;

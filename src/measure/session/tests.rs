@@ -170,7 +170,11 @@ impl WorkerProcess for Process {
             return Err(self.died());
         }
         let mut parity = Parity::impossible(String::new());
-        (parity.of, parity.passed) = (request.new_tokens, true);
+        let lengths: Vec<usize> = request.prompts.iter().map(|one| one.ids.len()).collect();
+        assert_eq!(lengths, [3, 7]);
+        assert!(request.prompts.iter().all(|prompt| prompt.is_timed));
+        assert_eq!(request.prompts[1].new_tokens, 2);
+        (parity.of, parity.passed) = (request.prompts[0].new_tokens, true);
         Ok(ParityCheck {
             parity: Some(parity),
             ..ParityCheck::default()
@@ -230,6 +234,7 @@ fn plan(runs: usize, goal: Option<(f64, u64)>) -> MeasurePlan {
             .to_vec(),
         prompts: vec![prompt(Category::Short, 3), prompt(Category::Long, 7)],
         runs,
+        starts: 1,
         options: options(),
         seed: 3,
         goal: goal.map(|(half_width_pct, seconds)| PrecisionGoal {
@@ -285,6 +290,59 @@ fn every_round_of_every_prompt_has_every_variant_once() {
         let expected = ["base", "merged", "unmerged"].map(|name| format!("{name} {length}"));
         assert_eq!(round, expected);
     }
+}
+
+#[test]
+fn every_start_opens_all_processes_anew_and_runs_are_numbered_on() {
+    let machine = Machine::new(0);
+    let mut plan = plan(4, None);
+    plan.starts = 3;
+    let measurement = machine.measure(&plan);
+    assert!(measurement.outcome.is_ok());
+    assert_eq!(runs_of(&measurement), [24, 24, 24]);
+    let group = PromptGroup::Category(Category::Long);
+    let record = &measurement.records[1];
+    let numbers: Vec<(usize, usize)> = record
+        .runs_of(group)
+        .map(|run| (run.start, run.run))
+        .collect();
+    let expected: Vec<(usize, usize)> = (0..12).map(|run| (run / 4, run)).collect();
+    assert_eq!(numbers, expected);
+    // As each session is opened, and of each prompt.
+    assert_eq!(record.warmup_runs, 3 * 3);
+    assert_eq!(record.session_seconds, 0.5);
+    let stages: Vec<&str> = record.stages.iter().map(|of| of.stage.as_str()).collect();
+    assert_eq!(stages, ["warmed_up", "short", "long", "benchmark_complete"]);
+    // Each start begins with another subject.
+    let log = machine.log.borrow();
+    let generations: Vec<&String> = log.iter().filter(|line| *line != "memory").collect();
+    let of_a_start = 3 + 2 * 5 * 3;
+    assert_eq!(generations.len(), 3 * of_a_start);
+    let first = |start: usize| generations[start * of_a_start].as_str();
+    assert_eq!([0, 1, 2].map(first), ["base 3", "unmerged 3", "merged 3"]);
+}
+
+#[test]
+fn whole_starts_are_added_until_the_interval_is_narrow_enough() {
+    let mut plan = plan(3, Some((4.0, 6000)));
+    plan.starts = 2;
+    let measurement = Machine::new(10).measure(&plan);
+    let precision = measurement.precision.unwrap();
+    assert!(precision.met && precision.runs > 6 && precision.runs.is_multiple_of(3));
+    assert_eq!(runs_of(&measurement), [2 * precision.runs; 3]);
+    let last = measurement.records[0].runs.last().unwrap();
+    assert_eq!(last.start + 1, precision.runs / 3);
+}
+
+#[test]
+fn a_variant_that_died_is_not_started_again() {
+    let mut machine = Machine::new(0);
+    machine.dies = Some(("merged", 4));
+    let mut plan = plan(5, None);
+    plan.starts = 3;
+    let measurement = machine.measure(&plan);
+    assert!(measurement.outcome.is_ok());
+    assert_eq!(runs_of(&measurement), [30, 30, 1]);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The median difference of pairs in seconds, with its interval.
 
-use super::{MIN_SAMPLES_TO_DETECT, Pair, median, overhead};
+use super::overhead::estimated;
+use super::starts::OfStart;
+use super::{MIN_SAMPLES_TO_DETECT, Pair};
 
 /// The median difference of pairs.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -18,10 +20,16 @@ pub struct Difference {
 /// The difference of pairs of neighbouring runs; `None` if there are no pairs. The interval is
 /// computed as in [`paired_overhead`](super::paired_overhead).
 pub fn paired_difference(pairs: &[Pair], seed: u64) -> Option<Difference> {
-    let differences: Vec<f64> = pairs.iter().map(|pair| pair.variant - pair.base).collect();
-    let seconds = median(&differences)?;
-    let interval = (differences.len() > 1)
-        .then(|| overhead::bootstrap(std::slice::from_ref(&differences), None, seed));
+    if pairs.is_empty() {
+        return None;
+    }
+    let differences = pairs.iter().map(|pair| OfStart {
+        start: pair.start,
+        value: pair.variant - pair.base,
+    });
+    let differences: Vec<OfStart> = differences.collect();
+    let found = estimated(std::slice::from_ref(&differences), None, seed);
+    let (seconds, interval) = (found.value, found.interval);
     let excludes_zero = interval.is_some_and(|[low, high]| low > 0.0 || high < 0.0);
     let enough = differences.len() >= MIN_SAMPLES_TO_DETECT;
     Some(Difference {
@@ -42,6 +50,7 @@ mod tests {
             .map(|base| Pair {
                 base,
                 variant: base + 0.5 + base / 100.0,
+                start: 0,
             })
             .to_vec();
         let found = paired_difference(&pairs, 1).unwrap();
@@ -55,7 +64,11 @@ mod tests {
 
     #[test]
     fn a_difference_that_goes_both_ways_is_not_detected() {
-        let pair = |variant| Pair { base: 1.0, variant };
+        let pair = |variant| Pair {
+            base: 1.0,
+            variant,
+            start: 0,
+        };
         let pairs = [0.9, 1.1, 0.95, 1.05, 1.2, 0.8].map(pair);
         assert!(!paired_difference(&pairs, 1).unwrap().detected);
     }

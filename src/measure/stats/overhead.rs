@@ -19,7 +19,11 @@
 //! chapter 13): pairs are drawn with replacement **within each stratum**, since the number of
 //! prompts in a group is chosen and not random. The estimate is computed for each draw, and the
 //! interval spans the middle 95 %. It covers the variation between pairs, and not what all of them
-//! share, such as the machine's cache sizes.
+//! share, such as the machine's cache sizes, or where the processes' memory came to lie.
+//!
+//! If all processes were started anew several times, the latter is covered as well: from
+//! [`MIN_STARTS`](super::MIN_STARTS) starts on, whole starts are drawn instead of pairs
+//! ([`starts`](super::starts)).
 //!
 //! A median's interval reaches at most from the smallest to the largest sample. These enclose the
 //! true median of `n` samples with probability `1 - 2^(1 - n)`: 75 % for three pairs, 94 % for
@@ -31,6 +35,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::starts::{self, OfStart, by_start, can_be_drawn};
 use super::{median, quantile_of_sorted};
 use crate::random::SplitMix64;
 
@@ -48,15 +53,17 @@ pub struct Pair {
     pub base: f64,
     /// The variant's time in seconds.
     pub variant: f64,
+    /// The start that both are from, from 0.
+    pub start: usize,
 }
 
 /// The times of one stratum, if base and variant were measured at different times.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct UnpairedSamples {
     /// The base's times in seconds.
-    pub base: Vec<f64>,
+    pub base: Vec<OfStart>,
     /// The variant's times in seconds.
-    pub variant: Vec<f64>,
+    pub variant: Vec<OfStart>,
 }
 
 /// A variant's additional time, compared with the base.
@@ -75,6 +82,11 @@ pub struct Overhead {
     /// Whether base and variant were measured in neighbouring runs. If not, the interval covers
     /// each side's variation, and not what changed on the machine between the two measurements.
     pub paired: bool,
+    /// How often all processes were started anew; of unpaired samples, the side with fewer starts.
+    pub starts: usize,
+    /// Whether whole starts were drawn for the interval, which then covers what differs between
+    /// them.
+    pub covers_starts: bool,
     /// Whether a difference was detected: the interval excludes 0, and every stratum has
     /// [`MIN_SAMPLES_TO_DETECT`] samples. `false` doesn't prove that there's no difference.
     pub detected: bool,
@@ -121,9 +133,19 @@ pub fn paired_overhead<S: AsRef<[Pair]>>(
     let mut log_ratios = Vec::with_capacity(strata.len());
     for (stratum, pairs) in strata.iter().enumerate() {
         let pairs = pairs.as_ref();
-        let base = logarithms(stratum, pairs.iter().map(|pair| pair.base))?;
-        let variant = logarithms(stratum, pairs.iter().map(|pair| pair.variant))?;
-        log_ratios.push(variant.iter().zip(&base).map(|(v, b)| v - b).collect());
+        let side = |time: fn(&Pair) -> f64| {
+            let times = pairs.iter().map(|pair| OfStart {
+                start: pair.start,
+                value: time(pair),
+            });
+            logarithms(stratum, times)
+        };
+        let (base, variant) = (side(|pair| pair.base)?, side(|pair| pair.variant)?);
+        let ratios = variant.iter().zip(&base).map(|(own, base)| OfStart {
+            start: own.start,
+            value: own.value - base.value,
+        });
+        log_ratios.push(ratios.collect());
     }
     overhead(&log_ratios, None, seed)
 }
@@ -146,16 +168,21 @@ pub fn unpaired_overhead(strata: &[UnpairedSamples], seed: u64) -> Result<Overhe
     overhead(&variant, Some(&base), seed)
 }
 
-fn logarithms(stratum: usize, times: impl Iterator<Item = f64>) -> Result<Vec<f64>, OverheadError> {
+fn logarithms(
+    stratum: usize,
+    times: impl Iterator<Item = OfStart>,
+) -> Result<Vec<OfStart>, OverheadError> {
     let logarithms = times
-        .map(|seconds| {
-            if seconds.is_finite() && seconds > 0.0 {
-                Ok(seconds.ln())
+        .map(|OfStart { start, value }| {
+            if value.is_finite() && value > 0.0 {
+                let value = value.ln();
+                Ok(OfStart { start, value })
             } else {
+                let seconds = value;
                 Err(OverheadError::InvalidTime { stratum, seconds })
             }
         })
-        .collect::<Result<Vec<f64>, _>>()?;
+        .collect::<Result<Vec<OfStart>, _>>()?;
     if logarithms.is_empty() {
         return Err(OverheadError::Empty { stratum });
     }
@@ -165,8 +192,8 @@ fn logarithms(stratum: usize, times: impl Iterator<Item = f64>) -> Result<Vec<f6
 /// `values` are log ratios if `base` is `None`, otherwise the variant's log times. No stratum is
 /// empty.
 fn overhead(
-    values: &[Vec<f64>],
-    base: Option<&[Vec<f64>]>,
+    values: &[Vec<OfStart>],
+    base: Option<&[Vec<OfStart>]>,
     seed: u64,
 ) -> Result<Overhead, OverheadError> {
     if values.is_empty() {
@@ -175,17 +202,67 @@ fn overhead(
     let sides = || std::iter::once(values).chain(base);
     let smallest_stratum = sides().flatten().map(Vec::len).min().unwrap_or(0);
     let pairs = sides().map(|side| side.iter().map(Vec::len).sum()).min();
-
-    let interval_pct = (smallest_stratum > 1).then(|| bootstrap(values, base, seed).map(percent));
+    let found = estimated(values, base, seed);
+    let interval_pct = found.interval.map(|ends| ends.map(percent));
     let excludes_zero = interval_pct.is_some_and(|[low, high]| low > 0.0 || high < 0.0);
     Ok(Overhead {
-        pct: percent(log_ratio(values, base, median_of)),
+        pct: percent(found.value),
         interval_pct,
         pairs: pairs.unwrap_or(0),
         fewest_pairs: smallest_stratum,
         paired: base.is_none(),
+        starts: found.starts,
+        covers_starts: found.covers_starts,
         detected: excludes_zero && smallest_stratum >= MIN_SAMPLES_TO_DETECT,
     })
+}
+
+/// A mean of medians, with its interval.
+pub(super) struct Estimated {
+    pub value: f64,
+    /// `None` if a stratum has a single value.
+    pub interval: Option<[f64; 2]>,
+    /// Starts of the side with fewer of them.
+    pub starts: usize,
+    /// Whether whole starts were drawn.
+    pub covers_starts: bool,
+}
+
+/// The mean over the strata of the medians of `values`, less that of `base` if it's a side of its
+/// own. No stratum may be empty.
+pub(super) fn estimated(
+    values: &[Vec<OfStart>],
+    base: Option<&[Vec<OfStart>]>,
+    seed: u64,
+) -> Estimated {
+    let starts_of = by_start(values);
+    let base_starts = base.map(by_start);
+    let sides = || std::iter::once(&starts_of).chain(&base_starts);
+    let starts = sides().map(Vec::len).min().unwrap_or(0);
+    let plain = |side: &[Vec<OfStart>]| -> Vec<Vec<f64>> {
+        let strata = side.iter().map(|of| of.iter().map(|one| one.value));
+        strata.map(Iterator::collect).collect()
+    };
+    let (values, base) = (plain(values), base.map(plain));
+    let value = log_ratio(&values, base.as_deref(), median_of);
+    let whole = match sides().all(|side| can_be_drawn(side)) {
+        true => starts::interval(&starts_of, base_starts.as_deref(), value, seed),
+        false => None,
+    };
+    let smallest = values
+        .iter()
+        .chain(base.iter().flatten())
+        .map(Vec::len)
+        .min();
+    Estimated {
+        value,
+        interval: whole.or_else(|| {
+            let enough = smallest.is_some_and(|smallest| smallest > 1);
+            enough.then(|| bootstrap(&values, base.as_deref(), seed))
+        }),
+        starts,
+        covers_starts: whole.is_some(),
+    }
 }
 
 /// The 2.5 % and 97.5 % quantiles of the estimates from [`RESAMPLES`] draws. No stratum may be
@@ -232,8 +309,17 @@ mod tests {
     fn pairs(times: &[(f64, f64)]) -> Vec<Pair> {
         times
             .iter()
-            .map(|&(base, variant)| Pair { base, variant })
+            .map(|&(base, variant)| Pair {
+                base,
+                variant,
+                start: 0,
+            })
             .collect()
+    }
+
+    fn of_one_start(times: &[f64]) -> Vec<OfStart> {
+        let of = |&value: &f64| OfStart { start: 0, value };
+        times.iter().map(of).collect()
     }
 
     /// Approximately normal with standard deviation 1: the sum of twelve uniform numbers, minus 6.
@@ -261,6 +347,7 @@ mod tests {
             .map(|run| Pair {
                 base: f64::from(run),
                 variant: 1.25 * f64::from(run),
+                start: 0,
             })
             .collect();
         let found = paired_overhead(&[drifting], 1).unwrap();
@@ -353,6 +440,7 @@ mod tests {
                     .map(|_| Pair {
                         base: 1.0,
                         variant: 1.08 * (0.1 * noise(&mut random)).exp(),
+                        start: 0,
                     })
                     .collect();
                 let [low, high] = paired_overhead(&[sample], seed)
@@ -368,8 +456,8 @@ mod tests {
     #[test]
     fn an_unpaired_overhead_compares_the_medians_and_is_flagged() {
         let samples = [UnpairedSamples {
-            base: vec![1.0, 1.1, 0.9, 1.0, 1.05, 0.95, 1.0],
-            variant: vec![1.5, 1.6, 1.4, 1.5, 1.45, 1.55],
+            base: of_one_start(&[1.0, 1.1, 0.9, 1.0, 1.05, 0.95, 1.0]),
+            variant: of_one_start(&[1.5, 1.6, 1.4, 1.5, 1.45, 1.55]),
         }];
         let found = unpaired_overhead(&samples, 1).unwrap();
         assert_close(found.pct, 50.0);
@@ -390,11 +478,12 @@ mod tests {
             .map(|(base, jitter)| Pair {
                 base: *base,
                 variant: base * 1.1 * jitter,
+                start: 0,
             })
             .collect();
         let unpaired = UnpairedSamples {
-            base: paired.iter().map(|pair| pair.base).collect(),
-            variant: paired.iter().map(|pair| pair.variant).collect(),
+            base: of_one_start(&paired.iter().map(|pair| pair.base).collect::<Vec<_>>()),
+            variant: of_one_start(&paired.iter().map(|pair| pair.variant).collect::<Vec<_>>()),
         };
         let width = |overhead: Overhead| {
             let [low, high] = overhead.interval_pct.unwrap();
@@ -423,9 +512,102 @@ mod tests {
             })
         );
         let samples = [UnpairedSamples {
-            base: vec![1.0],
-            variant: vec![f64::INFINITY],
+            base: of_one_start(&[1.0]),
+            variant: of_one_start(&[f64::INFINITY]),
         }];
         assert!(unpaired_overhead(&samples, 1).is_err());
+    }
+
+    /// Pairs of `starts` starts with five runs each. The ratios have a deviation of 2 %, and one of
+    /// 3 % that a start shares.
+    fn restarted(random: &mut SplitMix64, starts: usize) -> Vec<Pair> {
+        let mut found = Vec::new();
+        for start in 0..starts {
+            let shared = 0.03 * noise(random);
+            for _ in 0..5 {
+                found.push(Pair {
+                    base: 1.0,
+                    variant: (shared + 0.02 * noise(random)).exp(),
+                    start,
+                });
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn an_interval_of_whole_starts_covers_what_a_start_shares_and_one_of_runs_does_not() {
+        let mut random = SplitMix64::new(4);
+        let mut missed = |starts: usize, is_told: bool| {
+            let wrong = (0..300).filter(|&seed| {
+                let mut pairs = restarted(&mut random, starts);
+                if !is_told {
+                    pairs.iter_mut().for_each(|pair| pair.start = 0);
+                }
+                let found = paired_overhead(&[pairs], seed).unwrap();
+                assert_eq!(found.covers_starts, is_told);
+                assert_eq!(found.starts, if is_told { starts } else { 1 });
+                found.detected
+            });
+            wrong.count() as f64 / 300.0
+        };
+        for starts in [3, 5, 10] {
+            let wrong = missed(starts, true);
+            assert!(
+                wrong <= 0.08,
+                "{wrong} of intervals with {starts} starts miss"
+            );
+        }
+        let wrong = missed(5, false);
+        assert!(
+            wrong >= 0.15,
+            "{wrong} of intervals that don't know of starts miss"
+        );
+    }
+
+    #[test]
+    fn two_starts_are_told_and_their_pairs_are_drawn_as_those_of_one() {
+        let mut random = SplitMix64::new(9);
+        let mut pairs = restarted(&mut random, 2);
+        let two = paired_overhead(&[pairs.clone()], 1).unwrap();
+        assert_eq!((two.starts, two.covers_starts), (2, false));
+        pairs.iter_mut().for_each(|pair| pair.start = 0);
+        let one = paired_overhead(&[pairs], 1).unwrap();
+        assert_eq!((one.starts, one.interval_pct), (1, two.interval_pct));
+    }
+
+    #[test]
+    fn a_start_without_a_pair_in_a_stratum_cannot_be_drawn() {
+        let mut random = SplitMix64::new(9);
+        let whole = restarted(&mut random, 3);
+        let found = paired_overhead(&[whole.clone(), whole.clone()], 1).unwrap();
+        assert!(found.covers_starts);
+        let partial: Vec<Pair> = whole
+            .iter()
+            .copied()
+            .filter(|pair| pair.start < 2)
+            .collect();
+        let found = paired_overhead(&[whole, partial], 1).unwrap();
+        assert!(!found.covers_starts && found.interval_pct.is_some());
+    }
+
+    #[test]
+    fn starts_of_both_unpaired_sides_are_drawn() {
+        let mut random = SplitMix64::new(3);
+        let mut side = |log: f64| -> Vec<OfStart> {
+            let pairs = restarted(&mut random, 4).into_iter();
+            pairs
+                .map(|pair| OfStart {
+                    start: pair.start,
+                    value: pair.variant * log.exp(),
+                })
+                .collect()
+        };
+        let samples = UnpairedSamples {
+            base: side(0.0),
+            variant: side(0.5),
+        };
+        let found = unpaired_overhead(&[samples], 1).unwrap();
+        assert!(found.covers_starts && found.starts == 4 && found.detected);
     }
 }

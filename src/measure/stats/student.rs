@@ -25,6 +25,37 @@ pub fn upper_point(degrees: usize) -> f64 {
     high
 }
 
+/// The probability that an estimate is so far above `margin` if the truth were `margin`. `low` is
+/// the low end of the estimate's 95 % interval, and the probability is below 2.5 % just where `low`
+/// is above `margin`.
+///
+/// Draws give an interval, but not probabilities as small as those that many comparisons need.
+pub fn p_above(estimate: f64, low: f64, margin: f64, degrees: usize) -> f64 {
+    let error = (estimate - low) / upper_point(degrees);
+    let beyond = estimate - margin;
+    match error > 0.0 {
+        true => upper_tail(beyond / error, degrees),
+        false if beyond > 0.0 => 0.0,
+        false => 1.0,
+    }
+}
+
+/// The probability that an estimate with this 95 % interval is so far from zero, to either side, if
+/// the truth were zero. It's below 5 % just where the interval excludes zero.
+pub fn p_of_zero(estimate: f64, [low, high]: [f64; 2], degrees: usize) -> f64 {
+    let one_side = match estimate < 0.0 {
+        true => p_above(-estimate, -high, 0.0, degrees),
+        false => p_above(estimate, low, 0.0, degrees),
+    };
+    (2.0 * one_side).min(1.0)
+}
+
+/// The probability that a normally distributed value is above `z`. With a thousand degrees of
+/// freedom, this distribution is the normal one to three digits.
+pub fn normal_upper_tail(z: f64) -> f64 {
+    upper_tail(z, 1000)
+}
+
 /// The probability of a value between `-t` and `t`.
 fn within(t: f64, degrees: usize) -> f64 {
     let angle = (t / (degrees as f64).sqrt()).atan();
@@ -77,5 +108,22 @@ mod tests {
             let found = upper_tail(t, degrees);
             assert!((found - expected).abs() < 1e-6, "{t}, {degrees}: {found}");
         }
+    }
+
+    #[test]
+    fn the_probability_of_zero_agrees_with_the_interval() {
+        for degrees in [4, 12] {
+            for (estimate, ends, is_told) in [
+                (0.1, [0.001, 0.2], true),
+                (0.1, [-0.001, 0.2], false),
+                (-0.1, [-0.2, -0.001], true),
+                (-0.1, [-0.2, 0.001], false),
+            ] {
+                assert_eq!(p_of_zero(estimate, ends, degrees) < 0.05, is_told);
+            }
+        }
+        assert_eq!(p_of_zero(0.0, [0.0, 0.0], 4), 1.0);
+        assert_eq!(p_of_zero(0.1, [0.1, 0.1], 4), 0.0);
+        assert!((normal_upper_tail(1.96) - 0.025).abs() < 3e-4);
     }
 }

@@ -75,6 +75,7 @@ fn individual_run(run: &RunRecord) -> Run {
     let timings = &run.timings;
     let steps = timings.decode_steps.iter();
     Run {
+        start: Some(run.start),
         inference_time: timings.total().as_secs_f64(),
         generated_tokens: timings.new_tokens(),
         time_per_token: timings.time_per_token(),

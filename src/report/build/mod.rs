@@ -22,12 +22,14 @@ use super::model::{
 use crate::engine::{EngineOptions, NotLowered, Provider, TF32};
 use crate::machine::allowed_cores;
 use crate::measure::break_even::break_even;
+use crate::measure::drift::drift;
 use crate::measure::energy::EnergyMethod;
 use crate::measure::executed::ExecutedGraph;
 use crate::measure::interference::Interference;
 use crate::measure::session::ReachedPrecision;
 use crate::measure::subject::Subject;
 use crate::measure::swap::SwapResult;
+use crate::measure::timed_tokens::TimedTokens;
 use crate::onnxruntime::library::Library;
 use crate::parity;
 use crate::prepared::{self, Manifest};
@@ -65,6 +67,8 @@ pub struct ReportInput<'a> {
     pub manifests: BTreeMap<prepared::Variant, Manifest>,
     /// What the variants compute; absent where nothing was compared.
     pub parity: Option<&'a parity::Parity>,
+    /// Whether timed runs generate what was checked; absent where nothing was.
+    pub timed_tokens: Option<&'a TimedTokens>,
     /// The nodes that ran, by variant and session.
     pub graphs: Option<&'a BTreeMap<prepared::Variant, BTreeMap<String, ExecutedGraph>>>,
     /// Parts of a variant that run as prepared although a faster form exists.
@@ -109,6 +113,7 @@ impl<'a> ReportInput<'a> {
             options,
             manifests: BTreeMap::new(),
             parity: None,
+            timed_tokens: None,
             graphs: None,
             not_lowered: None,
             absent: BTreeMap::new(),
@@ -201,13 +206,19 @@ fn generation_info(
     let merging =
         merging.and_then(|((unmerged, _), (merged, _))| break_even(unmerged, merged, input.seed));
     let again = find(Subject::BaseAgain);
+    let base = find(Subject::Base).filter(|_| !input.base_is_cached);
+    let is_as_checked = |tokens: &TimedTokens| tokens.differences.is_empty();
+    let is_valid = input.parity.is_some_and(|parity| parity.passed)
+        && input.timed_tokens.is_none_or(is_as_checked);
     GenerationInfo {
         variants: measured.chain(absent).collect(),
         parity: input.parity.map(Parity::from).into(),
+        timed_tokens: input.timed_tokens.cloned().into(),
+        drift: base.and_then(|(base, _)| drift(base)).into(),
         aa: again.and_then(|(_, again)| against_itself(again)).into(),
         break_even: merging.into(),
         swap: input.swap.map(|result| swap(result, input.seed)),
-        timings_valid: Some(input.parity.is_some_and(|parity| parity.passed)),
+        timings_valid: Some(is_valid),
         sweep: figures.sweep_of(experiment),
     }
 }

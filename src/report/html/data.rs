@@ -202,9 +202,9 @@ fn group(group: &ShownGroup) -> Json {
 }
 
 fn row(shown: &ShownRow) -> Json {
-    let cells = VARIANTS.iter().map(|column| {
+    let cells = VARIANTS.iter().zip(&shown.cells).map(|(column, value)| {
         let (_, factor) = shown_unit(column.heading.unit);
-        cell((column.value)(&shown.row), factor)
+        cell(value, factor)
     });
     json!({
         "result": shown.result,
@@ -214,20 +214,23 @@ fn row(shown: &ShownRow) -> Json {
     })
 }
 
-fn cell(value: Value, factor: f64) -> Json {
+fn cell(value: &Value, factor: f64) -> Json {
     match value {
         Value::Missing => Json::Null,
-        Value::Text(text) => Json::String(text),
+        Value::Text(text) => Json::String(text.clone()),
         Value::Number(number) => json!(number * factor),
         Value::Estimate {
             value,
             interval,
             detected,
+            is_taken_back,
+            ..
         } => json!({
             "value": value * factor,
             "low": interval.map(|[low, _]| low * factor),
             "high": interval.map(|[_, high]| high * factor),
             "detected": detected,
+            "taken_back": is_taken_back,
         }),
     }
 }

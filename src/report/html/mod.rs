@@ -25,9 +25,12 @@ use sha2::{Digest, Sha256};
 
 use super::comparable::{Conditions, Group, groups, titles};
 use super::doubts::{Doubt, doubts};
+use super::list::RowsOf;
+use super::many::correct;
 use super::model::Report;
 use super::quality::Qualities;
-use super::variants::{Source, VariantRow, variant_rows};
+use super::table::Value;
+use super::variants::{Source, VARIANTS, VariantRow, variant_rows};
 use escape::escape;
 
 pub use data::{ReadPageError, read_page};
@@ -80,6 +83,8 @@ struct ShownRow<'a> {
     /// The result's place among all.
     result: usize,
     row: VariantRow<'a>,
+    /// A value for each column.
+    cells: Vec<Value>,
     doubts: Vec<Doubt>,
 }
 
@@ -176,8 +181,19 @@ fn rows<'a>(results: &'a [Named], group: &Group) -> Vec<ShownRow<'a>> {
             rows.push(ShownRow {
                 result: index,
                 row,
+                cells: VARIANTS.iter().map(|of| (of.value)(&row)).collect(),
                 doubts: all.iter().filter(concerns).cloned().collect(),
             });
+        }
+    }
+    if group.results.len() > 1 {
+        let mut cells: Vec<Vec<Value>> = rows
+            .iter_mut()
+            .map(|row| std::mem::take(&mut row.cells))
+            .collect();
+        correct(&mut cells, &RowsOf::Variants.families());
+        for (row, cells) in rows.iter_mut().zip(cells) {
+            row.cells = cells;
         }
     }
     rows
@@ -228,6 +244,14 @@ fn environment<'a>(
             format!(" ({})", of.get(..7).unwrap_or(of))
         });
         Some(format!("{}{revision}", packages.peft_bench_version))
+    });
+    add("starts of the processes", &|report| {
+        let variants = report.generation_info.all_measured();
+        let runs = variants
+            .flat_map(|(_, variant)| variant.samples())
+            .flat_map(|sample| &sample.individual_runs);
+        let last = runs.map(|run| run.start).max()??;
+        Some((last + 1).to_string())
     });
     add("runs of each prompt", &|report| {
         let variants = report.generation_info.all_measured();

@@ -44,6 +44,12 @@ fn usual() -> impl Iterator<Item = &'static VariantColumn> {
     VARIANTS.iter().filter(|column| column.is_usual)
 }
 
+/// The usual columns of a row, with their values.
+fn usual_of<'a>(shown: &'a ShownRow) -> impl Iterator<Item = (&'static VariantColumn, &'a Value)> {
+    let all = VARIANTS.iter().zip(&shown.cells);
+    all.filter(|(column, _)| column.is_usual)
+}
+
 fn heading(column: &VariantColumn) -> String {
     let heading = escape(column.heading.heading);
     match shown_unit(column.heading.unit).0 {
@@ -116,8 +122,8 @@ fn row(text: &mut String, shown: &ShownRow) {
     } else {
         "<tr>"
     });
-    for (place, column) in usual().enumerate() {
-        let value = escape(&cell(&(column.value)(&shown.row), column.heading.unit));
+    for (place, (column, value)) in usual_of(shown).enumerate() {
+        let value = escape(&cell(value, column.heading.unit));
         let _ = match place {
             0 => write!(
                 text,

@@ -51,6 +51,7 @@ fn add(fields: &mut Vec<String>, value: &Value, count: usize) {
             value,
             interval,
             detected,
+            ..
         } => {
             let [low, high] = match interval {
                 Some(ends) => ends.map(number),

@@ -36,6 +36,7 @@ fn add(object: &mut Map<String, Json>, heading: &Heading, value: &Value) {
                 value,
                 interval,
                 detected,
+                ..
             } => (json!(value), *interval, json!(detected)),
             _ => (Json::Null, None, Json::Null),
         };

@@ -46,6 +46,20 @@ impl RowsOf {
         }
     }
 
+    /// Columns whose verdicts stand together: of variants, each by itself; of results, all of them,
+    /// since they are of the variants.
+    pub(in crate::report) fn families(self) -> Vec<Vec<usize>> {
+        let headings = self.headings();
+        let estimates = places(
+            |index| headings[index].unit == Unit::PercentWithInterval,
+            headings.len(),
+        );
+        match self {
+            Self::Variants => estimates.into_iter().map(|place| vec![place]).collect(),
+            Self::Results => vec![estimates],
+        }
+    }
+
     /// The rows of a result. Columns that aren't `wanted` stay empty.
     pub(super) fn rows(self, source: Source, wanted: &[bool]) -> Vec<Vec<Value>> {
         let cells = |value: &dyn Fn(usize) -> Value| {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::sections::{Section, begins_group, have_estimates};
+use super::sections::{Section, about_estimates, begins_group, have_estimates};
 use crate::report::terminal::cells::{Marks, TextColumn, columns, words};
 
 /// A table for each section, with a heading where there are several groups, and `problems` with the
@@ -29,6 +29,9 @@ pub fn markdown(sections: &[Section], problems: &[String]) -> String {
     }
     if have_estimates(sections) {
         text.push_str("\n`~`: no difference from the base was detected, or there are too few pairs to tell.\n");
+        for about in about_estimates(sections) {
+            let _ = writeln!(text, "\n{}.", capitalized(&escape(&about)));
+        }
     }
     if !problems.is_empty() {
         text.push('\n');
@@ -63,6 +66,15 @@ fn table(text: &mut String, mut columns: Vec<TextColumn>) {
             };
         }
         text.push_str("|\n");
+    }
+}
+
+/// With an upper-case letter at its beginning.
+fn capitalized(text: &str) -> String {
+    let mut characters = text.chars();
+    match characters.next() {
+        Some(first) => first.to_uppercase().chain(characters).collect(),
+        None => String::new(),
     }
 }
 

@@ -27,4 +27,4 @@ pub use kind::RowsOf;
 pub use markdown::markdown;
 pub use names::{Named, UnknownColumn};
 pub use sections::{Listed, Order, Query, Section};
-pub(crate) use sections::{begins_group, have_estimates};
+pub(crate) use sections::{about_estimates, begins_group, have_estimates};

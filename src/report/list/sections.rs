@@ -6,7 +6,9 @@ use super::choice::Columns;
 use super::filter::Filter;
 use super::kind::RowsOf;
 use super::names::{Cell, Named};
+use crate::measure::stats::MIN_STARTS;
 use crate::report::comparable::{Conditions, Group, groups_of, titles};
+use crate::report::many::{correct, counts};
 use crate::report::table::{Heading, Table, Unit, Value};
 use crate::report::variants::Source;
 
@@ -94,6 +96,9 @@ impl Query {
         for (index, (group, title)) in groups.iter().zip(titles).enumerate() {
             let own = group.results.iter().filter_map(|&place| rows[place].take());
             let mut own: Vec<Vec<Value>> = own.flatten().collect();
+            if group.results.len() > 1 {
+                correct(&mut own, &self.rows.families());
+            }
             own.sort_by(|one, other| self.compare(one, other));
             for (part, rows) in self.parts(own) {
                 sections.push(Section {
@@ -157,8 +162,8 @@ impl Query {
     }
 }
 
-/// Whether a heading for its group stands above the section at `index`: it's the group's first part,
-/// and there are several groups.
+/// Whether a heading for its group stands above the section at `index`: it's the group's first
+/// part, and there are several groups.
 pub(crate) fn begins_group(sections: &[Section], index: usize) -> bool {
     let section = &sections[index];
     let is_first_part = index == 0 || sections[index - 1].group != section.group;
@@ -169,6 +174,34 @@ pub(crate) fn begins_group(sections: &[Section], index: usize) -> bool {
 pub(crate) fn have_estimates(sections: &[Section]) -> bool {
     let mut headings = sections.iter().flat_map(|section| &section.table.headings);
     headings.any(|heading| heading.unit == Unit::PercentWithInterval)
+}
+
+/// What's to know of the estimates of all sections, a sentence each.
+pub(crate) fn about_estimates(sections: &[Section]) -> Vec<String> {
+    let rows = || sections.iter().flat_map(|section| &section.table.rows);
+    let mut said = Vec::new();
+    let (tested, taken_back) = counts(rows());
+    if taken_back > 0 {
+        said.push(format!(
+            "{taken_back} of {tested} overheads would be told from zero by themselves, but not among the others of their table \
+             (Holm's correction)"
+        ));
+    }
+    let few = rows().flatten().any(|value| match value {
+        Value::Estimate {
+            starts: Some(starts),
+            interval: Some(_),
+            ..
+        } => *starts < MIN_STARTS,
+        _ => false,
+    });
+    if few {
+        said.push(format!(
+            "intervals of fewer than {MIN_STARTS} starts leave out what differs from one start of a process to the next \
+             (column `starts`; `measure --restarts 5` covers it)"
+        ));
+    }
+    said
 }
 
 /// A value of the column that divides rows, and its rows.

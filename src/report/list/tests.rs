@@ -30,6 +30,9 @@ fn rows() -> [Vec<Value>; 2] {
         value: 4.0,
         interval: Some([-1.0, 9.0]),
         detected: false,
+        is_taken_back: false,
+        p: Some(0.2),
+        starts: Some(5),
     };
     let lora = [0.019, 0.025, 900.0, 12_000.0].map(Value::Number);
     let base = [0.018, 0.020, 2000.0, 0.0].map(Value::Number);

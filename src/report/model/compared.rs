@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Ordered;
-use crate::measure::stats::{self, MIN_SAMPLES_TO_DETECT};
+use super::{Maybe, Ordered};
+use crate::measure::stats::{self, MIN_SAMPLES_TO_DETECT, p_of_zero};
 use crate::measure::swap;
 use crate::parity;
 
@@ -32,6 +32,13 @@ pub struct Overhead {
     pub fewest_pairs: Option<usize>,
     /// Whether base and variant were measured in turn.
     pub paired: bool,
+    /// How often all processes were started anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts: Option<usize>,
+    /// Whether the interval comes from drawing whole starts, and so covers what differs between
+    /// them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub covers_starts: Option<bool>,
     /// Whether the interval excludes 0, and each category has enough pairs.
     pub detected: bool,
 }
@@ -42,6 +49,19 @@ impl Overhead {
     pub fn enough(&self) -> bool {
         self.fewest_pairs
             .is_none_or(|fewest| fewest >= MIN_SAMPLES_TO_DETECT)
+    }
+
+    /// The probability of such an overhead if there were none, over `categories` categories of
+    /// prompts; `None` where there are too few pairs to tell. It's below 5 % just where the
+    /// overhead was detected.
+    pub fn p_of_none(&self, categories: usize) -> Option<f64> {
+        let ends = self.interval_pct.filter(|_| self.enough())?;
+        let log = |pct: f64| (pct / 100.0).ln_1p();
+        let degrees = match (self.starts, self.covers_starts) {
+            (Some(starts), Some(true)) => starts.saturating_sub(1),
+            _ => self.pairs.saturating_sub(categories),
+        };
+        Some(p_of_zero(log(self.pct), ends.map(log), degrees.max(1)))
     }
 
     /// Half of the interval's width, in percentage points.
@@ -59,6 +79,8 @@ impl From<stats::Overhead> for Overhead {
             pairs: found.pairs,
             fewest_pairs: Some(found.fewest_pairs),
             paired: found.paired,
+            starts: Some(found.starts),
+            covers_starts: Some(found.covers_starts),
             detected: found.detected,
         }
     }
@@ -101,6 +123,37 @@ pub struct Parity {
     pub failures: Vec<String>,
     /// What is remarkable, and not wrong.
     pub note: Option<String>,
+    /// The same on the longest prompt; null where there was one prompt.
+    #[serde(default, skip_serializing_if = "Maybe::is_absent")]
+    pub longest: Maybe<ParityOnLongest>,
+}
+
+/// Whether the variants compute the same on the longest prompt. What's wrong is in the failures of
+/// [`Parity`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ParityOnLongest {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// The difference of merged and unmerged logits.
+    pub merged_vs_unmerged: Option<f64>,
+    /// Steps in which merged picks the token that unmerged picked.
+    pub same_tokens: Option<usize>,
+    /// Steps that were compared.
+    pub of: usize,
+    /// The difference of the adapter's logits and the base's.
+    pub adapter_vs_base: Option<f64>,
+}
+
+impl From<&parity::OnLongest> for ParityOnLongest {
+    fn from(found: &parity::OnLongest) -> Self {
+        Self {
+            prompt_tokens: found.prompt_tokens,
+            merged_vs_unmerged: found.merged_vs_unmerged.map(f64::from),
+            same_tokens: found.same_tokens,
+            of: found.of,
+            adapter_vs_base: found.adapter_vs_base.map(f64::from),
+        }
+    }
 }
 
 impl From<&parity::Parity> for Parity {
@@ -116,6 +169,7 @@ impl From<&parity::Parity> for Parity {
             passed: found.passed,
             failures: found.failures.clone(),
             note: found.note.clone(),
+            longest: found.longest.as_ref().map(ParityOnLongest::from).into(),
         }
     }
 }

@@ -7,6 +7,8 @@ use super::{
     BaseAgainstItself, Entry, Maybe, Metrics, Ordered, Overhead, Parity, Stage, Swap, Variant,
 };
 use crate::measure::break_even::BreakEven;
+use crate::measure::drift::Drift;
+use crate::measure::timed_tokens::TimedTokens;
 use crate::report::peft;
 
 /// What was measured. In the file, the keys that PEFT's suite knows come first; they repeat one of
@@ -18,6 +20,12 @@ pub struct GenerationInfo {
     /// Whether the variants compute the same; null where nothing was compared.
     #[serde(default)]
     pub parity: Maybe<Parity>,
+    /// Whether timed runs generate what was checked.
+    #[serde(default)]
+    pub timed_tokens: Maybe<TimedTokens>,
+    /// Whether the base's time rose or fell from round to round; null where that can't be told.
+    #[serde(default)]
+    pub drift: Maybe<Drift>,
     /// The base against itself, where that was asked for.
     #[serde(default)]
     pub aa: Maybe<BaseAgainstItself>,
@@ -27,7 +35,7 @@ pub struct GenerationInfo {
     /// What came of swapping adapters, where that was asked for.
     #[serde(default)]
     pub swap: Option<Swap>,
-    /// Whether the variants passed the parity check.
+    /// Whether the variants passed the parity check, and timed runs generate what was checked.
     #[serde(default)]
     pub timings_valid: Option<bool>,
     /// Batch sizes and prompts of given lengths, where there are several or that was asked for.
@@ -59,6 +67,12 @@ impl Serialize for GenerationInfo {
         map.serialize_entry("variants", &self.variants)?;
         if !self.parity.is_absent() {
             map.serialize_entry("parity", &self.parity)?;
+        }
+        if !self.timed_tokens.is_absent() {
+            map.serialize_entry("timed_tokens", &self.timed_tokens)?;
+        }
+        if !self.drift.is_absent() {
+            map.serialize_entry("drift", &self.drift)?;
         }
         if !self.aa.is_absent() {
             map.serialize_entry("aa", &self.aa)?;

@@ -16,7 +16,8 @@ pub struct Category {
 }
 
 impl Category {
-    /// The runs of `base` with those of this variant: of the same prompt, in the same round.
+    /// The runs of `base` with those of this variant: of the same prompt, in the same round. What
+    /// ended early has none of the later rounds.
     pub fn paired_runs<'a>(&'a self, base: &'a Self) -> impl Iterator<Item = (&'a Run, &'a Run)> {
         self.samples.iter().flat_map(|own| {
             let partner = base.samples.iter().find(|of| of.prompt == own.prompt);
@@ -98,6 +99,10 @@ pub struct Sample {
 /// One generation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Run {
+    /// The start of all processes that it ran in, from 0; absent in files from before there were
+    /// several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<usize>,
     /// Its whole time, seconds.
     pub inference_time: f64,
     /// Tokens of one sequence.
@@ -111,4 +116,11 @@ pub struct Run {
     pub memory_bytes_per_second: Maybe<f64>,
     /// Each decode step, seconds.
     pub decode_steps: Vec<f64>,
+}
+
+impl Run {
+    /// The start that it ran in. Before there were several, there was one.
+    pub fn start(&self) -> usize {
+        self.start.unwrap_or_default()
+    }
 }

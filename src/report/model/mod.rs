@@ -18,7 +18,9 @@ mod variant;
 
 use serde::{Deserialize, Serialize};
 
-pub use compared::{BaseAgainstItself, Norm, Overhead, OverheadPct, Parity, Swap, SwapMetrics};
+pub use compared::{
+    BaseAgainstItself, Norm, Overhead, OverheadPct, Parity, ParityOnLongest, Swap, SwapMetrics,
+};
 pub use generation_info::{GenerationInfo, SweepEntry, SweepVariant};
 pub use maybe::Maybe;
 pub use memory::{Arena, Memory, Stage};

@@ -2,14 +2,22 @@
 
 use std::fmt::Write;
 
+use crate::measure::drift::Drift;
 use crate::measure::interference::Interference;
 use crate::report::measured::Participant;
 use crate::report::model::Variant;
 
-/// Reasons to distrust the figures, a line each: a busy machine, runs far from the others, cold
-/// first runs.
-pub(super) fn doubts(all: &[Participant<Variant>], interference: Option<&Interference>) -> String {
+/// Reasons to distrust the figures, a line each: a busy machine, one whose speed drifts, runs far
+/// from the others, cold first runs.
+pub(super) fn doubts(
+    all: &[Participant<Variant>],
+    interference: Option<&Interference>,
+    drift: Option<&Drift>,
+) -> String {
     let mut text = String::new();
+    if let Some(drift) = drift.filter(|drift| drift.drifting) {
+        let _ = writeln!(text, "warning: {}", drift.sentence());
+    }
     if let Some(found) = interference.filter(|found| found.disturbed) {
         let _ = writeln!(
             text,

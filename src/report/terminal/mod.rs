@@ -35,7 +35,8 @@ pub fn measurement(results: &[Labelled], verbose: bool) -> String {
         let precision = report.run_info.target_precision.value();
         text.push_str(&precision.map_or(String::new(), notes::precision));
         let interference = report.run_info.interference.value();
-        text.push_str(&doubts::doubts(&measured(results), interference));
+        let drift = report.generation_info.drift.value();
+        text.push_str(&doubts::doubts(&measured(results), interference, drift));
     }
     text
 }
@@ -88,6 +89,9 @@ fn of_target(title: &str, report: &Report, verbose: bool) -> String {
     }
     if let Some(parity) = info.parity.value() {
         text.push_str(&notes::parity(title, parity));
+    }
+    if let Some(tokens) = info.timed_tokens.value() {
+        text.push_str(&notes::timed_tokens(title, tokens));
     }
     text
 }

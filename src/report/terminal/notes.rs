@@ -7,6 +7,7 @@ use super::cells::named;
 use crate::engine::StepGraph;
 use crate::measure::executed::ExecutedGraph;
 use crate::measure::session::ReachedPrecision;
+use crate::measure::timed_tokens::TimedTokens;
 use crate::prepared;
 use crate::report::model::{GenerationInfo, Norm, Parity, Variant};
 
@@ -99,11 +100,37 @@ pub(super) fn parity(title: &str, parity: &Parity) -> String {
             parity.allowed, parity.of
         ));
     }
+    if let Some(longest) = parity.longest.value()
+        && let (Some(difference), Some(same)) = (longest.merged_vs_unmerged, longest.same_tokens)
+    {
+        parts.push(format!(
+            "on the longest prompt by {difference:.1e}, {same} of {}",
+            longest.of
+        ));
+    }
     parts.extend(parity.note.clone());
     if parts.is_empty() {
         return String::new();
     }
     format!("{name} {}\n", parts.join("; "))
+}
+
+/// Where timed runs generate something else than what was checked, or not always the same; empty
+/// where they don't. `title` names the experiment, where there are several.
+pub(super) fn timed_tokens(title: &str, tokens: &TimedTokens) -> String {
+    let name = format!("{:<9}", named(title, "tokens"));
+    let mut text = String::new();
+    if !tokens.differences.is_empty() {
+        let differences = tokens.differences.join("; ");
+        let _ = writeln!(
+            text,
+            "{name} FAILED, so these times are not of what was checked: {differences}"
+        );
+    }
+    if !tokens.unsteady.is_empty() {
+        let _ = writeln!(text, "{name} warning: {}", tokens.unsteady.join("; "));
+    }
+    text
 }
 
 /// Whether the precision that was asked for was reached.

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::cells::{Marks, aligned, words};
-use crate::report::list::{RowsOf, Section, begins_group, have_estimates};
+use crate::report::list::{RowsOf, Section, about_estimates, begins_group, have_estimates};
 
 /// A table for each section, and how to read them.
 pub fn sections(sections: &[Section], rows: RowsOf) -> String {
@@ -45,8 +45,8 @@ fn title(section: &Section) -> String {
     text
 }
 
-fn legend(sections: &[Section], rows: RowsOf) -> &'static str {
-    match rows {
+fn legend(sections: &[Section], rows: RowsOf) -> String {
+    let usual = match rows {
         RowsOf::Results => {
             "\
 unmerged, merged: overhead over the base, over all prompts; `~` where none was detected
@@ -58,5 +58,10 @@ parity: by how much of the largest logit merged and unmerged differ
             "~: no difference from the base was detected, or there are too few pairs to tell; `--columns help` says what columns mean\n"
         }
         RowsOf::Variants => "",
+    };
+    let mut text = usual.to_owned();
+    for about in about_estimates(sections) {
+        let _ = writeln!(text, "{about}");
     }
+    text
 }

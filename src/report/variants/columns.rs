@@ -38,7 +38,10 @@ pub const VARIANTS: &[VariantColumn] = &[
         better: LOW,
         is_usual: true,
         is_costly: false,
-        value: |row| row.found().and_then(Variant::overall_overhead).into(),
+        value: |row| {
+            let over = row.found().and_then(Variant::overall_overhead);
+            row.estimate(over)
+        },
     },
     VariantColumn {
         heading: Heading {
@@ -63,6 +66,18 @@ pub const VARIANTS: &[VariantColumn] = &[
         is_usual: false,
         is_costly: true,
         value: |row| row.overhead_of(Part::Decode),
+    },
+    VariantColumn {
+        heading: Heading {
+            key: "starts",
+            heading: "starts",
+            unit: Unit::Count,
+            meaning: "how often all processes were started anew (`--restarts`). From 3 on, intervals cover what differs between starts",
+        },
+        better: None,
+        is_usual: false,
+        is_costly: false,
+        value: |row| row.starts().map(|count| count as f64).into(),
     },
     number(
         "inference_time",
@@ -181,8 +196,7 @@ pub const VARIANTS: &[VariantColumn] = &[
             key: "roofline_pct",
             heading: "roofline",
             unit: Unit::Percent,
-            meaning: "how much of a decode step memory needs at least: its bytes at the best rate that was read in a run. Above 100 % memory was \
-                      quicker than that reading",
+            meaning: "how much of a decode step memory needs at least: its bytes at the best rate that was read in the run",
         },
         better: HIGH,
         is_usual: false,

@@ -1,7 +1,9 @@
 //! Overheads in parts of generations. A result has those of whole generations; these are computed
 //! from its runs, by the same statistics.
 
-use crate::measure::stats::{Pair, UnpairedSamples, median, paired_overhead, unpaired_overhead};
+use crate::measure::stats::{
+    OfStart, Pair, UnpairedSamples, median, paired_overhead, unpaired_overhead,
+};
 use crate::report::model::{BaseSource, Category, Overhead, Report, Run, Variant};
 
 /// A part of a generation.
@@ -44,15 +46,22 @@ fn pairs(base: &Category, variant: &Category, part: Part) -> Vec<Pair> {
         Some(Pair {
             base: part.of(base)?,
             variant: part.of(own)?,
+            start: own.start(),
         })
     };
     variant.paired_runs(base).filter_map(pair).collect()
 }
 
-fn times(category: &Category, part: Part) -> Vec<f64> {
+fn times(category: &Category, part: Part) -> Vec<OfStart> {
     let samples = category.samples.iter();
     let runs = samples.flat_map(|sample| &sample.individual_runs);
-    runs.filter_map(|run| part.of(run)).collect()
+    let time = |run: &Run| {
+        Some(OfStart {
+            start: run.start(),
+            value: part.of(run)?,
+        })
+    };
+    runs.filter_map(time).collect()
 }
 
 impl Part {

@@ -7,7 +7,7 @@ use crate::measure::stats::quantile;
 use crate::measure::subject::Subject;
 use crate::report::comparable::condition_named;
 use crate::report::doubts::{Level, doubts};
-use crate::report::model::{Metrics, Run, Variant};
+use crate::report::model::{Metrics, Overhead, Run, Variant};
 use crate::report::quality::Quality;
 use crate::report::table::Value;
 
@@ -52,7 +52,24 @@ impl VariantRow<'_> {
     pub(super) fn overhead_of(&self, part: Part) -> Value {
         let own = self.found().filter(|found| found.overhead_pct.is_some());
         let found = own.and_then(|found| overhead(self.source.report, found, part));
-        found.as_ref().into()
+        self.estimate(found.as_ref())
+    }
+
+    /// An overhead as one of many. Those of controls aren't counted: they're of no adapter.
+    pub(super) fn estimate(&self, over: Option<&Overhead>) -> Value {
+        let controls = [Subject::BaseAgain, Subject::UnmergedEmpty];
+        match self.variant {
+            Some((name, found)) if controls.iter().all(|of| of.name() != name) => {
+                Value::one_of_many(over, found.by_category.values().count())
+            }
+            _ => over.into(),
+        }
+    }
+
+    /// How often the processes were started; `None` of files from before that was told.
+    pub(super) fn starts(&self) -> Option<usize> {
+        let last = self.runs().map(|run| run.start).max()?;
+        last.map(|last| last + 1)
     }
 
     /// By the median decode step.

@@ -4,7 +4,16 @@ function overheadOf(row, category) {
   const found = documentOf(row).generation_info?.variants?.[row.variant]?.overhead_pct;
   if (!found) return null;
   const over = category ? found.by_category?.[category] : found.overall;
-  return over && Number.isFinite(over.pct) ? over : null;
+  if (!over || !Number.isFinite(over.pct)) return null;
+  // The table's verdict over all prompts has all results of the group in view.
+  const cell = category ? null : row.cells[columnAt("overhead_pct")];
+  return cell ? { ...over, detected: cell.detected, taken_back: cell.taken_back } : over;
+}
+
+// Why no difference counts as detected.
+function undetected(over) {
+  if (over.taken_back) return "no difference detected among all of these (Holm's correction)";
+  return over.fewest_pairs < 5 ? "too few pairs to tell" : "no difference detected";
 }
 
 function categoriesOf(rows) {
@@ -44,7 +53,8 @@ function overTip(name, variant, over) {
     about.push(
       `95 % interval ${interval(over.interval_pct)}${THIN}%, ${over.pairs} ${over.paired ? "pairs" : "runs"}`,
     );
-  if (!over.detected) about.push(over.fewest_pairs < 5 ? "too few pairs to tell" : "no difference detected");
+  if (over.starts > 1) about.push(`${over.starts} starts of all processes`);
+  if (!over.detected) about.push(undetected(over));
   return about.join("\n");
 }
 

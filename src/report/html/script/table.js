@@ -54,7 +54,7 @@ function cellsOf(column, row, decimals, scale) {
   const hasInterval = cell?.low !== undefined && cell?.low !== null;
   const text = decimal(numberOf(cell), decimals, true);
   const tip = hasInterval
-    ? `95 % interval: ${interval([cell.low, cell.high], decimals)}${unitOf(column)}${cell.detected ? "" : "\nno difference detected"}`
+    ? `95 % interval: ${interval([cell.low, cell.high], decimals)}${unitOf(column)}${cell.detected ? "" : `\n${undetected(cell)}`}`
     : null;
   const between =
     hasInterval && html("span", { class: "interval" }, ` [${interval([cell.low, cell.high], decimals)}]`);
