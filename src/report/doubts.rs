@@ -203,7 +203,9 @@ mod tests {
     use super::*;
     use crate::measure::record::scripted as record;
     use crate::measure::subject::Subject;
+    use crate::measure::timed_tokens::TimedTokens;
     use crate::report::build::scripted::report;
+    use crate::report::model::Maybe;
 
     fn shorts(report: &Report) -> Vec<&'static str> {
         doubts(report).iter().map(|doubt| doubt.short).collect()
@@ -212,7 +214,22 @@ mod tests {
     #[test]
     fn a_good_result_raises_none() {
         let records = [record(Subject::Base, 1), record(Subject::Unmerged, 2)];
-        assert_eq!(doubts(&report(&records, &[], None)), []);
+        let mut found = report(&records, &[], None);
+        found.generation_info.drift = Maybe::Null;
+        assert_eq!(doubts(&found), []);
+    }
+
+    #[test]
+    fn a_drift_and_tokens_that_were_not_checked_are_doubts() {
+        // The records' runs take a millisecond more each time.
+        let mut found = report(&[record(Subject::Base, 1)], &[], None);
+        assert_eq!(shorts(&found), ["drift"]);
+        found.generation_info.timed_tokens = Maybe::Value(TimedTokens {
+            differences: vec!["`merged` is another".to_owned()],
+            unsteady: vec!["`base` changes".to_owned()],
+            ..TimedTokens::default()
+        });
+        assert_eq!(shorts(&found), ["other tokens", "unsteady tokens", "drift"]);
     }
 
     #[test]
@@ -226,7 +243,13 @@ mod tests {
         found.run_info.session.base = BaseSource::Cached;
         assert_eq!(
             shorts(&found),
-            ["failed", "variant failed", "earlier base", "too few pairs"]
+            [
+                "failed",
+                "variant failed",
+                "drift",
+                "earlier base",
+                "too few pairs"
+            ]
         );
         let all = doubts(&found);
         assert!(all[0].text.ends_with("no memory") && all[0].variant.is_none());

@@ -41,12 +41,20 @@ pub fn p_above(estimate: f64, low: f64, margin: f64, degrees: usize) -> f64 {
 }
 
 /// The probability that an estimate with this 95 % interval is so far from zero, to either side, if
-/// the truth were zero. It's below 5 % just where the interval excludes zero.
+/// the truth were zero. Below 5 %, the interval excludes zero.
+///
+/// The deviation is taken from the interval's nearer end or from half of its width, whichever gives
+/// more: drawn intervals are lopsided by chance, and their shorter side alone would make
+/// probabilities below a percent several times too small (4.8 times at 0.125 %, in a simulation of
+/// five starts with five runs; so it's 1.1 times).
 pub fn p_of_zero(estimate: f64, [low, high]: [f64; 2], degrees: usize) -> f64 {
-    let one_side = match estimate < 0.0 {
-        true => p_above(-estimate, -high, 0.0, degrees),
-        false => p_above(estimate, low, 0.0, degrees),
+    let half = (high - low) / 2.0;
+    let nearer = match estimate < 0.0 {
+        true => high - estimate,
+        false => estimate - low,
     };
+    let estimate = estimate.abs();
+    let one_side = p_above(estimate, estimate - nearer.max(half), 0.0, degrees);
     (2.0 * one_side).min(1.0)
 }
 

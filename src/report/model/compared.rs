@@ -52,7 +52,7 @@ impl Overhead {
     }
 
     /// The probability of such an overhead if there were none, over `categories` categories of
-    /// prompts; `None` where there are too few pairs to tell. It's below 5 % just where the
+    /// prompts; `None` where there are too few pairs to tell. Below 5 %, the
     /// overhead was detected.
     pub fn p_of_none(&self, categories: usize) -> Option<f64> {
         let ends = self.interval_pct.filter(|_| self.enough())?;
