@@ -30,6 +30,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # What says where the caller's programs, packages and caches are.
 OF_THE_CALLER = ["VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "PYTHONHOME", "ORT_DYLIB_PATH"]
 
+# A tag that says which glibc is needed, and that indexes of packages take; pip alone would say `linux`.
+TAG = ["--compatibility", "pypi"]
+
 LICENCES = ["LICENSE-MIT", "LICENSE-APACHE", "THIRD-PARTY-LICENSES.txt"]
 
 
@@ -50,7 +53,8 @@ def build(folder, output, maturin):
     """Builds the wheel as pip does for anybody, with the build tools of `pyproject.toml`."""
     python = environment(folder / "build")
     made = folder / "made"
-    variables = os.environ | {"MATURIN_PEP517_ARGS": shlex.join(maturin)} if maturin else None
+    tag = [] if "--compatibility" in maturin else TAG
+    variables = os.environ | {"MATURIN_PEP517_ARGS": shlex.join(tag + maturin)}
     run([python, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", made, ROOT], env=variables)
     (wheel,) = made.glob("peft_bench-*.whl")
     output.mkdir(parents=True, exist_ok=True)
