@@ -48,14 +48,16 @@ function isSurelyBetter(one, other, axis, way) {
   return gain > Math.hypot(one[axis] - toOther, other[axis] - toOne);
 }
 
-// The points that no other beats: it would be surely better in one column, and not surely worse in
-// the other. Without intervals, that's the front and what equals it.
-function unbeaten(points, better) {
+// The points beside the front that are not surely beaten: no other is at least as good in both
+// columns, and in one of them better beyond the intervals.
+function notToldFrom(front, points, better) {
   const axes = ["x", "y"];
+  const isBehind = (one, other, axis, way) =>
+    way === "higher" ? one[axis] < other[axis] : one[axis] > other[axis];
   const beats = (one, other) =>
-    axes.some((axis, index) => isSurelyBetter(one, other, axis, better[index])) &&
-    !axes.some((axis, index) => isSurelyBetter(other, one, axis, better[index]));
-  return points.filter((point) => !points.some((other) => beats(other, point)));
+    !axes.some((axis, index) => isBehind(one, other, axis, better[index])) &&
+    axes.some((axis, index) => isSurelyBetter(one, other, axis, better[index]));
+  return points.filter((point) => !front.includes(point) && !points.some((other) => beats(other, point)));
 }
 
 // The front as steps: a corner says that both values are reached by neither neighbour.
@@ -218,11 +220,13 @@ function frontSentence(front, open, columns, hasIntervals) {
     .map((column) => `${column.better === "higher" ? "high" : "low"} “${column.heading}”`)
     .join(" and ");
   if (front.length === 0) return null;
-  const beaten = hasIntervals
-    ? "no other result shown is better in one and not worse in the other, beyond 95 % intervals"
-    : "no other result shown is better in both";
-  const within = open.length > 0 ? ` These can't be told from it: ${listed(open)}.` : "";
-  return `Pareto front of ${way} (${beaten}): ${listed(front)}.${within}`;
+  const within =
+    open.length > 0
+      ? ` Within their 95 % intervals, these can't be told from it: ${listed(open)}.`
+      : hasIntervals
+        ? " All others are beaten beyond their 95 % intervals."
+        : "";
+  return `Pareto front of ${way} (no other result shown is better in both): ${listed(front)}.${within}`;
 }
 
 // Of which model and when quality was published, by an example.
@@ -266,19 +270,11 @@ function scatterSection(rows) {
     box.addEventListener("change", () => toggle(axis));
     return html("label", { class: "check" }, box, `logarithmic ${axis}`);
   };
-  const hasFront = columns.every((column) => column.better);
+  const ways = columns.map((column) => column.better);
   // Times of what isn't the same model beat nothing.
-  const left = hasFront
-    ? unbeaten(
-        points.filter((point) => !isDoubtful(point.row)),
-        columns.map((column) => column.better),
-      )
-    : [];
-  const front = paretoFront(
-    left,
-    columns.map((column) => column.better),
-  );
-  const open = left.filter((point) => !front.includes(point));
+  const reliable = ways.every(Boolean) ? points.filter((point) => !isDoubtful(point.row)) : [];
+  const front = paretoFront(reliable, ways);
+  const open = notToldFrom(front, reliable, ways);
   const hasIntervals = points.some((point) => point.xEnds || point.yEnds);
   const doubtful = points.filter((point) => isDoubtful(point.row));
   const axis = (label, id, key, change) => {
