@@ -1,12 +1,15 @@
-//! Description of the machine: operating system, processor, memory, and accelerators.
+//! Description of the machine: operating system, processor, memory, accelerators, and the state
+//! that times depend on.
 
 mod cgroup;
+pub mod environment;
 mod hardware;
 
 use crate::machine::{physical_cores, usable_cores};
 use serde::{Deserialize, Serialize};
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
+pub use environment::{Environment, EnvironmentWatch};
 pub use hardware::Hardware;
 
 /// The result's `meta_info.system_info`. The first five keys have the names of PEFT's benchmark.

@@ -8,6 +8,7 @@ use clap::Args;
 use super::Outcome;
 use super::measure::run_study;
 use super::options::{BatchOptions, CommonOptions, RestartOptions, TokenizerOptions};
+use super::quiet::QuietOptions;
 use crate::study::Study;
 
 /// `base`
@@ -29,6 +30,9 @@ pub struct Base {
     /// Measure again, even if nothing has changed since the last time.
     #[arg(long)]
     force: bool,
+
+    #[command(flatten)]
+    quiet: QuietOptions,
 }
 
 impl Base {
@@ -41,6 +45,7 @@ impl Base {
             batch_sizes: self.batch.sizes(),
             cached_base: !self.force,
             restarts: self.restarts.count(),
+            quiet_gate: self.quiet.gate(),
             output: common.output.clone(),
             ..Study::default()
         };

@@ -11,7 +11,7 @@ Examples:
   peft-bench measure lora/lora_r8
   peft-bench measure lora/lora_r8 ia3/default vera/r256 --target-precision 2%
   peft-bench measure path/to/adapter --model org/name --quantize 4bit
-  peft-bench measure lora/lora_r8 --restarts 5           # confirm it with processes that are started anew";
+  peft-bench measure lora/lora_r8 --restarts 5 --quiet-gate 30s       # confirm it: processes anew, a quiet machine";
 
 pub const BASE: &str = "\
 Examples:

@@ -11,6 +11,7 @@ use super::options::{
 };
 use super::output::print;
 use super::progress::message;
+use super::quiet::QuietOptions;
 use super::terminal::Terminal;
 use super::{Outcome, compare, interrupt};
 use crate::advice::shell_word;
@@ -113,6 +114,9 @@ pub struct Measure {
     /// costs.
     #[arg(long)]
     empty: bool,
+
+    #[command(flatten)]
+    quiet: QuietOptions,
 }
 
 /// `2%` or `2`.
@@ -145,6 +149,7 @@ impl Measure {
             cached_base: self.cached_base,
             restarts: self.restarts.count(),
             precision_goal: self.target_precision.map(goal),
+            quiet_gate: self.quiet.gate(),
             output: common.output.clone(),
             ..Study::default()
         };
@@ -160,8 +165,9 @@ impl Measure {
         if let Some(why) = old.nothing() {
             bail!("there's nothing to compare with: {why}");
         }
-        let Some(results) = results_of(study, common)? else {
-            return Ok(Outcome::Interrupted);
+        let results = match results_of(study, common)? {
+            Ok(results) => results,
+            Err(outcome) => return Ok(outcome),
         };
         let new = results.into_iter().map(|result| Source {
             file: result.path,
@@ -186,20 +192,27 @@ fn reporting(folder: &Path) -> String {
 /// Runs a study until it's done or interrupted, and prints what comes of it.
 pub fn run_study(study: Study, common: &CommonOptions) -> Result<Outcome> {
     Ok(match results_of(study, common)? {
-        Some(_) => Outcome::Done,
-        None => Outcome::Interrupted,
+        Ok(_) => Outcome::Done,
+        Err(outcome) => outcome,
     })
 }
 
-/// The results of a study, whose tables are printed; `None` if it was interrupted.
-fn results_of(mut study: Study, common: &CommonOptions) -> Result<Option<Vec<CaseResult>>> {
+/// The results of a study, whose tables are printed; or how it ended before it was done.
+fn results_of(
+    mut study: Study,
+    common: &CommonOptions,
+) -> Result<Result<Vec<CaseResult>, Outcome>> {
     study.interrupt = interrupt::install()?;
     let mut terminal = Terminal::new(common.verbose);
     let outcome = study.run(&mut terminal);
     terminal.finish()?;
     match outcome {
-        Ok(results) => Ok(Some(results)),
-        Err(StudyError::Interrupted) => Ok(None),
+        Ok(results) => Ok(Ok(results)),
+        Err(StudyError::Interrupted) => Ok(Err(Outcome::Interrupted)),
+        Err(error @ StudyError::Busy(_)) => {
+            message(&format!("error: {error}"));
+            Ok(Err(Outcome::Busy))
+        }
         Err(error) => Err(error.into()),
     }
 }

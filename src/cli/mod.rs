@@ -1,7 +1,7 @@
 //! The command line: clap's types, and what each command prints.
 //!
 //! Results go to stdout, prose to stderr. Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted;
-//! of a comparison 1 worse, 3 can't be told.
+//! of a comparison 1 worse, 3 can't be told; of `--quiet-gate` 3 too, if the machine isn't quiet.
 
 mod base;
 mod check;
@@ -19,6 +19,7 @@ mod options;
 mod output;
 mod prepare;
 mod progress;
+mod quiet;
 mod report;
 mod runtime;
 mod shell;
@@ -42,6 +43,8 @@ enum Outcome {
     Worse,
     /// A comparison doesn't tell.
     CannotTell,
+    /// The machine isn't quiet, so nothing was measured.
+    Busy,
 }
 
 /// What does this PEFT adapter cost at inference? Merges adapters, exports ONNX graphs, and measures
@@ -110,7 +113,7 @@ impl Outcome {
         match self {
             Self::Done => 0,
             Self::Worse => 1,
-            Self::CannotTell => 3,
+            Self::CannotTell | Self::Busy => 3,
             Self::Interrupted => interrupt::EXIT_CODE,
         }
     }

@@ -4,6 +4,7 @@ use super::measure_progress::MeasureProgress;
 use super::notes::note_text;
 use super::output::print;
 use super::progress::{ByteProgress, message};
+use super::quiet::QuietProgress;
 use crate::report::{Labelled, terminal};
 use crate::study::{CaseResult, Event, Observer};
 
@@ -12,6 +13,7 @@ use crate::study::{CaseResult, Event, Observer};
 pub struct Terminal {
     verbose: bool,
     bytes: ByteProgress,
+    waiting: QuietProgress,
     steps: Option<MeasureProgress>,
     /// Why a table couldn't be printed.
     unprinted: Option<anyhow::Error>,
@@ -69,6 +71,8 @@ impl Observer for Terminal {
                 "laying out weights for this processor: {} MiB, once",
                 mebibytes(bytes)
             )),
+            Event::Waiting { gate, look } => self.waiting.report(gate, look),
+            Event::Waited { gate, waited } => self.waiting.finish(gate, waited),
             Event::Progress(progress) => self.steps.get_or_insert_default().report(progress),
             Event::ProgressEnded => self.steps = None,
             Event::BatchSize(size) => message(&format!("batches of {size}")),

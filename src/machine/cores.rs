@@ -1,6 +1,6 @@
 //! How many cores this process may use.
 
-use std::{num::NonZeroUsize, thread};
+use std::{num::NonZeroUsize, path::Path, thread};
 
 /// Logical processors that this process may use: its affinity mask, and on Linux its cgroup's CPU
 /// quota, rounded down, but at least 1.
@@ -21,10 +21,32 @@ pub fn physical_cores() -> usize {
 /// Numbers of the logical processors in this process' affinity mask; `None` if the system doesn't
 /// report them.
 pub fn allowed_cores() -> Option<Vec<u32>> {
-    #[cfg(target_os = "linux")]
-    return linux::allowed_cores(&std::fs::read_to_string("/proc/self/status").ok()?);
-    #[cfg(not(target_os = "linux"))]
-    None
+    allowed_list(Path::new("/"), "Cpus_allowed_list:")
+}
+
+/// The numbers that `proc/self/status` below `root` lists under `key`, such as
+/// `Cpus_allowed_list:`; `None` if the system doesn't tell.
+pub fn allowed_list(root: &Path, key: &str) -> Option<Vec<u32>> {
+    listed(
+        &std::fs::read_to_string(root.join("proc/self/status")).ok()?,
+        key,
+    )
+}
+
+/// The numbers of the line in `status` that begins with `key`.
+fn listed(status: &str, key: &str) -> Option<Vec<u32>> {
+    let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+    parse_list(line.trim())
+}
+
+/// Parses a list of numbers and ranges such as `0-3,8,10-11`.
+pub fn parse_list(list: &str) -> Option<Vec<u32>> {
+    let mut numbers = Vec::new();
+    for part in list.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        numbers.extend(first.parse::<u32>().ok()?..=last.parse::<u32>().ok()?);
+    }
+    Some(numbers)
 }
 
 #[cfg(target_os = "linux")]
@@ -44,17 +66,12 @@ fn distinct_cores() -> Option<usize> {
 mod linux {
     use std::{collections::BTreeSet, fs, path::Path};
 
-    /// The numbers in `Cpus_allowed_list` of `/proc/self/status`, whose text is `status`.
-    pub(super) fn allowed_cores(status: &str) -> Option<Vec<u32>> {
-        let mut lines = status.lines();
-        let allowed = lines.find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
-        parse_list(allowed.trim())
-    }
+    use super::listed;
 
     /// Counts the distinct physical cores of the logical processors in `Cpus_allowed_list`, using
     /// the topology in `cpu_folder`; `None` if either is absent.
     pub(super) fn distinct_cores(status: &str, cpu_folder: &Path) -> Option<usize> {
-        let cores = allowed_cores(status)?
+        let cores = listed(status, "Cpus_allowed_list:")?
             .into_iter()
             .map(|cpu| {
                 let siblings = format!("cpu{cpu}/topology/thread_siblings_list");
@@ -62,16 +79,6 @@ mod linux {
             })
             .collect::<Option<BTreeSet<String>>>()?;
         Some(cores.len())
-    }
-
-    /// Parses a list of numbers and ranges such as `0-3,8,10-11`.
-    pub(super) fn parse_list(list: &str) -> Option<Vec<u32>> {
-        let mut numbers = Vec::new();
-        for part in list.split(',') {
-            let (first, last) = part.split_once('-').unwrap_or((part, part));
-            numbers.extend(first.parse::<u32>().ok()?..=last.parse::<u32>().ok()?);
-        }
-        Some(numbers)
     }
 
     #[cfg(test)]
@@ -111,25 +118,25 @@ mod linux {
             );
             assert_eq!(distinct_cores("Threads:\t1\n", folder.path()), None);
         }
-
-        #[test]
-        fn the_affinity_mask_is_read_from_the_status() {
-            let status = "Threads:\t1\nCpus_allowed_list:\t1-2,6\n";
-            assert_eq!(allowed_cores(status), Some(vec![1, 2, 6]));
-            assert_eq!(allowed_cores("Threads:\t1\n"), None);
-        }
-
-        #[test]
-        fn lists_may_mix_ranges_and_single_numbers() {
-            assert_eq!(parse_list("0-2,5,7-8"), Some(vec![0, 1, 2, 5, 7, 8]));
-            assert_eq!(parse_list("many"), None);
-        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_affinity_mask_is_read_from_the_status() {
+        let status = "Threads:\t1\nCpus_allowed_list:\t1-2,6\n";
+        assert_eq!(listed(status, "Cpus_allowed_list:"), Some(vec![1, 2, 6]));
+        assert_eq!(listed("Threads:\t1\n", "Cpus_allowed_list:"), None);
+    }
+
+    #[test]
+    fn lists_may_mix_ranges_and_single_numbers() {
+        assert_eq!(parse_list("0-2,5,7-8"), Some(vec![0, 1, 2, 5, 7, 8]));
+        assert_eq!(parse_list("many"), None);
+    }
 
     #[test]
     fn there_is_at_least_one_core_and_no_more_than_are_usable() {

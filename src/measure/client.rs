@@ -103,6 +103,12 @@ impl Interrupt {
         self.raised.load(Ordering::SeqCst)
     }
 
+    /// The numbers of the worker processes that run now.
+    pub fn workers(&self) -> Vec<u32> {
+        let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        workers.clone()
+    }
+
     fn add(&self, id: u32) {
         self.workers
             .lock()

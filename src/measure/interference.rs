@@ -6,7 +6,12 @@
 //!
 //! Sources: `man 5 proc_stat`; `man 2 getrusage`.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
+
+use crate::machine::allowed_cores;
+use crate::machine::processes::process_ticks;
 
 /// A measurement is called disturbed above this share of the cores' time.
 pub const DISTURBED: f64 = 0.10;
@@ -30,8 +35,14 @@ pub struct Interference {
 #[derive(Debug, Clone, PartialEq)]
 pub struct InterferenceWatch {
     load: Option<f64>,
+    start: Reading,
+}
+
+/// What the allowed cores have done so far, and how much of it for this program.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Reading {
     cores: CoreTimes,
-    own_seconds: f64,
+    own_ticks: f64,
 }
 
 /// Time of the allowed cores since the machine was started, in clock ticks.
@@ -48,19 +59,41 @@ impl InterferenceWatch {
     pub fn start() -> Option<Self> {
         Some(Self {
             load: load_average(),
-            cores: core_times_now()?,
-            own_seconds: own_seconds()?,
+            start: Reading::now(&[])?,
         })
     }
 
     /// The interference since the start. Children count as this program only once they've been
     /// waited for, so end them first.
     pub fn finish(&self) -> Option<Interference> {
-        let cores = core_times_now()?;
-        let own_ticks = (own_seconds()? - self.own_seconds) * ticks_per_second()?;
-        let mut found = interference(self.cores, cores, own_ticks)?;
+        let mut found = Reading::now(&[])?.since(&self.start)?;
         (found.load_before, found.load_after) = (self.load, load_average());
         Some(found)
+    }
+}
+
+impl Reading {
+    /// Reads the cores' times now. `children` are those that haven't been waited for.
+    pub(super) fn now(children: &[u32]) -> Option<Self> {
+        let root = Path::new("/");
+        let stat = std::fs::read_to_string(root.join("proc/stat")).ok()?;
+        let waited_for = own_seconds()? * ticks_per_second()?;
+        let ticks = |pid: &u32| process_ticks(root, *pid);
+        let running: u64 = children.iter().filter_map(ticks).sum();
+        Some(Self {
+            cores: core_times(&stat, allowed_cores().as_deref())?,
+            own_ticks: waited_for + running as f64,
+        })
+    }
+
+    /// The interference between an earlier reading and this one, without the load.
+    pub(super) fn since(&self, before: &Self) -> Option<Interference> {
+        interference(before.cores, self.cores, self.own_ticks - before.own_ticks)
+    }
+
+    /// Clock ticks of the allowed cores since an earlier reading.
+    pub(super) fn ticks_since(&self, before: &Self) -> u64 {
+        self.cores.total.saturating_sub(before.cores.total)
     }
 }
 
@@ -107,17 +140,6 @@ fn core_times(stat: &str, allowed: Option<&[u32]>) -> Option<CoreTimes> {
         sum.total += busy + steal + idle + iowait;
     }
     (sum.total > 0).then_some(sum)
-}
-
-#[cfg(target_os = "linux")]
-fn core_times_now() -> Option<CoreTimes> {
-    let stat = std::fs::read_to_string("/proc/stat").ok()?;
-    core_times(&stat, crate::machine::allowed_cores().as_deref())
-}
-
-#[cfg(not(target_os = "linux"))]
-fn core_times_now() -> Option<CoreTimes> {
-    None
 }
 
 /// Processor time of this process and of the children that it has waited for.

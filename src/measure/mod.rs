@@ -6,6 +6,7 @@
 //!   worker   the worker's side
 //!     timings   the generation loop and its clock  memory, gpu  sampled while it runs
 //! energy, interference   energy used, and load from other processes
+//! quiet, rounds          waiting until other processes are quiet, and whether they stay so from round to round
 //! bandwidth, roofline    memory bandwidth, and how close a decode step comes to it
 //! swap        the time to replace a bound adapter with another
 //! executed    which nodes ran on which execution provider
@@ -28,8 +29,10 @@ pub mod interference;
 pub mod memory;
 pub mod prompt_group;
 pub mod protocol;
+pub mod quiet;
 pub mod record;
 pub mod roofline;
+pub mod rounds;
 pub mod schedule;
 pub mod session;
 pub mod stats;

@@ -76,6 +76,8 @@ pub struct Meters<'a> {
     pub energy: &'a dyn EnergyMeter,
     /// The meter of memory bandwidth.
     pub memory: &'a dyn RateMeter,
+    /// Looks at the machine before each round.
+    pub before_round: &'a dyn Fn(),
 }
 
 /// How narrow the overheads' intervals shall become.

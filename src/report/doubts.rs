@@ -1,5 +1,8 @@
 //! Reasons to distrust a result's figures, or to read them with care.
 
+mod environment;
+mod gpu;
+
 use serde::Serialize;
 
 use super::model::{
@@ -42,6 +45,12 @@ impl Doubt {
             variant: None,
         }
     }
+}
+
+/// The warnings about the machine on which `report` was measured.
+pub fn machine_warnings(report: &Report) -> impl Iterator<Item = String> {
+    let found = environment::reasons(report).into_iter();
+    found.filter_map(|(level, _, text)| (level == Level::Warn).then_some(text))
 }
 
 /// All doubts about `report`, the weightiest first.
@@ -106,7 +115,8 @@ fn of_the_run(report: &Report) -> Vec<Doubt> {
             found.steal_share,
         );
         let text = format!(
-            "Others took {:.0} % of the cores' time while this ran ({:.0} points of it went to other virtual machines)",
+            "Others took {:.0} % of the cores' time while this ran ({:.0} points of it went to other virtual machines); \
+             `--quiet-gate 60s` waits until the machine is quiet",
             all * 100.0,
             steal * 100.0
         );
@@ -142,6 +152,9 @@ fn of_the_run(report: &Report) -> Vec<Doubt> {
                 format!("{name} is not available: {reason}"),
             );
         }
+    }
+    for (level, short, text) in environment::reasons(report) {
+        add(level, short, text);
     }
     let adapter = report.meta_info.adapter.value().copied();
     if adapter.map(AdapterInfo::weights) == Some(AdapterWeights::Fresh) {

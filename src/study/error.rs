@@ -1,6 +1,7 @@
 //! Why a study, or one of its targets, fails.
 
 use std::error::Error as _;
+use std::fmt;
 use std::io;
 
 use thiserror::Error;
@@ -14,6 +15,7 @@ use super::target::TargetError;
 use super::task::TaskError;
 use super::tokenizer::TokenizerChoiceError;
 use crate::engine::EngineError;
+use crate::measure::quiet::{QuietGate, Waited};
 use crate::model::TokenizerError;
 use crate::prepare::PrepareError;
 use crate::report::WriteError;
@@ -68,6 +70,35 @@ pub enum StudyError {
     /// What was measured until then is written.
     #[error("interrupted")]
     Interrupted,
+    #[error("{0}")]
+    Busy(Box<Busy>),
+    #[error(
+        "`--quiet-gate` can't tell what other processes do: it needs Linux, whose `/proc/stat` counts the cores' time; \
+         leave it out to measure without"
+    )]
+    UntoldOthers,
+}
+
+/// The machine didn't become quiet. Nothing was measured, and nothing is written.
+#[derive(Debug)]
+pub struct Busy {
+    /// What was waited for.
+    pub gate: QuietGate,
+    /// What came of it.
+    pub waited: Waited,
+}
+
+impl fmt::Display for Busy {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(
+            f,
+            "the machine isn't quiet after {} s, so nothing was measured: {} (less than {} % was asked for). Stop them; or wait \
+             longer (`--quiet-gate 10m`), allow more (`--quiet-share`), or measure all the same (`--when-busy measure`)",
+            self.waited.seconds,
+            self.waited.last,
+            self.gate.share * 100.0
+        )
+    }
 }
 
 /// Causes are boxed, so that a `Result` stays small.

@@ -41,7 +41,7 @@ mod worker;
 
 use std::path::PathBuf;
 
-pub use error::StudyError;
+pub use error::{Busy, StudyError};
 pub use observer::{Event, Note, Observer};
 pub use parameters::StudyParametersError;
 pub use prepared_folder::PreparedFolderError;
@@ -63,6 +63,7 @@ pub(crate) use task::{check_prepared, check_variants};
 
 use crate::config::BenchmarkConfig;
 use crate::measure::client::Interrupt;
+use crate::measure::quiet::QuietGate;
 use crate::measure::session::PrecisionGoal;
 use crate::onnxruntime::Provider;
 use case::{Case, PreparedCase};
@@ -102,6 +103,8 @@ pub struct Study {
     pub restarts: usize,
     /// If set, rounds are added until it's reached; where there are several starts, further starts.
     pub precision_goal: Option<PrecisionGoal>,
+    /// If set, measuring waits until the machine is quiet.
+    pub quiet_gate: Option<QuietGate>,
     /// The folder of result files.
     pub output: PathBuf,
     /// The program that is started as worker processes; `None` for the running one, which then
@@ -127,6 +130,7 @@ impl Default for Study {
             cached_base: false,
             restarts: 1,
             precision_goal: None,
+            quiet_gate: None,
             output: PathBuf::from("results"),
             worker: None,
             interrupt: Interrupt::default(),
@@ -201,7 +205,8 @@ impl Study {
             cases,
         };
         match run.measure() {
-            Err(StudyError::Interrupted) => Err(StudyError::Interrupted),
+            // The other trials would find the same machine.
+            Err(error @ (StudyError::Interrupted | StudyError::Busy(_))) => Err(error),
             Err(error) => {
                 failures.add(&stems.join(", "), error)?;
                 Ok(Vec::new())

@@ -7,6 +7,7 @@ use super::StudyError;
 use super::prompt_doubts::PromptDoubt;
 use super::result_files::CaseResult;
 use super::tokenizer::{TokenizerDifference, TokenizerPlace};
+use crate::measure::quiet::{Look, QuietGate, Waited};
 use crate::measure::session::Progress;
 use crate::model::ModelId;
 use crate::model::hub::HubId;
@@ -77,6 +78,20 @@ pub enum Event<'a> {
     LayingOut {
         /// Their size.
         bytes: u64,
+    },
+    /// The machine isn't quiet yet, or hasn't been for long enough.
+    Waiting {
+        /// What's waited for.
+        gate: &'a QuietGate,
+        /// What others did in the last second.
+        look: &'a Look,
+    },
+    /// Waiting for a quiet machine is over.
+    Waited {
+        /// What was waited for.
+        gate: &'a QuietGate,
+        /// What came of it.
+        waited: &'a Waited,
     },
     /// A measurement goes on.
     Progress(Progress<'a>),

@@ -109,6 +109,9 @@ impl<'a> ResultFiles<'a> {
         input.absent = case.absent.clone();
         input.precision = measured.precision;
         input.interference = measured.interference;
+        input.rounds = measured.rounds;
+        input.quiet_gate = measured.quiet_gate;
+        input.environment = measured.environment.as_ref();
         input.energy_method = measured.energy_method;
         input.parity = measured.comparisons[index].parity.as_ref();
         input.timed_tokens = input.parity.map(|_| &tokens);

@@ -34,6 +34,7 @@ impl ResultFiles<'_> {
             // Where files are, and how it's run.
             output: _,
             worker: _,
+            quiet_gate: _,
             interrupt: _,
         } = self.study;
         let Settings {

@@ -1,8 +1,11 @@
 //! A trial's measurement, from its plan to everything that was measured.
 
+use std::path::Path;
+
 use super::StudyError;
 use super::base_cache::{BaseCache, CacheKey};
 use super::case::PreparedCase;
+use super::error::Busy;
 use super::observer::{Event, Note};
 use super::prompt_doubts::prompt_doubts;
 use super::prompt_source::{PromptSource, check_room};
@@ -15,7 +18,9 @@ use crate::measure::client::WorkerError;
 use crate::measure::energy::{EnergyMethod, SystemMeter};
 use crate::measure::interference::{Interference, InterferenceWatch};
 use crate::measure::protocol::ParityCheck;
+use crate::measure::quiet::{GateOutcome, QuietGate, WhenBusy};
 use crate::measure::record::{PromptPlan, SubjectRecord};
+use crate::measure::rounds::{RoundLooks, RoundWatch};
 use crate::measure::session::{MeasurePlan, Measurement, Meters, Progress, ReachedPrecision};
 use crate::measure::subject::Subject;
 use crate::measure::swap::SwapResult;
@@ -23,6 +28,8 @@ use crate::measure::sweep::SweepRun;
 use crate::onnxruntime::library::Library;
 use crate::prepared::PreparedVariant;
 use crate::report::Figures;
+use crate::system::environment::GpuWatch;
+use crate::system::{Environment, EnvironmentWatch};
 
 /// A trial whose cases are ready to run.
 pub(super) struct TrialRun<'a> {
@@ -46,6 +53,12 @@ pub(super) struct Measured {
     pub precision: Option<ReachedPrecision>,
     /// What else kept the cores busy.
     pub interference: Option<Interference>,
+    /// Whether others stayed quiet from round to round.
+    pub rounds: Option<RoundLooks>,
+    /// What came of waiting for a quiet machine, if that was asked for.
+    pub quiet_gate: Option<GateOutcome>,
+    /// The state of the machine that times depend on, if something was measured.
+    pub environment: Option<Environment>,
     /// Where energy was read.
     pub energy_method: Option<EnergyMethod>,
     /// What ended it early.
@@ -63,6 +76,8 @@ impl TrialRun<'_> {
     pub fn measure(self) -> Result<Vec<CaseResult>, StudyError> {
         let measured = match self.run() {
             Ok(measured) => measured,
+            // Nothing was measured, and nothing is written.
+            Err(error @ (StudyError::Busy(_) | StudyError::Interrupted)) => return Err(error),
             Err(error) => {
                 let stems = self.cases.iter().map(|case| case.result_stem.as_str());
                 return Err(self.files.failed(self.config, stems, error));
@@ -106,6 +121,11 @@ impl TrialRun<'_> {
         for plan in std::iter::once(&mut plan).chain(&mut sweep) {
             self.make_ready(plan)?;
         }
+        // Before this program computes on the GPU.
+        let gpu = match self.files.provider {
+            Provider::Cuda(device) => GpuWatch::open(device),
+            Provider::Cpu => None,
+        };
         let memory = memory_meter(self.files.provider, &plan);
         let comparisons = self.compare(&plan);
 
@@ -123,11 +143,23 @@ impl TrialRun<'_> {
             setup.note(Note::BaseIsCached);
         }
 
+        let is_measured = comparisons.is_ok() && !plan.subjects.is_empty();
+        let quiet_gate = match &study.quiet_gate {
+            Some(gate) if is_measured => Some(self.wait_until_quiet(gate)?),
+            _ => None,
+        };
         let watch = InterferenceWatch::start();
+        let environment = is_measured.then(|| EnvironmentWatch::start(Path::new("/"), gpu));
+        let rounds = RoundWatch::start(&study.interrupt);
         let meter = SystemMeter::new(self.files.provider);
+        let before_round = || {
+            rounds.as_ref().inspect(|watch| watch.look());
+            environment.as_ref().inspect(|watch| watch.look());
+        };
         let meters = Meters {
             energy: &meter,
             memory: memory.as_ref(),
+            before_round: &before_round,
         };
         let (comparisons, measurement) = match comparisons {
             Err(interrupted) => (
@@ -165,12 +197,40 @@ impl TrialRun<'_> {
             comparisons,
             precision,
             interference: watch.and_then(|watch| watch.finish()),
+            rounds: rounds.and_then(RoundWatch::finish),
+            quiet_gate,
+            environment: environment.map(EnvironmentWatch::finish),
             energy_method: meter.method(),
             outcome,
             base_is_cached,
             library: plan.library,
             tokenizer,
         })
+    }
+
+    /// Waits until the machine is quiet. If it doesn't become so, that's an error, or it's told.
+    fn wait_until_quiet(&self, gate: &QuietGate) -> Result<GateOutcome, StudyError> {
+        let (setup, interrupt) = (self.files.setup, &self.files.study.interrupt);
+        let waited = gate.wait(interrupt, &|look| {
+            setup.tell(Event::Waiting { gate, look });
+        });
+        let Some(waited) = waited else {
+            return Err(match interrupt.is_raised() {
+                true => StudyError::Interrupted,
+                false => StudyError::UntoldOthers,
+            });
+        };
+        setup.tell(Event::Waited {
+            gate,
+            waited: &waited,
+        });
+        match (waited.quiet, gate.otherwise) {
+            (false, WhenBusy::Refuse) => Err(StudyError::Busy(Box::new(Busy {
+                gate: *gate,
+                waited,
+            }))),
+            _ => Ok(gate.outcome(&waited)),
+        }
     }
 
     /// The plan of the main measurement, the prompts of the contexts that were asked for, and the

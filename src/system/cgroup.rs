@@ -1,4 +1,4 @@
-//! The memory limit of this process' control group, versions 1 and 2.
+//! The control group of this process, versions 1 and 2, and its memory limit.
 //!
 //! `/proc/self/cgroup` names the group. The effective limit is the lowest one from that group up to
 //! the root. In a container the name is often the host's, which doesn't exist under the container's
@@ -7,7 +7,10 @@
 //! Sources: Linux, `Documentation/admin-guide/cgroup-v2.rst` and `cgroup-v1/memory.rst`; `man 7
 //! cgroups`.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// The limit in bytes; `None` without a limit or without control groups. Version 1 reports "no
 /// limit" as a number larger than any RAM.
@@ -16,35 +19,57 @@ pub(super) fn memory_limit_bytes() -> Option<u64> {
     lowest_limit(&groups, Path::new("/sys/fs/cgroup"))
 }
 
-/// `groups` is the text of `/proc/self/cgroup`: one line `hierarchy:controllers:path` for each
-/// hierarchy, with empty controllers in version 2.
-fn lowest_limit(groups: &str, mount: &Path) -> Option<u64> {
-    groups
-        .lines()
-        .filter_map(|line| {
-            let mut fields = line.splitn(3, ':');
-            let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-            if controllers.is_empty() {
-                lowest_on_the_way_up(mount, path, "memory.max")
-            } else if controllers.split(',').any(|name| name == "memory") {
-                lowest_on_the_way_up(&mount.join("memory"), path, "memory.limit_in_bytes")
-            } else {
-                None
-            }
-        })
-        .min()
-}
-
-/// The lowest limit in `file`, from `group` up to `root`. A file that's absent or contains `max`
+/// The lowest limit of the memory of this process' group. A file that's absent or contains `max`
 /// sets none.
-fn lowest_on_the_way_up(root: &Path, group: &str, file: &str) -> Option<u64> {
-    Path::new(group.trim_start_matches('/'))
-        .ancestors()
-        .filter_map(|folder| {
-            let limit = fs::read_to_string(root.join(folder).join(file)).ok()?;
+fn lowest_limit(groups: &str, mount: &Path) -> Option<u64> {
+    let all = folders(groups, mount, "memory").into_iter();
+    all.flat_map(|(version, folders)| {
+        let file = match version {
+            Version::One => "memory.limit_in_bytes",
+            Version::Two => "memory.max",
+        };
+        folders.into_iter().filter_map(move |folder| {
+            let limit = fs::read_to_string(folder.join(file)).ok()?;
             limit.trim().parse().ok()
         })
-        .min()
+    })
+    .min()
+}
+
+/// A version of control groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Version {
+    /// A hierarchy for each controller.
+    One,
+    /// One hierarchy for all.
+    Two,
+}
+
+/// The folders of this process' group and of those above it, up to the root, in each hierarchy
+/// that may have `controller`. They may not be there.
+///
+/// `groups` is the text of `/proc/self/cgroup`: one line `hierarchy:controllers:path` for each
+/// hierarchy, with empty controllers in version 2.
+pub(super) fn folders(
+    groups: &str,
+    mount: &Path,
+    controller: &str,
+) -> Vec<(Version, Vec<PathBuf>)> {
+    let found = groups.lines().filter_map(|line| {
+        let mut fields = line.splitn(3, ':');
+        let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+        let (version, root) = if controllers.is_empty() {
+            (Version::Two, mount.to_owned())
+        } else if controllers.split(',').any(|name| name == controller) {
+            (Version::One, mount.join(controller))
+        } else {
+            return None;
+        };
+        let path = Path::new(path.trim_start_matches('/'));
+        let folders = path.ancestors().map(|folder| root.join(folder));
+        Some((version, folders.collect()))
+    });
+    found.collect()
 }
 
 #[cfg(test)]

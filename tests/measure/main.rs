@@ -12,6 +12,7 @@ mod library;
 mod names;
 mod overheads;
 mod parity;
+mod quiet;
 mod refusals;
 mod restarts;
 mod results;

@@ -133,6 +133,11 @@ fn a_result_has_the_sections_of_pefts_suite_and_its_own() {
     let share = interference["other_processes_share"].as_f64().unwrap();
     assert!((0.0..=1.0).contains(&share), "{interference}");
     assert!(interference["disturbed"].is_boolean());
+    let environment = &result["run_info"]["environment"];
+    let clock_source = &environment["processor"]["clock_source"];
+    assert!(clock_source.is_string() || clock_source.is_null());
+    assert!(environment["gpu"].is_null());
+    assert_eq!(result["run_info"].get("quiet_gate"), Some(&Value::Null));
     let packages = &result["meta_info"]["package_info"];
     assert!(packages["onnxruntime-path"].is_string());
     if let Some(revision) = packages["peft-bench-git-revision"].as_str() {

@@ -184,6 +184,7 @@ impl<P: WorkerProcess> RunningMeasurement<'_, P> {
             let prompts = plan.prompts.iter();
             for prompt in prompts.filter(|prompt| prompt.group == group) {
                 for run in rounds {
+                    (self.meters.before_round)();
                     let rate = run.and_then(|_| self.meters.memory.read());
                     for index in orders.next().unwrap_or_default() {
                         (self.progress)(Progress::Generating {

@@ -61,6 +61,7 @@ impl Machine {
             meters: Meters {
                 energy: self,
                 memory: self,
+                before_round: &|| {},
             },
             progress: &|_| {},
             running: Vec::new(),

@@ -26,6 +26,8 @@ use crate::measure::drift::drift;
 use crate::measure::energy::EnergyMethod;
 use crate::measure::executed::ExecutedGraph;
 use crate::measure::interference::Interference;
+use crate::measure::quiet::GateOutcome;
+use crate::measure::rounds::RoundLooks;
 use crate::measure::session::ReachedPrecision;
 use crate::measure::subject::Subject;
 use crate::measure::swap::SwapResult;
@@ -33,7 +35,7 @@ use crate::measure::timed_tokens::TimedTokens;
 use crate::onnxruntime::library::Library;
 use crate::parity;
 use crate::prepared::{self, Manifest};
-use crate::system::{Hardware, SystemInfo};
+use crate::system::{Environment, Hardware, SystemInfo};
 
 /// Figures that end in `_mb` count 2^20 bytes, as PEFT's suite does.
 const MB: f64 = 1_048_576.0;
@@ -81,6 +83,12 @@ pub struct ReportInput<'a> {
     pub precision: Option<ReachedPrecision>,
     /// What else kept the cores busy.
     pub interference: Option<Interference>,
+    /// Whether others stayed quiet from round to round.
+    pub rounds: Option<RoundLooks>,
+    /// What came of waiting for a quiet machine.
+    pub quiet_gate: Option<GateOutcome>,
+    /// The state of the machine that times depend on.
+    pub environment: Option<&'a Environment>,
     /// Where energy was read.
     pub energy_method: Option<EnergyMethod>,
     /// What came of swapping adapters, where it was asked for.
@@ -120,6 +128,9 @@ impl<'a> ReportInput<'a> {
             base_is_cached: false,
             precision: None,
             interference: None,
+            rounds: None,
+            quiet_gate: None,
+            environment: None,
             energy_method: None,
             swap: None,
             seed: 0,
@@ -156,6 +167,9 @@ fn run_info(input: &ReportInput) -> RunInfo {
         session: session(input),
         target_precision: input.precision.into(),
         interference: input.interference.into(),
+        rounds: input.rounds.into(),
+        quiet_gate: input.quiet_gate.into(),
+        environment: input.environment.cloned().into(),
         energy_method: input.energy_method.into(),
     }
 }

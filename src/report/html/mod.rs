@@ -31,6 +31,7 @@ use super::model::Report;
 use super::quality::Qualities;
 use super::table::Value;
 use super::variants::{Source, VARIANTS, VariantRow, variant_rows};
+use crate::system::Environment;
 use escape::escape;
 
 pub use data::{ReadPageError, read_page};
@@ -199,6 +200,39 @@ fn rows<'a>(results: &'a [Named], group: &Group) -> Vec<ShownRow<'a>> {
     rows
 }
 
+/// The machine's state, where it's told.
+type State = (&'static str, fn(&Environment) -> Option<String>);
+const STATE: &[State] = &[
+    ("microcode", |of| of.processor.microcode.clone()),
+    ("virtual machine", |of| {
+        let is_virtual = of.processor.virtual_machine?;
+        Some(if is_virtual { "yes" } else { "no" }.to_owned())
+    }),
+    ("governor", |of| {
+        Some(of.frequency.governors.as_ref()?.join(", "))
+    }),
+    ("boost", |of| {
+        Some(if of.frequency.boost? { "on" } else { "off" }.to_owned())
+    }),
+    ("hardware threads of a core", |of| {
+        let siblings = of.processor.siblings.as_ref()?;
+        let most = siblings.iter().map(Vec::len).max()?;
+        Some(most.to_string())
+    }),
+    ("NUMA nodes", |of| Some(of.memory.numa_nodes?.to_string())),
+    ("huge pages", |of| of.memory.transparent_huge_pages.clone()),
+    ("quota", |of| {
+        Some(match of.control_group.cpu_quota?.cores() {
+            Some(cores) => format!("{cores} cores"),
+            None => "none".to_owned(),
+        })
+    }),
+    ("power limit of the GPU", |of| {
+        let watts = of.gpu.as_ref()?.power.enforced_watts?;
+        Some(format!("{watts:.0} W"))
+    }),
+];
+
 /// What a group's results were measured on: their conditions, and what may differ without making
 /// them another group.
 fn environment<'a>(
@@ -237,6 +271,9 @@ fn environment<'a>(
     add("driver", &|report| {
         report.run_info.hardware.driver_version.clone()
     });
+    for (what, value) in STATE {
+        add(what, &|report| value(report.run_info.environment.value()?));
+    }
     add("peft-bench", &|report| {
         let packages = report.meta_info.package_info.as_ref()?;
         let revision = packages.peft_bench_git_revision.value();

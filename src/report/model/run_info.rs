@@ -9,8 +9,10 @@ use super::Maybe;
 use crate::engine::WeightsMode;
 use crate::measure::energy::EnergyMethod;
 use crate::measure::interference::Interference;
+use crate::measure::quiet::GateOutcome;
+use crate::measure::rounds::RoundLooks;
 use crate::measure::session::ReachedPrecision;
-use crate::system::Hardware;
+use crate::system::{Environment, Hardware};
 
 /// How it was measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,6 +45,15 @@ pub struct RunInfo {
     /// What else kept the cores busy.
     #[serde(default, skip_serializing_if = "Maybe::is_absent")]
     pub interference: Maybe<Interference>,
+    /// Whether others stayed quiet from round to round; null where it was too short to tell.
+    #[serde(default, skip_serializing_if = "Maybe::is_absent")]
+    pub rounds: Maybe<RoundLooks>,
+    /// What came of waiting for a quiet machine; null where it wasn't asked for.
+    #[serde(default, skip_serializing_if = "Maybe::is_absent")]
+    pub quiet_gate: Maybe<GateOutcome>,
+    /// The state of the machine that times depend on; null where nothing was measured.
+    #[serde(default, skip_serializing_if = "Maybe::is_absent")]
+    pub environment: Maybe<Environment>,
     /// Where energy was read.
     #[serde(default, skip_serializing_if = "Maybe::is_absent")]
     pub energy_method: Maybe<EnergyMethod>,

@@ -2,29 +2,31 @@
 
 use std::fmt::Write;
 
-use crate::measure::drift::Drift;
-use crate::measure::interference::Interference;
+use crate::report::doubts::machine_warnings;
 use crate::report::measured::Participant;
-use crate::report::model::Variant;
+use crate::report::model::{Report, Variant};
 
-/// Reasons to distrust the figures, a line each: a busy machine, one whose speed drifts, runs far
-/// from the others, cold first runs.
-pub(super) fn doubts(
-    all: &[Participant<Variant>],
-    interference: Option<&Interference>,
-    drift: Option<&Drift>,
-) -> String {
+/// Reasons to distrust the figures, a line each: a busy machine, one whose speed drifts, other
+/// states of it that make times worse; runs far from the others, cold first runs. `report` is one
+/// of those that were measured together.
+pub(super) fn doubts(all: &[Participant<Variant>], report: &Report) -> String {
     let mut text = String::new();
+    let drift = report.generation_info.drift.value();
     if let Some(drift) = drift.filter(|drift| drift.drifting) {
         let _ = writeln!(text, "warning: {}", drift.sentence());
     }
+    let interference = report.run_info.interference.value();
     if let Some(found) = interference.filter(|found| found.disturbed) {
         let _ = writeln!(
             text,
-            "warning: others took {:.0} % of the cores' time while this ran ({:.0} points of it went to other virtual machines)",
+            "warning: others took {:.0} % of the cores' time while this ran ({:.0} points of it went to other virtual machines); \
+             `--quiet-gate 60s` waits until the machine is quiet",
             (found.other_processes_share + found.steal_share) * 100.0,
             found.steal_share * 100.0
         );
+    }
+    for warning in machine_warnings(report) {
+        let _ = writeln!(text, "warning: {}", uncapitalized(&warning));
     }
     for one in all {
         let samples = || one.found.samples();
@@ -48,4 +50,13 @@ pub(super) fn doubts(
         }
     }
     text
+}
+
+/// With a lower-case letter at its beginning.
+fn uncapitalized(text: &str) -> String {
+    let mut characters = text.chars();
+    match characters.next() {
+        Some(first) => first.to_lowercase().chain(characters).collect(),
+        None => String::new(),
+    }
 }

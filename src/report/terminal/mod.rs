@@ -34,9 +34,7 @@ pub fn measurement(results: &[Labelled], verbose: bool) -> String {
     if let Some(Labelled { report, .. }) = results.first() {
         let precision = report.run_info.target_precision.value();
         text.push_str(&precision.map_or(String::new(), notes::precision));
-        let interference = report.run_info.interference.value();
-        let drift = report.generation_info.drift.value();
-        text.push_str(&doubts::doubts(&measured(results), interference, drift));
+        text.push_str(&doubts::doubts(&measured(results), report));
     }
     text
 }

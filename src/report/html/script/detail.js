@@ -138,6 +138,11 @@ function parityText(parity) {
   }`;
 }
 
+// Pressure: the part of the time in which at least one task waited.
+const waited = (pressure) => (pressure ? `${decimal(100 * pressure.some, 1)} % of the time` : null);
+const seconds = (count) => (Number.isFinite(count) ? duration(count) : null);
+const times = (count) => (Number.isFinite(count) ? `${count} times` : null);
+
 function resultFacts(document, rows) {
   const { run_info: run = {}, meta_info: meta = {}, generation_info: info = {} } = document;
   const disturbance = run.interference;
@@ -165,6 +170,18 @@ function resultFacts(document, rows) {
         : null,
     ],
     ["Published quality", [...quality].map(qualityText).join("; ")],
+    [
+      "Others between rounds",
+      run.rounds
+        ? `up to ${decimal(100 * run.rounds.largest_share, 0)} %, disturbing at ${run.rounds.disturbed} of ${run.rounds.looks} looks`
+        : null,
+    ],
+    ["Waiting for cores", waited(run.environment?.pressure?.cpu)],
+    ["Waiting for memory", waited(run.environment?.pressure?.memory)],
+    ["Waiting for storage", waited(run.environment?.pressure?.io)],
+    ["Stopped by its quota", seconds(run.environment?.control_group?.throttled_seconds)],
+    ["Throttled for heat", times(run.environment?.frequency?.throttle_events)],
+    ["Waited for a quiet machine", seconds(run.quiet_gate?.waited_seconds)],
     ["Base", run.session?.base],
     ["Tokenizer", run.tokenizer?.of],
   ]);
