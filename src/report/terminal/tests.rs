@@ -134,8 +134,8 @@ fn stalled_runs_and_slow_first_ones_are_told() {
     let report = report(&[record], &[], None);
     assert_eq!(
         doubts::doubts(&measured(&alone(&report)), &report),
-        "warning: 1 of 5 runs of `base` are far from the others of their prompt\n\
-         warning: the first run of 1 prompts was slow with `base`; warming up may have been too short\n"
+        "warning: 1 of 5 runs of `base` is far from the others of their prompt\n\
+         warning: the first run of 1 prompt was slow with `base`; warming up may have been too short\n"
     );
 }
 
