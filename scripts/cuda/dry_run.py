@@ -10,7 +10,7 @@ It needs a C compiler, Python 3 with pip, and the built program (`cargo build --
 Runtime with CUDA (255 MB) into `--folder`, as it would for a real GPU; ORT_DYLIB_PATH overrides it. Options after `--` are
 passed to `generate`. With `--cuda-graph`, a decode step must be one graph, or the program says why it isn't.
 
-At the end it measures a case once, for the state of the GPU that the result has from NVML (`nvml.c`).
+At the end it measures a base once, for the state of the GPU that the result has from NVML (`nvml.c`).
 
 It checks that sessions open with ONNX Runtime's real CUDA provider, that every node has a kernel for its types, which nodes
 of layers run on the CPU, and that copies between host and device have the right direction. A decode step may copy to the
@@ -59,7 +59,7 @@ def main() -> int:
             refused += trial.refusal is not None
     total = len(cases) * len(options.dtype)
     print(f"{total - failed - refused} of {total} are correct, {failed} fail, {refused} are refused")
-    faults = state_faults(program, environment, cases[0], options.dtype[0], options.folder)
+    faults = state_faults(program, environment, options.dtype[0], options.folder)
     print("the GPU's state in a result is NVML's" if not faults else "the GPU's state in a result:")
     for fault in faults:
         print(f"    {fault}")
@@ -67,21 +67,24 @@ def main() -> int:
     return int(failed > 0 or bool(faults))
 
 
-def state_faults(program: Path, environment: dict, case: tuple[str, str], dtype: str, folder: Path) -> list[str]:
-    """Measures the base of `case`, and returns what differs from the figures of `nvml.c` in its result."""
+def state_faults(program: Path, environment: dict, dtype: str, folder: Path) -> list[str]:
+    """Measures a base, and returns what differs from the figures of `nvml.c` in its result."""
     with tempfile.TemporaryDirectory(dir=folder) as made:
-        own = ["--output", Path(made) / "results", "--export-dir", Path(made) / "exports", "--config", Path(made) / "config.json"]
-        Path(made, "config.json").write_text('{"num_inference_runs": 2, "max_new_tokens": 4}')
-        command = [program, "base", "--force", "--model", FIXTURES / "models" / case[0], *own]
-        done = subprocess.run(
-            [*command, "--dtype", dtype, "--ep", "cuda", "--offline"], env=environment, capture_output=True, text=True
-        )
+        made = Path(made)
+        (made / "config.json").write_text('{"num_inference_runs": 2, "max_new_tokens": 4}')
+        (made / "prompts.json").write_text('{"short": ["a b"], "medium": ["the cat sat"], "long": ["one two three four"]}')
+        command = [program, "base", "--model", FIXTURES / "models/llama-gqa", "--dtype", dtype, "--ep", "cuda", "--offline"]
+        command += ["--prompts", made / "prompts.json", "--config", made / "config.json"]
+        command += ["--output", made / "results", "--export-dir", made / "exports"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
         # What is generated isn't right without kernels, so the result may be among those that failed.
-        results = [*Path(made).glob("results/*.json"), *Path(made).glob("results/failed/*.json")]
+        results = [*made.glob("results/*.json"), *made.glob("results/failed/*.json")]
         if len(results) != 1:
             return [f"there is no result ({done.returncode}): {last_words(done.stderr)}"]
-        found = json.loads(results[0].read_text())["run_info"].get("environment") or {}
-    return differences(EXPECTED, found.get("gpu"))
+        run = json.loads(results[0].read_text())["run_info"]
+        if not run["environment"]:
+            return [f"nothing was measured: {run['error']}"]
+    return differences(EXPECTED, run["environment"]["gpu"])
 
 
 def arguments() -> argparse.Namespace:

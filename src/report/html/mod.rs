@@ -200,7 +200,7 @@ fn rows<'a>(results: &'a [Named], group: &Group) -> Vec<ShownRow<'a>> {
     rows
 }
 
-/// The machine's state, where it's told.
+/// The machine's state. What it doesn't tell is shown as that.
 type State = (&'static str, fn(&Environment) -> Option<String>);
 const STATE: &[State] = &[
     ("microcode", |of| of.processor.microcode.clone()),
@@ -226,10 +226,6 @@ const STATE: &[State] = &[
             Some(cores) => format!("{cores} cores"),
             None => "none".to_owned(),
         })
-    }),
-    ("power limit of the GPU", |of| {
-        let watts = of.gpu.as_ref()?.power.enforced_watts?;
-        Some(format!("{watts:.0} W"))
     }),
 ];
 
@@ -272,8 +268,16 @@ fn environment<'a>(
         report.run_info.hardware.driver_version.clone()
     });
     for (what, value) in STATE {
-        add(what, &|report| value(report.run_info.environment.value()?));
+        add(what, &|report| {
+            let found = value(report.run_info.environment.value()?);
+            Some(found.unwrap_or_else(|| "not told".to_owned()))
+        });
     }
+    add("power limit of the GPU", &|report| {
+        let gpu = report.run_info.environment.value()?.gpu.as_ref()?;
+        let watts = gpu.power.enforced_watts;
+        Some(watts.map_or("not told".to_owned(), |watts| format!("{watts:.0} W")))
+    });
     add("peft-bench", &|report| {
         let packages = report.meta_info.package_info.as_ref()?;
         let revision = packages.peft_bench_git_revision.value();

@@ -1,6 +1,6 @@
 //! The results as markup, for readers without JavaScript, and before it has run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use super::data::shown_unit;
@@ -67,11 +67,15 @@ fn environment(text: &mut String, group: &ShownGroup) {
     text.push_str("</dl>\n");
 }
 
-/// One line for each kind of doubt, with the results that it's about, and the reasons of bad ones.
+/// One line for each kind of doubt, with the results that it's about, and the reasons of bad ones;
+/// with the sentence where it's the same for all.
 fn warnings(text: &mut String, group: &ShownGroup) {
     let mut kinds: BTreeMap<(Level, &str), Vec<String>> = BTreeMap::new();
+    let mut sentences: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for row in &group.rows {
         for doubt in &row.doubts {
+            let all = sentences.entry(doubt.short).or_default();
+            all.insert(doubt.text.as_str());
             let name = row.row.short_name();
             let about = match doubt.level {
                 Level::Bad => format!("{name} ({})", doubt.text),
@@ -90,9 +94,15 @@ fn warnings(text: &mut String, group: &ShownGroup) {
     for ((level, short), all) in kinds {
         let class = class(level);
         let all = escape(&all.join(", "));
+        let mut sentence = String::new();
+        if level != Level::Bad
+            && let Some(sentences) = sentences.get(short).filter(|all| all.len() == 1)
+        {
+            sentence.extend(sentences.iter().map(|one| format!(". {}", escape(one))));
+        }
         let _ = writeln!(
             text,
-            "<li class=\"warning {class}\"><strong>{short}</strong>: {all}</li>"
+            "<li class=\"warning {class}\"><strong>{short}</strong>: {all}{sentence}</li>"
         );
     }
     text.push_str("</ul>\n");

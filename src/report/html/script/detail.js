@@ -179,7 +179,12 @@ function resultFacts(document, rows) {
     ["Waiting for cores", waited(run.environment?.pressure?.cpu)],
     ["Waiting for memory", waited(run.environment?.pressure?.memory)],
     ["Waiting for storage", waited(run.environment?.pressure?.io)],
-    ["Stopped by its quota", seconds(run.environment?.control_group?.throttled_seconds)],
+    [
+      "Stopped by its quota",
+      Number.isFinite(run.environment?.control_group?.cpu_quota)
+        ? seconds(run.environment.control_group.throttled_seconds)
+        : null,
+    ],
     ["Throttled for heat", times(run.environment?.frequency?.throttle_events)],
     ["Waited for a quiet machine", seconds(run.quiet_gate?.waited_seconds)],
     ["Base", run.session?.base],

@@ -99,8 +99,10 @@ function warningsOf(of) {
   const kinds = new Map();
   for (const row of of.rows) {
     for (const warning of row.warnings) {
-      if (!kinds.has(warning.short)) kinds.set(warning.short, { ...warning, rows: new Map() });
-      const { rows } = kinds.get(warning.short);
+      if (!kinds.has(warning.short))
+        kinds.set(warning.short, { ...warning, rows: new Map(), texts: new Set() });
+      const { rows, texts } = kinds.get(warning.short);
+      texts.add(warning.text);
       if (!rows.has(row.result)) rows.set(row.result, nameOf(row));
     }
   }
@@ -132,7 +134,7 @@ function warningsOf(of) {
             ),
           ]),
         ],
-        kind.rows.size === 1 ? `. ${kind.text}` : null,
+        kind.rows.size === 1 || kind.texts.size === 1 ? `. ${kind.text}` : null,
         kind.rows.size > 1 &&
           html(
             "span",
