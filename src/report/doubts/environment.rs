@@ -354,7 +354,7 @@ mod tests {
                 ..Environment::default()
             })
         };
-        let stopped = group(2.5, 3.14);
+        let stopped = group(2.5, 3.1);
         assert_eq!(stopped[0].0, Warn);
         assert!(
             stopped[0]
