@@ -10,9 +10,11 @@ use super::progress::message;
 use super::terminal::Terminal;
 use crate::adapter::Adapter;
 use crate::advice::shell_word;
+use crate::config::BenchmarkConfig;
 use crate::engine::WeightsMode;
-use crate::prepare::write_checkpoint;
+use crate::prepare::{CheckpointForm, write_checkpoint};
 use crate::prepared::{PreparedVariant, Variant, task_of};
+use crate::quantize::Part;
 use crate::study::{Setup, Target, TokenizerChoice, check_variants};
 
 /// `prepare`
@@ -27,7 +29,7 @@ pub struct Prepare {
     variants: Vec<VariantChoice>,
 
     /// What to write: ONNX graphs, a complete merged Hugging Face checkpoint (in the base's own
-    /// dtype unless `--dtype` says otherwise), or both.
+    /// dtype unless `--dtype` says otherwise; with `--quantize`, as compressed-tensors), or both.
     #[arg(long = "format", value_name = "FORMAT", default_value = "onnx")]
     formats: Vec<Format>,
 
@@ -89,23 +91,28 @@ impl Prepare {
         config.task_id = self.task.id().or(config.task_id);
         let provider = setup.provider(config.dtype)?;
         let base = setup.base_model(&config)?;
+        let form = self.checkpoint_form(common, &config)?;
+        if !self.formats.contains(&Format::Onnx) {
+            // Weights are quantized while the checkpoint is written.
+            config.quantization_keys.set(None);
+        }
         let preparation = setup.preparation(&config, provider, &base)?;
         if self.formats.contains(&Format::Hf) {
-            if config.quantization()?.is_some() {
-                bail!("`--format hf` writes full precision; `--quantize none` goes with it");
-            }
             let (folder, values) = (&experiment.folder, experiment.values);
             let adapter =
                 Adapter::load_for_task(folder, &base, config.seed, values, config.task_id)?;
             setup.note_task(&config, adapter.task());
             setup.note_adapter(adapter.notes());
-            let folder = preparation.checkpoint_folder(&experiment, common.dtype);
+            let folder = preparation.checkpoint_folder(&experiment, form);
             let place = tokenizer.place(&base.folder, Some(&experiment.folder))?;
-            let written =
-                write_checkpoint(&base, Some(&adapter), common.dtype, &place.folder, &folder)?;
+            let written = write_checkpoint(&base, Some(&adapter), form, &place.folder, &folder)?;
             place.note_copied(&setup);
+            let quantized = match written.quantized {
+                0 => String::new(),
+                count => format!(", {count} quantized"),
+            };
             message(&format!(
-                "checkpoint {} ({} of {} tensors merged)",
+                "checkpoint {} ({} of {} tensors merged{quantized})",
                 written.folder.display(),
                 written.merged,
                 written.tensors
@@ -151,6 +158,40 @@ impl Prepare {
             ));
         }
         Ok(())
+    }
+}
+
+impl Prepare {
+    /// How a checkpoint stores its weights.
+    ///
+    /// # Errors
+    /// If a checkpoint is to be written, and an option contradicts that.
+    fn checkpoint_form(
+        &self,
+        common: &CommonOptions,
+        config: &BenchmarkConfig,
+    ) -> Result<CheckpointForm> {
+        let form = CheckpointForm {
+            dtype: common.dtype,
+            quantization: config.quantization()?,
+        };
+        if !self.formats.contains(&Format::Hf) {
+            return Ok(form);
+        }
+        let keys = &config.quantization_keys;
+        let is_quantized = |part: Option<Part>| part.and_then(Part::format).is_some();
+        for (option, asked, part) in [
+            ("--quantize-head", keys.head, "the head"),
+            ("--quantize-embedding", keys.embedding, "the embedding"),
+        ] {
+            if is_quantized(asked) {
+                bail!("`{option}`: a checkpoint of `--format hf` has {part} in full precision");
+            }
+        }
+        if keys.accuracy.is_some() && !self.formats.contains(&Format::Onnx) {
+            bail!("`--quantize-accuracy` is about graphs; a checkpoint of `--format hf` has none");
+        }
+        Ok(form)
     }
 }
 

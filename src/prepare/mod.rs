@@ -37,7 +37,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-pub use checkpoint::{CheckpointSummary, write_checkpoint};
+pub use checkpoint::{CheckpointForm, CheckpointSummary, write_checkpoint};
 pub use empty::empty_variant;
 pub use swap_adapters::{not_swappable, other_adapters};
 
@@ -47,7 +47,7 @@ use crate::file_names;
 use crate::model::{BaseModel, ModelError};
 use crate::prepared::{Manifest, ManifestError, Precision, PreparedVariant, Variant};
 use crate::quantize::QuantizeError;
-use crate::weights::{Dtype, WeightsError};
+use crate::weights::WeightsError;
 
 /// Why a variant can't be prepared.
 #[derive(Debug, Error)]
@@ -83,6 +83,8 @@ pub enum PrepareError {
         path: PathBuf,
         source: std::io::Error,
     },
+    #[error("no quantized checkpoint can be written: {reason}")]
+    NotPackable { reason: String },
     #[error("there is no `merged` variant: {reason}")]
     NotMergeable { reason: String },
     #[error("`{}` exists and was not written by this program; choose another folder", path.display())]
@@ -139,14 +141,16 @@ impl Preparation<'_> {
         }
     }
 
-    /// The folder of a merged Hugging Face checkpoint, in `dtype` or else in the base's own dtype.
-    pub fn checkpoint_folder(&self, experiment: &Experiment, dtype: Option<Dtype>) -> PathBuf {
-        let name = match dtype {
-            Some(dtype) => format!("checkpoint-{dtype}"),
-            None => "checkpoint".to_owned(),
-        };
-        let folder = self.model_folder().join(experiment.file_name());
-        folder.join(name)
+    /// The folder of a merged Hugging Face checkpoint in this form.
+    pub fn checkpoint_folder(&self, experiment: &Experiment, form: CheckpointForm) -> PathBuf {
+        let dtype = form.dtype.map(|dtype| dtype.to_string());
+        let quantization = form
+            .quantization
+            .map(|found| found.weights.name().to_owned());
+        let parts = ["checkpoint".to_owned()].into_iter();
+        let name: Vec<String> = parts.chain(dtype).chain(quantization).collect();
+        let folder = self.unquantized().model_folder();
+        folder.join(experiment.file_name()).join(name.join("-"))
     }
 
     /// Prepares `variants` of `experiment`, or of the base alone. The adapter is loaded once, and

@@ -251,6 +251,29 @@ fn names(key: &str) -> [String; 2] {
     ["codes", "scales"].map(|part| format!("{key}.{part}"))
 }
 
+/// Under which names a quantized weight is written.
+#[derive(Debug, Clone)]
+pub struct QuantizedNames {
+    /// The weight's name, for messages.
+    pub weight: String,
+    /// Its codes' tensor.
+    pub codes: String,
+    /// Its scales' tensor.
+    pub scales: String,
+}
+
+impl QuantizedNames {
+    fn of(key: &str) -> Self {
+        let [codes, scales] = names(key);
+        let weight = key.to_owned();
+        Self {
+            weight,
+            codes,
+            scales,
+        }
+    }
+}
+
 /// Plans for weights, `(key, format, rows, columns)`: first the codes of all of them, then their
 /// scales in `scales_type`.
 pub fn joined_plans(
@@ -269,13 +292,13 @@ pub fn joined_plans(
     plan(0).chain(plan(1)).collect()
 }
 
-/// Quantizes and writes `values`: whole rows of the planned weight `key`, from row `first` on.
+/// Quantizes and writes `values`: whole rows of a planned weight, from row `first` on.
 ///
 /// # Errors
 /// If a value isn't finite after rounding, or writing fails.
-fn write_quantized(
+pub fn write_rows(
     writer: &SafetensorsWriter,
-    key: &str,
+    names: &QuantizedNames,
     format: Format,
     (first, columns): (usize, usize),
     values: &mut [f32],
@@ -290,7 +313,7 @@ fn write_quantized(
         }
         if !values.iter().all(|value| value.is_finite()) {
             return Err(QuantizeError::NonFinite {
-                name: key.to_owned(),
+                name: names.weight.clone(),
                 path: writer.path().to_owned(),
                 row: first + row,
                 dtype,
@@ -298,25 +321,24 @@ fn write_quantized(
         }
     }
     let made = format.quantize(values, columns);
-    let [codes, scales] = names(key);
     let [before_codes, before_scales] = match first {
         0 => [0, 0],
         rows => format
             .shapes(rows, columns)
             .map(|shape| shape.iter().product()),
     };
-    writer.write_bytes_from(&codes, before_codes, &made.codes)?;
+    writer.write_bytes_from(&names.codes, before_codes, &made.codes)?;
     let mut bytes = Vec::new();
     encode(&made.scales, types.scales, 0, &mut bytes)
         .expect("no scale is larger than the values of its block, which are finite in that type");
     let size = types.scales.size();
-    Ok(writer.write_bytes_from(&scales, size * before_scales, &bytes)?)
+    Ok(writer.write_bytes_from(&names.scales, size * before_scales, &bytes)?)
 }
 
 /// Quantizes and writes all `values` of the planned weight `key`, some rows at a time.
 ///
 /// # Errors
-/// As [`write_quantized`].
+/// As [`write_rows`].
 pub fn write_matrix(
     writer: &SafetensorsWriter,
     key: &str,
@@ -325,10 +347,11 @@ pub fn write_matrix(
     values: &[f32],
     types: QuantizedTypes,
 ) -> Result<(), QuantizeError> {
+    let names = QuantizedNames::of(key);
     let step = format.rows_at_once(columns, BATCH);
     for (index, rows) in values.chunks(step * columns).enumerate() {
         let place = (index * step, columns);
-        write_quantized(writer, key, format, place, &mut rows.to_vec(), types)?;
+        write_rows(writer, &names, format, place, &mut rows.to_vec(), types)?;
     }
     Ok(())
 }
@@ -367,7 +390,8 @@ fn quantize_batch(
         }
     };
     let place = (first, one.columns);
-    write_quantized(writer, &one.key, one.format, place, &mut values, types).map_err(|error| {
+    let names = QuantizedNames::of(&one.key);
+    write_rows(writer, &names, one.format, place, &mut values, types).map_err(|error| {
         match error {
             // Users find the tensor by its name in the checkpoint.
             QuantizeError::NonFinite { row, dtype, .. } => QuantizeError::NonFinite {

@@ -17,7 +17,10 @@ mod operator;
 use serde::{Deserialize, Serialize};
 
 pub use encoding::{Encoding, QuantizedWeight};
-pub use file::{Base, QuantizeError, QuantizedFile, QuantizedTypes, joined_plans, write_matrix};
+pub use file::{
+    Base, QuantizeError, QuantizedFile, QuantizedNames, QuantizedTypes, joined_plans, write_matrix,
+    write_rows,
+};
 pub use formats::{Format, Keys, Quantized, Switch, Tolerance};
 pub use operator::Operator;
 

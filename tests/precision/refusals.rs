@@ -70,8 +70,13 @@ fn unsupported_combinations_are_refused_by_name() {
         &["`quantization_embedding`", "`use_4bit`"],
     );
     refuse(
-        &["prepare", lora, "--quantize", "4bit", "--format", "hf"],
-        &["--format hf", "full precision"],
+        &["prepare", lora, "--quantize", "nf4", "--format", "hf"],
+        &["compressed-tensors has no nf4", "`--quantize 4bit`"],
+    );
+    let head = ["--quantize", "4bit", "--quantize-head", "4bit"];
+    refuse(
+        &[&["prepare", lora, "--format", "hf"], &head[..]].concat(),
+        &["--quantize-head", "full precision"],
     );
 }
 

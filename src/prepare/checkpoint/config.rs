@@ -15,8 +15,14 @@ const TEXT: &str = "text_config";
 
 const TIED: &str = "tie_word_embeddings";
 
-/// The file's text.
-pub fn text(base: &BaseModel, spec: &DecoderSpec, layout: &Layout, dtype: Option<Dtype>) -> String {
+/// The file's text. `quantization` describes packed weights, if there are any.
+pub fn text(
+    base: &BaseModel,
+    spec: &DecoderSpec,
+    layout: &Layout,
+    dtype: Option<Dtype>,
+    quantization: Option<Value>,
+) -> String {
     let mut config = base.config.json().clone();
     let nested = spec.tower.is_some() && config.get(TEXT).is_some_and(Value::is_object);
     if layout.tied != base.spec.tied() {
@@ -41,6 +47,9 @@ pub fn text(base: &BaseModel, spec: &DecoderSpec, layout: &Layout, dtype: Option
     }
     if let Some(dtype) = dtype {
         set_dtype(&mut config, dtype);
+    }
+    if let Some(quantization) = quantization {
+        config["quantization_config"] = quantization;
     }
     format!("{config:#}\n")
 }

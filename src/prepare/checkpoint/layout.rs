@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::packed::Packing;
 use crate::adapter::{Adapter, AdapterError};
 use crate::arch::{DecoderSpec, Module, ModuleKind, bare};
 use crate::model::BaseModel;
@@ -20,6 +21,10 @@ pub struct Layout<'a> {
     pub bias_keys: BTreeSet<&'static str>,
     /// Tensors of the base that the architecture doesn't use.
     pub dropped: Vec<String>,
+    /// Linear layers of a packed checkpoint whose weights aren't packed.
+    pub float: BTreeSet<String>,
+    /// Parts of a multimodal checkpoint that don't belong to its text model.
+    pub towers: BTreeSet<String>,
     /// For parameters that are stored under another name: the tensor, and the parameter's first
     /// element in it.
     places: BTreeMap<String, (String, usize)>,
@@ -30,6 +35,8 @@ pub struct Layout<'a> {
 pub struct Tensor<'a> {
     /// Name, dtype and shape.
     pub plan: BytesPlan,
+    /// How it's packed, if it's quantized.
+    pub packing: Option<Packing>,
     /// Where its values come from.
     pub values: ValueSource<'a>,
 }
@@ -48,6 +55,14 @@ pub enum ValueSource<'a> {
 }
 
 impl Tensor<'_> {
+    /// The stored tensors: itself, or those that it's packed into.
+    pub fn plans(&self) -> Vec<BytesPlan> {
+        match self.packing {
+            Some(packing) => packing.plans(&self.plan),
+            None => vec![self.plan.clone()],
+        }
+    }
+
     /// Number of elements.
     pub fn elements(&self) -> usize {
         self.plan.shape.iter().product()
@@ -66,6 +81,7 @@ impl<'a> Layout<'a> {
         modules: &[Module],
         changes: &[Change],
         dtype: Option<Dtype>,
+        packing: Option<Packing>,
     ) -> Result<Self, PrepareError> {
         let spec = adapter.map_or(&base.spec, |adapter| &adapter.spec);
         let changed: BTreeSet<String> = changes
@@ -93,6 +109,8 @@ impl<'a> Layout<'a> {
         }
 
         let mut tensors = Vec::new();
+        // A tied head has no tensor, but is a linear layer all the same.
+        let mut float = BTreeSet::from([spec.lm_head.path.clone()]);
         let mut used = BTreeSet::new();
         let mut places = BTreeMap::new();
         let mut stacks: BTreeMap<String, usize> = BTreeMap::new();
@@ -135,8 +153,17 @@ impl<'a> Layout<'a> {
                     true => ValueSource::Merged,
                     false => ValueSource::Stored(stored),
                 };
+                let is_linear = matches!(module.kind, ModuleKind::Linear { .. });
+                let packed =
+                    packing.filter(|packing| name == "weight" && packing.packs(module, spec));
+                if packing.is_some() && packed.is_none() && is_linear && name == "weight" {
+                    float.insert(module.stored_path(spec));
+                }
                 let name = format!("{}.{name}", module.stored_path(spec));
-                tensors.push(tensor(name.clone(), own_dtype, shape, values));
+                tensors.push(Tensor {
+                    packing: packed,
+                    ..tensor(name.clone(), own_dtype, shape, values)
+                });
                 if name != place {
                     places.insert(place, (name, 0));
                 }
@@ -168,6 +195,7 @@ impl<'a> Layout<'a> {
                 _ => stored.stored,
             };
             tensors.push(Tensor {
+                packing: None,
                 plan: BytesPlan {
                     name: name.to_owned(),
                     stored: stored_dtype,
@@ -181,6 +209,8 @@ impl<'a> Layout<'a> {
             tied,
             bias_keys,
             dropped: dropped.into_iter().map(str::to_owned).collect(),
+            float,
+            towers: towers.iter().filter_map(|name| first_part(name)).collect(),
             places,
         })
     }
@@ -197,10 +227,17 @@ fn other_towers<'a>(spec: &DecoderSpec, base: &'a BaseModel) -> BTreeSet<&'a str
     if spec.tower.is_none() {
         return BTreeSet::new();
     }
-    let first = |name: &str| bare(name).split('.').next().map(str::to_owned);
-    let own: BTreeSet<Option<String>> = spec.modules().iter().map(|m| first(&m.path)).collect();
+    let own = spec.modules();
+    let own: BTreeSet<Option<String>> = own.iter().map(|module| first_part(&module.path)).collect();
     let names = base.store.names();
-    names.filter(|name| !own.contains(&first(name))).collect()
+    names
+        .filter(|name| !own.contains(&first_part(name)))
+        .collect()
+}
+
+/// The first part of a name without the enclosing modules: `layers`, `vision_tower`.
+fn first_part(name: &str) -> Option<String> {
+    bare(name).split('.').next().map(str::to_owned)
 }
 
 /// The name of the tensor that stacks the weights of all experts of a layer, where `path` is one of
@@ -218,6 +255,7 @@ fn tensor(name: String, dtype: Dtype, shape: Vec<usize>, values: ValueSource) ->
             stored: dtype.to_safetensors(),
             shape,
         },
+        packing: None,
         values,
     }
 }

@@ -11,6 +11,7 @@
 mod config;
 mod folder;
 mod layout;
+mod packed;
 mod shards;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use rayon::prelude::*;
 
 use self::folder::CheckpointFolder;
 use self::layout::{Layout, ValueSource};
+use self::packed::Packing;
 use self::shards::Shards;
 use super::PrepareError;
 use super::merge::{Change, changes};
@@ -30,6 +32,7 @@ use crate::adapter::{Adapter, AdapterError};
 use crate::files::temporary_folder;
 use crate::files::write_file;
 use crate::model::{BaseModel, TOKENIZER_FILES};
+use crate::quantize::Quantization;
 use crate::weights::Dtype;
 
 /// Most bytes of tensors in one file, unless it contains a single larger tensor. Transformers
@@ -38,6 +41,15 @@ const SHARD_BYTES: u64 = 5_000_000_000;
 
 /// A file that's copied if the base has it.
 const GENERATION: &str = "generation_config.json";
+
+/// How a checkpoint stores its weights.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CheckpointForm {
+    /// The dtype of all tensors; `None` keeps the base's.
+    pub dtype: Option<Dtype>,
+    /// Quantizes the linear layers, except the head, in the format of the weights.
+    pub quantization: Option<Quantization>,
+}
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +64,8 @@ pub struct CheckpointSummary {
     pub merged: usize,
     /// Bytes of all tensors.
     pub tensor_bytes: u64,
+    /// Number of weights that are quantized.
+    pub quantized: usize,
     /// Whether the head shares the embedding's tensor.
     pub tied: bool,
     /// Tensors of the base that its architecture doesn't use; they're left out.
@@ -59,28 +73,29 @@ pub struct CheckpointSummary {
 }
 
 /// Writes `base`, with `adapter` merged into it, to `folder`. Each tensor keeps the dtype that the
-/// base stores it in, unless `dtype` is given. The tokenizer is copied from the folder `tokenizer`.
+/// base stores it in, unless `dtype` is given. With `quantization`, linear layers but the head are
+/// quantized and packed, as compressed-tensors does. The tokenizer is copied from the folder `tokenizer`.
 /// A folder that this function has written before is replaced once the new one is complete.
 ///
 /// # Errors
-/// If the adapter can't be merged, or adds a bias that Transformers' model class can't hold; if a
+/// If the adapter can't be merged; if the quantization can't be stored; if the adapter adds a bias that Transformers' model class can't hold; if a
 /// converted or merged value isn't finite; if `folder` contains anything else; if a file can't be
 /// written.
 pub fn write_checkpoint(
     base: &BaseModel,
     adapter: Option<&Adapter>,
-    dtype: Option<Dtype>,
+    form: CheckpointForm,
     tokenizer: &Path,
     folder: &Path,
 ) -> Result<CheckpointSummary, PrepareError> {
-    write_sharded(base, adapter, dtype, tokenizer, folder, SHARD_BYTES)
+    write_sharded(base, adapter, form, tokenizer, folder, SHARD_BYTES)
 }
 
 /// Does what [`write_checkpoint`] does, with at most `shard_bytes` per file.
 fn write_sharded(
     base: &BaseModel,
     adapter: Option<&Adapter>,
-    dtype: Option<Dtype>,
+    form: CheckpointForm,
     tokenizer: &Path,
     folder: &Path,
     shard_bytes: u64,
@@ -93,7 +108,15 @@ fn write_sharded(
         Some(adapter) => changes(adapter, &modules)?,
         None => Vec::new(),
     };
-    let layout = Layout::new(base, adapter, &modules, &changes, dtype)?;
+    let CheckpointForm {
+        dtype,
+        quantization,
+    } = form;
+    let packing = match quantization {
+        Some(quantization) => Some(Packing::new(quantization, spec)?),
+        None => None,
+    };
+    let layout = Layout::new(base, adapter, &modules, &changes, dtype, packing)?;
     let parameters: Vec<(String, _)> = changes.iter().flat_map(Change::parameters).collect();
     let changed = parameters.iter().map(|(name, _)| layout.place_of(name).0);
     let changed: BTreeSet<&str> = changed.collect();
@@ -128,7 +151,9 @@ fn write_sharded(
     let write = |name: &str, text: String| {
         write_file(&made.join(name), text.as_bytes()).map_err(target.failed(name))
     };
-    write("config.json", config::text(original, spec, &layout, dtype))?;
+    let quantization_config = packing.map(|packing| packing.config(&layout.float, &layout.towers));
+    let config = config::text(original, spec, &layout, dtype, quantization_config);
+    write("config.json", config)?;
     copy(&base.folder, GENERATION, made)?;
     for name in TOKENIZER_FILES {
         copy(tokenizer, name, made)?;
@@ -144,6 +169,11 @@ fn write_sharded(
         tensors: layout.tensors.len(),
         merged: layout.tensors.iter().filter(merged).count(),
         tensor_bytes: written.tensor_bytes,
+        quantized: layout
+            .tensors
+            .iter()
+            .filter(|tensor| tensor.packing.is_some())
+            .count(),
         tied: layout.tied,
         dropped: layout.dropped,
     })

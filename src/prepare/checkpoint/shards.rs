@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::layout::Tensor;
+use super::packed::Packing;
 use crate::files::write_file;
 use crate::prepare::PrepareError;
 use crate::weights::{BytesPlan, SafetensorsWriter, TensorView, WeightsError, WriteTensorError};
@@ -16,11 +17,21 @@ use crate::weights::{BytesPlan, SafetensorsWriter, TensorView, WeightsError, Wri
 #[derive(Debug)]
 pub struct Shards {
     writers: Vec<(String, SafetensorsWriter)>,
-    /// The index of each tensor's file.
+    /// The index of each stored tensor's file.
     places: BTreeMap<String, usize>,
+    /// Weights that are packed.
+    packed: BTreeMap<String, Packed>,
     tensor_bytes: u64,
     made: PathBuf,
     target: PathBuf,
+}
+
+/// A weight that is packed, and the index of its file.
+#[derive(Debug)]
+struct Packed {
+    packing: Packing,
+    plan: BytesPlan,
+    file: usize,
 }
 
 /// What was written.
@@ -50,7 +61,8 @@ impl Shards {
         let mut shards = Self {
             writers: Vec::new(),
             places: BTreeMap::new(),
-            tensor_bytes: tensors.iter().map(|tensor| tensor.plan.bytes()).sum(),
+            packed: BTreeMap::new(),
+            tensor_bytes: 0,
             made: made.to_owned(),
             target: target.to_owned(),
         };
@@ -62,24 +74,41 @@ impl Shards {
             let writer = SafetensorsWriter::create_with(&made.join(&name), plans, &[]);
             let writer = writer.map_err(|error| shards.renamed(error))?;
             shards.writers.push((name, writer));
+            shards.tensor_bytes += plans.iter().map(BytesPlan::bytes).sum::<u64>();
             let places = plans.iter().map(|plan| (plan.name.clone(), number));
             shards.places.extend(places);
+        }
+        for Tensor { plan, packing, .. } in tensors {
+            let Some(packing) = *packing else { continue };
+            let stored = &packing.plans(plan)[0].name;
+            let packed = Packed {
+                packing,
+                plan: plan.clone(),
+                file: shards.places[stored],
+            };
+            shards.packed.insert(plan.name.clone(), packed);
         }
         Ok(shards)
     }
 
     /// Writes `values`, rounded once to the tensor's dtype, into the tensor `name` from element
-    /// `first` on.
+    /// `first` on. A packed tensor is written as a whole.
     ///
     /// # Errors
     /// If a value isn't finite in that dtype, or writing fails.
     pub fn write(&self, name: &str, first: usize, values: &[f32]) -> Result<(), WriteTensorError> {
-        let written = self.writer(name).write_elements(name, first, values);
+        let written = match self.packed.get(name) {
+            Some(packed) => {
+                let writer = &self.writers[packed.file].1;
+                packed.packing.write(writer, &packed.plan, values)
+            }
+            None => self.writer(name).write_elements(name, first, values),
+        };
         written.map_err(|error| self.renamed_tensor(error))
     }
 
     /// Writes `stored` into the tensor of `plan` from element `first` on: byte for byte, or
-    /// converted if the dtypes differ.
+    /// converted if the dtypes differ. A packed tensor is written as a whole.
     ///
     /// # Errors
     /// If a converted value isn't finite, or writing fails.
@@ -89,6 +118,11 @@ impl Shards {
         first: usize,
         stored: &TensorView,
     ) -> Result<(), WriteTensorError> {
+        if let Some(packed) = self.packed.get(&plan.name) {
+            let writer = &self.writers[packed.file].1;
+            let written = packed.packing.write_stored(writer, plan, stored);
+            return written.map_err(|error| self.renamed_tensor(error));
+        }
         let writer = self.writer(&plan.name);
         let copied = if stored.stored == plan.stored {
             let first = first * plan.stored.bitsize() / 8;
@@ -172,16 +206,18 @@ impl Shards {
 fn split(tensors: &[Tensor], limit: u64) -> Vec<Vec<BytesPlan>> {
     let mut groups: Vec<Vec<BytesPlan>> = vec![Vec::new()];
     let mut size = 0;
-    for Tensor { plan, .. } in tensors {
-        if size > 0 && size + plan.bytes() > limit {
+    for tensor in tensors {
+        let plans = tensor.plans();
+        let bytes: u64 = plans.iter().map(BytesPlan::bytes).sum();
+        if size > 0 && size + bytes > limit {
             groups.push(Vec::new());
             size = 0;
         }
-        size += plan.bytes();
+        size += bytes;
         groups
             .last_mut()
             .expect("there is at least one group")
-            .push(plan.clone());
+            .extend(plans);
     }
     groups
 }

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{CheckpointSummary, write_checkpoint, write_sharded};
+use super::{CheckpointForm, CheckpointSummary, write_checkpoint, write_sharded};
 use crate::adapter::Adapter;
 use crate::graph::{Parameter, Parameters};
 use crate::model::BaseModel;
 use crate::prepare::PrepareError;
 use crate::prepare::merge::merge;
 use crate::prepared::Precision;
+use crate::quantize::{Format, Quantization};
 use crate::weights::{Dtype, SafetensorsFile, SafetensorsWriter, TensorPlan};
 
 fn fixtures() -> PathBuf {
@@ -30,7 +31,14 @@ fn load(base: &BaseModel, case: &str) -> Adapter {
 fn written(case: &str, folder: &Path) -> (BaseModel, Adapter, CheckpointSummary) {
     let base = base(case.split_once('/').unwrap().0);
     let adapter = load(&base, case);
-    let summary = write_checkpoint(&base, Some(&adapter), None, &base.folder, folder).unwrap();
+    let summary = write_checkpoint(
+        &base,
+        Some(&adapter),
+        CheckpointForm::default(),
+        &base.folder,
+        folder,
+    )
+    .unwrap();
     (base, adapter, summary)
 }
 
@@ -105,13 +113,28 @@ fn edited_base(folder: &Path, large: f32) -> BaseModel {
     BaseModel::open_folder(folder).unwrap()
 }
 
+fn in_dtype(dtype: Option<Dtype>) -> CheckpointForm {
+    let quantization = None;
+    CheckpointForm {
+        dtype,
+        quantization,
+    }
+}
+
 /// Checks every tensor of a checkpoint against the parameters that an export would use.
 fn assert_same_as_overlay(case: &str, dtype: Option<Dtype>) {
     let folder = TempDir::new().unwrap();
     let target = folder.path().join("merged");
     let base = base(case.split_once('/').unwrap().0);
     let adapter = load(&base, case);
-    write_checkpoint(&base, Some(&adapter), dtype, &base.folder, &target).unwrap();
+    write_checkpoint(
+        &base,
+        Some(&adapter),
+        in_dtype(dtype),
+        &base.folder,
+        &target,
+    )
+    .unwrap();
     let model = reopened(&target);
 
     let stored = base.tensor("model.norm.weight").unwrap().dtype().unwrap();
@@ -166,7 +189,14 @@ fn without_an_adapter_the_base_is_copied_with_its_tokenizer_and_configuration() 
     let folder = TempDir::new().unwrap();
     let target = folder.path().join("new/copy");
     let base = base("llama-gqa");
-    let summary = write_checkpoint(&base, None, None, &base.folder, &target).unwrap();
+    let summary = write_checkpoint(
+        &base,
+        None,
+        CheckpointForm::default(),
+        &base.folder,
+        &target,
+    )
+    .unwrap();
     assert_eq!((summary.shards, summary.merged), (1, 0));
     let model = reopened(&target);
     for name in base.store.names() {
@@ -245,7 +275,15 @@ fn shards_respect_the_limit_and_the_index_names_every_tensor() {
     let base = base("llama-gqa");
     let adapter = load(&base, "llama-gqa/lora");
     let limit = 60_000;
-    let summary = write_sharded(&base, Some(&adapter), None, &base.folder, &target, limit).unwrap();
+    let summary = write_sharded(
+        &base,
+        Some(&adapter),
+        CheckpointForm::default(),
+        &base.folder,
+        &target,
+        limit,
+    )
+    .unwrap();
     assert!(summary.shards > 2);
     let model = reopened(&target);
     let mut bytes = 0;
@@ -270,7 +308,14 @@ fn shards_respect_the_limit_and_the_index_names_every_tensor() {
     assert_eq!(index["weight_map"]["model.embed_tokens.weight"], first);
 
     let whole = folder.path().join("whole");
-    write_checkpoint(&base, Some(&adapter), None, &base.folder, &whole).unwrap();
+    write_checkpoint(
+        &base,
+        Some(&adapter),
+        CheckpointForm::default(),
+        &base.folder,
+        &whole,
+    )
+    .unwrap();
     let whole = reopened(&whole);
     for name in whole.store.names() {
         assert_eq!(values(&whole, name), values(&model, name), "{name}");
@@ -285,7 +330,14 @@ fn an_added_bias_sets_its_configuration_key_and_gives_the_other_layers_zero_bias
     let edits = json!({ "target_modules": ["o_proj"], "init_lora_weights": false });
     let adapter = fresh(&base, "llama-bias/lora-own-bias", edits, folder.path());
     let target = folder.path().join("merged");
-    let summary = write_checkpoint(&base, Some(&adapter), None, &base.folder, &target).unwrap();
+    let summary = write_checkpoint(
+        &base,
+        Some(&adapter),
+        CheckpointForm::default(),
+        &base.folder,
+        &target,
+    )
+    .unwrap();
     let model = reopened(&target);
     assert_eq!(model.config.json()["attention_bias"], true);
     assert_eq!(model.config.json()["mlp_bias"], false);
@@ -321,7 +373,14 @@ fn a_bias_that_transformers_cannot_hold_is_refused() {
     let edits = json!({ "target_modules": ["lm_head"] });
     let adapter = fresh(&base, "llama-bias/lora-own-bias", edits, folder.path());
     let target = folder.path().join("merged");
-    let error = write_checkpoint(&base, Some(&adapter), None, &base.folder, &target).unwrap_err();
+    let error = write_checkpoint(
+        &base,
+        Some(&adapter),
+        CheckpointForm::default(),
+        &base.folder,
+        &target,
+    )
+    .unwrap_err();
     let message = error.to_string();
     assert!(
         message.contains("`lora_bias`") && message.contains("`lm_head`"),
@@ -336,7 +395,14 @@ fn virtual_tokens_cannot_be_merged() {
     let base = base("llama-gqa");
     let adapter = load(&base, "llama-gqa/prompt-tuning");
     let target = folder.path().join("merged");
-    let error = write_checkpoint(&base, Some(&adapter), None, &base.folder, &target).unwrap_err();
+    let error = write_checkpoint(
+        &base,
+        Some(&adapter),
+        CheckpointForm::default(),
+        &base.folder,
+        &target,
+    )
+    .unwrap_err();
     assert!(
         matches!(error, PrepareError::NotMergeable { .. }),
         "{error}"
@@ -351,14 +417,35 @@ fn another_programs_folder_stays_and_an_earlier_checkpoint_is_replaced() {
     fs::create_dir(&target).unwrap();
     fs::write(target.join("notes"), "mine").unwrap();
     let base = base("llama-tied");
-    let error = write_checkpoint(&base, None, None, &base.folder, &target).unwrap_err();
+    let error = write_checkpoint(
+        &base,
+        None,
+        CheckpointForm::default(),
+        &base.folder,
+        &target,
+    )
+    .unwrap_err();
     assert!(matches!(error, PrepareError::Occupied { .. }), "{error}");
     assert_eq!(names_in(&target), ["notes"]);
 
     fs::remove_dir_all(&target).unwrap();
-    write_checkpoint(&base, None, None, &base.folder, &target).unwrap();
+    write_checkpoint(
+        &base,
+        None,
+        CheckpointForm::default(),
+        &base.folder,
+        &target,
+    )
+    .unwrap();
     let adapter = load(&base, "llama-tied/lora-embed");
-    write_checkpoint(&base, Some(&adapter), None, &base.folder, &target).unwrap();
+    write_checkpoint(
+        &base,
+        Some(&adapter),
+        CheckpointForm::default(),
+        &base.folder,
+        &target,
+    )
+    .unwrap();
     assert!(!reopened(&target).spec.tied());
     assert_eq!(names_in(folder.path()), ["merged"]);
     let marker: Value =
@@ -374,7 +461,7 @@ fn a_checkpoint_does_not_replace_its_own_base() {
     write_checkpoint(
         &base("llama-tied"),
         None,
-        None,
+        CheckpointForm::default(),
         &base("llama-tied").folder,
         &target,
     )
@@ -382,7 +469,16 @@ fn a_checkpoint_does_not_replace_its_own_base() {
     let own = BaseModel::open_folder(&target).unwrap();
     let adapter = load(&own, "llama-tied/lora");
     let before = fs::read(target.join("model.safetensors")).unwrap();
-    assert!(write_checkpoint(&own, Some(&adapter), None, &own.folder, &target).is_err());
+    assert!(
+        write_checkpoint(
+            &own,
+            Some(&adapter),
+            CheckpointForm::default(),
+            &own.folder,
+            &target
+        )
+        .is_err()
+    );
     assert_eq!(fs::read(target.join("model.safetensors")).unwrap(), before);
 }
 
@@ -393,7 +489,14 @@ fn unused_tensors_are_dropped_and_short_names_are_completed() {
     fs::create_dir(&original).unwrap();
     let target = folder.path().join("copy");
     let edited = edited_base(&original, 1.0);
-    let summary = write_checkpoint(&edited, None, None, &edited.folder, &target).unwrap();
+    let summary = write_checkpoint(
+        &edited,
+        None,
+        CheckpointForm::default(),
+        &edited.folder,
+        &target,
+    )
+    .unwrap();
     assert_eq!(
         summary.dropped,
         ["model.layers.0.self_attn.rotary_emb.inv_freq"]
@@ -404,7 +507,7 @@ fn unused_tensors_are_dropped_and_short_names_are_completed() {
     let summary = write_checkpoint(
         &base("opt-bare"),
         None,
-        None,
+        CheckpointForm::default(),
         &base("opt-bare").folder,
         &target,
     )
@@ -424,8 +527,14 @@ fn a_value_that_overflows_names_its_file_and_leaves_nothing() {
     fs::create_dir(&original).unwrap();
     let edited = edited_base(&original, 1e9);
     let target = folder.path().join("merged");
-    let error =
-        write_checkpoint(&edited, None, Some(Dtype::Float16), &edited.folder, &target).unwrap_err();
+    let error = write_checkpoint(
+        &edited,
+        None,
+        in_dtype(Some(Dtype::Float16)),
+        &edited.folder,
+        &target,
+    )
+    .unwrap_err();
     let message = error.to_string();
     assert!(message.contains("`model.norm.weight`"), "{message}");
     let file = target
@@ -434,4 +543,97 @@ fn a_value_that_overflows_names_its_file_and_leaves_nothing() {
         .join("model.safetensors");
     assert!(message.contains(&file.display().to_string()), "{message}");
     assert_eq!(names_in(folder.path()), ["base"]);
+}
+
+/// The values of a packed weight, decoded as compressed-tensors does it.
+fn unpacked(file: &SafetensorsFile, weight: &str, bits: usize) -> Vec<f32> {
+    let part = |name: &str| file.get(&format!("{weight}_{name}")).unwrap();
+    let sizes = part("shape").bytes.as_chunks::<8>().0;
+    let [rows, columns] = [0, 1].map(|at| i64::from_le_bytes(sizes[at]) as usize);
+    let words = part("packed").bytes.as_chunks::<4>().0;
+    let words: Vec<u32> = words
+        .iter()
+        .map(|bytes| u32::from_le_bytes(*bytes))
+        .collect();
+    let scales = part("scale").to_f32().unwrap();
+    let in_word = 32 / bits;
+    assert_eq!(words.len(), rows * columns / in_word, "{weight}");
+    let groups = scales.len() / rows;
+    let value = |at: usize| {
+        let code = words[at / in_word] >> (bits * (at % in_word)) & ((1 << bits) - 1);
+        let (row, column) = (at / columns, at % columns);
+        let scale = scales[row * groups + column / (columns / groups)];
+        (code as i32 - (1 << (bits - 1))) as f32 * scale
+    };
+    (0..rows * columns).map(value).collect()
+}
+
+#[test]
+fn packed_weights_are_the_merged_ones_rounded_and_the_config_says_which_are_not_packed() {
+    for (format, bits) in [(Format::Int4, 4), (Format::Int8, 8)] {
+        let folder = TempDir::new().unwrap();
+        let [float, packed] = ["float", "packed"].map(|name| folder.path().join(name));
+        let base = base("llama-gqa");
+        let adapter = load(&base, "llama-gqa/lora");
+        let form = in_dtype(Some(Dtype::Float16));
+        write_checkpoint(&base, Some(&adapter), form, &base.folder, &float).unwrap();
+        let quantization = Some(Quantization::new(format));
+        let form = CheckpointForm {
+            quantization,
+            ..form
+        };
+        let summary = write_checkpoint(&base, Some(&adapter), form, &base.folder, &packed).unwrap();
+        let linears = 7 * base.spec.layers.len();
+        assert_eq!(summary.quantized, linears);
+        let expected = SafetensorsFile::open(&float.join("model.safetensors")).unwrap();
+        let found = SafetensorsFile::open(&packed.join("model.safetensors")).unwrap();
+        assert_eq!(found.names().len(), expected.names().len() + 2 * linears);
+        for name in expected.names() {
+            let tensor = expected.get(&name).unwrap();
+            if let Some(same) = found.get(&name) {
+                assert!(!name.ends_with("_proj.weight"), "{name}");
+                assert_eq!(same.bytes, tensor.bytes, "{name}");
+                continue;
+            }
+            let [rows, columns] = tensor.shape[..] else {
+                panic!("{name}")
+            };
+            let made = format.quantize(&tensor.to_f32().unwrap(), columns);
+            let scales: Vec<f32> = made
+                .scales
+                .iter()
+                .map(|&scale| crate::weights::round_to(scale, Dtype::Float16))
+                .collect();
+            let values = format.dequantize(&made.codes, &scales, rows, columns);
+            assert_eq!(unpacked(&found, &name, bits), values, "{name}");
+        }
+        let config = fs::read(packed.join("config.json")).unwrap();
+        let config: Value = serde_json::from_slice(&config).unwrap();
+        let config = &config["quantization_config"];
+        assert_eq!(config["ignore"], json!(["lm_head"]));
+        let weights = &config["config_groups"]["group_0"]["weights"];
+        assert_eq!(weights["num_bits"], bits);
+    }
+}
+
+#[test]
+fn what_cannot_be_packed_is_refused_by_name() {
+    for (model, format, named) in [
+        ("llama-gqa", Format::Nf4, "nf4"),
+        ("gpt2", Format::Int4, "Conv1D"),
+        ("mixtral", Format::Int4, "experts"),
+        ("falcon", Format::Int8, "falcon"),
+    ] {
+        let folder = TempDir::new().unwrap();
+        let base = base(model);
+        let form = CheckpointForm {
+            quantization: Some(Quantization::new(format)),
+            ..CheckpointForm::default()
+        };
+        let target = folder.path().join("packed");
+        let error = write_checkpoint(&base, None, form, &base.folder, &target).unwrap_err();
+        let message = error.to_string();
+        assert!(message.contains(named), "{message}");
+        assert!(names_in(folder.path()).is_empty());
+    }
 }
