@@ -547,15 +547,16 @@ fn a_value_that_overflows_names_its_file_and_leaves_nothing() {
 
 /// The values of a packed weight, decoded as compressed-tensors does it.
 fn unpacked(file: &SafetensorsFile, weight: &str, bits: usize) -> Vec<f32> {
-    let part = |name: &str| file.get(&format!("{weight}_{name}")).unwrap();
-    let sizes = part("shape").bytes.as_chunks::<8>().0;
+    let [shape, packed, scale] =
+        ["shape", "packed", "scale"].map(|part| format!("{weight}_{part}"));
+    let sizes = file.get(&shape).unwrap().bytes.as_chunks::<8>().0;
     let [rows, columns] = [0, 1].map(|at| i64::from_le_bytes(sizes[at]) as usize);
-    let words = part("packed").bytes.as_chunks::<4>().0;
+    let words = file.get(&packed).unwrap().bytes.as_chunks::<4>().0;
     let words: Vec<u32> = words
         .iter()
         .map(|bytes| u32::from_le_bytes(*bytes))
         .collect();
-    let scales = part("scale").to_f32().unwrap();
+    let scales = file.get(&scale).unwrap().to_f32().unwrap();
     let in_word = 32 / bits;
     assert_eq!(words.len(), rows * columns / in_word, "{weight}");
     let groups = scales.len() / rows;
