@@ -119,11 +119,14 @@ impl Prepare {
             ));
         }
         if !self.formats.contains(&Format::Onnx) {
-            let folder = preparation.checkpoint_folder(&experiment, common.dtype);
-            message(&format!(
-                "next: `peft-bench generate {} --prompt Hello`",
-                shell_word(&folder)
-            ));
+            // A packed checkpoint is for other programs.
+            if form.quantization.is_none() {
+                let folder = preparation.checkpoint_folder(&experiment, form);
+                message(&format!(
+                    "next: `peft-bench generate {} --prompt Hello`",
+                    shell_word(&folder)
+                ));
+            }
             return Ok(());
         }
         let (mut prepared, refusal) = if variants.is_empty() {
