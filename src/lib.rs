@@ -57,6 +57,8 @@ pub mod cli;
 #[doc(hidden)]
 pub mod files;
 #[doc(hidden)]
+pub mod foreign;
+#[doc(hidden)]
 pub mod graph;
 #[doc(hidden)]
 pub mod lowering;

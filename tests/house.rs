@@ -20,7 +20,7 @@ const ROOMS: &[&[&str]] = &[
     &["adapter"],
     &["experiment"],
     &["prepared"],
-    &["lowering", "prepare"],
+    &["foreign", "lowering", "prepare"],
     &["engine"],
     &["parity"],
     &["measure", "system"],

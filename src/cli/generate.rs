@@ -182,6 +182,10 @@ impl Generate {
         let asked: Option<Variant> = self.variant.map(Into::into);
         let target = Target::find(setup, &self.target)?;
         let (experiment, variant, model) = match target {
+            Target::Foreign(_) => bail!(
+                "`{}` is exported already, and runs in the program that it was exported for; `peft-bench measure` measures it",
+                self.target.display()
+            ),
             Target::Prepared(folder) => {
                 let (variant, adapter) = folder.take(asked)?;
                 check_settled(setup.settings, &variant.manifest)?;

@@ -38,6 +38,14 @@ pub enum EngineError {
          supports a prompt after a filled cache for one sequence only"
     )]
     PrefixBatch { batch_size: usize },
+    #[error(
+        "`{name}` was exported for batches of {fixed}, and can't be run with {batch_size}; export it with an open batch size"
+    )]
+    FixedBatch {
+        name: String,
+        fixed: usize,
+        batch_size: usize,
+    },
     #[error("the adapter of `{name}` can't replace that of `{other}`: {reason}")]
     Swap {
         name: String,

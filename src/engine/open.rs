@@ -37,7 +37,10 @@ impl DecoderEngine {
         options: &EngineOptions,
         begin: &dyn Fn(u64),
     ) -> Result<Option<LaidOut>, EngineError> {
-        let Some(block) = options.block() else {
+        let Some(block) = options
+            .block()
+            .filter(|_| variant.manifest.foreign.is_none())
+        else {
             return Ok(None);
         };
         let model = model_file::read(&variant.folder, 1)?;
@@ -51,8 +54,17 @@ impl DecoderEngine {
     ///
     /// # Errors
     /// If it can't: ONNX Runtime's `GroupQueryAttention` supports a trained prefix for one sequence
-    /// only.
+    /// only, and a graph of another program may have a fixed number of sequences.
     pub fn check_batch(manifest: &Manifest, batch_size: usize) -> Result<(), EngineError> {
+        if let Some(graphs) = &manifest.foreign
+            && let Some(fixed) = graphs.batch.filter(|fixed| *fixed != batch_size)
+        {
+            return Err(EngineError::FixedBatch {
+                name: graphs.prompt.file.display().to_string(),
+                fixed,
+                batch_size,
+            });
+        }
         let prompt = manifest.adapter.as_ref().and_then(|adapter| adapter.prompt);
         match (prompt, manifest.attention, batch_size) {
             (Some(PromptKind::Prefix(_)), AttentionOperator::GroupQuery, 2..) => {

@@ -1,6 +1,7 @@
 //! Opening and running a session of ONNX Runtime.
 
 use std::ffi::CStr;
+use std::path::Path;
 use std::sync::OnceLock;
 
 use ort::AsPointer;
@@ -43,28 +44,54 @@ pub(super) fn open_session(
     weights: Option<&SharedWeights>,
     stream: Option<&Stream>,
 ) -> Result<Session, EngineError> {
-    let builder =
-        configure(runtime, options, packs, stream).map_err(|error| match options.provider {
-            Provider::Cuda(device) => EngineError::Cuda {
-                device,
-                message: explain_cuda(&error),
-            },
-            Provider::Cpu => EngineError::Run {
-                name: name.to_owned(),
-                message: error,
-            },
-        });
-    let mut builder = builder?;
+    let failed = |message| EngineError::Run {
+        name: name.to_owned(),
+        message,
+    };
+    let mut builder = builder(runtime, name, options, packs, stream)?;
+    let key = "session.model_external_initializers_file_folder_path";
+    builder = builder
+        .with_config_entry(key, ROOT)
+        .map_err(|error| failed(error.message().to_owned()))?;
     if let Some(weights) = weights {
-        let failed = |message| EngineError::Run {
-            name: name.to_owned(),
-            message,
-        };
         weights.share(&mut builder, model).map_err(failed)?;
     }
     builder
         .commit_from_memory(&model.encode_to_vec())
         .map_err(EngineError::runtime(name))
+}
+
+/// Opens a session on the graph in the file `path`, as its exporter made it.
+pub(super) fn open_file(
+    runtime: &OnnxRuntime,
+    path: &Path,
+    options: &EngineOptions,
+) -> Result<Session, EngineError> {
+    let name = path.display().to_string();
+    let mut builder = builder(runtime, &name, options, true, None)?;
+    builder
+        .commit_from_file(path)
+        .map_err(EngineError::runtime(&name))
+}
+
+/// A session's builder with all options. `name` is the variant's, for errors.
+fn builder(
+    runtime: &OnnxRuntime,
+    name: &str,
+    options: &EngineOptions,
+    packs: bool,
+    stream: Option<&Stream>,
+) -> Result<SessionBuilder, EngineError> {
+    configure(runtime, options, packs, stream).map_err(|error| match options.provider {
+        Provider::Cuda(device) => EngineError::Cuda {
+            device,
+            message: explain_cuda(&error),
+        },
+        Provider::Cpu => EngineError::Run {
+            name: name.to_owned(),
+            message: error,
+        },
+    })
 }
 
 fn configure(
@@ -74,7 +101,6 @@ fn configure(
     stream: Option<&Stream>,
 ) -> Result<SessionBuilder, String> {
     let text = |error: ort::Error<SessionBuilder>| error.message().to_owned();
-    let key = "session.model_external_initializers_file_folder_path";
     let mut builder =
         Session::builder(runtime.environment()).map_err(|error| error.message().to_owned())?;
     builder = builder.with_log_level(LogLevel::Error).map_err(text)?;
@@ -84,7 +110,6 @@ fn configure(
     builder = builder.with_prepacking(packs).map_err(text)?;
     // Input lengths change in every step, and ONNX Runtime would make a memory pattern for each.
     builder = builder.with_memory_pattern(false).map_err(text)?;
-    builder = builder.with_config_entry(key, ROOT).map_err(text)?;
     // Threads that spin between runs would take cores from the subject whose turn it is.
     let key = "session.force_spinning_stop";
     builder = builder.with_config_entry(key, "1").map_err(text)?;

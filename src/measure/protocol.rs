@@ -60,6 +60,9 @@ pub struct ParityRequest {
     pub options: EngineOptions,
     /// The prompts, the shortest first and the longest last.
     pub prompts: Vec<ParityPrompt>,
+    /// What the first variant is called, if the second is compared with it as another export.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
 }
 
 /// A prompt on which variants are compared.

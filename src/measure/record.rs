@@ -7,7 +7,7 @@ use super::prompt_group::PromptGroup;
 use super::subject::Subject;
 use super::timings::GenerationTimings;
 use crate::engine::StepGraph;
-use crate::prepared::{DecodeReads, PreparedVariant};
+use crate::prepared::{DecodeReads, GraphFacts, PreparedVariant};
 
 /// A prompt to measure.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +65,9 @@ pub struct SubjectRecord {
     /// don't need that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lay_out_seconds: Option<f64>,
+    /// What differs in its graph, if another program exported it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub graph: Option<GraphFacts>,
     /// The bytes that a decode step must read.
     pub reads: DecodeReads,
     /// Virtual tokens in front of each prompt.
@@ -101,6 +104,7 @@ impl SubjectRecord {
             experiment,
             prepare_seconds: manifest.prepare_seconds,
             lay_out_seconds: manifest.lay_out_seconds,
+            graph: manifest.foreign.as_ref().map(|graphs| graphs.facts.clone()),
             reads: manifest.reads,
             virtual_tokens: manifest.num_virtual_tokens(),
             batch_size,
@@ -150,6 +154,8 @@ impl SubjectRecord {
 /// The name of `subject`, after the experiment's if there is one.
 pub fn label(experiment: Option<&str>, subject: Subject) -> String {
     match experiment {
+        // There's nothing else of such a folder.
+        Some(experiment) if subject == Subject::Exported => experiment.to_owned(),
         Some(experiment) => format!("{experiment} {subject}"),
         None => subject.to_string(),
     }

@@ -16,6 +16,9 @@ pub enum Subject {
     Merged,
     /// The decoder with the adapter's nodes, and its tensors as inputs.
     Unmerged,
+    /// A folder that's measured against the base: another program's export, or a further one of this
+    /// program's.
+    Exported,
     /// Control: the base a second time. Its overhead against the base is noise.
     BaseAgain,
     /// Control: the unmerged graph with an adapter of zeros, which shows the cost of the graph
@@ -30,6 +33,7 @@ impl Subject {
             Self::Base => "base",
             Self::Merged => "merged",
             Self::Unmerged => "unmerged",
+            Self::Exported => "exported",
             Self::BaseAgain => "base-again",
             Self::UnmergedEmpty => "unmerged-empty",
         }
@@ -42,6 +46,7 @@ impl From<Variant> for Subject {
             Variant::Base => Self::Base,
             Variant::Merged => Self::Merged,
             Variant::Unmerged => Self::Unmerged,
+            Variant::Exported => Self::Exported,
         }
     }
 }
@@ -53,6 +58,7 @@ impl From<Subject> for Variant {
             Subject::Base | Subject::BaseAgain => Self::Base,
             Subject::Merged => Self::Merged,
             Subject::Unmerged | Subject::UnmergedEmpty => Self::Unmerged,
+            Subject::Exported => Self::Exported,
         }
     }
 }

@@ -15,9 +15,9 @@ use super::protocol::{
 };
 use super::swap::{SwapTimes, time_swaps};
 use super::timings::{Clock, SystemClock, time_generation};
-use crate::engine::{DecoderEngine, OnnxRuntime, Provider};
-use crate::parity::{self, Checked, CheckedPrompt};
-use crate::prepared::Variant;
+use crate::engine::{DecoderEngine, EngineError, OnnxRuntime, Provider, Runner};
+use crate::parity::{self, Checked, CheckedPrompt, Sides};
+use crate::prepared::{PreparedVariant, Variant};
 
 /// Time between two samples of memory. The kernel's high-water mark catches peaks between them.
 const SAMPLING: Duration = Duration::from_millis(10);
@@ -46,7 +46,7 @@ pub fn serve(input: impl BufRead, mut output: impl Write) -> std::io::Result<()>
 
 #[derive(Default)]
 struct Worker {
-    engine: Option<DecoderEngine>,
+    engine: Option<Runner>,
     sampler: Option<MemorySampler>,
     cuda: bool,
 }
@@ -87,11 +87,7 @@ impl Worker {
         let mut stages = vec![sampler.stage("start")?.clone()];
         let runtime = OnnxRuntime::load(&request.library)?;
         let start = Instant::now();
-        self.engine = Some(DecoderEngine::open(
-            &runtime,
-            &request.variant,
-            &request.options,
-        )?);
+        self.engine = Some(Runner::open(&runtime, &request.variant, &request.options)?);
         let session_seconds = start.elapsed().as_secs_f64();
         let loaded = sampler.stage("session_loaded")?;
         self.cuda = matches!(request.options.provider, Provider::Cuda(_));
@@ -100,7 +96,7 @@ impl Worker {
         }
         stages.push(loaded.clone());
         self.sampler = Some(sampler);
-        let step_graph = self.engine.as_ref().and_then(DecoderEngine::step_graph);
+        let step_graph = self.engine.as_ref().and_then(Runner::step_graph);
         Ok(Response::Opened(Opened {
             session_seconds,
             step_graph: step_graph.cloned(),
@@ -110,7 +106,7 @@ impl Worker {
 }
 
 /// Adds the size of ONNX Runtime's arena.
-fn note_arena(stage: &mut StageMemory, engine: &DecoderEngine, cuda: bool) {
+fn note_arena(stage: &mut StageMemory, engine: &Runner, cuda: bool) {
     stage.arena = engine.arena_bytes();
     if cuda {
         stage.accelerator_allocated_bytes = stage.arena.map(|arena| arena.in_use);
@@ -134,25 +130,41 @@ fn parity(request: ParityRequest) -> Result<Response, Failure> {
         Some(folder)
     };
     let not_lowered = RefCell::new(BTreeMap::new());
-    let checked = parity::check_prompts(&request.variants, &prompts, |variant| {
+    let open = |variant: &PreparedVariant| {
         let mut options = request.options.clone();
         options.profile = folder(variant.manifest.variant);
         options.max_length = variant.manifest.num_virtual_tokens() + longest;
         options.logits_on_host = true;
-        let engine = DecoderEngine::open(&runtime, variant, &options)?;
+        let engine = Runner::open(&runtime, variant, &options)?;
         let found = engine.not_lowered().to_vec();
         not_lowered
             .borrow_mut()
             .insert(variant.manifest.variant, found);
-        Ok(engine)
-    })?;
+        Ok::<_, EngineError>(engine)
+    };
+    let pair = (
+        &request.reference,
+        request.variants.as_slice(),
+        prompts.first(),
+    );
+    let (parity, picks) = match pair {
+        (Some(name), [reference, exported], Some(prompt)) => {
+            let sides = Sides {
+                name,
+                reference,
+                exported,
+            };
+            let parity = parity::check_exported(sides, prompt.ids, prompt.count, open)?;
+            (Some(parity), Vec::new())
+        }
+        _ => match parity::check_prompts(&request.variants, &prompts, open)? {
+            Some(Checked { parity, picks }) => (Some(parity), picks),
+            None => (None, Vec::new()),
+        },
+    };
     let variants = request.variants.iter().map(|one| one.manifest.variant);
     let graphs = variants
         .filter_map(|variant| Some((variant, ExecutedGraph::read_sessions(&folder(variant)?))));
-    let (parity, picks) = match checked {
-        Some(Checked { parity, picks }) => (Some(parity), picks),
-        None => (None, Vec::new()),
-    };
     let picks = request.prompts.iter().zip(picks);
     let picks = picks.filter(|(prompt, _)| prompt.is_timed);
     let picks = picks.map(|(prompt, picks)| PromptPicks {

@@ -7,6 +7,7 @@
 //! doesn't know.
 
 mod divergence;
+mod exported;
 mod picks;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use divergence::{Divergence, at_each_position};
+pub use exported::{ExportedParity, Sides, check_exported};
 pub use picks::{Followed, Picks};
 pub use tolerance::{Norm, tolerance};
 pub use trace::{LogitEngine, Trace, follow, trace};
@@ -60,6 +62,10 @@ pub struct Parity {
     /// `failures` as well.
     #[serde(default)]
     pub longest: Option<OnLongest>,
+    /// How a graph that another program exported differs from its reference; `allowed`,
+    /// `same_tokens` and `of` are then about that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exported: Option<ExportedParity>,
 }
 
 /// The result of comparing a model's variants on the longest prompt. Keys are those of [`Parity`].
@@ -333,6 +339,7 @@ fn judge(
         failures,
         note,
         longest: None,
+        exported: None,
     }
 }
 
@@ -377,6 +384,7 @@ impl Parity {
             failures: vec![format!("it could not be checked: {reason}")],
             note: None,
             longest: None,
+            exported: None,
         }
     }
 }

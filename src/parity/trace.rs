@@ -2,7 +2,7 @@
 
 use super::tolerance::Norm;
 use crate::engine::logits::{difference, mean_difference};
-use crate::engine::{DecoderEngine, Engine};
+use crate::engine::{DecoderEngine, Engine, Runner};
 
 /// An engine that returns the logits of its last step.
 pub trait LogitEngine: Engine {
@@ -11,6 +11,12 @@ pub trait LogitEngine: Engine {
 }
 
 impl LogitEngine for DecoderEngine {
+    fn logits(&self) -> Vec<f32> {
+        Self::logits(self)
+    }
+}
+
+impl LogitEngine for Runner {
     fn logits(&self) -> Vec<f32> {
         Self::logits(self)
     }

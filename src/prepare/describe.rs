@@ -90,6 +90,7 @@ pub fn describe(
             QuantizationSummary::new(spec, quantization, preparation.precision, unmerged)
         }),
         adapter: summary,
+        foreign: None,
     })
 }
 

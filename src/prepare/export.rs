@@ -24,7 +24,7 @@ use crate::weights::{Dtype, SafetensorsWriter, TensorPlan};
 /// The files of a variant's folder, without the manifest.
 pub fn files(manifest: &Manifest) -> Vec<&'static str> {
     match manifest.variant {
-        Variant::Base => vec![GRAPH],
+        Variant::Base | Variant::Exported => vec![GRAPH],
         Variant::Merged => vec![GRAPH, OVERLAY],
         Variant::Unmerged if manifest.has_residuals => vec![GRAPH, ADAPTER, RESIDUALS],
         Variant::Unmerged => vec![GRAPH, ADAPTER],

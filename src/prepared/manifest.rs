@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::Variant;
+use super::foreign::ForeignGraphs;
 use super::quantization::QuantizationSummary;
 use crate::adapter::{AdapterForm, Task};
 use crate::files::write_file;
@@ -86,6 +87,9 @@ pub struct Manifest {
     pub quantization: Option<QuantizationSummary>,
     /// The adapter, in variants that have one.
     pub adapter: Option<AdapterSummary>,
+    /// How the graphs are fed, if another program exported them. No prepared folder has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub foreign: Option<ForeignGraphs>,
 }
 
 /// Bytes that a decode step must read, in the dtype of the arithmetic or as quantized. Divided by

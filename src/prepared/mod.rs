@@ -1,5 +1,6 @@
 //! The format of prepared folders, which `prepare` writes and the engine reads.
 
+mod foreign;
 mod manifest;
 mod precision;
 mod quantization;
@@ -9,6 +10,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use foreign::{
+    CacheTensor, CacheUse, ForeignGraph, ForeignGraphs, GraphFacts, IntegerInput, LogitsOf,
+};
 pub use manifest::{AdapterSummary, DecodeReads, Manifest, ManifestError, PromptKind};
 pub use precision::Precision;
 pub use quantization::{QUANTIZED, QuantizationSummary};

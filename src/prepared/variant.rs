@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A variant in which a model is prepared.
+/// A variant in which a model is prepared or exported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Variant {
@@ -14,10 +14,13 @@ pub enum Variant {
     Merged,
     /// The base's graph with the adapter's nodes; the adapter's tensors are inputs.
     Unmerged,
+    /// A graph that's measured as it was exported, against a base: another program's, or a further
+    /// one of this program's.
+    Exported,
 }
 
 impl Variant {
-    /// All of them.
+    /// Those that an adapter is prepared in.
     pub const ALL: [Self; 3] = [Self::Base, Self::Merged, Self::Unmerged];
 
     /// Its name in folders and results.
@@ -26,6 +29,7 @@ impl Variant {
             Self::Base => "base",
             Self::Merged => "merged",
             Self::Unmerged => "unmerged",
+            Self::Exported => "exported",
         }
     }
 }

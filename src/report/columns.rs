@@ -124,6 +124,16 @@ pub(super) const MEASURED: &[MeasuredColumn] = &[
         shown: |of| !of.is_sweep || !of.has_several,
         value: |row| row.peak_mb.into(),
     },
+    MeasuredColumn {
+        heading: Heading {
+            key: "protocol",
+            heading: "protocol",
+            unit: Unit::Text,
+            meaning: "what a graph does besides, where it's run as it was exported: logits of all positions of a prompt, a copied cache",
+        },
+        shown: |of| of.has_exported && !of.is_sweep,
+        value: |row| row.protocol.as_deref().into(),
+    },
 ];
 
 /// One row for each result.

@@ -6,6 +6,7 @@ use super::model::{Metrics, Overhead, Report, Stage, SweepEntry, SweepVariant, V
 use super::table::Table;
 use crate::measure::prompt_group::PromptGroup;
 use crate::measure::subject::Subject;
+use crate::prepared::GraphFacts;
 
 /// A result among those that were measured together against one base.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +28,8 @@ pub(super) struct Shape {
     pub is_batched: bool,
     /// It's of several targets, whose names are long, so it has fewer columns.
     pub has_several: bool,
+    /// A graph was run as another program exported it.
+    pub has_exported: bool,
 }
 
 /// One row of a table.
@@ -38,6 +41,7 @@ pub(super) struct MeasuredRow<'a> {
     pub metrics: &'a Metrics,
     pub overhead: Option<&'a Overhead>,
     pub peak_mb: Option<f64>,
+    pub protocol: Option<String>,
 }
 
 /// One that took part: a variant of a target, or the base that all share.
@@ -54,6 +58,7 @@ impl<V> Participant<'_, V> {
     /// Its name, with its target's where there are several.
     pub fn label(&self) -> String {
         match self.experiment {
+            Some(experiment) if self.subject == Subject::Exported.name() => experiment.to_owned(),
             Some(experiment) => format!("{experiment} {}", self.subject),
             None => self.subject.to_owned(),
         }
@@ -124,6 +129,7 @@ pub fn main_table(results: &[Labelled]) -> Table {
                 metrics: &category.metrics,
                 overhead: over,
                 peak_mb: one.found.memory.stage(group).map(Stage::peak_mb),
+                protocol: one.found.graph.as_ref().map(GraphFacts::protocol),
             });
         }
     }
@@ -132,6 +138,7 @@ pub fn main_table(results: &[Labelled]) -> Table {
             is_sweep: false,
             is_batched: batch_size > 1,
             has_several: results.len() > 1,
+            has_exported: all.iter().any(|one| one.found.graph.is_some()),
         },
         &rows,
     )
@@ -158,6 +165,7 @@ pub fn sweep_table(results: &[Labelled]) -> Option<Table> {
                     metrics,
                     overhead: one.found.overhead_pct.value(),
                     peak_mb: one.found.memory.as_ref().map(Stage::peak_mb),
+                    protocol: None,
                 });
             }
         }
@@ -166,6 +174,7 @@ pub fn sweep_table(results: &[Labelled]) -> Option<Table> {
         is_sweep: true,
         is_batched: true,
         has_several: results.len() > 1,
+        has_exported: false,
     };
     Some(table(shape, &rows))
 }

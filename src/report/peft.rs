@@ -6,7 +6,12 @@ use crate::measure::subject::Subject;
 
 /// The variant that PEFT's keys repeat: PEFT's suite measures the adapter unmerged.
 pub fn shown(info: &GenerationInfo) -> Option<&Variant> {
-    [Subject::Unmerged, Subject::Merged, Subject::Base]
-        .into_iter()
-        .find_map(|subject| info.measured(subject.name()))
+    [
+        Subject::Unmerged,
+        Subject::Merged,
+        Subject::Exported,
+        Subject::Base,
+    ]
+    .into_iter()
+    .find_map(|subject| info.measured(subject.name()))
 }

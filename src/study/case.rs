@@ -11,6 +11,7 @@ use super::{Study, StudyError, task};
 use crate::config::{BenchmarkConfig, QuantizationKeys};
 use crate::experiment::Experiment;
 use crate::file_names;
+use crate::foreign::is_for_genai;
 use crate::measure::record::SubjectRecord;
 use crate::model::TextTokenizer;
 use crate::onnxruntime::Provider;
@@ -44,6 +45,8 @@ pub struct PreparedCase {
     pub result_stem: String,
     /// What it's called in the table, where several are measured together.
     pub label: String,
+    /// Whether it's an experiment.
+    pub is_experiment: bool,
     /// The base among them.
     pub variants: Vec<PreparedVariant>,
     /// Variants that don't exist, with the reason.
@@ -53,10 +56,14 @@ pub struct PreparedCase {
 impl Case {
     /// Finds a target, and the parameters that it's measured with.
     pub fn find(study: &Study, setup: &Setup, path: &Path) -> Result<Self, StudyError> {
-        let target = Target::find(setup, path)?;
+        let target = match Target::find(setup, path)? {
+            // A portable folder is measured as it's deployed, by ONNX Runtime alone.
+            Target::Prepared(_) if is_for_genai(path) => Target::exported(path)?,
+            target => target,
+        };
         let experiment = match &target {
             Target::Experiment(experiment) => Some(experiment),
-            Target::Prepared(_) | Target::Checkpoint(_) => None,
+            Target::Prepared(_) | Target::Checkpoint(_) | Target::Foreign(_) => None,
         };
         let mut config = setup.parameters(experiment)?;
         match &target {
@@ -70,6 +77,13 @@ impl Case {
             Target::Checkpoint(id) => {
                 if study.settings.model.is_none() {
                     config.model_id = id.to_string();
+                }
+                task::check_variants(study.task_id, &[Variant::Base])?;
+            }
+            Target::Foreign(found) => {
+                if study.settings.model.is_none() {
+                    config.model_id.clone_from(&found.manifest.model_id);
+                    config.dtype = found.manifest.dtype;
                 }
                 task::check_variants(study.task_id, &[Variant::Base])?;
             }
@@ -101,12 +115,26 @@ impl Case {
         })
     }
 
+    /// Whether it's an experiment.
+    pub fn is_experiment(&self) -> bool {
+        matches!(self.target, Some(Target::Experiment(_)))
+    }
+
+    /// Whether it's graphs that are run as they are.
+    pub fn is_foreign(&self) -> bool {
+        matches!(self.target, Some(Target::Foreign(_)))
+    }
+
+    /// Whether it's the same graphs as `other`, named twice.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.is_foreign() && other.is_foreign() && self.result_stem == other.result_stem
+    }
+
     /// Whether it's an experiment like `other`, with the same parameters and a result of its own,
     /// so that both can be measured together.
     pub fn goes_with(&self, other: &Self) -> bool {
-        let experiment = |case: &Self| matches!(case.target, Some(Target::Experiment(_)));
-        experiment(self)
-            && experiment(other)
+        self.is_experiment()
+            && other.is_experiment()
             && self.config == other.config
             && self.stem != other.stem
             && alike(self.tokenizer.as_deref(), other.tokenizer.as_deref())
@@ -134,11 +162,15 @@ impl Case {
             Some(Target::Checkpoint(id)) => {
                 prepare_case::checkpoint(study, setup, provider, id, config)?
             }
+            Some(Target::Foreign(found)) => {
+                prepare_case::foreign(study, setup, provider, found, config)?
+            }
         };
         Ok(PreparedCase {
             stem: self.stem.clone(),
             result_stem: self.result_stem.clone(),
             label,
+            is_experiment: self.is_experiment(),
             variants,
             absent,
         })
@@ -214,6 +246,11 @@ fn names(target: &Target, path: &Path) -> (String, String) {
                 .experiment()
                 .map_or_else(|| format!("prepared--{}", name()), str::to_owned);
             let result_stem = file_names::of_place(&stem, folder.folder());
+            (stem, result_stem)
+        }
+        Target::Foreign(_) => {
+            let stem = format!("exported--{}", name());
+            let result_stem = file_names::of_place(&stem, path);
             (stem, result_stem)
         }
         Target::Checkpoint(id) => (

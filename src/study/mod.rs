@@ -16,6 +16,7 @@
 mod base_cache;
 mod case;
 mod error;
+mod exported;
 mod judge;
 mod named_base;
 mod observer;
@@ -153,17 +154,19 @@ impl Study {
             setup: &setup,
             names: Vec::new(),
         };
-        let mut trials: Vec<Trial> = Vec::new();
+        let mut cases: Vec<Case> = Vec::new();
         if self.targets.is_empty() {
-            Trial::add(&mut trials, Case::base(self, &setup)?);
+            cases.push(Case::base(self, &setup)?);
         }
         for target in &self.targets {
             match Case::find(self, &setup, target) {
-                Ok(case) => Trial::add(&mut trials, case),
+                Ok(case) if cases.iter().any(|other| other.is_same(&case)) => {}
+                Ok(case) => cases.push(case),
                 Err(error) => failures.add(&target.display().to_string(), error)?,
             }
         }
         let mut results = Vec::new();
+        let trials = Trial::of(cases);
         for trial in &trials {
             results.extend(self.run_trial(&setup, trial, &mut failures)?);
         }
@@ -198,6 +201,7 @@ impl Study {
         let (Some(provider), false) = (found, cases.is_empty()) else {
             return Ok(Vec::new());
         };
+        exported::settle(&mut cases);
         let stems: Vec<String> = cases.iter().map(|case| case.stem.clone()).collect();
         let run = TrialRun {
             files: ResultFiles::new(self, setup, provider),

@@ -5,9 +5,11 @@ use std::path::Path;
 use super::observer::Note;
 use super::prepared_folder::{PreparedFolder, PreparedFolderError, check_provider};
 use super::setup::Setup;
+use super::target::TargetError;
 use super::{Study, StudyError};
 use crate::config::BenchmarkConfig;
 use crate::experiment::Experiment;
+use crate::foreign::ForeignError;
 use crate::model::{BaseModel, ModelId};
 use crate::onnxruntime::Provider;
 use crate::prepared::{PreparedVariant, Variant, task_of};
@@ -89,6 +91,26 @@ pub fn checkpoint(
         });
     }
     Ok(vec![base_variant, merged_variant])
+}
+
+/// Graphs that are run as they are, with the base of the settings where they name one.
+pub fn foreign(
+    study: &Study,
+    setup: &Setup,
+    provider: Provider,
+    found: &PreparedVariant,
+    config: &BenchmarkConfig,
+) -> Result<Vec<PreparedVariant>, StudyError> {
+    if provider != Provider::Cpu {
+        let refused = ForeignError::Gpu(found.folder.clone());
+        return Err(TargetError::from(refused).into());
+    }
+    let mut variants = Vec::new();
+    if setup.settings.model.is_some() {
+        variants.push(base(study, setup, provider, config)?);
+    }
+    variants.push(found.clone());
+    Ok(variants)
 }
 
 /// Opens the base model for an adapter in the folder `adapter`, if there's one. What prompts are

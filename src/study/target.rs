@@ -15,8 +15,10 @@ use crate::advice::shell_word;
 use crate::experiment::{
     Experiment, ExperimentError, begins_as_folder, folder_of, nearest_experiments,
 };
+use crate::foreign::{self, ForeignError};
 use crate::model::ModelId;
 use crate::model::hub::{DownloadProgress, HubError, HubId, HubSettings};
+use crate::prepared::PreparedVariant;
 use crate::weights::TensorStore;
 
 /// A target that can't be used.
@@ -51,6 +53,19 @@ pub enum TargetError {
         word = shell_word(.0)
     )]
     Checkpoint(PathBuf),
+    #[error(transparent)]
+    Foreign(Box<ForeignError>),
+    #[error(
+        "`{}` is not an experiment: it's exported already, `peft-bench measure` takes it",
+        .0.display()
+    )]
+    Exported(PathBuf),
+}
+
+impl From<ForeignError> for TargetError {
+    fn from(error: ForeignError) -> Self {
+        Self::Foreign(Box::new(error))
+    }
 }
 
 impl From<ExperimentError> for TargetError {
@@ -68,13 +83,15 @@ pub enum Target {
     Prepared(PreparedFolder),
     /// A base model's or a merged checkpoint's folder, or its hub id.
     Checkpoint(ModelId),
+    /// Graphs that are run as they are: a folder that another program exported, or a portable one.
+    Foreign(Box<PreparedVariant>),
 }
 
 impl Target {
     /// Looks at what's there, else asks the hub.
     ///
     /// # Errors
-    /// If it's none of the three, or is an adapter that can't be used.
+    /// If it's none of these, or is an adapter or a graph that can't be used.
     pub fn find(setup: &Setup, path: &Path) -> Result<Self, TargetError> {
         let values = setup.settings.values;
         let found = match Self::local(setup, path)? {
@@ -91,11 +108,13 @@ impl Target {
         };
         match found {
             Self::Experiment(_) => Ok(found),
-            Self::Prepared(_) | Self::Checkpoint(_) => Err(TargetError::Values {
-                option,
-                path: path.to_owned(),
-                found: found.in_words(),
-            }),
+            Self::Prepared(_) | Self::Checkpoint(_) | Self::Foreign(_) => {
+                Err(TargetError::Values {
+                    option,
+                    path: path.to_owned(),
+                    found: found.in_words(),
+                })
+            }
         }
     }
 
@@ -117,6 +136,11 @@ impl Target {
         if let Some(prepared) = PreparedFolder::find(path) {
             return Ok(Some(Self::Prepared(prepared)));
         }
+        // A repository may hold a checkpoint and graphs of it, which then have to be named.
+        let is_checkpoint = TensorStore::is_in(path) && !foreign::is_for_genai(path);
+        if foreign::is_exported(path) && !is_checkpoint {
+            return Ok(Some(Self::exported(path)?));
+        }
         if has("config.json") {
             return Ok(Some(Self::Checkpoint(ModelId::Local(path.to_owned()))));
         }
@@ -124,6 +148,14 @@ impl Target {
             Some(folder) => Ok(Some(Self::Experiment(Experiment::at(&folder, values)?))),
             None => Ok(None),
         }
+    }
+
+    /// The graphs at `path`, to be run as they are.
+    ///
+    /// # Errors
+    /// If they can't be.
+    pub fn exported(path: &Path) -> Result<Self, TargetError> {
+        Ok(Self::Foreign(Box::new(foreign::read(path)?)))
     }
 
     /// What the hub has under `id`.
@@ -163,6 +195,7 @@ impl Target {
             Self::Experiment(_) => "an adapter",
             Self::Prepared(_) => "prepared already",
             Self::Checkpoint(_) => "a checkpoint",
+            Self::Foreign(_) => "exported already",
         }
     }
 
@@ -175,6 +208,7 @@ impl Target {
             Self::Experiment(experiment) => Ok(experiment),
             Self::Prepared(_) => Err(TargetError::Prepared(path.to_owned())),
             Self::Checkpoint(_) => Err(TargetError::Checkpoint(path.to_owned())),
+            Self::Foreign(_) => Err(TargetError::Exported(path.to_owned())),
         }
     }
 }

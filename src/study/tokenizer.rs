@@ -158,6 +158,9 @@ impl TokenizerChoice {
 /// Where a variant's adapter may have a tokenizer: in its folder, or, where it was merged, with the
 /// merged model.
 fn saved_with(manifest: &Manifest, base: &Path) -> Option<PathBuf> {
+    if manifest.variant == Variant::Exported {
+        return None;
+    }
     let adapter = manifest.adapter.as_ref();
     let folder = adapter.map(|adapter| adapter.folder.clone());
     folder.or_else(|| (manifest.model_folder != base).then(|| manifest.model_folder.clone()))

@@ -311,11 +311,14 @@ impl TrialRun<'_> {
         let (study, setup) = (self.files.study, self.files.setup);
         setup.tell(Event::Progress(Progress::Comparing));
         let several = self.cases.len() > 1;
-        let compared = self
-            .cases
-            .iter()
-            .map(|case| plan.parity(several.then_some(case.label.as_str()), &study.interrupt))
-            .collect();
+        let reference = super::exported::reference(&self.cases);
+        let compare = |case: &PreparedCase| match (case.exported(), &reference) {
+            (Some(exported), Some((name, reference))) => {
+                plan.exported_parity(name, reference, exported, &study.interrupt)
+            }
+            _ => plan.parity(several.then_some(case.label.as_str()), &study.interrupt),
+        };
+        let compared = self.cases.iter().map(compare).collect();
         setup.tell(Event::ProgressEnded);
         compared
     }

@@ -7,6 +7,7 @@ mod common;
 
 mod baseline;
 mod cached_base;
+mod exported;
 mod interruption;
 mod library;
 mod names;

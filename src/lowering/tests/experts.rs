@@ -47,7 +47,7 @@ fn adapted_experts_are_not_fused_and_merged_ones_are() {
             let step = &lowered.step;
             let expected = match variant.manifest.variant {
                 Variant::Unmerged => left,
-                Variant::Base | Variant::Merged => 2,
+                Variant::Base | Variant::Merged | Variant::Exported => 2,
             };
             let name = variant.manifest.variant.name();
             assert_eq!(count(step, "MoE"), expected, "{model}/{case} {name}");
@@ -93,7 +93,7 @@ fn quantized_experts_are_one_node_where_it_computes_the_same() {
         for variant in &all {
             let expected = match variant.manifest.variant {
                 Variant::Unmerged => 0,
-                Variant::Base | Variant::Merged => expected,
+                Variant::Base | Variant::Merged | Variant::Exported => expected,
             };
             for weights in [WeightsMode::InPlace, WeightsMode::Mapped] {
                 let step = rewritten(variant, weights).0.step;

@@ -11,6 +11,9 @@ use crate::prepared::PreparedVariant;
 /// Number of generated tokens to compare.
 const PARITY_TOKENS: usize = 8;
 
+/// Number of generated tokens to compare of graphs that other programs exported.
+const EXPORTED_TOKENS: usize = 32;
+
 impl MeasurePlan {
     /// Compares an experiment's variants on the shortest and on the longest prompt, each followed
     /// by the invocation tokens if the adapter needs them. It runs in its own process, so that it
@@ -67,12 +70,57 @@ impl MeasurePlan {
             prompts.pop();
         }
         let prompts = prompts.into_iter().map(|(prompt, _)| prompt).collect();
+        self.compared(variants, prompts, None, start)
+    }
+
+    /// Compares a graph that's measured as it was exported with `reference`, which is called `name`,
+    /// on the shortest prompt.
+    ///
+    /// # Errors
+    /// As [`parity`](Self::parity).
+    pub fn exported_parity(
+        &self,
+        name: &str,
+        reference: &PreparedVariant,
+        exported: &PreparedVariant,
+        interrupt: &Interrupt,
+    ) -> Result<ParityCheck, WorkerError> {
+        let Some(prompt) = self.shortest_prompt() else {
+            return Ok(ParityCheck::default());
+        };
+        let ids = reference.manifest.invoking(&prompt.prompt_ids);
+        let room = [reference, exported].map(|side| {
+            let used = side.manifest.num_virtual_tokens() + ids.len();
+            side.manifest.max_position_embeddings.saturating_sub(used)
+        });
+        let prompt = ParityPrompt {
+            group: prompt.group,
+            index: prompt.index,
+            is_timed: ids == prompt.prompt_ids,
+            ids,
+            new_tokens: EXPORTED_TOKENS.min(room[0]).min(room[1]).max(1),
+        };
+        let start = |name: &str| WorkerClient::start(self.program.clone(), name, interrupt);
+        let variants = vec![reference.clone(), exported.clone()];
+        self.compared(variants, vec![prompt], Some(name.to_owned()), &start)
+    }
+
+    /// Compares `variants` on `prompts`; with the name of a `reference`, the second variant with the
+    /// first.
+    fn compared<P: WorkerProcess>(
+        &self,
+        variants: Vec<PreparedVariant>,
+        prompts: Vec<ParityPrompt>,
+        reference: Option<String>,
+        start: &dyn Fn(&str) -> Result<P, WorkerError>,
+    ) -> Result<ParityCheck, WorkerError> {
         let checked = start("parity check").and_then(|mut worker| {
             worker.parity(ParityRequest {
                 library: self.library.clone(),
                 variants,
                 options: self.options.clone(),
                 prompts,
+                reference,
             })
         });
         match checked {

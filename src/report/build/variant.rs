@@ -45,7 +45,12 @@ pub(super) fn variant(
         provider: None,
         executed: Maybe::Null,
         not_lowered: None,
-        prepare_seconds: Some(record.prepare_seconds),
+        graph: record.graph.clone(),
+        // Others' programs don't say how long they took.
+        prepare_seconds: match record.graph {
+            None => Some(record.prepare_seconds),
+            Some(_) => None,
+        },
         lay_out_seconds: record.lay_out_seconds.into(),
         session_seconds: record.session_seconds,
         cuda_graph: record.step_graph.clone(),

@@ -7,7 +7,7 @@ use crate::measure::stats::{self, MIN_SAMPLES_TO_DETECT, p_of_zero};
 use crate::measure::swap;
 use crate::parity;
 
-pub use crate::parity::Norm;
+pub use crate::parity::{ExportedParity, Norm};
 
 /// What a variant costs over the base.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -126,6 +126,10 @@ pub struct Parity {
     /// The same on the longest prompt; null where there was one prompt.
     #[serde(default, skip_serializing_if = "Maybe::is_absent")]
     pub longest: Maybe<ParityOnLongest>,
+    /// How a graph that another program exported differs from its reference; `allowed`,
+    /// `same_tokens` and `of` are then about that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exported: Option<ExportedParity>,
 }
 
 /// Whether the variants compute the same on the longest prompt. What's wrong is in the failures of
@@ -170,6 +174,7 @@ impl From<&parity::Parity> for Parity {
             failures: found.failures.clone(),
             note: found.note.clone(),
             longest: found.longest.as_ref().map(ParityOnLongest::from).into(),
+            exported: found.exported.clone(),
         }
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::{Category, Maybe, Memory, Metrics, Ordered, OverheadPct};
 use crate::engine::{NotLowered, StepGraph};
 use crate::measure::executed::ExecutedGraph;
+use crate::prepared::GraphFacts;
 
 /// A variant that was measured, or that doesn't exist.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -116,6 +117,9 @@ pub struct Variant {
     /// Parts that run as prepared although a faster form exists; absent where there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_lowered: Option<Vec<NotLowered>>,
+    /// What differs in its graph, if another program exported it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub graph: Option<GraphFacts>,
     /// Merging and exporting, seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prepare_seconds: Option<f64>,

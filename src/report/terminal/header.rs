@@ -32,7 +32,15 @@ pub(super) fn header(results: &[Labelled]) -> String {
         let adapter = result.report.meta_info.adapter.value().copied();
         adapter.map(AdapterInfo::weights) == Some(AdapterWeights::Fresh)
     };
+    let is_exported = |result: &&Labelled| {
+        let info = &result.report.generation_info;
+        info.all_measured().any(|(_, found)| found.graph.is_some())
+    };
+    let exported = results.iter().filter(is_exported).count();
     let name = match (results.len(), results.iter().filter(is_fresh).count()) {
+        (several @ 2.., _) if exported > 0 => {
+            format!("{several} targets, {exported} run as exported,")
+        }
         (1, 0) => (*name).to_owned(),
         (1, _) => format!("{name} (drawn fresh)"),
         (several, 0) => format!("{several} experiments"),

@@ -74,6 +74,7 @@ fn sweep(results: &[Labelled]) -> String {
 fn of_target(title: &str, report: &Report, verbose: bool) -> String {
     let info = &report.generation_info;
     let mut text = notes::absent(title, info);
+    text.push_str(&notes::graph(title, info));
     if let Some(found) = info.break_even.value() {
         text.push_str(&break_even::break_even(title, found));
     }

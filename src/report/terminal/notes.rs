@@ -3,10 +3,11 @@
 
 use std::fmt::Write;
 
-use super::cells::named;
+use super::cells::{named, none};
 use crate::engine::StepGraph;
 use crate::measure::executed::ExecutedGraph;
 use crate::measure::session::ReachedPrecision;
+use crate::measure::subject::Subject;
 use crate::measure::timed_tokens::TimedTokens;
 use crate::prepared;
 use crate::report::model::{GenerationInfo, Norm, Parity, Variant};
@@ -81,6 +82,23 @@ pub(super) fn step_graphs(title: &str, info: &GenerationInfo) -> String {
     info.all_measured().filter_map(line).collect()
 }
 
+/// A line about the graph that another program exported. `title` names the folder, where there are
+/// several targets.
+pub(super) fn graph(title: &str, info: &GenerationInfo) -> String {
+    let has_own = info.measured(Subject::Exported.name()).is_some();
+    let line = |(name, found): (&str, &Variant)| {
+        // The base of several is another of them, and has a line of its own.
+        let is_another = has_own && name != Subject::Exported.name();
+        let facts = found.graph.as_ref().filter(|_| !is_another)?;
+        let name = match (title, name) {
+            ("", name) => name,
+            (title, _) => title,
+        };
+        Some(format!("{name}  {facts}\n"))
+    };
+    info.all_measured().filter_map(line).collect()
+}
+
 /// A sentence about what the variants compute; empty where there's nothing to say. `title` names
 /// the experiment, where there are several.
 pub(super) fn parity(title: &str, parity: &Parity) -> String {
@@ -106,6 +124,17 @@ pub(super) fn parity(title: &str, parity: &Parity) -> String {
         parts.push(format!(
             "on the longest prompt by {difference:.1e}, {same} of {}",
             longest.of
+        ));
+    }
+    if let Some(exported) = &parity.exported {
+        parts.push(format!(
+            "its logits differ from those of {} by {} {} ({:.0e} allowed), {} of {} tokens are the same",
+            exported.reference,
+            exported.difference.map_or_else(none, |found| format!("{found:.1e}")),
+            parity.norm.unwrap_or(Norm::Largest).of_what(),
+            parity.allowed,
+            parity.same_tokens.unwrap_or(0),
+            parity.of
         ));
     }
     parts.extend(parity.note.clone());
