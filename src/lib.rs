@@ -36,7 +36,9 @@
 
 // What a user of the library needs.
 pub mod adapter;
+pub mod audit;
 pub mod config;
+pub mod convert;
 pub mod engine;
 pub mod experiment;
 pub mod judge;

@@ -40,10 +40,23 @@ Examples:
   peft-bench compare baseline results --format markdown > comment.md";
 
 pub const VERIFY: &str = "\
+Exit codes with --merged:
+  0  the checkpoint is base and adapter, merged right
+  1  a tensor is wrong, or the predictions are
+  2  usage
+  3  it can't be told: something can't be read, merged or run
+
 Examples:
   peft-bench verify path/to/adapter
   peft-bench verify path/to/adapter --prompt 'What is the capital of Italy?'
+  peft-bench verify path/to/adapter --merged path/to/checkpoint
   peft-bench verify lora/lora_r8 --prompt-ids 1,2,3 --max-new-tokens 32";
+
+pub const CONVERT: &str = "\
+Examples:
+  peft-bench convert path/to/dora --to lora --rank 16
+  peft-bench convert oft/default --to lora --rank 0.95   # 95 % of the change's energy
+  peft-bench convert path/to/loha --to lora --rank 8 --into path/to/result --json";
 
 pub const GENERATE: &str = "\
 Examples:

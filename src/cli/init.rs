@@ -65,7 +65,7 @@ fn pair(text: &str) -> Result<(String, Value), String> {
 }
 
 /// A name without folders above or below it.
-fn folder_name(text: &str) -> Result<String, String> {
+pub fn folder_name(text: &str) -> Result<String, String> {
     let is_plain = !text.is_empty() && !text.starts_with('.') && !text.contains(['/', '\\']);
     match is_plain {
         true => Ok(text.to_owned()),

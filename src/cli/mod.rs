@@ -1,11 +1,13 @@
 //! The command line: clap's types, and what each command prints.
 //!
 //! Results go to stdout, prose to stderr. Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted;
-//! of a comparison 1 worse, 3 can't be told; of `--quiet-gate` 3 too, if the machine isn't quiet.
+//! of a comparison, or a check of a merged checkpoint, 1 worse or wrong, 3 can't be told; of `--quiet-gate`
+//! 3 too, if the machine isn't quiet.
 
 mod base;
 mod check;
 mod compare;
+mod convert;
 mod examples;
 mod generate;
 mod init;
@@ -24,6 +26,7 @@ mod report;
 mod runtime;
 mod shell;
 mod terminal;
+mod text_comparison;
 mod verify;
 
 use std::process::ExitCode;
@@ -39,7 +42,7 @@ enum Outcome {
     Done,
     /// Ctrl-C.
     Interrupted,
-    /// Something is worse than it was.
+    /// Something is worse than it was, or wrong.
     Worse,
     /// A comparison doesn't tell.
     CannotTell,
@@ -76,9 +79,13 @@ enum Command {
     /// Compare a newer result with an older one: no worse, worse, or can't be told.
     #[command(after_help = examples::COMPARE)]
     Compare(compare::Compare),
-    /// Check that merged and unmerged agree, and that the adapter changes something.
+    /// Check that merged and unmerged agree, and that the adapter changes something; or check a
+    /// checkpoint that another program merged.
     #[command(after_help = examples::VERIFY)]
     Verify(verify::Verify),
+    /// Make a plain LoRA adapter of another one, and say what's lost.
+    #[command(after_help = examples::CONVERT)]
+    Convert(convert::Convert),
     /// Generate greedily, to look at a variant's output or to compare it.
     #[command(after_help = examples::GENERATE)]
     Generate(generate::Generate),
@@ -130,7 +137,8 @@ pub fn run() -> ExitCode {
         Command::Base(command) => command.run(&cli.common),
         Command::Report(command) => command.run(&cli.common).map(done),
         Command::Compare(command) => command.run(&cli.common),
-        Command::Verify(command) => command.run(&cli.common).map(done),
+        Command::Verify(command) => command.run(&cli.common),
+        Command::Convert(command) => command.run(&cli.common).map(done),
         Command::Generate(command) => command.run(&cli.common).map(done),
         Command::Init(command) => command.run(&cli.common).map(done),
         Command::Check(command) => command.run(&cli.common).map(done),

@@ -1,5 +1,6 @@
 //! `peft-bench verify`
 
+mod merged;
 mod prompt;
 
 use std::path::PathBuf;
@@ -7,8 +8,11 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+pub use prompt::PromptOptions;
+
+use super::Outcome;
 use super::check::measuring;
-use super::options::{CommonOptions, TaskOptions, TokenizerOptions};
+use super::options::{CommonOptions, TaskOptions};
 use super::output::line;
 use super::progress::message;
 use super::terminal::Terminal;
@@ -18,7 +22,7 @@ use crate::prepared::{PreparedVariant, task_of};
 use crate::study::{Setup, Target};
 
 /// Number of the prompt's tokens at which quantized predictions are compared: each is a decode step.
-const POSITIONS: usize = 48;
+pub const POSITIONS: usize = 48;
 
 /// `verify`
 #[derive(Debug, Args)]
@@ -26,13 +30,21 @@ pub struct Verify {
     /// Experiment.
     experiment: PathBuf,
 
-    /// Text to compare on [default: the first medium prompt of `prompts/prompts.json`].
-    #[arg(long, value_name = "TEXT", conflicts_with = "prompt_ids")]
-    prompt: Option<String>,
+    /// A merged checkpoint of another program: a folder, or a hub id. Its tensors are compared with base
+    /// and adapter, then its predictions on the text.
+    #[arg(long, value_name = "ID_OR_PATH")]
+    merged: Option<String>,
 
-    /// Token ids to compare on, such as `1,2,3`.
-    #[arg(long, value_name = "IDS", value_delimiter = ',')]
-    prompt_ids: Option<Vec<u32>>,
+    /// Compare tensors alone, without running anything.
+    #[arg(long, requires = "merged")]
+    tensors_only: bool,
+
+    /// Print what was found of a merged checkpoint as JSON, with every tensor.
+    #[arg(long, requires = "merged")]
+    json: bool,
+
+    #[command(flatten)]
+    prompt: PromptOptions,
 
     /// Tokens that are compared.
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
@@ -40,14 +52,14 @@ pub struct Verify {
 
     #[command(flatten)]
     task: TaskOptions,
-
-    #[command(flatten)]
-    tokenizer: TokenizerOptions,
 }
 
 impl Verify {
     /// Runs the command.
-    pub fn run(&self, common: &CommonOptions) -> Result<()> {
+    pub fn run(&self, common: &CommonOptions) -> Result<Outcome> {
+        if let Some(checkpoint) = &self.merged {
+            return Ok(self.run_merged(common, checkpoint));
+        }
         let settings = common.settings();
         let mut terminal = Terminal::new(common.verbose);
         let setup = Setup::new(&settings, &mut terminal);
@@ -66,7 +78,7 @@ impl Verify {
         setup.note_adapter_of(&variants);
         setup.note_replaced(&variants);
         let count = usize::from(self.max_new_tokens);
-        let prompt = self.prompt(&setup, &variants, count)?;
+        let prompt = self.prompt.prompt(&setup, &variants, count)?;
         line(&format!("prompt     {}", prompt.about))?;
         let prompt_ids = prompt.ids;
         let manifest = &variants[1].manifest;
@@ -116,7 +128,7 @@ impl Verify {
         }
         let next = measuring(&[&self.experiment], common.model.as_deref());
         message(&format!("next: `{next}`"));
-        Ok(())
+        Ok(Outcome::Done)
     }
 
     /// Says what was found of variants that are quantized as `label` says; returns what's wrong.
@@ -171,7 +183,7 @@ impl Verify {
 }
 
 /// A divergence with as many digits as matter.
-fn nats(found: f64) -> String {
+pub fn nats(found: f64) -> String {
     match found >= 0.01 {
         true => format!("{found:.2}"),
         false => format!("{found:.1e}"),

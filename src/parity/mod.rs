@@ -6,6 +6,7 @@
 //! If an adapter adds tokens to the vocabulary, its base is fed the tokens up to the first that it
 //! doesn't know.
 
+mod continued;
 mod divergence;
 mod exported;
 mod picks;
@@ -18,6 +19,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use continued::Continuation;
 pub use divergence::{Divergence, at_each_position};
 pub use exported::{ExportedParity, Sides, check_exported};
 pub use picks::{Followed, Picks};

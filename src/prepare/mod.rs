@@ -39,6 +39,7 @@ use thiserror::Error;
 
 pub use checkpoint::{CheckpointForm, CheckpointSummary, write_checkpoint};
 pub use empty::empty_variant;
+pub use merge::{Change, changes, head_follows};
 pub use swap_adapters::{not_swappable, other_adapters};
 
 use crate::adapter::{Adapter, AdapterError, AdapterForm};

@@ -8,6 +8,7 @@ mod common;
 mod checkpoints;
 mod experts;
 mod folders;
+mod merged_checkpoints;
 mod own_base;
 mod tasks;
 mod up_to_date;

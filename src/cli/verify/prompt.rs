@@ -1,10 +1,11 @@
-//! The prompt that `verify` compares variants on.
+//! The prompt that variants are compared on.
 
 use std::error::Error;
 
 use anyhow::{Context, Result};
+use clap::Args;
 
-use super::Verify;
+use crate::cli::options::TokenizerOptions;
 use crate::model::TokenizerError;
 use crate::prepared::{Manifest, PreparedVariant};
 use crate::prompts::Category;
@@ -16,6 +17,21 @@ const CATEGORY: Category = Category::Medium;
 /// Number of ids in place of a text.
 const SPREAD: usize = 24;
 
+/// `--prompt`, `--prompt-ids` and `--tokenizer`
+#[derive(Debug, Args)]
+pub struct PromptOptions {
+    /// Text to compare on [default: the first medium prompt of `prompts/prompts.json`].
+    #[arg(long, value_name = "TEXT", conflicts_with = "prompt_ids")]
+    prompt: Option<String>,
+
+    /// Token ids to compare on, such as `1,2,3`.
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    prompt_ids: Option<Vec<u32>>,
+
+    #[command(flatten)]
+    tokenizer: TokenizerOptions,
+}
+
 /// Token ids, and what they are.
 pub struct Prompt {
     pub ids: Vec<u32>,
@@ -23,10 +39,10 @@ pub struct Prompt {
     pub about: String,
 }
 
-impl Verify {
+impl PromptOptions {
     /// The prompt for `variants`: what was asked for, else text of the prompts' file. It ends with
     /// the tokens that make the adapter act, if there are any, and leaves room for `new_tokens`.
-    pub(super) fn prompt(
+    pub fn prompt(
         &self,
         setup: &Setup,
         variants: &[PreparedVariant],
