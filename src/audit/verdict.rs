@@ -141,7 +141,10 @@ pub fn judge(candidates: &Candidates, elements: usize) -> Verdict {
     if right.is_right(RIGHT) {
         return Verdict::Rounding;
     }
-    if let Some(rounded) = (candidates.adapter_rounded)()
+    // Merges are only made where they may be what was found.
+    let scale = right.scale;
+    if (scale - 1.0).abs() <= 0.1
+        && let Some(rounded) = (candidates.adapter_rounded)()
         && rounded.error < 0.85 * right.error
         && rounded.is_right(RIGHT_IN_16_BITS)
     {
@@ -153,18 +156,18 @@ pub fn judge(candidates: &Candidates, elements: usize) -> Verdict {
     if near(right, right.moved, 0.0) {
         return Verdict::NotApplied;
     }
-    if (candidates.twice)().is_some_and(|twice| near(&twice, twice.error, 1.0)) {
+    if scale > 1.2 && (candidates.twice)().is_some_and(|twice| near(&twice, twice.error, 1.0)) {
         return Verdict::Twice;
     }
-    if let Some(plain) = (candidates.without_magnitudes)()
+    if scale > 0.2
+        && let Some(plain) = (candidates.without_magnitudes)()
         && plain.error < right.error
         && near(&plain, plain.error, 1.0)
     {
         return Verdict::WithoutMagnitudes;
     }
-    let factor = right.scale;
-    if near(right, right.residual, factor) && (factor - 1.0).abs() > NAMED {
-        return named_by(factor);
+    if near(right, right.residual, scale) && (scale - 1.0).abs() > NAMED {
+        return named_by(scale);
     }
     if right.is_right_but_for_some(elements) {
         return Verdict::SomeElements {
@@ -175,16 +178,16 @@ pub fn judge(candidates: &Candidates, elements: usize) -> Verdict {
         return Verdict::QuantizedBase { bits };
     }
     // A change that isn't linear in the adapter's scale, such as DoRA's.
-    if right.residual <= 0.6 * (factor - 1.0).abs() {
-        return named_by(factor);
+    if right.residual <= 0.6 * (scale - 1.0).abs() {
+        return named_by(scale);
     }
     let uncertain = 0.25 + right.scale_error();
-    match factor {
-        factor if factor.abs() <= uncertain.min(0.5) && right.residual < 8.0 => {
-            Verdict::OtherChange
-        }
-        factor if factor > 0.5 && (factor - 1.0).abs() <= uncertain => Verdict::OtherBase,
-        _ => Verdict::Different,
+    if scale.abs() <= uncertain.min(0.5) && right.residual < 8.0 {
+        Verdict::OtherChange
+    } else if scale > 0.5 && (scale - 1.0).abs() <= uncertain {
+        Verdict::OtherBase
+    } else {
+        Verdict::Different
     }
 }
 
