@@ -168,11 +168,25 @@ impl<'a> Plan<'a> {
                 if replacement.is_copy {
                     self.carry_option(adapter, SAVED);
                 }
-                self.carried.tensors.push(BoundTensor {
-                    name: format!("{PREFIX}{place}"),
-                    shape: replacement.shape.clone(),
-                    values,
-                });
+                // A saved embedding keeps its key, which depends on what is around it. A tied head has
+                // the same one.
+                let is_saved = !replacement.is_copy && replacement.origin == Origin::Adapter;
+                let name = match is_saved {
+                    true => format!("{PREFIX}{}", replacement.key),
+                    false => format!("{PREFIX}{place}"),
+                };
+                if !self
+                    .carried
+                    .tensors
+                    .iter()
+                    .any(|tensor| tensor.name == name)
+                {
+                    self.carried.tensors.push(BoundTensor {
+                        name,
+                        shape: replacement.shape.clone(),
+                        values,
+                    });
+                }
             } else if name == "bias" {
                 self.carried.biases.insert(path.to_owned(), values);
             } else {

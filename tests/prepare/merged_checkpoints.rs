@@ -37,7 +37,7 @@ fn a_right_checkpoint_passes_and_a_wrong_one_is_named_by_tensor_and_by_its_predi
     assert_eq!(outcome.code, Some(1), "{outcome:?}");
     for words in [
         "the adapter isn't applied",
-        "and 3 more",
+        "and 1 more",
         "KL divergence",
         "\nwrong ",
     ] {
