@@ -34,7 +34,7 @@ pub enum Verdict {
         /// Their bits.
         bits: u8,
     },
-    /// The adapter's change on other weights than the base's.
+    /// Other weights than the base's, with the adapter's change or without it.
     OtherBase,
     /// Right, but for some elements.
     SomeElements {
@@ -93,6 +93,9 @@ const RIGHT_IN_16_BITS: f64 = 6e-3;
 
 /// The error up to which a tensor is named after a wrong merge.
 const NAMED: f64 = 0.03;
+
+/// A difference of so many times the change is no other adapter's: other weights are underneath.
+const FAR: f64 = 4.0;
 
 /// A share of equal elements that wrong merges don't reach.
 const MOSTLY_EQUAL: f64 = 0.98;
@@ -182,9 +185,11 @@ pub fn judge(candidates: &Candidates, elements: usize) -> Verdict {
         return named_by(scale);
     }
     let uncertain = 0.25 + right.scale_error();
-    if scale.abs() <= uncertain.min(0.5) && right.residual < 8.0 {
+    if right.residual >= FAR {
+        Verdict::OtherBase
+    } else if scale.abs() <= uncertain.min(0.5) {
         Verdict::OtherChange
-    } else if scale > 0.5 && (scale - 1.0).abs() <= uncertain {
+    } else if (scale - 1.0).abs() <= uncertain {
         Verdict::OtherBase
     } else {
         Verdict::Different

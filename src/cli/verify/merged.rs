@@ -166,9 +166,7 @@ fn in_words(verdict: Verdict) -> String {
         Verdict::QuantizedBase { bits } => {
             format!("the weights under the change lie on {bits}-bit levels: a dequantized base")
         }
-        Verdict::OtherBase => {
-            "the adapter's change is there, on other weights than the base's".to_owned()
-        }
+        Verdict::OtherBase => "the weights under the change aren't the base's".to_owned(),
         Verdict::SomeElements { count } => format!("right, but for {count} elements"),
         Verdict::Different => "neither the base's nor a merge of this adapter".to_owned(),
         Verdict::Changed => "the adapter doesn't change it, but it isn't the base's".to_owned(),
