@@ -1,9 +1,10 @@
 //! How far a tensor of a checkpoint is from what a merge gives.
 //!
-//! Write `W` for the base's tensor, `M` for the merge in float32, `D = M − W` for its change, and `T`
-//! for the tensor that was found. A 16-bit `T` is rounded, and where the weight is large, the rounding
-//! is as large as the whole change. So elements count by the inverse of their rounding's variance:
-//! near-zero weights, which 16 bits hold finely, say most. All norms below are weighted so.
+//! Write `W` for the base's tensor, `M` for the merge in float32, `D = M − W` for its change, and
+//! `T` for the tensor that was found. A 16-bit `T` is rounded, and where the weight is large, the
+//! rounding is as large as the whole change. So elements count by the inverse of their rounding's
+//! variance: near-zero weights, which 16 bits hold finely, say most. All norms below are weighted
+//! so.
 //!
 //! The rounding that remains is known: it's what rounding `M` itself gives.
 
@@ -14,8 +15,8 @@ use crate::weights::{Dtype, round_to};
 /// weight, so that a few elements near zero don't outweigh all others.
 const FLOOR: f64 = 0.02;
 
-/// An element is out of place if it's further from the merge than this many units in the last place,
-/// and than [`SPREAD`] as well: 16-bit programs round two or three times.
+/// An element is out of place if it's further from the merge than this many units in the last
+/// place, and than [`SPREAD`] as well: 16-bit programs round two or three times.
 const MOST_ULPS: f64 = 3.0;
 
 /// The part of the change, as its row and column suggest it, that an adapter in 16 bits may be off

@@ -2,8 +2,9 @@
 //!
 //! Formats differ in their blocks, scales and tables of levels, so none is assumed: with 4 bits,
 //! values of a block coincide that wouldn't otherwise; with 8 bits, they're multiples of a step
-//! that follows from the block's largest. What counts as the same is said by each weight's rounding,
-//! not by the block's range: large models have blocks with a few weights far from all others.
+//! that follows from the block's largest. What counts as the same is said by each weight's
+//! rounding, not by the block's range: large models have blocks with a few weights far from all
+//! others.
 //!
 //! A base may be a dequantized model itself. Then levels say nothing about a checkpoint.
 
@@ -13,8 +14,8 @@ use crate::weights::Dtype;
 /// Elements of a run within which 4-bit weights coincide: the smallest block in use.
 const RUN: usize = 32;
 
-/// The share of neighbours that coincide, at least, in runs with 16 levels. In bfloat16, 12 % of normally
-/// distributed ones do.
+/// The share of neighbours that coincide, at least, in runs with 16 levels. In bfloat16, 12 % of
+/// normally distributed ones do.
 const COINCIDE: f64 = 0.45;
 
 /// Rows or columns that are looked at.
@@ -26,13 +27,15 @@ const BLOCKS: [usize; 4] = [32, 64, 128, 256];
 /// How the step follows from a block: from its range or from its largest, and how many there are.
 const STEPS: [(bool, f32); 4] = [(false, 127.0), (false, 128.0), (true, 255.0), (true, 254.0)];
 
-/// A value is on a step if it's closer than this part of the step; 40 % of all values are by chance.
+/// A value is on a step if it's closer than this part of the step; 40 % of all values are by
+/// chance.
 const ON_STEP: f32 = 0.2;
 
 /// A value is looked at if its rounding is smaller than this part of the step.
 const EXACT: f32 = 0.27;
 
-/// Values beyond this many steps aren't looked at: the step is known only as exactly as the largest.
+/// Values beyond this many steps aren't looked at: the step is known only as exactly as the
+/// largest.
 const MOST_STEPS: f32 = 40.0;
 
 /// Values of a block that are looked at, at least.
@@ -45,8 +48,8 @@ const MOST_VALUES: f64 = 0.85;
 /// A weight, and the unit in the last place of what was stored of it.
 type Weight = (f32, f32);
 
-/// The bits of the levels that the values `found` lie on, where the base's don't lie on any. `stored` are
-/// the values that were rounded to `grid`, from which `found` follows.
+/// The bits of the levels that the values `found` lie on, where the base's don't lie on any.
+/// `stored` are the values that were rounded to `grid`, from which `found` follows.
 pub fn new_levels(
     found: &[f32],
     stored: &[f32],
@@ -66,7 +69,8 @@ fn units(values: &[f32], grid: Dtype) -> Vec<f32> {
     values.iter().map(|value| ulp(*value, grid)).collect()
 }
 
-/// The bits of the levels that `values`, which are exact to `units`, lie on: 4 or 8; `None` if they don't.
+/// The bits of the levels that `values`, which are exact to `units`, lie on: 4 or 8; `None` if they
+/// don't.
 fn levels(values: &[f32], units: &[f32], columns: usize) -> Option<u8> {
     let columns = columns.max(1);
     let rows = values.len() / columns;

@@ -34,8 +34,8 @@ pub struct Ingredients<'a> {
 /// A way to merge.
 #[derive(Debug, Clone, Copy)]
 pub struct Way {
-    /// The dtype that the base's weights are rounded to before the merge, as by a program that loads
-    /// the base in it.
+    /// The dtype that the base's weights are rounded to before the merge, as by a program that
+    /// loads the base in it.
     pub rounded_base: Option<Dtype>,
     /// How often the adapter is merged.
     pub times: usize,

@@ -1,7 +1,8 @@
-//! Compares somebody's merged checkpoint with base and adapter, tensor by tensor, without running it.
+//! Compares somebody's merged checkpoint with base and adapter, tensor by tensor, without running
+//! it.
 //!
-//! The adapter is merged here, in float32, and rounded once to the dtype of the checkpoint. A tensor
-//! that's equal is right. Others are compared with what known mistakes would have made of it
+//! The adapter is merged here, in float32, and rounded once to the dtype of the checkpoint. A
+//! tensor that's equal is right. Others are compared with what known mistakes would have made of it
 //! ([`Verdict`]). Each tensor is judged by itself: one module that was left out of a merge doesn't
 //! show in a mean over all.
 

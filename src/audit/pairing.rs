@@ -1,6 +1,6 @@
 //! Which tensor of a checkpoint is which parameter. Checkpoints of the same model differ in the
-//! prefixes of names, in whether a tied head has a tensor of its own, in how experts are stacked, and
-//! in buffers.
+//! prefixes of names, in whether a tied head has a tensor of its own, in how experts are stacked,
+//! and in buffers.
 
 use std::collections::{BTreeMap, BTreeSet};
 

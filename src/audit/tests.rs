@@ -130,8 +130,8 @@ fn base(folder: &Path) -> PathBuf {
     folder
 }
 
-/// A method's configuration, and the tensors of a module. Changes are about a hundredth of the weights, as
-/// trained ones are.
+/// A method's configuration, and the tensors of a module. Changes are about a hundredth of the
+/// weights, as trained ones are.
 fn made_adapter(folder: &Path, method: &str, base: &BaseModel, seed: u64) -> PathBuf {
     let folder = folder.join(method);
     fs::create_dir(&folder).unwrap();
@@ -575,9 +575,9 @@ fn fixtures() -> Vec<(String, String)> {
     all
 }
 
-/// Our own merged checkpoints of all fixtures are right, whatever the method and the family: tied tables,
-/// separate heads, stacked experts, biases, replicated layers, multimodal wrappers. The base in
-/// their place isn't.
+/// Our own merged checkpoints of all fixtures are right, whatever the method and the family: tied
+/// tables, separate heads, stacked experts, biases, replicated layers, multimodal wrappers. The
+/// base in their place isn't.
 #[test]
 fn checkpoints_of_all_fixtures_are_right_and_their_bases_are_not() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");

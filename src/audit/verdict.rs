@@ -138,7 +138,8 @@ impl Fit {
     }
 }
 
-/// Names what was found of a tensor that the adapter changes and that has this number of `elements`.
+/// Names what was found of a tensor that the adapter changes and that has this number of
+/// `elements`.
 pub fn judge(candidates: &Candidates, elements: usize) -> Verdict {
     let right = &candidates.right;
     if right.is_right(RIGHT) {

@@ -44,8 +44,8 @@ pub struct Convert {
     #[arg(long, value_name = "R")]
     rank: Rank,
 
-    /// Name of the new experiment's folder below `experiments/lora/` [default: from the original's name
-    /// and the rank].
+    /// Name of the new experiment's folder below `experiments/lora/` [default: from the original's
+    /// name and the rank].
     #[arg(long, value_parser = folder_name)]
     name: Option<String>,
 

@@ -1,8 +1,8 @@
 //! The command line: clap's types, and what each command prints.
 //!
 //! Results go to stdout, prose to stderr. Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted;
-//! of a comparison, or a check of a merged checkpoint, 1 worse or wrong, 3 can't be told; of `--quiet-gate`
-//! 3 too, if the machine isn't quiet.
+//! of a comparison, or a check of a merged checkpoint, 1 worse or wrong, 3 can't be told; of
+//! `--quiet-gate` 3 too, if the machine isn't quiet.
 
 mod base;
 mod check;
@@ -50,8 +50,8 @@ enum Outcome {
     Busy,
 }
 
-/// What does this PEFT adapter cost at inference? Merges adapters, exports ONNX graphs, and measures
-/// generation time and memory against the base model.
+/// What does this PEFT adapter cost at inference? Merges adapters, exports ONNX graphs, and
+/// measures generation time and memory against the base model.
 #[derive(Debug, Parser)]
 #[command(name = "peft-bench", version, max_term_width = 100)]
 struct Cli {

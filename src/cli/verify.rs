@@ -21,7 +21,8 @@ use crate::parity::{Divergence, Parity, at_each_position, check};
 use crate::prepared::{PreparedVariant, task_of};
 use crate::study::{Setup, Target};
 
-/// Number of the prompt's tokens at which quantized predictions are compared: each is a decode step.
+/// Number of the prompt's tokens at which quantized predictions are compared: each is a decode
+/// step.
 pub const POSITIONS: usize = 48;
 
 /// `verify`
@@ -30,8 +31,8 @@ pub struct Verify {
     /// Experiment.
     experiment: PathBuf,
 
-    /// A merged checkpoint of another program: a folder, or a hub id. Its tensors are compared with base
-    /// and adapter, then its predictions on the text.
+    /// A merged checkpoint of another program: a folder, or a hub id. Its tensors are compared with
+    /// base and adapter, then its predictions on the text.
     #[arg(long, value_name = "ID_OR_PATH")]
     merged: Option<String>,
 

@@ -168,8 +168,8 @@ impl<'a> Plan<'a> {
                 if replacement.is_copy {
                     self.carry_option(adapter, SAVED);
                 }
-                // A saved embedding keeps its key, which depends on what is around it. A tied head has
-                // the same one.
+                // A saved embedding keeps its key, which depends on what is around it. A tied head
+                // has the same one.
                 let is_saved = !replacement.is_copy && replacement.origin == Origin::Adapter;
                 let name = match is_saved {
                     true => format!("{PREFIX}{}", replacement.key),

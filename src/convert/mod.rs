@@ -1,9 +1,9 @@
 //! Makes a plain LoRA adapter of another one: for each module, the best pair of a rank for its
 //! change of the weight.
 //!
-//! The change is that of the merge, so DoRA's magnitudes, OFT's rotations or LoHa's products are all
-//! in it. What isn't a change of a matrix is carried over where LoRA has a place for it, and refused
-//! by name where it hasn't.
+//! The change is that of the merge, so DoRA's magnitudes, OFT's rotations or LoHa's products are
+//! all in it. What isn't a change of a matrix is carried over where LoRA has a place for it, and
+//! refused by name where it hasn't.
 
 mod carried;
 mod config;
@@ -100,8 +100,8 @@ pub struct Conversion {
 }
 
 /// Writes `adapter`, which was loaded for `base`, to `folder` as a LoRA adapter of `rank`. The
-/// tokenizer in `tokenizer` goes with it, if there's one. `base_name` is for an adapter that doesn't
-/// name its base.
+/// tokenizer in `tokenizer` goes with it, if there's one. `base_name` is for an adapter that
+/// doesn't name its base.
 ///
 /// # Errors
 /// If LoRA can't hold the adapter, `folder` exists, or something can't be read or written.

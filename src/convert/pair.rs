@@ -2,8 +2,9 @@
 //! decomposition.
 //!
 //! Only the leading singular vectors are needed, of one side: with `U` these of the shorter side,
-//! `U (Uᵀ D)` is the best approximation of `D`. They're eigenvectors of `D Dᵀ`. Where even the shorter
-//! side is long, the space that they span is found by subspace iteration from random vectors.
+//! `U (Uᵀ D)` is the best approximation of `D`. They're eigenvectors of `D Dᵀ`. Where even the
+//! shorter side is long, the space that they span is found by subspace iteration from random
+//! vectors.
 
 use ndarray::{Array1, Array2, Axis, concatenate, s};
 use rand::SeedableRng;
@@ -175,8 +176,8 @@ fn subspace(matrix: &Array2<f32>, count: usize) -> Result<Array2<f32>, Decomposi
     Ok(basis)
 }
 
-/// The leading left singular vectors of `basis · inside`, and their products with it. `total` is the
-/// energy of the matrix that `inside` is the projection of.
+/// The leading left singular vectors of `basis · inside`, and their products with it. `total` is
+/// the energy of the matrix that `inside` is the projection of.
 fn leading(
     basis: &Array2<f32>,
     inside: &Array2<f32>,

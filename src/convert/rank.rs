@@ -19,8 +19,8 @@ const LARGEST: usize = 1 << 16;
 impl FromStr for Rank {
     type Err = String;
 
-    /// As PEFT's `convert_to_lora` does, a whole number is a rank, and one with a decimal point is a
-    /// share: `1` is rank 1, and `1.0` is all of the energy.
+    /// As PEFT's `convert_to_lora` does, a whole number is a rank, and one with a decimal point is
+    /// a share: `1` is rank 1, and `1.0` is all of the energy.
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
             format!(

@@ -54,8 +54,8 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// With every rank that a matrix can have, a conversion is the original: of all methods and families, with
-/// biases, embeddings, whole modules, rows of tokens and replicated layers.
+/// With every rank that a matrix can have, a conversion is the original: of all methods and
+/// families, with biases, embeddings, whole modules, rows of tokens and replicated layers.
 #[test]
 fn a_conversion_of_full_rank_is_the_original() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");

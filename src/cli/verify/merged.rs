@@ -25,8 +25,8 @@ use crate::study::{Setup, Target};
 const LISTED: usize = 3;
 
 /// The mean divergence, in nats, up to which predictions count as the same. Rounding weights to
-/// bfloat16 gives a twenty-fifth of it with a real model, and half of an adapter's change twenty-five
-/// times as much.
+/// bfloat16 gives a twenty-fifth of it with a real model, and half of an adapter's change
+/// twenty-five times as much.
 const LARGEST_KL: f64 = 1e-2;
 
 impl Verify {
