@@ -73,6 +73,8 @@ pub mod onnxruntime;
 #[doc(hidden)]
 pub mod parity;
 #[doc(hidden)]
+pub mod portable;
+#[doc(hidden)]
 pub mod system;
 
 mod advice;

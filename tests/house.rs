@@ -23,7 +23,7 @@ const ROOMS: &[&[&str]] = &[
     &["convert", "foreign", "lowering", "prepare"],
     &["audit", "engine"],
     &["parity"],
-    &["measure", "system"],
+    &["measure", "portable", "system"],
     &["report"],
     &["judge"],
     &["study"],

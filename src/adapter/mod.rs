@@ -12,8 +12,10 @@ mod hub;
 mod inputs;
 mod keys;
 mod methods;
+mod neutral;
 mod peft_options;
 mod replaced;
+mod set;
 mod side_network;
 mod targets;
 mod task;
@@ -35,9 +37,11 @@ pub use inputs::{GraphInput, TakeTensor};
 pub use methods::{
     Class, METHODS, Method, PEFT_TYPES, Residual, expert_folders, names_experts, peft_type,
 };
+pub use neutral::{Neutral, NeutralInput};
 pub use peft_options::{nulls_on_llama, options_inside, options_of};
 pub use replaced::{Origin, Replacement};
 use replaced::{replace_saved_embeddings, replaces_pair};
+pub use set::{AdapterSet, SetError};
 pub use side_network::{SideNetwork, SideParameter};
 pub use task::Task;
 pub use tensors::{AdapterTensors, Init};

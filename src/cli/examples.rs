@@ -3,8 +3,9 @@
 pub const PREPARE: &str = "\
 Examples:
   peft-bench prepare lora/lora_r8
-  peft-bench prepare path/to/adapter --variant merged --dtype float16
-  peft-bench prepare path/to/adapter --format hf         # a checkpoint for transformers";
+  peft-bench prepare path/to/adapter --format hf         # a checkpoint for transformers
+  peft-bench prepare path/to/adapter --portable folder   # for onnxruntime-genai, Optimum, anywhere
+  peft-bench prepare --portable folder --adapters path/to/one path/to/other";
 
 pub const MEASURE: &str = "\
 Examples:

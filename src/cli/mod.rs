@@ -19,6 +19,7 @@ mod models;
 mod notes;
 mod options;
 mod output;
+mod portable;
 mod prepare;
 mod progress;
 mod quiet;
@@ -28,6 +29,7 @@ mod shell;
 mod terminal;
 mod text_comparison;
 mod verify;
+mod verify_portable;
 
 use std::process::ExitCode;
 
@@ -79,8 +81,8 @@ enum Command {
     /// Compare a newer result with an older one: no worse, worse, or can't be told.
     #[command(after_help = examples::COMPARE)]
     Compare(compare::Compare),
-    /// Check that merged and unmerged agree, and that the adapter changes something; or check a
-    /// checkpoint that another program merged.
+    /// Check that merged and unmerged agree, and that the adapter changes something; check a
+    /// checkpoint that another program merged; or check that a portable folder is intact.
     #[command(after_help = examples::VERIFY)]
     Verify(verify::Verify),
     /// Make a plain LoRA adapter of another one, and say what's lost.

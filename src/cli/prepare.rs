@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
 use super::options::{CommonOptions, TaskOptions, TokenizerOptions};
@@ -12,6 +12,7 @@ use crate::adapter::Adapter;
 use crate::advice::shell_word;
 use crate::config::BenchmarkConfig;
 use crate::engine::WeightsMode;
+use crate::portable::AdapterLayout;
 use crate::prepare::{CheckpointForm, write_checkpoint};
 use crate::prepared::{PreparedVariant, Variant, task_of};
 use crate::quantize::Part;
@@ -21,23 +22,56 @@ use crate::study::{Setup, Target, TokenizerChoice, check_variants};
 #[derive(Debug, Args)]
 pub struct Prepare {
     /// Experiment: a folder with an `adapter_config.json`, `<method>/<name>` below `experiments/`,
-    /// or an adapter's hub id.
-    experiment: PathBuf,
+    /// or an adapter's hub id. With `--portable`, a checkpoint's folder or hub id as well, or nothing but `--model`.
+    #[arg(required_unless_present = "portable")]
+    pub(super) experiment: Option<PathBuf>,
 
-    /// Variants to prepare [default: all that the method has].
+    /// Variants to prepare [default: all that the method has; merged with `--portable`].
     #[arg(long = "variant", value_name = "VARIANT")]
-    variants: Vec<VariantChoice>,
+    pub(super) variants: Vec<VariantChoice>,
 
     /// What to write: ONNX graphs, a complete merged Hugging Face checkpoint (in the base's own
     /// dtype unless `--dtype` says otherwise; with `--quantize`, as compressed-tensors), or both.
     #[arg(long = "format", value_name = "FORMAT", default_value = "onnx")]
     formats: Vec<Format>,
 
-    #[command(flatten)]
-    task: TaskOptions,
+    /// Write one folder that stands alone and can be moved: graph, weights, tokenizer, the configuration for
+    /// onnxruntime-genai, a model card, hashes. It's run and compared before it's there.
+    #[arg(long, value_name = "DIR", conflicts_with = "formats")]
+    portable: Option<PathBuf>,
+
+    /// Adapters to keep beside one portable graph, each in a file of its own that a caller activates.
+    #[arg(
+        long,
+        value_name = "EXPERIMENT",
+        num_args = 1..,
+        requires = "portable",
+        conflicts_with_all = ["experiment", "variants"]
+    )]
+    pub(super) adapters: Vec<PathBuf>,
+
+    /// Names and layout of the tensors in the adapters' files: PEFT's, or those of Olive's converter.
+    #[arg(
+        long,
+        value_name = "LAYOUT",
+        requires = "adapters",
+        default_value = "peft"
+    )]
+    pub(super) adapter_layout: LayoutChoice,
+
+    /// Link the files of the weights into the portable folder instead of copying what the graph uses.
+    #[arg(long, requires = "portable")]
+    pub(super) links: bool,
+
+    /// Write the portable folder without running it.
+    #[arg(long, requires = "portable")]
+    pub(super) no_check: bool,
 
     #[command(flatten)]
-    tokenizer: TokenizerOptions,
+    pub(super) task: TaskOptions,
+
+    #[command(flatten)]
+    pub(super) tokenizer: TokenizerOptions,
 }
 
 /// `--format`
@@ -47,6 +81,24 @@ pub enum Format {
     Onnx,
     /// A merged checkpoint that `transformers` loads.
     Hf,
+}
+
+/// `--adapter-layout`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LayoutChoice {
+    /// PEFT's names; `A` is `[r, in]` and `B` is `[out, r]`.
+    Peft,
+    /// Without `base_model.model.`; `A` is `[in, r]` and `B` is `[r, out]`.
+    Olive,
+}
+
+impl From<LayoutChoice> for AdapterLayout {
+    fn from(choice: LayoutChoice) -> Self {
+        match choice {
+            LayoutChoice::Peft => Self::Peft,
+            LayoutChoice::Olive => Self::Olive,
+        }
+    }
 }
 
 /// `--variant`
@@ -76,9 +128,15 @@ impl Prepare {
         let settings = common.settings();
         let mut terminal = Terminal::new(common.verbose);
         let setup = Setup::new(&settings, &mut terminal);
+        if let Some(folder) = &self.portable {
+            return self.run_portable(&setup, folder);
+        }
         let tokenizer = self.tokenizer.choice();
-        let experiment =
-            Target::find(&setup, &self.experiment)?.into_experiment(&self.experiment)?;
+        let named = self
+            .experiment
+            .as_ref()
+            .context("clap asks for an experiment")?;
+        let experiment = Target::find(&setup, named)?.into_experiment(named)?;
         if tokenizer != TokenizerChoice::Usual && !self.formats.contains(&Format::Hf) {
             bail!("`--tokenizer` goes with `--format hf`, which writes one; graphs take token ids");
         }

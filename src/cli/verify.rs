@@ -16,6 +16,7 @@ use super::options::{CommonOptions, TaskOptions};
 use super::output::line;
 use super::progress::message;
 use super::terminal::Terminal;
+use super::verify_portable::verify_portable;
 use crate::engine::WeightsMode;
 use crate::parity::{Divergence, Parity, at_each_position, check};
 use crate::prepared::{PreparedVariant, task_of};
@@ -28,7 +29,7 @@ pub const POSITIONS: usize = 48;
 /// `verify`
 #[derive(Debug, Args)]
 pub struct Verify {
-    /// Experiment.
+    /// Experiment, or a portable folder, whose files and graph are checked against its manifest.
     experiment: PathBuf,
 
     /// A merged checkpoint of another program: a folder, or a hub id. Its tensors are compared with
@@ -64,8 +65,14 @@ impl Verify {
         let settings = common.settings();
         let mut terminal = Terminal::new(common.verbose);
         let setup = Setup::new(&settings, &mut terminal);
-        let experiment =
-            Target::find(&setup, &self.experiment)?.into_experiment(&self.experiment)?;
+        let target = Target::find(&setup, &self.experiment)?;
+        if let Target::Prepared(folder) = &target
+            && let Some(variant) = folder.main()
+            && let Some(portable) = &variant.manifest.portable
+        {
+            return verify_portable(&setup, variant, portable);
+        }
+        let experiment = target.into_experiment(&self.experiment)?;
         setup.note_fresh(&experiment);
         let mut config = setup.parameters(Some(&experiment))?;
         config.task_id = self.task.id().or(config.task_id);

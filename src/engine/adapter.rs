@@ -14,7 +14,7 @@ use super::EngineError;
 use super::tensors::{element_type, fill};
 use crate::graph::{ACTIVE_FROM_INPUT, PROMPT_INPUT};
 use crate::prepared::{ADAPTER, PreparedVariant, PromptKind, Variant};
-use crate::weights::{SafetensorsFile, WeightsError};
+use crate::weights::{Dtype, OnnxAdapterFile, SafetensorsFile, WeightsError};
 
 /// An adapter's tensors, in memory that ONNX Runtime allocated.
 #[derive(Debug)]
@@ -56,9 +56,15 @@ impl ResidentAdapter {
         if adapter.inputs.is_empty() {
             return Ok(resident);
         }
+        if let Some(file) = &adapter.file {
+            let file = OnnxAdapterFile::open(&variant.folder.join(file))?;
+            for tensor in file.tensors() {
+                resident.hold(host, tensor.name, tensor.dtype, tensor.shape, &tensor.bytes)?;
+            }
+            return Ok(resident);
+        }
         let path = variant.folder.join(ADAPTER);
         let file = SafetensorsFile::open(&path)?;
-        let failed = EngineError::runtime(&name);
         for input in &adapter.inputs {
             // A prefix is written into the cache instead.
             if input == PROMPT_INPUT && resident.prefix > 0 {
@@ -68,17 +74,29 @@ impl ResidentAdapter {
                 name: input.clone(),
                 path: path.clone(),
             })?;
-            let element = element_type(view.dtype()?);
-            let mut tensor = DynTensor::new(host, element, view.shape).map_err(&failed)?;
-            fill(&mut tensor, 0, view.bytes);
-            resident.bytes += view.bytes.len() as u64;
-            if input == PROMPT_INPUT {
-                resident.prompt = Some(Rc::new(tensor));
-            } else {
-                resident.tensors.push((input.clone(), tensor));
-            }
+            resident.hold(host, input.clone(), view.dtype()?, view.shape, view.bytes)?;
         }
         Ok(resident)
+    }
+
+    /// Copies a tensor into memory of ONNX Runtime.
+    fn hold(
+        &mut self,
+        host: &Allocator,
+        input: String,
+        dtype: Dtype,
+        shape: Vec<usize>,
+        bytes: &[u8],
+    ) -> Result<(), EngineError> {
+        let mut tensor = DynTensor::new(host, element_type(dtype), shape)
+            .map_err(EngineError::runtime(&self.name))?;
+        fill(&mut tensor, 0, bytes);
+        self.bytes += bytes.len() as u64;
+        match input == PROMPT_INPUT {
+            true => self.prompt = Some(Rc::new(tensor)),
+            false => self.tensors.push((input, tensor)),
+        }
+        Ok(())
     }
 
     /// Binds the tensors, except virtual tokens. On a GPU, binding copies them to the device.

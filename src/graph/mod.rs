@@ -24,6 +24,7 @@ mod pass;
 mod positions;
 pub mod proto;
 mod role;
+mod unequal_lengths;
 
 pub use adaptation::{Adaptation, Carried};
 pub use arithmetic::{Arithmetic, Device};
@@ -35,3 +36,4 @@ pub use linear::{EmbeddingSite, ExpertSite, LinearSite};
 pub use parameters::{Parameter, Parameters};
 pub use pass::{ACTIVE_FROM_INPUT, Export, PROMPT_INPUT, ROTARY_LENGTH};
 pub use role::{Length, Projection, Role};
+pub use unequal_lengths::{for_one_length, for_unequal_lengths};

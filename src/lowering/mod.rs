@@ -44,6 +44,7 @@ use std::path::Path;
 pub use not_lowered::NotLowered;
 pub use weights_mode::WeightsMode;
 
+use crate::graph::for_one_length;
 use crate::graph::proto::Model;
 use crate::onnxruntime::Provider;
 use blocked::Runs;
@@ -127,6 +128,8 @@ pub fn lower(
     target: LoweringTarget,
     files: Option<&LaidOutFiles>,
 ) -> Result<LoweredGraphs, LayOutError> {
+    let mut model = model;
+    for_one_length(&mut model);
     let mut made = rewritten(model, target, files)?;
     let graphs = made.prompt.iter_mut().chain([&mut made.step]);
     graphs.for_each(products::remove_roles);

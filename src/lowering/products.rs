@@ -48,10 +48,17 @@ impl Products {
         let Some(graph) = &model.graph else {
             return found;
         };
+        // The initializer of an input is a default, which other values may take the place of.
+        let inputs: HashSet<&str> = graph
+            .input
+            .iter()
+            .map(|input| input.name.as_str())
+            .collect();
         let initializers: HashMap<&str, &Tensor> = graph
             .initializer
             .iter()
             .map(|tensor| (tensor.name.as_str(), tensor))
+            .filter(|(name, _)| !inputs.contains(name))
             .collect();
         found.constants = initializers.keys().map(|&name| name.to_owned()).collect();
         let mut casts: HashMap<&str, &Node> = HashMap::new();

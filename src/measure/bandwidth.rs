@@ -30,6 +30,9 @@ const MOST_BYTES: usize = 1 << 30;
 /// start of its threads is negligible.
 const LEAST_BYTES: usize = 32 << 20;
 
+/// Endings of files of weights: a checkpoint's, and a portable folder's.
+const WEIGHTS: [&str; 2] = ["safetensors", "data"];
+
 /// Measures the rate at which a model's mapped weights are read, with the session's number of
 /// threads.
 ///
@@ -42,14 +45,17 @@ pub struct WeightsReader {
 }
 
 impl WeightsReader {
-    /// Maps the largest safetensors file of `model_folder`. A reading reads `bytes` of it, or all
+    /// Maps the largest file of weights in `model_folder`. A reading reads `bytes` of it, or all
     /// if it's smaller. `None` if no file can be mapped.
     #[expect(unsafe_code, reason = "mapping a file is unsafe")]
     pub fn open(model_folder: &Path, bytes: u64, threads: usize) -> Option<Self> {
         let files = std::fs::read_dir(model_folder).ok()?.flatten();
         let path = files
             .map(|entry| entry.path())
-            .filter(|path| path.extension().is_some_and(|end| end == "safetensors"))
+            .filter(|path| {
+                path.extension()
+                    .is_some_and(|end| WEIGHTS.iter().any(|one| end == *one))
+            })
             .max_by_key(|path: &PathBuf| std::fs::metadata(path).map_or(0, |found| found.len()))?;
         let file = File::open(path).ok()?;
         // SAFETY: a model's files aren't written to while it's measured; the sessions map them as

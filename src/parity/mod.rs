@@ -28,7 +28,7 @@ pub use trace::{LogitEngine, Trace, follow, trace};
 
 use crate::prepared::{ADAPTER, PreparedVariant, Variant};
 use crate::quantize::Quantization;
-use crate::weights::{Dtype, SafetensorsFile};
+use crate::weights::{Dtype, OnnxAdapterFile, SafetensorsFile};
 
 /// The result of comparing a model's variants.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -240,6 +240,11 @@ struct Followers {
 /// Number of tensors in the unmerged variant's file, and in its manifest.
 fn count_tensors(unmerged: &PreparedVariant) -> Option<(usize, usize)> {
     let adapter = unmerged.manifest.adapter.as_ref()?;
+    if let Some(file) = &adapter.file {
+        let file = OnnxAdapterFile::open(&unmerged.folder.join(file));
+        let found = file.map_or(0, |file| file.tensors().count());
+        return Some((found, adapter.inputs.len()));
+    }
     let file = SafetensorsFile::open(&unmerged.folder.join(ADAPTER));
     let found = file.map_or(0, |file| file.names().len());
     Some((found, adapter.inputs.len()))

@@ -39,6 +39,7 @@ pub fn describe(
             total_params: base.size_as(spec)?.parameters + adapter.added_params(),
             stored_bytes: adapter.stored_bytes(),
             inputs: bound.iter().map(|tensor| tensor.name.clone()).collect(),
+            file: None,
             adapter_form: adapter.adapter_form,
             neutral: bound
                 .iter()
@@ -91,6 +92,7 @@ pub fn describe(
         }),
         adapter: summary,
         foreign: None,
+        portable: None,
     })
 }
 

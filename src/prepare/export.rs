@@ -12,6 +12,7 @@ use super::quantized::{check_runs_on_quantized, take_quantized};
 use super::residuals::{Residuals, write_residuals};
 use super::{Preparation, PrepareError};
 use crate::adapter::{Adapter, GraphInput};
+use crate::arch::DecoderSpec;
 use crate::experiment::Experiment;
 use crate::files::temporary_folder;
 use crate::files::write_file;
@@ -168,7 +169,7 @@ fn moved(mut parameters: Parameters, from: &Path, to: &Path) -> Parameters {
 }
 
 /// Makes every path in `parameters` absolute.
-fn absolute(mut parameters: Parameters) -> Parameters {
+pub(super) fn absolute(mut parameters: Parameters) -> Parameters {
     for (_, parameter) in parameters.iter_mut() {
         for path in parameter.paths_mut() {
             if let Ok(absolute) = std::path::absolute(&path) {
@@ -187,9 +188,19 @@ fn base_parameters(
     quantized: Option<&QuantizedFile>,
 ) -> Result<Parameters, PrepareError> {
     let spec = adapter.map_or(&preparation.base.spec, |adapter| &adapter.spec);
-    let mut parameters = Parameters::of_base_but(spec, &preparation.base.store, &|name| {
+    base_parameters_but(preparation, spec, quantized, &|name| {
         adapter.is_some_and(|adapter| adapter.replaced().contains_key(name))
-    })?;
+    })
+}
+
+/// The base's parameters in the architecture `spec`, without those that are `replaced`.
+pub(super) fn base_parameters_but(
+    preparation: &Preparation,
+    spec: &DecoderSpec,
+    quantized: Option<&QuantizedFile>,
+    replaced: &dyn Fn(&str) -> bool,
+) -> Result<Parameters, PrepareError> {
+    let mut parameters = Parameters::of_base_but(spec, &preparation.base.store, replaced)?;
     if let (Some(quantization), Some(file)) = (preparation.precision.quantization, quantized) {
         take_quantized(&mut parameters, spec, quantization, file)?;
     }
@@ -216,6 +227,12 @@ fn unmerged_parameters(
             },
         );
     }
+    set_inputs_of_network(&mut parameters, adapter);
+    Ok(parameters)
+}
+
+/// Makes the parameters of the adapter's side network inputs of the graph.
+pub(super) fn set_inputs_of_network(parameters: &mut Parameters, adapter: &Adapter) {
     for parameter in adapter
         .side_network()
         .iter()
@@ -233,7 +250,6 @@ fn unmerged_parameters(
         };
         parameters.set(&parameter.name, origin);
     }
-    Ok(parameters)
 }
 
 fn write_bound(

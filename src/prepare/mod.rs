@@ -31,13 +31,16 @@ mod finite;
 mod merge;
 mod quantized;
 mod residuals;
+mod shared_graph;
 mod swap_adapters;
 
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-pub use checkpoint::{CheckpointForm, CheckpointSummary, write_checkpoint};
+pub use checkpoint::{
+    CheckpointForm, CheckpointSummary, copy_tokenizer, model_config, write_checkpoint,
+};
 pub use empty::empty_variant;
 pub use merge::{Change, changes, head_follows};
 pub use swap_adapters::{not_swappable, other_adapters};

@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use super::Variant;
 use super::foreign::ForeignGraphs;
+use super::portable::Portable;
 use super::quantization::QuantizationSummary;
 use crate::adapter::{AdapterForm, Task};
 use crate::files::write_file;
@@ -46,7 +47,7 @@ pub struct Manifest {
     pub variant: Variant,
     /// The base model, as the user named it.
     pub model_id: String,
-    /// The base model's folder.
+    /// The base model's folder. In the file, a relative path is one below the manifest's folder.
     pub model_folder: PathBuf,
     /// Whether the base's weights are random numbers.
     pub synthetic: bool,
@@ -90,6 +91,9 @@ pub struct Manifest {
     /// How the graphs are fed, if another program exported them. No prepared folder has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub foreign: Option<ForeignGraphs>,
+    /// What a portable folder consists of; `None` in other folders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub portable: Option<Portable>,
 }
 
 /// Bytes that a decode step must read, in the dtype of the arithmetic or as quantized. Divided by
@@ -117,7 +121,7 @@ impl DecodeReads {
 pub struct AdapterSummary {
     /// The experiment: `<method>--<name>`.
     pub experiment: String,
-    /// The experiment's folder.
+    /// The experiment's folder. In the file, a relative path is one below the manifest's folder.
     pub folder: PathBuf,
     /// `peft_type`
     pub peft_type: String,
@@ -131,8 +135,11 @@ pub struct AdapterSummary {
     pub total_params: usize,
     /// Bytes of its tensors as stored; a fresh adapter counts in float32.
     pub stored_bytes: u64,
-    /// Inputs of the unmerged graph, in `adapter.safetensors`.
+    /// Inputs of the unmerged graph, in `adapter.safetensors` or in `file`.
     pub inputs: Vec<String>,
+    /// The file of these tensors in a portable folder, where one graph has several adapters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
     /// The form in which the adapter is computed.
     #[serde(default)]
     pub adapter_form: AdapterForm,
@@ -176,6 +183,9 @@ impl PromptKind {
     }
 }
 
+/// The manifest's own folder, as a path in it.
+pub const HERE: &str = ".";
+
 impl Manifest {
     /// The file's name.
     pub const FILE: &str = "manifest.json";
@@ -190,7 +200,19 @@ impl Manifest {
             path: path.clone(),
             source,
         })?;
-        serde_json::from_slice(&text).map_err(|source| ManifestError::Parse { path, source })
+        let read = serde_json::from_slice(&text);
+        let mut manifest: Self = read.map_err(|source| ManifestError::Parse { path, source })?;
+        let adapter = manifest.adapter.iter_mut();
+        let folders = adapter.map(|adapter| &mut adapter.folder);
+        for path in folders.chain([&mut manifest.model_folder]) {
+            if path.is_relative() {
+                *path = match path.as_os_str() == HERE {
+                    true => folder.to_owned(),
+                    false => folder.join(&path),
+                };
+            }
+        }
+        Ok(manifest)
     }
 
     /// Writes it into `folder`.

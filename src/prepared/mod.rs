@@ -2,6 +2,7 @@
 
 mod foreign;
 mod manifest;
+mod portable;
 mod precision;
 mod quantization;
 mod variant;
@@ -13,7 +14,8 @@ use serde::{Deserialize, Serialize};
 pub use foreign::{
     CacheTensor, CacheUse, ForeignGraph, ForeignGraphs, GraphFacts, IntegerInput, LogitsOf,
 };
-pub use manifest::{AdapterSummary, DecodeReads, Manifest, ManifestError, PromptKind};
+pub use manifest::{AdapterSummary, DecodeReads, HERE, Manifest, ManifestError, PromptKind};
+pub use portable::{FileDigest, Portable, PortableAdapter, Sample};
 pub use precision::Precision;
 pub use quantization::{QUANTIZED, QuantizationSummary};
 pub use variant::Variant;

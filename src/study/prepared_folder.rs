@@ -12,7 +12,7 @@ use thiserror::Error;
 use super::setup::precision;
 use crate::onnxruntime::Provider;
 use crate::prepared::{Manifest, ManifestError, PreparedVariant, Variant};
-use crate::weights::Dtype;
+use crate::weights::{Dtype, ONNX_ADAPTER};
 
 /// A prepared folder that can't be used.
 #[derive(Debug, Error)]
@@ -29,6 +29,11 @@ pub enum PreparedFolderError {
     },
     #[error("`{}` holds no variant", .0.display())]
     Empty(PathBuf),
+    #[error(
+        "the manifest of `{}` knows no adapter `{name}`: the file belongs to another graph",
+        folder.display()
+    )]
+    NoAdapter { folder: PathBuf, name: String },
     #[error(
         "`{}` was prepared to compute in {found} and {provider} takes {expected}; prepare it again with this `--ep`",
         folder.display()
@@ -74,6 +79,13 @@ pub enum PreparedFolder {
 impl PreparedFolder {
     /// Reads what's in `folder`; `None` where it isn't a prepared one.
     pub fn find(folder: &Path) -> Option<Self> {
+        if let Some(own) = of_adapter_file(folder) {
+            return Some(Self::Variant {
+                folder: folder.to_owned(),
+                own: Box::new(own),
+                others: Vec::new(),
+            });
+        }
         let is_one = folder.join(Manifest::FILE).is_file();
         if !is_one {
             let below = |variant: Variant| folder.join(variant.name()).join(Manifest::FILE);
@@ -232,6 +244,37 @@ fn read(folder: &Path) -> Read {
         folder: folder.to_owned(),
         up_to_date: true,
     })
+}
+
+/// The portable folder that has the adapter in `file`, with that adapter; `None` where `file` is
+/// something else.
+fn of_adapter_file(file: &Path) -> Option<Read> {
+    let is_adapter = file.extension().is_some_and(|end| end == ONNX_ADAPTER);
+    let folder = file
+        .ancestors()
+        .nth(2)
+        .filter(|_| is_adapter && file.is_file())?;
+    let folder = match folder.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => folder,
+    };
+    let mut variant = match read(folder) {
+        Ok(variant) => variant,
+        Err(error) => return Some(Err(error)),
+    };
+    let name = file.file_stem()?.to_string_lossy().into_owned();
+    let portable = variant.manifest.portable.iter();
+    let mut adapters = portable.flat_map(|portable| &portable.adapters);
+    let found = adapters.find(|adapter| adapter.name == name).cloned();
+    let Some(mut found) = found else {
+        return Some(Err(PreparedFolderError::NoAdapter {
+            folder: folder.to_owned(),
+            name,
+        }));
+    };
+    folder.clone_into(&mut found.adapter.folder);
+    variant.manifest.adapter = Some(found.adapter);
+    Some(Ok(variant))
 }
 
 /// The `variant` in `folder`, unless another one was `asked` for.

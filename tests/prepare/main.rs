@@ -10,6 +10,7 @@ mod experts;
 mod folders;
 mod merged_checkpoints;
 mod own_base;
+mod portable;
 mod tasks;
 mod up_to_date;
 mod wrappers;

@@ -3,8 +3,10 @@
 use serde_json::{Value, json};
 
 use super::layout::Layout;
+use super::rope;
 use crate::arch::DecoderSpec;
 use crate::model::BaseModel;
+use crate::prepared::Manifest;
 use crate::weights::Dtype;
 
 /// Keys for the weights' dtype in releases of Transformers, the newer one first.
@@ -23,8 +25,8 @@ pub fn text(
     dtype: Option<Dtype>,
     quantization: Option<Value>,
 ) -> String {
-    let mut config = base.config.json().clone();
-    let nested = spec.tower.is_some() && config.get(TEXT).is_some_and(Value::is_object);
+    let mut config = with_size(base, spec.layers.len(), spec.vocab_size);
+    let nested = is_nested(base);
     if layout.tied != base.spec.tied() {
         config[TIED] = json!(layout.tied);
         // Some wrappers tie if either of the two keys is true.
@@ -36,12 +38,6 @@ pub fn text(
         true => &mut config[TEXT],
         false => &mut config,
     };
-    if spec.layers.len() != base.spec.layers.len() {
-        text["num_hidden_layers"] = json!(spec.layers.len());
-    }
-    if spec.vocab_size != base.spec.vocab_size {
-        text["vocab_size"] = json!(spec.vocab_size);
-    }
     for &key in &layout.bias_keys {
         text[key] = json!(true);
     }
@@ -52,6 +48,36 @@ pub fn text(
         config["quantization_config"] = quantization;
     }
     format!("{config:#}\n")
+}
+
+/// The `config.json` of a prepared variant: the base's, with as many layers as the variant has caches,
+/// and its vocabulary.
+pub fn model_config(base: &BaseModel, manifest: &Manifest) -> Value {
+    with_size(base, manifest.cache.len(), manifest.vocab_size)
+}
+
+/// Whether the base is a wrapper that keeps its text tower's keys apart.
+fn is_nested(base: &BaseModel) -> bool {
+    let text = base.config.json().get(TEXT);
+    base.spec.tower.is_some() && text.is_some_and(Value::is_object)
+}
+
+/// The base's `config.json` with so many layers and tokens, which older releases of Transformers
+/// read too.
+fn with_size(base: &BaseModel, layers: usize, vocab_size: usize) -> Value {
+    let mut config = base.config.json().clone();
+    let text = match is_nested(base) {
+        true => &mut config[TEXT],
+        false => &mut config,
+    };
+    if layers != base.spec.layers.len() {
+        text["num_hidden_layers"] = json!(layers);
+    }
+    if vocab_size != base.spec.vocab_size {
+        text["vocab_size"] = json!(vocab_size);
+    }
+    rope::add_older_keys(text);
+    config
 }
 
 /// Updates the keys that exist. If there's none, the older one is added, which all releases read.

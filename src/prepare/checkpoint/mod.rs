@@ -12,9 +12,14 @@ mod config;
 mod folder;
 mod layout;
 mod packed;
+mod rope;
 mod shards;
 #[cfg(test)]
 mod tests;
+mod tokenizer;
+
+pub use config::model_config;
+pub use tokenizer::copy_tokenizer;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -31,7 +36,7 @@ use super::merge::{Change, changes};
 use crate::adapter::{Adapter, AdapterError};
 use crate::files::temporary_folder;
 use crate::files::write_file;
-use crate::model::{BaseModel, TOKENIZER_FILES};
+use crate::model::BaseModel;
 use crate::quantize::Quantization;
 use crate::weights::Dtype;
 
@@ -155,10 +160,7 @@ fn write_sharded(
     let config = config::text(original, spec, &layout, dtype, quantization_config);
     write("config.json", config)?;
     copy(&base.folder, GENERATION, made)?;
-    for name in TOKENIZER_FILES {
-        copy(tokenizer, name, made)?;
-    }
-    copy_templates(tokenizer, made)?;
+    copy_tokenizer(tokenizer, made)?;
     write(folder::MARKER, folder::marker(base, adapter))?;
     temporary_folder::replace(made, target.path()).map_err(target.failed(""))?;
 
@@ -187,25 +189,5 @@ fn copy(from: &Path, name: &str, made: &Path) -> Result<(), PrepareError> {
     }
     let copied = fs::copy(&from, made.join(name));
     copied.map_err(|source| PrepareError::Copy { path: from, source })?;
-    Ok(())
-}
-
-/// Copies a tokenizer's additional chat templates.
-fn copy_templates(tokenizer: &Path, made: &Path) -> Result<(), PrepareError> {
-    const TEMPLATES: &str = "additional_chat_templates";
-    let from = tokenizer.join(TEMPLATES);
-    let failed = |source| PrepareError::Copy {
-        path: from.clone(),
-        source,
-    };
-    if !from.is_dir() {
-        return Ok(());
-    }
-    let to = made.join(TEMPLATES);
-    fs::create_dir(&to).map_err(failed)?;
-    for entry in fs::read_dir(&from).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        copy(&from, &entry.file_name().to_string_lossy(), &to)?;
-    }
     Ok(())
 }

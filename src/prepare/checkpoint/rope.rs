@@ -1,0 +1,106 @@
+//! Rotary parameters as releases of Transformers before 5 read them, beside those of newer ones.
+//!
+//! | Transformers 5 | before |
+//! | --- | --- |
+//! | `rope_parameters.rope_theta` | `rope_theta` |
+//! | `rope_parameters.partial_rotary_factor` | `partial_rotary_factor`, `rotary_pct` |
+//! | `rope_parameters` of another type than `default` | `rope_scaling` |
+//! | `rope_parameters.sliding_attention.rope_theta` | `rope_local_base_freq` |
+//!
+//! An older reader takes its defaults for what it misses, without a word: with another `rope_theta`
+//! the most likely tokens are often still the same, and all logits are wrong.
+
+use serde_json::{Map, Value};
+
+const PARAMETERS: &str = "rope_parameters";
+const THETA: &str = "rope_theta";
+const PARTIAL: &str = "partial_rotary_factor";
+
+/// Adds the older keys that `config` lacks.
+pub fn add_older_keys(config: &mut Value) {
+    let Some(parameters) = config.get(PARAMETERS).and_then(Value::as_object) else {
+        return;
+    };
+    let mut older = Map::new();
+    // Some families have parameters for each type of layer.
+    let sliding = parameters
+        .get("sliding_attention")
+        .and_then(Value::as_object);
+    let full = match parameters.get("full_attention").and_then(Value::as_object) {
+        Some(full) => full,
+        None => parameters,
+    };
+    let mut take = |from: &Map<String, Value>, key: &str, older_key: &str| {
+        if let Some(value) = from.get(key) {
+            older.insert(older_key.to_owned(), value.clone());
+        }
+    };
+    take(full, THETA, THETA);
+    take(full, PARTIAL, PARTIAL);
+    if config.get("model_type").and_then(Value::as_str) == Some("gpt_neox") {
+        take(full, PARTIAL, "rotary_pct");
+        take(full, THETA, "rotary_emb_base");
+    }
+    if let Some(sliding) = sliding {
+        take(sliding, THETA, "rope_local_base_freq");
+    }
+    let kind = full.get("rope_type").and_then(Value::as_str);
+    if kind.is_some_and(|kind| kind != "default") {
+        let others = full
+            .iter()
+            .filter(|(key, _)| ![THETA, PARTIAL].contains(&key.as_str()));
+        let scaling: Map<String, Value> = others
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        // Transformers 5 reads `rope_scaling` in place of `rope_parameters`, which is the same only
+        // if all layers have the same.
+        if sliding.is_none() {
+            older.insert("rope_scaling".to_owned(), scaling.into());
+        }
+    }
+    if let Some(config) = config.as_object_mut() {
+        for (key, value) in older {
+            config.entry(key).or_insert(value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn with_older_keys(mut config: Value) -> Value {
+        add_older_keys(&mut config);
+        config
+    }
+
+    #[test]
+    fn older_keys_are_added_where_they_are_missing() {
+        let theta = json!({"rope_parameters": {"rope_theta": 1e5, "rope_type": "default"}});
+        assert_eq!(with_older_keys(theta.clone())["rope_theta"], json!(1e5));
+        assert!(with_older_keys(theta).get("rope_scaling").is_none());
+        let own = json!({"rope_parameters": {"rope_theta": 1e5}, "rope_theta": 2.0});
+        assert_eq!(with_older_keys(own.clone()), own);
+        let none = json!({"rope_theta": 2.0});
+        assert_eq!(with_older_keys(none.clone()), none);
+    }
+
+    #[test]
+    fn a_scaling_is_written_in_both_forms_but_not_where_layers_differ() {
+        let scaled = with_older_keys(json!({"rope_parameters":
+            {"rope_theta": 1e4, "rope_type": "linear", "factor": 4.0, "partial_rotary_factor": 0.5}}));
+        assert_eq!(
+            scaled["rope_scaling"],
+            json!({"rope_type": "linear", "factor": 4.0})
+        );
+        assert_eq!(scaled["partial_rotary_factor"], json!(0.5));
+        let layers = with_older_keys(json!({"rope_parameters": {
+            "full_attention": {"rope_theta": 1e6, "rope_type": "linear", "factor": 8.0},
+            "sliding_attention": {"rope_theta": 1e4, "rope_type": "default"}}}));
+        assert_eq!(layers["rope_theta"], json!(1e6));
+        assert_eq!(layers["rope_local_base_freq"], json!(1e4));
+        assert!(layers.get("rope_scaling").is_none());
+    }
+}
