@@ -30,12 +30,14 @@ def expected(folder, variant):
 def compare(folder, case, reference, adapter=None):
     """The difference of logits, and whether the tokens are the same; or an error message."""
     inputs = {}
-    summary = json.loads((folder.path / "manifest.json").read_text())["portable"]["adapters"] if adapter else []
-    invocation = next((a["adapter"].get("invocation") for a in summary if a["name"] == adapter), None)
+    beside = json.loads((folder.path / "manifest.json").read_text())["portable"].get("adapters", [])
+    invocation = next((a["adapter"].get("invocation") for a in beside if a["name"] == adapter), None)
     if invocation:
         prompt = case["prompt_ids"]
         starts = [i for i in range(len(prompt)) if prompt[i : i + len(invocation)] == invocation]
         inputs["active_from"] = np.array([[starts[-1] if starts else 2**63 - 1]], dtype=np.int64)
+    elif any(a["adapter"].get("invocation") for a in beside):
+        inputs["active_from"] = np.array([[2**63 - 1]], dtype=np.int64)
     logits = folder.logits(case["prompt_ids"], case["token_ids"], adapter, inputs)
     return difference(reference, logits)
 
@@ -125,8 +127,8 @@ def main():
                     none.add(folder.name, found)
                     row.append(f"{found:.1e}")
                 except Exception as error:
-                    none.refused["Missing Input" if "Missing Input" in str(error) else str(error)].append(folder.name)
-                    row.append("an adapter must be active")
+                    none.refused[str(error).split(":")[-1].strip()].append(folder.name)
+                    row.append("an input is missing")
             except Exception as error:
                 kept.add(folder.name, float("inf"))
                 row += [f"failed: {error}", ""]

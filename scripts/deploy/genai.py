@@ -27,6 +27,8 @@ class Folder:
         config = json.loads((self.path / "genai_config.json").read_text())["model"]
         self.vocab_size = config["vocab_size"]
         self.pad = config["pad_token_id"]
+        ends = config["eos_token_id"]
+        self.ends = ends if isinstance(ends, list) else [ends]
         self.adapters = None
         files = sorted((self.path / "adapters").glob("*.onnx_adapter"))
         if files:
@@ -45,7 +47,7 @@ class Folder:
         return generator
 
     def generate(self, prompts, count, adapter=None):
-        """Greedy tokens after each of `prompts` (lists of ids) at once, to the end of text."""
+        """Greedy tokens after each of `prompts` (lists of ids) at once, without the end of text."""
         length = max(map(len, prompts))
         generator = self.generator(len(prompts), length + count, adapter)
         padded = [list(prompt) + [self.pad] * (length - len(prompt)) for prompt in prompts]
@@ -56,7 +58,8 @@ class Folder:
         found = []
         for index in range(len(prompts)):
             new = [int(token) for token in generator.get_sequence(index)[length:]]
-            found.append([token for token in new if token != self.pad])
+            # A batch has the end-of-text token and padding, a single sequence neither.
+            found.append([token for token in new if token not in [self.pad, *self.ends]])
         return found
 
     def logits(self, prompt, tokens, adapter=None, inputs=None):

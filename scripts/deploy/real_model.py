@@ -60,19 +60,20 @@ def reference(base, adapter, all_ids):
         out = model.generate(
             input_ids=given, attention_mask=torch.ones_like(given), max_new_tokens=NEW, do_sample=False, pad_token_id=ends
         )
-        found.append(out[0, len(ids):].tolist())
+        tokens = out[0, len(ids):].tolist()
+        found.append([token for token in tokens if token != ends])
     return found
 
 
 def own(program, target, arguments, exported, all_ids, end):
-    """Tokens that `peft-bench generate` gives, to the end of text."""
+    """Tokens that `peft-bench generate` gives, up to the end of text."""
     found = []
     for ids in all_ids:
         command = [program, "generate", target, *arguments, "--ep", "cpu", "--export-dir", exported, "--json"]
         command += ["--prompt-ids", ",".join(map(str, ids)), "--max-new-tokens", str(NEW)]
         done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True)
         tokens = json.loads(done.stdout)["token_ids"]
-        found.append(tokens[: tokens.index(end) + 1] if end in tokens else tokens)
+        found.append(tokens[: tokens.index(end)] if end in tokens else tokens)
     return found
 
 
@@ -156,7 +157,8 @@ def interleaved(folder, report, ids, expected):
         for generator in generators.values():
             if not generator.is_done():
                 generator.generate_next_token()
-    found = [[int(t) for t in generators[name].get_sequence(0)[len(ids):]] for name in generators]
+    new = [[int(t) for t in generators[name].get_sequence(0)[len(ids):]] for name in generators]
+    found = [[token for token in tokens if token not in folder.ends] for tokens in new]
     report.compare("unmerged, both in turn", found, [expected[name][5] for name in generators])
 
 

@@ -8,11 +8,11 @@
 //! | blocks of a rotation | identities |
 //! | a weight or bias in place of the base's | the base's; zeros for a bias that it lacks |
 //! | rows in place of the base's | the base's rows |
-//! | a router, a network of its own | there are none |
+//! | a router, a network of its own | zeros: what it weighs or makes is zero, too |
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::form::{Delta, Form, FormTensor, InputStage};
+use super::form::{Delta, Form, FormTensor, InputStage, TensorRole};
 use super::set::AdapterSet;
 use super::{Adapter, AdapterError};
 use crate::arch::{Module, ModuleKind};
@@ -73,7 +73,7 @@ impl AdapterSet<'_> {
                         shape[axis] = 0;
                         Some(Neutral::Empty)
                     }
-                    Kind::ByRole => tensor.role.neutral().map(Neutral::Constant),
+                    Kind::ByRole => by_role(tensor.role),
                     Kind::Rotation => Some(Neutral::Values(identities(&shape))),
                     Kind::Weight => module
                         .map(|module| weight_of(base, module))
@@ -106,13 +106,22 @@ impl AdapterSet<'_> {
                     take(NeutralInput {
                         name: input.name,
                         shape: input.shape,
-                        value: input.role.neutral().map(Neutral::Constant),
+                        value: by_role(input.role),
                     })?;
                 }
             }
         }
         Ok(())
     }
+}
+
+/// The values of a tensor without effect, whatever form it's in.
+fn by_role(role: TensorRole) -> Option<Neutral> {
+    let value = match role {
+        TensorRole::Map => Some(0.0),
+        other => other.neutral(),
+    };
+    value.map(Neutral::Constant)
 }
 
 /// How a tensor's values without effect are found.
@@ -203,7 +212,11 @@ fn bias_of(base: &BaseModel, module: Option<&Module>) -> Result<Neutral, Adapter
 fn rows_of(base: &BaseModel, module: &Module, indices: &[usize]) -> Result<Vec<f32>, AdapterError> {
     let table = weight_of(base, module)?;
     let width = module.parameters().swap_remove(0).1[1];
-    let row = |&index: &usize| table[index * width..][..width].to_vec();
+    // An added token has no row in the base.
+    let row = |&index: &usize| match table.get(index * width..(index + 1) * width) {
+        Some(row) => row.to_vec(),
+        None => vec![0.0; width],
+    };
     Ok(indices.iter().flat_map(row).collect())
 }
 

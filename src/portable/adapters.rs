@@ -8,6 +8,7 @@ use super::check::{self, Expected};
 use super::layout::AdapterLayout;
 use super::{Making, PortableError, Surroundings, defaults};
 use crate::adapter::AdapterSet;
+use crate::graph::ACTIVE_FROM_INPUT;
 use crate::graph::proto::Model;
 use crate::model::BaseModel;
 use crate::parity::Parity;
@@ -89,7 +90,14 @@ pub fn write_adapters(
         }
         Ok::<(), PortableError>(())
     })?;
-    defaults::set_never_active(&mut model);
+    if set
+        .adapters()
+        .iter()
+        .any(|adapter| adapter.invocation().is_some())
+    {
+        // onnxruntime-genai sets no input that has a default, so this one has none.
+        without_default.push(ACTIVE_FROM_INPUT.to_owned());
+    }
 
     let mut manifest = members[0].variant.manifest.clone();
     manifest.adapter = None;
@@ -179,10 +187,16 @@ fn check(
             .extend(ran.sentences("the base, with no adapter active"));
         portable.sample = Some(ran.sample);
     }
+    let any_ran = members.iter().any(|member| member.expected.is_some());
+    if base_expected.is_none() && any_ran {
+        portable.checks.push(
+            "With no adapter active the graph isn't the base: the adapter gives the model other layers.".to_owned(),
+        );
+    }
     if let [first, ..] = without_default {
         portable.checks.push(format!(
-            "The graph has no default for {} inputs, such as `{first}`: no value is without effect, so an adapter must be \
-             active, or ONNX Runtime reports that the input is missing.",
+            "{} inputs of the graph have no default, such as `{first}`: without a value ONNX Runtime reports that the input \
+             is missing.",
             without_default.len()
         ));
     }

@@ -175,8 +175,9 @@ impl Card<'_> {
             let ids = own.adapter.invocation.as_deref().unwrap_or_default();
             let _ = writeln!(
                 text,
-                "- `{}` acts from its invocation tokens {ids:?} on, and not without them. Say where they begin in the prompt, before \
-                 it's\n  appended: `generator.set_model_input(\"{ACTIVE_FROM_INPUT}\", np.array([[position]], dtype=np.int64))`.",
+                "- `{}` acts from its invocation tokens {ids:?} on, and not without them. Say where they last begin in the prompt \
+                 (`2**63 - 1`: never),\n  before it's appended: `generator.set_model_input(\"{ACTIVE_FROM_INPUT}\", np.array([[position]], \
+                 dtype=np.int64))`.",
                 own.name
             );
         }

@@ -6,14 +6,10 @@ use std::path::Path;
 use super::PortableError;
 use super::data::DataFile;
 use crate::adapter::{Neutral, NeutralInput};
-use crate::graph::ACTIVE_FROM_INPUT;
-use crate::graph::proto::{Graph, Model, Tensor, element};
+use crate::graph::proto::{Model, Tensor, element};
 
 /// Smaller defaults are in the graph itself.
 const INLINE_BYTES: usize = 1024;
-
-/// A position that no token has.
-const NEVER: i64 = i64::MAX;
 
 /// Gives `input` a default, if it has one. Larger ones are written to `data`, in `folder`. Returns
 /// whether it has one.
@@ -55,21 +51,4 @@ pub fn set(
     };
     graph.initializer.push(tensor);
     Ok(true)
-}
-
-/// Lets an adapter with an invocation act never, unless a caller says from where on.
-pub fn set_never_active(model: &mut Model) {
-    let takes = |graph: &&mut Graph| {
-        let mut inputs = graph.input.iter();
-        inputs.any(|input| input.name == ACTIVE_FROM_INPUT)
-    };
-    if let Some(graph) = model.graph.as_mut().filter(takes) {
-        graph.initializer.push(Tensor {
-            dims: vec![1, 1],
-            data_type: element::INT64,
-            name: ACTIVE_FROM_INPUT.to_owned(),
-            raw_data: NEVER.to_le_bytes().to_vec(),
-            ..Tensor::default()
-        });
-    }
 }

@@ -241,7 +241,7 @@ impl<'a> Making<'a> {
         for_unequal_lengths(&mut model, manifest.vocab_size);
         self.put(GRAPH, &model.encode_to_vec())?;
         manifest.model_folder = HERE.into();
-        for adapter in &mut manifest.adapter {
+        if let Some(adapter) = &mut manifest.adapter {
             adapter.folder = HERE.into();
         }
         let tokens = SpecialTokens::of(base, manifest);

@@ -51,7 +51,7 @@ impl Prepare {
 
         let runtime = setup.onnx_runtime(PROVIDER)?;
         let mut members = Vec::with_capacity(all.len());
-        let mut base_variant = None;
+        let mut base_expected = None;
         for (experiment, name) in experiments.iter().zip(&names) {
             let variants = self.variants_of(&preparation, experiment)?;
             setup.note_task(&config, task_of(&variants));
@@ -74,17 +74,17 @@ impl Prepare {
                 let checking = Checking::new(setup, &runtime, &variants)?;
                 member.parity = checking.parity(&variants)?;
                 member.expected = Some(checking.expected(unmerged)?);
-                base_variant = of(&variants, Variant::Base).cloned();
+                if let (None, Some(base)) = (&base_expected, of(&variants, Variant::Base)) {
+                    base_expected = Some(checking.expected(base)?);
+                }
             }
             members.push(member);
         }
-        let base_expected = match &base_variant {
-            Some(variant) => {
-                let checking = Checking::new(setup, &runtime, std::slice::from_ref(variant))?;
-                Some(checking.expected(variant)?)
-            }
-            None => None,
-        };
+        let layers = adapters[0].spec.layers.len();
+        if layers != base.spec.layers.len() {
+            // With nothing active, the graph is the base with more layers.
+            base_expected = None;
+        }
         let place_of = experiments[0].folder.as_path();
         let place = self
             .tokenizer
