@@ -70,6 +70,11 @@ impl Verify {
             && let Some(variant) = folder.main()
             && let Some(portable) = &variant.manifest.portable
         {
+            if self.prompt.is_some() || self.prompt_ids.is_some() {
+                bail!(
+                    "a portable folder is compared on the prompt of its manifest; leave out `--prompt`"
+                );
+            }
             return verify_portable(&setup, variant, portable);
         }
         let experiment = target.into_experiment(&self.experiment)?;
