@@ -124,7 +124,7 @@ fn a_moved_folder_runs_without_what_it_was_made_from() {
 fn learned_positions_alibi_and_unusual_heads_are_right_in_a_batch_too() {
     // Positions from a table, as a bias on scores, and a rotary embedding outside of attention.
     for model in ["opt-pre", "bloom", "gptj-tied", "gemma3"] {
-        let cases = names(&case(model, "lora").parent().unwrap().to_owned());
+        let cases = names(case(model, "lora").parent().unwrap());
         assert!(cases.contains(&"lora".to_owned()), "{model}: {cases:?}");
         Moved::new(model, "lora", &[]).assert_gives("merged");
     }
