@@ -145,8 +145,8 @@ impl Prepare {
                     id: Some(id),
                 })
             }
-            Target::Prepared(_) => bail!(
-                "`{}` is prepared already; name the adapter or the checkpoint that it was prepared from",
+            Target::Prepared(_) | Target::Foreign(_) => bail!(
+                "`{}` is exported already; name the adapter or the checkpoint that it was made from",
                 named.display()
             ),
         }
