@@ -79,6 +79,7 @@ pub fn read(path: &Path) -> Result<PreparedVariant, ForeignError> {
         },
         quantization: None,
         adapter: None,
+        portable: None,
         foreign: Some(found.graphs),
     };
     Ok(PreparedVariant {
