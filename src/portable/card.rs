@@ -48,7 +48,7 @@ impl Card<'_> {
             ));
             let relation = match (self.manifest.variant, &self.manifest.quantization) {
                 (Variant::Base, Some(_)) => Some("quantized"),
-                (Variant::Base, None) => None,
+                (Variant::Base, None) | (Variant::Exported, _) => None,
                 (Variant::Merged, _) => Some("finetune"),
                 (Variant::Unmerged, _) => Some("adapter"),
             };
@@ -111,7 +111,8 @@ impl Card<'_> {
             match manifest.variant {
                 Variant::Base => "the base alone",
                 Variant::Merged => "the adapter is merged into the weights",
-                Variant::Unmerged => "the adapter is an input of the graph",
+                Variant::Unmerged => "adapters are inputs of the graph",
+                Variant::Exported => "exported by another program",
             }
             .to_owned(),
         ));
