@@ -51,7 +51,8 @@ def prompts(tokenizer):
 def reference(base, adapter, all_ids):
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     if adapter is not None:
-        model = PeftModel.from_pretrained(model, adapter)
+        # Merged by PEFT, since it computes DoRA's norms of all weights in every step otherwise.
+        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     model.eval()
     ends = model.generation_config.eos_token_id
     found = []
