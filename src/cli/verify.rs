@@ -70,12 +70,12 @@ impl Verify {
             && let Some(variant) = folder.main()
             && let Some(portable) = &variant.manifest.portable
         {
-            if self.prompt.is_some() || self.prompt_ids.is_some() {
+            if self.prompt.is_given() {
                 bail!(
                     "a portable folder is compared on the prompt of its manifest; leave out `--prompt`"
                 );
             }
-            return verify_portable(&setup, variant, portable);
+            return verify_portable(&setup, variant, portable).map(|()| Outcome::Done);
         }
         let experiment = target.into_experiment(&self.experiment)?;
         setup.note_fresh(&experiment);

@@ -40,6 +40,11 @@ pub struct Prompt {
 }
 
 impl PromptOptions {
+    /// Whether a prompt was asked for.
+    pub fn is_given(&self) -> bool {
+        self.prompt.is_some() || self.prompt_ids.is_some()
+    }
+
     /// The prompt for `variants`: what was asked for, else text of the prompts' file. It ends with
     /// the tokens that make the adapter act, if there are any, and leaves room for `new_tokens`.
     pub fn prompt(
