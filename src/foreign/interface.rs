@@ -170,13 +170,6 @@ impl<'a> OneGraph<'a> {
             }
         }
         check_halves(file, &past, &present)?;
-        for value in past.values() {
-            if keeps_a_window(file, value) {
-                let needs = "a cache that keeps the rows of a window alone (`sliding_window_cache`), \
-                             which isn't kept here; export it again without a window";
-                return Err(refused(file, value, needs.to_owned()));
-            }
-        }
         let (ids_fed, ids) = ids.ok_or_else(|| ForeignError::NoInput {
             graph: file.path.clone(),
             input: names.ids.clone(),
@@ -269,19 +262,6 @@ impl<'a> OneGraph<'a> {
             matches!((users.next(), users.next()), (Some(only), None) if is_updated(only))
         })
     }
-}
-
-/// Whether `past` goes into an attention that overwrites rows outside its window.
-fn keeps_a_window(file: &GraphFile, past: &Value) -> bool {
-    let mut users = file
-        .graph
-        .node
-        .iter()
-        .filter(|node| node.input.contains(&past.name));
-    users.any(|node| {
-        let mut attributes = node.attribute.iter();
-        attributes.any(|one| one.name == "sliding_window_cache" && one.i != 0)
-    })
 }
 
 /// Checks that each layer has keys and values, and that what's taken is given again.
