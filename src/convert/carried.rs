@@ -108,22 +108,21 @@ impl<'a> Plan<'a> {
         rows: &FormTensor,
     ) -> Result<(), ConvertError> {
         self.carry_option(adapter, TOKENS);
-        let name = adapter.naming(path).input(rows);
-        // A tied head shares the embedding's tensor.
-        if !self
-            .carried
-            .tensors
-            .iter()
-            .any(|tensor| tensor.name == name)
-        {
-            let none = BaseModule::of(ModuleWeights::default());
-            self.carried.tensors.push(BoundTensor {
-                name,
-                shape: rows.shape.clone(),
-                values: rows.values(&none)?.into_owned(),
-            });
-        }
+        let none = BaseModule::of(ModuleWeights::default());
+        self.carry(BoundTensor {
+            name: adapter.naming(path).input(rows),
+            shape: rows.shape.clone(),
+            values: rows.values(&none)?.into_owned(),
+        });
         Ok(())
+    }
+
+    /// Adds `tensor`, unless a tied head or embedding has added it already.
+    fn carry(&mut self, tensor: BoundTensor) {
+        let tensors = &mut self.carried.tensors;
+        if tensors.iter().all(|other| other.name != tensor.name) {
+            tensors.push(tensor);
+        }
     }
 
     /// Whole modules, and biases.
@@ -142,7 +141,7 @@ impl<'a> Plan<'a> {
             if converted.contains(path) {
                 // A new bias is found with the module's change.
                 if name == "weight" {
-                    self.carried.tensors.push(BoundTensor {
+                    self.carry(BoundTensor {
                         name: format!("{PREFIX}{path}.base_layer.weight"),
                         shape: replacement.shape.clone(),
                         values: adapter.replacement_values(base, replacement)?,
@@ -175,18 +174,11 @@ impl<'a> Plan<'a> {
                     true => format!("{PREFIX}{}", replacement.key),
                     false => format!("{PREFIX}{place}"),
                 };
-                if !self
-                    .carried
-                    .tensors
-                    .iter()
-                    .any(|tensor| tensor.name == name)
-                {
-                    self.carried.tensors.push(BoundTensor {
-                        name,
-                        shape: replacement.shape.clone(),
-                        values,
-                    });
-                }
+                self.carry(BoundTensor {
+                    name,
+                    shape: replacement.shape.clone(),
+                    values,
+                });
             } else if name == "bias" {
                 self.carried.biases.insert(path.to_owned(), values);
             } else {
