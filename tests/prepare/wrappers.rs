@@ -44,11 +44,17 @@ fn a_merged_wrapper_has_the_base_s_tensors_and_configuration() {
                 .all(|name| !name.contains("vision") && !name.contains("visual"))
         );
         let config = "config.json";
-        assert_eq!(
-            read_json(&model(model_name).join(config)),
-            read_json(&written.join(config)),
-            "{model_name}"
-        );
+        let before = read_json(&model(model_name).join(config));
+        let mut after = read_json(&written.join(config));
+        // Rotary parameters are written in their older form, too.
+        for part in ["", "/text_config"] {
+            let Some(old) = before.pointer(part) else {
+                continue;
+            };
+            let new = after.pointer_mut(part).unwrap().as_object_mut().unwrap();
+            new.retain(|key, _| !key.starts_with("rope_") || old.get(key).is_some());
+        }
+        assert_eq!(before, after, "{model_name}");
 
         let case = Case::read(&folder);
         let again = tempfile::tempdir().unwrap();
