@@ -65,8 +65,7 @@ pub fn config(adapter: &Adapter, all: &[Module], pairs: &Pairs, base: &str) -> V
 }
 
 /// The last parts of the modules' names, where these mean no other module; else whole paths. The
-/// towers of a multimodal wrapper have modules of the same names, and PEFT takes a name such as
-/// `gate_proj` for experts where a model has some.
+/// towers of a multimodal wrapper have modules of the same names.
 fn targets(spec: &DecoderSpec, all: &[Module], pairs: &Pairs) -> Vec<String> {
     let last = |path: &str| path.rsplit('.').next().unwrap_or(path).to_owned();
     let own: BTreeSet<&str> = pairs.ranks.iter().map(|(m, _)| m.path.as_str()).collect();
@@ -75,7 +74,7 @@ fn targets(spec: &DecoderSpec, all: &[Module], pairs: &Pairs) -> Vec<String> {
         .iter()
         .filter(|module| names.contains(&last(&module.path)));
     let no_other = meant.all(|module| own.contains(module.path.as_str()));
-    match no_other && spec.tower.is_none() && !spec.has_experts() {
+    match no_other && spec.tower.is_none() {
         true => names.into_iter().collect(),
         false => own.into_iter().map(str::to_owned).collect(),
     }

@@ -12,6 +12,7 @@ mod rank;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -45,6 +46,10 @@ pub enum ConvertError {
          (`{first}`)"
     )]
     NoMatrix { peft_type: String, first: String },
+    #[error(
+        "`{path}` can't be converted: its last name is also that of experts' weights, and PEFT's LoRA takes it for those"
+    )]
+    NamedAsExperts { path: String },
     #[error(
         "`{path}` belongs to experts or their router, whose pairs LoRA keeps by parameters (`target_parameters`); only \
          linear layers and embeddings are converted"
@@ -126,6 +131,15 @@ pub fn to_lora(
         modules: planned,
         mut carried,
     } = Plan::of(adapter, base, &modules)?;
+    let experts = modules.iter().filter(|module| is_routed(module));
+    let of_experts: BTreeSet<&str> = experts.map(|module| last_name(&module.path)).collect();
+    if let Some((module, _)) = planned
+        .iter()
+        .find(|(module, _)| of_experts.contains(last_name(&module.path)))
+    {
+        let path = module.path.clone();
+        return Err(ConvertError::NamedAsExperts { path });
+    }
     let converted = planned.par_iter().map(|(module, own)| {
         let (change, bias) = change_of(adapter, base, module, *own)?;
         let pair = change.approximated(rank);
@@ -254,6 +268,14 @@ pub fn to_lora(
         modules: converted.into_iter().map(of_module).collect(),
         carried: carried_names,
     })
+}
+
+fn last_name(path: &str) -> &str {
+    path.rsplit('.').next().unwrap_or(path)
+}
+
+fn is_routed(module: &Module) -> bool {
+    matches!(module.kind, ModuleKind::Routed { .. })
 }
 
 fn write_tensors(path: &Path, tensors: &[BoundTensor]) -> Result<(), ConvertError> {

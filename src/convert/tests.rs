@@ -78,7 +78,9 @@ fn a_conversion_of_full_rank_is_the_original() {
                     let kind = match error {
                         ConvertError::NoDelta { .. } => "no change of weights",
                         ConvertError::NoMatrix { .. } => "no matrix",
-                        ConvertError::Expert { .. } => "experts",
+                        ConvertError::Expert { .. } | ConvertError::NamedAsExperts { .. } => {
+                            "experts"
+                        }
                         ConvertError::BiasBesideEmbedding { .. } => "bias",
                         other => panic!("{model}/{case}: {other}"),
                     };
