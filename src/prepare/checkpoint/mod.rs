@@ -78,14 +78,14 @@ pub struct CheckpointSummary {
 }
 
 /// Writes `base`, with `adapter` merged into it, to `folder`. Each tensor keeps the dtype that the
-/// base stores it in, unless `dtype` is given. With `quantization`, linear layers but the head are
-/// quantized and packed, as compressed-tensors does. The tokenizer is copied from the folder `tokenizer`.
-/// A folder that this function has written before is replaced once the new one is complete.
+/// base stores it in, unless `form` says otherwise. If it's quantized, linear layers but the head
+/// are packed, as compressed-tensors does. The tokenizer is copied from the folder `tokenizer`. A
+/// folder that this function has written before is replaced once the new one is complete.
 ///
 /// # Errors
-/// If the adapter can't be merged; if the quantization can't be stored; if the adapter adds a bias that Transformers' model class can't hold; if a
-/// converted or merged value isn't finite; if `folder` contains anything else; if a file can't be
-/// written.
+/// If the adapter can't be merged, or adds a bias that Transformers' model class can't hold; if the
+/// quantization can't be stored; if a converted or merged value isn't finite; if `folder` contains
+/// anything else; if a file can't be written.
 pub fn write_checkpoint(
     base: &BaseModel,
     adapter: Option<&Adapter>,
