@@ -29,25 +29,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// What the program is built from. A change elsewhere needs no new build, and a commit doesn't
+/// either: the revision is that of the build, with `-dirty` if these had changes then.
+const SOURCES: [&str; 5] = ["src", "experiments", "Cargo.toml", "Cargo.lock", "build.rs"];
+
 /// Sets `PEFT_BENCH_GIT_REVISION`. Without git, nothing is set, and results have no revision.
 fn tell_revision() {
-    // A commit or a checkout changes one of these; a path that doesn't exist would run this at every build.
-    let reference = git(&["symbolic-ref", "-q", "HEAD"]);
-    let names = ["HEAD", "packed-refs", "index"].into_iter();
-    for name in names.chain(reference.as_deref()) {
-        if let Some(path) = git(&["rev-parse", "--git-path", name])
-            && Path::new(&path).exists()
-        {
-            println!("cargo::rerun-if-changed={path}");
-        }
-    }
-    for path in ["src", "Cargo.toml", "Cargo.lock"] {
+    for path in SOURCES {
         println!("cargo::rerun-if-changed={path}");
     }
     let Some(mut revision) = git(&["rev-parse", "HEAD"]) else {
         return;
     };
-    let changed = git(&["status", "--porcelain", "--untracked-files=no"]);
+    let status = ["status", "--porcelain", "--untracked-files=no", "--"];
+    let changed = git(&[&status[..], &SOURCES[..]].concat());
     if changed.is_some_and(|changed| !changed.is_empty()) {
         revision.push_str("-dirty");
     }
