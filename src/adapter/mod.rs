@@ -49,7 +49,7 @@ pub use tensors::{AdapterTensors, Init};
 pub use self::form::AdapterForm;
 use self::form::{Form, Naming, Native};
 use crate::arch::{DecoderSpec, Layer};
-use crate::json::JsonObject;
+use crate::json::{ConfigError, JsonObject};
 use crate::model::BaseModel;
 
 /// A module's parameters in float32, while an adapter is merged into them.
@@ -192,6 +192,22 @@ struct Effects {
     expert_notes: Vec<String>,
 }
 
+/// Refuses virtual tokens and prefixes in front of a prompt that's seen as a whole.
+fn refuse_prompt(
+    effects: &Effects,
+    config: &JsonObject,
+    spec: &DecoderSpec,
+) -> Result<(), ConfigError> {
+    if effects.prompt.is_none() || !spec.takes_whole_prompts() {
+        return Ok(());
+    }
+    let reason = format!(
+        "a `{}` sees its prompt in both directions, and with prompt learning PEFT drops the `token_type_ids` that say so",
+        spec.model_type
+    );
+    Err(config.refused("peft_type", &reason))
+}
+
 impl Effects {
     /// Counts the file of an expert, an adapter that this one mixes.
     fn add_expert(&mut self, expert: &methods::Expert) {
@@ -277,6 +293,7 @@ impl Adapter {
             loaded => loaded?,
         };
         let seen = resized.as_ref().unwrap_or(base);
+        refuse_prompt(&effects, &config, &seen.spec)?;
         let modules = effects.spec.as_ref().unwrap_or(&seen.spec).modules();
         replace_saved_embeddings(&mut effects, &mut tensors, seen, &modules)?;
         if let Some(resized) = &resized {

@@ -1,7 +1,28 @@
-//! ALiBi's slopes, one per head (Press et al., arXiv:2108.12409). The two families that use ALiBi
-//! differ if the number of heads isn't a power of two.
+//! ALiBi (Press et al., arXiv:2108.12409). BLOOM's slopes and MPT's differ if the number of heads
+//! isn't a power of two. Falcon has BLOOM's, and rounds.
 //!
-//! Sources: `modeling_bloom.py`, `modeling_mpt.py`, Hugging Face Transformers.
+//! Sources: `modeling_bloom.py`, `modeling_mpt.py`, `modeling_falcon.py`, Hugging Face
+//! Transformers.
+
+/// ALiBi: a bias on attention scores, linear in the key's position.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Alibi {
+    /// One slope per head.
+    pub slopes: Vec<f32>,
+    /// Falcon's bias: slopes, positions and their products are rounded to bfloat16, whatever the
+    /// model's dtype, and the products are multiplied by this.
+    pub rounded_times: Option<f32>,
+}
+
+impl Alibi {
+    /// Without rounding.
+    pub fn exact(slopes: Vec<f32>) -> Self {
+        Self {
+            slopes,
+            rounded_times: None,
+        }
+    }
+}
 
 /// BLOOM's slopes: those for the next smaller power of two, then every second one for the next
 /// larger.

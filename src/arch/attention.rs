@@ -1,5 +1,6 @@
 //! Self-attention, as data.
 
+use super::alibi::Alibi;
 use super::heads::Heads;
 use super::{Linear, Module, ModuleKind, Norm, RotarySpec};
 
@@ -27,6 +28,8 @@ pub struct Attention {
     pub position: Position,
     /// Sliding window: a token attends to this many tokens, itself and those before it.
     pub window: Option<usize>,
+    /// What a prompt's tokens attend to.
+    pub prompt: PromptAttention,
     /// Scores are multiplied by this before the softmax.
     pub scale: f64,
     /// Scaled scores become `cap * tanh(scores / cap)`.
@@ -61,6 +64,8 @@ pub enum FusedRows {
     Kinds,
     /// For each key head: the queries that share it, the key, the value.
     Groups,
+    /// So many blocks of equal size: queries, values and keys of each.
+    Blocks(usize),
 }
 
 /// A norm of queries or keys.
@@ -79,6 +84,8 @@ pub enum NormOver {
     Head,
     /// Over each head, with parameters per head `[heads, head_dim]`.
     HeadWithOwnWeight,
+    /// Over each head, with a module per head: `norms.0`, `norms.1` and so on.
+    HeadWithOwnModule,
     /// Over the whole projection, with parameters `[heads * head_dim]`.
     Projection,
 }
@@ -90,8 +97,18 @@ pub enum Position {
     None,
     /// Queries and keys get a rotary embedding.
     Rotary(RotarySpec),
-    /// `slope * (key position - query position)` is added to the scores, with one slope per head.
-    Alibi(Vec<f32>),
+    /// `slope * (key position - query position)` is added to the scores.
+    Alibi(Alibi),
+}
+
+/// What a prompt's tokens attend to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PromptAttention {
+    /// Each token to itself and those before it.
+    Causal,
+    /// Each token to the whole prompt, also beyond a window. Tokens after the prompt attend to
+    /// themselves and those before them, within the window.
+    Whole,
 }
 
 /// The order in which Transformers declares the projections. It matters for adapters whose tensors
@@ -120,6 +137,7 @@ impl Attention {
             query_key_norms: None,
             position: Position::None,
             window: None,
+            prompt: PromptAttention::Causal,
             scale: heads.scale(),
             softcap: None,
         }
@@ -164,13 +182,27 @@ impl Projections {
 }
 
 impl HeadNorm {
-    pub(super) fn module(&self, heads: usize) -> Module {
+    /// Its modules; `heads` is the number of heads.
+    pub(super) fn modules(&self, heads: usize) -> Vec<Module> {
         let mut module = self.norm.module();
+        if self.over == NormOver::HeadWithOwnModule {
+            let of_head = |head: usize| Module {
+                path: Self::of_head(&module.path, head),
+                source: Self::of_head(&module.source, head),
+                kind: module.kind.clone(),
+            };
+            return (0..heads).map(of_head).collect();
+        }
         if let (NormOver::HeadWithOwnWeight, ModuleKind::Norm { shape, .. }) =
             (self.over, &mut module.kind)
         {
             shape.insert(0, heads);
         }
-        module
+        vec![module]
+    }
+
+    /// The module of `head` within `path`, with [`NormOver::HeadWithOwnModule`].
+    pub fn of_head(path: &str, head: usize) -> String {
+        format!("{path}.norms.{head}")
     }
 }

@@ -86,7 +86,9 @@ impl Heads {
         epsilon: f64,
     ) -> [HeadNorm; 2] {
         let size = |heads: usize| match over {
-            NormOver::Head | NormOver::HeadWithOwnWeight => self.width,
+            NormOver::Head | NormOver::HeadWithOwnWeight | NormOver::HeadWithOwnModule => {
+                self.width
+            }
             NormOver::Projection => heads * self.width,
         };
         let [query, key] = paths;

@@ -19,13 +19,16 @@ mod spec_changes;
 mod windows;
 mod wrappers;
 
+pub use alibi::Alibi;
 pub use arrangement::{Arrangement, Residual, SublayerNorms};
-pub use attention::{Attention, Declared, FusedRows, HeadNorm, NormOver, Position, Projections};
+pub use attention::{
+    Attention, Declared, FusedRows, HeadNorm, NormOver, Position, Projections, PromptAttention,
+};
 pub use families::{DefaultTargets, FAMILIES, Family, Shape, family, spec};
 pub use mlp::{Activation, Expert, Mlp};
 pub use module::{Embedding, Linear, Module, ModuleKind, Norm, NormKind, Stored};
 pub use names::bare;
-pub use rope::{Pairs, RotarySpec};
+pub use rope::{LongFrequencies, Pairs, RotarySpec};
 pub use spec::{DecoderSpec, EmbeddingScale, Layer, LearnedPositions, Tower};
 pub use wrappers::{Text, WRAPPERS, Wrapper, locate};
 

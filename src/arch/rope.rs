@@ -13,8 +13,9 @@
 //!   sines are multiplied by a factor too.
 //! - `longrope`: frequencies are divided by `short_factor` or, in sequences longer than
 //!   `original_max_position_embeddings`, by `long_factor`; cosines and sines are multiplied by a
-//!   factor too. A cache that grows beyond that length would contain keys of both kinds.
-//!   Transformers drops it and recomputes all keys; here, positions end at that length.
+//!   factor too. A cache that grows beyond that length would contain keys of both kinds. For some
+//!   families, Transformers drops it once and recomputes all keys ([`LongFrequencies`]); for the
+//!   others, positions end at that length here.
 
 use serde_json::Value;
 
@@ -30,8 +31,19 @@ pub struct RotarySpec {
     pub factor: f32,
     /// Which elements form a pair.
     pub pairs: Pairs,
+    /// Other frequencies, for longer sequences.
+    pub long: Option<LongFrequencies>,
     /// The number of positions with these frequencies, and the reason for the limit.
     limit: Option<(usize, &'static str)>,
+}
+
+/// Frequencies for all positions of a sequence that's longer than a given length.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LongFrequencies {
+    /// One frequency per rotated pair.
+    pub inv_freq: Vec<f32>,
+    /// The length up to which the others are used.
+    pub beyond: usize,
 }
 
 /// Which elements of a head form a rotated pair.
@@ -50,6 +62,7 @@ impl RotarySpec {
             inv_freq: frequencies(theta, dim).collect(),
             factor: 1.0,
             pairs,
+            long: None,
             limit: None,
         }
     }
@@ -60,6 +73,13 @@ impl RotarySpec {
             Some((limit, reason)) if limit <= positions => (limit, Some(reason)),
             _ => (positions, None),
         }
+    }
+
+    /// These frequencies for at most `positions` positions: without other frequencies that no
+    /// sequence would be long enough for.
+    pub fn up_to(mut self, positions: usize) -> Self {
+        self.long = self.long.filter(|long| long.beyond < positions);
+        self
     }
 
     /// Number of rotated elements of a head.
@@ -80,6 +100,8 @@ pub struct RopeDefaults {
     pub pairs: Pairs,
     /// Default of `original_max_position_embeddings`; `None` means `max_position_embeddings`.
     pub original: Option<usize>,
+    /// Whether generation recomputes all keys where `longrope` changes its frequencies.
+    pub recomputes: bool,
 }
 
 impl Default for RopeDefaults {
@@ -89,14 +111,14 @@ impl Default for RopeDefaults {
             partial: None,
             pairs: Pairs::Halves,
             original: None,
+            recomputes: false,
         }
     }
 }
 
 /// Reasons why positions end.
 const DYNAMIC: &str = "beyond them a `dynamic` rotary embedding changes with every token";
-const LONGROPE: &str =
-    "beyond them `longrope` uses `long_factor`, so every cached key would have to be recomputed";
+const LONGROPE: &str = "beyond them `longrope` uses `long_factor`, and Transformers keeps the cached keys of this family as they are";
 
 const TYPES: &str = "one of default, linear, dynamic, llama3, yarn, longrope";
 
@@ -162,7 +184,8 @@ pub fn with_parameters(
         };
         reading.apply(&mut spec)?;
     }
-    if !spec.inv_freq.iter().all(|f| f.is_finite()) || !spec.factor.is_finite() {
+    let long = spec.long.iter().flat_map(|long| &long.inv_freq);
+    if !spec.inv_freq.iter().chain(long).all(|f| f.is_finite()) || !spec.factor.is_finite() {
         let key = match parameters.is_some() {
             true if config.get("rope_parameters").is_some() => "rope_parameters",
             _ => "rope_theta",
@@ -295,7 +318,7 @@ impl Scaling<'_> {
 
     fn longrope(&self, spec: &mut RotarySpec) -> Result<(), ConfigError> {
         let short = self.factors("short_factor")?;
-        self.factors("long_factor")?;
+        let long = self.factors("long_factor")?;
         let original = self.original()?;
         let factor = match positive(self.parameters, "factor")? {
             Some(factor) => factor,
@@ -306,11 +329,22 @@ impl Scaling<'_> {
             None if factor <= 1.0 => 1.0,
             None => (1.0 + factor.ln() / (original as f64).ln()).sqrt() as f32,
         };
-        spec.inv_freq = powers(self.theta, self.dim)
-            .zip(short)
-            .map(|(power, factor)| 1.0 / (factor * power))
-            .collect();
-        spec.limit = Some((original, LONGROPE));
+        let divided = |factors: Vec<f32>| {
+            let powers = powers(self.theta, self.dim).zip(factors);
+            powers
+                .map(|(power, factor)| 1.0 / (factor * power))
+                .collect()
+        };
+        spec.inv_freq = divided(short);
+        match self.defaults.recomputes {
+            true => {
+                spec.long = Some(LongFrequencies {
+                    inv_freq: divided(long),
+                    beyond: original,
+                });
+            }
+            false => spec.limit = Some((original, LONGROPE)),
+        }
         Ok(())
     }
 

@@ -4,7 +4,9 @@
 //! (`model.layers.0.self_attn.q_proj`), and `source`, the module path in the checkpoint whose
 //! tensors it uses. They differ for replicated layers, and for a head that's tied to the embedding.
 
-use super::{Arrangement, Attention, Embedding, Linear, Mlp, Module, Norm};
+use super::{
+    Arrangement, Attention, Embedding, Linear, Mlp, Module, Norm, Position, PromptAttention,
+};
 use crate::json::{ConfigError, JsonObject};
 
 /// A decoder-only language model.
@@ -154,6 +156,23 @@ impl DecoderSpec {
         }
     }
 
+    /// Whether a prompt must be run as a whole: its tokens attend to all others.
+    pub fn takes_whole_prompts(&self) -> bool {
+        let mut layers = self.layers.iter();
+        layers.any(|layer| layer.attention.prompt == PromptAttention::Whole)
+    }
+
+    /// The length beyond which all keys of a sequence are computed with other frequencies, if it
+    /// has one.
+    pub fn frequencies_change_beyond(&self) -> Option<usize> {
+        self.layers
+            .iter()
+            .find_map(|layer| match &layer.attention.position {
+                Position::Rotary(rotary) => rotary.long.as_ref().map(|long| long.beyond),
+                Position::Alibi(_) | Position::None => None,
+            })
+    }
+
     /// The factor for the embedding table's rows, if there's one.
     pub fn row_scale(&self) -> Option<f64> {
         match self.embedding_scale {
@@ -217,8 +236,8 @@ impl DecoderSpec {
             let attention = &layer.attention;
             all.extend(attention.linears().into_iter().map(Linear::module));
             if let Some([query, key]) = &attention.query_key_norms {
-                all.push(query.module(attention.num_attention_heads));
-                all.push(key.module(attention.num_key_value_heads));
+                all.extend(query.modules(attention.num_attention_heads));
+                all.extend(key.modules(attention.num_key_value_heads));
             }
             all.extend(layer.mlp.linears().into_iter().map(Linear::module));
             all.extend(layer.mlp.routed());

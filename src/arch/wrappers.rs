@@ -18,7 +18,7 @@ use table::TEXT_MODELS;
 pub use table::WRAPPERS;
 
 use super::families::{self, FAMILIES, Family};
-use super::{DecoderSpec, Tower};
+use super::{DecoderSpec, PromptAttention, Tower};
 use crate::json::check::nearest_three;
 use crate::json::{ConfigError, JsonObject};
 
@@ -40,6 +40,8 @@ pub struct Wrapper {
     /// Whether the text model's logit scale and soft cap apply. Most wrapper classes apply only the
     /// head.
     adjusts_logits: bool,
+    /// What a prompt of text alone attends to.
+    prompt: PromptAttention,
     /// Why it isn't supported; `None` if it is.
     pub refused: Option<&'static str>,
 }
@@ -135,15 +137,21 @@ impl Wrapper {
             Some(known) => known.complete(text),
             None => with_defaults(text, family.nested_defaults.unwrap_or("{}")),
         };
-        // Attention is causal in prompts without images.
-        if text.json().get("use_bidirectional_attention") == Some(&"vision".into()) {
-            text = text.with("use_bidirectional_attention", false.into());
+        // With `vision`, attention is causal in prompts without images. Where prompts are seen as a
+        // whole, Transformers follows the processor's token types, not this key.
+        const BOTH_WAYS: &str = "use_bidirectional_attention";
+        let of_images = text.json().get(BOTH_WAYS) == Some(&"vision".into());
+        if of_images || self.prompt == PromptAttention::Whole {
+            text = text.with(BOTH_WAYS, false.into());
         }
         let tied = self.is_tied(config, &text)?;
         let mut spec = (family.read)(&text.with("tie_word_embeddings", tied.into()))?;
         spec.model_type = self.model_type.to_owned();
         if !self.adjusts_logits {
             (spec.logit_scale, spec.logit_softcap) = (None, None);
+        }
+        for layer in &mut spec.layers {
+            layer.attention.prompt = self.prompt;
         }
         self.enclose(&mut spec);
         Ok(spec)
@@ -314,9 +322,19 @@ mod tests {
     }
 
     #[test]
-    fn wrappers_that_are_not_causal_for_text_are_refused() {
-        let paligemma = read(json!({"model_type": "paligemma", "text_config": {}}));
-        assert!(paligemma.unwrap_err().to_string().contains("directions"));
+    fn the_prompts_of_paligemma_are_seen_as_a_whole() {
+        let whole = |model_type: &str, text: Value| {
+            let config = json!({"model_type": model_type, "text_config": text});
+            read(config).unwrap().takes_whole_prompts()
+        };
+        assert!(whole("paligemma", json!({})));
+        let second = json!({"model_type": "gemma2", "use_bidirectional_attention": true});
+        assert!(whole("paligemma", second));
+        assert!(!whole("llava", json!({})));
+    }
+
+    #[test]
+    fn towers_that_are_not_causal_for_text_are_refused() {
         let gemma = |value: Value| {
             let text = json!({"use_bidirectional_attention": value});
             read(json!({"model_type": "gemma3", "text_config": text}))

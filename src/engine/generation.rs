@@ -60,6 +60,15 @@ impl DecoderEngine {
         Ok(())
     }
 
+    /// The number of tokens that a prompt's first run has at least, of `added` in all: where the
+    /// length of a sequence decides how keys are computed, its first run must already be as long.
+    fn least_first_chunk(&self, added: usize) -> usize {
+        match self.keys_change_beyond {
+            Some(last) if self.length + added > last => (last + 1).saturating_sub(self.length),
+            _ => 0,
+        }
+    }
+
     /// Binds the virtual tokens (if `rows`), or an empty tensor, to every session.
     fn bind_prompt(&mut self, rows: bool) -> Result<(), EngineError> {
         let Some(prompt) = &self.adapter.prompt else {
@@ -106,13 +115,19 @@ impl Engine for DecoderEngine {
         }
         self.length = self.prefix;
         self.check(prompt_ids, self.virtual_tokens + prompt_ids.len())?;
+        if self.keys_change_beyond.is_some() {
+            self.history.clear();
+            self.history.extend_from_slice(prompt_ids);
+        }
         let mut before = self.virtual_tokens;
         let mut rest = prompt_ids;
+        let mut least = self.least_first_chunk(before + rest.len());
         self.bind_prompt(true)?;
         self.bind_active_from(prompt_ids)?;
         loop {
             // Virtual tokens are in the first chunk, together with at least one token.
-            let size = self.sessions.next_chunk(before + rest.len());
+            let size = self.sessions.next_chunk(before + rest.len()).max(least);
+            least = 0;
             let (chunk, others) = rest.split_at(size.saturating_sub(before).clamp(1, rest.len()));
             let token = self.run(chunk, before)?;
             if before > 0 {
@@ -128,6 +143,13 @@ impl Engine for DecoderEngine {
 
     fn decode(&mut self, token: u32) -> Result<u32, EngineError> {
         self.check(&[token], 1)?;
+        if let Some(last) = self.keys_change_beyond {
+            self.history.push(token);
+            if self.length == last {
+                let all = std::mem::take(&mut self.history);
+                return self.prefill(&all);
+            }
+        }
         match self.captured {
             Some(_) => self.run_captured(token),
             None => self.run(&[token], 0),

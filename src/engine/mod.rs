@@ -74,6 +74,10 @@ pub struct DecoderEngine {
     /// Number of cache rows that a trained prefix fills.
     prefix: usize,
     virtual_tokens: usize,
+    /// The length beyond which all keys of a sequence are computed differently.
+    keys_change_beyond: Option<usize>,
+    /// The tokens so far, if they may have to be run again.
+    history: Vec<u32>,
     /// Number of cache rows in use.
     length: usize,
     max_length: usize,

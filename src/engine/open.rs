@@ -128,7 +128,7 @@ impl DecoderEngine {
             None => None,
         };
         let adapter = manifest.adapter.as_ref();
-        let whole = adapter.is_some_and(|adapter| adapter.whole_calls);
+        let whole = manifest.whole_prompts || adapter.is_some_and(|adapter| adapter.whole_calls);
         let mut sessions = Sessions::open(
             runtime,
             &name,
@@ -198,6 +198,8 @@ impl DecoderEngine {
             vocab_size: manifest.vocab_size,
             prefix,
             virtual_tokens,
+            keys_change_beyond: manifest.frequencies_change_beyond,
+            history: Vec::new(),
             length: prefix,
             max_length: options.max_length,
             batch_size: options.batch_size,

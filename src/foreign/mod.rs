@@ -59,6 +59,8 @@ pub fn read(path: &Path) -> Result<PreparedVariant, ForeignError> {
         vocab_size: found.vocab_size,
         max_position_embeddings: fixed.map_or(positions, |fixed| fixed.min(positions)),
         positions_end: None,
+        whole_prompts: false,
+        frequencies_change_beyond: None,
         embedding_dim: config.hidden_size.unwrap_or(0),
         cache: found
             .graphs

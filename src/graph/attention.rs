@@ -186,6 +186,7 @@ fn rotate(
     (heads, head_dim): (usize, usize),
 ) -> Value {
     let rotary_tables = tables.rotary(graph, rotary);
+    let first_row = tables.first_row(graph, rotary, lengths);
     let mut attrs = vec![("num_heads", Attr::Int(heads as i64))];
     if rotary.dim() != head_dim {
         attrs.push(("rotary_embedding_dim", Attr::Int(rotary.dim() as i64)));
@@ -197,7 +198,7 @@ fn rotate(
         "RotaryEmbedding",
         &format!("/{name}/RotaryEmbedding"),
         // A single position is that of the first token; the others follow.
-        &[x, &lengths.past, &rotary_tables.cos, &rotary_tables.sin],
+        &[x, &first_row, &rotary_tables.cos, &rotary_tables.sin],
         &attrs,
     )
 }
@@ -241,6 +242,7 @@ fn added(
 fn rotates_inside(graph: &GraphBuilder, attention: &Attention, rotary: &RotarySpec) -> bool {
     let sizes = [attention.head_dim, rotary.dim()];
     graph.attention_operator() == AttentionOperator::GroupQuery
+        && rotary.long.is_none()
         && sizes
             .iter()
             .all(|size| size.is_multiple_of(ROTARY_MULTIPLE))
@@ -263,6 +265,9 @@ fn projected(
             match rows {
                 FusedRows::Kinds => Inputs::Joined(joined),
                 FusedRows::Groups => Inputs::Three(split_groups(graph, attention, path, &joined)),
+                FusedRows::Blocks(blocks) => {
+                    Inputs::Three(split_blocks(graph, attention, path, &joined, *blocks))
+                }
             }
         }
     }
@@ -402,6 +407,33 @@ fn split_groups(
         let part_name = format!("{name}/{}", names.next().unwrap_or(""));
         graph.reshape(&part_name, &part, &[0, 0, width as i64])
     })
+}
+
+/// Splits queries, keys and values if the rows are in `blocks` of equal size: queries, values and
+/// keys of each.
+fn split_blocks(
+    graph: &mut GraphBuilder,
+    attention: &Attention,
+    path: &str,
+    qkv: &Value,
+    blocks: usize,
+) -> [Value; 3] {
+    let width = attention.num_attention_heads * attention.head_dim;
+    let block = width / blocks;
+    let name = format!("/{path}/self_attn");
+    let shape = [0, 0, blocks as i64, 3 * block as i64];
+    let joined = graph.reshape(&format!("{name}/blocks"), qkv, &shape);
+    let parts = ["query", "value", "key"].map(|part| format!("{name}/{part}/blocks"));
+    let split = graph.split(&format!("{name}/Split"), &joined, -1, [block; 3], parts);
+    let mut whole = |part: &str, of: &Value| {
+        graph.reshape(&format!("{name}/{part}"), of, &[0, 0, width as i64])
+    };
+    let [query, value, key] = &split;
+    [
+        whole("query", query),
+        whole("key", key),
+        whole("value", value),
+    ]
 }
 
 /// Pads every head of `[batch, sequence, heads * from]` with zeros, or truncates it, to

@@ -5,7 +5,7 @@
 use super::alibi::alibi_row;
 use super::builder::{GraphBuilder, Value};
 use super::lengths::Lengths;
-use crate::arch::{Attention, Position};
+use crate::arch::{Attention, Position, PromptAttention};
 
 /// The mask of a hidden position; no score comes near it. It isn't minus infinity, since kernels
 /// that process positions in blocks compute `-inf - (-inf)`, a NaN, if a whole block is hidden.
@@ -15,9 +15,17 @@ const HIDDEN: f32 = -1e30;
 #[derive(Debug, Default)]
 pub struct Masks {
     places: Option<Places>,
-    /// The masks by attention window.
-    made: Vec<(Option<usize>, Value)>,
+    made: Vec<(Kind, Value)>,
+    /// The masks for `GroupQueryAttention`, by window.
+    after_prompt: Vec<(usize, Value)>,
     alibi: Option<Value>,
+}
+
+/// What distinguishes masks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Kind {
+    window: Option<usize>,
+    prompt: PromptAttention,
 }
 
 /// Positions, i64.
@@ -41,23 +49,53 @@ impl Masks {
     ) -> Value {
         let made = &mut self.places;
         let places = made.get_or_insert_with(|| places(graph, lengths, cache));
-        let window = attention.window;
-        let mask = match self.made.iter().find(|(of, _)| *of == window) {
+        let kind = Kind {
+            window: attention.window,
+            prompt: attention.prompt,
+        };
+        let mask = match self.made.iter().find(|(of, _)| *of == kind) {
             Some((_, mask)) => mask.clone(),
             None => {
-                let mask = visible(graph, window, places);
-                self.made.push((window, mask.clone()));
+                let mask = visible(graph, kind, places, lengths);
+                self.made.push((kind, mask.clone()));
                 mask
             }
         };
-        let Position::Alibi(slopes) = &attention.position else {
+        let Position::Alibi(alibi) = &attention.position else {
             return mask;
         };
         let made = self.alibi.get_or_insert_with(|| {
-            let row = alibi_row(graph, slopes, &places.keys);
+            let row = alibi_row(graph, alibi, &places.keys);
             graph.add("/alibi/Add", &row, &mask)
         });
         made.clone()
+    }
+}
+
+impl Masks {
+    /// A bias for `GroupQueryAttention` that isn't causal, `[1, 1, sequence, total]`: it hides what
+    /// is outside of the window, except in the run of a prompt.
+    pub fn after_prompt(
+        &mut self,
+        graph: &mut GraphBuilder,
+        window: usize,
+        lengths: &Lengths,
+    ) -> Value {
+        if let Some((_, mask)) = self.after_prompt.iter().find(|(of, _)| *of == window) {
+            return mask.clone();
+        }
+        let name = format!("/mask/after_prompt/{window}");
+        let zero = graph.constant_i64("zero", &[0], false);
+        let keys = graph.range(&format!("{name}/keys"), &zero, &lengths.total);
+        let queries = graph.range(&format!("{name}/queries"), &lengths.past, &lengths.total);
+        let queries = graph.reshape(&format!("{name}/queries/column"), &queries, &[-1, 1]);
+        let near = near(graph, &name, window, &Places { keys, queries });
+        let seen = or_in_prompt(graph, &name, &near, lengths);
+        let made = mask(graph, &format!("{name}/Where"), &seen);
+        let axes = graph.constant_i64(&format!("{name}/axes"), &[0, 1], false);
+        let made = graph.op("Unsqueeze", &name, &[&made, &axes], &[]);
+        self.after_prompt.push((window, made.clone()));
+        made
     }
 }
 
@@ -71,22 +109,51 @@ fn places(graph: &mut GraphBuilder, lengths: &Lengths, cache: &Value) -> Places 
 }
 
 /// The mask without ALiBi. A query sees its own position and those before it, at most `window` in
-/// all.
-fn visible(graph: &mut GraphBuilder, window: Option<usize>, places: &Places) -> Value {
+/// all; or the whole prompt.
+fn visible(graph: &mut GraphBuilder, kind: Kind, places: &Places, lengths: &Lengths) -> Value {
     let Places { keys, queries } = places;
-    let name = match window {
-        None => "/mask".to_owned(),
-        Some(window) => format!("/mask/{window}"),
+    let name = match (kind.window, kind.prompt) {
+        (None, PromptAttention::Causal) => "/mask".to_owned(),
+        (None, PromptAttention::Whole) => "/mask/whole".to_owned(),
+        (Some(window), PromptAttention::Causal) => format!("/mask/{window}"),
+        (Some(window), PromptAttention::Whole) => format!("/mask/whole/{window}"),
     };
     let at = |part: &str| format!("{name}/{part}");
-    let mut seen = graph.op("LessOrEqual", &at("LessOrEqual"), &[keys, queries], &[]);
-    if let Some(window) = window {
-        let width = graph.constant_i64(&at("width"), &[window as i64], false);
-        let ends = graph.add(&at("keys/Add"), keys, &width);
-        let near = graph.op("Greater", &at("Greater"), &[&ends, queries], &[]);
+    let mut seen = match kind.prompt {
+        PromptAttention::Causal => {
+            graph.op("LessOrEqual", &at("LessOrEqual"), &[keys, queries], &[])
+        }
+        PromptAttention::Whole => graph.op("Less", &at("Less"), &[keys, &lengths.total], &[]),
+    };
+    if let Some(window) = kind.window {
+        let mut near = near(graph, &name, window, places);
+        if kind.prompt == PromptAttention::Whole {
+            near = or_in_prompt(graph, &name, &near, lengths);
+        }
         seen = graph.op("And", &at("And"), &[&seen, &near], &[]);
     }
+    mask(graph, &name, &seen)
+}
+
+/// Whether a key is in the window of a query, or after it.
+fn near(graph: &mut GraphBuilder, name: &str, window: usize, places: &Places) -> Value {
+    let at = |part: &str| format!("{name}/{part}");
+    let width = graph.constant_i64(&at("width"), &[window as i64], false);
+    let ends = graph.add(&at("keys/Add"), &places.keys, &width);
+    graph.op("Greater", &at("Greater"), &[&ends, &places.queries], &[])
+}
+
+/// `seen`, or everything in the run of a prompt, before which nothing is cached.
+fn or_in_prompt(graph: &mut GraphBuilder, name: &str, seen: &Value, lengths: &Lengths) -> Value {
+    let zero = graph.constant_i64("zero", &[0], false);
+    let inputs = [&lengths.past, &zero];
+    let first = graph.op("Equal", &format!("{name}/is_prompt"), &inputs, &[]);
+    graph.op("Or", &format!("{name}/Or"), &[seen, &first], &[])
+}
+
+/// Adds to scores: 0 where `seen`.
+fn mask(graph: &mut GraphBuilder, name: &str, seen: &Value) -> Value {
     let zero = graph.filled("mask.seen", &[], 0.0);
     let hidden = graph.filled("mask.hidden", &[], HIDDEN);
-    graph.op("Where", &name, &[&seen, &zero, &hidden], &[])
+    graph.op("Where", name, &[seen, &zero, &hidden], &[])
 }

@@ -40,19 +40,34 @@ pub fn norm_of_heads(
     let shape = [0, 0, heads as i64, head_dim as i64];
     let split = graph.reshape(&format!("{name}/split_heads"), x, &shape);
     let normed = match over {
-        NormOver::HeadWithOwnWeight => {
+        NormOver::HeadWithOwnWeight | NormOver::HeadWithOwnModule => {
             // The operator supports only one weight for all heads.
             let plain = Norm {
                 kind: NormKind::LayerWithoutParameters,
                 ..norm.clone()
             };
             let normed = named(graph, &format!("{name}/heads"), &plain, &split);
-            let weight = graph.parameter(&format!("{}.weight", norm.path));
+            let weight = match over {
+                NormOver::HeadWithOwnModule => weights_of_heads(graph, norm, heads),
+                _ => graph.parameter(&format!("{}.weight", norm.path)),
+            };
             graph.mul(&format!("{name}/Mul"), &normed, &weight)
         }
         _ => named(graph, &format!("{name}/heads"), norm, &split),
     };
     graph.reshape(&name, &normed, &[0, 0, (heads * head_dim) as i64])
+}
+
+/// The weights of the heads' own modules, `[heads, head_dim]`. ONNX Runtime joins them when it
+/// opens the session.
+fn weights_of_heads(graph: &mut GraphBuilder, norm: &Norm, heads: usize) -> Value {
+    let own = |head| format!("{}.weight", HeadNorm::of_head(&norm.path, head));
+    let weights: Vec<Value> = (0..heads).map(|head| graph.parameter(&own(head))).collect();
+    let weights: Vec<&Value> = weights.iter().collect();
+    let name = format!("/{}/weights", norm.path);
+    let attrs = [("axis", Attr::Int(0))];
+    let joined = graph.op("Concat", &format!("{name}/Concat"), &weights, &attrs);
+    graph.reshape(&name, &joined, &[heads as i64, norm.size as i64])
 }
 
 /// Adds `sum = x + update` and `norm(sum)` as one node. Returns `(sum, norm(sum))`.

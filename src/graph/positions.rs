@@ -1,18 +1,23 @@
 //! Position information: rotary tables, learned position embeddings, ALiBi.
 
 use super::alibi::alibi;
-use super::builder::{Dim, GraphBuilder, Value};
+use super::builder::{Attr, Dim, GraphBuilder, Value};
 use super::lengths::Lengths;
 use super::mask::Masks;
 use super::pass::{ACTIVE_FROM_INPUT, ROTARY_LENGTH};
 use super::proto::{element, element_type};
-use crate::arch::RotarySpec;
+use crate::arch::{Alibi, RotarySpec};
+
+/// The name of the row that a new sequence's first token has in tables of two kinds.
+pub const FIRST_ROW: &str = "/rotary/first_row";
 
 /// The tables that layers share. Each is added to the graph on its first use.
 #[derive(Debug)]
 pub struct PositionTables {
     max_positions: usize,
     rotary: Vec<(RotarySpec, RotaryTables)>,
+    /// The first rows of the tables, by the length beyond which frequencies change.
+    first_rows: Vec<(usize, Value)>,
     alibi: Option<Value>,
     /// Masks for [`AttentionOperator::Standard`](super::AttentionOperator).
     pub masks: Masks,
@@ -24,6 +29,7 @@ impl PositionTables {
         Self {
             max_positions,
             rotary: Vec::new(),
+            first_rows: Vec::new(),
             alibi: None,
             masks: Masks::default(),
         }
@@ -43,13 +49,42 @@ impl PositionTables {
         tables
     }
 
+    /// The row of the tables for the first new token, i64 `[1]`; the others follow.
+    pub fn first_row(
+        &mut self,
+        graph: &mut GraphBuilder,
+        spec: &RotarySpec,
+        lengths: &Lengths,
+    ) -> Value {
+        let Some(long) = &spec.long else {
+            return lengths.past.clone();
+        };
+        if let Some((_, row)) = self.first_rows.iter().find(|(of, _)| *of == long.beyond) {
+            return row.clone();
+        }
+        let name = match self.first_rows.len() {
+            0 => FIRST_ROW.to_owned(),
+            number => format!("{FIRST_ROW}.{number}"),
+        };
+        let beyond = graph.constant_i64(&format!("{name}/beyond"), &[long.beyond as i64], false);
+        let inputs = [&lengths.total, &beyond];
+        let is_long = graph.op("Greater", &format!("{name}/Greater"), &inputs, &[]);
+        let zero = graph.constant_i64("zero.scalar", &[0], true);
+        let length = rotary_length(graph, self.max_positions);
+        let inputs = [&is_long, &length, &zero];
+        let skipped = graph.op("Where", &format!("{name}/Where"), &inputs, &[]);
+        let row = graph.add(&name, &lengths.past, &skipped);
+        self.first_rows.push((long.beyond, row.clone()));
+        row
+    }
+
     /// The ALiBi bias on scores, `[1, heads, sequence, total]`. It depends on the key's position
     /// only: the query's part is the same for all keys of a row, and cancels in the softmax.
-    pub fn alibi(&mut self, graph: &mut GraphBuilder, slopes: &[f32], lengths: &Lengths) -> Value {
+    pub fn alibi(&mut self, graph: &mut GraphBuilder, spec: &Alibi, lengths: &Lengths) -> Value {
         if let Some(made) = &self.alibi {
             return made.clone();
         }
-        let bias = alibi(graph, slopes, lengths);
+        let bias = alibi(graph, spec, lengths);
         self.alibi = Some(bias.clone());
         bias
     }
@@ -70,7 +105,8 @@ pub fn active_mask(graph: &mut GraphBuilder, lengths: &Lengths) -> Value {
     graph.reshape("/active/mask", &mask, &[0, 0, 1])
 }
 
-/// Tables of cosines and sines, each `[positions, pairs]`.
+/// Tables of cosines and sines, each `[positions, pairs]`. With two kinds of frequencies, they have
+/// the rows of one kind, then those of the other.
 #[derive(Debug, Clone)]
 pub struct RotaryTables {
     /// Cosines.
@@ -91,16 +127,24 @@ fn rotary_tables(
     let at = |part: &str| format!("/{name}/{part}");
     let zero = graph.constant_i64("zero.scalar", &[0], true);
     let step = graph.constant_i64("one.scalar", &[1], true);
-    let limit = graph.constant_i64(ROTARY_LENGTH, &[max_positions as i64], true);
+    let limit = rotary_length(graph, max_positions);
     let range = graph.op("Range", &at("Range"), &[&zero, &limit, &step], &[]);
     let range = graph.cast(&at("Range/float32"), &range, element::FLOAT32);
     let positions = graph.reshape(&at("positions"), &range, &[-1, 1]);
     let pairs = rotary.inv_freq.len();
-    let inv_freq = format!("{name}.inv_freq");
-    let inv_freq = graph.constant_f32(&inv_freq, &[1, pairs], &rotary.inv_freq);
-    let angles = graph.mul(&at("angles"), &positions, &inv_freq);
+    let mut angles = |part: &str, inv_freq: &[f32]| {
+        let own = format!("{name}.{part}inv_freq");
+        let inv_freq = graph.constant_f32(&own, &[1, pairs], inv_freq);
+        graph.mul(&at(&format!("{part}angles")), &positions, &inv_freq)
+    };
+    let mut all = angles("", &rotary.inv_freq);
+    if let Some(long) = &rotary.long {
+        let long = angles("long.", &long.inv_freq);
+        let attrs = [("axis", Attr::Int(0))];
+        all = graph.op("Concat", &at("both_angles"), &[&all, &long], &attrs);
+    }
     let mut table = |op: &str, cache: &str| {
-        let mut made = graph.op(op, &at(op), &[&angles], &[]);
+        let mut made = graph.op(op, &at(op), &[&all], &[]);
         if rotary.factor != 1.0 {
             let factor = graph.constant_f32(&format!("{name}.factor"), &[], &[rotary.factor]);
             made = graph.mul(&at(&format!("{op}/Mul")), &made, &factor);
@@ -111,6 +155,11 @@ fn rotary_tables(
         cos: table("Cos", "cos_cache"),
         sin: table("Sin", "sin_cache"),
     }
+}
+
+/// The number of positions that tables have, an i64 scalar.
+fn rotary_length(graph: &mut GraphBuilder, max_positions: usize) -> Value {
+    graph.constant_i64(ROTARY_LENGTH, &[max_positions as i64], true)
 }
 
 /// Adds the new tokens' position embeddings from the learned table `path`:

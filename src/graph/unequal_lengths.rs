@@ -16,6 +16,7 @@
 //! before it lowers a graph ([`for_one_length`]).
 
 use super::lengths::{PAST, TOTAL};
+use super::positions::FIRST_ROW;
 use super::proto::{Attribute, Graph, Model, Node, Tensor, element};
 
 /// The constant of [`GraphBuilder::last_position`](super::GraphBuilder::last_position).
@@ -62,7 +63,7 @@ pub fn for_unequal_lengths(model: &mut Model, vocab_size: usize) {
             node.input = vec![node.input[0].clone(), places];
             node.attribute = vec![int("axis", 0)];
         }
-        if node.op_type == "RotaryEmbedding" {
+        if node.op_type == "RotaryEmbedding" || node.output[0].starts_with(FIRST_ROW) {
             replace(node, PAST, POSITIONS);
         }
         replace(node, IDS, KNOWN_IDS);

@@ -5,6 +5,7 @@ mod find_tensor;
 pub mod hub;
 mod id;
 mod stacked_experts;
+mod stored_widths;
 pub mod synthetic;
 mod tokenizer;
 
@@ -129,6 +130,7 @@ impl BaseModel {
         store.refuse_empty("model")?;
         arch::locate(&mut spec, &store)?;
         stacked_experts::find_each_expert(&spec, &mut store)?;
+        stored_widths::take_stored(&mut spec, &store);
         refuse_doubles(&spec, &store)?;
         tie_as_stored(&mut spec, &store);
         Ok(Self {

@@ -55,6 +55,10 @@ use genai::SpecialTokens;
 /// The base's defaults for generation.
 const GENERATION: &str = "generation_config.json";
 
+/// Why a portable folder has fewer positions than its model.
+const FREQUENCIES: &str =
+    "beyond them every cached key would have to be computed again, which a plain loop doesn't do";
+
 /// Files of the base that state its license.
 const LICENSES: [&str; 6] = [
     "LICENSE",
@@ -241,6 +245,10 @@ impl<'a> Making<'a> {
         for_unequal_lengths(&mut model, manifest.vocab_size);
         self.put(GRAPH, &model.encode_to_vec())?;
         manifest.model_folder = HERE.into();
+        if let Some(beyond) = manifest.frequencies_change_beyond {
+            manifest.max_position_embeddings = manifest.max_position_embeddings.min(beyond);
+            manifest.positions_end = Some(FREQUENCIES.to_owned());
+        }
         if let Some(adapter) = &mut manifest.adapter {
             adapter.folder = HERE.into();
         }

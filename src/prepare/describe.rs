@@ -71,6 +71,8 @@ pub fn describe(
         vocab_size: spec.vocab_size,
         max_position_embeddings: spec.max_position_embeddings,
         positions_end: spec.positions_end.map(str::to_owned),
+        whole_prompts: spec.takes_whole_prompts(),
+        frequencies_change_beyond: spec.frequencies_change_beyond(),
         embedding_dim: spec.embed_tokens.embedding_dim,
         cache: spec
             .layers

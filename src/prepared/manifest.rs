@@ -65,6 +65,13 @@ pub struct Manifest {
     /// Why there are no more positions, if the model was made for more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub positions_end: Option<String>,
+    /// Whether a prompt's tokens attend to all others, so that it can't be split into chunks.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub whole_prompts: bool,
+    /// The length beyond which all keys of a sequence are computed with other frequencies of the
+    /// rotary embedding. When a sequence grows beyond it, what's cached must be computed again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frequencies_change_beyond: Option<usize>,
     /// Width of the token embedding.
     pub embedding_dim: usize,
     /// For each layer's cache: `(key and value heads, width of a head in the graph)`.

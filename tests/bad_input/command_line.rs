@@ -90,14 +90,9 @@ fn a_prompt_that_does_not_fit_is_refused() {
 #[test]
 fn positions_that_would_need_another_rotation_are_refused_with_the_reason() {
     let ids = vec!["5"; 60].join(",");
-    for (model, new_tokens, words) in [
-        ("phi3", "8", ["64", "longrope"]),
-        ("qwen3", "80", ["128", "dynamic"]),
-    ] {
-        let trial = Spoilt::new(model, "lora");
-        let outcome = trial.generate(&["--prompt-ids", &ids, "--max-new-tokens", new_tokens]);
-        trial.refused(&outcome, &words);
-    }
+    let trial = Spoilt::new("qwen3", "lora");
+    let outcome = trial.generate(&["--prompt-ids", &ids, "--max-new-tokens", "80"]);
+    trial.refused(&outcome, &["128", "dynamic"]);
 }
 
 #[test]

@@ -10,7 +10,7 @@
 use super::{DefaultTargets, Family, Shape};
 use crate::arch::heads::Heads;
 use crate::arch::{
-    Activation, Arrangement, Attention, DecoderSpec, Embedding, FusedRows, Layer, Linear,
+    Activation, Alibi, Arrangement, Attention, DecoderSpec, Embedding, FusedRows, Layer, Linear,
     MOST_LAYERS, Mlp, Norm, NormKind, Position, Projections, alibi, read,
 };
 use crate::json::{ConfigError, JsonObject};
@@ -54,7 +54,7 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     let epsilon = read::epsilon(config, "layer_norm_epsilon", 1e-5)?;
     let normed_residual = config.flag("apply_residual_connection_post_layernorm", false)?;
     let positions = config.optional_size("seq_length")?.unwrap_or(POSITIONS);
-    let position = Position::Alibi(alibi::bloom(heads.queries));
+    let position = Position::Alibi(Alibi::exact(alibi::bloom(heads.queries)));
 
     let norm = |path: String| Norm::new(path, hidden_size, NormKind::Layer, epsilon);
     let count = read::either(config, ["n_layer", "num_hidden_layers"]);

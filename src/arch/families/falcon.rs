@@ -5,7 +5,9 @@
 //!   grouped by head.
 //! - With `parallel_attn`, attention and MLP in parallel after one LayerNorm, or two with
 //!   `num_ln_in_parallel_attn` 2; else one after the other.
-//! - Rotary positions.
+//! - Rotary positions, or ALiBi with `alibi`: a bias that's always rounded to bfloat16, and divided
+//!   by the square root of a head's width. Transformers adds it once in fused attention (SDPA, the
+//!   default) and twice in eager attention; here it's added once.
 //! - Biases on all linear layers with `bias`.
 //!
 //! Source: `modeling_falcon.py`, Hugging Face Transformers.
@@ -14,8 +16,8 @@ use super::{DefaultTargets, Family, Shape};
 use crate::arch::heads::Heads;
 use crate::arch::rope::{self, RopeDefaults};
 use crate::arch::{
-    Activation, Arrangement, Attention, DecoderSpec, Embedding, FusedRows, Layer, Linear,
-    MOST_LAYERS, Mlp, Norm, NormKind, Position, Projections, read,
+    Activation, Alibi, Arrangement, Attention, DecoderSpec, Embedding, FusedRows, Layer, Linear,
+    MOST_LAYERS, Mlp, Norm, NormKind, Position, Projections, alibi, read,
 };
 use crate::json::{ConfigError, JsonObject};
 
@@ -23,8 +25,8 @@ use crate::json::{ConfigError, JsonObject};
 pub const FAMILY: Family = Family {
     model_type: "falcon",
     name: "Falcon",
-    special: "one key head, or fused projection by groups; parallel residual",
-    refused: "`alibi`; PREFIX_TUNING and CARTRIDGE with grouped keys",
+    special: "one key head, or fused projection by groups; parallel residual; ALiBi",
+    refused: "PREFIX_TUNING and CARTRIDGE with grouped keys",
     targets: DefaultTargets {
         ia3: &["query_key_value", "dense_4h_to_h"],
         ia3_feedforward: &["dense_4h_to_h"],
@@ -33,22 +35,31 @@ pub const FAMILY: Family = Family {
         ..DefaultTargets::alike(&["query_key_value"])
     },
     nested_defaults: None,
-    shapes: &[Shape {
-        name: "falcon-7b",
-        copies: Some("tiiuae/falcon-7b"),
-        parameters: 6_921_720_704,
-        config: r#"{"alibi": false, "architectures": ["FalconForCausalLM"], "bias": false,
+    shapes: &[
+        Shape {
+            name: "falcon-7b",
+            copies: Some("tiiuae/falcon-7b"),
+            parameters: 6_921_720_704,
+            config: r#"{"alibi": false, "architectures": ["FalconForCausalLM"], "bias": false,
             "hidden_size": 4544, "layer_norm_epsilon": 1e-05, "model_type": "falcon",
             "multi_query": true, "new_decoder_architecture": false, "num_attention_heads": 71,
             "num_hidden_layers": 32, "parallel_attn": true, "vocab_size": 65024}"#,
-    }],
+        },
+        Shape {
+            name: "falcon-rw-1b",
+            copies: Some("tiiuae/falcon-rw-1b"),
+            parameters: 1_311_625_216,
+            config: r#"{"alibi": true, "architectures": ["FalconForCausalLM"], "bias": true,
+                "hidden_size": 2048, "layer_norm_epsilon": 1e-05, "model_type": "falcon",
+                "multi_query": false, "new_decoder_architecture": false, "num_attention_heads": 32,
+                "num_hidden_layers": 24, "parallel_attn": false, "vocab_size": 50304}"#,
+        },
+    ],
     read: spec,
 };
 
 /// Reads the architecture from `config.json`.
 fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
-    let reason = "Transformers' eager and fused attention add it twice and once";
-    read::must_be_off(config, "alibi", reason)?;
     let hidden_size = config.size(read::either(config, ["hidden_size", "n_embed"]))?;
     let inner_size = config
         .optional_size("ffn_hidden_size")?
@@ -96,10 +107,23 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
         (false, true) => FusedRows::Kinds,
         _ => FusedRows::Groups,
     };
-    let rotary = rope::rotary(config, heads.width, &RopeDefaults::default())?;
     let positions = config
         .optional_size("max_position_embeddings")?
         .unwrap_or(2048);
+    let (position, (positions, positions_end)) = match config.flag("alibi", false)? {
+        true => {
+            let alibi = Alibi {
+                slopes: alibi::bloom(heads.queries),
+                rounded_times: Some(heads.scale() as f32),
+            };
+            (Position::Alibi(alibi), (positions, None))
+        }
+        false => {
+            let rotary = rope::rotary(config, heads.width, &RopeDefaults::default())?;
+            let most = rotary.most_positions(positions);
+            (Position::Rotary(rotary), most)
+        }
+    };
 
     let norm = |path: String| Norm::new(path, hidden_size, NormKind::Layer, epsilon);
     let layers = (0..config.size_up_to("num_hidden_layers", MOST_LAYERS)?)
@@ -112,7 +136,7 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
             let qkv = (heads.queries + 2 * heads.keys) * heads.width;
             Layer {
                 attention: Attention {
-                    position: Position::Rotary(rotary.clone()),
+                    position: position.clone(),
                     ..Attention::new(
                         heads,
                         Projections::Fused {
@@ -144,7 +168,6 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
         .collect();
     let embedding = Embedding::new("transformer.word_embeddings", vocab_size, hidden_size);
     let lm_head = read::head(config, true, &embedding, "lm_head", false)?;
-    let (positions, positions_end) = rotary.most_positions(positions);
     Ok(DecoderSpec {
         positions_end,
         base_prefix: "transformer.",

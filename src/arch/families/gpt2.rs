@@ -43,7 +43,7 @@ pub const FAMILY: Family = Family {
 };
 
 /// Reads the architecture from `config.json`.
-fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
+pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     let reason = "cross-attention has nothing to attend to";
     read::must_be_off(config, "add_cross_attention", reason)?;
     let hidden_size = config.size("n_embd")?;

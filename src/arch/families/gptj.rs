@@ -44,7 +44,7 @@ pub const FAMILY: Family = Family {
 };
 
 /// Reads the architecture from `config.json`.
-fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
+pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     let hidden_size = config.size("n_embd")?;
     let inner_size = config.optional_size("n_inner")?.unwrap_or(4 * hidden_size);
     let vocab_size = config.size("vocab_size")?;

@@ -206,6 +206,7 @@ pub fn decoder(config: &JsonObject, differences: &Differences) -> Result<Decoder
         .optional_size("max_position_embeddings")?
         .unwrap_or(differences.positions);
     let rotary = rope::rotary(config, heads.width, &differences.rope)?;
+    let rotary = rotary.up_to(max_position_embeddings);
     let bias = |bias: Bias| match bias {
         Bias::Never => Ok(false),
         Bias::Key(key, default) => config.flag(key, default),

@@ -1,12 +1,15 @@
 //! The supported families. Each has a file.
 
 mod bloom;
+mod codegen;
 mod cohere;
 mod falcon;
 mod gemma;
 mod gemma2;
 mod gemma3;
 mod gpt2;
+mod gpt_bigcode;
+mod gpt_neo;
 mod gpt_neox;
 mod gptj;
 mod granite;
@@ -92,7 +95,10 @@ pub const FAMILIES: &[&Family] = &[
     &olmoe::FAMILY,
     &opt::FAMILY,
     &gpt2::FAMILY,
+    &gpt_bigcode::FAMILY,
+    &gpt_neo::FAMILY,
     &gptj::FAMILY,
+    &codegen::FAMILY,
     &gpt_neox::FAMILY,
     &falcon::FAMILY,
     &bloom::FAMILY,

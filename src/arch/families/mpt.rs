@@ -2,7 +2,8 @@
 //!
 //! - ALiBi instead of positions; LayerNorm without bias; no biases at all.
 //! - Queries, keys and values in one projection, clamped to ± `clip_qkv`.
-//! - MLP of four times the hidden size, GELU.
+//! - MLP of `expansion_ratio` times the hidden size, GELU. Transformers ignores that key and makes it
+//!   four times as wide; a checkpoint's tensors decide.
 //!
 //! Transformers ignores several options that MPT's own code had; values that would change the
 //! result are refused.
@@ -12,7 +13,7 @@
 use super::{DefaultTargets, Family, Shape};
 use crate::arch::heads::Heads;
 use crate::arch::{
-    Activation, Arrangement, Attention, DecoderSpec, Embedding, FusedRows, Layer, Linear,
+    Activation, Alibi, Arrangement, Attention, DecoderSpec, Embedding, FusedRows, Layer, Linear,
     MOST_LAYERS, Mlp, Norm, NormKind, Position, Projections, alibi, read,
 };
 use crate::json::{ConfigError, JsonObject};
@@ -37,9 +38,14 @@ pub const FAMILY: Family = Family {
     read: spec,
 };
 
+/// The largest `expansion_ratio`.
+const WIDEST: usize = 1 << 10;
+
 /// Reads the architecture from `config.json`.
 fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     let hidden_size = config.size("d_model")?;
+    let ratio = config.optional_size_up_to("expansion_ratio", WIDEST)?;
+    let inner_size = ratio.unwrap_or(4) * hidden_size;
     let vocab_size = config.size("vocab_size")?;
     let heads = Heads::even(config, "n_heads", hidden_size)?;
     let epsilon = read::epsilon(config, "layer_norm_epsilon", 1e-5)?;
@@ -52,7 +58,7 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     };
     let clip = number("clip_qkv")?;
     let scale = number("softmax_scale")?.unwrap_or(heads.scale());
-    let position = Position::Alibi(alibi::mpt(heads.queries));
+    let position = Position::Alibi(Alibi::exact(alibi::mpt(heads.queries)));
 
     let norm = |path: String| Norm::new(path, hidden_size, NormKind::LayerWithoutBias, epsilon);
     let layers = (0..config.size_up_to("n_layers", MOST_LAYERS)?)
@@ -75,8 +81,8 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
                     )
                 },
                 mlp: Mlp::Plain {
-                    fc1: linear("ffn.up_proj", 4 * hidden_size, hidden_size),
-                    fc2: linear("ffn.down_proj", hidden_size, 4 * hidden_size),
+                    fc1: linear("ffn.up_proj", inner_size, hidden_size),
+                    fc2: linear("ffn.down_proj", hidden_size, inner_size),
                     activation: Activation::Gelu,
                 },
                 arrangement: Arrangement::before(norm(at("norm_1")), norm(at("norm_2"))),
@@ -102,9 +108,6 @@ fn refuse_others(config: &JsonObject) -> Result<(), ConfigError> {
     }
     if config.get("logit_scale").is_some() {
         return Err(config.refused("logit_scale", REASON));
-    }
-    if config.optional_size("expansion_ratio")?.unwrap_or(4) != 4 {
-        return Err(config.wrong("expansion_ratio", "4"));
     }
     if let Some(norm) = config.optional_text("norm_type")?
         && !norm.ends_with("layernorm")

@@ -2,7 +2,8 @@
 //!
 //! - `qkv_proj`: queries, keys and values; `gate_up_proj`: gate and up.
 //! - A window of `sliding_window` tokens, unless it's null.
-//! - `longrope`, which older configurations call `su` or `yarn`.
+//! - `longrope`, which older configurations call `su` or `yarn`. When a sequence grows beyond
+//!   `original_max_position_embeddings`, all its keys are computed again with other frequencies.
 //!
 //! Source: `modeling_phi3.py`, `configuration_phi3.py`, Hugging Face Transformers.
 
@@ -17,7 +18,7 @@ pub const FAMILY: Family = Family {
     model_type: "phi3",
     name: "Phi-3, Phi-3.5, Phi-4-mini",
     special: "fused projections, sliding window, `longrope`",
-    refused: "positions beyond `original_max_position_embeddings` with `longrope`",
+    refused: "",
     targets: DefaultTargets::NONE,
     nested_defaults: Some(
         r#"{"vocab_size": 32064, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32,
@@ -57,6 +58,7 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
         rope: RopeDefaults {
             partial: Some((1.0, "partial_rotary_factor")),
             original: Some(4096),
+            recomputes: true,
             ..RopeDefaults::default()
         },
         ..Differences::default()

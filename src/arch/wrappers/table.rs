@@ -1,6 +1,7 @@
 //! The multimodal models, and their text models that are no family of their own.
 
 use super::{Text, TextModel, Tied, Wrapper};
+use crate::arch::PromptAttention;
 
 const LANGUAGE_MODEL: &str = "model.language_model.";
 
@@ -12,6 +13,7 @@ const LLAVA: Wrapper = Wrapper {
     tied: Tied::Outside(false),
     may_be_flat: false,
     adjusts_logits: false,
+    prompt: PromptAttention::Causal,
     refused: None,
 };
 
@@ -156,11 +158,11 @@ pub const WRAPPERS: &[Wrapper] = &[
     },
     Wrapper {
         model_type: "paligemma",
-        name: "PaliGemma",
+        name: "PaliGemma, PaliGemma 2",
         text: Text::Usually("gemma"),
         tied: Tied::Outside(true),
         adjusts_logits: true,
-        refused: Some("prompt tokens attend in both directions"),
+        prompt: PromptAttention::Whole,
         ..LLAVA
     },
 ];

@@ -2,10 +2,13 @@
 //!
 
 use super::{Cache, Inputs, rotates_inside};
-use crate::arch::{Layer, Pairs, Position};
+use crate::arch::{Layer, Pairs, Position, PromptAttention};
 use crate::graph::builder::{Attr, GraphBuilder, Value};
 use crate::graph::lengths::Lengths;
 use crate::graph::positions::{PositionTables, RotaryTables};
+
+/// The place of the scores' bias among the node's inputs.
+const BIAS: usize = 10;
 
 /// Adds the node; `rows` are the lengths in
 /// [`Operands::GroupQuery`](crate::graph::lengths::Operands::GroupQuery). Returns the heads'
@@ -42,7 +45,10 @@ pub fn group_query(
         ),
         ("scale", Attr::Float(attention.scale as f32)),
     ];
-    if let Some(window) = attention.window {
+    let whole_prompt = attention.prompt == PromptAttention::Whole;
+    if whole_prompt {
+        attrs.push(("causal", Attr::Int(0)));
+    } else if let Some(window) = attention.window {
         attrs.push(("local_window_size", Attr::Int(window as i64)));
     }
     if let Some(cap) = attention.softcap {
@@ -59,12 +65,19 @@ pub fn group_query(
                 attrs.push(("rotary_interleaved", Attr::Int(1)));
             }
         }
-        Position::Alibi(slopes) => {
-            bias = tables.alibi(graph, slopes, lengths);
+        Position::Alibi(alibi) => {
+            bias = tables.alibi(graph, alibi, lengths);
             // The cosines, sines and position ids are absent.
             inputs.extend([&absent, &absent, &absent, &bias]);
         }
         Position::Rotary(_) | Position::None => {}
+    }
+    let hidden: Value;
+    if let (true, Some(window)) = (whole_prompt, attention.window) {
+        // The operator has windows for causal attention only.
+        hidden = tables.masks.after_prompt(graph, window, lengths);
+        inputs.resize(BIAS, &absent);
+        inputs.push(&hidden);
     }
     let name = format!("/{}/self_attn/GroupQueryAttention", layer.path);
     let [key, value] = &cache.present;
