@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::layout::Layout;
-use super::rope;
+use super::older_keys;
 use crate::arch::DecoderSpec;
 use crate::model::BaseModel;
 use crate::prepared::Manifest;
@@ -62,8 +62,8 @@ fn is_nested(base: &BaseModel) -> bool {
     base.spec.tower.is_some() && text.is_some_and(Value::is_object)
 }
 
-/// The base's `config.json` with so many layers and tokens, which older releases of Transformers
-/// read too.
+/// The base's `config.json` with this number of layers and this size of the vocabulary, and with the
+/// keys that older releases of Transformers read.
 fn with_size(base: &BaseModel, layers: usize, vocab_size: usize) -> Value {
     let mut config = base.config.json().clone();
     let text = match is_nested(base) {
@@ -76,7 +76,7 @@ fn with_size(base: &BaseModel, layers: usize, vocab_size: usize) -> Value {
     if vocab_size != base.spec.vocab_size {
         text["vocab_size"] = json!(vocab_size);
     }
-    rope::add_older_keys(text);
+    older_keys::add_older_keys(text);
     config
 }
 

@@ -159,7 +159,7 @@ impl<'a> Layout<'a> {
                 if packing.is_some() && packed.is_none() && is_linear && name == "weight" {
                     float.insert(module.stored_path(spec));
                 }
-                let name = format!("{}.{name}", module.stored_path(spec));
+                let name = format!("{}.{name}", known_path(module, spec));
                 tensors.push(Tensor {
                     packing: packed,
                     ..tensor(name.clone(), own_dtype, shape, values)
@@ -219,6 +219,15 @@ impl<'a> Layout<'a> {
     pub fn place_of<'b>(&'b self, name: &'b str) -> (&'b str, usize) {
         let place = self.places.get(name);
         place.map_or((name, 0), |(tensor, first)| (tensor, *first))
+    }
+}
+
+/// The module's name in a checkpoint that older releases of Transformers read too: before 5 they call
+/// the head of GPT-NeoX `embed_out`, and 5 still reads that.
+fn known_path(module: &Module, spec: &DecoderSpec) -> String {
+    match spec.model_type == "gpt_neox" && module.path == spec.lm_head.path {
+        true => "embed_out".to_owned(),
+        false => module.stored_path(spec),
     }
 }
 

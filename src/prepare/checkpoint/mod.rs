@@ -11,8 +11,8 @@
 mod config;
 mod folder;
 mod layout;
+mod older_keys;
 mod packed;
-mod rope;
 mod shards;
 #[cfg(test)]
 mod tests;

@@ -34,10 +34,20 @@ pub fn round(values: &[f32], columns: usize, bits: usize) -> Quantized {
                 let whole = place as i32;
                 (whole + i32::from(place - whole as f32 >= 0.5)) as u8
             };
-            let block = block.map(code);
+            // A plain loop: `map` of an array is a call for each value in a build like this one.
+            let mut rounded = [0_u8; BLOCK];
+            for (to, value) in rounded.iter_mut().zip(block) {
+                *to = code(value);
+            }
             match bits {
-                4 => codes.extend(block.as_chunks::<2>().0.iter().map(|[a, b]| a | (b << 4))),
-                _ => codes.extend(block),
+                4 => {
+                    let mut pairs = [0_u8; BLOCK / 2];
+                    for (pair, [a, b]) in pairs.iter_mut().zip(rounded.as_chunks::<2>().0) {
+                        *pair = a | (b << 4);
+                    }
+                    codes.extend_from_slice(&pairs);
+                }
+                _ => codes.extend_from_slice(&rounded),
             }
             scales.push(scale);
         }
