@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Linear, Module, ModuleKind};
+use super::{Linear, Mixture, Module};
 
 /// A multilayer perceptron.
 #[derive(Debug, Clone)]
@@ -27,21 +27,8 @@ pub enum Mlp {
         /// Applied to the gate.
         activation: Activation,
     },
-    /// A mixture of experts: the sum of the selected experts' outputs, each multiplied by the
-    /// router's weight.
-    Experts {
-        /// `[experts, hidden_size]`
-        router: Linear,
-        /// All experts of the layer.
-        experts: Vec<Expert>,
-        /// Number of experts that a token uses.
-        per_token: usize,
-        /// Whether the selected experts' weights, a softmax over all experts, are divided by their
-        /// sum.
-        normalised: bool,
-        /// Applied to each expert's gate.
-        activation: Activation,
-    },
+    /// A mixture of experts.
+    Experts(Mixture),
     /// `fc2(act(fc1(x)))`
     Plain {
         /// `[intermediate_size, hidden_size]`
@@ -51,19 +38,6 @@ pub enum Mlp {
         /// Applied between the two.
         activation: Activation,
     },
-}
-
-/// One of the MLPs that a router selects from: `down_proj(act(gate_proj(x)) * up_proj(x))`.
-/// Transformers keeps all experts of a layer in one tensor, so they aren't modules that an adapter
-/// could target.
-#[derive(Debug, Clone)]
-pub struct Expert {
-    /// `[intermediate_size, hidden_size]`
-    pub gate_proj: Linear,
-    /// `[intermediate_size, hidden_size]`
-    pub up_proj: Linear,
-    /// `[hidden_size, intermediate_size]`
-    pub down_proj: Linear,
 }
 
 /// An element-wise function.
@@ -98,38 +72,23 @@ impl Activation {
 }
 
 impl Mlp {
+    /// The mixture of experts, if it's one.
+    pub fn mixture(&self) -> Option<&Mixture> {
+        match self {
+            Self::Experts(mixture) => Some(mixture),
+            _ => None,
+        }
+    }
+
     /// The modules of its router and experts; empty without experts.
     pub(super) fn routed(&self) -> Vec<Module> {
-        let Self::Experts {
-            router,
-            experts,
-            per_token,
-            ..
-        } = self
-        else {
-            return Vec::new();
-        };
-        let module = |linear: &Linear, share: [usize; 2]| Module {
-            path: linear.path.clone(),
-            source: linear.source.clone(),
-            kind: ModuleKind::Routed {
-                in_features: linear.in_features,
-                out_features: linear.out_features,
-                share,
-            },
-        };
-        let share = [*per_token, experts.len()];
-        let inner = experts
-            .iter()
-            .flat_map(|expert| [&expert.gate_proj, &expert.up_proj, &expert.down_proj]);
-        let all = inner.map(|linear| module(linear, share));
-        [module(router, [1, 1])].into_iter().chain(all).collect()
+        self.mixture().map(Mixture::routed).unwrap_or_default()
     }
 
     /// The linear layers that adapters can target, in Transformers' order.
     pub fn linears(&self) -> Vec<&Linear> {
         match self {
-            Self::Experts { .. } => Vec::new(),
+            Self::Experts(mixture) => mixture.linears(),
             Self::Gated {
                 gate_proj,
                 up_proj,
@@ -148,19 +107,7 @@ impl Mlp {
     /// All linear layers, mutable.
     pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
         match self {
-            Self::Experts {
-                router, experts, ..
-            } => experts
-                .iter_mut()
-                .flat_map(|expert| {
-                    [
-                        &mut expert.gate_proj,
-                        &mut expert.up_proj,
-                        &mut expert.down_proj,
-                    ]
-                })
-                .chain([router])
-                .collect(),
+            Self::Experts(mixture) => mixture.linears_mut(),
             Self::Gated {
                 gate_proj,
                 up_proj,
@@ -174,5 +121,14 @@ impl Mlp {
             } => vec![gate_up_proj, down_proj],
             Self::Plain { fc1, fc2, .. } => vec![fc1, fc2],
         }
+    }
+
+    /// Path and source of everything in it, mutable.
+    pub fn names_mut(&mut self) -> Vec<(&mut String, &mut String)> {
+        if let Self::Experts(mixture) = self {
+            return mixture.names_mut();
+        }
+        let linears = self.linears_mut().into_iter();
+        linears.map(Linear::names_mut).collect()
     }
 }

@@ -24,9 +24,13 @@ pub use arrangement::{Arrangement, Residual, SublayerNorms};
 pub use attention::{
     Attention, Declared, FusedRows, HeadNorm, NormOver, Position, Projections, PromptAttention,
 };
+pub use experts::{
+    Expert, ExpertInner, GateUpRows, Glu, GroupScore, Groups, Mixture, Normalised, Router,
+    RouterModule, Scores, SharedExpert, StackNames, Weighs,
+};
 pub use families::{DefaultTargets, FAMILIES, Family, Shape, family, spec};
-pub use mlp::{Activation, Expert, Mlp};
-pub use module::{Embedding, Linear, Module, ModuleKind, Norm, NormKind, Stored};
+pub use mlp::{Activation, Mlp};
+pub use module::{Embedding, Linear, Module, ModuleKind, Norm, NormKind, PlainParameter, Stored};
 pub use names::bare;
 pub use rope::{LongFrequencies, Pairs, RotarySpec};
 pub use spec::{DecoderSpec, EmbeddingScale, Layer, LearnedPositions, Tower};

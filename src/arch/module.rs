@@ -38,6 +38,11 @@ impl Linear {
         }
     }
 
+    /// Path and source, mutable.
+    pub(super) fn names_mut(&mut self) -> (&mut String, &mut String) {
+        (&mut self.path, &mut self.source)
+    }
+
     /// Sets the key that gives it a bias.
     pub fn with_bias_key(self, key: &'static str) -> Self {
         Self {
@@ -82,6 +87,19 @@ pub struct Norm {
     pub kind: NormKind,
     /// Added to the variance.
     pub epsilon: f64,
+}
+
+/// A parameter that belongs to no linear layer, embedding or norm: a router's correction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlainParameter {
+    /// Path of the module that holds it.
+    pub path: String,
+    /// That module's path in the checkpoint.
+    pub source: String,
+    /// Its name.
+    pub name: &'static str,
+    /// Its shape.
+    pub shape: Vec<usize>,
 }
 
 /// The kind of normalization, and its parameters.
@@ -151,6 +169,10 @@ pub enum ModuleKind {
         in_features: usize,
         /// Rows of the weight.
         out_features: usize,
+        /// Whether the base has a bias.
+        bias: bool,
+        /// How the checkpoint stores the weight.
+        stored: Stored,
         /// `[read, total]`: experts that a token uses, of the layer's experts.
         share: [usize; 2],
     },
@@ -161,6 +183,13 @@ pub enum ModuleKind {
         /// Its kind.
         kind: NormKind,
     },
+    /// A parameter of the module at this path, which itself is none of these.
+    Parameter {
+        /// The parameter's name.
+        name: &'static str,
+        /// Its shape.
+        shape: Vec<usize>,
+    },
 }
 
 impl Module {
@@ -168,6 +197,13 @@ impl Module {
     pub fn parameters(&self) -> Vec<(&'static str, Vec<usize>)> {
         match &self.kind {
             &ModuleKind::Linear {
+                in_features,
+                out_features,
+                bias,
+                stored,
+                ..
+            }
+            | &ModuleKind::Routed {
                 in_features,
                 out_features,
                 bias,
@@ -188,16 +224,12 @@ impl Module {
                 num_embeddings,
                 embedding_dim,
             } => vec![("weight", vec![num_embeddings, embedding_dim])],
-            &ModuleKind::Routed {
-                in_features,
-                out_features,
-                ..
-            } => vec![("weight", vec![out_features, in_features])],
             ModuleKind::Norm { shape, kind } => kind
                 .parameters()
                 .iter()
                 .map(|&name| (name, shape.clone()))
                 .collect(),
+            ModuleKind::Parameter { name, shape } => vec![(*name, shape.clone())],
         }
     }
 
@@ -225,7 +257,7 @@ impl Module {
                 num_embeddings,
                 embedding_dim,
             } => Some([num_embeddings, embedding_dim]),
-            ModuleKind::Norm { .. } => None,
+            ModuleKind::Norm { .. } | ModuleKind::Parameter { .. } => None,
         }
     }
 
@@ -234,7 +266,10 @@ impl Module {
     /// the original's).
     pub fn stored_path(&self, spec: &DecoderSpec) -> String {
         let own = spec.stored_name(&self.path);
-        if !matches!(self.kind, ModuleKind::Routed { .. }) {
+        if !matches!(
+            self.kind,
+            ModuleKind::Routed { .. } | ModuleKind::Parameter { .. }
+        ) {
             return own;
         }
         let is_number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
@@ -243,11 +278,14 @@ impl Module {
         parts.collect::<Vec<&str>>().join(".")
     }
 
-    /// Whether it's a linear layer stored as `[in_features, out_features]`.
+    /// Whether it has a weight stored as `[in_features, out_features]`.
     pub fn is_stored_in_out(&self) -> bool {
         matches!(
             self.kind,
             ModuleKind::Linear {
+                stored: Stored::InOut,
+                ..
+            } | ModuleKind::Routed {
                 stored: Stored::InOut,
                 ..
             }
@@ -319,6 +357,25 @@ impl Norm {
             kind: ModuleKind::Norm {
                 shape: vec![self.size],
                 kind: self.kind,
+            },
+        }
+    }
+}
+
+impl PlainParameter {
+    /// Its name, from the model's root on.
+    pub fn full_name(&self) -> String {
+        format!("{}.{}", self.path, self.name)
+    }
+
+    /// The module that holds it, with this parameter alone.
+    pub(super) fn module(&self) -> Module {
+        Module {
+            path: self.path.clone(),
+            source: self.source.clone(),
+            kind: ModuleKind::Parameter {
+                name: self.name,
+                shape: self.shape.clone(),
             },
         }
     }

@@ -71,3 +71,25 @@ pub fn either<'a>(config: &JsonObject, keys: [&'a str; 2]) -> &'a str {
     let has = |key: &&str| config.get(key).is_some();
     keys.into_iter().find(has).unwrap_or(keys[0])
 }
+
+/// Which layers have experts: every `decoder_sparse_step`-th one, except `mlp_only_layers`.
+pub fn sparse_layers(config: &JsonObject) -> Result<impl Fn(usize) -> bool, ConfigError> {
+    let step = config.optional_size("decoder_sparse_step")?.unwrap_or(1);
+    let dense: Vec<usize> = match config.get("mlp_only_layers") {
+        None => Vec::new(),
+        Some(list) => serde_json::from_value(list.clone())
+            .map_err(|_| config.wrong("mlp_only_layers", "a list of layers"))?,
+    };
+    Ok(move |layer: usize| (layer + 1).is_multiple_of(step) && !dense.contains(&layer))
+}
+
+/// A number of layers or experts that may be 0.
+pub fn count(config: &JsonObject, key: &str, default: usize) -> Result<usize, ConfigError> {
+    match config.get(key) {
+        None => Ok(default),
+        Some(value) => value
+            .as_u64()
+            .and_then(|number| usize::try_from(number).ok())
+            .ok_or_else(|| config.wrong(key, "a whole number of at least 0")),
+    }
+}

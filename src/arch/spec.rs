@@ -5,7 +5,8 @@
 //! tensors it uses. They differ for replicated layers, and for a head that's tied to the embedding.
 
 use super::{
-    Arrangement, Attention, Embedding, Linear, Mlp, Module, Norm, Position, PromptAttention,
+    Arrangement, Attention, Embedding, Linear, Mixture, Mlp, Module, Norm, Position,
+    PromptAttention,
 };
 use crate::json::{ConfigError, JsonObject};
 
@@ -214,14 +215,25 @@ impl DecoderSpec {
     /// Whether any layer has experts.
     pub fn has_experts(&self) -> bool {
         let mut layers = self.layers.iter();
-        layers.any(|layer| matches!(layer.mlp, Mlp::Experts { .. }))
+        layers.any(|layer| layer.mlp.mixture().is_some())
     }
 
     /// Whether `path` is the router of a layer's experts.
     pub fn is_router(&self, path: &str) -> bool {
-        self.layers
-            .iter()
-            .any(|layer| matches!(&layer.mlp, Mlp::Experts { router, .. } if router.path == path))
+        let mut mixtures = self.layers.iter().filter_map(|layer| layer.mlp.mixture());
+        mixtures.any(|mixture| mixture.router.linear.path == path)
+    }
+
+    /// Whether `path` is a router, or the gate of a shared expert. Both stay float in a quantized
+    /// model.
+    pub fn steers_experts(&self, path: &str) -> bool {
+        let mut mixtures = self.layers.iter().filter_map(|layer| layer.mlp.mixture());
+        mixtures.any(|mixture| {
+            let shared = mixture.shared.as_ref();
+            let gate = shared.and_then(|shared| shared.gate.as_ref());
+            let mut all = [Some(&mixture.router.linear), gate].into_iter().flatten();
+            all.any(|linear| linear.path == path)
+        })
     }
 
     /// All modules, including norms without parameters: embedding first, head last, linear layers
@@ -248,11 +260,18 @@ impl DecoderSpec {
         all
     }
 
-    /// All linear layers, in no particular order.
+    /// All linear layers, those of experts included, in no particular order.
     pub fn linears(&self) -> impl Iterator<Item = &Linear> {
         let layers = self.layers.iter();
         let inner = layers
-            .flat_map(|layer| [layer.attention.linears(), layer.mlp.linears()])
+            .flat_map(|layer| {
+                let experts = layer.mlp.mixture().map(Mixture::experts_linears);
+                [
+                    layer.attention.linears(),
+                    layer.mlp.linears(),
+                    experts.unwrap_or_default(),
+                ]
+            })
             .flatten();
         let outer = [&self.project_in, &self.project_out];
         inner

@@ -2,16 +2,13 @@
 
 use super::heads::Heads;
 use super::{
-    Activation, Arrangement, Attention, DecoderSpec, Embedding, Linear, Mlp, Norm, NormKind,
+    Activation, Arrangement, Attention, DecoderSpec, Embedding, Glu, Linear, Mlp, Norm, NormKind,
     NormOver,
 };
 
 impl DecoderSpec {
     /// Path and source of every module, mutable.
     pub(super) fn names_mut(&mut self) -> Vec<(&mut String, &mut String)> {
-        fn of_linear(linear: &mut Linear) -> (&mut String, &mut String) {
-            (&mut linear.path, &mut linear.source)
-        }
         fn of_norm(norm: &mut Norm) -> (&mut String, &mut String) {
             (&mut norm.path, &mut norm.source)
         }
@@ -25,8 +22,8 @@ impl DecoderSpec {
                 .map(|p| of_table(&mut p.table)),
         );
         all.extend(self.embedding_norm.iter_mut().map(of_norm));
-        all.extend(self.project_in.iter_mut().map(of_linear));
-        all.extend(self.project_out.iter_mut().map(of_linear));
+        all.extend(self.project_in.iter_mut().map(Linear::names_mut));
+        all.extend(self.project_out.iter_mut().map(Linear::names_mut));
         for layer in &mut self.layers {
             let Attention {
                 projections,
@@ -34,15 +31,15 @@ impl DecoderSpec {
                 query_key_norms,
                 ..
             } = &mut layer.attention;
-            all.extend(projections.linears_mut().into_iter().map(of_linear));
-            all.push(of_linear(o_proj));
+            all.extend(projections.linears_mut().into_iter().map(Linear::names_mut));
+            all.push(Linear::names_mut(o_proj));
             let norms = query_key_norms.iter_mut().flatten();
             all.extend(norms.map(|norm| of_norm(&mut norm.norm)));
-            all.extend(layer.mlp.linears_mut().into_iter().map(of_linear));
+            all.extend(layer.mlp.names_mut());
             all.extend(layer.arrangement.norms_mut().map(of_norm));
         }
         all.extend(self.final_norm.iter_mut().map(of_norm));
-        all.push(of_linear(&mut self.lm_head));
+        all.push(Linear::names_mut(&mut self.lm_head));
         all
     }
 
@@ -108,8 +105,8 @@ impl DecoderSpec {
             match &mut layer.mlp {
                 Mlp::Gated { activation, .. }
                 | Mlp::GatedFused { activation, .. }
-                | Mlp::Experts { activation, .. }
                 | Mlp::Plain { activation, .. } => *activation = other,
+                Mlp::Experts(mixture) => mixture.glu = Glu::Plain(other),
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use super::activation::activate;
 use super::builder::{Attr, GraphBuilder, Value};
-use super::experts::{Routing, experts as routed};
+use super::experts::mixture;
 use super::linear::linear;
 use super::pass::Pass;
 use crate::arch::Mlp;
@@ -45,20 +45,7 @@ pub(super) fn mlp(
             let product = graph.mul(&name("Mul"), &activated, &up);
             linear(graph, pass, down_proj, &product)
         }
-        Mlp::Experts {
-            router,
-            experts,
-            per_token,
-            normalised,
-            activation,
-        } => {
-            let routing = Routing {
-                router,
-                per_token: *per_token,
-                normalised: *normalised,
-            };
-            routed(graph, pass, path, routing, (experts, *activation), x)
-        }
+        Mlp::Experts(experts) => mixture(graph, pass, path, experts, x),
         Mlp::Plain {
             fc1,
             fc2,

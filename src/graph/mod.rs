@@ -24,6 +24,7 @@ mod pass;
 mod positions;
 pub mod proto;
 mod role;
+mod router;
 mod unequal_lengths;
 
 pub use adaptation::{Adaptation, Carried};
@@ -35,5 +36,5 @@ pub use decoder::{build, cache_head_dim};
 pub use linear::{EmbeddingSite, ExpertSite, LinearSite};
 pub use parameters::{Parameter, Parameters};
 pub use pass::{ACTIVE_FROM_INPUT, Export, PROMPT_INPUT, ROTARY_LENGTH};
-pub use role::{Length, Projection, Role};
+pub use role::{Length, Projection, Role, Special};
 pub use unequal_lengths::{for_one_length, for_unequal_lengths};

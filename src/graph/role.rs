@@ -60,12 +60,33 @@ pub enum Role {
         activation: Activation,
         /// Whether an adapter changes the experts' projections.
         adapted: bool,
+        /// In what they differ from experts with the usual form and router.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        special: Vec<Special>,
     },
     /// A length in tokens, which the engine knows before a run.
     Length {
         /// The length.
         length: Length,
     },
+}
+
+/// What distinguishes a layer's experts from gated MLPs that a softmax over all experts weighs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Special {
+    /// The weights are no softmax over all experts.
+    Router,
+    /// The weights are multiplied with the experts' inputs.
+    WeighsInputs,
+    /// Gate and up are one product.
+    FusedProjections,
+    /// They have no gate.
+    Ungated,
+    /// Gate and up are clamped.
+    Clamped,
+    /// Their projections have biases.
+    Biases,
 }
 
 /// A projection of an expert.
@@ -76,6 +97,8 @@ pub enum Projection {
     Gate,
     /// `up_proj`
     Up,
+    /// `gate_proj` and `up_proj` in one
+    GateUp,
     /// `down_proj`
     Down,
 }
@@ -135,6 +158,7 @@ mod tests {
                 normalised: false,
                 activation: Activation::Silu,
                 adapted: true,
+                special: vec![Special::Router],
             },
             Role::Length {
                 length: Length::TotalI32,

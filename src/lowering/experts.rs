@@ -17,7 +17,7 @@ use super::NotLowered;
 use super::products::{float, int, text};
 use crate::arch::Activation;
 use crate::graph::proto::{Attribute, Graph, Model, Node};
-use crate::graph::{Projection, Role};
+use crate::graph::{Projection, Role, Special};
 
 /// The experts of a layer; `W` is the type of a weight.
 #[derive(Debug)]
@@ -36,6 +36,8 @@ struct ExpertLayer<W> {
     per_token: usize,
     /// Whether the picked experts' weights are divided by their sum.
     normalised: bool,
+    /// Whether the weights are a softmax over all experts.
+    usual_router: bool,
     /// `gate_proj`, `up_proj` and `down_proj` of each expert.
     experts: Vec<[W; 3]>,
 }
@@ -177,6 +179,7 @@ impl<W> ExpertNodes<W> {
                 normalised,
                 activation,
                 adapted,
+                special,
                 ..
             },
         )) = self.sum
@@ -185,6 +188,10 @@ impl<W> ExpertNodes<W> {
         };
         if adapted {
             return Err("an adapter changes them");
+        }
+        let other = |special: &&Special| **special != Special::Router;
+        if let Some(other) = special.iter().find(other) {
+            return Err(no_single_node(*other));
         }
         if activation != Activation::Silu {
             return Err("ONNX Runtime's operator for experts doesn't have their activation");
@@ -209,7 +216,25 @@ impl<W> ExpertNodes<W> {
             weights: self.weights.ok_or(INCOMPLETE)?,
             per_token,
             normalised,
+            usual_router: special.is_empty(),
             experts,
         })
+    }
+}
+
+/// Why ONNX Runtime's operator can't compute experts that differ in `special`.
+fn no_single_node(special: Special) -> &'static str {
+    match special {
+        Special::Router => unreachable!("it's given their weights"),
+        Special::WeighsInputs => {
+            "ONNX Runtime's operator for experts weighs their outputs, not their inputs"
+        }
+        Special::FusedProjections => "their gate and up projections are one matrix",
+        Special::Ungated => {
+            "ONNX Runtime's operator for experts has no form without a gate for them"
+        }
+        Special::Clamped | Special::Biases => {
+            "their form isn't passed to ONNX Runtime's operator for experts"
+        }
     }
 }

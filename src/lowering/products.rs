@@ -260,6 +260,19 @@ pub fn shape_constant(graph: &mut Graph, name: &str, values: &[i64]) -> String {
     name.to_owned()
 }
 
+/// Adds the constant `name`, a float32 number, unless it exists. Returns its name.
+pub fn scalar_constant(graph: &mut Graph, name: &str, value: f32) -> String {
+    if !graph.initializer.iter().any(|tensor| tensor.name == name) {
+        graph.initializer.push(Tensor {
+            data_type: element::FLOAT32,
+            name: name.to_owned(),
+            raw_data: value.to_le_bytes().to_vec(),
+            ..Default::default()
+        });
+    }
+    name.to_owned()
+}
+
 /// How often each value is a node's input.
 pub fn uses(graph: &Graph) -> HashMap<&str, usize> {
     let mut uses = HashMap::new();

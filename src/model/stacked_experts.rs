@@ -1,10 +1,10 @@
-//! Checkpoints that stack all experts of a layer in one tensor: `experts.gate_up_proj`, `[experts,
-//! 2 * intermediate, hidden]`, with each expert's gate before its up projection, and
+//! Checkpoints that stack all experts of a layer in one tensor, such as `experts.gate_up_proj`,
+//! `[experts, 2 * intermediate, hidden]`, with each expert's gate before its up projection, and
 //! `experts.down_proj`, `[experts, hidden, intermediate]`. Their slices are made available under
-//! the names that separate experts would have.
+//! the names that separate experts would have. An expert's biases are a row of `…_bias`.
 
 use crate::advice::rewrite_wrapper;
-use crate::arch::{DecoderSpec, Expert, Linear, Mlp};
+use crate::arch::{DecoderSpec, Expert, Linear, Mixture, Stored};
 use crate::weights::{TensorSlice, TensorStore, WeightsError};
 
 /// Adds the slices of the stacked tensors in `store` under the names that `spec` has for each
@@ -13,14 +13,13 @@ use crate::weights::{TensorSlice, TensorStore, WeightsError};
 /// # Errors
 /// If a stacked tensor has another shape.
 pub fn find_each_expert(spec: &DecoderSpec, store: &mut TensorStore) -> Result<(), WeightsError> {
-    for layer in &spec.layers {
-        let Mlp::Experts { experts, .. } = &layer.mlp else {
+    for mixture in spec.layers.iter().filter_map(|layer| layer.mlp.mixture()) {
+        let Some(first) = mixture.experts.first() else {
             continue;
         };
-        find_in_stack(store, experts, "gate_up_proj", |expert| {
-            vec![&expert.gate_proj, &expert.up_proj]
-        })?;
-        find_in_stack(store, experts, "down_proj", |expert| {
+        let inner = first.inner.stack_name();
+        find_in_stack(store, mixture, inner, |expert| expert.inner.linears())?;
+        find_in_stack(store, mixture, "down_proj", |expert| {
             vec![&expert.down_proj]
         })?;
     }
@@ -29,25 +28,24 @@ pub fn find_each_expert(spec: &DecoderSpec, store: &mut TensorStore) -> Result<(
 
 fn find_in_stack(
     store: &mut TensorStore,
-    experts: &[Expert],
+    mixture: &Mixture,
     name: &str,
     linears: impl Fn(&Expert) -> Vec<&Linear>,
 ) -> Result<(), WeightsError> {
-    let Some(first) = experts.first() else {
-        return Ok(());
-    };
-    let source = &first.down_proj.source;
-    let Some(at) = source.rfind(".experts.") else {
-        return Ok(());
-    };
-    let whole = format!("{}.experts.{name}", &source[..at]);
+    let experts = &mixture.experts;
+    let whole = mixture.stacks.tensor(&mixture.source, name);
     let Some(found) = store.find(&whole) else {
         return Ok(());
     };
-    let rows: usize = linears(first).iter().map(|l| l.out_features).sum();
-    let columns = linears(first)[0].in_features;
+    let first = linears(&experts[0]);
+    let rows: usize = first.iter().map(|linear| linear.out_features).sum();
+    let (columns, stored) = (first[0].in_features, first[0].stored);
+    let shape = match stored {
+        Stored::OutIn => [experts.len(), rows, columns],
+        Stored::InOut => [experts.len(), columns, rows],
+    };
     let transposed = [experts.len(), columns, rows];
-    if found.shape == transposed && rows != columns {
+    if stored == Stored::OutIn && found.shape == transposed && rows != columns {
         return Err(WeightsError::Layout {
             path: found.path.to_owned(),
             message: format!(
@@ -58,18 +56,36 @@ fn find_in_stack(
             ),
         });
     }
-    found.expect_shape(&[experts.len(), rows, columns])?;
-    let mut next = 0;
-    for expert in experts {
-        for linear in linears(expert) {
+    found.expect_shape(&shape)?;
+    let has_bias = first[0].bias;
+    let whole_bias = format!("{whole}_bias");
+    if has_bias {
+        store
+            .get(&whole_bias)?
+            .expect_shape(&[experts.len(), rows])?;
+    }
+    let (mut next, mut next_row) = (0, 0);
+    for linear in experts.iter().flat_map(linears) {
+        let (out, input) = (linear.out_features, linear.in_features);
+        let slice = TensorSlice {
+            whole: whole.clone(),
+            first: next,
+            shape: match stored {
+                Stored::OutIn => vec![out, input],
+                Stored::InOut => vec![input, out],
+            },
+        };
+        next += out * input;
+        store.add_slice(format!("{}.weight", linear.source), slice);
+        if has_bias {
             let slice = TensorSlice {
-                whole: whole.clone(),
-                first: next,
-                shape: vec![linear.out_features, linear.in_features],
+                whole: whole_bias.clone(),
+                first: next_row,
+                shape: vec![out],
             };
-            next += linear.out_features * linear.in_features;
-            store.add_slice(format!("{}.weight", linear.source), slice);
+            store.add_slice(format!("{}.bias", linear.source), slice);
         }
+        next_row += out;
     }
     Ok(())
 }

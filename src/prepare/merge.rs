@@ -117,8 +117,11 @@ pub fn changes<'a>(
     }
     let head_follows = head_follows(adapter);
     let head = &adapter.spec.lm_head.path;
+    // A router's own parameter has the router's path, and isn't what its adapter changes.
+    let is_layer = |module: &&Module| !matches!(module.kind, ModuleKind::Parameter { .. });
     let adapted = modules
         .iter()
+        .filter(is_layer)
         .filter(|module| !(head_follows && module.path == *head));
     let mut all: Vec<Change> = adapted
         .filter_map(|module| {

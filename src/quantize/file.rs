@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use thiserror::Error;
 
 use super::{Format, Quantization, QuantizedWeight};
-use crate::arch::{DecoderSpec, Expert, Layer, Linear, Mlp, Module, Projections};
+use crate::arch::{DecoderSpec, Layer, Linear, Mlp, Module, Projections};
 use crate::weights::{
     BytesPlan, Dtype, SafetensorsFile, SafetensorsWriter, TensorView, WeightsError, encode,
     round_to, widen,
@@ -446,15 +446,21 @@ fn one_input<'a>(layer: &'a Layer) -> Vec<Vec<&'a str>> {
     if let Projections::Separate { query, key, value } = &layer.attention.projections {
         groups.push(paths(&[query, key, value]));
     }
-    match &layer.mlp {
-        Mlp::Gated {
+    let mut of_mlp = |mlp: &'a Mlp| {
+        if let Mlp::Gated {
             gate_proj, up_proj, ..
-        } => groups.push(paths(&[gate_proj, up_proj])),
-        Mlp::Experts { experts, .. } => {
-            let pair = |expert: &'a Expert| paths(&[&expert.gate_proj, &expert.up_proj]);
-            groups.extend(experts.iter().map(pair));
+        } = mlp
+        {
+            groups.push(paths(&[gate_proj, up_proj]));
         }
-        _ => {}
+    };
+    of_mlp(&layer.mlp);
+    if let Some(mixture) = layer.mlp.mixture() {
+        if let Some(shared) = &mixture.shared {
+            of_mlp(&shared.mlp);
+        }
+        let experts = mixture.experts.iter();
+        groups.extend(experts.map(|expert| paths(&expert.inner.linears())));
     }
     groups
 }

@@ -202,10 +202,16 @@ impl Quantization {
     pub fn of(self, spec: &DecoderSpec, module: &Module) -> Option<Format> {
         match module.kind {
             ModuleKind::Linear { .. } if module.path == spec.lm_head.path => self.head,
-            ModuleKind::Routed { .. } if spec.is_router(&module.path) => None,
+            ModuleKind::Linear { .. } | ModuleKind::Routed { .. }
+                if spec.steers_experts(&module.path) =>
+            {
+                None
+            }
             ModuleKind::Linear { .. } | ModuleKind::Routed { .. } => Some(self.weights),
             ModuleKind::Embedding { .. } if module.path == spec.embed_tokens.path => self.embedding,
-            ModuleKind::Embedding { .. } | ModuleKind::Norm { .. } => None,
+            ModuleKind::Embedding { .. }
+            | ModuleKind::Norm { .. }
+            | ModuleKind::Parameter { .. } => None,
         }
     }
 

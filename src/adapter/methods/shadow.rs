@@ -409,6 +409,8 @@ fn check_mirrored(config: &JsonObject, spec: &DecoderSpec) -> Result<(), ConfigE
     let has = |test: &dyn Fn(&Module) -> bool| modules.iter().any(test);
     let part = if has(&|module| matches!(module.kind, ModuleKind::Routed { .. })) {
         "experts"
+    } else if has(&|module| matches!(module.kind, ModuleKind::Parameter { .. })) {
+        "parameters besides those of its layers"
     } else {
         return Ok(());
     };
@@ -465,9 +467,13 @@ fn backbone(
                     let addends = (2 * spec.layers.len()) as f32;
                     (Init::Normal(deviation / addends.sqrt()), TensorRole::Map)
                 }
-                (ModuleKind::Linear { .. } | ModuleKind::Routed { .. }, _) => {
-                    (Init::Normal(deviation), TensorRole::Map)
-                }
+                // `check_mirrored` refuses the last two.
+                (
+                    ModuleKind::Linear { .. }
+                    | ModuleKind::Routed { .. }
+                    | ModuleKind::Parameter { .. },
+                    _,
+                ) => (Init::Normal(deviation), TensorRole::Map),
             };
             let key = format!("{BACKBONE_KEY}{own}.{name}");
             let held = holding.take(&key, &shape, init, role)?;

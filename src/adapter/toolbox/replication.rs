@@ -50,12 +50,11 @@ fn renumbered(layer: &Layer, index: usize) -> Layer {
         *old = format!("{path}{rest}");
     };
     let attention = &mut copy.attention;
-    for linear in attention
-        .linears_mut()
-        .into_iter()
-        .chain(copy.mlp.linears_mut())
-    {
+    for linear in attention.linears_mut() {
         move_to(&mut linear.path);
+    }
+    for (path, _) in copy.mlp.names_mut() {
+        move_to(path);
     }
     for norm in copy.attention.query_key_norms.iter_mut().flatten() {
         move_to(&mut norm.norm.path);

@@ -40,6 +40,12 @@ pub const FAMILY: Family = Family {
 /// Reads the architecture from `config.json`.
 fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     let mut spec = llama::decoder(config, &Differences::default())?;
+    set_multipliers(config, &mut spec)?;
+    Ok(spec)
+}
+
+/// Reads the four multipliers.
+pub fn set_multipliers(config: &JsonObject, spec: &mut DecoderSpec) -> Result<(), ConfigError> {
     let number = |key| read::positive(config, key);
     let other_than_1 = |number: Option<f64>| number.filter(|&number| number != 1.0);
     spec.embedding_scale = other_than_1(number("embedding_multiplier")?).map(EmbeddingScale::All);
@@ -50,5 +56,5 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
         layer.residual_scale = residual_scale;
         layer.attention.scale = scale;
     }
-    Ok(spec)
+    Ok(())
 }

@@ -8,7 +8,7 @@
 
 use super::llama::{self, Bias, Differences};
 use super::{DefaultTargets, Family, Shape};
-use crate::arch::experts::Experts;
+use crate::arch::experts::describe::{Experts, Routing, sizes};
 use crate::arch::rope::RopeDefaults;
 use crate::arch::{DecoderSpec, windows};
 use crate::json::{ConfigError, JsonObject};
@@ -66,10 +66,11 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     };
     let mut spec = llama::decoder(config, &differences)?;
     let size = config.size("intermediate_size")?;
+    let keys = ["num_local_experts", "num_experts_per_tok"].map(|key| (key, None));
     let experts = Experts {
         names: ["w1", "w3", "w2"],
-        source: "block_sparse_moe",
-        ..Experts::read(config, "num_local_experts", size, true)?
+        block: ["mlp", "block_sparse_moe"],
+        ..Experts::new(sizes(config, keys)?, size, Routing::softmax(true))
     };
     experts.replace(&mut spec, |_| true);
     let window = windows::size(config, None)?;

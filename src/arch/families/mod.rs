@@ -3,17 +3,23 @@
 mod bloom;
 mod codegen;
 mod cohere;
+mod dots1;
+mod ernie4_5_moe;
 mod falcon;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod glm4_moe;
 mod gpt2;
 mod gpt_bigcode;
 mod gpt_neo;
 mod gpt_neox;
 mod gptj;
 mod granite;
+mod granitemoe;
+mod granitemoeshared;
 mod llama;
+mod minimax_m2;
 mod mistral;
 mod mixtral;
 mod mpt;
@@ -23,7 +29,9 @@ mod olmoe;
 mod opt;
 mod phi;
 mod phi3;
+mod phimoe;
 mod qwen2;
+mod qwen2_moe;
 mod qwen3;
 mod qwen3_moe;
 mod smollm3;
@@ -93,6 +101,14 @@ pub const FAMILIES: &[&Family] = &[
     &mixtral::FAMILY,
     &qwen3_moe::FAMILY,
     &olmoe::FAMILY,
+    &qwen2_moe::FAMILY,
+    &granitemoe::FAMILY,
+    &granitemoeshared::FAMILY,
+    &glm4_moe::FAMILY,
+    &dots1::FAMILY,
+    &ernie4_5_moe::FAMILY,
+    &minimax_m2::FAMILY,
+    &phimoe::FAMILY,
     &opt::FAMILY,
     &gpt2::FAMILY,
     &gpt_bigcode::FAMILY,

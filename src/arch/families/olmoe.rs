@@ -8,7 +8,7 @@
 
 use super::llama::{self, Bias, Differences};
 use super::{DefaultTargets, Family, Shape};
-use crate::arch::experts::Experts;
+use crate::arch::experts::describe::{Experts, Routing, sizes};
 use crate::arch::{DecoderSpec, NormKind, NormOver, read};
 use crate::json::{ConfigError, JsonObject};
 
@@ -62,9 +62,10 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
         layer.attention.clip = clip;
     }
     let size = config.size("intermediate_size")?;
-    let normalised = config.flag("norm_topk_prob", false)?;
+    let routing = Routing::softmax(config.flag("norm_topk_prob", false)?);
     let count = read::either(config, ["num_experts", "num_local_experts"]);
-    let experts = Experts::read(config, count, size, normalised)?;
+    let keys = [count, "num_experts_per_tok"].map(|key| (key, None));
+    let experts = Experts::new(sizes(config, keys)?, size, routing);
     experts.replace(&mut spec, |_| true);
     Ok(spec)
 }

@@ -9,7 +9,7 @@
 
 use super::llama::{self, Bias, Differences};
 use super::{DefaultTargets, Family, Shape};
-use crate::arch::experts::Experts;
+use crate::arch::experts::describe::{Experts, Routing, sizes};
 use crate::arch::{DecoderSpec, NormKind, NormOver, read, windows};
 use crate::json::{ConfigError, JsonObject};
 
@@ -50,18 +50,12 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     spec.norm_queries_and_keys(["q_norm", "k_norm"], NormOver::Head, NormKind::Rms);
 
     let size = config.size("moe_intermediate_size")?;
-    let normalised = config.flag("norm_topk_prob", false)?;
+    let routing = Routing::softmax(config.flag("norm_topk_prob", false)?);
     let count = read::either(config, ["num_experts", "num_local_experts"]);
-    let experts = Experts::read(config, count, size, normalised)?;
-    let step = config.optional_size("decoder_sparse_step")?.unwrap_or(1);
-    let dense: Vec<usize> = match config.get("mlp_only_layers") {
-        None => Vec::new(),
-        Some(list) => serde_json::from_value(list.clone())
-            .map_err(|_| config.wrong("mlp_only_layers", "a list of layers"))?,
-    };
-    experts.replace(&mut spec, |layer| {
-        (layer + 1).is_multiple_of(step) && !dense.contains(&layer)
-    });
+    let keys = [count, "num_experts_per_tok"].map(|key| (key, None));
+    let experts = Experts::new(sizes(config, keys)?, size, routing);
+    let sparse = read::sparse_layers(config)?;
+    experts.replace(&mut spec, sparse);
 
     let window = match config.flag("use_sliding_window", false)? {
         true => windows::size(config, Some(4096))?,

@@ -4,8 +4,8 @@ use super::{Dim, GraphBuilder, Value};
 use crate::graph::Role;
 use crate::graph::linear::ExpertProjection;
 use crate::graph::parameters::Parameter;
-use crate::graph::proto::{Tensor, element_type};
-use crate::weights::{ByteSpan, TensorLocation};
+use crate::graph::proto::{Tensor, element, element_type};
+use crate::weights::{ByteSpan, Dtype, TensorLocation};
 
 impl GraphBuilder<'_> {
     /// The parameter `name` of the model.
@@ -29,6 +29,40 @@ impl GraphBuilder<'_> {
             Parameter::Input { name, shape } => {
                 let dims: Vec<Dim> = shape.iter().map(|&size| size.into()).collect();
                 Some(self.shared_input(name, &dims))
+            }
+        }
+    }
+
+    /// The parameter `name` in float32, whatever the graph's dtype: only numbers that are stored in
+    /// fewer bits have been rounded.
+    ///
+    /// # Panics
+    /// If the model has no such parameter.
+    pub fn parameter_f32(&mut self, name: &str) -> Value {
+        let parameters = self.parameters;
+        match parameters.get(&self.scoped_parameter(name)) {
+            Some(Parameter::Stored(location)) => {
+                let span = ByteSpan {
+                    path: location.path.clone(),
+                    offset: location.offset,
+                    length: location.length,
+                };
+                let type_ = element_type(location.dtype);
+                let key = format!("{name}.float32");
+                if let Some(value) = self.constants.get(&key) {
+                    return value.clone();
+                }
+                let stored = self.external(name, type_, &location.shape, &span);
+                let value = match location.dtype {
+                    Dtype::Float32 => stored,
+                    _ => self.cast(&format!("/{key}"), &stored, element::FLOAT32),
+                };
+                self.constants.insert(key, value.clone());
+                value
+            }
+            _ => {
+                let value = self.parameter(name);
+                self.to_f32(&format!("/{name}/float32"), &value)
             }
         }
     }
@@ -121,7 +155,10 @@ impl GraphBuilder<'_> {
             Some(quantized) => self.quantized(name, x, &weight, quantized),
             None => {
                 let weight = self.parameter(&weight);
-                self.matmul_transposed(name, x, &weight)
+                match self.is_stored_in_out(path) {
+                    true => self.op("MatMul", name, &[x, &weight], &[]),
+                    false => self.matmul_transposed(name, x, &weight),
+                }
             }
         };
         let role = Role::Expert {

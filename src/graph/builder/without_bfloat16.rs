@@ -9,8 +9,20 @@ use crate::weights::Dtype;
 impl GraphBuilder<'_> {
     /// `x` clamped to `least..=most`.
     pub fn clip(&mut self, name: &str, x: &Value, least: f32, most: f32) -> Value {
-        let least = self.filled("clip.least", &[], least);
-        let most = self.filled("clip.most", &[], most);
+        self.clip_between("clip", name, x, [least, most])
+    }
+
+    /// Like [`clip`](Self::clip), with bounds whose constants are named after `bounds`: those of
+    /// one name are shared.
+    pub fn clip_between(
+        &mut self,
+        bounds: &str,
+        name: &str,
+        x: &Value,
+        [least, most]: [f32; 2],
+    ) -> Value {
+        let least = self.filled(&format!("{bounds}.least"), &[], least);
+        let most = self.filled(&format!("{bounds}.most"), &[], most);
         let inputs = [("x", x), ("least", &least), ("most", &most)];
         let [x, least, most] =
             inputs.map(|(part, value)| self.widened(&format!("{name}/{part}"), value));

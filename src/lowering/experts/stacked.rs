@@ -6,7 +6,9 @@ use crate::graph::proto::{Graph, Model};
 use crate::lowering::NotLowered;
 use crate::lowering::laid_out_files::{LaidOutFiles, LaidOutRange};
 use crate::lowering::laid_out_tensor::{LaidOutTensor, LayOutError};
-use crate::lowering::products::{Products, Weight, drop_unused, int};
+use crate::lowering::products::{
+    Products, Weight, drop_unused, int, node, scalar_constant, shape_constant,
+};
 
 /// The experts' tensors to stack for `model`. The tensors of a group must be contiguous in the
 /// file.
@@ -87,13 +89,39 @@ fn replace(
     };
     let inner = stacked("gate_up.weight", inner);
     let outer = stacked("down.weight", outer);
-    let input = vec![
-        layer.rows.clone(),
-        layer.logits.clone(),
-        inner,
-        String::new(),
-        outer,
+    let input = |logits: &str| {
+        vec![
+            layer.rows.clone(),
+            logits.to_owned(),
+            inner,
+            String::new(),
+            outer,
+        ]
+    };
+    let normalised = |is: bool| vec![int("normalize_routing_weights", is.into())];
+    if layer.usual_router {
+        let input = input(&layer.logits);
+        layer.replace(graph, "MoE", input, normalised(layer.normalised));
+        return;
+    }
+    // The node takes logits, and a softmax over the picked ones: with the weights' logarithms, that's
+    // each weight divided by their sum. A weight of 0 has the logarithm of the smallest number.
+    let at = |part: &str| format!("{}/{part}", layer.sum);
+    let [least, logarithms, sums, whole] = ["least", "log", "weights", "unscaled"].map(at);
+    let constant = scalar_constant(graph, "experts.least_weight", f32::MIN_POSITIVE);
+    let axis = shape_constant(graph, "experts.axis", &[1]);
+    let before = [
+        node("Max", &[&layer.weights, &constant], &least, Vec::new()),
+        node("Log", &[&least], &logarithms, Vec::new()),
+        node("ReduceSum", &[&layer.weights, &axis], &sums, Vec::new()),
     ];
-    let normalised = int("normalize_routing_weights", layer.normalised.into());
-    layer.replace(graph, "MoE", input, vec![normalised]);
+    layer.replace(graph, "MoE", input(&logarithms), normalised(true));
+    let Some(place) = graph.node.iter().position(|node| node.name == layer.sum) else {
+        return;
+    };
+    let output = std::mem::replace(&mut graph.node[place].output[0], whole.clone());
+    let mut scaled = node("Mul", &[&whole, &sums], &output, Vec::new());
+    scaled.name = at("scaled");
+    graph.node.insert(place + 1, scaled);
+    graph.node.splice(place..place, before);
 }

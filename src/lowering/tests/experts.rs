@@ -143,15 +143,13 @@ fn rows_of_gate_and_up_alternate() {
     };
     let model = BaseModel::open_folder(&base.manifest.model_folder).unwrap();
     let (mut inner, mut outer) = (Vec::new(), Vec::new());
-    let crate::arch::Mlp::Experts { experts, .. } = &model.spec.layers[0].mlp else {
-        panic!("no experts");
-    };
-    for expert in experts {
+    let mixture = model.spec.layers[0].mlp.mixture().unwrap();
+    for expert in &mixture.experts {
         let matrix = |path: &str| model.matrix(&format!("{path}.weight")).unwrap();
-        let (gate, up) = (
-            matrix(&expert.gate_proj.source),
-            matrix(&expert.up_proj.source),
-        );
+        let [gate, up] = expert.inner.linears()[..] else {
+            panic!("not gated");
+        };
+        let (gate, up) = (matrix(&gate.source), matrix(&up.source));
         for (gate, up) in gate.outer_iter().zip(up.outer_iter()) {
             inner.extend(gate.iter().chain(up.iter()).copied());
         }

@@ -66,7 +66,7 @@ impl Shape {
                     continue;
                 }
                 let values = match (&module.kind, parameter) {
-                    (_, "bias") => Distribution::Bias,
+                    (_, "bias") | (ModuleKind::Parameter { .. }, _) => Distribution::Bias,
                     (ModuleKind::Norm { kind, .. }, _) if *kind == NormKind::RmsPlusOne => {
                         Distribution::Bias
                     }

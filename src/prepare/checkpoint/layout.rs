@@ -249,12 +249,16 @@ fn first_part(name: &str) -> Option<String> {
     bare(name).split('.').next().map(str::to_owned)
 }
 
-/// The name of the tensor that stacks the weights of all experts of a layer, where `path` is one of
-/// these experts.
+/// The name of the tensor that stacks the weights of all experts of a layer: the base's, with the
+/// number of the layer of `path`, one of these experts.
 fn stack_name(path: &str, slice: &TensorSlice) -> String {
-    let experts = path.rfind(".experts.").map_or(path, |at| &path[..at]);
-    let name = slice.whole.rsplit('.').next().unwrap_or(&slice.whole);
-    format!("{experts}.experts.{name}")
+    let is_number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    let mut own = path.split('.');
+    let parts = slice.whole.split('.').map(|stored| match own.next() {
+        Some(own) if is_number(own) && is_number(stored) => own,
+        _ => stored,
+    });
+    parts.collect::<Vec<&str>>().join(".")
 }
 
 fn tensor(name: String, dtype: Dtype, shape: Vec<usize>, values: ValueSource) -> Tensor {

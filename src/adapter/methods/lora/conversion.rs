@@ -20,13 +20,37 @@ use serde_json::{Value, json};
 
 use super::config::is_on;
 use crate::adapter::targets::{NamePattern, QUERY_VALUE, Targets, defaults};
-use crate::arch::{DecoderSpec, Mlp, Module, ModuleKind};
+use crate::arch::{DecoderSpec, Module, ModuleKind};
 use crate::json::{ConfigError, JsonObject};
 
 /// The option that names parameters.
 pub const PARAMETERS: &str = "target_parameters";
 
 const MODULES: &str = "target_modules";
+
+/// The router's weight.
+const ROUTER: &str = "gate.weight";
+
+/// The models whose configurations PEFT converts, and the names of an expert's gate, up and down
+/// projections in them.
+const CONVERTED: [([&str; 3], &[&str]); 2] = [
+    (["w1", "w3", "w2"], &["minimax_m2", "mixtral"]),
+    (
+        ["gate_proj", "up_proj", "down_proj"],
+        &[
+            "deepseek_v2",
+            "deepseek_v3",
+            "dots1",
+            "ernie4_5_moe",
+            "glm4_moe",
+            "glm4_moe_lite",
+            "hunyuan_v1_moe",
+            "olmoe",
+            "qwen3_moe",
+            "qwen3_next",
+        ],
+    ),
+];
 
 /// A layer's stacked gate and up projections.
 const FUSED: &str = "gate_up_proj";
@@ -47,7 +71,7 @@ pub fn converted(config: &JsonObject, spec: &DecoderSpec) -> Result<JsonObject, 
         });
     };
     let table = [
-        ("gate", "gate.weight"),
+        ("gate", ROUTER),
         (gate, FUSED),
         (up, FUSED),
         (down, "down_proj"),
@@ -80,7 +104,9 @@ pub fn converted(config: &JsonObject, spec: &DecoderSpec) -> Result<JsonObject, 
         if *new == FUSED && !fused.contains(old) {
             fused.push(*old);
         }
-        if !parameters.iter().any(|name| name == new) {
+        // Some models' router is a linear layer inside the module of that name.
+        let is_there = *new != ROUTER || routers(spec).any(|path| path.ends_with(".gate"));
+        if is_there && !parameters.iter().any(|name| name == new) {
             parameters.push((*new).to_owned());
         }
     }
@@ -112,17 +138,22 @@ pub fn converted(config: &JsonObject, spec: &DecoderSpec) -> Result<JsonObject, 
 
 /// The names of an expert's gate, up and down projections, for models whose configurations PEFT
 /// converts.
-fn names(spec: &DecoderSpec) -> Option<[&str; 3]> {
+fn names(spec: &DecoderSpec) -> Option<[&'static str; 3]> {
     // PEFT converts no configurations for wrappers.
-    if spec.tower.is_some() {
+    if spec.tower.is_some() || !spec.has_experts() {
         return None;
     }
-    let experts = spec.layers.iter().find_map(|layer| match &layer.mlp {
-        Mlp::Experts { experts, .. } => experts.first(),
-        _ => None,
-    })?;
-    let linears = [&experts.gate_proj, &experts.up_proj, &experts.down_proj];
-    Some(linears.map(|linear| last_part(&linear.path)))
+    let model_type = spec.model_type.as_str();
+    let (names, _) = CONVERTED
+        .iter()
+        .find(|(_, types)| types.contains(&model_type))?;
+    Some(*names)
+}
+
+/// The path of a layer's router, for each layer that has experts.
+fn routers(spec: &DecoderSpec) -> impl Iterator<Item = &str> {
+    let mixtures = spec.layers.iter().filter_map(|layer| layer.mlp.mixture());
+    mixtures.map(|mixture| mixture.router.linear.path.as_str())
 }
 
 fn last_part(path: &str) -> &str {
@@ -171,13 +202,11 @@ fn matched(
     for module in spec.modules().iter().filter(|module| !is_expert(module)) {
         add(&module.path)?;
     }
-    for layer in &spec.layers {
-        if let Mlp::Experts { router, .. } = &layer.mlp {
-            add(&router.path)?;
-            // PEFT looks for the names that no longer exist as siblings of the stacked tensor.
-            for (old, _) in &table[1..] {
-                add(&format!("{}.mlp.experts.{old}", layer.path))?;
-            }
+    for mixture in spec.layers.iter().filter_map(|layer| layer.mlp.mixture()) {
+        add(&mixture.router.linear.path)?;
+        // PEFT looks for the names that no longer exist as siblings of the stacked tensor.
+        for (old, _) in &table[1..] {
+            add(&format!("{}.{old}", mixture.path))?;
         }
     }
     let routed = |name: &String| table.iter().any(|(old, _)| old == name);

@@ -102,7 +102,7 @@ fn load(loading: Loading) -> Result<Effects, AdapterError> {
     let mut lora = LoraConfig::read(config, base.spec.vocab_size)?;
     let spec = replicate(config, &base.spec)?;
     let modules = spec.modules();
-    let parameters = TargetParameters::read(config, &lora, &spec)?;
+    let parameters = TargetParameters::read(config, &lora, tensors, &spec)?;
     let targets = Targets::with_defaults(config, &spec.model_type, QUERY_VALUE)?;
     // If parameters are named, an empty list of modules selects none.
     let mut selected = match targets.is_empty() && !parameters.is_empty() {
@@ -356,7 +356,9 @@ fn magnitude(
         ModuleKind::Linear { out_features, .. } | ModuleKind::Routed { out_features, .. } => {
             *out_features
         }
-        ModuleKind::Norm { shape, .. } => shape.iter().product(),
+        ModuleKind::Norm { shape, .. } | ModuleKind::Parameter { shape, .. } => {
+            shape.iter().product()
+        }
     };
     // PEFT before 0.12 stored it as a module's weight.
     let older = format!("{key}.weight");

@@ -23,7 +23,7 @@ use super::stacked::{self, StackedTarget};
 use crate::adapter::form::Form;
 use crate::adapter::toolbox::stacked::Stack;
 use crate::adapter::{AdapterError, AdapterTensors, Effects, ModuleAdapter, ModuleWeights};
-use crate::arch::{DecoderSpec, Expert, Mlp, Module, ModuleKind};
+use crate::arch::{DecoderSpec, Expert, Module, ModuleKind};
 use crate::json::{ConfigError, JsonObject};
 
 /// Options that PEFT refuses together with it.
@@ -71,14 +71,16 @@ pub struct TargetParameters<'a> {
 }
 
 impl<'a> TargetParameters<'a> {
-    /// Finds the parameters.
+    /// Finds the parameters. PEFT ignores a name that selects none; a trained adapter's gets a note
+    /// in `tensors`.
     ///
     /// # Errors
-    /// If a name selects no parameter, or one that can't be adapted, or another option can't be
-    /// combined with it.
+    /// If a name selects no parameter of a fresh adapter, or one that can't be adapted, or another
+    /// option can't be combined with it.
     pub fn read(
         config: &JsonObject,
         lora: &LoraConfig,
+        tensors: &mut AdapterTensors,
         spec: &'a DecoderSpec,
     ) -> Result<Self, AdapterError> {
         if config
@@ -106,12 +108,19 @@ impl<'a> TargetParameters<'a> {
             message,
         };
         for name in &names {
-            if !all.iter().any(|parameter| is_meant(parameter, name)) {
+            if all.iter().any(|parameter| is_meant(parameter, name)) {
+                continue;
+            }
+            if tensors.is_fresh() {
                 return Err(failed(format!(
                     "`{name}` in `{PARAMETERS}` matches no parameter of this model; it has {}",
                     examples(&all)
                 )));
             }
+            tensors.note(format!(
+                "`{PARAMETERS}` names `{name}`, which this model doesn't have; every tensor of the \
+                 adapter is used"
+            ));
         }
         let meant = |parameter: &Parameter| names.iter().any(|name| is_meant(parameter, name));
         let selected: Vec<Parameter> = all.into_iter().filter(meant).collect();
@@ -219,7 +228,7 @@ impl<'a> TargetParameters<'a> {
     /// The prefix of the stacked tensor's keys.
     fn key(&self, parameter: &Parameter, stack: Stack) -> String {
         let module = parameter.module();
-        match stack == Stack::GateUp && self.has_both(parameter) {
+        match stack == Stack::Inner && self.has_both(parameter) {
             true => format!("{module}.base_layer"),
             false => module.to_owned(),
         }
@@ -234,9 +243,9 @@ impl<'a> TargetParameters<'a> {
         experts: &[Expert],
         tensors: &AdapterTensors,
     ) -> Result<(), AdapterError> {
-        let [gate, down] = [&experts[0].gate_proj, &experts[0].down_proj];
+        let [gate, down] = [experts[0].inner.linears()[0], &experts[0].down_proj];
         let alone =
-            matches!(parameter.kind, Kind::Stack(Stack::GateUp, _)) && !self.has_both(parameter);
+            matches!(parameter.kind, Kind::Stack(Stack::Inner, _)) && !self.has_both(parameter);
         if !alone || !tensors.has(&format!("{}.lora_A.weight", gate.source)) {
             return Ok(());
         }
@@ -276,26 +285,16 @@ fn is_inside(path: &str, module: &str) -> bool {
 fn parameters(spec: &DecoderSpec) -> Vec<Parameter<'_>> {
     let mut all = Vec::new();
     let layers = spec.layers.iter();
-    let mixtures = layers.filter_map(|layer| match &layer.mlp {
-        Mlp::Experts {
-            router, experts, ..
-        } => Some((
-            router,
-            experts.as_slice(),
-            format!("{}.mlp.experts", layer.path),
-        )),
-        _ => None,
-    });
-    let mixtures: Vec<_> = mixtures.collect();
+    let mixtures: Vec<_> = layers.filter_map(|layer| layer.mlp.mixture()).collect();
     for module in spec.modules() {
         let is_router = mixtures
             .iter()
-            .any(|(router, ..)| router.path == module.path);
+            .any(|mixture| mixture.router.linear.path == module.path);
         let is_matrix = match module.kind {
             ModuleKind::Routed { .. } if !is_router => continue,
             ModuleKind::Linear { .. } | ModuleKind::Routed { .. } => true,
             ModuleKind::Embedding { .. } => module.path == spec.embed_tokens.path,
-            ModuleKind::Norm { .. } => false,
+            ModuleKind::Norm { .. } | ModuleKind::Parameter { .. } => false,
         };
         for (name, _) in module.parameters() {
             let kind = match is_matrix && name == "weight" {
@@ -306,11 +305,14 @@ fn parameters(spec: &DecoderSpec) -> Vec<Parameter<'_>> {
             all.push(Parameter { name, kind });
         }
     }
-    for (_, experts, path) in mixtures {
+    for mixture in mixtures {
+        let Some(first) = mixture.experts.first() else {
+            continue;
+        };
         for stack in Stack::ALL {
             all.push(Parameter {
-                name: format!("{path}.{}", stack.name()),
-                kind: Kind::Stack(stack, experts),
+                name: format!("{}.{}", mixture.path, stack.name(first)),
+                kind: Kind::Stack(stack, &mixture.experts),
             });
         }
     }

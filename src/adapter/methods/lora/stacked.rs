@@ -85,7 +85,10 @@ pub fn load(
     for (index, expert) in experts.iter().enumerate() {
         let first = target.stack.linears(expert)[0];
         let place = first.path.rsplit_once('.').map_or("", |(place, _)| place);
-        let a = tensors.full_key(&format!("{place}.{}.lora_A.weight", target.stack.name()));
+        let a = tensors.full_key(&format!(
+            "{place}.{}.lora_A.weight",
+            target.stack.name(&experts[0])
+        ));
         let mut row = 0;
         for linear in target.stack.linears(expert) {
             let rows = row..row + linear.out_features;
@@ -159,7 +162,7 @@ fn of_single_experts(
     if !target.r.is_multiple_of(parts) {
         let message = format!(
             "`{}` of single experts has an even rank, not {} (from `rank_pattern`)",
-            target.stack.name(),
+            target.stack.name(&experts[0]),
             target.r
         );
         return Err(tensors.layout(message));
