@@ -28,7 +28,7 @@ pub enum Mlp {
         activation: Activation,
     },
     /// A mixture of experts.
-    Experts(Mixture),
+    Experts(Box<Mixture>),
     /// `fc2(act(fc1(x)))`
     Plain {
         /// `[intermediate_size, hidden_size]`

@@ -337,7 +337,7 @@ impl Experts {
                 down_proj: linear(down, hidden_size, self.size),
             }
         };
-        Mlp::Experts(Mixture {
+        Mlp::Experts(Box::new(Mixture {
             path: format!("{block}.experts"),
             source: format!("{stored_block}.experts"),
             stacks: self.stacks,
@@ -351,7 +351,7 @@ impl Experts {
                 };
                 shared.expert(at, hidden_size, activation)
             }),
-        })
+        }))
     }
 
     fn router(&self, [block, stored_block]: [&str; 2], hidden_size: usize) -> Router {
