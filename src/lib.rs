@@ -75,6 +75,8 @@ pub mod parity;
 #[doc(hidden)]
 pub mod portable;
 #[doc(hidden)]
+pub mod sweep;
+#[doc(hidden)]
 pub mod system;
 
 mod advice;

@@ -27,6 +27,7 @@ const ROOMS: &[&[&str]] = &[
     &["report"],
     &["judge"],
     &["study"],
+    &["sweep"],
     &["cli"],
 ];
 

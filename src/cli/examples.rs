@@ -102,3 +102,40 @@ pub const MAN: &str = "\
 Examples:
   peft-bench man > peft-bench.1
   peft-bench man ~/.local/share/man/man1";
+
+pub const SWEEP: &str = "\
+Examples:
+  peft-bench sweep plan --experiments 'lora/*' --models synthetic/llama-57m --dtypes float32,bfloat16
+  peft-bench sweep run
+  peft-bench sweep submit --launcher slurm -- --partition=gpu
+  peft-bench sweep report";
+
+pub const SWEEP_PLAN: &str = "\
+Examples:
+  peft-bench sweep plan sweep.toml --dry-run
+  peft-bench sweep plan --experiments 'lora/*',ia3/default --batch-sizes 1,8 --to sweeps/first
+  peft-bench sweep plan sweep.toml --threads 8 -- --restarts 3 --quiet-gate 30s";
+
+pub const SWEEP_RUN: &str = "\
+Exit codes:
+  0    all results are there
+  1    a job failed
+  2    usage
+  3    jobs are being measured elsewhere, or something was busy: run it again
+  130  interrupted, or cancelled: run it again
+
+Examples:
+  peft-bench sweep run
+  peft-bench sweep run sweeps/first --cores 0-7,8-15 --retries 1 --timeout 30m --keep-going
+  peft-bench sweep run sweeps/first --devices 0,1,2,3
+  peft-bench sweep run sweeps/first --shard 0/4";
+
+pub const SWEEP_SUBMIT: &str = "\
+Examples:
+  peft-bench sweep submit --launcher slurm --print
+  peft-bench sweep submit --launcher slurm --at-once 8 --cpus 16 -- --partition=cpu --time=60
+  peft-bench sweep submit --launcher hq --cpus 16";
+
+pub const SWEEP_MANIFEST: &str = "\
+Examples:
+  peft-bench sweep manifest --kubernetes --image registry/peft-bench:1 --claim shared --mount /shared > job.yaml";

@@ -28,7 +28,7 @@ pub struct Measure {
     /// (`org/name[@revision]`). Folders that onnxruntime-genai's builder, Optimum or Transformers
     /// exported are measured as they are, beside the others, or against `--model`.
     #[arg(required = true)]
-    targets: Vec<PathBuf>,
+    pub(super) targets: Vec<PathBuf>,
 
     /// Prompts in place of `prompts/prompts.json`.
     #[arg(long, value_name = "FILE")]
@@ -37,7 +37,7 @@ pub struct Measure {
     /// Take the base's figures from an earlier `peft-bench base` of exactly this configuration. It
     /// saves time; overheads are then not paired, and so less certain.
     #[arg(long)]
-    cached_base: bool,
+    pub(super) cached_base: bool,
 
     /// Go on until every overall overhead is known to within so many percentage points (half of its
     /// 95 % interval); `num_inference_runs` is then the least. With `--restarts`, whole starts are
@@ -59,7 +59,7 @@ pub struct Measure {
     /// Compare what was measured with an earlier result, or with those of a folder, as `compare`
     /// does, and exit as it does: with 1 if something is worse, with 3 if that can't be told.
     #[arg(long, value_name = "FILE|FOLDER", conflicts_with = "cached_base")]
-    baseline: Option<PathBuf>,
+    pub(super) baseline: Option<PathBuf>,
 
     /// By how many percent a variant's time over its base's may be more than in `--baseline`.
     #[arg(
@@ -132,28 +132,7 @@ fn percentage(text: &str) -> Result<f64, String> {
 impl Measure {
     /// Runs the command.
     pub fn run(&self, common: &CommonOptions) -> Result<Outcome> {
-        let goal = |half_width_pct| PrecisionGoal {
-            half_width_pct,
-            max_time: self.max_time,
-        };
-        let study = Study {
-            targets: self.targets.clone(),
-            settings: common.settings(),
-            prompts: self.prompts.clone(),
-            tokenizer: self.tokenizer.choice(),
-            batch_sizes: self.batch.sizes(),
-            task_id: self.task.id(),
-            contexts: distinct(self.sweep.iter().map(|count| *count as usize)),
-            swap: self.swap.map(usize::from),
-            aa: self.aa,
-            empty: self.empty,
-            cached_base: self.cached_base,
-            restarts: self.restarts.count(),
-            precision_goal: self.target_precision.map(goal),
-            quiet_gate: self.quiet.gate(),
-            output: common.output.clone(),
-            ..Study::default()
-        };
+        let study = self.study(common);
         let Some(baseline) = &self.baseline else {
             let outcome = run_study(study, common)?;
             if let Outcome::Done = outcome {
@@ -178,6 +157,32 @@ impl Measure {
         let judgement = Judgement::new(pairs, self.margin);
         print(&format!("\n{}", text::table(&judgement, common.verbose)))?;
         Ok(compare::outcome(&judgement))
+    }
+
+    /// What's asked for, as a study.
+    pub(super) fn study(&self, common: &CommonOptions) -> Study {
+        let goal = |half_width_pct| PrecisionGoal {
+            half_width_pct,
+            max_time: self.max_time,
+        };
+        Study {
+            targets: self.targets.clone(),
+            settings: common.settings(),
+            prompts: self.prompts.clone(),
+            tokenizer: self.tokenizer.choice(),
+            batch_sizes: self.batch.sizes(),
+            task_id: self.task.id(),
+            contexts: distinct(self.sweep.iter().map(|count| *count as usize)),
+            swap: self.swap.map(usize::from),
+            aa: self.aa,
+            empty: self.empty,
+            cached_base: self.cached_base,
+            restarts: self.restarts.count(),
+            precision_goal: self.target_precision.map(goal),
+            quiet_gate: self.quiet.gate(),
+            output: common.output.clone(),
+            ..Study::default()
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Results go to stdout, prose to stderr. Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted;
 //! of a comparison, or a check of a merged checkpoint, 1 worse or wrong, 3 can't be told; of
-//! `--quiet-gate` 3 too, if the machine isn't quiet.
+//! `--quiet-gate` 3 too, if the machine isn't quiet, and of a sweep, if something was busy.
 
 mod base;
 mod check;
@@ -26,6 +26,7 @@ mod quiet;
 mod report;
 mod runtime;
 mod shell;
+mod sweep;
 mod terminal;
 mod text_comparison;
 mod verify;
@@ -81,6 +82,9 @@ enum Command {
     /// Compare a newer result with an older one: no worse, worse, or can't be told.
     #[command(after_help = examples::COMPARE)]
     Compare(compare::Compare),
+    /// Run fleets of experiments: on this machine's cores and GPUs, or as tasks of a cluster's engine.
+    #[command(after_help = examples::SWEEP)]
+    Sweep(sweep::Sweep),
     /// Check that merged and unmerged agree, and that the adapter changes something; check a
     /// checkpoint that another program merged; or check that a portable folder is intact.
     #[command(after_help = examples::VERIFY)]
@@ -139,6 +143,7 @@ pub fn run() -> ExitCode {
         Command::Base(command) => command.run(&cli.common),
         Command::Report(command) => command.run(&cli.common).map(done),
         Command::Compare(command) => command.run(&cli.common),
+        Command::Sweep(command) => command.run(&cli.common),
         Command::Verify(command) => command.run(&cli.common),
         Command::Convert(command) => command.run(&cli.common).map(done),
         Command::Generate(command) => command.run(&cli.common).map(done),

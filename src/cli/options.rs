@@ -1,6 +1,6 @@
 //! Options that most commands share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
@@ -13,6 +13,8 @@ use crate::weights::Dtype;
 
 /// Where results are, unless something else is asked for.
 pub const RESULTS: &str = "results";
+/// Where exported models are, unless something else is asked for.
+const EXPORTED: &str = "exported_models";
 
 /// Options that most commands share.
 #[derive(Debug, Clone, Args)]
@@ -96,7 +98,7 @@ pub struct CommonOptions {
         long,
         global = true,
         value_name = "DIR",
-        default_value = "exported_models"
+        default_value = EXPORTED
     )]
     pub export_dir: PathBuf,
 
@@ -106,6 +108,82 @@ pub struct CommonOptions {
 }
 
 impl CommonOptions {
+    /// The options as they'd be given again, but for those that have their usual values. Where results
+    /// go and what is said isn't part of it.
+    pub fn arguments(&self) -> Vec<String> {
+        let Self {
+            model,
+            dtype,
+            quantize,
+            quantize_head,
+            quantize_embedding,
+            quantize_accuracy,
+            ep,
+            device,
+            cuda_graph,
+            threads,
+            weights,
+            adapter_form,
+            trained,
+            fresh,
+            offline,
+            config,
+            output: _,
+            export_dir,
+            verbose: _,
+        } = self;
+        let part = |part: &Option<Part>, float: &'static str| {
+            part.map(|part| part.format().map_or(float, Format::name).to_owned())
+        };
+        let value = |value: Option<PossibleValue>| value.map(|value| value.get_name().to_owned());
+        let path = |path: &Path| path.display().to_string();
+        let options = [
+            ("--model", model.clone()),
+            ("--dtype", dtype.map(|dtype| dtype.to_string())),
+            ("--quantize", part(quantize, "none")),
+            ("--quantize-head", part(quantize_head, "float")),
+            ("--quantize-embedding", part(quantize_embedding, "float")),
+            (
+                "--quantize-accuracy",
+                quantize_accuracy.map(|accuracy| accuracy.level().to_string()),
+            ),
+            (
+                "--ep",
+                value(ep.to_possible_value()).filter(|_| *ep != ExecutionProvider::Auto),
+            ),
+            ("--device", (*device > 0).then(|| device.to_string())),
+            ("--threads", threads.map(|threads| threads.to_string())),
+            (
+                "--weights",
+                weights.and_then(|weights| value(weights.to_possible_value())),
+            ),
+            (
+                "--adapter-form",
+                value(adapter_form.to_possible_value())
+                    .filter(|_| *adapter_form != FormChoice::Reduced),
+            ),
+            ("--config", config.as_deref().map(path)),
+            (
+                "--export-dir",
+                Some(path(export_dir)).filter(|folder| folder != EXPORTED),
+            ),
+        ];
+        let flags = [
+            ("--cuda-graph", *cuda_graph),
+            ("--trained", *trained),
+            ("--fresh", *fresh),
+            ("--offline", *offline),
+        ];
+        let with_value = options
+            .into_iter()
+            .filter_map(|(name, value)| Some([name.to_owned(), value?]));
+        let flags = flags.into_iter().filter(|(_, is_given)| *is_given);
+        with_value
+            .flatten()
+            .chain(flags.map(|(name, _)| name.to_owned()))
+            .collect()
+    }
+
     /// The same without the command line's types. Where results go and what is said isn't part of it.
     pub fn settings(&self) -> Settings {
         Settings {

@@ -28,6 +28,13 @@ pub struct Report {
     #[arg(value_name = "FILE|FOLDER")]
     paths: Vec<PathBuf>,
 
+    #[command(flatten)]
+    view: View,
+}
+
+/// How results are shown.
+#[derive(Debug, Args)]
+pub struct View {
     /// How results are shown [default: as the output's ending says, else table]
     #[arg(long, value_enum)]
     format: Option<Format>,
@@ -92,17 +99,24 @@ enum Format {
 impl Report {
     /// Runs the command. What can't be read is told, and the others are shown all the same.
     pub fn run(&self, common: &CommonOptions) -> Result<()> {
+        let usual = [PathBuf::from(RESULTS)];
+        let paths = match self.paths.as_slice() {
+            [] => &usual,
+            given => given,
+        };
+        self.view.run(paths, common)
+    }
+}
+
+impl View {
+    /// Shows the results in `paths`.
+    pub fn run(&self, paths: &[PathBuf], common: &CommonOptions) -> Result<()> {
         if self.columns == ["help"] {
             return print(&self.rows_of().help());
         }
         let format = self.format();
         let query = self.query(format);
         let published = self.published()?;
-        let usual = [PathBuf::from(RESULTS)];
-        let paths = match self.paths.as_slice() {
-            [] => &usual,
-            given => given,
-        };
         let (files, mut errors) = result_files(paths);
         let shown = match (format, files.as_slice()) {
             (Format::Html, files) => page::page(files, &query, &published, &mut errors)?,
@@ -120,6 +134,68 @@ impl Report {
             message(&format!("error: {error:#}"));
         }
         last.map_or(Ok(()), Err)
+    }
+
+    /// Shows results in sections with headings, each of which is a folder. A format for other programs
+    /// has all in one.
+    pub fn run_sections(
+        &self,
+        sections: &[(String, PathBuf)],
+        common: &CommonOptions,
+    ) -> Result<()> {
+        let for_people = matches!(self.format(), Format::Table | Format::Markdown);
+        if self.columns == ["help"] || !for_people {
+            let folders: Vec<PathBuf> = sections.iter().map(|(_, folder)| folder.clone()).collect();
+            return self.run(&folders, common);
+        }
+        let text = self.text_of_sections(sections)?;
+        let folders: Vec<PathBuf> = sections.iter().map(|(_, folder)| folder.clone()).collect();
+        self.put(&text, result_files(&folders).0.len())
+    }
+
+    /// The tables of all sections, each under its heading.
+    pub fn text_of_sections(&self, sections: &[(String, PathBuf)]) -> Result<String> {
+        let format = self.format();
+        let query = self.query(format);
+        let published = self.published()?;
+        let mut errors = Vec::new();
+        let mut text = String::new();
+        for (heading, folder) in sections {
+            let (files, unread) = result_files(std::slice::from_ref(folder));
+            errors.extend(unread);
+            let shown = listed::listed(&files, &query, &published, format, &mut errors);
+            if let Some(shown) = shown {
+                let (before, mark) = match (text.is_empty(), format) {
+                    (true, Format::Markdown) => ("", "## "),
+                    (true, _) => ("", ""),
+                    (false, Format::Markdown) => ("\n", "## "),
+                    (false, _) => ("\n", ""),
+                };
+                text.push_str(&format!("{before}{mark}{heading}\n\n{}", shown.text));
+            }
+        }
+        // The last one is what the command ends with.
+        let last = errors.pop();
+        for error in errors {
+            message(&format!("error: {error:#}"));
+        }
+        last.map_or(Ok(text), Err)
+    }
+
+    /// Tables as they're without any option.
+    pub fn usual() -> Self {
+        Self {
+            format: None,
+            overview: false,
+            filter: None,
+            sort: Vec::new(),
+            group_by: None,
+            columns: Vec::new(),
+            quality: Vec::new(),
+            quality_metric: None,
+            quality_model: None,
+            output: PathBuf::from(RESULTS),
+        }
     }
 
     /// What's published, to be matched with results.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::Experiment;
 use crate::adapter::folder::{self, CONFIG, INDEX, WEIGHTS, names};
 use crate::adapter::{
-    Adapter, AdapterError, Values, expert_folders, options_inside, options_of, peft_type,
+    Adapter, AdapterError, Prompt, Values, expert_folders, options_inside, options_of, peft_type,
 };
 use crate::json::JsonObject;
 use crate::json::check::{nearest, nearest_three};
@@ -43,6 +43,10 @@ pub struct Fit {
     pub trainable_params: usize,
     /// Notes about how the adapter is loaded.
     pub notes: Vec<String>,
+    /// Why it can't be merged; `None` if it can.
+    pub merge_refusal: Option<String>,
+    /// Whether it fills the cache before the prompt, as prefix tuning does.
+    pub has_prefix: bool,
 }
 
 /// Every folder below `experiments` that is or should be an experiment: it has an
@@ -164,6 +168,8 @@ pub fn fit(
         modules: adapter.modules().count(),
         trainable_params: adapter.trainable_params(),
         notes: adapter.notes().to_vec(),
+        merge_refusal: adapter.merge_refusal(),
+        has_prefix: matches!(adapter.prompt(), Some(Prompt::Prefix(_))),
     })
 }
 

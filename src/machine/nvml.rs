@@ -14,6 +14,29 @@ pub(crate) fn load_nvml() -> Option<Nvml> {
     Nvml::init().ok()
 }
 
+/// A GPU that CUDA lets this process see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gpu {
+    /// Its number for CUDA in this process.
+    pub number: u32,
+    /// Its name for everybody, `GPU-…`, which `CUDA_VISIBLE_DEVICES` takes.
+    pub uuid: String,
+}
+
+/// The GPUs that CUDA lets this process see, in CUDA's order.
+pub fn visible_gpus() -> Vec<Gpu> {
+    let Some(nvml) = load_nvml() else {
+        return Vec::new();
+    };
+    let visible = visible_devices(&nvml).into_iter().enumerate();
+    let gpu = |(number, index): (usize, u32)| {
+        let uuid = nvml.device_by_index(index).ok()?.uuid().ok()?;
+        let number = u32::try_from(number).ok()?;
+        Some(Gpu { number, uuid })
+    };
+    visible.filter_map(gpu).collect()
+}
+
 /// NVML's index for each device that CUDA lets this process see, in CUDA's order.
 pub(crate) fn visible_devices(nvml: &Nvml) -> Vec<u32> {
     let uuids: Vec<String> = (0..nvml.device_count().unwrap_or(0))

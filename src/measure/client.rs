@@ -212,6 +212,12 @@ impl WorkerClient {
         self.input = None;
         let how = match self.interrupt.wait(&mut self.child) {
             Ok(status) => match status.signal() {
+                // A job scheduler ends all processes of a task at once, so it may be known here
+                // before this process' own signal arrives.
+                Some(libc::SIGTERM | libc::SIGINT | libc::SIGHUP) => {
+                    self.interrupt.raise();
+                    return WorkerError::Interrupted;
+                }
                 Some(libc::SIGKILL) => {
                     "was killed (signal 9: out of memory, or by somebody)".to_owned()
                 }

@@ -129,6 +129,8 @@ impl SubjectRecord {
             stage.peak_rss_method = earlier.peak_rss_method;
         }
         stage.peak_anonymous_bytes = stage.peak_anonymous_bytes.max(earlier.peak_anonymous_bytes);
+        let waits = stage.disk_waits.zip(earlier.disk_waits);
+        stage.disk_waits = waits.map(|(later, earlier)| later + earlier);
         let accelerator = earlier.peak_accelerator_bytes;
         stage.peak_accelerator_bytes = stage.peak_accelerator_bytes.max(accelerator);
         *earlier = stage;

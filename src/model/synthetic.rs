@@ -28,7 +28,7 @@ pub use shapes::shapes;
 
 /// Part of every folder's name. Increase it whenever a shape, the generator or the tokenizer's text
 /// changes, so that no older folder is reused.
-const VERSION: &str = "v2";
+pub const VERSION: &str = "v2";
 
 /// Space reserved for the small files and the file system's metadata.
 const SPACE_MARGIN_BYTES: u64 = 8 << 20;

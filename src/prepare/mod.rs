@@ -42,6 +42,7 @@ pub use checkpoint::{
     CheckpointForm, CheckpointSummary, copy_tokenizer, model_config, write_checkpoint,
 };
 pub use empty::empty_variant;
+pub use fingerprint::REVISION as GRAPH_REVISION;
 pub use merge::{Change, changes, head_follows};
 pub use swap_adapters::{not_swappable, other_adapters};
 

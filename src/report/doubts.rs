@@ -9,7 +9,11 @@ use super::model::{
     AdapterInfo, AdapterWeights, BaseSource, Overhead, Parity, Report, Status, Variant,
 };
 use crate::engine::StepGraph;
+use crate::measure::prompt_group::PromptGroup;
 use crate::measure::stats::MIN_SAMPLES_TO_DETECT;
+
+/// Waits for the disk in a run that are no sign of weights that don't stay in memory.
+const WAITS_PER_RUN: u64 = 20;
 
 /// How much a doubt weighs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -190,6 +194,9 @@ fn of_a_variant(name: &str, variant: &Variant) -> Vec<(Level, &'static str, Stri
         );
         found.push((Level::Warn, "slow first run", text));
     }
+    if let Some(text) = waits_for_disk(name, variant) {
+        found.push((Level::Warn, "waits for the disk", text));
+    }
     for part in variant.not_lowered.iter().flatten() {
         found.push((Level::Note, "slower form", format!("{name}: {part}")));
     }
@@ -201,6 +208,20 @@ fn of_a_variant(name: &str, variant: &Variant) -> Vec<(Level, &'static str, Stri
         found.push((Level::Note, "outliers", text));
     }
     found
+}
+
+/// A sentence if steps waited for weights to be read from a disk, again and again.
+pub(super) fn waits_for_disk(name: &str, variant: &Variant) -> Option<String> {
+    let runs: usize = variant.samples().map(|of| of.individual_runs.len()).sum();
+    let stages = variant.memory.memory_logs.iter();
+    let of_prompts = stages.filter(|stage| PromptGroup::from_name(&stage.stage).is_some());
+    let waits: u64 = of_prompts.filter_map(|stage| stage.disk_waits).sum();
+    // What a first prompt reads stays in memory where there's room for it.
+    (waits > WAITS_PER_RUN * runs.max(1) as u64).then(|| {
+        format!(
+            "Steps of {name} waited for the disk {waits} times in {runs} runs: its weights don't stay in memory, so these are              times of the disk"
+        )
+    })
 }
 
 fn too_few(name: &str, over: &Overhead) -> String {

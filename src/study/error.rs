@@ -55,6 +55,15 @@ pub enum StudyError {
     TemporaryFolder(#[source] io::Error),
     #[error("cannot write the base's measurement")]
     BaseMeasurement(#[source] io::Error),
+    #[error(
+        "the weights of the {subjects} variants that are measured together take {needed_gib} GiB, and the GPU has {has_gib} GiB: \
+         take a larger one, `--quantize`, or `--ep cpu`"
+    )]
+    GpuTooSmall {
+        subjects: usize,
+        needed_gib: String,
+        has_gib: String,
+    },
     /// What failed, and then its result couldn't be written either.
     #[error("{write}")]
     Unwritten {

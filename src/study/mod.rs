@@ -27,6 +27,7 @@ mod prompt_doubts;
 mod prompt_source;
 mod result_files;
 mod result_name;
+mod room;
 mod sessions;
 mod settings;
 mod setup;

@@ -10,6 +10,7 @@ use super::observer::{Event, Note};
 use super::prompt_doubts::prompt_doubts;
 use super::prompt_source::{PromptSource, check_room};
 use super::result_files::{CaseResult, ResultFiles};
+use super::room;
 use super::tokenizer::TokenizerPlace;
 use crate::config::BenchmarkConfig;
 use crate::engine::{DecoderEngine, Provider};
@@ -117,6 +118,10 @@ impl TrialRun<'_> {
     fn run(&self) -> Result<Measured, StudyError> {
         let (study, setup) = (self.files.study, self.files.setup);
         let (mut plan, contexts, tokenizer) = self.plan()?;
+        if let Provider::Cuda(_) = self.files.provider {
+            let memory = self.files.hardware.accelerator_memory_mb;
+            room::check_gpu(&plan.subjects, memory)?;
+        }
         let mut sweep = self.sweep_plans(&plan, contexts);
         for plan in std::iter::once(&mut plan).chain(&mut sweep) {
             self.make_ready(plan)?;

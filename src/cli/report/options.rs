@@ -4,10 +4,10 @@ use std::fmt::Display;
 
 use clap::error::ErrorKind;
 
-use super::{Format, Report};
+use super::{Format, View};
 use crate::report::list::{Columns, Filter, Named, Order, Query, RowsOf};
 
-impl Report {
+impl View {
     pub(super) fn rows_of(&self) -> RowsOf {
         match self.overview {
             true => RowsOf::Results,

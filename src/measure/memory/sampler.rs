@@ -43,6 +43,9 @@ pub struct StageMemory {
     /// The largest anonymous memory among the readings; the kernel has no high-water mark of it.
     /// Linux only.
     pub peak_anonymous_bytes: Option<u64>,
+    /// How often the process waited during the stage for a page to be read from a disk.
+    #[serde(default)]
+    pub disk_waits: Option<u64>,
     /// Bytes that ONNX Runtime's allocator had handed out on the accelerator at the stage's end.
     /// The sampler leaves it `None`; the owner of the session fills it in.
     pub accelerator_allocated_bytes: Option<u64>,
@@ -168,6 +171,8 @@ struct Watch {
     /// The high-water mark at the stage's start, if it couldn't be reset. A mark that doesn't
     /// exceed it belongs to an earlier stage.
     mark_before: Option<u64>,
+    /// Waits for the disk until the stage's start.
+    waits_before: Option<u64>,
 }
 
 fn lock(watch: &Mutex<Watch>) -> std::sync::MutexGuard<'_, Watch> {
@@ -183,6 +188,7 @@ impl Watch {
             rss: 0,
             anonymous: None,
             mark_before: None,
+            waits_before: None,
         };
         let ram = ProcessMemory::read()?;
         watch.begin_stage(&ram);
@@ -199,6 +205,7 @@ impl Watch {
         self.gpu_peak = None;
         self.rss = 0;
         self.anonymous = None;
+        self.waits_before = disk_waits();
     }
 
     /// A reading that fails is skipped; the one at the stage's end must succeed.
@@ -236,6 +243,9 @@ impl Watch {
             peak_rss_bytes,
             peak_rss_method,
             peak_anonymous_bytes: self.anonymous,
+            disk_waits: disk_waits()
+                .zip(self.waits_before)
+                .map(|(now, before)| now - before),
             accelerator_allocated_bytes: None,
             arena: None,
             accelerator_reserved_bytes: gpu.map(GpuReading::bytes),
@@ -246,6 +256,20 @@ impl Watch {
         self.note(&ram);
         Ok(stage)
     }
+}
+
+/// How often this process waited for a page to be read from a disk, since it began.
+#[cfg(target_os = "linux")]
+fn disk_waits() -> Option<u64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The name, in brackets, may have blanks; `majflt` is the tenth field after it.
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(9)?.parse().ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn disk_waits() -> Option<u64> {
+    None
 }
 
 /// The peak of a stage from its largest sample and the high-water mark at its end.

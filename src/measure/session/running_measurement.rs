@@ -65,10 +65,33 @@ impl<P: WorkerProcess> RunningMeasurement<'_, P> {
         for start in 0..starts {
             self.start_anew(start, &mut orders)?;
         }
-        if let Some(goal) = self.plan.goal {
-            self.reach(goal, started, &mut orders, precision)?;
+        let reached = match self.plan.goal {
+            Some(goal) => self.reach(goal, started, &mut orders, precision),
+            None => Ok(()),
+        };
+        let complete = reached.and_then(|()| self.end_stage("benchmark_complete"));
+        match complete {
+            // All planned rounds were measured, and that's a measurement.
+            Err(WorkerError::Interrupted) => {
+                self.keep_whole_rounds(precision.as_ref());
+                Ok(())
+            }
+            complete => complete,
         }
-        self.end_stage("benchmark_complete")
+    }
+
+    /// Drops the runs of a round that was interrupted, and the interruption itself.
+    fn keep_whole_rounds(&mut self, reached: Option<&ReachedPrecision>) {
+        let interrupted = WorkerError::Interrupted.to_string();
+        for subject in &mut self.running {
+            let record = &mut subject.record;
+            if record.error.as_ref() == Some(&interrupted) {
+                record.error = None;
+            }
+            if let Some(reached) = reached {
+                record.runs.retain(|run| run.run < reached.runs);
+            }
+        }
     }
 
     /// Generations of one start, warm-up included.

@@ -157,6 +157,7 @@ impl WorkerProcess for Process {
             peak_rss_bytes: rss_bytes,
             peak_rss_method: PeakMethod::Samples,
             peak_anonymous_bytes: None,
+            disk_waits: None,
             accelerator_allocated_bytes: None,
             arena: None,
             accelerator_reserved_bytes: None,

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use rayon::prelude::*;
+
 use super::memory::stage;
 use super::metrics::summarize;
 use super::variant::{overhead_of, variant};
@@ -41,8 +43,9 @@ impl<'a> Figures<'a> {
         seed: u64,
     ) -> Self {
         let base = base_of(records);
+        // Intervals of thousands of runs take many seconds, and a job scheduler may not wait.
         let variants: Vec<(&SubjectRecord, Variant)> = records
-            .iter()
+            .par_iter()
             .map(|record| (record, variant(base, record, paired, seed)))
             .collect();
         let sweep = sweep.iter().map(|run| {

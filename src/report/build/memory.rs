@@ -36,6 +36,7 @@ pub(super) fn stage(stage: &StageMemory) -> Stage {
         peak_ram_mb: mb(stage.peak_rss_bytes),
         peak_ram_method: stage.peak_rss_method,
         peak_anonymous_mb: stage.peak_anonymous_bytes.map(mb),
+        disk_waits: stage.disk_waits,
         peak_accelerator_mb: stage.peak_accelerator_bytes.map(mb),
         accelerator_method: stage.accelerator_method,
     }

@@ -43,6 +43,9 @@ pub struct Stage {
     pub peak_ram_method: PeakMethod,
     /// The process' own at most during it.
     pub peak_anonymous_mb: Option<f64>,
+    /// How often the process waited during it for a page to be read from a disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_waits: Option<u64>,
     /// Held on the accelerator at most during it.
     pub peak_accelerator_mb: Option<f64>,
     /// How the accelerator's figures were found.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::report::doubts::machine_warnings;
+use crate::report::doubts::{machine_warnings, waits_for_disk};
 use crate::report::measured::Participant;
 use crate::report::model::{Report, Variant};
 
@@ -40,6 +40,9 @@ pub(super) fn doubts(all: &[Participant<Variant>], report: &Report) -> String {
                 text,
                 "warning: {outliers} of {runs} runs of `{label}` {are} far from the others of their prompt"
             );
+        }
+        if let Some(sentence) = waits_for_disk(&format!("`{label}`"), one.found) {
+            let _ = writeln!(text, "warning: {}", uncapitalized(&sentence));
         }
         if slow_first > 0 {
             let prompts = if slow_first == 1 { "prompt" } else { "prompts" };

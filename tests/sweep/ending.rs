@@ -1,0 +1,110 @@
+//! Jobs that fail, take too long, are killed or cancelled.
+
+use std::fs;
+
+use crate::common::*;
+use crate::place::{Place, ended, kill};
+
+/// A plan of which the first job fails: its adapter is gone when it's measured.
+fn with_a_failing_job() -> Place {
+    let place = Place::new(2);
+    copy_folder(&case("llama-gqa", "lora"), &place.path("gone"));
+    place.planned("gone,cases/lora", &["--models", "models/llama-gqa"]);
+    fs::write(place.path("gone/adapter_config.json"), "{").unwrap();
+    place
+}
+
+#[test]
+fn a_failure_ends_the_run_unless_it_goes_on_and_is_tried_again_as_often_as_asked() {
+    let place = with_a_failing_job();
+    let outcome = place.sweep(&["run"]);
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert_eq!(
+        (place.states(), place.results().len()),
+        (vec![vec!["failed".to_owned()]], 0)
+    );
+    assert!(
+        outcome.stderr.contains("gone") && outcome.stderr.contains("log.txt"),
+        "{outcome:?}"
+    );
+
+    let outcome = place.sweep(&["run", "--keep-going", "--retries", "2"]);
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert_eq!(place.results().len(), 1);
+    let mut attempts: Vec<usize> = place.states().iter().map(Vec::len).collect();
+    attempts.sort_unstable();
+    assert_eq!(attempts, [1, 4]);
+    let status = place.sweep(&["status"]);
+    assert_eq!(status.code, Some(1), "{status:?}");
+    assert!(
+        status.stdout.contains("1 failed") && status.stdout.contains("4 attempts"),
+        "{status:?}"
+    );
+}
+
+#[test]
+fn a_job_that_takes_too_long_is_ended_and_has_failed() {
+    let place = Place::new(1000);
+    place.planned("cases/lora", &[]);
+    let outcome = place.sweep(&["run", "--timeout", "2s"]);
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert!(outcome.stderr.contains("longer than 2s"), "{outcome:?}");
+    assert_eq!(place.states(), [["timeout"]]);
+    assert!(place.processes().is_empty());
+}
+
+#[test]
+fn a_run_that_is_cancelled_from_elsewhere_ends_and_goes_on_later() {
+    let place = Place::new(1000);
+    place.planned("cases/lora", &[]);
+    let child = place.start(&[]);
+    place.wait("the job", Place::is_measuring);
+    assert_eq!(place.count("running"), 1);
+    assert_eq!(place.sweep(&["cancel"]).code, Some(0));
+    let (code, stderr) = ended(child);
+    assert_eq!(code, Some(130), "{stderr}");
+    assert!(stderr.contains("peft-bench sweep run"), "{stderr}");
+    assert_eq!(place.states(), [["cancelled"]]);
+    assert_eq!((place.count("interrupted"), place.results().len()), (1, 0));
+    let child = place.start(&[]);
+    place.wait("the job", Place::is_measuring);
+    kill(child.id() as i32, "-INT");
+    assert_eq!(ended(child).0, Some(130));
+    assert_eq!(place.states(), [["cancelled", "cancelled"]]);
+}
+
+#[test]
+fn a_whole_tree_of_processes_that_is_ended_is_a_cancellation() {
+    let place = Place::new(1000);
+    place.planned("cases/lora", &[]);
+    let child = place.start(&[]);
+    place.wait("the job", Place::is_measuring);
+    // The workers first: their ends are seen before the parents' own signals.
+    let mut processes = place.processes();
+    processes.sort_by_key(|(_, words)| !words.contains(&"worker".to_owned()));
+    for (id, _) in processes {
+        // One may have ended with its parent.
+        let _ = std::process::Command::new("kill")
+            .args(["-TERM", &id.to_string()])
+            .status();
+    }
+    let (code, stderr) = ended(child);
+    assert_eq!(code, Some(130), "{stderr}");
+    assert_eq!(place.states(), [["cancelled"]]);
+    let failed = files_below(&place.path("sweeps/sweep/attempts"));
+    let failed: Vec<_> = failed
+        .iter()
+        .filter(|path| path.parent().unwrap().ends_with("failed"))
+        .collect();
+    assert_eq!(read_json(failed[0])["run_info"]["status"], "cancelled");
+}
+
+#[test]
+fn results_that_cannot_be_written_end_the_run_before_anything_is_measured() {
+    let place = Place::new(2);
+    place.planned("cases/lora", &[]);
+    fs::write(place.path("sweeps/sweep/results"), "no folder").unwrap();
+    let outcome = place.sweep(&["run"]);
+    assert_refused(&outcome, &["sweeps/sweep/results"]);
+    assert!(place.states().is_empty());
+}
