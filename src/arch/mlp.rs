@@ -38,6 +38,8 @@ pub enum Mlp {
         /// Applied between the two.
         activation: Activation,
     },
+    /// None: the layer is its mixer alone.
+    Absent,
 }
 
 /// An element-wise function.
@@ -101,6 +103,7 @@ impl Mlp {
                 ..
             } => vec![gate_up_proj, down_proj],
             Self::Plain { fc1, fc2, .. } => vec![fc1, fc2],
+            Self::Absent => Vec::new(),
         }
     }
 
@@ -120,6 +123,7 @@ impl Mlp {
                 ..
             } => vec![gate_up_proj, down_proj],
             Self::Plain { fc1, fc2, .. } => vec![fc1, fc2],
+            Self::Absent => Vec::new(),
         }
     }
 

@@ -176,6 +176,15 @@ pub enum ModuleKind {
         /// `[read, total]`: experts that a token uses, of the layer's experts.
         share: [usize; 2],
     },
+    /// A convolution of each channel over positions.
+    Convolution {
+        /// Number of channels.
+        channels: usize,
+        /// Number of positions that an output depends on.
+        kernel: usize,
+        /// Whether the base has a bias.
+        bias: bool,
+    },
     /// A normalization.
     Norm {
         /// Shape of its parameters: `[width]`, or `[heads, head_dim]`.
@@ -224,6 +233,17 @@ impl Module {
                 num_embeddings,
                 embedding_dim,
             } => vec![("weight", vec![num_embeddings, embedding_dim])],
+            &ModuleKind::Convolution {
+                channels,
+                kernel,
+                bias,
+            } => {
+                let mut all = vec![("weight", vec![channels, 1, kernel])];
+                if bias {
+                    all.push(("bias", vec![channels]));
+                }
+                all
+            }
             ModuleKind::Norm { shape, kind } => kind
                 .parameters()
                 .iter()
@@ -257,7 +277,9 @@ impl Module {
                 num_embeddings,
                 embedding_dim,
             } => Some([num_embeddings, embedding_dim]),
-            ModuleKind::Norm { .. } | ModuleKind::Parameter { .. } => None,
+            ModuleKind::Convolution { .. }
+            | ModuleKind::Norm { .. }
+            | ModuleKind::Parameter { .. } => None,
         }
     }
 

@@ -93,3 +93,19 @@ pub fn count(config: &JsonObject, key: &str, default: usize) -> Result<usize, Co
             .ok_or_else(|| config.wrong(key, "a whole number of at least 0")),
     }
 }
+
+/// Adds `defaults`, a JSON object, for the keys that `config` doesn't have.
+pub fn with_defaults(config: JsonObject, defaults: &str) -> JsonObject {
+    let mut completed = config;
+    for (key, value) in object(defaults) {
+        if completed.json().get(&key).is_none() {
+            completed = completed.with(&key, value);
+        }
+    }
+    completed
+}
+
+/// Parses a JSON object of the tables.
+pub fn object(json: &str) -> serde_json::Map<String, serde_json::Value> {
+    serde_json::from_str(json).expect("the tables hold JSON objects")
+}

@@ -6,7 +6,7 @@
 
 use super::{
     Arrangement, Attention, Embedding, Linear, Mixture, Mlp, Module, Norm, Position,
-    PromptAttention,
+    PromptAttention, Recurrence, State,
 };
 use crate::json::{ConfigError, JsonObject};
 
@@ -93,20 +93,89 @@ pub struct LearnedPositions {
     pub offset: usize,
 }
 
-/// One layer: attention and an MLP.
+/// One layer: a mixer of tokens, and an MLP. A layer may lack one of them.
 #[derive(Debug, Clone)]
 pub struct Layer {
     /// Module path: `model.layers.0`.
     pub path: String,
-    /// Self-attention.
-    pub attention: Attention,
+    /// Self-attention, if the layer has it.
+    pub attention: Option<Attention>,
+    /// A mixer with a state, if the layer has one. Beside attention, both take the same input, and
+    /// their outputs are added.
+    pub recurrence: Option<Recurrence>,
     /// The MLP.
     pub mlp: Mlp,
-    /// How both, their norms and the residual stream are combined.
+    /// How they, their norms and the residual stream are combined.
     pub arrangement: Arrangement,
-    /// The outputs of attention and MLP are multiplied by this before they're added to the
+    /// The outputs of mixer and MLP are multiplied by this before they're added to the
     /// residual.
     pub residual_scale: Option<f64>,
+}
+
+impl Layer {
+    /// Its linear layers that adapters can target.
+    fn linears(&self) -> Vec<&Linear> {
+        let mut all = Vec::new();
+        all.extend(self.attention.iter().flat_map(Attention::linears));
+        all.extend(self.recurrence.iter().flat_map(Recurrence::linears));
+        all.extend(self.mlp.linears());
+        all
+    }
+
+    /// Its modules, without the norms around the sublayers.
+    fn modules(&self) -> Vec<Module> {
+        let mut all = Vec::new();
+        if let Some(attention) = &self.attention {
+            all.extend(attention.linears().into_iter().map(Linear::module));
+            if let Some([query, key]) = &attention.query_key_norms {
+                all.extend(query.modules(attention.num_attention_heads));
+                all.extend(key.modules(attention.num_key_value_heads));
+            }
+        }
+        all.extend(self.recurrence.iter().flat_map(Recurrence::modules));
+        all.extend(self.mlp.linears().into_iter().map(Linear::module));
+        all.extend(self.mlp.routed());
+        all
+    }
+
+    /// Path and source of every module, mutable.
+    pub fn names_mut(&mut self) -> Vec<(&mut String, &mut String)> {
+        fn of_linear(linear: &mut Linear) -> (&mut String, &mut String) {
+            (&mut linear.path, &mut linear.source)
+        }
+        fn of_norm(norm: &mut Norm) -> (&mut String, &mut String) {
+            (&mut norm.path, &mut norm.source)
+        }
+        let mut all = Vec::new();
+        if let Some(Attention {
+            projections,
+            o_proj,
+            query_key_norms,
+            ..
+        }) = &mut self.attention
+        {
+            all.extend(projections.linears_mut().into_iter().map(of_linear));
+            all.push(of_linear(o_proj));
+            let norms = query_key_norms.iter_mut().flatten();
+            all.extend(norms.map(|norm| of_norm(&mut norm.norm)));
+        }
+        let recurrence = self.recurrence.iter_mut();
+        all.extend(recurrence.flat_map(Recurrence::names_mut));
+        all.extend(self.mlp.names_mut());
+        all.extend(self.arrangement.norms_mut().map(of_norm));
+        all
+    }
+
+    /// Whether it mixes tokens.
+    pub fn has_mixer(&self) -> bool {
+        self.attention.is_some() || self.recurrence.is_some()
+    }
+
+    /// The states that it passes from token to token.
+    pub fn states(&self) -> Vec<State> {
+        let recurrence = self.recurrence.as_ref();
+        recurrence.map_or_else(Vec::new, Recurrence::states)
+    }
 }
 
 impl DecoderSpec {
@@ -157,18 +226,39 @@ impl DecoderSpec {
         }
     }
 
+    /// The attentions of the layers that have one, mutable.
+    pub fn attentions_mut(&mut self) -> impl Iterator<Item = &mut Attention> {
+        self.layers
+            .iter_mut()
+            .flat_map(|layer| &mut layer.attention)
+    }
+
+    /// The attentions of the layers that have one.
+    pub fn attentions(&self) -> impl Iterator<Item = &Attention> {
+        self.layers.iter().flat_map(|layer| &layer.attention)
+    }
+
+    /// The first attention, if any layer has one.
+    pub fn first_attention(&self) -> Option<&Attention> {
+        self.attentions().next()
+    }
+
+    /// Whether any layer passes a state from token to token.
+    pub fn has_states(&self) -> bool {
+        self.layers.iter().any(|layer| layer.recurrence.is_some())
+    }
+
     /// Whether a prompt must be run as a whole: its tokens attend to all others.
     pub fn takes_whole_prompts(&self) -> bool {
-        let mut layers = self.layers.iter();
-        layers.any(|layer| layer.attention.prompt == PromptAttention::Whole)
+        self.attentions()
+            .any(|attention| attention.prompt == PromptAttention::Whole)
     }
 
     /// The length beyond which all keys of a sequence are computed with other frequencies, if it
     /// has one.
     pub fn frequencies_change_beyond(&self) -> Option<usize> {
-        self.layers
-            .iter()
-            .find_map(|layer| match &layer.attention.position {
+        self.attentions()
+            .find_map(|attention| match &attention.position {
                 Position::Rotary(rotary) => rotary.long.as_ref().map(|long| long.beyond),
                 Position::Alibi(_) | Position::None => None,
             })
@@ -245,14 +335,7 @@ impl DecoderSpec {
         all.extend(self.project_out.iter().map(Linear::module));
         all.extend(self.project_in.iter().map(Linear::module));
         for layer in &self.layers {
-            let attention = &layer.attention;
-            all.extend(attention.linears().into_iter().map(Linear::module));
-            if let Some([query, key]) = &attention.query_key_norms {
-                all.extend(query.modules(attention.num_attention_heads));
-                all.extend(key.modules(attention.num_key_value_heads));
-            }
-            all.extend(layer.mlp.linears().into_iter().map(Linear::module));
-            all.extend(layer.mlp.routed());
+            all.extend(layer.modules());
             all.extend(layer.arrangement.norms().map(Norm::module));
         }
         all.extend(self.final_norm.iter().map(Norm::module));
@@ -263,16 +346,10 @@ impl DecoderSpec {
     /// All linear layers, those of experts included, in no particular order.
     pub fn linears(&self) -> impl Iterator<Item = &Linear> {
         let layers = self.layers.iter();
-        let inner = layers
-            .flat_map(|layer| {
-                let experts = layer.mlp.mixture().map(Mixture::experts_linears);
-                [
-                    layer.attention.linears(),
-                    layer.mlp.linears(),
-                    experts.unwrap_or_default(),
-                ]
-            })
-            .flatten();
+        let inner = layers.flat_map(|layer| {
+            let experts = layer.mlp.mixture().map(Mixture::experts_linears);
+            [layer.linears(), experts.unwrap_or_default()].concat()
+        });
         let outer = [&self.project_in, &self.project_out];
         inner
             .chain(outer.into_iter().flatten())

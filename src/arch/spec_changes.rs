@@ -2,8 +2,7 @@
 
 use super::heads::Heads;
 use super::{
-    Activation, Arrangement, Attention, DecoderSpec, Embedding, Glu, Linear, Mlp, Norm, NormKind,
-    NormOver,
+    Activation, Arrangement, DecoderSpec, Embedding, Glu, Linear, Mlp, Norm, NormKind, NormOver,
 };
 
 impl DecoderSpec {
@@ -25,18 +24,7 @@ impl DecoderSpec {
         all.extend(self.project_in.iter_mut().map(Linear::names_mut));
         all.extend(self.project_out.iter_mut().map(Linear::names_mut));
         for layer in &mut self.layers {
-            let Attention {
-                projections,
-                o_proj,
-                query_key_norms,
-                ..
-            } = &mut layer.attention;
-            all.extend(projections.linears_mut().into_iter().map(Linear::names_mut));
-            all.push(Linear::names_mut(o_proj));
-            let norms = query_key_norms.iter_mut().flatten();
-            all.extend(norms.map(|norm| of_norm(&mut norm.norm)));
-            all.extend(layer.mlp.names_mut());
-            all.extend(layer.arrangement.norms_mut().map(of_norm));
+            all.extend(layer.names_mut());
         }
         all.extend(self.final_norm.iter_mut().map(of_norm));
         all.push(Linear::names_mut(&mut self.lm_head));
@@ -52,7 +40,9 @@ impl DecoderSpec {
     ) {
         for layer in &mut self.layers {
             let paths = names.map(|name| format!("{}.self_attn.{name}", layer.path));
-            let attention = &mut layer.attention;
+            let Some(attention) = &mut layer.attention else {
+                continue;
+            };
             let heads = Heads {
                 queries: attention.num_attention_heads,
                 keys: attention.num_key_value_heads,
@@ -107,6 +97,7 @@ impl DecoderSpec {
                 | Mlp::GatedFused { activation, .. }
                 | Mlp::Plain { activation, .. } => *activation = other,
                 Mlp::Experts(mixture) => mixture.glu = Glu::Plain(other),
+                Mlp::Absent => {}
             }
         }
     }

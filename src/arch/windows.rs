@@ -39,7 +39,9 @@ pub fn sliding(
 /// Sets the window of the layers for which `sliding` is true.
 pub fn set(spec: &mut DecoderSpec, sliding: &[bool], window: Option<usize>) {
     for (layer, &sliding) in spec.layers.iter_mut().zip(sliding) {
-        layer.attention.window = window.filter(|_| sliding);
+        if let Some(attention) = &mut layer.attention {
+            attention.window = window.filter(|_| sliding);
+        }
     }
 }
 

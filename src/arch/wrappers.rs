@@ -18,6 +18,7 @@ use table::TEXT_MODELS;
 pub use table::WRAPPERS;
 
 use super::families::{self, FAMILIES, Family};
+use super::read::{object, with_defaults};
 use super::{DecoderSpec, PromptAttention, Tower};
 use crate::json::check::nearest_three;
 use crate::json::{ConfigError, JsonObject};
@@ -150,8 +151,8 @@ impl Wrapper {
         if !self.adjusts_logits {
             (spec.logit_scale, spec.logit_softcap) = (None, None);
         }
-        for layer in &mut spec.layers {
-            layer.attention.prompt = self.prompt;
+        for attention in spec.attentions_mut() {
+            attention.prompt = self.prompt;
         }
         self.enclose(&mut spec);
         Ok(spec)
@@ -209,22 +210,6 @@ impl TextModel {
         }
         completed
     }
-}
-
-/// Adds `defaults` for the keys that `text` doesn't have.
-fn with_defaults(text: JsonObject, defaults: &str) -> JsonObject {
-    let mut completed = text;
-    for (key, value) in object(defaults) {
-        if completed.json().get(&key).is_none() {
-            completed = completed.with(&key, value);
-        }
-    }
-    completed
-}
-
-/// Parses a JSON object of the tables.
-fn object(json: &str) -> serde_json::Map<String, serde_json::Value> {
-    serde_json::from_str(json).expect("the tables hold JSON objects")
 }
 
 #[cfg(test)]

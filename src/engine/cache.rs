@@ -18,7 +18,15 @@ use crate::weights::{SafetensorsFile, WeightsError};
 /// change the times.
 const LENGTH_MULTIPLE: usize = 4;
 
-/// Allocates the cache: key and value of each layer in turn. A trained prefix is written into the
+/// Keys or values of a layer.
+#[derive(Debug)]
+pub struct CachedTensor {
+    layer: usize,
+    kind: &'static str,
+    tensor: DynTensor,
+}
+
+/// Allocates the cache: key and value of each layer that has them, in turn. A trained prefix is written into the
 /// first rows. On a GPU, the other rows are set to zero only if attention reads them, as
 /// [`AttentionOperator::Standard`] does.
 pub fn allocate(
@@ -26,7 +34,7 @@ pub fn allocate(
     device: &Allocator,
     variant: &PreparedVariant,
     options: &EngineOptions,
-) -> Result<Vec<DynTensor>, EngineError> {
+) -> Result<Vec<CachedTensor>, EngineError> {
     let manifest = &variant.manifest;
     let failed = EngineError::runtime(&variant.folder.display().to_string());
     let prefix = Prefix::read(variant)?;
@@ -44,8 +52,9 @@ pub fn allocate(
         _ => None,
     };
     let mut cache = Vec::new();
-    for (layer, &(heads, width)) in manifest.cache.iter().enumerate() {
-        for half in 0..2 {
+    let layers = manifest.cache.iter().enumerate();
+    for (layer, (heads, width)) in layers.filter_map(|(layer, own)| Some((layer, (*own)?))) {
+        for (half, kind) in ["key", "value"].into_iter().enumerate() {
             let shape = [options.batch_size, heads, length, width];
             let size = manifest.compute.size();
             let filled = |allocator| {
@@ -74,7 +83,11 @@ pub fn allocate(
                     tensor
                 }
             };
-            cache.push(tensor);
+            cache.push(CachedTensor {
+                layer,
+                kind,
+                tensor,
+            });
         }
     }
     Ok(cache)
@@ -82,13 +95,17 @@ pub fn allocate(
 
 /// Binds the cache to a session, as inputs and as outputs.
 pub fn bind(
-    cache: &mut [DynTensor],
+    cache: &mut [CachedTensor],
     binding: &mut IoBinding,
     name: &str,
 ) -> Result<(), EngineError> {
     let failed = EngineError::runtime(name);
-    for (index, tensor) in cache.iter_mut().enumerate() {
-        let (layer, kind) = (index / 2, ["key", "value"][index % 2]);
+    for cached in cache {
+        let CachedTensor {
+            layer,
+            kind,
+            tensor,
+        } = cached;
         let past = format!("past_key_values.{layer}.{kind}");
         let present = format!("present.{layer}.{kind}");
         binding.bind_input(past, &*tensor).map_err(&failed)?;

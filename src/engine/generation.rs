@@ -119,6 +119,7 @@ impl Engine for DecoderEngine {
             self.history.clear();
             self.history.extend_from_slice(prompt_ids);
         }
+        self.states.clear()?;
         let mut before = self.virtual_tokens;
         let mut rest = prompt_ids;
         let mut least = self.least_first_chunk(before + rest.len());

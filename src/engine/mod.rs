@@ -19,6 +19,7 @@ mod runner;
 mod session;
 mod sessions;
 mod shared_weights;
+mod states;
 mod swap;
 mod tensors;
 
@@ -43,9 +44,11 @@ pub use crate::onnxruntime::{OnnxRuntime, Provider};
 
 use crate::onnxruntime::cuda::Stream;
 use crate::weights::{Dtype, widen};
+use cache::CachedTensor;
 use cuda::CapturedSteps;
 use sessions::Sessions;
 use shared_weights::SharedWeights;
+use states::States;
 use tensors::bytes_of;
 
 /// An open variant: its sessions, cache and bound tensors.
@@ -54,7 +57,8 @@ use tensors::bytes_of;
 #[derive(Debug)]
 pub struct DecoderEngine {
     /// Keys and values of every layer, bound as `past` and as `present`.
-    _cache: Vec<DynTensor>,
+    _cache: Vec<CachedTensor>,
+    states: States,
     logits: DynTensor,
     next_token: Tensor<i64>,
     adapter: Rc<ResidentAdapter>,

@@ -8,6 +8,7 @@ use super::cuda::{CapturedSteps, check_capturable, open_captured};
 use super::session::block_size;
 use super::sessions::Sessions;
 use super::shared_weights::SharedWeights;
+use super::states::States;
 use super::tensors::element_type;
 use super::{
     DecoderEngine, EngineError, EngineOptions, OnnxRuntime, Provider, ResidentAdapter, WeightsMode,
@@ -151,6 +152,7 @@ impl DecoderEngine {
         let mut next_token = Tensor::<i64>::new(host, [options.batch_size, 1]).map_err(&failed)?;
         let adapter = ResidentAdapter::read(host, variant)?;
         let mut cache = cache::allocate(host, device, variant, options)?;
+        let mut states = States::allocate(device, variant, options)?;
         let mut captured = None;
         if stream.is_some() {
             let refused = |message| EngineError::Run {
@@ -163,6 +165,7 @@ impl DecoderEngine {
                 CapturedSteps::new(session, device, options, logits).map_err(refused)?;
             adapter.bind(&mut steps.binding)?;
             cache::bind(&mut cache, &mut steps.binding, &name)?;
+            states.bind(&mut steps.binding, &name)?;
             captured = Some(steps);
         }
         for bound in sessions.iter_mut() {
@@ -171,6 +174,7 @@ impl DecoderEngine {
                 .map_err(&failed)?;
             adapter.bind(&mut bound.binding)?;
             cache::bind(&mut cache, &mut bound.binding, &name)?;
+            states.bind(&mut bound.binding, &name)?;
         }
 
         let arenas = sessions
@@ -184,6 +188,7 @@ impl DecoderEngine {
         };
         Ok(Self {
             _cache: cache,
+            states,
             logits,
             next_token,
             adapter: Rc::new(adapter),

@@ -67,8 +67,9 @@ pub fn read(path: &Path) -> Result<PreparedVariant, ForeignError> {
             .cache
             .iter()
             .step_by(2)
-            .map(|one| (one.heads, one.width))
+            .map(|one| Some((one.heads, one.width)))
             .collect(),
+        states: Vec::new(),
         head_dim: found.graphs.cache.first().map_or(0, |one| one.width),
         base_params: size.parameters,
         base_bytes: size.bytes,
@@ -78,6 +79,7 @@ pub fn read(path: &Path) -> Result<PreparedVariant, ForeignError> {
             weight_bytes: size.bytes_per_step,
             adapter_bytes: 0,
             cache_bytes_per_position: cache_bytes_per_position(&found.graphs),
+            state_bytes: 0,
         },
         quantization: None,
         adapter: None,

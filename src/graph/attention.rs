@@ -97,7 +97,7 @@ enum Inputs {
     Joined(Value),
 }
 
-/// Adds layer `index`'s attention and its cache inputs and outputs.
+/// Adds the attention of layer `index` and its cache inputs and outputs.
 ///
 /// ```text
 /// x ─ q_proj (─ norm) (─ RotaryEmbedding) ─┐
@@ -114,13 +114,12 @@ enum Inputs {
 pub(super) fn attention(
     graph: &mut GraphBuilder,
     pass: &Pass,
-    index: usize,
+    (index, attention): (usize, &Attention),
     tables: &mut PositionTables,
     lengths: &Lengths,
     x: &Value,
 ) -> Value {
-    let layer = &pass.spec.layers[index];
-    let (path, attention) = (&layer.path, &layer.attention);
+    let path = &pass.spec.layers[index].path;
     let heads = attention.num_attention_heads;
     let width = cache_head_dim(attention);
 
@@ -131,7 +130,7 @@ pub(super) fn attention(
     let inputs = prepared(graph, attention, path, tables, lengths, inputs, is_adapted);
     let added = match &inputs {
         Inputs::Three([query, ..]) if is_adapted => {
-            added(graph, pass, index, tables, lengths, query)
+            added(graph, pass, (index, attention), tables, lengths, query)
         }
         _ => None,
     };
@@ -145,9 +144,11 @@ pub(super) fn attention(
             total_i32,
         } => {
             let rows = [last_index, total_i32];
+            let layer = (path.as_str(), attention);
             group_query(graph, layer, tables, lengths, rows, inputs, &cache)
         }
         Operands::Standard { start } => {
+            let layer = (path.as_str(), attention);
             standard(graph, layer, tables, lengths, start, inputs, &cache)
         }
     };
@@ -208,12 +209,11 @@ fn rotate(
 fn added(
     graph: &mut GraphBuilder,
     pass: &Pass,
-    index: usize,
+    (index, attention): (usize, &Attention),
     tables: &mut PositionTables,
     lengths: &Lengths,
     query: &Value,
 ) -> Option<(Value, AttentionPlace)> {
-    let attention = &pass.spec.layers[index].attention;
     let path = attention.path();
     let adaptation = pass.adaptation?;
     let heads = attention.num_attention_heads;

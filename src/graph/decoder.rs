@@ -5,6 +5,7 @@
 //! | `input_ids` | i64 `[batch, sequence]` |
 //! | `attention_mask` | i64 `[batch, total]`, total = cached + virtual + new tokens |
 //! | `past_key_values.{i}.key`, `.value` | `[batch, num_key_value_heads, past, head_dim]` |
+//! | `past_key_values.{i}.conv_state` and others | `[batch, …]`, the states of layers that have some |
 //! | `prompt_embeddings` (prompt learning) | `[virtual_tokens, embedding_dim]`; empty in decode steps |
 //! | one for each adapter tensor | the checkpoint's name and shape |
 //!
@@ -12,7 +13,7 @@
 //! | --- | --- |
 //! | `logits` | `[batch, 1, vocab_size]`, of the last position |
 //! | `next_token` | i64 `[batch, 1]`, their argmax |
-//! | `present.{i}.key`, `.value` | like `past` |
+//! | `present.{i}.key` and others | like `past` |
 
 use super::adaptation::Carried;
 use super::attention::attention;
@@ -24,8 +25,9 @@ use super::mlp::mlp;
 use super::norm::{add_norm, norm};
 use super::pass::{Export, PROMPT_INPUT, Pass};
 use super::positions::{PositionTables, learned_rows};
+use super::recurrence::recurrence;
 use super::{Adaptation, Arithmetic, Parameters, attention as attention_block, proto};
-use crate::arch::{DecoderSpec, EmbeddingScale, Layer, Norm, Residual};
+use crate::arch::{DecoderSpec, EmbeddingScale, Layer, Mlp, Norm, Residual};
 
 pub use attention_block::cache_head_dim;
 
@@ -260,8 +262,8 @@ impl Stream {
     }
 }
 
-/// Adds layer `index`. After the last layer's attention only the last position is needed, so the
-/// others are dropped.
+/// Adds layer `index`. After the last layer's mixer only the last position is needed, so the others
+/// are dropped.
 fn layer(
     graph: &mut GraphBuilder,
     pass: &Pass,
@@ -278,23 +280,39 @@ fn layer(
     let shares_norm = arrangement.parallel && around_mlp.before.is_none();
 
     let sum = format!("/{path}/Add");
+    if !layer.has_mixer() {
+        if pass.is_last_layer(index) {
+            let whole = stream.sum(graph, &sum);
+            stream.residual = graph.last_position("/residual/last", &whole);
+        }
+        let x = stream.enter(graph, around_mlp.before.as_ref(), residual, &sum);
+        let made = mlp(graph, pass, path, &layer.mlp, &x);
+        let made = normed(graph, around_mlp.after.as_ref(), made);
+        let made = scaled(graph, layer, "mlp", made);
+        stream.leave(graph, made, around_mlp.closing.as_ref());
+        return;
+    }
     let mut x = stream.enter(graph, around_attention.before.as_ref(), residual, &sum);
-    let attended = attention(graph, pass, index, tables, lengths, &x);
+    let mixed = mixed(graph, pass, index, tables, lengths, &x);
     if pass.is_last_layer(index) {
         stream.residual = graph.last_position("/residual/last", &stream.residual);
         if shares_norm {
             x = graph.last_position("/hidden/last", &x);
         }
     }
-    let attended = normed(graph, around_attention.after.as_ref(), attended);
-    let attended = scaled(graph, layer, "attention", attended);
+    let mixed = normed(graph, around_attention.after.as_ref(), mixed);
+    let mixed = scaled(graph, layer, "attention", mixed);
+    if let Mlp::Absent = layer.mlp {
+        stream.leave(graph, mixed, around_attention.closing.as_ref());
+        return;
+    }
 
     match (arrangement.parallel, &around_mlp.before) {
         (true, None) => {}
         (true, Some(before)) => x = norm(graph, before, &stream.residual),
         (false, before) => {
             let closing = around_attention.closing.as_ref();
-            stream.leave(graph, attended.clone(), closing);
+            stream.leave(graph, mixed.clone(), closing);
             let sum = format!("/{path}/self_attn/Add");
             x = stream.enter(graph, before.as_ref(), residual, &sum);
         }
@@ -303,9 +321,32 @@ fn layer(
     let made = normed(graph, around_mlp.after.as_ref(), made);
     let mut made = scaled(graph, layer, "mlp", made);
     if arrangement.parallel {
-        made = graph.add(&format!("/{path}/parallel/Add"), &attended, &made);
+        made = graph.add(&format!("/{path}/parallel/Add"), &mixed, &made);
     }
     stream.leave(graph, made, around_mlp.closing.as_ref());
+}
+
+/// The output of layer `index`'s mixer, or the sum of both.
+fn mixed(
+    graph: &mut GraphBuilder,
+    pass: &Pass,
+    index: usize,
+    tables: &mut PositionTables,
+    lengths: &Lengths,
+    x: &Value,
+) -> Value {
+    let layer = &pass.spec.layers[index];
+    let own = layer.recurrence.as_ref();
+    let passed = own.map(|own| recurrence(graph, pass, index, own, x));
+    let own = layer.attention.as_ref();
+    let attended = own.map(|own| attention(graph, pass, (index, own), tables, lengths, x));
+    match (passed, attended) {
+        (Some(passed), Some(attended)) => {
+            graph.add(&format!("/{}/mixers/Add", layer.path), &passed, &attended)
+        }
+        (Some(one), None) | (None, Some(one)) => one,
+        (None, None) => x.clone(),
+    }
 }
 
 /// `x` after the norm, if there's one.

@@ -56,5 +56,6 @@ pub(super) fn mlp(
             let activated = activate(graph, &name, *activation, &inner);
             linear(graph, pass, fc2, &activated)
         }
+        Mlp::Absent => x.clone(),
     }
 }

@@ -23,6 +23,7 @@ mod parameters;
 mod pass;
 mod positions;
 pub mod proto;
+mod recurrence;
 mod role;
 mod router;
 mod unequal_lengths;

@@ -79,6 +79,7 @@ mod tests {
             weight_bytes: 900,
             adapter_bytes: 100,
             cache_bytes_per_position: 2,
+            state_bytes: 0,
         };
         record.batch_size = 3;
         record.virtual_tokens = 8;

@@ -73,8 +73,10 @@ pub fn usual_length(manifest: &Manifest) -> usize {
 
 /// The file's content.
 pub fn config(base: &BaseModel, manifest: &Manifest, tokens: &SpecialTokens) -> Value {
-    let (heads, width) = manifest.cache[0];
-    let query_heads = base.spec.layers[0].attention.num_attention_heads;
+    let first = manifest.cache.iter().flatten().next();
+    let (heads, width) = first.copied().unwrap_or((0, 0));
+    let attention = base.spec.first_attention();
+    let query_heads = attention.map_or(0, |first| first.num_attention_heads);
     let eos = match tokens.eos[..] {
         [only] => json!(only),
         _ => json!(tokens.eos),

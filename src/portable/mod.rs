@@ -114,6 +114,12 @@ pub enum PortableError {
         "`--adapter-layout olive` is for LoRA on linear layers, and `{name}` is the input of a `{operator}`"
     )]
     Olive { name: String, operator: String },
+    #[error(
+        "no portable folder of a `{model_type}`: its layers have states, and programs that pad shorter prompts of a \
+         batch on the right would run the padding through them. `prepare` without `--portable` writes a graph for \
+         prompts of one length"
+    )]
+    States { model_type: String },
     #[error(transparent)]
     Plain(#[from] PlainError),
     #[error(transparent)]
@@ -152,6 +158,19 @@ pub struct Surroundings<'a> {
 pub fn check_place(folder: &Path, sources: &[&Path]) -> Result<(), PortableError> {
     folder::place(folder, sources)?;
     Ok(())
+}
+
+/// Checks that `base` has keys and values alone, before anything is prepared.
+///
+/// # Errors
+/// If its layers have states.
+pub fn check_states(base: &BaseModel) -> Result<(), PortableError> {
+    match base.spec.has_states() {
+        false => Ok(()),
+        true => Err(PortableError::States {
+            model_type: base.spec.model_type.clone(),
+        }),
+    }
 }
 
 /// Writes a portable folder of one prepared variant, without adapters beside its graph. An earlier
@@ -197,6 +216,7 @@ impl<'a> Making<'a> {
         folder: &Path,
         prepared: &Path,
     ) -> Result<Self, PortableError> {
+        check_states(from.base)?;
         let target = folder::place(folder, &[&from.base.folder, prepared])?;
         let parent = target.parent().unwrap_or(Path::new("/"));
         let partial = temporary_folder::create(parent).map_err(|source| PortableError::Write {

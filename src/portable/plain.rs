@@ -29,7 +29,8 @@ pub struct PlainError {
 pub struct PlainSession {
     session: Session,
     graph: PathBuf,
-    cache: Vec<(usize, usize)>,
+    /// For each layer with keys and values: its number, and their heads and width.
+    cache: Vec<(usize, [usize; 2])>,
     vocab_size: usize,
     /// The tensors of the active adapter.
     adapter: Vec<(String, Tensor<f32>)>,
@@ -63,7 +64,7 @@ impl PlainSession {
             Ok(session) => Ok(Self {
                 session,
                 graph,
-                cache: manifest.cache.clone(),
+                cache: cached_layers(manifest),
                 vocab_size: manifest.vocab_size,
                 adapter: Vec::new(),
                 invocation: None,
@@ -156,7 +157,7 @@ impl PlainSession {
                     Tensor::from_array(([batch, masks[0].len()], masks.concat()))?.into(),
                 ),
             ];
-            for (name, value) in names("past_key_values", self.cache.len()).zip(cache) {
+            for (name, value) in names("past_key_values", &self.cache).zip(cache) {
                 inputs.push((name.into(), value.into()));
             }
             for (name, value) in &self.adapter {
@@ -176,7 +177,7 @@ impl PlainSession {
                 trace.logits.push(row.to_vec());
             }
             masks.iter_mut().for_each(|mask| mask.push(1));
-            cache = names("present", self.cache.len())
+            cache = names("present", &self.cache)
                 .filter_map(|name| outputs.remove(name))
                 .collect();
         }
@@ -195,7 +196,7 @@ impl PlainSession {
     fn empty_cache(&self, batch: usize) -> ort::Result<Vec<DynValue>> {
         let host = self.session.allocator();
         let mut all = Vec::with_capacity(2 * self.cache.len());
-        for &(heads, width) in &self.cache {
+        for &(_, [heads, width]) in &self.cache {
             for _ in 0..2 {
                 let shape = [batch, heads, 0, width];
                 let tensor = DynTensor::new(host, TensorElementType::Float32, shape)?;
@@ -206,9 +207,17 @@ impl PlainSession {
     }
 }
 
+/// The layers with keys and values.
+fn cached_layers(manifest: &Manifest) -> Vec<(usize, [usize; 2])> {
+    let layers = manifest.cache.iter().enumerate();
+    let cached = layers.filter_map(|(layer, cache)| Some((layer, <[usize; 2]>::from((*cache)?))));
+    cached.collect()
+}
+
 /// The cache's inputs or outputs, in the order of layers.
-fn names(kind: &str, layers: usize) -> impl Iterator<Item = String> {
-    let halves = (0..layers).flat_map(|layer| [(layer, "key"), (layer, "value")]);
+fn names(kind: &str, layers: &[(usize, [usize; 2])]) -> impl Iterator<Item = String> {
+    let layers = layers.iter().map(|&(layer, _)| layer);
+    let halves = layers.flat_map(|layer| [(layer, "key"), (layer, "value")]);
     halves.map(move |(layer, half)| format!("{kind}.{layer}.{half}"))
 }
 

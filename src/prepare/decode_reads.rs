@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use super::states::states;
 use crate::adapter::{Adapter, GraphInput};
-use crate::arch::{DecoderSpec, Module, ModuleKind};
+use crate::arch::{Attention, DecoderSpec, Module, ModuleKind};
 use crate::graph::cache_head_dim;
 use crate::prepared::{DecodeReads, Precision};
 
@@ -41,16 +42,17 @@ pub fn decode_reads(
         None => 0,
     };
     let more_layers = unmerged.map_or(&[][..], Adapter::more_layers);
-    let cache: usize = spec
-        .layers
-        .iter()
-        .chain(more_layers)
-        .map(|layer| 2 * layer.attention.num_key_value_heads * cache_head_dim(&layer.attention))
-        .sum();
+    let layers = || spec.layers.iter().chain(more_layers);
+    let keys_and_values =
+        |attention: &Attention| 2 * attention.num_key_value_heads * cache_head_dim(attention);
+    let attentions = layers().filter_map(|layer| layer.attention.as_ref());
+    let cache: usize = attentions.map(keys_and_values).sum();
+    let states = states(layers(), precision.compute);
     DecodeReads {
         weight_bytes: weights,
         adapter_bytes: adapter * size,
         cache_bytes_per_position: cache as u64 * size,
+        state_bytes: states.iter().map(|state| state.bytes() as u64).sum(),
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::decode_reads::decode_reads;
+use super::states::states;
 use super::{Preparation, PrepareError};
 use crate::adapter::{Adapter, GraphInput, Prompt};
 use crate::experiment::Experiment;
@@ -79,11 +80,15 @@ pub fn describe(
             .iter()
             .chain(more_layers)
             .map(|layer| {
-                let attention = &layer.attention;
-                (attention.num_key_value_heads, cache_head_dim(attention))
+                let attention = layer.attention.as_ref()?;
+                Some((attention.num_key_value_heads, cache_head_dim(attention)))
             })
             .collect(),
-        head_dim: spec.layers[0].attention.head_dim,
+        states: states(
+            spec.layers.iter().chain(more_layers),
+            preparation.precision.compute,
+        ),
+        head_dim: spec.first_attention().map_or(0, |first| first.head_dim),
         base_params: size.parameters,
         base_bytes: size.stored_bytes,
         routed: spec.has_experts(),

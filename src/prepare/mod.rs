@@ -32,6 +32,7 @@ mod merge;
 mod quantized;
 mod residuals;
 mod shared_graph;
+mod states;
 mod swap_adapters;
 
 use std::path::{Path, PathBuf};

@@ -12,6 +12,7 @@ use super::foreign::ForeignGraphs;
 use super::portable::Portable;
 use super::quantization::QuantizationSummary;
 use crate::adapter::{AdapterForm, Task};
+use crate::arch::StateKind;
 use crate::files::write_file;
 use crate::graph::AttentionOperator;
 use crate::quantize::Quantization;
@@ -74,8 +75,12 @@ pub struct Manifest {
     pub frequencies_change_beyond: Option<usize>,
     /// Width of the token embedding.
     pub embedding_dim: usize,
-    /// For each layer's cache: `(key and value heads, width of a head in the graph)`.
-    pub cache: Vec<(usize, usize)>,
+    /// For each layer's keys and values: `(heads, width of a head in the graph)`; `None` if it has
+    /// none.
+    pub cache: Vec<Option<(usize, usize)>>,
+    /// What layers keep in place of keys and values, or beside them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub states: Vec<LayerState>,
     /// Width of a head in the checkpoint; the graph's may be wider.
     pub head_dim: usize,
     /// Number of parameters of the base; shared ones count once.
@@ -103,6 +108,26 @@ pub struct Manifest {
     pub portable: Option<Portable>,
 }
 
+/// A state of fixed size that a layer passes from token to token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerState {
+    /// The layer's number.
+    pub layer: usize,
+    /// What the state holds.
+    pub kind: StateKind,
+    /// Its shape for one sequence.
+    pub shape: Vec<usize>,
+    /// Its dtype.
+    pub dtype: Dtype,
+}
+
+impl LayerState {
+    /// Its size for one sequence, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype.size()
+    }
+}
+
 /// Bytes that a decode step must read, in the dtype of the arithmetic or as quantized. Divided by
 /// the memory's bandwidth, they give a lower bound of its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,12 +138,19 @@ pub struct DecodeReads {
     pub adapter_bytes: u64,
     /// Keys and values of one cached position, in all layers.
     pub cache_bytes_per_position: u64,
+    /// States of fixed size, in all layers. They're written, too, which doesn't count.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub state_bytes: u64,
+}
+
+fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 impl DecodeReads {
     /// Bytes that a step reads when `positions` positions are cached.
     pub fn bytes(&self, positions: f64) -> f64 {
-        let fixed = self.weight_bytes + self.adapter_bytes;
+        let fixed = self.weight_bytes + self.adapter_bytes + self.state_bytes;
         fixed as f64 + positions * self.cache_bytes_per_position as f64
     }
 }

@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 pub use foreign::{
     CacheTensor, CacheUse, ForeignGraph, ForeignGraphs, GraphFacts, IntegerInput, LogitsOf,
 };
-pub use manifest::{AdapterSummary, DecodeReads, HERE, Manifest, ManifestError, PromptKind};
+pub use manifest::{
+    AdapterSummary, DecodeReads, HERE, LayerState, Manifest, ManifestError, PromptKind,
+};
 pub use portable::{FileDigest, Portable, PortableAdapter, Sample};
 pub use precision::Precision;
 pub use quantization::{QUANTIZED, QuantizationSummary};

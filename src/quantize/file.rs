@@ -443,7 +443,8 @@ fn one_input<'a>(layer: &'a Layer) -> Vec<Vec<&'a str>> {
         modules.iter().map(|module| module.path.as_str()).collect()
     }
     let mut groups = Vec::new();
-    if let Projections::Separate { query, key, value } = &layer.attention.projections {
+    let projections = layer.attention.as_ref().map(|own| &own.projections);
+    if let Some(Projections::Separate { query, key, value }) = projections {
         groups.push(paths(&[query, key, value]));
     }
     let mut of_mlp = |mlp: &'a Mlp| {

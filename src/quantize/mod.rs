@@ -210,6 +210,7 @@ impl Quantization {
             ModuleKind::Linear { .. } | ModuleKind::Routed { .. } => Some(self.weights),
             ModuleKind::Embedding { .. } if module.path == spec.embed_tokens.path => self.embedding,
             ModuleKind::Embedding { .. }
+            | ModuleKind::Convolution { .. }
             | ModuleKind::Norm { .. }
             | ModuleKind::Parameter { .. } => None,
         }

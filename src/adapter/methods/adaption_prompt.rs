@@ -73,7 +73,9 @@ fn load(loading: Loading) -> Result<Effects, AdapterError> {
         ..Default::default()
     };
     for layer in &spec.layers[spec.layers.len() - adapted..] {
-        let attention = &layer.attention;
+        let Some(attention) = &layer.attention else {
+            continue;
+        };
         let place = match attention.projections {
             Projections::Separate { .. } => AttentionPlace::Heads,
             Projections::Fused { .. } => AttentionPlace::Output,

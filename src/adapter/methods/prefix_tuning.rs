@@ -85,11 +85,20 @@ impl PrefixShape {
     /// if the base's configuration has `num_key_value_heads` (`_prepare_prompt_learning_config`).
     ///
     /// # Errors
-    /// If the sizes aren't those of `base`.
+    /// If the sizes aren't those of `base`, or its layers keep something else.
     pub fn read(config: &JsonObject, base: &BaseModel, fresh: bool) -> Result<Self, ConfigError> {
         let count = config.size_up_to("num_virtual_tokens", base.spec.max_position_embeddings)?;
         let layers = base.spec.layers.len();
-        let attention = &base.spec.layers[0].attention;
+        let attention = match base.spec.first_attention() {
+            Some(attention) if !base.spec.has_states() => attention,
+            _ => {
+                let reason = format!(
+                    "layers of a `{}` have states instead of keys and values, which a prefix consists of; PEFT fails, too",
+                    base.spec.model_type
+                );
+                return Err(config.refused("peft_type", &reason));
+            }
+        };
         let token_dim = attention.num_key_value_heads * attention.head_dim;
         expect(config, "num_layers", layers)?;
         let overwritten = fresh && base.config.get("num_key_value_heads").is_some();

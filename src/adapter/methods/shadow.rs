@@ -358,6 +358,13 @@ fn mirrored(config: &JsonObject, base: &BaseModel) -> Result<DecoderSpec, Adapte
         );
         return Err(config.refused("peft_type", &reason).into());
     }
+    if base.spec.has_states() {
+        let reason = format!(
+            "SHADOW for a `{}`, whose layers have states, is not implemented",
+            base.spec.model_type
+        );
+        return Err(config.refused("peft_type", &reason).into());
+    }
     let mut changed = base.config.clone();
     let mut set = |names: &[&str], value: usize| {
         let known = names.iter().find(|name| changed.get(name).is_some());
@@ -367,8 +374,8 @@ fn mirrored(config: &JsonObject, base: &BaseModel) -> Result<DecoderSpec, Adapte
         .optional_size_up_to("shadow_num_hidden_layers", DEEPEST)?
         .unwrap_or(1);
     set(&["num_hidden_layers", "n_layer"], layers);
-    let attention = &base.spec.layers[0].attention;
-    if base.spec.model_type == "llama" {
+    let attention = base.spec.first_attention();
+    if let (Some(attention), "llama") = (attention, base.spec.model_type.as_str()) {
         // Transformers has set them before PEFT changes the other sizes.
         set(&["head_dim"], attention.head_dim);
         set(&["num_key_value_heads"], attention.num_key_value_heads);
@@ -467,10 +474,11 @@ fn backbone(
                     let addends = (2 * spec.layers.len()) as f32;
                     (Init::Normal(deviation / addends.sqrt()), TensorRole::Map)
                 }
-                // `check_mirrored` refuses the last two.
+                // `check_mirrored` refuses the last ones.
                 (
                     ModuleKind::Linear { .. }
                     | ModuleKind::Routed { .. }
+                    | ModuleKind::Convolution { .. }
                     | ModuleKind::Parameter { .. },
                     _,
                 ) => (Init::Normal(deviation), TensorRole::Map),

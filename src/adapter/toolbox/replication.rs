@@ -49,18 +49,8 @@ fn renumbered(layer: &Layer, index: usize) -> Layer {
         let rest = old[layer.path.len()..].to_owned();
         *old = format!("{path}{rest}");
     };
-    let attention = &mut copy.attention;
-    for linear in attention.linears_mut() {
-        move_to(&mut linear.path);
-    }
-    for (path, _) in copy.mlp.names_mut() {
-        move_to(path);
-    }
-    for norm in copy.attention.query_key_norms.iter_mut().flatten() {
-        move_to(&mut norm.norm.path);
-    }
-    for norm in copy.arrangement.norms_mut() {
-        move_to(&mut norm.path);
+    for (name, _) in copy.names_mut() {
+        move_to(name);
     }
     copy.path = path;
     copy

@@ -66,7 +66,7 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
             let attention = norm(at("input_layernorm"));
             let mlp = norm(at("post_attention_layernorm"));
             Layer {
-                attention: Attention {
+                attention: Some(Attention {
                     position: position.clone(),
                     ..Attention::new(
                         heads,
@@ -80,7 +80,8 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
                         },
                         linear("self_attention.dense", hidden_size, hidden_size),
                     )
-                },
+                }),
+                recurrence: None,
                 mlp: Mlp::Plain {
                     fc1: linear("mlp.dense_h_to_4h", 4 * hidden_size, hidden_size),
                     fc2: linear("mlp.dense_4h_to_h", hidden_size, 4 * hidden_size),

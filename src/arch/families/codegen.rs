@@ -42,8 +42,11 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     }
     for layer in &mut spec.layers {
         let path = format!("{}.attn.qkv_proj", layer.path);
-        layer.attention.declared = Declared::OutputFirst;
-        layer.attention.projections = Projections::Fused {
+        let Some(attention) = &mut layer.attention else {
+            continue;
+        };
+        attention.declared = Declared::OutputFirst;
+        attention.projections = Projections::Fused {
             qkv: Linear::new(path, 3 * hidden_size, hidden_size, false),
             rows: FusedRows::Blocks(BLOCKS),
         };

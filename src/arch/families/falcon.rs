@@ -135,7 +135,7 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
             };
             let qkv = (heads.queries + 2 * heads.keys) * heads.width;
             Layer {
-                attention: Attention {
+                attention: Some(Attention {
                     position: position.clone(),
                     ..Attention::new(
                         heads,
@@ -145,7 +145,8 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
                         },
                         linear("self_attention.dense", hidden_size, hidden_size),
                     )
-                },
+                }),
+                recurrence: None,
                 mlp: Mlp::Plain {
                     fc1: linear("mlp.dense_h_to_4h", inner_size, hidden_size),
                     fc2: linear("mlp.dense_4h_to_h", hidden_size, inner_size),

@@ -73,8 +73,8 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     put_norms_around(&mut spec);
     scale_scores(config, &mut spec)?;
     let cap = cap(config, "attn_logit_softcapping", Some(50.0))?;
-    for layer in &mut spec.layers {
-        layer.attention.softcap = cap;
+    for attention in spec.attentions_mut() {
+        attention.softcap = cap;
     }
     spec.logit_softcap = self::cap(config, "final_logit_softcapping", Some(30.0))?;
     let window = windows::size(config, Some(4096))?;
@@ -96,8 +96,8 @@ pub fn put_norms_around(spec: &mut DecoderSpec) {
 /// Sets the scale of scores to `query_pre_attn_scalar^-0.5`.
 pub fn scale_scores(config: &JsonObject, spec: &mut DecoderSpec) -> Result<(), ConfigError> {
     let scalar = read::positive(config, "query_pre_attn_scalar")?.unwrap_or(256.0);
-    for layer in &mut spec.layers {
-        layer.attention.scale = scalar.powf(-0.5);
+    for attention in spec.attentions_mut() {
+        attention.scale = scalar.powf(-0.5);
     }
     Ok(())
 }

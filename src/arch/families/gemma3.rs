@@ -85,11 +85,11 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     let sliding = windows::sliding(config, spec.layers.len(), otherwise)?;
     windows::set(&mut spec, &sliding, window);
 
-    let head_dim = spec.layers[0].attention.head_dim;
+    let head_dim = spec.first_attention().map_or(0, |first| first.head_dim);
     let [full, local] = rotations(config, head_dim)?;
-    for (layer, sliding) in spec.layers.iter_mut().zip(sliding) {
+    for (attention, sliding) in spec.attentions_mut().zip(sliding) {
         let rotary = if sliding { &local } else { &full };
-        layer.attention.position = Position::Rotary(rotary.clone());
+        attention.position = Position::Rotary(rotary.clone());
     }
     for rotary in [full, local] {
         let (positions, end) = rotary.most_positions(spec.max_position_embeddings);

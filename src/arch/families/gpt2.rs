@@ -70,7 +70,7 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
             let at = |name: &str| format!("{path}.{name}");
             let divisor = if by_layer { (index + 1) as f64 } else { 1.0 };
             Layer {
-                attention: Attention {
+                attention: Some(Attention {
                     scale: scale / divisor,
                     ..Attention::new(
                         heads,
@@ -80,7 +80,8 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
                         },
                         linear(at("attn.c_proj"), hidden_size, hidden_size),
                     )
-                },
+                }),
+                recurrence: None,
                 mlp: Mlp::Plain {
                     fc1: linear(at("mlp.c_fc"), inner_size, hidden_size),
                     fc2: linear(at("mlp.c_proj"), hidden_size, inner_size),

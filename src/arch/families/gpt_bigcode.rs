@@ -47,7 +47,9 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     let mut spec = gpt2::spec(&config)?;
     let multi_query = config.flag("multi_query", true)?;
     for layer in &mut spec.layers {
-        let attention = &mut layer.attention;
+        let Some(attention) = &mut layer.attention else {
+            continue;
+        };
         if multi_query {
             attention.num_key_value_heads = 1;
         }

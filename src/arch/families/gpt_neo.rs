@@ -72,7 +72,7 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
             let at = |name: &str| format!("{path}.{name}");
             let square = |name: &str, bias| Linear::new(at(name), hidden_size, hidden_size, bias);
             Layer {
-                attention: Attention {
+                attention: Some(Attention {
                     declared: Declared::KeyFirst,
                     scale: 1.0,
                     window: local.then_some(window),
@@ -85,7 +85,8 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
                         },
                         square("attn.attention.out_proj", true),
                     )
-                },
+                }),
+                recurrence: None,
                 mlp: Mlp::Plain {
                     fc1: Linear::new(at("mlp.c_fc"), inner_size, hidden_size, true),
                     fc2: Linear::new(at("mlp.c_proj"), hidden_size, inner_size, true),

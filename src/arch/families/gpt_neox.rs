@@ -77,7 +77,7 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
             let attention = norm(at("input_layernorm"));
             let mlp = norm(at("post_attention_layernorm"));
             Layer {
-                attention: Attention {
+                attention: Some(Attention {
                     position: Position::Rotary(rotary.clone()),
                     ..Attention::new(
                         heads,
@@ -87,7 +87,8 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
                         },
                         projection("attention.dense", hidden_size),
                     )
-                },
+                }),
+                recurrence: None,
                 mlp: Mlp::Plain {
                     fc1: linear("mlp.dense_h_to_4h", inner_size, hidden_size, true),
                     fc2: linear("mlp.dense_4h_to_h", hidden_size, inner_size, true),

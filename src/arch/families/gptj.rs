@@ -69,7 +69,7 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
             let at = |name: &str| format!("{path}.{name}");
             let square = |name: &str| Linear::new(at(name), hidden_size, hidden_size, false);
             Layer {
-                attention: Attention {
+                attention: Some(Attention {
                     declared: Declared::KeyFirst,
                     position: Position::Rotary(rotary.clone()),
                     ..Attention::new(
@@ -81,7 +81,8 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
                         },
                         square("attn.out_proj"),
                     )
-                },
+                }),
+                recurrence: None,
                 mlp: Mlp::Plain {
                     fc1: Linear::new(at("mlp.fc_in"), inner_size, hidden_size, true),
                     fc2: Linear::new(at("mlp.fc_out"), hidden_size, inner_size, true),

@@ -54,7 +54,9 @@ pub fn set_multipliers(config: &JsonObject, spec: &mut DecoderSpec) -> Result<()
     let scale = number("attention_multiplier")?.unwrap_or(1.0);
     for layer in &mut spec.layers {
         layer.residual_scale = residual_scale;
-        layer.attention.scale = scale;
+    }
+    for attention in spec.attentions_mut() {
+        attention.scale = scale;
     }
     Ok(())
 }

@@ -233,7 +233,7 @@ pub fn decoder(config: &JsonObject, differences: &Differences) -> Result<Decoder
             let path = format!("model.layers.{index}");
             let at = |name: &str| format!("{path}.{name}");
             Layer {
-                attention: Attention {
+                attention: Some(Attention {
                     position: Position::Rotary(rotary.clone()),
                     ..Attention::new(
                         heads,
@@ -244,7 +244,8 @@ pub fn decoder(config: &JsonObject, differences: &Differences) -> Result<Decoder
                         },
                         linear(at("self_attn.o_proj"), hidden_size, queries, output),
                     )
-                },
+                }),
+                recurrence: None,
                 mlp: Mlp::Gated {
                     gate_proj: linear(at("mlp.gate_proj"), intermediate_size, hidden_size, mlp),
                     up_proj: linear(at("mlp.up_proj"), intermediate_size, hidden_size, mlp),

@@ -18,6 +18,7 @@ mod gptj;
 mod granite;
 mod granitemoe;
 mod granitemoeshared;
+mod lfm2;
 mod llama;
 mod minimax_m2;
 mod mistral;
@@ -119,6 +120,7 @@ pub const FAMILIES: &[&Family] = &[
     &falcon::FAMILY,
     &bloom::FAMILY,
     &mpt::FAMILY,
+    &lfm2::FAMILY,
 ];
 
 /// The family with this `model_type`.

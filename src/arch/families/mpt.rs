@@ -67,7 +67,7 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
             let at = |name: &str| format!("{path}.{name}");
             let linear = |name: &str, out, input| Linear::new(at(name), out, input, false);
             Layer {
-                attention: Attention {
+                attention: Some(Attention {
                     clip,
                     scale,
                     position: position.clone(),
@@ -79,7 +79,8 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
                         },
                         linear("attn.out_proj", hidden_size, hidden_size),
                     )
-                },
+                }),
+                recurrence: None,
                 mlp: Mlp::Plain {
                     fc1: linear("ffn.up_proj", inner_size, hidden_size),
                     fc2: linear("ffn.down_proj", hidden_size, inner_size),

@@ -41,8 +41,8 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     };
     let mut spec = llama::decoder(config, &differences)?;
     let clip = read::positive(config, "clip_qkv")?;
-    for layer in &mut spec.layers {
-        layer.attention.clip = clip;
+    for attention in spec.attentions_mut() {
+        attention.clip = clip;
     }
     Ok(spec)
 }

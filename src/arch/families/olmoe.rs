@@ -58,8 +58,8 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     let mut spec = llama::decoder(config, &differences)?;
     spec.norm_queries_and_keys(["q_norm", "k_norm"], NormOver::Projection, NormKind::Rms);
     let clip = read::positive(config, "clip_qkv")?;
-    for layer in &mut spec.layers {
-        layer.attention.clip = clip;
+    for attention in spec.attentions_mut() {
+        attention.clip = clip;
     }
     let size = config.size("intermediate_size")?;
     let routing = Routing::softmax(config.flag("norm_topk_prob", false)?);

@@ -90,7 +90,7 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
             let attention = norm(at("self_attn_layer_norm"));
             let mlp = norm(at("final_layer_norm"));
             Layer {
-                attention: Attention {
+                attention: Some(Attention {
                     declared: Declared::KeyFirst,
                     ..Attention::new(
                         heads,
@@ -101,7 +101,8 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
                         },
                         square("self_attn.out_proj"),
                     )
-                },
+                }),
+                recurrence: None,
                 mlp: Mlp::Plain {
                     fc1: linear(at("fc1"), ffn_dim, hidden_size),
                     fc2: linear(at("fc2"), hidden_size, ffn_dim),

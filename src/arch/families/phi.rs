@@ -73,10 +73,9 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     spec.rearrange(|norm| Arrangement::parallel(norm("input_layernorm"), None));
     spec.make_mlps_plain(["mlp.fc1", "mlp.fc2"]);
     for layer in &mut spec.layers {
-        layer
-            .attention
-            .o_proj
-            .rename(&layer.path, "self_attn.dense");
+        if let Some(attention) = &mut layer.attention {
+            attention.o_proj.rename(&layer.path, "self_attn.dense");
+        }
     }
     if config.flag("qk_layernorm", false)? {
         let names = ["q_layernorm", "k_layernorm"];

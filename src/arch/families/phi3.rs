@@ -67,7 +67,9 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     let hidden_size = spec.hidden_size;
     for layer in &mut spec.layers {
         let path = &layer.path;
-        let attention = &mut layer.attention;
+        let Some(attention) = &mut layer.attention else {
+            continue;
+        };
         let heads = attention.num_attention_heads + 2 * attention.num_key_value_heads;
         attention.projections = Projections::Fused {
             qkv: Linear::new(

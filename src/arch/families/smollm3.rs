@@ -48,9 +48,9 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     };
     let mut spec = llama::decoder(config, &differences)?;
     let rotary = rotary_layers(config, spec.layers.len())?;
-    for (layer, rotary) in spec.layers.iter_mut().zip(&rotary) {
+    for (attention, rotary) in spec.attentions_mut().zip(&rotary) {
         if !rotary {
-            layer.attention.position = Position::None;
+            attention.position = Position::None;
         }
     }
     let window = match config.flag("use_sliding_window", false)? {

@@ -26,8 +26,8 @@ pub fn locate(spec: &mut DecoderSpec, store: &TensorStore) -> Result<(), Weights
         }
     };
     // A tied embedding may be missing, so a layer's module is looked for.
-    let linear = &spec.layers[0].attention.o_proj.source;
-    let probe = format!("{linear}.weight");
+    let first = spec.layers[0].arrangement.first_norm();
+    let probe = format!("{}.weight", first.source);
     let prefix = match found(&probe)? {
         Some(name) => name[..name.len() - bare(&probe).len()].to_owned(),
         None => tower.prefix.clone(),

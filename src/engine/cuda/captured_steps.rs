@@ -73,10 +73,10 @@ pub struct CapturedSteps {
     options: GraphRun,
     /// The input token of each sequence, `[batch, 1]`.
     token: Tensor<i64>,
-    last_index: Tensor<i32>,
+    last_index: Option<Tensor<i32>>,
     past: Option<Tensor<i64>>,
     /// In host memory; the binding refers to it.
-    _total: Tensor<i32>,
+    _total: Option<Tensor<i32>>,
     next_token: Tensor<i64>,
     logits: DynTensor,
 }
@@ -102,24 +102,33 @@ impl CapturedSteps {
         let failed = |error: ort::Error| error.message().to_owned();
         let batch = options.batch_size;
         let bind = || {
-            let mut total = Tensor::<i32>::new(session.allocator(), [0_usize; 0])?;
-            total.extract_tensor_mut().1.fill(options.max_length as i32);
+            let total = || {
+                let mut total = Tensor::<i32>::new(session.allocator(), [0_usize; 0])?;
+                total.extract_tensor_mut().1.fill(options.max_length as i32);
+                Ok::<_, ort::Error>(total)
+            };
             let mut made = Self {
                 binding: session.create_binding()?,
                 options: GraphRun::recorded()?,
                 token: Tensor::<i64>::new(device, [batch, 1])?,
-                last_index: Tensor::<i32>::new(device, [batch])?,
+                last_index: takes(LAST_INDEX)
+                    .then(|| Tensor::<i32>::new(device, [batch]))
+                    .transpose()?,
                 past: takes(PAST)
                     .then(|| Tensor::<i64>::new(device, [1_usize]))
                     .transpose()?,
-                _total: total,
+                _total: takes(TOTAL_I32).then(total).transpose()?,
                 next_token: Tensor::<i64>::new(device, [batch, 1])?,
                 logits,
             };
             let binding = &mut made.binding;
             binding.bind_input("input_ids", &made.token)?;
-            binding.bind_input(LAST_INDEX, &made.last_index)?;
-            binding.bind_input(TOTAL_I32, &made._total)?;
+            if let Some(last_index) = &made.last_index {
+                binding.bind_input(LAST_INDEX, last_index)?;
+            }
+            if let Some(total) = &made._total {
+                binding.bind_input(TOTAL_I32, total)?;
+            }
             if let Some(past) = &made.past {
                 binding.bind_input(PAST, past)?;
             }
@@ -147,7 +156,9 @@ impl CapturedSteps {
         let ids = i64::from(id).to_ne_bytes().repeat(batch);
         write(stream, &ids, &mut self.token)?;
         let last = (rows.end as i32 - 1).to_ne_bytes().repeat(batch);
-        write(stream, &last, &mut self.last_index)?;
+        if let Some(last_index) = &mut self.last_index {
+            write(stream, &last, last_index)?;
+        }
         if let Some(past) = &mut self.past {
             write(stream, &(rows.start as i64).to_ne_bytes(), past)?;
         }

@@ -2,7 +2,7 @@
 //!
 
 use super::{Cache, Inputs, rotates_inside};
-use crate::arch::{Layer, Pairs, Position, PromptAttention};
+use crate::arch::{Attention, Pairs, Position, PromptAttention};
 use crate::graph::builder::{Attr, GraphBuilder, Value};
 use crate::graph::lengths::Lengths;
 use crate::graph::positions::{PositionTables, RotaryTables};
@@ -10,19 +10,18 @@ use crate::graph::positions::{PositionTables, RotaryTables};
 /// The place of the scores' bias among the node's inputs.
 const BIAS: usize = 10;
 
-/// Adds the node; `rows` are the lengths in
+/// Adds the node of the layer at `path`; `rows` are the lengths in
 /// [`Operands::GroupQuery`](crate::graph::lengths::Operands::GroupQuery). Returns the heads'
 /// outputs, `[batch, sequence, heads * width]`.
 pub fn group_query(
     graph: &mut GraphBuilder,
-    layer: &Layer,
+    (path, attention): (&str, &Attention),
     tables: &mut PositionTables,
     lengths: &Lengths,
     rows: [&Value; 2],
     inputs: Inputs,
     cache: &Cache,
 ) -> Value {
-    let attention = &layer.attention;
     let absent = GraphBuilder::absent();
     let [query, key, value] = match inputs {
         Inputs::Three(three) => three,
@@ -79,7 +78,7 @@ pub fn group_query(
         inputs.resize(BIAS, &absent);
         inputs.push(&hidden);
     }
-    let name = format!("/{}/self_attn/GroupQueryAttention", layer.path);
+    let name = format!("/{path}/self_attn/GroupQueryAttention");
     let [key, value] = &cache.present;
     let outputs = [name.as_str(), key, value];
     graph

@@ -7,12 +7,12 @@
 //! hold NaN or infinity.
 
 use super::{Cache, Inputs, cache_head_dim, split_kinds};
-use crate::arch::Layer;
+use crate::arch::Attention;
 use crate::graph::builder::{Attr, GraphBuilder, Value};
 use crate::graph::lengths::Lengths;
 use crate::graph::positions::PositionTables;
 
-/// Adds the nodes. New rows are written from row `start` on; queries and keys include the rotary
+/// Adds the nodes of the layer at `path`. New rows are written from row `start` on; queries and keys include the rotary
 /// embedding. Returns the heads' outputs, `[batch, sequence, heads * width]`.
 ///
 /// ```text
@@ -23,14 +23,13 @@ use crate::graph::positions::PositionTables;
 /// ```
 pub fn standard(
     graph: &mut GraphBuilder,
-    layer: &Layer,
+    (path, attention): (&str, &Attention),
     tables: &mut PositionTables,
     lengths: &Lengths,
     start: &Value,
     inputs: Inputs,
     cache: &Cache,
 ) -> Value {
-    let (path, attention) = (&layer.path, &layer.attention);
     let [query, key, value] = match inputs {
         Inputs::Three(three) => three,
         Inputs::Joined(qkv) => split_kinds(graph, attention, path, &qkv),

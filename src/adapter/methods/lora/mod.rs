@@ -356,6 +356,7 @@ fn magnitude(
         ModuleKind::Linear { out_features, .. } | ModuleKind::Routed { out_features, .. } => {
             *out_features
         }
+        ModuleKind::Convolution { channels, .. } => *channels,
         ModuleKind::Norm { shape, .. } | ModuleKind::Parameter { shape, .. } => {
             shape.iter().product()
         }

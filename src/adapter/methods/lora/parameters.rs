@@ -294,7 +294,9 @@ fn parameters(spec: &DecoderSpec) -> Vec<Parameter<'_>> {
             ModuleKind::Routed { .. } if !is_router => continue,
             ModuleKind::Linear { .. } | ModuleKind::Routed { .. } => true,
             ModuleKind::Embedding { .. } => module.path == spec.embed_tokens.path,
-            ModuleKind::Norm { .. } | ModuleKind::Parameter { .. } => false,
+            ModuleKind::Convolution { .. }
+            | ModuleKind::Norm { .. }
+            | ModuleKind::Parameter { .. } => false,
         };
         for (name, _) in module.parameters() {
             let kind = match is_matrix && name == "weight" {

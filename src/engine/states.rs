@@ -1,0 +1,106 @@
+//! Layers' states of a fixed size: buffers bound as `past` and as `present`, so that they're
+//! updated in place.
+
+use ort::memory::Allocator;
+use ort::session::IoBinding;
+use ort::value::DynTensor;
+
+use super::cuda::write;
+use super::tensors::{element_type, fill};
+use super::{EngineError, EngineOptions, Provider};
+use crate::onnxruntime::cuda::Stream;
+use crate::prepared::PreparedVariant;
+
+/// The states of all layers.
+#[derive(Debug)]
+pub struct States {
+    all: Vec<State>,
+    /// The GPU that they're on, and the stream that they're set on.
+    device: Option<(u32, Stream)>,
+}
+
+#[derive(Debug)]
+struct State {
+    past: String,
+    present: String,
+    tensor: DynTensor,
+    /// Of the whole batch.
+    bytes: usize,
+}
+
+impl States {
+    /// Allocates the states on `device`. Their values are undefined until [`clear`](Self::clear).
+    ///
+    /// # Errors
+    /// If there's no memory for them, or the CUDA runtime reports an error.
+    pub fn allocate(
+        device: &Allocator,
+        variant: &PreparedVariant,
+        options: &EngineOptions,
+    ) -> Result<Self, EngineError> {
+        let failed = EngineError::runtime(&variant.folder.display().to_string());
+        let batch = options.batch_size;
+        let states = variant.manifest.states.iter().map(|state| {
+            let shape = [&[batch], state.shape.as_slice()].concat();
+            let tensor = DynTensor::new(device, element_type(state.dtype), shape);
+            let (layer, kind) = (state.layer, state.kind.name());
+            Ok(State {
+                past: format!("past_key_values.{layer}.{kind}"),
+                present: format!("present.{layer}.{kind}"),
+                tensor: tensor.map_err(&failed)?,
+                bytes: batch * state.bytes(),
+            })
+        });
+        let all = states.collect::<Result<Vec<State>, EngineError>>()?;
+        let device = match options.provider {
+            Provider::Cuda(device) if !all.is_empty() => {
+                let stream = Stream::new(device);
+                let stream = stream.map_err(|message| EngineError::Cuda { device, message })?;
+                Some((device, stream))
+            }
+            _ => None,
+        };
+        Ok(Self { all, device })
+    }
+
+    /// Binds them to a session, as inputs and as outputs.
+    ///
+    /// # Errors
+    /// If ONNX Runtime refuses one; `name`, the variant's, is in the message.
+    pub fn bind(&mut self, binding: &mut IoBinding, name: &str) -> Result<(), EngineError> {
+        let failed = EngineError::runtime(name);
+        for state in &mut self.all {
+            let (past, tensor) = (state.past.as_str(), &mut state.tensor);
+            binding.bind_input(past, &*tensor).map_err(&failed)?;
+            binding
+                .bind_output(&state.present, tensor)
+                .map_err(&failed)?;
+        }
+        Ok(())
+    }
+
+    /// Sets them to zero, as they are before a prompt.
+    ///
+    /// # Errors
+    /// If the CUDA runtime reports an error.
+    pub fn clear(&mut self) -> Result<(), EngineError> {
+        let largest = self.all.iter().map(|state| state.bytes).max();
+        let zeros = vec![0; largest.unwrap_or(0)];
+        let Some((device, stream)) = &self.device else {
+            for state in &mut self.all {
+                fill(&mut state.tensor, 0, &zeros[..state.bytes]);
+            }
+            return Ok(());
+        };
+        let mut cleared = || {
+            for state in &mut self.all {
+                write(stream, &zeros[..state.bytes], &mut state.tensor)?;
+            }
+            stream.synchronize()
+        };
+        cleared().map_err(|message| EngineError::Cuda {
+            device: *device,
+            message,
+        })
+    }
+}
