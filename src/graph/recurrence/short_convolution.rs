@@ -25,7 +25,7 @@ pub fn short_convolution(
     let at = |part: &str| format!("/{path}/{part}");
     let width = short.convolution.channels;
     let joined = linear(graph, pass, &short.in_proj, x);
-    let parts = ["B", "C", "x"].map(|part| at(part));
+    let parts = ["B", "C", "x"].map(&at);
     let [before, mut after, x] = graph.split(&at("Split"), &joined, -1, [width; 3], parts);
     let gated = graph.mul(&at("before"), &before, &x);
     let state = Passed::new(graph, pass, index, &short.convolution.state());
