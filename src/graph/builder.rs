@@ -21,7 +21,7 @@ pub use value::{Attr, Dim, Value};
 
 use super::parameters::Parameters;
 use super::{Arithmetic, AttentionOperator, Device, proto};
-use crate::weights::Dtype;
+use crate::weights::{ByteSpan, Dtype};
 
 /// The domain of ONNX's standard operators, and that of ONNX Runtime's contributed ones.
 const STANDARD: &str = "";
@@ -54,6 +54,8 @@ pub struct GraphBuilder<'a> {
     arithmetic: Arithmetic,
     /// Weights that are already in the graph, by file and offset.
     placed: HashMap<(std::path::PathBuf, u64), Value>,
+    /// Values in the order that quantized codes have, by their own order's value and the order.
+    ordered: HashMap<(Value, ByteSpan), Value>,
     /// Constants and shared inputs, by name.
     constants: BTreeMap<String, Value>,
     /// Names of values that hold the last position only.
@@ -73,6 +75,7 @@ impl<'a> GraphBuilder<'a> {
             parameters,
             arithmetic,
             placed: HashMap::new(),
+            ordered: HashMap::new(),
             constants: BTreeMap::new(),
             last: HashSet::new(),
             scope: Scope::default(),

@@ -10,7 +10,7 @@ use crate::quantize::QuantizedWeight;
 use crate::weights::{TensorLocation, TensorStore, WeightsError};
 
 /// The source of a parameter.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Parameter {
     /// A tensor in a safetensors file.
     Stored(TensorLocation),
@@ -30,7 +30,12 @@ impl Parameter {
     pub fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
         match self {
             Self::Stored(location) => vec![&mut location.path],
-            Self::Quantized(weight) => vec![&mut weight.codes.path, &mut weight.scales.path],
+            Self::Quantized(weight) => {
+                let more = [&mut weight.zeros, &mut weight.order];
+                let spans = [&mut weight.codes, &mut weight.scales];
+                let all = spans.into_iter().chain(more.into_iter().flatten());
+                all.map(|span| &mut span.path).collect()
+            }
             Self::Input { .. } => Vec::new(),
         }
     }
@@ -50,11 +55,12 @@ impl Parameters {
     /// # Errors
     /// If a tensor is missing, or has another shape or an unsupported dtype.
     pub fn of_base(spec: &DecoderSpec, base: &TensorStore) -> Result<Self, WeightsError> {
-        Self::of_base_but(spec, base, &|_| false)
+        Self::of_base_but(spec, base, &|_| false, &|_| None)
     }
 
     /// [`of_base`](Self::of_base) without the parameters that are `replaced`. The base may have
-    /// them in another shape, or not at all, as after a resize of its vocabulary.
+    /// them in another shape, or not at all, as after a resize of its vocabulary. `kept` says where
+    /// a weight is that the base stores quantized, by its name in the checkpoint.
     ///
     /// # Errors
     /// If a tensor is missing, or has another shape or an unsupported dtype.
@@ -62,6 +68,7 @@ impl Parameters {
         spec: &DecoderSpec,
         base: &TensorStore,
         replaced: &dyn Fn(&str) -> bool,
+        kept: &dyn Fn(&str) -> Option<Parameter>,
     ) -> Result<Self, WeightsError> {
         let mut found = Self::default();
         for module in spec.modules() {
@@ -76,9 +83,19 @@ impl Parameters {
                 let source = module.tensor(name);
                 let tensor = find_base_tensor(spec, base, &source)?;
                 tensor.expect_shape(&shape)?;
-                found
-                    .all
-                    .insert(path, Parameter::Stored(tensor.location()?));
+                let place = match kept(tensor.name).filter(|_| tensor.is_packed()) {
+                    Some(Parameter::Quantized(weight)) => {
+                        Parameter::Quantized(weight.first_rows(tensor.shape[0]))
+                    }
+                    Some(Parameter::Stored(mut location)) => {
+                        location.shape[0] = tensor.shape[0];
+                        let elements = tensor.elements() as u64;
+                        location.length = elements * location.dtype.size() as u64;
+                        Parameter::Stored(location)
+                    }
+                    _ => Parameter::Stored(tensor.location()?),
+                };
+                found.all.insert(path, place);
             }
         }
         Ok(found)

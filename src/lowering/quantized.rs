@@ -14,13 +14,13 @@ use super::model_file::ROOT;
 use super::products::{drop_unused, int, node};
 use crate::graph::proto::{Graph, Model, Node, Tensor};
 use crate::onnxruntime::Provider;
-use crate::quantize::Format;
+use crate::quantize::Operator;
 use crate::weights::ByteSpan;
 
 /// Whether `model` has a product whose codes ONNX Runtime must pack.
 pub fn needs_packing(model: &Model) -> bool {
     let mut nodes = model.graph.iter().flat_map(|graph| &graph.node);
-    nodes.any(|node| format_of(node).is_some_and(|format| format.operator().packs_codes))
+    nodes.any(|node| operator_of(node).is_some_and(|operator| operator.packs_codes))
 }
 
 /// Whether `model` has a product with a quantized weight.
@@ -30,14 +30,13 @@ pub fn is_quantized(model: &Model) -> bool {
 }
 
 fn is_product(node: &Node) -> bool {
-    format_of(node).is_some()
+    operator_of(node).is_some()
 }
 
-/// A format that `node` multiplies with, if it does so with any. All formats of an operator lay out
-/// their codes alike.
-fn format_of(node: &Node) -> Option<Format> {
-    let mut formats = Format::ALL.iter().copied();
-    formats.find(|format| format.operator().name == node.op_type)
+/// The operator of `node`, if it multiplies with quantized weights.
+fn operator_of(node: &Node) -> Option<&'static Operator> {
+    let mut operators = Operator::ALL.into_iter();
+    operators.find(|operator| operator.name == node.op_type)
 }
 
 /// The largest number of products joined on a GPU. To split more outputs, the CUDA kernel needs
@@ -105,10 +104,14 @@ pub fn join(model: &mut Model, provider: Provider) {
 
 /// Adds the product `joined`, which replaces `parts`.
 fn add_joined(graph: &mut Graph, nodes: &mut Vec<Node>, parts: &[Node], joined: &str) {
-    let [codes, scales] = [(1, "codes"), (2, "scales")].map(|(place, what)| {
-        let names: Vec<String> = parts.iter().map(|part| part.input[place].clone()).collect();
-        joined_initializer(graph, nodes, &names, &format!("{joined}.{what}"))
-    });
+    let weights: Vec<String> = ["codes", "scales", "zeros"]
+        .iter()
+        .zip(1..parts[0].input.len())
+        .map(|(what, place)| {
+            let names: Vec<String> = parts.iter().map(|part| part.input[place].clone()).collect();
+            joined_initializer(graph, nodes, &names, &format!("{joined}.{what}"))
+        })
+        .collect();
     let mut product = parts[0].clone();
     let rows: i64 = parts.iter().map(|part| attribute(part, "N")).sum();
     for attribute in &mut product.attribute {
@@ -116,8 +119,7 @@ fn add_joined(graph: &mut Graph, nodes: &mut Vec<Node>, parts: &[Node], joined: 
             *attribute = int("N", rows);
         }
     }
-    product.input[1] = codes;
-    product.input[2] = scales;
+    product.input.splice(1.., weights);
     product.output = vec![joined.to_owned()];
     joined.clone_into(&mut product.name);
     nodes.push(product);
@@ -130,12 +132,13 @@ fn can_be_joined(parts: &[Node]) -> bool {
     let alike = |part: &Node| {
         part.op_type == first.op_type
             && part.input[0] == first.input[0]
+            && part.input.len() == first.input.len()
             && other_attributes(part) == other_attributes(first)
     };
     let whole = |part: &Node| {
         let elements = attribute(part, "N") * attribute(part, "K");
-        let format = format_of(part).expect("only products are joined");
-        !format.encoding().ends_within_block(elements as usize)
+        let rows_are_apart = operator_of(part).is_some_and(|operator| operator.packs_codes);
+        rows_are_apart || elements % attribute(part, "block_size").max(1) == 0
     };
     parts.iter().all(|part| alike(part) && whole(part))
 }

@@ -10,6 +10,7 @@ pub mod synthetic;
 mod tokenizer;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,8 +25,9 @@ use crate::advice::round_doubles;
 use crate::arch::{self, DecoderSpec, Module};
 use crate::files::cache_dir::cache_dir;
 use crate::json::{ConfigError, JsonObject};
+use crate::quantize::stored::{self, StoredError, StoredWeights};
 use crate::quantize::{Format, Quantization, QuantizeError, QuantizedFile};
-use crate::weights::{Dtype, TensorStore, TensorView, WeightsError, round_to, widen};
+use crate::weights::{Dtype, TensorStore, TensorView, WeightsError, round_to};
 
 /// A base model that can't be opened.
 #[derive(Debug, Error)]
@@ -44,6 +46,8 @@ pub enum ModelError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    #[error(transparent)]
+    Stored(#[from] StoredError),
 }
 
 /// Progress of a download or of writing synthetic weights: `(activity, bytes done, total bytes)`.
@@ -62,6 +66,8 @@ pub struct BaseModel {
     pub spec: DecoderSpec,
     /// Its tensors.
     pub store: TensorStore,
+    /// Its quantized weights, if the checkpoint is quantized.
+    pub stored: Option<Arc<StoredWeights>>,
     /// The dtype that weights are used in, unless it's the stored one.
     dtype: Option<Dtype>,
     /// The dtype that values are rounded to before an unmerged adapter computes with them.
@@ -124,21 +130,25 @@ impl BaseModel {
     /// If its architecture isn't supported, or its files are malformed.
     pub fn open_folder(folder: &Path) -> Result<Self, ModelError> {
         let config = JsonObject::read(&folder.join("config.json"))?;
-        refuse_quantized(&config)?;
         let mut spec = arch::spec(&config)?;
         let mut store = TensorStore::open_folder(folder)?;
         store.refuse_empty("model")?;
+        let stored = stored::find(&config, folder, &mut store)?.map(Arc::new);
         arch::locate(&mut spec, &store)?;
         stacked_experts::find_each_expert(&spec, &mut store)?;
         stored_widths::take_stored(&mut spec, &store);
         refuse_doubles(&spec, &store)?;
         tie_as_stored(&mut spec, &store);
+        if stored.is_some() {
+            take_outputs_first(&mut spec, &store);
+        }
         Ok(Self {
             id: ModelId::Local(folder.to_owned()),
             folder: folder.to_owned(),
             config,
             spec,
             store,
+            stored,
             dtype: None,
             rounded: None,
             quantized: None,
@@ -258,13 +268,16 @@ impl BaseModel {
         find_base_tensor(&self.spec, &self.store, source)
     }
 
-    /// Decodes `bytes`, all or some rows of `tensor`: widened, and rounded if this is a rounded
-    /// view.
+    /// These elements of `tensor`: widened, and rounded if this is a rounded view.
     ///
     /// # Errors
     /// If the tensor's dtype isn't a float type.
-    pub fn values(&self, tensor: &TensorView, bytes: &[u8]) -> Result<Vec<f32>, WeightsError> {
-        let mut values = widen(bytes, tensor.dtype()?);
+    pub fn values(
+        &self,
+        tensor: &TensorView,
+        elements: Range<usize>,
+    ) -> Result<Vec<f32>, WeightsError> {
+        let mut values = tensor.range_to_f32(elements)?;
         if let Some(dtype) = self.rounded {
             for value in &mut values {
                 *value = round_to(*value, dtype);
@@ -279,7 +292,7 @@ impl BaseModel {
     /// If the checkpoint has none, or its dtype isn't a float type.
     pub fn values_of(&self, source: &str) -> Result<Vec<f32>, WeightsError> {
         let tensor = self.tensor(source)?;
-        self.values(&tensor, tensor.bytes)
+        self.values(&tensor, 0..tensor.elements())
     }
 
     /// The dtype that the tensor `source` has in memory: the one that the model is used with, else
@@ -339,7 +352,7 @@ impl BaseModel {
                 ),
             });
         }
-        let values = self.values(&tensor, tensor.bytes)?;
+        let values = self.values(&tensor, 0..tensor.elements())?;
         let mut matrix = Array2::from_shape_vec((rows, columns), values)
             .expect("the header's shape was checked against the tensor's length");
         let in_out = |linear: &arch::Linear| {
@@ -370,7 +383,7 @@ impl BaseModel {
         for module in spec.modules() {
             for (name, shape) in module.parameters() {
                 let source = module.tensor(name);
-                let bytes = self.tensor(&source)?.bytes.len() as u64;
+                let bytes = self.tensor(&source)?.stored_bytes();
                 distinct.insert(source, (shape.iter().product::<usize>(), bytes));
             }
         }
@@ -399,7 +412,8 @@ fn tie_as_stored(spec: &mut DecoderSpec, store: &TensorStore) {
     let stored = |source: &str| find_base_tensor(spec, store, &format!("{source}.weight"));
     match (stored(&spec.embed_tokens.source), stored(&path)) {
         (Ok(embedding), Ok(head)) => {
-            if (&embedding.shape, embedding.bytes) != (&head.shape, head.bytes) {
+            let is_packed = embedding.is_packed() || head.is_packed();
+            if is_packed || (&embedding.shape, embedding.bytes) != (&head.shape, head.bytes) {
                 spec.lm_head.source = path;
             }
         }
@@ -435,21 +449,21 @@ fn refuse_doubles(spec: &DecoderSpec, store: &TensorStore) -> Result<(), Weights
     Ok(())
 }
 
-/// Refuses a checkpoint whose weights are already quantized, by GPTQ, AWQ, bitsandbytes or others.
-fn refuse_quantized(config: &JsonObject) -> Result<(), ConfigError> {
-    const KEY: &str = "quantization_config";
-    let found = match config.json().get(KEY) {
-        None | Some(serde_json::Value::Null) => return Ok(()),
-        Some(found) => found,
+/// Quantized weights are always `[out_features, in_features]`, also those of layers that store
+/// floats the other way round.
+fn take_outputs_first(spec: &mut DecoderSpec, store: &TensorStore) {
+    let packed = |linear: &arch::Linear| {
+        let name = format!("{}.weight", linear.source);
+        store.find(&name).is_some_and(|tensor| tensor.is_packed())
     };
-    let method = found.get("quant_method").and_then(|method| method.as_str());
-    Err(ConfigError::Unsupported {
-        path: config.path().to_owned(),
-        key: KEY,
-        found: method.map_or_else(|| found.to_string(), str::to_owned),
-        supported: "a checkpoint in float32, float16 or bfloat16, which `--quantize` quantizes"
-            .to_owned(),
-    })
+    for layer in &mut spec.layers {
+        let attention = layer.attention.linears_mut().into_iter();
+        for linear in attention.chain(layer.mlp.linears_mut()) {
+            if packed(linear) {
+                linear.stored = arch::Stored::OutIn;
+            }
+        }
+    }
 }
 
 /// The size of a model.

@@ -9,6 +9,7 @@ use prost::Message;
 use super::describe::describe;
 use super::merge::{OVERLAY, merge};
 use super::quantized::{check_runs_on_quantized, take_quantized};
+use super::repacked::Repacked;
 use super::residuals::{Residuals, write_residuals};
 use super::{Preparation, PrepareError};
 use crate::adapter::{Adapter, GraphInput};
@@ -18,7 +19,7 @@ use crate::files::temporary_folder;
 use crate::files::write_file;
 use crate::graph::{Adaptation, Export, Parameter, Parameters, build};
 use crate::model::BaseModel;
-use crate::prepared::{ADAPTER, GRAPH, Manifest, RESIDUALS, Variant};
+use crate::prepared::{ADAPTER, GRAPH, Manifest, Precision, RESIDUALS, Variant};
 use crate::quantize::QuantizedFile;
 use crate::weights::{Dtype, SafetensorsWriter, TensorPlan};
 
@@ -43,6 +44,38 @@ pub struct Ingredients<'a> {
     pub base: &'a BaseModel,
     /// The base's quantized weights.
     pub quantized: Option<&'a QuantizedFile>,
+    /// The weights of a base that's a quantized checkpoint.
+    pub repacked: Option<&'a Repacked>,
+}
+
+/// Weights that all variants of a base share.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Shared<'a> {
+    /// The base's quantized weights.
+    pub quantized: Option<&'a QuantizedFile>,
+    /// The weights of a base that's a quantized checkpoint.
+    pub repacked: Option<&'a Repacked>,
+}
+
+impl Shared<'_> {
+    /// The parameters of `base` in the architecture `spec`, without those that are `replaced`.
+    ///
+    /// # Errors
+    /// If a tensor is missing, or has another shape or an unsupported dtype.
+    pub fn parameters(
+        self,
+        base: &BaseModel,
+        spec: &DecoderSpec,
+        precision: Precision,
+        replaced: &dyn Fn(&str) -> bool,
+    ) -> Result<Parameters, PrepareError> {
+        let kept = |name: &str| self.repacked?.find(name);
+        let mut parameters = Parameters::of_base_but(spec, &base.store, replaced, &kept)?;
+        if let (Some(quantization), Some(file)) = (precision.quantization, self.quantized) {
+            take_quantized(&mut parameters, spec, quantization, file)?;
+        }
+        Ok(parameters)
+    }
 }
 
 /// Prepares `variant` in `folder`. It's written to a temporary sibling folder and then renamed, so
@@ -61,8 +94,13 @@ pub fn export(
         experiment,
         adapter,
         quantized,
+        repacked,
         ..
     } = ingredients;
+    let shared = Shared {
+        quantized,
+        repacked,
+    };
     let start = Instant::now();
     let failed = |path: &Path| {
         let path = path.to_owned();
@@ -85,7 +123,7 @@ pub fn export(
                 ingredients.base,
                 adapter,
                 preparation.precision,
-                quantized,
+                shared,
                 made,
             )?;
             moved(parameters, &made.join(OVERLAY), &target.join(OVERLAY))
@@ -93,7 +131,7 @@ pub fn export(
         (Variant::Unmerged, Some(adapter)) => {
             bound = adapter.inputs();
             // Before values are computed, since this checks the shapes of the base's tensors.
-            let mut parameters = unmerged_parameters(preparation, adapter, quantized)?;
+            let mut parameters = unmerged_parameters(preparation, adapter, shared)?;
             let precision = preparation.precision;
             let path = made.join(RESIDUALS);
             let residuals = write_residuals(
@@ -124,7 +162,7 @@ pub fn export(
             )?;
             parameters
         }
-        _ => base_parameters(preparation, None, quantized)?,
+        _ => base_parameters(preparation, None, shared)?,
     };
     let parameters = absolute(parameters);
 
@@ -185,10 +223,10 @@ pub(super) fn absolute(mut parameters: Parameters) -> Parameters {
 fn base_parameters(
     preparation: &Preparation,
     adapter: Option<&Adapter>,
-    quantized: Option<&QuantizedFile>,
+    shared: Shared,
 ) -> Result<Parameters, PrepareError> {
     let spec = adapter.map_or(&preparation.base.spec, |adapter| &adapter.spec);
-    base_parameters_but(preparation, spec, quantized, &|name| {
+    base_parameters_but(preparation, spec, shared, &|name| {
         adapter.is_some_and(|adapter| adapter.replaced().contains_key(name))
     })
 }
@@ -197,14 +235,10 @@ fn base_parameters(
 pub(super) fn base_parameters_but(
     preparation: &Preparation,
     spec: &DecoderSpec,
-    quantized: Option<&QuantizedFile>,
+    shared: Shared,
     replaced: &dyn Fn(&str) -> bool,
 ) -> Result<Parameters, PrepareError> {
-    let mut parameters = Parameters::of_base_but(spec, &preparation.base.store, replaced)?;
-    if let (Some(quantization), Some(file)) = (preparation.precision.quantization, quantized) {
-        take_quantized(&mut parameters, spec, quantization, file)?;
-    }
-    Ok(parameters)
+    shared.parameters(preparation.base, spec, preparation.precision, replaced)
 }
 
 /// The base's parameters. Those that the adapter replaces, and those of its side network, are
@@ -212,12 +246,12 @@ pub(super) fn base_parameters_but(
 fn unmerged_parameters(
     preparation: &Preparation,
     adapter: &Adapter,
-    quantized: Option<&QuantizedFile>,
+    shared: Shared,
 ) -> Result<Parameters, PrepareError> {
     if let Some(quantization) = preparation.precision.quantization {
         check_runs_on_quantized(adapter, quantization)?;
     }
-    let mut parameters = base_parameters(preparation, Some(adapter), quantized)?;
+    let mut parameters = base_parameters(preparation, Some(adapter), shared)?;
     for (name, replacement) in adapter.used_replacements() {
         parameters.set(
             name,

@@ -11,7 +11,7 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::PrepareError;
-use super::quantized::take_quantized;
+use super::export::Shared;
 use crate::adapter::{Adapter, AdapterError, ModuleAdapter, Replacement};
 use crate::arch::{Module, ModuleKind};
 use crate::graph::{Parameter, Parameters};
@@ -156,7 +156,7 @@ pub fn changes<'a>(
 pub const OVERLAY: &str = "overlay.safetensors";
 
 /// Writes the overlay of `adapter` into `folder`; returns where each parameter of the merged model
-/// is. `quantized` has the base's quantized weights, if it's quantized.
+/// is. `shared` has the base's quantized weights.
 ///
 /// # Errors
 /// If the adapter can't be merged, a result isn't finite, or the file can't be written.
@@ -164,7 +164,7 @@ pub fn merge(
     base: &BaseModel,
     adapter: &Adapter,
     precision: Precision,
-    quantized: Option<&QuantizedFile>,
+    shared: Shared,
     folder: &Path,
 ) -> Result<Parameters, PrepareError> {
     let spec = &adapter.spec;
@@ -205,12 +205,9 @@ pub fn merge(
     let follows = followed.is_some() && head_copy.is_none();
     merged.extend(head_copy.clone());
     // Before anything is merged, since this checks the shapes of the base's tensors.
-    let mut parameters = Parameters::of_base_but(spec, &base.store, &|name| {
+    let mut parameters = shared.parameters(base, spec, precision, &|name| {
         adapter.replaced().contains_key(name)
     })?;
-    if let (Some(quantization), Some(file)) = (precision.quantization, quantized) {
-        take_quantized(&mut parameters, spec, quantization, file)?;
-    }
     let path = folder.join(OVERLAY);
     let plans: Vec<BytesPlan> = merged.iter().flat_map(|one| one.plans(precision)).collect();
     let writer = SafetensorsWriter::create_with(&path, &plans, &[])?;

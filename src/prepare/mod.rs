@@ -11,6 +11,7 @@
 //!     <method>--<name>/unmerged-empty/   as `unmerged`, with an adapter without effect, on demand
 //!     <method>--<name>/checkpoint/   a merged Hugging Face checkpoint
 //!     quantized.safetensors          the base's weights, if the model is quantized
+//!     repacked.safetensors           those of a base that's a quantized checkpoint
 //!     finite-weights                 a stamp: the base's weights were checked to be finite
 //! ```
 //!
@@ -30,6 +31,7 @@ mod fingerprint;
 mod finite;
 mod merge;
 mod quantized;
+mod repacked;
 mod residuals;
 mod shared_graph;
 mod states;
@@ -70,6 +72,11 @@ pub enum PrepareError {
     Model(#[from] ModelError),
     #[error(transparent)]
     Quantize(#[from] QuantizeError),
+    #[error(
+        "the base `{base}` is quantized already ({label}), and its codes are kept: `--quantize none` takes it as it \
+         is; to quantize it another way, use the 16-bit model that it was made from"
+    )]
+    AlreadyQuantized { base: String, label: String },
     #[error(
         "{peft_type} isn't supported unmerged on `{path}`, which is quantized to {format}: {reason}"
     )]
@@ -201,6 +208,7 @@ impl Preparation<'_> {
     ) -> Result<Vec<PreparedVariant>, PrepareError> {
         let mut prepared = Vec::new();
         let quantized = self.quantized_file(&|_| {})?;
+        let repacked = self.repacked(&|_| {})?;
         // The base with rounded or quantized weights as an unmerged adapter sees it, and that
         // adapter.
         let mut seen_by_unmerged: Option<(BaseModel, Adapter)> = None;
@@ -247,6 +255,7 @@ impl Preparation<'_> {
                 adapter: used,
                 base: used.map_or(base, |adapter| adapter.base(base)),
                 quantized: quantized.as_deref(),
+                repacked: repacked.as_deref(),
             };
             let manifest = export::export(self, ingredients, variant, &folder, fingerprint)?;
             prepared.push(PreparedVariant {

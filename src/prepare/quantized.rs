@@ -19,13 +19,14 @@ use crate::prepared::{QUANTIZED, Variant};
 use crate::quantize::{self, Quantization, QuantizeError, QuantizedFile};
 
 impl Preparation<'_> {
-    /// Writes the base's quantized weights if the precision asks for them and they don't exist yet.
-    /// `begin` receives their size in bytes.
+    /// Writes the base's quantized weights if the precision asks for them and they don't exist yet,
+    /// or re-packs those of a quantized checkpoint. `begin` receives their size in bytes.
     ///
     /// # Errors
     /// If a weight is missing or isn't finite, or the file can't be written.
     pub fn quantize(&self, begin: &dyn Fn(u64)) -> Result<(), PrepareError> {
         self.quantized_file(begin)?;
+        self.repacked(begin)?;
         Ok(())
     }
 
@@ -38,6 +39,12 @@ impl Preparation<'_> {
         let Some(quantization) = self.precision.quantization else {
             return Ok(None);
         };
+        if let Some(stored) = &self.base.stored {
+            return Err(PrepareError::AlreadyQuantized {
+                base: self.base.id.to_string(),
+                label: stored.label.clone(),
+            });
+        }
         let file = QuantizedFile::make_ready(
             &self.model_folder().join(QUANTIZED),
             &fingerprint::fingerprint(self, None, Variant::Base),

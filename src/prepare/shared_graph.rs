@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::export::{absolute, base_parameters_but, set_inputs_of_network};
+use super::export::{Shared, absolute, base_parameters_but, set_inputs_of_network};
 use super::quantized::check_runs_on_quantized;
 use super::{Preparation, PrepareError};
 use crate::adapter::{Adapter, AdapterForm, AdapterSet};
@@ -45,7 +45,12 @@ impl Preparation<'_> {
     pub fn shared_graph(&self, set: &AdapterSet, folder: &Path) -> Result<Model, PrepareError> {
         let quantized = self.quantized_file(&|_| {})?;
         let spec = &set.adapters()[0].spec;
-        let mut parameters = base_parameters_but(self, spec, quantized.as_deref(), &|name| {
+        let repacked = self.repacked(&|_| {})?;
+        let shared = Shared {
+            quantized: quantized.as_deref(),
+            repacked: repacked.as_deref(),
+        };
+        let mut parameters = base_parameters_but(self, spec, shared, &|name| {
             let mut adapters = set.adapters().iter();
             adapters.any(|adapter| adapter.replaced().contains_key(name))
         })?;

@@ -19,7 +19,7 @@ pub use manifest::{
 };
 pub use portable::{FileDigest, Portable, PortableAdapter, Sample};
 pub use precision::Precision;
-pub use quantization::{QUANTIZED, QuantizationSummary};
+pub use quantization::{QUANTIZED, QuantizationSummary, REPACKED};
 pub use variant::Variant;
 
 use crate::adapter::Task;

@@ -1,6 +1,7 @@
 //! The precision of weights and arithmetic.
 
 use crate::graph::{Arithmetic, AttentionOperator, Device};
+use crate::quantize::stored::BaseCodes;
 use crate::quantize::{Accuracy, Quantization, QuantizedTypes};
 use crate::weights::Dtype;
 
@@ -17,6 +18,9 @@ pub struct Precision {
     pub attention: AttentionOperator,
     /// How weights are quantized after rounding, if they are.
     pub quantization: Option<Quantization>,
+    /// How graphs use the weights of a base that's a quantized checkpoint; the default for any
+    /// other.
+    pub base: BaseCodes,
 }
 
 impl Precision {
@@ -32,6 +36,7 @@ impl Precision {
             compute: if cuda { dtype } else { Dtype::Float32 },
             attention,
             quantization: None,
+            base: BaseCodes::default(),
         }
     }
 
@@ -43,6 +48,11 @@ impl Precision {
         }
     }
 
+    /// This precision with another use of a quantized base's weights.
+    pub fn with_base(self, base: BaseCodes) -> Self {
+        Self { base, ..self }
+    }
+
     /// The accuracy level of products with quantized weights; `None` on a GPU or if no weight's
     /// format has one.
     pub fn accuracy(self) -> Option<Accuracy> {
@@ -51,6 +61,14 @@ impl Precision {
             Device::Cpu => quantization.map(|quantization| quantization.accuracy),
             Device::Gpu => None,
         }
+    }
+
+    /// The accuracy level of all products with codes: of quantized weights, or of a base that's a
+    /// quantized checkpoint.
+    fn accuracy_level(self) -> Option<u8> {
+        let of_base = (self.device == Device::Cpu && self.quantization.is_none())
+            .then_some(self.base.accuracy);
+        self.accuracy().or(of_base).map(Accuracy::level)
     }
 
     /// The types of quantized weights.
@@ -67,7 +85,7 @@ impl Precision {
             device: self.device,
             storage: self.dtype,
             compute: self.compute,
-            accuracy_level: self.accuracy().map(Accuracy::level),
+            accuracy_level: self.accuracy_level(),
             attention: self.attention,
         }
     }
@@ -83,6 +101,13 @@ impl Precision {
         }
         if let Some(quantization) = self.quantization {
             label += &format!("-{}", quantization.label());
+        }
+        let BaseCodes { kept, accuracy } = self.base;
+        if kept != BaseCodes::default().kept {
+            label += &format!("-base-{}", kept.name());
+        }
+        if accuracy != BaseCodes::default().accuracy {
+            label += &format!("-base-accuracy-{}", accuracy.level());
         }
         label
     }

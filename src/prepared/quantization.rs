@@ -12,6 +12,9 @@ use crate::quantize::{Accuracy, Format, Quantization};
 /// File name of the base's quantized weights, in the folder of a model's variants.
 pub const QUANTIZED: &str = "quantized.safetensors";
 
+/// File name of the re-packed weights of a base that's a quantized checkpoint, in the same folder.
+pub const REPACKED: &str = "repacked.safetensors";
+
 /// What is quantized, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct QuantizationSummary {

@@ -1,10 +1,11 @@
 //! How a quantized weight's values are encoded, and where a quantized weight is stored.
 
-use super::Format;
+use super::operator::{MAT_MUL_BNB4, MAT_MUL_N_BITS, Operator};
+use super::table::Table;
 use crate::weights::{ByteSpan, Dtype};
 
 /// How a quantized weight's values are encoded: codes of a few bits, and one scale per block.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Encoding {
     /// `(code − 2^(bits − 1)) · scale`: evenly spaced, and symmetric around zero.
     ///
@@ -12,7 +13,7 @@ pub enum Encoding {
     /// blocks, bytes]`; of two codes in a byte, the first is in the lower half. Scales are `[rows,
     /// blocks]`.
     Even {
-        /// Bits of a code: 4 or 8.
+        /// Bits of a code: 2, 4 or 8.
         bits: usize,
         /// Values that share a scale.
         block_size: usize,
@@ -23,13 +24,42 @@ pub enum Encoding {
     /// a byte, the first is in the upper half. Scales are `[blocks]`.
     Table {
         /// The values of the 16 codes.
-        values: &'static [f32; 16],
+        table: &'static Table,
         /// Values that share a scale.
         block_size: usize,
     },
 }
 
 impl Encoding {
+    /// The operator for products with such weights.
+    pub fn operator(self) -> &'static Operator {
+        match self {
+            Self::Even { .. } => &MAT_MUL_N_BITS,
+            Self::Table { .. } => &MAT_MUL_BNB4,
+        }
+    }
+
+    /// The operator's attributes, apart from sizes, block size and accuracy.
+    pub fn attributes(self) -> [(&'static str, i64); 1] {
+        match self {
+            Self::Even { bits, .. } => [("bits", bits as i64)],
+            Self::Table { table, .. } => [("quant_type", table.quant_type)],
+        }
+    }
+
+    /// Bytes of codes, and of scales in `scales_type`.
+    pub fn bytes(self, rows: usize, columns: usize, scales_type: Dtype) -> u64 {
+        let [codes, scales] = self.shapes(rows, columns);
+        let count = |shape: &[usize]| shape.iter().product::<usize>() as u64;
+        count(&codes) + scales_type.size() as u64 * count(&scales)
+    }
+
+    /// The shape of packed zero points, one code a block: `[rows, bytes]`.
+    pub fn zeros_shape(self, rows: usize, columns: usize) -> Vec<usize> {
+        let blocks = columns.div_ceil(self.block_size());
+        vec![rows, (blocks * self.bits()).div_ceil(8)]
+    }
+
     /// Bits of a code.
     pub fn bits(self) -> usize {
         match self {
@@ -82,9 +112,10 @@ impl Encoding {
             Self::Even { bits, block_size } => {
                 let blocks = columns.div_ceil(block_size);
                 let middle = 1_i32 << (bits - 1);
-                let code = |index: usize| match bits {
-                    4 => (codes[index / 2] >> (4 * (index % 2))) & 15,
-                    _ => codes[index],
+                let in_a_byte = 8 / bits;
+                let mask = ((1_u16 << bits) - 1) as u8;
+                let code = |index: usize| {
+                    (codes[index / in_a_byte] >> (bits * (index % in_a_byte))) & mask
                 };
                 let mut values = Vec::with_capacity(rows * columns);
                 for row in 0..rows {
@@ -96,10 +127,10 @@ impl Encoding {
                 }
                 values
             }
-            Self::Table { values, block_size } => (0..rows * columns)
+            Self::Table { table, block_size } => (0..rows * columns)
                 .map(|index| {
                     let code = (codes[index / 2] >> (4 * (1 - index % 2))) & 15;
-                    values[usize::from(code)] * scales[index / block_size]
+                    table.values[usize::from(code)] * scales[index / block_size]
                 })
                 .collect(),
         }
@@ -116,10 +147,10 @@ impl Encoding {
 }
 
 /// The location of a quantized weight.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct QuantizedWeight {
-    /// Its format.
-    pub format: Format,
+    /// How its values are encoded.
+    pub encoding: Encoding,
     /// `out_features`
     pub rows: usize,
     /// `in_features`
@@ -130,4 +161,32 @@ pub struct QuantizedWeight {
     pub scales: ByteSpan,
     /// The scales' type.
     pub scales_type: Dtype,
+    /// The zero points, packed like codes, one a block; `None` if they're in the middle.
+    pub zeros: Option<ByteSpan>,
+    /// The order in which the codes have the columns, as int64; `None` if it's their own.
+    pub order: Option<ByteSpan>,
+}
+
+impl QuantizedWeight {
+    /// Its first `rows` rows.
+    pub fn first_rows(mut self, rows: usize) -> Self {
+        let of = self.rows as u64;
+        if rows < self.rows {
+            let spans = [
+                Some(&mut self.codes),
+                Some(&mut self.scales),
+                self.zeros.as_mut(),
+            ];
+            for span in spans.into_iter().flatten() {
+                span.length = span.length / of * rows as u64;
+            }
+            self.rows = rows;
+        }
+        self
+    }
+
+    /// Shapes of the codes (bytes) and the scales.
+    pub fn shapes(&self) -> [Vec<usize>; 2] {
+        self.encoding.shapes(self.rows, self.columns)
+    }
 }

@@ -215,12 +215,14 @@ impl QuantizedFile {
             return Err(missing());
         }
         Ok(QuantizedWeight {
-            format,
+            encoding: format.encoding(),
             rows,
             columns,
             codes: codes.span(),
             scales: scales.span(),
             scales_type,
+            zeros: None,
+            order: None,
         })
     }
 

@@ -13,6 +13,8 @@ mod encoding;
 mod file;
 mod formats;
 mod operator;
+pub mod stored;
+mod table;
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +25,7 @@ pub use file::{
 };
 pub use formats::{Format, Keys, Quantized, Switch, Tolerance};
 pub use operator::Operator;
+pub use table::{FP4, NF4, Table};
 
 use crate::arch::{DecoderSpec, Module, ModuleKind};
 

@@ -13,6 +13,11 @@ pub struct Operator {
     pub packs_codes: bool,
 }
 
+impl Operator {
+    /// All of them.
+    pub const ALL: [&'static Self; 2] = [&MAT_MUL_N_BITS, &MAT_MUL_BNB4];
+}
+
 /// For evenly spaced values.
 pub const MAT_MUL_N_BITS: Operator = Operator {
     name: "MatMulNBits",

@@ -14,6 +14,7 @@ use safetensors::tensor::Metadata;
 
 use super::convert::narrow;
 use super::diagnosis::diagnosis;
+use super::packed::{PackedMatrix, elements};
 use super::{Dtype, WeightsError, widen};
 
 /// A memory-mapped safetensors file whose header has been checked against the file's length. Clones
@@ -71,9 +72,11 @@ pub struct TensorView<'a> {
     pub stored: safetensors::Dtype,
     /// Row-major shape.
     pub shape: Vec<usize>,
-    /// Little-endian elements.
+    /// Little-endian elements; empty if the values are computed ([`is_packed`](Self::is_packed)).
     pub bytes: &'a [u8],
     offset: u64,
+    /// What the values are computed from, and the first element in it.
+    packed: Option<(&'a dyn PackedMatrix, usize)>,
 }
 
 impl SafetensorsFile {
@@ -133,6 +136,7 @@ impl SafetensorsFile {
             shape: info.shape.clone(),
             bytes: &self.map[start..end],
             offset: start as u64,
+            packed: None,
         })
     }
 }
@@ -144,15 +148,59 @@ fn whole_numbers<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> i64) ->
 }
 
 impl<'a> TensorView<'a> {
-    /// A slice of the tensor: `shape` elements from byte `first` on. The caller has checked that
+    /// A view of a matrix whose values are computed.
+    pub(super) fn of_packed(name: &'a str, packed: &'a dyn PackedMatrix) -> Self {
+        Self {
+            name,
+            path: packed.path(),
+            stored: safetensors::Dtype::F32,
+            shape: packed.shape().to_owned(),
+            bytes: &[],
+            offset: 0,
+            packed: Some((packed, 0)),
+        }
+    }
+
+    /// Whether its values are computed from other tensors, so that it has no bytes of its own.
+    pub fn is_packed(&self) -> bool {
+        self.packed.is_some()
+    }
+
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Bytes that it takes in its file; for a computed one, those of the tensors that it's computed
+    /// from.
+    pub fn stored_bytes(&self) -> u64 {
+        match self.packed {
+            None => self.bytes.len() as u64,
+            Some((packed, _)) => {
+                let all = packed.shape().iter().product::<usize>().max(1) as u64;
+                packed.stored_bytes() * self.elements() as u64 / all
+            }
+        }
+    }
+
+    /// A slice of the tensor: `shape` elements from element `first` on. The caller has checked that
     /// the tensor is long enough.
     pub(super) fn slice(&self, name: &'a str, first: usize, shape: &[usize]) -> Self {
-        let length = shape.iter().product::<usize>() * self.stored.bitsize() / 8;
+        if let Some((packed, start)) = self.packed {
+            return Self {
+                name,
+                shape: shape.to_owned(),
+                packed: Some((packed, start + first)),
+                ..self.clone()
+            };
+        }
+        let size = self.stored.bitsize() / 8;
+        let length = shape.iter().product::<usize>() * size;
         Self {
             name,
             shape: shape.to_owned(),
-            bytes: &self.bytes[first..first + length],
-            offset: self.offset + first as u64,
+            bytes: &self.bytes[first * size..first * size + length],
+            offset: self.offset + (first * size) as u64,
             ..self.clone()
         }
     }
@@ -210,6 +258,9 @@ impl<'a> TensorView<'a> {
     /// # Errors
     /// As [`to_f32`](Self::to_f32).
     pub fn range_to_f32(&self, range: Range<usize>) -> Result<Vec<f32>, WeightsError> {
+        if let Some((packed, first)) = self.packed {
+            return Ok(elements(packed, first + range.start..first + range.end));
+        }
         let bytes = |size: usize| &self.bytes[range.start * size..range.end * size];
         if self.stored == safetensors::Dtype::F64 {
             return Ok(narrow(bytes(8)));
@@ -255,8 +306,17 @@ impl<'a> TensorView<'a> {
     /// The location of the elements in the file.
     ///
     /// # Errors
-    /// If the element type is not a supported float type.
+    /// If the element type is not a supported float type, or the values are computed.
     pub fn location(&self) -> Result<TensorLocation, WeightsError> {
+        if self.is_packed() {
+            return Err(WeightsError::Layout {
+                path: self.path.to_owned(),
+                message: format!(
+                    "tensor `{}` is quantized, so no file has its values",
+                    self.name
+                ),
+            });
+        }
         Ok(TensorLocation {
             path: self.path.to_owned(),
             offset: self.offset,

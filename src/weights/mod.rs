@@ -7,6 +7,7 @@ mod dtype;
 mod error;
 mod file;
 mod onnx_adapter;
+mod packed;
 mod page_writer;
 
 mod store;
@@ -19,6 +20,6 @@ pub use file::{ByteSpan, SafetensorsFile, TensorLocation, TensorView};
 pub use onnx_adapter::{
     AdapterTensor, EXTENSION as ONNX_ADAPTER, OnnxAdapterFile, write_onnx_adapter,
 };
-
+pub use packed::{PackedMatrix, TensorHandle};
 pub use store::{TensorSlice, TensorStore};
 pub use writer::{BytesPlan, SafetensorsWriter, TensorPlan, WriteTensorError};

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::{SafetensorsFile, TensorView, WeightsError};
+use super::{PackedMatrix, SafetensorsFile, TensorHandle, TensorView, WeightsError};
 use crate::advice::convert_model;
 use crate::files::failed_download;
 
@@ -18,6 +19,8 @@ pub struct TensorStore {
     names: BTreeMap<String, usize>,
     /// Slices of tensors, by the name under which they're found.
     slices: BTreeMap<String, TensorSlice>,
+    /// Matrices whose values are computed from tensors, by the name under which they're found.
+    packed: BTreeMap<String, Arc<dyn PackedMatrix>>,
     /// What error messages call the checkpoint.
     path: PathBuf,
 }
@@ -81,6 +84,7 @@ impl TensorStore {
             files: vec![file],
             names,
             slices: BTreeMap::new(),
+            packed: BTreeMap::new(),
             path: path.to_owned(),
         })
     }
@@ -142,6 +146,7 @@ impl TensorStore {
             files,
             names,
             slices: BTreeMap::new(),
+            packed: BTreeMap::new(),
             path,
         })
     }
@@ -161,9 +166,28 @@ impl TensorStore {
         self.names.keys().map(String::as_str)
     }
 
+    /// Names of all tensors and of all matrices whose values are computed; a name may come twice.
+    pub fn names_of_values(&self) -> impl Iterator<Item = &str> {
+        self.names().chain(self.packed.keys().map(String::as_str))
+    }
+
     /// Whether there is a tensor `name`.
     pub fn contains(&self, name: &str) -> bool {
-        self.names.contains_key(name)
+        self.names.contains_key(name) || self.packed.contains_key(name)
+    }
+
+    /// Makes `matrix` available under `name`, in place of a tensor of that name.
+    pub fn add_packed(&mut self, name: String, matrix: Arc<dyn PackedMatrix>) {
+        self.packed.insert(name, matrix);
+    }
+
+    /// The tensor `name` together with its file, if the checkpoint has it.
+    pub fn handle(&self, name: &str) -> Option<TensorHandle> {
+        let number = *self.names.get(name)?;
+        Some(TensorHandle {
+            file: self.files[number].clone(),
+            name: name.to_owned(),
+        })
     }
 
     /// Refuses empty tensors, which DeepSpeed ZeRO-3 writes if it didn't gather the weights. `what`
@@ -187,13 +211,15 @@ impl TensorStore {
 
     /// The tensor or slice called `name`, if there is one.
     pub fn find(&self, name: &str) -> Option<TensorView<'_>> {
+        if let Some((name, packed)) = self.packed.get_key_value(name) {
+            return Some(TensorView::of_packed(name, &**packed));
+        }
         if let Some((name, &number)) = self.names.get_key_value(name) {
             return self.files[number].get(name);
         }
         let (name, slice) = self.slices.get_key_value(name)?;
         let whole = self.find(&slice.whole)?;
-        let size = whole.stored.bitsize() / 8;
-        Some(whole.slice(name, slice.first * size, &slice.shape))
+        Some(whole.slice(name, slice.first, &slice.shape))
     }
 
     /// Makes a slice of a tensor available under `name`.

@@ -12,7 +12,7 @@ use serde_json::json;
 use tempfile::NamedTempFile;
 
 use super::page_writer::PageWriter;
-use super::{Dtype, NonFinite, TensorView, WeightsError, encode, widen};
+use super::{Dtype, NonFinite, TensorView, WeightsError, encode};
 
 /// A tensor that will be written: its name, dtype and shape.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -246,9 +246,11 @@ impl SafetensorsWriter {
         first: usize,
         tensor: &TensorView,
     ) -> Result<(), WriteTensorError> {
-        let from = tensor.dtype()?;
-        for (number, chunk) in tensor.bytes.chunks(CHUNK * from.size()).enumerate() {
-            self.write_elements(name, first + number * CHUNK, &widen(chunk, from))?;
+        tensor.dtype()?;
+        let all = tensor.elements();
+        for start in (0..all).step_by(CHUNK) {
+            let values = tensor.range_to_f32(start..all.min(start + CHUNK))?;
+            self.write_elements(name, first + start, &values)?;
         }
         Ok(())
     }

@@ -81,25 +81,45 @@ fn unsupported_combinations_are_refused_by_name() {
 }
 
 #[test]
-fn a_checkpoint_that_is_quantized_already_is_refused_by_its_method() {
+fn a_scheme_that_is_not_known_is_refused_by_its_name() {
     let folder = tempfile::tempdir().unwrap();
-    for method in ["gptq", "awq", "bitsandbytes"] {
-        let base = copy_folder(&model("llama-gqa"), &folder.path().join(method));
-        set_key(
-            &base.join("config.json"),
-            "quantization_config",
-            json!({ "quant_method": method, "bits": 4 }),
-        );
-        let outcome = run(&mut generate(
-            &base,
-            &folder.path().join("exports"),
-            &[3],
-            1,
-        ));
+    for (config, expected) in [
+        (json!({ "quant_method": "hqq" }), ["`hqq`", "`gptq`"]),
+        (
+            json!({ "quant_method": "awq", "bits": 4, "version": "gemv" }),
+            ["quantization_config.version", "`gemm`"],
+        ),
+        (
+            json!({ "quant_method": "gptq", "checkpoint_format": "marlin" }),
+            ["quantization_config.checkpoint_format", "`gptq_v2`"],
+        ),
+        (
+            json!({ "quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized" }),
+            ["quantization_config.format", "`pack-quantized`"],
+        ),
+    ] {
+        let name = config["quant_method"].as_str().unwrap().to_owned();
+        let base = copy_folder(&model("llama-gqa"), &folder.path().join(name));
+        set_key(&base.join("config.json"), "quantization_config", config);
+        let exports = folder.path().join("exports");
+        let outcome = run(&mut generate(&base, &exports, &[3], 1));
         assert_eq!(outcome.code, Some(1));
-        let expected = ["quantization_config", method, "--quantize"];
-        for part in expected {
+        for part in expected.into_iter().chain(["--quantize", "16-bit"]) {
             assert!(outcome.stderr.contains(part), "{}", outcome.stderr);
         }
+    }
+}
+
+#[test]
+fn a_scheme_that_no_tensor_has_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = copy_folder(&model("llama-gqa"), &folder.path().join("base"));
+    let config = json!({ "quant_method": "gptq", "bits": 4 });
+    set_key(&base.join("config.json"), "quantization_config", config);
+    let exports = folder.path().join("exports");
+    let outcome = run(&mut generate(&base, &exports, &[3], 1));
+    assert_eq!(outcome.code, Some(1));
+    for part in ["`gptq`", "no tensor", "remove"] {
+        assert!(outcome.stderr.contains(part), "{}", outcome.stderr);
     }
 }

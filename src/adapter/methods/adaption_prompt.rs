@@ -166,7 +166,7 @@ fn projected(
     if layer.bias {
         let bias = base.tensor(&format!("{}.bias", layer.source))?;
         bias.expect_shape(&[layer.out_features])?;
-        rows += &Array1::from(base.values(&bias, bias.bytes)?);
+        rows += &Array1::from(base.values(&bias, 0..bias.elements())?);
     }
     Ok(rows)
 }

@@ -120,10 +120,10 @@ pub fn token_rows(
     let table = &base.spec.embed_tokens;
     let rows = base.tensor(&format!("{}.weight", table.source))?;
     rows.expect_shape(&[table.num_embeddings, table.embedding_dim])?;
-    let size = table.embedding_dim * rows.dtype()?.size();
+    let size = table.embedding_dim;
     let mut values = Vec::new();
     for id in ids {
-        values.extend(base.values(&rows, &rows.bytes[id * size..][..size])?);
+        values.extend(base.values(&rows, id * size..(id + 1) * size)?);
     }
     Ok(values)
 }

@@ -17,7 +17,7 @@ impl<'a> GraphBuilder<'a> {
 
     /// The codes of a quantized weight, as products take them.
     fn codes(&mut self, key: &str, weight: &QuantizedWeight) -> Value {
-        let [shape, _] = weight.format.shapes(weight.rows, weight.columns);
+        let [shape, _] = weight.shapes();
         self.shared(
             &format!("{key}.codes"),
             element::UINT8,
@@ -34,7 +34,7 @@ impl<'a> GraphBuilder<'a> {
         key: &str,
         weight: &QuantizedWeight,
     ) -> Value {
-        let [_, shape] = weight.format.shapes(weight.rows, weight.columns);
+        let [_, shape] = weight.shapes();
         let codes = self.codes(key, weight);
         let name_of_scales = format!("{key}.scales");
         let scales = self.shared(
@@ -46,20 +46,45 @@ impl<'a> GraphBuilder<'a> {
         let mut attrs = vec![
             ("K", Attr::Int(weight.columns as i64)),
             ("N", Attr::Int(weight.rows as i64)),
-            (
-                "block_size",
-                Attr::Int(weight.format.encoding().block_size() as i64),
-            ),
+            ("block_size", Attr::Int(weight.encoding.block_size() as i64)),
         ];
-        let own = weight.format.attributes().iter();
-        attrs.extend(own.map(|&(name, value)| (name, Attr::Int(value))));
-        let operator = weight.format.operator();
+        let own = weight.encoding.attributes().into_iter();
+        attrs.extend(own.map(|(name, value)| (name, Attr::Int(value))));
+        let operator = weight.encoding.operator();
         if operator.has_accuracy_level
             && let Some(level) = self.arithmetic.accuracy_level
         {
             attrs.push(("accuracy_level", Attr::Int(i64::from(level))));
         }
-        self.contrib(operator.name, name, &[x, &codes, &scales], &attrs)
+        let zeros = weight.zeros.as_ref().map(|span| {
+            let shape = weight.encoding.zeros_shape(weight.rows, weight.columns);
+            self.shared(&format!("{key}.zeros"), element::UINT8, &shape, span)
+        });
+        let x = match &weight.order {
+            Some(order) => &self.in_order(x, order, weight.columns),
+            None => x,
+        };
+        let inputs: Vec<&Value> = [x, &codes, &scales].into_iter().chain(&zeros).collect();
+        self.contrib(operator.name, name, &inputs, &attrs)
+    }
+
+    /// `x` with its last axis in the order that quantized codes have. Products with the same input
+    /// and order share it.
+    fn in_order(&mut self, x: &Value, order: &ByteSpan, columns: usize) -> Value {
+        let key = (x.clone(), order.clone());
+        if let Some(value) = self.ordered.get(&key) {
+            return value.clone();
+        }
+        let number = self.ordered.len();
+        let places = self.shared(
+            &format!("order.{number}"),
+            element::INT64,
+            &[columns],
+            order,
+        );
+        let value = self.gather(&format!("/ordered.{number}"), x, &places, -1);
+        self.ordered.insert(key, value.clone());
+        value
     }
 
     /// The rows `ids` of a quantized matrix; `ids` has one axis if `one_axis`, otherwise two. The
@@ -76,12 +101,12 @@ impl<'a> GraphBuilder<'a> {
     ) -> Value {
         let codes = self.codes(key, weight);
         let scales = self.scales_of_blocks(key, weight);
-        let block = weight.format.encoding().block_size();
+        let block = weight.encoding.block_size();
         let attrs = [
             ("gather_axis", Attr::Int(0)),
             ("quantize_axis", Attr::Int(2)),
             ("block_size", Attr::Int(block as i64)),
-            ("bits", Attr::Int(weight.format.encoding().bits() as i64)),
+            ("bits", Attr::Int(weight.encoding.bits() as i64)),
         ];
         let inputs = [&codes, ids, &scales];
         let blocks = self.contrib(
@@ -119,10 +144,13 @@ impl<'a> GraphBuilder<'a> {
         let none = self.constant_i64("none", &[0], false);
         let zero = self.mul(&at("zero"), &batch, &none);
         let Encoding::Table {
-            values: of_codes,
+            table,
             block_size: block,
-        } = weight.format.encoding()
+        } = weight.encoding
         else {
+            if weight.zeros.is_some() || weight.order.is_some() || weight.encoding.bits() == 2 {
+                return self.unpacked(&name, key, weight, &zero);
+            }
             let zero = self.op("Squeeze", &at("zero/scalar"), &[&zero], &[]);
             let [count, one] = [weight.rows as i64, 1].map(|number| {
                 let name = format!("scalar_{number}");
@@ -145,9 +173,10 @@ impl<'a> GraphBuilder<'a> {
         let codes = self.op("Slice", &at("codes"), &[&codes, &zero, &end, &axis], &[]);
         let codes = self.cast(&at("codes/i32"), &codes, element::INT32);
         // A byte holds two codes.
+        let of_codes = &table.values;
         let pairs = (0..256).flat_map(|byte| [of_codes[byte >> 4], of_codes[byte & 15]]);
         let pairs: Vec<f32> = pairs.collect();
-        let name_of_pairs = format!("{}.pairs", weight.format.name());
+        let name_of_pairs = format!("{}.pairs", table.name);
         let table = self.constant_float(&name_of_pairs, &[256, 2], &pairs);
         let values = self.gather(&at("values"), &table, &codes, 0);
         let values = self.reshape(&at("values/blocks"), &values, &[-1, block as i64]);
@@ -157,10 +186,84 @@ impl<'a> GraphBuilder<'a> {
         self.reshape(&at("dequantized"), &values, &shape)
     }
 
+    /// A dequantized weight with zero points, an order of its columns, or codes of 2 bits, for which
+    /// `GatherBlockQuantized` isn't right. `zero` is the zero that depends on an input.
+    fn unpacked(&mut self, name: &str, key: &str, weight: &QuantizedWeight, zero: &Value) -> Value {
+        let at = |what: &str| format!("{name}/{what}");
+        let (rows, columns) = (weight.rows as i64, weight.columns as i64);
+        let (bits, block) = (weight.encoding.bits(), weight.encoding.block_size() as i64);
+        let blocks = weight.columns.div_ceil(block as usize) as i64;
+        // Each byte's codes, the first in the lowest bits.
+        let in_a_byte = 8 / bits;
+        let of_byte = |byte: usize| {
+            (0..in_a_byte).map(move |place| ((byte >> (place * bits)) & ((1 << bits) - 1)) as f32)
+        };
+        let of_bytes: Vec<f32> = (0..256).flat_map(of_byte).collect();
+        let table = self.constant_float(&format!("codes.{bits}"), &[256, in_a_byte], &of_bytes);
+        let codes = self.codes(key, weight);
+        let codes = self.cast(&at("codes/i32"), &codes, element::INT32);
+        // Adding the zero makes it depend on an input.
+        let zero = self.cast(&at("zero/i32"), zero, element::INT32);
+        let codes = self.add(&at("codes"), &codes, &zero);
+        let values = self.gather(&at("values"), &table, &codes, 0);
+        let mut values = self.reshape(&at("values/blocks"), &values, &[rows, blocks, block]);
+        let zeros = match &weight.zeros {
+            Some(span) => {
+                let shape = weight.encoding.zeros_shape(weight.rows, weight.columns);
+                let packed = self.shared(&format!("{key}.zeros"), element::UINT8, &shape, span);
+                let packed = self.cast(&at("zeros/i32"), &packed, element::INT32);
+                let all = self.gather(&at("zeros/values"), &table, &packed, 0);
+                let all = self.reshape(&at("zeros/all"), &all, &[rows, -1]);
+                let own = self.columns(&at("zeros/own"), &all, blocks);
+                self.reshape(&at("zeros"), &own, &[rows, blocks, 1])
+            }
+            None => self.filled(
+                &format!("codes.{bits}.middle"),
+                &[],
+                (1 << (bits - 1)) as f32,
+            ),
+        };
+        values = self.op("Sub", &at("centred"), &[&values, &zeros], &[]);
+        let scales = self.scales_of_blocks(key, weight);
+        values = self.mul(&at("scaled"), &values, &scales);
+        values = self.reshape(&at("scaled/rows"), &values, &[rows, -1]);
+        values = self.columns(&at("own"), &values, columns);
+        let Some(order) = &weight.order else {
+            return values;
+        };
+        // Each column's place in the order: where it's sorted to.
+        let places = self.shared(
+            &format!("{key}.order"),
+            element::INT64,
+            &[weight.columns],
+            order,
+        );
+        let scatter = self.constant_i64(
+            &format!("range.{columns}"),
+            &(0..columns).collect::<Vec<_>>(),
+            false,
+        );
+        let inverse = self.op(
+            "ScatterElements",
+            &at("inverse"),
+            &[&scatter, &places, &scatter],
+            &[],
+        );
+        self.gather(&at("dequantized"), &values, &inverse, 1)
+    }
+
+    /// The first `count` columns of a matrix.
+    fn columns(&mut self, name: &str, matrix: &Value, count: i64) -> Value {
+        let ends = [("start", 0), ("end", count), ("axis", 1)];
+        let [start, end, axis] =
+            ends.map(|(what, value)| self.constant_i64(&format!("{name}/{what}"), &[value], false));
+        self.op("Slice", name, &[matrix, &start, &end, &axis], &[])
+    }
+
     /// The scales of a quantized weight, with a last axis of size 1 to broadcast over a block's
     /// values.
     fn scales_of_blocks(&mut self, key: &str, weight: &QuantizedWeight) -> Value {
-        let [_, mut shape] = weight.format.shapes(weight.rows, weight.columns);
+        let [_, mut shape] = weight.shapes();
         shape.push(1);
         self.external(
             &format!("{key}.scales.blocks"),

@@ -3,7 +3,7 @@
 use crate::graph::proto::{self, DimensionValue};
 
 /// A value in the graph: an input, a constant, or a node's output.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Value(pub(super) String);
 
 impl Value {

@@ -10,6 +10,7 @@ use crate::adapter::Adapter;
 use crate::graph::{Parameter, Parameters};
 use crate::model::BaseModel;
 use crate::prepare::PrepareError;
+use crate::prepare::export::Shared;
 use crate::prepare::merge::merge;
 use crate::prepared::Precision;
 use crate::quantize::{Format, Quantization};
@@ -143,7 +144,7 @@ fn assert_same_as_overlay(case: &str, dtype: Option<Dtype>) {
         &base,
         &adapter,
         Precision::new(dtype, false),
-        None,
+        Shared::default(),
         folder.path(),
     )
     .unwrap();
@@ -356,7 +357,7 @@ fn an_added_bias_sets_its_configuration_key_and_gives_the_other_layers_zero_bias
         &base,
         &adapter,
         Precision::new(Dtype::Float32, false),
-        None,
+        Shared::default(),
         folder.path(),
     )
     .unwrap();

@@ -7,7 +7,6 @@
 use super::steps::{self, BLOCK};
 use super::{FormatSpec, Keys, Switch, Tolerance};
 use crate::quantize::encoding::Encoding;
-use crate::quantize::operator::MAT_MUL_N_BITS;
 
 /// The entry of [`Format`](super::Format).
 pub(super) const FORMAT: FormatSpec = FormatSpec {
@@ -22,8 +21,6 @@ pub(super) const FORMAT: FormatSpec = FormatSpec {
         block_size: BLOCK,
     },
     quantize: |values, columns| steps::round(values, columns, 4),
-    operator: &MAT_MUL_N_BITS,
-    attributes: &[("bits", 4)],
     // As in onnxruntime-genai, since a step reads more of the head than of any other weight.
     quantizes_head: true,
     has_row_lookup: true,

@@ -54,10 +54,6 @@ struct FormatSpec {
     encoding: Encoding,
     /// Quantizes whole rows. Arguments: the values, and the number of columns.
     quantize: fn(&[f32], usize) -> Quantized,
-    /// The operator for products with such weights.
-    operator: &'static Operator,
-    /// The operator's attributes, apart from sizes, block size and accuracy.
-    attributes: &'static [(&'static str, i64)],
     /// Whether the head has this format by default, like the other weights.
     quantizes_head: bool,
     /// Whether `GatherBlockQuantized` can look up rows, so that a token embedding can have this
@@ -135,12 +131,7 @@ impl Format {
 
     /// The operator that multiplies with such weights.
     pub fn operator(self) -> &'static Operator {
-        self.spec().operator
-    }
-
-    /// The operator's attributes, apart from sizes, block size and accuracy.
-    pub fn attributes(self) -> &'static [(&'static str, i64)] {
-        self.spec().attributes
+        self.encoding().operator()
     }
 
     /// Whether the head has this format by default, like the other weights.

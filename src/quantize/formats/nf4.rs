@@ -8,7 +8,7 @@
 
 use super::{FormatSpec, Keys, Quantized, Switch, Tolerance};
 use crate::quantize::encoding::Encoding;
-use crate::quantize::operator::MAT_MUL_BNB4;
+use crate::quantize::table::NF4;
 
 const BLOCK: usize = 64;
 
@@ -21,12 +21,10 @@ pub(super) const FORMAT: FormatSpec = FormatSpec {
         scheme: "nf4",
     },
     encoding: Encoding::Table {
-        values: &NF4,
+        table: &NF4,
         block_size: BLOCK,
     },
     quantize: |values, _| nf4(values),
-    operator: &MAT_MUL_BNB4,
-    attributes: &[("quant_type", 1)],
     // As in bitsandbytes.
     quantizes_head: false,
     // ONNX Runtime has no operator that looks up rows of such codes.
@@ -37,27 +35,7 @@ pub(super) const FORMAT: FormatSpec = FormatSpec {
     },
 };
 
-/// The values of the codes before scaling: quantiles of a normal distribution, scaled to −1 … 1.
-const NF4: [f32; 16] = [
-    -1.0,
-    -0.696_192_8,
-    -0.525_073_05,
-    -0.394_917_5,
-    -0.284_441_38,
-    -0.184_773_43,
-    -0.091_050_036,
-    0.0,
-    0.079_580_3,
-    0.160_930_2,
-    0.246_112_3,
-    0.337_915_24,
-    0.440_709_83,
-    0.562_617,
-    0.722_956_84,
-    1.0,
-];
-
-/// A value above `i` of these thresholds is rounded to `NF4[i]`. They are bitsandbytes': the
+/// A value above `i` of these thresholds is rounded to value `i` of [`NF4`]. They are bitsandbytes': the
 /// midpoints, except for the twelfth, which is a millionth higher.
 const THRESHOLDS: [f32; 15] = [
     -0.848_096_43,

@@ -1,0 +1,349 @@
+//! The weights of a base that's a quantized checkpoint, as graphs take them.
+//!
+//! Codes stay as they are. Where the checkpoint lays them out like ONNX Runtime's operators, graphs
+//! map them in its files; otherwise a re-packed copy is written once, `repacked.safetensors` next
+//! to the prepared folders, which all variants share. Weights that no operator has the codes of are
+//! in that file as floats.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::{Preparation, PrepareError, fingerprint};
+use crate::arch::ModuleKind;
+use crate::graph::Parameter;
+use crate::prepared::{REPACKED, Variant};
+use crate::quantize::QuantizedWeight;
+use crate::quantize::stored::{CodesForm, Form, KeptBase, StoredWeight};
+use crate::weights::{
+    ByteSpan, BytesPlan, Dtype, PackedMatrix, SafetensorsFile, SafetensorsWriter, WeightsError,
+    WriteTensorError, encode,
+};
+
+/// The key of the fingerprint in the file's header.
+const FINGERPRINT: &str = "fingerprint";
+
+/// Number of values that are re-packed at a time.
+const BATCH: usize = 1 << 20;
+
+/// Where graphs find each quantized weight of the base, by its name in the checkpoint.
+#[derive(Debug, Default)]
+pub struct Repacked {
+    parameters: BTreeMap<String, Parameter>,
+}
+
+impl Repacked {
+    /// Where the weight `name` is.
+    pub fn find(&self, name: &str) -> Option<Parameter> {
+        self.parameters.get(name).cloned()
+    }
+}
+
+/// A weight and how graphs use it.
+pub(super) struct Used {
+    pub(super) weight: Arc<StoredWeight>,
+    pub(super) form: Form,
+}
+
+impl Used {
+    fn name(&self, part: &str) -> String {
+        format!("{}.{part}", self.weight.name())
+    }
+}
+
+impl Preparation<'_> {
+    /// The base's quantized weights that its architecture uses. Embeddings are dequantized: rows
+    /// can't be looked up in every form of codes.
+    pub(super) fn used_weights(&self) -> Vec<Used> {
+        let Some(stored) = &self.base.stored else {
+            return Vec::new();
+        };
+        let mut used: BTreeMap<String, bool> = BTreeMap::new();
+        for module in self.base.spec.modules() {
+            let Ok(tensor) = self.base.tensor(&module.tensor("weight")) else {
+                continue;
+            };
+            let has_rows = matches!(module.kind, ModuleKind::Embedding { .. });
+            *used.entry(tensor.name.to_owned()).or_default() |= has_rows;
+        }
+        let mut all = Vec::new();
+        for (name, has_rows) in used {
+            // A slice of stacked experts is taken from its floats.
+            let slice = self.base.store.slice(&name);
+            let name = slice.map_or(&name, |slice| &slice.whole);
+            let Some(weight) = stored.weights.get(name) else {
+                continue;
+            };
+            let is_known = |used: &Used| used.weight.name() == name;
+            if all.iter().any(is_known) {
+                continue;
+            }
+            let kept = match has_rows {
+                true => KeptBase::Float,
+                false => self.precision.base.kept,
+            };
+            all.push(Used {
+                form: weight.form(kept),
+                weight: Arc::clone(weight),
+            });
+        }
+        all
+    }
+
+    /// Where graphs find the base's quantized weights; they're re-packed first if they aren't yet.
+    /// `begin` then receives the file's size in bytes. `None` if the base isn't quantized.
+    ///
+    /// # Errors
+    /// If a scale or a dequantized value isn't finite, or the file can't be written.
+    pub(super) fn repacked(
+        &self,
+        begin: &dyn Fn(u64),
+    ) -> Result<Option<Arc<Repacked>>, PrepareError> {
+        if self.base.stored.is_none() {
+            return Ok(None);
+        }
+        let path = self.model_folder().join(REPACKED);
+        let fingerprint = fingerprint::fingerprint(self, None, Variant::Base);
+        let scales = self.precision.compute;
+        let used = self.used_weights();
+        let orders = orders(&used);
+        let plans = plans(&used, &orders, scales);
+        let open = || -> Option<SafetensorsFile> {
+            let file = SafetensorsFile::open(&path).ok()?;
+            let is_there = |plan: &BytesPlan| {
+                let found = file.get(&plan.name);
+                found.is_some_and(|found| found.stored == plan.stored && found.shape == plan.shape)
+            };
+            let fits = file.metadata(FINGERPRINT) == Some(&*fingerprint);
+            (fits && plans.iter().all(is_there)).then_some(file)
+        };
+        let file = match open() {
+            _ if plans.is_empty() => None,
+            Some(file) => Some(file),
+            None => {
+                begin(plans.iter().map(BytesPlan::bytes).sum());
+                write(&path, &fingerprint, &used, &plans, &orders, scales)?;
+                Some(SafetensorsFile::open(&path)?)
+            }
+        };
+        let mut parameters = BTreeMap::new();
+        for one in &used {
+            let place = place(one, file.as_ref(), &orders, scales)?;
+            parameters.insert(one.weight.name().to_owned(), place);
+        }
+        Ok(Some(Arc::new(Repacked { parameters })))
+    }
+}
+
+/// The names under which distinct orders of columns are stored.
+fn orders(used: &[Used]) -> BTreeMap<Vec<u32>, String> {
+    let mut orders = BTreeMap::new();
+    for one in used {
+        if let Form::Codes(CodesForm {
+            order: Some(order), ..
+        }) = &one.form
+        {
+            orders
+                .entry(order.clone())
+                .or_insert_with(|| one.name("order"));
+        }
+    }
+    orders
+}
+
+/// The tensors of the file. Codes of all weights come first, then scales, so that those of queries,
+/// keys and values are contiguous and become one product.
+fn plans(used: &[Used], orders: &BTreeMap<Vec<u32>, String>, scales_type: Dtype) -> Vec<BytesPlan> {
+    let plan = |name, stored, shape| BytesPlan {
+        name,
+        stored,
+        shape,
+    };
+    let [mut codes, mut scales, mut zeros, mut floats] = [const { Vec::new() }; 4];
+    for one in used {
+        let (rows, columns) = (one.weight.row_count(), one.weight.columns());
+        match &one.form {
+            Form::Codes(form) => {
+                let [codes_shape, scales_shape] = form.encoding.shapes(rows, columns);
+                if one.weight.codes_in_place(form).is_none() {
+                    codes.push(plan(one.name("codes"), safetensors::Dtype::U8, codes_shape));
+                }
+                if !scales_lie(one, form, scales_type) {
+                    let stored = scales_type.to_safetensors();
+                    scales.push(plan(one.name("scales"), stored, scales_shape));
+                }
+                if form.has_zeros {
+                    let shape = form.encoding.zeros_shape(rows, columns);
+                    zeros.push(plan(one.name("zeros"), safetensors::Dtype::U8, shape));
+                }
+            }
+            Form::Float { dtype, .. } => {
+                let name = one.weight.name().to_owned();
+                let shape = one.weight.shape().to_vec();
+                floats.push(plan(name, dtype.to_safetensors(), shape));
+            }
+        }
+    }
+    let orders = orders.iter().map(|(order, name)| {
+        let shape = vec![order.len()];
+        plan(name.clone(), safetensors::Dtype::I64, shape)
+    });
+    let parts = [codes, scales, zeros, floats].into_iter().flatten();
+    // Eight bytes each, so that what follows stays aligned.
+    orders.chain(parts).collect()
+}
+
+fn scales_lie(one: &Used, form: &CodesForm, scales_type: Dtype) -> bool {
+    scales_type == Dtype::Float32 && one.weight.scales_in_place(form).is_some()
+}
+
+fn write(
+    path: &Path,
+    fingerprint: &str,
+    used: &[Used],
+    plans: &[BytesPlan],
+    orders: &BTreeMap<Vec<u32>, String>,
+    scales_type: Dtype,
+) -> Result<(), PrepareError> {
+    let written = |source| WeightsError::Write {
+        path: path.to_owned(),
+        source,
+    };
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let name = path.file_name().expect("the file has a name");
+    fs::create_dir_all(folder).map_err(written)?;
+    // In a separate folder, since leftovers of a killed process are removed from it.
+    let partial = crate::files::temporary_folder::create(folder).map_err(written)?;
+    let made = partial.path().join(name);
+    let writer = SafetensorsWriter::create_with(&made, plans, &[(FINGERPRINT, fingerprint)])?;
+    for (order, name) in orders {
+        let bytes: Vec<u8> = order
+            .iter()
+            .flat_map(|&column| i64::from(column).to_le_bytes())
+            .collect();
+        writer.write_bytes(name, &bytes)?;
+    }
+    let mut batches = Vec::new();
+    for one in used {
+        let rows = one.weight.row_count();
+        let step = (BATCH / one.weight.columns()).max(1);
+        // Blocks of bitsandbytes may span rows: an even number of values, and whole blocks.
+        let step = match &one.form {
+            Form::Codes(form) => form.encoding.rows_at_once(one.weight.columns(), BATCH),
+            Form::Float { .. } => step,
+        };
+        let starts = (0..rows).step_by(step);
+        batches.extend(starts.map(|start| (one, start..rows.min(start + step))));
+    }
+    batches
+        .into_par_iter()
+        .try_for_each(|(one, rows)| match &one.form {
+            Form::Codes(form) => write_codes(&writer, one, form, rows, scales_type),
+            Form::Float { .. } => {
+                let first = rows.start * one.weight.columns();
+                let values = PackedMatrix::rows(&*one.weight, rows);
+                Ok(writer.write_elements(one.weight.name(), first, &values)?)
+            }
+        })
+        .map_err(|error: WriteTensorError| not_finite(error, used))?;
+    writer.finish()?;
+    Ok(fs::rename(&made, path).map_err(written)?)
+}
+
+fn write_codes(
+    writer: &SafetensorsWriter,
+    one: &Used,
+    form: &CodesForm,
+    rows: std::ops::Range<usize>,
+    scales_type: Dtype,
+) -> Result<(), WriteTensorError> {
+    let columns = one.weight.columns();
+    let [before_codes, before_scales] = match rows.start {
+        0 => [0, 0],
+        before => form
+            .encoding
+            .shapes(before, columns)
+            .map(|shape| shape.iter().product()),
+    };
+    if one.weight.codes_in_place(form).is_none() {
+        let codes = one.weight.packed_codes(form, rows.clone());
+        writer.write_bytes_from(&one.name("codes"), before_codes, &codes)?;
+    }
+    if !scales_lie(one, form, scales_type) {
+        let scales = one.weight.block_scales(form, rows.clone());
+        let mut bytes = Vec::new();
+        encode(&scales, scales_type, before_scales, &mut bytes).map_err(|source| {
+            WriteTensorError::NonFinite {
+                name: one.name("scales"),
+                path: writer.path().to_owned(),
+                source,
+            }
+        })?;
+        let first = scales_type.size() * before_scales;
+        writer.write_bytes_from(&one.name("scales"), first, &bytes)?;
+    }
+    if form.has_zeros {
+        let zeros = one.weight.block_zeros(form, rows.clone());
+        let line = form.encoding.zeros_shape(1, columns)[1];
+        writer.write_bytes_from(&one.name("zeros"), line * rows.start, &zeros)?;
+    }
+    Ok(())
+}
+
+/// Names the checkpoint's file instead of the one that was being written.
+fn not_finite(error: WriteTensorError, used: &[Used]) -> PrepareError {
+    let WriteTensorError::NonFinite { name, source, .. } = &error else {
+        return match error {
+            WriteTensorError::Weights(error) => error.into(),
+            WriteTensorError::NonFinite { .. } => unreachable!("it was looked at above"),
+        };
+    };
+    let of = used.iter().find(|one| name.starts_with(one.weight.name()));
+    let path = of.map_or(Path::new(""), |one| one.weight.path());
+    WeightsError::NonFinite {
+        name: name.clone(),
+        path: path.to_owned(),
+        index: source.index,
+        value: source.value,
+    }
+    .into()
+}
+
+/// Where graphs find a weight: in the checkpoint's files, or in `file`.
+fn place(
+    one: &Used,
+    file: Option<&SafetensorsFile>,
+    orders: &BTreeMap<Vec<u32>, String>,
+    scales_type: Dtype,
+) -> Result<Parameter, WeightsError> {
+    let span = |name: &str| -> ByteSpan {
+        let found = file.and_then(|file| Some(file.get(name)?.span()));
+        found.expect("the file has what isn't in place")
+    };
+    Ok(match &one.form {
+        Form::Codes(form) => {
+            let lying = scales_lie(one, form, scales_type);
+            let scales = lying.then(|| one.weight.scales_in_place(form)).flatten();
+            Parameter::Quantized(QuantizedWeight {
+                encoding: form.encoding,
+                rows: one.weight.row_count(),
+                columns: one.weight.columns(),
+                codes: one
+                    .weight
+                    .codes_in_place(form)
+                    .unwrap_or_else(|| span(&one.name("codes"))),
+                scales: scales.unwrap_or_else(|| span(&one.name("scales"))),
+                scales_type,
+                zeros: form.has_zeros.then(|| span(&one.name("zeros"))),
+                order: form.order.as_ref().map(|order| span(&orders[order])),
+            })
+        }
+        Form::Float { .. } => {
+            let tensor = file.and_then(|file| file.get(one.weight.name()));
+            Parameter::Stored(tensor.expect("the file has all floats").location()?)
+        }
+    })
+}
