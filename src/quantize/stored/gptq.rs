@@ -19,6 +19,16 @@ use super::{StoredError, WAY_OUT, check, misshapen, needed};
 use crate::json::JsonObject;
 use crate::weights::{Dtype, TensorStore, WeightsError};
 
+/// Bits that codes may have.
+const BITS: [usize; 4] = [4, 8, 3, 2];
+
+/// What the configuration says of most modules.
+#[derive(Clone, Copy)]
+struct Said {
+    bits: Option<usize>,
+    group_size: Option<usize>,
+}
+
 /// Finds the weights.
 ///
 /// # Errors
@@ -41,12 +51,16 @@ pub(super) fn find(
         let reason = format!("codes are packed for one GPU kernel. {WAY_OUT}");
         return Err(config.refused("is_marlin_format", &reason).into());
     }
-    let group_size = group_size(config)?;
+    let bits = config.optional_size("bits")?;
+    let said = Said {
+        bits: bits.filter(|bits| BITS.contains(bits)),
+        group_size: group_size(config)?,
+    };
     let names = store
         .names()
         .filter_map(|name| name.strip_suffix(".qweight"));
     names
-        .map(|module| Ok(weight(store, module, added, group_size)?))
+        .map(|module| Ok(weight(store, module, added, said)?))
         .collect()
 }
 
@@ -72,32 +86,34 @@ fn weight(
     store: &TensorStore,
     module: &str,
     added: u8,
-    group_size: Option<usize>,
+    said: Said,
 ) -> Result<StoredWeight, WeightsError> {
     let tensor = |part: &str| needed(store, &format!("{module}.{part}"));
     let [codes, zeros, scales] = [tensor("qweight")?, tensor("qzeros")?, tensor("scales")?];
     scales.view().dtype()?;
     let ([words, rows], [count, _]) = (matrix(&codes)?, matrix(&scales)?);
     let [_, zero_words] = matrix(&zeros)?;
-    let bits = (zero_words * 32).checked_div(rows).unwrap_or(0);
-    if ![2, 3, 4, 8].contains(&bits) || rows * bits != zero_words * 32 {
+    let index = store.handle(&format!("{module}.g_idx"));
+    let inputs = index.as_ref().map(|index| index.view().elements());
+    let columns_of = |bits: usize| inputs.unwrap_or(words * 32 / bits);
+    let fits = |bits: &usize| {
+        rows.checked_mul(*bits).map(|all| all.div_ceil(32)) == Some(zero_words)
+            && (columns_of(*bits) * bits).div_ceil(32) == words
+    };
+    let Some(bits) = said.bits.into_iter().chain(BITS).find(fits) else {
         let message = format!(
             "doesn't fit {rows} outputs, expected codes of 2, 3, 4 or 8 bits for them. {WAY_OUT}"
         );
         return Err(misshapen(&zeros, &message));
-    }
-    let columns = words * 32 / bits;
-    check(
-        &codes,
-        safetensors::Dtype::I32,
-        &[columns * bits / 32, rows],
-    )?;
+    };
+    let columns = columns_of(bits);
+    check(&codes, safetensors::Dtype::I32, &[words, rows])?;
     check(&zeros, safetensors::Dtype::I32, &[count, zero_words])?;
     if scales.view().shape != [count, rows] {
         return Err(misshapen(&scales, &format!("doesn't fit {rows} outputs")));
     }
-    let plain = groups_of(columns, count, group_size);
-    let listed = match store.handle(&format!("{module}.g_idx")) {
+    let plain = groups_of(columns, count, said.group_size);
+    let listed = match index {
         Some(index) => {
             check(&index, safetensors::Dtype::I32, &[columns])?;
             let listed = index.view().to_i64()?;
