@@ -1,6 +1,7 @@
 //! The words of notes and warnings.
 
 use crate::adapter::folder::CONFIG;
+use crate::prepared::Variant;
 use crate::study::{Note, TokenizerDifference};
 
 /// What `note` says, in a line.
@@ -8,6 +9,16 @@ pub fn note_text(note: &Note) -> String {
     match note {
         Note::Prompts(doubt) => format!("warning: {doubt}"),
         other => format!("note: {}", text(other)),
+    }
+}
+
+/// A size in MB with as many digits as matter.
+fn megabytes(bytes: u64) -> String {
+    const MB: f64 = 1024.0 * 1024.0;
+    let size = bytes as f64 / MB;
+    match size >= 10.0 {
+        true => format!("{size:.0} MB"),
+        false => format!("{size:.2} MB"),
     }
 }
 
@@ -55,6 +66,34 @@ fn text(note: &Note) -> String {
             of,
         } => format!(
             "unmerged, {peft_type} has weights in {dtype} in the place of {replaced} of {of} that are quantized"
+        ),
+        Note::DequantizedBase { base, dtype } => format!(
+            "of the base's quantized weights ({}), {} of {} are dequantized once, to {} in {dtype}: {}",
+            base.scheme,
+            base.dequantized_weights,
+            base.dequantized_weights + base.kept_weights + base.changed_weights,
+            megabytes(base.dequantized_bytes),
+            base.dequantized_because.join("; ")
+        ),
+        Note::ChangedCodes { variant, base, .. } if base.requantized => format!(
+            "{variant}, weights are rounded to the checkpoint's scheme again ({}), which loses changes smaller than half a \
+             step of its codes; `peft-bench verify --requantize` tells how much",
+            base.scheme
+        ),
+        Note::ChangedCodes {
+            variant,
+            base,
+            dtype,
+        } => format!(
+            "{variant}, {} of {} weights in codes ({}) are dequantized, changed and stay in {dtype}, {}{}",
+            base.changed_weights,
+            base.changed_weights + base.kept_weights,
+            base.scheme,
+            megabytes(base.changed_bytes),
+            match variant {
+                Variant::Merged => "; `--requantize` rounds them to the checkpoint's scheme again",
+                _ => "",
+            }
         ),
         Note::NoCudaGraph { variant, reason } => {
             format!("the decode steps of {variant} are no CUDA graph: {reason}")

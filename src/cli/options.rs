@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 
 use crate::adapter::{AdapterForm, Values};
 use crate::engine::WeightsMode;
+use crate::quantize::stored::KeptBase;
 use crate::quantize::{Accuracy, Format, Part};
 use crate::study::{ProviderChoice, Settings, TokenizerChoice};
 use crate::weights::Dtype;
@@ -45,6 +46,20 @@ pub struct CommonOptions {
     /// slower [default: 4].
     #[arg(long, global = true, value_name = "LEVEL", value_parser = accuracy)]
     pub quantize_accuracy: Option<Accuracy>,
+
+    /// What of a base that's a quantized checkpoint stays in its codes: `exact` where products are then those of the scheme
+    /// itself, `codes` wherever ONNX Runtime has an operator, `float` nothing [default: exact].
+    #[arg(long, global = true, value_name = "WHAT", value_parser = kept_base())]
+    pub quantized_base: Option<KeptBase>,
+
+    /// Arithmetic with a quantized base's codes on a CPU: 1 computes in float32, 4 rounds inputs to 8 bits and is faster
+    /// [default: 1].
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = accuracy)]
+    pub quantized_base_accuracy: Option<Accuracy>,
+
+    /// Round weights that are merged into a quantized base to the checkpoint's scheme again.
+    #[arg(long, global = true)]
+    pub requantize: bool,
 
     /// Where to run. `auto` takes CUDA where a GPU and a CUDA build of ONNX Runtime are there.
     #[arg(long, global = true, value_name = "PROVIDER", default_value = "auto")]
@@ -193,6 +208,9 @@ impl CommonOptions {
             quantize_head: self.quantize_head,
             quantize_embedding: self.quantize_embedding,
             quantize_accuracy: self.quantize_accuracy,
+            quantized_base: self.quantized_base,
+            quantized_base_accuracy: self.quantized_base_accuracy,
+            requantize: self.requantize,
             provider: self.ep.into(),
             device: self.device,
             cuda_graph: self.cuda_graph,
@@ -223,6 +241,11 @@ fn weights() -> impl TypedValueParser<Value = Part> {
 fn one_of(parts: &[(&'static str, Part)]) -> impl TypedValueParser<Value = Part> + use<> {
     let names = parts.iter().map(|(name, _)| *name);
     PossibleValuesParser::new(names).map(|name| Format::named(&name).into())
+}
+
+fn kept_base() -> impl TypedValueParser<Value = KeptBase> + use<> {
+    let names = KeptBase::ALL.map(KeptBase::name);
+    PossibleValuesParser::new(names).map(|name| KeptBase::named(&name).unwrap_or_default())
 }
 
 fn accuracy(text: &str) -> Result<Accuracy, String> {

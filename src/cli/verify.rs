@@ -19,7 +19,8 @@ use super::terminal::Terminal;
 use super::verify_portable::verify_portable;
 use crate::engine::WeightsMode;
 use crate::parity::{Divergence, Parity, at_each_position, check};
-use crate::prepared::{PreparedVariant, task_of};
+use crate::prepare::Preparation;
+use crate::prepared::{PreparedVariant, Variant, task_of};
 use crate::study::{Setup, Target};
 
 /// Number of the prompt's tokens at which quantized predictions are compared: each is a decode
@@ -83,7 +84,9 @@ impl Verify {
         config.task_id = self.task.id().or(config.task_id);
         let provider = setup.provider(config.dtype)?;
         let base = setup.base_model(&config)?;
-        let preparation = setup.preparation(&config, provider, &base)?;
+        let asked = setup.preparation(&config, provider, &base)?;
+        // Merged and unmerged are compared before weights are rounded again.
+        let preparation = asked.requantized(false);
         let quantized = preparation.precision.quantization;
         let (variants, reason) = preparation.prepare_all(&experiment)?;
 
@@ -132,6 +135,14 @@ impl Verify {
                     found.positions
                 ))?;
             }
+        }
+        if asked.precision.base.requantize {
+            let merged = |of: &Preparation| of.prepare(Some(&experiment), &[Variant::Merged]);
+            let [plain, rounded] = [merged(&preparation)?.remove(0), merged(&asked)?.remove(0)];
+            let positions = &prompt_ids[..prompt_ids.len().min(POSITIONS)];
+            let rows = |variant: &PreparedVariant| at_each_position(&mut open(variant)?, positions);
+            let (base_rows, plain_rows) = (rows(&variants[0])?, rows(&plain)?);
+            report_requantized(&base_rows, &plain_rows, &rows(&rounded)?)?;
         }
         let label = quantized.map_or(String::new(), |found| found.label());
         let parity = compare(&variants)?;
@@ -193,6 +204,34 @@ impl Verify {
         }
         Ok(parity.failures.clone())
     }
+}
+
+/// Says by how much rounding a merge to its base's scheme moves the logits at each position, and
+/// whether what the adapter changed survives it.
+fn report_requantized(base: &[Vec<f32>], merged: &[Vec<f32>], rounded: &[Vec<f32>]) -> Result<()> {
+    let lost = Divergence::between(merged, rounded);
+    let effect = Divergence::between(base, merged);
+    let kept = Divergence::between(base, rounded);
+    line(&format!(
+        "requantized merged again in the checkpoint's scheme against merged: KL divergence {} nats on average, {} at most; \
+         the same most likely token at {} of {} positions",
+        nats(lost.mean_kl),
+        nats(lost.max_kl),
+        lost.same_top,
+        lost.positions
+    ))?;
+    let verdict = if lost.mean_kl < effect.mean_kl / 4.0 {
+        "it survives"
+    } else if lost.mean_kl < effect.mean_kl {
+        "a part of it survives"
+    } else {
+        "it's lost in the rounding: keep the adapter unmerged, or merge without `--requantize`"
+    };
+    line(&format!(
+        "fine-tune  moves the base by {} nats on average, and by {} once it's requantized: {verdict}",
+        nats(effect.mean_kl),
+        nats(kept.mean_kl)
+    ))
 }
 
 /// A divergence with as many digits as matter.

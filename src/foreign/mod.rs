@@ -82,6 +82,7 @@ pub fn read(path: &Path) -> Result<PreparedVariant, ForeignError> {
             state_bytes: 0,
         },
         quantization: None,
+        base_quantization: None,
         adapter: None,
         portable: None,
         foreign: Some(found.graphs),

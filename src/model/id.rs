@@ -26,6 +26,19 @@ const WITHOUT_OWNER: [(&str, &str); 5] = [
     ("distilgpt2", "distilbert/distilgpt2"),
 ];
 
+/// How names of quantized copies end, the longest first.
+const QUANTIZED_ENDS: [&str; 9] = [
+    "-unsloth-bnb-4bit",
+    "-bnb-4bit",
+    "-bnb-8bit",
+    "-gptq-int4",
+    "-gptq-int8",
+    "-gptq",
+    "-awq",
+    "-fp8-dynamic",
+    "-fp8",
+];
+
 impl ModelId {
     /// Parses a name. An existing folder is a folder; what can only be a path is never looked up on
     /// the hub.
@@ -48,6 +61,25 @@ impl ModelId {
             return Err(ModelError::Id(text.to_owned()));
         }
         Ok(Self::Hub(HubId::parse(text)?))
+    }
+
+    /// For a hub id that names a quantized copy of a model, where the 16-bit model may be found: an
+    /// addition to the message of what went wrong. Empty for any other.
+    pub fn hint_of_16_bits(&self) -> String {
+        let Self::Hub(id) = self else {
+            return String::new();
+        };
+        let name = id.to_string();
+        let name = name.split('@').next().unwrap_or_default();
+        let lower = name.to_lowercase();
+        let end = QUANTIZED_ENDS.iter().find(|end| lower.ends_with(*end));
+        end.map_or(String::new(), |end| {
+            let of = &name[..name.len() - end.len()];
+            format!(
+                "; by its name it's a quantized copy of `{of}`, whose 16-bit weights `--model {of}` takes, and \
+                 `--quantize 4bit` or `nf4` makes as small"
+            )
+        })
     }
 
     /// Whether the weights are random numbers that this program makes.

@@ -99,7 +99,7 @@ pub fn check_exported<E: LogitEngine>(
 
 /// By how much rounding alone may change the logits of a model with this manifest.
 fn allowed(manifest: &Manifest) -> f32 {
-    let own = tolerance(manifest.dtype, manifest.quantization(), manifest.routed);
+    let own = tolerance(manifest.dtype, manifest.rounding(), manifest.routed);
     let foreign = quantized_bits(manifest).map_or(0.0, |bits| {
         let format = if bits < 8 { Format::Int4 } else { Format::Int8 };
         let tolerance = format.tolerance();

@@ -192,7 +192,7 @@ pub fn check_prompts<E: LogitEngine>(
     let adapter = first.manifest.adapter.as_ref();
     let expected = Expected {
         dtype: first.manifest.dtype,
-        quantization: first.manifest.quantization(),
+        quantization: variants.iter().find_map(|one| one.manifest.rounding()),
         routed: first.manifest.routed,
         known: adapter.is_some(),
         fresh: adapter.is_some_and(|adapter| adapter.fresh),

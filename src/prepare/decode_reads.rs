@@ -10,12 +10,13 @@ use crate::prepared::{DecodeReads, Precision};
 
 /// Counts the bytes of one step; `bound` are the input tensors of an `unmerged` adapter. An
 /// embedding that isn't also the head counts with a single row; a replicated layer counts once per
-/// replica.
+/// replica. `kept` gives the bytes of a weight whose codes are those of a quantized base.
 pub fn decode_reads(
     spec: &DecoderSpec,
     unmerged: Option<&Adapter>,
     bound: &[GraphInput],
     precision: Precision,
+    kept: &dyn Fn(&Module) -> Option<u64>,
 ) -> DecodeReads {
     // Tensors on experts count like the experts' weights: only for the experts that a token uses.
     let elements = |tensor: &GraphInput| {
@@ -25,7 +26,7 @@ pub fn decode_reads(
     let size = precision.compute.size() as u64;
     let modules = spec.modules();
     let replaced = unmerged.map_or_else(BTreeSet::new, Adapter::replaced_weights);
-    let read = |module| module_bytes(spec, module, precision, &replaced);
+    let read = |module| module_bytes(spec, module, precision, &replaced, kept(module));
     let mut weights: u64 = modules.iter().map(read).sum();
     let side_network = unmerged.and_then(Adapter::side_network);
     if side_network.is_some_and(|network| network.repeats_decoder()) {
@@ -62,6 +63,7 @@ fn module_bytes(
     module: &Module,
     precision: Precision,
     replaced: &BTreeSet<String>,
+    kept: Option<u64>,
 ) -> u64 {
     let size = precision.compute.size() as u64;
     let quantization = precision.quantization;
@@ -86,7 +88,10 @@ fn module_bytes(
         (Some(format), &[rows, columns]) if name == "weight" => {
             format.bytes(rows, columns, precision.compute)
         }
-        _ => shape.iter().product::<usize>() as u64 * size,
+        _ => match kept.filter(|_| name == "weight") {
+            Some(bytes) => bytes,
+            None => shape.iter().product::<usize>() as u64 * size,
+        },
     };
     let own: u64 = module.parameters().into_iter().map(bytes).sum();
     own * read / of
@@ -109,7 +114,8 @@ mod tests {
         let folder = fixtures.join("cases").join(model).join(case);
         let adapter = Adapter::load(&folder, &base, 0).unwrap();
         let precision = Precision::new(Dtype::Float32, false).with_quantization(quantization);
-        decode_reads(&adapter.spec, Some(&adapter), &adapter.inputs(), precision)
+        let (inputs, none) = (adapter.inputs(), |_: &Module| None);
+        decode_reads(&adapter.spec, Some(&adapter), &inputs, precision, &none)
     }
 
     #[test]

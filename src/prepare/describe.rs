@@ -3,10 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::base_codes::BaseCodes;
 use super::decode_reads::decode_reads;
+use super::repacked::Repacked;
 use super::states::states;
 use super::{Preparation, PrepareError};
 use crate::adapter::{Adapter, GraphInput, Prompt};
+use crate::arch::Module;
 use crate::experiment::Experiment;
 use crate::graph::{Adaptation, cache_head_dim};
 use crate::prepared::QuantizationSummary;
@@ -22,11 +25,14 @@ pub fn describe(
     adapter: Option<&Adapter>,
     variant: Variant,
     bound: &[GraphInput],
+    repacked: Option<&Repacked>,
     fingerprint: String,
 ) -> Result<Manifest, PrepareError> {
     let base = preparation.base;
     let spec = adapter.map_or(&base.spec, |adapter| &adapter.spec);
     let size = base.size()?;
+    let codes = BaseCodes::new(preparation, adapter, variant, repacked)?;
+    let kept = |module: &Module| codes.bytes(module);
     let unmerged = adapter.filter(|_| variant == Variant::Unmerged);
     let more_layers = unmerged.map_or(&[][..], Adapter::more_layers);
     let summary = match (experiment, adapter) {
@@ -93,10 +99,11 @@ pub fn describe(
         base_bytes: size.stored_bytes,
         routed: spec.has_experts(),
         has_residuals: false,
-        reads: decode_reads(spec, unmerged, bound, preparation.precision),
+        reads: decode_reads(spec, unmerged, bound, preparation.precision, &kept),
         quantization: preparation.precision.quantization.map(|quantization| {
             QuantizationSummary::new(spec, quantization, preparation.precision, unmerged)
         }),
+        base_quantization: codes.summary(spec),
         adapter: summary,
         foreign: None,
         portable: None,

@@ -184,6 +184,7 @@ pub fn export(
         adapter,
         variant,
         &bound,
+        repacked,
         fingerprint,
     )?;
     manifest.has_residuals = has_residuals;

@@ -24,10 +24,12 @@ pub fn fingerprint(
     experiment: Option<&Experiment>,
     variant: Variant,
 ) -> String {
+    // Requantizing is a matter of merges alone.
+    let requantize = variant == Variant::Merged && preparation.precision.base.requantize;
+    let precision = preparation.requantized(requantize).precision;
     let mut text = format!(
-        "{} {REVISION} {variant} {:?} {}\n",
+        "{} {REVISION} {variant} {precision:?} {}\n",
         env!("CARGO_PKG_VERSION"),
-        preparation.precision,
         preparation.base.config.json(),
     );
     for file in preparation.base.store.files() {

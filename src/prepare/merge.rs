@@ -12,11 +12,13 @@ use rayon::prelude::*;
 
 use super::PrepareError;
 use super::export::Shared;
+use super::repacked::{Used, codes_plans, found_codes, write_parts};
 use crate::adapter::{Adapter, AdapterError, ModuleAdapter, Replacement};
 use crate::arch::{Module, ModuleKind};
 use crate::graph::{Parameter, Parameters};
 use crate::model::BaseModel;
 use crate::prepared::Precision;
+use crate::quantize::stored::{CodesForm, Form, StoredWeight};
 use crate::quantize::{Format, QuantizeError, QuantizedFile, joined_plans, write_matrix};
 use crate::weights::{
     BytesPlan, SafetensorsFile, SafetensorsWriter, WeightsError, WriteTensorError,
@@ -177,10 +179,12 @@ pub fn merge(
         let name = format!("{}.weight", module.path);
         weights.insert(name, (format, module.is_stored_in_out()));
     }
+    let schemes = schemes(base, &modules, precision, shared);
     let mut merged = Vec::new();
     for (name, shape) in changes.iter().flat_map(Change::parameters) {
         let (format, in_out) = weights.get(&name).copied().unwrap_or_default();
         merged.push(Merged {
+            scheme: schemes.get(&name).copied(),
             name,
             shape,
             format,
@@ -229,7 +233,7 @@ pub fn merge(
 
     let overlay = QuantizedFile::of(SafetensorsFile::open(&path)?);
     for one in &merged {
-        parameters.set(&one.name, one.find(&overlay, &path)?);
+        parameters.set(&one.name, one.find(&overlay, &path, shared)?);
     }
     if follows && let Some(location) = parameters.get(&embedding).cloned() {
         parameters.set(&head, location);
@@ -237,18 +241,39 @@ pub fn merge(
     Ok(parameters)
 }
 
+/// The base's quantized weights in whose scheme merged ones are stored, by their parameter.
+fn schemes<'a>(
+    base: &BaseModel,
+    modules: &[Module],
+    precision: Precision,
+    shared: Shared<'a>,
+) -> HashMap<String, &'a Used> {
+    let Some(repacked) = shared.repacked.filter(|_| precision.base.requantize) else {
+        return HashMap::new();
+    };
+    let found = modules.iter().filter_map(|module| {
+        let tensor = base.tensor(&module.tensor("weight")).ok()?;
+        let used = repacked.get(tensor.name)?;
+        let fits = module.matrix_size() == Some([used.weight.row_count(), used.weight.columns()]);
+        fits.then(|| (format!("{}.weight", module.path), used))
+    });
+    found.collect()
+}
+
 /// A parameter in the overlay.
 #[derive(Debug, Clone)]
-struct Merged {
+struct Merged<'a> {
     name: String,
     shape: Vec<usize>,
+    /// The base's weight, if this one is rounded to the scheme of its checkpoint.
+    scheme: Option<&'a Used>,
     /// The format that it's quantized to, if it is.
     format: Option<Format>,
     /// Whether it's a weight stored as `[in_features, out_features]`.
     in_out: bool,
 }
 
-impl Merged {
+impl Merged<'_> {
     /// `[out_features, in_features]`
     fn size(&self) -> [usize; 2] {
         match self.in_out {
@@ -258,6 +283,9 @@ impl Merged {
     }
 
     fn plans(&self, precision: Precision) -> Vec<BytesPlan> {
+        if let Some((_, form)) = self.codes() {
+            return codes_plans(&self.name, form, self.size(), precision.compute);
+        }
         match self.format {
             Some(format) => {
                 let [rows, columns] = self.size();
@@ -281,6 +309,13 @@ impl Merged {
         values: &[f32],
         precision: Precision,
     ) -> Result<(), WriteTensorError> {
+        if let Some(Used { weight, form }) = self.scheme {
+            let parts = weight.requantize(values);
+            return match form {
+                Form::Codes(form) => write_parts(writer, &self.name, weight, form, &parts),
+                Form::Float { .. } => writer.write(&self.name, &weight.values(&parts)),
+            };
+        }
         let Some(format) = self.format else {
             return writer.write(&self.name, values);
         };
@@ -302,8 +337,35 @@ impl Merged {
         )
     }
 
+    /// The base's weight and the layout of its codes, if this one has codes of its scheme.
+    fn codes(&self) -> Option<(&StoredWeight, &CodesForm)> {
+        match &self.scheme?.form {
+            Form::Codes(form) => Some((&self.scheme?.weight, form)),
+            Form::Float { .. } => None,
+        }
+    }
+
     /// Finds it in the overlay, the file `path`.
-    fn find(&self, overlay: &QuantizedFile, path: &Path) -> Result<Parameter, PrepareError> {
+    fn find(
+        &self,
+        overlay: &QuantizedFile,
+        path: &Path,
+        shared: Shared,
+    ) -> Result<Parameter, PrepareError> {
+        if let Some((weight, form)) = self.codes() {
+            let of_base = shared.repacked.and_then(|all| all.find(weight.name()));
+            let order = match of_base {
+                Some(Parameter::Quantized(found)) => found.order,
+                _ => None,
+            };
+            return Ok(Parameter::Quantized(found_codes(
+                overlay,
+                &self.name,
+                form,
+                self.size(),
+                order,
+            )?));
+        }
         if let Some(format) = self.format {
             let [rows, columns] = self.size();
             let weight = overlay.find(&self.name, format, rows, columns)?;

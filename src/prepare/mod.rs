@@ -7,6 +7,7 @@
 //!     <method>--<name>/unmerged/     model.onnx, adapter.safetensors, manifest.json;
 //!                                    residuals.safetensors if the adapter subtracts something
 //!                                    from quantized weights
+//!     <method>--<name>/merged-requantized/  with a quantized base's scheme, on demand
 //!     <method>--<name>/unmerged-native/  with the adapter's native form of computation, on demand
 //!     <method>--<name>/unmerged-empty/   as `unmerged`, with an adapter without effect, on demand
 //!     <method>--<name>/checkpoint/   a merged Hugging Face checkpoint
@@ -22,6 +23,7 @@
 //! of everything that the folder was made from.
 
 mod altered_copy;
+mod base_codes;
 mod checkpoint;
 mod decode_reads;
 mod describe;
@@ -55,6 +57,7 @@ use crate::file_names;
 use crate::model::{BaseModel, ModelError};
 use crate::prepared::{Manifest, ManifestError, Precision, PreparedVariant, Variant};
 use crate::quantize::QuantizeError;
+use crate::quantize::stored::BaseCodes;
 use crate::weights::WeightsError;
 
 /// Why a variant can't be prepared.
@@ -122,6 +125,19 @@ pub struct Preparation<'a> {
 }
 
 impl Preparation<'_> {
+    /// This preparation, in which merged weights of a quantized base are rounded to its scheme again
+    /// or not.
+    pub fn requantized(&self, requantize: bool) -> Self {
+        let base = BaseCodes {
+            requantize,
+            ..self.precision.base
+        };
+        Self {
+            precision: self.precision.with_base(base),
+            ..*self
+        }
+    }
+
     /// This preparation without quantization.
     pub fn unquantized(&self) -> Self {
         Self {
@@ -150,6 +166,9 @@ impl Preparation<'_> {
     fn variant_folder(&self, variant: Variant) -> String {
         match (variant, self.adapter_form) {
             (Variant::Unmerged, AdapterForm::Native) => format!("{variant}-native"),
+            (Variant::Merged, _) if self.precision.base.requantize => {
+                format!("{variant}-requantized")
+            }
             _ => variant.name().to_owned(),
         }
     }

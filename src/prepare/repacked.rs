@@ -16,8 +16,8 @@ use super::{Preparation, PrepareError, fingerprint};
 use crate::arch::ModuleKind;
 use crate::graph::Parameter;
 use crate::prepared::{REPACKED, Variant};
-use crate::quantize::QuantizedWeight;
-use crate::quantize::stored::{CodesForm, Form, KeptBase, StoredWeight};
+use crate::quantize::stored::{CodesForm, Form, KeptBase, Parts, StoredWeight};
+use crate::quantize::{QuantizedFile, QuantizedWeight};
 use crate::weights::{
     ByteSpan, BytesPlan, Dtype, PackedMatrix, SafetensorsFile, SafetensorsWriter, WeightsError,
     WriteTensorError, encode,
@@ -29,9 +29,11 @@ const FINGERPRINT: &str = "fingerprint";
 /// Number of values that are re-packed at a time.
 const BATCH: usize = 1 << 20;
 
-/// Where graphs find each quantized weight of the base, by its name in the checkpoint.
-#[derive(Debug, Default)]
+/// The quantized weights of the base as graphs use them.
+#[derive(Debug)]
 pub struct Repacked {
+    used: Vec<Used>,
+    /// Where each is, by its name in the checkpoint.
     parameters: BTreeMap<String, Parameter>,
 }
 
@@ -40,12 +42,26 @@ impl Repacked {
     pub fn find(&self, name: &str) -> Option<Parameter> {
         self.parameters.get(name).cloned()
     }
+
+    /// All of them.
+    pub fn used(&self) -> &[Used] {
+        &self.used
+    }
+
+    /// The weight `name`, by its name in the checkpoint.
+    pub fn get(&self, name: &str) -> Option<&Used> {
+        let mut all = self.used.iter();
+        all.find(|one| one.weight.name() == name)
+    }
 }
 
 /// A weight and how graphs use it.
-pub(super) struct Used {
-    pub(super) weight: Arc<StoredWeight>,
-    pub(super) form: Form,
+#[derive(Debug)]
+pub struct Used {
+    /// The weight.
+    pub weight: Arc<StoredWeight>,
+    /// How graphs use it.
+    pub form: Form,
 }
 
 impl Used {
@@ -57,7 +73,7 @@ impl Used {
 impl Preparation<'_> {
     /// The base's quantized weights that its architecture uses. Embeddings are dequantized: rows
     /// can't be looked up in every form of codes.
-    pub(super) fn used_weights(&self) -> Vec<Used> {
+    fn used_weights(&self) -> Vec<Used> {
         let Some(stored) = &self.base.stored else {
             return Vec::new();
         };
@@ -134,7 +150,7 @@ impl Preparation<'_> {
             let place = place(one, file.as_ref(), &orders, scales)?;
             parameters.insert(one.weight.name().to_owned(), place);
         }
-        Ok(Some(Arc::new(Repacked { parameters })))
+        Ok(Some(Arc::new(Repacked { used, parameters })))
     }
 }
 
@@ -253,6 +269,85 @@ fn write(
     Ok(fs::rename(&made, path).map_err(written)?)
 }
 
+/// The tensors of a weight `name` in codes of `form`, all in one file.
+pub(super) fn codes_plans(
+    name: &str,
+    form: &CodesForm,
+    [rows, columns]: [usize; 2],
+    scales_type: Dtype,
+) -> Vec<BytesPlan> {
+    let plan = |part: &str, stored, shape| BytesPlan {
+        name: format!("{name}.{part}"),
+        stored,
+        shape,
+    };
+    let [codes, scales] = form.encoding.shapes(rows, columns);
+    let mut plans = vec![
+        plan("codes", safetensors::Dtype::U8, codes),
+        plan("scales", scales_type.to_safetensors(), scales),
+    ];
+    if form.has_zeros {
+        let shape = form.encoding.zeros_shape(rows, columns);
+        plans.push(plan("zeros", safetensors::Dtype::U8, shape));
+    }
+    plans
+}
+
+/// Writes `parts`, all of `weight`, as the tensors of [`codes_plans`].
+pub(super) fn write_parts(
+    writer: &SafetensorsWriter,
+    name: &str,
+    weight: &StoredWeight,
+    form: &CodesForm,
+    parts: &Parts,
+) -> Result<(), WriteTensorError> {
+    let codes = weight.packed_codes(form, parts);
+    writer.write_bytes(&format!("{name}.codes"), &codes)?;
+    writer.write(&format!("{name}.scales"), &weight.block_scales(form, parts))?;
+    if form.has_zeros {
+        let zeros = weight.block_zeros(form, parts);
+        writer.write_bytes(&format!("{name}.zeros"), &zeros)?;
+    }
+    Ok(())
+}
+
+/// Where the tensors of [`codes_plans`] are in `file`.
+///
+/// # Errors
+/// If it lacks one.
+pub(super) fn found_codes(
+    file: &QuantizedFile,
+    name: &str,
+    form: &CodesForm,
+    [rows, columns]: [usize; 2],
+    order: Option<ByteSpan>,
+) -> Result<QuantizedWeight, WeightsError> {
+    let missing = |part: &str| WeightsError::Layout {
+        path: Path::new(crate::prepare::merge::OVERLAY).to_owned(),
+        message: format!("`{name}.{part}` is missing"),
+    };
+    let span = |part: &str| -> Result<(ByteSpan, safetensors::Dtype), WeightsError> {
+        let name = format!("{name}.{part}");
+        let tensor = file.tensor(&name).ok_or_else(|| missing(part))?;
+        Ok((tensor.span(), tensor.stored))
+    };
+    let (scales, stored) = span("scales")?;
+    let zeros = match form.has_zeros {
+        true => Some(span("zeros")?.0),
+        false => None,
+    };
+    Ok(QuantizedWeight {
+        encoding: form.encoding,
+        rows,
+        columns,
+        codes: span("codes")?.0,
+        scales,
+        scales_type: Dtype::from_safetensors(stored).ok_or_else(|| missing("scales"))?,
+        zeros,
+        order,
+    })
+}
+
 fn write_codes(
     writer: &SafetensorsWriter,
     one: &Used,
@@ -268,12 +363,13 @@ fn write_codes(
             .shapes(before, columns)
             .map(|shape| shape.iter().product()),
     };
+    let parts = one.weight.parts(rows.clone());
     if one.weight.codes_in_place(form).is_none() {
-        let codes = one.weight.packed_codes(form, rows.clone());
+        let codes = one.weight.packed_codes(form, &parts);
         writer.write_bytes_from(&one.name("codes"), before_codes, &codes)?;
     }
     if !scales_lie(one, form, scales_type) {
-        let scales = one.weight.block_scales(form, rows.clone());
+        let scales = one.weight.block_scales(form, &parts);
         let mut bytes = Vec::new();
         encode(&scales, scales_type, before_scales, &mut bytes).map_err(|source| {
             WriteTensorError::NonFinite {
@@ -286,7 +382,7 @@ fn write_codes(
         writer.write_bytes_from(&one.name("scales"), first, &bytes)?;
     }
     if form.has_zeros {
-        let zeros = one.weight.block_zeros(form, rows.clone());
+        let zeros = one.weight.block_zeros(form, &parts);
         let line = form.encoding.zeros_shape(1, columns)[1];
         writer.write_bytes_from(&one.name("zeros"), line * rows.start, &zeros)?;
     }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::Variant;
+use super::base_quantization::BaseQuantization;
 use super::foreign::ForeignGraphs;
 use super::portable::Portable;
 use super::quantization::QuantizationSummary;
@@ -15,7 +16,7 @@ use crate::adapter::{AdapterForm, Task};
 use crate::arch::StateKind;
 use crate::files::write_file;
 use crate::graph::AttentionOperator;
-use crate::quantize::Quantization;
+use crate::quantize::{Format, Quantization};
 use crate::weights::Dtype;
 
 /// A manifest that can't be read.
@@ -98,6 +99,9 @@ pub struct Manifest {
     /// What is quantized, and how; `None` if nothing is.
     #[serde(default)]
     pub quantization: Option<QuantizationSummary>,
+    /// What the base is if it's a quantized checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_quantization: Option<BaseQuantization>,
     /// The adapter, in variants that have one.
     pub adapter: Option<AdapterSummary>,
     /// How the graphs are fed, if another program exported them. No prepared folder has it.
@@ -275,6 +279,21 @@ impl Manifest {
     /// How the weights are quantized, if they are.
     pub fn quantization(&self) -> Option<Quantization> {
         Some(self.quantization.as_ref()?.quantization)
+    }
+
+    /// What rounding the variant adds to that of its base's checkpoint: how its own weights are
+    /// quantized, or the format whose rounding is about as coarse as a merge that rounds codes
+    /// again, or as inputs of products in 8 bits.
+    pub fn rounding(&self) -> Option<Quantization> {
+        let of_base = self.base_quantization.as_ref().and_then(|base| {
+            let format = match (base.requantized, base.accuracy_level) {
+                (true, _) => Format::Int4,
+                (false, Some(4)) => Format::Int8,
+                _ => return None,
+            };
+            Some(Quantization::new(format))
+        });
+        self.quantization().or(of_base)
     }
 
     /// Number of virtual tokens in front of the prompt.

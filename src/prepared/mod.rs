@@ -1,5 +1,6 @@
 //! The format of prepared folders, which `prepare` writes and the engine reads.
 
+mod base_quantization;
 mod foreign;
 mod manifest;
 mod portable;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use base_quantization::BaseQuantization;
 pub use foreign::{
     CacheTensor, CacheUse, ForeignGraph, ForeignGraphs, GraphFacts, IntegerInput, LogitsOf,
 };

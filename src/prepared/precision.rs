@@ -102,7 +102,7 @@ impl Precision {
         if let Some(quantization) = self.quantization {
             label += &format!("-{}", quantization.label());
         }
-        let BaseCodes { kept, accuracy } = self.base;
+        let BaseCodes { kept, accuracy, .. } = self.base;
         if kept != BaseCodes::default().kept {
             label += &format!("-base-{}", kept.name());
         }

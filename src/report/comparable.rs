@@ -177,6 +177,19 @@ fn parameter(report: &Report, key: &str) -> Option<String> {
 /// What weights are quantized to. Where nothing was prepared, it isn't known.
 fn quantization(report: &Report) -> Option<String> {
     let meta = &report.meta_info;
+    if let Some(base) = meta.base_quantization.value() {
+        let level = base.accuracy_level.unwrap_or_default();
+        let again = if base.requantized {
+            ", requantized"
+        } else {
+            ""
+        };
+        let kept = base.kept_weights;
+        return Some(format!(
+            "{}, {kept} kept, level {level}{again}",
+            base.scheme
+        ));
+    }
     let Some(found) = meta.quantization.value() else {
         return meta.dtype.is_some().then(|| "none".to_owned());
     };

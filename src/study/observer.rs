@@ -14,7 +14,7 @@ use crate::model::hub::HubId;
 use crate::onnxruntime::Provider;
 use crate::onnxruntime::install::InstallEvent;
 use crate::onnxruntime::library::Library;
-use crate::prepared::Variant;
+use crate::prepared::{BaseQuantization, Variant};
 use crate::weights::Dtype;
 
 /// Whoever watches a study.
@@ -192,6 +192,22 @@ pub enum Note<'a> {
         replaced: usize,
         /// How many weights of the base are quantized.
         of: usize,
+    },
+    /// Weights of a quantized base are dequantized.
+    DequantizedBase {
+        /// The base.
+        base: &'a BaseQuantization,
+        /// The type of the floats.
+        dtype: Dtype,
+    },
+    /// An adapter changes weights of a quantized base.
+    ChangedCodes {
+        /// The variant.
+        variant: Variant,
+        /// The base.
+        base: &'a BaseQuantization,
+        /// The type of floats in the place of codes.
+        dtype: Dtype,
     },
     /// Decode steps aren't started as the CUDA graph that was asked for.
     NoCudaGraph {

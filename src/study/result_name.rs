@@ -10,6 +10,8 @@ use crate::adapter::{AdapterForm, Values};
 use crate::config::BenchmarkConfig;
 use crate::engine::{Provider, WeightsMode};
 use crate::machine::physical_cores;
+use crate::quantize::Accuracy;
+use crate::quantize::stored::KeptBase;
 use crate::report::ResultName;
 
 impl ResultFiles<'_> {
@@ -53,6 +55,9 @@ impl ResultFiles<'_> {
             threads: _,
             weights: _,
             adapter_form,
+            quantized_base,
+            quantized_base_accuracy,
+            requantize,
             values,
             // Where files are.
             offline: _,
@@ -72,6 +77,15 @@ impl ResultFiles<'_> {
         // Measuring with `Values::Trained` fails without weights.
         if *values == Values::Fresh {
             choices.push("fresh".to_owned());
+        }
+        if let Some(kept) = quantized_base.filter(|kept| *kept != KeptBase::Exact) {
+            choices.push(format!("base-{}", kept.name()));
+        }
+        if let Some(accuracy) = quantized_base_accuracy.filter(|of| *of != Accuracy::Float32) {
+            choices.push(format!("base-accuracy-{}", accuracy.level()));
+        }
+        if *requantize {
+            choices.push("requantized".to_owned());
         }
         if *adapter_form == AdapterForm::Native {
             choices.push("native".to_owned());

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::adapter::{AdapterForm, Values};
 use crate::lowering::WeightsMode;
+use crate::quantize::stored::KeptBase;
 use crate::quantize::{Accuracy, Part};
 use crate::weights::Dtype;
 
@@ -24,6 +25,12 @@ pub struct Settings {
     pub quantize_embedding: Option<Part>,
     /// The arithmetic of a CPU with 4 and 8 bits.
     pub quantize_accuracy: Option<Accuracy>,
+    /// What of a quantized base stays in codes; `None` for the usual.
+    pub quantized_base: Option<KeptBase>,
+    /// The arithmetic of a CPU with a quantized base's codes; `None` for the usual.
+    pub quantized_base_accuracy: Option<Accuracy>,
+    /// Whether weights that are merged into a quantized base are rounded to its scheme again.
+    pub requantize: bool,
     /// Where to run.
     pub provider: ProviderChoice,
     /// The number of the GPU.
@@ -56,6 +63,9 @@ impl Default for Settings {
             quantize_head: None,
             quantize_embedding: None,
             quantize_accuracy: None,
+            quantized_base: None,
+            quantized_base_accuracy: None,
+            requantize: false,
             provider: ProviderChoice::Auto,
             device: 0,
             cuda_graph: false,

@@ -15,6 +15,7 @@ use crate::onnxruntime::Provider;
 use crate::onnxruntime::locate::{LocateError, locate};
 use crate::prepare::{Preparation, PrepareError};
 use crate::prepared::{Precision, PreparedVariant};
+use crate::quantize::stored::BaseCodes;
 use crate::system::Hardware;
 use crate::weights::Dtype;
 
@@ -25,14 +26,15 @@ use crate::weights::Dtype;
 pub enum SetupError {
     #[error(transparent)]
     Id(Box<ModelError>),
-    #[error("cannot open base model `{id}`")]
+    #[error("cannot open base model `{id}`{}", id.hint_of_16_bits())]
     Base {
         id: ModelId,
         source: Box<ModelError>,
     },
     #[error(
         "cannot open base model `{id}`, which the adapter or the parameters name (`--model` takes another: a folder, or a \
-         hub id)"
+         hub id){}",
+        id.hint_of_16_bits()
     )]
     NamedBase {
         id: ModelId,
@@ -51,6 +53,15 @@ pub enum SetupError {
          quantized weights are computed in {0}"
     )]
     AccuracyOnGpu(Dtype),
+    #[error(
+        "`{option}` is about bases that are quantized checkpoints, and `{base}` isn't one; `--quantize` quantizes any other"
+    )]
+    NotQuantized { option: &'static str, base: String },
+    #[error(
+        "`--quantized-base-accuracy` chooses the CPU's arithmetic; a GPU computes products with codes in the type of their \
+         inputs"
+    )]
+    BaseAccuracyOnGpu,
     #[error(transparent)]
     Parameters(#[from] ParametersError),
     #[error(transparent)]
@@ -177,7 +188,9 @@ impl<'a> Setup<'a> {
         check_accuracy(config, provider)?;
         let preparation = Preparation {
             base,
-            precision: precision(config.dtype, provider).with_quantization(quantization),
+            precision: precision(config.dtype, provider)
+                .with_quantization(quantization)
+                .with_base(self.base_codes(base, provider)?),
             export_dir: &self.settings.export_dir,
             seed: config.seed,
             adapter_form: self.settings.adapter_form,
@@ -185,6 +198,44 @@ impl<'a> Setup<'a> {
         };
         preparation.quantize(&|bytes| self.tell(Event::Quantizing { bytes }))?;
         Ok(preparation)
+    }
+
+    /// How graphs use the weights of `base`, if it's a quantized checkpoint.
+    ///
+    /// # Errors
+    /// If an option is about such a base, and it's none.
+    fn base_codes(&self, base: &BaseModel, provider: Provider) -> Result<BaseCodes, SetupError> {
+        let Settings {
+            quantized_base,
+            quantized_base_accuracy,
+            requantize,
+            ..
+        } = self.settings;
+        let usual = BaseCodes::default();
+        let asked = [
+            (quantized_base.is_some(), "--quantized-base"),
+            (
+                quantized_base_accuracy.is_some(),
+                "--quantized-base-accuracy",
+            ),
+            (*requantize, "--requantize"),
+        ];
+        if base.stored.is_none()
+            && let Some((_, option)) = asked.into_iter().find(|(is_given, _)| *is_given)
+        {
+            return Err(SetupError::NotQuantized {
+                option,
+                base: base.id.to_string(),
+            });
+        }
+        if quantized_base_accuracy.is_some() && matches!(provider, Provider::Cuda(_)) {
+            return Err(SetupError::BaseAccuracyOnGpu);
+        }
+        Ok(BaseCodes {
+            kept: quantized_base.unwrap_or(usual.kept),
+            accuracy: quantized_base_accuracy.unwrap_or(usual.accuracy),
+            requantize: *requantize,
+        })
     }
 
     /// Notes where an adapter's values are drawn.
@@ -221,9 +272,32 @@ impl<'a> Setup<'a> {
         }
     }
 
+    /// Notes what of a quantized base's codes isn't kept.
+    fn note_base_codes(&self, prepared: &[PreparedVariant]) {
+        let mut is_first = true;
+        for variant in prepared {
+            let Some(base) = &variant.manifest.base_quantization else {
+                continue;
+            };
+            let dtype = variant.manifest.compute;
+            if std::mem::take(&mut is_first) && base.dequantized_weights > 0 {
+                self.note(Note::DequantizedBase { base, dtype });
+            }
+            let variant = variant.manifest.variant;
+            if base.changed_weights > 0 || base.requantized {
+                self.note(Note::ChangedCodes {
+                    variant,
+                    base,
+                    dtype,
+                });
+            }
+        }
+    }
+
     /// Notes where an unmerged adapter replaces quantized weights by float ones, which its costs
     /// come from.
     pub fn note_replaced(&self, prepared: &[PreparedVariant]) {
+        self.note_base_codes(prepared);
         for variant in prepared {
             let adapter = variant.manifest.adapter.as_ref();
             if let (Some(found), Some(adapter)) = (&variant.manifest.quantization, adapter)

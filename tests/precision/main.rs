@@ -16,4 +16,5 @@ mod quantized_trial;
 mod reference;
 mod refusals;
 mod reports;
+mod stored;
 mod unmerged;

@@ -44,6 +44,9 @@ pub fn text(
     if let Some(dtype) = dtype {
         set_dtype(&mut config, dtype);
     }
+    if base.stored.is_some() {
+        forget_quantization(&mut config);
+    }
     if let Some(quantization) = quantization {
         config["quantization_config"] = quantization;
     }
@@ -78,6 +81,18 @@ fn with_size(base: &BaseModel, layers: usize, vocab_size: usize) -> Value {
     }
     older_keys::add_older_keys(text);
     config
+}
+
+/// Removes the scheme of a base whose weights are dequantized.
+fn forget_quantization(config: &mut Value) {
+    const KEY: &str = "quantization_config";
+    let text = config.get_mut(TEXT).and_then(Value::as_object_mut);
+    if let Some(text) = text {
+        text.remove(KEY);
+    }
+    if let Some(all) = config.as_object_mut() {
+        all.remove(KEY);
+    }
 }
 
 /// Updates the keys that exist. If there's none, the older one is added, which all releases read.

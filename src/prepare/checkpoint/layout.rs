@@ -128,7 +128,11 @@ impl<'a> Layout<'a> {
                 if !replaced {
                     stored.expect_shape(&shape)?;
                 }
-                own_dtype = dtype.unwrap_or(stored.dtype()?);
+                own_dtype = match dtype {
+                    Some(dtype) => dtype,
+                    None if stored.is_packed() => float_dtype(base),
+                    None => stored.dtype()?,
+                };
                 let is_changed = changed.contains(&place);
                 if let Some(slice) = base.store.slice(stored.name) {
                     let whole = base.store.get(&slice.whole)?;
@@ -184,7 +188,14 @@ impl<'a> Layout<'a> {
             }
         }
         let towers = other_towers(spec, base);
-        let left = base.store.names().filter(|name| !used.contains(name));
+        // What quantized weights are stored in isn't needed beside their values.
+        let is_part = |name: &str| base.stored.as_ref().is_some_and(|all| all.has_part(name));
+        let mut left: Vec<&str> = base.store.names_of_values().collect();
+        left.sort_unstable();
+        left.dedup();
+        let left = left
+            .into_iter()
+            .filter(|name| !used.contains(name) && !is_part(name));
         let (others, dropped): (Vec<&str>, Vec<&str>) =
             left.partition(|name| towers.contains(name));
         for name in others {
@@ -192,6 +203,7 @@ impl<'a> Layout<'a> {
             // Tensors of other than float types (such as positions) are copied unchanged.
             let stored_dtype = match (dtype, stored.dtype()) {
                 (Some(dtype), Ok(_)) => dtype.to_safetensors(),
+                (None, _) if stored.is_packed() => float_dtype(base).to_safetensors(),
                 _ => stored.stored,
             };
             tensors.push(Tensor {
@@ -231,6 +243,14 @@ fn known_path(module: &Module, spec: &DecoderSpec) -> String {
     }
 }
 
+/// The dtype that a quantized base has its floats in: that of its embedding.
+fn float_dtype(base: &BaseModel) -> Dtype {
+    let name = format!("{}.weight", base.spec.embed_tokens.source);
+    let embedding = base.tensor(&name).ok().filter(|found| !found.is_packed());
+    let dtype = embedding.and_then(|found| found.dtype().ok());
+    dtype.unwrap_or(Dtype::Float32)
+}
+
 /// Tensors of a multimodal wrapper that don't belong to the text tower.
 fn other_towers<'a>(spec: &DecoderSpec, base: &'a BaseModel) -> BTreeSet<&'a str> {
     if spec.tower.is_none() {
@@ -238,7 +258,7 @@ fn other_towers<'a>(spec: &DecoderSpec, base: &'a BaseModel) -> BTreeSet<&'a str
     }
     let own = spec.modules();
     let own: BTreeSet<Option<String>> = own.iter().map(|module| first_part(&module.path)).collect();
-    let names = base.store.names();
+    let names = base.store.names_of_values();
     names
         .filter(|name| !own.contains(&first_part(name)))
         .collect()

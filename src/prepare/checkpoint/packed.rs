@@ -17,7 +17,7 @@ use crate::prepare::PrepareError;
 use crate::quantize::{
     Encoding, Format, Quantization, QuantizeError, QuantizedNames, QuantizedTypes, write_rows,
 };
-use crate::weights::{BytesPlan, Dtype, SafetensorsWriter, TensorView, WriteTensorError, widen};
+use crate::weights::{BytesPlan, Dtype, SafetensorsWriter, TensorView, WriteTensorError};
 
 /// Number of values that are widened at a time.
 const CHUNK: usize = 1 << 20;
@@ -142,10 +142,11 @@ impl Packing {
         plan: &BytesPlan,
         stored: &TensorView,
     ) -> Result<(), WriteTensorError> {
-        let dtype = stored.dtype()?;
-        let chunks = stored.bytes.chunks(self.chunk(plan) * dtype.size());
-        for (index, chunk) in chunks.enumerate() {
-            self.write_chunk(writer, plan, index, widen(chunk, dtype))?;
+        stored.dtype()?;
+        let (chunk, all) = (self.chunk(plan), stored.elements());
+        for (index, first) in (0..all).step_by(chunk).enumerate() {
+            let values = stored.range_to_f32(first..all.min(first + chunk))?;
+            self.write_chunk(writer, plan, index, values)?;
         }
         self.write_shape(writer, plan)
     }

@@ -124,7 +124,7 @@ impl Shards {
             return written.map_err(|error| self.renamed_tensor(error));
         }
         let writer = self.writer(&plan.name);
-        let copied = if stored.stored == plan.stored {
+        let copied = if stored.stored == plan.stored && !stored.is_packed() {
             let first = first * plan.stored.bitsize() / 8;
             let written = writer.write_bytes_from(&plan.name, first, stored.bytes);
             written.map_err(WriteTensorError::from)

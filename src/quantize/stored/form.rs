@@ -8,14 +8,11 @@
 //! code of 8 bits.
 
 use std::borrow::Cow;
-use std::ops::Range;
-
-use serde::{Deserialize, Serialize};
 
 use super::bits::pack;
 use super::scales::{Groups, Scales};
 use super::tables::E2M1;
-use super::weight::{Codes, Selection, StoredWeight, Values};
+use super::weight::{Codes, Parts, Selection, StoredWeight, Values};
 use crate::quantize::table::{FP4, NF4, Table};
 use crate::quantize::{Accuracy, Encoding};
 use crate::weights::{ByteSpan, Dtype};
@@ -27,12 +24,12 @@ const BLOCKS: [usize; 5] = [256, 128, 64, 32, 16];
 const BLOCK_OF_ROWS: usize = 128;
 
 /// Which weights of a quantized base keep their codes, and how products with them are computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum KeptBase {
     /// Codes are kept where products with them are what the scheme itself computes: not for
     /// bitsandbytes' 4 bits with a 16-bit dtype, since bitsandbytes rounds every dequantized value
     /// to it.
+    #[default]
     Exact,
     /// Codes are kept wherever ONNX Runtime has an operator for them.
     Codes,
@@ -41,12 +38,13 @@ pub enum KeptBase {
 }
 
 impl KeptBase {
-    /// All choices by name.
-    pub const NAMED: [(&'static str, Self); 3] = [
-        ("exact", Self::Exact),
-        ("codes", Self::Codes),
-        ("float", Self::Float),
-    ];
+    /// All choices.
+    pub const ALL: [Self; 3] = [Self::Exact, Self::Codes, Self::Float];
+
+    /// The choice of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kept| kept.name() == name)
+    }
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -236,10 +234,10 @@ impl StoredWeight {
         (fits && view.elements() == scales[0]).then(|| view.span())
     }
 
-    /// The packed codes of these rows.
-    pub fn packed_codes(&self, form: &CodesForm, rows: Range<usize>) -> Vec<u8> {
+    /// The packed codes of `parts`.
+    pub fn packed_codes(&self, form: &CodesForm, parts: &Parts) -> Vec<u8> {
         let columns = self.columns();
-        let codes = self.codes_of(rows);
+        let codes = &parts.codes;
         let Encoding::Even { bits, block_size } = form.encoding else {
             // Two in a byte, the first one in the upper half.
             return codes
@@ -267,25 +265,23 @@ impl StoredWeight {
         out
     }
 
-    /// The scales of these rows, one a block.
-    pub fn block_scales(&self, form: &CodesForm, rows: Range<usize>) -> Vec<f32> {
-        if let Scales::Flat(absmax) = &self.scales {
-            let first = rows.start * self.columns();
-            let last = rows.end * self.columns();
-            return absmax.blocks(first / absmax.block..last.div_ceil(absmax.block));
+    /// The scales of `parts`, one a block.
+    pub fn block_scales(&self, form: &CodesForm, parts: &Parts) -> Vec<f32> {
+        let scales = &parts.scales;
+        if matches!(self.scales, Scales::Flat(_)) {
+            return scales.clone();
         }
         let halved = matches!(self.values, Values::Table { .. });
-        let scales = self.scales_of(rows);
         let scale = |at: usize| scales[at] * if halved { 0.5 } else { 1.0 };
         self.each_block(form, scales.len(), scale)
     }
 
-    /// The packed zero points of these rows.
-    pub fn block_zeros(&self, form: &CodesForm, rows: Range<usize>) -> Vec<u8> {
+    /// The packed zero points of `parts`.
+    pub fn block_zeros(&self, form: &CodesForm, parts: &Parts) -> Vec<u8> {
         let middle = 1_u8 << (self.bits().unwrap_or(form.encoding.bits()) - 1);
-        let count = rows.len() * self.group_count();
-        let zeros = self.zeros_of(rows).unwrap_or_else(|| vec![middle; count]);
-        let of_blocks = self.each_block(form, count, |at| zeros[at]);
+        let count = parts.scales.len();
+        let zero = |at: usize| parts.zeros.as_ref().map_or(middle, |zeros| zeros[at]);
+        let of_blocks = self.each_block(form, count, zero);
         let blocks = self.columns().div_ceil(form.encoding.block_size());
         let mut out = Vec::new();
         for row in of_blocks.chunks(blocks) {
@@ -335,6 +331,8 @@ pub struct BaseCodes {
     pub kept: KeptBase,
     /// The arithmetic of `MatMulNBits`.
     pub accuracy: Accuracy,
+    /// Whether merged weights are rounded to the checkpoint's scheme again.
+    pub requantize: bool,
 }
 
 impl Default for BaseCodes {
@@ -342,6 +340,7 @@ impl Default for BaseCodes {
         Self {
             kept: KeptBase::Exact,
             accuracy: Accuracy::Float32,
+            requantize: false,
         }
     }
 }

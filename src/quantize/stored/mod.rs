@@ -18,6 +18,7 @@ mod form;
 mod fp8;
 mod gptq;
 mod mxfp4;
+mod requantize;
 mod scales;
 mod tables;
 mod weight;
@@ -30,7 +31,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 pub use form::{BaseCodes, CodesForm, Form, KeptBase};
-pub use weight::StoredWeight;
+pub use weight::{Parts, StoredWeight};
 
 use crate::json::{ConfigError, JsonObject};
 use crate::weights::{TensorHandle, TensorStore, WeightsError};
@@ -104,6 +105,34 @@ pub struct StoredWeights {
     pub label: String,
     /// Each weight by its name.
     pub weights: BTreeMap<String, Arc<StoredWeight>>,
+}
+
+impl StoredWeights {
+    /// Whether the tensor `name` holds a part of a quantized weight: its codes under another name,
+    /// its scales, or the like.
+    pub fn has_part(&self, name: &str) -> bool {
+        if self.weights.contains_key(name) {
+            return false;
+        }
+        let of_module = |module: &str| self.weights.contains_key(&format!("{module}.weight"));
+        // `X.weight` has its parts below `X` or `X.weight`; a stack's have its name in front.
+        let mut module = name;
+        while let Some(at) = module.rfind('.') {
+            module = &module[..at];
+            if of_module(module) && !name.ends_with(".bias") {
+                return true;
+            }
+        }
+        ["_scale_inv", "_blocks", "_scales"].iter().any(|end| {
+            let stack = name.strip_suffix(end);
+            stack.is_some_and(|stack| {
+                let first_expert = stack.rfind('.').map(|at| format!("{}.0.", &stack[..at]));
+                let has =
+                    |first: &String| self.weights.keys().any(|known| known.starts_with(first));
+                self.weights.contains_key(stack) || first_expert.as_ref().is_some_and(has)
+            })
+        })
+    }
 }
 
 /// Finds the quantized weights of the checkpoint in `folder`, and makes their values available in

@@ -22,6 +22,19 @@ pub struct StoredWeight {
     pub(super) rounded: Dtype,
 }
 
+/// Codes, scales and zero points of some rows.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// One a byte, `[rows, columns]`.
+    pub codes: Vec<u8>,
+    /// `[rows, groups]`, or one for each block that the rows' values are in.
+    pub scales: Vec<f32>,
+    /// `[rows, groups]`; `None` if they're all in the middle.
+    pub zeros: Option<Vec<u8>>,
+    /// The first row.
+    pub first: usize,
+}
+
 /// How codes are stored.
 #[derive(Debug, Clone)]
 pub enum Codes {
@@ -249,9 +262,32 @@ impl StoredWeight {
         }
     }
 
-    fn dequantize(&self, rows: Range<usize>) -> Vec<f32> {
+    /// What is stored for these rows.
+    pub fn parts(&self, rows: Range<usize>) -> Parts {
+        let scales = match &self.scales {
+            Scales::Flat(absmax) => {
+                let [first, last] = [rows.start, rows.end].map(|row| row * self.columns());
+                absmax.blocks(first / absmax.block..last.div_ceil(absmax.block))
+            }
+            _ => self.scales_of(rows.clone()),
+        };
+        Parts {
+            codes: self.codes_of(rows.clone()),
+            scales,
+            zeros: self.zeros_of(rows.clone()),
+            first: rows.start,
+        }
+    }
+
+    /// The values that `parts` stand for.
+    pub fn values(&self, parts: &Parts) -> Vec<f32> {
         let columns = self.columns();
-        let codes = self.codes_of(rows.clone());
+        let Parts {
+            codes,
+            scales,
+            zeros,
+            first,
+        } = parts;
         let unscaled = |code: u8, zero: Option<u8>| match &self.values {
             Values::Integers { bits, .. } => {
                 let zero = zero.map_or(1_i32 << (bits - 1), i32::from);
@@ -262,19 +298,15 @@ impl StoredWeight {
         };
         if let Scales::Flat(absmax) = &self.scales {
             let block = absmax.block;
-            let first = rows.start * columns;
-            let blocks = first / block..(first + codes.len()).div_ceil(block);
-            let scales = absmax.blocks(blocks.clone());
-            let scale = |index: usize| scales[(first + index) / block - blocks.start];
+            let first = first * columns;
+            let scale = |index: usize| scales[(first + index) / block - first / block];
             return codes
                 .iter()
                 .enumerate()
-                .map(|(index, &code)| unscaled(code, None) * scale(index))
+                .map(|(index, &code)| round_to(unscaled(code, None) * scale(index), self.rounded))
                 .collect();
         }
         let groups = self.group_count();
-        let scales = self.scales_of(rows.clone());
-        let zeros = self.zeros_of(rows);
         let group_of: Vec<usize> = (0..columns).map(|column| self.groups.of(column)).collect();
         codes
             .iter()
@@ -294,13 +326,7 @@ impl PackedMatrix for StoredWeight {
     }
 
     fn rows(&self, rows: Range<usize>) -> Vec<f32> {
-        let mut values = self.dequantize(rows);
-        if self.rounded != Dtype::Float32 {
-            for value in &mut values {
-                *value = round_to(*value, self.rounded);
-            }
-        }
-        values
+        self.values(&self.parts(rows))
     }
 
     fn stored_bytes(&self) -> u64 {

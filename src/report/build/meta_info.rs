@@ -4,8 +4,8 @@ use super::{MB, ReportInput};
 use crate::prepared::{Manifest, Variant};
 use crate::quantize::Format;
 use crate::report::model::{
-    AdapterInfo, AdapterWeights, BaseWeights, Maybe, MetaInfo, ModelSize, PackageInfo, Parameters,
-    QuantizationInfo,
+    AdapterInfo, AdapterWeights, BaseQuantizationInfo, BaseWeights, Maybe, MetaInfo, ModelSize,
+    PackageInfo, Parameters, QuantizationInfo,
 };
 
 pub(super) fn meta_info(input: &ReportInput) -> MetaInfo {
@@ -41,6 +41,8 @@ pub(super) fn meta_info(input: &ReportInput) -> MetaInfo {
         dtype: Some(manifest.dtype),
         compute_dtype: Some(manifest.compute),
         quantization: quantization(manifest, unmerged).into(),
+        base_quantization: base_quantization(input, manifest)
+            .map_or(Maybe::Absent, |found| Some(found).into()),
         parameters: Some(Parameters {
             base_params,
             trainable_params,
@@ -74,11 +76,33 @@ fn nothing_prepared(input: &ReportInput) -> MetaInfo {
         dtype: None,
         compute_dtype: None,
         quantization: Maybe::Absent,
+        base_quantization: Maybe::Absent,
         parameters: None,
         model_size: None,
         package_info: None,
         system_info: input.system.clone(),
     }
+}
+
+/// The base's own quantization, by the first manifest; what of its codes merged and unmerged
+/// variants don't have.
+fn base_quantization(input: &ReportInput, manifest: &Manifest) -> Option<BaseQuantizationInfo> {
+    let first = manifest.base_quantization.as_ref()?;
+    let of = |variant| input.manifests.get(&variant)?.base_quantization.as_ref();
+    let changed = |variant| of(variant).map(|found| found.changed_weights);
+    Some(BaseQuantizationInfo {
+        method: first.method.clone(),
+        scheme: first.scheme.clone(),
+        kept_weights: first.kept_weights + first.changed_weights,
+        kept_size_mb: first.kept_bytes as f64 / MB,
+        dequantized_weights: first.dequantized_weights,
+        dequantized_size_mb: first.dequantized_bytes as f64 / MB,
+        dequantized_because: first.dequantized_because.clone(),
+        accuracy_level: first.accuracy_level,
+        changed_by_merge: changed(Variant::Merged),
+        replaced_by_unmerged: changed(Variant::Unmerged),
+        requantized: of(Variant::Merged).is_some_and(|found| found.requantized),
+    })
 }
 
 /// What is quantized and how, by the first manifest and that of the `unmerged` variant.

@@ -42,6 +42,9 @@ pub struct MetaInfo {
     /// What is quantized and how; null where nothing is.
     #[serde(default, skip_serializing_if = "Maybe::is_absent")]
     pub quantization: Maybe<QuantizationInfo>,
+    /// The base's own quantization, if it's a quantized checkpoint; absent for any other.
+    #[serde(default, skip_serializing_if = "Maybe::is_absent")]
+    pub base_quantization: Maybe<BaseQuantizationInfo>,
     /// Counts of parameters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parameters: Option<Parameters>,
@@ -149,6 +152,34 @@ impl QuantizationInfo {
 fn format_named(name: &str) -> Option<Format> {
     let name: StrDeserializer<serde::de::value::Error> = name.into_deserializer();
     Format::deserialize(name).ok()
+}
+
+/// A base that's a quantized checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BaseQuantizationInfo {
+    /// `quant_method` of its configuration.
+    pub method: String,
+    /// The scheme for readers: `GPTQ 4 bits, groups of 128`.
+    pub scheme: String,
+    /// Weights whose codes the graphs have as stored.
+    pub kept_weights: usize,
+    /// Their codes, scales and zero points.
+    pub kept_size_mb: f64,
+    /// Weights that are dequantized once.
+    pub dequantized_weights: usize,
+    /// These, as floats.
+    pub dequantized_size_mb: f64,
+    /// Why they're dequantized.
+    pub dequantized_because: Vec<String>,
+    /// The arithmetic of `MatMulNBits`; null where there's no choice.
+    pub accuracy_level: Option<u8>,
+    /// Weights in codes that the merge changed, and that the merged variant has as floats; null
+    /// without a merged variant.
+    pub changed_by_merge: Option<usize>,
+    /// Weights in codes that the unmerged adapter has as floats; null without an unmerged variant.
+    pub replaced_by_unmerged: Option<usize>,
+    /// Whether merged weights were rounded to the scheme again.
+    pub requantized: bool,
 }
 
 /// Counts of parameters, as PEFT's `get_nb_trainable_parameters` counts them.

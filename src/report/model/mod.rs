@@ -25,8 +25,8 @@ pub use generation_info::{GenerationInfo, SweepEntry, SweepVariant};
 pub use maybe::Maybe;
 pub use memory::{Arena, Memory, Stage};
 pub use meta_info::{
-    AdapterInfo, AdapterWeights, BaseWeights, MetaInfo, ModelSize, PackageInfo, Parameters,
-    QuantizationInfo,
+    AdapterInfo, AdapterWeights, BaseQuantizationInfo, BaseWeights, MetaInfo, ModelSize,
+    PackageInfo, Parameters, QuantizationInfo,
 };
 pub use metrics::{Category, Metrics, Run, Sample};
 pub use ordered::Ordered;

@@ -24,6 +24,19 @@ pub(super) fn header(results: &[Labelled]) -> String {
     };
     let quantization = meta.quantization.value().and_then(QuantizationInfo::label);
     let quantized = quantization.map_or(String::new(), |label| format!(", {label} weights"));
+    let base = meta.base_quantization.value().map(|base| {
+        let arithmetic = match base.accuracy_level {
+            Some(4) => ", inputs in 8 bits",
+            _ => "",
+        };
+        let again = if base.requantized {
+            ", merged into it again"
+        } else {
+            ""
+        };
+        format!(", quantized base ({}{arithmetic}{again})", base.scheme)
+    });
+    let quantized = quantized + &base.unwrap_or_default();
     let batch = match session.batch_size {
         None | Some(1) => String::new(),
         Some(size) => format!(", batches of {size}"),
