@@ -133,6 +133,9 @@ impl CommonOptions {
             quantize_head,
             quantize_embedding,
             quantize_accuracy,
+            quantized_base,
+            quantized_base_accuracy,
+            requantize,
             ep,
             device,
             cuda_graph,
@@ -163,6 +166,14 @@ impl CommonOptions {
                 quantize_accuracy.map(|accuracy| accuracy.level().to_string()),
             ),
             (
+                "--quantized-base",
+                quantized_base.map(|kept| kept.name().to_owned()),
+            ),
+            (
+                "--quantized-base-accuracy",
+                quantized_base_accuracy.map(|accuracy| accuracy.level().to_string()),
+            ),
+            (
                 "--ep",
                 value(ep.to_possible_value()).filter(|_| *ep != ExecutionProvider::Auto),
             ),
@@ -185,6 +196,7 @@ impl CommonOptions {
         ];
         let flags = [
             ("--cuda-graph", *cuda_graph),
+            ("--requantize", *requantize),
             ("--trained", *trained),
             ("--fresh", *fresh),
             ("--offline", *offline),

@@ -67,6 +67,10 @@ impl Observer for Terminal {
                     mebibytes(bytes)
                 ));
             }
+            Event::Repacking { bytes } => message(&format!(
+                "re-packing the quantized base's weights: {} MiB, once",
+                mebibytes(bytes)
+            )),
             Event::LayingOut { bytes } => message(&format!(
                 "laying out weights for this processor: {} MiB, once",
                 mebibytes(bytes)

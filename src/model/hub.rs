@@ -59,6 +59,9 @@ pub(crate) const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
 /// Fetched where the repository has it.
 const GENERATION: &str = "generation_config.json";
 
+/// The configuration that older GPTQ checkpoints have beside `config.json`.
+const OLD_GPTQ: &str = "quantize_config.json";
+
 /// How far the download of one file is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DownloadProgress {
@@ -123,7 +126,7 @@ fn model(id: &HubId, snapshot: &Snapshot) -> Result<PathBuf, HubError> {
     snapshot.require(CONFIG)?;
     // Prompts of ids need no tokenizer, so none is asked for.
     snapshot.require_present(TOKENIZER_FILES)?;
-    snapshot.require_present([GENERATION])?;
+    snapshot.require_present([GENERATION, OLD_GPTQ])?;
     snapshot.require_weights(WEIGHTS, WEIGHTS_INDEX, refusal)?;
     snapshot.complete()
 }

@@ -457,8 +457,9 @@ fn take_outputs_first(spec: &mut DecoderSpec, store: &TensorStore) {
         store.find(&name).is_some_and(|tensor| tensor.is_packed())
     };
     for layer in &mut spec.layers {
-        let attention = layer.attention.linears_mut().into_iter();
-        for linear in attention.chain(layer.mlp.linears_mut()) {
+        let attention = layer.attention.iter_mut();
+        let linears = attention.flat_map(arch::Attention::linears_mut);
+        for linear in linears.chain(layer.mlp.linears_mut()) {
             if packed(linear) {
                 linear.stored = arch::Stored::OutIn;
             }

@@ -34,10 +34,14 @@ fn find_in_stack(
 ) -> Result<(), WeightsError> {
     let experts = &mixture.experts;
     let whole = mixture.stacks.tensor(&mixture.source, name);
-    let Some(found) = store.find(&whole) else {
-        return Ok(());
-    };
     let first = linears(&experts[0]);
+    let Some(found) = store.find(&whole) else {
+        // Quantized weights may have names of their own, and are found for each expert already.
+        return match store.contains(&format!("{whole}_bias")) && first[0].bias {
+            true => find_biases(store, experts, &whole, linears),
+            false => Ok(()),
+        };
+    };
     let rows: usize = first.iter().map(|linear| linear.out_features).sum();
     let (columns, stored) = (first[0].in_features, first[0].stored);
     let shape = match stored {
@@ -58,13 +62,7 @@ fn find_in_stack(
     }
     found.expect_shape(&shape)?;
     let has_bias = first[0].bias;
-    let whole_bias = format!("{whole}_bias");
-    if has_bias {
-        store
-            .get(&whole_bias)?
-            .expect_shape(&[experts.len(), rows])?;
-    }
-    let (mut next, mut next_row) = (0, 0);
+    let mut next = 0;
     for linear in experts.iter().flat_map(linears) {
         let (out, input) = (linear.out_features, linear.in_features);
         let slice = TensorSlice {
@@ -77,15 +75,32 @@ fn find_in_stack(
         };
         next += out * input;
         store.add_slice(format!("{}.weight", linear.source), slice);
-        if has_bias {
-            let slice = TensorSlice {
-                whole: whole_bias.clone(),
-                first: next_row,
-                shape: vec![out],
-            };
-            store.add_slice(format!("{}.bias", linear.source), slice);
-        }
-        next_row += out;
+    }
+    match has_bias {
+        true => find_biases(store, experts, &whole, linears),
+        false => Ok(()),
+    }
+}
+
+/// Adds the slices of the biases of the stacked tensor `whole`.
+fn find_biases(
+    store: &mut TensorStore,
+    experts: &[Expert],
+    whole: &str,
+    linears: impl Fn(&Expert) -> Vec<&Linear>,
+) -> Result<(), WeightsError> {
+    let whole = format!("{whole}_bias");
+    let rows: usize = linears(&experts[0]).iter().map(|l| l.out_features).sum();
+    store.get(&whole)?.expect_shape(&[experts.len(), rows])?;
+    let mut next = 0;
+    for linear in experts.iter().flat_map(linears) {
+        let slice = TensorSlice {
+            whole: whole.clone(),
+            first: next,
+            shape: vec![linear.out_features],
+        };
+        next += linear.out_features;
+        store.add_slice(format!("{}.bias", linear.source), slice);
     }
     Ok(())
 }

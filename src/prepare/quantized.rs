@@ -20,13 +20,18 @@ use crate::quantize::{self, Quantization, QuantizeError, QuantizedFile};
 
 impl Preparation<'_> {
     /// Writes the base's quantized weights if the precision asks for them and they don't exist yet,
-    /// or re-packs those of a quantized checkpoint. `begin` receives their size in bytes.
+    /// or re-packs those of a quantized checkpoint. `begin` or `begin_repacking` receives their size
+    /// in bytes.
     ///
     /// # Errors
     /// If a weight is missing or isn't finite, or the file can't be written.
-    pub fn quantize(&self, begin: &dyn Fn(u64)) -> Result<(), PrepareError> {
+    pub fn quantize(
+        &self,
+        begin: &dyn Fn(u64),
+        begin_repacking: &dyn Fn(u64),
+    ) -> Result<(), PrepareError> {
         self.quantized_file(begin)?;
-        self.repacked(begin)?;
+        self.repacked(begin_repacking)?;
         Ok(())
     }
 

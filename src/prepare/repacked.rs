@@ -19,8 +19,8 @@ use crate::prepared::{REPACKED, Variant};
 use crate::quantize::stored::{CodesForm, Form, KeptBase, Parts, StoredWeight};
 use crate::quantize::{QuantizedFile, QuantizedWeight};
 use crate::weights::{
-    ByteSpan, BytesPlan, Dtype, PackedMatrix, SafetensorsFile, SafetensorsWriter, WeightsError,
-    WriteTensorError, encode,
+    ByteSpan, BytesPlan, Dtype, PackedMatrix, SafetensorsFile, SafetensorsWriter, TensorLocation,
+    WeightsError, WriteTensorError, encode,
 };
 
 /// The key of the fingerprint in the file's header.
@@ -32,7 +32,8 @@ const BATCH: usize = 1 << 20;
 /// The quantized weights of the base as graphs use them.
 #[derive(Debug)]
 pub struct Repacked {
-    used: Vec<Used>,
+    /// By their names in the checkpoint.
+    used: BTreeMap<String, Used>,
     /// Where each is, by its name in the checkpoint.
     parameters: BTreeMap<String, Parameter>,
 }
@@ -44,14 +45,13 @@ impl Repacked {
     }
 
     /// All of them.
-    pub fn used(&self) -> &[Used] {
-        &self.used
+    pub fn used(&self) -> impl Iterator<Item = &Used> {
+        self.used.values()
     }
 
     /// The weight `name`, by its name in the checkpoint.
     pub fn get(&self, name: &str) -> Option<&Used> {
-        let mut all = self.used.iter();
-        all.find(|one| one.weight.name() == name)
+        self.used.get(name)
     }
 }
 
@@ -73,9 +73,10 @@ impl Used {
 impl Preparation<'_> {
     /// The base's quantized weights that its architecture uses. Embeddings are dequantized: rows
     /// can't be looked up in every form of codes.
-    fn used_weights(&self) -> Vec<Used> {
+    fn used_weights(&self) -> BTreeMap<String, Used> {
+        let mut all = BTreeMap::new();
         let Some(stored) = &self.base.stored else {
-            return Vec::new();
+            return all;
         };
         let mut used: BTreeMap<String, bool> = BTreeMap::new();
         for module in self.base.spec.modules() {
@@ -85,7 +86,6 @@ impl Preparation<'_> {
             let has_rows = matches!(module.kind, ModuleKind::Embedding { .. });
             *used.entry(tensor.name.to_owned()).or_default() |= has_rows;
         }
-        let mut all = Vec::new();
         for (name, has_rows) in used {
             // A slice of stacked experts is taken from its floats.
             let slice = self.base.store.slice(&name);
@@ -93,18 +93,18 @@ impl Preparation<'_> {
             let Some(weight) = stored.weights.get(name) else {
                 continue;
             };
-            let is_known = |used: &Used| used.weight.name() == name;
-            if all.iter().any(is_known) {
+            if all.contains_key(name) {
                 continue;
             }
             let kept = match has_rows {
                 true => KeptBase::Float,
                 false => self.precision.base.kept,
             };
-            all.push(Used {
+            let used = Used {
                 form: weight.form(kept),
                 weight: Arc::clone(weight),
-            });
+            };
+            all.insert(name.clone(), used);
         }
         all
     }
@@ -146,18 +146,32 @@ impl Preparation<'_> {
             }
         };
         let mut parameters = BTreeMap::new();
-        for one in &used {
-            let place = place(one, file.as_ref(), &orders, scales)?;
-            parameters.insert(one.weight.name().to_owned(), place);
+        for (name, one) in &used {
+            parameters.insert(name.clone(), place(one, file.as_ref(), &orders, scales)?);
+        }
+        for module in self.base.spec.modules() {
+            if let Ok(tensor) = self.base.tensor(&module.tensor("weight"))
+                && let Some(slice) = self.base.store.slice(tensor.name)
+                && let Some(Parameter::Stored(whole)) = parameters.get(&slice.whole)
+            {
+                let size = whole.dtype.size();
+                let part = TensorLocation {
+                    offset: whole.offset + (slice.first * size) as u64,
+                    length: (slice.shape.iter().product::<usize>() * size) as u64,
+                    shape: slice.shape.clone(),
+                    ..whole.clone()
+                };
+                parameters.insert(tensor.name.to_owned(), Parameter::Stored(part));
+            }
         }
         Ok(Some(Arc::new(Repacked { used, parameters })))
     }
 }
 
 /// The names under which distinct orders of columns are stored.
-fn orders(used: &[Used]) -> BTreeMap<Vec<u32>, String> {
+fn orders(used: &BTreeMap<String, Used>) -> BTreeMap<Vec<u32>, String> {
     let mut orders = BTreeMap::new();
-    for one in used {
+    for one in used.values() {
         if let Form::Codes(CodesForm {
             order: Some(order), ..
         }) = &one.form
@@ -172,14 +186,18 @@ fn orders(used: &[Used]) -> BTreeMap<Vec<u32>, String> {
 
 /// The tensors of the file. Codes of all weights come first, then scales, so that those of queries,
 /// keys and values are contiguous and become one product.
-fn plans(used: &[Used], orders: &BTreeMap<Vec<u32>, String>, scales_type: Dtype) -> Vec<BytesPlan> {
+fn plans(
+    used: &BTreeMap<String, Used>,
+    orders: &BTreeMap<Vec<u32>, String>,
+    scales_type: Dtype,
+) -> Vec<BytesPlan> {
     let plan = |name, stored, shape| BytesPlan {
         name,
         stored,
         shape,
     };
     let [mut codes, mut scales, mut zeros, mut floats] = [const { Vec::new() }; 4];
-    for one in used {
+    for one in used.values() {
         let (rows, columns) = (one.weight.row_count(), one.weight.columns());
         match &one.form {
             Form::Codes(form) => {
@@ -219,7 +237,7 @@ fn scales_lie(one: &Used, form: &CodesForm, scales_type: Dtype) -> bool {
 fn write(
     path: &Path,
     fingerprint: &str,
-    used: &[Used],
+    used: &BTreeMap<String, Used>,
     plans: &[BytesPlan],
     orders: &BTreeMap<Vec<u32>, String>,
     scales_type: Dtype,
@@ -243,7 +261,7 @@ fn write(
         writer.write_bytes(name, &bytes)?;
     }
     let mut batches = Vec::new();
-    for one in used {
+    for one in used.values() {
         let rows = one.weight.row_count();
         let step = (BATCH / one.weight.columns()).max(1);
         // Blocks of bitsandbytes may span rows: an even number of values, and whole blocks.
@@ -390,14 +408,16 @@ fn write_codes(
 }
 
 /// Names the checkpoint's file instead of the one that was being written.
-fn not_finite(error: WriteTensorError, used: &[Used]) -> PrepareError {
+fn not_finite(error: WriteTensorError, used: &BTreeMap<String, Used>) -> PrepareError {
     let WriteTensorError::NonFinite { name, source, .. } = &error else {
         return match error {
             WriteTensorError::Weights(error) => error.into(),
             WriteTensorError::NonFinite { .. } => unreachable!("it was looked at above"),
         };
     };
-    let of = used.iter().find(|one| name.starts_with(one.weight.name()));
+    let of = used
+        .values()
+        .find(|one| name.starts_with(one.weight.name()));
     let path = of.map_or(Path::new(""), |one| one.weight.path());
     WeightsError::NonFinite {
         name: name.clone(),

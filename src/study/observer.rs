@@ -74,6 +74,11 @@ pub enum Event<'a> {
         /// Their size once they're quantized.
         bytes: u64,
     },
+    /// The weights of a quantized base are laid out for ONNX Runtime, once.
+    Repacking {
+        /// The size of what's written.
+        bytes: u64,
+    },
     /// Weights are laid out for the processor, once.
     LayingOut {
         /// Their size.

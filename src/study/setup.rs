@@ -196,7 +196,9 @@ impl<'a> Setup<'a> {
             adapter_form: self.settings.adapter_form,
             task_id: config.task_id,
         };
-        preparation.quantize(&|bytes| self.tell(Event::Quantizing { bytes }))?;
+        preparation.quantize(&|bytes| self.tell(Event::Quantizing { bytes }), &|bytes| {
+            self.tell(Event::Repacking { bytes })
+        })?;
         Ok(preparation)
     }
 

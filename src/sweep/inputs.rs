@@ -16,6 +16,8 @@ use crate::model::hub::HubId;
 use crate::model::{ModelId, TOKENIZER_FILES, synthetic};
 use crate::onnxruntime::{locate::locate, pins};
 use crate::prepare::GRAPH_REVISION;
+use crate::quantize::Accuracy;
+use crate::quantize::stored::KeptBase;
 use crate::study::{PromptSource, ProviderChoice, Settings, Study};
 
 /// The revision of the program, as a part of keys: the same on every node with the same program and
@@ -163,6 +165,9 @@ pub fn of_parameters(study: &Study, config: &BenchmarkConfig, prompts: Option<&s
         threads,
         weights,
         adapter_form,
+        quantized_base,
+        quantized_base_accuracy,
+        requantize,
         values,
         // Where files are.
         offline: _,
@@ -195,6 +200,9 @@ pub fn of_parameters(study: &Study, config: &BenchmarkConfig, prompts: Option<&s
         "cuda_graph": cuda_graph,
         "threads": threads,
         "weights": weights.unwrap_or(WeightsMode::Mapped).to_string(),
+        "quantized_base": quantized_base.map(KeptBase::name),
+        "quantized_base_accuracy": quantized_base_accuracy.map(Accuracy::level),
+        "requantize": requantize,
         "native": *adapter_form == AdapterForm::Native,
         "fresh": *values == Values::Fresh,
     }))

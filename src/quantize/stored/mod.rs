@@ -127,8 +127,12 @@ impl StoredWeights {
             let stack = name.strip_suffix(end);
             stack.is_some_and(|stack| {
                 let first_expert = stack.rfind('.').map(|at| format!("{}.0.", &stack[..at]));
-                let has =
-                    |first: &String| self.weights.keys().any(|known| known.starts_with(first));
+                let has = |first: &String| {
+                    let mut after = self.weights.range(first.clone()..);
+                    after
+                        .next()
+                        .is_some_and(|(known, _)| known.starts_with(first))
+                };
                 self.weights.contains_key(stack) || first_expert.as_ref().is_some_and(has)
             })
         })

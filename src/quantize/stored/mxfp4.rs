@@ -23,11 +23,35 @@ use crate::weights::{Dtype, TensorHandle, TensorStore, WeightsError};
 /// Values that share a scale.
 const BLOCK: usize = 32;
 
-/// The projections of a stacked tensor, and how many rows lie between two of one.
-const STACKS: [(&str, &[&str]); 2] = [
-    ("gate_up_proj", &["gate_proj", "up_proj"]),
-    ("down_proj", &["down_proj"]),
+/// A projection of an expert.
+struct Part {
+    /// Its name.
+    name: &'static str,
+    /// Its rows in the expert's.
+    rows: Selection,
+}
+
+/// The projections of each stacked tensor. Families have gate and up together or apart.
+const STACKS: [(&str, &[Part]); 2] = [
+    (
+        "gate_up_proj",
+        &[
+            Part::new("gate_up_proj", 0, 1),
+            Part::new("gate_proj", 0, 2),
+            Part::new("up_proj", 1, 2),
+        ],
+    ),
+    ("down_proj", &[Part::new("down_proj", 0, 1)]),
 ];
+
+impl Part {
+    const fn new(name: &'static str, first: usize, step: usize) -> Self {
+        Self {
+            name,
+            rows: Selection { first, step },
+        }
+    }
+}
 
 /// Finds the weights.
 ///
@@ -57,17 +81,17 @@ pub(super) fn find(
         };
         check(&codes, safetensors::Dtype::U8, &[count, rows, blocks, 16])?;
         check(&scales, safetensors::Dtype::U8, &[count, rows, blocks])?;
-        if rows % parts.len() != 0 {
+        if parts.iter().any(|part| rows % part.rows.step != 0) {
             return Err(misshapen(&codes, "has an odd number of rows").into());
         }
         for expert in 0..count {
-            for (index, part) in parts.iter().enumerate() {
+            for part in *parts {
                 let selected = Selection {
-                    first: expert * rows + index,
-                    step: parts.len(),
+                    first: expert * rows + part.rows.first,
+                    step: part.rows.step,
                 };
-                let shape = [rows / parts.len(), blocks * BLOCK];
-                let name = format!("{experts}{expert}.{part}.weight");
+                let shape = [rows / part.rows.step, blocks * BLOCK];
+                let name = format!("{experts}{expert}.{}.weight", part.name);
                 found.push(weight(name, codes.clone(), scales.clone(), selected, shape));
             }
         }

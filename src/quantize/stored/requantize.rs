@@ -59,9 +59,18 @@ impl StoredWeight {
         let (scales, own_zeros) = (parts.scales.clone(), parts.zeros.clone());
         let is_symmetric = matches!(zeros, Zeros::Middle);
         let one_for_all = self.has_one_scale();
+        let one = match one_for_all {
+            true => self.covering(
+                values,
+                scales[0],
+                own_zeros.as_ref().map_or(half, |zeros| zeros[0]),
+                most,
+            ),
+            false => 0.0,
+        };
         self.round_groups(values, parts, |group, at, _| {
             let zero = own_zeros.as_ref().map_or(half, |zeros| zeros[at]);
-            let kept = (scales[at], zero);
+            let kept = (if one_for_all { one } else { scales[at] }, zero);
             let mut fresh = kept;
             if !one_for_all && is_symmetric {
                 fresh = (
@@ -85,6 +94,17 @@ impl StoredWeight {
                 (f32::from(code) - f32::from(zero)) * scale
             })
         });
+    }
+
+    /// The one scale of all values: `scale`, or a larger one if they're beyond its codes.
+    fn covering(&self, values: &[f32], scale: f32, zero: u8, most: f32) -> f32 {
+        let (below, above) = (f32::from(zero), most - f32::from(zero));
+        let needed = values.iter().map(|&value| match value < 0.0 {
+            true => -value / below.max(1.0),
+            false => value / above.max(1.0),
+        });
+        let needed = needed.fold(scale, f32::max);
+        round_to(needed, self.scales_dtype())
     }
 
     /// Rounds each group of each row; `round` gets its values and its index in the scales.
