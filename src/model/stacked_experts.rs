@@ -63,7 +63,7 @@ fn find_in_stack(
     found.expect_shape(&shape)?;
     let has_bias = first[0].bias;
     let mut next = 0;
-    for linear in experts.iter().flat_map(linears) {
+    for linear in experts.iter().flat_map(&linears) {
         let (out, input) = (linear.out_features, linear.in_features);
         let slice = TensorSlice {
             whole: whole.clone(),
