@@ -225,7 +225,7 @@ impl StoredWeight {
                 ..
             } => {
                 let code = |index: usize| {
-                    let upper = (index % 2 == 0) == *high_first;
+                    let upper = index.is_multiple_of(2) == *high_first;
                     (bytes[index / 2] >> if upper { 4 } else { 0 }) & 15
                 };
                 rows.map(|row| selected.row(row) * columns)
