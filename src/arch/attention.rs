@@ -22,8 +22,12 @@ pub struct Attention {
     pub head_dim: usize,
     /// Queries, keys and values are clamped to ± this value, after their norms.
     pub clip: Option<f64>,
-    /// Norms of queries and of keys, before the rotary embedding.
+    /// Norms of queries and of keys.
     pub query_key_norms: Option<[HeadNorm; 2]>,
+    /// Whether these norms come before or after the rotary embedding.
+    pub norm_order: NormOrder,
+    /// A factor for queries that depends on their positions.
+    pub query_scale: Option<QueryScale>,
     /// How scores depend on positions.
     pub position: Position,
     /// Sliding window: a token attends to this many tokens, itself and those before it.
@@ -75,6 +79,24 @@ pub struct HeadNorm {
     pub norm: Norm,
     /// What it's computed over.
     pub over: NormOver,
+}
+
+/// The order of the norms of queries and keys and the rotary embedding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormOrder {
+    /// `rotate(norm(x))`
+    BeforeRotation,
+    /// `norm(rotate(x))`
+    AfterRotation,
+}
+
+/// Queries are multiplied by `1 + beta * ln(1 + floor(position / original))`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct QueryScale {
+    /// How fast the factor grows.
+    pub beta: f64,
+    /// The number of positions with the factor 1.
+    pub original: usize,
 }
 
 /// The axis over which a norm of queries or keys is computed.
@@ -135,6 +157,8 @@ impl Attention {
             head_dim: heads.width,
             clip: None,
             query_key_norms: None,
+            norm_order: NormOrder::BeforeRotation,
+            query_scale: None,
             position: Position::None,
             window: None,
             prompt: PromptAttention::Causal,

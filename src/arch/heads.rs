@@ -36,8 +36,8 @@ impl Heads {
     }
 
     /// Reads `num_attention_heads`, `num_key_value_heads` and `head_dim`. The second defaults to
-    /// `default_keys`, or to the number of query heads; the third to `default_width`, or to
-    /// `hidden_size / num_attention_heads`.
+    /// `default_keys` if it's absent, or to the number of query heads; the third to `default_width`
+    /// if it's absent, or to `hidden_size / num_attention_heads`.
     pub fn grouped(
         config: &JsonObject,
         hidden_size: usize,
@@ -45,15 +45,18 @@ impl Heads {
         default_width: Option<usize>,
     ) -> Result<Self, ConfigError> {
         let queries = config.size("num_attention_heads")?;
-        let absent = config.json().get("num_key_value_heads").is_none();
+        let absent = |key: &str| config.json().get(key).is_none();
         let keys = match config.optional_size("num_key_value_heads")? {
             Some(keys) => keys,
-            None => default_keys.filter(|_| absent).unwrap_or(queries),
+            None => default_keys
+                .filter(|_| absent("num_key_value_heads"))
+                .unwrap_or(queries),
         };
         if queries % keys != 0 {
             let expected = format!("a divisor of `num_attention_heads` ({queries})");
             return Err(config.wrong("num_key_value_heads", &expected));
         }
+        let default_width = default_width.filter(|_| absent("head_dim"));
         let width = match config.optional_size("head_dim")?.or(default_width) {
             Some(width) => width,
             None if hidden_size.is_multiple_of(queries) => hidden_size / queries,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Linear, Mixture, Module};
+use super::{Linear, Mixture, Module, ModuleKind};
 
 /// A multilayer perceptron.
 #[derive(Debug, Clone)]
@@ -54,23 +54,40 @@ pub enum Activation {
     Gelu,
     /// `x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))`
     GeluTanh,
+    /// `max(x, 0)^2`
+    Relu2,
+    /// `a x^2 + beta x` above 0, `b (exp(min(x, eps)) - 1 - x) + beta x` elsewhere, where `a` is
+    /// `softplus(alpha_p)` and `b` is `beta + softplus(alpha_n)`. The four are parameters of the
+    /// module `act_fn` in the MLP.
+    Xielu,
 }
 
 impl Activation {
-    /// The activation that Transformers calls `name`.
+    /// The activation that Transformers calls `name`, without parameters of its own.
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
             "silu" | "swish" => Some(Self::Silu),
             "relu" => Some(Self::Relu),
             "gelu" => Some(Self::Gelu),
             "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Some(Self::GeluTanh),
+            "relu2" => Some(Self::Relu2),
             _ => None,
+        }
+    }
+
+    /// The value that Transformers gives a parameter of [`Xielu`](Self::Xielu) in a fresh model.
+    pub fn fresh_xielu(parameter: &str) -> f32 {
+        match parameter {
+            "alpha_p" => 0.8_f32.exp_m1().ln(),
+            "alpha_n" => 0.3_f32.exp_m1().ln(),
+            "beta" => 0.5,
+            _ => -1e-6,
         }
     }
 
     /// The supported names, for error messages.
     pub const NAMES: &'static str =
-        "one of silu, relu, gelu, gelu_new, gelu_fast, gelu_pytorch_tanh";
+        "one of silu, relu, relu2, gelu, gelu_new, gelu_fast, gelu_pytorch_tanh";
 }
 
 impl Mlp {
@@ -85,6 +102,27 @@ impl Mlp {
     /// The modules of its router and experts; empty without experts.
     pub(super) fn routed(&self) -> Vec<Module> {
         self.mixture().map(Mixture::routed).unwrap_or_default()
+    }
+
+    /// The module of an activation that has parameters.
+    pub(super) fn act_fn(&self) -> Option<Module> {
+        let Self::Plain {
+            fc1,
+            activation: Activation::Xielu,
+            ..
+        } = self
+        else {
+            return None;
+        };
+        let beside = |linear: &str| {
+            let parent = linear.rsplit_once('.').map_or(linear, |(parent, _)| parent);
+            format!("{parent}.act_fn")
+        };
+        Some(Module {
+            path: beside(&fc1.path),
+            source: beside(&fc1.source),
+            kind: ModuleKind::Xielu,
+        })
     }
 
     /// The linear layers that adapters can target, in Transformers' order.

@@ -24,7 +24,8 @@ mod wrappers;
 pub use alibi::Alibi;
 pub use arrangement::{Arrangement, Residual, SublayerNorms};
 pub use attention::{
-    Attention, Declared, FusedRows, HeadNorm, NormOver, Position, Projections, PromptAttention,
+    Attention, Declared, FusedRows, HeadNorm, NormOrder, NormOver, Position, Projections,
+    PromptAttention, QueryScale,
 };
 pub use experts::{
     Expert, ExpertInner, GateUpRows, Glu, GroupScore, Groups, Mixture, Normalised, Router,

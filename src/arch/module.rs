@@ -111,6 +111,8 @@ pub enum NormKind {
     RmsPlusOne,
     /// `(x - mean(x)) / sqrt(var(x) + eps) * weight + bias`
     Layer,
+    /// `(x - mean(x)) / sqrt(var(x) + eps) * (1 + weight) + bias`
+    LayerPlusOne,
     /// LayerNorm without bias.
     LayerWithoutBias,
     /// LayerNorm without parameters.
@@ -122,9 +124,14 @@ impl NormKind {
     pub fn parameters(self) -> &'static [&'static str] {
         match self {
             Self::Rms | Self::RmsPlusOne | Self::LayerWithoutBias => &["weight"],
-            Self::Layer => &["weight", "bias"],
+            Self::Layer | Self::LayerPlusOne => &["weight", "bias"],
             Self::LayerWithoutParameters => &[],
         }
+    }
+
+    /// Whether 1 is added to the stored weight.
+    pub fn adds_one(self) -> bool {
+        matches!(self, Self::RmsPlusOne | Self::LayerPlusOne)
     }
 }
 
@@ -199,6 +206,8 @@ pub enum ModuleKind {
         /// Its shape.
         shape: Vec<usize>,
     },
+    /// The parameters of [`Activation::Xielu`](super::Activation::Xielu).
+    Xielu,
 }
 
 impl Module {
@@ -250,7 +259,18 @@ impl Module {
                 .map(|&name| (name, shape.clone()))
                 .collect(),
             ModuleKind::Parameter { name, shape } => vec![(*name, shape.clone())],
+            ModuleKind::Xielu => vec![
+                ("alpha_p", vec![1]),
+                ("alpha_n", vec![1]),
+                ("beta", vec![]),
+                ("eps", vec![]),
+            ],
         }
+    }
+
+    /// Whether `name` is a constant that's stored with the parameters and counts as none.
+    pub fn is_buffer(&self, name: &str) -> bool {
+        self.kind == ModuleKind::Xielu && ["beta", "eps"].contains(&name)
     }
 
     /// The name in the checkpoint of its parameter `name`.
@@ -279,7 +299,8 @@ impl Module {
             } => Some([num_embeddings, embedding_dim]),
             ModuleKind::Convolution { .. }
             | ModuleKind::Norm { .. }
-            | ModuleKind::Parameter { .. } => None,
+            | ModuleKind::Parameter { .. }
+            | ModuleKind::Xielu => None,
         }
     }
 

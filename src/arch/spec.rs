@@ -135,6 +135,7 @@ impl Layer {
         all.extend(self.recurrence.iter().flat_map(Recurrence::modules));
         all.extend(self.mlp.linears().into_iter().map(Linear::module));
         all.extend(self.mlp.routed());
+        all.extend(self.mlp.act_fn());
         all
     }
 

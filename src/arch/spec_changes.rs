@@ -89,6 +89,28 @@ impl DecoderSpec {
         }
     }
 
+    /// Joins gate and up of every gated MLP in one projection, `mlp.gate_up_proj`.
+    pub(super) fn fuse_gate_and_up(&mut self) {
+        for layer in &mut self.layers {
+            let Mlp::Gated {
+                mut gate_proj,
+                down_proj,
+                activation,
+                ..
+            } = layer.mlp.clone()
+            else {
+                continue;
+            };
+            gate_proj.rename(&layer.path, "mlp.gate_up_proj");
+            gate_proj.out_features *= 2;
+            layer.mlp = Mlp::GatedFused {
+                gate_up_proj: gate_proj,
+                down_proj,
+                activation,
+            };
+        }
+    }
+
     /// Sets the activation of every MLP.
     pub(super) fn set_activation(&mut self, other: Activation) {
         for layer in &mut self.layers {

@@ -1,6 +1,6 @@
 //! Which layers use sliding-window attention.
 
-use super::DecoderSpec;
+use super::{DecoderSpec, Position, RotarySpec};
 use crate::json::{ConfigError, JsonObject};
 
 /// Reads `sliding_window`: `default` if the key is absent, `None` if it's null.
@@ -34,6 +34,42 @@ pub fn sliding(
     sliding
         .filter(|sliding| sliding.len() == layers)
         .ok_or_else(|| config.wrong("layer_types", &expected()))
+}
+
+/// Like [`size`], but null is refused if any layer is `sliding`.
+pub fn size_for(
+    config: &JsonObject,
+    sliding: &[bool],
+    default: usize,
+) -> Result<Option<usize>, ConfigError> {
+    let window = size(config, Some(default))?;
+    if window.is_none() && sliding.contains(&true) {
+        let expected = "a number of tokens: some layers have a window";
+        return Err(config.wrong("sliding_window", expected));
+    }
+    Ok(window)
+}
+
+/// Gives every layer the rotary embedding of its kind, `[without a window, with one]`.
+pub fn rotate_by_kind(spec: &mut DecoderSpec, sliding: &[bool], [full, local]: [RotarySpec; 2]) {
+    for (attention, &sliding) in spec.attentions_mut().zip(sliding) {
+        let rotary = if sliding { &local } else { &full };
+        attention.position = Position::Rotary(rotary.clone());
+    }
+    for rotary in [full, local] {
+        let (positions, end) = rotary.most_positions(spec.max_position_embeddings);
+        spec.max_position_embeddings = positions;
+        spec.positions_end = spec.positions_end.or(end);
+    }
+}
+
+/// Removes the positions of layers without a window.
+pub fn drop_positions_without(spec: &mut DecoderSpec) {
+    for attention in spec.attentions_mut() {
+        if attention.window.is_none() {
+            attention.position = Position::None;
+        }
+    }
 }
 
 /// Sets the window of the layers for which `sliding` is true.

@@ -17,7 +17,9 @@ impl Auditor<'_> {
     ) -> Result<Found, AuditError> {
         let base = self.ingredients.base;
         let own = base.values_of(&module.tensor(name))?;
-        let Some(tensor) = self.pairing.find(&module.path, name, shape[0]) else {
+        // Some parameters of activations are scalars.
+        let rows = shape.first().copied().unwrap_or(1);
+        let Some(tensor) = self.pairing.find(&module.path, name, rows) else {
             let spec = &self.ingredients.adapter.spec;
             let stored = spec.stored_parameter(&format!("{}.{name}", module.path));
             return Ok(Found::without_figures(

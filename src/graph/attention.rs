@@ -14,7 +14,9 @@ use super::linear::{add_bias, linear};
 use super::norm::norm_of_heads;
 use super::pass::Pass;
 use super::positions::PositionTables;
-use crate::arch::{Attention, FusedRows, Pairs, Position, Projections, RotarySpec};
+use crate::arch::{
+    Attention, FusedRows, NormOrder, Pairs, Position, Projections, QueryScale, RotarySpec,
+};
 use group_query::group_query;
 use standard::standard;
 
@@ -100,7 +102,7 @@ enum Inputs {
 /// Adds the attention of layer `index` and its cache inputs and outputs.
 ///
 /// ```text
-/// x ─ q_proj (─ norm) (─ RotaryEmbedding) ─┐
+/// x ─ q_proj (─ norm) (─ RotaryEmbedding) ─┐   a norm may come after the rotary embedding
 /// x ─ k_proj (─ norm) (─ RotaryEmbedding) ─┤
 /// x ─ v_proj ──────────────────────────────┼─ operator ─┬─ o_proj ─
 /// past_key_values.{i}.key, .value ─────────┘            └─ present.{i}.key, .value
@@ -241,8 +243,11 @@ fn added(
 /// Whether the attention node applies the rotary embedding itself.
 fn rotates_inside(graph: &GraphBuilder, attention: &Attention, rotary: &RotarySpec) -> bool {
     let sizes = [attention.head_dim, rotary.dim()];
+    let norms_follow =
+        attention.query_key_norms.is_some() && attention.norm_order == NormOrder::AfterRotation;
     graph.attention_operator() == AttentionOperator::GroupQuery
         && rotary.long.is_none()
+        && !norms_follow
         && sizes
             .iter()
             .all(|size| size.is_multiple_of(ROTARY_MULTIPLE))
@@ -273,7 +278,8 @@ fn projected(
     }
 }
 
-/// Applies norms, clipping and rotary embedding to the projections' outputs, if the model has them.
+/// Applies norms, clipping, rotary embedding and a scale of queries to the projections' outputs, if
+/// the model has them.
 /// Joined inputs are split only if one of these needs it, or if `apart`.
 fn prepared(
     graph: &mut GraphBuilder,
@@ -288,20 +294,19 @@ fn prepared(
         Position::Rotary(rotary) if !rotates_inside(graph, attention, rotary) => Some(rotary),
         _ => None,
     };
-    let apart = apart || attention.query_key_norms.is_some() || before.is_some();
+    let apart = apart
+        || attention.query_key_norms.is_some()
+        || attention.query_scale.is_some()
+        || before.is_some();
     let inputs = match inputs {
         Inputs::Joined(qkv) if apart => Inputs::Three(split_kinds(graph, attention, path, &qkv)),
         other => other,
     };
     let heads = [attention.num_attention_heads, attention.num_key_value_heads];
     let width = attention.head_dim;
-    let inputs = match (inputs, &attention.query_key_norms) {
-        (Inputs::Three([query, key, value]), Some([query_norm, key_norm])) => Inputs::Three([
-            norm_of_heads(graph, query_norm, heads[0], width, &query),
-            norm_of_heads(graph, key_norm, heads[1], width, &key),
-            value,
-        ]),
-        (inputs, _) => inputs,
+    let inputs = match attention.norm_order {
+        NormOrder::BeforeRotation => normed(graph, attention, inputs),
+        NormOrder::AfterRotation => inputs,
     };
     let inputs = match attention.clip {
         None => inputs,
@@ -321,7 +326,44 @@ fn prepared(
         query = rotate("query", &query, heads[0]);
         key = rotate("key", &key, heads[1]);
     }
-    Inputs::Three([query, key, value])
+    if let Some(scale) = attention.query_scale {
+        query = scaled_query(graph, path, tables, lengths, scale, &query);
+    }
+    let inputs = Inputs::Three([query, key, value]);
+    match attention.norm_order {
+        NormOrder::BeforeRotation => inputs,
+        NormOrder::AfterRotation => normed(graph, attention, inputs),
+    }
+}
+
+/// Applies the norms of queries and keys.
+fn normed(graph: &mut GraphBuilder, attention: &Attention, inputs: Inputs) -> Inputs {
+    let (Inputs::Three([query, key, value]), Some([query_norm, key_norm])) =
+        (&inputs, &attention.query_key_norms)
+    else {
+        return inputs;
+    };
+    let heads = [attention.num_attention_heads, attention.num_key_value_heads];
+    let width = attention.head_dim;
+    Inputs::Three([
+        norm_of_heads(graph, query_norm, heads[0], width, query),
+        norm_of_heads(graph, key_norm, heads[1], width, key),
+        value.clone(),
+    ])
+}
+
+/// Queries times the factor of their positions. The rotary embedding is linear, so it may come
+/// before or after this.
+fn scaled_query(
+    graph: &mut GraphBuilder,
+    path: &str,
+    tables: &mut PositionTables,
+    lengths: &Lengths,
+    scale: QueryScale,
+    query: &Value,
+) -> Value {
+    let factors = tables.query_scale(graph, scale, lengths);
+    graph.mul(&format!("/{path}/self_attn/query/scale"), query, &factors)
 }
 
 /// Pads heads to the width that the attention node needs.

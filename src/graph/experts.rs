@@ -206,7 +206,7 @@ impl ExpertNodes<'_, '_> {
                 match glu {
                     Glu::Plain(activation) => {
                         let name = self.at("act_fn");
-                        let activated = activate(self.graph, &name, activation, &gate);
+                        let activated = activate(self.graph, self.path, &name, activation, &gate);
                         let up = self.product(Projection::Up, up_proj, x);
                         self.graph.mul(&self.at("Mul"), &activated, &up)
                     }
@@ -222,7 +222,7 @@ impl ExpertNodes<'_, '_> {
                 match glu {
                     Glu::Plain(activation) => {
                         let name = self.at("act_fn");
-                        let activated = activate(self.graph, &name, activation, &gate);
+                        let activated = activate(self.graph, self.path, &name, activation, &gate);
                         self.graph.mul(&self.at("Mul"), &activated, &up)
                     }
                     Glu::Clamped { alpha, limit } => self.clamped(&gate, &up, alpha, limit),
@@ -234,7 +234,7 @@ impl ExpertNodes<'_, '_> {
                     Glu::Plain(activation) => activation,
                     Glu::Clamped { .. } => unreachable!("only gated experts are clamped"),
                 };
-                activate(self.graph, &self.at("act_fn"), activation, &up)
+                activate(self.graph, self.path, &self.at("act_fn"), activation, &up)
             }
         };
         self.inner = None;

@@ -26,7 +26,13 @@ pub(super) fn mlp(
             activation,
         } => {
             let gate = linear(graph, pass, gate_proj, x);
-            let activated = activate(graph, &format!("/{path}/mlp/act_fn"), *activation, &gate);
+            let activated = activate(
+                graph,
+                path,
+                &format!("/{path}/mlp/act_fn"),
+                *activation,
+                &gate,
+            );
             let up = linear(graph, pass, up_proj, x);
             let product = graph.mul(&format!("/{path}/mlp/Mul"), &activated, &up);
             linear(graph, pass, down_proj, &product)
@@ -41,7 +47,7 @@ pub(super) fn mlp(
             let names = [name("gate"), name("up")];
             let attrs = [("axis", Attr::Int(-1)), ("num_outputs", Attr::Int(2))];
             let [gate, up] = graph.op_outputs("Split", &name("Split"), &[&both], names, &attrs);
-            let activated = activate(graph, &name("act_fn"), *activation, &gate);
+            let activated = activate(graph, path, &name("act_fn"), *activation, &gate);
             let product = graph.mul(&name("Mul"), &activated, &up);
             linear(graph, pass, down_proj, &product)
         }
@@ -53,7 +59,7 @@ pub(super) fn mlp(
         } => {
             let inner = linear(graph, pass, fc1, x);
             let name = format!("/{path}/activation_fn");
-            let activated = activate(graph, &name, *activation, &inner);
+            let activated = activate(graph, path, &name, *activation, &inner);
             linear(graph, pass, fc2, &activated)
         }
         Mlp::Absent => x.clone(),

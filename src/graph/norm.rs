@@ -84,9 +84,10 @@ pub fn add_norm(
     let attrs = [("epsilon", Attr::Float(norm.epsilon as f32))];
     let op = match norm.kind {
         NormKind::Rms | NormKind::RmsPlusOne => "SkipSimplifiedLayerNormalization",
-        NormKind::Layer | NormKind::LayerWithoutBias | NormKind::LayerWithoutParameters => {
-            "SkipLayerNormalization"
-        }
+        NormKind::Layer
+        | NormKind::LayerPlusOne
+        | NormKind::LayerWithoutBias
+        | NormKind::LayerWithoutParameters => "SkipLayerNormalization",
     };
     let mut inputs = vec![x, update, &weight];
     inputs.extend(bias.as_ref());
@@ -101,13 +102,13 @@ fn parameters(graph: &mut GraphBuilder, norm: &Norm) -> (Value, Option<Value>) {
     }
     let weight = graph.parameter(&format!("{}.weight", norm.path));
     let bias = graph.find_parameter(&format!("{}.bias", norm.path));
-    match norm.kind {
-        NormKind::RmsPlusOne => {
+    match norm.kind.adds_one() {
+        true => {
             // ONNX Runtime folds this sum when it opens the session.
             let one = graph.filled("one.float", &[], 1.0);
             let name = format!("/{}/weight/Add", norm.path);
             (graph.add(&name, &weight, &one), bias)
         }
-        _ => (weight, bias),
+        false => (weight, bias),
     }
 }

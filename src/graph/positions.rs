@@ -6,7 +6,7 @@ use super::lengths::Lengths;
 use super::mask::Masks;
 use super::pass::{ACTIVE_FROM_INPUT, ROTARY_LENGTH};
 use super::proto::{element, element_type};
-use crate::arch::{Alibi, RotarySpec};
+use crate::arch::{Alibi, QueryScale, RotarySpec};
 
 /// The name of the row that a new sequence's first token has in tables of two kinds.
 pub const FIRST_ROW: &str = "/rotary/first_row";
@@ -19,6 +19,7 @@ pub struct PositionTables {
     /// The first rows of the tables, by the length beyond which frequencies change.
     first_rows: Vec<(usize, Value)>,
     alibi: Option<Value>,
+    query_scale: Option<(QueryScale, Value)>,
     /// Masks for [`AttentionOperator::Standard`](super::AttentionOperator).
     pub masks: Masks,
 }
@@ -31,6 +32,7 @@ impl PositionTables {
             rotary: Vec::new(),
             first_rows: Vec::new(),
             alibi: None,
+            query_scale: None,
             masks: Masks::default(),
         }
     }
@@ -76,6 +78,24 @@ impl PositionTables {
         let row = graph.add(&name, &lengths.past, &skipped);
         self.first_rows.push((long.beyond, row.clone()));
         row
+    }
+
+    /// The factors of the new tokens' queries, `[sequence, 1]`.
+    pub fn query_scale(
+        &mut self,
+        graph: &mut GraphBuilder,
+        scale: QueryScale,
+        lengths: &Lengths,
+    ) -> Value {
+        if let Some((made, factors)) = &self.query_scale
+            && *made == scale
+        {
+            return factors.clone();
+        }
+        let table = query_scales(graph, scale, self.max_positions);
+        let factors = rows_of_new(graph, "query_scale", &table, 0, lengths);
+        self.query_scale = Some((scale, factors.clone()));
+        factors
     }
 
     /// The ALiBi bias on scores, `[1, heads, sequence, total]`. It depends on the key's position
@@ -162,6 +182,27 @@ fn rotary_length(graph: &mut GraphBuilder, max_positions: usize) -> Value {
     graph.constant_i64(ROTARY_LENGTH, &[max_positions as i64], true)
 }
 
+/// The factors of queries at all positions, `[positions, 1]`, computed like the rotary tables.
+fn query_scales(graph: &mut GraphBuilder, scale: QueryScale, max_positions: usize) -> Value {
+    let at = |part: &str| format!("/query_scale/{part}");
+    let zero = graph.constant_i64("zero.scalar", &[0], true);
+    let step = graph.constant_i64("one.scalar", &[1], true);
+    let limit = rotary_length(graph, max_positions);
+    let range = graph.op("Range", &at("Range"), &[&zero, &limit, &step], &[]);
+    let original = graph.constant_i64("query_scale.original", &[scale.original as i64], true);
+    // A quotient of integers is rounded down.
+    let turns = graph.op("Div", &at("Div"), &[&range, &original], &[]);
+    let turns = graph.cast(&at("turns"), &turns, element::FLOAT32);
+    let turns = graph.reshape(&at("column"), &turns, &[-1, 1]);
+    let one = graph.constant_f32("query_scale.one", &[], &[1.0]);
+    let grown = graph.add(&at("turns/Add"), &turns, &one);
+    let grown = graph.op("Log", &at("Log"), &[&grown], &[]);
+    let beta = graph.constant_f32("query_scale.beta", &[], &[scale.beta as f32]);
+    let grown = graph.mul(&at("Mul"), &grown, &beta);
+    let factors = graph.add(&at("Add"), &grown, &one);
+    graph.to_compute(&at("table"), &factors)
+}
+
 /// Adds the new tokens' position embeddings from the learned table `path`:
 /// `[sequence, hidden_size]`.
 pub fn learned_rows(
@@ -171,6 +212,18 @@ pub fn learned_rows(
     lengths: &Lengths,
 ) -> Value {
     let table = graph.parameter(&format!("{path}.weight"));
+    rows_of_new(graph, path, &table, offset, lengths)
+}
+
+/// The rows of `table` at the new tokens' positions plus `offset`. Graphs for unequal lengths
+/// replace these nodes.
+fn rows_of_new(
+    graph: &mut GraphBuilder,
+    path: &str,
+    table: &Value,
+    offset: usize,
+    lengths: &Lengths,
+) -> Value {
     let offset = graph.constant_i64(&format!("{path}.offset"), &[offset as i64], false);
     let start = graph.add(&format!("/{path}/start"), &lengths.past, &offset);
     let end = graph.add(&format!("/{path}/end"), &lengths.total, &offset);
@@ -178,7 +231,7 @@ pub fn learned_rows(
     graph.op(
         "Slice",
         &format!("/{path}/Slice"),
-        &[&table, &start, &end, &axis],
+        &[table, &start, &end, &axis],
         &[],
     )
 }

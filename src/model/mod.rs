@@ -384,11 +384,16 @@ impl BaseModel {
             for (name, shape) in module.parameters() {
                 let source = module.tensor(name);
                 let bytes = self.tensor(&source)?.stored_bytes();
-                distinct.insert(source, (shape.iter().product::<usize>(), bytes));
+                let is_buffer = module.is_buffer(name);
+                let count = if is_buffer { 0 } else { shape.iter().product() };
+                distinct.insert(source, (count, bytes));
             }
         }
         Ok(ModelSize {
-            parameters: distinct.values().map(|(count, _)| count).sum(),
+            parameters: distinct
+                .values()
+                .map(|(count, _): &(usize, u64)| count)
+                .sum(),
             stored_bytes: distinct.values().map(|(_, bytes)| bytes).sum(),
         })
     }

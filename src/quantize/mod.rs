@@ -215,7 +215,8 @@ impl Quantization {
             ModuleKind::Embedding { .. }
             | ModuleKind::Convolution { .. }
             | ModuleKind::Norm { .. }
-            | ModuleKind::Parameter { .. } => None,
+            | ModuleKind::Parameter { .. }
+            | ModuleKind::Xielu => None,
         }
     }
 

@@ -32,7 +32,7 @@ use crate::adapter::targets::Targets;
 use crate::adapter::toolbox::options::{factor, rank};
 use crate::adapter::toolbox::tuner::Loading;
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, SideNetwork, SideParameter};
-use crate::arch::{self, DecoderSpec, Layer, Module, ModuleKind, NormKind};
+use crate::arch::{self, Activation, DecoderSpec, Layer, Module, ModuleKind, NormKind};
 use crate::graph::{BeforeLayers, Carried, Dim, GraphBuilder, Scope, Value};
 use crate::json::{ConfigError, JsonObject};
 use crate::model::BaseModel;
@@ -464,10 +464,14 @@ fn backbone(
         for (name, shape) in module.parameters() {
             let (init, role) = match (&module.kind, name) {
                 (_, "bias") => (Init::Zeros, TensorRole::Map),
-                (ModuleKind::Norm { kind, .. }, _) if *kind == NormKind::RmsPlusOne => {
+                (ModuleKind::Norm { kind, .. }, _) if kind.adds_one() => {
                     (Init::Zeros, TensorRole::Map)
                 }
                 (ModuleKind::Norm { .. }, _) => (Init::Constant(1.0), TensorRole::Map),
+                (ModuleKind::Xielu, name) => {
+                    let value = Activation::fresh_xielu(name);
+                    (Init::Constant(value), TensorRole::Map)
+                }
                 (ModuleKind::Embedding { .. }, _) => (Init::Normal(deviation), TensorRole::Table),
                 // GPT-2's projections into the residual start smaller, the more layers there are.
                 _ if module.is_stored_in_out() && own.ends_with("c_proj") => {

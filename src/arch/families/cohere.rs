@@ -40,6 +40,17 @@ pub const FAMILY: Family = Family {
 
 /// Reads the architecture from `config.json`.
 fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
+    let mut spec = decoder(config, 500_000.0)?;
+    if config.flag("use_qk_norm", false)? {
+        let kind = NormKind::LayerWithoutBias;
+        spec.norm_queries_and_keys(["q_norm", "k_norm"], NormOver::HeadWithOwnWeight, kind);
+    }
+    Ok(spec)
+}
+
+/// Reads the decoder without norms of queries and keys; `theta` is the default base of its rotary
+/// embedding.
+pub(super) fn decoder(config: &JsonObject, theta: f64) -> Result<DecoderSpec, ConfigError> {
     let kind = NormKind::LayerWithoutBias;
     let differences = Differences {
         norm: kind,
@@ -48,7 +59,7 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
         tied: true,
         positions: 8192,
         rope: RopeDefaults {
-            theta: (500_000.0, "rope_theta"),
+            theta: (theta, "rope_theta"),
             pairs: Pairs::Neighbours,
             ..RopeDefaults::default()
         },
@@ -56,9 +67,6 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     };
     let mut spec = llama::decoder(config, &differences)?;
     spec.rearrange(|norm| Arrangement::parallel(norm("input_layernorm"), None));
-    if config.flag("use_qk_norm", false)? {
-        spec.norm_queries_and_keys(["q_norm", "k_norm"], NormOver::HeadWithOwnWeight, kind);
-    }
     spec.logit_scale = Some(read::positive(config, "logit_scale")?.unwrap_or(0.0625));
     Ok(spec)
 }

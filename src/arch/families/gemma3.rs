@@ -12,7 +12,7 @@ use super::llama::Differences;
 use super::{DefaultTargets, Family, Shape};
 use super::{gemma, gemma2};
 use crate::arch::rope::{self, RopeDefaults};
-use crate::arch::{Activation, DecoderSpec, NormKind, NormOver, Position, RotarySpec, windows};
+use crate::arch::{Activation, DecoderSpec, NormKind, NormOver, RotarySpec, windows};
 use crate::json::{ConfigError, JsonObject};
 
 /// The entry in [`FAMILIES`](super::FAMILIES).
@@ -86,16 +86,8 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     windows::set(&mut spec, &sliding, window);
 
     let head_dim = spec.first_attention().map_or(0, |first| first.head_dim);
-    let [full, local] = rotations(config, head_dim)?;
-    for (attention, sliding) in spec.attentions_mut().zip(sliding) {
-        let rotary = if sliding { &local } else { &full };
-        attention.position = Position::Rotary(rotary.clone());
-    }
-    for rotary in [full, local] {
-        let (positions, end) = rotary.most_positions(spec.max_position_embeddings);
-        spec.max_position_embeddings = positions;
-        spec.positions_end = spec.positions_end.or(end);
-    }
+    let rotations = rotations(config, head_dim)?;
+    windows::rotate_by_kind(&mut spec, &sliding, rotations);
     Ok(spec)
 }
 

@@ -1,14 +1,21 @@
 //! The supported families. Each has a file.
 
+mod apertus;
+mod arcee;
 mod bloom;
 mod codegen;
 mod cohere;
+mod cohere2;
 mod dots1;
+mod ernie4_5;
 mod ernie4_5_moe;
+mod exaone4;
 mod falcon;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod glm;
+mod glm4;
 mod glm4_moe;
 mod gpt2;
 mod gpt_bigcode;
@@ -18,14 +25,20 @@ mod gptj;
 mod granite;
 mod granitemoe;
 mod granitemoeshared;
+mod helium;
+mod hunyuan_v1_dense;
 mod lfm2;
 mod llama;
 mod minimax_m2;
+mod ministral;
+mod ministral3;
 mod mistral;
 mod mixtral;
 mod mpt;
+mod nemotron;
 mod olmo;
 mod olmo2;
+mod olmo3;
 mod olmoe;
 mod opt;
 mod phi;
@@ -35,6 +48,7 @@ mod qwen2;
 mod qwen2_moe;
 mod qwen3;
 mod qwen3_moe;
+mod seed_oss;
 mod smollm3;
 mod stablelm;
 mod starcoder2;
@@ -85,18 +99,32 @@ pub struct Shape {
 pub const FAMILIES: &[&Family] = &[
     &llama::FAMILY,
     &mistral::FAMILY,
+    &ministral::FAMILY,
+    &ministral3::FAMILY,
     &qwen2::FAMILY,
+    &seed_oss::FAMILY,
     &qwen3::FAMILY,
     &smollm3::FAMILY,
     &olmo::FAMILY,
     &olmo2::FAMILY,
+    &olmo3::FAMILY,
+    &exaone4::FAMILY,
     &granite::FAMILY,
     &stablelm::FAMILY,
     &starcoder2::FAMILY,
+    &arcee::FAMILY,
+    &nemotron::FAMILY,
+    &apertus::FAMILY,
+    &helium::FAMILY,
+    &ernie4_5::FAMILY,
+    &hunyuan_v1_dense::FAMILY,
+    &glm::FAMILY,
+    &glm4::FAMILY,
     &gemma::FAMILY,
     &gemma2::FAMILY,
     &gemma3::FAMILY,
     &cohere::FAMILY,
+    &cohere2::FAMILY,
     &phi::FAMILY,
     &phi3::FAMILY,
     &mixtral::FAMILY,

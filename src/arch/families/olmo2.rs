@@ -17,7 +17,10 @@ pub const FAMILY: Family = Family {
     special: "norms after the sublayers; norms of whole query and key projections",
     refused: "",
     targets: DefaultTargets::NONE,
-    nested_defaults: None,
+    nested_defaults: Some(
+        r#"{"vocab_size": 50304, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+            "num_attention_heads": 32}"#,
+    ),
     shapes: &[Shape {
         name: "olmo-2-1b",
         copies: Some("allenai/OLMo-2-0425-1B"),
@@ -28,11 +31,11 @@ pub const FAMILY: Family = Family {
             "num_hidden_layers": 16, "num_key_value_heads": 16, "rms_norm_eps": 1e-06,
             "rope_theta": 500000.0, "tie_word_embeddings": false, "vocab_size": 100352}"#,
     }],
-    read: spec,
+    read: decoder,
 };
 
 /// Reads the architecture from `config.json`.
-fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
+pub(super) fn decoder(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     let differences = Differences {
         epsilon: ("rms_norm_eps", 1e-5),
         mlp_bias: Bias::Never,
@@ -40,11 +43,16 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     };
     let mut spec = llama::decoder(config, &differences)?;
     spec.norm_queries_and_keys(["q_norm", "k_norm"], NormOver::Projection, NormKind::Rms);
+    put_norms_after(&mut spec);
+    Ok(spec)
+}
+
+/// Gives every layer norms of the sublayers' outputs, and no others.
+pub(super) fn put_norms_after(spec: &mut DecoderSpec) {
     spec.rearrange(|norm| {
         Arrangement::after(
             norm("post_attention_layernorm"),
             norm("post_feedforward_layernorm"),
         )
     });
-    Ok(spec)
 }

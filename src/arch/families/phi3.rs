@@ -10,7 +10,7 @@
 use super::llama::{self, Bias, Differences};
 use super::{DefaultTargets, Family, Shape};
 use crate::arch::rope::RopeDefaults;
-use crate::arch::{Declared, DecoderSpec, FusedRows, Linear, Mlp, Projections, windows};
+use crate::arch::{Declared, DecoderSpec, FusedRows, Linear, Projections, windows};
 use crate::json::{ConfigError, JsonObject};
 
 /// The entry in [`FAMILIES`](super::FAMILIES).
@@ -81,25 +81,8 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
             rows: FusedRows::Kinds,
         };
         attention.declared = Declared::OutputFirst;
-        if let Mlp::Gated {
-            gate_proj,
-            down_proj,
-            activation,
-            ..
-        } = &layer.mlp
-        {
-            layer.mlp = Mlp::GatedFused {
-                gate_up_proj: Linear::new(
-                    format!("{path}.mlp.gate_up_proj"),
-                    2 * gate_proj.out_features,
-                    hidden_size,
-                    false,
-                ),
-                down_proj: down_proj.clone(),
-                activation: *activation,
-            };
-        }
     }
+    spec.fuse_gate_and_up();
     let window = windows::size(config, None)?;
     let every = vec![true; spec.layers.len()];
     windows::set(&mut spec, &every, window);

@@ -57,7 +57,7 @@ pub const WRAPPERS: &[Wrapper] = &[
     },
     Wrapper {
         model_type: "mistral3",
-        name: "Mistral Small 3.1 and 3.2",
+        name: "Mistral Small 3.1 and 3.2, Ministral 3",
         text: Text::Usually("mistral"),
         tied: Tied::Outside(true),
         ..LLAVA
@@ -130,6 +130,19 @@ pub const WRAPPERS: &[Wrapper] = &[
         ..LLAVA
     },
     Wrapper {
+        model_type: "cohere2_vision",
+        name: "Command A Vision",
+        text: Text::Usually("cohere2"),
+        tied: Tied::Outside(true),
+        ..LLAVA
+    },
+    Wrapper {
+        model_type: "exaone4_5",
+        name: "EXAONE 4.5",
+        text: Text::Usually("exaone4"),
+        ..LLAVA
+    },
+    Wrapper {
         model_type: "got_ocr2",
         name: "GOT-OCR 2",
         text: Text::Usually("qwen2"),
@@ -169,6 +182,14 @@ pub const WRAPPERS: &[Wrapper] = &[
 
 /// Text models that have no family of their own.
 pub(super) const TEXT_MODELS: &[TextModel] = &[
+    // What the first configurations of EXAONE 4.5 call its text model.
+    TextModel {
+        model_type: "exaone4_5_text",
+        family: "exaone4",
+        defaults: r#"{"vocab_size": 102400, "hidden_size": 4096, "intermediate_size": 16384, "num_hidden_layers": 32,
+            "num_attention_heads": 32}"#,
+        fixed: "{}",
+    },
     TextModel {
         model_type: "qwen2_vl_text",
         family: "qwen2",

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::tokenizer::{END_OF_TEXT_ID, PADDING_ID};
-use crate::arch::{self, DecoderSpec, ModuleKind, NormKind, Shape};
+use crate::arch::{self, Activation, DecoderSpec, ModuleKind, Shape};
 use crate::json::JsonObject;
 
 /// One tensor of a checkpoint.
@@ -27,6 +27,8 @@ pub(super) enum Distribution {
     Norm,
     /// Uniform in 0 ± 0.02: biases, and the weights of norms that add 1.
     Bias,
+    /// This value: parameters of an activation.
+    Constant(f32),
 }
 
 impl Tensor {
@@ -67,10 +69,11 @@ impl Shape {
                 }
                 let values = match (&module.kind, parameter) {
                     (_, "bias") | (ModuleKind::Parameter { .. }, _) => Distribution::Bias,
-                    (ModuleKind::Norm { kind, .. }, _) if *kind == NormKind::RmsPlusOne => {
-                        Distribution::Bias
-                    }
+                    (ModuleKind::Norm { kind, .. }, _) if kind.adds_one() => Distribution::Bias,
                     (ModuleKind::Norm { .. }, _) => Distribution::Norm,
+                    (ModuleKind::Xielu, name) => {
+                        Distribution::Constant(Activation::fresh_xielu(name))
+                    }
                     _ => Distribution::Matrix,
                 };
                 let shape = shape.into_iter().map(|size| size as u64).collect();
@@ -108,7 +111,12 @@ mod tests {
         for family in arch::FAMILIES {
             assert!(!family.shapes.is_empty(), "{}", family.model_type);
             for shape in family.shapes {
-                let counted: u64 = shape.tensors().iter().map(Tensor::len).sum();
+                let counted = shape.tensors();
+                // These two are constants of an activation.
+                let is_parameter =
+                    |name: &str| !name.ends_with(".act_fn.beta") && !name.ends_with(".act_fn.eps");
+                let counted = counted.iter().filter(|tensor| is_parameter(&tensor.name));
+                let counted: u64 = counted.map(Tensor::len).sum();
                 assert_eq!(counted, shape.parameters, "{}", shape.name);
                 let model_type = &shape.config("float32")["model_type"];
                 assert_eq!(model_type, family.model_type, "{}", shape.name);

@@ -115,6 +115,7 @@ impl Stream {
             Distribution::Matrix => (0.0, 0.02 * 3_f32.sqrt()),
             Distribution::Norm => (1.0, 0.05),
             Distribution::Bias => (0.0, 0.02),
+            Distribution::Constant(value) => (value, 0.0),
         };
         Self {
             key: mix(SEED ^ fnv1a(&tensor.name)),

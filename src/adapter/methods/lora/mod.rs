@@ -360,6 +360,7 @@ fn magnitude(
         ModuleKind::Norm { shape, .. } | ModuleKind::Parameter { shape, .. } => {
             shape.iter().product()
         }
+        ModuleKind::Xielu => 1,
     };
     // PEFT before 0.12 stored it as a module's weight.
     let older = format!("{key}.weight");

@@ -296,7 +296,8 @@ fn parameters(spec: &DecoderSpec) -> Vec<Parameter<'_>> {
             ModuleKind::Embedding { .. } => module.path == spec.embed_tokens.path,
             ModuleKind::Convolution { .. }
             | ModuleKind::Norm { .. }
-            | ModuleKind::Parameter { .. } => false,
+            | ModuleKind::Parameter { .. }
+            | ModuleKind::Xielu => false,
         };
         for (name, _) in module.parameters() {
             let kind = match is_matrix && name == "weight" {
