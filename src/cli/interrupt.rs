@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 
 use crate::measure::client::Interrupt;
+use crate::measure::stats::hurry;
 
 /// What a shell reports for a process that Ctrl-C ended.
 pub const EXIT_CODE: u8 = 130;
@@ -12,6 +13,7 @@ pub fn install() -> Result<Interrupt> {
     let interrupt = Interrupt::default();
     let raised = interrupt.clone();
     ctrlc::set_handler(move || {
+        hurry();
         if raised.raise() {
             std::process::exit(EXIT_CODE.into());
         }

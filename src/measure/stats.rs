@@ -9,10 +9,12 @@
 //! - [`Start`]: runs of processes that were started together
 //! - [`trend`]: whether times rise or fall with their number
 //! - [`holm`]: many comparisons at once
+//! - [`hurry`]: fewer draws for intervals, once the program shall end
 //! - [`Outliers`]: runs far from the rest, and a slow first run
 
 mod difference;
 mod holm;
+mod hurry;
 mod outliers;
 mod overhead;
 mod shift;
@@ -22,6 +24,7 @@ mod trend;
 
 pub use difference::{Difference, paired_difference};
 pub use holm::holm;
+pub use hurry::{hurry, is_hurried};
 pub use outliers::{OUTLIER_THRESHOLD, Outliers, find_outliers, modified_z_scores};
 pub use overhead::{
     MIN_SAMPLES_TO_DETECT, Overhead, OverheadError, Pair, UnpairedSamples, paired_overhead,

@@ -110,6 +110,10 @@ fn of_the_run(report: &Report) -> Vec<Doubt> {
             add(Level::Warn, "unsteady tokens", text);
         }
     }
+    if run.fewer_draws == Some(true) {
+        let text = "Intervals are of 1,000 draws in place of 10,000: the program was asked to end when everything was measured";
+        add(Level::Note, "fewer draws", text.to_owned());
+    }
     if let Some(drift) = info.drift.value().filter(|drift| drift.drifting) {
         add(Level::Warn, "drift", drift.sentence());
     }

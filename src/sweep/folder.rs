@@ -215,9 +215,11 @@ impl SweepFolder {
 }
 
 impl Published {
-    /// How many different things were measured.
-    pub fn works(&self) -> usize {
-        self.0.len()
+    /// A key of each thing that was measured.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.0
+            .values()
+            .filter_map(|of_work| Some(&of_work.first()?.0))
     }
 
     /// Whether the result of `job` is there.

@@ -20,6 +20,8 @@ pub struct Job {
     pub combination: Combination,
     /// The base model that this comes to.
     pub base: String,
+    /// Whether the base was here, so that its content is in the key.
+    pub base_is_here: bool,
     /// Digests of what the key is made of; they tell why a key is another one.
     pub parts: Parts,
     /// What it's expected to take.

@@ -33,6 +33,7 @@ mod run;
 mod spec;
 mod status;
 mod time_left;
+mod unchanged;
 
 pub use claim::Owner;
 pub use folder::{Published, SweepFolder, There};
@@ -42,3 +43,4 @@ pub use planner::{Node, PlannerError, is_on_gpu, jobs};
 pub use run::{Event, Progress, Settings, Summary, chosen, run};
 pub use spec::{Combination, Exclusion, Spec, SpecError};
 pub use status::{Standing, Status, named};
+pub use unchanged::Inputs;

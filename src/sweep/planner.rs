@@ -66,7 +66,7 @@ struct Base {
 }
 
 /// Makes plans, and keeps what it found out from combination to combination.
-struct Planner<'a> {
+pub(super) struct Planner<'a> {
     study: &'a Study,
     node: Node,
     program: Value,
@@ -101,17 +101,7 @@ pub fn jobs(
 ) -> Result<(Vec<Job>, Vec<Refusal>, Value), PlannerError> {
     check_values(spec)?;
     let program = inputs::program(study.settings.provider).map_err(PlannerError::Program)?;
-    let mut planner = Planner {
-        study,
-        node,
-        program,
-        prompts: inputs::of_prompts(study),
-        digests: Digests::open(),
-        last: None,
-        experiments: HashMap::new(),
-        bases: HashMap::new(),
-        fits: HashMap::new(),
-    };
+    let mut planner = Planner::new(study, node, program);
     let (mut jobs, mut refusals) = (Vec::<Job>::new(), Vec::new());
     let mut keys: HashMap<_, String> = HashMap::new();
     for combination in spec.combinations()? {
@@ -160,9 +150,27 @@ fn check_values(spec: &Spec) -> Result<(), PlannerError> {
     Ok(())
 }
 
-impl Planner<'_> {
-    /// The job of `combination` under `number`.
-    fn job(&mut self, combination: &Combination, number: usize) -> Result<Job, String> {
+impl<'a> Planner<'a> {
+    /// Plans jobs that are measured as `study` says, by this revision of the program.
+    pub fn new(study: &'a Study, node: Node, program: Value) -> Self {
+        Self {
+            study,
+            node,
+            program,
+            prompts: inputs::of_prompts(study),
+            digests: Digests::open(),
+            last: None,
+            experiments: HashMap::new(),
+            bases: HashMap::new(),
+            fits: HashMap::new(),
+        }
+    }
+
+    /// The job of `combination` under `number`; or why it can't be measured.
+    ///
+    /// # Errors
+    /// That.
+    pub fn job(&mut self, combination: &Combination, number: usize) -> Result<Job, String> {
         let name = &combination.experiment;
         self.look_at_experiment(name);
         let found = self.experiments[name].as_ref().map_err(String::clone)?;
@@ -245,6 +253,7 @@ impl Planner<'_> {
             key: parts.key(),
             combination: combination.clone(),
             base: config.model_id,
+            base_is_here: base.model.is_some(),
             parts,
             estimate,
             notes,

@@ -76,6 +76,7 @@ pub fn start(arguments: &[String], folder: &Path, place: Place, log: &Path) -> i
 }
 
 /// Adds what's done in the child before the program is loaded.
+#[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "a hook between fork and exec has no safe form")]
 fn placed(command: &mut Command, place: Place) {
     // SAFETY: a `cpu_set_t` is a set of bits, for which zeros are the empty set.
@@ -118,6 +119,10 @@ fn placed(command: &mut Command, place: Place) {
         command.pre_exec(prepare);
     }
 }
+
+/// Lanes need Linux, so there's nothing to be placed.
+#[cfg(not(target_os = "linux"))]
+fn placed(_: &mut Command, _: Place) {}
 
 /// Waits for `child`, and ends it when `limit` is over or `stop` says so. `beat` is called again and
 /// again.

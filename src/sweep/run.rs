@@ -21,6 +21,7 @@ use super::lanes::Lane;
 use super::plan::Plan;
 use super::process::{self, End, Place};
 use super::time_left::TimeLeft;
+use super::unchanged::Inputs;
 use crate::measure::client::Interrupt;
 
 /// The exit code of `measure` if the machine isn't quiet.
@@ -107,9 +108,10 @@ pub struct Summary {
     pub stopped: bool,
 }
 
-struct Run<'a> {
+struct Run<'a, 'b> {
     sweep: &'a SweepFolder,
     plan: &'a Plan,
+    inputs: &'a Inputs<'b>,
     settings: &'a Settings,
     interrupt: &'a Interrupt,
     tell: &'a (dyn Fn(Event) + Sync),
@@ -136,6 +138,7 @@ enum Ended {
 pub fn run(
     sweep: &SweepFolder,
     plan: &Plan,
+    inputs: &Inputs,
     numbers: &[usize],
     settings: &Settings,
     interrupt: &Interrupt,
@@ -157,6 +160,7 @@ pub fn run(
     let run = Run {
         sweep,
         plan,
+        inputs,
         settings,
         interrupt,
         tell,
@@ -237,7 +241,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Run<'_> {
+impl Run<'_, '_> {
     fn is_stopped(&self) -> bool {
         self.interrupt.is_raised()
     }
@@ -305,7 +309,10 @@ impl Run<'_> {
         (self.tell)(Event::Began { job, lane });
         let mut attempt = Attempt::begin(self.sweep, job, &self.owner)?;
         let log = attempt.log();
-        let mut ended = self.attempt(job, &mut attempt, lane, &locks, &claim)?;
+        let mut ended = match self.inputs.check(job) {
+            Ok(()) => self.attempt(job, &mut attempt, lane, &locks, &claim)?,
+            Err(changed) => Ended::Failed(State::Failed, changed),
+        };
         if let Ended::Failed(..) | Ended::Stopped = ended
             // It measured everything, and was ended after that.
             && self.sweep.publish(&job.key, &attempt.results())?.is_some()

@@ -1,11 +1,13 @@
 //! What came of every job so far: from files first, and from what an engine says second.
 
+use std::collections::{BTreeMap, HashMap, HashSet};
+
 use serde::Serialize;
 
 use super::attempt::{Record, State, records};
 use super::claim::{Owner, owner_of};
-use super::folder::{SweepFolder, There};
-use super::job::Job;
+use super::folder::{Published, SweepFolder, There};
+use super::job::{Job, Key};
 use super::plan::Plan;
 
 /// How a job stands.
@@ -31,8 +33,8 @@ pub enum Standing {
 pub struct Status<'a> {
     /// Every job with how it stands and what its attempts were.
     pub jobs: Vec<(&'a Job, Standing, usize)>,
-    /// Results of keys that no job of the plan has, and what changed.
-    pub strays: usize,
+    /// Results of keys that no job of the plan has, by what changed since.
+    pub strays: BTreeMap<&'static str, usize>,
 }
 
 impl<'a> Status<'a> {
@@ -57,14 +59,8 @@ impl<'a> Status<'a> {
             (job, standing, attempts.len())
         });
         let jobs: Vec<_> = jobs.collect();
-        let there =
-            |standing: &Standing| matches!(standing, Standing::Done | Standing::DoneByOtherProgram);
-        let used = jobs
-            .iter()
-            .filter(|(_, standing, _)| there(standing))
-            .count();
         Self {
-            strays: published.works().saturating_sub(used),
+            strays: strays(sweep, plan, &published),
             jobs,
         }
     }
@@ -76,6 +72,43 @@ impl<'a> Status<'a> {
             .filter(|(_, standing, _)| is(standing))
             .count()
     }
+}
+
+/// Results of keys that no job of the plan has, by what changed since: their attempts know what they
+/// were of.
+fn strays(
+    sweep: &SweepFolder,
+    plan: &Plan,
+    published: &Published,
+) -> BTreeMap<&'static str, usize> {
+    let works: HashSet<&str> = plan.jobs.iter().map(|job| job.key.work()).collect();
+    let strays: Vec<&Key> = published
+        .keys()
+        .filter(|key| !works.contains(key.work()))
+        .collect();
+    let mut found = BTreeMap::new();
+    if strays.is_empty() {
+        return found;
+    }
+    let jobs = plan.jobs.iter();
+    let now: HashMap<String, &Job> = jobs.map(|job| (job.combination.to_string(), job)).collect();
+    for key in strays {
+        let before = records(sweep, key).pop().map(|record| record.job);
+        let before = before.as_ref();
+        let now = before.and_then(|before| now.get(&before.combination.to_string()));
+        let why = match (before, now) {
+            (Some(before), Some(now)) if before.parts.experiment != now.parts.experiment => {
+                "of an adapter that has changed"
+            }
+            (Some(before), Some(now)) if before.parts.base != now.parts.base => {
+                "of a base that has changed"
+            }
+            (Some(_), Some(_)) => "with other parameters or options",
+            _ => "of combinations that the plan hasn't any more",
+        };
+        *found.entry(why).or_default() += 1;
+    }
+    found
 }
 
 fn of_last(last: &Record) -> Standing {

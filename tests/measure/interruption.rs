@@ -77,3 +77,35 @@ fn a_killed_parent_takes_its_workers_along() {
         sleep(Duration::from_millis(10));
     }
 }
+
+#[test]
+fn what_is_measured_completely_is_a_result_although_the_program_is_asked_to_end() {
+    let place = Workplace::new(400);
+    let (child, workers) = place.start_long();
+    let alive = |id: &i32| Path::new(&format!("/proc/{id}/cmdline")).exists();
+    let started = Instant::now();
+    while workers.iter().any(alive) {
+        assert!(started.elapsed() < Duration::from_secs(100), "it goes on");
+        sleep(Duration::from_millis(1));
+    }
+    // Its intervals are being computed.
+    kill(child.id() as i32, "-TERM");
+    let (code, stderr) = ended(child);
+    assert_eq!(code, Some(0), "{stderr}");
+    let run = &place.result("lora--lora")["run_info"];
+    assert_eq!(
+        (&run["status"], &run["fewer_draws"]),
+        (&"success".into(), &true.into())
+    );
+}
+
+#[test]
+fn a_worker_that_a_scheduler_ends_is_a_cancellation() {
+    let place = Workplace::new(1000);
+    let (child, workers) = place.start_long();
+    kill(workers[1], "-TERM");
+    let (code, stderr) = ended(child);
+    assert_eq!(code, Some(130), "{stderr}");
+    let result = place.result("failed/lora--lora");
+    assert_eq!(result["run_info"]["status"], "cancelled");
+}

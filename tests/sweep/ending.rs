@@ -5,13 +5,37 @@ use std::fs;
 use crate::common::*;
 use crate::place::{Place, ended, kill};
 
-/// A plan of which the first job fails: its adapter is gone when it's measured.
+/// A plan of which the first job fails: its adapter isn't finite, which only reading it tells.
 fn with_a_failing_job() -> Place {
     let place = Place::new(2);
-    copy_folder(&case("llama-gqa", "lora"), &place.path("gone"));
-    place.planned("gone,cases/lora", &["--models", "models/llama-gqa"]);
-    fs::write(place.path("gone/adapter_config.json"), "{").unwrap();
+    copy_folder(&case("llama-gqa", "lora"), &place.path("mine"));
+    let weights = place.path("mine/adapter_model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    bytes[8 + header..].fill(0xff);
+    fs::write(&weights, bytes).unwrap();
+    place.planned("mine,cases/lora", &["--models", "models/llama-gqa"]);
     place
+}
+
+#[test]
+fn a_job_whose_adapter_changed_since_it_was_planned_is_refused() {
+    let place = Place::new(2);
+    copy_folder(&case("llama-gqa", "lora"), &place.path("mine"));
+    place.planned("mine", &["--models", "models/llama-gqa"]);
+    let config = place.path("mine/adapter_config.json");
+    let mut json = read_json(&config);
+    json["lora_alpha"] = 3.into();
+    fs::write(&config, json.to_string()).unwrap();
+    let outcome = place.sweep(&["run"]);
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert!(
+        outcome
+            .stderr
+            .contains("its adapter changed since it was planned"),
+        "{outcome:?}"
+    );
+    assert!(place.results().is_empty());
 }
 
 #[test]
@@ -24,7 +48,7 @@ fn a_failure_ends_the_run_unless_it_goes_on_and_is_tried_again_as_often_as_asked
         (vec![vec!["failed".to_owned()]], 0)
     );
     assert!(
-        outcome.stderr.contains("gone") && outcome.stderr.contains("log.txt"),
+        outcome.stderr.contains("mine") && outcome.stderr.contains("log.txt"),
         "{outcome:?}"
     );
 

@@ -94,7 +94,9 @@ fn a_changed_adapter_gets_another_key_and_its_earlier_result_is_told_of() {
     let outcome = place.sweep(&["status"]);
     assert_eq!(outcome.code, Some(3), "{outcome:?}");
     assert!(
-        outcome.stdout.contains("1 result of an earlier plan"),
+        outcome
+            .stdout
+            .contains("1 result of an earlier plan: of an adapter that has changed"),
         "{outcome:?}"
     );
     assert_eq!(place.count("open"), 1);

@@ -175,7 +175,7 @@ impl Plan {
 }
 
 /// How jobs are measured with `options`, and those options that `prepare` takes too.
-fn measured_with(options: &[String]) -> Result<(Study, Vec<String>)> {
+pub(super) fn measured_with(options: &[String]) -> Result<(Study, Vec<String>)> {
     let words = ["peft-bench", "measure", "EXPERIMENT"].map(str::to_owned);
     let all = words.iter().chain(options);
     let parsed = Cli::try_parse_from(all).map_err(|error| {

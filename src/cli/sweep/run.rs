@@ -3,9 +3,10 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use clap::Args;
 
+use super::plan::measured_with;
 use super::report::tables;
 use super::{Which, counted};
 use crate::advice::shell_word;
@@ -13,7 +14,9 @@ use crate::cli::interrupt;
 use crate::cli::progress::message;
 use crate::cli::{Outcome, output};
 use crate::sweep::lanes::{self, core_set, lanes, preparing_cores, share_memory};
-use crate::sweep::{self, Event, Job, Plan, Progress, Settings, Summary, engine_task, named};
+use crate::sweep::{
+    self, Event, Inputs, Job, Plan, Progress, Settings, Summary, engine_task, named,
+};
 
 /// `sweep run`
 #[derive(Debug, Args)]
@@ -134,6 +137,11 @@ impl Run {
             );
         }
         let numbers = self.numbers(&plan)?;
+        // Names in the plan are meant there; the sweep's own folder is known in full.
+        std::env::set_current_dir(&plan.common.folder)
+            .with_context(|| format!("cannot enter `{}`", plan.common.folder.display()))?;
+        let (study, _) = measured_with(&plan.common.options)?;
+        let inputs = Inputs::of(&plan, &study).map_err(Error::msg)?;
         let core_sets: Vec<Vec<u32>> = self.cores.iter().map(|set| set.to_vec()).collect();
         let lanes = lanes(&self.devices, &core_sets, plan.common.gpu)?;
         let asked = self.prepare_cores.as_deref();
@@ -149,7 +157,9 @@ impl Run {
             patience: self.wait,
         };
         let interrupt = interrupt::install()?;
-        let summary = sweep::run(&folder, &plan, &numbers, &settings, &interrupt, &tell)?;
+        let summary = sweep::run(
+            &folder, &plan, &inputs, &numbers, &settings, &interrupt, &tell,
+        )?;
         message(&in_words(&summary));
         let is_all = self.index.is_none() && self.shard.is_none();
         if is_all && summary.there > 0 && !summary.stopped {

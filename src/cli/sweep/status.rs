@@ -126,10 +126,10 @@ fn in_lines(status: &sweep::Status, folder: &SweepFolder, refused: usize) -> Str
             counted(refused, "combination")
         ));
     }
-    if status.strays > 0 {
+    for (why, count) in &status.strays {
         lines.push(format!(
-            "{} of an earlier plan: inputs or parameters were others",
-            counted(status.strays, "result")
+            "{} of an earlier plan: {why}",
+            counted(*count, "result")
         ));
     }
     lines.extend(engines(folder));

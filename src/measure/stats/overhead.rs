@@ -35,6 +35,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::hurry::leaves_out;
 use super::starts::{self, OfStart, by_start, can_be_drawn};
 use super::{median, quantile_of_sorted};
 use crate::random::SplitMix64;
@@ -276,6 +277,7 @@ pub(super) fn bootstrap(values: &[Vec<f64>], base: Option<&[Vec<f64>]>, seed: u6
         median_of(&draw)
     };
     let mut estimates: Vec<f64> = (0..RESAMPLES)
+        .take_while(|draw| !leaves_out(*draw))
         .map(|_| log_ratio(values, base, &mut median_of_draw))
         .collect();
     estimates.sort_unstable_by(f64::total_cmp);

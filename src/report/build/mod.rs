@@ -29,6 +29,7 @@ use crate::measure::interference::Interference;
 use crate::measure::quiet::GateOutcome;
 use crate::measure::rounds::RoundLooks;
 use crate::measure::session::ReachedPrecision;
+use crate::measure::stats::is_hurried;
 use crate::measure::subject::Subject;
 use crate::measure::swap::SwapResult;
 use crate::measure::timed_tokens::TimedTokens;
@@ -171,6 +172,7 @@ fn run_info(input: &ReportInput) -> RunInfo {
         quiet_gate: input.quiet_gate.into(),
         environment: input.environment.cloned().into(),
         energy_method: input.energy_method.into(),
+        fewer_draws: is_hurried().then_some(true),
     }
 }
 

@@ -57,6 +57,10 @@ pub struct RunInfo {
     /// Where energy was read.
     #[serde(default, skip_serializing_if = "Maybe::is_absent")]
     pub energy_method: Maybe<EnergyMethod>,
+    /// Whether the program was asked to end once everything was measured, so that intervals are of
+    /// a tenth of the draws; absent if not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fewer_draws: Option<bool>,
 }
 
 /// How a run ended.
