@@ -1,4 +1,7 @@
-//! Ctrl-C: the first ends the measurement in order, the second this process.
+//! Ctrl-C: the first ends the measurement in order, a later one this process.
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -8,13 +11,19 @@ use crate::measure::stats::hurry;
 /// What a shell reports for a process that Ctrl-C ended.
 pub const EXIT_CODE: u8 = 130;
 
+/// A second signal within this time is taken for the first: a job scheduler ends all processes of a
+/// task, and each of them its children.
+const SAME: Duration = Duration::from_secs(2);
+
 /// Catches Ctrl-C, and the termination that a job scheduler sends.
 pub fn install() -> Result<Interrupt> {
     let interrupt = Interrupt::default();
     let raised = interrupt.clone();
+    let first = OnceLock::new();
     ctrlc::set_handler(move || {
         hurry();
-        if raised.raise() {
+        raised.raise();
+        if first.get_or_init(Instant::now).elapsed() > SAME {
             std::process::exit(EXIT_CODE.into());
         }
     })

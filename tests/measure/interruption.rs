@@ -80,12 +80,12 @@ fn a_killed_parent_takes_its_workers_along() {
 
 #[test]
 fn what_is_measured_completely_is_a_result_although_the_program_is_asked_to_end() {
-    let place = Workplace::new(400);
+    let place = Workplace::new(100);
     let (child, workers) = place.start_long();
     let alive = |id: &i32| Path::new(&format!("/proc/{id}/cmdline")).exists();
     let started = Instant::now();
     while workers.iter().any(alive) {
-        assert!(started.elapsed() < Duration::from_secs(100), "it goes on");
+        assert!(started.elapsed() < Duration::from_secs(200), "it goes on");
         sleep(Duration::from_millis(1));
     }
     // Its intervals are being computed.

@@ -5,16 +5,16 @@ use std::fs;
 use crate::common::*;
 use crate::place::{Place, ended, kill};
 
-/// A plan of which the first job fails: its adapter isn't finite, which only reading it tells.
+/// A plan of which the first job fails: its base isn't finite, which only reading it tells.
 fn with_a_failing_job() -> Place {
     let place = Place::new(2);
-    copy_folder(&case("llama-gqa", "lora"), &place.path("mine"));
-    let weights = place.path("mine/adapter_model.safetensors");
+    copy_folder(&model("llama-gqa"), &place.path("broken"));
+    let weights = place.path("broken/model.safetensors");
     let mut bytes = fs::read(&weights).unwrap();
     let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     bytes[8 + header..].fill(0xff);
     fs::write(&weights, bytes).unwrap();
-    place.planned("mine,cases/lora", &["--models", "models/llama-gqa"]);
+    place.planned("cases/lora", &["--models", "broken,models/llama-gqa"]);
     place
 }
 
@@ -48,7 +48,7 @@ fn a_failure_ends_the_run_unless_it_goes_on_and_is_tried_again_as_often_as_asked
         (vec![vec!["failed".to_owned()]], 0)
     );
     assert!(
-        outcome.stderr.contains("mine") && outcome.stderr.contains("log.txt"),
+        outcome.stderr.contains("broken") && outcome.stderr.contains("log.txt"),
         "{outcome:?}"
     );
 

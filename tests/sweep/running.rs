@@ -47,7 +47,7 @@ fn every_job_has_a_result_of_its_own_and_a_second_run_measures_nothing() {
 
 #[test]
 fn a_killed_run_goes_on_where_it_was_and_nothing_else_is_measured_twice() {
-    let place = Place::new(60);
+    let place = Place::new(20);
     place.planned("cases/lora", &["--batch-sizes", "1,2,3"]);
     let child = place.start(&[]);
     place.wait("the second job", |place| {
@@ -138,7 +138,7 @@ fn a_task_takes_its_number_from_the_engine() {
 
 #[test]
 fn sets_of_cores_are_measured_on_at_once_and_prepared_for_beside() {
-    let place = Place::new(100);
+    let place = Place::new(20);
     let cores = std::thread::available_parallelism().unwrap().get();
     if cores < 2 {
         return;
