@@ -7,7 +7,6 @@
 import json
 import os
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -18,19 +17,16 @@ from place import PROGRAM, ROOT, Place
 
 
 def timed(what, command, folder):
-    """Runs a command; says how long it took and what memory it needed."""
+    """Runs a command; says what time and processor time it took, and what memory it needed."""
     began = time.monotonic()
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    measured = subprocess.run(["/usr/bin/time", "-f", "%M", *map(str, command)], cwd=folder, capture_output=True, text=True, check=False) \
-        if Path("/usr/bin/time").exists() else None
-    if measured is None:
-        measured = subprocess.run(list(map(str, command)), cwd=folder, capture_output=True, text=True, check=False)
-        peak = max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-    else:
-        peak = int(measured.stderr.strip().splitlines()[-1])
+    process = subprocess.Popen(list(map(str, command)), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    out = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
     took = time.monotonic() - began
-    print(f"{what}: {took:.2f} s, {peak / 1024:.0f} MiB, exit code {measured.returncode}")
-    return measured
+    cpu = usage.ru_utime + usage.ru_stime
+    print(f"{what}: {took:.2f} s, {cpu:.2f} s of processors, {usage.ru_maxrss / 1024:.0f} MiB, exit code {process.returncode}")
+    return out
 
 
 def main():
@@ -56,7 +52,7 @@ def main():
         axes = ["--experiments", "adapters/*", "--models", "synthetic/llama-57m", "--dtypes", "float32,bfloat16",
                 "--quantizations", "none,4bit", "--batch-sizes", "1,2,3,4,5,6,7,8", "--ep", "cpu"]
         planned = timed("plan", [PROGRAM, "sweep", "plan", *axes, "--to", sweep], folder)
-        print(planned.stdout.splitlines()[0])
+        print(planned.splitlines()[0])
 
         hardware = sweep / "results" / template.parent.name
         hardware.mkdir(parents=True)
@@ -73,7 +69,7 @@ def main():
         print(f"{len(jobs)} results")
         timed("status", [PROGRAM, "sweep", "status", sweep], folder)
         report = timed("report", [PROGRAM, "sweep", "report", sweep], folder)
-        print(f"  {len(report.stdout.splitlines())} lines")
+        print(f"  {len(report.splitlines())} lines")
         timed("report --overview", [PROGRAM, "sweep", "report", sweep, "--overview", "--output", folder / "o.txt"], folder)
         timed("report as CSV", [PROGRAM, "sweep", "report", sweep, "--output", folder / "o.csv"], folder)
         timed("a task whose job is done", [PROGRAM, "sweep", "run", sweep, "--index", "7"], folder)

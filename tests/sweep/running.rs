@@ -47,19 +47,19 @@ fn every_job_has_a_result_of_its_own_and_a_second_run_measures_nothing() {
 
 #[test]
 fn a_killed_run_goes_on_where_it_was_and_nothing_else_is_measured_twice() {
-    let place = Place::new(20);
+    let place = Place::new(40);
     place.planned("cases/lora", &["--batch-sizes", "1,2,3"]);
     let child = place.start(&[]);
-    place.wait("the second job", |place| {
-        place.results().len() == 1 && place.is_measuring()
-    });
+    // Between the second attempt's begin and the end of the third, which are seconds apart.
+    place.wait("the second job", |place| place.states().len() >= 2);
     kill(child.id() as i32, "-KILL");
     ended(child);
     place.wait("the end of all processes", |place| {
         place.processes().is_empty()
     });
-    assert_eq!(place.results().len(), 1);
-    assert_eq!(place.count("interrupted"), 1);
+    let interrupted = place.count("interrupted");
+    assert_eq!(interrupted, 1, "{:?}", place.states());
+    assert!((1..3).contains(&place.results().len()));
     let outcome = place.sweep(&["run"]);
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     let mut attempts: Vec<usize> = place.states().iter().map(Vec::len).collect();
