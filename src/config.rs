@@ -2,7 +2,7 @@
 //! `benchmark_params.json` that overrides single keys of it.
 //!
 //! The keys are those of PEFT's text generation benchmark, whose own file of defaults can be used
-//! here too, and some more: `batch_size`, `task_id`, and four for quantization. A key that a file
+//! here too, and some more: `batch_size`, `task_id`, and five for quantization. A key that a file
 //! lacks has its built-in default. Three rules differ from PEFT's:
 //!
 //! - A key that starts with `_` is a comment; any other unknown key is an error. Keys of PEFT's
@@ -154,6 +154,10 @@ impl BenchmarkConfig {
         });
         if let Some(found) = quantization {
             all["quantization_scheme"] = json!(found.weights.keys().scheme);
+            if !Format::NAMED.contains(&found.weights) {
+                let size = found.weights.encoding().block_size();
+                all["quantization_block_size"] = json!(size);
+            }
             let name = |format: Option<Format>| json!(format.map_or("float", Format::name));
             all["quantization_head"] = name(found.head);
             all["quantization_embedding"] = name(found.embedding);

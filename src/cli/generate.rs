@@ -271,7 +271,9 @@ fn check_settled(settings: &Settings, manifest: &Manifest) -> Result<()> {
     }
     let asked = settings.quantize.map(Part::format);
     let found = manifest.quantization();
-    let others = settings.quantize_head.is_some()
+    let others = settings.quantize_algorithm.is_some()
+        || settings.quantize_block.is_some()
+        || settings.quantize_head.is_some()
         || settings.quantize_embedding.is_some()
         || settings.quantize_accuracy.is_some();
     if others || asked.is_some_and(|asked| asked != found.map(|found| found.weights)) {

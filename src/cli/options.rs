@@ -17,6 +17,9 @@ pub const RESULTS: &str = "results";
 /// Where exported models are, unless something else is asked for.
 const EXPORTED: &str = "exported_models";
 
+/// Values of `--quantize-algorithm`.
+const ALGORITHMS: [&str; 2] = ["rtn", "k_quant"];
+
 /// Options that most commands share.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Common options")]
@@ -33,6 +36,16 @@ pub struct CommonOptions {
     /// Quantize the weights of linear layers.
     #[arg(long, global = true, value_name = "FORMAT", value_parser = weights())]
     pub quantize: Option<Part>,
+
+    /// How 4 bits are found: `rtn` rounds to the nearest, symmetric around zero; `k_quant` searches each block's ends,
+    /// and loses less [default: rtn].
+    #[arg(long, global = true, value_name = "NAME", value_parser = algorithm())]
+    pub quantize_algorithm: Option<&'static str>,
+
+    /// Values that share a scale with 4 and 8 bits: 16, 32, 64, 128, 256. Larger blocks are faster and lose more [default:
+    /// 32].
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(16..=256))]
+    pub quantize_block: Option<u16>,
 
     /// What the head is quantized to [default: as the other weights; float with nf4].
     #[arg(long, global = true, value_name = "FORMAT", value_parser = one_of(&Part::of_head()))]
@@ -130,6 +143,8 @@ impl CommonOptions {
             model,
             dtype,
             quantize,
+            quantize_algorithm,
+            quantize_block,
             quantize_head,
             quantize_embedding,
             quantize_accuracy,
@@ -159,6 +174,14 @@ impl CommonOptions {
             ("--model", model.clone()),
             ("--dtype", dtype.map(|dtype| dtype.to_string())),
             ("--quantize", part(quantize, "none")),
+            (
+                "--quantize-algorithm",
+                quantize_algorithm.map(str::to_owned),
+            ),
+            (
+                "--quantize-block",
+                quantize_block.map(|size| size.to_string()),
+            ),
             ("--quantize-head", part(quantize_head, "float")),
             ("--quantize-embedding", part(quantize_embedding, "float")),
             (
@@ -217,6 +240,8 @@ impl CommonOptions {
             model: self.model.clone(),
             dtype: self.dtype,
             quantize: self.quantize,
+            quantize_algorithm: self.quantize_algorithm,
+            quantize_block: self.quantize_block.map(usize::from),
             quantize_head: self.quantize_head,
             quantize_embedding: self.quantize_embedding,
             quantize_accuracy: self.quantize_accuracy,
@@ -245,7 +270,7 @@ impl CommonOptions {
 fn weights() -> impl TypedValueParser<Value = Part> {
     let format = |format: &Format| PossibleValue::new(format.name()).help(format.about());
     let none = PossibleValue::new("none").help("Nothing is quantized, whatever the parameters say");
-    let all = Format::ALL.iter().map(format).chain([none]);
+    let all = Format::NAMED.iter().map(format).chain([none]);
     PossibleValuesParser::new(all).map(|name| Format::named(&name).into())
 }
 
@@ -258,6 +283,15 @@ fn one_of(parts: &[(&'static str, Part)]) -> impl TypedValueParser<Value = Part>
 fn kept_base() -> impl TypedValueParser<Value = KeptBase> + use<> {
     let names = KeptBase::ALL.map(KeptBase::name);
     PossibleValuesParser::new(names).map(|name| KeptBase::named(&name).unwrap_or_default())
+}
+
+/// `--quantize-algorithm`: the schemes of evenly spaced codes.
+fn algorithm() -> impl TypedValueParser<Value = &'static str> + use<> {
+    PossibleValuesParser::new(ALGORITHMS).map(|name| {
+        let mut all = ALGORITHMS.into_iter();
+        all.find(|known| *known == name)
+            .expect("it was checked against them")
+    })
 }
 
 fn accuracy(text: &str) -> Result<Accuracy, String> {

@@ -14,7 +14,7 @@ use crate::prompts::Category;
 use crate::quantize::{Accuracy, Part};
 use crate::weights::Dtype;
 
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "model_id",
     "dtype",
     "seed",
@@ -26,6 +26,7 @@ const KEYS: [&str; 15] = [
     "use_4bit",
     "use_8bit",
     "quantization_scheme",
+    "quantization_block_size",
     "quantization_head",
     "quantization_embedding",
     "quantization_accuracy_level",
@@ -56,6 +57,7 @@ const INFERENCE_RUNS: RangeInclusive<u64> = 1..=1_000;
 const PROMPT_SAMPLES: RangeInclusive<u64> = 1..=100;
 const TASKS: RangeInclusive<u64> = 0..=u32::MAX as u64;
 const BATCH_SIZE: RangeInclusive<u64> = 1..=1_024;
+const BLOCK_SIZE: RangeInclusive<u64> = 16..=256;
 
 /// The content of one file, in which every key may be absent.
 #[derive(Debug, Default)]
@@ -138,6 +140,9 @@ impl Params {
             "use_4bit" => self.quantization.use_4bit = Some(entry.boolean()?),
             "use_8bit" => self.quantization.use_8bit = Some(entry.boolean()?),
             "quantization_scheme" => self.quantization.scheme = Some(entry.scheme()?),
+            "quantization_block_size" => {
+                self.quantization.block_size = Some(entry.count(BLOCK_SIZE)?);
+            }
             "quantization_head" => self.quantization.head = Some(entry.one_of(&Part::of_head())?),
             "quantization_embedding" => {
                 self.quantization.embedding = Some(entry.one_of(&Part::of_embedding())?);

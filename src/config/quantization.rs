@@ -1,4 +1,4 @@
-//! The keys on quantization: PEFT's `use_4bit` and `use_8bit`, and four more.
+//! The keys on quantization: PEFT's `use_4bit` and `use_8bit`, and five more.
 
 use super::ParametersError;
 use crate::quantize::{Accuracy, Format, Part, Quantization, Switch};
@@ -14,6 +14,8 @@ pub struct QuantizationKeys {
     pub use_8bit: Option<bool>,
     /// `quantization_scheme`
     pub scheme: Option<&'static str>,
+    /// `quantization_block_size`
+    pub block_size: Option<usize>,
     /// `quantization_head`
     pub head: Option<Part>,
     /// `quantization_embedding`
@@ -42,6 +44,7 @@ impl QuantizationKeys {
             use_4bit: self.use_4bit.or(others.use_4bit),
             use_8bit: self.use_8bit.or(others.use_8bit),
             scheme: self.scheme.or(others.scheme),
+            block_size: self.block_size.or(others.block_size),
             head: self.head.or(others.head),
             embedding: self.embedding.or(others.embedding),
             accuracy: self.accuracy.or(others.accuracy),
@@ -51,6 +54,8 @@ impl QuantizationKeys {
     /// Sets the weights' format, whatever the keys say; `None` quantizes nothing.
     pub fn set(&mut self, weights: Option<Format>) {
         self.weights = Some(weights.into());
+        self.scheme = None;
+        self.block_size = None;
         if weights.is_none() {
             self.head = None;
             self.embedding = None;
@@ -88,6 +93,8 @@ impl QuantizationKeys {
         let scheme = self.scheme.filter(|scheme| *scheme != schemes()[0]);
         let without_effect = [
             scheme.map(|scheme| format!("`quantization_scheme` `{scheme}`")),
+            self.block_size
+                .map(|_| "`quantization_block_size`".to_owned()),
             self.head.map(|_| "`quantization_head`".to_owned()),
             self.embedding
                 .map(|_| "`quantization_embedding`".to_owned()),
@@ -105,7 +112,10 @@ impl QuantizationKeys {
     /// The weights' format; `None` if nothing is quantized.
     fn format(self) -> Result<Option<Format>, String> {
         if let Some(asked) = self.weights {
-            return Ok(asked.format());
+            let named = asked.format();
+            return named
+                .map(|format| format.with(self.scheme, self.block_size))
+                .transpose();
         }
         let is_on = |key: Option<bool>| key == Some(true);
         let switch = match (is_on(self.use_4bit), is_on(self.use_8bit)) {
@@ -117,7 +127,10 @@ impl QuantizationKeys {
         let mut formats = Format::ALL.iter().copied();
         let has_switch = |format: &Format| format.keys().switch == switch.map(|(switch, _)| switch);
         let Some(scheme) = self.scheme else {
-            return Ok(switch.and_then(|_| formats.find(has_switch)));
+            let found = switch.and_then(|_| formats.find(has_switch));
+            return found
+                .map(|format| format.with(None, self.block_size))
+                .transpose();
         };
         let has_scheme = |format: &Format| format.keys().scheme == scheme;
         let found = formats.find(|format| has_switch(format) && has_scheme(format));
@@ -129,7 +142,9 @@ impl QuantizationKeys {
                     "`quantization_scheme` is `{scheme}`, which has {bits} bits, but `{key}` is `true`"
                 ))
             }
-            _ => Ok(found),
+            _ => found
+                .map(|format| format.with(None, self.block_size))
+                .transpose(),
         }
     }
 }

@@ -18,7 +18,7 @@ pub const REPACKED: &str = "repacked.safetensors";
 /// What is quantized, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct QuantizationSummary {
-    /// `rtn` (rounded to nearest) or `nf4`.
+    /// `rtn` (rounded to nearest), `k_quant` (searched, with zero points) or `nf4`.
     pub scheme: String,
     /// Bits per code, in weights other than the head and the embedding.
     pub bits: usize,
@@ -41,7 +41,7 @@ pub struct QuantizationSummary {
     /// ones.
     #[serde(default)]
     pub replaced_weights: usize,
-    /// Bytes of all codes and scales.
+    /// Bytes of all codes, scales and zero points.
     pub quantized_bytes: u64,
     /// What isn't quantized.
     pub float: Vec<String>,
@@ -96,7 +96,7 @@ impl QuantizationSummary {
             scheme: weights.keys().scheme.to_owned(),
             bits: encoding.bits(),
             block_size: encoding.block_size(),
-            symmetric: encoding.is_symmetric(),
+            symmetric: weights.is_symmetric(),
             accuracy_level: precision.accuracy().map(Accuracy::level),
             head,
             embedding,

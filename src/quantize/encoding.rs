@@ -107,22 +107,36 @@ impl Encoding {
     }
 
     /// The dequantized values.
-    pub fn dequantize(self, codes: &[u8], scales: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    pub fn dequantize(
+        self,
+        codes: &[u8],
+        scales: &[f32],
+        zeros: Option<&[u8]>,
+        rows: usize,
+        columns: usize,
+    ) -> Vec<f32> {
         match self {
             Self::Even { bits, block_size } => {
                 let blocks = columns.div_ceil(block_size);
                 let middle = 1_i32 << (bits - 1);
                 let in_a_byte = 8 / bits;
                 let mask = ((1_u16 << bits) - 1) as u8;
-                let code = |index: usize| {
+                let nth = |codes: &[u8], index: usize| {
                     (codes[index / in_a_byte] >> (bits * (index % in_a_byte))) & mask
+                };
+                let zeros_of_row = (blocks * bits).div_ceil(8);
+                let zero = |row: usize, block: usize| {
+                    zeros.map_or(middle, |zeros| {
+                        i32::from(nth(&zeros[row * zeros_of_row..], block))
+                    })
                 };
                 let mut values = Vec::with_capacity(rows * columns);
                 for row in 0..rows {
                     for column in 0..columns {
                         let at = row * blocks + column / block_size;
-                        let code = code(at * block_size + column % block_size);
-                        values.push((i32::from(code) - middle) as f32 * scales[at]);
+                        let code = nth(codes, at * block_size + column % block_size);
+                        let zero = zero(row, column / block_size);
+                        values.push((i32::from(code) - zero) as f32 * scales[at]);
                     }
                 }
                 values

@@ -1,4 +1,5 @@
-//! A base's quantized weights in a safetensors file: `<tensor>.codes` and `<tensor>.scales`.
+//! A base's quantized weights in a safetensors file: `<tensor>.codes`, `<tensor>.scales`, and
+//! `<tensor>.zeros` for formats with zero points.
 //!
 //! It's made a few rows at a time from the mapped checkpoint, so that each thread needs only some
 //! MiB of memory. The codes of queries, keys and values are contiguous, and so are their scales, so
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use thiserror::Error;
 
-use super::{Format, Quantization, QuantizedWeight};
+use super::{Format, Quantization, Quantized, QuantizedWeight};
 use crate::arch::{DecoderSpec, Layer, Linear, Mlp, Module, Projections};
 use crate::weights::{
     BytesPlan, Dtype, SafetensorsFile, SafetensorsWriter, TensorView, WeightsError, encode,
@@ -205,10 +206,20 @@ impl QuantizedFile {
             name: key.to_owned(),
             path: self.file.path().to_owned(),
         };
-        let [codes, scales] = names(key);
+        let [codes, scales, zeros] = names(key);
         let codes = self.file.get(&codes).ok_or_else(missing)?;
         let scales = self.file.get(&scales).ok_or_else(missing)?;
         let scales_type = scales.dtype()?;
+        let zeros = match format.zeros_shape(rows, columns) {
+            None => None,
+            Some(shape) => {
+                let found = self.file.get(&zeros).ok_or_else(missing)?;
+                if found.stored != safetensors::Dtype::U8 || found.shape != shape {
+                    return Err(missing());
+                }
+                Some(found.span())
+            }
+        };
         let fits = codes.stored == safetensors::Dtype::U8
             && format.shapes(rows, columns) == [codes.shape.to_vec(), scales.shape.to_vec()];
         if !fits {
@@ -221,7 +232,7 @@ impl QuantizedFile {
             codes: codes.span(),
             scales: scales.span(),
             scales_type,
-            zeros: None,
+            zeros,
             order: None,
         })
     }
@@ -238,19 +249,23 @@ impl QuantizedFile {
         columns: usize,
     ) -> Result<Vec<f32>, QuantizeError> {
         let scales_type = self.find(key, format, rows, columns)?.scales_type;
-        let [codes, scales] = names(key);
+        let [codes, scales, zeros] = names(key);
         let part = |name: &str| {
             let tensor = self.file.get(name).map(|tensor| tensor.bytes.to_vec());
-            tensor.expect("it was found above")
+            tensor.unwrap_or_default()
         };
-        let scales = widen(&part(&scales), scales_type);
-        Ok(format.dequantize(&part(&codes), &scales, rows, columns))
+        let stored = Quantized {
+            codes: part(&codes),
+            scales: widen(&part(&scales), scales_type),
+            zeros: part(&zeros),
+        };
+        Ok(format.dequantize(&stored, rows, columns))
     }
 }
 
-/// Names of codes and scales.
-fn names(key: &str) -> [String; 2] {
-    ["codes", "scales"].map(|part| format!("{key}.{part}"))
+/// Names of codes, scales and zero points.
+fn names(key: &str) -> [String; 3] {
+    ["codes", "scales", "zeros"].map(|part| format!("{key}.{part}"))
 }
 
 /// Under which names a quantized weight is written.
@@ -262,22 +277,25 @@ pub struct QuantizedNames {
     pub codes: String,
     /// Its scales' tensor.
     pub scales: String,
+    /// Its zero points' tensor, for formats that have them.
+    pub zeros: String,
 }
 
 impl QuantizedNames {
     fn of(key: &str) -> Self {
-        let [codes, scales] = names(key);
+        let [codes, scales, zeros] = names(key);
         let weight = key.to_owned();
         Self {
             weight,
             codes,
             scales,
+            zeros,
         }
     }
 }
 
 /// Plans for weights, `(key, format, rows, columns)`: first the codes of all of them, then their
-/// scales in `scales_type`.
+/// scales in `scales_type`, then their zero points.
 pub fn joined_plans(
     weights: &[(&str, Format, usize, usize)],
     scales_type: Dtype,
@@ -291,7 +309,14 @@ pub fn joined_plans(
                 shape: format.shapes(rows, columns)[part].clone(),
             })
     };
-    plan(0).chain(plan(1)).collect()
+    let zeros = weights.iter().filter_map(|&(key, format, rows, columns)| {
+        Some(BytesPlan {
+            name: names(key)[2].clone(),
+            stored: safetensors::Dtype::U8,
+            shape: format.zeros_shape(rows, columns)?,
+        })
+    });
+    plan(0).chain(plan(1)).chain(zeros).collect()
 }
 
 /// Quantizes and writes `values`: whole rows of a planned weight, from row `first` on.
@@ -334,7 +359,12 @@ pub fn write_rows(
     encode(&made.scales, types.scales, 0, &mut bytes)
         .expect("no scale is larger than the values of its block, which are finite in that type");
     let size = types.scales.size();
-    Ok(writer.write_bytes_from(&names.scales, size * before_scales, &bytes)?)
+    writer.write_bytes_from(&names.scales, size * before_scales, &bytes)?;
+    if let Some(shape) = format.zeros_shape(first, columns) {
+        let before = shape.iter().product();
+        writer.write_bytes_from(&names.zeros, before, &made.zeros)?;
+    }
+    Ok(())
 }
 
 /// Quantizes and writes all `values` of the planned weight `key`, some rows at a time.

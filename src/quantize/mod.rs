@@ -94,10 +94,7 @@ impl Part {
     }
 
     fn named(allowed: impl Fn(Format) -> bool) -> Vec<(&'static str, Self)> {
-        let formats = Format::ALL
-            .iter()
-            .copied()
-            .filter(|&format| allowed(format));
+        let formats = Format::NAMED.into_iter().filter(|&format| allowed(format));
         let named = formats.map(|format| (format.name(), Self::Quantized(format)));
         named.chain([("float", Self::Float)]).collect()
     }

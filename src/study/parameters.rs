@@ -79,6 +79,8 @@ impl Setup<'_> {
         if let Some(weights) = settings.quantize {
             keys.set(weights.format());
         }
+        keys.scheme = settings.quantize_algorithm.or(keys.scheme);
+        keys.block_size = settings.quantize_block.or(keys.block_size);
         keys.head = settings.quantize_head.or(keys.head);
         keys.embedding = settings.quantize_embedding.or(keys.embedding);
         keys.accuracy = settings.quantize_accuracy.or(keys.accuracy);

@@ -44,6 +44,8 @@ impl ResultFiles<'_> {
             model: _,
             dtype: _,
             quantize: _,
+            quantize_algorithm: _,
+            quantize_block: _,
             quantize_head: _,
             quantize_embedding: _,
             quantize_accuracy: _,

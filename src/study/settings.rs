@@ -19,6 +19,10 @@ pub struct Settings {
     pub dtype: Option<Dtype>,
     /// What the weights of linear layers are quantized to.
     pub quantize: Option<Part>,
+    /// How weights are rounded: `rtn` or `k_quant`; `None` for what the parameters say.
+    pub quantize_algorithm: Option<&'static str>,
+    /// Values that share a scale; `None` for what the parameters say.
+    pub quantize_block: Option<usize>,
     /// What the head is quantized to.
     pub quantize_head: Option<Part>,
     /// What the token embedding is quantized to.
@@ -60,6 +64,8 @@ impl Default for Settings {
             model: None,
             dtype: None,
             quantize: None,
+            quantize_algorithm: None,
+            quantize_block: None,
             quantize_head: None,
             quantize_embedding: None,
             quantize_accuracy: None,

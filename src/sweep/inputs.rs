@@ -154,6 +154,8 @@ pub fn of_parameters(study: &Study, config: &BenchmarkConfig, prompts: Option<&s
         model: _,
         dtype: _,
         quantize: _,
+        quantize_algorithm: _,
+        quantize_block: _,
         quantize_head: _,
         quantize_embedding: _,
         quantize_accuracy: _,

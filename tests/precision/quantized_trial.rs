@@ -245,7 +245,7 @@ pub fn dequantized(matrix: &Tensor, format: Format) -> Tensor {
     let made = format.quantize(&matrix.values, columns);
     Tensor {
         shape: matrix.shape.clone(),
-        values: format.dequantize(&made.codes, &made.scales, rows, columns),
+        values: format.dequantize(&made, rows, columns),
     }
 }
 

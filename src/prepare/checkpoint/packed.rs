@@ -48,6 +48,13 @@ impl Packing {
                 format.name()
             ));
         };
+        if !format.is_symmetric() {
+            return refused(format!(
+                "{} has zero points, which aren't written here; `--quantize-algorithm rtn` goes with \
+                 `--format hf`",
+                format.name()
+            ));
+        }
         if UNREADABLE.contains(&spec.model_type.as_str()) {
             return refused(format!(
                 "Transformers can't load packed `{}` models; `--quantize none` writes the checkpoint \
@@ -176,6 +183,8 @@ impl Packing {
             weight: plan.name.clone(),
             codes,
             scales,
+            // Only symmetric formats are packed.
+            zeros: String::new(),
         };
         let first = index * self.chunk(plan) / columns;
         let place = (first, columns);

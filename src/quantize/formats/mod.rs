@@ -5,6 +5,7 @@
 
 mod int4;
 mod int8;
+mod k_quant;
 mod nf4;
 mod steps;
 
@@ -15,7 +16,7 @@ use super::operator::Operator;
 use crate::weights::Dtype;
 
 macro_rules! formats {
-    ($($name:ident: $file:ident,)*) => {
+    ($($name:ident: $spec:expr,)*) => {
         /// The format of a quantized weight.
         #[derive(
             Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
@@ -25,20 +26,38 @@ macro_rules! formats {
         pub enum Format { $($name,)* }
 
         impl Format {
-            /// All formats.
+            /// All formats. Of those with one scheme, the usual one is the first.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
             fn spec(self) -> &'static FormatSpec {
-                match self { $(Self::$name => &$file::FORMAT,)* }
+                match self {
+                    $(Self::$name => {
+                        const SPEC: FormatSpec = $spec;
+                        &SPEC
+                    })*
+                }
             }
         }
     };
 }
 
 formats! {
-    Int4: int4,
-    Int8: int8,
-    Nf4: nf4,
+    Int4: int4::FORMAT,
+    Int8: int8::FORMAT,
+    Nf4: nf4::FORMAT,
+    Int4Blocks16: int4::blocks(16, "4bit-block-16"),
+    Int4Blocks64: int4::blocks(64, "4bit-block-64"),
+    Int4Blocks128: int4::blocks(128, "4bit-block-128"),
+    Int4Blocks256: int4::blocks(256, "4bit-block-256"),
+    Int8Blocks16: int8::blocks(16, "8bit-block-16"),
+    Int8Blocks64: int8::blocks(64, "8bit-block-64"),
+    Int8Blocks128: int8::blocks(128, "8bit-block-128"),
+    Int8Blocks256: int8::blocks(256, "8bit-block-256"),
+    KQuant: k_quant::blocks(32, "4bit-k_quant"),
+    KQuantBlocks16: k_quant::blocks(16, "4bit-k_quant-block-16"),
+    KQuantBlocks64: k_quant::blocks(64, "4bit-k_quant-block-64"),
+    KQuantBlocks128: k_quant::blocks(128, "4bit-k_quant-block-128"),
+    KQuantBlocks256: k_quant::blocks(256, "4bit-k_quant-block-256"),
 }
 
 /// The properties of a format; its file defines them.
@@ -52,8 +71,10 @@ struct FormatSpec {
     keys: Keys,
     /// How its values are encoded.
     encoding: Encoding,
-    /// Quantizes whole rows. Arguments: the values, and the number of columns.
-    quantize: fn(&[f32], usize) -> Quantized,
+    /// Quantizes whole rows. Arguments: the values, the number of columns, and the encoding.
+    quantize: fn(&[f32], usize, Encoding) -> Quantized,
+    /// Whether each block has a zero point of its own.
+    has_zeros: bool,
     /// Whether the head has this format by default, like the other weights.
     quantizes_head: bool,
     /// Whether `GatherBlockQuantized` can look up rows, so that a token embedding can have this
@@ -98,9 +119,44 @@ pub struct Quantized {
     pub codes: Vec<u8>,
     /// One per block.
     pub scales: Vec<f32>,
+    /// The code of zero of each block, packed like codes, each row from a whole byte on; empty for
+    /// formats whose zero is in the middle.
+    pub zeros: Vec<u8>,
 }
 
 impl Format {
+    /// The formats that `--quantize` names; options lead to the others.
+    pub const NAMED: [Self; 3] = [Self::Int4, Self::Int8, Self::Nf4];
+
+    /// This format by another algorithm (`quantization_scheme`), or with blocks of another size.
+    ///
+    /// # Errors
+    /// If there's no such format.
+    pub fn with(self, algorithm: Option<&str>, block_size: Option<usize>) -> Result<Self, String> {
+        let keys = self.keys();
+        let algorithm = algorithm.unwrap_or(keys.scheme);
+        let block_size = block_size.unwrap_or(self.encoding().block_size());
+        let like = |format: &Self| {
+            let of = format.keys();
+            of.switch == keys.switch && of.scheme == algorithm
+        };
+        let sizes: Vec<String> = Self::ALL
+            .iter()
+            .filter(|format| like(format))
+            .map(|format| format.encoding().block_size().to_string())
+            .collect();
+        let mut all = Self::ALL.iter().copied();
+        let name = self.name();
+        all.find(|format| like(format) && format.encoding().block_size() == block_size)
+            .ok_or_else(|| match sizes.is_empty() {
+                true => format!("there's no `{name}` by `{algorithm}`"),
+                false => format!(
+                    "there's no `{name}` by `{algorithm}` in blocks of {block_size}, but of {}",
+                    sizes.join(", ")
+                ),
+            })
+    }
+
     /// The format of this name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL
@@ -154,11 +210,22 @@ impl Format {
         self.encoding().shapes(rows, columns)
     }
 
-    /// Bytes of codes and of scales in `scales_type` together.
+    /// The shape of the zero points (bytes); `None` if zero is in the middle.
+    pub fn zeros_shape(self, rows: usize, columns: usize) -> Option<Vec<usize>> {
+        let has_zeros = self.spec().has_zeros;
+        has_zeros.then(|| self.encoding().zeros_shape(rows, columns))
+    }
+
+    /// Bytes of codes, scales in `scales_type`, and zero points together.
     pub fn bytes(self, rows: usize, columns: usize, scales_type: Dtype) -> u64 {
-        let [codes, scales] = self.shapes(rows, columns);
-        let count = |shape: &[usize]| shape.iter().product::<usize>() as u64;
-        count(&codes) + scales_type.size() as u64 * count(&scales)
+        let zeros = self.zeros_shape(rows, columns);
+        let zeros = zeros.map_or(0, |shape| shape.iter().product::<usize>());
+        self.encoding().bytes(rows, columns, scales_type) + zeros as u64
+    }
+
+    /// Whether codes are symmetric around zero.
+    pub fn is_symmetric(self) -> bool {
+        self.encoding().is_symmetric() && !self.spec().has_zeros
     }
 
     /// Quantizes whole rows. If others follow them, they must fill whole blocks
@@ -166,12 +233,19 @@ impl Format {
     ///
     /// Every value must be finite.
     pub fn quantize(self, values: &[f32], columns: usize) -> Quantized {
-        (self.spec().quantize)(values, columns)
+        (self.spec().quantize)(values, columns, self.encoding())
     }
 
     /// The dequantized values.
-    pub fn dequantize(self, codes: &[u8], scales: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-        self.encoding().dequantize(codes, scales, rows, columns)
+    pub fn dequantize(self, made: &Quantized, rows: usize, columns: usize) -> Vec<f32> {
+        let Quantized {
+            codes,
+            scales,
+            zeros,
+        } = made;
+        let zeros = self.spec().has_zeros.then_some(zeros.as_slice());
+        let encoding = self.encoding();
+        encoding.dequantize(codes, scales, zeros, rows, columns)
     }
 
     /// Number of rows that are quantized at a time: about `elements`, and whole blocks.
@@ -218,7 +292,7 @@ mod tests {
                 panic!("{name}")
             };
             let values = weight.to_f32().unwrap();
-            for &format in Format::ALL {
+            for format in Format::NAMED {
                 let label = format!("{matrix}.{}", format.name());
                 let [codes, scales, dequantized] =
                     ["codes", "scales", "dequantized"].map(|part| format!("{label}.{part}"));
@@ -234,10 +308,51 @@ mod tests {
                 let expected = scales.to_f32().unwrap();
                 assert_eq!(bits(&found.scales), bits(&expected), "{label}");
                 assert_eq!(found.codes, codes.bytes, "{label}");
-                let made = format.dequantize(&found.codes, &found.scales, rows, columns);
+                let made = format.dequantize(&found, rows, columns);
                 assert_eq!(made, dequantized.to_f32().unwrap(), "{label}");
             }
         }
+    }
+
+    /// What onnxruntime's search makes of the same values, bit for bit.
+    #[test]
+    fn searched_codes_scales_and_zero_points_are_those_of_onnxruntime() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/quantized");
+        let file = SafetensorsFile::open(&fixtures.join("k_quant.safetensors")).unwrap();
+        let names = file.names();
+        let all: Vec<&str> = names
+            .iter()
+            .filter_map(|name| name.strip_suffix(".codes"))
+            .collect();
+        assert_eq!(all.len(), 15);
+        for label in all {
+            let (matrix, size) = label.split_once('.').unwrap();
+            let format = Format::Int4.with(Some("k_quant"), size.parse().ok());
+            let weight = file
+                .get(&format!("{matrix}.w"))
+                .map(|w| w.to_f32().unwrap());
+            let shape = file.get(&format!("{matrix}.w")).unwrap().shape.to_vec();
+            let found = format.unwrap().quantize(&weight.unwrap(), shape[1]);
+            let part = |part: &str| file.get(&format!("{label}.{part}")).unwrap().bytes.to_vec();
+            let scales: Vec<u8> = found.scales.iter().flat_map(|s| s.to_le_bytes()).collect();
+            assert_eq!(scales, part("scales"), "{label}");
+            assert_eq!(found.zeros, part("zeros"), "{label}");
+            assert_eq!(found.codes, part("codes"), "{label}");
+        }
+    }
+
+    #[test]
+    fn another_algorithm_or_block_size_is_found_or_refused_by_name() {
+        let k_quant = Format::Int4.with(Some("k_quant"), Some(64));
+        assert_eq!(k_quant, Ok(Format::KQuantBlocks64));
+        assert_eq!(
+            Format::Int8.with(None, Some(128)),
+            Ok(Format::Int8Blocks128)
+        );
+        let wrong = Format::Int8.with(Some("k_quant"), None).unwrap_err();
+        assert!(wrong.contains("`8bit` by `k_quant`"), "{wrong}");
+        let wrong = Format::Nf4.with(None, Some(32)).unwrap_err();
+        assert!(wrong.ends_with("but of 64"), "{wrong}");
     }
 
     #[test]
@@ -252,11 +367,13 @@ mod tests {
             let mut parts = Quantized {
                 codes: Vec::new(),
                 scales: Vec::new(),
+                zeros: Vec::new(),
             };
             for part in values.chunks(rows * columns) {
                 let part = format.quantize(part, columns);
                 parts.codes.extend(part.codes);
                 parts.scales.extend(part.scales);
+                parts.zeros.extend(part.zeros);
             }
             assert_eq!(parts, whole, "{format:?}");
         }

@@ -24,7 +24,8 @@ pub(super) const FORMAT: FormatSpec = FormatSpec {
         table: &NF4,
         block_size: BLOCK,
     },
-    quantize: |values, _| nf4(values),
+    quantize: |values, _, _| nf4(values),
+    has_zeros: false,
     // As in bitsandbytes.
     quantizes_head: false,
     // ONNX Runtime has no operator that looks up rows of such codes.
@@ -74,5 +75,9 @@ fn nf4(values: &[f32]) -> Quantized {
         }
         scales.push(scale);
     }
-    Quantized { codes, scales }
+    Quantized {
+        codes,
+        scales,
+        zeros: Vec::new(),
+    }
 }

@@ -1,22 +1,77 @@
-//! Rounding to evenly spaced values, in blocks of a row.
+//! Rounding to evenly spaced values that are symmetric around zero, in blocks of a row.
 
-use super::Quantized;
+use super::{FormatSpec, Keys, Quantized, Switch, Tolerance};
+use crate::quantize::encoding::Encoding;
 
-/// Values that share a scale.
+/// The usual number of values that share a scale.
 pub const BLOCK: usize = 32;
+
+/// Blocks of `block_size` values, rounded to the nearest of `2^bits` values.
+pub(super) const fn format(
+    bits: usize,
+    block_size: usize,
+    name: &'static str,
+    about: &'static str,
+) -> FormatSpec {
+    let switch = if bits == 4 {
+        Switch::Use4Bit
+    } else {
+        Switch::Use8Bit
+    };
+    FormatSpec {
+        name,
+        about,
+        keys: Keys {
+            switch: Some(switch),
+            scheme: "rtn",
+        },
+        encoding: Encoding::Even { bits, block_size },
+        quantize: round,
+        has_zeros: false,
+        // As in onnxruntime-genai, since a step reads more of the head than of any other weight.
+        quantizes_head: true,
+        has_row_lookup: true,
+        tolerance: tolerance(bits, block_size),
+    }
+}
+
+/// The largest of more values is larger, and with it the steps.
+pub(super) const fn tolerance(bits: usize, block_size: usize) -> Tolerance {
+    match (bits, block_size > 64) {
+        (4, false) => Tolerance {
+            dense: 7.5e-1,
+            routed: 1.0,
+        },
+        (4, true) => Tolerance {
+            dense: 1.0,
+            routed: 1.2,
+        },
+        (_, false) => Tolerance {
+            dense: 1e-1,
+            routed: 3e-1,
+        },
+        (_, true) => Tolerance {
+            dense: 1.5e-1,
+            routed: 4e-1,
+        },
+    }
+}
 
 /// Rounds every block to `2^bits` values that are symmetric around zero. The value with the largest
 /// magnitude becomes the lowest one.
-pub fn round(values: &[f32], columns: usize, bits: usize) -> Quantized {
+fn round(values: &[f32], columns: usize, encoding: Encoding) -> Quantized {
+    let (bits, size) = (encoding.bits(), encoding.block_size());
     let middle = (1 << (bits - 1)) as f32;
     let most = 2.0 * middle - 1.0;
-    let blocks = values.len() / columns.max(1) * columns.div_ceil(BLOCK);
-    let mut codes = Vec::with_capacity(blocks * BLOCK * bits / 8);
+    let blocks = values.len() / columns.max(1) * columns.div_ceil(size);
+    let mut codes = Vec::with_capacity(blocks * size * bits / 8);
     let mut scales = Vec::with_capacity(blocks);
+    let mut block = vec![0.0_f32; size];
+    let mut rounded = vec![0_u8; size];
     for row in values.chunks_exact(columns) {
-        for chunk in row.chunks(BLOCK) {
-            let mut block = [0.0_f32; BLOCK];
+        for chunk in row.chunks(size) {
             block[..chunk.len()].copy_from_slice(chunk);
+            block[chunk.len()..].fill(0.0);
             let least = block.iter().copied().fold(f32::INFINITY, f32::min);
             let largest = block.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             // Of two of the same size the negative one counts.
@@ -35,22 +90,29 @@ pub fn round(values: &[f32], columns: usize, bits: usize) -> Quantized {
                 (whole + i32::from(place - whole as f32 >= 0.5)) as u8
             };
             // A plain loop: `map` of an array is a call for each value in a build like this one.
-            let mut rounded = [0_u8; BLOCK];
-            for (to, value) in rounded.iter_mut().zip(block) {
-                *to = code(value);
+            for (to, value) in rounded.iter_mut().zip(&block) {
+                *to = code(*value);
             }
-            match bits {
-                4 => {
-                    let mut pairs = [0_u8; BLOCK / 2];
-                    for (pair, [a, b]) in pairs.iter_mut().zip(rounded.as_chunks::<2>().0) {
-                        *pair = a | (b << 4);
-                    }
-                    codes.extend_from_slice(&pairs);
-                }
-                _ => codes.extend_from_slice(&rounded),
-            }
+            pack(&rounded, bits, &mut codes);
             scales.push(scale);
         }
     }
-    Quantized { codes, scales }
+    Quantized {
+        codes,
+        scales,
+        zeros: Vec::new(),
+    }
+}
+
+/// Appends codes, one a byte, as they're stored: two 4-bit codes in a byte, the first in the lower
+/// half.
+pub(super) fn pack(codes: &[u8], bits: usize, to: &mut Vec<u8>) {
+    match bits {
+        4 => {
+            for pair in codes.chunks(2) {
+                to.push(pair[0] | (pair.get(1).copied().unwrap_or(0) << 4));
+            }
+        }
+        _ => to.extend_from_slice(codes),
+    }
 }
