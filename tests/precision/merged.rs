@@ -13,8 +13,6 @@ use crate::unmerged::{cases_of, needs_more};
 /// A merge is quantized like a base with the merged weights.
 #[test]
 fn merged_weights_are_quantized_like_a_base_with_these_weights() {
-    let format = Format::Int4;
-    let trial = QuantizedTrial::new("llama-gqa", format);
     let only_unmerged = ["lily", "lora-alora", "lora-arrow", "shadow", "xlora"];
     let merges =
         |name: &str| needs_more(name) && !only_unmerged.iter().any(|other| name.starts_with(other));
@@ -23,9 +21,19 @@ fn merged_weights_are_quantized_like_a_base_with_these_weights() {
     });
     cases.extend(["lora-pissa", "lora-kasa", "lora-olora", "adamss"].map(str::to_owned));
     assert!(cases.len() > 20, "{cases:?}");
+    are_quantized_like_a_base(Format::Int4, &cases);
+}
+
+#[test]
+fn merged_weights_with_zero_points_are_quantized_like_a_base_with_these_weights() {
+    are_quantized_like_a_base(Format::KQuantBlocks16, &["lora", "dora"].map(str::to_owned));
+}
+
+fn are_quantized_like_a_base(format: Format, cases: &[String]) {
+    let trial = QuantizedTrial::new("llama-gqa", format);
     let stored = read_checkpoint(&trial.plain());
     for name in cases {
-        let folder = case("llama-gqa", &name);
+        let folder = case("llama-gqa", name);
         let merged = prepared_in_full(&trial, &folder, "merged", "overlay.safetensors");
         let mut tensors = stored.clone();
         for (key, tensor) in merged {
@@ -38,7 +46,7 @@ fn merged_weights_are_quantized_like_a_base_with_these_weights() {
             assert_eq!(own.shape, merged.shape);
             *own = merged;
         }
-        let plain = copy_folder(&trial.plain(), &trial.root.path().join(&name));
+        let plain = copy_folder(&trial.plain(), &trial.root.path().join(name));
         write_tensors(&plain.join("model.safetensors"), &tensors, Dtype::Float32);
         let found = trial.logits(&folder, "merged", true);
         let expected = trial.over(&plain, &folder);

@@ -41,11 +41,10 @@ impl QuantizedTrial {
 
     /// Like [`new`](Self::new), with a quantized embedding.
     pub fn with_embedding(name: &str, format: Format, embedding: Option<Format>) -> Self {
-        let mut options = vec!["--quantize", format.name()];
+        let mut options = options_of(format);
         if let Some(embedding) = embedding {
-            options.extend(["--quantize-embedding", embedding.name()]);
+            options.extend(["--quantize-embedding", embedding.name()].map(str::to_owned));
         }
-        let mut options: Vec<String> = options.into_iter().map(str::to_owned).collect();
         if format != Format::Nf4 {
             options.extend(["--quantize-accuracy", "1"].map(str::to_owned));
         }
@@ -223,6 +222,21 @@ impl QuantizedTrial {
             format!("{model}/{name} in {format}: {difference:e} off, {effect:e} from the base")
         })
     }
+}
+
+/// The options that lead to `format`.
+fn options_of(format: Format) -> Vec<String> {
+    let block_size = format.encoding().block_size().to_string();
+    let options = match format.encoding().bits() {
+        _ if Format::NAMED.contains(&format) => vec!["--quantize", format.name()],
+        8 => vec!["--quantize", "8bit", "--quantize-block", &block_size],
+        _ => {
+            let algorithm = format.keys().scheme;
+            let of = ["--quantize-algorithm", algorithm, "--quantize-block"];
+            [&["--quantize", "4bit"], &of[..], &[&block_size]].concat()
+        }
+    };
+    options.into_iter().map(str::to_owned).collect()
 }
 
 /// Cases whose adapter must have no effect on their prompt.

@@ -88,6 +88,20 @@ fn methods_that_need_more_than_products_do_so_with_8_bits_and_nf4_too() {
     }
 }
 
+#[test]
+fn zero_points_and_blocks_of_other_sizes_compute_the_same_as_dequantized_weights() {
+    for format in [
+        Format::KQuant,
+        Format::KQuantBlocks16,
+        Format::KQuantBlocks128,
+        Format::Int4Blocks64,
+        Format::Int8Blocks16,
+    ] {
+        let trial = QuantizedTrial::new("llama-gqa", format);
+        check(&trial, &["lora", "dora", "hira", "oft"].map(str::to_owned));
+    }
+}
+
 /// The native form uses products with the quantized weight, or the dequantized weight.
 #[test]
 fn the_native_form_computes_the_same_on_quantized_weights() {
