@@ -97,3 +97,25 @@ impl fmt::Display for ModelId {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_16_bit_model_of_a_quantized_copy_is_named() {
+        let hint = |id: &str| ModelId::parse(id).unwrap().hint_of_16_bits();
+        let found = hint("unsloth/llama-3-8b-Instruct-bnb-4bit");
+        assert!(
+            found.contains("`--model unsloth/llama-3-8b-Instruct`"),
+            "{found}"
+        );
+        let found = hint("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4@main");
+        assert!(
+            found.contains("`--model Qwen/Qwen2.5-7B-Instruct`"),
+            "{found}"
+        );
+        assert_eq!(hint("Qwen/Qwen2.5-7B-Instruct"), "");
+        assert_eq!(hint("synthetic/llama-bnb-4bit"), "");
+    }
+}

@@ -44,9 +44,7 @@ pub fn text(
     if let Some(dtype) = dtype {
         set_dtype(&mut config, dtype);
     }
-    if base.stored.is_some() {
-        forget_quantization(&mut config);
-    }
+    forget_quantization(&mut config);
     if let Some(quantization) = quantization {
         config["quantization_config"] = quantization;
     }
@@ -56,7 +54,10 @@ pub fn text(
 /// The `config.json` of a prepared variant: the base's, with as many layers as the variant has caches,
 /// and its vocabulary.
 pub fn model_config(base: &BaseModel, manifest: &Manifest) -> Value {
-    with_size(base, manifest.cache.len(), manifest.vocab_size)
+    let mut config = with_size(base, manifest.cache.len(), manifest.vocab_size);
+    // The graph has its weights in forms of its own.
+    forget_quantization(&mut config);
+    config
 }
 
 /// Whether the base is a wrapper that keeps its text tower's keys apart.
@@ -83,7 +84,7 @@ fn with_size(base: &BaseModel, layers: usize, vocab_size: usize) -> Value {
     config
 }
 
-/// Removes the scheme of a base whose weights are dequantized.
+/// Removes the scheme of a base that's a quantized checkpoint, whose weights are dequantized.
 fn forget_quantization(config: &mut Value) {
     const KEY: &str = "quantization_config";
     let text = config.get_mut(TEXT).and_then(Value::as_object_mut);

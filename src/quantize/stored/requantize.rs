@@ -148,7 +148,7 @@ impl StoredWeight {
     fn round_blocks(&self, values: &[f32], table: &[f32], absmax: &Absmax, parts: &mut Parts) {
         for (index, block) in values.chunks(absmax.block).enumerate() {
             let most = largest(block);
-            let scale = match &absmax.nested {
+            let fresh = match &absmax.nested {
                 None => most,
                 Some(nested) => {
                     let own = nested.absmax[index / nested.block];
@@ -158,11 +158,16 @@ impl StoredWeight {
                     found.unwrap_or(most)
                 }
             };
-            parts.scales[index] = scale;
-            for (place, &value) in block.iter().enumerate() {
-                let unscaled = if scale == 0.0 { 0.0 } else { value / scale };
-                parts.codes[index * absmax.block + place] = nearest(table, unscaled);
-            }
+            let choices = [parts.scales[index], fresh].map(|scale| (scale, 0));
+            let code = |value: f32, scale: f32, _| {
+                nearest(table, if scale == 0.0 { 0.0 } else { value / scale })
+            };
+            let found = best(choices, block, code, |code, scale, _| {
+                table[usize::from(code)] * scale
+            });
+            parts.scales[index] = found.scale;
+            let first = index * absmax.block;
+            parts.codes[first..first + block.len()].copy_from_slice(&found.codes);
         }
     }
 
@@ -188,7 +193,12 @@ impl StoredWeight {
         for row in 0..self.row_count() {
             for group in 0..groups {
                 let most = most[cell_of(row, group)];
-                parts.scales[row * groups + group] = match self.has_exponents() {
+                let stored = &mut parts.scales[row * groups + group];
+                // Floats are as precise with any scale that's large enough.
+                if most <= *stored * largest_float {
+                    continue;
+                }
+                *stored = match self.has_exponents() {
                     true => (most.max(f32::MIN_POSITIVE) / largest_float)
                         .log2()
                         .ceil()
@@ -273,4 +283,65 @@ fn best<const N: usize>(
     });
     let found = rounded.into_iter().min_by(|a, b| a.0.total_cmp(&b.0));
     found.expect("there is at least one choice").1
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::model::BaseModel;
+
+    #[test]
+    fn what_is_in_a_scheme_already_stays_as_it_is() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/stored");
+        let mut count = 0;
+        for folder in std::fs::read_dir(fixtures).unwrap() {
+            let path = folder.unwrap().path();
+            let base = BaseModel::open_folder(&path).unwrap();
+            for (name, weight) in &base.stored.as_ref().unwrap().weights {
+                let values = weight.values(&weight.parts(0..weight.row_count()));
+                let again = weight.values(&weight.requantize(&values));
+                let most = largest(&values);
+                for (a, b) in values.iter().zip(&again) {
+                    let place = format!("{} {name}: {a} {b}", path.display());
+                    // A stored value may have been rounded to 16 bits.
+                    assert!((a - b).abs() <= 4e-3 * most, "{place}");
+                }
+                count += 1;
+            }
+        }
+        assert!(count > 200, "{count}");
+    }
+
+    #[test]
+    fn a_large_change_is_followed_within_a_step_of_the_codes() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/stored");
+        // The largest error of a value, relative to the largest value of the weight.
+        for (name, allowed) in [
+            ("gptq-8-act", 0.01),
+            ("gptq-mixed", 0.15),
+            ("awq-experts", 0.15),
+            ("nf4-double", 0.35),
+            ("ct-int8", 0.02),
+            ("ct-mxfp4", 0.3),
+            ("ct-float8", 0.08),
+        ] {
+            let base = BaseModel::open_folder(&fixtures.join(name)).unwrap();
+            for (path, weight) in &base.stored.as_ref().unwrap().weights {
+                let mut values = weight.values(&weight.parts(0..weight.row_count()));
+                for (index, value) in values.iter_mut().enumerate() {
+                    *value = 3.0 * *value + ((index * 37 % 101) as f32 - 50.0) / 100.0;
+                }
+                let again = weight.values(&weight.requantize(&values));
+                let most = largest(&values);
+                for (a, b) in values.iter().zip(&again) {
+                    assert!(
+                        (a - b).abs() <= allowed * most,
+                        "{name} {path}: {a} {b} {most}"
+                    );
+                }
+            }
+        }
+    }
 }

@@ -155,6 +155,7 @@ function resultFacts(document, rows) {
     ["Took", Number.isFinite(run.duration) ? duration(run.duration) : null],
     ["Status", run.status],
     ["Parity", parityText(info.parity)],
+    ["Quantized base", meta.base_quantization?.scheme],
     ["Adapter", meta.adapter?.weights],
     [
       "Trainable parameters",
