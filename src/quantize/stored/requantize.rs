@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use super::scales::{Absmax, Scales, Zeros};
+use super::scales::{Absmax, Nested, Scales, Zeros};
 use super::weight::{Parts, StoredWeight, Values};
 use crate::weights::{Dtype, round_to};
 
@@ -146,16 +146,23 @@ impl StoredWeight {
 
     /// Rounds bitsandbytes' blocks, whose scale is the largest magnitude.
     fn round_blocks(&self, values: &[f32], table: &[f32], absmax: &Absmax, parts: &mut Parts) {
+        let most: Vec<f32> = values.chunks(absmax.block).map(largest).collect();
+        // Scales that are quantized themselves share a scale, too, which is made larger if need be.
+        let own_scale = |nested: &Nested, index: usize| {
+            let first = index / nested.block * nested.block;
+            let sharing = &most[first..most.len().min(first + nested.block)];
+            let beyond = sharing.iter().map(|scale| (scale - nested.offset).abs());
+            beyond.fold(nested.absmax[index / nested.block], f32::max)
+        };
         for (index, block) in values.chunks(absmax.block).enumerate() {
-            let most = largest(block);
             let fresh = match &absmax.nested {
-                None => most,
+                None => most[index],
                 Some(nested) => {
-                    let own = nested.absmax[index / nested.block];
+                    let own = own_scale(nested, index);
                     let choices = nested.map.iter().map(|value| value * own + nested.offset);
-                    let apart = |scale: &f32| (scale - most).abs();
+                    let apart = |scale: &f32| (scale - most[index]).abs();
                     let found = choices.min_by(|a, b| apart(a).total_cmp(&apart(b)));
-                    found.unwrap_or(most)
+                    found.unwrap_or(most[index])
                 }
             };
             let choices = [parts.scales[index], fresh].map(|scale| (scale, 0));
