@@ -186,7 +186,7 @@ fn quantization(report: &Report) -> Option<String> {
         };
         let kept = base.kept_weights;
         return Some(format!(
-            "{}, {kept} kept, level {level}{again}",
+            "base in {}, {kept} weights kept in codes, accuracy level {level}{again}",
             base.scheme
         ));
     }
