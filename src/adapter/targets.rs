@@ -184,7 +184,14 @@ impl Targets {
         match &self.include {
             Include::Nothing => Ok(false),
             Include::AllLinear => {
-                let linear = matches!(module.kind, ModuleKind::Linear { .. });
+                let linear = matches!(
+                    module.kind,
+                    ModuleKind::Linear { .. }
+                        | ModuleKind::Routed {
+                            is_linear: true,
+                            ..
+                        }
+                );
                 Ok(linear && path != "lm_head")
             }
             Include::Pattern(NamePattern::Whole(regex)) => {

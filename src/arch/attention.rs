@@ -2,7 +2,7 @@
 
 use super::alibi::Alibi;
 use super::heads::Heads;
-use super::{Linear, Module, ModuleKind, Norm, RotarySpec};
+use super::{Linear, Module, ModuleKind, Norm, PlainParameter, RotarySpec};
 
 /// Grouped-query self-attention: `num_attention_heads / num_key_value_heads` query heads share a
 /// key and a value head.
@@ -30,6 +30,8 @@ pub struct Attention {
     pub query_scale: Option<QueryScale>,
     /// How scores depend on positions.
     pub position: Position,
+    /// A token attends to tokens of the same chunk of this many positions only.
+    pub chunk: Option<usize>,
     /// Sliding window: a token attends to this many tokens, itself and those before it.
     pub window: Option<usize>,
     /// What a prompt's tokens attend to.
@@ -38,6 +40,9 @@ pub struct Attention {
     pub scale: f64,
     /// Scaled scores become `cap * tanh(scores / cap)`.
     pub softcap: Option<f64>,
+    /// One number for each query head: a score that takes part in the softmax, of a key without a
+    /// value.
+    pub sinks: Option<PlainParameter>,
 }
 
 /// The projections of queries, keys and values.
@@ -90,13 +95,15 @@ pub enum NormOrder {
     AfterRotation,
 }
 
-/// Queries are multiplied by `1 + beta * ln(1 + floor(position / original))`.
+/// Queries are multiplied by `1 + beta * ln(1 + floor((position + first) / original))`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct QueryScale {
     /// How fast the factor grows.
     pub beta: f64,
     /// The number of positions with the factor 1.
     pub original: usize,
+    /// What counts as the position of the first token.
+    pub first: usize,
 }
 
 /// The axis over which a norm of queries or keys is computed.
@@ -160,10 +167,12 @@ impl Attention {
             norm_order: NormOrder::BeforeRotation,
             query_scale: None,
             position: Position::None,
+            chunk: None,
             window: None,
             prompt: PromptAttention::Causal,
             scale: heads.scale(),
             softcap: None,
+            sinks: None,
         }
     }
 

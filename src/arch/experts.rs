@@ -6,7 +6,7 @@
 
 pub mod describe;
 
-use super::{Activation, Linear, Mlp, Module, ModuleKind, PlainParameter};
+use super::{Activation, Linear, Mlp, Module, ModuleKind, PlainParameter, Stored};
 
 /// A mixture of experts in place of a layer's MLP.
 #[derive(Debug, Clone)]
@@ -25,6 +25,9 @@ pub struct Mixture {
     pub glu: Glu,
     /// An MLP that every token uses.
     pub shared: Option<SharedExpert>,
+    /// Whether Transformers' class of the experts says that their matrices are stored as
+    /// `[in_features, out_features]`.
+    pub says_transposed: bool,
 }
 
 /// Picks a few experts for each token, and gives each a weight.
@@ -269,6 +272,14 @@ impl Mixture {
         all
     }
 
+    /// Whether the experts' matrices are stored as `[in_features, out_features]` without their class
+    /// saying so.
+    pub fn hides_transposition(&self) -> bool {
+        let first = self.experts.first();
+        let stored = first.map(|expert| expert.down_proj.stored);
+        stored == Some(Stored::InOut) && !self.says_transposed
+    }
+
     /// All projections of its experts.
     pub fn experts_linears(&self) -> Vec<&Linear> {
         self.experts.iter().flat_map(Expert::linears).collect()
@@ -277,7 +288,7 @@ impl Mixture {
     /// Its router, unless that's a linear layer like others, its experts, and the router's
     /// parameters.
     pub(super) fn routed(&self) -> Vec<Module> {
-        let module = |linear: &Linear, share: [usize; 2]| Module {
+        let module = |linear: &Linear, is_linear, share: [usize; 2]| Module {
             path: linear.path.clone(),
             source: linear.source.clone(),
             kind: ModuleKind::Routed {
@@ -285,6 +296,7 @@ impl Mixture {
                 out_features: linear.out_features,
                 bias: linear.bias,
                 stored: linear.stored,
+                is_linear,
                 share,
             },
         };
@@ -292,12 +304,13 @@ impl Mixture {
         let share = [router.per_token, self.experts.len()];
         let mut all = Vec::new();
         if router.held_as != RouterModule::Linear {
-            all.push(module(&router.linear, [1, 1]));
+            let is_linear = router.held_as == RouterModule::LinearWithMore;
+            all.push(module(&router.linear, is_linear, [1, 1]));
         }
         let parameters = [&router.correction, &router.expert_scale];
         all.extend(parameters.into_iter().flatten().map(PlainParameter::module));
         let experts = self.experts_linears().into_iter();
-        all.extend(experts.map(|linear| module(linear, share)));
+        all.extend(experts.map(|linear| module(linear, false, share)));
         all
     }
 
@@ -326,7 +339,7 @@ impl Mixture {
             .collect();
         let parameters = [&mut router.correction, &mut router.expert_scale];
         let parameters = parameters.into_iter().flatten();
-        all.extend(parameters.map(|one| (&mut one.path, &mut one.source)));
+        all.extend(parameters.map(PlainParameter::names_mut));
         if let Some(shared) = &mut self.shared {
             all.extend(shared.mlp.names_mut());
             all.extend(shared.gate.as_mut().map(Linear::names_mut));

@@ -117,6 +117,8 @@ pub enum NormKind {
     LayerWithoutBias,
     /// LayerNorm without parameters.
     LayerWithoutParameters,
+    /// RMSNorm without parameters.
+    RmsWithoutParameters,
 }
 
 impl NormKind {
@@ -125,7 +127,7 @@ impl NormKind {
         match self {
             Self::Rms | Self::RmsPlusOne | Self::LayerWithoutBias => &["weight"],
             Self::Layer | Self::LayerPlusOne => &["weight", "bias"],
-            Self::LayerWithoutParameters => &[],
+            Self::LayerWithoutParameters | Self::RmsWithoutParameters => &[],
         }
     }
 
@@ -180,6 +182,8 @@ pub enum ModuleKind {
         bias: bool,
         /// How the checkpoint stores the weight.
         stored: Stored,
+        /// Whether it's a linear layer that returns more than its output: `all-linear` selects it.
+        is_linear: bool,
         /// `[read, total]`: experts that a token uses, of the layer's experts.
         share: [usize; 2],
     },
@@ -409,6 +413,11 @@ impl PlainParameter {
     /// Its name, from the model's root on.
     pub fn full_name(&self) -> String {
         format!("{}.{}", self.path, self.name)
+    }
+
+    /// Path and source, mutable.
+    pub fn names_mut(&mut self) -> (&mut String, &mut String) {
+        (&mut self.path, &mut self.source)
     }
 
     /// The module that holds it, with this parameter alone.

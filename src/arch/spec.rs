@@ -5,8 +5,8 @@
 //! tensors it uses. They differ for replicated layers, and for a head that's tied to the embedding.
 
 use super::{
-    Arrangement, Attention, Embedding, Linear, Mixture, Mlp, Module, Norm, Position,
-    PromptAttention, Recurrence, State,
+    Arrangement, Attention, Embedding, Linear, Mixture, Mlp, Module, Norm, PlainParameter,
+    Position, PromptAttention, Recurrence, State,
 };
 use crate::json::{ConfigError, JsonObject};
 
@@ -131,6 +131,7 @@ impl Layer {
                 all.extend(query.modules(attention.num_attention_heads));
                 all.extend(key.modules(attention.num_key_value_heads));
             }
+            all.extend(attention.sinks.iter().map(PlainParameter::module));
         }
         all.extend(self.recurrence.iter().flat_map(Recurrence::modules));
         all.extend(self.mlp.linears().into_iter().map(Linear::module));
@@ -152,6 +153,7 @@ impl Layer {
             projections,
             o_proj,
             query_key_norms,
+            sinks,
             ..
         }) = &mut self.attention
         {
@@ -159,6 +161,7 @@ impl Layer {
             all.push(of_linear(o_proj));
             let norms = query_key_norms.iter_mut().flatten();
             all.extend(norms.map(|norm| of_norm(&mut norm.norm)));
+            all.extend(sinks.iter_mut().map(PlainParameter::names_mut));
         }
         let recurrence = self.recurrence.iter_mut();
         all.extend(recurrence.flat_map(Recurrence::names_mut));

@@ -18,6 +18,8 @@ pub struct Masks {
     made: Vec<(Kind, Value)>,
     /// The masks for `GroupQueryAttention`, by window.
     after_prompt: Vec<(usize, Value)>,
+    /// The masks for `GroupQueryAttention`, by size of the chunks.
+    chunks: Vec<(usize, Value)>,
     alibi: Option<Value>,
 }
 
@@ -25,6 +27,7 @@ pub struct Masks {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Kind {
     window: Option<usize>,
+    chunk: Option<usize>,
     prompt: PromptAttention,
 }
 
@@ -51,6 +54,7 @@ impl Masks {
         let places = made.get_or_insert_with(|| places(graph, lengths, cache));
         let kind = Kind {
             window: attention.window,
+            chunk: attention.chunk,
             prompt: attention.prompt,
         };
         let mask = match self.made.iter().find(|(of, _)| *of == kind) {
@@ -97,6 +101,24 @@ impl Masks {
         self.after_prompt.push((window, made.clone()));
         made
     }
+
+    /// A bias for `GroupQueryAttention`, `[1, 1, sequence, total]`, that hides keys of other chunks.
+    pub fn chunks(&mut self, graph: &mut GraphBuilder, size: usize, lengths: &Lengths) -> Value {
+        if let Some((_, mask)) = self.chunks.iter().find(|(of, _)| *of == size) {
+            return mask.clone();
+        }
+        let name = format!("/mask/chunks/{size}");
+        let zero = graph.constant_i64("zero", &[0], false);
+        let keys = graph.range(&format!("{name}/keys"), &zero, &lengths.total);
+        let queries = graph.range(&format!("{name}/queries"), &lengths.past, &lengths.total);
+        let queries = graph.reshape(&format!("{name}/queries/column"), &queries, &[-1, 1]);
+        let seen = same_chunk(graph, &name, size, &Places { keys, queries });
+        let made = mask(graph, &format!("{name}/Where"), &seen);
+        let axes = graph.constant_i64(&format!("{name}/axes"), &[0, 1], false);
+        let made = graph.op("Unsqueeze", &name, &[&made, &axes], &[]);
+        self.chunks.push((size, made.clone()));
+        made
+    }
 }
 
 fn places(graph: &mut GraphBuilder, lengths: &Lengths, cache: &Value) -> Places {
@@ -112,12 +134,15 @@ fn places(graph: &mut GraphBuilder, lengths: &Lengths, cache: &Value) -> Places 
 /// all; or the whole prompt.
 fn visible(graph: &mut GraphBuilder, kind: Kind, places: &Places, lengths: &Lengths) -> Value {
     let Places { keys, queries } = places;
-    let name = match (kind.window, kind.prompt) {
+    let mut name = match (kind.window, kind.prompt) {
         (None, PromptAttention::Causal) => "/mask".to_owned(),
         (None, PromptAttention::Whole) => "/mask/whole".to_owned(),
         (Some(window), PromptAttention::Causal) => format!("/mask/{window}"),
         (Some(window), PromptAttention::Whole) => format!("/mask/whole/{window}"),
     };
+    if let Some(size) = kind.chunk {
+        name = format!("{name}/chunks/{size}");
+    }
     let at = |part: &str| format!("{name}/{part}");
     let mut seen = match kind.prompt {
         PromptAttention::Causal => {
@@ -132,7 +157,24 @@ fn visible(graph: &mut GraphBuilder, kind: Kind, places: &Places, lengths: &Leng
         }
         seen = graph.op("And", &at("And"), &[&seen, &near], &[]);
     }
+    if let Some(size) = kind.chunk {
+        let same = same_chunk(graph, &name, size, places);
+        seen = graph.op("And", &at("chunk/And"), &[&seen, &same], &[]);
+    }
     mask(graph, &name, &seen)
+}
+
+/// Whether a key is in the chunk of a query.
+fn same_chunk(graph: &mut GraphBuilder, name: &str, size: usize, places: &Places) -> Value {
+    let at = |part: &str| format!("{name}/{part}");
+    let size = graph.constant_i64(&at("size"), &[size as i64], false);
+    // A quotient of integers is rounded down.
+    let mut chunk = |part: &str, x: &Value| graph.op("Div", &at(part), &[x, &size], &[]);
+    let [keys, queries] = [
+        chunk("keys/Div", &places.keys),
+        chunk("queries/Div", &places.queries),
+    ];
+    graph.op("Equal", &at("Equal"), &[&keys, &queries], &[])
 }
 
 /// Whether a key is in the window of a query, or after it.

@@ -16,7 +16,7 @@ fn named(graph: &mut GraphBuilder, name: &str, norm: &Norm, x: &Value) -> Value 
         ("epsilon", Attr::Float(norm.epsilon as f32)),
     ];
     match (norm.kind, bias) {
-        (NormKind::Rms | NormKind::RmsPlusOne, _) => {
+        (NormKind::Rms | NormKind::RmsPlusOne | NormKind::RmsWithoutParameters, _) => {
             graph.op("SimplifiedLayerNormalization", name, &[x, &weight], &attrs)
         }
         (_, Some(bias)) => graph.op("LayerNormalization", name, &[x, &weight, &bias], &attrs),
@@ -83,7 +83,9 @@ pub fn add_norm(
     let (weight, bias) = parameters(graph, norm);
     let attrs = [("epsilon", Attr::Float(norm.epsilon as f32))];
     let op = match norm.kind {
-        NormKind::Rms | NormKind::RmsPlusOne => "SkipSimplifiedLayerNormalization",
+        NormKind::Rms | NormKind::RmsPlusOne | NormKind::RmsWithoutParameters => {
+            "SkipSimplifiedLayerNormalization"
+        }
         NormKind::Layer
         | NormKind::LayerPlusOne
         | NormKind::LayerWithoutBias
@@ -96,7 +98,7 @@ pub fn add_norm(
 }
 
 fn parameters(graph: &mut GraphBuilder, norm: &Norm) -> (Value, Option<Value>) {
-    if norm.kind == NormKind::LayerWithoutParameters {
+    if norm.kind.parameters().is_empty() {
         let ones = format!("ones.{}", norm.size);
         return (graph.filled(&ones, &[norm.size], 1.0), None);
     }

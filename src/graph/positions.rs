@@ -188,7 +188,11 @@ fn query_scales(graph: &mut GraphBuilder, scale: QueryScale, max_positions: usiz
     let zero = graph.constant_i64("zero.scalar", &[0], true);
     let step = graph.constant_i64("one.scalar", &[1], true);
     let limit = rotary_length(graph, max_positions);
-    let range = graph.op("Range", &at("Range"), &[&zero, &limit, &step], &[]);
+    let mut range = graph.op("Range", &at("Range"), &[&zero, &limit, &step], &[]);
+    if scale.first > 0 {
+        let first = graph.constant_i64("query_scale.first", &[scale.first as i64], true);
+        range = graph.add(&at("positions"), &range, &first);
+    }
     let original = graph.constant_i64("query_scale.original", &[scale.original as i64], true);
     // A quotient of integers is rounded down.
     let turns = graph.op("Div", &at("Div"), &[&range, &original], &[]);

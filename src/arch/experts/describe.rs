@@ -96,9 +96,15 @@ pub struct CorrectedDefaults {
 pub enum ExpertForm {
     /// A matrix for the gate, and one for up.
     Gated,
-    /// One matrix for gate and up, and all matrices stored as `[in_features, out_features]`.
-    #[allow(dead_code, reason = "for families that follow")]
-    FusedInOut(GateUpRows),
+    /// One matrix for gate and up.
+    Fused {
+        /// The order of its rows.
+        rows: GateUpRows,
+        /// How the checkpoint stores all matrices.
+        stored: Stored,
+        /// Whether Transformers' class says so, if that's as `[in_features, out_features]`.
+        declared: bool,
+    },
     /// No gate.
     #[allow(dead_code, reason = "for families that follow")]
     Plain,
@@ -305,7 +311,7 @@ impl Experts {
     pub fn of_layer(&self, layer: &str, hidden_size: usize, activation: Activation) -> Mlp {
         let [block, stored_block] = self.block.map(|block| format!("{layer}.{block}"));
         let stored = match self.form {
-            ExpertForm::FusedInOut(_) => Stored::InOut,
+            ExpertForm::Fused { stored, .. } => stored,
             ExpertForm::Gated | ExpertForm::Plain => Stored::OutIn,
         };
         let expert = |index: usize| {
@@ -326,7 +332,7 @@ impl Experts {
                         gate_proj: linear(gate, self.size, hidden_size),
                         up_proj: linear(up, self.size, hidden_size),
                     },
-                    ExpertForm::FusedInOut(rows) => ExpertInner::Fused {
+                    ExpertForm::Fused { rows, .. } => ExpertInner::Fused {
                         gate_up_proj: linear("gate_up_proj", 2 * self.size, hidden_size),
                         rows,
                     },
@@ -344,6 +350,7 @@ impl Experts {
             router: self.router([&block, &stored_block], hidden_size),
             experts: (0..self.count).map(expert).collect(),
             glu: self.glu.unwrap_or(Glu::Plain(activation)),
+            says_transposed: matches!(self.form, ExpertForm::Fused { declared: true, .. }),
             shared: self.shared.map(|shared| {
                 let at = match shared.beside_block {
                     true => [layer, layer],

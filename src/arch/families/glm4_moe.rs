@@ -25,7 +25,7 @@ pub const FAMILY: Family = Family {
     shapes: &[Shape {
         name: "glm-4.5-air",
         copies: Some("zai-org/GLM-4.5-Air"),
-        parameters: 106_852_245_504,
+        parameters: 106_852_251_264,
         config: r#"{"architectures": ["Glm4MoeForCausalLM"], "attention_bias": true,
             "first_k_dense_replace": 1, "head_dim": 128, "hidden_act": "silu",
             "hidden_size": 4096, "intermediate_size": 10944, "max_position_embeddings": 131072,

@@ -26,7 +26,7 @@ pub const FAMILY: Family = Family {
     shapes: &[Shape {
         name: "minimax-m2",
         copies: Some("MiniMaxAI/MiniMax-M2"),
-        parameters: 228_689_764_352,
+        parameters: 228_689_764_864,
         config: r#"{"architectures": ["MiniMaxM2ForCausalLM"], "head_dim": 128,
             "hidden_act": "silu", "hidden_size": 3072, "intermediate_size": 1536,
             "max_position_embeddings": 196608, "model_type": "minimax_m2",

@@ -103,5 +103,9 @@ fn query_scale(config: &JsonObject) -> Result<QueryScale, ConfigError> {
             .unwrap_or(POSITIONS),
         None => parameters.size("original_max_position_embeddings")?,
     };
-    Ok(QueryScale { beta, original })
+    Ok(QueryScale {
+        beta,
+        original,
+        first: 0,
+    })
 }

@@ -21,14 +21,18 @@ mod gpt2;
 mod gpt_bigcode;
 mod gpt_neo;
 mod gpt_neox;
+mod gpt_oss;
 mod gptj;
 mod granite;
 mod granitemoe;
 mod granitemoeshared;
 mod helium;
 mod hunyuan_v1_dense;
+mod hunyuan_v1_moe;
 mod lfm2;
+mod lfm2_moe;
 mod llama;
+mod llama4_text;
 mod minimax_m2;
 mod ministral;
 mod ministral3;
@@ -138,6 +142,10 @@ pub const FAMILIES: &[&Family] = &[
     &ernie4_5_moe::FAMILY,
     &minimax_m2::FAMILY,
     &phimoe::FAMILY,
+    &gpt_oss::FAMILY,
+    &hunyuan_v1_moe::FAMILY,
+    &llama4_text::FAMILY,
+    &lfm2_moe::FAMILY,
     &opt::FAMILY,
     &gpt2::FAMILY,
     &gpt_bigcode::FAMILY,

@@ -5,6 +5,9 @@
 //! - A token uses two experts, each with a softmax over the logits near its own
 //!   ([`Scores::SparseMixer`]).
 //! - A window of `sliding_window` tokens, unless it's null.
+//! - With `longrope`, cosines and sines are multiplied by `short_mscale`. Beyond
+//!   `original_max_position_embeddings` Transformers takes `long_mscale` for new keys; positions end
+//!   there.
 //!
 //! Source: `modeling_phimoe.py`, `conversion_mapping.py`, Hugging Face Transformers.
 
@@ -12,7 +15,7 @@ use super::llama::{self, Bias, Differences};
 use super::{DefaultTargets, Family, Shape};
 use crate::arch::experts::describe::{Experts, Routing, check_sizes, sizes};
 use crate::arch::rope::RopeDefaults;
-use crate::arch::{DecoderSpec, NormKind, RouterModule, Scores, windows};
+use crate::arch::{DecoderSpec, NormKind, Position, RouterModule, Scores, read, windows};
 use crate::json::{ConfigError, JsonObject};
 
 /// The entry in [`FAMILIES`](super::FAMILIES).
@@ -82,8 +85,34 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     };
     experts.replace(&mut spec, |_| true);
 
+    set_rotary_factor(config, &mut spec)?;
     let window = windows::size(config, None)?;
     let every = vec![true; spec.layers.len()];
     windows::set(&mut spec, &every, window);
     Ok(spec)
+}
+
+/// Replaces the factor of a scaled rotary embedding by the family's own.
+fn set_rotary_factor(config: &JsonObject, spec: &mut DecoderSpec) -> Result<(), ConfigError> {
+    let key = match config.get("rope_parameters") {
+        Some(_) => "rope_parameters",
+        None => "rope_scaling",
+    };
+    let Some(parameters) = config.optional_object(key)? else {
+        return Ok(());
+    };
+    let key = read::either(&parameters, ["rope_type", "type"]);
+    match parameters.optional_text(key)? {
+        None | Some("default") => return Ok(()),
+        Some("longrope") => {}
+        Some(_) => return Err(parameters.wrong(key, "`default` or `longrope`, for this family")),
+    }
+    let short = parameters.number("short_mscale")?;
+    parameters.number("long_mscale")?;
+    for attention in spec.attentions_mut() {
+        if let Position::Rotary(rotary) = &mut attention.position {
+            rotary.factor = short as f32;
+        }
+    }
+    Ok(())
 }

@@ -63,6 +63,13 @@ pub const WRAPPERS: &[Wrapper] = &[
         ..LLAVA
     },
     Wrapper {
+        model_type: "llama4",
+        name: "Llama 4",
+        text: Text::Always("llama4_text"),
+        below: "language_model.model.",
+        ..LLAVA
+    },
+    Wrapper {
         model_type: "idefics3",
         name: "Idefics3, SmolVLM",
         text: Text::Usually("llama"),

@@ -10,6 +10,9 @@ use crate::graph::positions::{PositionTables, RotaryTables};
 /// The place of the scores' bias among the node's inputs.
 const BIAS: usize = 10;
 
+/// Index of the input with the sinks.
+const SINKS: usize = 11;
+
 /// Adds the node of the layer at `path`; `rows` are the lengths in
 /// [`Operands::GroupQuery`](crate::graph::lengths::Operands::GroupQuery). Returns the heads'
 /// outputs, `[batch, sequence, heads * width]`.
@@ -77,6 +80,18 @@ pub fn group_query(
         hidden = tables.masks.after_prompt(graph, window, lengths);
         inputs.resize(BIAS, &absent);
         inputs.push(&hidden);
+    }
+    let chunks: Value;
+    if let Some(size) = attention.chunk {
+        chunks = tables.masks.chunks(graph, size, lengths);
+        inputs.resize(BIAS, &absent);
+        inputs.push(&chunks);
+    }
+    let sinks: Value;
+    if let Some(own) = &attention.sinks {
+        sinks = graph.parameter(&own.full_name());
+        inputs.resize(SINKS, &absent);
+        inputs.push(&sinks);
     }
     let name = format!("/{path}/self_attn/GroupQueryAttention");
     let [key, value] = &cache.present;

@@ -62,8 +62,49 @@ pub fn standard(
     if let Some(cap) = attention.softcap {
         attrs.push(("softcap", Attr::Float(cap as f32)));
     }
+    let [keys, values, mask] = match &attention.sinks {
+        None => [keys, values, mask],
+        Some(sinks) => {
+            let sinks = graph.parameter(&sinks.full_name());
+            with_sink(graph, attention, path, &sinks, [&keys, &values, &mask])
+        }
+    };
     let inputs = [&query, &keys, &values, &mask];
     let attended = graph.op("Attention", &at("Attention"), &inputs, &attrs);
     let attended = graph.transpose(&at("to_back"), &attended, &[0, 2, 1, 3]);
     graph.reshape(&at("join"), &attended, &[0, 0, heads * width])
+}
+
+/// Keys, values and mask with one more key behind the cache: the sink. Its key is 0, so its score is
+/// what the mask adds, and its value is 0. The cache is copied for that in every run.
+fn with_sink(
+    graph: &mut GraphBuilder,
+    attention: &Attention,
+    path: &str,
+    sinks: &Value,
+    [keys, values, mask]: [&Value; 3],
+) -> [Value; 3] {
+    let at = |part: &str| format!("/{path}/self_attn/sink/{part}");
+    let heads = attention.num_attention_heads as i64;
+    let mut longer = |name: &str, x: &Value| graph.pad(&at(name), x, &[0, 0, 0, 0, 0, 0, 1, 0]);
+    let (keys, values) = (longer("keys", keys), longer("values", values));
+    let column = graph.reshape(&at("column"), sinks, &[1, heads, 1, 1]);
+    let axis = [("axis", Attr::Int(0))];
+    let sizes = graph.op("Shape", &at("mask/size"), &[mask], &[]);
+    let ends =
+        [0, 1].map(|place| graph.constant_i64(&at(&format!("mask/{place}")), &[place], false));
+    let [rows, columns] = [0, 1].map(|place: usize| {
+        graph.gather(&at(&format!("mask/size/{place}")), &sizes, &ends[place], 0)
+    });
+    let one = graph.constant_i64("one", &[1], false);
+    let count = graph.constant_i64(&at("heads"), &[heads], false);
+    let shape = [&one, &count, &rows, &columns];
+    let shape = graph.op("Concat", &at("mask/shape"), &shape, &axis);
+    let mask = graph.op("Expand", &at("mask/Expand"), &[mask, &shape], &[]);
+    let shape = [&one, &count, &rows, &one];
+    let shape = graph.op("Concat", &at("column/shape"), &shape, &axis);
+    let column = graph.op("Expand", &at("column/Expand"), &[&column, &shape], &[]);
+    let last = [("axis", Attr::Int(3))];
+    let mask = graph.op("Concat", &at("mask"), &[&mask, &column], &last);
+    [keys, values, mask]
 }

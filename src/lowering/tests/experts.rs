@@ -34,6 +34,39 @@ fn experts_are_one_node_where_their_weights_are_stacked() {
 }
 
 #[test]
+fn other_routers_hand_over_their_weights_and_other_experts_say_why_they_stay() {
+    let weighs = "ONNX Runtime's operator for experts weighs their outputs, not their inputs";
+    let fused = "their gate and up projections are one matrix";
+    // The number of layers with experts, and why they stay as prepared.
+    for (model, layers, left) in [
+        ("dots1", 1, None),
+        ("glm4-moe", 1, None),
+        ("ernie4-5-moe", 1, None),
+        ("minimax-m2", 2, None),
+        ("phimoe", 2, None),
+        ("granitemoe", 2, None),
+        ("gpt-oss", 2, Some(fused)),
+        ("llama4", 1, Some(weighs)),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let all = prepare(model, "lora", Dtype::Float32, folder.path());
+        let lowered = rewritten(&all[0], WeightsMode::Mapped).0;
+        let expected = if left.is_none() { layers } else { 0 };
+        assert_eq!(count(&lowered.step, "MoE"), expected, "{model}");
+        let reported = lowered.not_lowered.iter();
+        let reasons: Vec<&str> = reported
+            .filter(|one| one.role == "experts")
+            .map(|one| one.reason.as_str())
+            .collect();
+        assert_eq!(
+            reasons,
+            vec![left.unwrap_or(""); layers - expected],
+            "{model}"
+        );
+    }
+}
+
+#[test]
 fn adapted_experts_are_not_fused_and_merged_ones_are() {
     // In the last case, one of the two layers is adapted.
     for (model, case, left) in [

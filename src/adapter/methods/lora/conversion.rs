@@ -150,6 +150,11 @@ fn names(spec: &DecoderSpec) -> Option<[&'static str; 3]> {
     Some(*names)
 }
 
+/// Whether PEFT converts configurations for `spec`.
+pub fn converts(spec: &DecoderSpec) -> bool {
+    names(spec).is_some()
+}
+
 /// The path of a layer's router, for each layer that has experts.
 fn routers(spec: &DecoderSpec) -> impl Iterator<Item = &str> {
     let mixtures = spec.layers.iter().filter_map(|layer| layer.mlp.mixture());

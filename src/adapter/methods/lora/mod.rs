@@ -49,14 +49,14 @@ use self::activated::Activated;
 use self::arrow::Experts;
 pub use self::arrow::folders as arrow_folders;
 use self::config::LoraConfig;
-use self::conversion::converted;
+use self::conversion::{converted, converts};
 use self::embedding::LoraEmbedding;
 pub use self::embedding::column_norms;
 pub use self::expert::{Expert, Pair};
 use self::factors::{check_table_rank, factors, factors_from_weights};
 use self::init::LoraInit;
 use self::linear::LoraLinear;
-use self::parameters::TargetParameters;
+use self::parameters::{TargetParameters, check_options};
 use self::residual::FreshFactors;
 pub use self::residual::Residual;
 use self::tying::Tie;
@@ -71,7 +71,7 @@ use crate::adapter::toolbox::tuner::{
     Loading, TargetEmbedding, TargetLinear, TargetModule, not_adaptable, target_module,
     without_experts,
 };
-use crate::adapter::{AdapterError, AdapterTensors, Effects, ModuleAdapter};
+use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
 use crate::arch::{Module, ModuleKind};
 use crate::json::JsonObject;
 use crate::model::BaseModel;
@@ -98,6 +98,7 @@ fn load(loading: Loading) -> Result<Effects, AdapterError> {
         tensors,
         ..
     } = loading;
+    let as_saved = config;
     let config = &converted(config, &base.spec)?;
     let mut lora = LoraConfig::read(config, base.spec.vocab_size)?;
     let spec = replicate(config, &base.spec)?;
@@ -109,10 +110,17 @@ fn load(loading: Loading) -> Result<Effects, AdapterError> {
         true => Vec::new(),
         false => targets.select(config, tensors, &modules)?,
     };
-    if spec.tower.is_some() {
-        // PEFT doesn't convert a wrapper's configuration, and finds no modules in its experts.
+    let older = match tensors.is_fresh() {
+        true => Vec::new(),
+        false => of_older_modules(as_saved, base, tensors, &modules, &selected)?,
+    };
+    // Experts are no modules. Where PEFT converts a configuration, it names their tensors.
+    if older.iter().any(|module| is_expert(base, module)) {
+        selected.retain(|module| !is_expert(base, module));
+    } else {
         selected = without_experts(&targets, selected, base);
     }
+    selected.extend(older);
     let mut saved = targets.saved(config, tensors, &modules)?;
     let mut effects = Effects::default();
 
@@ -178,6 +186,83 @@ fn load(loading: Loading) -> Result<Effects, AdapterError> {
     Ok(effects)
 }
 
+fn is_expert(base: &BaseModel, module: &Module) -> bool {
+    matches!(module.kind, ModuleKind::Routed { .. }) && !base.spec.is_router(&module.path)
+}
+
+/// Modules that the file adapts by themselves, though they aren't `selected`. Before Transformers 5,
+/// experts were modules, too; and PEFT's conversion of such a configuration takes all modules that
+/// are called like an expert's projection for experts, so it leaves out others of that name.
+fn of_older_modules(
+    config: &JsonObject,
+    base: &BaseModel,
+    tensors: &mut AdapterTensors,
+    modules: &[Module],
+    selected: &[Module],
+) -> Result<Vec<Module>, AdapterError> {
+    if config.get("target_modules").is_none() {
+        return Ok(Vec::new());
+    }
+    let targets = Targets::read(config, &base.spec.model_type, None)?;
+    let converts = converts(&base.spec);
+    let mut found = Vec::new();
+    for module in modules {
+        let own = match (is_expert(base, module), &module.kind) {
+            (true, _) if converts => continue,
+            (true, _) => &module.source,
+            (false, ModuleKind::Linear { .. }) => {
+                if selected.iter().any(|other| other.path == module.path) {
+                    continue;
+                }
+                &module.path
+            }
+            (false, _) => continue,
+        };
+        let is_there = tensors.has(&format!("{own}.lora_A.weight"));
+        if is_there && targets.contains(config, module)? {
+            found.push(module.clone());
+        }
+    }
+    if let Some(first) = found.first() {
+        tensors.note(format!(
+            "modules such as `{}` are adapted as the file has them ({} in all), though PEFT doesn't load \
+             these tensors with Transformers 5",
+            first.path,
+            found.len()
+        ));
+    }
+    Ok(found)
+}
+
+/// The adapter of one expert's projection, from a file that has a pair for it.
+fn single_expert(
+    config: &JsonObject,
+    lora: &LoraConfig,
+    tensors: &mut AdapterTensors,
+    module: &Module,
+) -> Result<Box<dyn ModuleAdapter>, AdapterError> {
+    check_options(config, lora, "an expert's projection")?;
+    let [out_features, in_features] = module.matrix_size().expect("an expert has matrices");
+    let (r, scaling) = lora.rank_and_scaling(config, &module.source)?;
+    let keys = ["lora_A.weight", "lora_B.weight"].map(|name| format!("{}.{name}", module.source));
+    let a = tensors.matrix(&keys[0], [r, in_features], Init::Zeros)?;
+    let b = tensors.matrix(&keys[1], [out_features, r], Init::Zeros)?;
+    Ok(Box::new(LoraLinear {
+        trainable: a.len() + b.len(),
+        keys: [
+            tensors.full_key(&keys[0]),
+            tensors.full_key(&keys[1]),
+            String::new(),
+        ],
+        a,
+        b,
+        bias: None,
+        scaling,
+        magnitude: None,
+        residual: None,
+    }))
+}
+
 /// The adapter of a module, and the number of its parameters that PEFT counts and doesn't train.
 /// `made`: its fresh factors, if they were computed from the weight.
 fn module_adapter(
@@ -188,6 +273,9 @@ fn module_adapter(
     module: &Module,
     made: Option<FreshFactors>,
 ) -> Result<(Box<dyn ModuleAdapter>, usize), AdapterError> {
+    if is_expert(base, module) {
+        return Ok((single_expert(config, lora, tensors, module)?, 0));
+    }
     let (r, scaling) = lora.rank_and_scaling(config, &module.path)?;
     match target_module(base, module) {
         Some(TargetModule::Linear(layer)) => {

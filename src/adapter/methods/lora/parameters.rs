@@ -23,7 +23,7 @@ use super::stacked::{self, StackedTarget};
 use crate::adapter::form::Form;
 use crate::adapter::toolbox::stacked::Stack;
 use crate::adapter::{AdapterError, AdapterTensors, Effects, ModuleAdapter, ModuleWeights};
-use crate::arch::{DecoderSpec, Expert, Module, ModuleKind};
+use crate::arch::{DecoderSpec, Expert, Mixture, Module, ModuleKind};
 use crate::json::{ConfigError, JsonObject};
 
 /// Options that PEFT refuses together with it.
@@ -50,7 +50,7 @@ struct Parameter<'a> {
 #[derive(Debug)]
 enum Kind<'a> {
     /// A stacked tensor of a layer's experts.
-    Stack(Stack, &'a [Expert]),
+    Stack(Stack, &'a Mixture),
     /// The weight of a module that can be adapted.
     Matrix(Module),
     /// A parameter that can't be adapted.
@@ -94,7 +94,7 @@ impl<'a> TargetParameters<'a> {
             let selected = Vec::new();
             return Ok(Self { selected });
         }
-        check_options(config, lora)?;
+        check_options(config, lora, "`target_parameters`")?;
         let all = parameters(spec);
         let is_meant = |parameter: &Parameter, name: &str| {
             let is_meant = |spelled: &String| {
@@ -195,7 +195,8 @@ impl<'a> TargetParameters<'a> {
                     let reason = "it isn't supported for fresh stacked experts";
                     return Err(config.refused("init_lora_weights", reason).into());
                 }
-                Kind::Stack(stack, experts) => {
+                Kind::Stack(stack, mixture) => {
+                    let experts = &mixture.experts;
                     self.check_single_experts(config, parameter, experts, tensors)?;
                     let target = StackedTarget {
                         stack: *stack,
@@ -203,6 +204,7 @@ impl<'a> TargetParameters<'a> {
                         r,
                         scaling,
                         init: lora.init,
+                        swapped: mixture.hides_transposition(),
                     };
                     for (path, adapter) in stacked::load(tensors, target, experts)? {
                         effects.modules.insert(path, Box::new(adapter));
@@ -257,9 +259,17 @@ impl<'a> TargetParameters<'a> {
     }
 }
 
-fn check_options(config: &JsonObject, lora: &LoraConfig) -> Result<(), ConfigError> {
+/// Refuses options that PEFT doesn't combine with a parameter; `what` is that.
+///
+/// # Errors
+/// If one is set.
+pub fn check_options(
+    config: &JsonObject,
+    lora: &LoraConfig,
+    what: &str,
+) -> Result<(), ConfigError> {
     let refused = |key: &str| {
-        let reason = format!("it can't be combined with `{PARAMETERS}`");
+        let reason = format!("it can't be combined with {what}");
         Err(config.refused(key, &reason))
     };
     if let Some(key) = NOT_WITH.into_iter().find(|key| is_on(config, key)) {
@@ -315,7 +325,7 @@ fn parameters(spec: &DecoderSpec) -> Vec<Parameter<'_>> {
         for stack in Stack::ALL {
             all.push(Parameter {
                 name: format!("{}.{}", mixture.path, stack.name(first)),
-                kind: Kind::Stack(stack, &mixture.experts),
+                kind: Kind::Stack(stack, mixture),
             });
         }
     }

@@ -9,6 +9,10 @@
 //! adapted together with `down_proj`, its keys contain `base_layer`: PEFT wraps one and then the
 //! other.
 //!
+//! Some families store each expert's matrix as `[in_features, out_features]`. PEFT knows that if
+//! Transformers' class says so. Otherwise it takes the last axis for the inputs, and the pair is that
+//! of the transposed weight.
+//!
 //! Adapters that were saved for single experts have a pair for each projection. PEFT combines those
 //! of gate and up into one pair with the sum of both ranks: `A` one below the other, `B`
 //! block-diagonal.
@@ -63,6 +67,8 @@ pub struct StackedTarget<'a> {
     pub scaling: f32,
     /// How a fresh adapter is initialised.
     pub init: LoraInit,
+    /// Whether `A` and `B` are those of the transposed weight.
+    pub swapped: bool,
 }
 
 /// Reads the tensors, and returns the adapter of each projection, by path.
@@ -125,6 +131,10 @@ fn stacked(
     let linears = target.stack.linears(&experts[0]);
     let (count, columns) = (experts.len(), linears[0].in_features);
     let rows: usize = linears.iter().map(|linear| linear.out_features).sum();
+    let [rows, columns] = match target.swapped {
+        true => [columns, rows],
+        false => [rows, columns],
+    };
     let [init_a, init_b] = match target.init {
         LoraInit::Gaussian => [Init::Normal(1.0 / r as f32), Init::Zeros],
         LoraInit::Random => [
@@ -141,13 +151,19 @@ fn stacked(
     let b = tensors.take(&format!("{key}.lora_B.weight"), &[rows, r * count], init_b)?;
     let a = Array3::from_shape_vec((count, r, columns), a);
     let a = a.expect("`take` gives as many values as asked for");
-    if !tensors.has_values() {
-        return Ok((a, Array3::zeros((count, rows, r))));
+    let b = match tensors.has_values() {
+        true => {
+            let b = Array3::from_shape_vec((rows, r, count), b);
+            let b = b.expect("`take` gives as many values as asked for");
+            b.permuted_axes([2, 0, 1]).as_standard_layout().into_owned()
+        }
+        false => Array3::zeros((count, rows, r)),
+    };
+    if !target.swapped {
+        return Ok((a, b));
     }
-    let b = Array3::from_shape_vec((rows, r, count), b);
-    let b = b.expect("`take` gives as many values as asked for");
-    let b = b.permuted_axes([2, 0, 1]).as_standard_layout().into_owned();
-    Ok((a, b))
+    let turned = |x: Array3<f32>| x.permuted_axes([0, 2, 1]).as_standard_layout().into_owned();
+    Ok((turned(b), turned(a)))
 }
 
 /// `[experts, r, in_features]` and `[experts, out_features, r]`, from a file with a pair for each
