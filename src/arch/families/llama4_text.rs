@@ -19,7 +19,7 @@ use crate::arch::experts::describe::{ExpertForm, Experts, Routing, Shared, sizes
 use crate::arch::rope::{Pairs, RopeDefaults};
 use crate::arch::{
     DecoderSpec, GateUpRows, NormKind, NormOrder, NormOver, Position, QueryScale, RouterModule,
-    Scores, Weighs, read,
+    Scores, Stored, Weighs, read,
 };
 use crate::json::{ConfigError, JsonObject};
 
