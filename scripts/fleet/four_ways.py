@@ -49,7 +49,7 @@ def slurm(place):
 
 def hyperqueue(place):
     command = [sys.executable, HERE / "run_by_hq.py", place.sweep, "--program", PROGRAM]
-    subprocess.run(command, check=True, timeout=600, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, timeout=600, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def main():
@@ -83,7 +83,9 @@ def main():
         finally:
             if slurm in ways:
                 subprocess.run([HERE / "slurm.sh", "down", folder / "slurm"], check=False)
-        assert len(set(map(tuple, reports.values()))) == 1, "the reports have other rows"
+        first = next(iter(reports.values()))
+        for name, rows in reports.items():
+            assert rows == first, f"{name} has other rows: {sorted(set(rows) ^ set(first))}"
         print(f"all {len(reports)} reports have the same rows")
 
 
