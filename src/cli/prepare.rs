@@ -239,6 +239,11 @@ impl Prepare {
         if !self.formats.contains(&Format::Hf) {
             return Ok(form);
         }
+        if common.requantize {
+            bail!(
+                "`--requantize` is about graphs; a checkpoint of `--format hf` has floats, which `--quantize 4bit` packs"
+            );
+        }
         let keys = &config.quantization_keys;
         let is_quantized = |part: Option<Part>| part.and_then(Part::format).is_some();
         for (option, asked, part) in [

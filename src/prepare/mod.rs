@@ -101,6 +101,8 @@ pub enum PrepareError {
     },
     #[error("no quantized checkpoint can be written: {reason}")]
     NotPackable { reason: String },
+    #[error("no checkpoint can be written: {reason}")]
+    NoCheckpoint { reason: String },
     #[error("there is no `merged` variant: {reason}")]
     NotMergeable { reason: String },
     #[error("`{}` exists and was not written by this program; choose another folder", path.display())]

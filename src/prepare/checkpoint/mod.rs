@@ -34,6 +34,7 @@ use self::shards::Shards;
 use super::PrepareError;
 use super::merge::{Change, changes};
 use crate::adapter::{Adapter, AdapterError};
+use crate::arch::{self, DecoderSpec, Module};
 use crate::files::temporary_folder;
 use crate::files::write_file;
 use crate::model::BaseModel;
@@ -106,6 +107,16 @@ fn write_sharded(
     shard_bytes: u64,
 ) -> Result<CheckpointSummary, PrepareError> {
     let original = base;
+    let is_in_out = |spec: DecoderSpec| spec.modules().iter().any(Module::is_stored_in_out);
+    if base.stored.is_some() && arch::spec(&base.config).is_ok_and(is_in_out) {
+        return Err(PrepareError::NoCheckpoint {
+            reason: format!(
+                "the quantized weights of `{}` have their outputs first, and `{}` models inputs first; take the 16-bit \
+                 model that it was made from",
+                base.id, base.spec.model_type
+            ),
+        });
+    }
     let base = adapter.map_or(base, |adapter| adapter.base(base));
     let spec = adapter.map_or(&base.spec, |adapter| &adapter.spec);
     let modules = spec.modules();
