@@ -2,7 +2,7 @@
 
 use super::alibi::Alibi;
 use super::heads::Heads;
-use super::{Linear, Module, ModuleKind, Norm, PlainParameter, RotarySpec};
+use super::{Latent, Linear, Module, ModuleKind, Norm, PlainParameter, RotarySpec};
 
 /// Grouped-query self-attention: `num_attention_heads / num_key_value_heads` query heads share a
 /// key and a value head.
@@ -64,6 +64,8 @@ pub enum Projections {
         /// The order of its rows.
         rows: FusedRows,
     },
+    /// Keys and values are expanded from a short vector.
+    Latent(Box<Latent>),
 }
 
 /// The order of the rows of a fused projection.
@@ -183,6 +185,12 @@ impl Attention {
             .map_or(path, |(attention, _)| attention)
     }
 
+    /// The width of a head's value.
+    pub fn value_dim(&self) -> usize {
+        let latent = self.projections.latent();
+        latent.map_or(self.head_dim, |latent| latent.value)
+    }
+
     /// The projections, in the order in which Transformers declares them.
     pub fn linears(&self) -> Vec<&Linear> {
         let o = &self.o_proj;
@@ -193,6 +201,7 @@ impl Attention {
             (Projections::Separate { query, key, value }, _) => vec![query, key, value, o],
             (Projections::Fused { qkv, .. }, Declared::OutputFirst) => vec![o, qkv],
             (Projections::Fused { qkv, .. }, _) => vec![qkv, o],
+            (Projections::Latent(latent), _) => [latent.linears(), vec![o]].concat(),
         }
     }
 
@@ -210,6 +219,15 @@ impl Projections {
         match self {
             Self::Separate { query, key, value } => vec![query, key, value],
             Self::Fused { qkv, .. } => vec![qkv],
+            Self::Latent(latent) => latent.linears_mut(),
+        }
+    }
+
+    /// Latent attention, if they are that.
+    pub fn latent(&self) -> Option<&Latent> {
+        match self {
+            Self::Latent(latent) => Some(latent),
+            Self::Separate { .. } | Self::Fused { .. } => None,
         }
     }
 }

@@ -102,22 +102,34 @@ impl Latent {
         all
     }
 
-    /// The norms, mutable.
-    pub(super) fn norms_mut(&mut self) -> Vec<&mut Norm> {
-        let mut all = match &mut self.query {
-            LatentQuery::Direct(_) => Vec::new(),
-            LatentQuery::Compressed { norm, .. } => vec![norm],
-        };
-        all.push(&mut self.norm);
-        all
+    /// Path and source of every module, mutable.
+    pub(super) fn names_mut(&mut self) -> Vec<(&mut String, &mut String)> {
+        let Self {
+            query,
+            compress,
+            norm,
+            expand,
+            ..
+        } = self;
+        let mut linears = vec![compress, expand];
+        let mut norms = vec![norm];
+        match query {
+            LatentQuery::Direct(query) => linears.push(query),
+            LatentQuery::Compressed { down, norm, up } => {
+                linears.extend([down, up]);
+                norms.push(norm);
+            }
+        }
+        let linears = linears.into_iter().map(Linear::names_mut);
+        let norms = norms.into_iter();
+        linears
+            .chain(norms.map(|norm| (&mut norm.path, &mut norm.source)))
+            .collect()
     }
 }
 
 /// The width of the rotated part of a head.
-pub fn rotated_width(
-    config: &JsonObject,
-    defaults: &LatentDefaults,
-) -> Result<usize, ConfigError> {
+pub fn rotated_width(config: &JsonObject, defaults: &LatentDefaults) -> Result<usize, ConfigError> {
     width(config, "qk_rope_head_dim", defaults.widths[1])
 }
 

@@ -9,6 +9,7 @@ mod attention;
 mod experts;
 mod families;
 mod heads;
+mod latent;
 mod layer_kinds;
 mod mlp;
 mod module;
@@ -32,6 +33,7 @@ pub use experts::{
     RouterModule, Scores, SharedExpert, StackNames, Weighs,
 };
 pub use families::{DefaultTargets, FAMILIES, Family, Shape, family, spec};
+pub use latent::{Latent, LatentQuery};
 pub use mlp::{Activation, Mlp};
 pub use module::{Embedding, Linear, Module, ModuleKind, Norm, NormKind, PlainParameter, Stored};
 pub use names::bare;

@@ -6,7 +6,7 @@
 
 use super::{
     Arrangement, Attention, Embedding, Linear, Mixture, Mlp, Module, Norm, PlainParameter,
-    Position, PromptAttention, Recurrence, State,
+    Position, Projections, PromptAttention, Recurrence, State,
 };
 use crate::json::{ConfigError, JsonObject};
 
@@ -132,6 +132,9 @@ impl Layer {
                 all.extend(key.modules(attention.num_key_value_heads));
             }
             all.extend(attention.sinks.iter().map(PlainParameter::module));
+            let latent = attention.projections.latent();
+            let norms = latent.iter().flat_map(|latent| latent.norms());
+            all.extend(norms.map(Norm::module));
         }
         all.extend(self.recurrence.iter().flat_map(Recurrence::modules));
         all.extend(self.mlp.linears().into_iter().map(Linear::module));
@@ -157,7 +160,10 @@ impl Layer {
             ..
         }) = &mut self.attention
         {
-            all.extend(projections.linears_mut().into_iter().map(of_linear));
+            match projections {
+                Projections::Latent(latent) => all.extend(latent.names_mut()),
+                other => all.extend(other.linears_mut().into_iter().map(of_linear)),
+            }
             all.push(of_linear(o_proj));
             let norms = query_key_norms.iter_mut().flatten();
             all.extend(norms.map(|norm| of_norm(&mut norm.norm)));
@@ -245,6 +251,12 @@ impl DecoderSpec {
     /// The first attention, if any layer has one.
     pub fn first_attention(&self) -> Option<&Attention> {
         self.attentions().next()
+    }
+
+    /// Whether any layer has latent attention.
+    pub fn has_latent_attention(&self) -> bool {
+        let mut all = self.attentions();
+        all.any(|attention| attention.projections.latent().is_some())
     }
 
     /// Whether any layer passes a state from token to token.

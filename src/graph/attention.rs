@@ -3,6 +3,7 @@
 //! If `past` and `present` are bound to the same buffer, the cache is updated in place.
 
 mod group_query;
+mod latent;
 mod operator;
 mod standard;
 
@@ -18,6 +19,7 @@ use crate::arch::{
     Attention, FusedRows, NormOrder, Pairs, Position, Projections, QueryScale, RotarySpec,
 };
 use group_query::group_query;
+use latent::latent_inputs;
 use standard::standard;
 
 /// Where an adapter's addition to an attention is inserted.
@@ -128,8 +130,16 @@ pub(super) fn attention(
     let is_adapted = pass
         .adaptation
         .is_some_and(|own| own.adapts_attention(attention.path()));
-    let inputs = projected(graph, pass, attention, path, x);
-    let inputs = prepared(graph, attention, path, tables, lengths, inputs, is_adapted);
+    let inputs = match attention.projections.latent() {
+        Some(latent) => {
+            let of = (path.as_str(), attention, latent);
+            latent_inputs(graph, pass, of, tables, lengths, x)
+        }
+        None => {
+            let inputs = projected(graph, pass, attention, path, x);
+            prepared(graph, attention, path, tables, lengths, inputs, is_adapted)
+        }
+    };
     let added = match &inputs {
         Inputs::Three([query, ..]) if is_adapted => {
             added(graph, pass, (index, attention), tables, lengths, query)
@@ -158,9 +168,9 @@ pub(super) fn attention(
         let name = format!("/{path}/self_attn/last");
         context = graph.last_position(&name, &context);
     }
-    if width != attention.head_dim {
+    if width != attention.value_dim() {
         let path = &attention.o_proj.path;
-        context = resize_heads(graph, path, &context, heads, width, attention.head_dim);
+        context = resize_heads(graph, path, &context, heads, width, attention.value_dim());
     }
     let Some((added, place)) = added else {
         return linear(graph, pass, &attention.o_proj, &context);
@@ -248,6 +258,7 @@ fn rotates_inside(graph: &GraphBuilder, attention: &Attention, rotary: &RotarySp
     graph.attention_operator() == AttentionOperator::GroupQuery
         && rotary.long.is_none()
         && !norms_follow
+        && attention.projections.latent().is_none()
         && sizes
             .iter()
             .all(|size| size.is_multiple_of(ROTARY_MULTIPLE))
@@ -275,6 +286,7 @@ fn projected(
                 }
             }
         }
+        Projections::Latent(_) => unreachable!("its inputs are made by `latent_inputs`"),
     }
 }
 
@@ -369,7 +381,7 @@ fn scaled_query(
 /// Pads heads to the width that the attention node needs.
 fn widened(graph: &mut GraphBuilder, attention: &Attention, path: &str, inputs: Inputs) -> Inputs {
     let width = cache_head_dim(attention);
-    if width == attention.head_dim {
+    if width == attention.head_dim || attention.projections.latent().is_some() {
         return inputs;
     }
     inputs.map(attention, path, |value, name, heads| {

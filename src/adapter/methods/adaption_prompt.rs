@@ -79,6 +79,7 @@ fn load(loading: Loading) -> Result<Effects, AdapterError> {
         let place = match attention.projections {
             Projections::Separate { .. } => AttentionPlace::Heads,
             Projections::Fused { .. } => AttentionPlace::Output,
+            Projections::Latent(_) => unreachable!("no base that's accepted has it"),
         };
         let key = |name: &str| format!("{}.{name}", attention.path());
         let shape = [1, length, width];
@@ -149,6 +150,7 @@ fn heads(
             let [keys, values] = [1, 2].map(|part| part * width..(part + 1) * width);
             Ok([keys, values].map(|part| split(rows.slice(s![.., part]))))
         }
+        Projections::Latent(_) => unreachable!("no base that's accepted has it"),
     }
 }
 

@@ -99,6 +99,13 @@ impl PrefixShape {
                 return Err(config.refused("peft_type", &reason));
             }
         };
+        if base.spec.has_latent_attention() {
+            let reason = format!(
+                "Transformers keeps compressed keys and values of a `{}`, which a prefix doesn't fit; PEFT fails, too",
+                base.spec.model_type
+            );
+            return Err(config.refused("peft_type", &reason));
+        }
         let token_dim = attention.num_key_value_heads * attention.head_dim;
         expect(config, "num_layers", layers)?;
         let overwritten = fresh && base.config.get("num_key_value_heads").is_some();

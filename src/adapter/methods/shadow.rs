@@ -358,9 +358,9 @@ fn mirrored(config: &JsonObject, base: &BaseModel) -> Result<DecoderSpec, Adapte
         );
         return Err(config.refused("peft_type", &reason).into());
     }
-    if base.spec.has_states() {
+    if base.spec.has_states() || base.spec.has_latent_attention() {
         let reason = format!(
-            "SHADOW for a `{}`, whose layers have states, is not implemented",
+            "SHADOW for a `{}`, whose layers have states or latent attention, is not implemented",
             base.spec.model_type
         );
         return Err(config.refused("peft_type", &reason).into());

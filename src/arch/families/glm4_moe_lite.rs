@@ -62,7 +62,10 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
         scale: 1.8,
     };
     let count = read::either(config, ["n_routed_experts", "num_local_experts"]);
-    let sizes = sizes(config, [(count, Some(64)), ("num_experts_per_tok", Some(4))])?;
+    let sizes = sizes(
+        config,
+        [(count, Some(64)), ("num_experts_per_tok", Some(4))],
+    )?;
     let experts = deepseek_v3::corrected(config, sizes, defaults, 1536)?;
     let sparse = sparse_layers(config, spec.layers.len())?;
     experts.replace(&mut spec, |layer| sparse[layer]);

@@ -6,6 +6,8 @@ mod bloom;
 mod codegen;
 mod cohere;
 mod cohere2;
+mod deepseek_v2;
+mod deepseek_v3;
 mod dots1;
 mod ernie4_5;
 mod ernie4_5_moe;
@@ -17,6 +19,7 @@ mod gemma3;
 mod glm;
 mod glm4;
 mod glm4_moe;
+mod glm4_moe_lite;
 mod gpt2;
 mod gpt_bigcode;
 mod gpt_neo;
@@ -138,6 +141,9 @@ pub const FAMILIES: &[&Family] = &[
     &granitemoe::FAMILY,
     &granitemoeshared::FAMILY,
     &glm4_moe::FAMILY,
+    &deepseek_v2::FAMILY,
+    &deepseek_v3::FAMILY,
+    &glm4_moe_lite::FAMILY,
     &dots1::FAMILY,
     &ernie4_5_moe::FAMILY,
     &minimax_m2::FAMILY,

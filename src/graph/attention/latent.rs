@@ -90,7 +90,9 @@ impl Nodes<'_, '_> {
     fn two(&mut self, part: &str, x: &Value, sizes: [usize; 2]) -> [Value; 2] {
         let name = self.at(&format!("{part}/Split"));
         let sizes = sizes.map(|size| size as i64);
-        let sizes = self.graph.constant_i64(&format!("{name}/sizes"), &sizes, false);
+        let sizes = self
+            .graph
+            .constant_i64(&format!("{name}/sizes"), &sizes, false);
         let outputs = ["plain", "turned"].map(|half| self.at(&format!("{part}/{half}")));
         let attrs = [("axis", Attr::Int(-1))];
         self.graph
@@ -122,7 +124,9 @@ impl Nodes<'_, '_> {
     fn for_all_heads(&mut self, x: &Value) -> Value {
         let name = self.at("key/Expand");
         let shape = [1, 1, self.heads as i64, 1];
-        let shape = self.graph.constant_i64(&format!("{name}/shape"), &shape, false);
+        let shape = self
+            .graph
+            .constant_i64(&format!("{name}/shape"), &shape, false);
         self.graph.op("Expand", &name, &[x, &shape], &[])
     }
 
