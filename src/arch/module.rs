@@ -272,9 +272,17 @@ impl Module {
         }
     }
 
-    /// Whether `name` is a constant that's stored with the parameters and counts as none.
+    /// Whether Transformers keeps `name` as a buffer: it's stored with the parameters, and doesn't
+    /// count as one.
     pub fn is_buffer(&self, name: &str) -> bool {
-        self.kind == ModuleKind::Xielu && ["beta", "eps"].contains(&name)
+        match &self.kind {
+            ModuleKind::Xielu => ["beta", "eps"].contains(&name),
+            // ERNIE 4.5's correction, a row, is a parameter.
+            ModuleKind::Parameter { name, shape } => {
+                *name == "e_score_correction_bias" && shape.len() == 1
+            }
+            _ => false,
+        }
     }
 
     /// The name in the checkpoint of its parameter `name`.
