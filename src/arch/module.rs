@@ -279,7 +279,7 @@ impl Module {
             ModuleKind::Xielu => ["beta", "eps"].contains(&name),
             // ERNIE 4.5's correction, a row, is a parameter.
             ModuleKind::Parameter { name, shape } => {
-                *name == "e_score_correction_bias" && shape.len() == 1
+                ["e_score_correction_bias", "expert_bias"].contains(name) && shape.len() == 1
             }
             _ => false,
         }
