@@ -79,6 +79,7 @@ fn a_conversion_of_full_rank_is_the_original() {
                         ConvertError::NoDelta { .. } => "no change of weights",
                         ConvertError::NoMatrix { .. } => "no matrix",
                         ConvertError::Expert { .. } | ConvertError::NamedAsExperts { .. } => {
+                            assert!(base.spec.has_experts(), "{model}/{case}");
                             "experts"
                         }
                         ConvertError::BiasBesideEmbedding { .. } => "bias",
@@ -118,11 +119,7 @@ fn a_conversion_of_full_rank_is_the_original() {
         wrong.join("\n")
     );
     assert!(converted > 200, "{converted}; {refused:?}");
-    assert!(
-        refused["experts"]
-            .iter()
-            .all(|name| name.contains("moe") || name.contains("mixtral"))
-    );
+    assert!(!refused["experts"].is_empty());
     for name in ["llama-gqa/ln-tuning", "llama-gqa/trainable-tokens"] {
         assert!(
             refused["no matrix"].iter().any(|other| other == name),
