@@ -119,6 +119,11 @@ impl Arrangement {
         }
     }
 
+    /// `y = x + mixer(norm(x))`, in a layer without an MLP.
+    pub fn mixer_alone(norm: Norm) -> Self {
+        Self::sequential(SublayerNorms::before(norm), SublayerNorms::default())
+    }
+
     /// All norms, in order of computation.
     pub fn norms(&self) -> impl Iterator<Item = &Norm> {
         let sublayers = [&self.attention, &self.mlp].into_iter();

@@ -20,6 +20,11 @@ pub struct Attention {
     pub num_key_value_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
+    /// The input is multiplied by this.
+    pub input_scale: Option<f64>,
+    /// Whether the query projection has as many more rows for a gate: the rows of each head's query
+    /// are followed by those of its gate, by whose sigmoid the head's output is multiplied.
+    pub gated: bool,
     /// Queries, keys and values are clamped to ± this value, after their norms.
     pub clip: Option<f64>,
     /// Norms of queries and of keys.
@@ -164,6 +169,8 @@ impl Attention {
             num_attention_heads: heads.queries,
             num_key_value_heads: heads.keys,
             head_dim: heads.width,
+            input_scale: None,
+            gated: false,
             clip: None,
             query_key_norms: None,
             norm_order: NormOrder::BeforeRotation,

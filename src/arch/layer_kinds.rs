@@ -6,6 +6,9 @@ use crate::json::{ConfigError, JsonObject};
 /// confirmed it.
 const LONGEST_KERNEL: usize = 1 << 10;
 
+/// The most heads, and the widest ones, that are accepted.
+const MOST: usize = 1 << 16;
+
 /// Reads a list with a kind for each of the `layers` layers; `kinds` are their names with what they
 /// mean. `None` if `key` is absent.
 ///
@@ -45,5 +48,25 @@ pub fn kernel(config: &JsonObject, key: &str, default: usize) -> Result<usize, C
     match kernel.unwrap_or(default) {
         1 => Err(config.wrong(key, "at least 2 tokens")),
         kernel => Ok(kernel),
+    }
+}
+
+/// Reads a size of at most [`MOST`]: states are allocated before any tensor's shape has confirmed
+/// them.
+///
+/// # Errors
+/// If it's something else.
+pub fn size(config: &JsonObject, key: &str, default: usize) -> Result<usize, ConfigError> {
+    Ok(config.optional_size_up_to(key, MOST)?.unwrap_or(default))
+}
+
+/// Refuses activations other than SiLU, the only one that the convolution's operator has.
+///
+/// # Errors
+/// If `key` names another one.
+pub fn must_be_silu(config: &JsonObject, key: &str) -> Result<(), ConfigError> {
+    match config.optional_text(key)? {
+        None | Some("silu" | "swish") => Ok(()),
+        Some(_) => Err(config.wrong(key, "`silu`, the activation behind the convolution")),
     }
 }

@@ -11,6 +11,7 @@ mod families;
 mod heads;
 mod latent;
 mod layer_kinds;
+mod mamba;
 mod mlp;
 mod module;
 mod names;
@@ -37,7 +38,10 @@ pub use latent::{Latent, LatentQuery};
 pub use mlp::{Activation, Mlp};
 pub use module::{Embedding, Linear, Module, ModuleKind, Norm, NormKind, PlainParameter, Stored};
 pub use names::bare;
-pub use recurrence::{Convolution, Recurrence, ShortConvolution, State, StateKind};
+pub use recurrence::{
+    Convolution, DeltaProjections, GatedDelta, Gating, Mamba2, MambaScales, Recurrence,
+    ShortConvolution, State, StateKind,
+};
 pub use rope::{LongFrequencies, Pairs, RotarySpec};
 pub use spec::{DecoderSpec, EmbeddingScale, Layer, LearnedPositions, Tower};
 pub use wrappers::{Text, WRAPPERS, Wrapper, locate};

@@ -3,7 +3,7 @@
 use super::DecoderSpec;
 
 /// `y = W x + b`
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Linear {
     /// Module path, as adapters target it.
     pub path: String,
@@ -21,6 +21,8 @@ pub struct Linear {
     pub stored: Stored,
     /// The key of `config.json` that gives this layer, and perhaps others, a bias.
     pub bias_key: Option<&'static str>,
+    /// The output, bias included, is multiplied by this.
+    pub output_scale: Option<f64>,
 }
 
 impl Linear {
@@ -35,6 +37,7 @@ impl Linear {
             tied: false,
             stored: Stored::OutIn,
             bias_key: None,
+            output_scale: None,
         }
     }
 
@@ -418,6 +421,11 @@ impl Norm {
 }
 
 impl PlainParameter {
+    /// Path and source, mutable.
+    pub(super) fn names_mut(&mut self) -> (&mut String, &mut String) {
+        (&mut self.path, &mut self.source)
+    }
+
     /// Its name, from the model's root on.
     pub fn full_name(&self) -> String {
         format!("{}.{}", self.path, self.name)

@@ -1,14 +1,23 @@
 //! Mixers that keep a state of a fixed size instead of keys and values, as data.
 
+mod gated_delta;
+mod mamba2;
+
 use serde::{Deserialize, Serialize};
 
-use super::{Linear, Module, ModuleKind};
+use super::{Linear, Module, ModuleKind, Norm, PlainParameter};
+pub use gated_delta::{DeltaProjections, GatedDelta};
+pub use mamba2::{Gating, Mamba2, MambaScales};
 
 /// A mixer whose layer passes a state from token to token.
 #[derive(Debug, Clone)]
 pub enum Recurrence {
     /// A convolution over the last few tokens, between two gates.
     ShortConvolution(ShortConvolution),
+    /// Linear attention whose state is corrected by each token.
+    GatedDelta(Box<GatedDelta>),
+    /// A state space.
+    Mamba2(Box<Mamba2>),
 }
 
 /// `B, C, x = in_proj(h)`, `out_proj(C * conv(B * x))`
@@ -44,6 +53,8 @@ pub struct Convolution {
 pub enum StateKind {
     /// The last inputs of a convolution, `[kernel - 1, channels]`.
     Convolution,
+    /// A matrix for each head, `[heads, key width, value width]`, in float32.
+    Recurrent,
 }
 
 impl StateKind {
@@ -51,6 +62,7 @@ impl StateKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Convolution => "conv_state",
+            Self::Recurrent => "recurrent_state",
         }
     }
 }
@@ -103,6 +115,8 @@ impl Recurrence {
     pub fn linears(&self) -> Vec<&Linear> {
         match self {
             Self::ShortConvolution(short) => vec![&short.in_proj, &short.out_proj],
+            Self::GatedDelta(net) => net.linears(),
+            Self::Mamba2(mixer) => vec![&mixer.in_proj, &mixer.out_proj],
         }
     }
 
@@ -110,34 +124,65 @@ impl Recurrence {
     pub(super) fn modules(&self) -> Vec<Module> {
         let mut all: Vec<Module> = self.linears().into_iter().map(Linear::module).collect();
         all.push(self.convolution().module());
+        all.extend(self.parameters().into_iter().map(PlainParameter::module));
+        all.extend(self.norm().map(Norm::module));
         all
     }
 
     /// Path and source of every module, mutable.
     pub(super) fn names_mut(&mut self) -> Vec<(&mut String, &mut String)> {
+        let mut all = Vec::new();
         match self {
             Self::ShortConvolution(short) => {
-                let conv = &mut short.convolution;
-                vec![
-                    (&mut short.in_proj.path, &mut short.in_proj.source),
-                    (&mut short.out_proj.path, &mut short.out_proj.source),
-                    (&mut conv.path, &mut conv.source),
-                ]
+                all.extend([&mut short.in_proj, &mut short.out_proj].map(Linear::names_mut));
+                all.push(short.convolution.names_mut());
             }
+            Self::GatedDelta(net) => all.extend(net.names_mut()),
+            Self::Mamba2(mixer) => all.extend(mixer.names_mut()),
         }
+        all
     }
 
     /// Its convolution.
     pub fn convolution(&self) -> &Convolution {
         match self {
             Self::ShortConvolution(short) => &short.convolution,
+            Self::GatedDelta(net) => &net.convolution,
+            Self::Mamba2(mixer) => &mixer.convolution,
+        }
+    }
+
+    /// The parameters that it holds itself.
+    fn parameters(&self) -> Vec<&PlainParameter> {
+        match self {
+            Self::ShortConvolution(_) => Vec::new(),
+            Self::GatedDelta(net) => vec![&net.dt_bias, &net.a_log],
+            Self::Mamba2(mixer) => vec![&mixer.dt_bias, &mixer.a_log, &mixer.d],
+        }
+    }
+
+    /// Its norm, if it has one.
+    fn norm(&self) -> Option<&Norm> {
+        match self {
+            Self::ShortConvolution(_) => None,
+            Self::GatedDelta(net) => Some(&net.norm),
+            Self::Mamba2(mixer) => mixer.gating.norm(),
         }
     }
 
     /// Its states.
     pub fn states(&self) -> Vec<State> {
+        let convolution = self.convolution().state();
         match self {
-            Self::ShortConvolution(short) => vec![short.convolution.state()],
+            Self::ShortConvolution(_) => vec![convolution],
+            Self::GatedDelta(net) => vec![convolution, net.state()],
+            Self::Mamba2(mixer) => vec![convolution, mixer.state()],
         }
+    }
+}
+
+impl Convolution {
+    fn names_mut(&mut self) -> (&mut String, &mut String) {
+        (&mut self.path, &mut self.source)
     }
 }

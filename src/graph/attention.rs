@@ -11,7 +11,7 @@ pub use operator::AttentionOperator;
 
 use super::builder::{Attr, Dim, GraphBuilder, Value};
 use super::lengths::{Lengths, Operands};
-use super::linear::{add_bias, linear};
+use super::linear::{add_bias, linear, times};
 use super::norm::norm_of_heads;
 use super::pass::Pass;
 use super::positions::PositionTables;
@@ -130,13 +130,23 @@ pub(super) fn attention(
     let is_adapted = pass
         .adaptation
         .is_some_and(|own| own.adapts_attention(attention.path()));
+    let x = &match attention.input_scale {
+        Some(factor) => times(graph, &format!("/{path}/self_attn/input"), x, factor),
+        None => x.clone(),
+    };
+    let mut gate = None;
     let inputs = match attention.projections.latent() {
         Some(latent) => {
             let of = (path.as_str(), attention, latent);
             latent_inputs(graph, pass, of, tables, lengths, x)
         }
         None => {
-            let inputs = projected(graph, pass, attention, path, x);
+            let mut inputs = projected(graph, pass, attention, path, x);
+            if let (true, Inputs::Three([query, ..])) = (attention.gated, &mut inputs) {
+                let [own, beside] = split_gate(graph, attention, path, query);
+                *query = own;
+                gate = Some(beside);
+            }
             prepared(graph, attention, path, tables, lengths, inputs, is_adapted)
         }
     };
@@ -171,6 +181,14 @@ pub(super) fn attention(
     if width != attention.value_dim() {
         let path = &attention.o_proj.path;
         context = resize_heads(graph, path, &context, heads, width, attention.value_dim());
+    }
+    if let Some(mut gate) = gate {
+        let at = |part: &str| format!("/{path}/self_attn/gate/{part}");
+        if pass.is_last_layer(index) {
+            gate = graph.last_position(&at("last"), &gate);
+        }
+        let open = graph.op("Sigmoid", &at("Sigmoid"), &[&gate], &[]);
+        context = graph.mul(&at("Mul"), &context, &open);
     }
     let Some((added, place)) = added else {
         return linear(graph, pass, &attention.o_proj, &context);
@@ -409,6 +427,27 @@ impl Inputs {
             ]),
         }
     }
+}
+
+/// Splits `[batch, sequence, heads * 2 head_dim]` into queries and their gates.
+fn split_gate(
+    graph: &mut GraphBuilder,
+    attention: &Attention,
+    path: &str,
+    both: &Value,
+) -> [Value; 2] {
+    let (heads, width) = (attention.num_attention_heads, attention.head_dim);
+    let at = |part: &str| format!("/{path}/self_attn/{part}");
+    let shape = [0, 0, heads as i64, 2 * width as i64];
+    let by_head = graph.reshape(&at("query_and_gate"), both, &shape);
+    let names = ["query/heads", "gate/heads"].map(at);
+    let parts = graph.split(&at("query_and_gate/Split"), &by_head, -1, [width; 2], names);
+    let joined = [0, 0, (heads * width) as i64];
+    let [query, gate] = parts;
+    [
+        graph.reshape(&at("query/own"), &query, &joined),
+        graph.reshape(&at("gate"), &gate, &joined),
+    ]
 }
 
 /// Splits `[batch, sequence, (heads + 2 kv_heads) * head_dim]` into queries, keys and values.

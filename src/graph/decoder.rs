@@ -20,7 +20,7 @@ use super::attention::attention;
 use super::before_layers::BeforeLayers;
 use super::builder::{Attr, Dim, GraphBuilder, Value};
 use super::lengths::{Lengths, lengths};
-use super::linear::{embedding, linear};
+use super::linear::{embedding, linear, times};
 use super::mlp::mlp;
 use super::norm::{add_norm, norm};
 use super::pass::{Export, PROMPT_INPUT, Pass};
@@ -166,12 +166,6 @@ pub(super) fn layers(
         Some(project_out) => linear(graph, pass, project_out, &hidden),
         None => hidden,
     }
-}
-
-/// `x * factor`.
-fn times(graph: &mut GraphBuilder, name: &str, x: &Value, factor: f64) -> Value {
-    let constant = graph.filled(&format!("{name}/factor"), &[], factor as f32);
-    graph.mul(name, x, &constant)
 }
 
 /// Prepends the virtual tokens to every sequence. In a decode step, the input has no rows.
@@ -337,7 +331,7 @@ fn mixed(
 ) -> Value {
     let layer = &pass.spec.layers[index];
     let own = layer.recurrence.as_ref();
-    let passed = own.map(|own| recurrence(graph, pass, index, own, x));
+    let passed = own.map(|own| recurrence(graph, pass, index, own, lengths, x));
     let own = layer.attention.as_ref();
     let attended = own.map(|own| attention(graph, pass, (index, own), tables, lengths, x));
     match (passed, attended) {

@@ -52,6 +52,20 @@ pub struct EmbeddingSite<'a> {
 
 /// Adds `W x + b` with the module's adapter; `x` is `[batch, sequence, in_features]`.
 pub(super) fn linear(graph: &mut GraphBuilder, pass: &Pass, layer: &Linear, x: &Value) -> Value {
+    let made = unscaled(graph, pass, layer, x);
+    match layer.output_scale {
+        Some(factor) => times(graph, &format!("/{}/scale", layer.path), &made, factor),
+        None => made,
+    }
+}
+
+/// Adds `x * factor`.
+pub(super) fn times(graph: &mut GraphBuilder, name: &str, x: &Value, factor: f64) -> Value {
+    let constant = graph.filled(&format!("{name}/factor"), &[], factor as f32);
+    graph.mul(name, x, &constant)
+}
+
+fn unscaled(graph: &mut GraphBuilder, pass: &Pass, layer: &Linear, x: &Value) -> Value {
     let path = &layer.path;
     let site = LinearSite {
         path,

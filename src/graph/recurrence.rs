@@ -4,11 +4,17 @@
 //! decode steps run the same nodes: the operators take any number of tokens, and continue from the
 //! state.
 
+mod gated_delta;
+mod mamba2;
 mod short_convolution;
 
 use super::builder::{Attr, Dim, GraphBuilder, Value};
+use super::lengths::Lengths;
 use super::pass::Pass;
-use crate::arch::{Convolution, Recurrence, State};
+use crate::arch::{Convolution, PlainParameter, Recurrence, State, StateKind};
+use crate::weights::Dtype;
+use gated_delta::gated_delta;
+use mamba2::mamba2;
 use short_convolution::short_convolution;
 
 /// Adds layer `index`'s recurrence, and its states as inputs and outputs of the graph.
@@ -21,10 +27,13 @@ pub(super) fn recurrence(
     pass: &Pass,
     index: usize,
     recurrence: &Recurrence,
+    lengths: &Lengths,
     x: &Value,
 ) -> Value {
     match recurrence {
         Recurrence::ShortConvolution(short) => short_convolution(graph, pass, index, short, x),
+        Recurrence::GatedDelta(net) => gated_delta(graph, pass, index, net, x),
+        Recurrence::Mamba2(mixer) => mamba2(graph, pass, index, mixer, lengths, x),
     }
 }
 
@@ -43,14 +52,18 @@ impl Passed {
             .chain(state.shape.iter().map(|&size| size.into()))
             .collect();
         let name = state.kind.name();
-        let past = graph.input(&format!("past_key_values.{number}.{name}"), &dims);
+        let dtype = match state.kind {
+            StateKind::Convolution => graph.compute(),
+            StateKind::Recurrent => Dtype::Float32,
+        };
+        let past = graph.input_of(dtype, &format!("past_key_values.{number}.{name}"), &dims);
         let present = format!("present.{number}.{name}");
-        graph.output(&present, &dims);
+        graph.output_of(dtype, &present, &dims);
         Self { past, present }
     }
 }
 
-/// Adds `activation(convolution(x))`; `x` and the returned value are `[batch, sequence, channels]`.
+/// Adds `activation(convolution(x))`, where the operator has `silu` and `none`; `x` and the returned value are `[batch, sequence, channels]`.
 fn convolved(
     graph: &mut GraphBuilder,
     convolution: &Convolution,
@@ -79,4 +92,17 @@ fn convolved(
             &attrs,
         )
         .remove(0)
+}
+
+/// `-exp(x)` of a parameter, float32. ONNX Runtime folds it when it opens the session.
+fn negative_exponential(graph: &mut GraphBuilder, parameter: &PlainParameter) -> Value {
+    let name = parameter.full_name();
+    let x = graph.parameter_f32(&name);
+    let grown = graph.op("Exp", &format!("/{name}/Exp"), &[&x], &[]);
+    graph.op("Neg", &format!("/{name}/Neg"), &[&grown], &[])
+}
+
+/// `x * sigmoid(x)`
+fn silu(graph: &mut GraphBuilder, name: &str, x: &Value) -> Value {
+    graph.contrib("QuickGelu", name, &[x], &[("alpha", Attr::Float(1.0))])
 }

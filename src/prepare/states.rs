@@ -1,6 +1,6 @@
 //! The states of a graph's layers.
 
-use crate::arch::{Layer, State};
+use crate::arch::{Layer, State, StateKind};
 use crate::prepared::LayerState;
 use crate::weights::Dtype;
 
@@ -11,7 +11,10 @@ pub fn states<'a>(layers: impl Iterator<Item = &'a Layer>, compute: Dtype) -> Ve
             layer,
             kind,
             shape,
-            dtype: compute,
+            dtype: match kind {
+                StateKind::Convolution => compute,
+                StateKind::Recurrent => Dtype::Float32,
+            },
         };
         spec.states().into_iter().map(made).collect::<Vec<_>>()
     };

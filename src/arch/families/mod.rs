@@ -2,6 +2,7 @@
 
 mod apertus;
 mod arcee;
+mod bamba;
 mod bloom;
 mod codegen;
 mod cohere;
@@ -13,6 +14,7 @@ mod ernie4_5;
 mod ernie4_5_moe;
 mod exaone4;
 mod falcon;
+mod falcon_h1;
 mod gemma;
 mod gemma2;
 mod gemma3;
@@ -28,6 +30,7 @@ mod gpt_oss;
 mod gptj;
 mod granite;
 mod granitemoe;
+mod granitemoehybrid;
 mod granitemoeshared;
 mod helium;
 mod hunyuan_v1_dense;
@@ -36,6 +39,7 @@ mod lfm2;
 mod lfm2_moe;
 mod llama;
 mod llama4_text;
+mod mamba2;
 mod minimax_m2;
 mod ministral;
 mod ministral3;
@@ -54,7 +58,10 @@ mod phimoe;
 mod qwen2;
 mod qwen2_moe;
 mod qwen3;
+mod qwen3_5;
+mod qwen3_5_moe;
 mod qwen3_moe;
+mod qwen3_next;
 mod seed_oss;
 mod smollm3;
 mod stablelm;
@@ -163,6 +170,13 @@ pub const FAMILIES: &[&Family] = &[
     &bloom::FAMILY,
     &mpt::FAMILY,
     &lfm2::FAMILY,
+    &qwen3_5::FAMILY,
+    &qwen3_5_moe::FAMILY,
+    &qwen3_next::FAMILY,
+    &bamba::FAMILY,
+    &granitemoehybrid::FAMILY,
+    &falcon_h1::FAMILY,
+    &mamba2::FAMILY,
 ];
 
 /// The family with this `model_type`.

@@ -56,6 +56,18 @@ pub const WRAPPERS: &[Wrapper] = &[
         ..LLAVA
     },
     Wrapper {
+        model_type: "qwen3_5",
+        name: "Qwen3.5 for images",
+        text: Text::Always("qwen3_5_text"),
+        ..LLAVA
+    },
+    Wrapper {
+        model_type: "qwen3_5_moe",
+        name: "Qwen3.5 with experts, for images",
+        text: Text::Always("qwen3_5_moe_text"),
+        ..LLAVA
+    },
+    Wrapper {
         model_type: "mistral3",
         name: "Mistral Small 3.1 and 3.2, Ministral 3",
         text: Text::Usually("mistral"),

@@ -3,11 +3,23 @@
 use super::value::value_info;
 use super::{Dim, GraphBuilder, Value};
 use crate::graph::proto::{element, element_type};
+use crate::weights::Dtype;
 
 impl GraphBuilder<'_> {
     /// Adds an input of the graph's dtype.
     pub fn input(&mut self, name: &str, dims: &[Dim]) -> Value {
         self.typed_input(name, element_type(self.arithmetic.compute), dims)
+    }
+
+    /// Adds an input of this dtype.
+    pub fn input_of(&mut self, dtype: Dtype, name: &str, dims: &[Dim]) -> Value {
+        self.typed_input(name, element_type(dtype), dims)
+    }
+
+    /// Declares the value `name`, of this dtype, as an output.
+    pub fn output_of(&mut self, dtype: Dtype, name: &str, dims: &[Dim]) {
+        let info = value_info(name, element_type(dtype), dims);
+        self.graph.output.push(info);
     }
 
     /// An input of the graph's dtype that several modules share; it's added on its first use.

@@ -20,15 +20,15 @@ impl GraphBuilder<'_> {
         self.contrib("FusedMatMul", name, &[x, w], &[("transB", Attr::Int(1))])
     }
 
-    /// Splits `x` along `axis` into three parts of these sizes and names.
-    pub fn split(
+    /// Splits `x` along `axis` into parts of these sizes and names.
+    pub fn split<const N: usize>(
         &mut self,
         name: &str,
         x: &Value,
         axis: i64,
-        sizes: [usize; 3],
-        names: [String; 3],
-    ) -> [Value; 3] {
+        sizes: [usize; N],
+        names: [String; N],
+    ) -> [Value; N] {
         let sizes = sizes.map(|size| size as i64);
         let sizes = self.constant_i64(&format!("{name}/sizes"), &sizes, false);
         let attrs = [("axis", Attr::Int(axis))];
