@@ -23,9 +23,9 @@ pub const FAMILY: Family = Family {
     shapes: &[
         // Copies no model: Bamba's layers with the width of a small one.
         Shape {
-            name: "bamba-351m",
+            name: "bamba-345m",
             copies: None,
-            parameters: 0,
+            parameters: 345_121_312,
             config: r#"{"architectures": ["BambaForCausalLM"], "attention_bias": false,
                 "attn_layer_indices": [9, 18], "hidden_act": "silu", "hidden_size": 1024,
                 "intermediate_size": 2816, "mamba_conv_bias": true, "mamba_d_conv": 4,
@@ -38,7 +38,7 @@ pub const FAMILY: Family = Family {
         Shape {
             name: "bamba-9b",
             copies: Some("ibm-ai-platform/Bamba-9B-v1"),
-            parameters: 0,
+            parameters: 9_780_235_392,
             config: r#"{"architectures": ["BambaForCausalLM"], "attention_bias": false,
                 "attn_layer_indices": [9, 18, 27], "hidden_act": "silu", "hidden_size": 4096,
                 "intermediate_size": 14336, "mamba_conv_bias": true, "mamba_d_conv": 4,

@@ -25,7 +25,7 @@ pub const FAMILY: Family = Family {
     shapes: &[Shape {
         name: "falcon-h1-0.5b",
         copies: Some("tiiuae/Falcon-H1-0.5B-Base"),
-        parameters: 0,
+        parameters: 521_411_104,
         config: r#"{"architectures": ["FalconH1ForCausalLM"], "attention_bias": false,
             "attention_in_multiplier": 1.0, "attention_out_multiplier": 0.9375,
             "embedding_multiplier": 5.656854249492381, "head_dim": 64, "hidden_act": "silu",

@@ -26,7 +26,7 @@ pub const FAMILY: Family = Family {
     shapes: &[Shape {
         name: "granite-4.0-h-350m",
         copies: Some("ibm-granite/granite-4.0-h-350m"),
-        parameters: 0,
+        parameters: 340_332_224,
         config: r#"{"architectures": ["GraniteMoeHybridForCausalLM"], "attention_bias": false,
             "attention_multiplier": 0.015625, "embedding_multiplier": 12, "hidden_act": "silu",
             "hidden_size": 768, "intermediate_size": 2048, "layer_types": ["mamba", "mamba", "mamba",

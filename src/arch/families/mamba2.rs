@@ -21,7 +21,7 @@ pub const FAMILY: Family = Family {
         Shape {
             name: "mamba2-370m",
             copies: Some("state-spaces/mamba2-370m"),
-            parameters: 0,
+            parameters: 368_346_624,
             config: r#"{"architectures": ["Mamba2ForCausalLM"], "chunk_size": 256, "conv_kernel": 4, "expand": 2,
                 "head_dim": 64, "hidden_act": "silu", "hidden_size": 1024, "layer_norm_epsilon": 1e-05,
                 "model_type": "mamba2", "n_groups": 1, "num_heads": 32, "num_hidden_layers": 48,
@@ -31,7 +31,7 @@ pub const FAMILY: Family = Family {
         Shape {
             name: "mamba-codestral-7b",
             copies: Some("mistralai/Mamba-Codestral-7B-v0.1"),
-            parameters: 0,
+            parameters: 7_285_403_648,
             config: r#"{"architectures": ["Mamba2ForCausalLM"], "chunk_size": 256, "conv_kernel": 4, "expand": 2,
                 "head_dim": 64, "hidden_act": "silu", "hidden_size": 4096, "layer_norm_epsilon": 1e-05,
                 "model_type": "mamba2", "n_groups": 8, "num_heads": 128, "num_hidden_layers": 64,

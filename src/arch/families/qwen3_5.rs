@@ -29,9 +29,9 @@ pub const FAMILY: Family = Family {
     shapes: &[
         // Copies no model: the layers of Qwen3.5 with the width of a small one.
         Shape {
-            name: "qwen3.5-352m",
+            name: "qwen3.5-357m",
             copies: None,
-            parameters: 0,
+            parameters: 357_348_384,
             config: r#"{"architectures": ["Qwen3_5ForCausalLM"], "attention_bias": false, "head_dim": 128,
                 "hidden_act": "silu", "hidden_size": 1024, "intermediate_size": 2816,
                 "layer_types": null, "full_attention_interval": 4, "linear_conv_kernel_dim": 4,
@@ -45,7 +45,7 @@ pub const FAMILY: Family = Family {
         Shape {
             name: "qwen3.5-9b",
             copies: Some("Qwen/Qwen3.5-9B"),
-            parameters: 0,
+            parameters: 8_953_803_264,
             config: r#"{"architectures": ["Qwen3_5ForCausalLM"], "attention_bias": false, "head_dim": 256,
                 "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 12288,
                 "full_attention_interval": 4, "linear_conv_kernel_dim": 4,

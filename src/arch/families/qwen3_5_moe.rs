@@ -20,7 +20,7 @@ pub const FAMILY: Family = Family {
     shapes: &[Shape {
         name: "qwen3.5-35b-a3b",
         copies: Some("Qwen/Qwen3.5-35B-A3B"),
-        parameters: 0,
+        parameters: 34_660_610_688,
         config: r#"{"architectures": ["Qwen3_5MoeForCausalLM"], "attention_bias": false, "head_dim": 256,
             "hidden_act": "silu", "hidden_size": 2048, "full_attention_interval": 4,
             "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128, "linear_num_key_heads": 16,

@@ -23,7 +23,7 @@ pub const FAMILY: Family = Family {
     shapes: &[Shape {
         name: "qwen3-next-80b-a3b",
         copies: Some("Qwen/Qwen3-Next-80B-A3B-Instruct"),
-        parameters: 0,
+        parameters: 79_674_391_296,
         config: r#"{"architectures": ["Qwen3NextForCausalLM"], "attention_bias": false,
             "decoder_sparse_step": 1, "full_attention_interval": 4, "head_dim": 256,
             "hidden_act": "silu", "hidden_size": 2048, "intermediate_size": 5120,
