@@ -38,11 +38,11 @@ pub struct MambaSizes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GateOrder {
     /// No norm.
-    WithoutNorm,
+    Alone,
     /// The gate, then the norm.
-    BeforeNorm,
+    First,
     /// The norm, then the gate.
-    AfterNorm,
+    Last,
 }
 
 impl MambaSizes {
@@ -99,9 +99,9 @@ impl MambaSizes {
             d: parameter("D"),
             dt_bias: parameter("dt_bias"),
             gating: match self.gate {
-                GateOrder::WithoutNorm => Gating::Plain,
-                GateOrder::BeforeNorm => Gating::BeforeNorm(norm),
-                GateOrder::AfterNorm => Gating::AfterNorm(norm),
+                GateOrder::Alone => Gating::Plain,
+                GateOrder::First => Gating::BeforeNorm(norm),
+                GateOrder::Last => Gating::AfterNorm(norm),
             },
             out_proj: linear("out_proj", hidden_size, inner, self.bias[1])?,
             heads,

@@ -13,7 +13,7 @@ pub use mamba2::{Gating, Mamba2, MambaScales};
 #[derive(Debug, Clone)]
 pub enum Recurrence {
     /// A convolution over the last few tokens, between two gates.
-    ShortConvolution(ShortConvolution),
+    ShortConvolution(Box<ShortConvolution>),
     /// Linear attention whose state is corrected by each token.
     GatedDelta(Box<GatedDelta>),
     /// A state space.
@@ -134,8 +134,13 @@ impl Recurrence {
         let mut all = Vec::new();
         match self {
             Self::ShortConvolution(short) => {
-                all.extend([&mut short.in_proj, &mut short.out_proj].map(Linear::names_mut));
-                all.push(short.convolution.names_mut());
+                let ShortConvolution {
+                    in_proj,
+                    convolution,
+                    out_proj,
+                } = &mut **short;
+                all.extend([in_proj, out_proj].map(Linear::names_mut));
+                all.push(convolution.names_mut());
             }
             Self::GatedDelta(net) => all.extend(net.names_mut()),
             Self::Mamba2(mixer) => all.extend(mixer.names_mut()),

@@ -143,7 +143,7 @@ pub fn sizes(config: &JsonObject, hidden_size: usize) -> Result<MambaSizes, Conf
         conv_bias: ("mamba_conv_bias", true),
         bias: [("mamba_proj_bias", false); 2],
         activation: "hidden_act",
-        gate: GateOrder::BeforeNorm,
+        gate: GateOrder::First,
         epsilon: read::epsilon(config, "rms_norm_eps", 1e-5)?,
         limit: "time_step_limit",
     })

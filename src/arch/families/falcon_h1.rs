@@ -110,9 +110,9 @@ fn sizes(config: &JsonObject, hidden_size: usize) -> Result<MambaSizes, ConfigEr
         inner,
         bias: [("mamba_proj_bias", false), ("projectors_bias", false)],
         gate: match (config.flag("mamba_rms_norm", false)?, order) {
-            (false, _) => GateOrder::WithoutNorm,
-            (true, true) => GateOrder::AfterNorm,
-            (true, false) => GateOrder::BeforeNorm,
+            (false, _) => GateOrder::Alone,
+            (true, true) => GateOrder::Last,
+            (true, false) => GateOrder::First,
         },
         ..alike
     })

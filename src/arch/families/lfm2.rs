@@ -159,11 +159,11 @@ fn short_convolution(
     let linear = |name: &str, rows: usize| {
         Linear::new(format!("{layer}.conv.{name}"), rows, width, bias).with_bias_key(KEY)
     };
-    Ok(Recurrence::ShortConvolution(ShortConvolution {
+    Ok(Recurrence::ShortConvolution(Box::new(ShortConvolution {
         in_proj: linear("in_proj", 3 * width),
         convolution: Convolution::new(format!("{layer}.conv.conv"), width, kernel, bias),
         out_proj: linear("out_proj", width),
-    }))
+    })))
 }
 
 fn rename_mlp(layer: &mut Layer) {

@@ -63,7 +63,7 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
         conv_bias: ("use_conv_bias", true),
         bias: [("use_bias", false); 2],
         activation: "hidden_act",
-        gate: GateOrder::BeforeNorm,
+        gate: GateOrder::First,
         epsilon,
         limit: "time_step_limit",
     };

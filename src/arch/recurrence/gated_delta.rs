@@ -37,6 +37,10 @@ pub struct GatedDelta {
 
 /// The projections of a gated delta net's input. Queries, keys and values have the widths of their
 /// heads together, like z, the gate of the output; b and a have one row for each value head.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there's one for each layer, in a box"
+)]
 #[derive(Debug, Clone)]
 pub enum DeltaProjections {
     /// Queries, keys and values in one projection, and one for each of the others.
