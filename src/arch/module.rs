@@ -421,11 +421,6 @@ impl Norm {
 }
 
 impl PlainParameter {
-    /// Path and source, mutable.
-    pub(super) fn names_mut(&mut self) -> (&mut String, &mut String) {
-        (&mut self.path, &mut self.source)
-    }
-
     /// Its name, from the model's root on.
     pub fn full_name(&self) -> String {
         format!("{}.{}", self.path, self.name)
