@@ -192,20 +192,40 @@ struct Effects {
     expert_notes: Vec<String>,
 }
 
-/// Refuses virtual tokens and prefixes in front of a prompt that's seen as a whole.
-fn refuse_prompt(
+/// Refuses what a base of this architecture can't be given.
+fn refuse_unfit(
     effects: &Effects,
     config: &JsonObject,
     spec: &DecoderSpec,
+    is_resized: bool,
 ) -> Result<(), ConfigError> {
-    if effects.prompt.is_none() || !spec.takes_whole_prompts() {
-        return Ok(());
+    let refused = |reason: &str| {
+        let reason = format!("a `{}` {reason}", spec.model_type);
+        Err(config.refused("peft_type", &reason))
+    };
+    if spec.takes_whole_prompts() && effects.prompt.is_some() {
+        return refused(
+            "sees its prompt in both directions, and with prompt learning PEFT drops the `token_type_ids` that say so",
+        );
     }
-    let reason = format!(
-        "a `{}` sees its prompt in both directions, and with prompt learning PEFT drops the `token_type_ids` that say so",
-        spec.model_type
-    );
-    Err(config.refused("peft_type", &reason))
+    let by_layer = spec.per_layer.as_ref();
+    let needs_ids = by_layer.is_some_and(|per_layer| !per_layer.takes_virtual_tokens);
+    if needs_ids && matches!(effects.prompt, Some(Prompt::Virtual(_))) {
+        return refused(
+            "has an embedding for each layer, which virtual tokens lack; PEFT fails, too",
+        );
+    }
+    let other_layers = effects.spec.as_ref();
+    let other_layers = other_layers.is_some_and(|other| other.layers.len() != spec.layers.len());
+    if spec.has_more_than_a_stream() && (effects.side_network.is_some() || other_layers) {
+        return refused(
+            "has layers that take more than the layer before gives, so it can't be run a second time or with other layers here",
+        );
+    }
+    if by_layer.is_some() && is_resized {
+        return refused("has an embedding for each layer, of which new tokens' rows are unknown");
+    }
+    Ok(())
 }
 
 impl Effects {
@@ -293,7 +313,7 @@ impl Adapter {
             loaded => loaded?,
         };
         let seen = resized.as_ref().unwrap_or(base);
-        refuse_prompt(&effects, &config, &seen.spec)?;
+        refuse_unfit(&effects, &config, &seen.spec, resized.is_some())?;
         let modules = effects.spec.as_ref().unwrap_or(&seen.spec).modules();
         replace_saved_embeddings(&mut effects, &mut tensors, seen, &modules)?;
         if let Some(resized) = &resized {

@@ -27,10 +27,12 @@ pub struct Attention {
     pub gated: bool,
     /// Queries, keys and values are clamped to ± this value, after their norms.
     pub clip: Option<f64>,
-    /// Norms of queries and of keys.
+    /// Norms of queries and of keys. The second one isn't used with keys of another layer.
     pub query_key_norms: Option<[HeadNorm; 2]>,
     /// Whether these norms come before or after the rotary embedding.
     pub norm_order: NormOrder,
+    /// The norm of values.
+    pub value_norm: Option<HeadNorm>,
     /// A factor for queries that depends on their positions.
     pub query_scale: Option<QueryScale>,
     /// How scores depend on positions.
@@ -61,6 +63,20 @@ pub enum Projections {
         key: Linear,
         /// `[num_key_value_heads * head_dim, hidden_size]`
         value: Linear,
+    },
+    /// Values are what the key projection gives, before norm and rotation.
+    KeyIsValue {
+        /// `[num_attention_heads * head_dim, hidden_size]`
+        query: Linear,
+        /// `[num_key_value_heads * head_dim, hidden_size]`
+        key: Linear,
+    },
+    /// Keys and values are those of an earlier layer.
+    OfLayer {
+        /// `[num_attention_heads * head_dim, hidden_size]`
+        query: Linear,
+        /// That layer's number.
+        layer: usize,
     },
     /// One projection, `[(num_attention_heads + 2 * num_key_value_heads) * head_dim, hidden_size]`.
     Fused {
@@ -175,6 +191,7 @@ impl Attention {
             query_key_norms: None,
             norm_order: NormOrder::BeforeRotation,
             query_scale: None,
+            value_norm: None,
             position: Position::None,
             chunk: None,
             window: None,
@@ -198,6 +215,29 @@ impl Attention {
         latent.map_or(self.head_dim, |latent| latent.value)
     }
 
+    /// The layer whose keys and values it uses, if they aren't its own.
+    pub fn keys_of_layer(&self) -> Option<usize> {
+        match self.projections {
+            Projections::OfLayer { layer, .. } => Some(layer),
+            _ => None,
+        }
+    }
+
+    /// The modules of the norms of queries, keys and values.
+    pub(super) fn norm_modules(&self) -> Vec<Module> {
+        let (queries, keys) = (self.num_attention_heads, self.num_key_value_heads);
+        let mut all = Vec::new();
+        if let Some([query, key]) = &self.query_key_norms {
+            all.extend(query.modules(queries));
+            if self.keys_of_layer().is_none() {
+                all.extend(key.modules(keys));
+            }
+        }
+        let values = self.value_norm.iter();
+        all.extend(values.flat_map(|value| value.modules(keys)));
+        all
+    }
+
     /// The projections, in the order in which Transformers declares them.
     pub fn linears(&self) -> Vec<&Linear> {
         let o = &self.o_proj;
@@ -206,6 +246,8 @@ impl Attention {
                 vec![key, value, query, o]
             }
             (Projections::Separate { query, key, value }, _) => vec![query, key, value, o],
+            (Projections::KeyIsValue { query, key }, _) => vec![query, key, o],
+            (Projections::OfLayer { query, .. }, _) => vec![query, o],
             (Projections::Fused { qkv, .. }, Declared::OutputFirst) => vec![o, qkv],
             (Projections::Fused { qkv, .. }, _) => vec![qkv, o],
             (Projections::Latent(latent), _) => [latent.linears(), vec![o]].concat(),
@@ -225,6 +267,8 @@ impl Projections {
     pub(super) fn linears_mut(&mut self) -> Vec<&mut Linear> {
         match self {
             Self::Separate { query, key, value } => vec![query, key, value],
+            Self::KeyIsValue { query, key } => vec![query, key],
+            Self::OfLayer { query, .. } => vec![query],
             Self::Fused { qkv, .. } => vec![qkv],
             Self::Latent(latent) => latent.linears_mut(),
         }
@@ -234,7 +278,7 @@ impl Projections {
     pub fn latent(&self) -> Option<&Latent> {
         match self {
             Self::Latent(latent) => Some(latent),
-            Self::Separate { .. } | Self::Fused { .. } => None,
+            _ => None,
         }
     }
 }

@@ -6,7 +6,7 @@
 
 pub mod describe;
 
-use super::{Activation, Linear, Mlp, Module, ModuleKind, PlainParameter, Stored};
+use super::{Activation, Linear, Mlp, Module, ModuleKind, Norm, PlainParameter, Stored};
 
 /// A mixture of experts in place of a layer's MLP.
 #[derive(Debug, Clone)]
@@ -28,6 +28,29 @@ pub struct Mixture {
     /// Whether Transformers' class of the experts says that their matrices are stored as
     /// `[in_features, out_features]`.
     pub says_transposed: bool,
+    /// Inputs and norms of their own for experts, router and the shared MLP.
+    pub apart: Option<Apart>,
+}
+
+/// A mixture whose parts take other inputs than the layer's MLP, and have norms of their own. For
+/// the residual stream `r`, and the MLP's input `x`:
+///
+/// ```text
+/// y = dense_after(shared(x)) + experts_after(experts(experts_before(r)))
+/// logits = router(router_norm(r) * router_scale / sqrt(hidden_size))
+/// ```
+#[derive(Debug, Clone)]
+pub struct Apart {
+    /// Applied to the shared MLP's output.
+    pub dense_after: Norm,
+    /// Applied to the residual stream, for the experts.
+    pub experts_before: Norm,
+    /// Applied to the experts' sum.
+    pub experts_after: Norm,
+    /// Applied to the residual stream, for the router.
+    pub router_norm: Norm,
+    /// `[hidden_size]`
+    pub router_scale: PlainParameter,
 }
 
 /// Picks a few experts for each token, and gives each a weight.
@@ -258,6 +281,38 @@ impl StackNames {
     }
 }
 
+impl Apart {
+    fn modules(&self) -> Vec<Module> {
+        let Self {
+            dense_after,
+            experts_before,
+            experts_after,
+            router_norm,
+            router_scale,
+        } = self;
+        let norms = [dense_after, experts_before, experts_after, router_norm];
+        let norms = norms.into_iter().map(Norm::module);
+        norms.chain([router_scale.module()]).collect()
+    }
+
+    fn names_mut(&mut self) -> Vec<(&mut String, &mut String)> {
+        let Self {
+            dense_after,
+            experts_before,
+            experts_after,
+            router_norm,
+            router_scale,
+        } = self;
+        let norms = [dense_after, experts_before, experts_after, router_norm];
+        let norms = norms.into_iter();
+        let mut all: Vec<_> = norms
+            .map(|norm| (&mut norm.path, &mut norm.source))
+            .collect();
+        all.push((&mut router_scale.path, &mut router_scale.source));
+        all
+    }
+}
+
 impl Mixture {
     /// The linear layers that adapters can target, in Transformers' order.
     pub fn linears(&self) -> Vec<&Linear> {
@@ -309,6 +364,7 @@ impl Mixture {
         }
         let parameters = [&router.correction, &router.expert_scale];
         all.extend(parameters.into_iter().flatten().map(PlainParameter::module));
+        all.extend(self.apart.iter().flat_map(Apart::modules));
         let experts = self.experts_linears().into_iter();
         all.extend(experts.map(|linear| module(linear, false, share)));
         all
@@ -344,6 +400,7 @@ impl Mixture {
             all.extend(shared.mlp.names_mut());
             all.extend(shared.gate.as_mut().map(Linear::names_mut));
         }
+        all.extend(self.apart.iter_mut().flat_map(Apart::names_mut));
         all.push((&mut self.path, &mut self.source));
         all
     }

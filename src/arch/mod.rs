@@ -15,11 +15,14 @@ mod mamba;
 mod mlp;
 mod module;
 mod names;
+mod per_layer;
 mod read;
 mod recurrence;
 mod rope;
+mod shared_keys;
 mod spec;
 mod spec_changes;
+mod streams;
 mod windows;
 mod wrappers;
 
@@ -30,7 +33,7 @@ pub use attention::{
     PromptAttention, QueryScale,
 };
 pub use experts::{
-    Expert, ExpertInner, GateUpRows, Glu, GroupScore, Groups, Mixture, Normalised, Router,
+    Apart, Expert, ExpertInner, GateUpRows, Glu, GroupScore, Groups, Mixture, Normalised, Router,
     RouterModule, Scores, SharedExpert, StackNames, Weighs,
 };
 pub use families::{DefaultTargets, FAMILIES, Family, Shape, family, spec};
@@ -38,12 +41,14 @@ pub use latent::{Latent, LatentQuery};
 pub use mlp::{Activation, Mlp};
 pub use module::{Embedding, Linear, Module, ModuleKind, Norm, NormKind, PlainParameter, Stored};
 pub use names::bare;
+pub use per_layer::{PerLayerEmbeddings, PerLayerInput};
 pub use recurrence::{
     Convolution, DeltaProjections, GatedDelta, Gating, Mamba2, MambaScales, Recurrence,
     ShortConvolution, State, StateKind,
 };
 pub use rope::{LongFrequencies, Pairs, RotarySpec};
 pub use spec::{DecoderSpec, EmbeddingScale, Layer, LearnedPositions, Tower};
+pub use streams::{Alternation, Streams};
 pub use wrappers::{Text, WRAPPERS, Wrapper, locate};
 
 /// The most layers that are accepted: each one is described before the weights are checked.

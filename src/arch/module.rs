@@ -120,7 +120,7 @@ pub enum NormKind {
     LayerWithoutBias,
     /// LayerNorm without parameters.
     LayerWithoutParameters,
-    /// RMSNorm without parameters.
+    /// `x / sqrt(mean(x^2) + eps)`
     RmsWithoutParameters,
 }
 
@@ -282,7 +282,8 @@ impl Module {
             ModuleKind::Xielu => ["beta", "eps"].contains(&name),
             // ERNIE 4.5's correction, a row, is a parameter.
             ModuleKind::Parameter { name, shape } => {
-                ["e_score_correction_bias", "expert_bias"].contains(name) && shape.len() == 1
+                let of_vectors = ["e_score_correction_bias", "expert_bias", "layer_scalar"];
+                of_vectors.contains(name) && shape.len() == 1
             }
             _ => false,
         }
@@ -421,6 +422,16 @@ impl Norm {
 }
 
 impl PlainParameter {
+    /// A parameter whose path in the checkpoint is the same.
+    pub fn new(path: String, name: &'static str, shape: Vec<usize>) -> Self {
+        Self {
+            source: path.clone(),
+            path,
+            name,
+            shape,
+        }
+    }
+
     /// Its name, from the model's root on.
     pub fn full_name(&self) -> String {
         format!("{}.{}", self.path, self.name)

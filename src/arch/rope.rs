@@ -135,6 +135,35 @@ pub fn rotary(
     with_parameters(config, parameters, head_dim, defaults)
 }
 
+/// The rotation that Transformers calls `proportional`: of a head's pairs, the part
+/// `partial_rotary_factor` turns, with frequencies over the whole head. The others stay.
+pub fn proportional(
+    parameters: &JsonObject,
+    theta: f64,
+    head_dim: usize,
+) -> Result<RotarySpec, ConfigError> {
+    const PARTIAL: &str = "partial_rotary_factor";
+    let factor = positive(parameters, "factor")?.unwrap_or(1.0) as f32;
+    let partial = positive(parameters, PARTIAL)?.unwrap_or(1.0);
+    if partial > 1.0 {
+        return Err(parameters.wrong(PARTIAL, "a number of at most 1"));
+    }
+    let turning = (partial * head_dim as f64 / 2.0).floor() as usize;
+    let mut spec = RotarySpec::plain(theta, head_dim, Pairs::Halves);
+    for (pair, frequency) in spec.inv_freq.iter_mut().enumerate() {
+        *frequency = if pair < turning {
+            *frequency / factor
+        } else {
+            0.0
+        };
+    }
+    if !spec.inv_freq.iter().all(|frequency| frequency.is_finite()) {
+        let expected = "a number that gives finite frequencies in float32";
+        return Err(parameters.wrong("rope_theta", expected));
+    }
+    Ok(spec)
+}
+
 /// Like [`rotary`], with the parameters given as an object.
 pub fn with_parameters(
     config: &JsonObject,

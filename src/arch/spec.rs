@@ -5,8 +5,8 @@
 //! tensors it uses. They differ for replicated layers, and for a head that's tied to the embedding.
 
 use super::{
-    Arrangement, Attention, Embedding, Linear, Mixture, Mlp, Module, Norm, PlainParameter,
-    Position, Projections, PromptAttention, Recurrence, State,
+    Arrangement, Attention, Embedding, Linear, Mixture, Mlp, Module, Norm, PerLayerEmbeddings,
+    PlainParameter, Position, Projections, PromptAttention, Recurrence, State, Streams,
 };
 use crate::json::{ConfigError, JsonObject};
 
@@ -40,8 +40,14 @@ pub struct DecoderSpec {
     pub embedding_norm: Option<Norm>,
     /// Projection from the embedding's width to `hidden_size`, if they differ.
     pub project_in: Option<Linear>,
+    /// A second embedding, of which each layer takes a slice.
+    pub per_layer: Option<PerLayerEmbeddings>,
+    /// Several residual streams in place of one.
+    pub streams: Option<Streams>,
     /// One entry per layer.
     pub layers: Vec<Layer>,
+    /// A factor for each layer's output; empty if there are none.
+    pub layer_scales: Vec<PlainParameter>,
     /// The norm after the last layer.
     pub final_norm: Option<Norm>,
     /// Projection from `hidden_size` back to the embedding's width.
@@ -127,10 +133,7 @@ impl Layer {
         let mut all = Vec::new();
         if let Some(attention) = &self.attention {
             all.extend(attention.linears().into_iter().map(Linear::module));
-            if let Some([query, key]) = &attention.query_key_norms {
-                all.extend(query.modules(attention.num_attention_heads));
-                all.extend(key.modules(attention.num_key_value_heads));
-            }
+            all.extend(attention.norm_modules());
             all.extend(attention.sinks.iter().map(PlainParameter::module));
             let latent = attention.projections.latent();
             let norms = latent.iter().flat_map(|latent| latent.norms());
@@ -157,6 +160,7 @@ impl Layer {
             o_proj,
             query_key_norms,
             sinks,
+            value_norm,
             ..
         }) = &mut self.attention
         {
@@ -165,7 +169,7 @@ impl Layer {
                 other => all.extend(other.linears_mut().into_iter().map(of_linear)),
             }
             all.push(of_linear(o_proj));
-            let norms = query_key_norms.iter_mut().flatten();
+            let norms = query_key_norms.iter_mut().flatten().chain(value_norm);
             all.extend(norms.map(|norm| of_norm(&mut norm.norm)));
             all.extend(sinks.iter_mut().map(PlainParameter::names_mut));
         }
@@ -211,7 +215,10 @@ impl DecoderSpec {
             learned_positions: None,
             embedding_norm: None,
             project_in: None,
+            per_layer: None,
+            streams: None,
             layers,
+            layer_scales: Vec::new(),
             final_norm: None,
             project_out: None,
             lm_head,
@@ -262,6 +269,28 @@ impl DecoderSpec {
     /// Whether any layer passes a state from token to token.
     pub fn has_states(&self) -> bool {
         self.layers.iter().any(|layer| layer.recurrence.is_some())
+    }
+
+    /// The first of the last layers that all attend to keys of another layer, if there are such.
+    pub fn layers_without_keys(&self) -> Option<usize> {
+        let has_keys = |layer: &Layer| {
+            let attention = layer.attention.as_ref();
+            attention.is_none_or(|attention| attention.keys_of_layer().is_none())
+        };
+        let first = self.layers.iter().rposition(has_keys)? + 1;
+        (first < self.layers.len()).then_some(first)
+    }
+
+    /// Whether layers pass on more than one residual stream, or read more than it.
+    pub fn has_more_than_a_stream(&self) -> bool {
+        self.streams.is_some() || self.per_layer.is_some() || !self.layer_scales.is_empty()
+    }
+
+    /// The attention with the widest heads, if any layer has one; the first of several.
+    pub fn widest_attention(&self) -> Option<&Attention> {
+        let wider = |widest: &Attention, other: &Attention| other.head_dim > widest.head_dim;
+        self.attentions()
+            .reduce(|widest, other| if wider(widest, other) { other } else { widest })
     }
 
     /// Whether a prompt must be run as a whole: its tokens attend to all others.
@@ -350,11 +379,20 @@ impl DecoderSpec {
         all.extend(self.embedding_norm.iter().map(Norm::module));
         all.extend(self.project_out.iter().map(Linear::module));
         all.extend(self.project_in.iter().map(Linear::module));
-        for layer in &self.layers {
+        for (index, layer) in self.layers.iter().enumerate() {
             all.extend(layer.modules());
             all.extend(layer.arrangement.norms().map(Norm::module));
+            if let Some(streams) = &self.streams {
+                all.extend(streams.layers[index].modules());
+            }
+            if let Some(per_layer) = &self.per_layer {
+                all.extend(per_layer.layers[index].modules());
+            }
+            all.extend(self.layer_scales.get(index).map(PlainParameter::module));
         }
         all.extend(self.final_norm.iter().map(Norm::module));
+        all.extend(self.per_layer.iter().flat_map(PerLayerEmbeddings::modules));
+        all.extend(self.streams.iter().flat_map(Streams::modules));
         all.push(self.lm_head.module());
         all
     }
@@ -367,8 +405,12 @@ impl DecoderSpec {
             [layer.linears(), experts.unwrap_or_default()].concat()
         });
         let outer = [&self.project_in, &self.project_out];
+        let streams = self.streams.iter().flat_map(Streams::linears);
+        let per_layer = self.per_layer.iter().flat_map(PerLayerEmbeddings::linears);
         inner
             .chain(outer.into_iter().flatten())
+            .chain(streams)
+            .chain(per_layer)
             .chain([&self.lm_head])
     }
 }

@@ -3,6 +3,7 @@
 use super::heads::Heads;
 use super::{
     Activation, Arrangement, DecoderSpec, Embedding, Glu, Linear, Mlp, Norm, NormKind, NormOver,
+    PerLayerEmbeddings, Streams,
 };
 
 impl DecoderSpec {
@@ -26,6 +27,12 @@ impl DecoderSpec {
         for layer in &mut self.layers {
             all.extend(layer.names_mut());
         }
+        for scale in &mut self.layer_scales {
+            all.push((&mut scale.path, &mut scale.source));
+        }
+        let per_layer = self.per_layer.iter_mut();
+        all.extend(per_layer.flat_map(PerLayerEmbeddings::names_mut));
+        all.extend(self.streams.iter_mut().flat_map(Streams::names_mut));
         all.extend(self.final_norm.iter_mut().map(of_norm));
         all.push(Linear::names_mut(&mut self.lm_head));
         all

@@ -17,7 +17,7 @@ pub use locate::locate;
 use table::TEXT_MODELS;
 pub use table::WRAPPERS;
 
-use super::families::{self, FAMILIES, Family};
+use super::families::{self, DefaultTargets, FAMILIES, Family};
 use super::read::{object, with_defaults};
 use super::{DecoderSpec, PromptAttention, Tower};
 use crate::json::check::nearest_three;
@@ -34,6 +34,8 @@ pub struct Wrapper {
     pub text: Text,
     /// The path of the tower, with a dot at its end.
     below: &'static str,
+    /// The modules that methods adapt by default.
+    pub targets: DefaultTargets,
     /// Where `tie_word_embeddings` is read.
     tied: Tied,
     /// Whether old files have the tower's keys at the top level.

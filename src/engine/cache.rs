@@ -61,7 +61,9 @@ pub fn allocate(
                 let mut tensor = DynTensor::new(allocator, element, shape).map_err(&failed)?;
                 if let Some(prefix) = &prefix {
                     let entry = 2 * layer + half;
-                    prefix.write(&mut tensor, entry, shape, manifest.head_dim, size);
+                    let entries = 2 * manifest.cache.len();
+                    let place = (entry, entries);
+                    prefix.write(&mut tensor, place, shape, manifest.head_dim, size);
                 }
                 Ok::<_, EngineError>(tensor)
             };
@@ -140,23 +142,26 @@ impl Prefix {
         }))
     }
 
-    /// Writes entry `entry` (of the axis `2 * layers`) into every sequence of `target`,
-    /// `[batch, heads, max_length, width]`. Heads wider than `head_dim` are padded with zeros.
+    /// Writes entry `entry` of `entries` into every sequence of `target`,
+    /// `[batch, heads, max_length, width]`. A prefix may have more heads, and wider ones, than the
+    /// layer, which takes the first; what's wider than `head_dim` is padded with zeros.
     fn write(
         &self,
         target: &mut DynTensor,
-        entry: usize,
+        (entry, entries): (usize, usize),
         [batch, heads, max_length, width]: [usize; 4],
         head_dim: usize,
         size: usize,
     ) {
         let row_bytes = self.bytes.len() / self.rows;
         let head_bytes = head_dim * size;
+        let entry_bytes = row_bytes / entries;
+        let taken = head_bytes.min(width * size);
         let mut widened = vec![0; width * size];
         for row in 0..self.rows {
             for head in 0..heads {
-                let start = row * row_bytes + (entry * heads + head) * head_bytes;
-                widened[..head_bytes].copy_from_slice(&self.bytes[start..][..head_bytes]);
+                let start = row * row_bytes + entry * entry_bytes + head * head_bytes;
+                widened[..taken].copy_from_slice(&self.bytes[start..][..taken]);
                 for sequence in 0..batch {
                     let place = (sequence * heads + head) * max_length + row;
                     fill(target, place * width * size, &widened);

@@ -63,10 +63,12 @@ pub fn cache_head_dim(attention: &Attention) -> usize {
 
 /// One layer's key-value cache.
 struct Cache {
-    /// Keys and values, `[batch, num_key_value_heads, past, width]` each; inputs of the graph.
+    /// Keys and values, `[batch, num_key_value_heads, past, width]` each: inputs of the graph, or
+    /// what an earlier layer made of its own, with the new ones.
     past: [Value; 2],
-    /// Names of the graph's outputs that hold `past` and the new keys and values.
-    present: [String; 2],
+    /// Names of the graph's outputs that hold `past` and the new keys and values. `None` for the
+    /// cache of another layer, to which nothing is added.
+    present: Option<[String; 2]>,
 }
 
 impl Cache {
@@ -89,7 +91,10 @@ impl Cache {
         for name in &present {
             graph.output(name, &shape("present"));
         }
-        Self { past, present }
+        Self {
+            past,
+            present: Some(present),
+        }
     }
 }
 
@@ -99,6 +104,8 @@ enum Inputs {
     Three([Value; 3]),
     /// Concatenated along the last axis.
     Joined(Value),
+    /// Queries alone; keys and values are those of another layer.
+    Query(Value),
 }
 
 /// Adds the attention of layer `index` and its cache inputs and outputs.
@@ -159,8 +166,14 @@ pub(super) fn attention(
     let inputs = widened(graph, attention, path, inputs);
 
     let number = pass.first_cache + index;
-    let cache = Cache::new(graph, attention, number);
-    let mut context = match &lengths.operands {
+    let cache = match attention.keys_of_layer() {
+        None => Cache::new(graph, attention, number),
+        Some(layer) => Cache {
+            past: tables.kept(pass.first_cache + layer),
+            present: None,
+        },
+    };
+    let (mut context, kept) = match &lengths.operands {
         Operands::GroupQuery {
             last_index,
             total_i32,
@@ -174,6 +187,7 @@ pub(super) fn attention(
             standard(graph, layer, tables, lengths, start, inputs, &cache)
         }
     };
+    tables.keep(number, kept);
     if pass.is_last_layer(index) {
         let name = format!("/{path}/self_attn/last");
         context = graph.last_position(&name, &context);
@@ -277,6 +291,7 @@ fn rotates_inside(graph: &GraphBuilder, attention: &Attention, rotary: &RotarySp
         && rotary.long.is_none()
         && !norms_follow
         && attention.projections.latent().is_none()
+        && attention.keys_of_layer().is_none()
         && sizes
             .iter()
             .all(|size| size.is_multiple_of(ROTARY_MULTIPLE))
@@ -294,6 +309,12 @@ fn projected(
         Projections::Separate { query, key, value } => {
             Inputs::Three([query, key, value].map(|layer| linear(graph, pass, layer, x)))
         }
+        Projections::KeyIsValue { query, key } => {
+            let [query, key] = [query, key].map(|layer| linear(graph, pass, layer, x));
+            let value = key.clone();
+            Inputs::Three([query, key, value])
+        }
+        Projections::OfLayer { query, .. } => Inputs::Query(linear(graph, pass, query, x)),
         Projections::Fused { qkv, rows } => {
             let joined = linear(graph, pass, qkv, x);
             match rows {
@@ -345,41 +366,59 @@ fn prepared(
             graph.clip(&name, value, -clip as f32, clip as f32)
         }),
     };
-    let Inputs::Three([mut query, mut key, value]) = inputs else {
-        return inputs;
+    let inputs = match before {
+        None => inputs,
+        Some(rotary) => {
+            let mut rotate = |name: &str, x: &Value, heads| {
+                let name = format!("{path}/self_attn/{name}");
+                rotate(graph, tables, rotary, lengths, &name, x, (heads, width))
+            };
+            match inputs {
+                Inputs::Three([query, key, value]) => {
+                    let query = rotate("query", &query, heads[0]);
+                    let key = rotate("key", &key, heads[1]);
+                    Inputs::Three([query, key, value])
+                }
+                Inputs::Query(query) => Inputs::Query(rotate("query", &query, heads[0])),
+                Inputs::Joined(qkv) => Inputs::Joined(qkv),
+            }
+        }
     };
-    if let Some(rotary) = before {
-        let mut rotate = |name: &str, x: &Value, heads| {
-            let name = format!("{path}/self_attn/{name}");
-            rotate(graph, tables, rotary, lengths, &name, x, (heads, width))
-        };
-        query = rotate("query", &query, heads[0]);
-        key = rotate("key", &key, heads[1]);
-    }
-    if let Some(scale) = attention.query_scale {
-        query = scaled_query(graph, path, tables, lengths, scale, &query);
-    }
-    let inputs = Inputs::Three([query, key, value]);
+    let inputs = match (attention.query_scale, inputs) {
+        (Some(scale), Inputs::Three([query, key, value])) => {
+            let query = scaled_query(graph, path, tables, lengths, scale, &query);
+            Inputs::Three([query, key, value])
+        }
+        (_, inputs) => inputs,
+    };
     match attention.norm_order {
         NormOrder::BeforeRotation => inputs,
         NormOrder::AfterRotation => normed(graph, attention, inputs),
     }
 }
 
-/// Applies the norms of queries and keys.
+/// Applies the norms of queries, keys and values.
 fn normed(graph: &mut GraphBuilder, attention: &Attention, inputs: Inputs) -> Inputs {
-    let (Inputs::Three([query, key, value]), Some([query_norm, key_norm])) =
-        (&inputs, &attention.query_key_norms)
-    else {
-        return inputs;
-    };
     let heads = [attention.num_attention_heads, attention.num_key_value_heads];
     let width = attention.head_dim;
-    Inputs::Three([
-        norm_of_heads(graph, query_norm, heads[0], width, query),
-        norm_of_heads(graph, key_norm, heads[1], width, key),
-        value.clone(),
-    ])
+    let inputs = match (inputs, &attention.query_key_norms) {
+        (Inputs::Three([query, key, value]), Some([query_norm, key_norm])) => Inputs::Three([
+            norm_of_heads(graph, query_norm, heads[0], width, &query),
+            norm_of_heads(graph, key_norm, heads[1], width, &key),
+            value,
+        ]),
+        (Inputs::Query(query), Some([query_norm, _])) => {
+            Inputs::Query(norm_of_heads(graph, query_norm, heads[0], width, &query))
+        }
+        (inputs, _) => inputs,
+    };
+    match (inputs, &attention.value_norm) {
+        (Inputs::Three([query, key, value]), Some(value_norm)) => {
+            let value = norm_of_heads(graph, value_norm, heads[1], width, &value);
+            Inputs::Three([query, key, value])
+        }
+        (inputs, _) => inputs,
+    }
 }
 
 /// Queries times the factor of their positions. The rotary embedding is linear, so it may come
@@ -420,6 +459,7 @@ impl Inputs {
         let name = |part: &str| format!("{path}/self_attn/{part}");
         match self {
             Self::Joined(qkv) => Self::Joined(change(&qkv, &name("qkv"), heads + 2 * kv_heads)),
+            Self::Query(query) => Self::Query(change(&query, &name("query"), heads)),
             Self::Three([query, key, value]) => Self::Three([
                 change(&query, &name("query"), heads),
                 change(&key, &name("key"), kv_heads),

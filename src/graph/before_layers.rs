@@ -39,8 +39,10 @@ impl<'g> BeforeLayers<'_, 'g> {
             spec: self.spec,
             adaptation: gate.is_some().then_some(self.adaptation),
             token_gate: gate,
+            per_layer: None,
             first_cache: self.next_cache,
             all_positions: true,
+            last_from: None,
         };
         self.next_cache += pass.spec.layers.len();
         let (tables, lengths, hidden) = (&mut *self.tables, self.lengths, self.hidden.clone());
@@ -57,8 +59,10 @@ impl<'g> BeforeLayers<'_, 'g> {
             spec,
             adaptation: None,
             token_gate: None,
+            per_layer: None,
             first_cache: self.next_cache,
             all_positions: true,
+            last_from: None,
         };
         self.next_cache += spec.layers.len();
         let (tables, lengths, input_ids) = (&mut *self.tables, self.lengths, self.input_ids);

@@ -19,15 +19,20 @@ use super::adaptation::Carried;
 use super::attention::attention;
 use super::before_layers::BeforeLayers;
 use super::builder::{Attr, Dim, GraphBuilder, Value};
+use super::experts::apart_mixture;
 use super::lengths::{Lengths, lengths};
 use super::linear::{embedding, linear, times};
 use super::mlp::mlp;
 use super::norm::{add_norm, norm};
 use super::pass::{Export, PROMPT_INPUT, Pass};
+use super::per_layer::{addition, slices};
 use super::positions::{PositionTables, learned_rows};
 use super::recurrence::recurrence;
-use super::{Adaptation, Arithmetic, Parameters, attention as attention_block, proto};
-use crate::arch::{DecoderSpec, EmbeddingScale, Layer, Mlp, Norm, Residual};
+use super::{
+    Adaptation, Arithmetic, AttentionOperator, Parameters, attention as attention_block, proto,
+    streams,
+};
+use crate::arch::{DecoderSpec, EmbeddingScale, Layer, Mlp, Norm, Residual, Streams};
 
 pub use attention_block::cache_head_dim;
 
@@ -47,14 +52,25 @@ pub fn build(
     let total = [Dim::symbol("batch"), Dim::symbol("total")];
     let attention_mask = graph.input_i64("attention_mask", &total);
 
+    let all_positions = adaptation.is_some_and(Adaptation::takes_whole_calls);
     let mut pass = Pass {
         spec,
         adaptation,
         token_gate: None,
+        per_layer: None,
         first_cache: 0,
-        all_positions: adaptation.is_some_and(Adaptation::takes_whole_calls),
+        all_positions,
+        last_from: match arithmetic.attention {
+            AttentionOperator::GroupQuery if !all_positions => spec.layers_without_keys(),
+            _ => None,
+        },
     };
     let embedded = embedded(graph, &pass, &input_ids);
+    if let Some(own) = &spec.per_layer {
+        let ids = adaptation.is_none_or(|adaptation| !adaptation.has_virtual_tokens());
+        let ids = ids.then_some(&input_ids);
+        pass.per_layer = Some(slices(graph, &pass, own, ids, &embedded));
+    }
     let lengths = lengths(graph, &attention_mask, &embedded);
     let mut tables = PositionTables::new(spec.max_position_embeddings);
     let hidden = positioned(graph, spec, &lengths, embedded.clone());
@@ -145,11 +161,20 @@ pub(super) fn layers(
     mut state: Option<Value>,
 ) -> Value {
     let spec = pass.spec;
+    if let Some(own) = &spec.streams {
+        return several_streams(graph, pass, own, tables, lengths, &embedded);
+    }
     let mut stream = Stream {
         residual: embedded,
         update: None,
     };
+    let all_lengths = LayerLengths::new(graph, pass, lengths);
     for index in 0..spec.layers.len() {
+        if pass.last_from == Some(index) {
+            let sum = stream.sum(graph, &format!("/{}/Add", spec.layers[index].path));
+            stream.residual = graph.last_position("/residual/last", &sum);
+        }
+        let lengths = all_lengths.of(index);
         if let (Some(adaptation), Some(state)) = (pass.adaptation, &mut state) {
             let sum = stream.sum(graph, &format!("/{}/Add", spec.layers[index].path));
             if let Some(changed) = adaptation.enter_layer(graph, index, &sum, state) {
@@ -157,6 +182,7 @@ pub(super) fn layers(
             }
         }
         layer(graph, pass, index, tables, lengths, &mut stream);
+        finish(graph, pass, index, &mut stream);
     }
     let hidden = match &spec.final_norm {
         Some(final_norm) => stream.normed(graph, final_norm),
@@ -165,6 +191,64 @@ pub(super) fn layers(
     match &spec.project_out {
         Some(project_out) => linear(graph, pass, project_out, &hidden),
         None => hidden,
+    }
+}
+
+/// The layers of a decoder with several residual streams, and its final norm.
+fn several_streams(
+    graph: &mut GraphBuilder,
+    pass: &Pass,
+    own: &Streams,
+    tables: &mut PositionTables,
+    lengths: &Lengths,
+    embedded: &Value,
+) -> Value {
+    let mut all = streams::begin(graph, pass, own, embedded);
+    let all_lengths = LayerLengths::new(graph, pass, lengths);
+    for index in 0..pass.spec.layers.len() {
+        if pass.last_from == Some(index) {
+            all = graph.last_position("/streams/last", &all);
+        }
+        let lengths = all_lengths.of(index);
+        all = streams::layer(graph, pass, own, index, tables, lengths, &all);
+    }
+    let hidden = streams::end(graph, pass, own, &all);
+    normed(graph, pass.spec.final_norm.as_ref(), hidden)
+}
+
+/// The lengths by layer: the last layers may get the last position only.
+struct LayerLengths<'a> {
+    all: &'a Lengths,
+    last: Option<(usize, Lengths)>,
+}
+
+impl<'a> LayerLengths<'a> {
+    fn new(graph: &mut GraphBuilder, pass: &Pass, all: &'a Lengths) -> Self {
+        let from = pass.last_from;
+        let last = from.map(|from| (from, all.of_last_position(graph)));
+        Self { all, last }
+    }
+
+    /// The lengths for layer `index`.
+    fn of(&self, index: usize) -> &Lengths {
+        match &self.last {
+            Some((from, last)) if index >= *from => last,
+            _ => self.all,
+        }
+    }
+}
+
+/// What follows the sublayers of layer `index`: its per-layer input, and the factor of its output.
+fn finish(graph: &mut GraphBuilder, pass: &Pass, index: usize, stream: &mut Stream) {
+    let path = &pass.spec.layers[index].path;
+    if let (Some(own), Some(slices)) = (&pass.spec.per_layer, &pass.per_layer) {
+        let sum = stream.sum(graph, &format!("/{path}/mlp/Add"));
+        stream.add(addition(graph, pass, own, index, slices, &sum));
+    }
+    if let Some(scale) = pass.spec.layer_scales.get(index) {
+        let sum = stream.sum(graph, &format!("/{path}/per_layer/Add"));
+        let factor = graph.parameter(&scale.full_name());
+        stream.residual = graph.mul(&format!("/{path}/layer_scalar/Mul"), &sum, &factor);
     }
 }
 
@@ -311,7 +395,12 @@ fn layer(
             x = stream.enter(graph, before.as_ref(), residual, &sum);
         }
     }
-    let made = mlp(graph, pass, path, &layer.mlp, &x);
+    let mixture = layer.mlp.mixture();
+    let apart = mixture.and_then(|mixture| Some((mixture, mixture.apart.as_ref()?)));
+    let made = match apart {
+        Some(own) => apart_mixture(graph, pass, path, own, &x, &stream.residual),
+        None => mlp(graph, pass, path, &layer.mlp, &x),
+    };
     let made = normed(graph, around_mlp.after.as_ref(), made);
     let mut made = scaled(graph, layer, "mlp", made);
     if arrangement.parallel {
@@ -344,7 +433,7 @@ fn mixed(
 }
 
 /// `x` after the norm, if there's one.
-fn normed(graph: &mut GraphBuilder, by: Option<&Norm>, x: Value) -> Value {
+pub(super) fn normed(graph: &mut GraphBuilder, by: Option<&Norm>, x: Value) -> Value {
     match by {
         Some(by) => norm(graph, by, &x),
         None => x,

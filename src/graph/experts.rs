@@ -5,13 +5,14 @@
 
 use super::activation::activate;
 use super::builder::{Attr, GraphBuilder, Value};
-use super::linear::{ExpertProjection, ExpertSite, add_bias, expert_linear, linear};
+use super::linear::{ExpertProjection, ExpertSite, add_bias, expert_linear, linear, times};
 use super::mlp::mlp;
+use super::norm::norm;
 use super::pass::Pass;
 use super::router::routing_weights;
 use super::{Projection, Role, Special};
 use crate::arch::{
-    Activation, Expert, ExpertInner, GateUpRows, Glu, Linear, Mixture, Normalised, Scores,
+    Activation, Apart, Expert, ExpertInner, GateUpRows, Glu, Linear, Mixture, Normalised, Scores,
     SharedExpert, Weighs,
 };
 
@@ -33,6 +34,33 @@ pub(super) fn mixture(
             graph.add(&format!("/{path}/mlp/Add"), &routed, &shared)
         }
     }
+}
+
+/// Adds a mixture whose parts have inputs and norms of their own: see [`Apart`]. `x` is the input of
+/// the layer's MLP, `residual` the stream that it's made of.
+pub(super) fn apart_mixture(
+    graph: &mut GraphBuilder,
+    pass: &Pass,
+    path: &str,
+    (mixture, apart): (&Mixture, &Apart),
+    x: &Value,
+    residual: &Value,
+) -> Value {
+    let scale = graph.parameter(&apart.router_scale.full_name());
+    let factor = (pass.spec.hidden_size as f64).powf(-0.5);
+    let at = |name: &str| format!("/{path}/router/{name}");
+    let routed_x = norm(graph, &apart.router_norm, residual);
+    let routed_x = graph.mul(&at("Mul"), &routed_x, &scale);
+    let routed_x = times(graph, &at("scale"), &routed_x, factor);
+    let experts_x = norm(graph, &apart.experts_before, residual);
+    let routed = experts(graph, pass, path, mixture, (&routed_x, &experts_x));
+    let routed = norm(graph, &apart.experts_after, &routed);
+    let Some(shared) = &mixture.shared else {
+        return routed;
+    };
+    let shared = shared_expert(graph, pass, path, shared, x);
+    let shared = norm(graph, &apart.dense_after, &shared);
+    graph.add(&format!("/{path}/mlp/Add"), &shared, &routed)
 }
 
 /// The MLP that every token uses.

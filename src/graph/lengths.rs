@@ -17,7 +17,7 @@ pub const TOTAL: &str = "/attention_mask/total";
 pub const PAST: &str = "/attention_mask/past";
 
 /// The lengths that attention needs.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Lengths {
     /// The lengths in the form that the attention operator takes.
     pub operands: Operands,
@@ -30,7 +30,7 @@ pub struct Lengths {
 }
 
 /// The lengths in the form that an [`AttentionOperator`] takes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Operands {
     /// [`AttentionOperator::GroupQuery`]
     GroupQuery {
@@ -44,6 +44,20 @@ pub enum Operands {
         /// The first row of the cache that new tokens are written to, i64 `[batch]`.
         start: Value,
     },
+}
+
+impl Lengths {
+    /// The lengths for layers that get the last position only, with all keys cached: as in a decode
+    /// step.
+    pub fn of_last_position(&self, graph: &mut GraphBuilder) -> Self {
+        let one = graph.constant_i64("one", &[1], false);
+        let past = graph.op("Sub", "/last/past", &[&self.total, &one], &[]);
+        Self {
+            past,
+            new: one,
+            ..self.clone()
+        }
+    }
 }
 
 /// Adds the lengths. `attention_mask` is `[batch, total]`, `hidden` is `[batch, sequence, …]`.

@@ -21,11 +21,14 @@ mod mlp;
 mod norm;
 mod parameters;
 mod pass;
+mod per_layer;
 mod positions;
 pub mod proto;
 mod recurrence;
 mod role;
 mod router;
+mod sparse_mlp;
+mod streams;
 mod unequal_lengths;
 
 pub use adaptation::{Adaptation, Carried};

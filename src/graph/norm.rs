@@ -9,7 +9,8 @@ pub fn norm(graph: &mut GraphBuilder, norm: &Norm, x: &Value) -> Value {
     named(graph, &name, norm, x)
 }
 
-fn named(graph: &mut GraphBuilder, name: &str, norm: &Norm, x: &Value) -> Value {
+/// Adds `norm(x)` as the node `name`; the norm is over the last axis.
+pub fn named(graph: &mut GraphBuilder, name: &str, norm: &Norm, x: &Value) -> Value {
     let (weight, bias) = parameters(graph, norm);
     let attrs = [
         ("axis", Attr::Int(-1)),

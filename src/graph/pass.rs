@@ -33,15 +33,21 @@ pub(super) struct Pass<'a> {
     /// Each token's weights of the `n` adapters, `[batch, sequence, n]`, if the adaptation has
     /// them.
     pub token_gate: Option<Value>,
+    /// The layers' slices of the per-layer embeddings, `[batch, sequence, layers, width]`, if the
+    /// model has them.
+    pub per_layer: Option<Value>,
     /// The number of the first layer's cache.
     pub first_cache: usize,
     /// Whether the last layer's output is needed for all positions.
     pub all_positions: bool,
+    /// The first of the layers that need the last position only, since none of them makes keys and
+    /// values. `None` if that's the last layer's MLP at most.
+    pub last_from: Option<usize>,
 }
 
 impl Pass<'_> {
-    /// Whether `index` is the last layer, and only the last position of its output is needed.
+    /// Whether `index` is the last layer, and behind its attention only the last position is needed.
     pub fn is_last_layer(&self, index: usize) -> bool {
-        index + 1 == self.spec.layers.len() && !self.all_positions
+        index + 1 == self.spec.layers.len() && !self.all_positions && self.last_from.is_none()
     }
 }

@@ -1,5 +1,7 @@
 //! Position information: rotary tables, learned position embeddings, ALiBi.
 
+use std::collections::BTreeMap;
+
 use super::alibi::alibi;
 use super::builder::{Attr, Dim, GraphBuilder, Value};
 use super::lengths::Lengths;
@@ -20,6 +22,8 @@ pub struct PositionTables {
     first_rows: Vec<(usize, Value)>,
     alibi: Option<Value>,
     query_scale: Option<(QueryScale, Value)>,
+    /// The keys and values of all tokens, by the number of the cache.
+    kept: BTreeMap<usize, [Value; 2]>,
     /// Masks for [`AttentionOperator::Standard`](super::AttentionOperator).
     pub masks: Masks,
 }
@@ -33,6 +37,7 @@ impl PositionTables {
             first_rows: Vec::new(),
             alibi: None,
             query_scale: None,
+            kept: BTreeMap::new(),
             masks: Masks::default(),
         }
     }
@@ -96,6 +101,17 @@ impl PositionTables {
         let factors = rows_of_new(graph, "query_scale", &table, 0, lengths);
         self.query_scale = Some((scale, factors.clone()));
         factors
+    }
+
+    /// Keeps the keys and values of all tokens in cache `number`, for later layers.
+    pub fn keep(&mut self, number: usize, keys_and_values: [Value; 2]) {
+        self.kept.insert(number, keys_and_values);
+    }
+
+    /// The keys and values in cache `number`.
+    pub fn kept(&self, number: usize) -> [Value; 2] {
+        let kept = self.kept.get(&number).cloned();
+        kept.expect("a layer takes keys of an earlier one")
     }
 
     /// The ALiBi bias on scores, `[1, heads, sequence, total]`. It depends on the key's position

@@ -87,6 +87,9 @@ pub fn describe(
             .chain(more_layers)
             .map(|layer| {
                 let attention = layer.attention.as_ref()?;
+                if attention.keys_of_layer().is_some() {
+                    return None;
+                }
                 Some((attention.num_key_value_heads, cache_head_dim(attention)))
             })
             .collect(),
@@ -94,7 +97,7 @@ pub fn describe(
             spec.layers.iter().chain(more_layers),
             preparation.precision.compute,
         ),
-        head_dim: spec.first_attention().map_or(0, |first| first.head_dim),
+        head_dim: spec.widest_attention().map_or(0, |widest| widest.head_dim),
         base_params: size.parameters,
         base_bytes: size.stored_bytes,
         routed: spec.has_experts(),

@@ -82,7 +82,7 @@ pub struct Manifest {
     /// What layers keep in place of keys and values, or beside them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub states: Vec<LayerState>,
-    /// Width of a head in the checkpoint; the graph's may be wider.
+    /// Width of the widest head in the checkpoint; the graph's may be wider.
     pub head_dim: usize,
     /// Number of parameters of the base; shared ones count once.
     pub base_params: usize,

@@ -77,9 +77,11 @@ fn load(loading: Loading) -> Result<Effects, AdapterError> {
             continue;
         };
         let place = match attention.projections {
-            Projections::Separate { .. } => AttentionPlace::Heads,
+            Projections::Separate { .. } | Projections::KeyIsValue { .. } => AttentionPlace::Heads,
             Projections::Fused { .. } => AttentionPlace::Output,
             Projections::Latent(_) => unreachable!("no base that's accepted has it"),
+            // There are no projections that would make keys of the prompt.
+            Projections::OfLayer { .. } => continue,
         };
         let key = |name: &str| format!("{}.{name}", attention.path());
         let shape = [1, length, width];
@@ -144,6 +146,11 @@ fn heads(
             split(projected(base, key, prompt)?.view()),
             split(projected(base, value, prompt)?.view()),
         ]),
+        Projections::KeyIsValue { key, .. } => {
+            let both = split(projected(base, key, prompt)?.view());
+            Ok([both.clone(), both])
+        }
+        Projections::OfLayer { .. } => Ok([(); 2].map(|()| Array3::zeros(shape))),
         Projections::Fused { qkv, .. } => {
             let rows = projected(base, qkv, prompt)?;
             let width = count * attention.head_dim;

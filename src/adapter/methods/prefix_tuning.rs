@@ -18,6 +18,7 @@ use crate::adapter::tensors::check_drawn;
 use crate::adapter::toolbox::encoder::{hidden_size, linear, linear_params, matrix};
 use crate::adapter::toolbox::tuner::Loading;
 use crate::adapter::{AdapterError, BoundTensor, Effects, Init, Prompt, PromptCounts};
+use crate::arch::Attention;
 use crate::graph::PROMPT_INPUT;
 use crate::json::{ConfigError, JsonObject};
 use crate::model::BaseModel;
@@ -89,7 +90,7 @@ impl PrefixShape {
     pub fn read(config: &JsonObject, base: &BaseModel, fresh: bool) -> Result<Self, ConfigError> {
         let count = config.size_up_to("num_virtual_tokens", base.spec.max_position_embeddings)?;
         let layers = base.spec.layers.len();
-        let attention = match base.spec.first_attention() {
+        let attention = match base.spec.widest_attention() {
             Some(attention) if !base.spec.has_states() => attention,
             _ => {
                 let reason = format!(
@@ -102,6 +103,15 @@ impl PrefixShape {
         if base.spec.has_latent_attention() {
             let reason = format!(
                 "Transformers keeps compressed keys and values of a `{}`, which a prefix doesn't fit; PEFT fails, too",
+                base.spec.model_type
+            );
+            return Err(config.refused("peft_type", &reason));
+        }
+        let more = |other: &Attention| other.num_key_value_heads > attention.num_key_value_heads;
+        if base.spec.attentions().any(more) {
+            let reason = format!(
+                "PEFT makes a prefix as wide as the widest heads of a `{}`, and leaves out the layers with more of them, whose \
+                 sequences are shorter then",
                 base.spec.model_type
             );
             return Err(config.refused("peft_type", &reason));

@@ -559,6 +559,6 @@ impl StoredTensor {
             .iter()
             .map(|&size| size.into())
             .collect();
-        graph.shared_input(&self.key, &dims)
+        graph.input(&self.key, &dims)
     }
 }

@@ -271,7 +271,7 @@ impl Mixture {
             }
             let mut input = |key: &String, shape: &[usize]| {
                 let dims: Vec<_> = shape.iter().map(|&size| size.into()).collect();
-                graph.shared_input(key, &dims)
+                graph.input(key, &dims)
             };
             let weight = input(&layer.keys[0], layer.weight.shape());
             let bias = input(&layer.keys[1], layer.bias.shape());

@@ -1,5 +1,5 @@
-//! The modules that methods target by default. The lists are in the families' files
-//! ([`DefaultTargets`]). For a model type without a family, or whose family has no list for a
+//! The modules that methods target by default. The lists are in the families' files and the
+//! wrappers' table ([`DefaultTargets`]). For a model type without a family, or whose family has no list for a
 //! method, `target_modules` must be given.
 
 use crate::arch::{self, DefaultTargets};
@@ -36,6 +36,14 @@ pub const OSF: DefaultTable = |targets| targets.osf;
 
 /// The names of `table` for this model type, if there are any.
 pub fn names(model_type: &str, table: DefaultTable) -> Option<&'static [&'static str]> {
-    let names = table(&arch::family(model_type)?.targets);
+    let targets = match arch::family(model_type) {
+        Some(family) => &family.targets,
+        None => {
+            let mut wrappers = arch::WRAPPERS.iter();
+            let wrapper = wrappers.find(|wrapper| wrapper.model_type == model_type)?;
+            &wrapper.targets
+        }
+    };
+    let names = table(targets);
     (!names.is_empty()).then_some(names)
 }

@@ -309,6 +309,11 @@ impl Experts {
 
     /// The experts of the layer at the path `layer`.
     pub fn of_layer(&self, layer: &str, hidden_size: usize, activation: Activation) -> Mlp {
+        Mlp::Experts(Box::new(self.mixture(layer, hidden_size, activation)))
+    }
+
+    /// The mixture of the layer at the path `layer`.
+    pub fn mixture(&self, layer: &str, hidden_size: usize, activation: Activation) -> Mixture {
         let [block, stored_block] = self.block.map(|block| format!("{layer}.{block}"));
         let stored = match self.form {
             ExpertForm::Fused { stored, .. } => stored,
@@ -343,7 +348,7 @@ impl Experts {
                 down_proj: linear(down, hidden_size, self.size),
             }
         };
-        Mlp::Experts(Box::new(Mixture {
+        Mixture {
             path: format!("{block}.experts"),
             source: format!("{stored_block}.experts"),
             stacks: self.stacks,
@@ -358,7 +363,8 @@ impl Experts {
                 };
                 shared.expert(at, hidden_size, activation)
             }),
-        }))
+            apart: None,
+        }
     }
 
     fn router(&self, [block, stored_block]: [&str; 2], hidden_size: usize) -> Router {

@@ -92,7 +92,7 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
 }
 
 /// The rotary embeddings `[of layers with full attention, of layers with a window]`.
-fn rotations(config: &JsonObject, head_dim: usize) -> Result<[RotarySpec; 2], ConfigError> {
+pub fn rotations(config: &JsonObject, head_dim: usize) -> Result<[RotarySpec; 2], ConfigError> {
     let parameters = config.optional_object("rope_parameters")?;
     let entry = |name: &str| match &parameters {
         Some(parameters) => parameters.optional_object(name),

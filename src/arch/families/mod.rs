@@ -18,6 +18,8 @@ mod falcon_h1;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod gemma3n;
+mod gemma4;
 mod glm;
 mod glm4;
 mod glm4_moe;
@@ -137,6 +139,8 @@ pub const FAMILIES: &[&Family] = &[
     &gemma::FAMILY,
     &gemma2::FAMILY,
     &gemma3::FAMILY,
+    &gemma3n::FAMILY,
+    &gemma4::FAMILY,
     &cohere::FAMILY,
     &cohere2::FAMILY,
     &phi::FAMILY,

@@ -1,7 +1,7 @@
 //! The multimodal models, and their text models that are no family of their own.
 
 use super::{Text, TextModel, Tied, Wrapper};
-use crate::arch::PromptAttention;
+use crate::arch::{DefaultTargets, PromptAttention};
 
 const LANGUAGE_MODEL: &str = "model.language_model.";
 
@@ -10,6 +10,7 @@ const LLAVA: Wrapper = Wrapper {
     name: "LLaVA 1.5",
     text: Text::Usually("llama"),
     below: LANGUAGE_MODEL,
+    targets: DefaultTargets::NONE,
     tied: Tied::Outside(false),
     may_be_flat: false,
     adjusts_logits: false,
@@ -23,6 +24,26 @@ pub const WRAPPERS: &[Wrapper] = &[
         model_type: "gemma3",
         name: "Gemma 3",
         text: Text::Always("gemma3_text"),
+        tied: Tied::Outside(true),
+        adjusts_logits: true,
+        ..LLAVA
+    },
+    Wrapper {
+        model_type: "gemma3n",
+        name: "Gemma 3n",
+        text: Text::Always("gemma3n_text"),
+        tied: Tied::Outside(true),
+        adjusts_logits: true,
+        ..LLAVA
+    },
+    Wrapper {
+        model_type: "gemma4",
+        name: "Gemma 4",
+        text: Text::Always("gemma4_text"),
+        targets: DefaultTargets {
+            adalora: &["q_proj", "v_proj"],
+            ..DefaultTargets::alike(&["q_proj", "v_proj"])
+        },
         tied: Tied::Outside(true),
         adjusts_logits: true,
         ..LLAVA
@@ -68,17 +89,40 @@ pub const WRAPPERS: &[Wrapper] = &[
         ..LLAVA
     },
     Wrapper {
-        model_type: "mistral3",
-        name: "Mistral Small 3.1 and 3.2, Ministral 3",
-        text: Text::Usually("mistral"),
-        tied: Tied::Outside(true),
-        ..LLAVA
-    },
-    Wrapper {
         model_type: "llama4",
         name: "Llama 4",
         text: Text::Always("llama4_text"),
         below: "language_model.model.",
+        targets: DefaultTargets {
+            adalora: &["q_proj", "v_proj"],
+            beft: &["v_proj"],
+            ia3: &["q_proj", "v_proj", "down_proj"],
+            ia3_feedforward: &["down_proj"],
+            osf: &[
+                "q_proj",
+                "k_proj",
+                "v_proj",
+                "o_proj",
+                "gate_proj",
+                "down_proj",
+                "up_proj",
+            ],
+            ..DefaultTargets::alike(&["q_proj", "v_proj"])
+        },
+        ..LLAVA
+    },
+    Wrapper {
+        model_type: "kimi_k25",
+        name: "Kimi K2.5, K2.6",
+        text: Text::Usually("deepseek_v3"),
+        tied: Tied::Outside(true),
+        ..LLAVA
+    },
+    Wrapper {
+        model_type: "mistral3",
+        name: "Mistral Small 3.1 and 3.2, Ministral 3",
+        text: Text::Usually("mistral"),
+        tied: Tied::Outside(true),
         ..LLAVA
     },
     Wrapper {

@@ -1,7 +1,7 @@
 //! Attention as one `GroupQueryAttention` node, which also updates the cache.
 //!
 
-use super::{Cache, Inputs, rotates_inside};
+use super::{Cache, Inputs, cache_head_dim, rotates_inside};
 use crate::arch::{Attention, Pairs, Position, PromptAttention};
 use crate::graph::builder::{Attr, GraphBuilder, Value};
 use crate::graph::lengths::Lengths;
@@ -15,7 +15,7 @@ const SINKS: usize = 11;
 
 /// Adds the node of the layer at `path`; `rows` are the lengths in
 /// [`Operands::GroupQuery`](crate::graph::lengths::Operands::GroupQuery). Returns the heads'
-/// outputs, `[batch, sequence, heads * width]`.
+/// outputs, `[batch, sequence, heads * width]`, and the keys and values of all tokens.
 pub fn group_query(
     graph: &mut GraphBuilder,
     (path, attention): (&str, &Attention),
@@ -24,11 +24,15 @@ pub fn group_query(
     rows: [&Value; 2],
     inputs: Inputs,
     cache: &Cache,
-) -> Value {
+) -> (Value, [Value; 2]) {
     let absent = GraphBuilder::absent();
     let [query, key, value] = match inputs {
         Inputs::Three(three) => three,
         Inputs::Joined(qkv) => [qkv, absent.clone(), absent.clone()],
+        Inputs::Query(query) => {
+            let none = no_rows(graph, (path, attention), &query);
+            [query, none.clone(), none]
+        }
     };
     let mut inputs = vec![
         &query,
@@ -94,9 +98,31 @@ pub fn group_query(
         inputs.push(&sinks);
     }
     let name = format!("/{path}/self_attn/GroupQueryAttention");
-    let [key, value] = &cache.present;
-    let outputs = [name.as_str(), key, value];
-    graph
+    let mut outputs = vec![name.as_str()];
+    if let Some([key, value]) = &cache.present {
+        outputs.extend([key.as_str(), value]);
+    }
+    let mut made = graph
         .contrib_outputs("GroupQueryAttention", &name, &inputs, &outputs, &attrs)
-        .remove(0)
+        .into_iter();
+    let context = made.next().expect("the first output has a name");
+    match (made.next(), made.next()) {
+        (Some(keys), Some(values)) => (context, [keys, values]),
+        _ => (context, cache.past.clone()),
+    }
+}
+
+/// New keys, or values, of no token, `[batch, 0, kv_heads * width]`: those of another layer are in
+/// its cache already.
+fn no_rows(
+    graph: &mut GraphBuilder,
+    (path, attention): (&str, &Attention),
+    query: &Value,
+) -> Value {
+    let width = attention.num_key_value_heads * cache_head_dim(attention);
+    let name = format!("/{path}/self_attn/no_rows");
+    let starts = graph.constant_i64("zeros.2", &[0, 0], false);
+    let ends = graph.constant_i64(&format!("no_rows.{width}"), &[0, width as i64], false);
+    let axes = graph.constant_i64("axes.1.2", &[1, 2], false);
+    graph.op("Slice", &name, &[query, &starts, &ends, &axes], &[])
 }

@@ -13,7 +13,7 @@ use crate::graph::lengths::Lengths;
 use crate::graph::positions::PositionTables;
 
 /// Adds the nodes of the layer at `path`. New rows are written from row `start` on; queries and keys include the rotary
-/// embedding. Returns the heads' outputs, `[batch, sequence, heads * width]`.
+/// embedding. Returns the heads' outputs, `[batch, sequence, heads * width]`, and the cache with the new rows.
 ///
 /// ```text
 /// query ─ Reshape ─ Transpose ────────────────────────┐
@@ -29,10 +29,14 @@ pub fn standard(
     start: &Value,
     inputs: Inputs,
     cache: &Cache,
-) -> Value {
-    let [query, key, value] = match inputs {
-        Inputs::Three(three) => three,
-        Inputs::Joined(qkv) => split_kinds(graph, attention, path, &qkv),
+) -> (Value, [Value; 2]) {
+    let (query, new) = match inputs {
+        Inputs::Three([query, key, value]) => (query, Some([key, value])),
+        Inputs::Joined(qkv) => {
+            let [query, key, value] = split_kinds(graph, attention, path, &qkv);
+            (query, Some([key, value]))
+        }
+        Inputs::Query(query) => (query, None),
     };
     let (heads, kv_heads) = (
         attention.num_attention_heads as i64,
@@ -45,17 +49,22 @@ pub fn standard(
         graph.transpose(&at(&format!("{part}/to_front")), &split, &[0, 2, 1, 3])
     };
     let query = to_front(graph, "query", &query, heads);
-    let mut written = |part: &str, x: &Value, index: usize| {
+    let mut written = |part: &str, x: &Value, past: &Value, present: &str| {
         let rows = to_front(graph, part, x, kv_heads);
-        let inputs = [&cache.past[index], &rows, start];
-        let outputs = [cache.present[index].clone()];
+        let inputs = [past, &rows, start];
         let attrs = [("axis", Attr::Int(2))];
         let name = at(&format!("{part}/TensorScatter"));
+        let outputs = [present.to_owned()];
         let [present] = graph.op_outputs("TensorScatter", &name, &inputs, outputs, &attrs);
         present
     };
-    let keys = written("key", &key, 0);
-    let values = written("value", &value, 1);
+    let [keys, values] = match (&new, &cache.present) {
+        (Some([key, value]), Some(present)) => [
+            written("key", key, &cache.past[0], &present[0]),
+            written("value", value, &cache.past[1], &present[1]),
+        ],
+        _ => cache.past.clone(),
+    };
     let masks = &mut tables.masks;
     let mask = masks.of(graph, attention, lengths, &cache.past[0]);
     let mut attrs = vec![("scale", Attr::Float(attention.scale as f32))];
@@ -72,7 +81,8 @@ pub fn standard(
     let inputs = [&query, &keys, &values, &mask];
     let attended = graph.op("Attention", &at("Attention"), &inputs, &attrs);
     let attended = graph.transpose(&at("to_back"), &attended, &[0, 2, 1, 3]);
-    graph.reshape(&at("join"), &attended, &[0, 0, heads * width])
+    let joined = graph.reshape(&at("join"), &attended, &[0, 0, heads * width]);
+    (joined, [keys, values])
 }
 
 /// Keys, values and mask with one more key behind the cache: the sink. Its key is 0, so its score is

@@ -6,9 +6,15 @@ use crate::graph::proto::{element, element_type};
 use crate::weights::Dtype;
 
 impl GraphBuilder<'_> {
-    /// Adds an input of the graph's dtype.
+    /// An input of the graph's dtype. It's added on its first use: several modules may share it,
+    /// and a module may run twice.
     pub fn input(&mut self, name: &str, dims: &[Dim]) -> Value {
-        self.typed_input(name, element_type(self.arithmetic.compute), dims)
+        if let Some(value) = self.constants.get(name) {
+            return value.clone();
+        }
+        let value = self.typed_input(name, element_type(self.arithmetic.compute), dims);
+        self.constants.insert(name.to_owned(), value.clone());
+        value
     }
 
     /// Adds an input of this dtype.
@@ -20,16 +26,6 @@ impl GraphBuilder<'_> {
     pub fn output_of(&mut self, dtype: Dtype, name: &str, dims: &[Dim]) {
         let info = value_info(name, element_type(dtype), dims);
         self.graph.output.push(info);
-    }
-
-    /// An input of the graph's dtype that several modules share; it's added on its first use.
-    pub fn shared_input(&mut self, name: &str, dims: &[Dim]) -> Value {
-        if let Some(value) = self.constants.get(name) {
-            return value.clone();
-        }
-        let value = self.input(name, dims);
-        self.constants.insert(name.to_owned(), value.clone());
-        value
     }
 
     /// Adds an input of type int64.

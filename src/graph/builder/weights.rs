@@ -28,7 +28,7 @@ impl GraphBuilder<'_> {
             }
             Parameter::Input { name, shape } => {
                 let dims: Vec<Dim> = shape.iter().map(|&size| size.into()).collect();
-                Some(self.shared_input(name, &dims))
+                Some(self.input(name, &dims))
             }
         }
     }

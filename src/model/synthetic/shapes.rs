@@ -68,6 +68,8 @@ impl Shape {
                     continue;
                 }
                 let values = match (&module.kind, parameter) {
+                    // A factor of what passes through a layer.
+                    (ModuleKind::Parameter { .. }, "layer_scalar") => Distribution::Norm,
                     (_, "bias") | (ModuleKind::Parameter { .. }, _) => Distribution::Bias,
                     (ModuleKind::Norm { kind, .. }, _) if kind.adds_one() => Distribution::Bias,
                     (ModuleKind::Norm { .. }, _) => Distribution::Norm,

@@ -85,7 +85,7 @@ impl LinearForm<'_> {
         let key = naming.input(a);
         let rank = Dim::Symbol(format!("{key}.r"));
         let dims = [rank.clone(), a.shape[1].into()];
-        let a = graph.shared_input(&key, &dims);
+        let a = graph.input(&key, &dims);
         let dims = [b.shape[0].into(), rank];
         let b = graph.input(&naming.input(b), &dims);
         let inner = match &site.inner {
@@ -163,5 +163,5 @@ pub fn input(graph: &mut GraphBuilder, naming: &Naming, tensor: &FormTensor) -> 
     if let Some(axis) = tensor.rank_axis {
         dims[axis] = Dim::Symbol(format!("{}.r", naming.path));
     }
-    graph.shared_input(&naming.input(tensor), &dims)
+    graph.input(&naming.input(tensor), &dims)
 }
