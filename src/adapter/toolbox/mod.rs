@@ -4,6 +4,7 @@ pub mod components;
 pub mod dense;
 pub mod encoder;
 pub mod options;
+pub mod read_past;
 pub mod replication;
 pub mod seeded_indices;
 pub mod skew;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use super::read_past::refuse_read_past;
 use crate::adapter::replaced::{replace_base_layer, replace_biases, replace_modules};
 use crate::adapter::targets::{DefaultTable, Targets};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, ModuleAdapter};
@@ -114,6 +115,7 @@ impl<'a> Tuner<'a> {
         let modules = base.spec.modules();
         let targets = Targets::with_defaults(config, &base.spec.model_type, defaults)?;
         let selected = without_experts(&targets, targets.select(config, tensors, &modules)?, base);
+        refuse_read_past(config, base, &selected)?;
         let mut effects = Effects::default();
         let saved = targets.saved(config, tensors, &modules)?;
         replace_modules(&mut effects, tensors, &base.spec, &saved)?;

@@ -66,6 +66,7 @@ use crate::adapter::replaced::{
 };
 use crate::adapter::targets::{QUERY_VALUE, Targets};
 use crate::adapter::token_rows::trainable_token_indices;
+use crate::adapter::toolbox::read_past::refuse_read_past;
 use crate::adapter::toolbox::replication::replicate;
 use crate::adapter::toolbox::tuner::{
     Loading, TargetEmbedding, TargetLinear, TargetModule, not_adaptable, target_module,
@@ -120,6 +121,7 @@ fn load(loading: Loading) -> Result<Effects, AdapterError> {
     } else {
         selected = without_experts(&targets, selected, base);
     }
+    refuse_read_past(config, base, &selected)?;
     selected.extend(older);
     let mut saved = targets.saved(config, tensors, &modules)?;
     let mut effects = Effects::default();
