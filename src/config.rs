@@ -34,7 +34,7 @@ const EMBEDDED_NAME: &str = "default_benchmark_params.json (built in)";
 
 /// Where the defaults come from.
 #[derive(Debug, Clone, Copy)]
-pub enum Source<'a> {
+pub enum DefaultsSource<'a> {
     /// The `default_benchmark_params.json` that's built into the program.
     Embedded,
     /// A file that replaces it.
@@ -75,14 +75,14 @@ impl BenchmarkConfig {
     /// If a file can't be read, a key is unknown, or a value has a wrong type or is out of range;
     /// the error names the file, the key and what's allowed.
     pub fn load(
-        defaults: Source<'_>,
+        defaults: DefaultsSource<'_>,
         overrides: Option<&Path>,
         note: &dyn Fn(&str),
     ) -> Result<Self, ParametersError> {
         let mut params = Params::parse(EMBEDDED_NAME, EMBEDDED, note)?;
         let defaults = match defaults {
-            Source::Embedded => None,
-            Source::File(path) => Some(path),
+            DefaultsSource::Embedded => None,
+            DefaultsSource::File(path) => Some(path),
         };
         for path in defaults.into_iter().chain(overrides) {
             params = Params::read(path, note)?.over(params);
@@ -93,7 +93,8 @@ impl BenchmarkConfig {
     /// The built-in defaults.
     #[must_use]
     pub fn built_in() -> Self {
-        Self::load(Source::Embedded, None, &|_| {}).expect("a test reads the built-in parameters")
+        Self::load(DefaultsSource::Embedded, None, &|_| {})
+            .expect("a test reads the built-in parameters")
     }
 
     /// The base model that the file `overrides` names, if it does.

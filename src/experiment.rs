@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use self::built_in::BuiltInError;
 use crate::adapter::folder::{self, CONFIG};
-use crate::adapter::{AdapterError, Values};
+use crate::adapter::{AdapterError, ValuesFrom};
 use crate::file_names;
 use crate::json::{ConfigError, JsonObject};
 
@@ -49,7 +49,7 @@ pub struct Experiment {
     /// Second part of the result's name: the name of the folder or of the hub repository.
     pub name: String,
     /// Whether stored or fresh values are to be used.
-    pub values: Values,
+    pub values: ValuesFrom,
     /// Whether its values are drawn at random rather than read from a file.
     pub fresh: bool,
 }
@@ -69,14 +69,14 @@ impl Experiment {
     /// If there's no such folder, it has no `adapter_config.json`, or lacks the weights of a
     /// trained adapter. If it's built in and can't be written into the cache folder.
     pub fn find(name: &Path) -> Result<Self, ExperimentError> {
-        Self::find_with(name, Values::default())
+        Self::find_with(name, ValuesFrom::default())
     }
 
     /// Finds the experiment `name` as [`find`](Self::find) does, to be used with `values`.
     ///
     /// # Errors
     /// As [`find`](Self::find).
-    pub fn find_with(name: &Path, values: Values) -> Result<Self, ExperimentError> {
+    pub fn find_with(name: &Path, values: ValuesFrom) -> Result<Self, ExperimentError> {
         match folder_of(name)? {
             Some(folder) => Self::at(&folder, values),
             None if name.is_file() => Err(ExperimentError::File {
@@ -94,7 +94,7 @@ impl Experiment {
     ///
     /// # Errors
     /// If it has no `adapter_config.json`, or lacks the weights of a trained adapter.
-    pub fn at(folder: &Path, values: Values) -> Result<Self, ExperimentError> {
+    pub fn at(folder: &Path, values: ValuesFrom) -> Result<Self, ExperimentError> {
         let path = folder.join(CONFIG);
         if path.symlink_metadata().is_err() {
             return Err(ExperimentError::NoConfig {

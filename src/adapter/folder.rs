@@ -86,7 +86,7 @@ pub enum FolderError {
 
 /// Where an adapter's values come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Values {
+pub enum ValuesFrom {
     /// From its weights; drawn fresh if nothing shows that it was trained.
     #[default]
     AsFound,
@@ -103,10 +103,10 @@ pub enum Values {
 pub fn open(
     folder: &Path,
     config: &JsonObject,
-    values: Values,
+    values: ValuesFrom,
 ) -> Result<Option<TensorStore>, AdapterError> {
     refuse_mlx(folder, config)?;
-    if values == Values::Fresh {
+    if values == ValuesFrom::Fresh {
         return Ok(None);
     }
     let is_there = |name: &str| folder.join(name).symlink_metadata().is_ok();
@@ -166,9 +166,9 @@ fn looks_like_weights(name: &str) -> bool {
 fn evidence(
     folder: &Path,
     config: &JsonObject,
-    values: Values,
+    values: ValuesFrom,
 ) -> Result<Option<String>, ConfigError> {
-    if values == Values::Trained {
+    if values == ValuesFrom::Trained {
         return Ok(Some("`--trained` says so".to_owned()));
     }
     if config.flag("inference_mode", false)? {

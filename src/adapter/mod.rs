@@ -31,7 +31,7 @@ use std::path::Path;
 use ndarray::{Array1, Array2};
 
 pub use error::AdapterError;
-pub use folder::Values;
+pub use folder::ValuesFrom;
 pub use hub::fetch_adapter;
 pub use inputs::{GraphInput, TakeTensor};
 pub use methods::{
@@ -245,7 +245,7 @@ impl Adapter {
     /// If the method or an option isn't supported, a target doesn't exist, or a tensor is missing,
     /// unused or of another shape.
     pub fn load(folder: &Path, base: &BaseModel, seed: u64) -> Result<Self, AdapterError> {
-        Self::load_for_task(folder, base, seed, Values::default(), None)
+        Self::load_for_task(folder, base, seed, ValuesFrom::default(), None)
     }
 
     /// Like [`load`](Self::load), with a choice of where values come from, and of the task for
@@ -257,7 +257,7 @@ impl Adapter {
         folder: &Path,
         base: &BaseModel,
         seed: u64,
-        values: Values,
+        values: ValuesFrom,
         task_id: Option<usize>,
     ) -> Result<Self, AdapterError> {
         let config = JsonObject::read(&folder.join(folder::CONFIG))?;
@@ -285,7 +285,7 @@ impl Adapter {
     pub fn without_base_weights(
         folder: &Path,
         base: &BaseModel,
-        values: Values,
+        values: ValuesFrom,
         task_id: Option<usize>,
     ) -> Result<Self, AdapterError> {
         let config = JsonObject::read(&folder.join(folder::CONFIG))?;

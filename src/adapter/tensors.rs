@@ -15,7 +15,7 @@ use rand::rngs::ChaCha12Rng;
 use rand_distr::{Distribution, StandardNormal, Uniform};
 
 use super::AdapterError;
-use super::folder::{self, Values};
+use super::folder::{self, ValuesFrom};
 use super::keys::{Keys, Lookup, is_of_other_tower};
 use crate::arch::DecoderSpec;
 use crate::json::JsonObject;
@@ -81,7 +81,7 @@ pub struct AdapterTensors {
     /// For messages: a clause with the base that the adapter's configuration names, or empty.
     made_for: String,
     seed: u64,
-    values: Values,
+    values: ValuesFrom,
     /// Whether weights of the base may be read.
     reads_base: bool,
     notes: Vec<String>,
@@ -110,7 +110,7 @@ impl AdapterTensors {
         folder: &Path,
         config: &JsonObject,
         seed: u64,
-        values: Values,
+        values: ValuesFrom,
     ) -> Result<Self, AdapterError> {
         let source = match folder::open(folder, config, values)? {
             Some(store) => Source::File(store),
@@ -126,7 +126,7 @@ impl AdapterTensors {
         source: Source,
         config: &JsonObject,
         seed: u64,
-        values: Values,
+        values: ValuesFrom,
     ) -> Result<Self, AdapterError> {
         let made_for = match config.optional_text("base_model_name_or_path")? {
             Some(base) if !base.is_empty() => format!(" (it says `{base}`)"),
@@ -156,7 +156,7 @@ impl AdapterTensors {
         let source = Source::Shapes {
             config: config.path().to_owned(),
         };
-        Self::from(source, config, 0, Values::Fresh)
+        Self::from(source, config, 0, ValuesFrom::Fresh)
     }
 
     /// The tensors in `folder`, or the shapes of a fresh adapter, to be checked without a weight of
@@ -167,7 +167,7 @@ impl AdapterTensors {
     pub fn without_base_weights(
         folder: &Path,
         config: &JsonObject,
-        values: Values,
+        values: ValuesFrom,
     ) -> Result<Self, AdapterError> {
         match folder::open(folder, config, values)? {
             None => Self::without_values(config),
@@ -213,7 +213,7 @@ impl AdapterTensors {
     }
 
     /// The choice of values, which holds for the experts of this adapter, too.
-    pub fn asked_values(&self) -> Values {
+    pub fn asked_values(&self) -> ValuesFrom {
         self.values
     }
 

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use serde_json::json;
 
 use crate::adapter::folder::{CONFIG, WEIGHTS};
-use crate::adapter::{Adapter, AdapterError, Values};
+use crate::adapter::{Adapter, AdapterError, ValuesFrom};
 use crate::arch::Module;
 use crate::json::JsonObject;
 use crate::model::BaseModel;
@@ -24,7 +24,7 @@ pub struct Ingredients<'a> {
     /// The adapter's folder.
     pub folder: &'a Path,
     /// Where its values come from.
-    pub values: Values,
+    pub values: ValuesFrom,
     /// The seed of fresh values.
     pub seed: u64,
     /// The task, for adapters with several.
@@ -170,7 +170,7 @@ impl<'a> Alternatives<'a> {
         copy(&store, &folder.path().join(WEIGHTS), keep, dtype).ok()?;
         let (base, seed) = (own.base, own.seed);
         let loaded =
-            Adapter::load_for_task(folder.path(), base, seed, Values::Trained, own.task_id);
+            Adapter::load_for_task(folder.path(), base, seed, ValuesFrom::Trained, own.task_id);
         loaded.ok()
     }
 }

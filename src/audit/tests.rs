@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::merges::{ONCE, Way, merged};
 use super::*;
-use crate::adapter::{Adapter, Values};
+use crate::adapter::{Adapter, ValuesFrom};
 use crate::prepare::{CheckpointForm, write_checkpoint};
 use crate::weights::{SafetensorsWriter, TensorPlan, round_to};
 
@@ -263,7 +263,7 @@ impl Case {
             base: &self.base,
             adapter: &self.adapter,
             folder: &self.folder,
-            values: Values::default(),
+            values: ValuesFrom::default(),
             seed: 0,
             task_id: None,
         }
@@ -605,7 +605,7 @@ fn checkpoints_of_all_fixtures_are_right_and_their_bases_are_not() {
             base: adapter.base(&base),
             adapter: &adapter,
             folder: &folder,
-            values: Values::default(),
+            values: ValuesFrom::default(),
             seed: 0,
             task_id: None,
         };

@@ -14,7 +14,7 @@ use super::progress::message;
 use super::terminal::Terminal;
 use super::text_comparison::{Compared, TextComparison};
 use super::verify::{PromptOptions, nats};
-use crate::adapter::{Adapter, Values};
+use crate::adapter::{Adapter, ValuesFrom};
 use crate::config::BenchmarkConfig;
 use crate::convert::{Conversion, ConvertedModule, Rank, to_lora};
 use crate::experiment::{EXPERIMENTS, Experiment};
@@ -176,7 +176,7 @@ impl Convert {
         let preparation = setup.preparation(config, provider, base)?;
         let both = [Variant::Unmerged, Variant::Base];
         let mut variants = preparation.prepare(Some(original), &both)?;
-        let converted = Experiment::at(folder, Values::Trained)?;
+        let converted = Experiment::at(folder, ValuesFrom::Trained)?;
         variants.extend(preparation.prepare(Some(&converted), &[Variant::Unmerged])?);
         let compared = Compared {
             variants: &variants,

@@ -16,7 +16,7 @@ use super::terminal::Terminal;
 use crate::engine::{Engine, EngineError, Provider, WeightsMode};
 use crate::model::TokenizerError;
 use crate::prepared::{Manifest, PreparedVariant, Variant, task_of};
-use crate::quantize::Part;
+use crate::quantize::FormatChoice;
 use crate::study::{Settings, Setup, Target, check_prepared, check_provider, check_variants};
 use crate::weights::{Dtype, SafetensorsWriter, TensorPlan};
 
@@ -269,7 +269,7 @@ fn check_settled(settings: &Settings, manifest: &Manifest) -> Result<()> {
             manifest.dtype
         );
     }
-    let asked = settings.quantize.map(Part::format);
+    let asked = settings.quantize.map(FormatChoice::format);
     let found = manifest.quantization();
     let others = settings.quantize_algorithm.is_some()
         || settings.quantize_block.is_some()

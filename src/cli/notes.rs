@@ -7,7 +7,7 @@ use crate::study::{Note, TokenizerDifference};
 /// What `note` says, in a line.
 pub fn note_text(note: &Note) -> String {
     match note {
-        Note::Prompts(doubt) => format!("warning: {doubt}"),
+        Note::Prompts(caveat) => format!("warning: {caveat}"),
         other => format!("note: {}", text(other)),
     }
 }
@@ -121,7 +121,7 @@ fn text(note: &Note) -> String {
             "`{merged}` has a vocabulary of {merged_size}, the base model one of {base_size}: they're compared by the tokens \
              that both have"
         ),
-        Note::Prompts(doubt) => doubt.to_string(),
+        Note::Prompts(caveat) => caveat.to_string(),
         Note::NoEmptyVariant => "there is no `unmerged-empty` of this adapter".to_owned(),
         Note::NoCachedBase => {
             "no earlier measurement of this base fits; it is measured now".to_owned()

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 
-use crate::adapter::{AdapterForm, Values};
+use crate::adapter::{AdapterForm, ValuesFrom};
 use crate::engine::WeightsMode;
 use crate::quantize::stored::KeptBase;
-use crate::quantize::{Accuracy, Format, Part};
+use crate::quantize::{Accuracy, Format, FormatChoice};
 use crate::study::{ProviderChoice, Settings, TokenizerChoice};
 use crate::weights::Dtype;
 
@@ -35,7 +35,7 @@ pub struct CommonOptions {
 
     /// Quantize the weights of linear layers.
     #[arg(long, global = true, value_name = "FORMAT", value_parser = weights())]
-    pub quantize: Option<Part>,
+    pub quantize: Option<FormatChoice>,
 
     /// How 4 bits are found: `rtn` rounds to the nearest, symmetric around zero; `k_quant` searches each block's ends,
     /// and loses less [default: rtn].
@@ -48,12 +48,12 @@ pub struct CommonOptions {
     pub quantize_block: Option<u16>,
 
     /// What the head is quantized to [default: as the other weights; float with nf4].
-    #[arg(long, global = true, value_name = "FORMAT", value_parser = one_of(&Part::of_head()))]
-    pub quantize_head: Option<Part>,
+    #[arg(long, global = true, value_name = "FORMAT", value_parser = one_of(&FormatChoice::of_head()))]
+    pub quantize_head: Option<FormatChoice>,
 
     /// What the token embedding is quantized to [default: float].
-    #[arg(long, global = true, value_name = "FORMAT", value_parser = one_of(&Part::of_embedding()))]
-    pub quantize_embedding: Option<Part>,
+    #[arg(long, global = true, value_name = "FORMAT", value_parser = one_of(&FormatChoice::of_embedding()))]
+    pub quantize_embedding: Option<FormatChoice>,
 
     /// Arithmetic with 4 and 8 bits on a CPU: 4 rounds inputs to 8 bits too, 1 computes in float32 and is several times
     /// slower [default: 4].
@@ -165,7 +165,7 @@ impl CommonOptions {
             export_dir,
             verbose: _,
         } = self;
-        let part = |part: &Option<Part>, float: &'static str| {
+        let part = |part: &Option<FormatChoice>, float: &'static str| {
             part.map(|part| part.format().map_or(float, Format::name).to_owned())
         };
         let value = |value: Option<PossibleValue>| value.map(|value| value.get_name().to_owned());
@@ -255,9 +255,9 @@ impl CommonOptions {
             weights: self.weights.map(Into::into),
             adapter_form: self.adapter_form.into(),
             values: match (self.trained, self.fresh) {
-                (true, _) => Values::Trained,
-                (_, true) => Values::Fresh,
-                _ => Values::AsFound,
+                (true, _) => ValuesFrom::Trained,
+                (_, true) => ValuesFrom::Fresh,
+                _ => ValuesFrom::AsFound,
             },
             offline: self.offline,
             parameters: self.config.clone(),
@@ -267,7 +267,7 @@ impl CommonOptions {
 }
 
 /// `--quantize`: the formats, and `none`.
-fn weights() -> impl TypedValueParser<Value = Part> {
+fn weights() -> impl TypedValueParser<Value = FormatChoice> {
     let format = |format: &Format| PossibleValue::new(format.name()).help(format.about());
     let none = PossibleValue::new("none").help("Nothing is quantized, whatever the parameters say");
     let all = Format::NAMED.iter().map(format).chain([none]);
@@ -275,7 +275,9 @@ fn weights() -> impl TypedValueParser<Value = Part> {
 }
 
 /// One of `parts`, by name.
-fn one_of(parts: &[(&'static str, Part)]) -> impl TypedValueParser<Value = Part> + use<> {
+fn one_of(
+    parts: &[(&'static str, FormatChoice)],
+) -> impl TypedValueParser<Value = FormatChoice> + use<> {
     let names = parts.iter().map(|(name, _)| *name);
     PossibleValuesParser::new(names).map(|name| Format::named(&name).into())
 }

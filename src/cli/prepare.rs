@@ -15,7 +15,7 @@ use crate::engine::WeightsMode;
 use crate::portable::AdapterLayout;
 use crate::prepare::{CheckpointForm, write_checkpoint};
 use crate::prepared::{PreparedVariant, Variant, task_of};
-use crate::quantize::Part;
+use crate::quantize::FormatChoice;
 use crate::study::{Setup, Target, TokenizerChoice, check_variants};
 
 /// `prepare`
@@ -245,7 +245,8 @@ impl Prepare {
             );
         }
         let keys = &config.quantization_keys;
-        let is_quantized = |part: Option<Part>| part.and_then(Part::format).is_some();
+        let is_quantized =
+            |part: Option<FormatChoice>| part.and_then(FormatChoice::format).is_some();
         for (option, asked, part) in [
             ("--quantize-head", keys.head, "the head"),
             ("--quantize-embedding", keys.embedding, "the embedding"),

@@ -11,7 +11,7 @@ use super::ParametersError;
 use super::quantization::{QuantizationKeys, schemes};
 use crate::json::check::{json_type, nearest_three, quoted, without_comments};
 use crate::prompts::Category;
-use crate::quantize::{Accuracy, Part};
+use crate::quantize::{Accuracy, FormatChoice};
 use crate::weights::Dtype;
 
 const KEYS: [&str; 16] = [
@@ -143,9 +143,11 @@ impl Params {
             "quantization_block_size" => {
                 self.quantization.block_size = Some(entry.count(BLOCK_SIZE)?);
             }
-            "quantization_head" => self.quantization.head = Some(entry.one_of(&Part::of_head())?),
+            "quantization_head" => {
+                self.quantization.head = Some(entry.one_of(&FormatChoice::of_head())?)
+            }
             "quantization_embedding" => {
-                self.quantization.embedding = Some(entry.one_of(&Part::of_embedding())?);
+                self.quantization.embedding = Some(entry.one_of(&FormatChoice::of_embedding())?);
             }
             "quantization_accuracy_level" => {
                 self.quantization.accuracy = Some(entry.accuracy()?);

@@ -1,13 +1,13 @@
 //! The keys on quantization: PEFT's `use_4bit` and `use_8bit`, and five more.
 
 use super::ParametersError;
-use crate::quantize::{Accuracy, Format, Part, Quantization, Switch};
+use crate::quantize::{Accuracy, Format, FormatChoice, Quantization, Switch};
 
 /// The keys on quantization, as files and options set them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct QuantizationKeys {
     /// What `--quantize` asks for; it replaces the next three keys.
-    pub weights: Option<Part>,
+    pub weights: Option<FormatChoice>,
     /// `use_4bit`
     pub use_4bit: Option<bool>,
     /// `use_8bit`
@@ -17,9 +17,9 @@ pub struct QuantizationKeys {
     /// `quantization_block_size`
     pub block_size: Option<usize>,
     /// `quantization_head`
-    pub head: Option<Part>,
+    pub head: Option<FormatChoice>,
     /// `quantization_embedding`
-    pub embedding: Option<Part>,
+    pub embedding: Option<FormatChoice>,
     /// `quantization_accuracy_level`
     pub accuracy: Option<Accuracy>,
 }

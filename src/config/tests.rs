@@ -5,7 +5,7 @@ fn with_overrides(text: &str) -> Result<BenchmarkConfig, ParametersError> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("benchmark_params.json");
     fs::write(&path, text).unwrap();
-    BenchmarkConfig::load(Source::Embedded, Some(&path), &|_| {})
+    BenchmarkConfig::load(DefaultsSource::Embedded, Some(&path), &|_| {})
 }
 
 fn message(text: &str) -> String {
@@ -212,7 +212,7 @@ fn defaults(text: &str) -> (BenchmarkConfig, Vec<String>) {
     fs::write(&path, text).unwrap();
     let notes = std::cell::RefCell::new(Vec::new());
     let note = |text: &str| notes.borrow_mut().push(text.to_owned());
-    let config = BenchmarkConfig::load(Source::File(&path), None, &note).unwrap();
+    let config = BenchmarkConfig::load(DefaultsSource::File(&path), None, &note).unwrap();
     (config, notes.into_inner())
 }
 
@@ -263,7 +263,7 @@ fn the_resolved_configuration_is_itself_a_valid_file_of_defaults() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("resolved.json");
     fs::write(&path, config.to_json().to_string()).unwrap();
-    let again = BenchmarkConfig::load(Source::File(&path), None, &|_| {}).unwrap();
+    let again = BenchmarkConfig::load(DefaultsSource::File(&path), None, &|_| {}).unwrap();
     assert_eq!(again.to_json(), config.to_json());
 }
 

@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 use super::Experiment;
 use crate::adapter::folder::{self, CONFIG, INDEX, WEIGHTS, names};
 use crate::adapter::{
-    Adapter, AdapterError, Prompt, Values, expert_folders, options_inside, options_of, peft_type,
+    Adapter, AdapterError, Prompt, ValuesFrom, expert_folders, options_inside, options_of,
+    peft_type,
 };
 use crate::json::JsonObject;
 use crate::json::check::{nearest, nearest_three};
@@ -70,7 +71,7 @@ pub fn experiments_below(experiments: &Path) -> Vec<PathBuf> {
 /// Checks names of files, and keys of the configurations of the adapter in `folder` and of its
 /// experts. In a trained adapter, a key that PEFT doesn't have is only a note, unless it's a
 /// misspelling: other programs add keys of their own.
-pub fn look_at(folder: &Path, values: Values) -> Findings {
+pub fn look_at(folder: &Path, values: ValuesFrom) -> Findings {
     let mut found = Findings::default();
     for folder in [folder.to_owned()]
         .into_iter()
@@ -79,7 +80,7 @@ pub fn look_at(folder: &Path, values: Values) -> Findings {
         misspelt_files(&folder, &mut found.faults);
         // A configuration that can't be read is a fault of `Experiment::at`.
         if let Ok(config) = JsonObject::read(&folder.join(CONFIG)) {
-            let trained = values != Values::Fresh && folder::has_weights(&folder);
+            let trained = values != ValuesFrom::Fresh && folder::has_weights(&folder);
             match peft_type(&config) {
                 Ok(method) => {
                     found.method = found.method.or(Some(method));
@@ -187,7 +188,7 @@ mod tests {
         for file in files {
             fs::write(folder.path().join(file), "").unwrap();
         }
-        look_at(folder.path(), Values::AsFound)
+        look_at(folder.path(), ValuesFrom::AsFound)
     }
 
     #[test]

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::Preparation;
 use crate::adapter::folder::files;
-use crate::adapter::{Values, expert_folders};
+use crate::adapter::{ValuesFrom, expert_folders};
 use crate::experiment::Experiment;
 use crate::file_names::hex;
 use crate::prepared::Variant;
@@ -40,7 +40,7 @@ pub fn fingerprint(
     }
     if let Some(experiment) = experiment {
         let _ = writeln!(text, "{} {}", experiment.file_stem(), preparation.seed);
-        if experiment.values == Values::Fresh {
+        if experiment.values == ValuesFrom::Fresh {
             let _ = writeln!(text, "fresh");
         }
         if let Some(task) = preparation.task_id {

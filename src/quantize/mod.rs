@@ -69,20 +69,20 @@ impl TryFrom<u8> for Accuracy {
 
 /// What an option asks for: the format of the linear layers, of the head or of the token embedding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum FormatChoice {
     /// This format.
     Quantized(Format),
     /// No quantization.
     Float,
 }
 
-impl From<Option<Format>> for Part {
+impl From<Option<Format>> for FormatChoice {
     fn from(format: Option<Format>) -> Self {
         format.map_or(Self::Float, Self::Quantized)
     }
 }
 
-impl Part {
+impl FormatChoice {
     /// What the head can be, by name.
     pub fn of_head() -> Vec<(&'static str, Self)> {
         Self::named(|_| true)
@@ -157,11 +157,11 @@ impl Quantization {
     /// If an arithmetic is given that none of the weights would use.
     pub fn with(
         weights: Format,
-        head: Option<Part>,
-        embedding: Option<Part>,
+        head: Option<FormatChoice>,
+        embedding: Option<FormatChoice>,
         accuracy: Option<Accuracy>,
     ) -> Result<Self, String> {
-        let head = head.map_or(usual_head(weights), Part::format);
+        let head = head.map_or(usual_head(weights), FormatChoice::format);
         if accuracy.is_some() && !has_accuracy(weights, head) {
             let name = weights.name();
             return Err(format!(
@@ -171,7 +171,7 @@ impl Quantization {
         Ok(Self {
             weights,
             head,
-            embedding: embedding.and_then(Part::format),
+            embedding: embedding.and_then(FormatChoice::format),
             accuracy: accuracy.unwrap_or(usual_accuracy(weights, head)),
         })
     }
@@ -255,7 +255,7 @@ mod tests {
             ..nf4
         };
         assert_eq!(label(other), "nf4-head-8bit");
-        let part = Some(Part::Quantized(Format::Int8));
+        let part = Some(FormatChoice::Quantized(Format::Int8));
         let found = Quantization::with(Format::Nf4, part, None, None);
         assert_eq!(found, Ok(other));
         assert!(Quantization::with(Format::Nf4, None, part, Some(Accuracy::Int8)).is_err());

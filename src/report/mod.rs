@@ -14,9 +14,9 @@
 //! with its error, and never replaces a good one.
 
 mod build;
+mod caveats;
 mod columns;
 pub mod comparable;
-mod doubts;
 mod file;
 pub mod html;
 pub mod list;

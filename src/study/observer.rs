@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::StudyError;
-use super::prompt_doubts::PromptDoubt;
+use super::prompt_warnings::PromptWarning;
 use super::result_files::CaseResult;
 use super::tokenizer::{TokenizerDifference, TokenizerPlace};
 use crate::measure::quiet::{Look, QuietGate, Waited};
@@ -240,7 +240,7 @@ pub enum Note<'a> {
         base_size: usize,
     },
     /// The prompts may not be what they should be.
-    Prompts(&'a PromptDoubt),
+    Prompts(&'a PromptWarning),
     /// The unmerged graph with an adapter of zeros was asked for, and there's none.
     NoEmptyVariant,
     /// No earlier measurement of the base fits.

@@ -9,7 +9,7 @@ use super::named_base::{NamedBaseError, named_base};
 use super::observer::Note;
 use super::setup::Setup;
 use crate::adapter::folder::CONFIG;
-use crate::config::{self, BenchmarkConfig, Source};
+use crate::config::{self, BenchmarkConfig, DefaultsSource};
 use crate::experiment::Experiment;
 use crate::experiment::check::PARAMS;
 use crate::json::{self, JsonObject};
@@ -52,9 +52,9 @@ impl Setup<'_> {
         let settings = self.settings;
         let here = Path::new(DEFAULTS);
         let defaults = match &settings.parameters {
-            Some(file) => Source::File(file),
-            None if here.is_file() => Source::File(here),
-            None => Source::Embedded,
+            Some(file) => DefaultsSource::File(file),
+            None if here.is_file() => DefaultsSource::File(here),
+            None => DefaultsSource::Embedded,
         };
         let overrides = experiment.and_then(own_file);
         let note = |text: &str| self.note(Note::ParameterIgnored(text));

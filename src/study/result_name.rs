@@ -6,7 +6,7 @@ use super::Study;
 use super::prompt_source::PromptSource;
 use super::result_files::ResultFiles;
 use super::settings::Settings;
-use crate::adapter::{AdapterForm, Values};
+use crate::adapter::{AdapterForm, ValuesFrom};
 use crate::config::BenchmarkConfig;
 use crate::engine::{Provider, WeightsMode};
 use crate::machine::physical_cores;
@@ -77,7 +77,7 @@ impl ResultFiles<'_> {
             choices.push(format!("task-{task}"));
         }
         // Measuring with `Values::Trained` fails without weights.
-        if *values == Values::Fresh {
+        if *values == ValuesFrom::Fresh {
             choices.push("fresh".to_owned());
         }
         if let Some(kept) = quantized_base.filter(|kept| *kept != KeptBase::Exact) {

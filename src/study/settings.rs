@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use crate::adapter::{AdapterForm, Values};
+use crate::adapter::{AdapterForm, ValuesFrom};
 use crate::lowering::WeightsMode;
 use crate::quantize::stored::KeptBase;
-use crate::quantize::{Accuracy, Part};
+use crate::quantize::{Accuracy, FormatChoice};
 use crate::weights::Dtype;
 
 /// How models are found, prepared and run. `None` leaves a choice to the parameters, or to the
@@ -18,15 +18,15 @@ pub struct Settings {
     /// The type that weights are rounded to.
     pub dtype: Option<Dtype>,
     /// What the weights of linear layers are quantized to.
-    pub quantize: Option<Part>,
+    pub quantize: Option<FormatChoice>,
     /// How weights are rounded: `rtn` or `k_quant`; `None` for what the parameters say.
     pub quantize_algorithm: Option<&'static str>,
     /// Values that share a scale; `None` for what the parameters say.
     pub quantize_block: Option<usize>,
     /// What the head is quantized to.
-    pub quantize_head: Option<Part>,
+    pub quantize_head: Option<FormatChoice>,
     /// What the token embedding is quantized to.
-    pub quantize_embedding: Option<Part>,
+    pub quantize_embedding: Option<FormatChoice>,
     /// The arithmetic of a CPU with 4 and 8 bits.
     pub quantize_accuracy: Option<Accuracy>,
     /// What of a quantized base stays in codes; `None` for the usual.
@@ -49,7 +49,7 @@ pub struct Settings {
     /// How an unmerged adapter is computed.
     pub adapter_form: AdapterForm,
     /// Which values an adapter is used with.
-    pub values: Values,
+    pub values: ValuesFrom,
     /// Whether the network is left alone.
     pub offline: bool,
     /// Parameters in place of `default_benchmark_params.json`.
@@ -78,7 +78,7 @@ impl Default for Settings {
             threads: None,
             weights: None,
             adapter_form: AdapterForm::Reduced,
-            values: Values::AsFound,
+            values: ValuesFrom::AsFound,
             offline: false,
             parameters: None,
             export_dir: PathBuf::from("exported_models"),

@@ -8,7 +8,7 @@ use thiserror::Error;
 use super::observer::{Event, Note};
 use super::prepared_folder::PreparedFolder;
 use super::setup::Setup;
-use crate::adapter::Values;
+use crate::adapter::ValuesFrom;
 use crate::adapter::fetch_adapter;
 use crate::adapter::folder::{CONFIG, has_weights};
 use crate::advice::shell_word;
@@ -36,7 +36,7 @@ pub enum TargetError {
         source: Box<HubError>,
     },
     #[error("`{option}` goes with an adapter's folder, and `{}` is {found}", path.display())]
-    Values {
+    ValuesFrom {
         option: &'static str,
         path: PathBuf,
         found: &'static str,
@@ -102,14 +102,14 @@ impl Target {
             },
         };
         let option = match values {
-            Values::Fresh => "--fresh",
-            Values::Trained => "--trained",
-            Values::AsFound => return Ok(found),
+            ValuesFrom::Fresh => "--fresh",
+            ValuesFrom::Trained => "--trained",
+            ValuesFrom::AsFound => return Ok(found),
         };
         match found {
             Self::Experiment(_) => Ok(found),
             Self::Prepared(_) | Self::Checkpoint(_) | Self::Foreign(_) => {
-                Err(TargetError::Values {
+                Err(TargetError::ValuesFrom {
                     option,
                     path: path.to_owned(),
                     found: found.in_words(),
@@ -124,7 +124,7 @@ impl Target {
         let has = |name: &str| path.join(name).symlink_metadata().is_ok();
         if has(CONFIG) {
             let is_model = has("config.json") && TensorStore::is_in(path);
-            if is_model && !has_weights(path) && values == Values::AsFound {
+            if is_model && !has_weights(path) && values == ValuesFrom::AsFound {
                 setup.note(Note::AdapterConfigIgnored { folder: path });
                 return Ok(Some(Self::Checkpoint(ModelId::Local(path.to_owned()))));
             }
@@ -167,7 +167,7 @@ impl Target {
             setup.bytes(&label, report.done_bytes, report.total_bytes);
         };
         let values = setup.settings.values;
-        let fetched = fetch_adapter(id, values == Values::Fresh, &settings, &report);
+        let fetched = fetch_adapter(id, values == ValuesFrom::Fresh, &settings, &report);
         setup.tell(Event::BytesEnded);
         let fetched = fetched.map_err(|error| TargetError::Hub {
             meant: nearest_experiments(&id.to_string())

@@ -7,8 +7,8 @@ use super::base_cache::{BaseCache, CacheKey};
 use super::case::PreparedCase;
 use super::error::Busy;
 use super::observer::{Event, Note};
-use super::prompt_doubts::prompt_doubts;
 use super::prompt_source::{PromptSource, check_room};
+use super::prompt_warnings::prompt_warnings;
 use super::result_files::{CaseResult, ResultFiles};
 use super::room;
 use super::tokenizer::TokenizerPlace;
@@ -255,8 +255,8 @@ impl TrialRun<'_> {
                 }
             }
         }
-        for doubt in prompt_doubts(&prompts) {
-            setup.note(Note::Prompts(&doubt));
+        for caveat in prompt_warnings(&prompts) {
+            setup.note(Note::Prompts(&caveat));
         }
         self.check_batches()?;
         let library = setup.library(self.files.provider)?;

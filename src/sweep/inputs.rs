@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::digest::{Digests, of_json};
 use super::job::Parts;
-use crate::adapter::{AdapterForm, Values, expert_folders, folder};
+use crate::adapter::{AdapterForm, ValuesFrom, expert_folders, folder};
 use crate::config::BenchmarkConfig;
 use crate::experiment::Experiment;
 use crate::experiment::check::PARAMS;
@@ -206,7 +206,7 @@ pub fn of_parameters(study: &Study, config: &BenchmarkConfig, prompts: Option<&s
         "quantized_base_accuracy": quantized_base_accuracy.map(Accuracy::level),
         "requantize": requantize,
         "native": *adapter_form == AdapterForm::Native,
-        "fresh": *values == Values::Fresh,
+        "fresh": *values == ValuesFrom::Fresh,
     }))
 }
 

@@ -21,7 +21,7 @@ use crate::graph::AttentionOperator;
 use crate::lowering::WeightsMode;
 use crate::model::{BaseModel, ModelId};
 use crate::prepared::Precision;
-use crate::quantize::{Format, Part};
+use crate::quantize::{Format, FormatChoice};
 use crate::study::{ProviderChoice, Setup, Study};
 use crate::weights::Dtype;
 
@@ -182,7 +182,7 @@ impl<'a> Planner<'a> {
             settings.dtype = dtype.parse().ok();
         }
         if let Some(format) = &combination.quantization {
-            settings.quantize = Some(Part::from(Format::named(format)));
+            settings.quantize = Some(FormatChoice::from(Format::named(format)));
         }
         let of_all_batches = Combination {
             batch_size: None,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::common::*;
 use peft_bench::adapter::AdapterForm;
-use peft_bench::config::{BenchmarkConfig, Source};
+use peft_bench::config::{BenchmarkConfig, DefaultsSource};
 use peft_bench::experiment::Experiment;
 use peft_bench::model::{BaseModel, TextTokenizer};
 use peft_bench::prepare::Preparation;
@@ -252,7 +252,7 @@ fn damaged_benchmark_parameters_are_read_or_refused() {
     fs::copy(defaults, &file).unwrap();
     let read = file.clone();
     damage(file, usize::MAX, move || {
-        let config = BenchmarkConfig::load(Source::File(&read), None, &|_| {});
+        let config = BenchmarkConfig::load(DefaultsSource::File(&read), None, &|_| {});
         config.map(drop).map_err(|e| e.to_string())
     });
 }

@@ -15,7 +15,7 @@ use peft_bench::onnxruntime::install::locate_or_install;
 use peft_bench::parity::{follow, trace};
 use peft_bench::prepare::Preparation;
 use peft_bench::prepared::{ADAPTER, Precision, PreparedVariant, QUANTIZED, RESIDUALS, Variant};
-use peft_bench::quantize::{Accuracy, Format, Part, Quantization};
+use peft_bench::quantize::{Accuracy, Format, FormatChoice, Quantization};
 use peft_bench::weights::Dtype;
 
 use crate::common::{case, copy_folder, model, names, read_json, set_key};
@@ -69,7 +69,7 @@ impl Make {
     /// Everything quantized. On the CPU, products are computed in float32 from the dequantized
     /// weights, without rounding the inputs.
     fn quantized(dtype: Dtype, weights: Format, embedding: Format) -> Self {
-        let part = |format| Some(Part::Quantized(format));
+        let part = |format| Some(FormatChoice::Quantized(format));
         let accuracy = (weights != Format::Nf4).then_some(Accuracy::Float32);
         let made = Quantization::with(weights, part(weights), part(embedding), accuracy);
         Self {

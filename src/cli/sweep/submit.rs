@@ -97,13 +97,13 @@ impl Submit {
         if self.print {
             return self.shown(&tasks).map(|()| Outcome::Done);
         }
-        let (submission, doubt) = match self.launcher {
+        let (submission, caveat) = match self.launcher {
             Launcher::Slurm => slurm::submit(&folder, &tasks)?,
             Launcher::Hq => (hyperqueue::submit(&folder, &tasks)?, None),
         };
-        if let Some(doubt) = doubt {
+        if let Some(caveat) = caveat {
             message(&format!(
-                "note: there's no node for these tasks now, and perhaps never: {doubt}. They wait; `peft-bench sweep cancel \
+                "note: there's no node for these tasks now, and perhaps never: {caveat}. They wait; `peft-bench sweep cancel \
                  {word}` takes them back"
             ));
         }

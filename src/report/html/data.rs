@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 
 use super::packed::{pack as packed, unpack};
 use super::{Named, ShownGroup, ShownRow};
-use crate::report::doubts::Doubt;
+use crate::report::caveats::Caveat;
 use crate::report::model::Report;
 use crate::report::quality::Qualities;
 use crate::report::table::{Scale, Unit, Value};
@@ -210,7 +210,7 @@ fn row(shown: &ShownRow) -> Json {
         "result": shown.result,
         "variant": shown.row.variant.map(|(name, _)| name),
         "cells": cells.collect::<Vec<_>>(),
-        "warnings": shown.doubts.iter().map(warning).collect::<Vec<_>>(),
+        "warnings": shown.caveats.iter().map(warning).collect::<Vec<_>>(),
     })
 }
 
@@ -235,6 +235,6 @@ fn cell(value: &Value, factor: f64) -> Json {
     }
 }
 
-fn warning(doubt: &Doubt) -> Json {
-    json!({ "level": doubt.level, "short": doubt.short, "text": doubt.text })
+fn warning(caveat: &Caveat) -> Json {
+    json!({ "level": caveat.level, "short": caveat.short, "text": caveat.text })
 }

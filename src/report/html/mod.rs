@@ -23,8 +23,8 @@ use std::io;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use sha2::{Digest, Sha256};
 
+use super::caveats::{Caveat, caveats};
 use super::comparable::{Conditions, Group, groups, titles};
-use super::doubts::{Doubt, doubts};
 use super::list::RowsOf;
 use super::many::correct;
 use super::model::Report;
@@ -86,7 +86,7 @@ struct ShownRow<'a> {
     row: VariantRow<'a>,
     /// A value for each column.
     cells: Vec<Value>,
-    doubts: Vec<Doubt>,
+    caveats: Vec<Caveat>,
 }
 
 /// The page of `results`. `now` is when it's made, RFC 3339.
@@ -166,7 +166,7 @@ fn rows<'a>(results: &'a [Named], group: &Group) -> Vec<ShownRow<'a>> {
             report,
             quality,
         } = &results[index];
-        let all = doubts(report);
+        let all = caveats(report);
         let source = Source {
             file,
             name,
@@ -174,7 +174,7 @@ fn rows<'a>(results: &'a [Named], group: &Group) -> Vec<ShownRow<'a>> {
             quality,
         };
         for row in variant_rows(source) {
-            let concerns = |doubt: &&Doubt| match (&doubt.variant, row.variant) {
+            let concerns = |caveat: &&Caveat| match (&caveat.variant, row.variant) {
                 (None, _) => true,
                 (Some(of), Some((name, _))) => of == name,
                 (Some(_), None) => false,
@@ -183,7 +183,7 @@ fn rows<'a>(results: &'a [Named], group: &Group) -> Vec<ShownRow<'a>> {
                 result: index,
                 row,
                 cells: VARIANTS.iter().map(|of| (of.value)(&row)).collect(),
-                doubts: all.iter().filter(concerns).cloned().collect(),
+                caveats: all.iter().filter(concerns).cloned().collect(),
             });
         }
     }

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use super::data::shown_unit;
 use super::escape::escape;
 use super::{ShownGroup, ShownRow};
-use crate::report::doubts::{Doubt, Level};
+use crate::report::caveats::{Caveat, Level};
 use crate::report::table::{Unit, Value};
 use crate::report::variants::{VARIANTS, VariantColumn};
 
@@ -67,21 +67,21 @@ fn environment(text: &mut String, group: &ShownGroup) {
     text.push_str("</dl>\n");
 }
 
-/// One line for each kind of doubt, with the results that it's about, and the reasons of bad ones;
+/// One line for each kind of caveat, with the results that it's about, and the reasons of bad ones;
 /// with the sentence where it's the same for all.
 fn warnings(text: &mut String, group: &ShownGroup) {
     let mut kinds: BTreeMap<(Level, &str), Vec<String>> = BTreeMap::new();
     let mut sentences: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for row in &group.rows {
-        for doubt in &row.doubts {
-            let all = sentences.entry(doubt.short).or_default();
-            all.insert(doubt.text.as_str());
+        for caveat in &row.caveats {
+            let all = sentences.entry(caveat.short).or_default();
+            all.insert(caveat.text.as_str());
             let name = row.row.short_name();
-            let about = match doubt.level {
-                Level::Bad => format!("{name} ({})", doubt.text),
+            let about = match caveat.level {
+                Level::Bad => format!("{name} ({})", caveat.text),
                 Level::Warn | Level::Note => name.to_owned(),
             };
-            let all = kinds.entry((doubt.level, doubt.short)).or_default();
+            let all = kinds.entry((caveat.level, caveat.short)).or_default();
             if !all.contains(&about) {
                 all.push(about);
             }
@@ -126,7 +126,10 @@ fn table(text: &mut String, group: &ShownGroup) {
 }
 
 fn row(text: &mut String, shown: &ShownRow) {
-    let bad = shown.doubts.iter().any(|doubt| doubt.level == Level::Bad);
+    let bad = shown
+        .caveats
+        .iter()
+        .any(|caveat| caveat.level == Level::Bad);
     text.push_str(if bad {
         "<tr class=\"doubtful\">"
     } else {
@@ -138,7 +141,7 @@ fn row(text: &mut String, shown: &ShownRow) {
             0 => write!(
                 text,
                 "<th scope=\"row\">{value} {}</th>",
-                badges(&shown.doubts)
+                badges(&shown.caveats)
             ),
             _ => write!(text, "<td{}>{value}</td>", alignment(column.heading.unit)),
         };
@@ -146,15 +149,15 @@ fn row(text: &mut String, shown: &ShownRow) {
     text.push_str("</tr>\n");
 }
 
-fn badges(doubts: &[Doubt]) -> String {
-    let badge = |doubt: &Doubt| {
-        let (class, about) = (class(doubt.level), escape(&doubt.text));
+fn badges(caveats: &[Caveat]) -> String {
+    let badge = |caveat: &Caveat| {
+        let (class, about) = (class(caveat.level), escape(&caveat.text));
         format!(
             "<span class=\"badge {class}\" title=\"{about}\">{}</span>",
-            doubt.short
+            caveat.short
         )
     };
-    doubts.iter().map(badge).collect()
+    caveats.iter().map(badge).collect()
 }
 
 fn class(level: Level) -> &'static str {

@@ -2,8 +2,8 @@
 //! comes from reports.
 
 mod break_even;
+mod caveats;
 pub(crate) mod cells;
-mod doubts;
 mod header;
 mod notes;
 mod overall;
@@ -34,7 +34,7 @@ pub fn measurement(results: &[Labelled], verbose: bool) -> String {
     if let Some(Labelled { report, .. }) = results.first() {
         let precision = report.run_info.target_precision.value();
         text.push_str(&precision.map_or(String::new(), notes::precision));
-        text.push_str(&doubts::doubts(&measured(results), report));
+        text.push_str(&caveats::caveats(&measured(results), report));
     }
     text
 }

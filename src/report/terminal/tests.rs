@@ -133,7 +133,7 @@ fn stalled_runs_and_slow_first_ones_are_told() {
     record.runs[0].timings.time_to_first_token = stall;
     let report = report(&[record], &[], None);
     assert_eq!(
-        doubts::doubts(&measured(&alone(&report)), &report),
+        caveats::caveats(&measured(&alone(&report)), &report),
         "warning: 1 of 5 runs of `base` is far from the others of their prompt\n\
          warning: the first run of 1 prompt was slow with `base`; warming up may have been too short\n"
     );

@@ -5,8 +5,8 @@ use super::{VariantRow, written};
 use crate::measure::break_even::Verdict;
 use crate::measure::stats::quantile;
 use crate::measure::subject::Subject;
+use crate::report::caveats::{Level, caveats};
 use crate::report::comparable::condition_named;
-use crate::report::doubts::{Level, doubts};
 use crate::report::model::{Metrics, Overhead, Run, Variant};
 use crate::report::quality::Quality;
 use crate::report::table::Value;
@@ -97,14 +97,14 @@ impl VariantRow<'_> {
         own.or(self.source.report.run_info.error.as_deref())
     }
 
-    /// Doubts about the variant, without those that don't concern its figures.
+    /// Caveats about the variant, without those that don't concern its figures.
     pub(super) fn warnings(&self) -> Option<String> {
         let variant = self.variant.map(|(name, _)| name);
-        let all = doubts(self.source.report).into_iter().filter(|doubt| {
-            let of_another = doubt.variant.is_some() && doubt.variant.as_deref() != variant;
-            doubt.level != Level::Note && !of_another
+        let all = caveats(self.source.report).into_iter().filter(|caveat| {
+            let of_another = caveat.variant.is_some() && caveat.variant.as_deref() != variant;
+            caveat.level != Level::Note && !of_another
         });
-        let shorts: Vec<&str> = all.map(|doubt| doubt.short).collect();
+        let shorts: Vec<&str> = all.map(|caveat| caveat.short).collect();
         (!shorts.is_empty()).then(|| shorts.join(", "))
     }
 

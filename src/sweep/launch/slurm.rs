@@ -135,7 +135,7 @@ pub fn submit(
     let scripts = scripts(tasks, &program()?, largest_array());
     let [array, report] = write(sweep, &scripts)?.map(|path| path.display().to_string());
     // Slurm accepts an array for which there's no node, and leaves it waiting, perhaps for ever.
-    let doubt = match output(SBATCH, &["--test-only".to_owned(), array.clone()]) {
+    let caveat = match output(SBATCH, &["--test-only".to_owned(), array.clone()]) {
         Err(LaunchError::Refused { output, .. }) => Some(output),
         tested => {
             tested?;
@@ -151,7 +151,7 @@ pub fn submit(
         tasks: scripts.tasks,
         plan: tasks.plan.hash.clone(),
     };
-    Ok((submission, doubt))
+    Ok((submission, caveat))
 }
 
 fn submitted(arguments: &[String]) -> Result<String, LaunchError> {

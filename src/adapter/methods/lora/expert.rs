@@ -16,7 +16,7 @@ use super::init::LoraInit;
 use crate::adapter::replaced::replace_base_layer;
 use crate::adapter::targets::{QUERY_VALUE, Targets};
 use crate::adapter::toolbox::tuner::{TargetModule, not_adaptable, target_module};
-use crate::adapter::{AdapterError, AdapterTensors, Effects, Values};
+use crate::adapter::{AdapterError, AdapterTensors, Effects, ValuesFrom};
 use crate::json::{ConfigError, JsonObject};
 use crate::model::BaseModel;
 
@@ -71,7 +71,7 @@ impl Expert {
         folder: &Path,
         base: &BaseModel,
         seed: u64,
-        values: Values,
+        values: ValuesFrom,
     ) -> Result<Self, AdapterError> {
         let config = JsonObject::read(&folder.join("adapter_config.json"))?;
         if config.optional_text("peft_type")? != Some("LORA") {

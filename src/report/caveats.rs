@@ -15,7 +15,7 @@ use crate::measure::stats::MIN_SAMPLES_TO_DETECT;
 /// Waits for the disk in a run that are no sign of weights that don't stay in memory.
 const WAITS_PER_RUN: u64 = 20;
 
-/// How much a doubt weighs.
+/// How much a caveat weighs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
@@ -29,7 +29,7 @@ pub enum Level {
 
 /// One reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Doubt {
+pub struct Caveat {
     /// How much it weighs.
     pub level: Level,
     /// Two or three words for it.
@@ -40,7 +40,7 @@ pub struct Doubt {
     pub variant: Option<String>,
 }
 
-impl Doubt {
+impl Caveat {
     fn of_all(level: Level, short: &'static str, text: String) -> Self {
         Self {
             level,
@@ -57,24 +57,24 @@ pub fn machine_warnings(report: &Report) -> impl Iterator<Item = String> {
     found.filter_map(|(level, _, text)| (level == Level::Warn).then_some(text))
 }
 
-/// All doubts about `report`, the weightiest first.
-pub fn doubts(report: &Report) -> Vec<Doubt> {
+/// All caveats about `report`, the weightiest first.
+pub fn caveats(report: &Report) -> Vec<Caveat> {
     let mut found = of_the_run(report);
     for (name, variant) in report.generation_info.all_measured() {
         let of_it = of_a_variant(name, variant).into_iter();
-        found.extend(of_it.map(|(level, short, text)| Doubt {
+        found.extend(of_it.map(|(level, short, text)| Caveat {
             variant: Some(name.to_owned()),
-            ..Doubt::of_all(level, short, text)
+            ..Caveat::of_all(level, short, text)
         }));
     }
-    found.sort_by_key(|doubt| doubt.level);
+    found.sort_by_key(|caveat| caveat.level);
     found
 }
 
-fn of_the_run(report: &Report) -> Vec<Doubt> {
+fn of_the_run(report: &Report) -> Vec<Caveat> {
     let (run, info) = (&report.run_info, &report.generation_info);
     let mut found = Vec::new();
-    let mut add = |level, short, text| found.push(Doubt::of_all(level, short, text));
+    let mut add = |level, short, text| found.push(Caveat::of_all(level, short, text));
     let why = || {
         run.error
             .as_deref()
@@ -246,7 +246,7 @@ mod tests {
     use crate::report::model::Maybe;
 
     fn shorts(report: &Report) -> Vec<&'static str> {
-        doubts(report).iter().map(|doubt| doubt.short).collect()
+        caveats(report).iter().map(|caveat| caveat.short).collect()
     }
 
     #[test]
@@ -254,7 +254,7 @@ mod tests {
         let records = [record(Subject::Base, 1), record(Subject::Unmerged, 2)];
         let mut found = report(&records, &[], None);
         found.generation_info.drift = Maybe::Null;
-        assert_eq!(doubts(&found), []);
+        assert_eq!(caveats(&found), []);
     }
 
     #[test]
@@ -289,7 +289,7 @@ mod tests {
                 "too few pairs"
             ]
         );
-        let all = doubts(&found);
+        let all = caveats(&found);
         assert!(all[0].text.ends_with("no memory") && all[0].variant.is_none());
         assert_eq!(all[1].variant.as_deref(), Some("unmerged"));
     }

@@ -2,14 +2,14 @@
 
 use std::fmt::Write;
 
-use crate::report::doubts::{machine_warnings, waits_for_disk};
+use crate::report::caveats::{machine_warnings, waits_for_disk};
 use crate::report::measured::Participant;
 use crate::report::model::{Report, Variant};
 
 /// Reasons to distrust the figures, a line each: a busy machine, one whose speed drifts, other
 /// states of it that make times worse; runs far from the others, cold first runs. `report` is one
 /// of those that were measured together.
-pub(super) fn doubts(all: &[Participant<Variant>], report: &Report) -> String {
+pub(super) fn caveats(all: &[Participant<Variant>], report: &Report) -> String {
     let mut text = String::new();
     let drift = report.generation_info.drift.value();
     if let Some(drift) = drift.filter(|drift| drift.drifting) {

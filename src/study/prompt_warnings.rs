@@ -11,7 +11,7 @@ use crate::prompts::Category;
 /// A reason to distrust prompts.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
-pub enum PromptDoubt {
+pub enum PromptWarning {
     /// A category's prompts are no longer than those of the category before it.
     NotLonger {
         /// The category that should be the shorter one, and its mean number of tokens.
@@ -23,14 +23,14 @@ pub enum PromptDoubt {
     Repeated(Vec<String>),
 }
 
-/// What there is to doubt about `plans`.
-pub fn prompt_doubts(plans: &[PromptPlan]) -> Vec<PromptDoubt> {
-    let mut doubts = not_longer(plans);
-    doubts.extend(repeated(plans));
-    doubts
+/// What there is to caveat about `plans`.
+pub fn prompt_warnings(plans: &[PromptPlan]) -> Vec<PromptWarning> {
+    let mut caveats = not_longer(plans);
+    caveats.extend(repeated(plans));
+    caveats
 }
 
-fn not_longer(plans: &[PromptPlan]) -> Vec<PromptDoubt> {
+fn not_longer(plans: &[PromptPlan]) -> Vec<PromptWarning> {
     let mean = |category: Category| {
         let group = PromptGroup::Category(category);
         let own = plans.iter().filter(|plan| plan.group == group);
@@ -44,14 +44,14 @@ fn not_longer(plans: &[PromptPlan]) -> Vec<PromptDoubt> {
         .collect();
     let pairs = means.windows(2);
     let wrong = pairs.filter(|pair| pair[1].1 <= pair[0].1);
-    let doubt = |pair: &[(Category, f64)]| PromptDoubt::NotLonger {
+    let caveat = |pair: &[(Category, f64)]| PromptWarning::NotLonger {
         shorter: pair[0],
         longer: pair[1],
     };
-    wrong.map(doubt).collect()
+    wrong.map(caveat).collect()
 }
 
-fn repeated(plans: &[PromptPlan]) -> Option<PromptDoubt> {
+fn repeated(plans: &[PromptPlan]) -> Option<PromptWarning> {
     let mut places: BTreeMap<&[u32], Vec<String>> = BTreeMap::new();
     for plan in plans {
         let place = format!("{} {}", plan.group, plan.index + 1);
@@ -63,10 +63,10 @@ fn repeated(plans: &[PromptPlan]) -> Option<PromptDoubt> {
         .map(|places| places.join(" = "))
         .collect();
     several.sort();
-    (!several.is_empty()).then_some(PromptDoubt::Repeated(several))
+    (!several.is_empty()).then_some(PromptWarning::Repeated(several))
 }
 
-impl fmt::Display for PromptDoubt {
+impl fmt::Display for PromptWarning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotLonger {
@@ -106,7 +106,7 @@ mod tests {
             plan(Category::Medium, 0, &[1, 2, 3]),
             plan(Category::Long, 0, &[1, 2, 3, 4]),
         ];
-        assert_eq!(prompt_doubts(&plans), []);
+        assert_eq!(prompt_warnings(&plans), []);
     }
 
     #[test]
@@ -117,10 +117,10 @@ mod tests {
             plan(Category::Medium, 0, &[1, 2, 3]),
             plan(Category::Long, 0, &[9, 9]),
         ];
-        let doubts = prompt_doubts(&plans);
-        let doubts: Vec<String> = doubts.iter().map(PromptDoubt::to_string).collect();
+        let caveats = prompt_warnings(&plans);
+        let caveats: Vec<String> = caveats.iter().map(PromptWarning::to_string).collect();
         assert_eq!(
-            doubts,
+            caveats,
             [
                 "the prompts of `medium` have 3 tokens on average, no more than those of `short` (3)",
                 "the prompts of `long` have 2 tokens on average, no more than those of `medium` (3)",
