@@ -332,8 +332,12 @@ impl Module {
             return own;
         }
         let is_number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
-        let parts = self.source.split('.').zip(own.split('.'));
-        let parts = parts.map(|(stored, own)| if is_number(own) { own } else { stored });
+        let mut own = own.split('.');
+        let parts = self.source.split('.').map(|stored| match own.next() {
+            Some(own) if is_number(own) => own,
+            // The stored name may have more parts, such as `router.layer`.
+            _ => stored,
+        });
         parts.collect::<Vec<&str>>().join(".")
     }
 
