@@ -124,6 +124,11 @@ impl Arrangement {
         Self::sequential(SublayerNorms::before(norm), SublayerNorms::default())
     }
 
+    /// `y = x + mlp(norm(x))`, in a layer without a mixer.
+    pub fn mlp_alone(norm: Norm) -> Self {
+        Self::sequential(SublayerNorms::default(), SublayerNorms::before(norm))
+    }
+
     /// All norms, in order of computation.
     pub fn norms(&self) -> impl Iterator<Item = &Norm> {
         let sublayers = [&self.attention, &self.mlp].into_iter();

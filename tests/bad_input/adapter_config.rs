@@ -126,7 +126,6 @@ fn options_that_change_the_arithmetic_and_are_not_implemented_are_refused() {
         ),
         ("alora_invocation_tokens", json!([1, 100_000])),
         ("arrow_config", json!(["task_0"])),
-        ("target_parameters", json!(["experts.gate_up_proj"])),
         ("init_lora_weights", json!("pissa_niter_4")),
         ("init_lora_weights", json!("loftq")),
         ("init_lora_weights", json!("corda")),

@@ -235,7 +235,6 @@ fn values_that_a_model_cannot_have_are_refused_by_name() {
         ("smollm3", "no_rope_layers", json!([1])),
         ("olmo", "clip_qkv", json!(0)),
         ("granite", "logits_scaling", json!(0)),
-        ("stablelm", "qk_layernorm", json!(true)),
         (
             "stablelm",
             "rope_parameters",
@@ -253,7 +252,6 @@ fn values_that_a_model_cannot_have_are_refused_by_name() {
         ("gpt2", "add_cross_attention", json!(true)),
         ("gptj", "rotary_dim", json!(7)),
         ("gptj", "rotary_dim", json!(null)),
-        ("falcon", "alibi", json!(true)),
         ("falcon", "num_ln_in_parallel_attn", json!(2)),
         ("falcon-groups", "parallel_attn", json!(false)),
         ("falcon-groups", "num_kv_heads", json!(3)),

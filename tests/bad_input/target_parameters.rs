@@ -76,7 +76,7 @@ fn parameters_that_cannot_be_adapted_are_refused() {
         (
             "target_parameters",
             json!(["gate_proj"]),
-            ["`gate_proj`", "experts.down_proj"],
+            ["tensors that nothing", "experts.base_layer.lora_A"],
         ),
         (
             "target_parameters",

@@ -43,6 +43,9 @@ fn every_family_has_cases() {
     }
 }
 
+/// Families whose fixtures have widths that fit no block.
+const NEVER_LAID_OUT: [&str; 1] = ["gemma3n_text"];
+
 /// Some models' widths fit no block of a processor's layout, so `mapped` uses their weights as
 /// stored. On processors other than x86-64 no weights are laid out.
 #[test]
@@ -67,13 +70,9 @@ fn every_family_and_every_method_has_a_case_whose_weights_are_laid_out() {
             methods.extend(adapters.map(|adapter| peft_type(&case(&name, &adapter))));
         }
     }
-    for family in FAMILIES {
-        assert!(
-            families.contains(family.model_type),
-            "{}",
-            family.model_type
-        );
-    }
+    let all = FAMILIES.iter().map(|family| family.model_type);
+    let missing: Vec<&str> = all.filter(|name| !families.contains(*name)).collect();
+    assert_eq!(missing, NEVER_LAID_OUT);
     for method in PEFT_TYPES {
         assert!(methods.contains(method), "{method}");
     }
@@ -172,6 +171,7 @@ models! {
     mpt_is_as_the_reference: "mpt",
     mpt_of_whole_blocks_is_as_the_reference: "mpt-wide",
     nemotron_is_as_the_reference: "nemotron",
+    nemotron_h_is_as_the_reference: "nemotron-h",
     olmo_is_as_the_reference: "olmo",
     olmo2_is_as_the_reference: "olmo2",
     olmo3_is_as_the_reference: "olmo3",

@@ -166,17 +166,3 @@ fn tensors_of_another_tower_are_passed_over_and_counted() {
         "{outcome:?}"
     );
 }
-
-#[test]
-fn a_multimodal_model_whose_prompt_is_not_causal_is_refused_by_name() {
-    let root = tempfile::tempdir().unwrap();
-    let copy = copy_folder(&model("wrapper-llava"), &root.path().join("model"));
-    let path = copy.join("config.json");
-    let mut config = read_json(&path);
-    config["model_type"] = "paligemma".into();
-    fs::write(&path, config.to_string()).unwrap();
-    let folder = case("wrapper-llava", "base");
-    let exported = root.path().join("exported");
-    let outcome = run(&mut Case::read(&folder).generate(&copy, "base", &exported));
-    assert_refused(&outcome, &["paligemma", "both directions"]);
-}

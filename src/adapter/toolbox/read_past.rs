@@ -9,7 +9,7 @@ use crate::model::BaseModel;
 const METHODS: [&str; 4] = ["ADALORA", "LORA", "RANDLORA", "XLORA"];
 
 /// The families with such kernels.
-const FAMILIES: [&str; 2] = ["falcon_h1", "mamba2"];
+const FAMILIES: [&str; 3] = ["falcon_h1", "mamba2", "nemotron_h"];
 
 /// Last parts of the modules' names.
 const NAMES: [&str; 2] = ["out_proj", "conv1d"];

@@ -49,6 +49,7 @@ mod mistral;
 mod mixtral;
 mod mpt;
 mod nemotron;
+mod nemotron_h;
 mod olmo;
 mod olmo2;
 mod olmo3;
@@ -130,6 +131,7 @@ pub const FAMILIES: &[&Family] = &[
     &starcoder2::FAMILY,
     &arcee::FAMILY,
     &nemotron::FAMILY,
+    &nemotron_h::FAMILY,
     &apertus::FAMILY,
     &helium::FAMILY,
     &ernie4_5::FAMILY,

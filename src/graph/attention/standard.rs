@@ -112,7 +112,7 @@ fn with_sink(
     let shape = graph.op("Concat", &at("mask/shape"), &shape, &axis);
     let mask = graph.op("Expand", &at("mask/Expand"), &[mask, &shape], &[]);
     let shape = [&one, &count, &rows, &one];
-    let shape = graph.op("Concat", &at("column/shape"), &shape, &axis);
+    let shape = graph.op("Concat", &at("column/size"), &shape, &axis);
     let column = graph.op("Expand", &at("column/Expand"), &[&column, &shape], &[]);
     let last = [("axis", Attr::Int(3))];
     let mask = graph.op("Concat", &at("mask"), &[&mask, &column], &last);

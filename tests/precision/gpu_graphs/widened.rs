@@ -42,6 +42,9 @@ pub fn widened(variant: &PreparedVariant, folder: &Path) -> PreparedVariant {
     widen_file(&variant.folder.join(ADAPTER), &folder.join(ADAPTER));
     let mut manifest = variant.manifest.clone();
     manifest.compute = Dtype::Float32;
+    for state in &mut manifest.states {
+        state.dtype = Dtype::Float32;
+    }
     PreparedVariant {
         folder: folder.to_owned(),
         manifest,
