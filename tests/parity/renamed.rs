@@ -7,9 +7,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::common::reference::{Case, check_variant, peft_type};
-use crate::common::{
-    assert_refused, case, copy_folder, edit_tensors, model, names, read_json, run,
-};
+use crate::common::{assert_refused, case, copy_folder, edit_tensors, model, names, run};
 
 const FILE: &str = "adapter_model.safetensors";
 const PLAIN: &str = "base_model.model.model.";
