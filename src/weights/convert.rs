@@ -21,20 +21,27 @@ pub struct NonFinite {
 /// Widens little-endian `bytes` of `dtype` to `f32`. A trailing incomplete element is ignored;
 /// callers pass whole tensors, whose length has been checked against the file's header.
 pub fn widen(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
+    // Plain loops here and below: `collect` and `fold` are calls for each value in a build without
+    // link-time optimisation.
+    let mut values = vec![0.0; bytes.len() / dtype.size()];
     match dtype {
-        Dtype::Float32 => bytes
-            .chunks_exact(4)
-            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-            .collect(),
-        Dtype::Float16 => bytes
-            .chunks_exact(2)
-            .map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32())
-            .collect(),
-        Dtype::BFloat16 => bytes
-            .chunks_exact(2)
-            .map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32())
-            .collect(),
+        Dtype::Float32 => {
+            for (value, bytes) in values.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                *value = f32::from_le_bytes(*bytes);
+            }
+        }
+        Dtype::Float16 => {
+            for (value, bytes) in values.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                *value = f16::from_le_bytes(*bytes).to_f32();
+            }
+        }
+        Dtype::BFloat16 => {
+            for (value, bytes) in values.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                *value = bf16::from_le_bytes(*bytes).to_f32();
+            }
+        }
     }
+    values
 }
 
 /// Rounds little-endian float64 `bytes` to `f32`, as PyTorch does when it copies between the types.
@@ -99,17 +106,17 @@ pub fn first_non_finite(bytes: &[u8], dtype: Dtype) -> Option<(usize, f32)> {
     // this.
     let all_finite = match dtype {
         Dtype::Float32 => {
-            let bits = bytes
-                .chunks_exact(4)
-                .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-            let largest = bits.map(|bits| bits & 0x7fff_ffff).fold(0, u32::max);
+            let mut largest = 0;
+            for bytes in bytes.as_chunks::<4>().0 {
+                largest = largest.max(u32::from_le_bytes(*bytes) & 0x7fff_ffff);
+            }
             largest < f32::INFINITY.to_bits()
         }
         Dtype::Float16 | Dtype::BFloat16 => {
-            let bits = bytes
-                .chunks_exact(2)
-                .map(|b| u16::from_le_bytes([b[0], b[1]]));
-            let largest = bits.map(|bits| bits & 0x7fff).fold(0, u16::max);
+            let mut largest = 0;
+            for bytes in bytes.as_chunks::<2>().0 {
+                largest = largest.max(u16::from_le_bytes(*bytes) & 0x7fff);
+            }
             let infinity = match dtype {
                 Dtype::BFloat16 => bf16::INFINITY.to_bits(),
                 _ => f16::INFINITY.to_bits(),

@@ -1,7 +1,7 @@
 //! LoRA on a linear layer: `y = g * (W x + scaling * (B A x + b_B)) + b`, `g = 1` without DoRA.
 
 use ndarray::linalg::general_mat_mul;
-use ndarray::{Array1, Array2, Axis};
+use ndarray::{Array1, Array2, ArrayView1, Axis};
 
 use super::residual::Residual;
 use crate::adapter::form::{
@@ -33,11 +33,14 @@ pub struct LoraLinear {
 /// Euclidean norms of the rows, `[out_features]`.
 fn row_norms(weight: &Array2<f32>) -> Array1<f32> {
     // In float64, since a row may have many thousands of elements.
-    let squares = |row: ndarray::ArrayView1<f32>| row.iter().map(|&v| f64::from(v).powi(2)).sum();
-    weight
-        .axis_iter(Axis(0))
-        .map(|row| f64::sqrt(squares(row)) as f32)
-        .collect()
+    let norm = |row: ArrayView1<f32>| {
+        let mut squares = 0.0;
+        for &value in row {
+            squares += f64::from(value).powi(2);
+        }
+        f64::sqrt(squares) as f32
+    };
+    weight.axis_iter(Axis(0)).map(norm).collect()
 }
 
 impl LoraLinear {
