@@ -40,7 +40,7 @@ pub use families::{DefaultTargets, FAMILIES, Family, Shape, family, spec};
 pub use latent::{Latent, LatentQuery};
 pub use mlp::{Activation, Mlp};
 pub use module::{Embedding, Linear, Module, ModuleKind, Norm, NormKind, PlainParameter, Stored};
-pub use names::bare;
+pub use names::{bare, last_name};
 pub use per_layer::{PerLayerEmbeddings, PerLayerInput};
 pub use recurrence::{
     Convolution, DeltaProjections, GatedDelta, Gating, Mamba2, MambaScales, Recurrence,

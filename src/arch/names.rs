@@ -22,6 +22,11 @@ pub fn bare(name: &str) -> &str {
     rest
 }
 
+/// The last part of a module's path: `up_proj`.
+pub fn last_name(path: &str) -> &str {
+    path.rsplit('.').next().unwrap_or(path)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

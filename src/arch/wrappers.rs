@@ -45,8 +45,6 @@ pub struct Wrapper {
     adjusts_logits: bool,
     /// What a prompt of text alone attends to.
     prompt: PromptAttention,
-    /// Why it isn't supported; `None` if it is.
-    pub refused: Option<&'static str>,
 }
 
 /// How the text tower's `model_type` is determined.
@@ -115,12 +113,8 @@ impl Wrapper {
     /// Reads the architecture of the text tower.
     ///
     /// # Errors
-    /// If the wrapper or its text model isn't supported, or for the reasons of the family.
+    /// If its text model isn't supported, or for the reasons of the family.
     pub(super) fn spec(&self, config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
-        if let Some(reason) = self.refused {
-            let reason = format!("`{}` is not: {reason}", self.model_type);
-            return Err(config.refused("model_type", &reason));
-        }
         let text = self.text_config(config)?;
         let found = match self.text {
             Text::Always(model_type) => model_type,

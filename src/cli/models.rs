@@ -101,8 +101,7 @@ fn tower(wrapper: &Wrapper) -> (String, String) {
             Some(format!("with `{text}`, which isn't supported")),
         ),
     };
-    let refused = wrapper.refused.map(str::to_owned).or(lacking);
-    (text, refused.unwrap_or_default())
+    (text, lacking.unwrap_or_default())
 }
 
 /// Families, wrappers and shapes.

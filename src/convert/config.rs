@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use crate::adapter::{Adapter, options_of};
-use crate::arch::{DecoderSpec, Module};
+use crate::arch::{DecoderSpec, Module, last_name};
 
 /// What the configuration says of the pairs.
 #[derive(Debug)]
@@ -67,12 +67,11 @@ pub fn config(adapter: &Adapter, all: &[Module], pairs: &Pairs, base: &str) -> V
 /// The last parts of the modules' names, where these mean no other module; else whole paths. The
 /// towers of a multimodal wrapper have modules of the same names.
 fn targets(spec: &DecoderSpec, all: &[Module], pairs: &Pairs) -> Vec<String> {
-    let last = |path: &str| path.rsplit('.').next().unwrap_or(path).to_owned();
     let own: BTreeSet<&str> = pairs.ranks.iter().map(|(m, _)| m.path.as_str()).collect();
-    let names: BTreeSet<String> = own.iter().map(|path| last(path)).collect();
+    let names: BTreeSet<String> = own.iter().map(|path| last_name(path).to_owned()).collect();
     let mut meant = all
         .iter()
-        .filter(|module| names.contains(&last(&module.path)));
+        .filter(|module| names.contains(last_name(&module.path)));
     let no_other = meant.all(|module| own.contains(module.path.as_str()));
     match no_other && spec.tower.is_none() {
         true => names.into_iter().collect(),

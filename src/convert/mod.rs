@@ -25,7 +25,7 @@ pub use rank::Rank;
 
 use crate::adapter::folder::{CONFIG, WEIGHTS};
 use crate::adapter::{Adapter, AdapterError, BoundTensor};
-use crate::arch::{Module, ModuleKind};
+use crate::arch::{Module, ModuleKind, last_name};
 use crate::decomposition::DecompositionError;
 use crate::files::{temporary_folder, write_file};
 use crate::model::{BaseModel, TOKENIZER_FILES};
@@ -268,10 +268,6 @@ pub fn to_lora(
         modules: converted.into_iter().map(of_module).collect(),
         carried: carried_names,
     })
-}
-
-fn last_name(path: &str) -> &str {
-    path.rsplit('.').next().unwrap_or(path)
 }
 
 fn is_routed(module: &Module) -> bool {

@@ -28,6 +28,7 @@ use crate::adapter::targets::QUERY_VALUE;
 use crate::adapter::toolbox::options::{factor, rank};
 use crate::adapter::toolbox::tuner::{Loading, TargetLinear, Tuner};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, Init, ModuleAdapter};
+use crate::arch::last_name;
 use crate::graph::{Attr, Value};
 use crate::json::{ConfigError, JsonObject};
 
@@ -188,7 +189,7 @@ impl Names {
         match self {
             Self::One => Ok(String::new()),
             Self::Path => Ok(path.to_owned()),
-            Self::Last => Ok(path.rsplit('.').next().unwrap_or(path).to_owned()),
+            Self::Last => Ok(last_name(path).to_owned()),
             Self::List(names) => {
                 let mut ends: Vec<&String> =
                     names.iter().filter(|name| path.ends_with(*name)).collect();

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::pattern::{NamePattern, is_named};
 use super::{Include, Targets};
 use crate::adapter::{AdapterError, AdapterTensors};
-use crate::arch::{Module, ModuleKind};
+use crate::arch::{Module, ModuleKind, last_name};
 use crate::json::check::{did_you_mean, nearest};
 use crate::json::{ConfigError, JsonObject};
 
@@ -178,7 +178,7 @@ fn examples(modules: &[Module]) -> String {
 fn last_names(modules: &[Module]) -> Vec<&str> {
     let mut names: Vec<&str> = Vec::new();
     for module in modules {
-        let name = module.path.rsplit('.').next().unwrap_or(&module.path);
+        let name = last_name(&module.path);
         if !names.contains(&name) {
             names.push(name);
         }

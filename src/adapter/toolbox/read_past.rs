@@ -1,7 +1,7 @@
 //! Modules whose weights Transformers' fused kernels read past an adapter.
 
 use crate::adapter::AdapterError;
-use crate::arch::Module;
+use crate::arch::{Module, last_name};
 use crate::json::JsonObject;
 use crate::model::BaseModel;
 
@@ -31,10 +31,7 @@ pub fn refuse_read_past(
     if !METHODS.contains(&method) || !FAMILIES.contains(&family) {
         return Ok(());
     }
-    let is_named = |module: &&Module| {
-        let name = module.path.rsplit('.').next();
-        name.is_some_and(|name| NAMES.contains(&name))
-    };
+    let is_named = |module: &&Module| NAMES.contains(&last_name(&module.path));
     match selected.iter().find(is_named) {
         None => Ok(()),
         Some(module) => Err(AdapterError::Targets {

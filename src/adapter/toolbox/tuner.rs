@@ -7,7 +7,7 @@ use super::read_past::refuse_read_past;
 use crate::adapter::replaced::{replace_base_layer, replace_biases, replace_modules};
 use crate::adapter::targets::{DefaultTable, Targets};
 use crate::adapter::{AdapterError, AdapterTensors, Effects, ModuleAdapter};
-use crate::arch::{Module, ModuleKind};
+use crate::arch::{Module, ModuleKind, last_name};
 use crate::json::JsonObject;
 use crate::model::BaseModel;
 
@@ -261,7 +261,7 @@ pub fn without_experts(targets: &Targets, selected: Vec<Module>, base: &BaseMode
     let is_expert = |module: &Module| {
         matches!(module.kind, ModuleKind::Routed { .. }) && !base.spec.is_router(&module.path)
     };
-    let name = |module: &Module| module.path.rsplit('.').next().map(str::to_owned);
+    let name = |module: &Module| last_name(&module.path).to_owned();
     let (experts, mut others): (Vec<_>, Vec<_>) = selected.into_iter().partition(is_expert);
     let names: BTreeSet<_> = others.iter().map(name).collect();
     let stays = |module: &Module| {

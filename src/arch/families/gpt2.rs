@@ -48,7 +48,6 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     read::must_be_off(config, "add_cross_attention", reason)?;
     let hidden_size = config.size("n_embd")?;
     let inner_size = config.optional_size("n_inner")?.unwrap_or(4 * hidden_size);
-    let vocab_size = config.size("vocab_size")?;
     let positions = config.optional_size("n_positions")?.unwrap_or(1024);
     let heads = Heads::even(config, "n_head", hidden_size)?;
     let epsilon = read::epsilon(config, "layer_norm_epsilon", 1e-5)?;
@@ -93,6 +92,24 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
             }
         })
         .collect();
+    around(
+        config,
+        positions,
+        layers,
+        norm("transformer.ln_f".to_owned()),
+    )
+}
+
+/// The decoder of `layers`, between GPT-2's embeddings of `vocab_size` tokens and of `positions`, and
+/// its last norm and head.
+pub(super) fn around(
+    config: &JsonObject,
+    positions: usize,
+    layers: Vec<Layer>,
+    final_norm: Norm,
+) -> Result<DecoderSpec, ConfigError> {
+    let hidden_size = final_norm.size;
+    let vocab_size = config.size("vocab_size")?;
     let embedding = Embedding::new("transformer.wte", vocab_size, hidden_size);
     let lm_head = read::head(config, true, &embedding, "lm_head", false)?;
     Ok(DecoderSpec {
@@ -101,7 +118,7 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
             table: Embedding::new("transformer.wpe", positions, hidden_size),
             offset: 0,
         }),
-        final_norm: Some(norm("transformer.ln_f".to_owned())),
+        final_norm: Some(final_norm),
         ..DecoderSpec::plain(config, positions, embedding, layers, lm_head)?
     })
 }

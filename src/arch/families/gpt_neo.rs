@@ -10,11 +10,11 @@
 
 use serde_json::Value;
 
-use super::{DefaultTargets, Family, Shape};
+use super::{DefaultTargets, Family, Shape, gpt2};
 use crate::arch::heads::Heads;
 use crate::arch::{
-    Activation, Arrangement, Attention, Declared, DecoderSpec, Embedding, Layer, LearnedPositions,
-    Linear, MOST_LAYERS, Mlp, Norm, NormKind, Projections, read,
+    Activation, Arrangement, Attention, Declared, DecoderSpec, Layer, Linear, MOST_LAYERS, Mlp,
+    Norm, NormKind, Projections, read,
 };
 use crate::json::{ConfigError, JsonObject};
 
@@ -51,7 +51,6 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     let inner_size = config
         .optional_size("intermediate_size")?
         .unwrap_or(4 * hidden_size);
-    let vocab_size = config.size("vocab_size")?;
     let positions = config
         .optional_size("max_position_embeddings")?
         .unwrap_or(2048);
@@ -98,17 +97,12 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
             }
         })
         .collect();
-    let embedding = Embedding::new("transformer.wte", vocab_size, hidden_size);
-    let lm_head = read::head(config, true, &embedding, "lm_head", false)?;
-    Ok(DecoderSpec {
-        base_prefix: "transformer.",
-        learned_positions: Some(LearnedPositions {
-            table: Embedding::new("transformer.wpe", positions, hidden_size),
-            offset: 0,
-        }),
-        final_norm: Some(norm("transformer.ln_f".to_owned())),
-        ..DecoderSpec::plain(config, positions, embedding, layers, lm_head)?
-    })
+    gpt2::around(
+        config,
+        positions,
+        layers,
+        norm("transformer.ln_f".to_owned()),
+    )
 }
 
 /// For each layer, whether it's `local`. `attention_layers` has one type per layer, or

@@ -209,7 +209,6 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
         None => {
             let families = FAMILIES.iter().map(|family| family.model_type);
             let wrappers = wrappers::WRAPPERS.iter();
-            let wrappers = wrappers.filter(|wrapper| wrapper.refused.is_none());
             let names = families.chain(wrappers.map(|wrapper| wrapper.model_type));
             Err(ConfigError::Unknown {
                 path: config.path().to_owned(),

@@ -15,7 +15,6 @@ const LLAVA: Wrapper = Wrapper {
     may_be_flat: false,
     adjusts_logits: false,
     prompt: PromptAttention::Causal,
-    refused: None,
 };
 
 /// All wrappers.

@@ -8,6 +8,7 @@
 
 use ndarray::{Array2, s};
 
+use crate::arch::last_name;
 use crate::json::{ConfigError, JsonObject};
 
 /// `use_bdlora`
@@ -62,7 +63,7 @@ impl Blocks {
         [r, in_features, out_features]: [usize; 3],
     ) -> Result<Option<(Side, usize)>, ConfigError> {
         const KEY: &str = "use_bdlora";
-        let name = path.rsplit('.').next().unwrap_or(path);
+        let name = last_name(path);
         let named = |parts: &[String]| parts.iter().any(|part| name.contains(part.as_str()));
         let (side, other) = match (named(&self.a), named(&self.b)) {
             (true, true) => {

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use super::config::is_on;
 use crate::adapter::targets::{NamePattern, QUERY_VALUE, Targets, defaults};
-use crate::arch::{DecoderSpec, Module, ModuleKind};
+use crate::arch::{DecoderSpec, Module, ModuleKind, last_name};
 use crate::json::{ConfigError, JsonObject};
 
 /// The option that names parameters.
@@ -96,7 +96,7 @@ pub fn converted(config: &JsonObject, spec: &DecoderSpec) -> Result<JsonObject, 
     let mut modules = Vec::new();
     let mut fused = Vec::new();
     for target in targets {
-        let last = target.rsplit('.').next().unwrap_or(&target);
+        let last = last_name(&target);
         let Some((old, new)) = table.iter().find(|(old, _)| *old == last) else {
             modules.push(target);
             continue;
@@ -161,10 +161,6 @@ fn routers(spec: &DecoderSpec) -> impl Iterator<Item = &str> {
     mixtures.map(|mixture| mixture.router.linear.path.as_str())
 }
 
-fn last_part(path: &str) -> &str {
-    path.rsplit('.').next().unwrap_or(path)
-}
-
 /// The last segments of the linear layers' names, and the names of experts and router.
 fn all_linear(
     config: &JsonObject,
@@ -177,7 +173,7 @@ fn all_linear(
     let mut found: Vec<String> = Vec::new();
     for module in spec.modules() {
         if targets.contains(config, &module)? {
-            push(&mut found, last_part(&module.path));
+            push(&mut found, last_name(&module.path));
         }
     }
     for (old, _) in table {
@@ -199,7 +195,7 @@ fn matched(
     let mut found: Vec<String> = Vec::new();
     let mut add = |path: &str| -> Result<(), ConfigError> {
         if pattern.matches(config, MODULES, path)? {
-            push(&mut found, last_part(path));
+            push(&mut found, last_name(path));
         }
         Ok(())
     };

@@ -23,7 +23,7 @@ use super::stacked::{self, StackedTarget};
 use crate::adapter::form::Form;
 use crate::adapter::toolbox::stacked::Stack;
 use crate::adapter::{AdapterError, AdapterTensors, Effects, ModuleAdapter, ModuleWeights};
-use crate::arch::{DecoderSpec, Expert, Mixture, Module, ModuleKind};
+use crate::arch::{DecoderSpec, Expert, Mixture, Module, ModuleKind, last_name};
 use crate::json::{ConfigError, JsonObject};
 
 /// Options that PEFT refuses together with it.
@@ -253,7 +253,7 @@ impl<'a> TargetParameters<'a> {
         }
         let reason = format!(
             "the file adapts single experts without their `{}`, and PEFT doesn't load such tensors",
-            down.source.rsplit('.').next().unwrap_or(&down.source)
+            last_name(&down.source)
         );
         Err(config.refused("target_modules", &reason).into())
     }
