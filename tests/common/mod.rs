@@ -18,7 +18,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use peft_bench::weights::{Dtype, SafetensorsFile, SafetensorsWriter, TensorPlan, TensorStore};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The built program.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_peft-bench");
@@ -312,3 +312,27 @@ pub fn relative_difference(actual: &[f32], expected: &[f32]) -> f32 {
 
 /// The accuracy that the project promises, as a [`relative_difference`].
 pub const TOLERANCE: f32 = 1e-4;
+
+/// A folder with short prompts and parameters for few runs of the fixture model with a tokenizer.
+pub fn with_short_runs(runs: usize) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let prompts = json!({
+        "short": ["a b"], "medium": ["the cat sat"], "long": ["one two three four five"],
+    });
+    let config = json!({
+        "model_id": "models/llama-gqa",
+        "dtype": "float32",
+        "seed": 1,
+        "max_new_tokens": 4,
+        "num_inference_runs": runs,
+        "num_prompt_samples": 1,
+    });
+    let write = |name: &str, value: &Value| {
+        fs::write(folder.path().join(name), value.to_string()).unwrap();
+    };
+    write("prompts.json", &prompts);
+    write("config.json", &config);
+    // Fixture adapters name their bases relative to this folder.
+    std::os::unix::fs::symlink(model(""), folder.path().join("models")).unwrap();
+    folder
+}

@@ -6,10 +6,10 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::common::{Outcome, called, case, model, names, only, program, read_json, run};
+use crate::common::{Outcome, called, case, names, only, program, read_json, run, with_short_runs};
 
 /// A working folder with short prompts and few runs, for the fixture model with a tokenizer.
 pub struct Workplace {
@@ -18,25 +18,7 @@ pub struct Workplace {
 
 impl Workplace {
     pub fn new(runs: usize) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let prompts = json!({
-            "short": ["a b"], "medium": ["the cat sat"], "long": ["one two three four five"],
-        });
-        let config = json!({
-            "model_id": "models/llama-gqa",
-            "dtype": "float32",
-            "seed": 1,
-            "max_new_tokens": 4,
-            "num_inference_runs": runs,
-            "num_prompt_samples": 1,
-        });
-        let write = |name: &str, value: &Value| {
-            fs::write(folder.path().join(name), value.to_string()).unwrap();
-        };
-        write("prompts.json", &prompts);
-        write("config.json", &config);
-        // Fixture adapters name their bases relative to this folder.
-        std::os::unix::fs::symlink(model(""), folder.path().join("models")).unwrap();
+        let folder = with_short_runs(runs);
         Self { folder }
     }
 

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::common::*;
@@ -19,24 +19,7 @@ pub struct Place {
 
 impl Place {
     pub fn new(runs: usize) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let prompts = json!({
-            "short": ["a b"], "medium": ["the cat sat"], "long": ["one two three four five"],
-        });
-        let config = json!({
-            "model_id": "models/llama-gqa",
-            "dtype": "float32",
-            "seed": 1,
-            "max_new_tokens": 4,
-            "num_inference_runs": runs,
-            "num_prompt_samples": 1,
-        });
-        let write = |name: &str, value: &Value| {
-            fs::write(folder.path().join(name), value.to_string()).unwrap();
-        };
-        write("prompts.json", &prompts);
-        write("config.json", &config);
-        std::os::unix::fs::symlink(model(""), folder.path().join("models")).unwrap();
+        let folder = with_short_runs(runs);
         std::os::unix::fs::symlink(case("llama-gqa", ""), folder.path().join("cases")).unwrap();
         Self { folder }
     }
