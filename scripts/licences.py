@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Checks the crates that the program is made of against `deny.toml`: licences, sources, and crates with several
-versions. Writes their licence texts to `THIRD-PARTY-LICENSES.txt`, which goes with every binary.
+versions. Checks that whatever else is downloaded is pinned: the wheels that the program fetches by their hashes, and the
+packages of scripts by their versions. Writes the crates' licence texts to `THIRD-PARTY-LICENSES.txt`, which goes with every
+binary.
 
     python3 scripts/licences.py            # check, and write the texts
     python3 scripts/licences.py --check    # check, also that the texts are up to date
@@ -14,11 +16,15 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXTS = ROOT / "THIRD-PARTY-LICENSES.txt"
+# What Cargo.lock calls the public registry of Rust crates.
+REGISTRY = "registry+https://github.com/rust-lang/crates.io-index"
+WHEELS = ROOT / "src/onnxruntime/pins.rs"
+SHA256 = re.compile(r"[0-9a-f]{64}")
 LICENCE_FILE = re.compile(r"licen[cs]e|copying|copyright|notice|unlicense", re.IGNORECASE)
 
 
@@ -97,12 +103,44 @@ def duplicate_faults(packages, rules):
 
 
 def source_faults(packages):
-    """Packages that come from a repository or a folder, and registries beside the one that most come from."""
-    sources = Counter(package["source"] for package in packages)
-    registry = sources.most_common(1)[0][0]
+    """Packages that come from a repository, a folder or another registry."""
     for package in packages:
-        if package["source"] != registry or not registry.startswith("registry+"):
+        if package["source"] != REGISTRY:
             yield f"{title(package)}: it comes from {package['source'] or package['manifest_path']}, not from the registry"
+
+
+def lock_faults():
+    """Packages of Cargo.lock, those of other systems too, without the public registry or a checksum."""
+    packages = tomllib.loads((ROOT / "Cargo.lock").read_text())["package"]
+    own = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["name"]
+    for package in packages:
+        if package["name"] == own:
+            continue
+        if package.get("source") != REGISTRY:
+            yield f"Cargo.lock: {title(package)} comes from {package.get('source', 'a folder')}"
+        if not SHA256.fullmatch(package.get("checksum", "")):
+            yield f"Cargo.lock: {title(package)} has no checksum"
+
+
+def wheel_faults():
+    """Wheels that the program downloads without knowing their hash."""
+    pins = re.findall(r"^    Pin \{(.*?)^    \}", WHEELS.read_text(), re.MULTILINE | re.DOTALL)
+    if not pins:
+        yield f"{WHEELS.name} has no wheels any more: this check has to follow"
+    for pin in pins:
+        fields = dict(re.findall(r'(\w+): "([^"]*)"', pin))
+        if not SHA256.fullmatch(fields.get("sha256", "")):
+            yield f"{WHEELS.name}: {fields.get('package')} for {fields.get('platform')} has no hash"
+
+
+def requirement_faults():
+    """Packages of scripts without a version."""
+    listed = subprocess.run(["git", "ls-files", "*requirements*.txt"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    for name in listed.stdout.split():
+        for line in (ROOT / name).read_text().splitlines():
+            line = line.split("#")[0].strip()
+            if line and not re.fullmatch(r"[\w.-]+(\[[\w,-]+\])?==[\w.]+", line):
+                yield f"{name}: `{line}` has no version (`==`)"
 
 
 def linked(found):
@@ -181,6 +219,9 @@ def main():
         *licence_faults(packages, rules["licenses"]),
         *duplicate_faults(packages, rules["bans"]),
         *source_faults(packages),
+        *lock_faults(),
+        *wheel_faults(),
+        *requirement_faults(),
     ]
     if faults:
         sys.exit("\n".join(f"error: {fault}" for fault in faults))

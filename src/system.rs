@@ -1,11 +1,10 @@
 //! Description of the machine: operating system, processor, memory, accelerators, and the state
 //! that times depend on.
 
-mod cgroup;
 pub mod environment;
 mod hardware;
 
-use crate::machine::{physical_cores, usable_cores};
+use crate::machine::{cgroup, physical_cores, usable_cores};
 use serde::{Deserialize, Serialize};
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 

@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::adapter::folder::{CONFIG, WEIGHTS};
 use crate::adapter::{Adapter, AdapterError, ValuesFrom};
 use crate::arch::Module;
+use crate::files::temporary_folder;
 use crate::json::JsonObject;
 use crate::model::BaseModel;
 use crate::prepare::Change;
@@ -163,7 +164,7 @@ impl<'a> Alternatives<'a> {
         if own.adapter.is_fresh() {
             return None;
         }
-        let folder = tempfile::tempdir().ok()?;
+        let folder = temporary_folder::scratch().ok()?;
         let altered = config(JsonObject::read(&own.folder.join(CONFIG)).ok()?);
         fs::write(folder.path().join(CONFIG), altered.json().to_string()).ok()?;
         let store = crate::adapter::folder::open(own.folder, &altered, own.values).ok()??;

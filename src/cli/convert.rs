@@ -1,6 +1,7 @@
 //! `peft-bench convert`
 
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
@@ -95,6 +96,14 @@ impl Convert {
             Adapter::load_for_task(&original.folder, &base, seed, values, config.task_id)?;
         setup.note_adapter(adapter.notes());
         let folder = self.folder(&original);
+        if is_interrupted(&folder, &self.experiment) {
+            message(&format!(
+                "note: `{}` is of a conversion that was interrupted; it's made anew",
+                folder.display()
+            ));
+            fs::remove_dir_all(&folder)
+                .with_context(|| format!("cannot remove `{}`", folder.display()))?;
+        }
         let tokenizer = &original.folder;
         let made = to_lora(
             &adapter,
@@ -103,9 +112,9 @@ impl Convert {
             tokenizer,
             &folder,
             &config.model_id,
+            &|made, folder| write_report(folder, &self.report(made, &base)),
         )?;
         let mut report = self.report(&made, &base);
-        write_report(&folder, &report)?;
         if !self.json {
             print_modules(&made)?;
         }
@@ -117,7 +126,8 @@ impl Convert {
             )
         })?;
         report["text"] = json!(text);
-        write_report(&folder, &report)?;
+        write_report(&folder, &report)
+            .with_context(|| format!("cannot write `{}`", folder.join(REPORT).display()))?;
         if self.json {
             print_json(&report)?;
         } else {
@@ -187,10 +197,15 @@ impl Convert {
     }
 }
 
-fn write_report(folder: &Path, report: &Value) -> Result<()> {
-    let path = folder.join(REPORT);
-    let text = format!("{report:#}\n");
-    write_file(&path, text.as_bytes()).with_context(|| format!("cannot write `{}`", path.display()))
+fn write_report(folder: &Path, report: &Value) -> io::Result<()> {
+    write_file(&folder.join(REPORT), format!("{report:#}\n").as_bytes())
+}
+
+/// Whether a conversion of `original` to `folder` ended before the texts were compared.
+fn is_interrupted(folder: &Path, original: &Path) -> bool {
+    let report = fs::read(folder.join(REPORT)).ok();
+    let report = report.and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+    report.is_some_and(|report| report["text"].is_null() && report["original"] == json!(original))
 }
 
 fn print_modules(made: &Conversion) -> Result<()> {

@@ -13,6 +13,7 @@ use super::progress::message;
 use super::terminal::Terminal;
 use crate::experiment::EXPERIMENTS;
 use crate::experiment::draft::Draft;
+use crate::files::temporary_folder;
 use crate::study::Setup;
 
 /// `init`
@@ -132,8 +133,8 @@ impl Init {
         draft: &Draft,
         name: &str,
     ) -> Result<Option<String>> {
-        let root =
-            tempfile::tempdir().context("cannot create a folder to try the experiment in")?;
+        let root = temporary_folder::scratch()
+            .context("cannot create a folder to try the experiment in")?;
         let folder = draft.folder(&root.path().join(EXPERIMENTS), name);
         draft.write(&folder)?;
         let settings = common.settings();

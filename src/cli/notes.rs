@@ -126,6 +126,9 @@ fn text(note: &Note) -> String {
         Note::NoCachedBase => {
             "no earlier measurement of this base fits; it is measured now".to_owned()
         }
+        Note::BaseNotKept(why) => format!(
+            "the base's measurement can't be kept for `--cached-base`: {why}"
+        ),
         Note::BaseIsCached => {
             "this base was measured before, with everything the same".to_owned()
         }

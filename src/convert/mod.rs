@@ -106,7 +106,7 @@ pub struct Conversion {
 
 /// Writes `adapter`, which was loaded for `base`, to `folder` as a LoRA adapter of `rank`. The
 /// tokenizer in `tokenizer` goes with it, if there's one. `base_name` is for an adapter that
-/// doesn't name its base.
+/// doesn't name its base. `add` writes what else belongs into the folder, before it has its name.
 ///
 /// # Errors
 /// If LoRA can't hold the adapter, `folder` exists, or something can't be read or written.
@@ -117,6 +117,7 @@ pub fn to_lora(
     tokenizer: &Path,
     folder: &Path,
     base_name: &str,
+    add: &dyn Fn(&Conversion, &Path) -> io::Result<()>,
 ) -> Result<Conversion, ConvertError> {
     if folder.symlink_metadata().is_ok() {
         return Err(ConvertError::Exists(folder.to_owned()));
@@ -255,7 +256,6 @@ pub fn to_lora(
             fs::copy(&from, made.join(name)).map_err(failed(&from))?;
         }
     }
-    temporary_folder::replace(made, folder).map_err(failed(folder))?;
     let of_module = |(module, pair, _): (&Module, Pair, _)| ConvertedModule {
         module: module.path.clone(),
         rank: pair.a.nrows(),
@@ -263,11 +263,17 @@ pub fn to_lora(
         energy_kept: pair.energy,
         relative_error: pair.error,
     };
-    Ok(Conversion {
+    let conversion = Conversion {
         method: adapter.peft_type.clone(),
         modules: converted.into_iter().map(of_module).collect(),
         carried: carried_names,
-    })
+    };
+    add(&conversion, made).map_err(failed(folder))?;
+    temporary_folder::give_name(made, folder).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => ConvertError::Exists(folder.to_owned()),
+        _ => failed(folder)(error),
+    })?;
+    Ok(conversion)
 }
 
 fn is_routed(module: &Module) -> bool {

@@ -72,7 +72,15 @@ fn a_conversion_of_full_rank_is_the_original() {
             let target = tempfile::tempdir().unwrap();
             let made = target.path().join("lora");
             let rank = Rank::Count(160);
-            match to_lora(&adapter, &base, rank, &folder, &made, "base") {
+            match to_lora(
+                &adapter,
+                &base,
+                rank,
+                &folder,
+                &made,
+                "base",
+                &|_, _| Ok(()),
+            ) {
                 Ok(_) => {}
                 Err(error) => {
                     let kind = match error {
@@ -147,7 +155,16 @@ fn a_share_gives_modules_ranks_of_their_own() {
     let adapter = Adapter::load(&folder, &base, 0).unwrap();
     let target = tempfile::tempdir().unwrap();
     let made = target.path().join("lora");
-    let conversion = to_lora(&adapter, &base, Rank::Share(0.9), &folder, &made, "base").unwrap();
+    let conversion = to_lora(
+        &adapter,
+        &base,
+        Rank::Share(0.9),
+        &folder,
+        &made,
+        "base",
+        &|_, _| Ok(()),
+    )
+    .unwrap();
     let ranks: Vec<usize> = conversion
         .modules
         .iter()
@@ -166,7 +183,16 @@ fn a_share_gives_modules_ranks_of_their_own() {
     assert_eq!(config["r"], *ranks.iter().max().unwrap());
     assert_eq!(config["use_dora"], false);
     // An existing folder stays as it is.
-    let error = to_lora(&adapter, &base, Rank::Count(2), &folder, &made, "base").unwrap_err();
+    let error = to_lora(
+        &adapter,
+        &base,
+        Rank::Count(2),
+        &folder,
+        &made,
+        "base",
+        &|_, _| Ok(()),
+    )
+    .unwrap_err();
     assert!(matches!(error, ConvertError::Exists(path) if path == made));
 }
 
@@ -183,7 +209,16 @@ fn a_transposed_layer_s_pair_has_the_usual_sides() {
     let adapter = Adapter::load(&folder, &base, 0).unwrap();
     let target = tempfile::tempdir().unwrap();
     let made = target.path().join("lora");
-    to_lora(&adapter, &base, Rank::Count(3), &folder, &made, "base").unwrap();
+    to_lora(
+        &adapter,
+        &base,
+        Rank::Count(3),
+        &folder,
+        &made,
+        "base",
+        &|_, _| Ok(()),
+    )
+    .unwrap();
     let text = fs::read_to_string(made.join(CONFIG)).unwrap();
     let config: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(config["fan_in_fan_out"], true);

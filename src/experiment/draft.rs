@@ -10,6 +10,7 @@ use thiserror::Error;
 use super::check::PARAMS;
 use crate::adapter::folder::CONFIG;
 use crate::adapter::{METHODS, Method, PEFT_TYPES, options_of};
+use crate::files::temporary_folder;
 use crate::json::check::{nearest, nearest_three};
 
 /// Why an experiment can't be begun.
@@ -292,7 +293,7 @@ impl Draft {
         experiments.join(method).join(name)
     }
 
-    /// Writes its files into `folder`, which mustn't exist.
+    /// Makes `folder`, which mustn't exist, with its files. It appears whole.
     ///
     /// # Errors
     /// If it exists, or can't be written.
@@ -304,10 +305,18 @@ impl Draft {
                 _ => DraftError::Write { path, source },
             }
         };
-        if let Some(above) = folder.parent() {
-            fs::create_dir_all(above).map_err(failed(above))?;
-        }
-        fs::create_dir(folder).map_err(failed(folder))?;
+        let above = folder.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(above).map_err(failed(above))?;
+        let partial = temporary_folder::create(above).map_err(failed(folder))?;
+        self.write_into(partial.path())?;
+        temporary_folder::give_name(partial.path(), folder).map_err(failed(folder))
+    }
+
+    fn write_into(&self, folder: &Path) -> Result<(), DraftError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| DraftError::Write { path, source }
+        };
         let write = |path: PathBuf, json: &Map<String, Value>| {
             let text = format!("{:#}\n", Value::Object(json.clone()));
             fs::write(&path, text).map_err(failed(&path))
@@ -318,7 +327,9 @@ impl Draft {
         }
         if self.method.peft_type == "XLORA" {
             for index in 0..EXPERTS {
-                Self::of("lora")?.write(&folder.join(format!("expert_{index}")))?;
+                let expert = folder.join(format!("expert_{index}"));
+                fs::create_dir(&expert).map_err(failed(&expert))?;
+                Self::of("lora")?.write_into(&expert)?;
             }
         }
         Ok(())

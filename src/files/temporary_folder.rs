@@ -8,22 +8,47 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use tempfile::TempDir;
 
-/// Every temporary name is `.partial-<process id>-<random>`.
-const PREFIX: &str = ".partial-";
+use super::temporary_name::{self, Others};
 
 /// Creates a temporary folder in `parent`, and removes those that killed processes left there.
 ///
 /// # Errors
-/// If `parent` can't be read or written.
+/// If `parent` can't be written.
 pub fn create(parent: &Path) -> io::Result<TempDir> {
-    for entry in fs::read_dir(parent)?.flatten() {
-        if is_left_over(&entry.file_name().to_string_lossy()) {
-            // Another process may be removing it at the same time.
-            let _ = fs::remove_dir_all(entry.path());
-        }
+    create_as(&temporary_name::prefix(), parent)
+}
+
+/// Creates a folder in the system's temporary folder. It's removed when it's dropped, or by a later
+/// process if this one is killed.
+///
+/// # Errors
+/// If the system's temporary folder can't be written.
+pub fn scratch() -> io::Result<TempDir> {
+    create_as(&temporary_name::scratch_prefix(), &std::env::temp_dir())
+}
+
+fn create_as(prefix: &str, parent: &Path) -> io::Result<TempDir> {
+    let others = Others::in_folder(parent);
+    others.remove_dead();
+    let made = tempfile::Builder::new().prefix(prefix).tempdir_in(parent)?;
+    others.remove_abandoned(fs::metadata(made.path())?.modified()?);
+    Ok(made)
+}
+
+/// Renames the folder `made` to `target`, which mustn't exist.
+///
+/// # Errors
+/// If it exists, or the rename fails.
+pub fn give_name(made: &Path, target: &Path) -> io::Result<()> {
+    allow_all_to_read(made)?;
+    match renameat_with(CWD, made, CWD, target, RenameFlags::NOREPLACE) {
+        // Some file systems can't. There, a folder that's made in between is replaced if it's empty.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => match target.symlink_metadata() {
+            Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+            Err(_) => fs::rename(made, target),
+        },
+        done => Ok(done?),
     }
-    let prefix = format!("{PREFIX}{}-", std::process::id());
-    tempfile::Builder::new().prefix(&prefix).tempdir_in(parent)
 }
 
 /// Renames the folder `made` to `target`. If `target` exists, the two swap places, so the old
@@ -32,8 +57,7 @@ pub fn create(parent: &Path) -> io::Result<TempDir> {
 /// # Errors
 /// If a rename fails.
 pub fn replace(made: &Path, target: &Path) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(made, fs::Permissions::from_mode(0o755))?;
+    allow_all_to_read(made)?;
     match fs::rename(made, target) {
         Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
         done => return done,
@@ -50,45 +74,8 @@ pub fn replace(made: &Path, target: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether `name` is the temporary name of a process that no longer runs.
-fn is_left_over(name: &str) -> bool {
-    let Some(owner) = name
-        .strip_prefix(PREFIX)
-        .and_then(|rest| rest.split_once('-'))
-    else {
-        return false;
-    };
-    owner.0.parse().is_ok_and(|id| !is_alive(id))
-}
-
-#[expect(
-    unsafe_code,
-    reason = "the standard library can't check whether another process exists"
-)]
-fn is_alive(id: i32) -> bool {
-    // SAFETY: signal 0 sends nothing; the call only checks whether the process exists.
-    let found = unsafe { libc::kill(id, 0) } == 0;
-    found || io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_folders_of_killed_processes_are_removed() {
-        let parent = tempfile::tempdir().unwrap();
-        let mut child = std::process::Command::new("true").spawn().unwrap();
-        let gone = child.id();
-        child.wait().unwrap();
-        let path = |name: &str| parent.path().join(name);
-        let dead = path(&format!("{PREFIX}{gone}-abc"));
-        let living = path(&format!("{PREFIX}{}-abc", std::process::id()));
-        for folder in [&dead, &living, &path("other")] {
-            fs::create_dir(folder).unwrap();
-        }
-        let made = create(parent.path()).unwrap();
-        assert!(!dead.exists());
-        assert!(living.exists() && path("other").exists() && made.path().exists());
-    }
+/// Temporary folders are private to the user.
+fn allow_all_to_read(folder: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755))
 }

@@ -1,6 +1,9 @@
-//! The cores and accelerators that this process may use, and what else keeps them busy.
+//! The cores, memory and accelerators that this process may use, what else keeps them busy, and how processes
+//! end.
 
+pub mod cgroup;
 pub mod cores;
+pub mod ended_by;
 pub mod nvml;
 pub mod pressure;
 pub mod processes;

@@ -15,6 +15,7 @@ use super::protocol::{
 };
 use super::swap::SwapTimes;
 use super::timings::GenerationTimings;
+use crate::machine::ended_by::{MemoryKills, ended_by};
 
 /// Why a worker failed.
 #[derive(Debug, Error)]
@@ -82,19 +83,10 @@ pub struct Interrupt {
 
 impl Interrupt {
     /// Stops the measurement. Returns whether it had been stopped already.
-    #[expect(
-        unsafe_code,
-        reason = "the standard library kills only through the `Child` itself"
-    )]
     pub fn raise(&self) -> bool {
         let before = self.raised.swap(true, Ordering::SeqCst);
         let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
-        for &id in workers.iter() {
-            // SAFETY: the list holds children that weren't waited for, whose ids are not reused.
-            unsafe {
-                libc::kill(id as i32, libc::SIGKILL);
-            }
-        }
+        workers.iter().for_each(|&id| kill(id));
         before
     }
 
@@ -110,10 +102,12 @@ impl Interrupt {
     }
 
     fn add(&self, id: u32) {
-        self.workers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(id);
+        let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        workers.push(id);
+        // The measurement was stopped while the worker was being started.
+        if self.is_raised() {
+            kill(id);
+        }
     }
 
     /// Waits for a child. It's removed from the list first: its process id may be reused
@@ -125,6 +119,18 @@ impl Interrupt {
     }
 }
 
+/// Kills a child that wasn't waited for, so that its id isn't another process'.
+#[expect(
+    unsafe_code,
+    reason = "the standard library kills only through the `Child` itself"
+)]
+fn kill(id: u32) {
+    // SAFETY: see above.
+    unsafe {
+        libc::kill(id as i32, libc::SIGKILL);
+    }
+}
+
 /// A running worker process.
 #[derive(Debug)]
 pub struct WorkerClient {
@@ -133,6 +139,8 @@ pub struct WorkerClient {
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
     interrupt: Interrupt,
+    /// The counts when it was started.
+    memory_kills: MemoryKills,
 }
 
 impl WorkerClient {
@@ -163,6 +171,7 @@ impl WorkerClient {
                 Ok(())
             });
         }
+        let memory_kills = MemoryKills::now();
         let mut child = command
             .spawn()
             .map_err(|source| WorkerError::Start { program, source })?;
@@ -175,6 +184,7 @@ impl WorkerClient {
             input,
             output: BufReader::new(output),
             interrupt: interrupt.clone(),
+            memory_kills,
         })
     }
 
@@ -218,10 +228,7 @@ impl WorkerClient {
                     self.interrupt.raise();
                     return WorkerError::Interrupted;
                 }
-                Some(libc::SIGKILL) => {
-                    "was killed (signal 9: out of memory, or by somebody)".to_owned()
-                }
-                Some(signal) => format!("was ended by signal {signal}"),
+                Some(signal) => ended_by(signal, &self.memory_kills),
                 None => format!("ended early ({status})"),
             },
             Err(error) => format!("is gone ({error})"),

@@ -16,6 +16,7 @@ use super::protocol::{
 use super::swap::{SwapTimes, time_swaps};
 use super::timings::{Clock, SystemClock, time_generation};
 use crate::engine::{DecoderEngine, EngineError, OnnxRuntime, Provider, Runner};
+use crate::files::temporary_folder;
 use crate::parity::{self, Checked, CheckedPrompt, Sides};
 use crate::prepared::{PreparedVariant, Variant};
 
@@ -123,7 +124,7 @@ fn parity(request: ParityRequest) -> Result<Response, Failure> {
     let lengths = prompts.iter().map(|prompt| prompt.ids.len() + prompt.count);
     let longest = lengths.max().unwrap_or(0);
     // Without a temporary folder there are no profiles; the check runs all the same.
-    let profiles = tempfile::tempdir().ok();
+    let profiles = temporary_folder::scratch().ok();
     let folder = |variant: Variant| {
         let folder = profiles.as_ref()?.path().join(variant.name());
         std::fs::create_dir_all(&folder).ok()?;

@@ -4,6 +4,7 @@
 use super::hub::{self, HubSettings};
 use super::synthetic::{SyntheticError, make_hollow};
 use super::{BaseModel, ModelError, ModelId};
+use crate::files::temporary_folder;
 
 impl BaseModel {
     /// Opens the model `id` if that takes no download; `None` if it would. A synthetic model has
@@ -16,7 +17,7 @@ impl BaseModel {
             ModelId::Local(folder) => Self::open_folder(folder)?,
             ModelId::Synthetic(shape) => {
                 // The files stay mapped after the folder is gone.
-                let folder = tempfile::tempdir().map_err(|source| SyntheticError::Io {
+                let folder = temporary_folder::scratch().map_err(|source| SyntheticError::Io {
                     action: "create a folder in",
                     path: std::env::temp_dir(),
                     source,

@@ -70,8 +70,12 @@ fn describe(text: &mut String, file: &Path) {
     let path = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
     let metadata = fs::metadata(&path).ok();
     let size = metadata.as_ref().map(fs::Metadata::len);
-    let modified = metadata
-        .and_then(|metadata| metadata.modified().ok())
-        .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    let _ = writeln!(text, "{} {size:?} {modified:?}", path.display());
+    let modified = metadata.and_then(|metadata| metadata.modified().ok());
+    let since = modified.map(|time| time.duration_since(UNIX_EPOCH));
+    let path = path.display();
+    let _ = match since {
+        // By a clock that was wrong.
+        Some(Err(before)) => writeln!(text, "{path} {size:?} -{:?}", before.duration()),
+        since => writeln!(text, "{path} {size:?} {:?}", since.and_then(Result::ok)),
+    };
 }

@@ -1,5 +1,6 @@
 //! Results as files.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -8,7 +9,7 @@ use thiserror::Error;
 
 use super::model::{Report, SCHEMA_VERSION, Status};
 use super::name::ResultName;
-use crate::files::write_file;
+use crate::files::{temporary_file, write_file};
 
 /// A result that can't be written.
 #[derive(Debug, Error)]
@@ -124,6 +125,39 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
         key: error.path().to_string(),
         problem: error.inner().to_string(),
     })
+}
+
+/// Room that a result needs at least.
+const ROOM: usize = 1 << 16;
+
+/// Checks that results can be written into `folder`, before hours are spent on them.
+///
+/// # Errors
+/// If none can.
+pub fn check_writable(folder: &Path) -> Result<(), WriteError> {
+    let tried = fs::create_dir_all(folder).and_then(|()| {
+        let mut file = temporary_file(folder)?;
+        file.write_all(&vec![0; ROOM])
+    });
+    tried.map_err(|source| WriteError {
+        path: folder.to_owned(),
+        source,
+    })
+}
+
+/// Writes a result that can't be written to its place into the system's temporary folder; returns
+/// its path.
+///
+/// # Errors
+/// If it can't be written there either.
+pub fn rescue(name: &ResultName, report: &Report) -> io::Result<PathBuf> {
+    let folder = tempfile::Builder::new()
+        .prefix("result-of-peft-bench-")
+        .tempdir()?;
+    let path = folder.path().join(name.file());
+    write_file(&path, &serde_json::to_vec_pretty(report)?)?;
+    let _ = folder.keep();
+    Ok(path)
 }
 
 /// Writes `report` as the result `name` below `folder`; returns its path.

@@ -32,7 +32,7 @@ pub mod terminal;
 mod variants;
 
 pub use build::{Figures, ReportInput};
-pub use file::{ReadError, WriteError, read, write};
+pub use file::{ReadError, WriteError, check_writable, read, rescue, write};
 pub use measured::Labelled;
 pub use model::{Report, Status};
 pub use name::ResultName;

@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 
 use thiserror::Error;
 
@@ -70,6 +71,10 @@ pub enum StudyError {
         write: String,
         source: Box<StudyError>,
     },
+    #[error(
+        "what was measured is in `{}`, as it can't be written to its place", path.display()
+    )]
+    Rescued { path: PathBuf, source: WriteError },
     /// It was measured, and something went wrong with it; the results are written.
     #[error("{0}")]
     Measurement(String),

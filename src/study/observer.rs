@@ -1,6 +1,7 @@
 //! What a study tells while it runs. Whoever watches finds the words: the command line in
 //! `cli/terminal.rs`.
 
+use std::io;
 use std::path::Path;
 
 use super::StudyError;
@@ -245,6 +246,8 @@ pub enum Note<'a> {
     NoEmptyVariant,
     /// No earlier measurement of the base fits.
     NoCachedBase,
+    /// The base's measurement can't be written for later studies.
+    BaseNotKept(&'a io::Error),
     /// The base was measured before, and nothing has changed.
     BaseIsCached,
 }

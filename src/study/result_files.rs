@@ -119,10 +119,18 @@ impl<'a> ResultFiles<'a> {
         input.not_lowered = Some(&measured.comparisons[index].not_lowered);
         input.swap = measured.swaps[index].as_ref();
         let report = Report::new(&input, figures, Some(&case.label));
+        let path = report::write(&self.study.output, &name, &report).map_err(|source| {
+            // What was measured isn't lost with a disk that filled up meanwhile.
+            let is_whole = report.run_info.status == Status::Success;
+            match is_whole.then(|| report::rescue(&name, &report)) {
+                Some(Ok(path)) => StudyError::Rescued { path, source },
+                _ => source.into(),
+            }
+        })?;
         Ok(CaseResult {
             name: case.stem.clone(),
             label: case.label.clone(),
-            path: report::write(&self.study.output, &name, &report)?,
+            path,
             report,
         })
     }

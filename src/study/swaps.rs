@@ -3,6 +3,7 @@
 use super::StudyError;
 use super::observer::Event;
 use super::trial_run::TrialRun;
+use crate::files::temporary_folder;
 use crate::measure::client::WorkerError;
 use crate::measure::session::MeasurePlan;
 use crate::measure::swap::SwapResult;
@@ -27,7 +28,7 @@ impl TrialRun<'_> {
                 continue;
             }
             self.files.setup.tell(Event::Swapping { adapters: count });
-            let folder = tempfile::tempdir().map_err(StudyError::TemporaryFolder)?;
+            let folder = temporary_folder::scratch().map_err(StudyError::TemporaryFolder)?;
             let others = other_adapters(unmerged, count - 1, plan.seed, folder.path())?;
             match plan.swaps(unmerged, others, &self.files.study.interrupt) {
                 Ok(result) => all.push(Some(result)),

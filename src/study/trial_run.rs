@@ -28,7 +28,7 @@ use crate::measure::swap::SwapResult;
 use crate::measure::sweep::SweepRun;
 use crate::onnxruntime::library::Library;
 use crate::prepared::PreparedVariant;
-use crate::report::Figures;
+use crate::report::{self, Figures};
 use crate::system::environment::GpuWatch;
 use crate::system::{Environment, EnvironmentWatch};
 
@@ -78,7 +78,9 @@ impl TrialRun<'_> {
         let measured = match self.run() {
             Ok(measured) => measured,
             // Nothing was measured, and nothing is written.
-            Err(error @ (StudyError::Busy(_) | StudyError::Interrupted)) => return Err(error),
+            Err(error @ (StudyError::Busy(_) | StudyError::Interrupted | StudyError::Write(_))) => {
+                return Err(error);
+            }
             Err(error) => {
                 let stems = self.cases.iter().map(|case| case.result_stem.as_str());
                 return Err(self.files.failed(self.config, stems, error));
@@ -87,11 +89,15 @@ impl TrialRun<'_> {
         let paired = !measured.base_is_cached;
         let (records, sweep) = (&measured.records, &measured.sweep);
         let figures = Figures::new(records, sweep, paired, self.config.seed);
-        let mut results = Vec::new();
-        for (index, case) in self.cases.iter().enumerate() {
-            let files = &self.files;
-            results.push(files.write(self.config, &measured, &figures, index, case)?);
-        }
+        let cases = self.cases.iter().enumerate();
+        let written: Vec<_> = cases
+            .map(|(index, case)| {
+                let files = &self.files;
+                files.write(self.config, &measured, &figures, index, case)
+            })
+            .collect();
+        // All of them are tried.
+        let results = written.into_iter().collect::<Result<Vec<_>, _>>()?;
         let setup = self.files.setup;
         if let Err(WorkerError::Interrupted) = measured.outcome {
             setup.tell(Event::Interrupted { results: &results });
@@ -132,6 +138,7 @@ impl TrialRun<'_> {
             Provider::Cpu => None,
         };
         let memory = memory_meter(self.files.provider, &plan);
+        report::check_writable(&study.output)?;
         let comparisons = self.compare(&plan);
 
         let cache = BaseCache::new(&study.output);
@@ -294,7 +301,17 @@ impl TrialRun<'_> {
             (Some(key), Some(base))
                 if good && base.error.is_none() && self.files.study.precision_goal.is_none() =>
             {
-                cache.put(key, base).map_err(StudyError::BaseMeasurement)
+                match cache.put(key, base) {
+                    Err(error) if self.files.study.is_of_base() => {
+                        Err(StudyError::BaseMeasurement(error))
+                    }
+                    // A later study measures it anew; this one goes on.
+                    Err(error) => {
+                        self.files.setup.note(Note::BaseNotKept(&error));
+                        Ok(())
+                    }
+                    Ok(()) => Ok(()),
+                }
             }
             _ => Ok(()),
         }

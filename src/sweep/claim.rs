@@ -15,6 +15,7 @@ use sysinfo::System;
 use super::engine_task;
 use super::folder::SweepFolder;
 use super::job::Key;
+use crate::files::temporary_file;
 
 /// How often an owner writes its claim again.
 pub const HEARTBEAT: Duration = Duration::from_secs(20);
@@ -78,22 +79,20 @@ impl Claim {
         let path = folder.join(key.as_str());
         let text = serde_json::to_vec(owner)?;
         loop {
-            match File::create_new(&path) {
-                Ok(mut file) => {
-                    file.write_all(&text)?;
-                    return Ok(Ok(Self { path, text }));
-                }
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
+            // It appears with its whole text, so a killed writer or a full disk leaves no half claim.
+            let mut file = temporary_file(&folder)?;
+            file.write_all(&text)?;
+            match file.persist_noclobber(&path) {
+                Ok(_) => return Ok(Ok(Self { path, text })),
+                Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error.error),
             }
             if let Some(other) = live_owner(&path, owner) {
                 return Ok(Err(other));
             }
             // Of several that see it, one removes it.
-            let aside = folder.join(format!(".gone-{}-{}", owner.host, owner.process));
-            if fs::rename(&path, &aside).is_ok() {
-                let _ = fs::remove_file(aside);
-            }
+            let aside = temporary_file(&folder)?.into_temp_path();
+            let _ = fs::rename(&path, &aside);
         }
     }
 
@@ -124,7 +123,7 @@ pub fn owner_of(sweep: &SweepFolder, key: &Key, this: &Owner) -> Option<Owner> {
 fn live_owner(path: &Path, this: &Owner) -> Option<Owner> {
     let text = fs::read(path).ok()?;
     let Ok(owner) = serde_json::from_slice::<Owner>(&text) else {
-        // It's being written, or its writer was killed just then.
+        // Something else wrote it.
         return is_fresh(path).then(|| Owner {
             host: "another process".to_owned(),
             process: 0,
@@ -142,21 +141,21 @@ fn live_owner(path: &Path, this: &Owner) -> Option<Owner> {
     alive.then_some(owner)
 }
 
-/// Whether the file at `path` was written lately, by the clock of its own file system.
+/// Whether the file at `path` was written lately, by the clock of its own file system. A time that's
+/// as far in the future is of a clock that was put back since, and an owner that lives would have
+/// written again.
 fn is_fresh(path: &Path) -> bool {
     let now = || {
         let folder = path.parent()?;
-        let probe = tempfile::Builder::new()
-            .prefix(".now-")
-            .tempfile_in(folder)
-            .ok()?;
-        probe.as_file().metadata().ok()?.modified().ok()
+        let probe = tempfile::tempfile_in(folder).ok()?;
+        probe.metadata().ok()?.modified().ok()
     };
     let written = fs::metadata(path).and_then(|metadata| metadata.modified());
     let (Some(now), Ok(written)) = (now(), written) else {
         return false;
     };
-    now.duration_since(written).unwrap_or_default() < PATIENCE
+    let apart = now.duration_since(written);
+    apart.unwrap_or_else(|ahead| ahead.duration()) < PATIENCE
 }
 
 /// When the process with this number began; `None` if there's none, or the system doesn't tell.
@@ -177,6 +176,8 @@ fn boot() -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     fn key() -> Key {
@@ -222,6 +223,13 @@ mod tests {
             Claim::take(&sweep, &key(), &this).unwrap().unwrap_err(),
             elsewhere
         );
+        // Its clock was an hour ahead when it wrote, and nothing was written since.
+        let path = sweep.claims().join(key().as_str());
+        let ahead = SystemTime::now() + Duration::from_secs(3600);
+        let file = File::options().write(true).open(&path).unwrap();
+        file.set_modified(ahead).unwrap();
+        assert_eq!(owner_of(&sweep, &key(), &this), None);
+        assert!(Claim::take(&sweep, &key(), &this).unwrap().is_ok());
     }
 
     #[test]

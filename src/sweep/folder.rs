@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use super::hardware;
 use super::job::{Job, Key};
 use super::plan::{Plan, PlanFileError};
-use crate::files::write_file;
+use crate::files::{temporary_file, write_file};
 use crate::report::{self, Report, Status};
 
 /// A sweep's folder.
@@ -181,10 +181,7 @@ impl SweepFolder {
         fs::create_dir_all(&folder)?;
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         let target = folder.join(format!("{stem}--{key}.json"));
-        let mut file = tempfile::Builder::new()
-            .prefix(".partial-")
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-            .tempfile_in(&folder)?;
+        let mut file = temporary_file(&folder)?;
         file.write_all(&fs::read(path)?)?;
         file.as_file().sync_all()?;
         match file.persist_noclobber(&target) {

@@ -22,6 +22,8 @@ use super::plan::Plan;
 use super::process::{self, End, Place};
 use super::time_left::TimeLeft;
 use super::unchanged::Inputs;
+use crate::files::temporary_file;
+use crate::machine::ended_by::{MemoryKills, ended_by};
 use crate::measure::client::Interrupt;
 
 /// The exit code of `measure` if the machine isn't quiet.
@@ -116,7 +118,8 @@ struct Run<'a, 'b> {
     interrupt: &'a Interrupt,
     tell: &'a (dyn Fn(Event) + Sync),
     owner: Owner,
-    began: SystemTime,
+    /// When the sweep was cancelled before this run began, if it was.
+    cancelled_before: Option<SystemTime>,
     queue: Mutex<VecDeque<(usize, usize)>>,
     summary: Mutex<Summary>,
     left: Mutex<TimeLeft>,
@@ -144,7 +147,7 @@ pub fn run(
     interrupt: &Interrupt,
     tell: &(dyn Fn(Event) + Sync),
 ) -> io::Result<Summary> {
-    let began = now_in(sweep)?;
+    let cancelled_before = cancelled_at(sweep);
     check_writable(&sweep.results())?;
     // Of few jobs, each is asked after; a task of one job doesn't look at thousands of results.
     let all = (numbers.len() > FEW).then(|| sweep.published());
@@ -165,7 +168,7 @@ pub fn run(
         interrupt,
         tell,
         owner: Owner::this(),
-        began,
+        cancelled_before,
         left: Mutex::new(TimeLeft::new(plan, &open, settings.lanes.len())),
         summary: Mutex::new(Summary {
             jobs: numbers.len(),
@@ -218,23 +221,17 @@ pub fn run(
 
 /// Checks that results can be written, before hours are spent on them.
 fn check_writable(results: &Path) -> io::Result<()> {
-    let tried = std::fs::create_dir_all(results).and_then(|()| {
-        tempfile::Builder::new()
-            .prefix(".try-")
-            .tempfile_in(results)
-    });
+    let tried = std::fs::create_dir_all(results).and_then(|()| temporary_file(results));
     tried.map(|_| ()).map_err(|error| {
         let text = format!("cannot write results into `{}`: {error}", results.display());
         io::Error::new(error.kind(), text)
     })
 }
 
-/// The time by the clock of the sweep's file system.
-fn now_in(sweep: &SweepFolder) -> io::Result<SystemTime> {
-    let probe = tempfile::Builder::new()
-        .prefix(".now-")
-        .tempfile_in(sweep.path())?;
-    probe.as_file().metadata()?.modified()
+/// When the sweep was last cancelled, by the clock of its file system. It's compared with nothing but
+/// itself, since clocks are put back and forth.
+fn cancelled_at(sweep: &SweepFolder) -> Option<SystemTime> {
+    sweep.cancelled().metadata().ok()?.modified().ok()
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -248,13 +245,12 @@ impl Run<'_, '_> {
 
     /// Looks whether the sweep is cancelled from elsewhere.
     fn watch(&self, finished: &AtomicBool) {
-        let marker = self.sweep.cancelled();
         let mut last = Instant::now();
         while !finished.load(Ordering::SeqCst) && !self.is_stopped() {
             if last.elapsed() >= LOOK {
                 last = Instant::now();
-                let made = marker.metadata().and_then(|metadata| metadata.modified());
-                if made.is_ok_and(|made| made >= self.began) {
+                let cancelled = cancelled_at(self.sweep);
+                if cancelled.is_some() && cancelled != self.cancelled_before {
                     self.interrupt.raise();
                 }
             }
@@ -363,6 +359,7 @@ impl Run<'_, '_> {
         let descriptors = locks.descriptors();
         let place = Place::of(lane, &descriptors);
         let folder = &self.plan.common.folder;
+        let memory_kills = MemoryKills::now();
         let mut child =
             process::start(&arguments, folder, place, &attempt.log()).map_err(|error| {
                 io::Error::new(
@@ -392,10 +389,10 @@ impl Run<'_, '_> {
                 Ended::Stopped
             }
             End::Exited(code) => Ended::Failed(State::Failed, why(format!("exit code {code}"))),
-            End::Signal(signal) => Ended::Failed(
-                State::Failed,
-                format!("its process was ended by signal {signal}"),
-            ),
+            End::Signal(signal) => {
+                let how = ended_by(signal, &memory_kills);
+                Ended::Failed(State::Failed, format!("its process {how}"))
+            }
             End::TimedOut => {
                 let limit = self.settings.timeout.unwrap_or_default();
                 let limit = humantime::format_duration(limit);

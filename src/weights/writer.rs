@@ -13,6 +13,7 @@ use tempfile::NamedTempFile;
 
 use super::page_writer::PageWriter;
 use super::{Dtype, NonFinite, TensorView, WeightsError, encode};
+use crate::files::temporary_file;
 
 /// A tensor that will be written: its name, dtype and shape.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,10 +140,7 @@ impl SafetensorsWriter {
         }
 
         let folder = path.parent().unwrap_or(Path::new("."));
-        let file = tempfile::Builder::new()
-            .prefix(".partial-")
-            .tempfile_in(folder)
-            .map_err(failed)?;
+        let file = temporary_file(folder).map_err(failed)?;
         let length = data_start + offset;
         file.as_file().set_len(length).map_err(failed)?;
         let writer = Self {

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use peft_bench::quantize::Format;
 use peft_bench::weights::SafetensorsFile;
@@ -101,10 +102,15 @@ fn remains_of_an_interrupted_run_are_removed_and_changed_weights_quantized_again
     let made = |command: &mut Command| result_of(command.args(["--quantize", "8bit"]));
     let first = made(&mut generate(&base, &exports, &[3, 4, 5], 3));
     let file = quantized_file(&exports);
-    // The id of a process that can't exist: ids are below this.
-    let left = file.with_file_name(".partial-4194305-abc");
+    // Of a process on another machine, which ended long ago.
+    let left = file.with_file_name(".partial-00000000-1-abc");
     fs::create_dir(&left).unwrap();
     fs::write(left.join("quantized.safetensors"), b"half").unwrap();
+    let long_ago = SystemTime::now() - Duration::from_secs(8 * 24 * 3600);
+    fs::File::open(&left)
+        .unwrap()
+        .set_modified(long_ago)
+        .unwrap();
     let bytes = fs::read(&file).unwrap();
     fs::remove_file(&file).unwrap();
     assert_eq!(made(&mut generate(&base, &exports, &[3, 4, 5], 3)), first);

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::root::Root;
-use crate::system::cgroup::{Version, folders};
+use crate::machine::cgroup::{Version, folders};
 
 /// The control group's quota of processor time.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

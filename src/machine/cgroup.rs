@@ -14,7 +14,7 @@ use std::{
 
 /// The limit in bytes; `None` without a limit or without control groups. Version 1 reports "no
 /// limit" as a number larger than any RAM.
-pub(super) fn memory_limit_bytes() -> Option<u64> {
+pub fn memory_limit_bytes() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     lowest_limit(&groups, Path::new("/sys/fs/cgroup"))
 }
@@ -38,7 +38,7 @@ fn lowest_limit(groups: &str, mount: &Path) -> Option<u64> {
 
 /// A version of control groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Version {
+pub enum Version {
     /// A hierarchy for each controller.
     One,
     /// One hierarchy for all.
@@ -50,11 +50,7 @@ pub(super) enum Version {
 ///
 /// `groups` is the text of `/proc/self/cgroup`: one line `hierarchy:controllers:path` for each
 /// hierarchy, with empty controllers in version 2.
-pub(super) fn folders(
-    groups: &str,
-    mount: &Path,
-    controller: &str,
-) -> Vec<(Version, Vec<PathBuf>)> {
+pub fn folders(groups: &str, mount: &Path, controller: &str) -> Vec<(Version, Vec<PathBuf>)> {
     let found = groups.lines().filter_map(|line| {
         let mut fields = line.splitn(3, ':');
         let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
