@@ -19,7 +19,7 @@ from pathlib import Path
 from place import PROGRAM, Place
 
 HERE = Path(__file__).resolve().parent
-# A task over its time is ended by Slurm at least a minute after it began.
+# What takes Slurm half a minute, on a busy machine.
 PATIENCE = 150
 
 
@@ -87,66 +87,87 @@ def processes(place):
     return found
 
 
-def an_array_measures_every_job_once_and_reports(folder):
-    place = Place(folder / "array", count=2)
-    array, report = submit(place, "--at-once", "2")
-    wait("the report", lambda: is_over(report), PATIENCE)
-    assert place.standing() == {"done": 8}, place.call("status", place.sweep, code=None)
-    assert all(states == ["done"] for states in place.attempts().values()), place.attempts()
-    text = (place.sweep / "report.md").read_text()
-    assert text.count("merged") >= 8, text
-    assert "all jobs are done" in place.call("submit", place.sweep, "--launcher", "slurm")
-    assert state(f"{array}_0")["JobState"] == "COMPLETED"
+class Sweeps:
+    """A sweep of four tasks that take minutes: one runs over its time, one is requeued and cancelled, one is killed, and the last
+    one is held until the others have ended. Meanwhile, another sweep is measured whole. The tests are in this order."""
 
+    def __init__(self, folder):
+        self.folder = folder
+        self.place = Place(folder / "ended", count=1, runs=1000, new_tokens=100, more=("--restarts", "9"))
+        self.array, self.report = submit(self.place, "--at-once", "2", "--", "--time=1")
+        slurm("scontrol", "hold", self.task(3))
+        self.key = {job["job"]: job["key"] for job in self.place.jobs()}
+        for number in (0, 1):
+            self.wait_for_attempt(number)
 
-def a_drained_node_ends_what_runs_and_begins_nothing(folder):
-    place = Place(folder / "drained", count=1)
-    slurm("scontrol", "update", "nodename=localhost", "state=drain", "reason=test")
-    array, report = submit(place, "--at-once", "1")
-    time.sleep(2)
-    assert place.standing() == {"open": 4}, place.standing()
-    assert "pending" in place.call("status", place.sweep, code=3)
-    slurm("scontrol", "update", "nodename=localhost", "state=resume")
-    wait("the array", lambda: is_over(array) and is_over(report), PATIENCE)
-    assert place.standing() == {"done": 4}, place.standing()
+    def task(self, number):
+        return f"{self.array}_{number}"
 
+    def state(self, number):
+        return state(self.task(number))["JobState"]
 
-def tasks_that_are_killed_requeued_cancelled_and_over_time(folder):
-    place = Place(folder / "ended", count=1, runs=1000, new_tokens=100, more=("--restarts", "9"))
-    # The last two wait until the first two have ended.
-    array, report = submit(place, "--at-once", "2", "--", "--time=1")
-    began = lambda task: lambda: processes(place).get(task) and len(place.attempts()) > int(task)
-    wait("the first tasks", lambda: began("0")() and began("1")())
-    # One is over its time, meanwhile. The other one is requeued: it, and not the whole array.
-    time.sleep(1)
-    slurm("scontrol", "requeue", f"{array}_1")
-    wait("the requeued task", lambda: state(f"{array}_1")["JobState"] in ("PENDING", "RUNNING") and "1" not in processes(place))
-    wait("the third task", lambda: processes(place).get("2") and len(place.attempts()) == 3)
-    time.sleep(1)
-    key = {job["job"]: job["key"] for job in place.jobs()}
-    os.kill(processes(place)["2"], signal.SIGKILL)
-    wait("the end of the killed task", lambda: state(f"{array}_2")["JobState"] not in ("RUNNING", "COMPLETING"))
-    assert state(f"{array}_2")["JobState"] == "FAILED" and state(f"{array}_2")["ExitCode"] == "0:9", state(f"{array}_2")
-    wait("its standing", lambda: {job["job"]: job["standing"] for job in place.jobs()}[2] == "interrupted")
-    assert not list(place.sweep.glob("results/*/*.json")), "half a measurement is published"
-    wait("the fourth or the requeued task", lambda: set(processes(place)) & {"1", "3"})
-    time.sleep(2)
-    # What's over its time is told to end, and then killed.
-    wait("the end of the task over its time", lambda: state(f"{array}_0")["JobState"] == "TIMEOUT", PATIENCE)
-    assert place.attempts()[key[0]] == ["cancelled"], place.attempts()
-    assert int(state(f"{array}_1")["Restarts"]) == 1 and int(state(f"{array}_0")["Restarts"]) == 0
-    running = wait("another task", lambda: set(processes(place)) & {"1", "3"})
-    task = sorted(running)[0]
-    wait("its attempt", lambda: "running" in place.attempts().get(key[int(task)], []))
-    time.sleep(1)
-    slurm("scancel", f"{array}_{task}")
-    wait("the cancelled task", lambda: task not in processes(place))
-    assert place.attempts()[key[int(task)]][-1] == "cancelled", place.attempts()
-    # The rest is cancelled by the program, and nothing is left.
-    place.call("cancel", place.sweep)
-    wait("the end of all", lambda: is_over(array) and is_over(report) and not processes(place))
-    standing = place.standing()
-    assert standing.get("failed", 0) == 0 and standing.get("running", 0) == 0, standing
+    def attempts(self, number):
+        return self.place.attempts().get(self.key[number], [])
+
+    def wait_for_attempt(self, number):
+        """Waits until a task measures."""
+        wait(f"task {number}", lambda: processes(self.place).get(str(number)) and self.attempts(number)[-1:] == ["running"])
+        time.sleep(1)
+
+    def the_first_task_is_over_its_time(self):
+        # A limit is a minute at least, and Slurm looks every half minute. This moves the end, and Slurm does the rest.
+        slurm("scontrol", "update", f"jobid={self.task(0)}", "endtime=now")
+
+    def a_task_is_requeued_alone(self):
+        slurm("scontrol", "requeue", self.task(1))
+        wait("the requeued task", lambda: self.state(1) in ("PENDING", "RUNNING") and "1" not in processes(self.place))
+        assert int(state(self.task(0))["Restarts"]) == 0
+
+    def a_killed_task_leaves_no_half_a_result(self):
+        self.wait_for_attempt(2)
+        os.kill(processes(self.place)["2"], signal.SIGKILL)
+        wait("the end of the killed task", lambda: self.state(2) not in ("RUNNING", "COMPLETING"))
+        assert self.state(2) == "FAILED" and state(self.task(2))["ExitCode"] == "0:9", state(self.task(2))
+        wait("its standing", lambda: {job["job"]: job["standing"] for job in self.place.jobs()}[2] == "interrupted")
+        assert not list(self.place.sweep.glob("results/*/*.json")), "half a measurement is published"
+
+    def the_requeued_task_begins_again_and_is_cancelled(self):
+        self.wait_for_attempt(1)
+        assert int(state(self.task(1))["Restarts"]) == 1 and len(self.attempts(1)) == 2
+        slurm("scancel", self.task(1))
+        wait("the cancelled task", lambda: "1" not in processes(self.place))
+        assert self.attempts(1)[-1] == "cancelled", self.place.attempts()
+
+    def a_drained_node_begins_nothing_and_then_every_job_is_measured_once(self):
+        place = Place(self.folder / "array", count=1)
+        is_running = self.state(0) == "RUNNING"
+        slurm("scontrol", "update", "nodename=localhost", "state=drain", "reason=test")
+        array, report = submit(place, "--at-once", "2")
+        time.sleep(2)
+        assert place.standing() == {"open": 4}, place.standing()
+        assert "pending" in place.call("status", place.sweep, code=3)
+        if is_running:
+            assert self.state(0) in ("RUNNING", "COMPLETING", "TIMEOUT")
+        slurm("scontrol", "update", "nodename=localhost", "state=resume")
+        wait("the report", lambda: is_over(array) and is_over(report), PATIENCE)
+        assert place.standing() == {"done": 4}, place.call("status", place.sweep, code=None)
+        assert all(states == ["done"] for states in place.attempts().values()), place.attempts()
+        text = (place.sweep / "report.md").read_text()
+        assert text.count("merged") >= 4, text
+        assert "all jobs are done" in place.call("submit", place.sweep, "--launcher", "slurm")
+        assert state(f"{array}_0")["JobState"] == "COMPLETED"
+
+    def the_task_over_its_time_was_told_to_end(self):
+        wait("the end of the task over its time", lambda: self.state(0) == "TIMEOUT", PATIENCE)
+        assert self.attempts(0) == ["cancelled"], self.place.attempts()
+
+    def the_program_cancels_the_rest(self):
+        slurm("scontrol", "release", self.task(3))
+        self.wait_for_attempt(3)
+        self.place.call("cancel", self.place.sweep)
+        wait("the end of all", lambda: is_over(self.array) and is_over(self.report) and not processes(self.place))
+        standing = self.place.standing()
+        assert standing == {"interrupted": 4}, standing
 
 
 def main():
@@ -160,9 +181,12 @@ def main():
         began = time.monotonic()
         try:
             subprocess.run([HERE / "slurm.sh", "up", folder / "slurm"], check=True)
-            for test in (an_array_measures_every_job_once_and_reports, a_drained_node_ends_what_runs_and_begins_nothing,
-                         tasks_that_are_killed_requeued_cancelled_and_over_time):
-                test(folder)
+            sweep = Sweeps(folder)
+            for test in (sweep.the_first_task_is_over_its_time, sweep.a_task_is_requeued_alone,
+                         sweep.a_killed_task_leaves_no_half_a_result, sweep.the_requeued_task_begins_again_and_is_cancelled,
+                         sweep.a_drained_node_begins_nothing_and_then_every_job_is_measured_once,
+                         sweep.the_task_over_its_time_was_told_to_end, sweep.the_program_cancels_the_rest):
+                test()
                 print(f"{time.monotonic() - began:4.0f} s  {test.__name__.replace('_', ' ')}")
         finally:
             subprocess.run([HERE / "slurm.sh", "down", folder / "slurm"], check=False)
