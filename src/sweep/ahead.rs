@@ -21,7 +21,7 @@ pub fn prepare(
     sweep: &SweepFolder,
     plan: &Plan,
     cores: &[u32],
-    queue: &Mutex<VecDeque<(usize, usize)>>,
+    queue: &Mutex<VecDeque<(&Job, usize)>>,
     stop: &dyn Fn() -> bool,
     tell: &(dyn Fn(Event) + Sync),
 ) {
@@ -30,11 +30,8 @@ pub fn prepare(
         let next = {
             let queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
             // The first ones begin at any moment.
-            let soon = queue
-                .iter()
-                .take(AHEAD)
-                .map(|(number, _)| &plan.jobs[*number]);
-            let mut soon = soon.map(|job| (job, plan.preparing(job)));
+            let soon = queue.iter().take(AHEAD);
+            let mut soon = soon.map(|(job, _)| (*job, plan.preparing(job)));
             soon.find(|(_, arguments)| !prepared.contains(arguments))
         };
         let Some((job, arguments)) = next else {

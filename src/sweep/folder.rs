@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! plan.jsonl                                    what's to be measured
+//! plan.index                                    where each job's line is in it
 //! results/<hardware>/<name>--<key>.json         one result a job, published by rename
 //! done/<work>/<program>                         of each published result its path, by the two parts of its key
 //! attempts/<key>/<host>-<process>-<time>/       every attempt at a job, with its log and its own results
@@ -70,6 +71,19 @@ impl SweepFolder {
     /// If it can't be read.
     pub fn plan(&self) -> Result<Plan, PlanFileError> {
         Plan::read(&self.plan_file())
+    }
+
+    /// The plan with the jobs alone that `choose` chooses of so many, and their numbers. With
+    /// `expected`, it has to be the plan with this hash.
+    ///
+    /// # Errors
+    /// If it can't be read or is another; or `choose`'s.
+    pub fn plan_of<E: From<PlanFileError>>(
+        &self,
+        expected: Option<&str>,
+        choose: impl Fn(usize) -> Result<Vec<usize>, E>,
+    ) -> Result<(Plan, Vec<usize>), E> {
+        Plan::read_some(&self.plan_file(), expected, choose)
     }
 
     /// The folder of published results.

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use super::job::{Job, Refusal};
+use super::plan_index::{self, IndexedLines};
 use crate::advice::shell_word;
 use crate::file_names::hex;
 use crate::files::write_file;
@@ -91,9 +92,9 @@ pub struct Common {
 pub struct Plan {
     /// What all jobs share.
     pub common: Common,
-    /// The jobs, by number.
+    /// The jobs, by number: all of them, or those that were asked for.
     pub jobs: Vec<Job>,
-    /// What can't be measured.
+    /// What can't be measured; none if only some jobs were asked for.
     pub refusals: Vec<Refusal>,
     /// A hash of all of it, which names the plan.
     pub hash: String,
@@ -160,25 +161,68 @@ impl Plan {
         })
     }
 
-    /// Writes it to `path`.
+    /// Reads the plan at `path` with the jobs alone that `choose` chooses of so many, where its index
+    /// tells where they are; else all of it. It returns their numbers, too. With `expected`, it has
+    /// to be the plan with this hash, which a task was submitted for.
+    ///
+    /// # Errors
+    /// If the plan can't be read or is another; or `choose`'s.
+    pub fn read_some<E: From<PlanFileError>>(
+        path: &Path,
+        expected: Option<&str>,
+        choose: impl Fn(usize) -> Result<Vec<usize>, E>,
+    ) -> Result<(Self, Vec<usize>), E> {
+        if let Some(lines) = IndexedLines::open(path)
+            && let Some(common) = lines.line(0)
+            && let Ok(common) = serde_json::from_str::<Common>(&common)
+            && common.sweep == VERSION
+            && expected.is_none_or(|expected| expected == lines.hash)
+        {
+            let numbers = choose(common.jobs)?;
+            let job = |number: &usize| {
+                let job: Job = serde_json::from_str(&lines.line(number + 1)?).ok()?;
+                (job.job == *number).then_some(job)
+            };
+            let jobs: Option<Vec<Job>> = numbers.iter().map(job).collect();
+            if let Some(jobs) = jobs {
+                let plan = Self {
+                    common,
+                    jobs,
+                    refusals: Vec::new(),
+                    hash: lines.hash,
+                };
+                return Ok((plan, numbers));
+            }
+        }
+        let plan = Self::read(path)?;
+        plan.check(path, expected)?;
+        let numbers = choose(plan.common.jobs)?;
+        Ok((plan, numbers))
+    }
+
+    /// The job with this number, if it's among those that were read.
+    pub fn job(&self, number: usize) -> Option<&Job> {
+        let place = self.jobs.binary_search_by_key(&number, |job| job.job);
+        place.ok().map(|place| &self.jobs[place])
+    }
+
+    /// Writes it to `path`, and its index beside it.
     ///
     /// # Errors
     /// If that fails.
     pub fn write(&self, path: &Path) -> Result<(), PlanFileError> {
         let folder = path.parent().unwrap_or(Path::new("."));
-        let written =
-            fs::create_dir_all(folder).and_then(|()| write_file(path, self.text().as_bytes()));
+        let text = self.text();
+        let written = fs::create_dir_all(folder)
+            .and_then(|()| write_file(path, text.as_bytes()))
+            .and_then(|()| plan_index::write(path, &text, &self.hash));
         written.map_err(|source| PlanFileError::Write {
             path: path.to_owned(),
             source,
         })
     }
 
-    /// Checks that it's still the plan that a task was submitted for.
-    ///
-    /// # Errors
-    /// If it isn't.
-    pub fn check(&self, path: &Path, expected: Option<&str>) -> Result<(), PlanFileError> {
+    fn check(&self, path: &Path, expected: Option<&str>) -> Result<(), PlanFileError> {
         match expected {
             Some(expected) if expected != self.hash => Err(PlanFileError::Changed {
                 path: path.to_owned(),

@@ -3,7 +3,7 @@
 //! A job whose result is there is skipped. What was interrupted is begun again; what an earlier
 //! attempt measured to its end, and was killed before it published it, is published now.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -120,7 +120,8 @@ struct Run<'a, 'b> {
     owner: Owner,
     /// When the sweep was cancelled before this run began, if it was.
     cancelled_before: Option<SystemTime>,
-    queue: Mutex<VecDeque<(usize, usize)>>,
+    /// Jobs that are left, and how often each was tried.
+    queue: Mutex<VecDeque<(&'a Job, usize)>>,
     summary: Mutex<Summary>,
     left: Mutex<TimeLeft>,
     stop: AtomicBool,
@@ -134,7 +135,7 @@ enum Ended {
     Busy,
 }
 
-/// Runs the jobs with these numbers, in their order.
+/// Runs the jobs of `plan` with these numbers, in their order.
 ///
 /// # Errors
 /// If the sweep's folder can't be written. What fails in a job is in the summary.
@@ -151,15 +152,15 @@ pub fn run(
     check_writable(&sweep.results())?;
     // Of few jobs, each is asked after; a task of one job doesn't look at thousands of results.
     let all = (numbers.len() > FEW).then(|| sweep.published());
-    let is_open = |number: &&usize| {
-        let job = &plan.jobs[**number];
+    let is_open = |job: &&Job| {
         let there = match &all {
             Some(published) => published.of(job),
             None => sweep.there(job),
         };
         !there.will_do(settings.only_this_program)
     };
-    let open: Vec<usize> = numbers.iter().filter(is_open).copied().collect();
+    let chosen = numbers.iter().filter_map(|number| plan.job(*number));
+    let open: Vec<&Job> = chosen.filter(is_open).collect();
     let run = Run {
         sweep,
         plan,
@@ -169,13 +170,13 @@ pub fn run(
         tell,
         owner: Owner::this(),
         cancelled_before,
-        left: Mutex::new(TimeLeft::new(plan, &open, settings.lanes.len())),
+        left: Mutex::new(TimeLeft::new(&open, settings.lanes.len())),
         summary: Mutex::new(Summary {
             jobs: numbers.len(),
             there: numbers.len() - open.len(),
             ..Summary::default()
         }),
-        queue: Mutex::new(open.into_iter().map(|number| (number, 0)).collect()),
+        queue: Mutex::new(open.into_iter().map(|job| (job, 0)).collect()),
         stop: AtomicBool::new(false),
     };
     let finished = AtomicBool::new(false);
@@ -238,7 +239,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Run<'_, '_> {
+impl<'a> Run<'a, '_> {
     fn is_stopped(&self) -> bool {
         self.interrupt.is_raised()
     }
@@ -261,10 +262,10 @@ impl Run<'_, '_> {
     /// Does jobs in `lane` until none is left.
     fn work(&self, lane: &Lane) -> io::Result<()> {
         while !self.is_stopped() && !self.stop.load(Ordering::SeqCst) {
-            let Some((number, tries)) = locked(&self.queue).pop_front() else {
+            let Some((job, tries)) = locked(&self.queue).pop_front() else {
                 break;
             };
-            if let Err(error) = self.one(&self.plan.jobs[number], tries, lane) {
+            if let Err(error) = self.one(job, tries, lane) {
                 self.stop.store(true, Ordering::SeqCst);
                 return Err(error);
             }
@@ -273,7 +274,7 @@ impl Run<'_, '_> {
     }
 
     /// Does one job, which was tried so often in this run, unless another process does.
-    fn one(&self, job: &Job, tries: usize, lane: &Lane) -> io::Result<()> {
+    fn one(&self, job: &'a Job, tries: usize, lane: &Lane) -> io::Result<()> {
         let claim = match Claim::take(self.sweep, &job.key, &self.owner)? {
             Ok(claim) => claim,
             Err(owner) => {
@@ -429,9 +430,9 @@ impl Run<'_, '_> {
     }
 
     /// Puts a job that failed behind the others, or counts it.
-    fn failed(&self, job: &Job, tries: usize, error: String, again: bool) {
+    fn failed(&self, job: &'a Job, tries: usize, error: String, again: bool) {
         if again {
-            locked(&self.queue).push_back((job.job, tries + 1));
+            locked(&self.queue).push_back((job, tries + 1));
             return;
         }
         locked(&self.left).done(job.job, None);
@@ -440,15 +441,4 @@ impl Run<'_, '_> {
             self.stop.store(true, Ordering::SeqCst);
         }
     }
-}
-
-/// Numbers of the jobs that `select` chooses, checked against the plan.
-pub fn chosen(plan: &Plan, select: impl Fn(&Job) -> bool) -> Vec<usize> {
-    let chosen: BTreeSet<usize> = plan
-        .jobs
-        .iter()
-        .filter(|job| select(job))
-        .map(|job| job.job)
-        .collect();
-    chosen.into_iter().collect()
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::plan::Plan;
+use super::job::Job;
 
 /// What's left of a run.
 #[derive(Debug)]
@@ -18,11 +18,9 @@ pub struct TimeLeft {
 }
 
 impl TimeLeft {
-    /// All of `numbers` are left, and done in so many lanes at once.
-    pub fn new(plan: &Plan, numbers: &[usize], lanes: usize) -> Self {
-        let open = numbers
-            .iter()
-            .map(|&number| (number, plan.jobs[number].estimate.seconds));
+    /// All of `jobs` are left, and done in so many lanes at once.
+    pub fn new(jobs: &[&Job], lanes: usize) -> Self {
+        let open = jobs.iter().map(|job| (job.job, job.estimate.seconds));
         Self {
             open: open.collect(),
             lanes: lanes.max(1),

@@ -137,6 +137,44 @@ fn a_task_takes_its_number_from_the_engine() {
 }
 
 #[test]
+fn a_task_finds_its_job_whether_the_plan_has_an_index_or_one_of_another_plan() {
+    let place = Place::new(2);
+    place.planned("cases/lora", &["--batch-sizes", "1,2"]);
+    let [plan, index] =
+        ["jsonl", "index"].map(|ending| place.path("sweeps/sweep/plan").with_extension(ending));
+    let older = fs::read(&index).unwrap();
+    let line = |plan: &str| plan.lines().nth(2).unwrap().to_owned();
+    let second = line(&fs::read_to_string(&plan).unwrap());
+    place.planned("cases/lora", &["--batch-sizes", "2,1"]);
+    assert_ne!(line(&fs::read_to_string(&plan).unwrap()), second);
+    // The same size, and other lines.
+    fs::write(&index, older).unwrap();
+    let outcome = place.sweep(&["run", "--index", "1"]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let results = place.results();
+    assert_eq!(results.len(), 1);
+    assert!(
+        !results[0].to_string_lossy().contains("batch-2"),
+        "{results:?}"
+    );
+    fs::remove_file(&index).unwrap();
+    let outcome = place.sweep(&["run", "--shard", "0/2"]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert_eq!(place.results().len(), 2);
+    // With its own index, nothing but its job's line is read.
+    place.planned("cases/lora", &["--batch-sizes", "2,1"]);
+    let text = fs::read_to_string(&plan).unwrap();
+    let damaged = text.replace("\"job\":0", "\"jxb\":0");
+    assert_ne!(damaged, text);
+    fs::write(&plan, damaged).unwrap();
+    assert_eq!(place.sweep(&["run", "--index", "1"]).code, Some(0));
+    assert_refused(
+        &place.sweep(&["run", "--index", "0"]),
+        &["line 2", "damaged"],
+    );
+}
+
+#[test]
 fn sets_of_cores_are_measured_on_at_once_and_prepared_for_beside() {
     let place = Place::new(20);
     let cores = std::thread::available_parallelism().unwrap().get();

@@ -14,9 +14,7 @@ use crate::cli::interrupt;
 use crate::cli::progress::message;
 use crate::cli::{Outcome, output};
 use crate::sweep::lanes::{self, core_set, lanes, preparing_cores, share_memory};
-use crate::sweep::{
-    self, Event, Inputs, Job, Plan, Progress, Settings, Summary, engine_task, named,
-};
+use crate::sweep::{self, Event, Inputs, Job, Progress, Settings, Summary, engine_task, named};
 
 /// `sweep run`
 #[derive(Debug, Args)]
@@ -127,8 +125,8 @@ impl Run {
     /// Runs the command.
     pub fn run(&self) -> Result<Outcome> {
         let folder = self.which.folder()?;
-        let plan = folder.plan()?;
-        plan.check(&folder.plan_file(), self.plan.as_deref())?;
+        let choose = |jobs| self.numbers(jobs);
+        let (plan, numbers) = folder.plan_of(self.plan.as_deref(), choose)?;
         if !plan.common.folder.is_dir() {
             bail!(
                 "the plan was made in `{}`, which isn't there: paths of the plan are meant in it, so make it anew here, or \
@@ -136,7 +134,6 @@ impl Run {
                 plan.common.folder.display()
             );
         }
-        let numbers = self.numbers(&plan)?;
         // Names in the plan are meant there; the sweep's own folder is known in full.
         std::env::set_current_dir(&plan.common.folder)
             .with_context(|| format!("cannot enter `{}`", plan.common.folder.display()))?;
@@ -169,26 +166,26 @@ impl Run {
         Ok(ended(&summary, &word))
     }
 
-    /// The jobs that are chosen.
-    fn numbers(&self, plan: &Plan) -> Result<Vec<usize>> {
+    /// The numbers of those that are chosen of so many jobs.
+    fn numbers(&self, jobs: usize) -> Result<Vec<usize>> {
         if let Some(index) = self.index {
             let index = index.get()?;
-            if index >= plan.jobs.len() {
+            if index >= jobs {
                 bail!(
                     "there's no job {index}: the plan has {}, numbered from 0",
-                    counted(plan.jobs.len(), "job")
+                    counted(jobs, "job")
                 );
             }
             return Ok(vec![index]);
         }
         let Some(Shard { number, of }) = self.shard else {
-            return Ok(sweep::chosen(plan, |_| true));
+            return Ok((0..jobs).collect());
         };
         let number = number.get()?;
         if number >= of.get() {
             bail!("the engine's number is {number}, and there are {of} shards, numbered from 0");
         }
-        Ok(sweep::chosen(plan, |job| job.job % of.get() == number))
+        Ok((number..jobs).step_by(of.get()).collect())
     }
 }
 
