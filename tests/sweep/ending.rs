@@ -132,3 +132,47 @@ fn results_that_cannot_be_written_end_the_run_before_anything_is_measured() {
     assert_refused(&outcome, &["sweeps/sweep/results"]);
     assert!(place.states().is_empty());
 }
+
+#[test]
+fn a_lock_outlives_a_killed_parent_and_is_free_when_the_processes_have_ended_that_measure() {
+    let place = Place::new(1000);
+    place.planned("cases/lora", &[]);
+    let child = place.start(&["--cores", "0"]);
+    place.wait("the job", Place::is_measuring);
+    let parent = child.id() as i32;
+    let rest = || {
+        let mut processes = place.processes();
+        processes.retain(|(id, _)| *id != parent);
+        processes
+    };
+    // They'd end with their parent within a second. Those that are stopped can't.
+    let stopped = rest();
+    for (id, _) in &stopped {
+        kill(*id, "-STOP");
+    }
+    let lock = fs::canonicalize(place.path("locks")).unwrap();
+    for (id, words) in &stopped {
+        let open = fs::read_dir(format!("/proc/{id}/fd")).unwrap().flatten();
+        let mut open = open.filter_map(|entry| fs::read_link(entry.path()).ok());
+        assert!(open.any(|path| path.starts_with(&lock)), "{words:?}");
+    }
+    kill(parent, "-KILL");
+    ended(child);
+    let other = Place::new(2);
+    other.planned("cases/lora", &[]);
+    let run_other = |wait: &str| {
+        let mut command = other.command(&["run", "--cores", "0", "--wait", wait]);
+        run(command.env("PEFT_BENCH_LOCKS", &lock))
+    };
+    let outcome = run_other("1s");
+    assert_eq!(outcome.code, Some(3), "{outcome:?}");
+    assert!(outcome.stderr.contains("waiting for"), "{outcome:?}");
+    assert!(!rest().is_empty() && other.results().is_empty());
+    for (id, _) in &stopped {
+        kill(*id, "-CONT");
+    }
+    let outcome = run_other("60s");
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!(rest().is_empty());
+    assert_eq!(other.results().len(), 1);
+}
