@@ -340,6 +340,49 @@ mod tests {
         );
     }
 
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_that_is_not_in_memory_is_waited_for_and_one_that_is_is_not() {
+        alone(
+            module_path!(),
+            "a_file_that_is_not_in_memory_is_waited_for_and_one_that_is_is_not",
+            || {
+                let folder = std::env::current_exe().unwrap();
+                let mut file = tempfile::tempfile_in(folder.parent().unwrap()).unwrap();
+                std::io::Write::write_all(&mut file, &touched(8 * MIB)).unwrap();
+                file.sync_all().unwrap();
+                rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+                // SAFETY: nobody else has this file, which has no name.
+                #[expect(unsafe_code, reason = "a mapped file must not change")]
+                let map = unsafe { memmap2::Mmap::map(&file) }.unwrap();
+                let mut sampler = MemorySampler::start(NEVER, None).unwrap();
+                let mut waits = |name| {
+                    let pages = map.iter().step_by(4096);
+                    assert_eq!(
+                        pages.map(|byte| u64::from(*byte)).sum::<u64>(),
+                        8 * MIB / 4096
+                    );
+                    sampler.stage(name).unwrap().disk_waits.unwrap()
+                };
+                let (first, second) = (waits("cold"), waits("warm"));
+                // Some file systems have no disk, or keep what isn't needed.
+                assert!(second <= first, "{first} and then {second}");
+                if !is_in_memory_alone(folder.parent().unwrap()) {
+                    assert!(first >= 8 && second == 0, "{first} and then {second}");
+                }
+            },
+        );
+    }
+
+    /// Whether the file system of `folder` has no disk.
+    #[cfg(target_os = "linux")]
+    fn is_in_memory_alone(folder: &std::path::Path) -> bool {
+        const TMPFS: i64 = 0x0102_1994;
+        const OVERLAY: i64 = 0x794c_7630;
+        let kind = rustix::fs::statfs(folder).unwrap().f_type as i64;
+        [TMPFS, OVERLAY].contains(&kind)
+    }
+
     #[test]
     fn a_mark_that_could_not_be_set_back_counts_only_if_it_rose() {
         use PeakMethod::{HighWaterMark, Samples};
