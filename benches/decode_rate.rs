@@ -202,6 +202,7 @@ fn options(weights: WeightsMode, threads: usize) -> EngineOptions {
         batch_size: 1,
         max_length: PROMPT + ROUNDS * TURN + 1,
         logits_on_host: false,
+        gpu_layers: None,
         cuda_graph: false,
         profile: None,
     }

@@ -57,6 +57,7 @@ fn options() -> EngineOptions {
         batch_size: 1,
         max_length: 40,
         logits_on_host: true,
+        gpu_layers: None,
         cuda_graph: false,
         profile: None,
     }

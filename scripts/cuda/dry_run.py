@@ -10,6 +10,8 @@ It needs a C compiler, Python 3 with pip, and the built program (`cargo build --
 Runtime with CUDA (255 MB) into `--folder`, as it would for a real GPU; ORT_DYLIB_PATH overrides it. Options after `--` are
 passed to `generate`. With `--cuda-graph`, a decode step must be one graph, or the program says why it isn't.
 
+With `-- --gpu-layers N`, products and attention of the first N layers must run on the GPU, and of the others on the CPU.
+
 At the end it measures a base once, for the state of the GPU that the result has from NVML (`nvml.c`).
 
 It checks that sessions open with ONNX Runtime's real CUDA provider, that every node has a kernel for its types, which nodes

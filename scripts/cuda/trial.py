@@ -17,6 +17,9 @@ INT64 = 8
 INT32 = 4
 REFUSAL = re.compile(r"(is not|isn't) (supported|implemented)")
 NO_GRAPH = re.compile(r"are no CUDA graph: (.*)")
+# Operators that run where their layer is meant to, with --gpu-layers.
+PLACED = {"MatMul", "FusedMatMul", "Gemm", "MatMulNBits", "GroupQueryAttention", "Attention", "TensorScatter"}
+LAYER = re.compile(r"[/.](?:layers|h|blocks)[/.](\d+)[/.]")
 SIZES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
@@ -27,6 +30,7 @@ class Trial:
         self.environment = environment
         self.graph = "--cuda-graph" in options
         self.size = SIZES[options[options.index("--dtype") + 1]]
+        self.gpu_layers = int(options[options.index("--gpu-layers") + 1]) if "--gpu-layers" in options else None
         # Nodes: name to (operator, provider). Steps: the calls of each.
         self.nodes: dict[str, tuple[str, str]] = {}
         self.steps: list[list[str]] = []
@@ -73,6 +77,9 @@ class Trial:
 
     def faults(self, calls: list[str], vocabulary: int) -> list[str]:
         found = [f"copies the wrong way: {call}" for call in calls if call.endswith(" wrong")]
+        if self.gpu_layers is not None:
+            # What the CPU's layers take and give is copied, too.
+            return found + self.misplaced()
         if len(self.steps) != NEW_TOKENS:
             return [*found, f"brings {len(self.steps)} tokens back, not {NEW_TOKENS}"]
         graphs, kernels = (sum(call.startswith(what) for call in self.steps[-1]) for what in ["graph", "kernel "])
@@ -90,6 +97,17 @@ class Trial:
         if sorted(back) != sorted(expected):
             found.append(f"a decode step brings {sorted(back)} bytes back, not {sorted(expected)}")
         return found
+
+    def misplaced(self) -> list[str]:
+        """Products and attention of layers that aren't where --gpu-layers says."""
+        found = []
+        for name, (operator, provider) in self.nodes.items():
+            layer = LAYER.search(name)
+            if layer and operator in PLACED:
+                on_gpu = int(layer[1]) < self.gpu_layers
+                if (provider == "CUDAExecutionProvider") != on_gpu:
+                    found.append(f"{name} ({operator}) runs on {provider}")
+        return found if self.nodes else ["ran no nodes"]
 
     def on_cpu(self) -> list[str]:
         """Nodes of layers that run on the CPU."""

@@ -50,6 +50,7 @@ fn text(note: &Note) -> String {
              runs there by itself"
                 .to_owned()
         }
+        Note::LayersOnCpu(room) => format!("{room}; `--gpu-layers all` refuses that"),
         Note::NoCudaLibrary => {
             "there is a GPU, but no CUDA build of ONNX Runtime, so this runs on the CPU; `peft-bench runtime install --cuda` \
              fetches one"

@@ -9,7 +9,7 @@ use crate::adapter::{AdapterForm, ValuesFrom};
 use crate::engine::WeightsMode;
 use crate::quantize::stored::KeptBase;
 use crate::quantize::{Accuracy, Format, FormatChoice};
-use crate::study::{ProviderChoice, Settings, TokenizerChoice};
+use crate::study::{GpuLayers, ProviderChoice, Settings, TokenizerChoice};
 use crate::weights::Dtype;
 
 /// Where results are, unless something else is asked for.
@@ -82,6 +82,11 @@ pub struct CommonOptions {
     #[arg(long, global = true, value_name = "N", default_value_t = 0)]
     pub device: u32,
 
+    /// Layers that are computed on the GPU, the first ones; the others are computed on the CPU. `auto` takes all, or as
+    /// many as have room where `measure` finds that not all have.
+    #[arg(long, global = true, value_name = "N|all|auto", value_parser = gpu_layers, default_value = "auto")]
+    pub gpu_layers: GpuLayers,
+
     /// Start decode steps on a GPU as a CUDA graph, where that's possible and gives the same.
     #[arg(long, global = true)]
     pub cuda_graph: bool,
@@ -153,6 +158,7 @@ impl CommonOptions {
             requantize,
             ep,
             device,
+            gpu_layers,
             cuda_graph,
             threads,
             weights,
@@ -201,6 +207,14 @@ impl CommonOptions {
                 value(ep.to_possible_value()).filter(|_| *ep != ExecutionProvider::Auto),
             ),
             ("--device", (*device > 0).then(|| device.to_string())),
+            (
+                "--gpu-layers",
+                match gpu_layers {
+                    GpuLayers::Auto => None,
+                    GpuLayers::All => Some("all".to_owned()),
+                    GpuLayers::First(layers) => Some(layers.to_string()),
+                },
+            ),
             ("--threads", threads.map(|threads| threads.to_string())),
             (
                 "--weights",
@@ -250,6 +264,7 @@ impl CommonOptions {
             requantize: self.requantize,
             provider: self.ep.into(),
             device: self.device,
+            gpu_layers: self.gpu_layers,
             cuda_graph: self.cuda_graph,
             threads: self.threads.map(usize::from),
             weights: self.weights.map(Into::into),
@@ -294,6 +309,17 @@ fn algorithm() -> impl TypedValueParser<Value = &'static str> + use<> {
         all.find(|known| *known == name)
             .expect("it was checked against them")
     })
+}
+
+fn gpu_layers(text: &str) -> Result<GpuLayers, String> {
+    match text {
+        "auto" => Ok(GpuLayers::Auto),
+        "all" => Ok(GpuLayers::All),
+        text => {
+            let layers = text.parse().map(GpuLayers::First);
+            layers.map_err(|_| "expected a number of layers, `all` or `auto`".to_owned())
+        }
+    }
 }
 
 fn accuracy(text: &str) -> Result<Accuracy, String> {

@@ -1,6 +1,8 @@
 //! The key-value cache: buffers of the maximum length, bound as `past` and as `present`, so that
 //! attention updates them in place.
 
+use std::collections::BTreeSet;
+
 use ort::memory::Allocator;
 use ort::session::IoBinding;
 use ort::value::DynTensor;
@@ -26,14 +28,15 @@ pub struct CachedTensor {
     tensor: DynTensor,
 }
 
-/// Allocates the cache: key and value of each layer that has them, in turn. A trained prefix is written into the
-/// first rows. On a GPU, the other rows are set to zero only if attention reads them, as
+/// Allocates the cache: key and value of each layer that has them, in turn. Those whose input is in
+/// `on_host` are in the host's memory. A trained prefix is written into the first rows. On a GPU, the other rows are set to zero only if attention reads them, as
 /// [`AttentionOperator::Standard`] does.
 pub fn allocate(
     host: &Allocator,
     device: &Allocator,
     variant: &PreparedVariant,
     options: &EngineOptions,
+    on_host: &BTreeSet<String>,
 ) -> Result<Vec<CachedTensor>, EngineError> {
     let manifest = &variant.manifest;
     let failed = EngineError::runtime(&variant.folder.display().to_string());
@@ -69,6 +72,7 @@ pub fn allocate(
             };
             let tensor = match options.provider {
                 Provider::Cpu => filled(device)?,
+                Provider::Cuda(_) if on_host.contains(&past(layer, kind)) => filled(host)?,
                 Provider::Cuda(number) => {
                     let mut tensor = DynTensor::new(device, element, shape).map_err(&failed)?;
                     if let Some(stream) = &stream {
@@ -95,6 +99,11 @@ pub fn allocate(
     Ok(cache)
 }
 
+/// The name of an input.
+fn past(layer: usize, kind: &str) -> String {
+    format!("past_key_values.{layer}.{kind}")
+}
+
 /// Binds the cache to a session, as inputs and as outputs.
 pub fn bind(
     cache: &mut [CachedTensor],
@@ -108,7 +117,7 @@ pub fn bind(
             kind,
             tensor,
         } = cached;
-        let past = format!("past_key_values.{layer}.{kind}");
+        let past = past(*layer, kind);
         let present = format!("present.{layer}.{kind}");
         binding.bind_input(past, &*tensor).map_err(&failed)?;
         binding.bind_output(present, tensor).map_err(&failed)?;

@@ -46,6 +46,11 @@ pub enum EngineError {
         fixed: usize,
         batch_size: usize,
     },
+    #[error(
+        "layers in bfloat16 can't be computed on the CPU (`--gpu-layers`): ONNX Runtime has nearly no operators for it there; \
+         `--dtype float16` can"
+    )]
+    LayersInBfloat16,
     #[error("the adapter of `{name}` can't replace that of `{other}`: {reason}")]
     Swap {
         name: String,

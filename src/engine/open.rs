@@ -1,5 +1,6 @@
 //! Opening a variant: laid-out weights, sessions, and bound tensors.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use ort::value::{DynTensor, Tensor};
@@ -15,9 +16,10 @@ use super::{
     cache,
 };
 use crate::graph::AttentionOperator;
-use crate::lowering::{lay_out, lower, model_file};
+use crate::lowering::{lay_out, layers_on_cpu, lower, model_file};
 use crate::onnxruntime::cuda::Stream;
 use crate::prepared::{Manifest, PreparedVariant, PromptKind};
+use crate::weights::Dtype;
 
 /// The laid-out weights of a variant exist.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -75,6 +77,21 @@ impl DecoderEngine {
         }
     }
 
+    /// Checks that some layers of a variant can be computed on the CPU and the others on a GPU, if
+    /// `options` ask for that.
+    ///
+    /// # Errors
+    /// If they can't: ONNX Runtime's CPU provider has nearly no operators for bfloat16.
+    pub fn check_gpu_layers(
+        manifest: &Manifest,
+        options: &EngineOptions,
+    ) -> Result<(), EngineError> {
+        match (options.gpu_layers, manifest.compute) {
+            (Some(_), Dtype::BFloat16) => Err(EngineError::LayersInBfloat16),
+            _ => Ok(()),
+        }
+    }
+
     /// Opens sessions on `variant` and allocates its cache.
     ///
     /// # Errors
@@ -103,6 +120,7 @@ impl DecoderEngine {
         let name = variant.folder.display().to_string();
         let prompt_kind = manifest.adapter.as_ref().and_then(|adapter| adapter.prompt);
         Self::check_batch(manifest, options.batch_size)?;
+        Self::check_gpu_layers(manifest, options)?;
         let failed = EngineError::runtime(&name);
         let model = model_file::read(&variant.folder, options.max_length)?;
         let block = options
@@ -112,7 +130,11 @@ impl DecoderEngine {
             Some(block) => lay_out(&model, &variant.folder, block, &|_| {})?,
             None => None,
         };
-        let lowered = lower(model, options.lowering_target(), files.as_ref())?;
+        let mut lowered = lower(model, options.lowering_target(), files.as_ref())?;
+        let on_host = match options.gpu_layers {
+            Some(layers) => layers_on_cpu::place(&mut lowered.step, layers),
+            None => BTreeSet::new(),
+        };
         if stream.is_some() {
             check_capturable(&lowered.step).map_err(|message| EngineError::Run {
                 name: name.clone(),
@@ -151,8 +173,8 @@ impl DecoderEngine {
         let mut logits = DynTensor::new(logits_allocator, compute, shape).map_err(&failed)?;
         let mut next_token = Tensor::<i64>::new(host, [options.batch_size, 1]).map_err(&failed)?;
         let adapter = ResidentAdapter::read(host, variant)?;
-        let mut cache = cache::allocate(host, device, variant, options)?;
-        let mut states = States::allocate(device, variant, options)?;
+        let mut cache = cache::allocate(host, device, variant, options, &on_host)?;
+        let mut states = States::allocate(host, device, variant, options, &on_host)?;
         let mut captured = None;
         if stream.is_some() {
             let refused = |message| EngineError::Run {

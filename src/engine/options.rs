@@ -24,6 +24,10 @@ pub struct EngineOptions {
     pub max_length: usize,
     /// Whether every step's logits are copied to the host.
     pub logits_on_host: bool,
+    /// How many layers, from the first on, are computed on the GPU and the others on the CPU; `None`
+    /// for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_layers: Option<usize>,
     /// Whether decode steps on a GPU are replayed from a CUDA graph, provided that this gives the
     /// same logits.
     #[serde(default)]

@@ -14,8 +14,8 @@ use prost::Message;
 use super::shared_weights::SharedWeights;
 use super::{EngineError, EngineOptions, Provider, TF32};
 use crate::graph::proto::Model;
-use crate::lowering::block_size;
 use crate::lowering::model_file::ROOT;
+use crate::lowering::{block_size, layers_on_cpu};
 use crate::onnxruntime::OnnxRuntime;
 use crate::onnxruntime::cuda::Stream;
 use crate::onnxruntime::cuda_libraries;
@@ -126,6 +126,10 @@ fn configure(
         builder = builder.with_config_entry(key, "1").map_err(text)?;
         let key = "mlas.nchwc_pointwise_conv_max_input_channel_batch";
         builder = builder.with_config_entry(key, "512").map_err(text)?;
+    }
+    if options.gpu_layers.is_some() {
+        let (key, setting) = (layers_on_cpu::OPTION, layers_on_cpu::SETTING);
+        builder = builder.with_config_entry(key, setting).map_err(text)?;
     }
     if let Some(folder) = &options.profile {
         builder = builder

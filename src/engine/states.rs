@@ -1,6 +1,8 @@
 //! Layers' states of a fixed size: buffers bound as `past` and as `present`, so that they're
 //! updated in place.
 
+use std::collections::BTreeSet;
+
 use ort::memory::Allocator;
 use ort::session::IoBinding;
 use ort::value::DynTensor;
@@ -24,28 +26,35 @@ struct State {
     past: String,
     present: String,
     tensor: DynTensor,
+    is_on_host: bool,
     /// Of the whole batch.
     bytes: usize,
 }
 
 impl States {
-    /// Allocates the states on `device`. Their values are undefined until [`clear`](Self::clear).
+    /// Allocates the states on `device`, or on `host` if their input is in `on_host`. Their values are undefined until [`clear`](Self::clear).
     ///
     /// # Errors
     /// If there's no memory for them, or the CUDA runtime reports an error.
     pub fn allocate(
+        host: &Allocator,
         device: &Allocator,
         variant: &PreparedVariant,
         options: &EngineOptions,
+        on_host: &BTreeSet<String>,
     ) -> Result<Self, EngineError> {
         let failed = EngineError::runtime(&variant.folder.display().to_string());
         let batch = options.batch_size;
         let states = variant.manifest.states.iter().map(|state| {
             let shape = [&[batch], state.shape.as_slice()].concat();
-            let tensor = DynTensor::new(device, element_type(state.dtype), shape);
             let (layer, kind) = (state.layer, state.kind.name());
+            let past = format!("past_key_values.{layer}.{kind}");
+            let is_on_host = on_host.contains(&past);
+            let place = if is_on_host { host } else { device };
+            let tensor = DynTensor::new(place, element_type(state.dtype), shape);
             Ok(State {
-                past: format!("past_key_values.{layer}.{kind}"),
+                past,
+                is_on_host: is_on_host || options.provider == Provider::Cpu,
                 present: format!("present.{layer}.{kind}"),
                 tensor: tensor.map_err(&failed)?,
                 bytes: batch * state.bytes(),
@@ -86,14 +95,16 @@ impl States {
     pub fn clear(&mut self) -> Result<(), EngineError> {
         let largest = self.all.iter().map(|state| state.bytes).max();
         let zeros = vec![0; largest.unwrap_or(0)];
+        let (on_host, on_device): (Vec<_>, Vec<_>) =
+            self.all.iter_mut().partition(|state| state.is_on_host);
+        for state in on_host {
+            fill(&mut state.tensor, 0, &zeros[..state.bytes]);
+        }
         let Some((device, stream)) = &self.device else {
-            for state in &mut self.all {
-                fill(&mut state.tensor, 0, &zeros[..state.bytes]);
-            }
             return Ok(());
         };
-        let mut cleared = || {
-            for state in &mut self.all {
+        let cleared = || {
+            for state in on_device {
                 write(stream, &zeros[..state.bytes], &mut state.tensor)?;
             }
             stream.synchronize()

@@ -30,6 +30,7 @@ pub mod host_side;
 mod joined_products;
 pub mod laid_out_files;
 pub mod laid_out_tensor;
+pub mod layers_on_cpu;
 pub mod model_file;
 mod not_lowered;
 mod products;

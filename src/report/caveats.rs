@@ -148,6 +148,13 @@ fn of_the_run(report: &Report) -> Vec<Caveat> {
         );
         add(Level::Warn, "imprecise", text);
     }
+    if let Some(layers) = run.session.gpu_layers {
+        let text = format!(
+            "Only the first {layers} layers were on the GPU, and the others were computed on the CPU: these aren't times of a GPU \
+             that has room for all of them"
+        );
+        add(Level::Warn, "layers on the CPU", text);
+    }
     if matches!(run.session.base, BaseSource::Cached) {
         let text = "The base was measured earlier, not in turn with the variants, so the machine's state is in the overheads";
         add(Level::Warn, "earlier base", text.to_owned());
@@ -223,7 +230,7 @@ pub(super) fn waits_for_disk(name: &str, variant: &Variant) -> Option<String> {
     // What a first prompt reads stays in memory where there's room for it.
     (waits > WAITS_PER_RUN * runs.max(1) as u64).then(|| {
         format!(
-            "Steps of {name} waited for the disk {waits} times in {runs} runs: its weights don't stay in memory, so these are              times of the disk"
+            "Steps of {name} waited for the disk {waits} times in {runs} runs: its weights don't stay in memory, so these are times of the disk"
         )
     })
 }

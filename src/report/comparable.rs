@@ -41,6 +41,14 @@ const ROWS: &[Row] = &[
     ("threads", |of| {
         Some(of.run_info.session.threads.to_string())
     }),
+    ("layers on the GPU", |of| {
+        let session = &of.run_info.session;
+        let all = session
+            .provider
+            .starts_with("cuda")
+            .then(|| "all".to_owned());
+        session.gpu_layers.map(|layers| layers.to_string()).or(all)
+    }),
     ("weights in memory", |of| {
         Some(of.run_info.session.weights.to_string())
     }),

@@ -29,7 +29,7 @@ impl CacheKey {
         hardware: &Hardware,
         system: &SystemInfo,
     ) -> Self {
-        Self(serde_json::json!({
+        let mut key = serde_json::json!({
             "program": env!("CARGO_PKG_VERSION"),
             "model": manifest.fingerprint,
             "model_id": manifest.model_id,
@@ -50,7 +50,11 @@ impl CacheKey {
             "kernel": system.release,
             "cores": [system.physical_cores, system.usable_cores],
             "total_ram_bytes": system.total_ram_bytes,
-        }))
+        });
+        if let Some(layers) = options.gpu_layers {
+            key["gpu_layers"] = layers.into();
+        }
+        Self(key)
     }
 
     fn file_name(&self) -> String {

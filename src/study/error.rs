@@ -57,13 +57,16 @@ pub enum StudyError {
     #[error("cannot write the base's measurement")]
     BaseMeasurement(#[source] io::Error),
     #[error(
-        "the weights of the {subjects} variants that are measured together take {needed_gib} GiB, and the GPU has {has_gib} GiB: \
+        "the weights of the {subjects} variants that are measured together take {needed_gib} GiB, and the GPU has {has_gib} GiB{why}: \
          take a larger one, `--quantize`, or `--ep cpu`"
     )]
     GpuTooSmall {
         subjects: usize,
         needed_gib: String,
         has_gib: String,
+        /// Why not some of the layers are there, with what comes before it; empty if that wasn't
+        /// asked for.
+        why: String,
     },
     /// What failed, and then its result couldn't be written either.
     #[error("{write}")]

@@ -7,6 +7,7 @@ use std::path::Path;
 use super::StudyError;
 use super::prompt_warnings::PromptWarning;
 use super::result_files::CaseResult;
+use super::room::GpuRoom;
 use super::tokenizer::{TokenizerDifference, TokenizerPlace};
 use crate::measure::quiet::{Look, QuietGate, Waited};
 use crate::measure::session::Progress;
@@ -177,6 +178,8 @@ pub enum Note<'a> {
     },
     /// There is a GPU, and weights in float32 run on the processor all the same.
     Float32OnCpu,
+    /// Not all layers have room on the GPU.
+    LayersOnCpu(&'a GpuRoom),
     /// There is a GPU, and no build of ONNX Runtime that can use it.
     NoCudaLibrary,
     /// The adapter has several tasks, none was chosen, and this one is taken.

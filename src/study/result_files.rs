@@ -98,7 +98,10 @@ impl<'a> ResultFiles<'a> {
         let own = case.records(&measured.records);
         let tokens = timed_tokens(&measured.comparisons[index], &own);
         let (status, error) = measured.judge(index, case, &tokens);
-        let options = self.options(config);
+        let options = EngineOptions {
+            gpu_layers: measured.gpu_layers,
+            ..self.options(config)
+        };
         let mut input = self.input(config, &options, status, error);
         let name = self.name(config, &case.result_stem);
         input.settings.clone_from(&name.settings);

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::Study;
 use super::prompt_source::PromptSource;
 use super::result_files::ResultFiles;
-use super::settings::Settings;
+use super::settings::{GpuLayers, Settings};
 use crate::adapter::{AdapterForm, ValuesFrom};
 use crate::config::BenchmarkConfig;
 use crate::engine::{Provider, WeightsMode};
@@ -53,6 +53,7 @@ impl ResultFiles<'_> {
             // `self.provider` has it.
             provider: _,
             device,
+            gpu_layers,
             cuda_graph,
             threads: _,
             weights: _,
@@ -105,6 +106,9 @@ impl ResultFiles<'_> {
             Provider::Cuda(_) => {
                 if *device > 0 {
                     choices.push(format!("device-{device}"));
+                }
+                if let GpuLayers::First(layers) = gpu_layers {
+                    choices.push(format!("gpu-layers-{layers}"));
                 }
                 if *cuda_graph {
                     choices.push("cuda-graph".to_owned());

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::observer::{Event, Note};
+use super::settings::GpuLayers;
 use super::setup::Setup;
 use crate::engine::{
     DecoderEngine, EngineError, EngineOptions, OnnxRuntime, Provider, StepGraph, WeightsMode,
@@ -85,6 +86,10 @@ impl Setup<'_> {
             batch_size: 1,
             max_length,
             logits_on_host: false,
+            gpu_layers: match self.settings.gpu_layers {
+                GpuLayers::First(layers) => Some(layers),
+                GpuLayers::Auto | GpuLayers::All => None,
+            },
             cuda_graph: self.settings.cuda_graph,
             profile: None,
         }

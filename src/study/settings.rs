@@ -39,6 +39,8 @@ pub struct Settings {
     pub provider: ProviderChoice,
     /// The number of the GPU.
     pub device: u32,
+    /// How many layers are computed on the GPU.
+    pub gpu_layers: GpuLayers,
     /// Whether decode steps on a GPU are started as a CUDA graph, where that's possible and gives
     /// the same.
     pub cuda_graph: bool,
@@ -74,6 +76,7 @@ impl Default for Settings {
             requantize: false,
             provider: ProviderChoice::Auto,
             device: 0,
+            gpu_layers: GpuLayers::Auto,
             cuda_graph: false,
             threads: None,
             weights: None,
@@ -84,6 +87,17 @@ impl Default for Settings {
             export_dir: PathBuf::from("exported_models"),
         }
     }
+}
+
+/// How many layers are computed on a GPU; the others are computed on the CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GpuLayers {
+    /// All of them, or as many as have room where not all have.
+    Auto,
+    /// All of them; an error where they have no room.
+    All,
+    /// The first so many.
+    First(usize),
 }
 
 /// Where to run.

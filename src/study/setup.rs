@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use thiserror::Error;
 
 use super::observer::{Event, Note, Observer};
-use super::settings::{ProviderChoice, Settings};
+use super::settings::{GpuLayers, ProviderChoice, Settings};
 use crate::adapter::Task;
 use crate::config::{BenchmarkConfig, ParametersError};
 use crate::experiment::Experiment;
@@ -42,6 +42,8 @@ pub enum SetupError {
     },
     #[error("`--cuda-graph` is for a GPU, and this runs on the CPU")]
     CudaGraphOnCpu,
+    #[error("`--gpu-layers` is for a GPU, and this runs on the CPU")]
+    GpuLayersOnCpu,
     #[error(
         "`--ep cuda` was asked for, but this machine has no NVIDIA GPU (NVML finds none); use `--ep cpu`"
     )]
@@ -146,6 +148,9 @@ impl<'a> Setup<'a> {
         let provider = self.any_provider(dtype)?;
         if self.settings.cuda_graph && provider == Provider::Cpu {
             return Err(SetupError::CudaGraphOnCpu);
+        }
+        if matches!(self.settings.gpu_layers, GpuLayers::First(_)) && provider == Provider::Cpu {
+            return Err(SetupError::GpuLayersOnCpu);
         }
         Ok(provider)
     }

@@ -66,6 +66,8 @@ pub(super) struct Measured {
     pub outcome: Result<(), WorkerError>,
     /// Whether the base's record is that of an earlier measurement.
     pub base_is_cached: bool,
+    /// The layers that are on the GPU if not all are.
+    pub gpu_layers: Option<usize>,
     /// ONNX Runtime.
     pub library: Library,
     /// The tokenizer of the prompts.
@@ -126,7 +128,13 @@ impl TrialRun<'_> {
         let (mut plan, contexts, tokenizer) = self.plan()?;
         if let Provider::Cuda(_) = self.files.provider {
             let memory = self.files.hardware.accelerator_memory_mb;
-            room::check_gpu(&plan.subjects, memory)?;
+            let asked = setup.settings.gpu_layers;
+            let rows = self.longest(plan.prompts.iter().chain(&contexts));
+            let found = room::layers_on_gpu(&plan.subjects, rows, memory, asked)?;
+            if let Some(found) = found {
+                plan.options.gpu_layers = Some(found.layers);
+                setup.note(Note::LayersOnCpu(&found));
+            }
         }
         let mut sweep = self.sweep_plans(&plan, contexts);
         for plan in std::iter::once(&mut plan).chain(&mut sweep) {
@@ -215,9 +223,19 @@ impl TrialRun<'_> {
             energy_method: meter.method(),
             outcome,
             base_is_cached,
+            gpu_layers: plan.options.gpu_layers,
             library: plan.library,
             tokenizer,
         })
+    }
+
+    /// The most tokens of all sequences together, virtual ones too.
+    fn longest<'p>(&self, prompts: impl Iterator<Item = &'p PromptPlan>) -> usize {
+        let length = |prompt: &PromptPlan| prompt.prompt_ids.len() + prompt.new_tokens;
+        let virtual_tokens = self.variants().map(|one| one.manifest.num_virtual_tokens());
+        let longest = prompts.map(length).max().unwrap_or(0) + virtual_tokens.max().unwrap_or(0);
+        let sequences = self.config.batch_sizes.iter().copied().max();
+        longest * sequences.unwrap_or(1)
     }
 
     /// Waits until the machine is quiet. If it doesn't become so, that's an error, or it's told.

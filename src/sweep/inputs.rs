@@ -18,7 +18,7 @@ use crate::onnxruntime::{locate::locate, pins};
 use crate::prepare::GRAPH_REVISION;
 use crate::quantize::Accuracy;
 use crate::quantize::stored::KeptBase;
-use crate::study::{PromptSource, ProviderChoice, Settings, Study};
+use crate::study::{GpuLayers, PromptSource, ProviderChoice, Settings, Study};
 
 /// The revision of the program, as a part of keys: the same on every node with the same program and
 /// ONNX Runtime, whatever the node's machine.
@@ -163,6 +163,7 @@ pub fn of_parameters(study: &Study, config: &BenchmarkConfig, prompts: Option<&s
         provider,
         // Which of several like devices it is makes no difference.
         device: _,
+        gpu_layers,
         cuda_graph,
         threads,
         weights,
@@ -183,7 +184,7 @@ pub fn of_parameters(study: &Study, config: &BenchmarkConfig, prompts: Option<&s
     let goal = precision_goal
         .as_ref()
         .map(|goal| json!([goal.half_width_pct, goal.max_time.as_secs_f64()]));
-    of_json(&json!({
+    let mut all = json!({
         "parameters": parameters,
         "prompts": prompts,
         "tokenizer": tokenizer.written(),
@@ -207,7 +208,12 @@ pub fn of_parameters(study: &Study, config: &BenchmarkConfig, prompts: Option<&s
         "requantize": requantize,
         "native": *adapter_form == AdapterForm::Native,
         "fresh": *values == ValuesFrom::Fresh,
-    }))
+    });
+    // `auto` and `all` compute the same, where they compute.
+    if let GpuLayers::First(layers) = gpu_layers {
+        all["gpu_layers"] = (*layers).into();
+    }
+    of_json(&all)
 }
 
 /// The parts of a key.

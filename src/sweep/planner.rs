@@ -22,7 +22,7 @@ use crate::lowering::WeightsMode;
 use crate::model::{BaseModel, ModelId};
 use crate::prepared::Precision;
 use crate::quantize::{Format, FormatChoice};
-use crate::study::{ProviderChoice, Setup, Study};
+use crate::study::{GpuLayers, ProviderChoice, Setup, Study};
 use crate::weights::Dtype;
 
 /// A plan that can't be made at all.
@@ -230,10 +230,15 @@ impl<'a> Planner<'a> {
         }
         let estimate = base.size.estimate(self.study, &config, on_gpu);
         let weights = base.size.weight_bytes(&config, on_gpu);
-        let mode = settings.weights.unwrap_or(WeightsMode::Mapped);
-        match self.node.room(on_gpu, mode, weights, estimate.memory_bytes) {
+        let place = match on_gpu {
+            true => Place::Gpu {
+                divides: settings.gpu_layers != GpuLayers::All && config.dtype != Dtype::BFloat16,
+            },
+            false => Place::Cpu(settings.weights.unwrap_or(WeightsMode::Mapped)),
+        };
+        match self.node.room(place, weights, estimate.memory_bytes) {
             Room::Enough => {}
-            Room::FromDisk(note) => notes.push(note),
+            Room::Slower(note) => notes.push(note),
             Room::TooSmall(why) => return Err(why),
         }
         let found = self.experiments[name].as_ref().map_err(String::clone)?;
@@ -341,25 +346,47 @@ fn check_batches(fits: &Fits, config: &BenchmarkConfig, on_gpu: bool) -> Result<
     }
 }
 
+/// Where a model is to have room.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Cpu(WeightsMode),
+    Gpu {
+        /// Whether layers that have no room may be computed on the CPU.
+        divides: bool,
+    },
+}
+
 /// Whether a model has room on a node.
 enum Room {
     Enough,
-    /// Weights are read from the disk again and again; a note that says so.
-    FromDisk(String),
+    /// Weights are read from the disk again and again, or layers are computed on the CPU; a note
+    /// that says so.
+    Slower(String),
     /// It can't run, and why.
     TooSmall(String),
 }
 
 impl Node {
     /// Whether `weights`, with everything else `needed` bytes, have room here.
-    fn room(self, on_gpu: bool, mode: WeightsMode, weights: u64, needed: u64) -> Room {
-        match (on_gpu, mode, self.gpu_bytes, self.ram_bytes) {
-            (true, _, Some(has), _) if needed > has => Room::TooSmall(format!(
-                "its variants need about {} on the GPU at once, and one has {}; take a larger one, `--quantize`, or `--ep cpu`",
-                gibibytes(needed),
-                gibibytes(has)
-            )),
-            (false, WeightsMode::Resident, _, Some(has)) if needed > has => {
+    fn room(self, place: Place, weights: u64, needed: u64) -> Room {
+        match (place, self.gpu_bytes, self.ram_bytes) {
+            (Place::Gpu { divides }, Some(has), ram) if needed > has => {
+                let sizes = format!(
+                    "its variants need about {} on the GPU at once, and one has {}",
+                    gibibytes(needed),
+                    gibibytes(has)
+                );
+                match divides && ram.is_none_or(|ram| needed - has <= ram) {
+                    true => Room::Slower(format!(
+                        "{sizes}: layers that have no room are computed on the CPU, which takes longer than estimated; \
+                         `--gpu-layers all` refuses that"
+                    )),
+                    false => Room::TooSmall(format!(
+                        "{sizes}; take a larger one, `--quantize`, or `--ep cpu`"
+                    )),
+                }
+            }
+            (Place::Cpu(WeightsMode::Resident), _, Some(has)) if needed > has => {
                 Room::TooSmall(format!(
                     "its variants need about {} of RAM with `--weights resident`, and there are {}; `--weights mapped` \
                      leaves them on the disk",
@@ -367,7 +394,7 @@ impl Node {
                     gibibytes(has)
                 ))
             }
-            (false, _, _, Some(has)) if weights > has => Room::FromDisk(format!(
+            (Place::Cpu(_), _, Some(has)) if weights > has => Room::Slower(format!(
                 "its weights take {} and the RAM is {}: they stay mapped, and steps wait for the disk",
                 gibibytes(weights),
                 gibibytes(has)
@@ -477,18 +504,22 @@ mod tests {
             Room::TooSmall(why) => why,
             _ => panic!("it has room"),
         };
-        let why = refused(node.room(true, WeightsMode::Mapped, 4 * GIB, 13 * GIB));
+        let [whole, divided] = [false, true].map(|divides| Place::Gpu { divides });
+        let why = refused(node.room(whole, 4 * GIB, 13 * GIB));
         assert!(why.contains("13.0 GiB") && why.contains("8.0 GiB"), "{why}");
-        let why = refused(node.room(false, WeightsMode::Resident, 15 * GIB, 17 * GIB));
+        let room = node.room(divided, 4 * GIB, 13 * GIB);
+        assert!(matches!(room, Room::Slower(note) if note.contains("computed on the CPU")));
+        // More than both memories have.
+        refused(node.room(divided, 9 * GIB, 27 * GIB));
+        let resident = Place::Cpu(WeightsMode::Resident);
+        let why = refused(node.room(resident, 15 * GIB, 17 * GIB));
         assert!(
             why.contains("17.0 GiB") && why.contains("16.0 GiB"),
             "{why}"
         );
-        let room = node.room(false, WeightsMode::Mapped, 17 * GIB, 18 * GIB);
-        assert!(matches!(room, Room::FromDisk(note) if note.contains("wait for the disk")));
-        assert!(matches!(
-            node.room(true, WeightsMode::Mapped, GIB, 4 * GIB),
-            Room::Enough
-        ));
+        let mapped = Place::Cpu(WeightsMode::Mapped);
+        let room = node.room(mapped, 17 * GIB, 18 * GIB);
+        assert!(matches!(room, Room::Slower(note) if note.contains("wait for the disk")));
+        assert!(matches!(node.room(whole, GIB, 4 * GIB), Room::Enough));
     }
 }

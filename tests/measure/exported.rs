@@ -35,6 +35,7 @@ fn open(folder: &Path, batch_size: usize) -> Runner {
         batch_size,
         max_length: 384,
         logits_on_host: true,
+        gpu_layers: None,
         cuda_graph: false,
         profile: None,
     };

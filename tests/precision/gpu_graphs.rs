@@ -8,7 +8,9 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use peft_bench::adapter::AdapterForm;
-use peft_bench::engine::{DecoderEngine, EngineOptions, OnnxRuntime, Provider, WeightsMode};
+use peft_bench::engine::{
+    DecoderEngine, EngineError, EngineOptions, OnnxRuntime, Provider, WeightsMode,
+};
 use peft_bench::experiment::Experiment;
 use peft_bench::model::BaseModel;
 use peft_bench::onnxruntime::install::locate_or_install;
@@ -144,6 +146,16 @@ fn pair(base: &Path, folder: &Path, make: Make, export_dir: &Path) -> Option<[Pr
 }
 
 fn open(variant: &PreparedVariant, batch_size: usize, max_length: usize) -> DecoderEngine {
+    open_with(variant, batch_size, max_length, None)
+        .unwrap_or_else(|error| panic!("{}: {error}", variant.folder.display()))
+}
+
+fn open_with(
+    variant: &PreparedVariant,
+    batch_size: usize,
+    max_length: usize,
+    gpu_layers: Option<usize>,
+) -> Result<DecoderEngine, EngineError> {
     let options = EngineOptions {
         provider: Provider::Cpu,
         threads: 1,
@@ -151,11 +163,11 @@ fn open(variant: &PreparedVariant, batch_size: usize, max_length: usize) -> Deco
         batch_size,
         max_length,
         logits_on_host: true,
+        gpu_layers,
         cuda_graph: false,
         profile: None,
     };
     DecoderEngine::open(&RUNTIME, variant, &options)
-        .unwrap_or_else(|error| panic!("{}: {error}", variant.folder.display()))
 }
 
 /// The graph for a GPU widened to float32, and the graph for a CPU with the same rounded adapter
@@ -308,6 +320,46 @@ fn every_method_computes_in_float32() {
     assert_within(methods(), ORDER, |name| {
         IN_FLOAT32.difference("llama-gqa", name)
     });
+}
+
+/// ONNX Runtime takes the annotations and the option that reads them, and computes the same: keys
+/// that layers share, states, experts and a prefix too.
+#[test]
+fn layers_that_are_annotated_for_the_cpu_compute_the_same() {
+    let cases = [
+        ("llama-gqa", "lora"),
+        ("llama-gqa", "prefix-tuning"),
+        ("llama-gqa", "xlora"),
+        ("gpt2", "lora"),
+        ("mpt", "lora"),
+        ("gemma3n", "lora"),
+        ("falcon-h1", "lora"),
+        ("olmoe", "lora"),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let prompt = long_prompt(PROMPT_LENGTH);
+    for (model_name, name) in cases {
+        for dtype in [Dtype::Float16, Dtype::Float32] {
+            let (base, experiment) = (model(model_name), case(model_name, name));
+            let make = Make::plain(dtype);
+            let [_, gpu] = pair(&base, &experiment, make, folder.path()).unwrap();
+            let expected = trace(&mut open(&gpu, 1, MAX_LENGTH), &prompt, 4).unwrap();
+            for layers in [0, 1] {
+                let mut engine = open_with(&gpu, 1, MAX_LENGTH, Some(layers)).unwrap();
+                let found = follow(&mut engine, &prompt, &expected.tokens).unwrap();
+                let difference = expected.difference(&found);
+                assert!(
+                    difference < ORDER,
+                    "{model_name}/{name} in {dtype}, {layers} layers: {difference}"
+                );
+            }
+        }
+    }
+    let base = model("llama-gqa");
+    let make = Make::plain(Dtype::BFloat16);
+    let [_, gpu] = pair(&base, &case("llama-gqa", "lora"), make, folder.path()).unwrap();
+    let refused = open_with(&gpu, 1, MAX_LENGTH, Some(1)).unwrap_err();
+    assert!(refused.to_string().contains("--dtype float16"), "{refused}");
 }
 
 /// The second chunk is processed with a filled cache.

@@ -183,6 +183,7 @@ fn session(input: &ReportInput) -> Session {
         provider: options.provider.to_string(),
         threads: options.threads,
         batch_size: Some(options.batch_size),
+        gpu_layers: options.gpu_layers,
         cuda_graph: cuda.then_some(options.cuda_graph).into(),
         tf32: cuda.then_some(TF32).into(),
         allowed_cores: allowed_cores().into(),

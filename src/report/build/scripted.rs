@@ -25,6 +25,7 @@ pub fn report(records: &[SubjectRecord], sweep: &[SweepRun], graphs: Option<&Gra
         batch_size: records.first().map_or(1, |record| record.batch_size),
         max_length: 0,
         logits_on_host: false,
+        gpu_layers: None,
         cuda_graph: false,
         profile: None,
     };

@@ -106,6 +106,10 @@ pub struct Session {
     /// Sequences that are generated at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_size: Option<usize>,
+    /// Layers on the GPU, the first ones, where the others were computed on the CPU; absent where
+    /// all were on the GPU or all on the CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_layers: Option<usize>,
     /// Whether decode steps on a GPU were to be CUDA graphs; null on a CPU.
     #[serde(default, skip_serializing_if = "Maybe::is_absent")]
     pub cuda_graph: Maybe<bool>,
