@@ -348,8 +348,13 @@ fn layers_that_are_annotated_for_the_cpu_compute_the_same() {
                 let mut engine = open_with(&gpu, 1, MAX_LENGTH, Some(layers)).unwrap();
                 let found = follow(&mut engine, &prompt, &expected.tokens).unwrap();
                 let difference = expected.difference(&found);
+                // Sums in float32 are rounded less often.
+                let tolerance = match dtype {
+                    Dtype::Float16 => ROUNDING,
+                    _ => ORDER,
+                };
                 assert!(
-                    difference < ORDER,
+                    difference < tolerance,
                     "{model_name}/{name} in {dtype}, {layers} layers: {difference}"
                 );
             }
