@@ -11,6 +11,12 @@ use crate::arch::{Attention, Position, PromptAttention};
 /// that process positions in blocks compute `-inf - (-inf)`, a NaN, if a whole block is hidden.
 const HIDDEN: f32 = -1e30;
 
+/// The beginning of the name of [`Masks::after_prompt`] in a graph.
+pub const AFTER_PROMPT: &str = "/mask/after_prompt/";
+
+/// The beginning of the name of [`Masks::chunks`] in a graph.
+pub const CHUNKS: &str = "/mask/chunks/";
+
 /// The masks that layers share. Each is added to the graph on its first use.
 #[derive(Debug, Default)]
 pub struct Masks {
@@ -88,7 +94,7 @@ impl Masks {
         if let Some((_, mask)) = self.after_prompt.iter().find(|(of, _)| *of == window) {
             return mask.clone();
         }
-        let name = format!("/mask/after_prompt/{window}");
+        let name = format!("{AFTER_PROMPT}{window}");
         let zero = graph.constant_i64("zero", &[0], false);
         let keys = graph.range(&format!("{name}/keys"), &zero, &lengths.total);
         let queries = graph.range(&format!("{name}/queries"), &lengths.past, &lengths.total);
@@ -107,7 +113,7 @@ impl Masks {
         if let Some((_, mask)) = self.chunks.iter().find(|(of, _)| *of == size) {
             return mask.clone();
         }
-        let name = format!("/mask/chunks/{size}");
+        let name = format!("{CHUNKS}{size}");
         let zero = graph.constant_i64("zero", &[0], false);
         let keys = graph.range(&format!("{name}/keys"), &zero, &lengths.total);
         let queries = graph.range(&format!("{name}/queries"), &lengths.past, &lengths.total);

@@ -10,12 +10,14 @@
 //! | the last position | `Gather(x, -1)` | `GatherND` at the largest position whose mask is 1 |
 //! | positions of new tokens | from the mask's length | the number of ones before, then counting up |
 //! | token ids | as given | at most the last id, so that padding may be any larger number |
+//! | masks by the queries' positions | one for all sequences | one for each |
 //!
 //! `GroupQueryAttention` counts each sequence's tokens by itself. For a single sequence both graphs
 //! compute the same, bit by bit. The engine runs one length only, and takes these nodes out again
 //! before it lowers a graph ([`for_one_length`]).
 
 use super::lengths::{PAST, TOTAL};
+use super::mask::{AFTER_PROMPT, CHUNKS};
 use super::positions::FIRST_ROW;
 use super::proto::{Attribute, Graph, Model, Node, Tensor, element};
 
@@ -27,6 +29,18 @@ const LAST_ROW: &str = "/unequal/last_row";
 
 /// The positions of the new tokens, i64 `[batch, sequence]`.
 const POSITIONS: &str = "/unequal/positions";
+
+/// The positions of the new tokens as those of queries, i64 `[batch, sequence, 1]`.
+const QUERIES: &str = "/unequal/queries";
+
+/// The axis of heads in a mask with an axis for sequences.
+const MASK_AXIS: &str = "/unequal/mask_axis";
+
+/// The ends of names of nodes that compare positions of queries with those of keys.
+const COMPARING: [&str; 2] = ["/queries/Div", "/Greater"];
+
+/// The beginnings of the names of masks that are biases of `GroupQueryAttention`.
+const BIASES: [&str; 2] = [AFTER_PROMPT, CHUNKS];
 
 /// The token ids, of which none is larger than the last of the vocabulary.
 const KNOWN_IDS: &str = "/unequal/known_ids";
@@ -66,13 +80,21 @@ pub fn for_unequal_lengths(model: &mut Model, vocab_size: usize) {
         if node.op_type == "RotaryEmbedding" || node.output[0].starts_with(FIRST_ROW) {
             replace(node, PAST, POSITIONS);
         }
+        if let Some(queries) = compared_in(&node.output[0]).map(queries_of) {
+            replace(node, &queries, QUERIES);
+        }
+        if is_bias(&node.output[0]) {
+            let axes = axes_of(&node.output[0]);
+            replace(node, &axes, MASK_AXIS);
+        }
         replace(node, IDS, KNOWN_IDS);
     }
     let uses = |name: &str| {
         let inputs = graph.node.iter().chain(&added).flat_map(|node| &node.input);
         inputs.into_iter().any(|input| input == name)
     };
-    let (rows, positions) = (uses(LAST_ROW), uses(POSITIONS));
+    let queries = uses(QUERIES);
+    let (rows, positions) = (uses(LAST_ROW), queries || uses(POSITIONS));
     let last_id = vocab_size as i64 - 1;
     let mut constants = vec![constant("last_id", &[], &[last_id])];
     let known_ids = make("Min", &[IDS, "/unequal/last_id"], KNOWN_IDS, &[]);
@@ -85,13 +107,20 @@ pub fn for_unequal_lengths(model: &mut Model, vocab_size: usize) {
             constant("scalar", &[0], &[]),
         ]);
     }
-    if rows {
+    if rows || queries {
         constants.push(constant("last_axis", &[1], &[2]));
+    }
+    if rows {
         lengths.extend(last_row());
     }
     if positions {
         constants.push(constant("start", &[1], &[0]));
         lengths.extend(positions_of_each());
+    }
+    if queries {
+        constants.push(constant("mask_axis", &[1], &[1]));
+        let inputs = [POSITIONS, "/unequal/last_axis"];
+        lengths.push(make("Unsqueeze", &inputs, QUERIES, &[]));
     }
     lengths.extend(added);
     graph.initializer.extend(constants);
@@ -151,6 +180,11 @@ pub fn for_one_length(model: &mut Model) {
         }
         replace(&mut node, POSITIONS, PAST);
         replace(&mut node, KNOWN_IDS, IDS);
+        if let Some(queries) = compared_in(&node.output[0]).map(queries_of) {
+            replace(&mut node, QUERIES, &queries);
+        }
+        let axes = axes_of(&node.output[0]);
+        replace(&mut node, MASK_AXIS, &axes);
         nodes.push(node);
     }
     graph.node = nodes;
@@ -159,6 +193,30 @@ pub fn for_one_length(model: &mut Model) {
     if !has_last && is_used(graph, LAST) {
         graph.initializer.push(named(LAST, &[1], &[-1]));
     }
+}
+
+/// The mask that a node with this output compares positions for, if it's a bias of
+/// `GroupQueryAttention`.
+fn compared_in(output: &str) -> Option<&str> {
+    let mut ends = COMPARING.iter();
+    let mask = ends.find_map(|end| output.strip_suffix(end))?;
+    is_bias(mask).then_some(mask)
+}
+
+/// Whether this is the name of a bias of `GroupQueryAttention` that depends on positions.
+fn is_bias(name: &str) -> bool {
+    let size = BIASES.iter().find_map(|prefix| name.strip_prefix(prefix));
+    size.is_some_and(|size| size.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// The positions of the queries that a mask is made from.
+fn queries_of(mask: &str) -> String {
+    format!("{mask}/queries/column")
+}
+
+/// The axes that a mask for one length gets.
+fn axes_of(mask: &str) -> String {
+    format!("{mask}/axes")
 }
 
 /// A table of learned positions, as a prepared graph reads it.

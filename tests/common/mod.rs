@@ -132,6 +132,14 @@ pub fn case(model: &str, name: &str) -> PathBuf {
     fixture(&["cases", model, name])
 }
 
+/// An adapter with trained values for the model `name`: LoRA, wherever there's such a case.
+pub fn trained_adapter(name: &str) -> PathBuf {
+    let mut cases = names(&case(name, ""));
+    cases.retain(|case| case != "base");
+    let usual = |case: &&String| ["lora", "attn"].contains(&case.as_str());
+    case(name, cases.iter().find(usual).unwrap_or(&cases[0]))
+}
+
 /// Names of what is in `folder`, sorted.
 pub fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));

@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use peft_bench::engine::OnnxRuntime;
 use peft_bench::graph::proto::{Model, Node, Tensor};
 use peft_bench::graph::{for_one_length, for_unequal_lengths};
+use peft_bench::model::BaseModel;
 use peft_bench::onnxruntime::install::locate_or_install;
 use peft_bench::portable::PlainSession;
 use peft_bench::prepared::Manifest;
@@ -17,7 +18,7 @@ use tempfile::TempDir;
 use crate::common::reference::{Case, Generated, join, try_generate};
 use crate::common::{
     Outcome, TOLERANCE, assert_refused, case, copy_folder, model, names, program, read_json,
-    read_tensors, relative_difference, run,
+    read_tensors, relative_difference, run, trained_adapter,
 };
 
 /// ONNX Runtime, which a process can load only once.
@@ -34,32 +35,39 @@ struct Moved {
 
 impl Moved {
     fn new(model_name: &str, case_name: &str, options: &[&str]) -> Self {
+        let made = Self::try_new(model_name, &case(model_name, case_name), options);
+        made.unwrap_or_else(|outcome| panic!("{model_name}: {outcome:?}"))
+    }
+
+    /// Of the adapter, or the base, in the folder `expected` of a case.
+    fn try_new(model_name: &str, expected: &Path, options: &[&str]) -> Result<Self, Outcome> {
         let root = tempfile::tempdir().unwrap();
         let place = |name: &str| root.path().join(name);
         let (base, adapter, made) = (place("base"), place("adapter"), place("made"));
         copy_folder(&model(model_name), &base);
         let mut command = program(["prepare", "--ep", "cpu", "--threads", "1"]);
-        copy_folder(&case(model_name, case_name), &adapter);
-        if case_name != "base" {
+        copy_folder(expected, &adapter);
+        if !expected.ends_with("base") {
             command.arg(&adapter);
         }
         command.arg("--model").arg(&base);
         command.arg("--export-dir").arg(place("exported"));
         let outcome = run(command.arg("--portable").arg(&made).args(options));
-        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        if outcome.code != Some(0) {
+            return Err(outcome);
+        }
         for gone in [base, adapter, place("exported")] {
             fs::remove_dir_all(gone).unwrap();
         }
         let folder = place("elsewhere/moved");
         fs::create_dir(place("elsewhere")).unwrap();
         fs::rename(made, &folder).unwrap();
-        let expected = case(model_name, case_name);
-        Self {
-            case: Case::read(&expected),
+        Ok(Self {
+            case: Case::read(expected),
             expected: expected.join("expected.safetensors"),
             folder,
             _root: root,
-        }
+        })
     }
 
     /// Checks that the folder gives the logits that PEFT gives for `variant`.
@@ -128,6 +136,33 @@ fn learned_positions_alibi_and_unusual_heads_are_right_in_a_batch_too() {
         assert!(cases.contains(&"lora".to_owned()), "{model}: {cases:?}");
         Moved::new(model, "lora", &[]).assert_gives("merged");
     }
+}
+
+/// Every family either runs in a batch of unequal prompts, or is refused with a reason.
+#[test]
+fn every_family_is_right_in_a_batch_of_unequal_prompts_or_says_why_not() {
+    let (mut refused, mut ran) = (Vec::new(), 0);
+    for name in names(&model("")) {
+        let base = BaseModel::open_folder(&model(&name)).unwrap();
+        let adapter = trained_adapter(&name);
+        let made = Moved::try_new(&name, &adapter, &[]);
+        match made {
+            Ok(moved) => {
+                assert!(!base.spec.has_states(), "{name}");
+                moved.assert_gives("merged");
+                ran += 1;
+            }
+            Err(outcome) => {
+                let why = match base.spec.has_states() {
+                    true => "its layers have states",
+                    false => "its layers' caches differ",
+                };
+                assert_refused(&outcome, &[&base.spec.model_type, why, "`prepare` without"]);
+                refused.push(name);
+            }
+        }
+    }
+    assert!(ran > 70 && refused.len() > 10, "{ran}, {refused:?}");
 }
 
 #[test]
