@@ -30,6 +30,9 @@ pub struct Mixture {
     pub says_transposed: bool,
     /// Inputs and norms of their own for experts, router and the shared MLP.
     pub apart: Option<Apart>,
+    /// Projections around the experts, which have a width of their own: that of their input, and
+    /// that of their sum.
+    pub around: Option<[Linear; 2]>,
 }
 
 /// A mixture whose parts take other inputs than the layer's MLP, and have norms of their own. For
@@ -76,6 +79,9 @@ pub struct Router {
     pub expert_scale: Option<PlainParameter>,
     /// What the weights are multiplied with.
     pub weighs: Weighs,
+    /// Whether Transformers keeps its weight in float32 in a model of 16 bits, and computes the
+    /// logits in float32.
+    pub in_float32: bool,
 }
 
 /// What Transformers has in place of a router.
@@ -324,6 +330,7 @@ impl Mixture {
             all.extend(shared.mlp.linears());
             all.extend(&shared.gate);
         }
+        all.extend(self.around.iter().flatten());
         all
     }
 
@@ -382,6 +389,7 @@ impl Mixture {
             all.extend(shared.mlp.linears_mut());
             all.extend(&mut shared.gate);
         }
+        all.extend(self.around.iter_mut().flatten());
         all
     }
 
@@ -400,6 +408,8 @@ impl Mixture {
             all.extend(shared.mlp.names_mut());
             all.extend(shared.gate.as_mut().map(Linear::names_mut));
         }
+        let around = self.around.iter_mut().flatten();
+        all.extend(around.map(Linear::names_mut));
         all.extend(self.apart.iter_mut().flat_map(Apart::names_mut));
         all.push((&mut self.path, &mut self.source));
         all

@@ -109,6 +109,24 @@ fn text_model(model_type: &str) -> Option<&'static TextModel> {
     known.find(|known| known.model_type == model_type)
 }
 
+/// Reads a model that a wrapper would hold as its text model, but which stands alone; `None` if
+/// `model_type` is none.
+///
+/// # Errors
+/// For the reasons of its family.
+pub(super) fn text_model_alone(
+    model_type: &str,
+    config: &JsonObject,
+) -> Option<Result<DecoderSpec, ConfigError>> {
+    let known = text_model(model_type)?;
+    let family = families::family(known.family)?;
+    let read = (family.read)(&known.complete(config.clone()));
+    Some(read.map(|spec| DecoderSpec {
+        model_type: known.family.to_owned(),
+        ..spec
+    }))
+}
+
 impl Wrapper {
     /// Reads the architecture of the text tower.
     ///
@@ -249,6 +267,22 @@ mod tests {
             "the tower is inside"
         );
         assert_eq!(spec.lm_head.path, "lm_head");
+    }
+
+    #[test]
+    fn a_text_model_without_its_wrapper_is_read_as_its_family() {
+        let sizes = json!({"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4, "q_lora_rank": 8,
+            "num_hidden_layers": 2, "n_routed_experts": 8, "n_group": 1, "topk_group": 1, "scoring_func": "sigmoid"});
+        let named = |model_type: &str| {
+            let mut config = sizes.clone();
+            config["model_type"] = json!(model_type);
+            read(config)
+        };
+        let [own, same] = ["kimi_k2", "deepseek_v3"].map(|name| named(name).unwrap());
+        assert_eq!(own.model_type, "deepseek_v3");
+        assert_eq!(own.vocab_size, 163_840);
+        assert_eq!(format!("{:?}", own.layers), format!("{:?}", same.layers));
+        assert_eq!(own.layers[0].path, "model.layers.0");
     }
 
     #[test]

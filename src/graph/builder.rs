@@ -106,6 +106,11 @@ impl<'a> GraphBuilder<'a> {
         self.arithmetic.compute
     }
 
+    /// Whether weights and arithmetic are float32.
+    pub fn is_float32(&self) -> bool {
+        [self.arithmetic.storage, self.arithmetic.compute] == [Dtype::Float32; 2]
+    }
+
     /// Whether the graph is made for a GPU.
     pub fn on_gpu(&self) -> bool {
         self.arithmetic.device == Device::Gpu

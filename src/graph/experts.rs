@@ -26,7 +26,14 @@ pub(super) fn mixture(
     mixture: &Mixture,
     x: &Value,
 ) -> Value {
-    let routed = experts(graph, pass, path, mixture, (x, x));
+    let routed = match &mixture.around {
+        None => experts(graph, pass, path, mixture, (x, x)),
+        Some([before, after]) => {
+            let own = linear(graph, pass, before, x);
+            let sum = experts(graph, pass, path, mixture, (x, &own));
+            linear(graph, pass, after, &sum)
+        }
+    };
     match &mixture.shared {
         None => routed,
         Some(shared) => {
@@ -87,7 +94,7 @@ fn shared_expert(
 /// for each expert: rows of x whose weight isn't 0 ─ MLP ─ times the weight ─ added to those rows
 /// ```
 ///
-/// - both `x` and the returned value: `[batch, sequence, hidden_size]`
+/// - both `x` and the returned value: `[batch, sequence, hidden_size]`, or the experts' own width
 pub(super) fn experts(
     graph: &mut GraphBuilder,
     pass: &Pass,

@@ -59,6 +59,34 @@ pub(super) fn linear(graph: &mut GraphBuilder, pass: &Pass, layer: &Linear, x: &
     }
 }
 
+/// Adds `W x` in float32, with the weight as it's stored, whatever the graph's dtype. An adapter's
+/// nodes compute in that dtype, and a quantized weight too; their output is widened.
+pub(super) fn linear_in_f32(
+    graph: &mut GraphBuilder,
+    pass: &Pass,
+    layer: &Linear,
+    x: &Value,
+) -> Value {
+    let path = &layer.path;
+    let weight = format!("{path}.weight");
+    let site = LinearSite {
+        path,
+        x,
+        token_gate: pass.token_gate.as_ref(),
+    };
+    let adapted = pass.adaptation.and_then(|own| own.linear(graph, &site));
+    let made = match adapted {
+        None if graph.is_quantized(&weight) => Some(linear(graph, pass, layer, x)),
+        adapted => adapted,
+    };
+    if let Some(made) = made {
+        return graph.to_f32(&format!("/{path}/widened"), &made);
+    }
+    let x = graph.to_f32(&format!("/{path}/x/float32"), x);
+    let weight = graph.parameter_f32(&weight);
+    graph.matmul_transposed(&format!("/{path}/MatMul"), &x, &weight)
+}
+
 /// Adds `x * factor`.
 pub(super) fn times(graph: &mut GraphBuilder, name: &str, x: &Value, factor: f64) -> Value {
     let constant = graph.filled(&format!("{name}/factor"), &[], factor as f32);

@@ -94,10 +94,18 @@ fn convolved(
         .remove(0)
 }
 
+/// A parameter in float32, rounded as weights are: Transformers loads it in the model's dtype, and
+/// computes with it in float32.
+fn widened(graph: &mut GraphBuilder, parameter: &PlainParameter) -> Value {
+    let name = parameter.full_name();
+    let x = graph.parameter(&name);
+    graph.to_f32(&format!("/{name}/float32"), &x)
+}
+
 /// `-exp(x)` of a parameter, float32. ONNX Runtime folds it when it opens the session.
 fn negative_exponential(graph: &mut GraphBuilder, parameter: &PlainParameter) -> Value {
     let name = parameter.full_name();
-    let x = graph.parameter_f32(&name);
+    let x = widened(graph, parameter);
     let grown = graph.op("Exp", &format!("/{name}/Exp"), &[&x], &[]);
     graph.op("Neg", &format!("/{name}/Neg"), &[&grown], &[])
 }

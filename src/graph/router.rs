@@ -2,7 +2,7 @@
 
 use super::Role;
 use super::builder::{Attr, GraphBuilder, Value};
-use super::linear::linear;
+use super::linear::{linear, linear_in_f32};
 use super::pass::Pass;
 use crate::arch::{GroupScore, Groups, Normalised, Router, Scores};
 
@@ -38,10 +38,18 @@ pub(super) fn routing_weights(
 ) -> Value {
     let at = |name: &str| format!("/{path}/mlp/router/{name}");
     let experts = router.linear.out_features as i64;
-    let logits = linear(graph, pass, &router.linear, x);
-    let logits = graph.reshape(&at("rows"), &logits, &[-1, experts]);
     // Logits and weights are float32, as in transformers, whatever the graph's dtype.
-    let logits = graph.to_f32(&at("float32"), &logits);
+    let logits = match router.in_float32 && !graph.is_float32() {
+        true => {
+            let logits = linear_in_f32(graph, pass, &router.linear, x);
+            graph.reshape(&at("rows"), &logits, &[-1, experts])
+        }
+        false => {
+            let logits = linear(graph, pass, &router.linear, x);
+            let logits = graph.reshape(&at("rows"), &logits, &[-1, experts]);
+            graph.to_f32(&at("float32"), &logits)
+        }
+    };
     let layer = graph.scoped_path(path);
     let role = Role::RouterLogits {
         layer: layer.clone(),

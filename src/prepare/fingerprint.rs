@@ -15,7 +15,7 @@ use crate::file_names::hex;
 use crate::prepared::Variant;
 
 /// Increased whenever graphs or merges change, so that older folders are prepared again.
-pub const REVISION: u32 = 21;
+pub const REVISION: u32 = 22;
 
 /// A hash of everything that the folder of `variant` is made from. Large files are represented by
 /// path, size and modification time.

@@ -38,6 +38,8 @@ pub struct Experts {
     pub glu: Option<Glu>,
     /// The MLP that every token uses.
     pub shared: Option<Shared>,
+    /// A width of their own, and the names of the projections from and to that of the layer.
+    pub around: Option<(usize, [&'static str; 2])>,
 }
 
 /// The options of a [`Router`], but for its sizes.
@@ -57,6 +59,8 @@ pub struct Routing {
     pub scale: Option<f64>,
     /// What the weights are multiplied with.
     pub weighs: Weighs,
+    /// Whether it stays float32 in a model of 16 bits.
+    pub in_float32: bool,
 }
 
 /// The name and shape of a router's correction.
@@ -106,7 +110,6 @@ pub enum ExpertForm {
         declared: bool,
     },
     /// No gate.
-    #[allow(dead_code, reason = "for families that follow")]
     Plain,
 }
 
@@ -135,7 +138,6 @@ pub enum SharedProjections {
     /// `input_linear`, gate and up in one, and `output_linear`
     Fused,
     /// `up_proj`, `down_proj`
-    #[allow(dead_code, reason = "for families that follow")]
     Plain,
 }
 
@@ -163,6 +165,7 @@ impl Routing {
         normalised: Normalised::No,
         scale: None,
         weighs: Weighs::Output,
+        in_float32: false,
     };
 
     /// A softmax over all experts; with `normalised`, the picked scores are divided by their sum.
@@ -198,6 +201,7 @@ impl Routing {
                 false => Normalised::No,
             },
             scale: Some(scale).filter(|&scale| scale != 1.0),
+            in_float32: true,
             ..Self::SOFTMAX
         })
     }
@@ -290,6 +294,7 @@ impl Experts {
             bias: false,
             glu: None,
             shared: None,
+            around: None,
         }
     }
 
@@ -319,6 +324,7 @@ impl Experts {
             ExpertForm::Fused { stored, .. } => stored,
             ExpertForm::Gated | ExpertForm::Plain => Stored::OutIn,
         };
+        let width = self.around.map_or(hidden_size, |(width, _)| width);
         let expert = |index: usize| {
             let linear = |name: &str, out, input| Linear {
                 source: format!("{stored_block}.experts.{index}.{name}"),
@@ -334,18 +340,18 @@ impl Experts {
             Expert {
                 inner: match self.form {
                     ExpertForm::Gated => ExpertInner::Gated {
-                        gate_proj: linear(gate, self.size, hidden_size),
-                        up_proj: linear(up, self.size, hidden_size),
+                        gate_proj: linear(gate, self.size, width),
+                        up_proj: linear(up, self.size, width),
                     },
                     ExpertForm::Fused { rows, .. } => ExpertInner::Fused {
-                        gate_up_proj: linear("gate_up_proj", 2 * self.size, hidden_size),
+                        gate_up_proj: linear("gate_up_proj", 2 * self.size, width),
                         rows,
                     },
                     ExpertForm::Plain => ExpertInner::Plain {
-                        up_proj: linear(up, self.size, hidden_size),
+                        up_proj: linear(up, self.size, width),
                     },
                 },
-                down_proj: linear(down, hidden_size, self.size),
+                down_proj: linear(down, width, self.size),
             }
         };
         Mixture {
@@ -364,6 +370,17 @@ impl Experts {
                 shared.expert(at, hidden_size, activation)
             }),
             apart: None,
+            around: self.around.map(|(width, names)| {
+                let linear = |name: &str, out, input| Linear {
+                    source: format!("{stored_block}.{name}"),
+                    ..Linear::new(format!("{block}.{name}"), out, input, false)
+                };
+                let [before, after] = names;
+                [
+                    linear(before, width, hidden_size),
+                    linear(after, hidden_size, width),
+                ]
+            }),
         }
     }
 
@@ -401,6 +418,7 @@ impl Experts {
             scale: routing.scale,
             expert_scale: None,
             weighs: routing.weighs,
+            in_float32: routing.in_float32,
         }
     }
 }

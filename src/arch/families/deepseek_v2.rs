@@ -77,6 +77,7 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     let routing = Routing {
         groups,
         scale: scale.filter(|&scale| scale != 1.0),
+        in_float32: true,
         ..Routing::SOFTMAX
     };
     let size = config.optional_size("moe_intermediate_size")?;

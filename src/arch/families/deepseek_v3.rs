@@ -1,4 +1,5 @@
-//! DeepSeek-V3 and Moonlight (`model_type: "deepseek_v3"`): Llama with latent attention and experts.
+//! DeepSeek-V3, Moonlight (`model_type: "deepseek_v3"`) and Kimi K2 (`kimi_k2`): Llama with latent
+//! attention and experts.
 //!
 //! - Latent attention ([`latent`]); with `rope_interleave`, the default, rotary pairs are
 //!   neighbouring elements.
@@ -19,7 +20,7 @@ use crate::json::{ConfigError, JsonObject};
 /// The entry in [`FAMILIES`](super::FAMILIES).
 pub const FAMILY: Family = Family {
     model_type: "deepseek_v3",
-    name: "DeepSeek-V3, DeepSeek-R1, Moonlight",
+    name: "DeepSeek-V3, DeepSeek-R1, Moonlight, Kimi K2 (`kimi_k2`)",
     special: "latent attention; experts chosen with a correction, in groups",
     refused: "adapters on experts and router, except LoRA; prefixes",
     targets: DefaultTargets::NONE,
@@ -61,6 +62,16 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
         positions: 4096,
         ..Differences::default()
     };
+    // DeepSeek's own code has others, too; Transformers has these alone.
+    for (key, only) in [("scoring_func", "sigmoid"), ("topk_method", "noaux_tc")] {
+        if config
+            .optional_text(key)?
+            .is_some_and(|found| found != only)
+        {
+            return Err(config.wrong(key, &format!("`{only}`")));
+        }
+    }
+    refuse_other_width(config, &LATENT)?;
     let mut spec = decoder(config, &differences, &LATENT)?;
     let defaults = CorrectedDefaults {
         groups: [8, 4],
@@ -76,6 +87,21 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     let dense = read::count(config, "first_k_dense_replace", 3)?;
     experts.replace(&mut spec, |layer| layer >= dense);
     Ok(spec)
+}
+
+/// Refuses a `head_dim` that isn't the width of the rotated part: Transformers would rotate by it.
+pub(super) fn refuse_other_width(
+    config: &JsonObject,
+    defaults: &LatentDefaults,
+) -> Result<(), ConfigError> {
+    let width = latent::rotated_width(config, defaults)?;
+    match config.optional_size("head_dim")? {
+        Some(other) if other != width => {
+            let expected = format!("{width}, the value of `qk_rope_head_dim`, or nothing");
+            Err(config.wrong("head_dim", &expected))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A decoder with latent attention.

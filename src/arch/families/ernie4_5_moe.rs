@@ -73,6 +73,7 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
             ..Correction::OF_GATE
         }),
         normalised: Normalised::SumAtLeast(least),
+        in_float32: true,
         ..Routing::SOFTMAX
     };
     let size = config.optional_size("moe_intermediate_size")?;

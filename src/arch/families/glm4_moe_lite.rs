@@ -55,6 +55,7 @@ fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
         positions: 202_752,
         ..Differences::default()
     };
+    deepseek_v3::refuse_other_width(config, &LATENT)?;
     let mut spec = deepseek_v3::decoder(config, &differences, &LATENT)?;
     let defaults = CorrectedDefaults {
         groups: [1, 1],

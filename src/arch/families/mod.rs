@@ -204,6 +204,9 @@ pub fn spec(config: &JsonObject) -> Result<DecoderSpec, ConfigError> {
     if let Some(wrapper) = wrappers::wrapper(model_type) {
         return wrapper.spec(config);
     }
+    if let Some(spec) = wrappers::text_model_alone(model_type, config) {
+        return spec;
+    }
     match family(model_type) {
         Some(family) => (family.read)(config),
         None => {

@@ -5,6 +5,7 @@
 //!   (`attention`), `mlp` or `moe` for each layer; older configurations have the letters `M`, `*`,
 //!   `-` and `E` in `hybrid_override_pattern`. Their number is that of the layers.
 //! - Attention has no positions. MLPs have no gate and the activation `relu2`.
+//! - With `moe_latent_size`, experts have that width, and a projection before and after them.
 //! - In prompts, steps are at least `time_step_min`.
 //! - Checkpoints have `backbone` where the model has `model`.
 //!
@@ -27,7 +28,7 @@ pub const FAMILY: Family = Family {
     model_type: "nemotron_h",
     name: "Nemotron-H, Nemotron 3",
     special: "a block for each layer: Mamba-2's mixer, attention without positions, an MLP or experts",
-    refused: "LoRA and its relatives on the mixers' `out_proj`, as in PEFT; `moe_latent_size`",
+    refused: "LoRA and its relatives on the mixers' `out_proj`, as in PEFT",
     targets: DefaultTargets {
         query_value: &["q_proj", "k_proj", "v_proj", "o_proj"],
         ..DefaultTargets::NONE
@@ -228,10 +229,6 @@ impl Blocks<'_> {
 
     fn experts(&self, layer: &str) -> Result<Mlp, ConfigError> {
         let config = self.config;
-        if config.get("moe_latent_size").is_some() {
-            let reason = "projections around the experts aren't implemented";
-            return Err(config.refused("moe_latent_size", reason));
-        }
         read::must_be_off(config, "mlp_bias", "experts have none here")?;
         let count = read::either(config, ["n_routed_experts", "num_local_experts"]);
         let found = sizes(config, [(count, Some(8)), ("num_experts_per_tok", Some(2))])?;
@@ -245,6 +242,9 @@ impl Blocks<'_> {
         let experts = Experts {
             block: ["mixer", "mixer"],
             form: ExpertForm::Plain,
+            around: config
+                .optional_size("moe_latent_size")?
+                .map(|width| (width, ["fc1_latent_proj", "fc2_latent_proj"])),
             shared: Some(Shared {
                 projections: SharedProjections::Plain,
                 ..Shared::gated("shared_experts", shared)

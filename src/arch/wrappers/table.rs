@@ -252,6 +252,14 @@ pub(super) const TEXT_MODELS: &[TextModel] = &[
             "num_attention_heads": 32}"#,
         fixed: "{}",
     },
+    // Checkpoints come with code of their own, which is DeepSeek-V3's.
+    TextModel {
+        model_type: "kimi_k2",
+        family: "deepseek_v3",
+        defaults: r#"{"vocab_size": 163840, "hidden_size": 7168, "intermediate_size": 18432, "num_hidden_layers": 61,
+            "num_attention_heads": 64, "num_key_value_heads": 64}"#,
+        fixed: "{}",
+    },
     TextModel {
         model_type: "qwen2_vl_text",
         family: "qwen2",

@@ -7,6 +7,11 @@ use crate::quantize::{Encoding, QuantizedWeight};
 use crate::weights::ByteSpan;
 
 impl<'a> GraphBuilder<'a> {
+    /// Whether the parameter `name` is quantized.
+    pub fn is_quantized(&self, name: &str) -> bool {
+        self.quantized_weight(name).is_some()
+    }
+
     /// The parameter `name`, if it's quantized.
     pub(super) fn quantized_weight(&self, name: &str) -> Option<&'a QuantizedWeight> {
         match self.parameters.get(&self.scoped_parameter(name))? {

@@ -1,6 +1,6 @@
 //! The gated delta net.
 
-use super::{Passed, convolved, negative_exponential};
+use super::{Passed, convolved, negative_exponential, widened};
 use crate::arch::{DeltaProjections, GatedDelta};
 use crate::graph::builder::{Attr, GraphBuilder, Value};
 use crate::graph::linear::linear;
@@ -142,7 +142,7 @@ fn unit_heads(graph: &mut GraphBuilder, name: &str, own: &GatedDelta, x: &Value)
 /// value_heads]` each.
 fn gates(graph: &mut GraphBuilder, own: &GatedDelta, a: &Value, b: &Value) -> [Value; 2] {
     let path = own.path();
-    let bias = graph.parameter_f32(&own.dt_bias.full_name());
+    let bias = widened(graph, &own.dt_bias);
     let scale = negative_exponential(graph, &own.a_log);
     let [decay, beta] = ["decay", "beta"].map(|part| format!("/{path}/{part}"));
     let name = format!("/{path}/LinearAttentionGate");
