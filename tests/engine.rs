@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::LazyLock;
 
-use common::{case, copy_folder, edit_tensors, make_fresh, model, set_key};
+use common::reference::Case;
+use common::{case, copy_folder, edit_tensors, make_fresh, model, names, set_key, trained_adapter};
 use peft_bench::adapter::AdapterForm;
 use peft_bench::engine::{
     DecoderEngine, Engine, EngineOptions, OnnxRuntime, Provider, WeightsMode,
@@ -112,6 +113,28 @@ fn every_sequence_of_a_batch_is_computed_as_one_alone() {
     }
 }
 
+/// Prompts go beyond the fixtures' windows and the spans of their convolutions.
+#[test]
+fn every_family_computes_a_batch_as_one_sequence_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut faults = Vec::new();
+    for model_name in names(&model("")) {
+        let adapter = trained_adapter(&model_name);
+        let variant = prepare(&model_name, &adapter, folder.path());
+        let prompt = Case::read(&adapter).prompt_ids;
+        let alone = trace(&mut open(&variant, 1), &prompt, 5).unwrap();
+        let mut batch = open(&variant, 3);
+        let together = follow(&mut batch, &prompt, &alone.tokens).unwrap();
+        let difference = alone.difference(&together);
+        let tokens = batch.next_tokens();
+        let same = tokens.len() == 3 && tokens.iter().all(|token| *token == tokens[0]);
+        if difference.is_nan() || difference > 1e-5 || !same {
+            faults.push(format!("{model_name}: {difference:e}, {tokens:?}"));
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
 /// A prompt of one sequence is run in chunks, unless the computation depends on the whole prompt.
 /// Prompts of several sequences never are.
 #[test]
@@ -152,6 +175,32 @@ fn a_long_prompt_gives_the_same_in_chunks_and_at_once() {
             assert!(difference < 1e-4, "{name}, {weights:?}: {difference}");
         }
     }
+}
+
+/// Steps of prompts are limited, those of single tokens aren't: a chunk of one token would be wrong.
+#[test]
+fn the_last_token_of_a_prompt_in_chunks_is_part_of_the_prompt() {
+    const LENGTH: usize = 257;
+    let folder = tempfile::tempdir().unwrap();
+    let base = copy_folder(&model("nemotron-h"), &folder.path().join("base"));
+    let config = base.join("config.json");
+    set_key(&config, "max_position_embeddings", 512.into());
+    set_key(&config, "time_step_min", 1.5.into());
+    let variant = prepare_on(&base, &case("nemotron-h", "lora"), folder.path());
+    let prompt: Vec<u32> = (0..LENGTH as u32).map(|i| (i * 37 + 11) % 61).collect();
+    let open = |batch_size| {
+        let options = EngineOptions {
+            batch_size,
+            max_length: LENGTH + 8,
+            ..options()
+        };
+        DecoderEngine::open(&RUNTIME, &variant, &options).unwrap()
+    };
+    // Prompts of batches aren't run in chunks.
+    let expected = trace(&mut open(2), &prompt, 4).unwrap();
+    let found = follow(&mut open(1), &prompt, &expected.tokens).unwrap();
+    let difference = expected.difference(&found);
+    assert!(difference < 1e-5, "{difference}");
 }
 
 #[test]

@@ -16,6 +16,11 @@ impl Adaptation for Adapter {
         self.effects.whole_calls
     }
 
+    fn runs_whole_sequences(&self) -> bool {
+        let network = self.side_network();
+        network.is_some_and(|network| network.repeats_decoder())
+    }
+
     fn embedding(&self, graph: &mut GraphBuilder, site: &EmbeddingSite) -> Option<Value> {
         let (form, naming) = (self.unmerged_form(site.path)?, self.naming(site.path));
         Some(match form {

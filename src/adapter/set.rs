@@ -387,6 +387,10 @@ impl Adaptation for AdapterSet<'_> {
         false
     }
 
+    fn runs_whole_sequences(&self) -> bool {
+        false
+    }
+
     fn takes_whole_calls(&self) -> bool {
         false
     }

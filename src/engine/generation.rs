@@ -127,7 +127,12 @@ impl Engine for DecoderEngine {
         self.bind_active_from(prompt_ids)?;
         loop {
             // Virtual tokens are in the first chunk, together with at least one token.
-            let size = self.sessions.next_chunk(before + rest.len()).max(least);
+            let mut size = self.sessions.next_chunk(before + rest.len()).max(least);
+            if size + 1 == before + rest.len() && !self.states.is_empty() {
+                // A run of a single token would count as a decode step, for which mixers with
+                // states may compute something else.
+                size -= 1;
+            }
             least = 0;
             let (chunk, others) = rest.split_at(size.saturating_sub(before).clamp(1, rest.len()));
             let token = self.run(chunk, before)?;

@@ -72,6 +72,11 @@ impl States {
         Ok(Self { all, device })
     }
 
+    /// Whether no layer has a state.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
     /// Binds them to a session, as inputs and as outputs.
     ///
     /// # Errors

@@ -14,6 +14,9 @@ pub trait Adaptation: Debug {
     /// Whether all positions must go through the last layer, instead of the last one alone.
     fn takes_whole_calls(&self) -> bool;
 
+    /// Whether PEFT runs the whole sequence for every new token, instead of that token alone.
+    fn runs_whole_sequences(&self) -> bool;
+
     /// Returns the changed rows of a token embedding.
     fn embedding(&self, graph: &mut GraphBuilder, site: &EmbeddingSite) -> Option<Value>;
 

@@ -41,6 +41,7 @@ impl<'g> BeforeLayers<'_, 'g> {
             token_gate: gate,
             per_layer: None,
             first_cache: self.next_cache,
+            whole_sequences: self.adaptation.runs_whole_sequences(),
             all_positions: true,
             last_from: None,
         };
@@ -61,6 +62,7 @@ impl<'g> BeforeLayers<'_, 'g> {
             token_gate: None,
             per_layer: None,
             first_cache: self.next_cache,
+            whole_sequences: false,
             all_positions: true,
             last_from: None,
         };

@@ -59,6 +59,7 @@ pub fn build(
         token_gate: None,
         per_layer: None,
         first_cache: 0,
+        whole_sequences: adaptation.is_some_and(Adaptation::runs_whole_sequences),
         all_positions,
         last_from: match arithmetic.attention {
             AttentionOperator::GroupQuery if !all_positions => spec.layers_without_keys(),

@@ -38,6 +38,9 @@ pub(super) struct Pass<'a> {
     pub per_layer: Option<Value>,
     /// The number of the first layer's cache.
     pub first_cache: usize,
+    /// Whether every token counts as one of a prompt: see
+    /// [`Adaptation::runs_whole_sequences`].
+    pub whole_sequences: bool,
     /// Whether the last layer's output is needed for all positions.
     pub all_positions: bool,
     /// The first of the layers that need the last position only, since none of them makes keys and

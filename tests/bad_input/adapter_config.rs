@@ -100,6 +100,29 @@ fn layers_that_do_not_exist_are_refused() {
     }
 }
 
+/// Transformers takes a layer's kind from its new place, but its weights from the old one.
+#[test]
+fn layers_that_differ_are_not_replicated() {
+    for (model, ranges) in [
+        ("qwen3-5", json!([[0, 2], [0, 3]])),
+        ("lfm2", json!([[0, 3], [0, 3]])),
+        ("bamba", json!([[1, 2], [0, 1]])),
+        ("nemotron-h", json!([[0, 4]])),
+        ("olmo3", json!([[1, 2], [0, 1]])),
+        ("smollm3", json!([[0, 2], [0, 2]])),
+        ("gemma3n", json!([[1, 2], [0, 1]])),
+        ("gemma4-layers", json!([[0, 4]])),
+    ] {
+        let config = json!({"peft_type": "LORA", "target_modules": "all-linear", "layer_replication": ranges});
+        let trial = Spoilt::fresh(model, config);
+        trial.adapter_refused(&[
+            "adapter_config.json",
+            "`layer_replication`",
+            "layers of this model",
+        ]);
+    }
+}
+
 #[test]
 fn an_unsupported_method_is_refused_and_the_supported_ones_listed() {
     for name in ["BONE", "lora", "../../LORA", ""] {

@@ -34,7 +34,7 @@ pub fn mamba2(
     let parts = ["x", "B", "C"].map(at);
     let [x, b, c] = graph.split(&at("x_B_C/Split"), &mixed, -1, sizes, parts);
 
-    let step = steps(graph, own, lengths, &dt);
+    let step = steps(graph, pass, own, lengths, &dt);
     let scale = negative_exponential(graph, &own.a_log);
     let scale = graph.to_compute(&at("A"), &scale);
     let decay = graph.mul(&at("decay"), &step, &scale);
@@ -116,7 +116,13 @@ fn scaled(graph: &mut GraphBuilder, name: &str, x: &Value, factor: f64) -> Value
 }
 
 /// The sizes of the steps, `softplus(dt + dt_bias)`, `[batch, sequence, heads]`.
-fn steps(graph: &mut GraphBuilder, own: &Mamba2, lengths: &Lengths, dt: &Value) -> Value {
+fn steps(
+    graph: &mut GraphBuilder,
+    pass: &Pass,
+    own: &Mamba2,
+    lengths: &Lengths,
+    dt: &Value,
+) -> Value {
     let path = own.path();
     let at = |part: &str| format!("/{path}/step/{part}");
     let bias = graph.parameter(&format!("{path}.dt_bias"));
@@ -132,6 +138,9 @@ fn steps(graph: &mut GraphBuilder, own: &Mamba2, lengths: &Lengths, dt: &Value) 
         f32::MAX
     };
     let limited = graph.clip_between("step_limit", &at("Clip"), &step, [least as f32, most]);
+    if pass.whole_sequences {
+        return limited;
+    }
     let zero = graph.constant_i64("zero", &[0], false);
     let one = graph.constant_i64("one", &[1], false);
     let first = graph.op("Equal", &at("is_first"), &[&lengths.past, &zero], &[]);
