@@ -20,7 +20,7 @@ use peft_bench::prepared::{ADAPTER, Precision, PreparedVariant, QUANTIZED, RESID
 use peft_bench::quantize::{Accuracy, Format, FormatChoice, Quantization};
 use peft_bench::weights::Dtype;
 
-use crate::common::{case, copy_folder, model, names, read_json, set_key};
+use crate::common::{case, copy_folder, model, names, read_json, set_key, trained_adapter};
 
 mod quantized;
 mod widened;
@@ -218,9 +218,13 @@ const IN_FLOAT32: Comparison = Comparison {
 impl Comparison<'_> {
     /// The deviation of the graph for a GPU, relative to the largest logit.
     fn difference(&self, model_name: &str, case_name: &str) -> f32 {
+        self.difference_of(model_name, &case(model_name, case_name))
+    }
+
+    /// The same for the adapter in `folder`.
+    fn difference_of(&self, model_name: &str, folder: &Path) -> f32 {
         let export_dir = tempfile::tempdir().unwrap();
-        let folder = case(model_name, case_name);
-        let made = pair(&model(model_name), &folder, self.make, export_dir.path());
+        let made = pair(&model(model_name), folder, self.make, export_dir.path());
         let Some([cpu, gpu]) = made else {
             return 0.0;
         };
@@ -274,7 +278,7 @@ fn long_prompt(length: usize) -> Vec<u32> {
 #[test]
 fn every_family_computes_in_16_bits() {
     assert_within(names(&model("")), ROUNDING, |name| {
-        IN_16_BITS.difference(name, "lora")
+        IN_16_BITS.difference_of(name, &trained_adapter(name))
     });
 }
 
@@ -292,7 +296,7 @@ fn every_family_computes_in_bfloat16() {
         .partition(|name| HAS_CONSTANTS.contains(&name.as_str()));
     for (names, tolerance) in [(constants, CONSTANTS), (others, ORDER)] {
         assert_within(names, tolerance, |name| {
-            IN_BFLOAT16.difference(name, "lora")
+            IN_BFLOAT16.difference_of(name, &trained_adapter(name))
         });
     }
 }
@@ -311,7 +315,7 @@ fn every_family_computes_in_float32_beyond_its_window() {
         ..IN_FLOAT32
     };
     assert_within(names(&model("")), ORDER, |name| {
-        comparison.difference(name, "lora")
+        comparison.difference_of(name, &trained_adapter(name))
     });
 }
 

@@ -7,6 +7,7 @@
 mod common;
 
 mod embedding;
+mod families;
 mod files;
 mod full_precision;
 mod gpu_graphs;

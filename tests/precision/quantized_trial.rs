@@ -225,7 +225,7 @@ impl QuantizedTrial {
 }
 
 /// The options that lead to `format`.
-fn options_of(format: Format) -> Vec<String> {
+pub fn options_of(format: Format) -> Vec<String> {
     let block_size = format.encoding().block_size().to_string();
     let options = match format.encoding().bits() {
         _ if Format::NAMED.contains(&format) => vec!["--quantize", format.name()],
