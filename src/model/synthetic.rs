@@ -10,6 +10,7 @@
 //!     config.json  model.safetensors  tokenizer.json  tokenizer_config.json
 //! ```
 
+mod altered;
 mod shapes;
 mod tokenizer;
 mod weights;
@@ -24,6 +25,7 @@ use thiserror::Error;
 
 use crate::arch::Shape;
 use crate::json::check::nearest_three;
+pub use altered::AlteredShape;
 pub use shapes::shapes;
 
 /// Part of every folder's name. Increase it whenever a shape, the generator or the tokenizer's text

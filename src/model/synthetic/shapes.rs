@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::tokenizer::{END_OF_TEXT_ID, PADDING_ID};
 use crate::arch::{self, Activation, DecoderSpec, ModuleKind, Shape};
-use crate::json::JsonObject;
+use crate::json::{ConfigError, JsonObject};
 
 /// One tensor of a checkpoint.
 pub(super) struct Tensor {
@@ -52,46 +52,54 @@ impl Shape {
 
     /// The architecture.
     pub(super) fn spec(&self) -> DecoderSpec {
-        let config = JsonObject::of(Path::new(self.name), self.json());
-        arch::spec(&config).unwrap_or_else(|error| panic!("a shape is a supported model: {error}"))
+        spec_of(self.name, self.json())
+            .unwrap_or_else(|error| panic!("a shape is a supported model: {error}"))
     }
 
     /// Every tensor of the checkpoint, in the order of the file.
     pub(super) fn tensors(&self) -> Vec<Tensor> {
-        let mut seen = BTreeSet::new();
-        let mut all = Vec::new();
-        for module in self.spec().modules() {
-            for (parameter, shape) in module.parameters() {
-                let name = module.tensor(parameter);
-                // A tied head shares the embedding's tensor.
-                if !seen.insert(name.clone()) {
-                    continue;
-                }
-                let values = match (&module.kind, parameter) {
-                    // A factor of what passes through a layer.
-                    (ModuleKind::Parameter { .. }, "layer_scalar") => Distribution::Norm,
-                    (_, "bias") | (ModuleKind::Parameter { .. }, _) => Distribution::Bias,
-                    (ModuleKind::Norm { kind, .. }, _) if kind.adds_one() => Distribution::Bias,
-                    (ModuleKind::Norm { .. }, _) => Distribution::Norm,
-                    (ModuleKind::Xielu, name) => {
-                        Distribution::Constant(Activation::fresh_xielu(name))
-                    }
-                    _ => Distribution::Matrix,
-                };
-                let shape = shape.into_iter().map(|size| size as u64).collect();
-                all.push(Tensor {
-                    name,
-                    shape,
-                    values,
-                });
-            }
-        }
-        all
+        tensors_of(&self.spec())
     }
 
     fn json(&self) -> Value {
         serde_json::from_str(self.config).expect("the shapes' configurations are JSON")
     }
+}
+
+/// The architecture of the shape `name` with this `config.json`.
+pub(super) fn spec_of(name: &str, config: Value) -> Result<DecoderSpec, ConfigError> {
+    arch::spec(&JsonObject::of(Path::new(name), config))
+}
+
+/// Every tensor of a checkpoint of `spec`, in the order of the file.
+pub(super) fn tensors_of(spec: &DecoderSpec) -> Vec<Tensor> {
+    let mut seen = BTreeSet::new();
+    let mut all = Vec::new();
+    for module in spec.modules() {
+        for (parameter, shape) in module.parameters() {
+            let name = module.tensor(parameter);
+            // A tied head shares the embedding's tensor.
+            if !seen.insert(name.clone()) {
+                continue;
+            }
+            let values = match (&module.kind, parameter) {
+                // A factor of what passes through a layer.
+                (ModuleKind::Parameter { .. }, "layer_scalar") => Distribution::Norm,
+                (_, "bias") | (ModuleKind::Parameter { .. }, _) => Distribution::Bias,
+                (ModuleKind::Norm { kind, .. }, _) if kind.adds_one() => Distribution::Bias,
+                (ModuleKind::Norm { .. }, _) => Distribution::Norm,
+                (ModuleKind::Xielu, name) => Distribution::Constant(Activation::fresh_xielu(name)),
+                _ => Distribution::Matrix,
+            };
+            let shape = shape.into_iter().map(|size| size as u64).collect();
+            all.push(Tensor {
+                name,
+                shape,
+                values,
+            });
+        }
+    }
+    all
 }
 
 /// All shapes, by family.
