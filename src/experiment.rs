@@ -188,7 +188,11 @@ fn names(folder: &Path, config: &JsonObject) -> Result<(String, String), ConfigE
     let two_above = part(above.and_then(Path::parent));
     let method = match &two_above {
         Some(two_above) if two_above == EXPERIMENTS => part(above),
-        _ => config.optional_text("peft_type")?.map(str::to_lowercase),
+        // It becomes a part of files' names, and isn't known to be a method yet.
+        _ => {
+            let method = config.optional_text("peft_type")?;
+            method.map(|method| file_names::readable(&method.to_lowercase()))
+        }
     };
     // A snapshot's folder is named by a commit hash, so the repository's name is used instead.
     let repository = two_above

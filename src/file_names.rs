@@ -56,7 +56,7 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 /// `text` with every character that's unsafe in a file name replaced by a dash.
-fn readable(text: &str) -> String {
+pub fn readable(text: &str) -> String {
     let keep = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '@');
     text.chars()
         .map(|c| if keep(c) { c } else { '-' })

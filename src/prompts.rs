@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
+use crate::files::text_named;
 use crate::json::check::{did_you_mean, json_type, nearest, quoted, without_comments};
 
 const EMBEDDED: &str = include_str!("../prompts/prompts.json");
@@ -171,7 +171,7 @@ impl Prompts {
         let Some(path) = path else {
             return Self::parse(EMBEDDED_NAME, EMBEDDED);
         };
-        let text = fs::read_to_string(path).map_err(|source| PromptsError::Read {
+        let text = text_named(path).map_err(|source| PromptsError::Read {
             path: path.to_owned(),
             source,
         })?;
@@ -320,7 +320,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mine.json");
         let text = r#"{"_from": "me", "short": ["a", "b"], "medium": ["c"], "long": ["d"]}"#;
-        fs::write(&path, text).unwrap();
+        std::fs::write(&path, text).unwrap();
         let prompts = Prompts::load(Some(&path)).unwrap();
         assert_eq!(prompts.select(Category::Short, 2).unwrap(), ["a", "b"]);
         let missing = Prompts::load(Some(&folder.path().join("no.json"))).unwrap_err();

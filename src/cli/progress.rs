@@ -5,11 +5,12 @@ use std::io::{IsTerminal, Write, stderr};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::output::harmless;
 use crate::onnxruntime::install::InstallEvent;
 
 /// Prints a line on stderr. A closed stderr is no reason to stop.
 pub fn message(text: &str) {
-    let _ = writeln!(stderr(), "{text}");
+    let _ = writeln!(stderr(), "{}", harmless(text));
 }
 
 /// Progress of something that has a size in bytes.

@@ -1,7 +1,6 @@
 //! One file of parameters, checked key by key.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
@@ -9,6 +8,7 @@ use serde_json::Value;
 
 use super::ParametersError;
 use super::quantization::{QuantizationKeys, schemes};
+use crate::files::text_named;
 use crate::json::check::{json_type, nearest_three, quoted, without_comments};
 use crate::prompts::Category;
 use crate::quantize::{Accuracy, FormatChoice};
@@ -76,7 +76,7 @@ pub(super) struct Params {
 
 impl Params {
     pub fn read(path: &Path, note: &dyn Fn(&str)) -> Result<Self, ParametersError> {
-        let text = fs::read_to_string(path).map_err(|source| ParametersError::Read {
+        let text = text_named(path).map_err(|source| ParametersError::Read {
             path: path.to_owned(),
             source,
         })?;

@@ -1,11 +1,14 @@
-//! Writing files and folders atomically, recognizing failed downloads, and the cache folder.
+//! Writing files and folders atomically, reading files that others named, recognizing failed
+//! downloads, and the cache folder.
 
 pub mod cache_dir;
 mod failed_download;
+mod regular;
 pub mod temporary_folder;
 mod temporary_name;
 
 pub use failed_download::failed_download;
+pub use regular::{is_plain, is_special, open, read, read_named, read_to_string, text_named};
 
 use std::io::Write;
 use std::path::Path;

@@ -2,8 +2,8 @@
 //! of Transformers and `export.json` of its exporter.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::ForeignError;
 use super::names::Names;
+use crate::files;
 
 /// onnxruntime-genai's file. It names the graph and everything that's bound to it.
 pub const GENAI_CONFIG: &str = "genai_config.json";
@@ -189,7 +190,7 @@ impl FolderConfig {
 
 /// The file at `path`; `None` if there's none.
 fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ForeignError> {
-    let text = match fs::read(path) {
+    let text = match files::read(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => {

@@ -26,6 +26,8 @@ pub enum ForeignError {
     Empty(PathBuf),
     #[error("`{}` names the graph `{}`, which isn't there", config.display(), graph.display())]
     MissingGraph { config: PathBuf, graph: PathBuf },
+    #[error("`{}` names the graph `{}`, which isn't a path inside its folder", config.display(), graph.display())]
+    Outside { config: PathBuf, graph: PathBuf },
     #[error(
         "`{}` has several graphs ({}), and none is called `model.onnx`; name the file of one",
         folder.display(),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::ForeignError;
 use super::config::{FolderConfig, GENAI_CONFIG};
+use crate::files::is_plain;
 
 /// The graph of a folder that has one for prompts and for decode steps.
 const MODEL: &str = "model.onnx";
@@ -66,6 +67,11 @@ impl GraphFiles {
             return Ok(single(path.to_owned()));
         }
         if let Some(name) = &config.graph {
+            if !is_plain(name) {
+                let config = path.join(GENAI_CONFIG);
+                let graph = name.clone();
+                return Err(ForeignError::Outside { config, graph });
+            }
             let graph = path.join(name);
             if !graph.is_file() {
                 let config = path.join(GENAI_CONFIG);
@@ -153,6 +159,23 @@ mod tests {
             assert_eq!(found.step, step.map(|step| folder.path().join(step)));
         }
         assert!(!is_exported(folder_with(&["config.json"]).path()));
+    }
+
+    #[test]
+    fn a_graph_outside_its_folder_is_refused() {
+        let folder = folder_with(&["in/genai_config.json", "model.onnx"]);
+        for name in ["../model.onnx", "/dev/zero"] {
+            let config = FolderConfig {
+                graph: Some(name.into()),
+                ..FolderConfig::default()
+            };
+            let error = GraphFiles::find(&folder.path().join("in"), &config).unwrap_err();
+            let message = error.to_string();
+            assert!(
+                message.contains(name) && message.contains("inside"),
+                "{message}"
+            );
+        }
     }
 
     #[test]

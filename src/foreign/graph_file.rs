@@ -1,13 +1,13 @@
 //! A graph's file, read without its weights, which may take gigabytes and be in the file itself.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 use prost::Message;
 
 use super::ForeignError;
+use crate::files;
 use crate::graph::proto::{DimensionValue, Node, OperatorSet, ValueInfo, element};
 
 /// `ModelProto`, as far as it's needed.
@@ -86,7 +86,7 @@ impl GraphFile {
             path: path.to_owned(),
             source,
         };
-        let file = File::open(path).map_err(failed)?;
+        let file = files::open(path).map_err(failed)?;
         // SAFETY: the map is read here and dropped. Who changes a graph while it's measured gets
         // whatever ONNX Runtime makes of it as well.
         let bytes = unsafe { Mmap::map(&file) }.map_err(failed)?;

@@ -248,10 +248,15 @@ impl<'a> OneGraph<'a> {
     /// Whether each key and value goes straight into an attention that can update it in place, and
     /// comes straight out of it.
     fn can_share(&self) -> bool {
-        let nodes = &self.file.graph.node;
+        let mut users: BTreeMap<&str, Vec<&Node>> = BTreeMap::new();
+        for node in &self.file.graph.node {
+            for input in node.input.iter().collect::<BTreeSet<_>>() {
+                users.entry(input).or_default().push(node);
+            }
+        }
         self.past.iter().all(|(place, past)| {
             let present = &self.present[place];
-            let mut users = nodes.iter().filter(|node| node.input.contains(&past.name));
+            let users = users.get(past.name.as_str()).map_or(&[][..], Vec::as_slice);
             let is_updated = |node: &Node| {
                 node.op_type == GROUP_QUERY
                     && GROUP_QUERY_PLACES.iter().any(|&(taken, given)| {
@@ -259,7 +264,7 @@ impl<'a> OneGraph<'a> {
                             && node.output.get(given) == Some(&present.name)
                     })
             };
-            matches!((users.next(), users.next()), (Some(only), None) if is_updated(only))
+            matches!(users, [only] if is_updated(only))
         })
     }
 }

@@ -95,8 +95,11 @@ pub fn read(path: &Path) -> Result<PreparedVariant, ForeignError> {
 }
 
 fn cache_bytes_per_position(graphs: &ForeignGraphs) -> u64 {
-    let row = |one: &CacheTensor| (one.heads * one.width * graphs.cache_dtype.size()) as u64;
-    graphs.cache.iter().map(row).sum()
+    let row = |one: &CacheTensor| {
+        let elements = one.heads.saturating_mul(one.width);
+        elements.saturating_mul(graphs.cache_dtype.size()) as u64
+    };
+    graphs.cache.iter().map(row).fold(0, u64::saturating_add)
 }
 
 /// A hash that changes when a graph's file does. Weights may take gigabytes, so of files only name,

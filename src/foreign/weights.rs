@@ -91,21 +91,23 @@ pub fn size(file: &GraphFile) -> Size {
         size.quantized_bits = Some(size.quantized_bits.map_or(bits, |fewest| fewest.min(bits)));
     }
     for (name, tensor) in tensors {
-        let elements: u64 = tensor.dims.iter().map(|&dim| dim.unsigned_abs()).product();
+        let sides = tensor.dims.iter().map(|&dim| dim.unsigned_abs());
+        let elements = sides.fold(1, u64::saturating_mul);
         let Some(bits) = element_bits(tensor.data_type) else {
             continue;
         };
-        let bytes = (elements * bits).div_ceil(8);
+        let bytes = elements.saturating_mul(bits).div_ceil(8);
         let is_float = matches!(
             tensor.data_type,
             element::FLOAT32 | element::FLOAT16 | element::BFLOAT16 | FLOAT64
         );
         if let Some(code) = codes.get(name) {
-            size.parameters += (elements * bits / code) as usize;
+            let codes = elements.saturating_mul(bits) / code;
+            size.parameters = size.parameters.saturating_add(codes as usize);
         } else if is_float && !scales.contains(name) {
-            size.parameters += elements as usize;
+            size.parameters = size.parameters.saturating_add(elements as usize);
         }
-        size.bytes += bytes;
+        size.bytes = size.bytes.saturating_add(bytes);
         let looked_up = users.get(name).is_some_and(|users| {
             let is_lookup = |(node, place): &(&Node, usize)| {
                 let is_table = match node.op_type.as_str() {
@@ -121,7 +123,8 @@ pub fn size(file: &GraphFile) -> Size {
             .dims
             .first()
             .map_or(1, |&rows| rows.unsigned_abs().max(1));
-        size.bytes_per_step += if looked_up { bytes / rows } else { bytes };
+        let read = if looked_up { bytes / rows } else { bytes };
+        size.bytes_per_step = size.bytes_per_step.saturating_add(read);
     }
     size
 }

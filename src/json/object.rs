@@ -4,13 +4,13 @@
 //! Needed keys are read; unknown keys are ignored. A key of the wrong type or out of range is an
 //! error that names the file, the key, and what was expected.
 
+use std::io;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::files::failed_download;
+use crate::files::{self, failed_download};
 
 /// A configuration that can't be used.
 #[derive(Debug, Error)]
@@ -97,7 +97,7 @@ impl JsonObject {
     /// If it can't be read, or isn't a JSON object.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let path = path.to_owned();
-        let text = fs::read(&path).map_err(|source| ConfigError::Read {
+        let text = files::read(&path).map_err(|source| ConfigError::Read {
             path: path.clone(),
             source,
         })?;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::{Pair, Source};
+use crate::files::is_special;
 use crate::report::comparable::Conditions;
 use crate::report::{self, target_name};
 
@@ -213,7 +214,7 @@ fn entries(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), SideError> {
         let path = entry.map_err(failed)?.path();
         if path.is_dir() {
             folders.push(path);
-        } else if path.extension().is_some_and(|of| of == "json") {
+        } else if path.extension().is_some_and(|of| of == "json") && !is_special(&path) {
             files.push(path);
         }
     }

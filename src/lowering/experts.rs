@@ -189,6 +189,9 @@ impl<W> ExpertNodes<W> {
         if adapted {
             return Err("an adapter changes them");
         }
+        if count == 0 {
+            return Err(INCOMPLETE);
+        }
         let other = |special: &&Special| **special != Special::Router;
         if let Some(other) = special.iter().find(other) {
             return Err(no_single_node(*other));

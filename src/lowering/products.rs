@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::model_file::ROOT;
 use crate::graph::Role;
-use crate::graph::proto::{Attribute, Graph, Model, Node, Tensor, element};
+use crate::graph::proto::{Attribute, Graph, Model, Node, Tensor, dtype, element};
 use crate::weights::ByteSpan;
 
 /// A weight stored in a file.
@@ -180,11 +180,17 @@ fn weight(
     let tensor = initializers.get(name)?;
     types.push(tensor.data_type);
     types.reverse();
+    if types.iter().any(|&element| dtype(element).is_none()) {
+        return None;
+    }
     let (rows, columns) = match tensor.dims[..] {
         [columns, rows] if in_out => (rows, columns),
         [rows, columns] => (rows, columns),
         _ => return None,
     };
+    if rows < 1 || columns < 1 {
+        return None;
+    }
     Some(Weight {
         span: tensor.span(Path::new(ROOT))?,
         rows: usize::try_from(rows).ok()?,

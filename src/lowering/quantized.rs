@@ -174,6 +174,7 @@ pub fn joined_initializer(
     };
     if let (Some(tensors), Some(spans)) = (found, spans)
         && spans.windows(2).all(follows)
+        && tensors.iter().all(|tensor| !tensor.dims.is_empty())
     {
         let mut tensor = tensors[0].clone();
         tensor.name = joined.to_owned();

@@ -103,7 +103,7 @@ impl io::Write for HashWriter {
 ///
 /// # Errors
 /// If a library is missing, or can't be read or written.
-pub(crate) fn unpack(path: &Path, libraries: &[&str], folder: &Path) -> Result<(), WheelError> {
+pub fn unpack(path: &Path, libraries: &[&str], folder: &Path) -> Result<(), WheelError> {
     let file = File::open(path).map_err(|source| WheelError::Read {
         path: path.to_path_buf(),
         source,

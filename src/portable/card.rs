@@ -5,6 +5,7 @@ use std::fs;
 
 use super::data::{DATA, Weights};
 use super::genai::{self, SpecialTokens};
+use crate::files::read_to_string;
 use crate::graph::ACTIVE_FROM_INPUT;
 use crate::model::{BaseModel, ModelId};
 use crate::prepared::{AdapterSummary, GRAPH, Manifest, Portable, Variant};
@@ -257,7 +258,7 @@ fn options(adapter: &AdapterSummary) -> String {
 
 /// The license, as the base's own model card states it.
 fn license(base: &BaseModel) -> Vec<String> {
-    let text = fs::read_to_string(base.folder.join(CARD)).unwrap_or_default();
+    let text = read_to_string(&base.folder.join(CARD)).unwrap_or_default();
     let mut lines = text.lines();
     if lines.next() != Some("---") {
         return Vec::new();

@@ -1,7 +1,7 @@
 //! The folder that's written: where it may be, and its files' hashes.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::PortableError;
 use crate::file_names::hex;
+use crate::files;
 use crate::prepared::{FileDigest, Manifest};
 
 /// Bytes that are hashed at a time.
@@ -90,7 +91,7 @@ pub fn digest(path: &Path) -> Result<FileDigest, PortableError> {
         path: path.to_owned(),
         source,
     };
-    let mut file = File::open(path).map_err(failed)?;
+    let mut file = files::open(path).map_err(failed)?;
     let mut hash = Sha256::new();
     let mut part = vec![0; PART];
     let mut bytes = 0;

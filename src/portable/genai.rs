@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::files;
 use crate::model::BaseModel;
 use crate::prepared::{GRAPH, Manifest};
 
@@ -59,7 +60,7 @@ impl SpecialTokens {
 
 /// The content of the base's `generation_config.json`; null without one.
 fn generation_config(folder: &Path) -> Value {
-    let text = std::fs::read(folder.join(super::GENERATION));
+    let text = files::read(&folder.join(super::GENERATION));
     let value = text
         .ok()
         .and_then(|text| serde_json::from_slice(&text).ok());

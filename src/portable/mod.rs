@@ -41,7 +41,7 @@ pub use plain::{PlainError, PlainSession};
 
 use crate::adapter::AdapterError;
 use crate::arch::Attention;
-use crate::files::{temporary_folder, write_file};
+use crate::files::{self, temporary_folder, write_file};
 use crate::graph::for_unequal_lengths;
 use crate::graph::proto::Model;
 use crate::model::BaseModel;
@@ -340,7 +340,7 @@ impl<'a> Making<'a> {
 
 fn read_graph(folder: &Path) -> Result<Model, PortableError> {
     let path = folder.join(GRAPH);
-    let bytes = fs::read(&path).map_err(|source| PortableError::Read {
+    let bytes = files::read(&path).map_err(|source| PortableError::Read {
         path: path.clone(),
         source,
     })?;

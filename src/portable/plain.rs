@@ -168,7 +168,15 @@ impl PlainSession {
                 inputs.push((ACTIVE_FROM_INPUT.into(), starts.into()));
             }
             let mut outputs = self.session.run(inputs)?;
-            let (_, logits) = outputs["logits"].try_extract_tensor::<f32>()?;
+            let logits = outputs.get("logits");
+            let logits = logits.ok_or_else(|| ort::Error::new("it has no output `logits`"))?;
+            let (shape, logits) = logits.try_extract_tensor::<f32>()?;
+            if logits.len() != batch * self.vocab_size {
+                return Err(ort::Error::new(format!(
+                    "its logits have the shape {shape}, expected [{batch}, 1, {}] as its manifest says",
+                    self.vocab_size
+                )));
+            }
             ids = Vec::with_capacity(batch);
             for (trace, row) in traces.iter_mut().zip(logits.chunks_exact(self.vocab_size)) {
                 let token = largest(row);

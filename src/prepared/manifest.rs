@@ -1,8 +1,8 @@
 //! `manifest.json`: what a prepared folder contains, and what it was made from.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -10,11 +10,11 @@ use thiserror::Error;
 use super::Variant;
 use super::base_quantization::BaseQuantization;
 use super::foreign::ForeignGraphs;
-use super::portable::Portable;
+use super::portable::{Portable, Sample};
 use super::quantization::QuantizationSummary;
 use crate::adapter::{AdapterForm, Task};
 use crate::arch::StateKind;
-use crate::files::write_file;
+use crate::files::{self, write_file};
 use crate::graph::AttentionOperator;
 use crate::quantize::{Format, Quantization};
 use crate::weights::Dtype;
@@ -31,6 +31,10 @@ pub enum ManifestError {
         path: PathBuf,
         source: serde_json::Error,
     },
+    #[error("`{}`: {what}", path.display())]
+    Value { path: PathBuf, what: &'static str },
+    #[error("`{}` names the file `{}`, which isn't a path inside its folder", path.display(), name.display())]
+    Outside { path: PathBuf, name: PathBuf },
 }
 
 /// The content of `manifest.json`.
@@ -128,7 +132,8 @@ pub struct LayerState {
 impl LayerState {
     /// Its size for one sequence, in bytes.
     pub fn bytes(&self) -> usize {
-        self.shape.iter().product::<usize>() * self.dtype.size()
+        let elements = self.shape.iter().copied().fold(1, usize::saturating_mul);
+        elements.saturating_mul(self.dtype.size())
     }
 }
 
@@ -154,7 +159,8 @@ fn is_zero(bytes: &u64) -> bool {
 impl DecodeReads {
     /// Bytes that a step reads when `positions` positions are cached.
     pub fn bytes(&self, positions: f64) -> f64 {
-        let fixed = self.weight_bytes + self.adapter_bytes + self.state_bytes;
+        let fixed = [self.weight_bytes, self.adapter_bytes, self.state_bytes];
+        let fixed = fixed.into_iter().fold(0, u64::saturating_add);
         fixed as f64 + positions * self.cache_bytes_per_position as f64
     }
 }
@@ -236,15 +242,29 @@ impl Manifest {
     /// Reads the manifest of `folder`.
     ///
     /// # Errors
-    /// If it's missing, or can't be parsed.
+    /// If it's missing, can't be parsed, or is that of a portable folder with files elsewhere.
     pub fn read(folder: &Path) -> Result<Self, ManifestError> {
         let path = folder.join(Self::FILE);
-        let text = fs::read(&path).map_err(|source| ManifestError::Read {
+        let text = files::read(&path).map_err(|source| ManifestError::Read {
             path: path.clone(),
             source,
         })?;
         let read = serde_json::from_slice(&text);
-        let mut manifest: Self = read.map_err(|source| ManifestError::Parse { path, source })?;
+        let mut manifest: Self = match read {
+            Ok(manifest) => manifest,
+            Err(source) => return Err(ManifestError::Parse { path, source }),
+        };
+        if let Some(what) = manifest.fault() {
+            return Err(ManifestError::Value { path, what });
+        }
+        let mut named = manifest.portable.iter().flat_map(Portable::named);
+        let outside = named
+            .find(|name| !files::is_plain(name))
+            .map(Path::to_owned);
+        drop(named);
+        if let Some(name) = outside {
+            return Err(ManifestError::Outside { path, name });
+        }
         let adapter = manifest.adapter.iter_mut();
         let folders = adapter.map(|adapter| &mut adapter.folder);
         for path in folders.chain([&mut manifest.model_folder]) {
@@ -256,6 +276,29 @@ impl Manifest {
             }
         }
         Ok(manifest)
+    }
+
+    /// What's in it that can't be, and what its readers rely on.
+    fn fault(&self) -> Option<&'static str> {
+        let portable = self.portable.iter();
+        let beside = portable.clone().flat_map(|portable| &portable.adapters);
+        let mut adapters = beside.clone().map(|own| &own.adapter).chain(&self.adapter);
+        let samples = portable.flat_map(|portable| &portable.sample);
+        let mut samples = samples.chain(beside.flat_map(|own| &own.sample));
+        if self.vocab_size == 0 {
+            return Some("`vocab_size` is 0, expected a positive integer");
+        }
+        if adapters.any(|adapter| adapter.invocation.as_ref().is_some_and(Vec::is_empty)) {
+            return Some("`invocation` has no tokens, expected some, or null");
+        }
+        let is_whole = |sample: &Sample| {
+            let lengths = [sample.token_ids.len(), sample.logits.len()];
+            !sample.prompt_ids.is_empty() && lengths[0] > 0 && lengths[0] == lengths[1]
+        };
+        match samples.all(is_whole) {
+            true => None,
+            false => Some("a `sample` lacks tokens, or has not one logit for each"),
+        }
     }
 
     /// Writes it into `folder`.

@@ -1,6 +1,7 @@
 //! What the manifest of a portable folder has beyond that of a prepared one.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +35,13 @@ pub struct PortableAdapter {
 impl Portable {
     /// The folder of the adapters' files, in a portable folder.
     pub const ADAPTERS: &str = "adapters";
+
+    /// The paths of all files that it names.
+    pub fn named(&self) -> impl Iterator<Item = &Path> {
+        let of_adapters = self.adapters.iter();
+        let of_adapters = of_adapters.filter_map(|own| own.adapter.file.as_deref());
+        self.files.keys().map(Path::new).chain(of_adapters)
+    }
 }
 
 /// A file's size and hash.

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::model::{Report, SCHEMA_VERSION, Status};
 use super::name::ResultName;
-use crate::files::{temporary_file, write_file};
+use crate::files::{read_named, temporary_file, write_file};
 
 /// A result that can't be written.
 #[derive(Debug, Error)]
@@ -86,7 +86,7 @@ struct Outline {
 /// If it can't be read, isn't a result, is damaged, or is of a later schema.
 pub fn read(path: &Path) -> Result<Report, ReadError> {
     let own = || path.to_owned();
-    let text = fs::read(path).map_err(|source| ReadError::Read {
+    let text = read_named(path).map_err(|source| ReadError::Read {
         path: own(),
         source,
     })?;

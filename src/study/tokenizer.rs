@@ -2,13 +2,13 @@
 //! another.
 
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
 use super::observer::Note;
 use super::setup::Setup;
+use crate::files;
 use crate::model::{TOKENIZER_FILES, TextTokenizer, TokenizerError, has_tokenizer};
 use crate::prepared::{Manifest, PreparedVariant, Variant};
 use crate::report::model::{Tokenizer, TokenizerOwner as Owner};
@@ -204,7 +204,7 @@ impl TokenizerPlace {
     /// Notes where a checkpoint gets a tokenizer whose files aren't the base's.
     pub(crate) fn note_copied(&self, setup: &Setup) {
         let same = |name: &str| {
-            let read = |folder: &Path| fs::read(folder.join(name)).ok();
+            let read = |folder: &Path| files::read(&folder.join(name)).ok();
             read(&self.folder) == read(&self.base)
         };
         if !TOKENIZER_FILES.iter().all(|name| same(name)) {

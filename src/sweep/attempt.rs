@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::claim::Owner;
 use super::folder::{SweepFolder, entries};
 use super::job::{Job, Key};
-use crate::files::write_file;
+use crate::files::{self, write_file};
 
 const RECORD: &str = "attempt.json";
 
@@ -133,7 +133,7 @@ impl Attempt {
 }
 
 fn last_line(log: &Path) -> Option<String> {
-    let text = String::from_utf8_lossy(&fs::read(log).ok()?).into_owned();
+    let text = String::from_utf8_lossy(&files::read(log).ok()?).into_owned();
     let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
     Some(line.strip_prefix("error: ").unwrap_or(line).to_owned())
 }
@@ -142,7 +142,7 @@ fn last_line(log: &Path) -> Option<String> {
 pub fn records(sweep: &SweepFolder, key: &Key) -> Vec<Record> {
     let attempts = entries(&sweep.attempts(key)).into_iter();
     let read = |folder: PathBuf| {
-        let text = fs::read(folder.join(RECORD)).ok()?;
+        let text = files::read(&folder.join(RECORD)).ok()?;
         serde_json::from_slice::<Record>(&text).ok()
     };
     let mut found: Vec<Record> = attempts.filter_map(read).collect();

@@ -15,7 +15,7 @@ use sysinfo::System;
 use super::engine_task;
 use super::folder::SweepFolder;
 use super::job::Key;
-use crate::files::temporary_file;
+use crate::files::{self, temporary_file};
 
 /// How often an owner writes its claim again.
 pub const HEARTBEAT: Duration = Duration::from_secs(20);
@@ -121,7 +121,7 @@ pub fn owner_of(sweep: &SweepFolder, key: &Key, this: &Owner) -> Option<Owner> {
 
 /// The owner of the claim at `path`; `None` if there's none, or it's gone.
 fn live_owner(path: &Path, this: &Owner) -> Option<Owner> {
-    let text = fs::read(path).ok()?;
+    let text = files::read(path).ok()?;
     let Ok(owner) = serde_json::from_slice::<Owner>(&text) else {
         // Something else wrote it.
         return is_fresh(path).then(|| Owner {

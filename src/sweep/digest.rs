@@ -2,7 +2,7 @@
 //! host is in them.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::file_names::hex;
 use crate::files::cache_dir::cache_dir;
-use crate::files::write_file;
+use crate::files::{self, write_file};
 
 /// Smaller files are read each time.
 const LARGE: u64 = 4 << 20;
@@ -88,7 +88,7 @@ fn place() -> PathBuf {
 
 fn of_content(path: &Path) -> io::Result<String> {
     let mut hash = Sha256::new();
-    io::copy(&mut File::open(path)?, &mut Hashing(&mut hash))?;
+    io::copy(&mut files::open(path)?, &mut Hashing(&mut hash))?;
     Ok(hex(&hash.finalize()))
 }
 

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use super::hardware;
 use super::job::{Job, Key};
 use super::plan::{Plan, PlanFileError};
-use crate::files::{temporary_file, write_file};
+use crate::files::{self, temporary_file, write_file};
 use crate::report::{self, Report, Status};
 
 /// A sweep's folder.
@@ -112,8 +112,9 @@ impl SweepFolder {
     /// Whether the result of `job` is there, without looking at all others.
     pub fn there(&self, job: &Job) -> There {
         let result = |mark: &Path| {
-            let below = fs::read_to_string(mark).ok()?;
-            Some(self.path.join(below)).filter(|path| path.is_file())
+            let below = files::read_to_string(mark).ok()?;
+            let is_inside = files::is_plain(Path::new(&below));
+            Some(self.path.join(below)).filter(|path| is_inside && path.is_file())
         };
         let folder = self.done(&job.key);
         if let Some(path) = result(&folder.join(job.key.program())) {

@@ -11,6 +11,7 @@ use crate::adapter::{AdapterForm, ValuesFrom, expert_folders, folder};
 use crate::config::BenchmarkConfig;
 use crate::experiment::Experiment;
 use crate::experiment::check::PARAMS;
+use crate::files;
 use crate::lowering::WeightsMode;
 use crate::model::hub::HubId;
 use crate::model::{ModelId, TOKENIZER_FILES, synthetic};
@@ -111,7 +112,7 @@ fn of_named(file: &Path, digests: &mut Digests) -> io::Result<Value> {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     let is_config = name.ends_with("config.json") || name == PARAMS;
     let value = is_config
-        .then(|| serde_json::from_slice::<Value>(&std::fs::read(file).ok()?).ok())
+        .then(|| serde_json::from_slice::<Value>(&files::read(file).ok()?).ok())
         .flatten();
     let digest = match value {
         Some(value) => of_json(&value),

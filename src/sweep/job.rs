@@ -56,8 +56,10 @@ pub struct Parts {
 
 /// A job's key, `<work>-<program>`: the digest of what's measured, and that of the program that
 /// measures it.
+///
+/// Folders are called by it, so nothing else is read as one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "String", into = "String")]
 pub struct Key(String);
 
 /// What a job is expected to take. It's rough: times assume that memory is read at a fixed rate.
@@ -96,6 +98,10 @@ impl Key {
     /// The key at the end of a result's name without its ending, `<name>--<key>`.
     pub fn at_end(stem: &str) -> Option<Self> {
         let (_, key) = stem.rsplit_once("--")?;
+        Self::parse(key)
+    }
+
+    fn parse(key: &str) -> Option<Self> {
         let (work, program) = key.split_once('-')?;
         let is_hex = |text: &str, digits| {
             text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit())
@@ -119,6 +125,25 @@ impl Key {
     /// The whole key.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl TryFrom<String> for Key {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let [work, program] = DIGITS;
+        Self::parse(&text).ok_or_else(|| {
+            format!(
+                "`{text}` is no key, which has {work} hexadecimal digits, `-` and {program} more"
+            )
+        })
+    }
+}
+
+impl From<Key> for String {
+    fn from(key: Key) -> Self {
+        key.0
     }
 }
 
@@ -196,5 +221,13 @@ mod tests {
         );
         assert_eq!(Key::at_end("lora--r8--m--float32--cpu--0011aabb"), None);
         assert_eq!(Key::at_end("lora--r8"), None);
+        let text = serde_json::to_string(&parts("x", "1").key()).unwrap();
+        assert_eq!(
+            serde_json::from_str::<Key>(&text).unwrap(),
+            parts("x", "1").key()
+        );
+        for other in ["\"\"", "\"../../0011223344-01234567\"", "\"/-/\"", "7"] {
+            assert!(serde_json::from_str::<Key>(other).is_err(), "{other}");
+        }
     }
 }

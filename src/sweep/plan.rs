@@ -14,7 +14,7 @@ use super::job::{Job, Refusal};
 use super::plan_index::{self, IndexedLines};
 use crate::advice::shell_word;
 use crate::file_names::hex;
-use crate::files::write_file;
+use crate::files::{read_to_string, write_file};
 
 /// The version of the plan's format.
 const VERSION: u32 = 1;
@@ -119,7 +119,7 @@ impl Plan {
     /// # Errors
     /// If it isn't there, is damaged, or was written by another version.
     pub fn read(path: &Path) -> Result<Self, PlanFileError> {
-        let text = fs::read_to_string(path).map_err(|source| PlanFileError::Read {
+        let text = read_to_string(path).map_err(|source| PlanFileError::Read {
             path: path.to_owned(),
             source,
         })?;

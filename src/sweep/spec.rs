@@ -13,8 +13,8 @@
 //! An empty list leaves the choice to the experiment's parameters. A text may hold `*`, for any
 //! characters but `/`; in `experiments` it stands in the last part of a path.
 
-use std::collections::BTreeSet;
-use std::fs;
+use std::collections::{BTreeSet, HashSet};
+use std::hash::Hash;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -23,6 +23,12 @@ use thiserror::Error;
 
 use crate::adapter::folder::{CONFIG, names};
 use crate::experiment::{EXPERIMENTS, built_in};
+use crate::files::text_named;
+
+/// Combinations that a sweep may have, excluded ones too. Each is looked at before one is measured.
+const MOST: usize = 100_000;
+/// How often a combination and an exclusion may be compared.
+const MOST_COMPARED: usize = 10_000_000;
 
 /// A specification that can't be used.
 #[derive(Debug, Error)]
@@ -56,6 +62,10 @@ pub enum SpecError {
     Exclusion(String),
     #[error("the exclusion `{0}` matches none of the combinations")]
     Idle(String),
+    #[error("the lists have more than {MOST} combinations: divide the sweep")]
+    TooMany,
+    #[error("there are too many exclusions for so many combinations: divide the sweep")]
+    TooManyExclusions,
 }
 
 /// What a sweep measures.
@@ -114,7 +124,7 @@ impl Spec {
     /// # Errors
     /// If it can't be read, or has unknown keys or values of another type.
     pub fn read(path: &Path) -> Result<Self, SpecError> {
-        let text = fs::read_to_string(path).map_err(|source| SpecError::Read {
+        let text = text_named(path).map_err(|source| SpecError::Read {
             path: path.to_owned(),
             source,
         })?;
@@ -148,13 +158,31 @@ impl Spec {
             return Err(SpecError::NoExperiments);
         }
         let experiments = distinct(experiments);
+        let [models, dtypes] = [&self.models, &self.dtypes].map(|values| choices(values));
+        let quantizations = choices(&self.quantizations);
+        let batch_sizes = choices(&self.batch_sizes);
+        let lengths = [
+            experiments.len(),
+            models.len(),
+            dtypes.len(),
+            quantizations.len(),
+            batch_sizes.len(),
+        ];
+        let count = lengths
+            .iter()
+            .try_fold(1_usize, |product, &length| product.checked_mul(length));
+        let count = count.filter(|&count| count <= MOST);
+        let count = count.ok_or(SpecError::TooMany)?;
+        if count.saturating_mul(self.exclude.len()) > MOST_COMPARED {
+            return Err(SpecError::TooManyExclusions);
+        }
         let mut used = vec![false; self.exclude.len()];
         let mut found = Vec::new();
-        for model in choices(&self.models) {
-            for dtype in choices(&self.dtypes) {
-                for quantization in choices(&self.quantizations) {
+        for model in &models {
+            for dtype in &dtypes {
+                for quantization in &quantizations {
                     for experiment in &experiments {
-                        for batch_size in choices(&self.batch_sizes) {
+                        for &batch_size in &batch_sizes {
                             let one = Combination {
                                 experiment: experiment.clone(),
                                 model: model.clone(),
@@ -245,21 +273,17 @@ impl std::fmt::Display for Exclusion {
 }
 
 /// The values of an axis; none is a single one, which is absent.
-fn choices<T: Clone + PartialEq>(values: &[T]) -> Vec<Option<T>> {
+fn choices<T: Clone + Eq + Hash>(values: &[T]) -> Vec<Option<T>> {
     match values {
         [] => vec![None],
         values => distinct(values.to_vec()).into_iter().map(Some).collect(),
     }
 }
 
-fn distinct<T: PartialEq>(values: Vec<T>) -> Vec<T> {
-    let mut found = Vec::new();
-    for value in values {
-        if !found.contains(&value) {
-            found.push(value);
-        }
-    }
-    found
+fn distinct<T: Clone + Eq + Hash>(mut values: Vec<T>) -> Vec<T> {
+    let mut seen = HashSet::new();
+    values.retain(|value| seen.insert(value.clone()));
+    values
 }
 
 /// The experiments that `pattern` stands for, in order of their names.
@@ -298,16 +322,30 @@ fn expanded(pattern: &str) -> Result<Vec<String>, SpecError> {
 }
 
 /// Whether `text` is `pattern`, in which each `*` stands for any characters but `/`.
+///
+/// What lies between two stars is looked for as early as it can be: a later place would leave less
+/// for what follows. So no place is tried twice.
 fn is_like(pattern: &str, text: &str) -> bool {
-    let Some((before, after)) = pattern.split_once('*') else {
+    let Some((first, rest)) = pattern.split_once('*') else {
         return pattern == text;
     };
-    let Some(rest) = text.strip_prefix(before) else {
+    let (middle, last) = rest.rsplit_once('*').unwrap_or(("", rest));
+    let inner = text
+        .strip_prefix(first)
+        .and_then(|text| text.strip_suffix(last));
+    let Some(mut left) = inner else {
         return false;
     };
-    let ends = rest.char_indices().map(|(at, _)| at).chain([rest.len()]);
-    let mut ends = ends.take_while(|&end| !rest[..end].contains('/'));
-    ends.any(|end| is_like(after, &rest[end..]))
+    for part in middle.split('*') {
+        let Some(at) = left.find(part) else {
+            return false;
+        };
+        if left[..at].contains('/') {
+            return false;
+        }
+        left = &left[at + part.len()..];
+    }
+    !left.contains('/')
 }
 
 #[cfg(test)]
@@ -350,11 +388,27 @@ mod tests {
     }
 
     #[test]
+    fn a_sweep_that_could_never_end_is_refused_at_once() {
+        let spec = Spec {
+            experiments: texts(&["a"]),
+            models: (0..1000).map(|number| number.to_string()).collect(),
+            batch_sizes: (1..=1000).collect(),
+            ..Spec::default()
+        };
+        assert!(matches!(spec.combinations(), Err(SpecError::TooMany)));
+        let stars = "*a".repeat(5000);
+        assert!(!is_like(&(stars.clone() + "b"), &"a".repeat(20_000)));
+        assert!(is_like(&stars, &"a".repeat(5000)));
+    }
+
+    #[test]
     fn a_star_stands_for_anything_within_a_part() {
         assert!(
             is_like("lora/*_r8", "lora/lora_r8") && is_like("*", "") && is_like("a*b*", "axbx")
         );
         assert!(!is_like("*", "lora/r8") && !is_like("a*b", "axc") && !is_like("*b", "é"));
+        assert!(is_like("a*/b*", "ax/by") && is_like("*a*b*c", "1a2b3bc") && is_like("a*a", "aa"));
+        assert!(!is_like("a*a", "a") && !is_like("*a*", "b/a") && !is_like("a*b", "a/b"));
         assert!(
             expanded("lora/lora_r*")
                 .unwrap()
@@ -372,7 +426,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| {
             let path = folder.path().join(name);
-            fs::write(&path, text).unwrap();
+            std::fs::write(&path, text).unwrap();
             Spec::read(&path)
         };
         let toml = "experiments = [\"a\"]\nbatch_sizes = [2]\nexclude = [{ model = \"m\" }]\n";

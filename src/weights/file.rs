@@ -3,7 +3,6 @@
 //! Format: <https://huggingface.co/docs/safetensors>. The `safetensors` crate checks the header:
 //! overlaps, offsets out of range, sizes that don't match their shapes or the file.
 
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +15,7 @@ use super::convert::narrow;
 use super::diagnosis::diagnosis;
 use super::packed::{PackedMatrix, elements};
 use super::{Dtype, WeightsError, widen};
+use crate::files;
 
 /// A memory-mapped safetensors file whose header has been checked against the file's length. Clones
 /// share the map.
@@ -89,7 +89,7 @@ impl SafetensorsFile {
             path: path.to_owned(),
             source,
         };
-        let file = File::open(path).map_err(read)?;
+        let file = files::open(path).map_err(read)?;
         // SAFETY: the map is only read. A file that another process truncates while it's mapped
         // raises SIGBUS; the programs that write such files rename them into place.
         #[expect(unsafe_code, reason = "mapping a file has no safe form")]

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 
 use super::{Dtype, WeightsError};
+use crate::files;
 
 /// The ending of such a file's name.
 pub const EXTENSION: &str = "onnx_adapter";
@@ -199,7 +200,7 @@ impl OnnxAdapterFile {
             path: path.to_owned(),
             source,
         };
-        let file = File::open(path).map_err(read)?;
+        let file = files::open(path).map_err(read)?;
         // SAFETY: the map is only read. A file that another process truncates while it's mapped
         // raises SIGBUS; portable folders are renamed into place.
         #[expect(unsafe_code, reason = "mapping a file has no safe form")]

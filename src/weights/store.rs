@@ -1,7 +1,6 @@
 //! A checkpoint's tensors by name, whether in one file or in shards with an index.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,7 +8,7 @@ use serde::Deserialize;
 
 use super::{PackedMatrix, SafetensorsFile, TensorHandle, TensorView, WeightsError};
 use crate::advice::convert_model;
-use crate::files::failed_download;
+use crate::files::{self, failed_download};
 
 /// All tensors of one checkpoint. Clones share their files.
 #[derive(Debug, Clone)]
@@ -96,7 +95,7 @@ impl TensorStore {
     pub fn open_shards(path: &Path) -> Result<Self, WeightsError> {
         let path = path.to_owned();
         let folder = path.parent().unwrap_or(Path::new("."));
-        let text = fs::read(&path).map_err(|source| WeightsError::Read {
+        let text = files::read(&path).map_err(|source| WeightsError::Read {
             path: path.clone(),
             source,
         })?;

@@ -17,5 +17,6 @@ mod non_finite;
 mod prompt_learning;
 mod routers;
 mod safetensors_bytes;
+mod special_files;
 mod spoilt;
 mod target_parameters;

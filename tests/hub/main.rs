@@ -7,6 +7,7 @@ mod common;
 
 mod adapters;
 mod fake_hub;
+mod hostile;
 mod transfers;
 
 use std::{

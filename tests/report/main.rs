@@ -10,6 +10,7 @@ mod common;
 
 mod command;
 mod comparing;
+mod hostile;
 mod metamathqa;
 mod printed;
 mod quality;

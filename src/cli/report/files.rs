@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 
+use crate::files::is_special;
 use crate::report::html::{self, Named};
 use crate::report::quality::{Published, Qualities};
 use crate::report::{self, Source, target_name};
@@ -97,7 +98,7 @@ fn results_in(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).with_context(why)? {
         let path = entry.with_context(why)?.path();
-        if has_ending(&path, "json") {
+        if has_ending(&path, "json") && !is_special(&path) {
             files.push(path);
         }
     }

@@ -51,12 +51,24 @@ fn of_model(model: &Model) -> Vec<Result<ExpertLayer<Weight>, super::NotLowered>
     let Some(graph) = &model.graph else {
         return Vec::new();
     };
-    layers(graph, |node| {
+    let found = layers(graph, |node| {
         let weight = products.expert_weight(node);
         weight
             .cloned()
             .ok_or("one of their weights isn't stored in a file")
-    })
+    });
+    let alike = |layer: ExpertLayer<Weight>| {
+        let size = |weight: &Weight| [weight.rows, weight.columns];
+        let sizes = |expert: &[Weight; 3]| expert.each_ref().map(size);
+        let [gate, up, down] = sizes(&layer.experts[0]);
+        let all = layer.experts.iter().map(sizes);
+        match gate == up && all.into_iter().all(|one| one == [gate, up, down]) {
+            true => Ok(layer),
+            false => Err(layer.refused("their weights have different sizes")),
+        }
+    };
+    let found = found.into_iter();
+    found.map(|layer| layer.and_then(alike)).collect()
 }
 
 /// The tensors of `gate_proj` and `up_proj` of all experts, and those of `down_proj`.

@@ -19,6 +19,7 @@ use std::{
 };
 
 use super::HubError;
+use crate::files;
 
 /// How often a lock is tried for.
 const LOCK_TICK: Duration = Duration::from_millis(50);
@@ -59,7 +60,7 @@ impl RepoCache {
             return Ok(Some(revision.to_owned()));
         }
         let path = self.folder.join("refs").join(revision);
-        match fs::read_to_string(&path) {
+        match files::read_to_string(&path) {
             Ok(text) => Ok(Some(text.trim().to_owned()).filter(|commit| is_commit_hash(commit))),
             Err(error)
                 if matches!(

@@ -9,6 +9,9 @@ use sha2::{Digest, Sha256};
 
 use super::remote::Description;
 
+/// Bytes that are taken of a file whose size wasn't announced. Weights have theirs announced.
+const MOST_UNANNOUNCED: u64 = 1 << 30;
+
 pub(super) struct Incomplete<'a> {
     expected: &'a Description,
     path: PathBuf,
@@ -83,9 +86,7 @@ impl<'a> Incomplete<'a> {
 
     /// Whether more than the whole has been received.
     pub(super) fn has_too_much(&self) -> bool {
-        self.expected
-            .size_bytes
-            .is_some_and(|size| self.length > size)
+        self.length > self.expected.size_bytes.unwrap_or(MOST_UNANNOUNCED)
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -108,12 +109,15 @@ impl<'a> Incomplete<'a> {
     }
 
     fn mismatch(&mut self) -> Option<Mismatch> {
-        if let Some(size) = self.expected.size_bytes
-            && self.length != size
-        {
+        let expected = match self.expected.size_bytes {
+            Some(size) if self.length != size => Some(format!("{size} bytes")),
+            None if self.has_too_much() => Some("their number in a header".to_owned()),
+            _ => None,
+        };
+        if let Some(expected) = expected {
             return Some(Mismatch {
                 found: format!("{} bytes", self.length),
-                expected: format!("{size} bytes"),
+                expected,
             });
         }
         let expected = self.expected.sha256()?;
@@ -123,5 +127,28 @@ impl<'a> Incomplete<'a> {
             found: format!("SHA-256 `{found}`"),
             expected: format!("`{expected}`"),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_unannounced_size_that_has_no_end_is_given_up_and_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.incomplete");
+        let expected = Description {
+            etag: "a".to_owned(),
+            size_bytes: None,
+        };
+        let mut incomplete = Incomplete::open(path.clone(), &expected).unwrap();
+        incomplete.write(b"{}").unwrap();
+        assert!(!incomplete.has_too_much());
+        incomplete.length = MOST_UNANNOUNCED + 1;
+        assert!(incomplete.has_too_much());
+        let blob = folder.path().join("a");
+        assert!(incomplete.finish(&blob).unwrap().is_some());
+        assert!(!path.exists() && !blob.exists());
     }
 }

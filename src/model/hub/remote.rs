@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Read};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
@@ -22,6 +22,11 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~');
 /// What is escaped in a path.
 const ESCAPED_IN_PATH: &AsciiSet = &ESCAPED.remove(b'/');
+
+/// Bytes that an answer with a commit's files may have. That of 10,000 files has one MiB.
+const LONGEST_LISTING: usize = 32 << 20;
+/// How many times as long as nothing may happen, such an answer may take.
+const LONGEST_WAIT: u32 = 10;
 
 /// What the hub has under a revision.
 pub(super) struct Listing {
@@ -90,10 +95,20 @@ impl<'a> Remote<'a> {
             self.settings.endpoint, self.id.repo
         );
         let mut text = Vec::new();
-        let body = self.http.get(asked, &url, 0)?.into_body();
-        body.into_reader()
-            .read_to_end(&mut text)
-            .map_err(|error| self.http.cut(asked, error.into()))?;
+        let mut reader = self.http.get(asked, &url, 0)?.into_body().into_reader();
+        let (began, mut part) = (Instant::now(), vec![0; 1 << 16]);
+        loop {
+            match reader.read(&mut part) {
+                Ok(0) => break,
+                Ok(count) => text.extend(&part[..count]),
+                Err(error) => return Err(self.http.cut(asked, error.into())),
+            }
+            // Each part may come in time, and the last one never.
+            let is_slow = began.elapsed() > LONGEST_WAIT * self.settings.patience;
+            if text.len() > LONGEST_LISTING || is_slow {
+                return Err(self.http.senseless("a list of files without an end"));
+            }
+        }
         let info: Info =
             serde_json::from_slice(&text).map_err(|error| self.http.senseless(error))?;
         if !is_commit_hash(&info.sha) {

@@ -3,13 +3,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
-    path::{Component, Path},
+    path::Path,
 };
 
 use serde::Deserialize;
 
 use super::HubError;
+use crate::files;
 
 #[derive(Deserialize)]
 struct Index {
@@ -19,7 +19,7 @@ struct Index {
 
 /// The files that the index at `path` names, each once, in order.
 pub(super) fn read(repo: &str, path: &Path) -> Result<BTreeSet<String>, HubError> {
-    let bytes = fs::read(path).map_err(|source| HubError::Cache {
+    let bytes = files::read(path).map_err(|source| HubError::Cache {
         path: path.to_owned(),
         source,
     })?;
@@ -46,11 +46,7 @@ pub(super) fn read(repo: &str, path: &Path) -> Result<BTreeSet<String>, HubError
 
 /// Whether `name` is a relative path of plain names, on every system.
 pub(super) fn is_plain(name: &str) -> bool {
-    !name.is_empty()
-        && !name.contains(['\\', ':', '\0'])
-        && Path::new(name)
-            .components()
-            .all(|component| matches!(component, Component::Normal(_)))
+    !name.contains(['\\', ':', '\0']) && files::is_plain(Path::new(name))
 }
 
 #[cfg(test)]
@@ -60,7 +56,7 @@ mod tests {
     fn read_index(json: &str) -> Result<BTreeSet<String>, HubError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors.index.json");
-        fs::write(&path, json).unwrap();
+        std::fs::write(&path, json).unwrap();
         read("org/name", &path)
     }
 

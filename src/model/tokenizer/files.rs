@@ -1,12 +1,11 @@
 //! Finds and reads the tokenizer files of a folder.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use super::TokenizerError;
-use crate::files::failed_download;
+use crate::files::{self, failed_download};
 
 /// All files that belong to a tokenizer, including its chat template.
 pub const TOKENIZER_FILES: [&str; 9] = [
@@ -112,7 +111,7 @@ pub fn json(path: &Path) -> Result<Value, TokenizerError> {
 
 /// Reads the bytes of `path`.
 pub fn bytes(path: &Path) -> Result<Vec<u8>, TokenizerError> {
-    let bytes = fs::read(path).map_err(|source| TokenizerError::Read {
+    let bytes = files::read(path).map_err(|source| TokenizerError::Read {
         path: path.to_owned(),
         source,
     })?;

@@ -13,6 +13,7 @@
 mod class;
 mod error;
 mod files;
+mod guard;
 mod mistral;
 mod pipeline;
 mod sentencepiece;
@@ -21,7 +22,6 @@ mod special;
 #[cfg(test)]
 mod tests;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -33,16 +33,19 @@ pub use files::{TOKENIZER_FILES, has_tokenizer};
 
 use class::Class;
 use files::{Vocabulary, bytes, object};
+use guard::{check_normalizer, guarded};
 use pipeline::{Words, build};
 use sentencepiece::Model;
 use settings::Settings;
 use special::Specials;
 
-/// The part of `tokenizer.json` at which the `tokenizers` crate panics if it isn't JSON.
+use crate::files::read_to_string;
+
+/// The part of `tokenizer.json` that's checked before the `tokenizers` crate reads it.
 #[derive(Deserialize)]
-struct Panicking {
-    #[serde(rename = "decoder")]
-    _decoder: Option<Value>,
+struct Checked {
+    #[serde(default)]
+    normalizer: Value,
 }
 
 /// A tokenizer, which encodes text as token ids and decodes them.
@@ -91,10 +94,10 @@ impl TextTokenizer {
         let (mut tokenizer, specials) = match (&vocabulary, stored) {
             (Vocabulary::Json(_), Some((_, stored))) => {
                 let specials = Specials::new(class, &settings, None)?;
-                let tokenizer = match class {
+                let tokenizer = guarded(|| match class {
                     Class::AsStored => as_stored(stored),
                     _ => rebuilt(class, &settings, &specials, stored),
-                };
+                });
                 (tokenizer.map_err(failed)?, specials)
             }
             (Vocabulary::SentencePiece(path), _) => {
@@ -103,7 +106,7 @@ impl TextTokenizer {
                 }
                 let model = Model::read(path)?;
                 let specials = Specials::new(class, &settings, Some(&model))?;
-                let parts = match class {
+                let parts = guarded(|| match class {
                     Class::AsStored => model.parts(
                         &settings.added,
                         !settings.has("legacy") || settings.flag("legacy"),
@@ -113,8 +116,8 @@ impl TextTokenizer {
                         let words = Words { vocab, merges };
                         Ok(build(class, &settings, words, specials.unknown()))
                     }
-                };
-                let tokenizer = parts.and_then(|parts| assembled(parts, Value::Null));
+                });
+                let tokenizer = parts.and_then(|parts| guarded(|| assembled(parts, Value::Null)));
                 (tokenizer.map_err(failed)?, specials)
             }
             (Vocabulary::Merges { vocab, merges }, _) => {
@@ -130,19 +133,22 @@ impl TextTokenizer {
                 };
                 let specials = Specials::new(class, &settings, None)?;
                 let parts = build(class, &settings, words, specials.unknown());
-                (assembled(parts, Value::Null).map_err(failed)?, specials)
+                let tokenizer = guarded(|| assembled(parts, Value::Null));
+                (tokenizer.map_err(failed)?, specials)
             }
             (Vocabulary::Json(_), None) => unreachable!("the file was read before"),
         };
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(failed)?;
         tokenizer.set_encode_special_tokens(settings.flag("split_special_tokens"));
-        specials
-            .add(class, &settings, &mut tokenizer)
-            .map_err(failed)?;
-        if settings.flag("fix_mistral_regex") {
-            mistral::fix(&mut tokenizer, &config).map_err(failed)?;
-        }
+        let completed = guarded(|| {
+            specials.add(class, &settings, &mut tokenizer)?;
+            match settings.flag("fix_mistral_regex") {
+                true => mistral::fix(&mut tokenizer, &config),
+                false => Ok(()),
+            }
+        });
+        completed.map_err(failed)?;
         // With byte-level BPE that would remove real spaces.
         let is_bpe = matches!(tokenizer.get_model(), ModelWrapper::BPE(_));
         let forced = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output";
@@ -160,7 +166,7 @@ impl TextTokenizer {
     /// # Errors
     /// If the tokenizer fails.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        let encoding = self.tokenizer.encode(text, true);
+        let encoding = guarded(|| self.tokenizer.encode(text, true));
         let encoding = encoding.map_err(|source| self.failed(source))?;
         Ok(encoding.get_ids().to_vec())
     }
@@ -170,7 +176,7 @@ impl TextTokenizer {
     /// # Errors
     /// If the tokenizer fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
-        let text = self.tokenizer.decode(ids, true);
+        let text = guarded(|| self.tokenizer.decode(ids, true));
         let text = text.map_err(|source| self.failed(source))?;
         Ok(match self.cleans_up {
             true => cleaned_up(text),
@@ -195,10 +201,10 @@ impl TextTokenizer {
     }
 }
 
-/// Uses `tokenizer.json` unchanged. It's parsed as JSON first, since the `tokenizers` crate may
-/// panic if it isn't.
+/// Uses `tokenizer.json` unchanged.
 fn as_stored(bytes: &[u8]) -> tokenizers::Result<Tokenizer> {
-    serde_json::from_slice::<Panicking>(bytes)?;
+    let Checked { normalizer } = serde_json::from_slice(bytes)?;
+    check_normalizer(&normalizer)?;
     Tokenizer::from_bytes(bytes)
 }
 
@@ -230,7 +236,7 @@ fn assembled(
 
 /// Reads the pairs in `merges.txt`: two tokens per line, after a line with the version.
 fn merge_lines(path: &Path) -> Result<Value, TokenizerError> {
-    let text = fs::read_to_string(path).map_err(|source| TokenizerError::Read {
+    let text = read_to_string(path).map_err(|source| TokenizerError::Read {
         path: path.to_owned(),
         source,
     })?;

@@ -15,6 +15,7 @@ use tokenizers::normalizers::{NormalizerWrapper, Precompiled};
 
 use super::TokenizerError;
 use super::files::bytes;
+use super::guard::check_table;
 
 /// `ModelProto`
 #[derive(Clone, PartialEq, Message)]
@@ -212,6 +213,7 @@ impl Model {
 
         let mut normalizers = Vec::new();
         if !spec.precompiled_charsmap.is_empty() {
+            check_table(&spec.precompiled_charsmap)?;
             let table = Precompiled::from(&spec.precompiled_charsmap)?;
             normalizers.push(serde_json::to_value(NormalizerWrapper::from(table))?);
         }

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::copy;
-use crate::files::write_file;
+use crate::files::{self, write_file};
 use crate::model::TOKENIZER_FILES;
 use crate::prepare::PrepareError;
 
@@ -35,7 +35,7 @@ pub fn copy_tokenizer(tokenizer: &Path, made: &Path) -> Result<(), PrepareError>
 /// Transformers 5; only the inputs that the class makes differ in earlier releases, so they're
 /// named, too.
 fn name_class_as_before(path: &Path) -> std::io::Result<()> {
-    let Ok(text) = fs::read(path) else {
+    let Ok(text) = files::read(path) else {
         return Ok(());
     };
     let Ok(mut config) = serde_json::from_slice::<Value>(&text) else {

@@ -1,7 +1,6 @@
 //! The page's data: what its script draws, and the results themselves, from which other formats can
 //! be made again.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +9,7 @@ use serde_json::{Value as Json, json};
 
 use super::packed::{pack as packed, unpack};
 use super::{Named, ShownGroup, ShownRow};
+use crate::files::text_named;
 use crate::report::caveats::Caveat;
 use crate::report::model::Report;
 use crate::report::quality::Qualities;
@@ -129,7 +129,7 @@ pub(super) fn pack(
 /// If it can't be read, or isn't such a page.
 pub fn read_page(path: &Path) -> Result<Vec<Named>, ReadPageError> {
     let own = || path.to_owned();
-    let text = fs::read_to_string(path).map_err(|source| ReadPageError::Read {
+    let text = text_named(path).map_err(|source| ReadPageError::Read {
         path: own(),
         source,
     })?;

@@ -18,12 +18,25 @@ pub(super) fn pack(bytes: &[u8]) -> io::Result<String> {
     Ok(BASE64_STANDARD.encode(encoder.finish()?))
 }
 
+/// How many bytes may come of one that's packed, beside [`ALWAYS`]. Results make about five of one;
+/// deflate could make a thousand.
+const MOST_OF_ONE: u64 = 50;
+/// Bytes that may come of any page.
+const ALWAYS: u64 = 16 << 20;
+
 /// What [`pack`] packed.
 pub(super) fn unpack(packed: &str) -> io::Result<Vec<u8>> {
     let deflated = BASE64_STANDARD.decode(packed).map_err(io::Error::other)?;
+    let most = ALWAYS + MOST_OF_ONE * deflated.len() as u64;
     let mut bytes = Vec::new();
-    ZlibDecoder::new(deflated.as_slice()).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    let unpacked = ZlibDecoder::new(deflated.as_slice());
+    unpacked.take(most + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > most {
+        true => Err(io::Error::other(
+            "they would unpack to far more than any results have",
+        )),
+        false => Ok(bytes),
+    }
 }
 
 #[cfg(test)]
@@ -37,6 +50,13 @@ mod tests {
         assert!(packed.len() < text.len() / 10 && !packed.contains('<'));
         assert_eq!(unpack(&packed).unwrap(), text.as_bytes());
         assert!(unpack("no base64!").is_err());
+        let endless = pack(&vec![b' '; 200 << 20]).unwrap();
+        assert!(
+            unpack(&endless)
+                .unwrap_err()
+                .to_string()
+                .contains("far more")
+        );
         assert!(unpack(&packed[..packed.len() / 8 * 4]).is_err());
     }
 }

@@ -11,6 +11,7 @@ use super::configuration::Configuration;
 use super::peft_result::{Trained, trained_in};
 use super::plain::{PlainError, lines};
 use super::{Qualities, Quality};
+use crate::files::{is_special, text_named};
 use crate::json::check::quoted;
 use crate::report::comparable::condition_named;
 use crate::report::model::Report;
@@ -112,7 +113,7 @@ impl Published {
         if path.is_dir() {
             return self.add_folder(path, metric);
         }
-        let text = fs::read_to_string(path).map_err(|source| QualityError::Read {
+        let text = text_named(path).map_err(|source| QualityError::Read {
             path: path.to_owned(),
             source,
         })?;
@@ -132,7 +133,9 @@ impl Published {
             .map(|entry| Ok(entry?.path()))
             .collect::<io::Result<Vec<PathBuf>>>()
             .map_err(unreadable)?;
-        files.retain(|path| path.extension().is_some_and(|ending| ending == "json"));
+        files.retain(|path| {
+            path.extension().is_some_and(|ending| ending == "json") && !is_special(path)
+        });
         files.sort();
         for file in &files {
             self.add(file, metric)?;

@@ -1,10 +1,11 @@
 //! What was submitted to engines, so that it can be asked after and cancelled.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write};
 
 use serde::{Deserialize, Serialize};
 
+use crate::files::read_to_string;
 use crate::sweep::folder::SweepFolder;
 
 /// Jobs that were submitted to an engine.
@@ -38,7 +39,7 @@ impl Submission {
 
 /// All submissions of `sweep`, in order.
 pub fn submissions(sweep: &SweepFolder) -> Vec<Submission> {
-    let text = fs::read_to_string(sweep.submissions()).unwrap_or_default();
+    let text = read_to_string(&sweep.submissions()).unwrap_or_default();
     let lines = text.lines();
     lines
         .filter_map(|line| serde_json::from_str(line).ok())
