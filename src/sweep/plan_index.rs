@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::file_names::hex;
-use crate::files::write_file;
+use crate::files::{self, write_file};
 
 /// Bytes of a line of the index.
 const WIDTH: usize = 64;
@@ -28,7 +28,10 @@ pub struct IndexedLines {
     index: File,
     /// The hash of the whole plan.
     pub hash: String,
-    lines: usize,
+    /// Bytes of the plan.
+    size: u64,
+    /// Its lines.
+    pub lines: usize,
 }
 
 /// The index of the plan at `plan`.
@@ -58,15 +61,19 @@ pub fn write(plan: &Path, text: &str, hash: &str) -> io::Result<()> {
 impl IndexedLines {
     /// The plan at `plan`; `None` if it has no index, or one of another plan.
     pub fn open(plan: &Path) -> Option<Self> {
-        let index = File::open(path_of(plan)).ok()?;
-        let plan = File::open(plan).ok()?;
+        let index = files::open(&path_of(plan)).ok()?;
+        let plan = files::open(plan).ok()?;
         let [hash, size, lines] = fields(&index, 0)?;
-        let is_of_it = plan.metadata().ok()?.len() == size.parse::<u64>().ok()?;
-        is_of_it.then_some(Self {
+        let size: u64 = size.parse().ok()?;
+        let lines: usize = lines.parse().ok()?;
+        let is_whole = index.metadata().ok()?.len() / WIDTH as u64 > lines as u64;
+        let is_of_it = plan.metadata().ok()?.len() == size;
+        (is_of_it && is_whole).then_some(Self {
             plan,
             index,
             hash,
-            lines: lines.parse().ok()?,
+            size,
+            lines,
         })
     }
 
@@ -77,8 +84,9 @@ impl IndexedLines {
             return None;
         }
         let [offset, length, expected] = fields(&self.index, number + 1)?;
-        let mut bytes = vec![0; length.parse().ok().filter(|length| *length < 1 << 30)?];
-        let offset = offset.parse().ok()?;
+        let (offset, length): (u64, u64) = (offset.parse().ok()?, length.parse().ok()?);
+        offset.checked_add(length).filter(|end| *end <= self.size)?;
+        let mut bytes = vec![0; length as usize];
         self.plan.read_exact_at(&mut bytes, offset).ok()?;
         let line = String::from_utf8(bytes).ok()?;
         (digest(&line) == expected).then_some(line)

@@ -8,7 +8,8 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::common::{assert_refused, limited, only, read_json, run};
+use crate::common::reference::prepared_folder;
+use crate::common::{assert_refused, limited, read_json, run};
 use crate::spoilt::Spoilt;
 
 /// Puts a pipe in the place of the file at `path`; nobody writes into it.
@@ -118,7 +119,7 @@ fn a_pipe_among_results_is_none() {
 fn a_prepared_folder_with_a_pipe_or_files_elsewhere_is_refused() {
     for (put, kind) in STANDS {
         let trial = Spoilt::new("llama-gqa", "lora");
-        let made = only(&only(&trial.exported).join("lora*"));
+        let made = prepared_folder(&trial.exported);
         put(&made.join("unmerged/manifest.json"));
         let outcome = run(trial
             .command(&["generate", "--prompt-ids", "1,2"])
@@ -127,7 +128,7 @@ fn a_prepared_folder_with_a_pipe_or_files_elsewhere_is_refused() {
     }
     for name in ["../secret", "/dev/zero"] {
         let trial = Spoilt::new("llama-gqa", "lora");
-        let made = only(&only(&trial.exported).join("lora*")).join("unmerged");
+        let made = prepared_folder(&trial.exported).join("unmerged");
         let path = made.join("manifest.json");
         let mut manifest = read_json(&path);
         manifest["portable"] = json!({

@@ -13,7 +13,11 @@
 //! it. `docs/reliability.md` has what the full form found.
 
 #![expect(clippy::unwrap_used, reason = "a test may unwrap")]
-#![expect(clippy::print_stdout, reason = "it's a program of its own")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "it's a program of its own"
+)]
 
 mod allocations;
 mod mutate;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::options::Options;
 use crate::readers::READERS;
 use crate::target::Reader;
-use crate::worker::{Fault, STATE, State};
+use crate::worker::{BROKEN, Fault, STATE, State};
 
 /// After so many deaths a reader is given up.
 const MOST_DEATHS: usize = 20;
@@ -114,6 +114,10 @@ fn run_one(reader: &Reader, options: &Options) -> Found {
             kind: "death".to_owned(),
             place: format!("{status}: {said}"),
         });
+        // It wasn't an input: a seed isn't accepted, or the worker itself is wrong.
+        if status.code() == Some(BROKEN) {
+            break;
+        }
         from = at.max(from) + 1;
     }
     let state = State::read(state_file.path());

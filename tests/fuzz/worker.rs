@@ -35,6 +35,9 @@ const STACK: usize = 2 << 20;
 /// An allocation of more is refused by the system, so that a fault doesn't stop the machine.
 const ADDRESS_SPACE: u64 = 12 << 30;
 
+/// The exit code of a worker that fails apart from its inputs.
+pub const BROKEN: i32 = 101;
+
 /// The variable with the path of the file of [`State`].
 pub const STATE: &str = "PEFT_BENCH_FUZZ_STATE";
 
@@ -231,7 +234,7 @@ fn on_small_stack(work: impl FnOnce() + Send + 'static) {
     if let Err(cause) = thread.unwrap().join() {
         let place = panic_place(cause);
         eprintln!("{place}");
-        std::process::exit(101);
+        std::process::exit(BROKEN);
     }
 }
 

@@ -18,11 +18,11 @@ pub(super) fn pack(bytes: &[u8]) -> io::Result<String> {
     Ok(BASE64_STANDARD.encode(encoder.finish()?))
 }
 
-/// How many bytes may come of one that's packed, beside [`ALWAYS`]. Results make about five of one;
+/// How many bytes may come of one that's packed, beside [`ALWAYS`]. Results make about seven of one;
 /// deflate could make a thousand.
-const MOST_OF_ONE: u64 = 50;
+const MOST_OF_ONE: u64 = 20;
 /// Bytes that may come of any page.
-const ALWAYS: u64 = 16 << 20;
+const ALWAYS: u64 = 8 << 20;
 
 /// What [`pack`] packed.
 pub(super) fn unpack(packed: &str) -> io::Result<Vec<u8>> {

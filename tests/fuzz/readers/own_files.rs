@@ -30,7 +30,7 @@ pub const FILTER: Reader = Reader {
 
 fn parameters(folder: &Path) -> Target {
     let quantized =
-        br#"{"use_4bit": true, "quantization_scheme": "int4", "quantization_block_size": 32,
+        br#"{"use_4bit": true, "quantization_scheme": "rtn", "quantization_block_size": 32,
         "quantization_head": "float", "quantization_embedding": "4bit", "batch_size": [1, 8],
         "category_generation_params": {"short": {"max_new_tokens": 4}}}"#;
     let path = folder.join("params.json");
