@@ -14,7 +14,7 @@ use crate::target::{Outcome, Reader, Seed, Target, told};
 
 pub const RESULT: Reader = Reader {
     name: "result",
-    one_of: 1,
+    one_of: 4,
     make: result,
 };
 
@@ -26,7 +26,7 @@ pub const COMPARED: Reader = Reader {
 
 pub const PAGE: Reader = Reader {
     name: "result-page",
-    one_of: 1,
+    one_of: 5,
     make: page,
 };
 
