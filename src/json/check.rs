@@ -12,8 +12,17 @@ pub(crate) fn without_comments(
         .map(|(key, value)| (key.as_str(), value))
 }
 
+/// Bytes of a name that are compared with candidates: how long a comparison takes grows with the
+/// square of it.
+const COMPARED: usize = 200;
+
+fn beginning(name: &str) -> &str {
+    &name[..name.floor_char_boundary(COMPARED)]
+}
+
 /// The candidate that's most similar to `name`, if any is similar enough to be a typo of it.
 pub(crate) fn nearest(name: &str, candidates: &[&str]) -> Option<String> {
+    let name = beginning(name);
     candidates
         .iter()
         .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
@@ -24,6 +33,7 @@ pub(crate) fn nearest(name: &str, candidates: &[&str]) -> Option<String> {
 
 /// The three candidates that are most similar to `name`, in words: `a`, `b` or `c`.
 pub(crate) fn nearest_three(name: &str, candidates: &[&str]) -> String {
+    let name = beginning(name);
     let mut ranked: Vec<&&str> = candidates.iter().collect();
     ranked.sort_by(|a, b| similarity(name, b).total_cmp(&similarity(name, a)));
     let names: Vec<String> = ranked
@@ -89,6 +99,7 @@ mod tests {
         );
         assert_eq!(nearest("sed", &names).as_deref(), Some("seed"));
         assert_eq!(nearest("temperature", &names), None);
+        assert_eq!(nearest(&"é".repeat(1_000_000), &names), None);
     }
 
     #[test]
