@@ -45,7 +45,7 @@ fn parameters(folder: &Path) -> Target {
             let source = DefaultsSource::File(&seed.path);
             let config = BenchmarkConfig::load(source, Some(&seed.path), &|_| {});
             let config = config.map_err(|error| told(&error))?;
-            config.to_json();
+            let _ = config.to_json();
             let quantization = config.quantization();
             quantization.map(drop).map_err(|error| told(&error))
         }),

@@ -152,13 +152,13 @@ fn folder_of_a_sweep(folder: &Path) -> Target {
     });
     let submitted = json!({ "launcher": "slurm", "ids": ["17"], "tasks": 2, "plan": plan.hash });
     let result = entries(&fixture("results/alone")).into_iter();
-    let result = result.filter(|path| path.extension().is_some_and(|ending| ending == "json"));
+    let mut result = result.filter(|path| path.extension().is_some_and(|ending| ending == "json"));
     let published = sweep
         .results()
         .join("hardware")
         .join(format!("a--{}.json", job.key));
     fs::create_dir_all(published.parent().unwrap()).unwrap();
-    fs::copy(result.last().unwrap(), &published).unwrap();
+    fs::copy(result.next_back().unwrap(), &published).unwrap();
     let done = sweep.path().join("done").join(plan.jobs[1].key.work());
     let seeds = vec![
         write(
