@@ -91,7 +91,7 @@ def cancelled_by_a_wrong_clock(place, deed, seconds):
 
 
 def programme(place, tally, seed, rounds, only=None):
-    """So many rounds of each."""
+    """So many rounds of each; none for the short form, which has one year of claims and cancellations."""
     kept = place.bytes(EARLIER)
     deeds = all_deeds()
 
@@ -108,7 +108,7 @@ def programme(place, tally, seed, rounds, only=None):
     event("wrong times: another adapter", "times/adapter", lambda draw: changed_weights(place, deeds["prepare"], TIMES["1960"]))
     host = json.dumps({"host": "elsewhere", "process": 1, "began": 1, "boot": "another"})
     sweep = deeds["sweep run"]
-    for year, seconds in TIMES.items():
+    for year, seconds in TIMES.items() if rounds or only else [("2100", TIMES["2100"])]:
         for what, text in (("host", host), ("nobody", "{"), ("empty", "")):
             event("wrong times: claims", f"claim/{what}/{year}", lambda draw: foreign_claim(place, sweep, seconds, text))
         event("wrong times: cancelled", f"cancelled/{year}", lambda draw: cancelled_by_a_wrong_clock(place, sweep, seconds))

@@ -13,8 +13,9 @@ from kills import Undisturbed, check_again, check_made
 from place import Fault, meaning, one_error
 
 PAGE = 4096
-# Commands with what they need at most, in pages of a disk.
 NAMES = ["prepare", "quantize", "checkpoint", "portable", "convert", "init", "measure", "base", "report", "sweep plan", "sweep run"]
+# Those of the short form.
+FEW = ["prepare", "convert", "measure", "sweep plan"]
 PLENTY = "512m"
 
 
@@ -181,7 +182,7 @@ def programme(place, tally, seed, sizes, vanishing, only=None):
                 act(random.Random(f"{seed}/{one}"))
 
     event("full output", "full/output", lambda draw: full_output(place))
-    for name in NAMES:
+    for name in NAMES if sizes > 1 or only else FEW:
         deed = deeds[name]
         if only is not None and f"/{name}/" not in only:
             continue

@@ -18,7 +18,7 @@ FIXTURES = ROOT / "tests/fixtures"
 # How every process that a place starts is recognised, its children too.
 MARK = "PEFT_BENCH_RELIABILITY"
 # Nothing here takes so long, in seconds.
-PATIENCE = 120
+PATIENCE = 300
 
 # Names that a file or folder has while it's being written.
 TEMPORARY = re.compile(r"^\.partial-|^\.tmp|^\.try-|^\.now-|^\.gone-|^peft-bench-[0-9a-f]{8}-|\.partial$|\.incomplete$")

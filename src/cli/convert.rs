@@ -1,5 +1,7 @@
 //! `peft-bench convert`
 
+use std::cell::OnceCell;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -15,11 +17,12 @@ use super::progress::message;
 use super::terminal::Terminal;
 use super::text_comparison::{Compared, TextComparison};
 use super::verify::{PromptOptions, nats};
+use crate::adapter::folder::CONFIG;
 use crate::adapter::{Adapter, ValuesFrom};
 use crate::config::BenchmarkConfig;
 use crate::convert::{Conversion, ConvertedModule, Rank, to_lora};
 use crate::experiment::{EXPERIMENTS, Experiment};
-use crate::files::write_file;
+use crate::files::{temporary_folder, write_file};
 use crate::model::BaseModel;
 use crate::prepared::Variant;
 use crate::study::{Setup, Target};
@@ -96,14 +99,20 @@ impl Convert {
             Adapter::load_for_task(&original.folder, &base, seed, values, config.task_id)?;
         setup.note_adapter(adapter.notes());
         let folder = self.folder(&original);
-        if is_interrupted(&folder, &self.experiment) {
+        if let Some(lock) = interrupted(&folder, &self.experiment) {
             message(&format!(
                 "note: `{}` is of a conversion that was interrupted; it's made anew",
                 folder.display()
             ));
-            fs::remove_dir_all(&folder)
-                .with_context(|| format!("cannot remove `{}`", folder.display()))?;
+            make_way(&folder).with_context(|| format!("cannot remove `{}`", folder.display()))?;
+            drop(lock);
         }
+        // Until the texts are compared, it says that this isn't an interrupted conversion.
+        let lock = OnceCell::new();
+        let add = |made: &Conversion, folder: &Path| {
+            let _ = lock.set(locked(folder));
+            write_report(folder, &self.report(made, &base))
+        };
         let tokenizer = &original.folder;
         let made = to_lora(
             &adapter,
@@ -112,7 +121,7 @@ impl Convert {
             tokenizer,
             &folder,
             &config.model_id,
-            &|made, folder| write_report(folder, &self.report(made, &base)),
+            &add,
         )?;
         let mut report = self.report(&made, &base);
         if !self.json {
@@ -201,11 +210,29 @@ fn write_report(folder: &Path, report: &Value) -> io::Result<()> {
     write_file(&folder.join(REPORT), format!("{report:#}\n").as_bytes())
 }
 
-/// Whether a conversion of `original` to `folder` ended before the texts were compared.
-fn is_interrupted(folder: &Path, original: &Path) -> bool {
-    let report = fs::read(folder.join(REPORT)).ok();
-    let report = report.and_then(|text| serde_json::from_slice::<Value>(&text).ok());
-    report.is_some_and(|report| report["text"].is_null() && report["original"] == json!(original))
+/// The lock of a conversion's folder, until it's dropped or its process ends. `None` if another
+/// process has it, or the file system has no locks.
+fn locked(folder: &Path) -> Option<File> {
+    let file = File::open(folder.join(CONFIG)).ok()?;
+    file.try_lock().ok()?;
+    Some(file)
+}
+
+/// The lock of a conversion of `original` to `folder` that ended before the texts were compared.
+fn interrupted(folder: &Path, original: &Path) -> Option<File> {
+    let report = fs::read(folder.join(REPORT)).ok()?;
+    let report: Value = serde_json::from_slice(&report).ok()?;
+    let is_unfinished = report["text"].is_null() && report["original"] == json!(original);
+    is_unfinished.then(|| locked(folder)).flatten()
+}
+
+/// Removes `folder`, which vanishes as a whole.
+fn make_way(folder: &Path) -> io::Result<()> {
+    let parent = folder
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let aside = temporary_folder::create(parent.unwrap_or(Path::new(".")))?;
+    fs::rename(folder, aside.path().join("interrupted"))
 }
 
 fn print_modules(made: &Conversion) -> Result<()> {

@@ -33,6 +33,17 @@ pub fn files(manifest: &Manifest) -> Vec<&'static str> {
     }
 }
 
+/// The manifest of `folder`, if that was made from the same, and all its files are there.
+pub fn find(folder: &Path, fingerprint: &str) -> Option<Manifest> {
+    let manifest = Manifest::read(folder).ok()?;
+    let is_whole = || {
+        let files = files(&manifest);
+        files.iter().all(|file| folder.join(file).is_file())
+    };
+    let found = manifest.fingerprint == fingerprint && is_whole();
+    found.then_some(manifest)
+}
+
 /// The inputs from which a variant is made.
 #[derive(Debug, Clone, Copy)]
 pub struct Ingredients<'a> {
@@ -191,6 +202,10 @@ pub fn export(
     manifest.prepare_seconds = start.elapsed().as_secs_f64();
     let path = folder.join(Manifest::FILE);
     manifest.write(made).map_err(failed(&path))?;
+    // Another process may have made the same meanwhile, and use the folder already.
+    if let Some(theirs) = find(&target, &manifest.fingerprint) {
+        return Ok(theirs);
+    }
     temporary_folder::replace(made, &target).map_err(failed(folder))?;
     Ok(manifest)
 }

@@ -237,12 +237,7 @@ impl Preparation<'_> {
             let experiment = experiment.filter(|_| variant != Variant::Base);
             let folder = self.folder(experiment, variant);
             let fingerprint = fingerprint::fingerprint(self, experiment, variant);
-            if let Ok(manifest) = Manifest::read(&folder)
-                && manifest.fingerprint == fingerprint
-                && export::files(&manifest)
-                    .iter()
-                    .all(|file| folder.join(file).is_file())
-            {
+            if let Some(manifest) = export::find(&folder, &fingerprint) {
                 prepared.push(PreparedVariant {
                     folder,
                     manifest,
