@@ -55,7 +55,7 @@ use crate::adapter::{Adapter, AdapterError, AdapterForm};
 use crate::experiment::Experiment;
 use crate::file_names;
 use crate::model::{BaseModel, ModelError};
-use crate::prepared::{Manifest, ManifestError, Precision, PreparedVariant, Variant};
+use crate::prepared::{ManifestError, Precision, PreparedVariant, Variant};
 use crate::quantize::QuantizeError;
 use crate::quantize::stored::BaseCodes;
 use crate::weights::WeightsError;
