@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -220,10 +221,14 @@ fn locked(folder: &Path) -> Option<File> {
 
 /// The lock of a conversion of `original` to `folder` that ended before the texts were compared.
 fn interrupted(folder: &Path, original: &Path) -> Option<File> {
+    let lock = locked(folder)?;
+    // Another process may have put another folder there before this one had the lock.
+    let now = fs::metadata(folder.join(CONFIG)).ok()?.ino();
     let report = fs::read(folder.join(REPORT)).ok()?;
     let report: Value = serde_json::from_slice(&report).ok()?;
     let is_unfinished = report["text"].is_null() && report["original"] == json!(original);
-    is_unfinished.then(|| locked(folder)).flatten()
+    let is_same = lock.metadata().ok()?.ino() == now;
+    (is_unfinished && is_same).then_some(lock)
 }
 
 /// Removes `folder`, which vanishes as a whole.
