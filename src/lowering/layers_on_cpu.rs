@@ -167,14 +167,14 @@ fn widen(graph: &mut Graph, is_on_cpu: impl Fn(&Node) -> bool) {
             continue;
         }
         for (place, input) in node.input.iter_mut().enumerate() {
-            let wide = format!("{}/{place}/float32", node.name);
+            let wide = format!("{}/{place}/widened", node.name);
             graph.node.push(cast(input, &wide, element::FLOAT32));
             *input = wide;
         }
         let narrow = node.output[0].clone();
-        node.output[0] = format!("{narrow}/float32");
+        node.output[0] = format!("{narrow}/widened");
         let mut back = cast(&node.output[0], &narrow, element::FLOAT16);
-        back.name = format!("{}/float16", node.name);
+        back.name = format!("{}/narrowed", node.name);
         graph.node.extend([node, back]);
     }
 }
