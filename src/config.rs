@@ -20,6 +20,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use crate::arch::LatentCache;
 use crate::prompts::Category;
 use crate::quantize::{Format, Quantization, Switch};
 use crate::weights::Dtype;
@@ -60,6 +61,8 @@ pub struct BenchmarkConfig {
     pub batch_sizes: Vec<usize>,
     /// The task to use, for adapters with several tasks; `None` is the first.
     pub task_id: Option<usize>,
+    /// What the cache of latent attention holds; `None` where nothing asks for one or the other.
+    pub mla: Option<LatentCache>,
     /// The keys on quantization; [`BenchmarkConfig::quantization`] resolves them.
     pub quantization_keys: QuantizationKeys,
     /// New tokens per generation, by category.
@@ -153,6 +156,9 @@ impl BenchmarkConfig {
             "use_8bit": switch == Some(Switch::Use8Bit),
             "category_generation_params": categories,
         });
+        if let Some(cache) = self.mla {
+            all["mla"] = json!(cache.name());
+        }
         if let Some(found) = quantization {
             all["quantization_scheme"] = json!(found.weights.keys().scheme);
             if !Format::NAMED.contains(&found.weights) {
@@ -179,6 +185,7 @@ impl BenchmarkConfig {
             num_prompt_samples: given(params.num_prompt_samples, "num_prompt_samples")?,
             batch_sizes: given(params.batch_sizes, "batch_size")?,
             task_id: params.task_id,
+            mla: params.mla,
             quantization_keys: params.quantization,
             category_max_new_tokens: params.categories,
         })

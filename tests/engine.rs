@@ -11,6 +11,7 @@ use std::sync::LazyLock;
 use common::reference::Case;
 use common::{case, copy_folder, edit_tensors, make_fresh, model, names, set_key, trained_adapter};
 use peft_bench::adapter::AdapterForm;
+use peft_bench::arch::LatentCache;
 use peft_bench::engine::{
     DecoderEngine, Engine, EngineOptions, OnnxRuntime, Provider, WeightsMode,
 };
@@ -35,9 +36,14 @@ fn prepare(model_name: &str, experiment: &Path, export_dir: &Path) -> PreparedVa
 
 fn prepare_on(base: &Path, experiment: &Path, export_dir: &Path) -> PreparedVariant {
     let base = BaseModel::open_folder(base).unwrap();
+    prepare_model(&base, experiment, export_dir)
+}
+
+fn prepare_model(base: &BaseModel, experiment: &Path, export_dir: &Path) -> PreparedVariant {
+    let precision = Precision::new(Dtype::Float32, false);
     let preparation = Preparation {
-        base: &base,
-        precision: Precision::new(Dtype::Float32, false),
+        base,
+        precision: precision.with_latent_cache(base.spec.latent_cache()),
         export_dir,
         seed: 0,
         adapter_form: AdapterForm::Reduced,
@@ -133,6 +139,27 @@ fn every_family_computes_a_batch_as_one_sequence_alone() {
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn a_batch_over_a_compressed_cache_is_computed_as_one_over_an_expanded_one() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["deepseek-v2", "deepseek-v3"] {
+        let mut base = BaseModel::open_folder(&model(name)).unwrap();
+        let adapter = case(name, "lora");
+        let expanded = prepare_model(&base, &adapter, folder.path());
+        assert!(base.spec.set_latent_cache(LatentCache::Compressed));
+        let compressed = prepare_model(&base, &adapter, folder.path());
+        assert_ne!(expanded.folder, compressed.folder);
+        let alone = trace(&mut open(&expanded, 1), &PROMPT, 9).unwrap();
+        for size in [1, 3] {
+            let mut batch = open(&compressed, size);
+            let together = follow(&mut batch, &PROMPT, &alone.tokens).unwrap();
+            let difference = alone.difference(&together);
+            assert!(difference < 1e-5, "{name}: {difference}");
+            assert_eq!(batch.next_tokens().len(), size);
+        }
+    }
 }
 
 /// A prompt of one sequence is run in chunks, unless the computation depends on the whole prompt.

@@ -3,8 +3,8 @@
 use super::form::Form;
 use super::{Adapter, Prompt};
 use crate::graph::{
-    Adaptation, AttentionPlace, AttentionSite, BeforeLayers, Carried, EmbeddingSite, ExpertSite,
-    GraphBuilder, LinearSite, Value,
+    AbsorbedChange, Adaptation, AttentionPlace, AttentionSite, BeforeLayers, Carried,
+    EmbeddingSite, ExpertSite, GraphBuilder, LinearSite, Value,
 };
 
 impl Adaptation for Adapter {
@@ -42,6 +42,13 @@ impl Adaptation for Adapter {
                 unreachable!("`{}` is a linear layer", site.path)
             }
         })
+    }
+
+    fn absorbed(&self, graph: &mut GraphBuilder, path: &str) -> Option<AbsorbedChange> {
+        let Form::Linear(form) = self.unmerged_form(path)? else {
+            unreachable!("other forms of an absorbed layer are refused")
+        };
+        Some(form.absorbed(graph, &self.naming(path)))
     }
 
     fn expert(&self, graph: &mut GraphBuilder, site: ExpertSite, product: &Value) -> Option<Value> {

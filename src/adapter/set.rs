@@ -12,8 +12,8 @@ use thiserror::Error;
 use super::form::{Delta, Form, FormTensor, InputStage, LinearForm, Naming, OutputStage};
 use super::{Adapter, Prompt, Replacement};
 use crate::graph::{
-    Adaptation, AttentionPlace, AttentionSite, BeforeLayers, Carried, EmbeddingSite, ExpertSite,
-    GraphBuilder, LinearSite, Value,
+    AbsorbedChange, Adaptation, AttentionPlace, AttentionSite, BeforeLayers, Carried,
+    EmbeddingSite, ExpertSite, GraphBuilder, LinearSite, Value,
 };
 
 /// An adapter that can't share a graph with others, or can't be an input of one at all.
@@ -401,6 +401,10 @@ impl Adaptation for AdapterSet<'_> {
 
     fn linear(&self, graph: &mut GraphBuilder, site: &LinearSite) -> Option<Value> {
         self.lead(site.path)?.linear(graph, site)
+    }
+
+    fn absorbed(&self, graph: &mut GraphBuilder, path: &str) -> Option<AbsorbedChange> {
+        self.lead(path)?.absorbed(graph, path)
     }
 
     fn expert(&self, graph: &mut GraphBuilder, site: ExpertSite, product: &Value) -> Option<Value> {

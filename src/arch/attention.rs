@@ -281,6 +281,11 @@ impl Projections {
             _ => None,
         }
     }
+
+    /// Latent attention with a compressed cache, if they are that.
+    pub fn absorbed(&self) -> Option<&Latent> {
+        self.latent().filter(|latent| latent.is_absorbed())
+    }
 }
 
 impl HeadNorm {

@@ -11,7 +11,9 @@
 //! Transformers.
 
 use super::rope::{self, RopeDefaults};
-use super::{Attention, DecoderSpec, Linear, Norm, NormKind, Pairs, Position, Projections, read};
+use super::{
+    Attention, DecoderSpec, LatentCache, Linear, Norm, NormKind, Pairs, Position, Projections, read,
+};
 use crate::json::{ConfigError, JsonObject};
 
 /// The widest part of a head that's accepted.
@@ -37,6 +39,8 @@ pub struct Latent {
     pub rotated: usize,
     /// Width of a head's value.
     pub value: usize,
+    /// What's cached.
+    pub cache: LatentCache,
 }
 
 /// The projections of queries.
@@ -55,6 +59,9 @@ pub enum LatentQuery {
     },
 }
 
+/// The families that have latent attention.
+pub const LATENT_FAMILIES: [&str; 3] = ["deepseek_v2", "deepseek_v3", "glm4_moe_lite"];
+
 /// A family's defaults.
 #[derive(Debug, Clone, Copy)]
 pub struct LatentDefaults {
@@ -70,6 +77,17 @@ impl Latent {
     /// The width of a query's or a key's head.
     pub fn key_width(&self) -> usize {
         self.plain + self.rotated
+    }
+
+    /// Whether the compressed vector is cached, so that [`expand`](Self::expand) is applied to
+    /// queries and outputs instead.
+    pub fn is_absorbed(&self) -> bool {
+        self.cache == LatentCache::Compressed
+    }
+
+    /// What a compressed cache holds for each token: the compressed vector and the rotated key.
+    pub fn compressed_width(&self) -> usize {
+        self.norm.size + self.rotated
     }
 
     /// The projections, in the order in which Transformers declares them.
@@ -199,6 +217,7 @@ pub fn replace(
             plain,
             rotated,
             value,
+            cache: LatentCache::default(),
         };
         *attention = Attention {
             // Keys and values have the same width in the cache: that of the wider one.
@@ -240,4 +259,19 @@ fn scale_of_scores(config: &JsonObject) -> Result<f64, ConfigError> {
         false => 1.0,
     };
     Ok(scale * scale)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::FAMILIES;
+
+    #[test]
+    fn the_families_with_latent_attention_are_listed() {
+        let has_it = FAMILIES
+            .iter()
+            .filter(|family| family.special.contains("latent attention"));
+        let names: Vec<&str> = has_it.map(|family| family.model_type).collect();
+        assert_eq!(names, LATENT_FAMILIES);
+    }
 }

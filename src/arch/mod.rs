@@ -10,6 +10,7 @@ mod experts;
 mod families;
 mod heads;
 mod latent;
+mod latent_cache;
 mod layer_kinds;
 mod mamba;
 mod mlp;
@@ -37,7 +38,8 @@ pub use experts::{
     RouterModule, Scores, SharedExpert, StackNames, Weighs,
 };
 pub use families::{DefaultTargets, FAMILIES, Family, Shape, family, spec};
-pub use latent::{Latent, LatentQuery};
+pub use latent::{LATENT_FAMILIES, Latent, LatentQuery};
+pub use latent_cache::LatentCache;
 pub use mlp::{Activation, Mlp};
 pub use module::{Embedding, Linear, Module, ModuleKind, Norm, NormKind, PlainParameter, Stored};
 pub use names::{bare, last_name};

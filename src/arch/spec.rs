@@ -5,8 +5,9 @@
 //! tensors it uses. They differ for replicated layers, and for a head that's tied to the embedding.
 
 use super::{
-    Arrangement, Attention, Embedding, Linear, Mixture, Mlp, Module, Norm, PerLayerEmbeddings,
-    PlainParameter, Position, Projections, PromptAttention, Recurrence, State, Streams,
+    Arrangement, Attention, Embedding, LatentCache, Linear, Mixture, Mlp, Module, Norm,
+    PerLayerEmbeddings, PlainParameter, Position, Projections, PromptAttention, Recurrence, State,
+    Streams,
 };
 use crate::json::{ConfigError, JsonObject};
 
@@ -264,6 +265,34 @@ impl DecoderSpec {
     pub fn has_latent_attention(&self) -> bool {
         let mut all = self.attentions();
         all.any(|attention| attention.projections.latent().is_some())
+    }
+
+    /// What latent attention caches, if any layer has it.
+    pub fn latent_cache(&self) -> Option<LatentCache> {
+        let mut all = self.attentions();
+        all.find_map(|attention| Some(attention.projections.latent()?.cache))
+    }
+
+    /// Sets what latent attention caches. Returns whether any layer has it.
+    pub fn set_latent_cache(&mut self, cache: LatentCache) -> bool {
+        let mut found = false;
+        for attention in self.attentions_mut() {
+            if let Projections::Latent(latent) = &mut attention.projections {
+                latent.cache = cache;
+                found = true;
+            }
+        }
+        found
+    }
+
+    /// Whether the linear layer at `path` is applied to queries and outputs of latent attention, in
+    /// place of what's cached.
+    pub fn is_absorbed(&self, path: &str) -> bool {
+        let mut all = self.attentions();
+        all.any(|attention| {
+            let latent = attention.projections.absorbed();
+            latent.is_some_and(|latent| latent.expand.path == path)
+        })
     }
 
     /// Whether any layer passes a state from token to token.

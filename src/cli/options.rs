@@ -6,6 +6,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 
 use crate::adapter::{AdapterForm, ValuesFrom};
+use crate::arch::LatentCache;
 use crate::engine::WeightsMode;
 use crate::quantize::stored::KeptBase;
 use crate::quantize::{Accuracy, Format, FormatChoice};
@@ -73,6 +74,11 @@ pub struct CommonOptions {
     /// Round weights that are merged into a quantized base to the checkpoint's scheme again.
     #[arg(long, global = true)]
     pub requantize: bool,
+
+    /// What latent attention caches for each token: every head's key and value, or the short vector that they're expanded
+    /// from, which takes a fraction of the memory [default: expanded].
+    #[arg(long, global = true, value_name = "CACHE")]
+    pub mla: Option<LatentCacheChoice>,
 
     /// Where to run. `auto` takes CUDA where a GPU and a CUDA build of ONNX Runtime are there.
     #[arg(long, global = true, value_name = "PROVIDER", default_value = "auto")]
@@ -156,6 +162,7 @@ impl CommonOptions {
             quantized_base,
             quantized_base_accuracy,
             requantize,
+            mla,
             ep,
             device,
             gpu_layers,
@@ -202,6 +209,7 @@ impl CommonOptions {
                 "--quantized-base-accuracy",
                 quantized_base_accuracy.map(|accuracy| accuracy.level().to_string()),
             ),
+            ("--mla", mla.and_then(|mla| value(mla.to_possible_value()))),
             (
                 "--ep",
                 value(ep.to_possible_value()).filter(|_| *ep != ExecutionProvider::Auto),
@@ -262,6 +270,7 @@ impl CommonOptions {
             quantized_base: self.quantized_base,
             quantized_base_accuracy: self.quantized_base_accuracy,
             requantize: self.requantize,
+            mla: self.mla.map(Into::into),
             provider: self.ep.into(),
             device: self.device,
             gpu_layers: self.gpu_layers,
@@ -345,6 +354,24 @@ impl From<ExecutionProvider> for ProviderChoice {
             ExecutionProvider::Cpu => Self::Cpu,
             ExecutionProvider::Cuda => Self::Cuda,
             ExecutionProvider::Auto => Self::Auto,
+        }
+    }
+}
+
+/// `--mla`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LatentCacheChoice {
+    /// Every head's key and value.
+    Expanded,
+    /// What they're expanded from.
+    Compressed,
+}
+
+impl From<LatentCacheChoice> for LatentCache {
+    fn from(choice: LatentCacheChoice) -> Self {
+        match choice {
+            LatentCacheChoice::Expanded => Self::Expanded,
+            LatentCacheChoice::Compressed => Self::Compressed,
         }
     }
 }

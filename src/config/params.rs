@@ -8,13 +8,14 @@ use serde_json::Value;
 
 use super::ParametersError;
 use super::quantization::{QuantizationKeys, schemes};
+use crate::arch::LatentCache;
 use crate::files::text_named;
 use crate::json::check::{json_type, nearest_three, quoted, without_comments};
 use crate::prompts::Category;
 use crate::quantize::{Accuracy, FormatChoice};
 use crate::weights::Dtype;
 
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 17] = [
     "model_id",
     "dtype",
     "seed",
@@ -23,6 +24,7 @@ const KEYS: [&str; 16] = [
     "num_prompt_samples",
     "batch_size",
     "task_id",
+    "mla",
     "use_4bit",
     "use_8bit",
     "quantization_scheme",
@@ -70,6 +72,7 @@ pub(super) struct Params {
     pub num_prompt_samples: Option<usize>,
     pub batch_sizes: Option<Vec<usize>>,
     pub task_id: Option<usize>,
+    pub mla: Option<LatentCache>,
     pub quantization: QuantizationKeys,
     pub categories: BTreeMap<Category, usize>,
 }
@@ -122,6 +125,7 @@ impl Params {
             num_prompt_samples: self.num_prompt_samples.or(below.num_prompt_samples),
             batch_sizes: self.batch_sizes.or(below.batch_sizes),
             task_id: self.task_id.or(below.task_id),
+            mla: self.mla.or(below.mla),
             quantization: self.quantization.or(below.quantization),
             categories,
         }
@@ -137,6 +141,10 @@ impl Params {
             "num_prompt_samples" => self.num_prompt_samples = Some(entry.count(PROMPT_SAMPLES)?),
             "batch_size" => self.batch_sizes = Some(entry.batch_sizes()?),
             "task_id" => self.task_id = entry.task()?,
+            "mla" => {
+                let named = LatentCache::ALL.map(|cache| (cache.name(), cache));
+                self.mla = Some(entry.one_of(&named)?);
+            }
             "use_4bit" => self.quantization.use_4bit = Some(entry.boolean()?),
             "use_8bit" => self.quantization.use_8bit = Some(entry.boolean()?),
             "quantization_scheme" => self.quantization.scheme = Some(entry.scheme()?),

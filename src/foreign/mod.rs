@@ -56,6 +56,7 @@ pub fn read(path: &Path) -> Result<PreparedVariant, ForeignError> {
         dtype: found.graphs.cache_dtype,
         compute: found.graphs.cache_dtype,
         attention: AttentionOperator::GroupQuery,
+        mla: None,
         vocab_size: found.vocab_size,
         max_position_embeddings: fixed.map_or(positions, |fixed| fixed.min(positions)),
         positions_end: None,

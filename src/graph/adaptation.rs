@@ -3,7 +3,10 @@
 use std::fmt::Debug;
 
 use super::builder::{GraphBuilder, Value};
-use super::{AttentionPlace, AttentionSite, BeforeLayers, EmbeddingSite, ExpertSite, LinearSite};
+use super::{
+    AbsorbedChange, AttentionPlace, AttentionSite, BeforeLayers, EmbeddingSite, ExpertSite,
+    LinearSite,
+};
 
 /// An unmerged adapter. The builder calls each hook at its place in the graph, and the hook adds
 /// the adapter's nodes there. `None` means that the adapter adds nothing.
@@ -22,6 +25,10 @@ pub trait Adaptation: Debug {
 
     /// Adds a linear layer with its adapter; returns its output, bias included.
     fn linear(&self, graph: &mut GraphBuilder, site: &LinearSite) -> Option<Value>;
+
+    /// How the adapter changes the linear layer at `path`, which is absorbed into queries and outputs
+    /// of latent attention.
+    fn absorbed(&self, graph: &mut GraphBuilder, path: &str) -> Option<AbsorbedChange>;
 
     /// Returns the changed output of an expert's projection; `product` is the unchanged one.
     fn expert(&self, graph: &mut GraphBuilder, site: ExpertSite, product: &Value) -> Option<Value>;

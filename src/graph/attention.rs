@@ -2,14 +2,19 @@
 //!
 //! If `past` and `present` are bound to the same buffer, the cache is updated in place.
 
+mod absorbed;
+mod cache;
+mod compressed;
 mod group_query;
 mod latent;
 mod operator;
 mod standard;
 
+pub use absorbed::AbsorbedChange;
+pub use cache::cache_size;
 pub use operator::AttentionOperator;
 
-use super::builder::{Attr, Dim, GraphBuilder, Value};
+use super::builder::{Attr, GraphBuilder, Value};
 use super::lengths::{Lengths, Operands};
 use super::linear::{add_bias, linear, times};
 use super::norm::norm_of_heads;
@@ -18,6 +23,8 @@ use super::positions::PositionTables;
 use crate::arch::{
     Attention, FusedRows, NormOrder, Pairs, Position, Projections, QueryScale, RotarySpec,
 };
+use cache::{Cache, cache_head_dim};
+use compressed::compressed_attention;
 use group_query::group_query;
 use latent::latent_inputs;
 use standard::standard;
@@ -48,55 +55,9 @@ pub struct AttentionSite<'a> {
     pub head_dim: usize,
 }
 
-/// `GroupQueryAttention` needs a head width that's a multiple of this. Other heads are padded with
-/// zeros, which change neither scores nor sums.
-const HEAD_MULTIPLE: usize = 8;
-
 /// `GroupQueryAttention` applies the rotary embedding itself only if the head width and the rotated
 /// width are multiples of this.
 const ROTARY_MULTIPLE: usize = 16;
-
-/// The head width in the cache, padding included.
-pub fn cache_head_dim(attention: &Attention) -> usize {
-    attention.head_dim.next_multiple_of(HEAD_MULTIPLE)
-}
-
-/// One layer's key-value cache.
-struct Cache {
-    /// Keys and values, `[batch, num_key_value_heads, past, width]` each: inputs of the graph, or
-    /// what an earlier layer made of its own, with the new ones.
-    past: [Value; 2],
-    /// Names of the graph's outputs that hold `past` and the new keys and values. `None` for the
-    /// cache of another layer, to which nothing is added.
-    present: Option<[String; 2]>,
-}
-
-impl Cache {
-    /// Adds the inputs and outputs of cache `number`.
-    fn new(graph: &mut GraphBuilder, attention: &Attention, number: usize) -> Self {
-        let shape = |length: &str| {
-            [
-                Dim::symbol("batch"),
-                attention.num_key_value_heads.into(),
-                Dim::symbol(length),
-                cache_head_dim(attention).into(),
-            ]
-        };
-        let kinds = ["key", "value"];
-        let past = kinds.map(|kind| {
-            let name = format!("past_key_values.{number}.{kind}");
-            graph.input(&name, &shape("past"))
-        });
-        let present = kinds.map(|kind| format!("present.{number}.{kind}"));
-        for name in &present {
-            graph.output(name, &shape("present"));
-        }
-        Self {
-            past,
-            present: Some(present),
-        }
-    }
-}
 
 /// Queries, keys and values.
 enum Inputs {
@@ -141,6 +102,10 @@ pub(super) fn attention(
         Some(factor) => times(graph, &format!("/{path}/self_attn/input"), x, factor),
         None => x.clone(),
     };
+    if let Some(latent) = attention.projections.absorbed() {
+        let layer = (index, attention, latent);
+        return compressed_attention(graph, pass, layer, tables, lengths, x);
+    }
     let mut gate = None;
     let inputs = match attention.projections.latent() {
         Some(latent) => {

@@ -28,13 +28,8 @@ use super::pass::{Export, PROMPT_INPUT, Pass};
 use super::per_layer::{addition, slices};
 use super::positions::{PositionTables, learned_rows};
 use super::recurrence::recurrence;
-use super::{
-    Adaptation, Arithmetic, AttentionOperator, Parameters, attention as attention_block, proto,
-    streams,
-};
+use super::{Adaptation, Arithmetic, AttentionOperator, Parameters, proto, streams};
 use crate::arch::{DecoderSpec, EmbeddingScale, Layer, Mlp, Norm, Residual, Streams};
-
-pub use attention_block::cache_head_dim;
 
 /// Builds the graph for a `model.onnx` in `folder`, with weights from `parameters`.
 pub fn build(

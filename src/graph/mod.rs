@@ -33,10 +33,10 @@ mod unequal_lengths;
 
 pub use adaptation::{Adaptation, Carried};
 pub use arithmetic::{Arithmetic, Device};
-pub use attention::{AttentionOperator, AttentionPlace, AttentionSite};
+pub use attention::{AbsorbedChange, AttentionOperator, AttentionPlace, AttentionSite, cache_size};
 pub use before_layers::BeforeLayers;
 pub use builder::{Attr, Dim, GraphBuilder, Scope, Value};
-pub use decoder::{build, cache_head_dim};
+pub use decoder::build;
 pub use linear::{EmbeddingSite, ExpertSite, LinearSite};
 pub use parameters::{Parameter, Parameters};
 pub use pass::{ACTIVE_FROM_INPUT, Export, PROMPT_INPUT, ROTARY_LENGTH};

@@ -64,6 +64,16 @@ pub enum Role {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         special: Vec<Special>,
     },
+    /// The `Split` of a weight, `[heads * (a + b), columns]`, into the rows of each head that
+    /// queries are multiplied with, and those for outputs.
+    Divided {
+        /// The module's path.
+        path: String,
+        /// Number of heads.
+        heads: usize,
+        /// Rows of a head in each part.
+        rows: [usize; 2],
+    },
     /// A length in tokens, which the engine knows before a run.
     Length {
         /// The length.

@@ -12,9 +12,11 @@
 //! | token ids | as given | at most the last id, so that padding may be any larger number |
 //! | masks by the queries' positions | one for all sequences | one for each |
 //!
-//! `GroupQueryAttention` counts each sequence's tokens by itself. For a single sequence both graphs
-//! compute the same, bit by bit. The engine runs one length only, and takes these nodes out again
-//! before it lowers a graph ([`for_one_length`]).
+//! `GroupQueryAttention` counts each sequence's tokens by itself; [`scattered`] is about other caches.
+//! For a single sequence both graphs compute the same, bit by bit. The engine runs one length only,
+//! and takes these nodes out again before it lowers a graph ([`for_one_length`]).
+
+mod scattered;
 
 use super::lengths::{PAST, TOTAL};
 use super::mask::{AFTER_PROMPT, CHUNKS};
@@ -63,6 +65,7 @@ pub fn for_unequal_lengths(model: &mut Model, vocab_size: usize) {
         let mut parts = tables.iter().flat_map(|table| [&table.start, &table.end]);
         !parts.any(|part| node.output[0] == *part)
     });
+    let (mut before_layers, more_constants) = scattered::rewrite(graph);
     let mut added = Vec::new();
     for node in &mut graph.node {
         if node.op_type == "Gather" && node.input[1] == LAST {
@@ -123,7 +126,9 @@ pub fn for_unequal_lengths(model: &mut Model, vocab_size: usize) {
         lengths.push(make("Unsqueeze", &inputs, QUERIES, &[]));
     }
     lengths.extend(added);
+    lengths.append(&mut before_layers);
     graph.initializer.extend(constants);
+    graph.initializer.extend(more_constants);
     // Nodes come after those whose outputs they take.
     let before = |node: &Node| [PAST, SEQUENCE, TOTAL].contains(&node.output[0].as_str());
     let place = graph.node.iter().rposition(before).map_or(0, |at| at + 1);
@@ -178,6 +183,7 @@ pub fn for_one_length(model: &mut Model) {
             node.input = vec![node.input[0].clone(), start, end, "zero".to_owned()];
             node.attribute = Vec::new();
         }
+        scattered::restore(&mut node);
         replace(&mut node, POSITIONS, PAST);
         replace(&mut node, KNOWN_IDS, IDS);
         if let Some(queries) = compared_in(&node.output[0]).map(queries_of) {

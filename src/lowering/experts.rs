@@ -136,7 +136,7 @@ fn layers<W>(
             continue;
         };
         let layer = match &role {
-            Role::Linear { .. } | Role::Length { .. } => continue,
+            Role::Linear { .. } | Role::Divided { .. } | Role::Length { .. } => continue,
             Role::Expert { layer, .. }
             | Role::ExpertRows { layer }
             | Role::RouterLogits { layer }
@@ -150,7 +150,7 @@ fn layers<W>(
         let found = &mut layers[place].1;
         let value = node.output[0].clone();
         match role {
-            Role::Linear { .. } | Role::Length { .. } => {}
+            Role::Linear { .. } | Role::Divided { .. } | Role::Length { .. } => {}
             Role::Expert {
                 index, projection, ..
             } => {

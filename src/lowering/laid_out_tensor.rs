@@ -1,4 +1,5 @@
-//! The tensors of a laid-out file: weights in blocks, and stacked weights of experts.
+//! The tensors of a laid-out file: weights in blocks, stacked weights of experts, and parts of
+//! weights.
 
 use std::fs::File;
 use std::io;
@@ -37,13 +38,26 @@ pub enum LaidOutTensor {
     Rows(Weight),
     /// `[2 * rows, columns]`: rows of the first and the second weight in alternation.
     Alternating(Weight, Weight),
+    /// `[heads * count, columns]`: of the rows of each head, `count` from `first` on.
+    OfHeads {
+        /// The weight.
+        weight: Weight,
+        /// Number of heads.
+        heads: usize,
+        /// The first row of a head that's taken.
+        first: usize,
+        /// Number of rows of a head that are taken.
+        count: usize,
+    },
 }
 
 impl LaidOutTensor {
     /// The weights that it's made from.
     pub fn sources(&self) -> Vec<&Weight> {
         match self {
-            Self::Blocks(weight, _) | Self::Rows(weight) => vec![weight],
+            Self::Blocks(weight, _) | Self::Rows(weight) | Self::OfHeads { weight, .. } => {
+                vec![weight]
+            }
             Self::Alternating(first, second) => vec![first, second],
         }
     }
@@ -54,13 +68,22 @@ impl LaidOutTensor {
             Self::Blocks(_, block) => format!("blocks.{block}"),
             Self::Rows(_) => "rows".to_owned(),
             Self::Alternating(..) => "alternating".to_owned(),
+            Self::OfHeads {
+                heads,
+                first,
+                count,
+                ..
+            } => format!("heads.{heads}.{first}.{count}"),
         }
     }
 
     /// `[rows, columns]`, with the rows that pad the last block.
     pub fn size(&self) -> [usize; 2] {
         let sources = self.sources();
-        let rows: usize = sources.iter().map(|weight| weight.rows).sum();
+        let rows: usize = match self {
+            Self::OfHeads { heads, count, .. } => heads * count,
+            _ => sources.iter().map(|weight| weight.rows).sum(),
+        };
         [rows.next_multiple_of(self.unit()), sources[0].columns]
     }
 
@@ -69,7 +92,7 @@ impl LaidOutTensor {
         let [rows, columns] = self.size();
         match self {
             Self::Blocks(_, block) => vec![rows / block, columns, *block],
-            Self::Rows(_) | Self::Alternating(..) => vec![rows, columns],
+            Self::Rows(_) | Self::Alternating(..) | Self::OfHeads { .. } => vec![rows, columns],
         }
     }
 
@@ -77,23 +100,43 @@ impl LaidOutTensor {
     fn unit(&self) -> usize {
         match self {
             Self::Blocks(_, block) => *block,
-            Self::Rows(_) | Self::Alternating(..) => 1,
+            Self::Rows(_) | Self::Alternating(..) | Self::OfHeads { .. } => 1,
         }
     }
 
     /// Divides writing the tensor, called `name`, into batches of some MiB.
-    pub fn batches<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Batch<'a>> {
-        let rows = self.sources()[0].rows;
+    pub fn batches<'a>(&'a self, name: &'a str) -> Vec<Batch<'a>> {
+        let sources = self.sources();
+        let rows = sources[0].rows;
+        if let Self::OfHeads {
+            heads,
+            first,
+            count,
+            ..
+        } = *self
+        {
+            let of_head = |head: usize| Batch {
+                name,
+                tensor: self,
+                first: head * (rows / heads) + first,
+                count,
+                place: head * count,
+            };
+            return (0..heads).map(of_head).collect();
+        }
         let [all, columns] = self.size();
         let unit = self.unit();
         let row_bytes = (4 * columns * all / rows.max(1)).max(1);
         let step = (BATCH_BYTES / (row_bytes * unit)).max(1) * unit;
-        (0..rows).step_by(step).map(move |first| Batch {
+        let starts = (0..rows).step_by(step);
+        let batch = |first: usize| Batch {
             name,
             tensor: self,
             first,
             count: step.min(rows - first),
-        })
+            place: first * sources.len(),
+        };
+        starts.map(batch).collect()
     }
 }
 
@@ -104,6 +147,8 @@ pub struct Batch<'a> {
     tensor: &'a LaidOutTensor,
     first: usize,
     count: usize,
+    /// The row of the tensor where they begin.
+    place: usize,
 }
 
 impl Batch<'_> {
@@ -126,7 +171,7 @@ impl Batch<'_> {
             }
             (_, values) => alternate(values, columns, &mut laid_out),
         }
-        let start = 4 * columns * self.first * sources.len();
+        let start = 4 * columns * self.place;
         writer
             .write_bytes_from(self.name, start, &laid_out)
             .map_err(LayOutError::Write)

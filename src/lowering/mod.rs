@@ -12,6 +12,8 @@
 //! | resident | in blocks, read into memory | as for prompts |
 //! | in place | if short, weights on the left ([`weights_on_the_left`]) | as prepared |
 //!
+//! What latent attention with a compressed cache divides by heads is in such a file too ([`divided`]).
+//!
 //! The experts of a layer become one node ([`experts`]) if their weights are in such a file, or
 //! quantized.
 //!
@@ -25,6 +27,7 @@
 
 pub mod block_size;
 pub mod blocked;
+pub mod divided;
 pub mod experts;
 pub mod host_side;
 mod joined_products;
@@ -98,6 +101,7 @@ impl LoweredGraphs {
 fn to_lay_out(model: &Model, block: usize) -> Vec<Vec<LaidOutTensor>> {
     let mut groups = blocked::to_lay_out(model, block);
     groups.extend(experts::stacked::to_lay_out(model));
+    groups.extend(divided::to_lay_out(model));
     groups
 }
 
@@ -169,6 +173,7 @@ fn rewritten(
     if let Some(files) = files {
         made.packs_step = false;
         made.not_lowered = experts::stacked::fuse(&mut made.step, files)?;
+        divided::take(&mut made.step, files)?;
         let mut prompt = made.step.clone();
         let left = blocked::rewrite(&mut prompt, files, Runs::Prompt(sequences))?;
         made.not_lowered.extend(left);

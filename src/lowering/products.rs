@@ -30,6 +30,8 @@ pub struct Products {
     linear: HashMap<String, LinearProduct>,
     /// Weights of experts' projections, by the name of the product's output.
     experts: HashMap<String, Weight>,
+    /// Weights that are divided into rows of heads, by the name of the first part.
+    divided: HashMap<String, Weight>,
     /// Values that don't depend on the graph's inputs: initializers, and casts of them.
     constants: HashSet<String>,
 }
@@ -70,6 +72,15 @@ impl Products {
                 found.constants.insert(node.output[0].clone());
             }
             let role = Role::of(node);
+            if let Some(Role::Divided { .. }) = role {
+                let before = |name: &String| graph.node.iter().find(|of| of.output[0] == *name);
+                let name = node.input.first().and_then(before);
+                let name = name.and_then(|reshape| reshape.input.first());
+                if let Some(weight) = name.and_then(|name| stored(name, &initializers, &casts)) {
+                    found.divided.insert(node.output[0].clone(), weight);
+                }
+                continue;
+            }
             let Some(Role::Linear { .. } | Role::Expert { .. }) = role else {
                 continue;
             };
@@ -115,6 +126,11 @@ impl Products {
     /// The weight, if `node` is the product of an expert's projection.
     pub fn expert_weight(&self, node: &Node) -> Option<&Weight> {
         self.experts.get(node.output.first()?)
+    }
+
+    /// The weight, if `node` divides one into rows of heads.
+    pub fn divided_weight(&self, node: &Node) -> Option<&Weight> {
+        self.divided.get(node.output.first()?)
     }
 
     /// Renames the output of a product from `value` to `name`.
@@ -171,7 +187,25 @@ fn weight(
         "FusedMatMul" => false,
         _ => return None,
     };
-    let mut name = node.input[1].as_str();
+    let weight = stored(&node.input[1], initializers, casts)?;
+    Some(match in_out {
+        true => Weight {
+            rows: weight.columns,
+            columns: weight.rows,
+            in_out,
+            ..weight
+        },
+        false => weight,
+    })
+}
+
+/// The matrix `name`, if it's stored in a file.
+fn stored(
+    name: &str,
+    initializers: &HashMap<&str, &Tensor>,
+    casts: &HashMap<&str, &Node>,
+) -> Option<Weight> {
+    let mut name = name;
     let mut types = Vec::new();
     while let Some(cast) = casts.get(name) {
         types.push(cast.attribute.iter().find(|a| a.name == "to")?.i as i32);
@@ -183,10 +217,8 @@ fn weight(
     if types.iter().any(|&element| dtype(element).is_none()) {
         return None;
     }
-    let (rows, columns) = match tensor.dims[..] {
-        [columns, rows] if in_out => (rows, columns),
-        [rows, columns] => (rows, columns),
-        _ => return None,
+    let [rows, columns] = tensor.dims[..] else {
+        return None;
     };
     if rows < 1 || columns < 1 {
         return None;
@@ -195,7 +227,7 @@ fn weight(
         span: tensor.span(Path::new(ROOT))?,
         rows: usize::try_from(rows).ok()?,
         columns: usize::try_from(columns).ok()?,
-        in_out,
+        in_out: false,
         types,
     })
 }

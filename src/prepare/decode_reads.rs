@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::states::states;
 use crate::adapter::{Adapter, GraphInput};
 use crate::arch::{Attention, DecoderSpec, Module, ModuleKind};
-use crate::graph::cache_head_dim;
+use crate::graph::cache_size;
 use crate::prepared::{DecodeReads, Precision};
 
 /// Counts the bytes of one step; `bound` are the input tensors of an `unmerged` adapter. An
@@ -44,8 +44,10 @@ pub fn decode_reads(
     };
     let more_layers = unmerged.map_or(&[][..], Adapter::more_layers);
     let layers = || spec.layers.iter().chain(more_layers);
-    let keys_and_values =
-        |attention: &Attention| 2 * attention.num_key_value_heads * cache_head_dim(attention);
+    let keys_and_values = |attention: &Attention| {
+        let (heads, width) = cache_size(attention);
+        2 * heads * width
+    };
     let attentions = layers().filter_map(|layer| layer.attention.as_ref());
     let cache: usize = attentions.map(keys_and_values).sum();
     let states = states(layers(), precision.compute);

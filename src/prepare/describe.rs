@@ -11,7 +11,7 @@ use super::{Preparation, PrepareError};
 use crate::adapter::{Adapter, GraphInput, Prompt};
 use crate::arch::Module;
 use crate::experiment::Experiment;
-use crate::graph::{Adaptation, cache_head_dim};
+use crate::graph::{Adaptation, cache_size};
 use crate::prepared::QuantizationSummary;
 use crate::prepared::{AdapterSummary, Manifest, PromptKind, Variant};
 
@@ -75,6 +75,7 @@ pub fn describe(
         dtype: preparation.precision.dtype,
         compute: preparation.precision.compute,
         attention: preparation.precision.attention,
+        mla: spec.latent_cache(),
         vocab_size: spec.vocab_size,
         max_position_embeddings: spec.max_position_embeddings,
         positions_end: spec.positions_end.map(str::to_owned),
@@ -90,7 +91,7 @@ pub fn describe(
                 if attention.keys_of_layer().is_some() {
                     return None;
                 }
-                Some((attention.num_key_value_heads, cache_head_dim(attention)))
+                Some(cache_size(attention))
             })
             .collect(),
         states: states(

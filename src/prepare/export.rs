@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use prost::Message;
 
+use super::absorbed::check_absorbs;
 use super::describe::describe;
 use super::merge::{OVERLAY, merge};
 use super::quantized::{check_runs_on_quantized, take_quantized};
@@ -264,6 +265,7 @@ fn unmerged_parameters(
     adapter: &Adapter,
     shared: Shared,
 ) -> Result<Parameters, PrepareError> {
+    check_absorbs(adapter)?;
     if let Some(quantization) = preparation.precision.quantization {
         check_runs_on_quantized(adapter, quantization)?;
     }

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use super::Preparation;
 use crate::adapter::folder::files;
 use crate::adapter::{ValuesFrom, expert_folders};
+use crate::arch::LatentCache;
 use crate::experiment::Experiment;
 use crate::file_names::hex;
 use crate::prepared::Variant;
@@ -32,6 +33,9 @@ pub fn fingerprint(
         env!("CARGO_PKG_VERSION"),
         preparation.base.config.json(),
     );
+    if preparation.base.spec.latent_cache() == Some(LatentCache::Compressed) {
+        let _ = writeln!(text, "mla compressed");
+    }
     for file in preparation.base.store.files() {
         describe(&mut text, file);
     }

@@ -22,6 +22,7 @@
 //! The manifest is written last, so a folder without one is incomplete. It contains a fingerprint
 //! of everything that the folder was made from.
 
+mod absorbed;
 mod altered_copy;
 mod base_codes;
 mod checkpoint;
@@ -52,6 +53,7 @@ pub use merge::{Change, changes, head_follows};
 pub use swap_adapters::{not_swappable, other_adapters};
 
 use crate::adapter::{Adapter, AdapterError, AdapterForm};
+use crate::arch::LatentCache;
 use crate::experiment::Experiment;
 use crate::file_names;
 use crate::model::{BaseModel, ModelError};
@@ -87,6 +89,15 @@ pub enum PrepareError {
         peft_type: String,
         path: String,
         format: &'static str,
+        reason: &'static str,
+    },
+    #[error(
+        "{peft_type} isn't supported unmerged on `{path}` with `--mla compressed`, which applies that layer to queries and \
+         outputs: {reason}. `--mla expanded` takes it, and the merged variant runs with both"
+    )]
+    OnAbsorbed {
+        peft_type: String,
+        path: String,
         reason: &'static str,
     },
     #[error("cannot write `{}`", path.display())]
@@ -150,8 +161,11 @@ impl Preparation<'_> {
 
     fn model_folder(&self) -> PathBuf {
         let slug = file_names::of_model(&self.base.id);
-        self.export_dir
-            .join(format!("{slug}--{}", self.precision.label()))
+        let mut name = format!("{slug}--{}", self.precision.label());
+        if self.base.spec.latent_cache() == Some(LatentCache::Compressed) {
+            name += "-mla-compressed";
+        }
+        self.export_dir.join(name)
     }
 
     /// The folder of `variant` of `experiment`, or of the base.

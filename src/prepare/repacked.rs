@@ -72,7 +72,8 @@ impl Used {
 
 impl Preparation<'_> {
     /// The base's quantized weights that its architecture uses. Embeddings are dequantized: rows
-    /// can't be looked up in every form of codes.
+    /// can't be looked up in every form of codes. So is what latent attention with a compressed
+    /// cache applies to queries, a product with the transpose of its codes.
     fn used_weights(&self) -> BTreeMap<String, Used> {
         let mut all = BTreeMap::new();
         let Some(stored) = &self.base.stored else {
@@ -83,10 +84,11 @@ impl Preparation<'_> {
             let Ok(tensor) = self.base.tensor(&module.tensor("weight")) else {
                 continue;
             };
-            let has_rows = matches!(module.kind, ModuleKind::Embedding { .. });
-            *used.entry(tensor.name.to_owned()).or_default() |= has_rows;
+            let is_float = matches!(module.kind, ModuleKind::Embedding { .. })
+                || self.base.spec.is_absorbed(&module.path);
+            *used.entry(tensor.name.to_owned()).or_default() |= is_float;
         }
-        for (name, has_rows) in used {
+        for (name, is_float) in used {
             // A slice of stacked experts is taken from its floats.
             let slice = self.base.store.slice(&name);
             let name = slice.map_or(&name, |slice| &slice.whole);
@@ -96,7 +98,7 @@ impl Preparation<'_> {
             if all.contains_key(name) {
                 continue;
             }
-            let kept = match has_rows {
+            let kept = match is_float {
                 true => KeptBase::Float,
                 false => self.precision.base.kept,
             };

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::absorbed::check_absorbs;
 use super::export::{Shared, absolute, base_parameters_but, set_inputs_of_network};
 use super::quantized::check_runs_on_quantized;
 use super::{Preparation, PrepareError};
@@ -29,6 +30,7 @@ impl Preparation<'_> {
             let (folder, values) = (&experiment.folder, experiment.values);
             let adapter = Adapter::load_for_task(folder, &base, self.seed, values, self.task_id)?;
             let adapter = adapter.with_form(AdapterForm::Reduced)?;
+            check_absorbs(&adapter)?;
             if let Some(quantization) = self.precision.quantization {
                 check_runs_on_quantized(&adapter, quantization)?;
             }

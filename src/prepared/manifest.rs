@@ -13,7 +13,7 @@ use super::foreign::ForeignGraphs;
 use super::portable::{Portable, Sample};
 use super::quantization::QuantizationSummary;
 use crate::adapter::{AdapterForm, Task};
-use crate::arch::StateKind;
+use crate::arch::{LatentCache, StateKind};
 use crate::files::{self, write_file};
 use crate::graph::AttentionOperator;
 use crate::quantize::{Format, Quantization};
@@ -64,6 +64,9 @@ pub struct Manifest {
     /// The operators that attention is built from.
     #[serde(default)]
     pub attention: AttentionOperator,
+    /// What the cache of latent attention holds; `None` without latent attention.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mla: Option<LatentCache>,
     /// Vocabulary size: rows of the head.
     pub vocab_size: usize,
     /// Positions that are supported.

@@ -1,5 +1,6 @@
 //! The precision of weights and arithmetic.
 
+use crate::arch::LatentCache;
 use crate::graph::{Arithmetic, AttentionOperator, Device};
 use crate::quantize::stored::BaseCodes;
 use crate::quantize::{Accuracy, Quantization, QuantizedTypes};
@@ -53,6 +54,18 @@ impl Precision {
         Self { base, ..self }
     }
 
+    /// This precision for latent attention with this cache, if there's latent attention. A compressed
+    /// one needs standard operators.
+    pub fn with_latent_cache(self, cache: Option<LatentCache>) -> Self {
+        match cache {
+            Some(LatentCache::Compressed) => Self {
+                attention: AttentionOperator::Standard,
+                ..self
+            },
+            Some(LatentCache::Expanded) | None => self,
+        }
+    }
+
     /// The accuracy level of products with quantized weights; `None` on a GPU or if no weight's
     /// format has one.
     pub fn accuracy(self) -> Option<Accuracy> {
@@ -96,7 +109,7 @@ impl Precision {
         if self.dtype != self.compute {
             label += &format!("-as-{}", self.compute);
         }
-        if self.attention == AttentionOperator::Standard {
+        if self.device == Device::Gpu && self.attention == AttentionOperator::Standard {
             label += "-cuda";
         }
         if let Some(quantization) = self.quantization {

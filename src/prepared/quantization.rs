@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Precision;
 use crate::adapter::Adapter;
-use crate::arch::DecoderSpec;
+use crate::arch::{DecoderSpec, LatentCache};
 use crate::quantize::{Accuracy, Format, Quantization};
 
 /// File name of the base's quantized weights, in the folder of a model's variants.
@@ -90,6 +90,9 @@ impl QuantizationSummary {
         }
         if spec.has_experts() {
             float.push("routers");
+        }
+        if spec.latent_cache() == Some(LatentCache::Compressed) {
+            float.push("kv_b_proj");
         }
         let encoding = weights.encoding();
         Self {

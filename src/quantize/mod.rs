@@ -1,7 +1,8 @@
 //! Quantized weights: the formats, what of a model is quantized, and the file that holds it.
 //!
 //! Linear layers are quantized, including those of experts. Routers aren't, as is usual: they're
-//! small, and small differences decide between experts. Norms and biases aren't either. The token
+//! small, and small differences decide between experts. Norms and biases aren't either, nor what
+//! latent attention with a compressed cache applies to queries, a product with the transpose. The token
 //! embedding is quantized only on request: that saves memory, but no time, since a step reads one
 //! row of it. A tied head shares the embedding's codes if both have the same format; otherwise it
 //! has its own.
@@ -203,7 +204,7 @@ impl Quantization {
         match module.kind {
             ModuleKind::Linear { .. } if module.path == spec.lm_head.path => self.head,
             ModuleKind::Linear { .. } | ModuleKind::Routed { .. }
-                if spec.steers_experts(&module.path) =>
+                if spec.steers_experts(&module.path) || spec.is_absorbed(&module.path) =>
             {
                 None
             }

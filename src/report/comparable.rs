@@ -10,6 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::model::{Category, QuantizationInfo, Report};
 use super::peft;
+use crate::arch::LatentCache;
 
 /// A condition that every result has: what it's called, and how to get it.
 type Row = (&'static str, fn(&Report) -> Option<String>);
@@ -33,9 +34,7 @@ const ROWS: &[Row] = &[
         let dtype = of.meta_info.dtype.map(|of| of.to_string());
         dtype.or_else(|| parameter(of, "dtype"))
     }),
-    ("computed in", |of| {
-        of.meta_info.compute_dtype.map(|of| of.to_string())
-    }),
+    ("computed in", computed_in),
     ("quantization", quantization),
     ("provider", |of| Some(of.run_info.session.provider.clone())),
     ("threads", |of| {
@@ -173,6 +172,16 @@ fn condition(&(what, value): &Row, report: &Report) -> Condition {
         what: what.to_owned(),
         value: value(report),
     }
+}
+
+/// The type of the arithmetic; with a compressed cache of latent attention, its form too. An
+/// expanded one is as in results that don't say it.
+fn computed_in(report: &Report) -> Option<String> {
+    let compute = report.meta_info.compute_dtype?;
+    Some(match report.meta_info.mla.value() {
+        Some(LatentCache::Compressed) => format!("{compute}, with a compressed cache"),
+        Some(LatentCache::Expanded) | None => compute.to_string(),
+    })
 }
 
 /// A parameter of the benchmark.

@@ -211,6 +211,7 @@ fn prepared_with(folder: &PreparedFolder, config: BenchmarkConfig) -> BenchmarkC
         model_id: manifest.model_id.clone(),
         dtype: manifest.dtype,
         task_id: task_of(&variants).map(|task| task.id),
+        mla: manifest.mla,
         quantization_keys: QuantizationKeys::of(manifest.quantization()),
         ..config
     }

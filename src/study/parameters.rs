@@ -75,6 +75,7 @@ impl Setup<'_> {
         if let Some(dtype) = settings.dtype {
             config.dtype = dtype;
         }
+        config.mla = settings.mla.or(config.mla);
         let keys = &mut config.quantization_keys;
         if let Some(weights) = settings.quantize {
             keys.set(weights.format());

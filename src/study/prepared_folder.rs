@@ -205,7 +205,7 @@ pub fn check_provider(
     manifest: &Manifest,
     provider: Provider,
 ) -> Result<(), PreparedFolderError> {
-    let expected = precision(manifest.dtype, provider);
+    let expected = precision(manifest.dtype, provider).with_latent_cache(manifest.mla);
     if manifest.compute != expected.compute {
         return Err(PreparedFolderError::Compute {
             folder: folder.to_owned(),

@@ -7,6 +7,7 @@ use super::prompt_source::PromptSource;
 use super::result_files::ResultFiles;
 use super::settings::{GpuLayers, Settings};
 use crate::adapter::{AdapterForm, ValuesFrom};
+use crate::arch::LatentCache;
 use crate::config::BenchmarkConfig;
 use crate::engine::{Provider, WeightsMode};
 use crate::machine::physical_cores;
@@ -49,6 +50,7 @@ impl ResultFiles<'_> {
             quantize_head: _,
             quantize_embedding: _,
             quantize_accuracy: _,
+            mla: _,
             parameters: _,
             // `self.provider` has it.
             provider: _,
@@ -76,6 +78,9 @@ impl ResultFiles<'_> {
         }
         if let Some(task) = config.task_id.filter(|task| *task > 0) {
             choices.push(format!("task-{task}"));
+        }
+        if config.mla == Some(LatentCache::Compressed) {
+            choices.push("mla-compressed".to_owned());
         }
         // Measuring with `Values::Trained` fails without weights.
         if *values == ValuesFrom::Fresh {
@@ -170,6 +175,7 @@ fn other_parameters(config: &BenchmarkConfig) -> Map<String, Value> {
         }
         .clone(),
         task_id: config.task_id,
+        mla: config.mla,
         quantization_keys: config.quantization_keys,
         ..usual
     };

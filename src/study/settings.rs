@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::adapter::{AdapterForm, ValuesFrom};
+use crate::arch::LatentCache;
 use crate::lowering::WeightsMode;
 use crate::quantize::stored::KeptBase;
 use crate::quantize::{Accuracy, FormatChoice};
@@ -35,6 +36,8 @@ pub struct Settings {
     pub quantized_base_accuracy: Option<Accuracy>,
     /// Whether weights that are merged into a quantized base are rounded to its scheme again.
     pub requantize: bool,
+    /// What the cache of latent attention holds; `None` for what the parameters say.
+    pub mla: Option<LatentCache>,
     /// Where to run.
     pub provider: ProviderChoice,
     /// The number of the GPU.
@@ -74,6 +77,7 @@ impl Default for Settings {
             quantized_base: None,
             quantized_base_accuracy: None,
             requantize: false,
+            mla: None,
             provider: ProviderChoice::Auto,
             device: 0,
             gpu_layers: GpuLayers::Auto,

@@ -8,6 +8,7 @@ use thiserror::Error;
 use super::observer::{Event, Note, Observer};
 use super::settings::{GpuLayers, ProviderChoice, Settings};
 use crate::adapter::Task;
+use crate::arch::LATENT_FAMILIES;
 use crate::config::{BenchmarkConfig, ParametersError};
 use crate::experiment::Experiment;
 use crate::model::{BaseModel, ModelError, ModelId};
@@ -48,6 +49,12 @@ pub enum SetupError {
         "`--ep cuda` was asked for, but this machine has no NVIDIA GPU (NVML finds none); use `--ep cpu`"
     )]
     NoGpu,
+    #[error(
+        "`--mla` (`mla`) chooses what latent attention caches, and `{base}` (`{model_type}`) has no latent attention; leave \
+         it out. These have it: {}",
+        LATENT_FAMILIES.map(|family| format!("`{family}`")).join(", ")
+    )]
+    NoLatentAttention { base: ModelId, model_type: String },
     #[error(transparent)]
     Locate(#[from] LocateError),
     #[error(
@@ -119,13 +126,21 @@ impl<'a> Setup<'a> {
             self.bytes(label, done, total);
         });
         self.tell(Event::BytesEnded);
-        let model = model.map_err(|error| {
+        let mut model = model.map_err(|error| {
             let (id, source) = (id.clone(), Box::new(error));
             match &self.settings.model {
                 Some(_) => SetupError::Base { id, source },
                 None => SetupError::NamedBase { id, source },
             }
         })?;
+        if let Some(cache) = config.mla
+            && !model.spec.set_latent_cache(cache)
+        {
+            return Err(SetupError::NoLatentAttention {
+                base: id.clone(),
+                model_type: model.spec.model_type.clone(),
+            });
+        }
         if let Some((name, rows)) = model.surplus_rows() {
             self.note(Note::SurplusRows {
                 name: &name,
@@ -194,6 +209,7 @@ impl<'a> Setup<'a> {
         let preparation = Preparation {
             base,
             precision: precision(config.dtype, provider)
+                .with_latent_cache(base.spec.latent_cache())
                 .with_quantization(quantization)
                 .with_base(self.base_codes(base, provider)?),
             export_dir: &self.settings.export_dir,

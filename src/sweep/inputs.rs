@@ -160,6 +160,7 @@ pub fn of_parameters(study: &Study, config: &BenchmarkConfig, prompts: Option<&s
         quantize_head: _,
         quantize_embedding: _,
         quantize_accuracy: _,
+        mla: _,
         parameters: _,
         provider,
         // Which of several like devices it is makes no difference.

@@ -17,6 +17,27 @@ use crate::common::*;
 use crate::spoilt::Spoilt;
 
 #[test]
+fn a_model_without_latent_attention_has_no_choice_of_what_that_caches() {
+    for cache in ["expanded", "compressed"] {
+        let mut command = program(["generate", "--ep", "cpu", "--prompt-ids", "1,2"]);
+        command.arg(model("llama-gqa")).args(["--mla", cache]);
+        let outcome = run(&mut command);
+        assert_refused(
+            &outcome,
+            &[
+                "`--mla`",
+                "`llama`",
+                "no latent attention",
+                "leave it out",
+                "`deepseek_v3`",
+            ],
+        );
+    }
+    let outcome = run(&mut program(["generate", "--mla", "short"]));
+    assert_eq!(outcome.code, Some(2), "{outcome:?}");
+}
+
+#[test]
 fn an_experiment_that_is_not_there_is_refused() {
     let trial = Spoilt::new("llama-gqa", "lora");
     let missing = trial.root.path().join("lora/nothing");

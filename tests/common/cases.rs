@@ -46,6 +46,11 @@ pub const LAYOUTS: [&str; 2] = ["in-place", "mapped"];
 
 /// Runs all variants of a case in every layout; returns a message for each failure.
 pub fn check_case(model_name: &str, case_name: &str) -> Vec<String> {
+    check_case_with(model_name, case_name, &[])
+}
+
+/// [`check_case`] with more options.
+pub fn check_case_with(model_name: &str, case_name: &str, options: &[&str]) -> Vec<String> {
     let folder = case(model_name, case_name);
     let case = Case::read(&folder);
     let mut failures = Vec::new();
@@ -58,7 +63,7 @@ pub fn check_case(model_name: &str, case_name: &str) -> Vec<String> {
     if case_name == "base" {
         for layout in LAYOUTS {
             let mut command = case.generate(&model(model_name), "base", export_dir.path());
-            command.args(["--weights", layout]);
+            command.args(["--weights", layout]).args(options);
             let result = check_variant(&case, &folder, "base", &mut command);
             note(&format!("base, {layout}"), result);
         }
@@ -72,7 +77,7 @@ pub fn check_case(model_name: &str, case_name: &str) -> Vec<String> {
     {
         let mut command = case.generate(&folder, variant, export_dir.path());
         command.arg("--model").arg(model(model_name));
-        command.args(["--weights", layout]);
+        command.args(["--weights", layout]).args(options);
         let result = if let Some((_, option)) = refused {
             check_refused_by(option, &mut command)
         } else if variant == "merged" && !case.merged {

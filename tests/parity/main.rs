@@ -7,6 +7,7 @@
 mod common;
 
 mod cases;
+mod compressed;
 mod fresh;
 mod fresh_routers;
 mod native;

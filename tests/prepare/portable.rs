@@ -165,6 +165,21 @@ fn every_family_is_right_in_a_batch_of_unequal_prompts_or_says_why_not() {
     assert!(ran > 70 && refused.len() > 10, "{ran}, {refused:?}");
 }
 
+/// A graph that writes to a buffer of fixed length becomes one that any caller can run.
+#[test]
+fn a_compressed_cache_of_latent_attention_is_portable() {
+    for model in ["deepseek-v2", "deepseek-v3", "glm4-moe-lite"] {
+        let moved = Moved::new(model, "lora", &["--mla", "compressed"]);
+        moved.assert_gives("merged");
+        let config = read_json(&moved.folder.join("genai_config.json"));
+        let decoder = &config["model"]["decoder"];
+        assert_eq!(
+            (&decoder["num_key_value_heads"], &decoder["head_size"]),
+            (&1.into(), &8.into())
+        );
+    }
+}
+
 #[test]
 fn linked_weights_and_the_base_alone_are_portable_too() {
     let linked = Moved::new("llama-tied", "lora", &["--links"]);

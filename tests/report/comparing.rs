@@ -360,6 +360,10 @@ fn what_is_not_comparable_is_refused_and_the_difference_named() {
     assert!(
         refusal(&meta("adapter_form", json!("native"))).contains("form of the adapter differs")
     );
+    assert!(
+        refusal(&meta("mla", json!("compressed")))
+            .ends_with("float32 in OLD, float32, with a compressed cache in NEW")
+    );
     assert!(refusal(&session("batch_size", json!(1))).contains("batch size differs: 2"));
     assert!(refusal(&session("weights", json!("resident"))).contains("weights in memory differs"));
     assert!(

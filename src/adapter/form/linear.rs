@@ -1,5 +1,6 @@
 //! The form of a linear layer.
 
+mod absorbed;
 mod merge;
 mod nodes;
 mod rotation;

@@ -1,7 +1,8 @@
 //! Attention as one `GroupQueryAttention` node, which also updates the cache.
 //!
 
-use super::{Cache, Inputs, cache_head_dim, rotates_inside};
+use super::cache::{Cache, cache_head_dim};
+use super::{Inputs, rotates_inside};
 use crate::arch::{Attention, Pairs, Position, PromptAttention};
 use crate::graph::builder::{Attr, GraphBuilder, Value};
 use crate::graph::lengths::Lengths;

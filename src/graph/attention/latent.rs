@@ -1,7 +1,8 @@
 //! The projections of latent attention. Keys and values are expanded before they go into the cache,
 //! so the attention itself is like any other.
 
-use super::{Inputs, cache_head_dim, rotate};
+use super::cache::cache_head_dim;
+use super::{Inputs, rotate};
 use crate::arch::{Attention, Latent, LatentQuery, Position, RotarySpec};
 use crate::graph::builder::{Attr, GraphBuilder, Value};
 use crate::graph::lengths::Lengths;
@@ -11,12 +12,12 @@ use crate::graph::pass::Pass;
 use crate::graph::positions::PositionTables;
 
 /// What the nodes of a layer share.
-struct Nodes<'a, 'g> {
-    graph: &'a mut GraphBuilder<'g>,
-    path: &'a str,
-    heads: usize,
-    /// The width of a head in the cache.
-    width: usize,
+pub struct Nodes<'a, 'g> {
+    pub graph: &'a mut GraphBuilder<'g>,
+    pub path: &'a str,
+    pub heads: usize,
+    /// The width of a head in the cache, or of a compressed row.
+    pub width: usize,
 }
 
 /// Queries, keys and values of `latent`, with the rotary embedding, each
@@ -37,18 +38,9 @@ pub fn latent_inputs(
     lengths: &Lengths,
     x: &Value,
 ) -> Inputs {
-    let Position::Rotary(rotary) = &attention.position else {
-        unreachable!("latent attention has a rotary embedding");
-    };
+    let rotary = rotary(attention);
     let heads = attention.num_attention_heads;
-    let query = match &latent.query {
-        LatentQuery::Direct(query) => linear(graph, pass, query, x),
-        LatentQuery::Compressed { down, norm: by, up } => {
-            let short = linear(graph, pass, down, x);
-            let short = norm(graph, by, &short);
-            linear(graph, pass, up, &short)
-        }
-    };
+    let query = queries(graph, pass, latent, x);
     let compressed = linear(graph, pass, &latent.compress, x);
     let mut nodes = Nodes {
         graph,
@@ -74,20 +66,41 @@ pub fn latent_inputs(
     Inputs::Three([query, key, value])
 }
 
+/// The rotary embedding of latent attention.
+pub fn rotary(attention: &Attention) -> &RotarySpec {
+    let Position::Rotary(rotary) = &attention.position else {
+        unreachable!("latent attention has a rotary embedding");
+    };
+    rotary
+}
+
+/// `[batch, sequence, heads * (plain + rotated)]`, without the rotary embedding.
+pub fn queries(graph: &mut GraphBuilder, pass: &Pass, latent: &Latent, x: &Value) -> Value {
+    match &latent.query {
+        LatentQuery::Direct(query) => linear(graph, pass, query, x),
+        LatentQuery::Compressed { down, norm: by, up } => {
+            let short = linear(graph, pass, down, x);
+            let short = norm(graph, by, &short);
+            linear(graph, pass, up, &short)
+        }
+    }
+}
+
 impl Nodes<'_, '_> {
-    fn at(&self, part: &str) -> String {
+    /// The full name of the node `part`.
+    pub fn at(&self, part: &str) -> String {
         format!("/{}/self_attn/{part}", self.path)
     }
 
     /// `[batch, sequence, heads, width]`
-    fn split_heads(&mut self, part: &str, x: &Value, width: usize) -> Value {
+    pub fn split_heads(&mut self, part: &str, x: &Value, width: usize) -> Value {
         let shape = [0, 0, self.heads as i64, width as i64];
         let name = self.at(&format!("{part}/split_heads"));
         self.graph.reshape(&name, x, &shape)
     }
 
     /// Splits the last axis in two.
-    fn two(&mut self, part: &str, x: &Value, sizes: [usize; 2]) -> [Value; 2] {
+    pub fn two(&mut self, part: &str, x: &Value, sizes: [usize; 2]) -> [Value; 2] {
         let name = self.at(&format!("{part}/Split"));
         let sizes = sizes.map(|size| size as i64);
         let sizes = self
@@ -100,7 +113,21 @@ impl Nodes<'_, '_> {
     }
 
     /// `[batch, sequence, heads, rotated]`, after the rotary embedding.
-    fn rotated(
+    pub fn rotated(
+        &mut self,
+        part: &str,
+        x: &Value,
+        heads: usize,
+        (tables, rotary, lengths): (&mut PositionTables, &RotarySpec, &Lengths),
+    ) -> Value {
+        let turned = self.turned(part, x, heads, (tables, rotary, lengths));
+        let name = self.at(&format!("{part}/turned/split"));
+        let shape = [0, 0, heads as i64, rotary.dim() as i64];
+        self.graph.reshape(&name, &turned, &shape)
+    }
+
+    /// `[batch, sequence, heads * rotated]`, after the rotary embedding.
+    pub fn turned(
         &mut self,
         part: &str,
         x: &Value,
@@ -114,10 +141,7 @@ impl Nodes<'_, '_> {
             .reshape(&name, x, &[0, 0, (heads * width) as i64]);
         let name = format!("{}/self_attn/{part}", self.path);
         let size = (heads, width);
-        let turned = rotate(self.graph, tables, rotary, lengths, &name, &flat, size);
-        let name = self.at(&format!("{part}/turned/split"));
-        let shape = [0, 0, heads as i64, width as i64];
-        self.graph.reshape(&name, &turned, &shape)
+        rotate(self.graph, tables, rotary, lengths, &name, &flat, size)
     }
 
     /// The one rotated key, for each head.

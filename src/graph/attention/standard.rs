@@ -6,7 +6,8 @@
 //! positions. Hidden positions get weight 0 but are still multiplied, so unwritten rows must not
 //! hold NaN or infinity.
 
-use super::{Cache, Inputs, cache_head_dim, split_kinds};
+use super::cache::{Cache, cache_head_dim};
+use super::{Inputs, split_kinds};
 use crate::arch::Attention;
 use crate::graph::builder::{Attr, GraphBuilder, Value};
 use crate::graph::lengths::Lengths;

@@ -40,6 +40,9 @@ pub(super) fn meta_info(input: &ReportInput) -> MetaInfo {
         adapter_bytes_per_token: unmerged.map(|manifest| manifest.reads.adapter_bytes).into(),
         dtype: Some(manifest.dtype),
         compute_dtype: Some(manifest.compute),
+        mla: manifest
+            .mla
+            .map_or(Maybe::Absent, |cache| Some(cache).into()),
         quantization: quantization(manifest, unmerged).into(),
         base_quantization: base_quantization(input, manifest)
             .map_or(Maybe::Absent, |found| Some(found).into()),
@@ -75,6 +78,7 @@ fn nothing_prepared(input: &ReportInput) -> MetaInfo {
         adapter_bytes_per_token: Maybe::Absent,
         dtype: None,
         compute_dtype: None,
+        mla: Maybe::Absent,
         quantization: Maybe::Absent,
         base_quantization: Maybe::Absent,
         parameters: None,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Maybe;
 use crate::adapter::{AdapterForm, Task};
+use crate::arch::LatentCache;
 use crate::quantize::{Accuracy, Format, Quantization};
 use crate::system::SystemInfo;
 use crate::weights::Dtype;
@@ -39,6 +40,9 @@ pub struct MetaInfo {
     /// What products are computed in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compute_dtype: Option<Dtype>,
+    /// What the cache of latent attention holds; absent without latent attention.
+    #[serde(default, skip_serializing_if = "Maybe::is_absent")]
+    pub mla: Maybe<LatentCache>,
     /// What is quantized and how; null where nothing is.
     #[serde(default, skip_serializing_if = "Maybe::is_absent")]
     pub quantization: Maybe<QuantizationInfo>,

@@ -104,13 +104,7 @@ impl Delta<'_> {
         let at = |name: &str| format!("/{path}/adapter/{name}");
         match self {
             Self::LowRank { a, b } => {
-                // The rank is symbolic, so that an adapter of another rank can be bound to the same
-                // graph.
-                let rank = Dim::Symbol(format!("{path}.r"));
-                let dims = [rank.clone(), a.shape[1].into()];
-                let a = graph.input(&naming.input(a), &dims);
-                let dims = [b.shape[0].into(), rank];
-                let b = graph.input(&naming.input(b), &dims);
+                let [a, b] = low_rank_inputs(graph, naming, a, b);
                 let inner = graph.matmul_transposed(&at("A/MatMul"), site.x, &a);
                 graph.matmul_transposed(&at("B/MatMul"), &inner, &b)
             }
@@ -155,6 +149,21 @@ impl Delta<'_> {
             }
         }
     }
+}
+
+/// The graph's inputs for a low-rank pair. The rank is symbolic, so that an adapter of another rank
+/// can be bound to the same graph.
+pub fn low_rank_inputs(
+    graph: &mut GraphBuilder,
+    naming: &Naming,
+    a: &FormTensor,
+    b: &FormTensor,
+) -> [Value; 2] {
+    let rank = Dim::Symbol(format!("{}.r", naming.path));
+    let dims = [rank.clone(), a.shape[1].into()];
+    let a = graph.input(&naming.input(a), &dims);
+    let dims = [b.shape[0].into(), rank];
+    [a, graph.input(&naming.input(b), &dims)]
 }
 
 /// The graph's input for `part`. All dimensions are fixed, except a rank.
