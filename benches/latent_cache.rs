@@ -1,7 +1,7 @@
 //! What a compressed cache of latent attention saves and costs, against an expanded one.
 //!
-//! Engines with both caches take turns: each runs a prompt and some decode steps behind it. It
-//! prints medians over all rounds, and the medians of the rounds' ratios.
+//! Engines with both caches take turns, first with whole prompts, then with decode steps behind the
+//! last one. It prints medians over all rounds, and the medians of the rounds' ratios.
 //!
 //! ```sh
 //! cargo bench --bench latent_cache -- [model] [threads] [prompt tokens …]
@@ -29,9 +29,13 @@ use peft_bench::prepare::Preparation;
 use peft_bench::prepared::{Precision, PreparedVariant, Variant};
 use peft_bench::weights::Dtype;
 
-const ROUNDS: usize = 7;
-/// Decode steps behind each prompt.
-const STEPS: usize = 12;
+/// Turns of an engine with whole prompts, for at most so many tokens; longer ones get fewer.
+const PROMPTS: usize = 7;
+const LONG: usize = 1024;
+const LONG_PROMPTS: usize = 3;
+/// Turns with decode steps. Those of a turn are consecutive, as a generation's steps are.
+const ROUNDS: usize = 20;
+const TURN: usize = 3;
 const LENGTHS: [usize; 3] = [64, 512, 4096];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -62,7 +66,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         variants.push(prepare(&base)?);
     }
-    println!("{model}, float32, {threads} threads, medians of {ROUNDS} rounds");
+    println!("{model}, float32, {threads} threads");
     for (cache, variant) in LatentCache::ALL.iter().zip(&variants) {
         let bytes = variant.manifest.reads.cache_bytes_per_position;
         println!("{:<10} {bytes} bytes of cache a token", cache.name());
@@ -105,7 +109,7 @@ fn compare(
         threads,
         weights: WeightsMode::Mapped,
         batch_size: 1,
-        max_length: length + STEPS + 1,
+        max_length: length + (ROUNDS + 1) * TURN + 1,
         logits_on_host: false,
         cuda_graph: false,
         profile: None,
@@ -117,23 +121,31 @@ fn compare(
     }
     let prompt: Vec<u32> = (0..length as u32).map(|place| 1 + place % 1000).collect();
     let mut times = [Times::default(), Times::default()];
-    // The first round warms up.
-    for round in 0..=ROUNDS {
-        // The order alternates, so that none always follows the other.
-        let order = if round % 2 == 1 { [0, 1] } else { [1, 0] };
-        for place in order {
+    let prompts = if length > LONG { LONG_PROMPTS } else { PROMPTS };
+    let mut tokens = [0, 0];
+    // The order alternates, so that none always follows the other; the first round warms up.
+    let order = |round: usize| if round % 2 == 1 { [0, 1] } else { [1, 0] };
+    for round in 0..=prompts {
+        for place in order(round) {
             let start = Instant::now();
-            let mut token = engines[place].prefill(&prompt)?;
-            let first_token = start.elapsed().as_secs_f64();
+            tokens[place] = engines[place].prefill(&prompt)?;
+            if round > 0 {
+                let seconds = start.elapsed().as_secs_f64();
+                times[place].first_token.push(seconds);
+            }
+        }
+    }
+    for round in 0..=ROUNDS {
+        for place in order(round) {
             let mut steps = Vec::new();
-            for _ in 0..STEPS {
+            for _ in 0..TURN {
                 let start = Instant::now();
-                token = engines[place].decode(token)?;
+                tokens[place] = engines[place].decode(tokens[place])?;
                 steps.push(start.elapsed().as_secs_f64());
             }
             if round > 0 {
-                times[place].first_token.push(first_token);
-                times[place].step.push(median(&steps).ok_or("no steps")?);
+                let step = median(&steps).ok_or("no steps")?;
+                times[place].step.push(step);
             }
         }
     }
