@@ -112,6 +112,7 @@ fn compare(
         max_length: length + (ROUNDS + 1) * TURN + 1,
         logits_on_host: false,
         cuda_graph: false,
+        gpu_layers: None,
         profile: None,
     };
     let mut engines = Vec::new();
