@@ -42,7 +42,11 @@ pub fn take(model: &mut Model, files: &LaidOutFiles) -> Result<(), LayOutError> 
             found.extend(tensors);
         }
     }
-    let is_found = |node: &Node| found.iter().any(|tensor| node.output[0] == tensor.name);
+    let is_found = |node: &Node| {
+        found
+            .iter()
+            .any(|tensor| node.output.first() == Some(&tensor.name))
+    };
     graph.node.retain(|node| !is_found(node));
     graph.initializer.extend(found);
     drop_unused(graph);

@@ -73,7 +73,8 @@ impl Products {
             }
             let role = Role::of(node);
             if let Some(Role::Divided { .. }) = role {
-                let before = |name: &String| graph.node.iter().find(|of| of.output[0] == *name);
+                let before =
+                    |name: &String| graph.node.iter().find(|of| of.output.first() == Some(name));
                 let name = node.input.first().and_then(before);
                 let name = name.and_then(|reshape| reshape.input.first());
                 if let Some(weight) = name.and_then(|name| stored(name, &initializers, &casts)) {
