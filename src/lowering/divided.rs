@@ -59,6 +59,10 @@ fn parts(node: &Node, products: &Products) -> Option<[LaidOutTensor; 2]> {
     let Role::Divided { heads, rows, .. } = Role::of(node)? else {
         return None;
     };
+    let of_head = rows[0].checked_add(rows[1])?;
+    if heads == 0 || heads.checked_mul(of_head)? != weight.rows {
+        return None;
+    }
     let part = |first, count| LaidOutTensor::OfHeads {
         weight: weight.clone(),
         heads,
