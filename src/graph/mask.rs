@@ -154,7 +154,13 @@ fn visible(graph: &mut GraphBuilder, kind: Kind, places: &Places, lengths: &Leng
         PromptAttention::Causal => {
             graph.op("LessOrEqual", &at("LessOrEqual"), &[keys, queries], &[])
         }
-        PromptAttention::Whole => graph.op("Less", &at("Less"), &[keys, &lengths.total], &[]),
+        PromptAttention::Whole => {
+            // The operator's masks have an axis of queries.
+            let zero = graph.constant_i64("zero", &[0], false);
+            let nothing = graph.mul(&at("queries/nothing"), queries, &zero);
+            let keys = graph.add(&at("keys/spread"), keys, &nothing);
+            graph.op("Less", &at("Less"), &[&keys, &lengths.total], &[])
+        }
     };
     if let Some(window) = kind.window {
         let mut near = near(graph, &name, window, places);

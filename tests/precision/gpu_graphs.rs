@@ -39,7 +39,7 @@ const ORDER: f32 = 1e-4;
 
 /// Families that multiply by, or clip to, numbers in their configuration, which a graph in bfloat16
 /// rounds.
-const HAS_CONSTANTS: [&str; 17] = [
+const HAS_CONSTANTS: [&str; 20] = [
     "cohere",
     "falcon-h1",
     "gemma",
@@ -57,6 +57,9 @@ const HAS_CONSTANTS: [&str; 17] = [
     "olmo",
     "olmoe",
     "qwen3-5-hub",
+    "wrapper-gemma4",
+    "wrapper-llava-next",
+    "wrapper-paligemma",
 ];
 
 /// Tolerance for that.

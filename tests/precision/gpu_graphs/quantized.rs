@@ -11,18 +11,16 @@ use crate::common::{case, files_below, model};
 /// float16.
 const ROUNDING_SCALES: f32 = 0.02;
 
-/// Transposed weights; tied weights of widths that aren't multiples of the block size; experts, also
-/// stacked ones; latent attention; mixers with states; per-layer embeddings; methods that replace
-/// quantized weights, that have residuals, that use dequantized values, and on the embedding.
-const QUANTIZED_CASES: [(&str, &str); 15] = [
+/// Transposed weights; tied weights of widths that aren't multiples of the block size; experts;
+/// latent attention; mixers with states; methods that replace quantized weights, that have
+/// residuals, that use dequantized values, and on the embedding.
+const QUANTIZED_CASES: [(&str, &str); 13] = [
     ("gpt2", "lora"),
     ("llama-tied", "lora"),
     ("mixtral", "lora"),
     ("opt-pre", "lora"),
     ("bamba", "lora"),
     ("deepseek-v3", "lora"),
-    ("gemma4-layers", "lora"),
-    ("gpt-oss", "lora"),
     ("lfm2-moe", "lora"),
     ("qwen3-5", "lora"),
     ("llama-gqa", "c3a"),
