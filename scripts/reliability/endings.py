@@ -25,9 +25,9 @@ SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 # A measurement that goes on for minutes.
 LONG = {"num_inference_runs": 1000, "max_new_tokens": 50}
 # One of seconds: where a worker ends, the others measure to their end.
-SECONDS = {"num_inference_runs": 100, "max_new_tokens": 50}
+SECONDS = {"num_inference_runs": 60, "max_new_tokens": 50}
 # One whose intervals take a second or more.
-MANY_RUNS = {"num_inference_runs": 150}
+MANY_RUNS = {"num_inference_runs": 100}
 
 
 def configure(place, more):
@@ -210,9 +210,8 @@ def can_limit():
         return False
 
 
-# Caches that take hundreds of MiB, far more than the process that starts the workers.
-HUNGRY = ["measure", "own", "--output", "new/results", "--export-dir", "new/measured", *MEASURE, "--batch-size", "512",
-          "--context-lengths", "200"]
+# Its workers take 120 MiB, and the process that starts them takes a quarter of that.
+HUNGRY = ["measure", "own", "--output", "new/results", "--export-dir", "new/measured", *MEASURE, "--batch-size", "512"]
 
 
 def out_of_memory(place, deed, undisturbed, kept, megabytes):
@@ -271,7 +270,7 @@ def programme(place, tally, seed, rounds, only=None):
     if can_limit():
         for number in range(max(1, rounds // 2)):
             event("memory runs out (control group)", f"memory/group/{number}",
-                  lambda draw: out_of_memory(place, measure, undisturbed, kept, draw.randint(150, 300)))
+                  lambda draw: out_of_memory(place, measure, undisturbed, kept, draw.randint(45, 90)))
     else:
         tally.skipped("memory runs out (control group)", "control groups can't be made here")
     for number in range(rounds):
