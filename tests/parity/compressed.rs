@@ -10,7 +10,9 @@ use crate::common::cases::check_case_with;
 use crate::common::reference::{
     Bench, Generated, assert_apart, assert_close, generate, join, try_generate,
 };
-use crate::common::{case, copy_folder, model, names, program, read_json, set_key};
+use crate::common::{
+    case, copy_folder, model, names, program, read_json, relative_difference, set_key,
+};
 
 /// Models with latent attention: queries from a short vector and not, values that are wider than
 /// keys, YaRN, both kinds of pairs.
@@ -203,12 +205,11 @@ fn a_quantized_base_keeps_what_is_absorbed_in_float() {
         let bench = Bench::new(name, "lora");
         let quantized = ["--quantize", "8bit", "--quantize-accuracy", "1"];
         let compressed = bench.generate("unmerged", &[&quantized[..], &COMPRESSED].concat());
-        // 8 bits move logits by less than this.
+        // 8 bits move logits by less than this. Later tokens may differ.
         let expanded = bench.generate("unmerged", &quantized);
-        let largest = |of: &Generated| of.logits.values.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
-        let pairs = compressed.logits.values.iter().zip(&expanded.logits.values);
-        let off = pairs.fold(0.0_f32, |most, (a, b)| most.max((a - b).abs()));
-        assert!(off < 0.05 * largest(&expanded), "{name}: {off}");
+        let first = |of: &Generated| of.logits.values[..of.logits.shape[1]].to_vec();
+        let off = relative_difference(&first(&compressed), &first(&expanded));
+        assert!(off < 0.05, "{name}: {off}");
         let folders = names(bench.exported.path());
         let folder = folders
             .iter()
