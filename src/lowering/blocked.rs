@@ -28,6 +28,7 @@ mod reorder;
 mod selection;
 
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 
 use super::NotLowered;
 use super::block_size::import;
@@ -98,14 +99,13 @@ pub fn rewrite(
 }
 
 /// The nodes that have each value as an input.
-fn consumers(nodes: &[Node]) -> HashMap<String, Vec<Node>> {
-    let mut consumers: HashMap<String, Vec<Node>> = HashMap::new();
+fn consumers(nodes: &[Node]) -> HashMap<String, Vec<Rc<Node>>> {
+    let mut consumers: HashMap<String, Vec<Rc<Node>>> = HashMap::new();
     for node in nodes {
+        let node = Rc::new(node.clone());
         for input in &node.input {
-            consumers
-                .entry(input.clone())
-                .or_default()
-                .push(node.clone());
+            let of_input = consumers.entry(input.clone()).or_default();
+            of_input.push(Rc::clone(&node));
         }
     }
     consumers
@@ -121,7 +121,7 @@ struct Rewriting<'a> {
     groups: HashMap<String, ProductGroup>,
     /// The biases of products, by the product's output.
     biases: HashMap<String, String>,
-    consumers: HashMap<String, Vec<Node>>,
+    consumers: HashMap<String, Vec<Rc<Node>>>,
     /// Values computed in blocks, by the name of their plain form.
     blocked: HashMap<String, Blocked>,
     /// Blocked forms of plain values.

@@ -34,7 +34,8 @@ fn all_models(folder: &Path) -> Vec<PathBuf> {
     let models = entries(&fixture("models")).into_iter();
     let all = models.chain(entries(&fixture("stored")));
     let all = all.filter(|path| path.join("config.json").is_file());
-    all.map(|path| linked(&path, folder.join(path.file_name().unwrap())))
+    let all = all.map(|path| linked(&path, folder.join(path.file_name().unwrap())));
+    all.filter(|model| BaseModel::open_folder(model).is_ok())
         .collect()
 }
 
