@@ -56,8 +56,11 @@ impl<'a> Pairing<'a> {
     ) -> (Vec<(TensorView<'a>, Option<TensorView<'a>>)>, Vec<String>) {
         let expected: BTreeSet<&str> = expected.iter().map(|place| bare(place)).collect();
         let mut used: BTreeSet<&str> = BTreeSet::new();
-        for module in self.modules.values() {
-            for name in ["weight", "bias"] {
+        for module in self.theirs.spec.modules() {
+            let own = module.parameters();
+            let names = own.iter().map(|(name, _)| *name);
+            // A bias that the model doesn't have may be there, if it's zero.
+            for name in names.chain(["weight", "bias"]) {
                 let Ok(found) = self.theirs.tensor(&module.tensor(name)) else {
                     continue;
                 };
