@@ -146,7 +146,6 @@ impl TrialRun<'_> {
             Provider::Cpu => None,
         };
         let memory = memory_meter(self.files.provider, &plan);
-        report::check_writable(&study.output)?;
         let comparisons = self.compare(&plan);
 
         let cache = BaseCache::new(&study.output);
@@ -168,6 +167,7 @@ impl TrialRun<'_> {
             Some(gate) if is_measured => Some(self.wait_until_quiet(gate)?),
             _ => None,
         };
+        report::check_writable(&study.output)?;
         let watch = InterferenceWatch::start();
         let environment = is_measured.then(|| EnvironmentWatch::start(Path::new("/"), gpu));
         let rounds = RoundWatch::start(&study.interrupt);
