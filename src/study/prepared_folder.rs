@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::setup::precision;
+use crate::files::is_special;
 use crate::onnxruntime::Provider;
 use crate::prepared::{Manifest, ManifestError, PreparedVariant, Variant};
 use crate::weights::{Dtype, ONNX_ADAPTER};
@@ -76,6 +77,12 @@ pub enum PreparedFolder {
     },
 }
 
+/// Whether `folder` has a manifest, or what stands in its place and can't be read, which is said then.
+fn has_manifest(folder: &Path) -> bool {
+    let file = folder.join(Manifest::FILE);
+    file.is_file() || is_special(&file)
+}
+
 impl PreparedFolder {
     /// Reads what's in `folder`; `None` where it isn't a prepared one.
     pub fn find(folder: &Path) -> Option<Self> {
@@ -86,12 +93,10 @@ impl PreparedFolder {
                 others: Vec::new(),
             });
         }
-        let is_one = folder.join(Manifest::FILE).is_file();
-        if !is_one {
-            let below = |variant: Variant| folder.join(variant.name()).join(Manifest::FILE);
+        if !has_manifest(folder) {
             let any = Variant::ALL
                 .into_iter()
-                .any(|variant| below(variant).is_file());
+                .any(|variant| has_manifest(&folder.join(variant.name())));
             return any.then(|| Self::Variants {
                 folder: folder.to_owned(),
                 found: Variant::ALL
