@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import time
 
 from deeds import EARLIER, all_deeds
@@ -90,25 +89,20 @@ def cancelled_by_a_wrong_clock(place, deed, seconds):
     deed.run(place)
 
 
-def programme(place, tally, seed, rounds, only=None):
+def programme(place, tally, rounds):
     """So many rounds of each; none for the short form, which has one year of claims and cancellations."""
     kept = place.bytes(EARLIER)
     deeds = all_deeds()
 
-    def event(kind, one, act):
-        if only is None or one == only:
-            with tally.event(kind, one):
-                act(random.Random(f"{seed}/{one}"))
-
     for name in NAMES:
         for year, seconds in TIMES.items():
             for number in range(rounds):
-                event("wrong times: " + name, f"times/{name}/{year}/{number}",
-                      lambda draw: wrong_times(place, deeds[name], kept, draw, seconds))
-    event("wrong times: another adapter", "times/adapter", lambda draw: changed_weights(place, deeds["prepare"], TIMES["1960"]))
+                tally.one("wrong times: " + name, f"times/{name}/{year}/{number}",
+                          lambda draw: wrong_times(place, deeds[name], kept, draw, seconds))
+    tally.one("wrong times: another adapter", "times/adapter", lambda draw: changed_weights(place, deeds["prepare"], TIMES["1960"]))
     host = json.dumps({"host": "elsewhere", "process": 1, "began": 1, "boot": "another"})
     sweep = deeds["sweep run"]
-    for year, seconds in TIMES.items() if rounds or only else [("2100", TIMES["2100"])]:
+    for year, seconds in TIMES.items() if rounds or tally.only else [("2100", TIMES["2100"])]:
         for what, text in (("host", host), ("nobody", "{"), ("empty", "")):
-            event("wrong times: claims", f"claim/{what}/{year}", lambda draw: foreign_claim(place, sweep, seconds, text))
-        event("wrong times: cancelled", f"cancelled/{year}", lambda draw: cancelled_by_a_wrong_clock(place, sweep, seconds))
+            tally.one("wrong times: claims", f"claim/{what}/{year}", lambda draw: foreign_claim(place, sweep, seconds, text))
+        tally.one("wrong times: cancelled", f"cancelled/{year}", lambda draw: cancelled_by_a_wrong_clock(place, sweep, seconds))

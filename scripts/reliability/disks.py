@@ -1,7 +1,6 @@
 """Disks that are full, files that may not grow, folders that can't be written, and folders that vanish."""
 
 import os
-import random
 import resource
 import shutil
 import subprocess
@@ -171,20 +170,15 @@ def spaces(count, needed):
     return sorted({round(step * needed / max(1, steps - 1)) for step in range(steps)})
 
 
-def programme(place, tally, seed, sizes, vanishing, only=None):
+def programme(place, tally, sizes, vanishing):
     """Up to `sizes` sizes of a disk for each command, and so many folders that vanish."""
     kept = place.bytes(EARLIER)
     deeds = all_deeds()
 
-    def event(kind, one, act):
-        if only is None or one == only:
-            with tally.event(kind, one):
-                act(random.Random(f"{seed}/{one}"))
-
-    event("full output", "full/output", lambda draw: full_output(place))
-    for name in NAMES if sizes > 1 or only else FEW:
+    tally.one("full output", "full/output", lambda draw: full_output(place))
+    for name in NAMES if sizes > 1 or tally.only else FEW:
         deed = deeds[name]
-        if only is not None and f"/{name}/" not in only:
+        if not tally.wants_of(name):
             continue
         deed.make_ready(place, replace=False)
         before = used_pages(place.root), used_inodes(place.root)
@@ -192,21 +186,20 @@ def programme(place, tally, seed, sizes, vanishing, only=None):
         pages, inodes = used_pages(place.root) - before[0] + 2, used_inodes(place.root) - before[1] + 2
         if can_mount():
             for spare in spaces(sizes, pages):
-                event("full disk: " + name, f"full/{name}/{spare}",
-                      lambda draw, spare=spare: full_disk(place, deed, undisturbed, kept, draw, spare, inodes=False))
+                tally.one("full disk: " + name, f"full/{name}/{spare}",
+                          lambda draw, spare=spare: full_disk(place, deed, undisturbed, kept, draw, spare, inodes=False))
             for spare in spaces(max(1, sizes // 4), inodes):
-                event("no more files: " + name, f"inodes/{name}/{spare}",
-                      lambda draw, spare=spare: full_disk(place, deed, undisturbed, kept, draw, spare, inodes=True))
-            event("read-only: " + name, f"read-only/{name}/0", lambda draw: read_only(place, deed, undisturbed, kept))
+                tally.one("no more files: " + name, f"inodes/{name}/{spare}",
+                          lambda draw, spare=spare: full_disk(place, deed, undisturbed, kept, draw, spare, inodes=True))
+            tally.one("read-only: " + name, f"read-only/{name}/0", lambda draw: read_only(place, deed, undisturbed, kept))
             if name == "measure":
-                event("a disk that fills up meanwhile", f"filled/{name}/0",
-                      lambda draw: filled_meanwhile(place, deed, undisturbed, kept, draw))
+                tally.one("a disk that fills up meanwhile", f"filled/{name}/0",
+                          lambda draw: filled_meanwhile(place, deed, undisturbed, kept, draw))
         longest = max((path.stat().st_size for path in place.paths().values()), default=0)
         for number in range(max(1, sizes // 4)):
-            draw = random.Random(f"{seed}/limit/{name}/{number}")
-            limit = 0 if number == 0 else int(longest ** draw.random())
-            event("limit of files: " + name, f"limit/{name}/{number}",
-                  lambda draw, limit=limit: short_files(place, deed, undisturbed, kept, limit))
+            tally.one("limit of files: " + name, f"limit/{name}/{number}",
+                      lambda draw, number=number: short_files(place, deed, undisturbed, kept,
+                                                              0 if number == 0 else int(longest ** draw.random())))
         for number in range(vanishing):
-            event("vanished folder: " + name, f"vanished/{name}/{number}",
-                  lambda draw: vanished(place, deed, undisturbed, kept, draw))
+            tally.one("vanished folder: " + name, f"vanished/{name}/{number}",
+                      lambda draw: vanished(place, deed, undisturbed, kept, draw))

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import resource
 import signal
 import subprocess
@@ -245,38 +244,33 @@ def little_address_space(place, deed, undisturbed, kept, megabytes):
     check_again(place, deed, undisturbed, kept)
 
 
-def programme(place, tally, seed, rounds, only=None):
+def programme(place, tally, rounds):
     """So many rounds of each."""
     kept = place.bytes(EARLIER)
     deeds = all_deeds()
     measure, sweep = deeds["measure"], deeds["sweep run"]
 
-    def event(kind, one, act):
-        if only is None or one == only:
-            with tally.event(kind, one):
-                act(random.Random(f"{seed}/{one}"))
-
     undisturbed = Undisturbed(place, measure)
     for number in range(rounds):
         for sent in WORDS:
-            event(f"a worker gets {sent.name}", f"worker/{sent.name}/{number}",
-                  lambda draw: ended_worker(place, measure, undisturbed, kept, draw, sent))
-        event("TERM, INT or HUP to the measurement", f"cancel/one/{number}",
-              lambda draw: cancelled(place, measure, undisturbed, kept, draw, whole_tree=False))
-        event("TERM to all its processes", f"cancel/all/{number}",
-              lambda draw: cancelled(place, measure, undisturbed, kept, draw, whole_tree=True))
-        event("TERM, INT or HUP while intervals are computed", f"cancel/computing/{number}",
-              lambda draw: ended_while_it_computes(place, measure, kept, draw))
+            tally.one(f"a worker gets {sent.name}", f"worker/{sent.name}/{number}",
+                      lambda draw: ended_worker(place, measure, undisturbed, kept, draw, sent))
+        tally.one("TERM, INT or HUP to the measurement", f"cancel/one/{number}",
+                  lambda draw: cancelled(place, measure, undisturbed, kept, draw, whole_tree=False))
+        tally.one("TERM to all its processes", f"cancel/all/{number}",
+                  lambda draw: cancelled(place, measure, undisturbed, kept, draw, whole_tree=True))
+        tally.one("TERM, INT or HUP while intervals are computed", f"cancel/computing/{number}",
+                  lambda draw: ended_while_it_computes(place, measure, kept, draw))
     if can_limit():
         for number in range(max(1, rounds // 2)):
-            event("memory runs out (control group)", f"memory/group/{number}",
-                  lambda draw: out_of_memory(place, measure, undisturbed, kept, draw.randint(45, 90)))
+            tally.one("memory runs out (control group)", f"memory/group/{number}",
+                      lambda draw: out_of_memory(place, measure, undisturbed, kept, draw.randint(45, 90)))
     else:
         tally.skipped("memory runs out (control group)", "control groups can't be made here")
     for number in range(rounds):
-        event("little address space (ulimit -v)", f"memory/addresses/{number}",
-              lambda draw: little_address_space(place, measure, undisturbed, kept, draw.randint(20, 1500)))
+        tally.one("little address space (ulimit -v)", f"memory/addresses/{number}",
+                  lambda draw: little_address_space(place, measure, undisturbed, kept, draw.randint(20, 1500)))
     undisturbed = Undisturbed(place, sweep)
     for number in range(rounds):
-        event("TERM to all processes of a sweep", f"cancel/sweep/{number}",
-              lambda draw: cancelled_sweep(place, sweep, undisturbed, kept, draw))
+        tally.one("TERM to all processes of a sweep", f"cancel/sweep/{number}",
+                  lambda draw: cancelled_sweep(place, sweep, undisturbed, kept, draw))

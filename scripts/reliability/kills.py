@@ -1,7 +1,6 @@
 """Kills commands with SIGKILL at random points, or a process that they started."""
 
 import os
-import random
 import signal
 import time
 
@@ -60,9 +59,8 @@ def check_again(place, deed, undisturbed, kept):
         raise Fault("earlier results have changed")
 
 
-def one_kill(place, deed, undisturbed, kept, seed):
+def one_kill(place, deed, undisturbed, kept, draw):
     """One kill; returns what was killed."""
-    draw = random.Random(seed)
     replace = deed.stale is not None and draw.random() < 0.4
     deed.make_ready(place, replace)
     old = deed.state(place)
@@ -85,17 +83,21 @@ def one_kill(place, deed, undisturbed, kept, seed):
     return "nothing" if victim is None else "it" if victim == child.pid else "a child"
 
 
-def programme(place, tally, seed, count, only=None):
-    """`count` kills in all, over the commands by their shares."""
+def by_shares(place, tally, count, shares, names, act):
+    """`count` events in all, over the commands by their shares; `names` are the kind's and the events' own."""
     kept = place.bytes(EARLIER)
     deeds = all_deeds()
-    for name, share in SHARES.items():
-        runs = max(1, round(count * share / sum(SHARES.values())))
-        names = [f"kill/{name}/{number}" for number in range(runs)]
-        names = [one for one in names if only is None or one == only]
-        if not names:
+    kind, own = names
+    for name, share in shares.items():
+        runs = max(1, round(count * share / sum(shares.values())))
+        wanted = [one for one in (f"{own}/{name}/{number}" for number in range(runs)) if tally.wants(one)]
+        if not wanted:
             continue
         undisturbed = Undisturbed(place, deeds[name])
-        for one in names:
-            with tally.event("kill -9: " + name, one):
-                one_kill(place, deeds[name], undisturbed, kept, f"{seed}/{one}")
+        for one in wanted:
+            tally.one(f"{kind}: {name}", one, lambda draw: act(place, deeds[name], undisturbed, kept, draw))
+
+
+def programme(place, tally, count):
+    """`count` kills in all, over the commands by their shares."""
+    by_shares(place, tally, count, SHARES, ("kill -9", "kill"), one_kill)

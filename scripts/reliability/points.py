@@ -63,28 +63,23 @@ def full_at(place, deed, undisturbed, kept, number):
     check_again(place, deed, undisturbed, kept)
 
 
-def programme(place, tally, seed, count, only=None):
-    """Up to `count` calls of each command and kind; the seed isn't needed."""
+def programme(place, tally, count):
+    """Up to `count` calls of each command and kind."""
     if not can_trace():
         tally.skipped("kills before each change of a file", "strace isn't there, or may not trace")
         return
     kept = place.bytes(EARLIER)
 
-    def event(kind, one, act):
-        if only is None or one == only:
-            with tally.event(kind, one):
-                act()
-
     for name, deed in all_deeds().items():
-        if name not in NAMES or (only is not None and f"/{name}/" not in only):
+        if name not in NAMES or not tally.wants_of(name):
             continue
         undisturbed = Undisturbed(place, deed)
         deed.make_ready(place, replace=False)
         _, _, log = traced(place, deed, f"--trace={CHANGES}")
         for number in spaces(count, most(log, CHANGES)):
-            event("kill before a change: " + name, f"call/{name}/{number}",
-                  lambda number=number: killed_at(place, deed, undisturbed, kept, number + 1,
-                                                  replace=deed.stale is not None and number % 2 == 1))
+            tally.one("kill before a change: " + name, f"call/{name}/{number}",
+                      lambda draw, number=number: killed_at(place, deed, undisturbed, kept, number + 1,
+                                                                replace=deed.stale is not None and number % 2 == 1))
         for number in spaces(count, most(log, FILLING)):
-            event("no space for a change: " + name, f"space/{name}/{number}",
-                  lambda number=number: full_at(place, deed, undisturbed, kept, number + 1))
+            tally.one("no space for a change: " + name, f"space/{name}/{number}",
+                      lambda draw, number=number: full_at(place, deed, undisturbed, kept, number + 1))

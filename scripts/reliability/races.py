@@ -1,11 +1,10 @@
 """Commands that make the same thing at the same time."""
 
 import json
-import random
 import time
 
-from deeds import EARLIER, all_deeds
-from kills import Undisturbed
+from deeds import EARLIER
+from kills import by_shares
 from place import Fault
 
 # How many races of 60 each command runs.
@@ -21,9 +20,8 @@ def attempts(place):
     return found
 
 
-def one_race(place, deed, undisturbed, kept, seed):
+def one_race(place, deed, undisturbed, kept, draw):
     """Two to four processes of a command at once."""
-    draw = random.Random(seed)
     deed.make_ready(place, replace=deed.stale is not None and draw.random() < 0.3)
     children = []
     for _ in range(draw.randint(2, 4)):
@@ -54,17 +52,6 @@ def one_race(place, deed, undisturbed, kept, seed):
         raise Fault("earlier results have changed")
 
 
-def programme(place, tally, seed, count, only=None):
-    """`count` races in all."""
-    kept = place.bytes(EARLIER)
-    deeds = all_deeds()
-    for name, share in SHARES.items():
-        runs = max(1, round(count * share / sum(SHARES.values())))
-        names = [f"race/{name}/{number}" for number in range(runs)]
-        names = [one for one in names if only is None or one == only]
-        if not names:
-            continue
-        undisturbed = Undisturbed(place, deeds[name])
-        for one in names:
-            with tally.event("at once: " + name, one):
-                one_race(place, deeds[name], undisturbed, kept, f"{seed}/{one}")
+def programme(place, tally, count):
+    """`count` races in all, over the commands by their shares."""
+    by_shares(place, tally, count, SHARES, ("at once", "race"), one_race)

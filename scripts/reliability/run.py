@@ -16,6 +16,7 @@ groups; what can't be done is skipped with a message.
 import argparse
 import contextlib
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -48,8 +49,10 @@ PARTS = {
 class Tally:
     """What was run, and what was found."""
 
-    def __init__(self, seed):
+    def __init__(self, seed, only):
         self.seed = seed
+        # The name of the only event that's wanted; None for all.
+        self.only = only
         # Where events happen now.
         self.place = None
         self.rows = defaultdict(lambda: [0, 0, 0.0])
@@ -69,6 +72,19 @@ class Tally:
             self.place.tidy()
         row[0] += 1
         row[2] += time.monotonic() - began
+
+    def wants(self, name):
+        return self.only in (None, name)
+
+    def wants_of(self, deed):
+        """Whether events of this command are wanted."""
+        return self.only is None or f"/{deed}/" in self.only
+
+    def one(self, kind, name, act):
+        """The event `act`, if it's wanted, with what draws its numbers."""
+        if self.wants(name):
+            with self.event(kind, name):
+                act(random.Random(f"{self.seed}/{name}"))
 
     def skipped(self, kind, why):
         self.notes.append(f"skipped: {kind}: {why}")
@@ -116,7 +132,7 @@ def main():
     if not PROGRAM.is_file():
         sys.exit(f"error: {PROGRAM} isn't there; `cargo build --release` makes it")
     with_own_mounts()
-    tally = Tally(options.seed)
+    tally = Tally(options.seed, options.only)
     print(f"{PROGRAM}, seed {options.seed}", flush=True)
     for part in options.parts or PARTS:
         programme, full, short = PARTS[part]
@@ -130,7 +146,7 @@ def main():
                 tally.skipped("full and read-only disks", "nothing may be mounted here")
             tally.place = furnished(folder)
             try:
-                programme(tally.place, tally, options.seed, *amounts, only=options.only)
+                programme(tally.place, tally, *amounts)
             except Fault as fault:
                 tally.rows[part][1] += 1
                 print(f"FAULT {part}, undisturbed: {fault}", flush=True)
