@@ -157,23 +157,29 @@ impl Nodes<'_, '_> {
     /// Divides a matrix `[heads * (a + b), columns]` into `[heads, a, columns]` and
     /// `[heads, b, columns]`.
     fn rows(&mut self, part: &str, x: &Value, sizes: [usize; 2], columns: i64) -> [Value; 2] {
-        let [a, b] = sizes;
-        let at = |nodes: &Self, last: &str| nodes.at(&format!("absorbed/{part}/{last}"));
-        let shape = [self.heads as i64, (a + b) as i64, columns];
-        let by_head = self.graph.reshape(&at(self, "heads"), x, &shape);
-        let names = ["of_keys", "of_values"].map(|half| at(self, half));
-        let name = at(self, "Split");
-        self.graph.split(&name, &by_head, 1, sizes, names)
+        let of_head = sizes.iter().sum::<usize>() as i64;
+        self.divided(part, x, (1, [of_head, columns]), sizes)
     }
 
     /// Divides a vector `[heads * (a + b)]` into `[heads, 1, a]` and `[heads, 1, b]`.
     fn factors(&mut self, part: &str, x: &Value, sizes: [usize; 2]) -> [Value; 2] {
-        let [a, b] = sizes;
+        let of_head = sizes.iter().sum::<usize>() as i64;
+        self.divided(part, x, (2, [1, of_head]), sizes)
+    }
+
+    /// Gives `x` an axis of heads before the two of `shape`, and divides `axis` in two.
+    fn divided(
+        &mut self,
+        part: &str,
+        x: &Value,
+        (axis, [first, second]): (i64, [i64; 2]),
+        sizes: [usize; 2],
+    ) -> [Value; 2] {
         let at = |nodes: &Self, last: &str| nodes.at(&format!("absorbed/{part}/{last}"));
-        let shape = [self.heads as i64, 1, (a + b) as i64];
+        let shape = [self.heads as i64, first, second];
         let by_head = self.graph.reshape(&at(self, "heads"), x, &shape);
         let names = ["of_keys", "of_values"].map(|half| at(self, half));
         let name = at(self, "Split");
-        self.graph.split(&name, &by_head, 2, sizes, names)
+        self.graph.split(&name, &by_head, axis, sizes, names)
     }
 }

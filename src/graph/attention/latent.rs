@@ -102,14 +102,8 @@ impl Nodes<'_, '_> {
     /// Splits the last axis in two.
     pub fn two(&mut self, part: &str, x: &Value, sizes: [usize; 2]) -> [Value; 2] {
         let name = self.at(&format!("{part}/Split"));
-        let sizes = sizes.map(|size| size as i64);
-        let sizes = self
-            .graph
-            .constant_i64(&format!("{name}/sizes"), &sizes, false);
         let outputs = ["plain", "turned"].map(|half| self.at(&format!("{part}/{half}")));
-        let attrs = [("axis", Attr::Int(-1))];
-        self.graph
-            .op_outputs("Split", &name, &[x, &sizes], outputs, &attrs)
+        self.graph.split(&name, x, -1, sizes, outputs)
     }
 
     /// `[batch, sequence, heads, rotated]`, after the rotary embedding.
