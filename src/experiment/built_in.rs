@@ -4,7 +4,7 @@
 //! written into the cache folder first.
 
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -12,7 +12,7 @@ use super::EXPERIMENTS;
 use crate::adapter::folder::CONFIG;
 use crate::file_names::short_hash;
 use crate::files::cache_dir::{CACHE_VARIABLE, cache_dir};
-use crate::files::write_file;
+use crate::files::{is_plain, write_file};
 
 /// Each file's path below `experiments/`, and its content; `build.rs` writes this list.
 const FILES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/built_in_experiments.rs"));
@@ -82,15 +82,11 @@ pub fn experiments() -> PathBuf {
 /// `name` without a leading `experiments/`, if it's a folder there.
 fn folder_below(name: &Path) -> Option<&Path> {
     let below = name.strip_prefix(EXPERIMENTS).unwrap_or(name);
-    let is_plain = below
-        .components()
-        .all(|part| matches!(part, Component::Normal(_)));
     let mut parents = FILES
         .iter()
         .filter_map(|(file, _)| Path::new(file).parent());
-    let is_folder =
-        !below.as_os_str().is_empty() && parents.any(|parent| parent.starts_with(below));
-    (is_plain && is_folder).then_some(below)
+    let is_folder = parents.any(|parent| parent.starts_with(below));
+    (is_plain(below) && is_folder).then_some(below)
 }
 
 fn write(path: &Path, text: &str) -> io::Result<()> {

@@ -1,7 +1,7 @@
 //! A checkpoint's tensors by name, whether in one file or in shards with an index.
 
 use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -117,10 +117,7 @@ impl TensorStore {
             let number = match shards.get(&shard) {
                 Some(&number) => number,
                 None => {
-                    let plain = Path::new(&shard)
-                        .components()
-                        .all(|part| matches!(part, Component::Normal(_)));
-                    if !plain || shard.is_empty() {
+                    if !files::is_plain(Path::new(&shard)) {
                         return Err(WeightsError::Layout {
                             path,
                             message: format!(
