@@ -29,8 +29,8 @@ pub struct CachedTensor {
 }
 
 /// Allocates the cache: key and value of each layer that has them, in turn. Those whose input is in
-/// `on_host` are in the host's memory. A trained prefix is written into the first rows. On a GPU, the other rows are set to zero only if attention reads them, as
-/// [`AttentionOperator::Standard`] does.
+/// `on_host` are in the host's memory. A trained prefix is written into the first rows. On a GPU, the
+/// other rows are set to zero only if attention reads them, as [`AttentionOperator::Standard`] does.
 pub fn allocate(
     host: &Allocator,
     device: &Allocator,
@@ -99,8 +99,8 @@ pub fn allocate(
     Ok(cache)
 }
 
-/// The name of an input.
-fn past(layer: usize, kind: &str) -> String {
+/// The name of the input with `kind` of a layer.
+pub fn past(layer: usize, kind: &str) -> String {
     format!("past_key_values.{layer}.{kind}")
 }
 

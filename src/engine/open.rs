@@ -19,7 +19,6 @@ use crate::graph::AttentionOperator;
 use crate::lowering::{lay_out, layers_on_cpu, lower, model_file};
 use crate::onnxruntime::cuda::Stream;
 use crate::prepared::{Manifest, PreparedVariant, PromptKind};
-use crate::weights::Dtype;
 
 /// The laid-out weights of a variant exist.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -86,9 +85,9 @@ impl DecoderEngine {
         manifest: &Manifest,
         options: &EngineOptions,
     ) -> Result<(), EngineError> {
-        match (options.gpu_layers, manifest.compute) {
-            (Some(_), Dtype::BFloat16) => Err(EngineError::LayersInBfloat16),
-            _ => Ok(()),
+        match options.gpu_layers.is_none() || layers_on_cpu::takes(manifest.compute) {
+            true => Ok(()),
+            false => Err(EngineError::LayersInBfloat16),
         }
     }
 

@@ -7,6 +7,7 @@ use ort::memory::Allocator;
 use ort::session::IoBinding;
 use ort::value::DynTensor;
 
+use super::cache::past;
 use super::cuda::write;
 use super::tensors::{element_type, fill};
 use super::{EngineError, EngineOptions, Provider};
@@ -32,7 +33,8 @@ struct State {
 }
 
 impl States {
-    /// Allocates the states on `device`, or on `host` if their input is in `on_host`. Their values are undefined until [`clear`](Self::clear).
+    /// Allocates the states on `device`, or on `host` if their input is in `on_host`. Their values are
+    /// undefined until [`clear`](Self::clear).
     ///
     /// # Errors
     /// If there's no memory for them, or the CUDA runtime reports an error.
@@ -48,7 +50,7 @@ impl States {
         let states = variant.manifest.states.iter().map(|state| {
             let shape = [&[batch], state.shape.as_slice()].concat();
             let (layer, kind) = (state.layer, state.kind.name());
-            let past = format!("past_key_values.{layer}.{kind}");
+            let past = past(layer, kind);
             let is_on_host = on_host.contains(&past);
             let place = if is_on_host { host } else { device };
             let tensor = DynTensor::new(place, element_type(state.dtype), shape);

@@ -60,6 +60,12 @@ const ON_HOST: [&str; 2] = ["Shape", "Size"];
 /// Names of the lists of layers in modules' paths.
 const LISTS: [&str; 3] = ["layers", "h", "blocks"];
 
+/// Whether layers of a graph that computes in `compute` can be on the CPU: ONNX Runtime has nearly no
+/// operators for bfloat16 there, and other types are widened here.
+pub fn takes(compute: Dtype) -> bool {
+    compute != Dtype::BFloat16
+}
+
 /// Bytes of weights, as the graph computes with them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WeightSizes {

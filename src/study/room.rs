@@ -6,11 +6,10 @@ use std::fmt;
 use super::error::StudyError;
 use super::settings::GpuLayers;
 use crate::engine::EngineError;
-use crate::lowering::layers_on_cpu::WeightSizes;
+use crate::lowering::layers_on_cpu::{self, WeightSizes};
 use crate::lowering::model_file;
 use crate::measure::session::PlannedSubject;
 use crate::prepared::Manifest;
-use crate::weights::Dtype;
 
 /// What a process needs on a GPU beside weights and cache: CUDA's context, kernels and workspaces,
 /// activations. It's only used to choose how many layers are put there, and chosen amply.
@@ -113,7 +112,7 @@ fn whole_only(manifest: &Manifest) -> Option<&'static str> {
     if manifest.foreign.is_some() {
         return Some(", and another program's graph doesn't say which layer a node is in");
     }
-    (manifest.compute == Dtype::BFloat16).then_some(
+    (!layers_on_cpu::takes(manifest.compute)).then_some(
         ", and in bfloat16 ONNX Runtime can't compute layers on the CPU, as it can in float16",
     )
 }
@@ -140,6 +139,7 @@ mod tests {
     use super::*;
     use crate::measure::subject::Subject;
     use crate::prepared::{Variant, stand_in};
+    use crate::weights::Dtype;
 
     const GIB: u64 = 1 << 30;
 

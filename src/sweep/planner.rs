@@ -18,7 +18,7 @@ use crate::engine::EngineError;
 use crate::experiment::Experiment;
 use crate::experiment::check::{fit, look_at};
 use crate::graph::AttentionOperator;
-use crate::lowering::WeightsMode;
+use crate::lowering::{WeightsMode, layers_on_cpu};
 use crate::model::{BaseModel, ModelId};
 use crate::prepared::Precision;
 use crate::quantize::{Format, FormatChoice};
@@ -232,7 +232,8 @@ impl<'a> Planner<'a> {
         let weights = base.size.weight_bytes(&config, on_gpu);
         let place = match on_gpu {
             true => Place::Gpu {
-                divides: settings.gpu_layers != GpuLayers::All && config.dtype != Dtype::BFloat16,
+                divides: settings.gpu_layers != GpuLayers::All
+                    && layers_on_cpu::takes(config.dtype),
             },
             false => Place::Cpu(settings.weights.unwrap_or(WeightsMode::Mapped)),
         };
