@@ -99,10 +99,8 @@ fn place() -> &'static str {
         let processes = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
         hash.update(processes.as_os_str().as_encoded_bytes());
         let digest = hash.finalize();
-        digest[..4]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        let first = [digest[0], digest[1], digest[2], digest[3]];
+        format!("{:08x}", u32::from_be_bytes(first))
     })
 }
 

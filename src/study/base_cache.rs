@@ -1,6 +1,5 @@
 //! Earlier measurements of base models, under a key of everything that could change them.
 
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +7,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::engine::EngineOptions;
+use crate::file_names::hex;
 use crate::files::write_file;
 use crate::measure::record::{PromptPlan, SubjectRecord};
 use crate::onnxruntime::library::Library;
@@ -59,10 +59,7 @@ impl CacheKey {
 
     fn file_name(&self) -> String {
         let digest = Sha256::digest(self.0.to_string().as_bytes());
-        let mut name = digest[..12].iter().fold(String::new(), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        });
+        let mut name = hex(&digest[..12]);
         name.push_str(".json");
         name
     }
