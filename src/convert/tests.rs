@@ -56,6 +56,25 @@ fn names(folder: &Path) -> Vec<String> {
 
 /// With every rank that a matrix can have, a conversion is the original: of all methods and
 /// families, with biases, embeddings, whole modules, rows of tokens and replicated layers.
+/// The conversion of a fixture with nothing else in its folder.
+fn converted_alone(
+    adapter: &Adapter,
+    base: &BaseModel,
+    rank: Rank,
+    original: &Path,
+    folder: &Path,
+) -> Result<Conversion, ConvertError> {
+    to_lora(
+        adapter,
+        base,
+        rank,
+        original,
+        folder,
+        "base",
+        &|_, _| Ok(()),
+    )
+}
+
 #[test]
 fn a_conversion_of_full_rank_is_the_original() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
@@ -72,15 +91,7 @@ fn a_conversion_of_full_rank_is_the_original() {
             let target = tempfile::tempdir().unwrap();
             let made = target.path().join("lora");
             let rank = Rank::Count(160);
-            match to_lora(
-                &adapter,
-                &base,
-                rank,
-                &folder,
-                &made,
-                "base",
-                &|_, _| Ok(()),
-            ) {
+            match converted_alone(&adapter, &base, rank, &folder, &made) {
                 Ok(_) => {}
                 Err(error) => {
                     let kind = match error {
@@ -155,16 +166,7 @@ fn a_share_gives_modules_ranks_of_their_own() {
     let adapter = Adapter::load(&folder, &base, 0).unwrap();
     let target = tempfile::tempdir().unwrap();
     let made = target.path().join("lora");
-    let conversion = to_lora(
-        &adapter,
-        &base,
-        Rank::Share(0.9),
-        &folder,
-        &made,
-        "base",
-        &|_, _| Ok(()),
-    )
-    .unwrap();
+    let conversion = converted_alone(&adapter, &base, Rank::Share(0.9), &folder, &made).unwrap();
     let ranks: Vec<usize> = conversion
         .modules
         .iter()
@@ -183,16 +185,7 @@ fn a_share_gives_modules_ranks_of_their_own() {
     assert_eq!(config["r"], *ranks.iter().max().unwrap());
     assert_eq!(config["use_dora"], false);
     // An existing folder stays as it is.
-    let error = to_lora(
-        &adapter,
-        &base,
-        Rank::Count(2),
-        &folder,
-        &made,
-        "base",
-        &|_, _| Ok(()),
-    )
-    .unwrap_err();
+    let error = converted_alone(&adapter, &base, Rank::Count(2), &folder, &made).unwrap_err();
     assert!(matches!(error, ConvertError::Exists(path) if path == made));
 }
 
@@ -209,16 +202,7 @@ fn a_transposed_layer_s_pair_has_the_usual_sides() {
     let adapter = Adapter::load(&folder, &base, 0).unwrap();
     let target = tempfile::tempdir().unwrap();
     let made = target.path().join("lora");
-    to_lora(
-        &adapter,
-        &base,
-        Rank::Count(3),
-        &folder,
-        &made,
-        "base",
-        &|_, _| Ok(()),
-    )
-    .unwrap();
+    converted_alone(&adapter, &base, Rank::Count(3), &folder, &made).unwrap();
     let text = fs::read_to_string(made.join(CONFIG)).unwrap();
     let config: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(config["fan_in_fan_out"], true);
