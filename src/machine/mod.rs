@@ -1,5 +1,5 @@
-//! The cores, memory and accelerators that this process may use, what else keeps them busy, and how processes
-//! end.
+//! The cores, memory and accelerators that this process may use, what else keeps them busy, and how
+//! processes end.
 
 pub mod cgroup;
 pub mod cores;

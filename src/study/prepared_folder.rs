@@ -143,6 +143,14 @@ impl PreparedFolder {
         }
     }
 
+    /// Why the variant that the folder is can't be read, if it can't.
+    pub fn fault(self) -> Option<PreparedFolderError> {
+        match self {
+            Self::Variant { own, .. } => own.err(),
+            Self::Variants { .. } => None,
+        }
+    }
+
     /// The adapter's experiment, `<method>--<name>`, as the folder's own or its unmerged variant
     /// has it.
     pub fn experiment(&self) -> Option<&str> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::observer::{Event, Note};
-use super::prepared_folder::PreparedFolder;
+use super::prepared_folder::{PreparedFolder, PreparedFolderError};
 use super::setup::Setup;
 use crate::adapter::ValuesFrom;
 use crate::adapter::fetch_adapter;
@@ -53,6 +53,8 @@ pub enum TargetError {
         word = shell_word(.0)
     )]
     Checkpoint(PathBuf),
+    #[error(transparent)]
+    PreparedFolder(#[from] PreparedFolderError),
     #[error(transparent)]
     Foreign(Box<ForeignError>),
     #[error(
@@ -206,7 +208,10 @@ impl Target {
     pub fn into_experiment(self, path: &Path) -> Result<Experiment, TargetError> {
         match self {
             Self::Experiment(experiment) => Ok(experiment),
-            Self::Prepared(_) => Err(TargetError::Prepared(path.to_owned())),
+            Self::Prepared(folder) => Err(match folder.fault() {
+                Some(error) => error.into(),
+                None => TargetError::Prepared(path.to_owned()),
+            }),
             Self::Checkpoint(_) => Err(TargetError::Checkpoint(path.to_owned())),
             Self::Foreign(_) => Err(TargetError::Exported(path.to_owned())),
         }

@@ -135,8 +135,8 @@ fn a_prepared_folder_with_a_pipe_or_files_elsewhere_is_refused() {
             "files": { name: { "bytes": 0, "sha256": "00" } }, "sample": null, "checks": [],
         });
         fs::write(&path, manifest.to_string()).unwrap();
-        for command in ["verify", "generate"] {
-            let outcome = run(trial.command(&[command]).arg(&made));
+        for command in [&["verify"][..], &["generate", "--prompt-ids", "1,2"]] {
+            let outcome = run(trial.command(command).arg(&made));
             assert_refused(&outcome, &["manifest.json", name, "inside its folder"]);
         }
     }
