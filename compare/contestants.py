@@ -20,8 +20,15 @@ WEIGHTS = ["mapped", "in-place", "resident"]
 PRECISIONS = ["float32", "int4"]
 DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 """Dtypes on a GPU, and their names in onnxruntime-genai's builder."""
-QUANTIZED = "peft-bench 4bit"
-"""This program with `--quantize 4bit`: blocks of 32 values."""
+QUANTIZED = {
+    "peft-bench 4bit": ("4bit", []),
+    "peft-bench 4bit-32": (
+        "4bit-block-32-head-4bit-block-32-kv-4bit-block-32",
+        ["--quantize-block", "32", "--quantize-head", "4bit-block-32", "--quantize-kv-proj", "4bit-block-32"],
+    ),
+}
+"""This program with `--quantize 4bit`: as it is by default, and with codes like those of onnxruntime-genai's builder. With each,
+how the names of its folders end, and its other options."""
 ON_A_GPU = {"peft-bench": False, "peft-bench graph": True}
 """This program's contestants on a GPU, and whether their decode steps are a CUDA graph."""
 
@@ -98,11 +105,12 @@ class Setting:
         command = [self.binary, "prepare", self.adapter, "--model", self.model, "--dtype", self.dtype, "--ep", self.ep]
         return self.run(name, [*command, "--export-dir", self.exports, *options])
 
-    def prepared(self, variant: str, quantized: bool = False) -> Path:
-        """The path of a variant's manifest."""
+    def prepared(self, variant: str, quantized: str = "") -> Path:
+        """The path of a variant's manifest, of the folder whose name ends with `quantized`."""
         folder = "base" if variant == "base" else f"*/{variant}"
         found = self.exports.glob(f"*/{folder}/manifest.json")
-        (manifest,) = [path for path in found if ("-4bit/" in str(path)) == quantized]
+        ending = f"-{quantized}/" if quantized else f"-{self.dtype}/"
+        (manifest,) = [path for path in found if ending in str(path)]
         return manifest
 
     def checkpoint(self, name: str) -> tuple[Path, float]:
@@ -150,13 +158,15 @@ def on_the_cpu(setting: Setting, variant: str) -> list[Contestant]:
         start = own_peer(setting, manifest, weights)
         contestants.append(Contestant(f"peft-bench {weights}", variant, *made[weights], start))
     if setting.precision == "int4":
-        seconds = setting.prepare(f"quantize-{variant}", "--variant", variant, "--quantize", "4bit")
-        manifest = setting.prepared(variant, quantized=True)
-        written = size(manifest.parent)
-        if variant == "base":
-            written += size(manifest.parent.parent / "quantized.safetensors")
-        start = own_peer(setting, manifest, "mapped")
-        contestants.append(Contestant(QUANTIZED, variant, seconds, written, start))
+        for name, (ending, more) in QUANTIZED.items():
+            options = ["--variant", variant, "--quantize", "4bit", *more]
+            seconds = setting.prepare(f"quantize-{variant}", *options)
+            manifest = setting.prepared(variant, quantized=ending)
+            written = size(manifest.parent)
+            if variant == "base":
+                written += size(manifest.parent.parent / "quantized.safetensors")
+            start = own_peer(setting, manifest, "mapped")
+            contestants.append(Contestant(name, variant, seconds, written, start))
     return contestants
 
 

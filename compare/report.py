@@ -14,6 +14,7 @@ OURS = [
     "peft-bench in-place",
     "peft-bench resident",
     "peft-bench 4bit",
+    "peft-bench 4bit-32",
     "peft-bench",
     "peft-bench graph",
 ]

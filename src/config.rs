@@ -167,6 +167,7 @@ impl BenchmarkConfig {
             }
             let name = |format: Option<Format>| json!(format.map_or("float", Format::name));
             all["quantization_head"] = name(found.head);
+            all["quantization_kv_proj"] = name(found.kv_proj.or(Some(found.weights)));
             all["quantization_embedding"] = name(found.embedding);
             if found.has_accuracy() {
                 all["quantization_accuracy_level"] = json!(found.accuracy.level());

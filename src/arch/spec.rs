@@ -400,6 +400,35 @@ impl DecoderSpec {
         })
     }
 
+    /// Whether `path` is a linear layer that computes a layer's keys or values and nothing else.
+    pub fn makes_keys_or_values(&self, path: &str) -> bool {
+        let attentions = self
+            .layers
+            .iter()
+            .filter_map(|layer| layer.attention.as_ref());
+        let mut all = attentions.flat_map(|attention| match &attention.projections {
+            Projections::Separate { key, value, .. } => vec![key, value],
+            Projections::KeyIsValue { key, .. } => vec![key],
+            _ => vec![],
+        });
+        all.any(|linear| linear.path == path)
+    }
+
+    /// The numbers of columns of the weights of an expert like that with the module `path`; none
+    /// for other modules.
+    pub fn widths_of_experts(&self, path: &str) -> Vec<usize> {
+        let mut mixtures = self.layers.iter().filter_map(|layer| layer.mlp.mixture());
+        let holds = |holder: &str| {
+            let rest = path.strip_prefix(holder);
+            rest.is_some_and(|rest| rest.starts_with('.'))
+        };
+        let linears = mixtures
+            .find(|mixture| holds(&mixture.path))
+            .and_then(|mixture| mixture.experts.first())
+            .map_or(vec![], |expert| expert.linears());
+        linears.iter().map(|linear| linear.in_features).collect()
+    }
+
     /// All modules, including norms without parameters: embedding first, head last, linear layers
     /// in Transformers' order.
     pub fn modules(&self) -> Vec<Module> {

@@ -274,6 +274,7 @@ fn check_settled(settings: &Settings, manifest: &Manifest) -> Result<()> {
     let others = settings.quantize_algorithm.is_some()
         || settings.quantize_block.is_some()
         || settings.quantize_head.is_some()
+        || settings.quantize_kv_proj.is_some()
         || settings.quantize_embedding.is_some()
         || settings.quantize_accuracy.is_some();
     if others || asked.is_some_and(|asked| asked != found.map(|found| found.weights)) {

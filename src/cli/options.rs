@@ -19,7 +19,7 @@ pub const RESULTS: &str = "results";
 const EXPORTED: &str = "exported_models";
 
 /// Values of `--quantize-algorithm`.
-const ALGORITHMS: [&str; 2] = ["rtn", "k_quant"];
+const ALGORITHMS: [&str; 3] = ["rtn", "search", "k_quant"];
 
 /// Options that most commands share.
 #[derive(Debug, Clone, Args)]
@@ -38,19 +38,23 @@ pub struct CommonOptions {
     #[arg(long, global = true, value_name = "FORMAT", value_parser = weights())]
     pub quantize: Option<FormatChoice>,
 
-    /// How 4 bits are found: `rtn` rounds to the nearest, symmetric around zero; `k_quant` searches each block's ends,
-    /// and loses less [default: rtn].
+    /// How 4 bits are found: `rtn` rounds to the nearest, symmetric around zero; `search` looks for each block's scale and
+    /// zero point, and loses less; `k_quant` does so as in onnxruntime [default: rtn].
     #[arg(long, global = true, value_name = "NAME", value_parser = algorithm())]
     pub quantize_algorithm: Option<&'static str>,
 
     /// Values that share a scale with 4 and 8 bits: 16, 32, 64, 128, 256. Larger blocks are faster and lose more [default:
-    /// 32].
+    /// 128].
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(16..=256))]
     pub quantize_block: Option<u16>,
 
-    /// What the head is quantized to [default: as the other weights; float with nf4].
+    /// What the head is quantized to, whose rounding costs most [default: 8bit; float with nf4].
     #[arg(long, global = true, value_name = "FORMAT", value_parser = one_of(&FormatChoice::of_head()))]
     pub quantize_head: Option<FormatChoice>,
+
+    /// What layers are quantized to that compute keys or values alone [default: 8bit; nf4 with nf4].
+    #[arg(long, global = true, value_name = "FORMAT", value_parser = kv_proj())]
+    pub quantize_kv_proj: Option<Format>,
 
     /// What the token embedding is quantized to [default: float].
     #[arg(long, global = true, value_name = "FORMAT", value_parser = one_of(&FormatChoice::of_embedding()))]
@@ -157,6 +161,7 @@ impl CommonOptions {
             quantize_algorithm,
             quantize_block,
             quantize_head,
+            quantize_kv_proj,
             quantize_embedding,
             quantize_accuracy,
             quantized_base,
@@ -196,6 +201,10 @@ impl CommonOptions {
                 quantize_block.map(|size| size.to_string()),
             ),
             ("--quantize-head", part(quantize_head, "float")),
+            (
+                "--quantize-kv-proj",
+                quantize_kv_proj.map(|format| format.name().to_owned()),
+            ),
             ("--quantize-embedding", part(quantize_embedding, "float")),
             (
                 "--quantize-accuracy",
@@ -265,6 +274,7 @@ impl CommonOptions {
             quantize_algorithm: self.quantize_algorithm,
             quantize_block: self.quantize_block.map(usize::from),
             quantize_head: self.quantize_head,
+            quantize_kv_proj: self.quantize_kv_proj,
             quantize_embedding: self.quantize_embedding,
             quantize_accuracy: self.quantize_accuracy,
             quantized_base: self.quantized_base,
@@ -302,8 +312,26 @@ fn weights() -> impl TypedValueParser<Value = FormatChoice> {
 fn one_of(
     parts: &[(&'static str, FormatChoice)],
 ) -> impl TypedValueParser<Value = FormatChoice> + use<> {
-    let names = parts.iter().map(|(name, _)| *name);
-    PossibleValuesParser::new(names).map(|name| Format::named(&name).into())
+    let values = parts
+        .iter()
+        .map(|(name, choice)| possible(name, choice.format()));
+    PossibleValuesParser::new(values).map(|name| Format::named(&name).into())
+}
+
+/// `--quantize-kv-proj`
+fn kv_proj() -> impl TypedValueParser<Value = Format> + use<> {
+    let all = FormatChoice::of_kv_proj();
+    let values = all
+        .iter()
+        .map(|(name, format)| possible(name, Some(*format)));
+    PossibleValuesParser::new(values)
+        .map(|name| Format::named(&name).expect("it was checked against their names"))
+}
+
+/// A value of options on a part. Formats with blocks of other sizes are many, and not listed.
+fn possible(name: &'static str, format: Option<Format>) -> PossibleValue {
+    let listed = format.is_none_or(|format| Format::NAMED.contains(&format));
+    PossibleValue::new(name).hide(!listed)
 }
 
 fn kept_base() -> impl TypedValueParser<Value = KeptBase> + use<> {

@@ -23,8 +23,7 @@ use crate::prepare::Preparation;
 use crate::prepared::{PreparedVariant, Variant, task_of};
 use crate::study::{Setup, Target};
 
-/// Number of the prompt's tokens at which quantized predictions are compared: each is a decode
-/// step.
+/// Number of the prompt's tokens at which predictions are compared, unless another is asked for.
 pub const POSITIONS: usize = 48;
 
 /// `verify`
@@ -53,8 +52,18 @@ pub struct Verify {
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     max_new_tokens: u16,
 
+    /// Tokens of the prompt, from its start, at which predictions of quantized variants are compared with those of
+    /// unquantized ones: each is a decode step [default: 48].
+    #[arg(long, value_name = "N", value_parser = positions, conflicts_with = "merged")]
+    positions: Option<usize>,
+
     #[command(flatten)]
     task: TaskOptions,
+}
+
+fn positions(text: &str) -> Result<usize, String> {
+    let found = text.parse().ok().filter(|count| *count > 0);
+    found.ok_or_else(|| "expected a number of tokens, 1 or more".to_owned())
 }
 
 impl Verify {
@@ -88,6 +97,10 @@ impl Verify {
         // Merged and unmerged are compared before weights are rounded again.
         let preparation = asked.requantized(false);
         let quantized = preparation.precision.quantization;
+        if self.positions.is_some() && quantized.is_none() && !asked.precision.base.requantize {
+            bail!("`--positions` is about quantized variants; add `--quantize`, or leave it out");
+        }
+        let compared = self.positions.unwrap_or(POSITIONS);
         let (variants, reason) = preparation.prepare_all(&experiment)?;
 
         setup.note_task(&config, task_of(&variants));
@@ -114,7 +127,7 @@ impl Verify {
             let (floats, _) = preparation.unquantized().prepare_all(&experiment)?;
             let parity = compare(&floats)?;
             failures.extend(self.report(&parity, inputs, reason.as_ref(), "")?);
-            let positions = &prompt_ids[..prompt_ids.len().min(POSITIONS)];
+            let positions = &prompt_ids[..prompt_ids.len().min(compared)];
             let knows = |variant: &PreparedVariant| {
                 let known = variant.manifest.vocab_size;
                 positions.iter().all(|id| (*id as usize) < known)
@@ -139,7 +152,7 @@ impl Verify {
         if asked.precision.base.requantize {
             let merged = |of: &Preparation| of.prepare(Some(&experiment), &[Variant::Merged]);
             let [plain, rounded] = [merged(&preparation)?.remove(0), merged(&asked)?.remove(0)];
-            let positions = &prompt_ids[..prompt_ids.len().min(POSITIONS)];
+            let positions = &prompt_ids[..prompt_ids.len().min(compared)];
             let rows = |variant: &PreparedVariant| at_each_position(&mut open(variant)?, positions);
             let (base_rows, plain_rows) = (rows(&variants[0])?, rows(&plain)?);
             report_requantized(&base_rows, &plain_rows, &rows(&rounded)?)?;

@@ -30,6 +30,7 @@ const KEYS: [&str; 17] = [
     "quantization_scheme",
     "quantization_block_size",
     "quantization_head",
+    "quantization_kv_proj",
     "quantization_embedding",
     "quantization_accuracy_level",
     "category_generation_params",
@@ -153,6 +154,9 @@ impl Params {
             }
             "quantization_head" => {
                 self.quantization.head = Some(entry.one_of(&FormatChoice::of_head())?)
+            }
+            "quantization_kv_proj" => {
+                self.quantization.kv_proj = Some(entry.one_of(&FormatChoice::of_kv_proj())?);
             }
             "quantization_embedding" => {
                 self.quantization.embedding = Some(entry.one_of(&FormatChoice::of_embedding())?);

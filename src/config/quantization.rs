@@ -1,7 +1,7 @@
-//! The keys on quantization: PEFT's `use_4bit` and `use_8bit`, and five more.
+//! The keys on quantization: PEFT's `use_4bit` and `use_8bit`, and six more.
 
 use super::ParametersError;
-use crate::quantize::{Accuracy, Format, FormatChoice, Quantization, Switch};
+use crate::quantize::{Accuracy, Format, FormatChoice, Parts, Quantization, Switch};
 
 /// The keys on quantization, as files and options set them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct QuantizationKeys {
     pub block_size: Option<usize>,
     /// `quantization_head`
     pub head: Option<FormatChoice>,
+    /// `quantization_kv_proj`
+    pub kv_proj: Option<Format>,
     /// `quantization_embedding`
     pub embedding: Option<FormatChoice>,
     /// `quantization_accuracy_level`
@@ -46,6 +48,7 @@ impl QuantizationKeys {
             scheme: self.scheme.or(others.scheme),
             block_size: self.block_size.or(others.block_size),
             head: self.head.or(others.head),
+            kv_proj: self.kv_proj.or(others.kv_proj),
             embedding: self.embedding.or(others.embedding),
             accuracy: self.accuracy.or(others.accuracy),
         }
@@ -58,6 +61,7 @@ impl QuantizationKeys {
         self.block_size = None;
         if weights.is_none() {
             self.head = None;
+            self.kv_proj = None;
             self.embedding = None;
             self.accuracy = None;
         }
@@ -71,12 +75,22 @@ impl QuantizationKeys {
             return keys;
         };
         keys.head = Some(found.head.into());
+        keys.kv_proj = Some(found.kv_proj.unwrap_or(found.weights));
         keys.embedding = Some(found.embedding.into());
-        let usual = Quantization::with(found.weights, keys.head, keys.embedding, None);
+        let usual = Quantization::with(found.weights, keys.parts());
         if usual != Ok(found) {
             keys.accuracy = Some(found.accuracy);
         }
         keys
+    }
+
+    fn parts(self) -> Parts {
+        Parts {
+            head: self.head,
+            kv_proj: self.kv_proj,
+            embedding: self.embedding,
+            accuracy: self.accuracy,
+        }
     }
 
     /// Resolves the keys.
@@ -86,7 +100,7 @@ impl QuantizationKeys {
     pub fn resolve(self) -> Result<Option<Quantization>, ParametersError> {
         let failed = |message: String| ParametersError::Quantization { message };
         if let Some(weights) = self.format().map_err(failed)? {
-            return Quantization::with(weights, self.head, self.embedding, self.accuracy)
+            return Quantization::with(weights, self.parts())
                 .map(Some)
                 .map_err(|message| failed(format!("`quantization_accuracy_level`: {message}")));
         }
@@ -96,6 +110,7 @@ impl QuantizationKeys {
             self.block_size
                 .map(|_| "`quantization_block_size`".to_owned()),
             self.head.map(|_| "`quantization_head`".to_owned()),
+            self.kv_proj.map(|_| "`quantization_kv_proj`".to_owned()),
             self.embedding
                 .map(|_| "`quantization_embedding`".to_owned()),
             self.accuracy

@@ -423,12 +423,12 @@ fn attention_takes_the_joined_product_with_its_biases() {
 #[test]
 fn quantized_products_of_one_input_are_one_mapped_where_they_follow_each_other() {
     for (format, operator, head) in [
-        (Format::Int4, "MatMulNBits", 1),
-        (Format::Int8, "MatMulNBits", 1),
+        (Format::Int4Blocks32, "MatMulNBits", 1),
+        (Format::Int8Blocks32, "MatMulNBits", 1),
         (Format::Nf4, "MatMulBnb4", 0),
     ] {
         let folder = tempfile::tempdir().unwrap();
-        let quantization = Some(Quantization::new(format));
+        let quantization = Some(Quantization::uniform(format));
         let precision = Precision::new(Dtype::Float32, false).with_quantization(quantization);
         let all = prepare_as("llama-gqa", "lora", precision, folder.path());
         // The single session runs prompts as well; nothing is laid out for them.
@@ -461,7 +461,7 @@ fn quantized_products_of_one_input_are_one_mapped_where_they_follow_each_other()
 #[test]
 fn on_a_gpu_no_more_products_are_joined_than_one_split_handles_without_lists() {
     let folder = tempfile::tempdir().unwrap();
-    let quantization = Some(Quantization::new(Format::Int4));
+    let quantization = Some(Quantization::uniform(Format::Int4Blocks32));
     let precision = Precision::new(Dtype::Float16, true).with_quantization(quantization);
     let mut on_gpu = target(WeightsMode::InPlace);
     on_gpu.provider = Provider::Cuda(0);

@@ -101,7 +101,11 @@ pub fn check_exported<E: LogitEngine>(
 fn allowed(manifest: &Manifest) -> f32 {
     let own = tolerance(manifest.dtype, manifest.rounding(), manifest.routed);
     let foreign = quantized_bits(manifest).map_or(0.0, |bits| {
-        let format = if bits < 8 { Format::Int4 } else { Format::Int8 };
+        let format = if bits < 8 {
+            Format::Int4Blocks32
+        } else {
+            Format::Int8Blocks32
+        };
         let tolerance = format.tolerance();
         if manifest.routed {
             tolerance.routed

@@ -52,27 +52,27 @@ fn a_merge_that_went_wrong_fails() {
 #[test]
 fn merged_weights_may_be_quantized_otherwise_but_not_be_others() {
     let quantized = |format| Expected {
-        quantization: Some(Quantization::new(format)),
+        quantization: Some(Quantization::uniform(format)),
         ..TRAINED
     };
     assert!(!compare(1.1, 9.0, TRAINED).passed);
-    assert!(compare(1.1, 9.0, quantized(Format::Int8)).passed);
-    let wrong = compare(2.0, 9.0, quantized(Format::Int8));
+    assert!(compare(1.1, 9.0, quantized(Format::Int8Blocks32)).passed);
+    let wrong = compare(2.0, 9.0, quantized(Format::Int8Blocks32));
     assert!(
         !wrong.passed && wrong.failures[0].contains("8bit"),
         "{wrong:?}"
     );
-    let coarse = compare(1.3, 9.0, quantized(Format::Int4));
+    let coarse = compare(1.3, 9.0, quantized(Format::Int4Blocks32));
     assert!(coarse.passed && coarse.note.is_none());
     assert!(!compare(6.0, 9.0, quantized(Format::Nf4)).passed);
     let routed = Expected {
         routed: true,
-        ..quantized(Format::Int8)
+        ..quantized(Format::Int8Blocks32)
     };
     assert!(compare(1.6, 9.0, routed).passed && !compare(3.0, 9.0, routed).passed);
-    assert!(!compare(1.6, 9.0, quantized(Format::Int8)).passed);
+    assert!(!compare(1.6, 9.0, quantized(Format::Int8Blocks32)).passed);
     // An adapter with less effect than rounding can't be told from none.
-    let small = compare(1.0, 1.5, quantized(Format::Int4));
+    let small = compare(1.0, 1.5, quantized(Format::Int4Blocks32));
     assert!(small.passed && small.note.unwrap().contains("can't tell"));
 }
 

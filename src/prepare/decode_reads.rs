@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn quantized_weights_count_with_their_codes_and_scales() {
         let float = reads("llama-gqa", "lora");
-        let quantization = Quantization::new(Format::Int4);
+        let quantization = Quantization::uniform(Format::Int4Blocks32);
         let quantized = reads_of("llama-gqa", "lora", Some(quantization));
         let linear = 2 * (64 * 64 * 2 + 32 * 64 * 2 + 3 * 96 * 64) + 140 * 64;
         // 16 bytes and a scale in place of 32 values.
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_replaced_weight_counts_as_float_and_a_quantized_embedding_with_one_row() {
-        let quantization = Quantization::new(Format::Int4);
+        let quantization = Quantization::uniform(Format::Int4Blocks32);
         let weight_bytes_of = |case| reads_of("llama-gqa", case, Some(quantization)).weight_bytes;
         assert_eq!(reads("llama-gqa", "c3a").adapter_bytes, 0);
         let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
@@ -181,7 +181,7 @@ mod tests {
         assert!(more > 0);
         assert_eq!(weight_bytes_of("c3a"), weight_bytes_of("lora") + more);
         let embedding = Quantization {
-            embedding: Some(Format::Int8),
+            embedding: Some(Format::Int8Blocks32),
             ..quantization
         };
         let row = reads_of("llama-gqa", "lora", Some(embedding)).weight_bytes;

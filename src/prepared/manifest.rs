@@ -333,11 +333,11 @@ impl Manifest {
     pub fn rounding(&self) -> Option<Quantization> {
         let of_base = self.base_quantization.as_ref().and_then(|base| {
             let format = match (base.requantized, base.accuracy_level) {
-                (true, _) => Format::Int4,
-                (false, Some(4)) => Format::Int8,
+                (true, _) => Format::Int4Blocks32,
+                (false, Some(4)) => Format::Int8Blocks32,
                 _ => return None,
             };
-            Some(Quantization::new(format))
+            Some(Quantization::uniform(format))
         });
         self.quantization().or(of_base)
     }

@@ -18,9 +18,9 @@ pub const REPACKED: &str = "repacked.safetensors";
 /// What is quantized, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct QuantizationSummary {
-    /// `rtn` (rounded to nearest), `k_quant` (searched, with zero points) or `nf4`.
+    /// `rtn` (rounded to nearest), `search` or `k_quant` (searched, with zero points), or `nf4`.
     pub scheme: String,
-    /// Bits per code, in weights other than the head and the embedding.
+    /// Bits per code, in weights other than the head, keys, values and the embedding.
     pub bits: usize,
     /// Values that share a scale.
     pub block_size: usize,
@@ -32,6 +32,9 @@ pub struct QuantizationSummary {
     pub accuracy_level: Option<u8>,
     /// The head's format; `None` if it stays float.
     pub head: Option<Format>,
+    /// The format of layers that compute keys or values alone.
+    #[serde(default)]
+    pub kv_proj: Option<Format>,
     /// The token embedding's format; `None` if it stays float.
     #[serde(default)]
     pub embedding: Option<Format>,
@@ -102,6 +105,7 @@ impl QuantizationSummary {
             symmetric: weights.is_symmetric(),
             accuracy_level: precision.accuracy().map(Accuracy::level),
             head,
+            kv_proj: Some(quantization.kv_proj.unwrap_or(weights)),
             embedding,
             quantized_weights: all.len(),
             replaced_weights: replaced,

@@ -24,7 +24,7 @@ pub use file::{
     Base, QuantizeError, QuantizedFile, QuantizedNames, QuantizedTypes, joined_plans, write_matrix,
     write_rows,
 };
-pub use formats::{Format, Keys, Quantized, Switch, Tolerance};
+pub use formats::{Format, Keys, Quantized, Sensitive, Switch, Tolerance};
 pub use operator::Operator;
 pub use table::{FP4, NF4, Table};
 
@@ -89,13 +89,24 @@ impl FormatChoice {
         Self::named(|_| true)
     }
 
+    /// What keys and values can be, by name.
+    pub fn of_kv_proj() -> Vec<(&'static str, Format)> {
+        Format::ALL
+            .iter()
+            .map(|format| (format.name(), *format))
+            .collect()
+    }
+
     /// What the token embedding can be, by name.
     pub fn of_embedding() -> Vec<(&'static str, Self)> {
         Self::named(Format::has_row_lookup)
     }
 
     fn named(allowed: impl Fn(Format) -> bool) -> Vec<(&'static str, Self)> {
-        let formats = Format::NAMED.into_iter().filter(|&format| allowed(format));
+        let formats = Format::ALL
+            .iter()
+            .copied()
+            .filter(|&format| allowed(format));
         let named = formats.map(|format| (format.name(), Self::Quantized(format)));
         named.chain([("float", Self::Float)]).collect()
     }
@@ -110,27 +121,25 @@ impl FormatChoice {
 }
 
 fn usual_head(weights: Format) -> Option<Format> {
-    weights.quantizes_head().then_some(weights)
-}
-
-/// Whether the accuracy level matters for weights and a head of these formats.
-fn has_accuracy(weights: Format, head: Option<Format>) -> bool {
-    let mut products = [Some(weights), head].into_iter().flatten();
-    products.any(|format| format.operator().has_accuracy_level)
-}
-
-fn usual_accuracy(weights: Format, head: Option<Format>) -> Accuracy {
-    match has_accuracy(weights, head) {
-        true => Accuracy::Int8,
-        false => Accuracy::Float32,
+    match weights.sensitive() {
+        Sensitive::Same => Some(weights),
+        Sensitive::EightBits => Some(Format::Int8),
+        Sensitive::FloatHead => None,
     }
+}
+
+fn usual_kv_proj(weights: Format) -> Option<Format> {
+    (weights.sensitive() == Sensitive::EightBits).then_some(Format::Int8)
 }
 
 /// How a model is quantized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quantization {
-    /// The format of all linear layers but the head.
+    /// The format of all linear layers but the head, keys and values.
     pub weights: Format,
+    /// The format of layers that compute keys or values alone; `None` for that of the others.
+    #[serde(default)]
+    pub kv_proj: Option<Format>,
     /// The head's format; `None` if it stays float.
     pub head: Option<Format>,
     /// The token embedding's format; `None` if it stays float.
@@ -140,46 +149,82 @@ pub struct Quantization {
     pub accuracy: Accuracy,
 }
 
+/// The parts of a [`Quantization`] that can be chosen apart from its weights; `None` for the usual.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Parts {
+    /// What the head has.
+    pub head: Option<FormatChoice>,
+    /// What keys and values have.
+    pub kv_proj: Option<Format>,
+    /// What the token embedding has.
+    pub embedding: Option<FormatChoice>,
+    /// The arithmetic.
+    pub accuracy: Option<Accuracy>,
+}
+
 impl Quantization {
-    /// `weights` with the default head, embedding and arithmetic.
+    /// `weights` with the default head, keys and values, embedding and arithmetic.
     pub fn new(weights: Format) -> Self {
-        let head = usual_head(weights);
         Self {
             weights,
-            head,
+            kv_proj: usual_kv_proj(weights),
+            head: usual_head(weights),
             embedding: None,
-            accuracy: usual_accuracy(weights, head),
+            accuracy: Accuracy::Float32,
+        }
+        .with_usual_accuracy()
+    }
+
+    /// `weights` everywhere, and in the head unless it stays float with such weights.
+    pub fn uniform(weights: Format) -> Self {
+        let head = (weights.sensitive() != Sensitive::FloatHead).then_some(weights);
+        Self {
+            kv_proj: None,
+            head,
+            ..Self::new(weights)
         }
     }
 
-    /// `weights`, with another head, embedding or arithmetic if given.
+    /// `weights`, with other parts where they're given.
     ///
     /// # Errors
     /// If an arithmetic is given that none of the weights would use.
-    pub fn with(
-        weights: Format,
-        head: Option<FormatChoice>,
-        embedding: Option<FormatChoice>,
-        accuracy: Option<Accuracy>,
-    ) -> Result<Self, String> {
-        let head = head.map_or(usual_head(weights), FormatChoice::format);
-        if accuracy.is_some() && !has_accuracy(weights, head) {
-            let name = weights.name();
-            return Err(format!(
-                "{name} is computed in float32 and has no accuracy level"
-            ));
-        }
-        Ok(Self {
+    pub fn with(weights: Format, parts: Parts) -> Result<Self, String> {
+        let usual = Self::new(weights);
+        let kv_proj = parts.kv_proj.or(usual.kv_proj);
+        let found = Self {
             weights,
-            head,
-            embedding: embedding.and_then(FormatChoice::format),
-            accuracy: accuracy.unwrap_or(usual_accuracy(weights, head)),
-        })
+            kv_proj: kv_proj.filter(|format| *format != weights),
+            head: parts.head.map_or(usual.head, FormatChoice::format),
+            embedding: parts.embedding.and_then(FormatChoice::format),
+            accuracy: Accuracy::Float32,
+        };
+        let found = found.with_usual_accuracy();
+        match parts.accuracy {
+            None => Ok(found),
+            Some(_) if !found.has_accuracy() => {
+                let name = weights.name();
+                Err(format!(
+                    "{name} is computed in float32 and has no accuracy level"
+                ))
+            }
+            Some(accuracy) => Ok(Self { accuracy, ..found }),
+        }
     }
 
     /// Whether the accuracy level matters.
     pub fn has_accuracy(self) -> bool {
-        has_accuracy(self.weights, self.head)
+        let products = [Some(self.weights), self.kv_proj, self.head];
+        let mut products = products.into_iter().flatten();
+        products.any(|format| format.operator().has_accuracy_level)
+    }
+
+    fn with_usual_accuracy(self) -> Self {
+        let accuracy = match self.has_accuracy() {
+            true => Accuracy::Int8,
+            false => Accuracy::Float32,
+        };
+        Self { accuracy, ..self }
     }
 
     /// A unique name, which mentions only what isn't the default.
@@ -189,11 +234,15 @@ impl Quantization {
             label += "-head-";
             label += self.head.map_or("float", Format::name);
         }
+        if self.kv_proj != usual_kv_proj(self.weights) {
+            label += "-kv-";
+            label += self.kv_proj.unwrap_or(self.weights).name();
+        }
         if let Some(format) = self.embedding {
             label += "-embedding-";
             label += format.name();
         }
-        if self.accuracy != usual_accuracy(self.weights, self.head) {
+        if self != self.with_usual_accuracy() {
             label += &format!("-accuracy-{}", self.accuracy.level());
         }
         label
@@ -208,7 +257,15 @@ impl Quantization {
             {
                 None
             }
-            ModuleKind::Linear { .. } | ModuleKind::Routed { .. } => Some(self.weights),
+            ModuleKind::Linear { .. } if spec.makes_keys_or_values(&module.path) => {
+                Some(self.kv_proj.unwrap_or(self.weights))
+            }
+            ModuleKind::Linear { .. } => Some(self.weights),
+            // `QMoE` takes rows of whole blocks alone.
+            ModuleKind::Routed { .. } => Some(
+                self.weights
+                    .in_whole_blocks(&spec.widths_of_experts(&module.path)),
+            ),
             ModuleKind::Embedding { .. } if module.path == spec.embed_tokens.path => self.embedding,
             ModuleKind::Embedding { .. }
             | ModuleKind::Convolution { .. }
@@ -244,11 +301,12 @@ mod tests {
         assert_eq!((label(nf4).as_str(), nf4.head), ("nf4", None));
         let other = Quantization {
             weights: Format::Int4,
+            kv_proj: None,
             head: None,
             embedding: Some(Format::Int8),
             accuracy: Accuracy::Float32,
         };
-        let long = "4bit-head-float-embedding-8bit-accuracy-1";
+        let long = "4bit-head-float-kv-4bit-embedding-8bit-accuracy-1";
         assert_eq!(label(other), long);
         let other = Quantization {
             head: Some(Format::Int8),
@@ -256,9 +314,18 @@ mod tests {
             ..nf4
         };
         assert_eq!(label(other), "nf4-head-8bit");
-        let part = Some(FormatChoice::Quantized(Format::Int8));
-        let found = Quantization::with(Format::Nf4, part, None, None);
+        let head = Some(FormatChoice::Quantized(Format::Int8));
+        let parts = Parts {
+            head,
+            ..Parts::default()
+        };
+        let found = Quantization::with(Format::Nf4, parts);
         assert_eq!(found, Ok(other));
-        assert!(Quantization::with(Format::Nf4, None, part, Some(Accuracy::Int8)).is_err());
+        let accuracy = Some(Accuracy::Int8);
+        let parts = Parts {
+            accuracy,
+            ..Parts::default()
+        };
+        assert!(Quantization::with(Format::Nf4, parts).is_err());
     }
 }

@@ -83,6 +83,7 @@ impl Setup<'_> {
         keys.scheme = settings.quantize_algorithm.or(keys.scheme);
         keys.block_size = settings.quantize_block.or(keys.block_size);
         keys.head = settings.quantize_head.or(keys.head);
+        keys.kv_proj = settings.quantize_kv_proj.or(keys.kv_proj);
         keys.embedding = settings.quantize_embedding.or(keys.embedding);
         keys.accuracy = settings.quantize_accuracy.or(keys.accuracy);
         config.quantization()?;

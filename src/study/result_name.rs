@@ -48,6 +48,7 @@ impl ResultFiles<'_> {
             quantize_algorithm: _,
             quantize_block: _,
             quantize_head: _,
+            quantize_kv_proj: _,
             quantize_embedding: _,
             quantize_accuracy: _,
             mla: _,

@@ -6,7 +6,7 @@ use crate::adapter::{AdapterForm, ValuesFrom};
 use crate::arch::LatentCache;
 use crate::lowering::WeightsMode;
 use crate::quantize::stored::KeptBase;
-use crate::quantize::{Accuracy, FormatChoice};
+use crate::quantize::{Accuracy, Format, FormatChoice};
 use crate::weights::Dtype;
 
 /// How models are found, prepared and run. `None` leaves a choice to the parameters, or to the
@@ -26,6 +26,8 @@ pub struct Settings {
     pub quantize_block: Option<usize>,
     /// What the head is quantized to.
     pub quantize_head: Option<FormatChoice>,
+    /// What layers are quantized to that compute keys or values alone.
+    pub quantize_kv_proj: Option<Format>,
     /// What the token embedding is quantized to.
     pub quantize_embedding: Option<FormatChoice>,
     /// The arithmetic of a CPU with 4 and 8 bits.
@@ -72,6 +74,7 @@ impl Default for Settings {
             quantize_algorithm: None,
             quantize_block: None,
             quantize_head: None,
+            quantize_kv_proj: None,
             quantize_embedding: None,
             quantize_accuracy: None,
             quantized_base: None,

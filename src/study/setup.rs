@@ -358,7 +358,7 @@ mod tests {
     #[test]
     fn an_arithmetic_of_the_cpu_is_not_chosen_for_a_gpu() {
         let mut config = BenchmarkConfig::built_in();
-        config.quantization_keys.set(Some(Format::Int4));
+        config.quantization_keys.set(Some(Format::Int4Blocks32));
         assert!(check_accuracy(&config, Provider::Cuda(0)).is_ok());
         config.quantization_keys.accuracy = Some(Accuracy::Int8);
         assert!(check_accuracy(&config, Provider::Cpu).is_ok());

@@ -158,6 +158,7 @@ pub fn of_parameters(study: &Study, config: &BenchmarkConfig, prompts: Option<&s
         quantize_algorithm: _,
         quantize_block: _,
         quantize_head: _,
+        quantize_kv_proj: _,
         quantize_embedding: _,
         quantize_accuracy: _,
         mla: _,

@@ -13,8 +13,8 @@ use crate::reference::{generate, result_of};
 /// codes.
 #[test]
 fn adapters_on_a_model_with_a_quantized_embedding_compute_the_same() {
-    for format in [Format::Int4, Format::Int8] {
-        let trial = QuantizedTrial::with_embedding("llama-gqa", Format::Int4, Some(format));
+    for format in [Format::Int4Blocks32, Format::Int8Blocks32] {
+        let trial = QuantizedTrial::with_embedding("llama-gqa", Format::Int4Blocks32, Some(format));
         let cases = [
             "cpt",
             "dora-embed",
@@ -50,7 +50,8 @@ fn adapters_on_a_model_with_a_quantized_embedding_compute_the_same() {
         let file = SafetensorsFile::open(&trial.file()).unwrap();
         assert!(file.get("lm_head.weight.codes").is_none());
         // A head in another format has its own codes.
-        let other = [Format::Int4, Format::Int8][usize::from(format == Format::Int4)];
+        let other = [Format::Int4Blocks32, Format::Int8Blocks32]
+            [usize::from(format == Format::Int4Blocks32)];
         let trial = QuantizedTrial::with_embedding("llama-tied", other, Some(format));
         check(&trial, &["lora".to_owned()]);
         let file = SafetensorsFile::open(&trial.file()).unwrap();
@@ -64,8 +65,8 @@ fn adapters_on_a_model_with_a_quantized_embedding_compute_the_same() {
 /// The rows equal the dequantized ones, bit for bit.
 #[test]
 fn a_quantized_embedding_is_looked_up_without_rounding() {
-    for format in [Format::Int4, Format::Int8] {
-        let trial = QuantizedTrial::with_embedding("llama-gqa", Format::Int4, Some(format));
+    for format in [Format::Int4Blocks32, Format::Int8Blocks32] {
+        let trial = QuantizedTrial::with_embedding("llama-gqa", Format::Int4Blocks32, Some(format));
         let folder = case("llama-gqa", "lora");
         let found = trial.logits(&folder, "base", true);
         // The same model with these rows in float32, and everything else unchanged.

@@ -60,7 +60,8 @@ fn a_merge_quantizes_only_what_it_changed() {
     for name in &names {
         let view = overlay.get(name).unwrap();
         let rows = if name.contains("q_proj") { 64 } else { 32 };
-        let [codes, scales] = Format::Int4.shapes(rows, 64);
+        let format = [Format::Int4, Format::Int8][usize::from(name.contains("v_proj"))];
+        let [codes, scales] = format.shapes(rows, 64);
         match name.ends_with(".codes") {
             true => assert_eq!(view.shape, codes),
             false => assert_eq!(view.shape, scales),

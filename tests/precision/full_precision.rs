@@ -13,13 +13,13 @@ fn residuals_are_computed_before_weights_are_quantized() {
     for (name, format, cases) in [
         (
             "llama-gqa",
-            Format::Int4,
+            Format::Int4Blocks32,
             &["lora-kasa", "lora-olora", "lora-pissa"][..],
         ),
         ("llama-gqa", Format::Nf4, &["lora-pissa"]),
         (
             "llama-bias",
-            Format::Int8,
+            Format::Int8Blocks32,
             &["dora-pissa", "lora-alora-olora"],
         ),
     ] {
@@ -84,7 +84,7 @@ fn residuals_are_computed_before_weights_are_quantized() {
 /// largest elements.
 #[test]
 fn positions_of_values_are_found_in_the_full_precision_weights() {
-    let trial = QuantizedTrial::new("llama-gqa", Format::Int4);
+    let trial = QuantizedTrial::new("llama-gqa", Format::Int4Blocks32);
     for name in ["adamss", "adamss-one-subspace", "supertuning-unsaved"] {
         let folder = case("llama-gqa", name);
         let full = full_precision(&trial, &folder);

@@ -17,7 +17,7 @@ use peft_bench::onnxruntime::install::locate_or_install;
 use peft_bench::parity::{follow, trace};
 use peft_bench::prepare::Preparation;
 use peft_bench::prepared::{ADAPTER, Precision, PreparedVariant, QUANTIZED, RESIDUALS, Variant};
-use peft_bench::quantize::{Accuracy, Format, FormatChoice, Quantization};
+use peft_bench::quantize::{Accuracy, Format, FormatChoice, Parts, Quantization};
 use peft_bench::weights::Dtype;
 
 use crate::common::{case, copy_folder, model, names, read_json, set_key, trained_adapter};
@@ -92,7 +92,13 @@ impl Make {
     fn quantized(dtype: Dtype, weights: Format, embedding: Format) -> Self {
         let part = |format| Some(FormatChoice::Quantized(format));
         let accuracy = (weights != Format::Nf4).then_some(Accuracy::Float32);
-        let made = Quantization::with(weights, part(weights), part(embedding), accuracy);
+        let parts = Parts {
+            head: part(weights),
+            kv_proj: Some(weights),
+            embedding: part(embedding),
+            accuracy,
+        };
+        let made = Quantization::with(weights, parts);
         Self {
             quantization: Some(made.unwrap()),
             ..Self::plain(dtype)

@@ -21,7 +21,7 @@ fn merged_weights_are_quantized_like_a_base_with_these_weights() {
     });
     cases.extend(["lora-pissa", "lora-kasa", "lora-olora", "adamss"].map(str::to_owned));
     assert!(cases.len() > 20, "{cases:?}");
-    are_quantized_like_a_base(Format::Int4, &cases);
+    are_quantized_like_a_base(Format::Int4Blocks32, &cases);
 }
 
 #[test]
@@ -61,9 +61,9 @@ fn are_quantized_like_a_base(format: Format, cases: &[String]) {
 #[test]
 fn a_merged_embedding_and_its_tied_head_are_quantized_after_the_merge() {
     for (embedding, head) in [
-        (Format::Int8, Format::Int8),
-        (Format::Int4, Format::Int8),
-        (Format::Int8, Format::Int4),
+        (Format::Int8Blocks32, Format::Int8Blocks32),
+        (Format::Int4Blocks32, Format::Int8Blocks32),
+        (Format::Int8Blocks32, Format::Int4Blocks32),
     ] {
         let trial = QuantizedTrial::with_embedding("llama-tied", head, Some(embedding));
         for name in ["lora-tie-embed", "trainable-tokens"] {

@@ -226,16 +226,19 @@ impl QuantizedTrial {
 
 /// The options that lead to `format`.
 pub fn options_of(format: Format) -> Vec<String> {
-    let block_size = format.encoding().block_size().to_string();
-    let options = match format.encoding().bits() {
-        _ if Format::NAMED.contains(&format) => vec!["--quantize", format.name()],
-        8 => vec!["--quantize", "8bit", "--quantize-block", &block_size],
-        _ => {
-            let algorithm = format.keys().scheme;
-            let of = ["--quantize-algorithm", algorithm, "--quantize-block"];
-            [&["--quantize", "4bit"], &of[..], &[&block_size]].concat()
-        }
-    };
+    if format == Format::Nf4 {
+        return ["--quantize", "nf4"].map(str::to_owned).to_vec();
+    }
+    let encoding = format.encoding();
+    let named = format!("{}bit", encoding.bits());
+    let block_size = encoding.block_size().to_string();
+    let mut options = vec!["--quantize", &named, "--quantize-block", &block_size];
+    if encoding.bits() == 4 {
+        options.extend(["--quantize-algorithm", format.keys().scheme]);
+    }
+    for part in ["--quantize-head", "--quantize-kv-proj"] {
+        options.extend([part, format.name()]);
+    }
     options.into_iter().map(str::to_owned).collect()
 }
 

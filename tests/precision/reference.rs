@@ -57,6 +57,12 @@ pub fn command_for(entry: &Entry, export_dir: &Path) -> Command {
     command.args(["--variant", &entry.variant]);
     if let Some(quantize) = &entry.quantize {
         command.args(["--quantize", quantize]);
+        // The references are in blocks of 32 everywhere.
+        if quantize != "nf4" {
+            let format = format!("{quantize}-block-32");
+            command.args(["--quantize-block", "32", "--quantize-head", &format]);
+            command.args(["--quantize-kv-proj", &format]);
+        }
     }
     if let Some(dtype) = &entry.dtype {
         command.args(["--dtype", dtype]);

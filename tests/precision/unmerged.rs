@@ -62,7 +62,7 @@ pub fn needs_more(name: &str) -> bool {
 
 #[test]
 fn every_method_computes_the_same_on_4_bit_as_on_dequantized_weights() {
-    let trial = QuantizedTrial::new("llama-gqa", Format::Int4);
+    let trial = QuantizedTrial::new("llama-gqa", Format::Int4Blocks32);
     // An embedding or head of another size is made from the base's full-precision rows, and is no
     // longer quantized.
     let makes_ends = ["lora-cut-ends", "lora-cut-head", "lora-resized-tokens-ends"];
@@ -73,7 +73,10 @@ fn every_method_computes_the_same_on_4_bit_as_on_dequantized_weights() {
 
 #[test]
 fn methods_that_need_more_than_products_do_so_with_8_bits_and_nf4_too() {
-    for (name, format) in [("llama-bias", Format::Int8), ("opt-pre", Format::Nf4)] {
+    for (name, format) in [
+        ("llama-bias", Format::Int8Blocks32),
+        ("opt-pre", Format::Nf4),
+    ] {
         let trial = QuantizedTrial::new(name, format);
         let cases = cases_of(name, |name| {
             let full = [
@@ -93,7 +96,7 @@ fn zero_points_and_blocks_of_other_sizes_compute_the_same_as_dequantized_weights
     for format in [
         Format::KQuant,
         Format::KQuantBlocks16,
-        Format::KQuantBlocks128,
+        Format::KQuant,
         Format::Int4Blocks64,
         Format::Int8Blocks16,
     ] {
@@ -105,7 +108,7 @@ fn zero_points_and_blocks_of_other_sizes_compute_the_same_as_dequantized_weights
 /// The native form uses products with the quantized weight, or the dequantized weight.
 #[test]
 fn the_native_form_computes_the_same_on_quantized_weights() {
-    for format in [Format::Int4, Format::Int8, Format::Nf4] {
+    for format in [Format::Int4Blocks32, Format::Int8Blocks32, Format::Nf4] {
         let mut trial = QuantizedTrial::new("llama-gqa", format);
         trial.more = &["--adapter-form", "native"];
         let all = [
@@ -129,7 +132,7 @@ fn the_native_form_computes_the_same_on_quantized_weights() {
             "xlora",
         ];
         let over_weights = ["dora", "hira", "hra"];
-        let cases = if format == Format::Int4 {
+        let cases = if format == Format::Int4Blocks32 {
             &all[..]
         } else {
             &over_weights
@@ -148,7 +151,7 @@ fn the_native_form_computes_the_same_on_quantized_weights() {
         }
     }
     // Rows of 48 are padded to whole blocks.
-    let mut trial = QuantizedTrial::new("llama-tied", Format::Int4);
+    let mut trial = QuantizedTrial::new("llama-tied", Format::Int4Blocks32);
     trial.more = &["--adapter-form", "native"];
     let folder = trial.case("lora");
     make_fresh(&folder);
@@ -166,7 +169,7 @@ fn the_native_form_computes_the_same_on_quantized_weights() {
 
 #[test]
 fn a_tied_head_and_transposed_weights_compute_the_same_too() {
-    let trial = QuantizedTrial::new("llama-tied", Format::Int4);
+    let trial = QuantizedTrial::new("llama-tied", Format::Int4Blocks32);
     check(
         &trial,
         &["lora", "lora-rslora", "waveft-coif1"].map(str::to_owned),
@@ -181,7 +184,7 @@ fn a_tied_head_and_transposed_weights_compute_the_same_too() {
 #[test]
 fn experts_are_quantized_and_their_routers_are_not() {
     for name in ["mixtral", "olmoe", "qwen3-moe"] {
-        for format in [Format::Int4, Format::Int8, Format::Nf4] {
+        for format in [Format::Int4Blocks32, Format::Int8Blocks32, Format::Nf4] {
             let trial = QuantizedTrial::new(name, format);
             let file = SafetensorsFile::open(&trial.file()).unwrap();
             let names = file.names();
@@ -205,7 +208,7 @@ fn experts_are_quantized_and_their_routers_are_not() {
 /// A note says if an adapter replaces quantized weights with float ones.
 #[test]
 fn weights_that_an_adapter_replaces_are_counted_and_noted() {
-    let trial = QuantizedTrial::new("llama-gqa", Format::Int4);
+    let trial = QuantizedTrial::new("llama-gqa", Format::Int4Blocks32);
     for (name, replaced) in [("c3a", 6), ("lora", 0), ("lora-save-lm-head", 1)] {
         let mut command = trial.command("prepare", &trial.case(name), true);
         let outcome = run(command.args(["--variant", "unmerged"]));

@@ -106,16 +106,27 @@ fn adapted_experts_are_not_fused_and_merged_ones_are() {
 fn quantized_experts_are_one_node_where_it_computes_the_same() {
     let precision =
         |quantization| Precision::new(Dtype::Float32, false).with_quantization(Some(quantization));
-    let level = |format, level| Quantization::with(format, None, None, Some(level)).unwrap();
+    let level = |format, accuracy| Quantization {
+        accuracy,
+        ..Quantization::uniform(format)
+    };
     for (model, quantization, expected) in [
-        ("olmoe-wide", Quantization::new(Format::Int4), 1),
-        ("olmoe-wide", level(Format::Int4, Accuracy::Float32), 1),
-        ("olmoe-wide", Quantization::new(Format::Int8), 1),
+        ("olmoe-wide", Quantization::uniform(Format::Int4Blocks32), 1),
+        (
+            "olmoe-wide",
+            level(Format::Int4Blocks32, Accuracy::Float32),
+            1,
+        ),
+        ("olmoe-wide", Quantization::uniform(Format::Int8Blocks32), 1),
         // With 8-bit weights, the node always rounds its inputs to 8 bits.
-        ("olmoe-wide", level(Format::Int8, Accuracy::Float32), 0),
-        ("olmoe-wide", Quantization::new(Format::Nf4), 0),
+        (
+            "olmoe-wide",
+            level(Format::Int8Blocks32, Accuracy::Float32),
+            0,
+        ),
+        ("olmoe-wide", Quantization::uniform(Format::Nf4), 0),
         // One block per row, and less than one.
-        ("olmoe", Quantization::new(Format::Int4), 0),
+        ("olmoe", Quantization::uniform(Format::Int4Blocks32), 0),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let case = match model {

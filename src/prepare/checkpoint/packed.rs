@@ -26,6 +26,17 @@ const CHUNK: usize = 1 << 20;
 /// `weight` then.
 const UNREADABLE: [&str; 1] = ["falcon"];
 
+/// `format` in the largest blocks of at most its size of which the rows of all linear layers
+/// consist, so that none stays unpacked; `format` where there are none.
+fn whole_groups(format: Format, spec: &DecoderSpec) -> Format {
+    let columns = |module: &Module| match module.kind {
+        ModuleKind::Linear { in_features, .. } => Some(in_features),
+        _ => None,
+    };
+    let columns: Vec<usize> = spec.modules().iter().filter_map(columns).collect();
+    format.in_whole_blocks(&columns)
+}
+
 /// How a checkpoint's linear layers are packed.
 #[derive(Debug, Clone, Copy)]
 pub struct Packing {
@@ -40,7 +51,7 @@ impl Packing {
     /// # Errors
     /// If the format or the model can't be expressed as `pack-quantized`.
     pub fn new(quantization: Quantization, spec: &DecoderSpec) -> Result<Self, PrepareError> {
-        let format = quantization.weights;
+        let format = whole_groups(quantization.weights, spec);
         let refused = |reason: String| Err(PrepareError::NotPackable { reason });
         let Encoding::Even { bits, block_size } = format.encoding() else {
             return refused(format!(

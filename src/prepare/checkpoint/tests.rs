@@ -576,14 +576,14 @@ fn unpacked(file: &SafetensorsFile, weight: &str, bits: usize) -> Vec<f32> {
 
 #[test]
 fn packed_weights_are_the_merged_ones_rounded_and_the_config_says_which_are_not_packed() {
-    for (format, bits) in [(Format::Int4, 4), (Format::Int8, 8)] {
+    for (format, bits) in [(Format::Int4Blocks32, 4), (Format::Int8Blocks32, 8)] {
         let folder = TempDir::new().unwrap();
         let [float, packed] = ["float", "packed"].map(|name| folder.path().join(name));
         let base = base("llama-gqa");
         let adapter = load(&base, "llama-gqa/lora");
         let form = in_dtype(Some(Dtype::Float16));
         write_checkpoint(&base, Some(&adapter), form, &base.folder, &float).unwrap();
-        let quantization = Some(Quantization::new(format));
+        let quantization = Some(Quantization::uniform(format));
         let form = CheckpointForm {
             quantization,
             ..form
@@ -631,14 +631,14 @@ fn packed_weights_are_the_merged_ones_rounded_and_the_config_says_which_are_not_
 fn what_cannot_be_packed_is_refused_by_name() {
     for (model, format, named) in [
         ("llama-gqa", Format::Nf4, "nf4"),
-        ("gpt2", Format::Int4, "Conv1D"),
-        ("mixtral", Format::Int4, "experts"),
-        ("falcon", Format::Int8, "falcon"),
+        ("gpt2", Format::Int4Blocks32, "Conv1D"),
+        ("mixtral", Format::Int4Blocks32, "experts"),
+        ("falcon", Format::Int8Blocks32, "falcon"),
     ] {
         let folder = TempDir::new().unwrap();
         let base = base(model);
         let form = CheckpointForm {
-            quantization: Some(Quantization::new(format)),
+            quantization: Some(Quantization::uniform(format)),
             ..CheckpointForm::default()
         };
         let target = folder.path().join("packed");

@@ -4,14 +4,9 @@
 //!
 //! Sources: onnxruntime, `ContribOperators.md` and `core/mlas/lib/q4_dq.cpp`.
 
-use super::FormatSpec;
-use super::steps::{self, BLOCK};
+use super::{FormatSpec, steps};
 
-/// The entry of [`Format`](super::Format).
-pub(super) const FORMAT: FormatSpec =
-    steps::format(4, BLOCK, "4bit", "Blocks of 32 values rounded to 4 bits");
-
-/// The same with blocks of another size.
+/// Blocks of `size` values.
 pub(super) const fn blocks(size: usize, name: &'static str) -> FormatSpec {
-    steps::format(4, size, name, "Blocks of another size rounded to 4 bits")
+    steps::format(4, size, name, "Blocks of 128 values rounded to 4 bits")
 }

@@ -11,7 +11,7 @@
 //! llama.cpp's `ggml-quants.c`.
 
 use super::steps::{pack, tolerance};
-use super::{FormatSpec, Keys, Quantized, Switch};
+use super::{FormatSpec, Keys, Quantized, Sensitive, Switch};
 use crate::quantize::encoding::Encoding;
 
 const BITS: usize = 4;
@@ -37,7 +37,7 @@ pub(super) const fn blocks(block_size: usize, name: &'static str) -> FormatSpec 
         },
         quantize: round,
         has_zeros: true,
-        quantizes_head: true,
+        sensitive: Sensitive::EightBits,
         // `GatherBlockQuantized` has zero points, but no test of them here.
         has_row_lookup: false,
         tolerance: tolerance(BITS, block_size),
@@ -63,7 +63,7 @@ fn round(values: &[f32], columns: usize, encoding: Encoding) -> Quantized {
             let (scale, zero) = fit.scale_and_zero();
             for (code, value) in codes.iter_mut().zip(&fit.values) {
                 let place = f64::from(*value) / f64::from(scale) + f64::from(zero);
-                *code = place.round_ties_even().clamp(0.0, f64::from(MOST)) as u8;
+                *code = nearest(place) as u8;
             }
             pack(&codes, BITS, &mut made.codes);
             made.scales.push(scale);
@@ -74,13 +74,27 @@ fn round(values: &[f32], columns: usize, encoding: Encoding) -> Quantized {
     made
 }
 
+/// The code nearest to `place`, the even one half way.
+///
+/// Adding this number leaves no bits for fractions. `round_ties_even` is a call for each value where
+/// the processor isn't known to have an instruction for it.
+fn nearest(place: f64) -> f64 {
+    const NO_FRACTIONS: f64 = 6_755_399_441_055_744.0;
+    (place.clamp(0.0, f64::from(MOST)) + NO_FRACTIONS) - NO_FRACTIONS
+}
+
+/// As [`nearest`].
+fn nearest_f32(place: f32) -> f32 {
+    const NO_FRACTIONS: f32 = 12_582_912.0;
+    (place.clamp(0.0, MOST) + NO_FRACTIONS) - NO_FRACTIONS
+}
+
 /// A block, and what its search needs.
 struct Fit {
     values: Vec<f32>,
     /// How much the error of each value counts.
     weights: Vec<f32>,
     codes: Vec<f32>,
-    terms: Vec<f32>,
 }
 
 impl Fit {
@@ -90,49 +104,42 @@ impl Fit {
             values: zeros(),
             weights: zeros(),
             codes: zeros(),
-            terms: zeros(),
         }
     }
 
-    /// The sum of `term` of each place.
-    fn sum(&mut self, term: impl Fn(&Self, usize) -> f32) -> f32 {
-        for place in 0..self.values.len() {
-            self.terms[place] = term(self, place);
-        }
-        pairwise_sum(&self.terms)
+    /// The sums of what `terms` makes of each place's value, weight and code.
+    fn sums<const N: usize>(&self, terms: impl Fn(f32, f32, f32) -> [f32; N] + Copy) -> [f32; N] {
+        sums(&self.values, &self.weights, &self.codes, terms)
     }
 
     /// Codes between `low` and the largest value, `inverse` a step.
     fn round(&mut self, inverse: f32, low: f32) {
         for (code, value) in self.codes.iter_mut().zip(&self.values) {
-            let place = inverse * (value - low);
-            *code = place.round_ties_even().clamp(0.0, MOST);
+            *code = nearest_f32(inverse * (value - low));
         }
     }
 
     /// The weighted error of the codes.
-    fn error(&mut self, scale: f32, low: f32) -> f32 {
-        self.sum(|fit, i| {
-            let off = scale * fit.codes[i] + low - fit.values[i];
-            fit.weights[i] * (off * off)
-        })
+    fn error(&self, scale: f32, low: f32) -> f32 {
+        let [error] = self.sums(|value, weight, code| {
+            let off = scale * code + low - value;
+            [weight * (off * off)]
+        });
+        error
     }
 
     /// The block's scale, and its zero point as a code.
     fn scale_and_zero(&mut self) -> (f32, f32) {
         let size = self.values.len() as f32;
-        let mean = (self.sum(|fit, i| fit.values[i] * fit.values[i]) / size).sqrt();
+        let [squares] = self.sums(|value, _, _| [value * value]);
+        let mean = (squares / size).sqrt();
         for (weight, value) in self.weights.iter_mut().zip(&self.values) {
             *weight = mean + value.abs();
         }
-        let mut low = self.values.iter().copied().fold(f32::INFINITY, f32::min);
-        let high = self
-            .values
-            .iter()
-            .copied()
-            .fold(f32::NEG_INFINITY, f32::max);
-        let sum_w = self.sum(|fit, i| fit.weights[i]);
-        let sum_x = self.sum(|fit, i| fit.weights[i] * fit.values[i]);
+        let values = || self.values.iter().copied();
+        let mut low = values().fold(f32::INFINITY, f32::min);
+        let high = values().fold(f32::NEG_INFINITY, f32::max);
+        let [sum_w, sum_x] = self.sums(|value, weight, _| [weight, weight * value]);
         let inverse_of = |low: f32, steps: f32| match low == high {
             true => 1.0,
             false => steps / (high - low),
@@ -144,9 +151,10 @@ impl Fit {
         for number in 0..FITS {
             let steps = (-1.0 + 0.1 * number as f64 + f64::from(MOST)) as f32;
             self.round(inverse_of(low, steps), low);
-            let sum_l = self.sum(|fit, i| fit.weights[i] * fit.codes[i]);
-            let sum_l2 = self.sum(|fit, i| fit.weights[i] * fit.codes[i] * fit.codes[i]);
-            let sum_xl = self.sum(|fit, i| fit.weights[i] * fit.codes[i] * fit.values[i]);
+            let [sum_l, sum_l2, sum_xl] = self.sums(|value, weight, code| {
+                let weighted = weight * code;
+                [weighted, weighted * code, weighted * value]
+            });
             let determinant = sum_w * sum_l2 - sum_l * sum_l;
             let fitted_scale = (sum_w * sum_xl - sum_x * sum_l) / determinant;
             let fitted_low = (sum_l2 * sum_x - sum_l * sum_xl) / determinant;
@@ -161,23 +169,30 @@ impl Fit {
     }
 }
 
-/// The sum of float32 values in NumPy's order: eight partial sums for up to 128 values, and halves
-/// of more. The number of values is a multiple of 8.
-fn pairwise_sum(values: &[f32]) -> f32 {
+/// Sums of float32 values in NumPy's order: eight partial sums for up to 128 values, and halves of
+/// more. The number of values is a multiple of 8.
+fn sums<const N: usize>(
+    values: &[f32],
+    weights: &[f32],
+    codes: &[f32],
+    terms: impl Fn(f32, f32, f32) -> [f32; N] + Copy,
+) -> [f32; N] {
     if values.len() > 128 {
-        let (left, right) = values.split_at(values.len() / 2 / 8 * 8);
-        return pairwise_sum(left) + pairwise_sum(right);
+        let half = values.len() / 2 / 8 * 8;
+        let left = sums(&values[..half], &weights[..half], &codes[..half], terms);
+        let right = sums(&values[half..], &weights[half..], &codes[half..], terms);
+        return std::array::from_fn(|n| left[n] + right[n]);
     }
-    let mut sums = [0.0_f32; 8];
-    let (eights, _) = values.as_chunks::<8>();
-    for (number, eight) in eights.iter().enumerate() {
-        for (sum, value) in sums.iter_mut().zip(eight) {
-            *sum = match number {
-                0 => *value,
-                _ => *sum + value,
-            };
+    // What is added to −0 stays as it is, −0 included.
+    let mut partial = [[-0.0_f32; 8]; N];
+    let eights = values.chunks_exact(8).zip(weights.chunks_exact(8));
+    for ((values, weights), codes) in eights.zip(codes.chunks_exact(8)) {
+        for place in 0..8 {
+            let terms = terms(values[place], weights[place], codes[place]);
+            for (partial, term) in partial.iter_mut().zip(terms) {
+                partial[place] += term;
+            }
         }
     }
-    let [a, b, c, d, e, f, g, h] = sums;
-    ((a + b) + (c + d)) + ((e + f) + (g + h))
+    partial.map(|[a, b, c, d, e, f, g, h]| ((a + b) + (c + d)) + ((e + f) + (g + h)))
 }

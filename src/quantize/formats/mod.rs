@@ -7,6 +7,7 @@ mod int4;
 mod int8;
 mod k_quant;
 mod nf4;
+mod search;
 mod steps;
 
 use serde::{Deserialize, Serialize};
@@ -42,21 +43,26 @@ macro_rules! formats {
 }
 
 formats! {
-    Int4: int4::FORMAT,
-    Int8: int8::FORMAT,
+    Int4: int4::blocks(128, "4bit"),
+    Int8: int8::blocks(128, "8bit"),
     Nf4: nf4::FORMAT,
     Int4Blocks16: int4::blocks(16, "4bit-block-16"),
+    Int4Blocks32: int4::blocks(32, "4bit-block-32"),
     Int4Blocks64: int4::blocks(64, "4bit-block-64"),
-    Int4Blocks128: int4::blocks(128, "4bit-block-128"),
     Int4Blocks256: int4::blocks(256, "4bit-block-256"),
     Int8Blocks16: int8::blocks(16, "8bit-block-16"),
+    Int8Blocks32: int8::blocks(32, "8bit-block-32"),
     Int8Blocks64: int8::blocks(64, "8bit-block-64"),
-    Int8Blocks128: int8::blocks(128, "8bit-block-128"),
     Int8Blocks256: int8::blocks(256, "8bit-block-256"),
-    KQuant: k_quant::blocks(32, "4bit-k_quant"),
+    Search: search::blocks(128, "4bit-search"),
+    SearchBlocks16: search::blocks(16, "4bit-search-block-16"),
+    SearchBlocks32: search::blocks(32, "4bit-search-block-32"),
+    SearchBlocks64: search::blocks(64, "4bit-search-block-64"),
+    SearchBlocks256: search::blocks(256, "4bit-search-block-256"),
+    KQuant: k_quant::blocks(128, "4bit-k_quant"),
     KQuantBlocks16: k_quant::blocks(16, "4bit-k_quant-block-16"),
+    KQuantBlocks32: k_quant::blocks(32, "4bit-k_quant-block-32"),
     KQuantBlocks64: k_quant::blocks(64, "4bit-k_quant-block-64"),
-    KQuantBlocks128: k_quant::blocks(128, "4bit-k_quant-block-128"),
     KQuantBlocks256: k_quant::blocks(256, "4bit-k_quant-block-256"),
 }
 
@@ -75,13 +81,24 @@ struct FormatSpec {
     quantize: fn(&[f32], usize, Encoding) -> Quantized,
     /// Whether each block has a zero point of its own.
     has_zeros: bool,
-    /// Whether the head has this format by default, like the other weights.
-    quantizes_head: bool,
+    /// What the head, keys and values have by default.
+    sensitive: Sensitive,
     /// Whether `GatherBlockQuantized` can look up rows, so that a token embedding can have this
     /// format.
     has_row_lookup: bool,
     /// The largest allowed difference between merged and unmerged logits.
     tolerance: Tolerance,
+}
+
+/// What the head, keys and values have by default. Rounding them costs the most for their size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sensitive {
+    /// The format of the other weights.
+    Same,
+    /// [`Format::Int8`].
+    EightBits,
+    /// The head stays float; keys and values have the format of the other weights.
+    FloatHead,
 }
 
 /// The keys of a parameters file that choose a format.
@@ -190,9 +207,26 @@ impl Format {
         self.encoding().operator()
     }
 
-    /// Whether the head has this format by default, like the other weights.
-    pub fn quantizes_head(self) -> bool {
-        self.spec().quantizes_head
+    /// What the head, keys and values have by default, where the other weights have this format.
+    pub fn sensitive(self) -> Sensitive {
+        self.spec().sensitive
+    }
+
+    /// This format in the largest blocks of at most its size of which rows of each of `columns`
+    /// consist, more than one each; this format where there are none.
+    pub fn in_whole_blocks(self, columns: &[usize]) -> Self {
+        let size = self.encoding().block_size();
+        let keys = self.keys();
+        let fits = |format: &&Self| {
+            let of = format.encoding().block_size();
+            let whole = |columns: &usize| *columns > of && columns.is_multiple_of(of);
+            format.keys() == keys && of <= size && columns.iter().all(whole)
+        };
+        let found = Self::ALL.iter().filter(fits);
+        found
+            .max_by_key(|format| format.encoding().block_size())
+            .copied()
+            .unwrap_or(self)
     }
 
     /// Whether a token embedding can have the format.
@@ -292,8 +326,9 @@ mod tests {
                 panic!("{name}")
             };
             let values = weight.to_f32().unwrap();
-            for format in Format::NAMED {
-                let label = format!("{matrix}.{}", format.name());
+            let formats = [Format::Int4Blocks32, Format::Int8Blocks32, Format::Nf4];
+            for (format, name) in formats.into_iter().zip(["4bit", "8bit", "nf4"]) {
+                let label = format!("{matrix}.{name}");
                 let [codes, scales, dequantized] =
                     ["codes", "scales", "dequantized"].map(|part| format!("{label}.{part}"));
                 let [codes, scales, dequantized] =
@@ -345,10 +380,7 @@ mod tests {
     fn another_algorithm_or_block_size_is_found_or_refused_by_name() {
         let k_quant = Format::Int4.with(Some("k_quant"), Some(64));
         assert_eq!(k_quant, Ok(Format::KQuantBlocks64));
-        assert_eq!(
-            Format::Int8.with(None, Some(128)),
-            Ok(Format::Int8Blocks128)
-        );
+        assert_eq!(Format::Int8.with(None, Some(64)), Ok(Format::Int8Blocks64));
         let wrong = Format::Int8.with(Some("k_quant"), None).unwrap_err();
         assert!(wrong.contains("`8bit` by `k_quant`"), "{wrong}");
         let wrong = Format::Nf4.with(None, Some(32)).unwrap_err();

@@ -6,7 +6,7 @@
 //! Sources: Dettmers et al., arXiv:2305.14314; bitsandbytes, `csrc/kernels.cu`; onnxruntime,
 //! `contrib_ops/cpu/quantization/blockwise_quant_block_bnb4.h`.
 
-use super::{FormatSpec, Keys, Quantized, Switch, Tolerance};
+use super::{FormatSpec, Keys, Quantized, Sensitive, Switch, Tolerance};
 use crate::quantize::encoding::Encoding;
 use crate::quantize::table::NF4;
 
@@ -27,7 +27,7 @@ pub(super) const FORMAT: FormatSpec = FormatSpec {
     quantize: |values, _, _| nf4(values),
     has_zeros: false,
     // As in bitsandbytes.
-    quantizes_head: false,
+    sensitive: Sensitive::FloatHead,
     // ONNX Runtime has no operator that looks up rows of such codes.
     has_row_lookup: false,
     tolerance: Tolerance {

@@ -1,10 +1,7 @@
 //! Rounding to evenly spaced values that are symmetric around zero, in blocks of a row.
 
-use super::{FormatSpec, Keys, Quantized, Switch, Tolerance};
+use super::{FormatSpec, Keys, Quantized, Sensitive, Switch, Tolerance};
 use crate::quantize::encoding::Encoding;
-
-/// The usual number of values that share a scale.
-pub const BLOCK: usize = 32;
 
 /// Blocks of `block_size` values, rounded to the nearest of `2^bits` values.
 pub(super) const fn format(
@@ -28,8 +25,11 @@ pub(super) const fn format(
         encoding: Encoding::Even { bits, block_size },
         quantize: round,
         has_zeros: false,
-        // As in onnxruntime-genai, since a step reads more of the head than of any other weight.
-        quantizes_head: true,
+        sensitive: if bits == 4 {
+            Sensitive::EightBits
+        } else {
+            Sensitive::Same
+        },
         has_row_lookup: true,
         tolerance: tolerance(bits, block_size),
     }

@@ -121,6 +121,7 @@ fn quantization(manifest: &Manifest, unmerged: Option<&Manifest>) -> Option<Quan
         symmetric: found.symmetric,
         accuracy_level: found.accuracy_level,
         head: name(found.head),
+        kv_proj: found.kv_proj.map(|format| format.name().to_owned()),
         embedding: Some(name(found.embedding)),
         float: found.float.clone(),
         quantized_weights: found.quantized_weights,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Maybe;
 use crate::adapter::{AdapterForm, Task};
 use crate::arch::LatentCache;
-use crate::quantize::{Accuracy, Format, Quantization};
+use crate::quantize::{Accuracy, Format, Parts, Quantization};
 use crate::system::SystemInfo;
 use crate::weights::Dtype;
 
@@ -107,9 +107,9 @@ impl AdapterInfo {
 /// What is quantized, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct QuantizationInfo {
-    /// `rtn` (rounded to nearest) or `nf4`.
+    /// `rtn` (rounded to nearest), `search` or `k_quant` (searched, with zero points), or `nf4`.
     pub scheme: String,
-    /// Bits of a code, in weights other than the head and the embedding.
+    /// Bits of a code, in weights other than the head, keys, values and the embedding.
     pub bits: usize,
     /// Values that share a scale.
     pub block_size: usize,
@@ -119,6 +119,9 @@ pub struct QuantizationInfo {
     pub accuracy_level: Option<u8>,
     /// What the head is quantized to, or `float`.
     pub head: String,
+    /// What layers are quantized to that compute keys or values alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_proj: Option<String>,
     /// What the token embedding is quantized to, or `float`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub embedding: Option<String>,
@@ -138,16 +141,27 @@ impl QuantizationInfo {
     pub fn label(&self) -> Option<String> {
         let weights = match self.scheme.as_str() {
             "nf4" => format_named("nf4")?,
-            _ => format_named(&format!("{}bit", self.bits))?,
+            scheme => {
+                let usual = format_named(&format!("{}bit", self.bits))?;
+                let scheme = scheme.to_owned();
+                usual.with(Some(&scheme), Some(self.block_size)).ok()?
+            }
         };
         let head = format_named(&self.head);
+        // Results of versions that had no such part don't name it.
+        let kv_proj = self.kv_proj.as_deref().and_then(format_named);
         let embedding = self.embedding.as_deref().and_then(format_named);
         let accuracy = match self.accuracy_level {
             Some(level) => Some(Accuracy::try_from(level).ok()?),
             None => None,
         };
-        let (head, embedding) = (Some(head.into()), Some(embedding.into()));
-        let quantization = Quantization::with(weights, head, embedding, accuracy).ok()?;
+        let parts = Parts {
+            head: Some(head.into()),
+            kv_proj: Some(kv_proj.unwrap_or(weights)),
+            embedding: Some(embedding.into()),
+            accuracy,
+        };
+        let quantization = Quantization::with(weights, parts).ok()?;
         Some(quantization.label())
     }
 }

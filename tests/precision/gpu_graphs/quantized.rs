@@ -39,9 +39,9 @@ const DEQUANTIZING: [(&str, &str); 3] = [
 
 fn quantized_weights_are_as_on_the_cpu(comparison: &Comparison, tolerance: impl Fn(Format) -> f32) {
     let formats = [
-        (Format::Int4, Format::Int4),
-        (Format::Int8, Format::Int8),
-        (Format::Nf4, Format::Int8),
+        (Format::Int4Blocks32, Format::Int4Blocks32),
+        (Format::Int8Blocks32, Format::Int8Blocks32),
+        (Format::Nf4, Format::Int8Blocks32),
     ];
     let mut failures = Vec::new();
     for (weights, embedding) in formats {
@@ -85,10 +85,10 @@ fn quantized_weights_compute_in_float32() {
 fn cpu_and_gpu_have_the_same_codes_and_different_scales() {
     let base = BaseModel::open_folder(&model("llama-tied")).unwrap();
     let experiment = case("llama-tied", "lora");
-    for format in [Format::Int4, Format::Int8, Format::Nf4] {
+    for format in [Format::Int4Blocks32, Format::Int8Blocks32, Format::Nf4] {
         let export_dir = tempfile::tempdir().unwrap();
         for gpu in [false, true] {
-            let make = Make::quantized(Dtype::Float16, format, Format::Int8);
+            let make = Make::quantized(Dtype::Float16, format, Format::Int8Blocks32);
             prepare(&base, &experiment, (make, gpu), export_dir.path()).unwrap();
         }
         let mut files = files_below(export_dir.path());
