@@ -255,6 +255,11 @@ impl Prepare {
                 bail!("`{option}`: a checkpoint of `--format hf` has {part} in full precision");
             }
         }
+        if keys.kv_proj.is_some() && !self.formats.contains(&Format::Onnx) {
+            bail!(
+                "`--quantize-kv-proj`: a checkpoint of `--format hf` has one number of bits for all layers"
+            );
+        }
         if keys.accuracy.is_some() && !self.formats.contains(&Format::Onnx) {
             bail!("`--quantize-accuracy` is about graphs; a checkpoint of `--format hf` has none");
         }

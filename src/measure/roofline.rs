@@ -8,8 +8,9 @@
 //! ```
 //!
 //! The bandwidth is measured before every round ([`bandwidth`](super::bandwidth)), and the best
-//! reading counts: it's the nearest to what memory can do. A reading while the machine is slow
-//! would make a step look faster than memory allows.
+//! reading counts: it's the nearest to what memory can do. A run whose steps read faster than that
+//! counts as a reading, too: the machine's rate changes from one second to the next, and a step
+//! can't be faster than memory allows.
 //!
 //! Source: Williams, Waterman and Patterson, "Roofline: an insightful visual performance model for
 //! multicore architectures", 2009.
@@ -26,39 +27,56 @@ pub struct Roofline {
     /// Bytes that a step must read: weights, adapter, and every sequence's cache at the middle of
     /// the generation.
     pub bytes_per_step: f64,
-    /// Memory bandwidth, in bytes per second: the best reading of all rounds.
+    /// Memory bandwidth, in bytes per second: the best reading of all rounds, or the rate of the
+    /// fastest run's median step if that's higher.
     pub memory_bytes_per_second: f64,
     /// The time to read these bytes in percent of the step's time, the median over runs: 100 is as
     /// fast as memory allows.
     pub decode_pct: f64,
 }
 
-/// The roofline of the runs of `groups`; `None` if no run has a decode step, or the bandwidth was
-/// never measured.
+/// The roofline of the runs of `groups`; `None` if none of them has a decode step, or the bandwidth
+/// was never measured.
 pub fn roofline(record: &SubjectRecord, groups: &[PromptGroup]) -> Option<Roofline> {
     // Those of all groups: the memory is the same.
     let rates = record.runs.iter().filter_map(|run| run.memory_rate);
-    let best = rates.reduce(f64::max).filter(|rate| *rate > 0.0)?;
+    let read = rates.reduce(f64::max).filter(|rate| *rate > 0.0)?;
+    let steps = record.runs.iter().filter_map(|run| step(record, run));
+    let best = steps.map(Step::rate).fold(read, f64::max);
     let runs = record.runs.iter();
-    let points: Vec<[f64; 2]> = runs
+    let steps: Vec<Step> = runs
         .filter(|run| groups.contains(&run.group))
-        .filter_map(|run| point(record, run, best))
+        .filter_map(|run| step(record, run))
         .collect();
-    let of = |index: usize| median(&points.iter().map(|point| point[index]).collect::<Vec<_>>());
+    let of = |figure: &dyn Fn(&Step) -> f64| median(&steps.iter().map(figure).collect::<Vec<_>>());
     Some(Roofline {
-        bytes_per_step: of(0)?,
+        bytes_per_step: of(&|step| step.bytes)?,
         memory_bytes_per_second: best,
-        decode_pct: of(1)?,
+        decode_pct: of(&|step| 100.0 * step.rate() / best)?,
     })
 }
 
-fn point(record: &SubjectRecord, run: &RunRecord, rate: f64) -> Option<[f64; 2]> {
-    let step = run.timings.decode_time_per_token_median()?;
+/// The median step of a run.
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    bytes: f64,
+    seconds: f64,
+}
+
+impl Step {
+    /// Bytes per second.
+    fn rate(self) -> f64 {
+        self.bytes / self.seconds
+    }
+}
+
+fn step(record: &SubjectRecord, run: &RunRecord) -> Option<Step> {
+    let seconds = run.timings.decode_time_per_token_median()?;
     // The median step is about the middle one. A step also reads the position that it adds.
     let middle = (run.timings.decode_steps.len() + 1) as f64 / 2.0;
     let positions = (record.virtual_tokens + run.prompt_tokens) as f64 + middle;
     let bytes = record.reads.bytes(positions * record.batch_size as f64);
-    (step > 0.0).then(|| [bytes, 100.0 * bytes / rate / step])
+    (seconds > 0.0).then_some(Step { bytes, seconds })
 }
 
 #[cfg(test)]
@@ -100,5 +118,21 @@ mod tests {
         assert_eq!(found.memory_bytes_per_second, 1e6);
         assert!((found.decode_pct - 22.4).abs() < 1e-9, "{found:?}");
         assert_eq!(roofline(&record, &[PromptGroup::Context(11)]), None);
+    }
+
+    #[test]
+    fn no_step_is_faster_than_memory() {
+        let mut record = scripted(Subject::Unmerged, 1);
+        record.reads.weight_bytes = 1000;
+        for run in &mut record.runs {
+            run.memory_rate = Some(1.0);
+        }
+        let groups: Vec<PromptGroup> = record.runs.iter().map(|run| run.group).collect();
+        let found = roofline(&record, &groups).unwrap();
+        assert!(found.memory_bytes_per_second > 1.0, "{found:?}");
+        assert!(
+            found.decode_pct > 0.0 && found.decode_pct <= 100.0,
+            "{found:?}"
+        );
     }
 }

@@ -59,8 +59,9 @@ impl BaseSize {
     /// Bytes of the weights as they're computed with.
     pub fn weight_bytes(&self, config: &BenchmarkConfig, on_gpu: bool) -> u64 {
         let quantization = config.quantization().ok().flatten();
-        let bytes = match (quantization.map(|found| found.weights.name()), on_gpu) {
-            (Some(name), _) if name.contains('8') => 1.1,
+        let bits = quantization.map(|found| found.weights.encoding().bits());
+        let bytes = match (bits, on_gpu) {
+            (Some(8), _) => 1.1,
             (Some(_), _) => 0.6,
             // On a CPU, weights are rounded to 16 bits and computed with in float32.
             (None, false) => 4.0,

@@ -11,7 +11,7 @@ use peft_bench::weights::{Dtype, SafetensorsFile, round_to};
 
 use crate::common::reference::{Case, Generated, try_generate};
 use crate::common::*;
-use crate::quantized_trial::options_of;
+use crate::quantized_trial::options_of_layers;
 
 /// Tolerance for float32 sums in another order.
 const CLOSE: f32 = 1e-4;
@@ -153,8 +153,8 @@ fn every_family_in_16_bits_is_as_its_checkpoint_in_16_bits() {
 fn every_family_computes_the_same_on_quantized_as_on_dequantized_weights() {
     of_every_model(|index, trial| {
         let formats = [
-            Format::Int4,
-            Format::Int8,
+            Format::Int4Blocks32,
+            Format::Int8Blocks32,
             Format::Nf4,
             Format::KQuantBlocks16,
         ];
@@ -167,7 +167,7 @@ fn quantized_faults(trial: &Trial, format: Format) -> Vec<String> {
     if !model(&trial.name).join("model.safetensors").is_file() {
         return Vec::new();
     }
-    let mut options = options_of(format);
+    let mut options = options_of_layers(format);
     options.extend(["--quantize-head", "float"].map(str::to_owned));
     if format != Format::Nf4 {
         options.extend(["--quantize-accuracy", "1"].map(str::to_owned));
@@ -181,8 +181,12 @@ fn quantized_faults(trial: &Trial, format: Format) -> Vec<String> {
     let [file] = &files[..] else {
         return vec![label(&format!("no file of quantized weights: {base:?}"))];
     };
-    let head = Some(FormatChoice::Float);
-    let quantization = Quantization::with(format, head, None, None).unwrap();
+    let parts = Parts {
+        head: Some(FormatChoice::Float),
+        kv_proj: Some(format),
+        ..Parts::default()
+    };
+    let quantization = Quantization::with(format, parts).unwrap();
     let plain = dequantized(trial, file, quantization);
     let on_plain = |variant: &str| trial.run(&plain, variant, &[]);
     let unmerged = quantized(&own, "unmerged");

@@ -28,6 +28,8 @@ pub struct QuantizedTrial {
     pub options: Vec<String>,
     pub format: Format,
     pub head: Option<Format>,
+    /// Of keys and values.
+    pub kv_proj: Format,
     pub embedding: Option<Format>,
     /// Options for all runs.
     pub more: &'static [&'static str],
@@ -41,7 +43,28 @@ impl QuantizedTrial {
 
     /// Like [`new`](Self::new), with a quantized embedding.
     pub fn with_embedding(name: &str, format: Format, embedding: Option<Format>) -> Self {
-        let mut options = options_of(format);
+        let head = (format != Format::Nf4).then_some(format);
+        Self::of(
+            name,
+            format,
+            [head, Some(format), embedding],
+            options_of(format),
+        )
+    }
+
+    /// Like [`new`](Self::new), as `--quantize 4bit` alone has it.
+    pub fn usual(name: &str) -> Self {
+        let parts = [Some(Format::Int8), Some(Format::Int8), None];
+        let options = ["--quantize", "4bit"].map(str::to_owned);
+        Self::of(name, Format::Int4, parts, options.to_vec())
+    }
+
+    fn of(
+        name: &str,
+        format: Format,
+        [head, kv_proj, embedding]: [Option<Format>; 3],
+        mut options: Vec<String>,
+    ) -> Self {
         if let Some(embedding) = embedding {
             options.extend(["--quantize-embedding", embedding.name()].map(str::to_owned));
         }
@@ -52,7 +75,8 @@ impl QuantizedTrial {
             root: tempfile::tempdir().unwrap(),
             name: name.to_owned(),
             format,
-            head: (format != Format::Nf4).then_some(format),
+            head,
+            kv_proj: kv_proj.unwrap_or(format),
             embedding,
             more: &[],
             options,
@@ -117,6 +141,7 @@ impl QuantizedTrial {
                 let format = match key.as_str() {
                     "lm_head.weight" => self.head.unwrap(),
                     other if other.ends_with("embed_tokens.weight") => self.embedding.unwrap(),
+                    other if other.contains("k_proj") || other.contains("v_proj") => self.kv_proj,
                     _ => self.format,
                 };
                 let in_out =
@@ -224,8 +249,17 @@ impl QuantizedTrial {
     }
 }
 
-/// The options that lead to `format`.
-pub fn options_of(format: Format) -> Vec<String> {
+/// The options that lead to `format` everywhere.
+fn options_of(format: Format) -> Vec<String> {
+    let mut options = options_of_layers(format);
+    if format != Format::Nf4 {
+        options.extend(["--quantize-head", format.name()].map(str::to_owned));
+    }
+    options
+}
+
+/// The options that lead to `format` in all layers but the head.
+pub fn options_of_layers(format: Format) -> Vec<String> {
     if format == Format::Nf4 {
         return ["--quantize", "nf4"].map(str::to_owned).to_vec();
     }
@@ -236,9 +270,7 @@ pub fn options_of(format: Format) -> Vec<String> {
     if encoding.bits() == 4 {
         options.extend(["--quantize-algorithm", format.keys().scheme]);
     }
-    for part in ["--quantize-head", "--quantize-kv-proj"] {
-        options.extend([part, format.name()]);
-    }
+    options.extend(["--quantize-kv-proj", format.name()]);
     options.into_iter().map(str::to_owned).collect()
 }
 

@@ -78,6 +78,11 @@ fn unsupported_combinations_are_refused_by_name() {
         &[&["prepare", lora, "--format", "hf"], &head[..]].concat(),
         &["--quantize-head", "full precision"],
     );
+    let keys = ["--quantize", "4bit", "--quantize-kv-proj", "8bit"];
+    refuse(
+        &[&["prepare", lora, "--format", "hf"], &keys[..]].concat(),
+        &["--quantize-kv-proj", "one number of bits"],
+    );
 }
 
 #[test]

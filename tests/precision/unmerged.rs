@@ -96,11 +96,21 @@ fn zero_points_and_blocks_of_other_sizes_compute_the_same_as_dequantized_weights
     for format in [
         Format::KQuant,
         Format::KQuantBlocks16,
-        Format::KQuant,
+        Format::Search,
+        Format::SearchBlocks32,
         Format::Int4Blocks64,
         Format::Int8Blocks16,
     ] {
         let trial = QuantizedTrial::new("llama-gqa", format);
+        check(&trial, &["lora", "dora", "hira", "oft"].map(str::to_owned));
+    }
+}
+
+/// 4 bits, but 8 in the head, keys and values, which so aren't joined with the queries.
+#[test]
+fn the_usual_mixture_of_formats_computes_the_same_as_dequantized_weights() {
+    for model in ["llama-gqa", "llama-tied"] {
+        let trial = QuantizedTrial::usual(model);
         check(&trial, &["lora", "dora", "hira", "oft"].map(str::to_owned));
     }
 }
