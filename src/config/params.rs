@@ -15,7 +15,7 @@ use crate::prompts::Category;
 use crate::quantize::{Accuracy, FormatChoice};
 use crate::weights::Dtype;
 
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 18] = [
     "model_id",
     "dtype",
     "seed",

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use peft_bench::model::BaseModel;
-use peft_bench::quantize::{Format, FormatChoice, Quantization, QuantizedFile};
+use peft_bench::quantize::{Format, FormatChoice, Parts, Quantization, QuantizedFile};
 use peft_bench::weights::{Dtype, SafetensorsFile, round_to};
 
 use crate::common::reference::{Case, Generated, try_generate};
