@@ -49,7 +49,8 @@ const MOST_VALUES: f64 = 0.85;
 type Weight = (f32, f32);
 
 /// The bits of the levels that the values `found` lie on, where the base's don't lie on any.
-/// `stored` are the values that were rounded to `grid`, from which `found` follows.
+/// `stored` are the values that were rounded to `grid`, from which `found` follows. Vectors, such as
+/// the weight of a norm, aren't quantized; in 16 bits, those of a norm lie on few levels anyway.
 pub fn new_levels(
     found: &[f32],
     stored: &[f32],
@@ -57,6 +58,9 @@ pub fn new_levels(
     columns: usize,
     grid: Dtype,
 ) -> Option<u8> {
+    if found.len() <= columns {
+        return None;
+    }
     let own = units(base, grid);
     // The change that was taken off is as exact as the merge that it's from.
     let stored = units(stored, grid).into_iter().zip(&own);

@@ -1,5 +1,7 @@
 //! Checkpoints that are merged right, and in every wrong way, must all be named right.
 
+mod families;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
