@@ -19,6 +19,9 @@ const THETA: &str = "rope_theta";
 const PARTIAL: &str = "partial_rotary_factor";
 const ORIGINAL: &str = "original_max_position_embeddings";
 
+/// A type that came with Transformers 5, whose reader fails on the older keys beside it.
+const PROPORTIONAL: &str = "proportional";
+
 /// Families whose number of experts has another key in older releases.
 const COUNTED: [&str; 3] = ["qwen2_moe", "qwen3_moe", "olmoe"];
 
@@ -54,6 +57,9 @@ fn add_rotary_keys(config: &mut Value) {
         Some(full) => full,
         None => parameters,
     };
+    if full.get("rope_type").and_then(Value::as_str) == Some(PROPORTIONAL) {
+        return;
+    }
     let mut take = |from: &Map<String, Value>, key: &str, older_key: &str| {
         if let Some(value) = from.get(key) {
             older.insert(older_key.to_owned(), value.clone());
@@ -153,5 +159,9 @@ mod tests {
             json!({"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]})
         );
         assert_eq!(long["original_max_position_embeddings"], json!(64));
+        let newer = json!({"rope_parameters": {
+            "full_attention": {"rope_theta": 1e6, "rope_type": "proportional"},
+            "sliding_attention": {"rope_theta": 1e4, "rope_type": "default"}}});
+        assert_eq!(with_older_keys(newer.clone()), newer);
     }
 }
