@@ -13,7 +13,7 @@ use crate::advice::shell_word;
 use crate::config::BenchmarkConfig;
 use crate::engine::WeightsMode;
 use crate::portable::AdapterLayout;
-use crate::prepare::{CheckpointForm, write_checkpoint};
+use crate::prepare::{CheckpointForm, PackedLayout, write_checkpoint};
 use crate::prepared::{PreparedVariant, Variant, task_of};
 use crate::quantize::FormatChoice;
 use crate::study::{Setup, Target, TokenizerChoice, check_variants};
@@ -31,9 +31,18 @@ pub struct Prepare {
     pub(super) variants: Vec<VariantChoice>,
 
     /// What to write: ONNX graphs, a complete merged Hugging Face checkpoint (in the base's own
-    /// dtype unless `--dtype` says otherwise; with `--quantize`, as compressed-tensors), or both.
+    /// dtype unless `--dtype` says otherwise; with `--quantize`, packed), or both.
     #[arg(long = "format", value_name = "FORMAT", default_value = "onnx")]
     formats: Vec<Format>,
+
+    /// How `--format hf --quantize 4bit` stores quantized weights: in the layout of compressed-tensors or of GPTQ.
+    #[arg(
+        long,
+        value_name = "LAYOUT",
+        default_value = "compressed-tensors",
+        conflicts_with = "portable"
+    )]
+    packing: PackingChoice,
 
     /// Write one folder that stands alone and can be moved: graph, weights, tokenizer, the configuration for
     /// onnxruntime-genai, a model card, hashes. It's run and compared before it's there.
@@ -81,6 +90,24 @@ pub enum Format {
     Onnx,
     /// A merged checkpoint that `transformers` loads.
     Hf,
+}
+
+/// `--packing`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PackingChoice {
+    /// `pack-quantized`, which Transformers and vLLM read.
+    CompressedTensors,
+    /// `qweight`, `qzeros`, `scales` and `g_idx`, which GPTQModel, Transformers and vLLM read.
+    Gptq,
+}
+
+impl From<PackingChoice> for PackedLayout {
+    fn from(choice: PackingChoice) -> Self {
+        match choice {
+            PackingChoice::CompressedTensors => Self::CompressedTensors,
+            PackingChoice::Gptq => Self::Gptq,
+        }
+    }
 }
 
 /// `--adapter-layout`
@@ -235,7 +262,14 @@ impl Prepare {
         let form = CheckpointForm {
             dtype: common.dtype,
             quantization: config.quantization()?,
+            packing: self.packing.into(),
         };
+        let is_packed = self.formats.contains(&Format::Hf) && form.quantization.is_some();
+        if !is_packed && form.packing != PackedLayout::default() {
+            bail!(
+                "`--packing` goes with `--format hf --quantize 4bit` or `8bit`, which packs weights"
+            );
+        }
         if !self.formats.contains(&Format::Hf) {
             return Ok(form);
         }

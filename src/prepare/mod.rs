@@ -45,7 +45,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 pub use checkpoint::{
-    CheckpointForm, CheckpointSummary, copy_tokenizer, model_config, write_checkpoint,
+    CheckpointForm, CheckpointSummary, PackedLayout, copy_tokenizer, model_config, write_checkpoint,
 };
 pub use empty::empty_variant;
 pub use fingerprint::REVISION as GRAPH_REVISION;
@@ -195,8 +195,10 @@ impl Preparation<'_> {
         let quantization = form
             .quantization
             .map(|found| found.weights.name().to_owned());
-        let parts = ["checkpoint".to_owned()].into_iter();
-        let name: Vec<String> = parts.chain(dtype).chain(quantization).collect();
+        let other = form.quantization.is_some() && form.packing != PackedLayout::default();
+        let packing = other.then(|| form.packing.name().to_owned());
+        let parts = ["checkpoint".to_owned()].into_iter().chain(dtype);
+        let name: Vec<String> = parts.chain(quantization).chain(packing).collect();
         let folder = self.unquantized().model_folder();
         folder.join(experiment.file_name()).join(name.join("-"))
     }

@@ -268,32 +268,6 @@ fn names(key: &str) -> [String; 3] {
     ["codes", "scales", "zeros"].map(|part| format!("{key}.{part}"))
 }
 
-/// Under which names a quantized weight is written.
-#[derive(Debug, Clone)]
-pub struct QuantizedNames {
-    /// The weight's name, for messages.
-    pub weight: String,
-    /// Its codes' tensor.
-    pub codes: String,
-    /// Its scales' tensor.
-    pub scales: String,
-    /// Its zero points' tensor, for formats that have them.
-    pub zeros: String,
-}
-
-impl QuantizedNames {
-    fn of(key: &str) -> Self {
-        let [codes, scales, zeros] = names(key);
-        let weight = key.to_owned();
-        Self {
-            weight,
-            codes,
-            scales,
-            zeros,
-        }
-    }
-}
-
 /// Plans for weights, `(key, format, rows, columns)`: first the codes of all of them, then their
 /// scales in `scales_type`, then their zero points.
 pub fn joined_plans(
@@ -319,19 +293,18 @@ pub fn joined_plans(
     plan(0).chain(plan(1)).chain(zeros).collect()
 }
 
-/// Quantizes and writes `values`: whole rows of a planned weight, from row `first` on.
+/// Rounds `values`, whole rows from row `first` on, to `dtype`, and quantizes them. `name` and `path`
+/// say in messages which weight it is, and in which file.
 ///
 /// # Errors
-/// If a value isn't finite after rounding, or writing fails.
-pub fn write_rows(
-    writer: &SafetensorsWriter,
-    names: &QuantizedNames,
+/// If a value isn't finite after rounding.
+pub fn quantize_rows(
+    (name, path): (&str, &Path),
     format: Format,
     (first, columns): (usize, usize),
     values: &mut [f32],
-    types: QuantizedTypes,
-) -> Result<(), QuantizeError> {
-    let dtype = types.weights;
+    dtype: Dtype,
+) -> Result<Quantized, QuantizeError> {
     for (row, values) in values.chunks_exact_mut(columns).enumerate() {
         if dtype != Dtype::Float32 {
             values
@@ -340,29 +313,46 @@ pub fn write_rows(
         }
         if !values.iter().all(|value| value.is_finite()) {
             return Err(QuantizeError::NonFinite {
-                name: names.weight.clone(),
-                path: writer.path().to_owned(),
+                name: name.to_owned(),
+                path: path.to_owned(),
                 row: first + row,
                 dtype,
             });
         }
     }
-    let made = format.quantize(values, columns);
+    Ok(format.quantize(values, columns))
+}
+
+/// Quantizes and writes `values`: whole rows of the planned weight `key`, from row `first` on.
+///
+/// # Errors
+/// If a value isn't finite after rounding, or writing fails.
+fn write_rows(
+    writer: &SafetensorsWriter,
+    key: &str,
+    format: Format,
+    (first, columns): (usize, usize),
+    values: &mut [f32],
+    types: QuantizedTypes,
+) -> Result<(), QuantizeError> {
+    let source = (key, writer.path());
+    let made = quantize_rows(source, format, (first, columns), values, types.weights)?;
+    let [codes, scales, zeros] = names(key);
     let [before_codes, before_scales] = match first {
         0 => [0, 0],
         rows => format
             .shapes(rows, columns)
             .map(|shape| shape.iter().product()),
     };
-    writer.write_bytes_from(&names.codes, before_codes, &made.codes)?;
+    writer.write_bytes_from(&codes, before_codes, &made.codes)?;
     let mut bytes = Vec::new();
     encode(&made.scales, types.scales, 0, &mut bytes)
         .expect("no scale is larger than the values of its block, which are finite in that type");
     let size = types.scales.size();
-    writer.write_bytes_from(&names.scales, size * before_scales, &bytes)?;
+    writer.write_bytes_from(&scales, size * before_scales, &bytes)?;
     if let Some(shape) = format.zeros_shape(first, columns) {
         let before = shape.iter().product();
-        writer.write_bytes_from(&names.zeros, before, &made.zeros)?;
+        writer.write_bytes_from(&zeros, before, &made.zeros)?;
     }
     Ok(())
 }
@@ -379,11 +369,10 @@ pub fn write_matrix(
     values: &[f32],
     types: QuantizedTypes,
 ) -> Result<(), QuantizeError> {
-    let names = QuantizedNames::of(key);
     let step = format.rows_at_once(columns, BATCH);
     for (index, rows) in values.chunks(step * columns).enumerate() {
         let place = (index * step, columns);
-        write_rows(writer, &names, format, place, &mut rows.to_vec(), types)?;
+        write_rows(writer, key, format, place, &mut rows.to_vec(), types)?;
     }
     Ok(())
 }
@@ -422,8 +411,7 @@ fn quantize_batch(
         }
     };
     let place = (first, one.columns);
-    let names = QuantizedNames::of(&one.key);
-    write_rows(writer, &names, one.format, place, &mut values, types).map_err(|error| {
+    write_rows(writer, &one.key, one.format, place, &mut values, types).map_err(|error| {
         match error {
             // Users find the tensor by its name in the checkpoint.
             QuantizeError::NonFinite { row, dtype, .. } => QuantizeError::NonFinite {

@@ -21,8 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use encoding::{Encoding, QuantizedWeight};
 pub use file::{
-    Base, QuantizeError, QuantizedFile, QuantizedNames, QuantizedTypes, joined_plans, write_matrix,
-    write_rows,
+    Base, QuantizeError, QuantizedFile, QuantizedTypes, joined_plans, quantize_rows, write_matrix,
 };
 pub use formats::{Format, Keys, Quantized, Sensitive, Switch, Tolerance};
 pub use operator::Operator;

@@ -29,6 +29,7 @@ use rayon::prelude::*;
 
 use self::folder::CheckpointFolder;
 use self::layout::{Layout, ValueSource};
+pub use self::packed::PackedLayout;
 use self::packed::Packing;
 use self::shards::Shards;
 use super::PrepareError;
@@ -55,6 +56,8 @@ pub struct CheckpointForm {
     pub dtype: Option<Dtype>,
     /// Quantizes the linear layers, except the head, in the format of the weights.
     pub quantization: Option<Quantization>,
+    /// How quantized weights are stored.
+    pub packing: PackedLayout,
 }
 
 /// What was written.
@@ -80,7 +83,7 @@ pub struct CheckpointSummary {
 
 /// Writes `base`, with `adapter` merged into it, to `folder`. Each tensor keeps the dtype that the
 /// base stores it in, unless `form` says otherwise. If it's quantized, linear layers but the head
-/// are packed, as compressed-tensors does. The tokenizer is copied from the folder `tokenizer`. A
+/// are packed as the form says. The tokenizer is copied from the folder `tokenizer`. A
 /// folder that this function has written before is replaced once the new one is complete.
 ///
 /// # Errors
@@ -127,9 +130,10 @@ fn write_sharded(
     let CheckpointForm {
         dtype,
         quantization,
+        packing,
     } = form;
     let packing = match quantization {
-        Some(quantization) => Some(Packing::new(quantization, spec)?),
+        Some(quantization) => Some(Packing::new(packing, quantization, spec)?),
         None => None,
     };
     let layout = Layout::new(base, adapter, &modules, &changes, dtype, packing)?;
@@ -167,7 +171,8 @@ fn write_sharded(
     let write = |name: &str, text: String| {
         write_file(&made.join(name), text.as_bytes()).map_err(target.failed(name))
     };
-    let quantization_config = packing.map(|packing| packing.config(&layout.float, &layout.towers));
+    let quantization_config =
+        packing.map(|packing| packing.config(spec, &layout.float, &layout.towers));
     let config = config::text(original, spec, &layout, dtype, quantization_config);
     write("config.json", config)?;
     copy(&base.folder, GENERATION, made)?;

@@ -13,18 +13,17 @@ use crate::prepare::PrepareError;
 use crate::prepare::export::Shared;
 use crate::prepare::merge::merge;
 use crate::prepared::Precision;
-use crate::quantize::{Format, Quantization, Quantized};
 use crate::weights::{Dtype, SafetensorsFile, SafetensorsWriter, TensorPlan};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
-fn base(model: &str) -> BaseModel {
+pub(super) fn base(model: &str) -> BaseModel {
     BaseModel::open_folder(&fixtures().join("models").join(model)).unwrap()
 }
 
-fn load(base: &BaseModel, case: &str) -> Adapter {
+pub(super) fn load(base: &BaseModel, case: &str) -> Adapter {
     Adapter::load(&fixtures().join("cases").join(case), base, 0).unwrap()
 }
 
@@ -60,7 +59,7 @@ fn values(model: &BaseModel, name: &str) -> Vec<f32> {
     model.store.get(name).unwrap().to_f32().unwrap()
 }
 
-fn names_in(folder: &Path) -> Vec<String> {
+pub(super) fn names_in(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name());
     let mut names: Vec<String> = names.map(|name| name.into_string().unwrap()).collect();
@@ -114,11 +113,10 @@ fn edited_base(folder: &Path, large: f32) -> BaseModel {
     BaseModel::open_folder(folder).unwrap()
 }
 
-fn in_dtype(dtype: Option<Dtype>) -> CheckpointForm {
-    let quantization = None;
+pub(super) fn in_dtype(dtype: Option<Dtype>) -> CheckpointForm {
     CheckpointForm {
         dtype,
-        quantization,
+        ..CheckpointForm::default()
     }
 }
 
@@ -548,103 +546,4 @@ fn a_value_that_overflows_names_its_file_and_leaves_nothing() {
         .join("model.safetensors");
     assert!(message.contains(&file.display().to_string()), "{message}");
     assert_eq!(names_in(folder.path()), ["base"]);
-}
-
-/// The values of a packed weight, decoded as compressed-tensors does it.
-fn unpacked(file: &SafetensorsFile, weight: &str, bits: usize) -> Vec<f32> {
-    let [shape, packed, scale] =
-        ["shape", "packed", "scale"].map(|part| format!("{weight}_{part}"));
-    let sizes = file.get(&shape).unwrap().bytes.as_chunks::<8>().0;
-    let [rows, columns] = [0, 1].map(|at| i64::from_le_bytes(sizes[at]) as usize);
-    let words = file.get(&packed).unwrap().bytes.as_chunks::<4>().0;
-    let words: Vec<u32> = words
-        .iter()
-        .map(|bytes| u32::from_le_bytes(*bytes))
-        .collect();
-    let scales = file.get(&scale).unwrap().to_f32().unwrap();
-    let in_word = 32 / bits;
-    assert_eq!(words.len(), rows * columns / in_word, "{weight}");
-    let groups = scales.len() / rows;
-    let value = |at: usize| {
-        let code = words[at / in_word] >> (bits * (at % in_word)) & ((1 << bits) - 1);
-        let (row, column) = (at / columns, at % columns);
-        let scale = scales[row * groups + column / (columns / groups)];
-        (code as i32 - (1 << (bits - 1))) as f32 * scale
-    };
-    (0..rows * columns).map(value).collect()
-}
-
-#[test]
-fn packed_weights_are_the_merged_ones_rounded_and_the_config_says_which_are_not_packed() {
-    for (format, bits) in [(Format::Int4Blocks32, 4), (Format::Int8Blocks32, 8)] {
-        let folder = TempDir::new().unwrap();
-        let [float, packed] = ["float", "packed"].map(|name| folder.path().join(name));
-        let base = base("llama-gqa");
-        let adapter = load(&base, "llama-gqa/lora");
-        let form = in_dtype(Some(Dtype::Float16));
-        write_checkpoint(&base, Some(&adapter), form, &base.folder, &float).unwrap();
-        let quantization = Some(Quantization::uniform(format));
-        let form = CheckpointForm {
-            quantization,
-            ..form
-        };
-        let summary = write_checkpoint(&base, Some(&adapter), form, &base.folder, &packed).unwrap();
-        let linears = 7 * base.spec.layers.len();
-        assert_eq!(summary.quantized, linears);
-        let expected = SafetensorsFile::open(&float.join("model.safetensors")).unwrap();
-        let found = SafetensorsFile::open(&packed.join("model.safetensors")).unwrap();
-        assert_eq!(found.names().len(), expected.names().len() + 2 * linears);
-        for name in expected.names() {
-            let tensor = expected.get(&name).unwrap();
-            if let Some(same) = found.get(&name) {
-                assert!(!name.ends_with("_proj.weight"), "{name}");
-                assert_eq!(same.bytes, tensor.bytes, "{name}");
-                continue;
-            }
-            let [rows, columns] = tensor.shape[..] else {
-                panic!("{name}")
-            };
-            let made = format.quantize(&tensor.to_f32().unwrap(), columns);
-            let scales: Vec<f32> = made
-                .scales
-                .iter()
-                .map(|&scale| crate::weights::round_to(scale, Dtype::Float16))
-                .collect();
-            let stored = Quantized {
-                codes: made.codes.clone(),
-                scales: scales.clone(),
-                zeros: Vec::new(),
-            };
-            let values = format.dequantize(&stored, rows, columns);
-            assert_eq!(unpacked(&found, &name, bits), values, "{name}");
-        }
-        let config = fs::read(packed.join("config.json")).unwrap();
-        let config: Value = serde_json::from_slice(&config).unwrap();
-        let config = &config["quantization_config"];
-        assert_eq!(config["ignore"], json!(["lm_head"]));
-        let weights = &config["config_groups"]["group_0"]["weights"];
-        assert_eq!(weights["num_bits"], bits);
-    }
-}
-
-#[test]
-fn what_cannot_be_packed_is_refused_by_name() {
-    for (model, format, named) in [
-        ("llama-gqa", Format::Nf4, "nf4"),
-        ("gpt2", Format::Int4Blocks32, "Conv1D"),
-        ("mixtral", Format::Int4Blocks32, "experts"),
-        ("falcon", Format::Int8Blocks32, "falcon"),
-    ] {
-        let folder = TempDir::new().unwrap();
-        let base = base(model);
-        let form = CheckpointForm {
-            quantization: Some(Quantization::uniform(format)),
-            ..CheckpointForm::default()
-        };
-        let target = folder.path().join("packed");
-        let error = write_checkpoint(&base, None, form, &base.folder, &target).unwrap_err();
-        let message = error.to_string();
-        assert!(message.contains(named), "{message}");
-        assert!(names_in(folder.path()).is_empty());
-    }
 }
