@@ -12,7 +12,7 @@ environment() {
     [ -e "$place/ready" ] && return
     python3 -m venv "$place"
     if [ -n "${TORCH_FROM:-}" ]; then
-        echo "$TORCH_FROM" > "$("$place/bin/python" -c 'import site; print(site.getsitepackages()[0])')/torch_from.pth"
+        realpath "$TORCH_FROM" > "$("$place/bin/python" -c 'import site; print(site.getsitepackages()[0])')/torch_from.pth"
     else
         "$place/bin/pip" install --quiet torch==2.15.0
     fi

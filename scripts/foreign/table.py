@@ -28,7 +28,13 @@ for path in sorted(Path(sys.argv[1]).glob("*.json")):
     info = json.loads(path.read_text())["generation_info"]
     base, variants = info["variants"]["base"], info["variants"]
     variant = variants.get("exported", base)
-    name = path.name.split("--")[1].rsplit("-", 1)[0] if "exported" in variants else "ours (the base)"
+    kind, name = path.name.split("--")[:2]
+    if "exported" not in variants:
+        name = "ours (the base)"
+    elif kind == "prepared":
+        name = "ours, 4 bits"
+    else:
+        name = name.rsplit("-", 1)[0]
     first = ratio(base, variant, lambda run: run["time_to_first_token"])
     step = ratio(base, variant, lambda run: median(run["decode_steps"]))
     parity = info["parity"]
