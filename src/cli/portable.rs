@@ -16,7 +16,7 @@ use crate::engine::{OnnxRuntime, Provider};
 use crate::experiment::Experiment;
 use crate::machine::physical_cores;
 use crate::model::{BaseModel, ModelId};
-use crate::portable::{Checked, Surroundings, Weights, check_caches, check_place, write};
+use crate::portable::{Checked, Surroundings, Weights, check_place, check_states, write};
 use crate::prepare::Preparation;
 use crate::prepared::{Manifest, PreparedVariant, Variant, task_of};
 use crate::study::{ProviderChoice, Setup, Target};
@@ -97,7 +97,7 @@ impl Prepare {
         let base = setup.base_model(config)?;
         let adapters = experiments.map(|experiment| experiment.folder.as_path());
         let sources: Vec<&Path> = adapters.chain([base.folder.as_path()]).collect();
-        check_caches(&base)?;
+        check_states(&base)?;
         check_place(folder, &sources)?;
         Ok(base)
     }

@@ -16,6 +16,9 @@ pub const TOTAL: &str = "/attention_mask/total";
 /// The name of [`Lengths::past`] in a graph.
 pub const PAST: &str = "/attention_mask/past";
 
+/// The name of [`Lengths::past`] for layers that get the last position only.
+pub const LAST_PAST: &str = "/last/past";
+
 /// The lengths that attention needs.
 #[derive(Debug, Clone)]
 pub struct Lengths {
@@ -51,7 +54,7 @@ impl Lengths {
     /// step.
     pub fn of_last_position(&self, graph: &mut GraphBuilder) -> Self {
         let one = graph.constant_i64("one", &[1], false);
-        let past = graph.op("Sub", "/last/past", &[&self.total, &one], &[]);
+        let past = graph.op("Sub", LAST_PAST, &[&self.total, &one], &[]);
         Self {
             past,
             new: one,

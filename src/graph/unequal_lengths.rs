@@ -9,6 +9,7 @@
 //! | --- | --- | --- |
 //! | the last position | `Gather(x, -1)` | `GatherND` at the largest position whose mask is 1 |
 //! | positions of new tokens | from the mask's length | the number of ones before, then counting up |
+//! | the position of the last token, for layers that get no other | the mask's length − 1 | its place among the new tokens, added to that number |
 //! | token ids | as given | at most the last id, so that padding may be any larger number |
 //! | masks by the queries' positions | one for all sequences | one for each |
 //!
@@ -18,7 +19,7 @@
 
 mod scattered;
 
-use super::lengths::{PAST, TOTAL};
+use super::lengths::{LAST_PAST, PAST, TOTAL};
 use super::mask::{AFTER_PROMPT, CHUNKS};
 use super::positions::FIRST_ROW;
 use super::proto::{Attribute, Graph, Model, Node, Tensor, element};
@@ -43,6 +44,9 @@ const COMPARING: [&str; 2] = ["/queries/Div", "/Greater"];
 
 /// The beginnings of the names of masks that are biases of `GroupQueryAttention`.
 const BIASES: [&str; 2] = [AFTER_PROMPT, CHUNKS];
+
+/// The positions of the last tokens, i64 `[batch, 1]`.
+const LAST_POSITIONS: &str = "/unequal/last_positions";
 
 /// The token ids, of which none is larger than the last of the vocabulary.
 const KNOWN_IDS: &str = "/unequal/known_ids";
@@ -82,6 +86,7 @@ pub fn for_unequal_lengths(model: &mut Model, vocab_size: usize) {
         }
         if node.op_type == "RotaryEmbedding" || node.output[0].starts_with(FIRST_ROW) {
             replace(node, PAST, POSITIONS);
+            replace(node, LAST_PAST, LAST_POSITIONS);
         }
         if let Some(queries) = compared_in(&node.output[0]).map(queries_of) {
             replace(node, &queries, QUERIES);
@@ -97,7 +102,8 @@ pub fn for_unequal_lengths(model: &mut Model, vocab_size: usize) {
         inputs.into_iter().any(|input| input == name)
     };
     let queries = uses(QUERIES);
-    let (rows, positions) = (uses(LAST_ROW), queries || uses(POSITIONS));
+    let last = uses(LAST_POSITIONS);
+    let (rows, positions) = (last || uses(LAST_ROW), last || queries || uses(POSITIONS));
     let last_id = vocab_size as i64 - 1;
     let mut constants = vec![constant("last_id", &[], &[last_id])];
     let known_ids = make("Min", &[IDS, "/unequal/last_id"], KNOWN_IDS, &[]);
@@ -124,6 +130,10 @@ pub fn for_unequal_lengths(model: &mut Model, vocab_size: usize) {
         constants.push(constant("mask_axis", &[1], &[1]));
         let inputs = [POSITIONS, "/unequal/last_axis"];
         lengths.push(make("Unsqueeze", &inputs, QUERIES, &[]));
+    }
+    if last {
+        let parts = ["/unequal/count", "/unequal/row"];
+        lengths.push(make("Add", &parts, LAST_POSITIONS, &[]));
     }
     lengths.extend(added);
     lengths.append(&mut before_layers);
@@ -185,6 +195,7 @@ pub fn for_one_length(model: &mut Model) {
         }
         scattered::restore(&mut node);
         replace(&mut node, POSITIONS, PAST);
+        replace(&mut node, LAST_POSITIONS, LAST_PAST);
         replace(&mut node, KNOWN_IDS, IDS);
         if let Some(queries) = compared_in(&node.output[0]).map(queries_of) {
             replace(&mut node, QUERIES, &queries);

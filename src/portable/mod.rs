@@ -40,7 +40,6 @@ pub use layout::AdapterLayout;
 pub use plain::{PlainError, PlainSession};
 
 use crate::adapter::AdapterError;
-use crate::arch::Attention;
 use crate::files::{self, temporary_folder, write_file};
 use crate::graph::for_unequal_lengths;
 use crate::graph::proto::Model;
@@ -121,11 +120,6 @@ pub enum PortableError {
          prompts of one length"
     )]
     States { model_type: String },
-    #[error(
-        "no portable folder of a `{model_type}`: its layers' caches differ, and `genai_config.json` has one size for \
-         all. `prepare` without `--portable` writes the graph alone"
-    )]
-    Caches { model_type: String },
     #[error(transparent)]
     Plain(#[from] PlainError),
     #[error(transparent)]
@@ -166,29 +160,16 @@ pub fn check_place(folder: &Path, sources: &[&Path]) -> Result<(), PortableError
     Ok(())
 }
 
-/// Checks that `base` has keys and values alone, the same number in each layer, before anything is
-/// prepared.
+/// Checks that the layers of `base` keep keys and values alone, before anything is prepared.
 ///
 /// # Errors
-/// If its layers have states, or caches that differ.
-pub fn check_caches(base: &BaseModel) -> Result<(), PortableError> {
-    let model_type = || base.spec.model_type.clone();
-    if base.spec.has_states() {
-        return Err(PortableError::States {
-            model_type: model_type(),
-        });
-    }
-    let size = |attention: &Attention| match attention.keys_of_layer() {
-        Some(_) => None,
-        None => Some((attention.num_key_value_heads, attention.head_dim)),
-    };
-    let mut sizes = base.spec.attentions().map(size);
-    let first = sizes.next();
-    match sizes.all(|size| Some(size) == first) {
-        true => Ok(()),
-        false => Err(PortableError::Caches {
-            model_type: model_type(),
+/// If they have states.
+pub fn check_states(base: &BaseModel) -> Result<(), PortableError> {
+    match base.spec.has_states() {
+        true => Err(PortableError::States {
+            model_type: base.spec.model_type.clone(),
         }),
+        false => Ok(()),
     }
 }
 
@@ -235,7 +216,7 @@ impl<'a> Making<'a> {
         folder: &Path,
         prepared: &Path,
     ) -> Result<Self, PortableError> {
-        check_caches(from.base)?;
+        check_states(from.base)?;
         let target = folder::place(folder, &[&from.base.folder, prepared])?;
         let parent = target.parent().unwrap_or(Path::new("/"));
         let partial = temporary_folder::create(parent).map_err(|source| PortableError::Write {

@@ -15,7 +15,7 @@ use peft_bench::weights::OnnxAdapterFile;
 use prost::Message;
 use tempfile::TempDir;
 
-use crate::common::reference::{Case, Generated, join, try_generate};
+use crate::common::reference::{Bench, Case, Generated, join, try_generate};
 use crate::common::{
     Outcome, TOLERANCE, assert_refused, case, copy_folder, model, names, program, read_json,
     read_tensors, relative_difference, run, trained_adapter,
@@ -153,11 +153,13 @@ fn every_family_is_right_in_a_batch_of_unequal_prompts_or_says_why_not() {
                 ran += 1;
             }
             Err(outcome) => {
-                let why = match base.spec.has_states() {
-                    true => "its layers have states",
-                    false => "its layers' caches differ",
-                };
-                assert_refused(&outcome, &[&base.spec.model_type, why, "`prepare` without"]);
+                assert!(base.spec.has_states(), "{name}: {outcome:?}");
+                let why = [
+                    &base.spec.model_type,
+                    "its layers have states",
+                    "`prepare` without",
+                ];
+                assert_refused(&outcome, &why);
                 refused.push(name);
             }
         }
@@ -178,6 +180,76 @@ fn a_compressed_cache_of_latent_attention_is_portable() {
             (&1.into(), &8.into())
         );
     }
+}
+
+#[test]
+fn weights_in_16_bits_give_what_the_prepared_variant_gives() {
+    for dtype in ["float16", "bfloat16"] {
+        let options = ["--dtype", dtype];
+        let bench = Bench::new("llama-gqa", "lora");
+        let moved = Moved::new("llama-gqa", "lora", &options);
+        let expected = bench.generate("merged", &options);
+        let found = session_of(&moved.folder)
+            .generate(&[&bench.case.prompt_ids], 0, bench.case.max_new_tokens)
+            .unwrap();
+        assert_near(&found[0].logits.concat(), &expected.logits.values, dtype);
+    }
+}
+
+#[test]
+fn adapters_beside_weights_in_fewer_bits_give_what_the_prepared_variants_give() {
+    for options in [
+        ["--dtype", "float16"],
+        ["--dtype", "bfloat16"],
+        ["--quantize", "4bit"],
+        ["--quantize", "nf4"],
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("both");
+        let cases = ["lora", "dora"];
+        let outcome = prepare_adapters(&folder, &cases, &options);
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        let portable = Manifest::read(&folder).unwrap().portable.unwrap();
+        let mut session = session_of(&folder);
+        let check = |session: &mut PlainSession, case: &str, variant: &str| {
+            let bench = Bench::new("llama-gqa", case);
+            let expected = bench.generate(variant, &options);
+            let count = expected.token_ids.len();
+            let found = session
+                .generate(&[&bench.case.prompt_ids], 0, count)
+                .unwrap();
+            let found = found[0].logits.concat();
+            match options[0] {
+                "--dtype" => assert_near(&found, &expected.logits.values, case),
+                // Inputs are rounded to 8 bits, and another sum may be rounded to another step.
+                _ => {
+                    let off = mean_difference(&found, &expected.logits.values);
+                    assert!(off <= 2e-2, "{options:?} {case}: off by {off:e}");
+                }
+            }
+        };
+        check(&mut session, "lora", "base");
+        for own in &portable.adapters {
+            let file = folder.join(own.adapter.file.as_ref().unwrap());
+            let file = OnnxAdapterFile::open(&file).unwrap();
+            session.activate(&file, &own.adapter).unwrap();
+            check(&mut session, &own.name, "unmerged");
+        }
+    }
+}
+
+/// The root mean square of the difference, relative to that of `expected`.
+fn mean_difference(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let square =
+        |values: &mut dyn Iterator<Item = f32>| values.map(|value| value * value).sum::<f32>();
+    let off = square(&mut found.iter().zip(expected).map(|(a, b)| a - b));
+    (off / square(&mut expected.iter().copied())).sqrt()
+}
+
+fn session_of(folder: &Path) -> PlainSession {
+    let manifest = Manifest::read(folder).unwrap();
+    PlainSession::open(&RUNTIME, folder, &manifest, 1).unwrap()
 }
 
 #[test]
