@@ -12,6 +12,7 @@ use super::options::{
 use super::output::print;
 use super::progress::message;
 use super::quiet::QuietOptions;
+use super::serving::ServingOptions;
 use super::terminal::Terminal;
 use super::{Outcome, compare, interrupt};
 use crate::advice::shell_word;
@@ -106,6 +107,9 @@ pub struct Measure {
     )]
     swap: Option<u16>,
 
+    #[command(flatten)]
+    serving: ServingOptions,
+
     /// Measure the base against itself as well: the smallest overhead that this machine can tell
     /// from none.
     #[arg(long, conflicts_with = "cached_base")]
@@ -174,6 +178,7 @@ impl Measure {
             task_id: self.task.id(),
             contexts: distinct(self.sweep.iter().map(|count| *count as usize)),
             swap: self.swap.map(usize::from),
+            serving: self.serving.choice(),
             aa: self.aa,
             empty: self.empty,
             cached_base: self.cached_base,

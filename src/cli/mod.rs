@@ -25,6 +25,7 @@ mod progress;
 mod quiet;
 mod report;
 mod runtime;
+mod serving;
 mod shell;
 mod sweep;
 mod terminal;

@@ -81,6 +81,11 @@ impl Observer for Terminal {
             Event::ProgressEnded => self.steps = None,
             Event::BatchSize(size) => message(&format!("batches of {size}")),
             Event::Swapping { adapters } => message(&format!("swapping {adapters} adapters")),
+            Event::Mixing { adapters } => {
+                message(&format!("batches with up to {adapters} adapters"));
+            }
+            Event::ColdStarts => message("starting an adapter from its file"),
+            Event::SharedPrefixes => message("prompts with a common prefix"),
             Event::Measured { results } => {
                 if let Err(error) = print(&tables(results, self.verbose)) {
                     self.unprinted.get_or_insert(error);

@@ -19,9 +19,9 @@ use crate::weights::{Dtype, OnnxAdapterFile, SafetensorsFile, WeightsError};
 /// An adapter's tensors, in memory that ONNX Runtime allocated.
 #[derive(Debug)]
 pub struct ResidentAdapter {
-    name: String,
-    tensors: Vec<(String, DynTensor)>,
-    bytes: u64,
+    pub(super) name: String,
+    pub(super) tensors: Vec<(String, DynTensor)>,
+    pub(super) bytes: u64,
     /// Embeddings of virtual tokens, which are bound for prefill only.
     pub(super) prompt: Option<Rc<DynTensor>>,
     /// Number of cache rows that the adapter fills before a generation (prefix tuning); they aren't
@@ -35,57 +35,50 @@ pub struct ResidentAdapter {
 impl ResidentAdapter {
     /// Reads the adapter of `variant`; without an adapter, it has no tensors.
     pub(super) fn read(host: &Allocator, variant: &PreparedVariant) -> Result<Self, EngineError> {
-        let name = variant.folder.display().to_string();
-        let mut resident = Self {
-            name: name.clone(),
-            tensors: Vec::new(),
-            bytes: 0,
-            prompt: None,
-            prefix: 0,
-            invocation: None,
-        };
+        let mut resident = Self::without_tensors(variant);
         let Some(adapter) = &variant.manifest.adapter else {
             return Ok(resident);
         };
-        if variant.manifest.variant == Variant::Unmerged {
-            resident.invocation.clone_from(&adapter.invocation);
-        }
-        if let Some(PromptKind::Prefix(rows)) = adapter.prompt {
-            resident.prefix = rows;
-        }
         if adapter.inputs.is_empty() {
             return Ok(resident);
         }
-        if let Some(file) = &adapter.file {
-            let file = OnnxAdapterFile::open(&variant.folder.join(file))?;
-            for tensor in file.tensors() {
-                resident.hold(host, tensor.name, tensor.dtype, tensor.shape, &tensor.bytes)?;
-            }
-            return Ok(resident);
-        }
-        let path = variant.folder.join(ADAPTER);
-        let file = SafetensorsFile::open(&path)?;
-        for input in &adapter.inputs {
+        let prefix = resident.prefix > 0;
+        for_each_tensor(variant, |input, dtype, shape, bytes| {
             // A prefix is written into the cache instead.
-            if input == PROMPT_INPUT && resident.prefix > 0 {
-                continue;
+            match input == PROMPT_INPUT && prefix {
+                true => Ok(()),
+                false => resident.hold(host, input, dtype, shape, bytes),
             }
-            let view = file.get(input).ok_or_else(|| WeightsError::Missing {
-                name: input.clone(),
-                path: path.clone(),
-            })?;
-            resident.hold(host, input.clone(), view.dtype()?, view.shape, view.bytes)?;
-        }
+        })?;
         Ok(resident)
+    }
+
+    /// The adapter of `variant` before its tensors are read.
+    pub(super) fn without_tensors(variant: &PreparedVariant) -> Self {
+        let manifest = &variant.manifest;
+        let adapter = manifest.adapter.as_ref();
+        let prefix = match adapter.and_then(|adapter| adapter.prompt) {
+            Some(PromptKind::Prefix(rows)) => rows,
+            _ => 0,
+        };
+        let invoked = adapter.filter(|_| manifest.variant == Variant::Unmerged);
+        Self {
+            name: variant.folder.display().to_string(),
+            tensors: Vec::new(),
+            bytes: 0,
+            prompt: None,
+            prefix,
+            invocation: invoked.and_then(|adapter| adapter.invocation.clone()),
+        }
     }
 
     /// Copies a tensor into memory of ONNX Runtime.
     fn hold(
         &mut self,
         host: &Allocator,
-        input: String,
+        input: &str,
         dtype: Dtype,
-        shape: Vec<usize>,
+        shape: &[usize],
         bytes: &[u8],
     ) -> Result<(), EngineError> {
         let mut tensor = DynTensor::new(host, element_type(dtype), shape)
@@ -94,7 +87,7 @@ impl ResidentAdapter {
         self.bytes += bytes.len() as u64;
         match input == PROMPT_INPUT {
             true => self.prompt = Some(Rc::new(tensor)),
-            false => self.tensors.push((input, tensor)),
+            false => self.tensors.push((input.to_owned(), tensor)),
         }
         Ok(())
     }
@@ -117,6 +110,12 @@ impl ResidentAdapter {
         let mut places = prompt.windows(invocation.len());
         let start = places.rposition(|place| place == invocation);
         Some(start.map_or(i64::MAX, |start| start as i64))
+    }
+
+    /// Number of virtual tokens in front of a prompt.
+    pub(super) fn virtual_tokens(&self) -> usize {
+        let prompt = self.prompt.as_ref();
+        prompt.map_or(0, |prompt| prompt.shape()[0] as usize)
     }
 
     /// Size of the tensors in bytes.
@@ -154,6 +153,33 @@ impl ResidentAdapter {
             }),
         }
     }
+}
+
+/// Calls `take` with the name, dtype, shape and bytes of each tensor of the adapter of `variant`.
+pub(super) fn for_each_tensor(
+    variant: &PreparedVariant,
+    mut take: impl FnMut(&str, Dtype, &[usize], &[u8]) -> Result<(), EngineError>,
+) -> Result<(), EngineError> {
+    let Some(adapter) = &variant.manifest.adapter else {
+        return Ok(());
+    };
+    if let Some(file) = &adapter.file {
+        let file = OnnxAdapterFile::open(&variant.folder.join(file))?;
+        for tensor in file.tensors() {
+            take(&tensor.name, tensor.dtype, &tensor.shape, &tensor.bytes)?;
+        }
+        return Ok(());
+    }
+    let path = variant.folder.join(ADAPTER);
+    let file = SafetensorsFile::open(&path)?;
+    for input in &adapter.inputs {
+        let view = file.get(input).ok_or_else(|| WeightsError::Missing {
+            name: input.clone(),
+            path: path.clone(),
+        })?;
+        take(input, view.dtype()?, &view.shape, view.bytes)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! A session with its binding: inputs, outputs and one run.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use ort::session::{IoBinding, Session};
 use ort::value::{DynTensor, Tensor};
@@ -28,13 +29,36 @@ pub struct BoundSession {
     takes_mask: bool,
     /// Whether the graph has the output `next_token`, not only logits.
     pub picks: bool,
-    pub session: Session,
+    pub session: Arc<Session>,
+}
+
+/// The tokens of a run.
+#[derive(Debug, Clone, Copy)]
+pub enum NewTokens<'a> {
+    /// The same for each of this number of sequences.
+    Same(&'a [u32], usize),
+    /// One token for each sequence.
+    Each(&'a [u32]),
+}
+
+impl NewTokens<'_> {
+    /// Number of sequences.
+    fn batch(self) -> usize {
+        match self {
+            Self::Same(_, batch) => batch,
+            Self::Each(tokens) => tokens.len(),
+        }
+    }
 }
 
 impl BoundSession {
     /// Makes a binding and binds the lengths that are inputs of the graph. `captures`: the session
     /// can record CUDA graphs, but must not record these runs.
-    pub fn new(session: Session, options: &EngineOptions, captures: bool) -> ort::Result<Self> {
+    pub fn new(
+        session: Arc<Session>,
+        options: &EngineOptions,
+        captures: bool,
+    ) -> ort::Result<Self> {
         let mut binding = session.create_binding()?;
         let host = session.allocator();
         let takes = |name: &str| session.inputs().iter().any(|input| input.name() == name);
@@ -53,6 +77,12 @@ impl BoundSession {
         })
     }
 
+    /// Another binding for the same session.
+    pub fn again(&self, options: &EngineOptions) -> ort::Result<Self> {
+        let session = Arc::clone(&self.session);
+        Self::new(session, options, self.graph_run.is_some())
+    }
+
     /// Binds the outputs.
     pub fn bind_outputs(
         &mut self,
@@ -66,8 +96,7 @@ impl BoundSession {
         Ok(())
     }
 
-    /// Runs the tokens `ids`, the same for each of `batch` sequences. Their keys and values go into
-    /// `rows` of the cache.
+    /// Runs `tokens`. Their keys and values go into `rows` of the cache.
     ///
     /// # Errors
     /// If ONNX Runtime can't bind the inputs or run the graph; `name`, the variant's, is in the
@@ -75,11 +104,10 @@ impl BoundSession {
     pub fn run(
         &mut self,
         name: &str,
-        ids: &[u32],
-        batch: usize,
+        tokens: NewTokens,
         rows: Range<usize>,
     ) -> Result<(), EngineError> {
-        self.bind_inputs(ids, batch, &rows)
+        self.bind_inputs(tokens, &rows)
             .map_err(EngineError::runtime(name))?;
         run_bound(
             &self.session,
@@ -92,16 +120,26 @@ impl BoundSession {
         })
     }
 
-    fn bind_inputs(&mut self, ids: &[u32], batch: usize, rows: &Range<usize>) -> ort::Result<()> {
+    fn bind_inputs(&mut self, tokens: NewTokens, rows: &Range<usize>) -> ort::Result<()> {
         let host = self.session.allocator();
-        // All sequences of the batch have the same tokens.
-        if let &[id] = ids {
-            self.token.extract_tensor_mut().1.fill(i64::from(id));
-            self.binding.bind_input("input_ids", &self.token)?;
-        } else {
-            let all: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-            let input = new_tensor(host, &[batch, ids.len()], &all.repeat(batch))?;
-            self.binding.bind_input("input_ids", &input)?;
+        let batch = tokens.batch();
+        match tokens {
+            NewTokens::Same(&[id], _) => {
+                self.token.extract_tensor_mut().1.fill(i64::from(id));
+                self.binding.bind_input("input_ids", &self.token)?;
+            }
+            NewTokens::Same(ids, _) => {
+                let all: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
+                let input = new_tensor(host, &[batch, ids.len()], &all.repeat(batch))?;
+                self.binding.bind_input("input_ids", &input)?;
+            }
+            NewTokens::Each(ids) => {
+                let (_, own) = self.token.extract_tensor_mut();
+                for (own, &id) in own.iter_mut().zip(ids) {
+                    *own = i64::from(id);
+                }
+                self.binding.bind_input("input_ids", &self.token)?;
+            }
         }
         if self.takes_mask {
             let ones = vec![1_i64; batch * rows.end];

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use ort::memory::Allocator;
 use ort::session::IoBinding;
-use ort::value::DynTensor;
+use ort::value::{DynTensor, TensorElementType};
 
 use super::cuda::write;
 use super::tensors::{bytes_of, element_type, fill};
@@ -26,6 +26,57 @@ pub struct CachedTensor {
     layer: usize,
     kind: &'static str,
     tensor: DynTensor,
+}
+
+/// The first rows of a [`CachedTensor`] of one sequence.
+#[derive(Debug, Clone)]
+pub struct CachedRows {
+    heads: usize,
+    /// Bytes of the rows of a head.
+    of_head: usize,
+    /// All heads, one after the other.
+    pub bytes: Vec<u8>,
+}
+
+impl CachedTensor {
+    /// Heads, and the bytes of a head and of a row.
+    fn sizes(&self) -> (usize, usize, usize) {
+        let size = |axis: usize| self.tensor.shape()[axis] as usize;
+        let element = match self.tensor.data_type() {
+            TensorElementType::Float32 => 4,
+            _ => 2,
+        };
+        let row = size(3) * element;
+        (size(0) * size(1), size(2) * row, row)
+    }
+
+    /// Copies the first `rows` rows of each head, in host memory.
+    pub fn rows(&self, rows: usize) -> CachedRows {
+        let (heads, head, row) = self.sizes();
+        let all = bytes_of(&self.tensor, heads * head);
+        let of_head = rows * row;
+        let bytes = all.chunks_exact(head).flat_map(|head| &head[..of_head]);
+        CachedRows {
+            heads,
+            of_head,
+            bytes: bytes.copied().collect(),
+        }
+    }
+
+    /// Replaces the first rows by `rows`; `false` if they have another form.
+    pub fn set_rows(&mut self, rows: &CachedRows) -> bool {
+        let (heads, head, row) = self.sizes();
+        let fits = rows.heads == heads
+            && rows.of_head <= head
+            && rows.of_head.is_multiple_of(row)
+            && rows.bytes.len() == heads * rows.of_head;
+        if fits && rows.of_head > 0 {
+            for (index, bytes) in rows.bytes.chunks_exact(rows.of_head).enumerate() {
+                fill(&mut self.tensor, index * head, bytes);
+            }
+        }
+        fits
+    }
 }
 
 /// Allocates the cache: key and value of each layer that has them, in turn. Those whose input is in

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::lowering::gathered::NotGathered;
 use crate::lowering::laid_out_tensor::LayOutError;
 use crate::lowering::model_file::ModelFileError;
 use crate::weights::WeightsError;
@@ -51,6 +52,19 @@ pub enum EngineError {
          `--dtype float16` can"
     )]
     LayersInBfloat16,
+    #[error(transparent)]
+    Gathered(NotGathered),
+    #[error(
+        "the adapters of `{name}` and `{other}` can't be in one session: `{input}` is {shape:?} in one and {other_shape:?} in \
+         the other"
+    )]
+    Stacked {
+        name: String,
+        other: String,
+        input: String,
+        shape: Vec<usize>,
+        other_shape: Vec<usize>,
+    },
     #[error("the adapter of `{name}` can't replace that of `{other}`: {reason}")]
     Swap {
         name: String,

@@ -2,6 +2,7 @@
 
 use ort::value::DynTensor;
 
+use super::bound_session::NewTokens;
 use super::tensors::new_tensor;
 use super::{DecoderEngine, Engine, EngineError};
 use crate::graph::{ACTIVE_FROM_INPUT, PROMPT_INPUT};
@@ -11,9 +12,18 @@ impl DecoderEngine {
     /// Runs `ids` after `before` virtual tokens, and returns the next token.
     pub(super) fn run(&mut self, ids: &[u32], before: usize) -> Result<u32, EngineError> {
         let added = before + ids.len();
+        self.run_tokens(NewTokens::Same(ids, self.batch_size), added)
+    }
+
+    /// Runs `tokens`, which add this number of positions to each sequence.
+    pub(super) fn run_tokens(
+        &mut self,
+        tokens: NewTokens,
+        added: usize,
+    ) -> Result<u32, EngineError> {
         let total = self.length + added;
         let bound = self.sessions.for_tokens(added);
-        bound.run(&self.name, ids, self.batch_size, self.length..total)?;
+        bound.run(&self.name, tokens, self.length..total)?;
         if !bound.picks {
             self.pick();
         }
@@ -43,7 +53,7 @@ impl DecoderEngine {
     }
 
     /// Checks that `ids` are in the vocabulary, and that the cache has room for `added` positions.
-    fn check(&self, ids: &[u32], added: usize) -> Result<(), EngineError> {
+    pub(super) fn check(&self, ids: &[u32], added: usize) -> Result<(), EngineError> {
         if let Some(&id) = ids.iter().find(|&&id| id as usize >= self.vocab_size) {
             return Err(EngineError::TokenId {
                 id,
@@ -70,7 +80,7 @@ impl DecoderEngine {
     }
 
     /// Binds the virtual tokens (if `rows`), or an empty tensor, to every session.
-    fn bind_prompt(&mut self, rows: bool) -> Result<(), EngineError> {
+    pub(super) fn bind_prompt(&mut self, rows: bool) -> Result<(), EngineError> {
         let Some(prompt) = &self.adapter.prompt else {
             return Ok(());
         };
@@ -86,9 +96,35 @@ impl DecoderEngine {
         Ok(())
     }
 
+    /// Runs `prompt` after `before` virtual tokens, chunk by chunk, and returns the next token.
+    pub(super) fn run_prompt(&mut self, prompt: &[u32], before: usize) -> Result<u32, EngineError> {
+        let (mut rest, mut before) = (prompt, before);
+        let mut least = self.least_first_chunk(before + rest.len());
+        loop {
+            // Virtual tokens are in the first chunk, together with at least one token.
+            let mut size = self.sessions.next_chunk(before + rest.len()).max(least);
+            if size + 1 == before + rest.len() && !self.states.is_empty() {
+                // A run of a single token would count as a decode step, for which mixers with
+                // states may compute something else.
+                size -= 1;
+            }
+            least = 0;
+            let (chunk, others) = rest.split_at(size.saturating_sub(before).clamp(1, rest.len()));
+            let token = self.run(chunk, before)?;
+            if before > 0 {
+                before = 0;
+                self.bind_prompt(false)?;
+            }
+            if others.is_empty() {
+                return Ok(token);
+            }
+            rest = others;
+        }
+    }
+
     /// Binds the position from which an adapter with invocation tokens acts, for all chunks and
     /// decode steps.
-    fn bind_active_from(&mut self, prompt_ids: &[u32]) -> Result<(), EngineError> {
+    pub(super) fn bind_active_from(&mut self, prompt_ids: &[u32]) -> Result<(), EngineError> {
         let Some(start) = self.adapter.active_from(prompt_ids) else {
             return Ok(());
         };
@@ -120,31 +156,9 @@ impl Engine for DecoderEngine {
             self.history.extend_from_slice(prompt_ids);
         }
         self.states.clear()?;
-        let mut before = self.virtual_tokens;
-        let mut rest = prompt_ids;
-        let mut least = self.least_first_chunk(before + rest.len());
         self.bind_prompt(true)?;
         self.bind_active_from(prompt_ids)?;
-        loop {
-            // Virtual tokens are in the first chunk, together with at least one token.
-            let mut size = self.sessions.next_chunk(before + rest.len()).max(least);
-            if size + 1 == before + rest.len() && !self.states.is_empty() {
-                // A run of a single token would count as a decode step, for which mixers with
-                // states may compute something else.
-                size -= 1;
-            }
-            least = 0;
-            let (chunk, others) = rest.split_at(size.saturating_sub(before).clamp(1, rest.len()));
-            let token = self.run(chunk, before)?;
-            if before > 0 {
-                before = 0;
-                self.bind_prompt(false)?;
-            }
-            if others.is_empty() {
-                return Ok(token);
-            }
-            rest = others;
-        }
+        self.run_prompt(prompt_ids, self.virtual_tokens)
     }
 
     fn decode(&mut self, token: u32) -> Result<u32, EngineError> {

@@ -3,26 +3,32 @@
 
 mod adapter;
 mod allocator;
+mod beside;
 mod bound_session;
 mod cache;
 mod cuda;
 mod error;
 mod foreign;
+mod gathered;
 mod generation;
 mod heap;
 mod interface;
+mod kept_prefix;
 mod length_inputs;
 pub mod logits;
 mod open;
 mod options;
+mod rows;
 mod runner;
 mod session;
 mod sessions;
 mod shared_weights;
+mod stacked;
 mod states;
 mod swap;
 mod tensors;
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use ort::memory::Allocator;
@@ -34,8 +40,10 @@ pub use cuda::StepGraph;
 pub use error::EngineError;
 pub use foreign::ForeignEngine;
 pub use interface::{Engine, SwapEngine};
+pub use kept_prefix::KeptPrefix;
 pub use open::LaidOut;
 pub use options::{EngineOptions, TF32};
+pub use rows::{RowEngine, Rows};
 pub use runner::Runner;
 pub use session::block_size;
 
@@ -57,7 +65,7 @@ use tensors::bytes_of;
 #[derive(Debug)]
 pub struct DecoderEngine {
     /// Keys and values of every layer, bound as `past` and as `present`.
-    _cache: Vec<CachedTensor>,
+    cache: Vec<CachedTensor>,
     states: States,
     logits: DynTensor,
     next_token: Tensor<i64>,
@@ -70,8 +78,8 @@ pub struct DecoderEngine {
     sessions: Sessions,
     /// The stream that the sessions run on, if decode steps are a CUDA graph.
     stream: Option<Stream>,
-    /// Laid-out weights, shared by the sessions.
-    _weights: Option<SharedWeights>,
+    /// Laid-out weights, shared by the sessions, and by engines beside this one.
+    weights: Option<Rc<SharedWeights>>,
     name: String,
     compute: Dtype,
     vocab_size: usize,
@@ -87,6 +95,8 @@ pub struct DecoderEngine {
     max_length: usize,
     batch_size: usize,
     logits_on_host: bool,
+    /// Inputs of layers that run on the host.
+    on_host: BTreeSet<String>,
     not_lowered: Vec<NotLowered>,
 }
 
@@ -96,12 +106,19 @@ impl DecoderEngine {
     /// # Panics
     /// If the engine was opened without `logits_on_host`.
     pub fn logits(&self) -> Vec<f32> {
+        self.logits_of_row(0)
+    }
+
+    /// The last step's logits of the sequence with this number, `[vocab_size]`.
+    ///
+    /// # Panics
+    /// If the engine was opened without `logits_on_host`, or has no such sequence.
+    pub fn logits_of_row(&self, row: usize) -> Vec<f32> {
         assert!(self.logits_on_host, "logits are on the device");
-        let count = self.vocab_size;
-        widen(
-            bytes_of(&self.logits, count * self.compute.size()),
-            self.compute,
-        )
+        assert!(row < self.batch_size, "there are fewer sequences");
+        let size = self.vocab_size * self.compute.size();
+        let all = bytes_of(&self.logits, (row + 1) * size);
+        widen(&all[row * size..], self.compute)
     }
 
     /// The last token of every sequence of the batch.

@@ -12,10 +12,11 @@ use super::shared_weights::SharedWeights;
 use super::states::States;
 use super::tensors::element_type;
 use super::{
-    DecoderEngine, EngineError, EngineOptions, OnnxRuntime, Provider, ResidentAdapter, WeightsMode,
-    cache,
+    DecoderEngine, EngineError, EngineOptions, NotLowered, OnnxRuntime, Provider, ResidentAdapter,
+    WeightsMode, cache,
 };
 use crate::graph::AttentionOperator;
+use crate::graph::proto::Model;
 use crate::lowering::{lay_out, layers_on_cpu, lower, model_file};
 use crate::onnxruntime::cuda::Stream;
 use crate::prepared::{Manifest, PreparedVariant, PromptKind};
@@ -115,13 +116,39 @@ impl DecoderEngine {
         options: &EngineOptions,
         stream: Option<Stream>,
     ) -> Result<Self, EngineError> {
+        Self::check_batch(&variant.manifest, options.batch_size)?;
+        Self::check_gpu_layers(&variant.manifest, options)?;
+        let model = model_file::read(&variant.folder, options.max_length)?;
+        let parts = Parts::open(runtime, variant, model, options, stream)?;
+        let host = parts.sessions.step.session.allocator();
+        let adapter = Rc::new(ResidentAdapter::read(host, variant)?);
+        parts.assemble(variant, options, adapter)
+    }
+}
+
+/// What an engine is made of, besides its cache and its adapter.
+pub(super) struct Parts {
+    pub sessions: Sessions,
+    /// Laid-out weights, shared by the sessions.
+    pub weights: Option<Rc<SharedWeights>>,
+    /// The stream that the sessions run on, if decode steps are a CUDA graph.
+    pub stream: Option<Stream>,
+    /// Inputs of layers that run on the host.
+    pub on_host: BTreeSet<String>,
+    pub not_lowered: Vec<NotLowered>,
+}
+
+impl Parts {
+    /// Opens sessions on `model`, the graph of `variant`.
+    pub fn open(
+        runtime: &OnnxRuntime,
+        variant: &PreparedVariant,
+        model: Model,
+        options: &EngineOptions,
+        stream: Option<Stream>,
+    ) -> Result<Self, EngineError> {
         let manifest = &variant.manifest;
         let name = variant.folder.display().to_string();
-        let prompt_kind = manifest.adapter.as_ref().and_then(|adapter| adapter.prompt);
-        Self::check_batch(manifest, options.batch_size)?;
-        Self::check_gpu_layers(manifest, options)?;
-        let failed = EngineError::runtime(&name);
-        let model = model_file::read(&variant.folder, options.max_length)?;
         let block = options
             .block()
             .filter(|&block| block_size(runtime) == Some(block));
@@ -151,7 +178,7 @@ impl DecoderEngine {
         };
         let adapter = manifest.adapter.as_ref();
         let whole = manifest.whole_prompts || adapter.is_some_and(|adapter| adapter.whole_calls);
-        let mut sessions = Sessions::open(
+        let sessions = Sessions::open(
             runtime,
             &name,
             &lowered,
@@ -160,7 +187,32 @@ impl DecoderEngine {
             weights.as_ref(),
             stream.as_ref(),
         )?;
+        Ok(Self {
+            sessions,
+            weights: weights.map(Rc::new),
+            stream,
+            on_host,
+            not_lowered: lowered.not_lowered,
+        })
+    }
 
+    /// An engine for `variant` with `adapter`: allocates its cache, and binds everything.
+    pub fn assemble(
+        self,
+        variant: &PreparedVariant,
+        options: &EngineOptions,
+        adapter: Rc<ResidentAdapter>,
+    ) -> Result<DecoderEngine, EngineError> {
+        let Self {
+            mut sessions,
+            weights,
+            stream,
+            on_host,
+            not_lowered,
+        } = self;
+        let manifest = &variant.manifest;
+        let name = variant.folder.display().to_string();
+        let failed = EngineError::runtime(&name);
         let compute = element_type(manifest.compute);
         let device = options
             .device_allocator(&sessions.step.session)
@@ -171,7 +223,6 @@ impl DecoderEngine {
         let shape = [options.batch_size, 1, manifest.vocab_size];
         let mut logits = DynTensor::new(logits_allocator, compute, shape).map_err(&failed)?;
         let mut next_token = Tensor::<i64>::new(host, [options.batch_size, 1]).map_err(&failed)?;
-        let adapter = ResidentAdapter::read(host, variant)?;
         let mut cache = cache::allocate(host, device, variant, options, &on_host)?;
         let mut states = States::allocate(host, device, variant, options, &on_host)?;
         let mut captured = None;
@@ -202,35 +253,36 @@ impl DecoderEngine {
             .iter()
             .filter_map(|bound| options.arena(&bound.session))
             .collect();
-        let (prefix, virtual_tokens) = match prompt_kind {
-            Some(PromptKind::Prefix(count)) => (count, 0),
-            Some(PromptKind::VirtualTokens(count)) => (0, count),
-            None => (0, 0),
+        let prompt_kind = manifest.adapter.as_ref().and_then(|adapter| adapter.prompt);
+        let prefix = match prompt_kind {
+            Some(PromptKind::Prefix(count)) => count,
+            _ => 0,
         };
-        Ok(Self {
-            _cache: cache,
+        Ok(DecoderEngine {
+            cache,
             states,
             logits,
             next_token,
-            adapter: Rc::new(adapter),
+            virtual_tokens: adapter.virtual_tokens(),
+            adapter,
             arenas,
             captured,
             step_graph: None,
             sessions,
             stream,
-            _weights: weights,
+            weights,
             name,
             compute: manifest.compute,
             vocab_size: manifest.vocab_size,
             prefix,
-            virtual_tokens,
             keys_change_beyond: manifest.frequencies_change_beyond,
             history: Vec::new(),
             length: prefix,
             max_length: options.max_length,
             batch_size: options.batch_size,
             logits_on_host: options.logits_on_host,
-            not_lowered: lowered.not_lowered,
+            on_host,
+            not_lowered,
         })
     }
 }

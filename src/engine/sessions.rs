@@ -1,5 +1,7 @@
 //! The sessions of a variant, and the choice of the session for a number of tokens.
 
+use std::sync::Arc;
+
 use super::bound_session::BoundSession;
 use super::heap::give_back_freed;
 use super::session::open_session;
@@ -38,7 +40,8 @@ impl Sessions {
             let options = options.for_session(kind);
             let session = open_session(runtime, name, model, &options, packs, weights, stream)?;
             let captures = stream.is_some();
-            BoundSession::new(session, &options, captures).map_err(EngineError::runtime(name))
+            BoundSession::new(Arc::new(session), &options, captures)
+                .map_err(EngineError::runtime(name))
         };
         // In parallel, since opening a session is single-threaded.
         let (prompt, step) = rayon::join(
@@ -61,6 +64,16 @@ impl Sessions {
                 (Provider::Cpu, 1) if !whole => CHUNK,
                 _ => usize::MAX,
             },
+        })
+    }
+
+    /// The same sessions with bindings of their own, for as many sequences.
+    pub fn again(&self, options: &EngineOptions) -> ort::Result<Self> {
+        let prompt = self.prompt.as_ref().map(|prompt| prompt.again(options));
+        Ok(Self {
+            prompt: prompt.transpose()?,
+            step: self.step.again(options)?,
+            ..*self
         })
     }
 

@@ -9,7 +9,7 @@ use ort::value::DynTensor;
 
 use super::cache::past;
 use super::cuda::write;
-use super::tensors::{element_type, fill};
+use super::tensors::{bytes_of, element_type, fill};
 use super::{EngineError, EngineOptions, Provider};
 use crate::onnxruntime::cuda::Stream;
 use crate::prepared::PreparedVariant;
@@ -93,6 +93,30 @@ impl States {
                 .map_err(&failed)?;
         }
         Ok(())
+    }
+
+    /// Copies them, in host memory.
+    pub fn copy(&self) -> Vec<Vec<u8>> {
+        let states = self.all.iter();
+        states
+            .map(|state| bytes_of(&state.tensor, state.bytes).to_vec())
+            .collect()
+    }
+
+    /// Replaces them by `copied`; `false` if those have another form.
+    pub fn set(&mut self, copied: &[Vec<u8>]) -> bool {
+        let fits = self.all.len() == copied.len()
+            && self
+                .all
+                .iter()
+                .zip(copied)
+                .all(|(state, bytes)| state.bytes == bytes.len());
+        if fits {
+            for (state, bytes) in self.all.iter_mut().zip(copied) {
+                fill(&mut state.tensor, 0, bytes);
+            }
+        }
+        fits
     }
 
     /// Sets them to zero, as they are before a prompt.

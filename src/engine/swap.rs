@@ -30,8 +30,7 @@ impl DecoderEngine {
             adapter.bind(&mut bound.binding)?;
         }
         self.adapter = Rc::clone(adapter);
-        let prompt = self.adapter.prompt.as_ref();
-        self.virtual_tokens = prompt.map_or(0, |prompt| prompt.shape()[0] as usize);
+        self.virtual_tokens = self.adapter.virtual_tokens();
         Ok(())
     }
 }

@@ -29,6 +29,7 @@ pub mod block_size;
 pub mod blocked;
 pub mod divided;
 pub mod experts;
+pub mod gathered;
 pub mod host_side;
 mod joined_products;
 pub mod laid_out_files;

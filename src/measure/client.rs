@@ -13,6 +13,7 @@ use super::memory::StageMemory;
 use super::protocol::{
     OpenRequest, Opened, ParityCheck, ParityRequest, Request, Response, SwapRequest,
 };
+use super::serving::{Served, ServingRequest};
 use super::swap::SwapTimes;
 use super::timings::GenerationTimings;
 use crate::machine::ended_by::{MemoryKills, ended_by};
@@ -72,6 +73,12 @@ pub trait WorkerProcess {
     /// # Errors
     /// If the process fails or dies.
     fn swap(&mut self, request: SwapRequest) -> Result<SwapTimes, WorkerError>;
+
+    /// Measures something of serving.
+    ///
+    /// # Errors
+    /// If the process fails or dies.
+    fn serve(&mut self, request: ServingRequest) -> Result<Served, WorkerError>;
 }
 
 /// Stops a measurement from another thread: kills all its workers. Every later request fails.
@@ -280,6 +287,13 @@ impl WorkerProcess for WorkerClient {
     fn swap(&mut self, request: SwapRequest) -> Result<SwapTimes, WorkerError> {
         match self.ask(&Request::Swap(Box::new(request)))? {
             Response::Swapped(times) => Ok(times),
+            _ => Err(self.protocol()),
+        }
+    }
+
+    fn serve(&mut self, request: ServingRequest) -> Result<Served, WorkerError> {
+        match self.ask(&Request::Serve(Box::new(request)))? {
+            Response::Served(found) => Ok(*found),
             _ => Err(self.protocol()),
         }
     }

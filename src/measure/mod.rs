@@ -9,6 +9,7 @@
 //! quiet, rounds          waiting until other processes are quiet, and whether they stay so from round to round
 //! bandwidth, roofline    memory bandwidth, and how close a decode step comes to it
 //! swap        the time to replace a bound adapter with another
+//! serving     several adapters in one batch, cold adapters, shared prefixes
 //! executed    which nodes ran on which execution provider
 //! drift       whether the base's time rises or falls from round to round
 //! timed_tokens   do timed runs generate what was checked?
@@ -34,6 +35,7 @@ pub mod record;
 pub mod roofline;
 pub mod rounds;
 pub mod schedule;
+pub mod serving;
 pub mod session;
 pub mod stats;
 pub mod subject;

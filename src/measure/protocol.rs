@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::executed::ExecutedGraph;
 use super::memory::StageMemory;
 use super::prompt_group::PromptGroup;
+use super::serving::{Served, ServingRequest};
 use super::swap::SwapTimes;
 use super::timings::GenerationTimings;
 use crate::engine::{EngineOptions, NotLowered, StepGraph};
@@ -34,6 +35,8 @@ pub enum Request {
     Parity(Box<ParityRequest>),
     /// Bind adapters in turn and time it. Such a worker measures nothing else.
     Swap(Box<SwapRequest>),
+    /// Measure something of serving. Such a worker measures nothing else.
+    Serve(Box<ServingRequest>),
 }
 
 /// A request to time adapter swaps.
@@ -110,6 +113,8 @@ pub enum Response {
     Compared(ParityCheck),
     /// The times of the swaps.
     Swapped(SwapTimes),
+    /// What was measured of serving.
+    Served(Box<Served>),
     /// The request failed with this message; the worker ends.
     Failed(String),
 }

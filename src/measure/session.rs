@@ -6,6 +6,7 @@
 mod parity;
 mod running_measurement;
 mod running_subject;
+mod serving;
 mod swaps;
 #[cfg(test)]
 mod tests;

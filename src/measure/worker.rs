@@ -13,6 +13,7 @@ use super::memory::{MemorySampler, StageMemory};
 use super::protocol::{
     OpenRequest, Opened, ParityCheck, ParityRequest, PromptPicks, Request, Response, SwapRequest,
 };
+use super::serving;
 use super::swap::{SwapTimes, time_swaps};
 use super::timings::{Clock, SystemClock, time_generation};
 use crate::engine::{DecoderEngine, EngineError, OnnxRuntime, Provider, Runner};
@@ -76,6 +77,10 @@ impl Worker {
             }
             Request::Parity(request) => parity(*request),
             Request::Swap(request) => swap(*request),
+            Request::Serve(request) => {
+                let found = serving::serve(&request)?;
+                Ok(Response::Served(Box::new(found)))
+            }
         }
     }
 

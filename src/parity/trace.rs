@@ -1,8 +1,10 @@
 //! Traces: generated tokens with their logits, and the difference between two engines' traces.
 
+use super::picks::Picks;
 use super::tolerance::Norm;
 use crate::engine::logits::{difference, mean_difference};
 use crate::engine::{DecoderEngine, Engine, Runner};
+use crate::weights::Dtype;
 
 /// An engine that returns the logits of its last step.
 pub trait LogitEngine: Engine {
@@ -69,6 +71,11 @@ pub fn follow<E: LogitEngine>(
 }
 
 impl Trace {
+    /// What another run of the same may pick; weights were rounded to `dtype`.
+    pub fn picks(&self, dtype: Dtype) -> Picks {
+        Picks::new(&self.tokens, &self.logits, dtype)
+    }
+
     /// `max |a - b| / max |a|` over all steps.
     pub fn difference(&self, other: &[Vec<f32>]) -> f32 {
         difference(&self.logits, other)

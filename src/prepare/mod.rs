@@ -28,6 +28,7 @@ mod base_codes;
 mod checkpoint;
 mod decode_reads;
 mod describe;
+mod different_adapters;
 mod empty;
 mod export;
 mod fingerprint;
@@ -47,6 +48,7 @@ use thiserror::Error;
 pub use checkpoint::{
     CheckpointForm, CheckpointSummary, PackedLayout, copy_tokenizer, model_config, write_checkpoint,
 };
+pub use different_adapters::{different_adapters, not_mixable};
 pub use empty::empty_variant;
 pub use fingerprint::REVISION as GRAPH_REVISION;
 pub use merge::{Change, changes, head_follows};

@@ -3,6 +3,7 @@
 use super::case::PreparedCase;
 use super::trial_run::Measured;
 use crate::measure::client::WorkerError;
+use crate::measure::serving::Serving;
 use crate::measure::swap::SwapResult;
 use crate::measure::timed_tokens::TimedTokens;
 use crate::report::Status;
@@ -37,7 +38,10 @@ impl Measured {
                     Some(SwapResult::Failed(error)) => Some(format!("swapping: {error}")),
                     _ => None,
                 };
-                match errors.next().or(swap).or(wrong) {
+                let serving = self.serving[index].as_ref().map(Serving::failures);
+                let serving = serving.filter(|failures| !failures.is_empty());
+                let serving = serving.map(|failures| failures.join("; "));
+                match errors.next().or(swap).or(serving).or(wrong) {
                     Some(error) => (Status::Failed, Some(error)),
                     None => (Status::Success, None),
                 }

@@ -28,6 +28,7 @@ mod prompt_warnings;
 mod result_files;
 mod result_name;
 mod room;
+mod serving;
 mod sessions;
 mod settings;
 mod setup;
@@ -51,6 +52,7 @@ pub use prompt_source::{PromptError, PromptSource};
 pub use prompt_warnings::PromptWarning;
 pub use result_files::CaseResult;
 pub use room::GpuRoom;
+pub use serving::{MixedChoice, ServingChoice};
 pub use sessions::SessionError;
 pub use settings::{GpuLayers, ProviderChoice, Settings};
 pub use setup::SetupError;
@@ -95,6 +97,8 @@ pub struct Study {
     pub contexts: Vec<usize>,
     /// If set, this number of adapters take turns in one open session, as a further measurement.
     pub swap: Option<usize>,
+    /// What of serving is measured as well.
+    pub serving: ServingChoice,
     /// Whether the base is measured against itself as well.
     pub aa: bool,
     /// Whether the unmerged graph is measured with an adapter of zeros as well.
@@ -128,6 +132,7 @@ impl Default for Study {
             task_id: None,
             contexts: Vec::new(),
             swap: None,
+            serving: ServingChoice::default(),
             aa: false,
             empty: false,
             cached_base: false,

@@ -111,6 +111,15 @@ pub enum Event<'a> {
         /// How many.
         adapters: usize,
     },
+    /// Batches with several adapters generate next.
+    Mixing {
+        /// The most adapters in one.
+        adapters: usize,
+    },
+    /// An adapter starts from its file next.
+    ColdStarts,
+    /// Prompts with a common prefix start next.
+    SharedPrefixes,
     /// Cases were measured together, well or badly, and their results are written.
     Measured {
         /// One for each case.

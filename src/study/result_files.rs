@@ -121,6 +121,7 @@ impl<'a> ResultFiles<'a> {
         input.graphs = Some(&measured.comparisons[index].graphs);
         input.not_lowered = Some(&measured.comparisons[index].not_lowered);
         input.swap = measured.swaps[index].as_ref();
+        input.serving = measured.serving[index].as_ref();
         let report = Report::new(&input, figures, Some(&case.label));
         let path = report::write(&self.study.output, &name, &report).map_err(|source| {
             // What was measured isn't lost with a disk that filled up meanwhile.

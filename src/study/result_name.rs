@@ -29,6 +29,7 @@ impl ResultFiles<'_> {
             task_id: _,
             contexts,
             swap,
+            serving,
             aa,
             empty,
             cached_base,
@@ -133,6 +134,7 @@ impl ResultFiles<'_> {
         set("sweep", (!contexts.is_empty()).then(|| json!(contexts)));
         set("restarts", (*restarts > 1).then(|| json!(restarts)));
         set("swap", swap.map(Value::from));
+        set("serving", serving.written());
         set(
             "target_precision",
             precision_goal.as_ref().map(|of| {

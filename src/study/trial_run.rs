@@ -22,6 +22,7 @@ use crate::measure::protocol::ParityCheck;
 use crate::measure::quiet::{GateOutcome, QuietGate, WhenBusy};
 use crate::measure::record::{PromptPlan, SubjectRecord};
 use crate::measure::rounds::{RoundLooks, RoundWatch};
+use crate::measure::serving::Serving;
 use crate::measure::session::{MeasurePlan, Measurement, Meters, Progress, ReachedPrecision};
 use crate::measure::subject::Subject;
 use crate::measure::swap::SwapResult;
@@ -48,6 +49,8 @@ pub(super) struct Measured {
     pub sweep: Vec<SweepRun>,
     /// One a case, where swaps were asked for.
     pub swaps: Vec<Option<SwapResult>>,
+    /// One a case, where something of serving was asked for.
+    pub serving: Vec<Option<Serving>>,
     /// One a case.
     pub comparisons: Vec<ParityCheck>,
     /// What came of the precision that was asked for.
@@ -210,10 +213,18 @@ impl TrialRun<'_> {
             },
             (_, outcome) => (vec![None; self.cases.len()], outcome),
         };
+        let (serving, outcome) = match outcome {
+            Ok(()) if study.serving.any() => match self.serving(&plan)? {
+                Ok(found) => (found.into_iter().map(Some).collect(), Ok(())),
+                Err(interrupted) => (vec![None; self.cases.len()], Err(interrupted)),
+            },
+            outcome => (vec![None; self.cases.len()], outcome),
+        };
         Ok(Measured {
             records,
             sweep,
             swaps,
+            serving,
             comparisons,
             precision,
             interference: watch.and_then(|watch| watch.finish()),

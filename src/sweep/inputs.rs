@@ -139,6 +139,7 @@ pub fn of_parameters(study: &Study, config: &BenchmarkConfig, prompts: Option<&s
         task_id: _,
         contexts,
         swap,
+        serving,
         aa,
         empty,
         cached_base,
@@ -215,6 +216,10 @@ pub fn of_parameters(study: &Study, config: &BenchmarkConfig, prompts: Option<&s
     // `auto` and `all` compute the same, where they compute.
     if let GpuLayers::First(layers) = gpu_layers {
         all["gpu_layers"] = (*layers).into();
+    }
+    // Without it, the digest is that of earlier versions.
+    if let (Some(all), Some(serving)) = (all.as_object_mut(), serving.written()) {
+        all.insert("serving".to_owned(), serving);
     }
     of_json(&all)
 }

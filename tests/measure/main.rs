@@ -17,6 +17,7 @@ mod quiet;
 mod refusals;
 mod restarts;
 mod results;
+mod serving;
 mod several;
 mod sweep;
 mod tokens;

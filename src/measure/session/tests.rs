@@ -5,6 +5,7 @@ use super::*;
 use crate::measure::client::WorkerProcess;
 use crate::measure::memory::{PeakMethod, ProcessMemory, StageMemory};
 use crate::measure::protocol::{OpenRequest, Opened, ParityCheck, ParityRequest, SwapRequest};
+use crate::measure::serving::{Served, ServingRequest};
 use crate::measure::swap::{SwapResult, SwapTimes};
 use crate::measure::timings::{Clock, GenerationTimings};
 use crate::onnxruntime::library::Library;
@@ -181,6 +182,10 @@ impl WorkerProcess for Process {
             parity: Some(parity),
             ..ParityCheck::default()
         })
+    }
+
+    fn serve(&mut self, _: ServingRequest) -> Result<Served, WorkerError> {
+        Err(self.died())
     }
 
     fn swap(&mut self, request: SwapRequest) -> Result<SwapTimes, WorkerError> {

@@ -7,6 +7,7 @@ mod meta_info;
 mod metrics;
 #[cfg(test)]
 pub mod scripted;
+mod serving;
 mod variant;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ use crate::measure::executed::ExecutedGraph;
 use crate::measure::interference::Interference;
 use crate::measure::quiet::GateOutcome;
 use crate::measure::rounds::RoundLooks;
+use crate::measure::serving::Serving;
 use crate::measure::session::ReachedPrecision;
 use crate::measure::stats::is_hurried;
 use crate::measure::subject::Subject;
@@ -94,6 +96,8 @@ pub struct ReportInput<'a> {
     pub energy_method: Option<EnergyMethod>,
     /// What came of swapping adapters, where it was asked for.
     pub swap: Option<&'a SwapResult>,
+    /// What serving costs, where it was asked for.
+    pub serving: Option<&'a Serving>,
     /// Draws the bootstrap.
     pub seed: u64,
 }
@@ -134,6 +138,7 @@ impl<'a> ReportInput<'a> {
             environment: None,
             energy_method: None,
             swap: None,
+            serving: None,
             seed: 0,
         }
     }
@@ -235,6 +240,9 @@ fn generation_info(
         aa: again.and_then(|(_, again)| against_itself(again)).into(),
         break_even: merging.into(),
         swap: input.swap.map(|result| swap(result, input.seed)),
+        serving: input
+            .serving
+            .map(|found| serving::serving(found, input.seed)),
         timings_valid: Some(is_valid),
         sweep: figures.sweep_of(experiment),
     }

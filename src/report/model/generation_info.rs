@@ -4,7 +4,8 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{
-    BaseAgainstItself, Entry, Maybe, Metrics, Ordered, Overhead, Parity, Stage, Swap, Variant,
+    BaseAgainstItself, Entry, Maybe, Metrics, Ordered, Overhead, Parity, Serving, Stage, Swap,
+    Variant,
 };
 use crate::measure::break_even::BreakEven;
 use crate::measure::drift::Drift;
@@ -35,6 +36,9 @@ pub struct GenerationInfo {
     /// What came of swapping adapters, where that was asked for.
     #[serde(default)]
     pub swap: Option<Swap>,
+    /// What serving costs, where that was asked for.
+    #[serde(default)]
+    pub serving: Option<Serving>,
     /// Whether the variants passed the parity check, and timed runs generate what was checked.
     #[serde(default)]
     pub timings_valid: Option<bool>,
@@ -82,6 +86,9 @@ impl Serialize for GenerationInfo {
         }
         if let Some(swap) = &self.swap {
             map.serialize_entry("swap", swap)?;
+        }
+        if let Some(serving) = &self.serving {
+            map.serialize_entry("serving", serving)?;
         }
         if let Some(valid) = &self.timings_valid {
             map.serialize_entry("timings_valid", valid)?;

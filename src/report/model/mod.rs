@@ -14,6 +14,7 @@ mod meta_info;
 mod metrics;
 mod ordered;
 mod run_info;
+mod serving;
 mod variant;
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,10 @@ pub use meta_info::{
 pub use metrics::{Category, Metrics, Run, Sample};
 pub use ordered::Ordered;
 pub use run_info::{BaseSource, RunInfo, Session, Status, Tokenizer, TokenizerOwner};
+pub use serving::{
+    ColdStarts, ColdStartsFrom, Mixed, MixedBatch, MixedMemory, MixedTokens, Outcome, Over,
+    PaysFrom, RefusedForm, Reuse, Serving, SharedPrefix, SharedPrefixLength, SharedPrefixTokens,
+};
 pub use variant::{Entry, Variant};
 
 /// The version of the schema that this program writes. It goes up when a key changes its meaning,

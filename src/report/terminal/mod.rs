@@ -8,6 +8,7 @@ mod header;
 mod notes;
 mod overall;
 mod sections;
+mod serving;
 mod swap;
 #[cfg(test)]
 mod tests;
@@ -85,6 +86,9 @@ fn of_target(title: &str, report: &Report, verbose: bool) -> String {
     text.push_str(&notes::step_graphs(title, info));
     if let Some(swap) = &info.swap {
         text.push_str(&swap::swap(title, swap));
+    }
+    if let Some(found) = &info.serving {
+        text.push_str(&serving::serving(title, found));
     }
     if let Some(parity) = info.parity.value() {
         text.push_str(&notes::parity(title, parity));
