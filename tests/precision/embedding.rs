@@ -6,7 +6,7 @@ use peft_bench::quantize::Format;
 use peft_bench::weights::SafetensorsFile;
 
 use crate::common::*;
-use crate::quantized_trial::{EMBEDDING, QuantizedTrial, check};
+use crate::quantized_trial::{EMBEDDING, QuantizedTrial, check, options_of_layers};
 use crate::reference::{generate, result_of};
 
 /// Adapters on the embedding, tied or not, see the dequantized rows; so does a head that shares the
@@ -81,7 +81,9 @@ fn a_quantized_embedding_is_looked_up_without_rounding() {
             .arg(&stored)
             .arg("--export-dir")
             .arg(stored.join("exports"));
-        command.args(["--quantize", "4bit", "--quantize-accuracy", "1"]);
+        let [head, accuracy] = ["--quantize-head", "--quantize-accuracy"];
+        command.args(options_of_layers(Format::Int4Blocks32));
+        command.args([head, Format::Int4Blocks32.name(), accuracy, "1"]);
         assert_eq!(trial.logits_of(command, &folder, "base"), found);
     }
 }

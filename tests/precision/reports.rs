@@ -61,7 +61,7 @@ fn a_result_lists_what_was_quantized_and_its_bytes() {
         &folder.path().join("lora/small"),
     );
     let params = json!({
-        "use_4bit": true, "quantization_head": "8bit", "quantization_embedding": "8bit", "max_new_tokens": 4,
+        "use_4bit": true, "quantization_head": "4bit", "quantization_embedding": "8bit", "max_new_tokens": 4,
         "num_inference_runs": 2,
     });
     fs::write(experiment.join("benchmark_params.json"), params.to_string()).unwrap();
@@ -86,7 +86,7 @@ fn a_result_lists_what_was_quantized_and_its_bytes() {
     assert!(
         outcome
             .stdout
-            .contains("4bit-head-8bit-embedding-8bit weights"),
+            .contains("4bit-head-4bit-embedding-8bit weights"),
         "{}",
         outcome.stdout
     );
@@ -95,26 +95,27 @@ fn a_result_lists_what_was_quantized_and_its_bytes() {
     assert_eq!(found["scheme"], "rtn");
     assert_eq!(
         (&found["bits"], &found["block_size"]),
-        (&json!(4), &json!(32))
+        (&json!(4), &json!(128))
     );
     assert_eq!(
         (&found["accuracy_level"], &found["head"]),
-        (&json!(4), &json!("8bit"))
+        (&json!(4), &json!("4bit"))
     );
     assert_eq!(found["embedding"], "8bit");
+    assert_eq!(found["kv_proj"], "8bit");
     assert_eq!(found["quantized_weights"], 16);
     assert_eq!(found["replaced_by_unmerged"], 0);
     assert_eq!(found["float"], json!(["norms", "biases"]));
     let config = &result["run_info"]["benchmark_config"];
     assert_eq!(
         (&config["use_4bit"], &config["quantization_head"]),
-        (&json!(true), &json!("8bit"))
+        (&json!(true), &json!("4bit"))
     );
     assert_eq!(config["quantization_embedding"], "8bit");
     assert_eq!(result["generation_info"]["parity"]["norm"], "mean");
     let executed = &result["generation_info"]["variants"]["merged"]["executed"];
     let products = executed["step"]["operators"]["CPUExecutionProvider"]["MatMulNBits"].as_u64();
-    // 4 products in each of 2 layers, since queries, keys and values are joined and so are gate and
-    // up; and the head.
-    assert_eq!(products, Some(9), "{executed}");
+    // 6 products in each of 2 layers, since gate and up are joined, but not queries and keys, whose
+    // formats differ; and the head.
+    assert_eq!(products, Some(13), "{executed}");
 }

@@ -109,10 +109,9 @@ fn zero_points_and_blocks_of_other_sizes_compute_the_same_as_dequantized_weights
 /// 4 bits, but 8 in the head, keys and values, which so aren't joined with the queries.
 #[test]
 fn the_usual_mixture_of_formats_computes_the_same_as_dequantized_weights() {
-    for model in ["llama-gqa", "llama-tied"] {
-        let trial = QuantizedTrial::usual(model);
-        check(&trial, &["lora", "dora", "hira", "oft"].map(str::to_owned));
-    }
+    let cases = ["lora", "dora", "hira", "oft"].map(str::to_owned);
+    check(&QuantizedTrial::usual("llama-gqa"), &cases);
+    check(&QuantizedTrial::usual("llama-tied"), &cases[..1]);
 }
 
 /// The native form uses products with the quantized weight, or the dequantized weight.

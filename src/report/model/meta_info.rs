@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Maybe;
 use crate::adapter::{AdapterForm, Task};
 use crate::arch::LatentCache;
-use crate::quantize::{Accuracy, Format, Parts, Quantization};
+use crate::quantize::{Accuracy, Format, FormatChoice, Parts, Quantization};
 use crate::system::SystemInfo;
 use crate::weights::Dtype;
 
@@ -147,26 +147,45 @@ impl QuantizationInfo {
                 usual.with(Some(&scheme), Some(self.block_size)).ok()?
             }
         };
-        let head = format_named(&self.head);
-        // Results of versions that had no such part don't name it.
-        let kv_proj = self.kv_proj.as_deref().and_then(format_named);
-        let embedding = self.embedding.as_deref().and_then(format_named);
+        let part = |name: &str| self.part_named(name);
+        let head = part(&self.head)?;
+        let kv_proj = match self.kv_proj.as_deref() {
+            Some(name) => part(name)?.format()?,
+            None => weights,
+        };
+        let embedding = part(self.embedding.as_deref().unwrap_or(FLOAT))?;
         let accuracy = match self.accuracy_level {
             Some(level) => Some(Accuracy::try_from(level).ok()?),
             None => None,
         };
         let parts = Parts {
-            head: Some(head.into()),
-            kv_proj: Some(kv_proj.unwrap_or(weights)),
-            embedding: Some(embedding.into()),
+            head: Some(head),
+            kv_proj: Some(kv_proj),
+            embedding: Some(embedding),
             accuracy,
         };
         let quantization = Quantization::with(weights, parts).ok()?;
         Some(quantization.label())
     }
+
+    /// What a part is, by its name; `None` if this version has no such format.
+    fn part_named(&self, name: &str) -> Option<FormatChoice> {
+        if name == FLOAT {
+            return Some(FormatChoice::Float);
+        }
+        // Versions that didn't name keys and values had blocks of 32 by default.
+        let name = match (name, &self.kv_proj) {
+            ("4bit" | "8bit", None) => &format!("{name}-block-32"),
+            _ => name,
+        };
+        Some(FormatChoice::Quantized(format_named(name)?))
+    }
 }
 
-/// The format of that name; `None` for `float`.
+/// What a part is named that isn't quantized.
+const FLOAT: &str = "float";
+
+/// The format of that name.
 fn format_named(name: &str) -> Option<Format> {
     let name: StrDeserializer<serde::de::value::Error> = name.into_deserializer();
     Format::deserialize(name).ok()

@@ -53,8 +53,8 @@ pub fn refusal(packing: Packing, spec: &DecoderSpec) -> Option<String> {
         }
         if !in_features.is_multiple_of(packing.group_size) {
             return Some(format!(
-                "`{path}` has {in_features} inputs, which aren't whole groups of {}: take another \
-                 `--quantize-block`; {OTHER}",
+                "`{path}` has {in_features} inputs, which aren't whole groups of {}, nor of any \
+                 other size that all layers share; {OTHER}",
                 packing.group_size
             ));
         }

@@ -5,7 +5,7 @@ use tempfile::TempDir;
 
 use super::super::tests::{base, in_dtype, load, names_in};
 use super::super::{CheckpointForm, write_checkpoint};
-use super::PackedLayout;
+use super::{PackedLayout, Packing, gptq};
 use crate::model::BaseModel;
 use crate::quantize::{Format, Quantization, Quantized};
 use crate::weights::{Dtype, SafetensorsFile};
@@ -237,18 +237,19 @@ fn gptq_has_its_tensors_and_its_configuration() {
 
 #[test]
 fn a_layer_that_gptq_would_take_for_packed_is_refused_by_name() {
-    let folder = TempDir::new().unwrap();
-    let base = base("llama-gqa");
-    let wide = Format::Int4Blocks32.with(None, Some(256)).unwrap();
-    let form = CheckpointForm {
-        quantization: Some(Quantization::uniform(wide)),
-        packing: PackedLayout::Gptq,
-        ..CheckpointForm::default()
+    let spec = base("llama-gqa").spec;
+    let packing = Packing {
+        layout: PackedLayout::Gptq,
+        format: Format::Int4,
+        bits: 4,
+        group_size: 128,
     };
-    let target = folder.path().join("packed");
-    let error = write_checkpoint(&base, None, form, &base.folder, &target).unwrap_err();
-    let message = error.to_string();
-    assert!(message.contains("q_proj` has 64 inputs"), "{message}");
-    assert!(message.contains("--quantize-block"), "{message}");
-    assert!(names_in(folder.path()).is_empty());
+    let reason = gptq::refusal(packing, &spec).unwrap();
+    assert!(reason.contains("q_proj` has 64 inputs"), "{reason}");
+    assert!(reason.contains("--packing compressed-tensors"), "{reason}");
+    let packing = Packing {
+        group_size: 32,
+        ..packing
+    };
+    assert_eq!(gptq::refusal(packing, &spec), None);
 }
