@@ -183,8 +183,7 @@ fn gptq_has_its_tensors_and_its_configuration() {
     write_checkpoint(&base, None, form, &base.folder, &target).unwrap();
     let file = SafetensorsFile::open(&target.join("model.safetensors")).unwrap();
     let tensor = |part: &str| format!("model.layers.0.mlp.down_proj.{part}");
-    let [codes, zeros, scales, index] =
-        ["qweight", "qzeros", "scales", "g_idx"].map(|part| tensor(part));
+    let [codes, zeros, scales, index] = ["qweight", "qzeros", "scales", "g_idx"].map(&tensor);
     let weight = base.store.get(&tensor("weight")).unwrap();
     let [rows, columns] = weight.shape[..] else {
         panic!("{:?}", weight.shape)
