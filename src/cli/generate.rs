@@ -23,8 +23,8 @@ use crate::weights::{Dtype, SafetensorsWriter, TensorPlan};
 /// `generate`
 #[derive(Debug, Args)]
 pub struct Generate {
-    /// Experiment, prepared folder, folder of a Hugging Face checkpoint, or a hub id of an adapter
-    /// or a checkpoint.
+    /// Experiment, prepared folder, folder of a Hugging Face checkpoint, a hub id of an adapter or a
+    /// checkpoint, or `synthetic/<shape>`.
     target: PathBuf,
 
     /// Variant to run [default: unmerged for an experiment, base for a checkpoint].

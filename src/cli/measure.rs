@@ -26,7 +26,7 @@ pub struct Measure {
     /// Experiments, which are measured together, in turn and against one base, where their
     /// parameters are the same (one process at once for each variant of each); or prepared folders,
     /// or folders of merged Hugging Face checkpoints. Adapters and checkpoints may be hub ids
-    /// (`org/name[@revision]`). Folders that onnxruntime-genai's builder, Optimum or Transformers
+    /// (`org/name[@revision]`), and `synthetic/<shape>` is a model of random weights. Folders that onnxruntime-genai's builder, Optimum or Transformers
     /// exported are measured as they are, beside the others, or against `--model`.
     #[arg(required = true)]
     pub(super) targets: Vec<PathBuf>,

@@ -83,7 +83,7 @@ pub enum Target {
     Experiment(Experiment),
     /// A folder of `exported_models`: one with variants below it, or one variant.
     Prepared(PreparedFolder),
-    /// A base model's or a merged checkpoint's folder, or its hub id.
+    /// A base model's or a merged checkpoint's folder, its hub id, or a synthetic model.
     Checkpoint(ModelId),
     /// Graphs that are run as they are: a folder that another program exported, or a portable one.
     Foreign(Box<PreparedVariant>),
@@ -98,9 +98,10 @@ impl Target {
         let values = setup.settings.values;
         let found = match Self::local(setup, path)? {
             Some(found) => found,
-            None => match hub_id(path) {
-                Some(id) => Self::on_hub(setup, &id)?,
-                None => Self::Experiment(Experiment::find_with(path, values)?),
+            None => match (synthetic(path), hub_id(path)) {
+                (Some(model), _) => Self::Checkpoint(model),
+                (None, Some(id)) => Self::on_hub(setup, &id)?,
+                (None, None) => Self::Experiment(Experiment::find_with(path, values)?),
             },
         };
         let option = match values {
@@ -216,6 +217,12 @@ impl Target {
             Self::Foreign(_) => Err(TargetError::Exported(path.to_owned())),
         }
     }
+}
+
+/// The synthetic model that a target is.
+fn synthetic(path: &Path) -> Option<ModelId> {
+    let shape = path.to_str()?.strip_prefix("synthetic/")?;
+    Some(ModelId::Synthetic(shape.to_owned()))
 }
 
 /// The hub id that a target is, where it can't be a mistyped path: only one that names its revision

@@ -1,6 +1,7 @@
 //! Requests that are refused before anything is measured.
 
 use std::fs;
+use std::path::Path;
 
 use serde_json::json;
 
@@ -26,6 +27,16 @@ fn batches_and_contexts_that_cannot_be_run_are_refused_before_anything_is_measur
     assert!(!long.stderr.contains("measuring"), "{}", long.stderr);
     let zero = place.measure(&case("llama-gqa", "lora"), &["--batch-size", "0"]);
     assert_eq!(zero.code, Some(2));
+}
+
+#[test]
+fn a_synthetic_model_is_a_target_and_is_not_looked_up_elsewhere() {
+    let place = Workplace::new(1);
+    let outcome = place.measure(Path::new("synthetic/none"), &[]);
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    let message = &outcome.stderr;
+    assert!(message.contains("unknown synthetic shape"), "{message}");
+    assert!(!message.contains("looked for on the hub"), "{message}");
 }
 
 #[test]
