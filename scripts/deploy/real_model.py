@@ -23,6 +23,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from genai import Folder, prepare
 
 NEW = 24
+FOUR_BITS = ["--quantize", "4bit"]
+EXACT = ["--quantize-accuracy", "1"]
 TEXTS = [
     "Once upon a time",
     "The capital of France is",
@@ -123,19 +125,25 @@ def main():
             "base": moved("base", with_base),
             "lora merged": moved("lora", [lora, *with_base]),
             "dora merged": moved("dora", [dora, *with_base]),
-            "lora merged 4bit": moved("lora-4bit", [lora, *with_base, "--quantize", "4bit"]),
+            "lora merged 4bit": moved("lora-4bit", [lora, *with_base, *FOUR_BITS]),
+            "lora merged 4bit, exact": moved("lora-4bit-exact", [lora, *with_base, *FOUR_BITS, *EXACT]),
             "both": moved("both", [*with_base, "--adapters", lora, dora]),
         }
-        four = own(program, lora, [*with_base, "--variant", "merged", "--quantize", "4bit"], exported, all_ids, tokenizer.eos_token_id)
+        merged = [*with_base, "--variant", "merged", *FOUR_BITS]
+        four, exact = (
+            own(program, lora, [*merged, *more], exported, all_ids, tokenizer.eos_token_id) for more in ([], EXACT)
+        )
         for gone in [base, lora, dora, exported]:
             shutil.rmtree(gone)
         for name, key in [("base", "base"), ("lora merged", "lora"), ("dora merged", "dora")]:
             folder = Folder(folders[name])
             report.compare(name, [folder.generate([ids], NEW)[0] for ids in all_ids], expected[key])
             report.compare(f"{name}, three at once", folder.generate(batch, NEW), expected_batch[key])
-        folder = Folder(folders["lora merged 4bit"])
-        report.compare("lora merged 4bit", [folder.generate([ids], NEW)[0] for ids in all_ids], four)
-        report.compare("lora merged 4bit, three at once", folder.generate(batch, NEW), [four[1], four[5], four[9]])
+        for name, own_tokens in [("lora merged 4bit", four), ("lora merged 4bit, exact", exact)]:
+            folder = Folder(folders[name])
+            report.compare(name, [folder.generate([ids], NEW)[0] for ids in all_ids], own_tokens)
+        # The last one: by default, inputs are rounded to 8 bits, and another order of a sum rounds one to its neighbour.
+        report.compare("lora merged 4bit, exact, three at once", folder.generate(batch, NEW), [exact[1], exact[5], exact[9]])
 
         folder = Folder(folders["both"])
         for name in [None, "lora", "dora", None, "dora", "lora"]:

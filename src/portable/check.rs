@@ -15,11 +15,13 @@ pub const TOKENS: usize = 16;
 const ALLOWED: f32 = 1e-4;
 
 /// The same for quantized weights, in the root mean square: inputs are rounded to 8 bits, and
-/// another order of a sum may round one to its neighbour.
-const ALLOWED_QUANTIZED: f32 = 2e-2;
+/// another order of a sum may round one to its neighbour. SmolLM2-135M, with its 30 layers, differs
+/// by 2e-2 in blocks of 128.
+const ALLOWED_QUANTIZED: f32 = 1e-1;
 
-/// By how much more a sample's logits may differ on another machine.
-const ELSEWHERE: f32 = 10.0;
+/// The same for a sample on another machine, relative to the largest logit.
+const ALLOWED_ELSEWHERE: f32 = 1e-3;
+const ALLOWED_ELSEWHERE_QUANTIZED: f32 = 2e-1;
 
 /// A prompt, and what a prepared variant generates after it.
 pub type Expected = (Vec<u32>, Trace);
@@ -76,7 +78,10 @@ pub fn run(
         prompt_ids: prompt_ids.clone(),
         token_ids: alone.tokens.clone(),
         logits: logits_of(&alone),
-        tolerance: ELSEWHERE * allowed(manifest),
+        tolerance: match manifest.quantization {
+            Some(_) => ALLOWED_ELSEWHERE_QUANTIZED,
+            None => ALLOWED_ELSEWHERE,
+        },
     };
     Ok(Ran {
         sample,
