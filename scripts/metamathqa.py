@@ -3,7 +3,7 @@
 
     scripts/metamathqa.py                                        # on synthetic/llama-3.2-3b, into metamathqa.html
     scripts/metamathqa.py --page page.html -- --ep cuda --dtype float16
-    scripts/metamathqa.py --model synthetic/llama-57m            # the same layers, a twelfth as wide: half an hour on two cores
+    scripts/metamathqa.py --model synthetic/llama-57m            # the same layers, a twelfth as wide: ten minutes on two cores
     scripts/metamathqa.py --quality peft/method_comparison/MetaMathQA/results
 
 The experiments are those in `experiments/metamathqa/`; options after `--` are passed to `measure`. An interrupted run can be
