@@ -1,12 +1,19 @@
-//! What the `tokenizers` crate makes of malformed files: it panics on some, and allocates whatever
-//! size a table of character normalizations claims. Here both are errors.
+//! What the `tokenizers` crate makes of malformed files: it panics on some, allocates whatever
+//! size a table of character normalizations claims, and takes a level of the stack for each byte of
+//! a word. Here these are errors.
 
 use std::cell::Cell;
+use std::fmt;
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
 use base64::prelude::{BASE64_STANDARD, Engine};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
+
+/// The most bytes of a word in a vocabulary. Those of real ones have less than a thousand.
+pub const LONGEST_WORD: usize = 4096;
 
 const MALFORMED: &str = "it's malformed in a way that the tokenizers library can't handle";
 
@@ -66,6 +73,81 @@ pub fn check_table(table: &[u8]) -> tokenizers::Result<()> {
     }
 }
 
+/// Refuses a `tokenizer.json` with words, merges or added tokens that are too long.
+///
+/// # Errors
+/// If one is, or it's no JSON.
+pub fn check_words(bytes: &[u8]) -> tokenizers::Result<()> {
+    #[derive(Deserialize)]
+    struct Words {
+        #[serde(default, rename = "model")]
+        _model: Short,
+        #[serde(default, rename = "added_tokens")]
+        _added: Short,
+    }
+    let Words { .. } = serde_json::from_slice(bytes)?;
+    Ok(())
+}
+
+/// Any JSON without texts that are longer than a word.
+#[derive(Default)]
+struct Short;
+
+impl<'de> Deserialize<'de> for Short {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ShortVisitor)
+    }
+}
+
+struct ShortVisitor;
+
+impl<'de> Visitor<'de> for ShortVisitor {
+    type Value = Short;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Short, E> {
+        match text.len() {
+            0..=LONGEST_WORD => Ok(Short),
+            length => Err(E::custom(format!(
+                "a word or token of the vocabulary has {length} bytes, at most {LONGEST_WORD} are allowed"
+            ))),
+        }
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Short, A::Error> {
+        while elements.next_element::<Short>()?.is_some() {}
+        Ok(Short)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Short, A::Error> {
+        while entries.next_entry::<Short, Short>()?.is_some() {}
+        Ok(Short)
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Short, E> {
+        Ok(Short)
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<Short, E> {
+        Ok(Short)
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<Short, E> {
+        Ok(Short)
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<Short, E> {
+        Ok(Short)
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Short, E> {
+        Ok(Short)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -90,5 +172,28 @@ mod tests {
         assert!(check_normalizer(&nested(&long)).is_err());
         check_normalizer(&nested(&whole)).unwrap();
         check_normalizer(&json!(null)).unwrap();
+    }
+
+    #[test]
+    fn words_that_are_too_long_are_refused_wherever_they_are() {
+        let long = "[".repeat(LONGEST_WORD + 1);
+        let check = |model: Value, added: Value| {
+            check_words(
+                json!({ "model": model, "added_tokens": added })
+                    .to_string()
+                    .as_bytes(),
+            )
+        };
+        check(json!({ "vocab": [["a", -1.5]], "unk_id": null }), json!([])).unwrap();
+        check(json!({ "vocab": { "a": 0 } }), json!([{ "content": "b" }])).unwrap();
+        for (model, added) in [
+            (json!({ "vocab": [[long, -1.5]] }), json!([])),
+            (json!({ "vocab": { (long.clone()): 1 } }), json!([])),
+            (json!({ "merges": [["a", long]] }), json!([])),
+            (json!({}), json!([{ "content": long }])),
+        ] {
+            let error = check(model, added).unwrap_err().to_string();
+            assert!(error.contains("has 4097 bytes"), "{error}");
+        }
     }
 }

@@ -33,7 +33,7 @@ pub use files::{TOKENIZER_FILES, has_tokenizer};
 
 use class::Class;
 use files::{Vocabulary, bytes, object};
-use guard::{check_normalizer, guarded};
+use guard::{check_normalizer, check_words, guarded};
 use pipeline::{Words, build};
 use sentencepiece::Model;
 use settings::Settings;
@@ -205,6 +205,7 @@ impl TextTokenizer {
 fn as_stored(bytes: &[u8]) -> tokenizers::Result<Tokenizer> {
     let Checked { normalizer } = serde_json::from_slice(bytes)?;
     check_normalizer(&normalizer)?;
+    check_words(bytes)?;
     Tokenizer::from_bytes(bytes)
 }
 
@@ -231,7 +232,9 @@ fn assembled(
     parts.insert("version".to_owned(), json!("1.0"));
     parts.insert("added_tokens".to_owned(), json!([]));
     parts.insert("post_processor".to_owned(), post_processor);
-    Tokenizer::from_bytes(serde_json::to_vec(&parts)?)
+    let bytes = serde_json::to_vec(&parts)?;
+    check_words(&bytes)?;
+    Tokenizer::from_bytes(bytes)
 }
 
 /// Reads the pairs in `merges.txt`: two tokens per line, after a line with the version.

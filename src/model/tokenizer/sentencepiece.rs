@@ -15,7 +15,7 @@ use tokenizers::normalizers::{NormalizerWrapper, Precompiled};
 
 use super::TokenizerError;
 use super::files::bytes;
-use super::guard::check_table;
+use super::guard::{LONGEST_WORD, check_table};
 
 /// `ModelProto`
 #[derive(Clone, PartialEq, Message)]
@@ -91,9 +91,16 @@ impl Model {
         };
         let model = Self::decode(bytes(path)?.as_slice())
             .map_err(|error| unsupported(format!("it's no SentencePiece model ({error})")))?;
-        match model.pieces.is_empty() {
-            true => Err(unsupported("it has no pieces".to_owned())),
-            false => Ok(model),
+        if model.pieces.is_empty() {
+            return Err(unsupported("it has no pieces".to_owned()));
+        }
+        // Merges are found by trying every cut of a piece.
+        let lengths = model.pieces.iter().map(|piece| piece.piece.len());
+        match lengths.max().filter(|length| *length > LONGEST_WORD) {
+            Some(length) => Err(unsupported(format!(
+                "a piece has {length} bytes, at most {LONGEST_WORD} are allowed"
+            ))),
+            None => Ok(model),
         }
     }
 
