@@ -35,6 +35,8 @@ pub mod record;
 pub mod roofline;
 pub mod rounds;
 pub mod schedule;
+#[cfg(test)]
+mod scripted_clock;
 pub mod serving;
 pub mod session;
 pub mod stats;

@@ -127,28 +127,9 @@ pub fn time_swaps<E: SwapEngine>(
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-    use std::rc::Rc;
-    use std::time::Duration;
-
     use super::*;
     use crate::engine::Engine;
-
-    #[derive(Clone, Default)]
-    struct ScriptedClock(Rc<Cell<Duration>>);
-
-    impl ScriptedClock {
-        fn advance(&self, milliseconds: u64) {
-            self.0
-                .set(self.0.get() + Duration::from_millis(milliseconds));
-        }
-    }
-
-    impl Clock for ScriptedClock {
-        fn now(&self) -> Duration {
-            self.0.get()
-        }
-    }
+    use crate::measure::scripted_clock::ScriptedClock;
 
     /// A swap takes 2 ms, a first token 40 ms, and 46 ms right after a swap. In the first round,
     /// first tokens take 1 s more.
@@ -165,7 +146,7 @@ mod tests {
             assert_eq!(prompt_ids, [7, 8]);
             let cold = if self.bound.len() <= 3 { 1000 } else { 0 };
             let extra = if self.fresh { 6 } else { 0 };
-            self.clock.advance(40 + extra + cold);
+            self.clock.advance_ms(40 + extra + cold);
             self.fresh = false;
             Ok(1)
         }
@@ -179,7 +160,7 @@ mod tests {
         type Adapter = char;
 
         fn swap(&mut self, adapter: &char) -> Result<(), ()> {
-            self.clock.advance(2);
+            self.clock.advance_ms(2);
             self.bound.push(*adapter);
             self.fresh = true;
             Ok(())

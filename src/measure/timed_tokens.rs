@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use super::protocol::ParityCheck;
 use super::record::{RunRecord, SubjectRecord};
 use super::subject::Subject;
-use crate::parity::Followed;
 use crate::prepared::Variant;
 
 /// The tokens of timed runs, compared with those of the parity check.
@@ -55,24 +54,15 @@ impl TimedTokens {
             let (mut count, mut wrong, mut example) = (0, 0, String::new());
             for run in runs {
                 count += 1;
-                match picks.follow(&run.token_ids) {
-                    Followed::Same(tokens) => self.tokens += tokens,
-                    Followed::Parted(tokens) => {
-                        self.tokens += tokens;
-                        self.parted += 1;
-                    }
-                    Followed::Differs {
-                        at,
-                        found,
-                        expected,
-                    } => {
-                        self.tokens += at;
-                        wrong += 1;
-                        example = format!(
-                            "as new token {}, {found} was timed where {expected} was checked",
-                            at + 1
-                        );
-                    }
+                let followed = picks.follow(&run.token_ids);
+                if let Some(token) = followed.count(&mut self.tokens, &mut self.parted) {
+                    wrong += 1;
+                    example = format!(
+                        "as new token {}, {} was timed where {} was checked",
+                        token.at + 1,
+                        token.found,
+                        token.expected
+                    );
                 }
             }
             self.runs += count;

@@ -167,30 +167,13 @@ mod seconds_list {
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::Cell, rc::Rc};
-
     use super::*;
+    use crate::measure::scripted_clock::ScriptedClock;
 
     const END_OF_TEXT: u32 = 0;
 
     fn ms(milliseconds: u64) -> Duration {
         Duration::from_millis(milliseconds)
-    }
-
-    /// A clock that moves only by [`advance`](Self::advance).
-    #[derive(Clone, Default)]
-    struct ScriptedClock(Rc<Cell<Duration>>);
-
-    impl ScriptedClock {
-        fn advance(&self, time: Duration) {
-            self.0.set(self.0.get() + time);
-        }
-    }
-
-    impl Clock for ScriptedClock {
-        fn now(&self) -> Duration {
-            self.0.get()
-        }
     }
 
     /// Returns the tokens of `script`, one per call. Prefill takes 40 ms, and the `n`-th decode

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use continued::Continuation;
 pub use divergence::{Divergence, at_each_position};
 pub use exported::{ExportedParity, Sides, check_exported};
-pub use picks::{Followed, Picks};
+pub use picks::{Followed, Picks, WrongToken};
 pub use tolerance::{Norm, tolerance};
 pub use trace::{LogitEngine, Trace, follow, trace};
 

@@ -36,14 +36,35 @@ pub enum Followed {
     /// choice, which the one that led the check doesn't share.
     Parted(usize),
     /// It took a token that it shouldn't have.
-    Differs {
-        /// The token's place among the new ones, from 0.
-        at: usize,
-        /// What it took.
-        found: u32,
-        /// What was expected.
-        expected: u32,
-    },
+    Differs(WrongToken),
+}
+
+/// A token that a run shouldn't have taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WrongToken {
+    /// Its place among the new ones, from 0.
+    pub at: usize,
+    /// What the run took.
+    pub found: u32,
+    /// What was expected.
+    pub expected: u32,
+}
+
+impl Followed {
+    /// Adds the tokens that are the same to `tokens`, and a parted run to `parted`. Returns the token
+    /// that's wrong, if one is.
+    pub fn count(self, tokens: &mut usize, parted: &mut usize) -> Option<WrongToken> {
+        let (same, wrong) = match self {
+            Self::Same(count) => (count, None),
+            Self::Parted(count) => {
+                *parted += 1;
+                (count, None)
+            }
+            Self::Differs(wrong) => (wrong.at, Some(wrong)),
+        };
+        *tokens += same;
+        wrong
+    }
 }
 
 impl Picks {
@@ -64,11 +85,11 @@ impl Picks {
                 return Followed::Parted(at);
             };
             if !pick.near.contains(&found) {
-                return Followed::Differs {
+                return Followed::Differs(WrongToken {
                     at,
                     found,
                     expected,
-                };
+                });
             }
             if found != pick.fed {
                 return Followed::Parted(at);
@@ -116,22 +137,22 @@ mod tests {
 
     #[test]
     fn another_token_is_a_tie_only_within_rounding() {
-        let differs = Followed::Differs {
+        let differs = Followed::Differs(WrongToken {
             at: 1,
             found: 2,
             expected: 1,
-        };
+        });
         assert_eq!(picks(Dtype::Float32).follow(&[1, 2, 2]), differs);
         // What comes after a tie isn't known.
         assert_eq!(
             picks(Dtype::Float16).follow(&[1, 2, 2]),
             Followed::Parted(1)
         );
-        let differs = Followed::Differs {
+        let differs = Followed::Differs(WrongToken {
             at: 0,
             found: 0,
             expected: 1,
-        };
+        });
         assert_eq!(picks(Dtype::Float16).follow(&[0, 1, 0]), differs);
     }
 
@@ -142,7 +163,7 @@ mod tests {
         assert_eq!(picks.follow(&[1, 1]), Followed::Parted(0));
         assert!(matches!(
             picks.follow(&[0, 0]),
-            Followed::Differs { at: 0, .. }
+            Followed::Differs(WrongToken { at: 0, .. })
         ));
     }
 

@@ -1,10 +1,41 @@
-//! Copies a safetensors file with other values.
+//! Copies adapters with other values.
 
 use std::path::Path;
 
 use super::PrepareError;
 use crate::adapter::AdapterError;
+use crate::prepared::{ADAPTER, PreparedVariant};
 use crate::weights::{SafetensorsFile, SafetensorsWriter, TensorPlan};
+
+/// Writes `count` copies of the adapter of `unmerged` below `folder`, with names that begin with
+/// `begin`. They have no graph of their own. `values` maps a tensor's name and its values to the new
+/// ones.
+///
+/// # Errors
+/// If a file can't be read or written.
+pub(super) fn several(
+    unmerged: &PreparedVariant,
+    count: usize,
+    folder: &Path,
+    begin: &str,
+    mut values: impl FnMut(&str, Vec<f32>) -> Vec<f32>,
+) -> Result<Vec<PreparedVariant>, PrepareError> {
+    let source = unmerged.folder.join(ADAPTER);
+    let mut others = Vec::with_capacity(count);
+    for index in 0..count {
+        let folder = folder.join(format!("{begin}{index}"));
+        std::fs::create_dir_all(&folder).map_err(|source| PrepareError::Write {
+            path: folder.clone(),
+            source,
+        })?;
+        write(&source, &folder.join(ADAPTER), &mut values)?;
+        others.push(PreparedVariant {
+            folder,
+            ..unmerged.clone()
+        });
+    }
+    Ok(others)
+}
 
 /// Writes `target` with the names, shapes and dtypes of `source`. `values` maps a tensor's name and
 /// its values to the new ones.

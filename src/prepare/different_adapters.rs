@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::{PrepareError, altered_copy};
-use crate::prepared::{ADAPTER, PreparedVariant, PromptKind};
+use crate::prepared::{PreparedVariant, PromptKind};
 use crate::random::SplitMix64;
 
 /// Writes `count` adapters below `folder`, with the names and shapes of the tensors of `unmerged`
@@ -30,36 +30,20 @@ pub fn different_adapters(
                 || matches!(adapter.prompt, Some(PromptKind::VirtualTokens(_)))
         })
     };
-    let mut others = Vec::with_capacity(count);
-    for index in 0..count {
-        let own = folder.join(format!("different-{index}"));
-        std::fs::create_dir_all(&own).map_err(|source| PrepareError::Write {
-            path: own.clone(),
-            source,
-        })?;
-        altered_copy::write(
-            &unmerged.folder.join(ADAPTER),
-            &own.join(ADAPTER),
-            |name, mut values| {
-                let is_constant = values.windows(2).all(|pair| pair[0] == pair[1]);
-                let is_free = is_free(name);
-                if is_free && !is_constant {
-                    random.shuffle(&mut values);
-                    return values;
-                }
-                for value in &mut values {
-                    let drawn = (random.below(4001) as f32 - 2000.0) * 1e-5;
-                    *value += if is_free { drawn } else { *value * drawn };
-                }
-                values
-            },
-        )?;
-        others.push(PreparedVariant {
-            folder: own,
-            ..unmerged.clone()
-        });
-    }
-    Ok(others)
+    let values = |name: &str, mut values: Vec<f32>| {
+        let is_constant = values.windows(2).all(|pair| pair[0] == pair[1]);
+        let is_free = is_free(name);
+        if is_free && !is_constant {
+            random.shuffle(&mut values);
+            return values;
+        }
+        for value in &mut values {
+            let drawn = (random.below(4001) as f32 - 2000.0) * 1e-5;
+            *value += if is_free { drawn } else { *value * drawn };
+        }
+        values
+    };
+    altered_copy::several(unmerged, count, folder, "different-", values)
 }
 
 /// Why the adapter of `unmerged` can't share a batch with others; `None` if it can.

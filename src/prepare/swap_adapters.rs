@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{PrepareError, altered_copy};
-use crate::prepared::{ADAPTER, PreparedVariant, PromptKind};
+use crate::prepared::{PreparedVariant, PromptKind};
 use crate::random::SplitMix64;
 
 /// Writes `count` adapters below `folder`. They have the names and shapes of the tensors of
@@ -24,31 +24,15 @@ pub fn other_adapters(
     let mut random = SplitMix64::new(seed);
     let neutral = unmerged.manifest.adapter.as_ref();
     let neutral = neutral.map(|adapter| &adapter.neutral);
-    let mut others = Vec::with_capacity(count);
-    for index in 0..count {
-        let own = folder.join(index.to_string());
-        std::fs::create_dir_all(&own).map_err(|source| PrepareError::Write {
-            path: own.clone(),
-            source,
-        })?;
-        altered_copy::write(
-            &unmerged.folder.join(ADAPTER),
-            &own.join(ADAPTER),
-            |name, values| {
-                let neutral = neutral.and_then(|neutral| neutral.get(name));
-                let other = |value: f32| {
-                    let drawn = (random.below(4001) as f32 - 2000.0) * 1e-5;
-                    neutral.map_or(value + value * drawn, |neutral| neutral + drawn)
-                };
-                values.into_iter().map(other).collect()
-            },
-        )?;
-        others.push(PreparedVariant {
-            folder: own,
-            ..unmerged.clone()
-        });
-    }
-    Ok(others)
+    let values = |name: &str, values: Vec<f32>| {
+        let neutral = neutral.and_then(|neutral| neutral.get(name));
+        let other = |value: f32| {
+            let drawn = (random.below(4001) as f32 - 2000.0) * 1e-5;
+            neutral.map_or(value + value * drawn, |neutral| neutral + drawn)
+        };
+        values.into_iter().map(other).collect()
+    };
+    altered_copy::several(unmerged, count, folder, "", values)
 }
 
 /// Why the adapter of `unmerged` can't be swapped; `None` if it can.

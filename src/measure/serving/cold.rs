@@ -10,7 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Engine, SwapEngine};
-use crate::measure::schedule::{balanced_order, balanced_period};
+use crate::measure::schedule::balanced_order;
 use crate::measure::stats::{Overhead, Pair, median, paired_overhead};
 use crate::measure::timings::Clock;
 
@@ -159,9 +159,9 @@ pub fn time_cold_starts<E: SwapEngine>(
 ) -> Result<Vec<(ColdSource, Vec<ColdStart>)>, E::Error> {
     let sources = ColdSource::ALL;
     let mut found = sources.map(|source| (source, Vec::with_capacity(rounds)));
-    let orders = balanced_order(sources.len(), balanced_period(sources.len()), seed);
-    for (round, order) in orders.iter().cycle().take(rounds + 1).enumerate() {
-        for &index in order {
+    let orders = balanced_order(sources.len(), rounds + 1, seed);
+    for (round, order) in orders.into_iter().enumerate() {
+        for index in order {
             engine.swap(cold.other)?;
             engine.prefill(prompt_ids)?;
             let cached_share = (cold.place)(sources[index]);
@@ -194,27 +194,10 @@ pub fn time_cold_starts<E: SwapEngine>(
 
 #[cfg(test)]
 mod tests {
-    use std::cell::{Cell, RefCell};
-    use std::rc::Rc;
-    use std::time::Duration;
+    use std::cell::RefCell;
 
     use super::*;
-
-    #[derive(Clone, Default)]
-    struct ScriptedClock(Rc<Cell<Duration>>);
-
-    impl ScriptedClock {
-        fn advance(&self, milliseconds: u64) {
-            let time = Duration::from_millis(milliseconds);
-            self.0.set(self.0.get() + time);
-        }
-    }
-
-    impl Clock for ScriptedClock {
-        fn now(&self) -> Duration {
-            self.0.get()
-        }
-    }
+    use crate::measure::scripted_clock::ScriptedClock;
 
     struct Scripted {
         clock: ScriptedClock,
@@ -226,7 +209,7 @@ mod tests {
         type Error = ();
 
         fn prefill(&mut self, _: &[u32]) -> Result<u32, ()> {
-            self.clock.advance(40);
+            self.clock.advance_ms(40);
             self.log.borrow_mut().push(self.bound);
             Ok(1)
         }
@@ -240,7 +223,7 @@ mod tests {
         type Adapter = char;
 
         fn swap(&mut self, adapter: &char) -> Result<(), ()> {
-            self.clock.advance(2);
+            self.clock.advance_ms(2);
             self.bound = *adapter;
             Ok(())
         }
@@ -260,11 +243,11 @@ mod tests {
             other: &'o',
             load: &|engine: &Scripted| {
                 let from_disk = placed.borrow().last() == Some(&ColdSource::Disk);
-                engine.clock.advance(if from_disk { 38 } else { 8 });
+                engine.clock.advance_ms(if from_disk { 38 } else { 8 });
                 Ok('l')
             },
             place: &|source| {
-                clock.advance(1000);
+                clock.advance_ms(1000);
                 placed.borrow_mut().push(source);
                 (source != ColdSource::Memory).then_some(0.25)
             },

@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use super::against::{Against, against};
 use crate::engine::RowEngine;
-use crate::measure::schedule::{balanced_order, balanced_period};
+use crate::measure::schedule::balanced_order;
 use crate::measure::stats::median;
 use crate::measure::timings::{Clock, GenerationTimings};
-use crate::parity::{Followed, Picks};
+use crate::parity::Picks;
 
 /// How rows with different adapters are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -270,10 +270,9 @@ pub fn time_batches<E: RowEngine>(
     };
     let mut found: Vec<MixedBatch> = batches.iter().map(empty).collect();
     let mut compared = MixedTokens::default();
-    let period = balanced_period(batches.len());
-    let orders = balanced_order(batches.len(), period, rounds.seed);
-    for (round, order) in orders.iter().cycle().take(rounds.count + 1).enumerate() {
-        for &index in order {
+    let orders = balanced_order(batches.len(), rounds.count + 1, rounds.seed);
+    for (round, order) in orders.into_iter().enumerate() {
+        for index in order {
             let batch = &mut batches[index];
             let (rows, timings) = time_rows(
                 &mut batch.engine,
@@ -299,30 +298,22 @@ impl MixedTokens {
                 continue;
             };
             self.sequences += 1;
-            match picks.follow(tokens) {
-                Followed::Same(count) => self.tokens += count,
-                Followed::Parted(count) => {
-                    self.tokens += count;
-                    self.parted += 1;
-                }
-                Followed::Differs {
-                    at,
-                    found,
-                    expected,
-                } => {
-                    self.tokens += at;
-                    let form = batch.form.map_or("", MixedForm::name);
-                    let text = format!(
-                        "of {} adapters in a batch, {form}: row {row} generates {found} as new token {}, and its adapter \
-                         ({}) by itself {expected}",
-                        batch.adapters,
-                        at + 1,
-                        adapter + 1
-                    );
-                    if !self.differences.contains(&text) {
-                        self.differences.push(text);
-                    }
-                }
+            let followed = picks.follow(tokens);
+            let Some(token) = followed.count(&mut self.tokens, &mut self.parted) else {
+                continue;
+            };
+            let form = batch.form.map_or("", MixedForm::name);
+            let text = format!(
+                "of {} adapters in a batch, {form}: row {row} generates {} as new token {}, and its adapter ({}) by \
+                 itself {}",
+                batch.adapters,
+                token.found,
+                token.at + 1,
+                adapter + 1,
+                token.expected
+            );
+            if !self.differences.contains(&text) {
+                self.differences.push(text);
             }
         }
     }
@@ -330,29 +321,10 @@ impl MixedTokens {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-    use std::rc::Rc;
-    use std::time::Duration;
-
     use super::*;
+    use crate::measure::scripted_clock::ScriptedClock;
     use crate::parity::Trace;
     use crate::weights::Dtype;
-
-    #[derive(Clone, Default)]
-    struct ScriptedClock(Rc<Cell<Duration>>);
-
-    impl ScriptedClock {
-        fn advance(&self, milliseconds: u64) {
-            let time = Duration::from_millis(milliseconds);
-            self.0.set(self.0.get() + time);
-        }
-    }
-
-    impl Clock for ScriptedClock {
-        fn now(&self) -> Duration {
-            self.0.get()
-        }
-    }
 
     /// Rows whose adapter generates its own number; `wrong` is the row that doesn't.
     struct Scripted {
@@ -367,12 +339,12 @@ mod tests {
 
         fn prefill_rows(&mut self, prompt_ids: &[u32]) -> Result<Vec<u32>, ()> {
             assert_eq!(prompt_ids, [7]);
-            self.clock.advance(10 * self.step_ms);
+            self.clock.advance_ms(10 * self.step_ms);
             Ok(self.of_rows.iter().map(|&number| number as u32).collect())
         }
 
         fn decode_rows(&mut self, tokens: &[u32]) -> Result<Vec<u32>, ()> {
-            self.clock.advance(self.step_ms);
+            self.clock.advance_ms(self.step_ms);
             let token = |(row, &token)| if self.wrong == Some(row) { 5 } else { token };
             Ok(tokens.iter().enumerate().map(token).collect())
         }

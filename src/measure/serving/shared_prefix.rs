@@ -11,10 +11,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Engine;
-use crate::measure::schedule::{balanced_order, balanced_period};
+use crate::measure::schedule::balanced_order;
 use crate::measure::stats::{Overhead, Pair, median, paired_overhead};
 use crate::measure::timings::Clock;
-use crate::parity::{Followed, Picks};
+use crate::parity::Picks;
 
 /// Whose cache is reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -222,14 +222,14 @@ where
         }
         tokens.compare(asked.prefix.len(), picks, &generated);
     }
+    let pairs = rounds.count * asked.prompts.len();
     let mut times = PrefixTimes {
         keep: Vec::with_capacity(rounds.count),
         kept_bytes: 0,
-        runs: Vec::with_capacity(rounds.count * asked.prompts.len()),
+        runs: Vec::with_capacity(pairs),
     };
     let seconds = |from: std::time::Duration| clock.now().saturating_sub(from).as_secs_f64();
-    let orders = balanced_order(2, balanced_period(2), rounds.seed);
-    let mut orders = orders.iter().cycle();
+    let mut orders = balanced_order(2, pairs, rounds.seed).into_iter();
     for _ in 0..rounds.count {
         let begin = clock.now();
         let kept = keep(engine, asked.prefix)?;
@@ -240,7 +240,7 @@ where
                 whole: 0.0,
                 reused: 0.0,
             };
-            for &which in orders.next().into_iter().flatten() {
+            for which in orders.next().into_iter().flatten() {
                 let begin = clock.now();
                 let first = match which {
                     0 => engine.prefill(prompt)?,
@@ -261,49 +261,28 @@ where
 impl PrefixTokens {
     fn compare(&mut self, prefix: usize, picks: &Picks, generated: &[u32]) {
         self.sequences += 1;
-        match picks.follow(generated) {
-            Followed::Same(count) => self.tokens += count,
-            Followed::Parted(count) => {
-                self.tokens += count;
-                self.parted += 1;
-            }
-            Followed::Differs {
-                at,
-                found,
-                expected,
-            } => {
-                self.tokens += at;
-                let text = format!(
-                    "behind a prefix of {prefix} tokens, {found} is generated as new token {}, where the whole prompt gives \
-                     {expected}",
-                    at + 1
-                );
-                if !self.differences.contains(&text) {
-                    self.differences.push(text);
-                }
-            }
+        let followed = picks.follow(generated);
+        let Some(token) = followed.count(&mut self.tokens, &mut self.parted) else {
+            return;
+        };
+        let text = format!(
+            "behind a prefix of {prefix} tokens, {} is generated as new token {}, where the whole prompt gives {}",
+            token.found,
+            token.at + 1,
+            token.expected
+        );
+        if !self.differences.contains(&text) {
+            self.differences.push(text);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-    use std::rc::Rc;
-    use std::time::Duration;
-
     use super::*;
+    use crate::measure::scripted_clock::ScriptedClock;
     use crate::parity::Trace;
     use crate::weights::Dtype;
-
-    #[derive(Clone, Default)]
-    struct ScriptedClock(Rc<Cell<Duration>>);
-
-    impl Clock for ScriptedClock {
-        fn now(&self) -> Duration {
-            self.0.get()
-        }
-    }
 
     /// A token takes a millisecond, and copying a kept prefix two. It generates token 1, after a kept
     /// prefix `then`.
@@ -314,8 +293,7 @@ mod tests {
 
     impl Scripted {
         fn run(&self, tokens: usize) {
-            let time = Duration::from_millis(tokens as u64);
-            self.clock.0.set(self.clock.0.get() + time);
+            self.clock.advance_ms(tokens as u64);
         }
     }
 

@@ -1,10 +1,11 @@
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::*;
 use crate::measure::client::WorkerProcess;
 use crate::measure::memory::{PeakMethod, ProcessMemory, StageMemory};
 use crate::measure::protocol::{OpenRequest, Opened, ParityCheck, ParityRequest, SwapRequest};
+use crate::measure::scripted_clock::ScriptedClock;
 use crate::measure::serving::{Served, ServingRequest};
 use crate::measure::swap::{SwapResult, SwapTimes};
 use crate::measure::timings::{Clock, GenerationTimings};
@@ -13,15 +14,6 @@ use crate::parity::Parity;
 use crate::prepared::{Variant, stand_in};
 use crate::prompts::Category;
 use crate::random::SplitMix64;
-
-#[derive(Clone, Default)]
-struct ScriptedClock(Rc<Cell<Duration>>);
-
-impl Clock for ScriptedClock {
-    fn now(&self) -> Duration {
-        self.0.get()
-    }
-}
 
 /// A machine on which the base's generations take 100 ms and the others' 120 ms, plus or minus
 /// `noise_ms`.
@@ -135,7 +127,7 @@ impl WorkerProcess for Process {
         };
         let noise = machine.random.borrow_mut().below(2 * machine.noise_ms + 1);
         let time = Duration::from_millis((mean + noise - machine.noise_ms) as u64);
-        machine.clock.0.set(machine.clock.0.get() + time);
+        machine.clock.advance(time);
         let line = format!("{} {}", self.name, prompt_ids.len());
         machine.log.borrow_mut().push(line);
         let timings = GenerationTimings {

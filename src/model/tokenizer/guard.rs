@@ -47,7 +47,7 @@ pub fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::R
 ///
 /// # Errors
 /// If one does.
-pub fn check_normalizer(normalizer: &Value) -> tokenizers::Result<()> {
+fn check_normalizer(normalizer: &Value) -> tokenizers::Result<()> {
     if let Some(text) = normalizer["precompiled_charsmap"].as_str() {
         // What isn't base64 is refused by the crate itself.
         check_table(&BASE64_STANDARD.decode(text).unwrap_or_default())?;
@@ -73,20 +73,23 @@ pub fn check_table(table: &[u8]) -> tokenizers::Result<()> {
     }
 }
 
-/// Refuses a `tokenizer.json` with words, merges or added tokens that are too long.
+/// Refuses a `tokenizer.json` with words, merges or added tokens that are too long, or with tables of
+/// character normalizations that claim to be longer than they are.
 ///
 /// # Errors
-/// If one is, or it's no JSON.
-pub fn check_words(bytes: &[u8]) -> tokenizers::Result<()> {
+/// If there's one, or it's no JSON.
+pub fn check(tokenizer: &[u8]) -> tokenizers::Result<()> {
     #[derive(Deserialize)]
-    struct Words {
+    struct Checked {
+        #[serde(default)]
+        normalizer: Value,
         #[serde(default, rename = "model")]
         _model: Short,
         #[serde(default, rename = "added_tokens")]
         _added: Short,
     }
-    let Words { .. } = serde_json::from_slice(bytes)?;
-    Ok(())
+    let Checked { normalizer, .. } = serde_json::from_slice(tokenizer)?;
+    check_normalizer(&normalizer)
 }
 
 /// Any JSON without texts that are longer than a word.
@@ -178,7 +181,7 @@ mod tests {
     fn words_that_are_too_long_are_refused_wherever_they_are() {
         let long = "[".repeat(LONGEST_WORD + 1);
         let check = |model: Value, added: Value| {
-            check_words(
+            super::check(
                 json!({ "model": model, "added_tokens": added })
                     .to_string()
                     .as_bytes(),

@@ -24,7 +24,6 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokenizers::{ModelWrapper, Tokenizer};
 
@@ -33,20 +32,13 @@ pub use files::{TOKENIZER_FILES, has_tokenizer};
 
 use class::Class;
 use files::{Vocabulary, bytes, object};
-use guard::{check_normalizer, check_words, guarded};
+use guard::guarded;
 use pipeline::{Words, build};
 use sentencepiece::Model;
 use settings::Settings;
 use special::Specials;
 
 use crate::files::read_to_string;
-
-/// The part of `tokenizer.json` that's checked before the `tokenizers` crate reads it.
-#[derive(Deserialize)]
-struct Checked {
-    #[serde(default)]
-    normalizer: Value,
-}
 
 /// A tokenizer, which encodes text as token ids and decodes them.
 #[derive(Debug)]
@@ -203,9 +195,7 @@ impl TextTokenizer {
 
 /// Uses `tokenizer.json` unchanged.
 fn as_stored(bytes: &[u8]) -> tokenizers::Result<Tokenizer> {
-    let Checked { normalizer } = serde_json::from_slice(bytes)?;
-    check_normalizer(&normalizer)?;
-    check_words(bytes)?;
+    guard::check(bytes)?;
     Tokenizer::from_bytes(bytes)
 }
 
@@ -233,7 +223,7 @@ fn assembled(
     parts.insert("added_tokens".to_owned(), json!([]));
     parts.insert("post_processor".to_owned(), post_processor);
     let bytes = serde_json::to_vec(&parts)?;
-    check_words(&bytes)?;
+    guard::check(&bytes)?;
     Tokenizer::from_bytes(bytes)
 }
 

@@ -10,68 +10,31 @@
 //! Source: onnxruntime, `quantization/neural_compressor/weight_only.py`, `quant_tensor_k_quant_cpu`, after
 //! llama.cpp's `ggml-quants.c`.
 
-use super::steps::{pack, tolerance};
-use super::{FormatSpec, Keys, Quantized, Sensitive, Switch};
+use super::searched::{self, MOST};
+use super::{FormatSpec, Quantized};
 use crate::quantize::encoding::Encoding;
-
-const BITS: usize = 4;
-
-/// The largest code.
-const MOST: f32 = 15.0;
 
 /// Fits that are tried.
 const FITS: usize = 20;
 
 /// Blocks of `block_size` values.
 pub(super) const fn blocks(block_size: usize, name: &'static str) -> FormatSpec {
-    FormatSpec {
-        name,
-        about: "Blocks with a zero point, whose ends are searched, in 4 bits",
-        keys: Keys {
-            switch: Some(Switch::Use4Bit),
-            scheme: "k_quant",
-        },
-        encoding: Encoding::Even {
-            bits: BITS,
-            block_size,
-        },
-        quantize: round,
-        has_zeros: true,
-        sensitive: Sensitive::EightBits,
-        // `GatherBlockQuantized` has zero points, but no test of them here.
-        has_row_lookup: false,
-        tolerance: tolerance(BITS, block_size),
-    }
+    let about = "Blocks with a zero point, whose ends are searched, in 4 bits";
+    searched::format(block_size, name, about, "k_quant", round)
 }
 
 fn round(values: &[f32], columns: usize, encoding: Encoding) -> Quantized {
     let size = encoding.block_size();
-    let blocks = values.len() / columns.max(1) * columns.div_ceil(size);
-    let mut made = Quantized {
-        codes: Vec::with_capacity(blocks * size / 2),
-        scales: Vec::with_capacity(blocks),
-        zeros: Vec::with_capacity(blocks.div_ceil(2)),
-    };
     let mut fit = Fit::new(size);
-    let mut codes = vec![0_u8; size];
-    let mut zeros = Vec::new();
-    for row in values.chunks_exact(columns) {
-        zeros.clear();
-        for chunk in row.chunks(size) {
-            fit.values[..chunk.len()].copy_from_slice(chunk);
-            fit.values[chunk.len()..].fill(0.0);
-            let (scale, zero) = fit.scale_and_zero();
-            for (code, value) in codes.iter_mut().zip(&fit.values) {
-                let place = f64::from(*value) / f64::from(scale) + f64::from(zero);
-                *code = nearest(place) as u8;
-            }
-            pack(&codes, BITS, &mut made.codes);
-            made.scales.push(scale);
-            zeros.push(zero as u8);
+    searched::quantize(values, columns, size, |block, codes| {
+        fit.values.copy_from_slice(block);
+        let (scale, zero) = fit.scale_and_zero();
+        for (code, value) in codes.iter_mut().zip(block) {
+            let place = f64::from(*value) / f64::from(scale) + f64::from(zero);
+            *code = nearest(place) as u8;
         }
-        pack(&zeros, BITS, &mut made.zeros);
-    }
-    made
+        (scale, zero as u8)
+    })
 }
 
 /// The code nearest to `place`, the even one half way.

@@ -8,6 +8,7 @@ mod int8;
 mod k_quant;
 mod nf4;
 mod search;
+mod searched;
 mod steps;
 
 use serde::{Deserialize, Serialize};
